@@ -1,0 +1,65 @@
+"""The ledger (what was done and must be done) and the catalog (where players find it). Knows no S3."""
+
+from db.catalog import Catalog, NoCatalog, OwnCatalog
+from db.database import Database, open_database
+from db.errors import (
+    ClaimLostError,
+    DatabaseError,
+    DatabaseUrlError,
+    ErrorKind,
+    IllegalTransitionError,
+    LedgerError,
+    UnknownUploadError,
+)
+from db.facts import Progress, Proof
+from db.ledger import Ledger
+from db.migrate import migrate, pending_migrations
+from db.models import QUALITIES
+from db.reading import LedgerReader
+from db.records import (
+    JSON,
+    CatalogRow,
+    Gate,
+    GateVerdict,
+    Identity,
+    InstanceReport,
+    Upload,
+    UploadEvent,
+    format_time,
+)
+from db.states import TRANSITIONS, State
+from db.urls import sqlite_url
+
+__all__ = [
+    "JSON",
+    "QUALITIES",
+    "TRANSITIONS",
+    "Catalog",
+    "CatalogRow",
+    "ClaimLostError",
+    "Database",
+    "DatabaseError",
+    "DatabaseUrlError",
+    "ErrorKind",
+    "Gate",
+    "GateVerdict",
+    "Identity",
+    "IllegalTransitionError",
+    "InstanceReport",
+    "Ledger",
+    "LedgerError",
+    "LedgerReader",
+    "NoCatalog",
+    "OwnCatalog",
+    "Progress",
+    "Proof",
+    "State",
+    "UnknownUploadError",
+    "Upload",
+    "UploadEvent",
+    "format_time",
+    "migrate",
+    "open_database",
+    "pending_migrations",
+    "sqlite_url",
+]

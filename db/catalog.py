@@ -1,0 +1,157 @@
+"""The catalog: the rows that players' URLs come from, as one interface over whoever owns them.
+
+The words `local_url` and `public_url` are a rendition's two addresses: where it can be played until the
+upload is confirmed, and from then on. Calls may be repeated at will, and may share a `Database.transaction`
+with the ledger. Every method may raise DatabaseError.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any, Protocol
+from uuid import uuid4
+
+from db.database import Database
+from db.records import CatalogRow, Gate, Upload
+
+
+class Catalog(Protocol):
+    """What the daemon asks of a catalog."""
+
+    @property
+    def creates_rows(self) -> bool:
+        """Whether `announce` makes rows, or somebody else does."""
+
+    def announce(self, upload: Upload, *, local_url: str, public_url: str) -> None:
+        """See to it that the rendition has a row, which players can use before anything is uploaded."""
+
+    def gate(self, upload: Upload) -> Gate:
+        """Whether the file may be sent yet."""
+
+    def publish(self, upload: Upload, *, public_url: str, local_url: str) -> int:
+        """Point the rendition's rows at the object and say how many do now; 0 means look again later."""
+
+    def withdraw(self, upload: Upload, *, public_url: str, local_url: str) -> int:
+        """Point the rendition's rows back at the local copy, for the object is lost; say how many changed."""
+
+    def releasable(self, upload: Upload) -> bool:
+        """Whether no row needs the local copy any more."""
+
+    def rows(self, video_id: str) -> Sequence[CatalogRow]:
+        """The rows of a video, oldest first."""
+
+
+class OwnCatalog:
+    """A catalog of our own, for where there is no compressor's: `video_qualities` in our own database.
+
+    Its rows are `ready` from the start.
+    """
+
+    creates_rows = True
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._qualities = database.tables.qualities
+
+    def announce(self, upload: Upload, *, local_url: str, public_url: str) -> None:
+        """Insert a ready row with the local URL, unless a row of the rendition has one of the two already.
+
+        A row that shows the object of earlier content stays as it is until `publish`.
+        """
+        with self._database.transaction(f"announce {upload.path} in the catalog"):
+            if self._count(upload, local_url, public_url):
+                return
+            now = self._database.now()
+            self._qualities.insert(
+                id=uuid4(),
+                video_id=upload.video_id,
+                quality=upload.quality,
+                url=local_url,
+                file_size=upload.size,
+                container=_container(upload),
+                status="ready",
+                created_at=now,
+                updated_at=now,
+            ).execute()
+
+    def gate(self, upload: Upload) -> Gate:  # noqa: ARG002 - the protocol's; every upload is welcome here
+        """Open: nobody else has a say in what is sent."""
+        return Gate.opened()
+
+    def publish(self, upload: Upload, *, public_url: str, local_url: str) -> int:
+        """Give the rendition's rows the public URL and the object's size; say how many have it now."""
+        with self._database.transaction(f"publish {upload.path} in the catalog"):
+            self._rewrite(upload, local_url, public_url)
+            self._rewrite(upload, public_url, public_url)
+            return self._count(upload, public_url)
+
+    def withdraw(self, upload: Upload, *, public_url: str, local_url: str) -> int:
+        """Give the rendition's rows that have the public URL the local one again; say how many."""
+        with self._database.transaction(f"withdraw {upload.path} from the catalog"):
+            return self._rewrite(upload, public_url, local_url)
+
+    def releasable(self, upload: Upload) -> bool:
+        """Whether a row shows the object, so that players need no local copy."""
+        with self._database.operation("see whether the catalog needs the local copy"):
+            return upload.url is not None and self._count(upload, upload.url) > 0
+
+    def rows(self, video_id: str) -> list[CatalogRow]:
+        """The rows of a video, oldest first."""
+        qualities = self._qualities
+        columns = [getattr(qualities, field.name) for field in fields(CatalogRow)]
+        query: Any = qualities.select(*columns).where(qualities.video_id == video_id)
+        with self._database.operation("read the catalog"):
+            return [CatalogRow(*row) for row in query.order_by(qualities.created_at, qualities.id).tuples()]
+
+    def _rewrite(self, upload: Upload, present_url: str, url: str) -> int:
+        """Change the rows that have `present_url`, and only those that are not yet as they should be."""
+        qualities = self._qualities
+        due = (qualities.url != url) | qualities.file_size.is_null() | (qualities.file_size != upload.size)
+        change = qualities.update(url=url, file_size=upload.size, updated_at=self._database.now())
+        return int(change.where(*self._of(upload, present_url), due).execute())
+
+    def _count(self, upload: Upload, *urls: str) -> int:
+        query: Any = self._qualities.select().where(*self._of(upload, *urls))
+        return int(query.count())
+
+    def _of(self, upload: Upload, *urls: str) -> tuple[Any, ...]:
+        """Which rows are this rendition's: several files of one video and quality differ in their URLs."""
+        qualities = self._qualities
+        return (
+            qualities.video_id == upload.video_id,
+            qualities.quality == upload.quality,
+            qualities.url.in_(urls),
+        )
+
+
+class NoCatalog:
+    """For where nobody keeps a catalog: every file may be sent, and publishing writes nothing."""
+
+    creates_rows = False
+
+    def announce(self, upload: Upload, *, local_url: str, public_url: str) -> None:
+        """Write nothing."""
+
+    def gate(self, upload: Upload) -> Gate:  # noqa: ARG002 - the protocol's; every upload is welcome here
+        """Open."""
+        return Gate.opened()
+
+    def publish(self, upload: Upload, *, public_url: str, local_url: str) -> int:  # noqa: ARG002
+        """1, as if there were a row: the upload goes on."""
+        return 1
+
+    def withdraw(self, upload: Upload, *, public_url: str, local_url: str) -> int:  # noqa: ARG002
+        """0: there is no row to change."""
+        return 0
+
+    def releasable(self, upload: Upload) -> bool:  # noqa: ARG002
+        """True: no row needs the local copy."""
+        return True
+
+    def rows(self, video_id: str) -> list[CatalogRow]:  # noqa: ARG002
+        """None."""
+        return []
+
+
+def _container(upload: Upload) -> str:
+    return os.path.splitext(upload.path)[1].removeprefix(".").lower()

@@ -1,0 +1,82 @@
+"""Who works on what: hands out uploads one worker at a time and keeps latecomers from writing."""
+
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+from db.fields import Dialect
+from db.reading import LedgerReader
+from db.records import Upload
+from db.states import State
+
+
+class Claims(LedgerReader):
+    """The part of the ledger that workers get their uploads from.
+
+    The number `Upload.claim` is the fence: a worker's writes count only as long as the row still has it.
+    Every new claim, and every end of one, makes it grow.
+    """
+
+    def claim(
+        self, state: State, limit: int, *, lease: timedelta, horizon: timedelta, claimed_by: str
+    ) -> list[Upload]:
+        """Take at most `limit` uploads in `state` that are due and that nobody holds, longest due first.
+
+        They are ours for `lease`, which `renew` extends; then another may claim them. An upload due later
+        than `horizon` (the longest backoff) from now is due now: the clock must have jumped.
+        """
+        uploads = self._uploads
+        with self._database.transaction("claim uploads"):
+            now = self.now()
+            free = uploads.claimed_until.is_null() | (uploads.claimed_until <= now)
+            due = (uploads.due_at <= now) | (uploads.due_at > now + horizon)
+            query: Any = uploads.select(uploads.id).where(self._ours, uploads.state == state, free, due)
+            query = query.order_by(uploads.due_at, uploads.id).limit(limit)
+            if self._database.dialect is Dialect.POSTGRESQL:
+                query = query.for_update(skip_locked=True)
+            claimed = uploads.id.in_(list(query.scalars()))
+            uploads.update(claim=uploads.claim + 1, claimed_by=claimed_by, claimed_until=now + lease).where(
+                claimed
+            ).execute()
+            rows = uploads.select().where(claimed).order_by(uploads.due_at, uploads.id)
+            return self._fetch("read the claimed uploads", rows)
+
+    def renew(self, claims: Iterable[Upload], lease: timedelta) -> None:
+        """Keep the claims that still stand for another `lease` from now; those that were lost stay lost."""
+        uploads = self._uploads
+        with self._database.transaction("renew claims"):
+            until = self.now() + lease
+            for upload in claims:
+                uploads.update(claimed_until=until).where(*self._still(upload)).execute()
+
+    def unclaim_all(self) -> int:
+        """Free every claim of this instance and say how many there were.
+
+        For the start of a daemon that knows, by its file lock, that no other works for this instance.
+        """
+        uploads = self._uploads
+        with self._database.transaction("free the claims of an earlier run"):
+            held = uploads.update(**self._end_of_claim).where(
+                self._ours, uploads.claimed_until.is_null(False)
+            )
+            return int(held.execute())
+
+    def yield_back(self, upload: Upload) -> None:
+        """Give a claim back as if it had never been taken: due now, no attempt counted.
+
+        A claim that was lost already is not ours to give back, and nothing happens.
+        """
+        uploads = self._uploads
+        with self._database.transaction("give a claim back"):
+            values = {"due_at": self.now(), **self._end_of_claim}
+            uploads.update(values).where(*self._still(upload)).execute()
+
+    @property
+    def _end_of_claim(self) -> dict[str, Any]:
+        """Nobody holds the row any more, and whoever thinks to is fenced off."""
+        return {"claimed_by": None, "claimed_until": None, "claim": self._uploads.claim + 1}
+
+    def _still(self, upload: Upload) -> tuple[Any, ...]:
+        """The fence: true of the row only as long as it has not moved on from what `upload` knows."""
+        uploads = self._uploads
+        return uploads.id == upload.id, uploads.state == upload.state, uploads.claim == upload.claim

@@ -1,0 +1,99 @@
+"""Column types that hold the same value on SQLite and on PostgreSQL.
+
+`COLUMN_TYPES` names what each becomes on either; `open_database` hands it to peewee. The conversions do not
+depend on the database: PostgreSQL takes the same text for `uuid` and `timestamptz` that SQLite stores.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from peewee import Field
+
+from db.records import format_time, parse_time
+from db.states import State
+
+
+class Dialect(StrEnum):
+    """Which SQL a database speaks."""
+
+    SQLITE = "sqlite"
+    POSTGRESQL = "postgresql"
+
+
+if TYPE_CHECKING:
+    # Fields are generic in peewee's stubs only.
+    _Column = Field[Any]
+else:
+    _Column = Field
+
+COLUMN_TYPES: Mapping[Dialect, Mapping[str, str]] = {
+    Dialect.SQLITE: {"UTC_TIME": "TEXT", "CANONICAL_UUID": "TEXT"},
+    Dialect.POSTGRESQL: {"UTC_TIME": "TIMESTAMPTZ", "CANONICAL_UUID": "UUID"},
+}
+
+
+class UtcTimeField(_Column):
+    """An aware time in UTC: `timestamptz`, or on SQLite ISO 8601 text that sorts as time does."""
+
+    field_type = "UTC_TIME"
+
+    def db_value(self, value: datetime | None) -> str | None:
+        """The text form. A naive time is refused: nobody could say which moment it means."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"{self.name} needs a time with a time zone, not {value!r}")
+        return format_time(value)
+
+    def python_value(self, value: datetime | str | None) -> datetime | None:
+        """The aware time in UTC."""
+        return parse_time(value) if isinstance(value, str) else value and value.astimezone(UTC)
+
+
+class CanonicalUuidField(_Column):
+    """A UUID as its canonical lower-case text, dashes included; `uuid` on PostgreSQL."""
+
+    field_type = "CANONICAL_UUID"
+
+    def db_value(self, value: str | UUID | None) -> str | None:
+        """The canonical text. ValueError if it is no UUID."""
+        return None if value is None else str(UUID(str(value)))
+
+    def python_value(self, value: str | UUID | None) -> str | None:
+        """The canonical text."""
+        return None if value is None else str(value)
+
+
+class Unsigned64Field(_Column):
+    """An unsigned 64-bit number (a device or inode) in a signed bigint.
+
+    Both databases only have signed ones, so numbers from 2**63 on are stored as their two's complement:
+    equality and indexes work, order does not. In SQL by hand such a number shows up negative.
+    """
+
+    field_type = "BIGINT"
+
+    def db_value(self, value: int | None) -> int | None:
+        """The signed number with the same 64 bits. OverflowError if it has more."""
+        return None if value is None else int.from_bytes(value.to_bytes(8, "big"), "big", signed=True)
+
+    def python_value(self, value: int | None) -> int | None:
+        """The unsigned number with the same 64 bits."""
+        return None if value is None else value & 0xFFFF_FFFF_FFFF_FFFF
+
+
+class StateField(_Column):
+    """A `State` as its word."""
+
+    field_type = "TEXT"
+
+    def db_value(self, value: State | str | None) -> str | None:
+        """The word. ValueError if it names no state."""
+        return None if value is None else State(value).value
+
+    def python_value(self, value: str | None) -> State | None:
+        """The state the word names."""
+        return None if value is None else State(value)

@@ -1,0 +1,1 @@
+"""Schema migrations, one numbered file each, applied in order by `db.migrate`."""

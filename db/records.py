@@ -1,0 +1,182 @@
+"""What this package hands out: plain immutable values, never database models.
+
+All times are aware and in UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from db.states import State
+
+JSON = str | int | float | bool | None | Sequence["JSON"] | Mapping[str, "JSON"]
+"""A value that `json.dumps` takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which content a path held when it was looked at, as `fstat` tells it.
+
+    `device` and `inode` are unsigned 64-bit numbers, `size` is in bytes, `mtime_ns` in nanoseconds since the
+    epoch.
+    """
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """One row of the ledger as it was when it was read: one rendition's journey.
+
+    `claim` fences writers: `Ledger` accepts a write only from whoever holds the present number.
+    """
+
+    id: int
+    instance: str
+    path: str
+    """Relative to the watched directory, '/'-separated."""
+    video_id: str
+    """Canonical lower-case UUID."""
+    filename: str
+    quality: str
+    device: int
+    inode: int
+    size: int
+    """Bytes."""
+    mtime_ns: int
+    checksum: str | None
+    """Base64 of the 8 big-endian bytes of the CRC64NVME over the whole file, as S3's `ChecksumCRC64NVME`."""
+    etag: str | None
+    version_id: str | None
+    confirmed_by: str | None
+    """'checksum' or 'etag'."""
+    object_key: str
+    url: str | None
+    """The public URL, once known."""
+    state: State
+    attempts: int
+    """Failed attempts since the last transition."""
+    due_at: datetime
+    last_error: str | None
+    error_code: str | None
+    """A short stable word for `last_error`, for code to branch on."""
+    claimed_by: str | None
+    claim: int
+    claimed_until: datetime | None
+    multipart_id: str | None
+    part_size: int | None
+    """Bytes."""
+    bytes_sent: int
+    discovered_at: datetime
+    changed_at: datetime
+    """When `state` last changed."""
+    verified_at: datetime | None
+    published_at: datetime | None
+    released_at: datetime | None
+
+    @property
+    def identity(self) -> Identity:
+        """The file's identity when it was last known to hold this content."""
+        return Identity(self.device, self.inode, self.size, self.mtime_ns)
+
+    def as_dict(self) -> dict[str, JSON]:
+        """The row under its column names, ready for JSON; times as ISO 8601 in UTC, ending in 'Z'."""
+        return {field.name: _as_json(getattr(self, field.name)) for field in fields(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class UploadEvent:
+    """One line of an upload's story."""
+
+    at: datetime
+    event: str
+    detail: str
+
+    def as_dict(self) -> dict[str, JSON]:
+        """The event ready for JSON, its time as ISO 8601 in UTC."""
+        return {"at": format_time(self.at), "event": self.event, "detail": self.detail}
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceReport:
+    """What a running daemon last said about itself."""
+
+    instance: str
+    pid: int
+    started_at: datetime
+    heartbeat_at: datetime
+    report: Mapping[str, JSON]
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogRow:
+    """One row of the catalog: where players find one quality of one video."""
+
+    id: str
+    video_id: str
+    quality: str
+    url: str
+    status: str
+    """'processing', 'ready' or 'failed'."""
+    file_size: int | None
+    """Bytes."""
+    created_at: datetime
+    updated_at: datetime
+
+
+class GateVerdict(StrEnum):
+    """What the catalog says about sending a file."""
+
+    OPEN = "open"
+    WAIT = "wait"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """The catalog gate's answer and, unless it is open, a sentence that says why."""
+
+    verdict: GateVerdict
+    reason: str = ""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the file may be sent."""
+        return self.verdict is GateVerdict.OPEN
+
+    @classmethod
+    def opened(cls) -> Gate:
+        """The file may be sent."""
+        return cls(GateVerdict.OPEN)
+
+    @classmethod
+    def wait(cls, reason: str) -> Gate:
+        """The catalog has not decided yet; ask again later."""
+        return cls(GateVerdict.WAIT, reason)
+
+    @classmethod
+    def rejected(cls, reason: str) -> Gate:
+        """The file must not be sent."""
+        return cls(GateVerdict.REJECTED, reason)
+
+
+def format_time(time: datetime) -> str:
+    """A time as fixed-width ISO 8601 in UTC with microseconds, so that its text sorts as the time does."""
+    return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def parse_time(text: str) -> datetime:
+    """The time that `format_time` wrote."""
+    return datetime.fromisoformat(text)
+
+
+def _as_json(value: State | str | int | datetime | None) -> JSON:
+    if isinstance(value, datetime):
+        return format_time(value)
+    return value.value if isinstance(value, State) else value

@@ -1,0 +1,41 @@
+"""The events of each upload: what happened to it, in order, bounded in number."""
+
+from datetime import datetime
+from typing import Any
+
+from db.database import Database
+from db.records import UploadEvent
+
+EVENTS_KEPT = 100
+"""How many events an upload keeps: its first one and the newest."""
+
+
+class Story:
+    """Writes and reads the events of a database's uploads."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._events = database.tables.events
+
+    def tell(self, upload_id: int, at: datetime, event: str, detail: str) -> None:
+        """Add an event and drop the oldest beyond `EVENTS_KEPT`, but never the first.
+
+        Raises DatabaseError.
+        """
+        events = self._events
+        of_upload = events.upload == upload_id
+        numbers: Any = events.select(events.id).where(of_upload)
+        oldest_kept = numbers.order_by(events.id.desc()).offset(EVENTS_KEPT - 2).limit(1)
+        first = numbers.order_by(events.id).limit(1)
+        surplus = events.delete().where(of_upload, events.id < oldest_kept, events.id > first)
+        with self._database.operation("write an upload's story"):
+            events.insert(upload=upload_id, at=at, event=event, detail=detail).execute()
+            surplus.execute()
+
+    def read(self, upload_id: int) -> list[UploadEvent]:
+        """The upload's events in the order they happened. Raises DatabaseError."""
+        events = self._events
+        query: Any = events.select(events.at, events.event, events.detail)
+        query = query.where(events.upload == upload_id).order_by(events.id)
+        with self._database.operation("read an upload's story"):
+            return [UploadEvent(*row) for row in query.tuples()]

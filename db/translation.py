@@ -1,0 +1,105 @@
+"""Turns what peewee and the drivers raise into `DatabaseError`: the one place that knows their codes.
+
+Governing sources: SQLite "Result and Error Codes" (sqlite.org/rescode.html) and PostgreSQL's appendix
+"PostgreSQL Error Codes" (SQLSTATE). An error that reaches us without a code comes from a connection that
+could not be made or broke, and is transient.
+"""
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import peewee
+import psycopg
+from playhouse.pool import MaxConnectionsExceeded
+
+from db.errors import DatabaseError, ErrorKind
+
+_WAIT = "It is tried again by itself"
+_SCHEMA = "The tables do not fit this version of the program: the daemon updates them when it starts."
+_READABLE = "Check that the file and its directory exist and belong to the user the daemon runs as."
+_CREDENTIALS = "Check user, password and database name in DATABASE_URL (or the POSTGRES_* settings)."
+_DISK = "Free some space on the database's disk."
+_VALUES = "This row cannot be written as it is; others are not concerned."
+_DAMAGED = "The database file is damaged or not a SQLite database: restore it from a backup or move it away."
+_UNEXPECTED = "This is not expected of a working database; its own log may say more."
+
+_TRANSIENT = ErrorKind.TRANSIENT, f"{_WAIT}."
+_UNREACHABLE = (
+    ErrorKind.TRANSIENT,
+    f"{_WAIT}; if it lasts, check that the server runs, can be reached and that DATABASE_URL is right.",
+)
+_EXHAUSTED = ErrorKind.TRANSIENT, f"{_WAIT}; if it lasts, allow the server more connections."
+
+_SQLITE: Mapping[int, tuple[ErrorKind, str]] = {
+    sqlite3.SQLITE_BUSY: _TRANSIENT,
+    sqlite3.SQLITE_LOCKED: _TRANSIENT,
+    sqlite3.SQLITE_PROTOCOL: _TRANSIENT,
+    sqlite3.SQLITE_INTERRUPT: _TRANSIENT,
+    sqlite3.SQLITE_NOMEM: _TRANSIENT,
+    sqlite3.SQLITE_SCHEMA: _TRANSIENT,
+    sqlite3.SQLITE_ERROR: (ErrorKind.ENVIRONMENT, _SCHEMA),
+    sqlite3.SQLITE_CANTOPEN: (ErrorKind.ENVIRONMENT, _READABLE),
+    sqlite3.SQLITE_PERM: (ErrorKind.ENVIRONMENT, _READABLE),
+    sqlite3.SQLITE_AUTH: (ErrorKind.ENVIRONMENT, _READABLE),
+    sqlite3.SQLITE_READONLY: (ErrorKind.ENVIRONMENT, _READABLE),
+    sqlite3.SQLITE_IOERR: (ErrorKind.ENVIRONMENT, "Check the database's disk; the system log may say more."),
+    sqlite3.SQLITE_FULL: (ErrorKind.ENVIRONMENT, _DISK),
+    sqlite3.SQLITE_CORRUPT: (ErrorKind.ENVIRONMENT, _DAMAGED),
+    sqlite3.SQLITE_NOTADB: (ErrorKind.ENVIRONMENT, _DAMAGED),
+    sqlite3.SQLITE_CONSTRAINT: (ErrorKind.OBJECT, _VALUES),
+    sqlite3.SQLITE_TOOBIG: (ErrorKind.OBJECT, _VALUES),
+    sqlite3.SQLITE_MISMATCH: (ErrorKind.OBJECT, _VALUES),
+}
+"""By primary result code, the low byte of the extended one."""
+
+_POSTGRES: Mapping[str, tuple[ErrorKind, str]] = {
+    "08": _UNREACHABLE,
+    "22": (ErrorKind.OBJECT, _VALUES),
+    "23": (ErrorKind.OBJECT, _VALUES),
+    "25006": (ErrorKind.ENVIRONMENT, "The server only reads: point DATABASE_URL at the primary."),
+    "25P03": _TRANSIENT,
+    "28": (ErrorKind.ENVIRONMENT, _CREDENTIALS),
+    "3D": (ErrorKind.ENVIRONMENT, _CREDENTIALS),
+    "3F": (ErrorKind.ENVIRONMENT, _SCHEMA),
+    "40": _TRANSIENT,
+    "42": (ErrorKind.ENVIRONMENT, _SCHEMA),
+    "42501": (ErrorKind.ENVIRONMENT, "Grant the database user what is missing (GRANT … TO …)."),
+    "53": _EXHAUSTED,
+    "53100": (ErrorKind.ENVIRONMENT, _DISK),
+    "54": (ErrorKind.OBJECT, _VALUES),
+    "55": _TRANSIENT,
+    "57": _UNREACHABLE,
+    "58": (ErrorKind.ENVIRONMENT, "The server has trouble with its own disk or system; its log says more."),
+}
+"""By the whole SQLSTATE, else by its class, the first two characters."""
+
+
+@contextmanager
+def translated(operation: str) -> Iterator[None]:
+    """Run a block in which whatever peewee or a driver raises becomes a `DatabaseError` about `operation`."""
+    try:
+        yield
+    except (peewee.PeeweeException, psycopg.Error, sqlite3.Error) as exc:
+        kind, hint = _judge(exc)
+        raise DatabaseError(kind, operation, _first_line(exc), hint) from exc
+    except MaxConnectionsExceeded as exc:
+        kind, hint = _TRANSIENT
+        raise DatabaseError(kind, operation, "all connections are in use", hint) from exc
+
+
+def _judge(exc: Exception) -> tuple[ErrorKind, str]:
+    """Kind and hint, by the code of the driver's error, which peewee's wrapper of it keeps as `orig`."""
+    driver_error = getattr(exc, "orig", exc)
+    if isinstance(driver_error, psycopg.Error) and driver_error.sqlstate:
+        state = driver_error.sqlstate
+        return _POSTGRES.get(state) or _POSTGRES.get(state[:2]) or (ErrorKind.ENVIRONMENT, _UNEXPECTED)
+    if isinstance(driver_error, sqlite3.Error):
+        code = getattr(driver_error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE) & 0xFF
+        return _SQLITE.get(code, (ErrorKind.ENVIRONMENT, _UNEXPECTED))
+    return _UNREACHABLE
+
+
+def _first_line(exc: BaseException) -> str:
+    """The driver's sentence without the excerpt of SQL that PostgreSQL appends below it."""
+    return str(exc).strip().partition("\n")[0] or type(exc).__name__

@@ -1,0 +1,132 @@
+"""From a database URL to a peewee database that is configured but not yet connected."""
+
+import os
+from dataclasses import dataclass
+from typing import Any, cast
+from urllib.parse import quote, unquote, urlsplit
+
+import peewee
+import psycopg
+from playhouse.pool import PooledPostgresqlDatabase
+from psycopg.conninfo import conninfo_to_dict
+
+from db.errors import DatabaseError, DatabaseUrlError, ErrorKind
+from db.fields import COLUMN_TYPES, Dialect
+
+BUSY_SECONDS = 5
+POOL_SECONDS = 10
+STALE_SECONDS = 300
+
+_POSTGRES_DEFAULTS = {
+    "application_name": "video-uploader",
+    "connect_timeout": "10",
+    # A server that vanished without a word is noticed within a minute instead of after hours (tcp(7)).
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A database that can be connected to, which SQL it speaks and, if it is a file, where that is."""
+
+    dialect: Dialect
+    peewee: peewee.Database
+    file: str | None = None
+
+
+class SqliteDatabase(peewee.SqliteDatabase):
+    """SQLite, which has rolled back by itself when the disk is full (sqlite.org/lang_transaction.html)."""
+
+    def rollback(self) -> None:
+        """Roll back what there still is to roll back."""
+        typed: Any = self  # peewee's stubs leave `connection` untyped
+        if typed.connection().in_transaction:
+            super().rollback()
+
+
+def sqlite_url(path: str) -> str:
+    """The URL of a SQLite file; `path` is absolute and may hold any characters."""
+    return "sqlite://" + quote(path)
+
+
+def parse_url(url: str, *, read_only: bool, max_connections: int) -> Target:
+    """Understand `url`; make a SQLite file that is missing and may be written (mode 0600), and its directory.
+
+    Raises DatabaseUrlError for a URL that is not understood and DatabaseError if the file cannot be made. The
+    URL never appears in a message, for it may hold a password.
+    """
+    scheme = url.partition(":")[0]
+    if scheme == "sqlite":
+        path = _sqlite_path(url)
+        return Target(Dialect.SQLITE, _sqlite(path, read_only), path)
+    if scheme in {"postgresql", "postgres"}:
+        return Target(Dialect.POSTGRESQL, _postgresql(url, read_only, max_connections))
+    raise DatabaseUrlError("it begins with neither sqlite:// nor postgresql://")
+
+
+def _sqlite_path(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.netloc or not parts.path.startswith("/"):
+        raise DatabaseUrlError("the path of a SQLite file must be absolute, after three slashes")
+    if parts.query or parts.fragment:
+        raise DatabaseUrlError("a SQLite URL takes no options; write '?' and '#' in a path as %3F and %23")
+    path = "/" + unquote(parts.path).lstrip("/")
+    if path.endswith("/") or "\0" in path:
+        raise DatabaseUrlError("the path of a SQLite file must name a file")
+    return path
+
+
+def _sqlite(path: str, read_only: bool) -> peewee.Database:
+    if not read_only:
+        _make_file(path)
+    return SqliteDatabase(
+        f"file:{quote(path)}?mode={'ro' if read_only else 'rw'}",
+        uri=True,
+        timeout=BUSY_SECONDS,
+        # FULL: a commit is on the disk when it returns (sqlite.org/pragma.html#pragma_synchronous).
+        pragmas={"foreign_keys": 1, "synchronous": "FULL"},
+        field_types=dict(COLUMN_TYPES[Dialect.SQLITE]),
+        autoconnect=False,
+    )
+
+
+def _make_file(path: str) -> None:
+    """Make the file before SQLite would, readable by all; the files beside it take over its mode."""
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as exc:
+        raise DatabaseError(
+            ErrorKind.ENVIRONMENT,
+            f"open the database file {path}",
+            exc.strerror or str(exc),
+            "Choose a place that the user the daemon runs as can write to, or change its owner.",
+        ) from exc
+
+
+def _postgresql(url: str, read_only: bool, max_connections: int) -> peewee.Database:
+    try:
+        given = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        # libpq quotes the URL, and with it the password, in its sentence.
+        raise DatabaseUrlError("PostgreSQL's own library cannot read it") from None
+    parameters = _POSTGRES_DEFAULTS | {name: str(value) for name, value in given.items()}
+    if "dbname" not in parameters:
+        raise DatabaseUrlError("it names no database")
+    if read_only:
+        options = parameters.get("options", "")
+        parameters["options"] = f"{options} -c default_transaction_read_only=on".lstrip()
+    pool = PooledPostgresqlDatabase(
+        parameters.pop("dbname"),
+        max_connections=max_connections,
+        stale_timeout=STALE_SECONDS,
+        timeout=POOL_SECONDS,
+        prefer_psycopg3=True,
+        field_types=dict(COLUMN_TYPES[Dialect.POSTGRESQL]),
+        autoconnect=False,
+        **parameters,
+    )
+    return cast("peewee.Database", pool)

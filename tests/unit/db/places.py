@@ -1,0 +1,92 @@
+"""Where a test keeps its database, and what it puts there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from db import Database, Identity, Ledger, State, Upload, open_database
+
+VIDEO_ID = "0b8e3f60-9d5c-4c1a-8f8e-3b1f0a7d2c11"
+IDENTITY = Identity(device=2049, inode=12, size=1_000, mtime_ns=1_700_000_000_000_000_000)
+CHECKSUM = "AAAAAAAAAAA="
+PUBLIC_URL = "https://bucket.example/videos/my_video_720p.mp4"
+LOCAL_URL = "file:///completed/my_video_720p.mp4"
+LEASE = timedelta(seconds=60)
+HORIZON = timedelta(hours=1)
+
+
+class Clock:
+    """A clock for `Ledger` that stands still between calls of `advance`."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2024, 5, 17, 12, 0, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, **span: float) -> datetime:
+        """Move on by a `timedelta` of these arguments; negative ones move back."""
+        self.now += timedelta(**span)
+        return self.now
+
+
+@dataclass(frozen=True)
+class Place:
+    """An address of a database that does not exist before somebody opens it."""
+
+    url: str
+    schema: str | None
+
+    def open(self, **options: Any) -> Database:
+        """Open it anew, as another process would."""
+        return open_database(self.url, schema=self.schema, **options)
+
+
+def enqueue(ledger: Ledger, path: str = "v/my_video_720p.mp4", **changes: Any) -> Upload:
+    """A new pending upload of a plausible rendition."""
+    rendition: dict[str, Any] = {
+        "video_id": VIDEO_ID,
+        "filename": "my_video.mp4",
+        "quality": "720p",
+        "object_key": f"videos/{path}",
+        "identity": IDENTITY,
+    }
+    return ledger.enqueue(path, **rendition | changes)
+
+
+def claim(ledger: Ledger, state: State = State.PENDING, limit: int = 10, by: str = "worker") -> list[Upload]:
+    """Claim with the usual lease and horizon."""
+    return ledger.claim(state, limit, lease=LEASE, horizon=HORIZON, claimed_by=by)
+
+
+def bring(ledger: Ledger, upload: Upload, state: State) -> Upload:
+    """Take a pending upload to a state by the shortest legal way."""
+    for step in WAYS[state]:
+        facts: dict[str, Any] = STEPS.get(step, {})
+        upload = ledger.advance(upload, step, **facts)
+    return upload
+
+
+WAYS: dict[State, tuple[State, ...]] = {
+    State.PENDING: (),
+    State.VERIFIED: (State.VERIFIED,),
+    State.PUBLISHED: (State.VERIFIED, State.PUBLISHED),
+    State.RELEASED: (State.VERIFIED, State.PUBLISHED, State.RELEASED),
+    State.REJECTED: (State.REJECTED,),
+    State.FAILED: (State.FAILED,),
+    State.GONE: (State.GONE,),
+    State.SUPERSEDED: (State.SUPERSEDED,),
+}
+STEPS: dict[State, dict[str, Any]] = {
+    State.VERIFIED: {"checksum": CHECKSUM, "etag": "e", "version_id": "1", "confirmed_by": "checksum"},
+    State.PUBLISHED: {"url": PUBLIC_URL},
+}
+
+
+def only(items: Iterable[Upload]) -> Upload:
+    """The one item there is."""
+    (item,) = items
+    return item

@@ -1,0 +1,170 @@
+"""An upload is worked on by one worker at a time, whoever asks, and whoever is late writes nothing."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from threading import Barrier
+
+import pytest
+
+from db import ClaimLostError, Database, Ledger, State
+from tests.unit.db.places import HORIZON, LEASE, Clock, Place, bring, claim, enqueue, only
+
+
+def test_the_longest_due_are_claimed_first_and_no_more_than_wanted(ledger: Ledger, clock: Clock) -> None:
+    for path in ("c", "a", "b"):
+        enqueue(ledger, path)
+        clock.advance(seconds=1)
+    assert [upload.path for upload in claim(ledger, limit=2)] == ["c", "a"]
+    assert [upload.path for upload in claim(ledger, limit=2)] == ["b"]
+    assert claim(ledger, limit=2) == []
+    assert claim(ledger, limit=0) == []
+
+
+def test_a_claim_says_whose_it_is_and_until_when(ledger: Ledger, clock: Clock) -> None:
+    before = enqueue(ledger)
+    claimed = only(claim(ledger, by="worker-1"))
+    assert (claimed.claimed_by, claimed.claimed_until) == ("worker-1", clock.now + LEASE)
+    assert claimed.claim > before.claim
+    assert ledger.current(before.path) == claimed
+
+
+def test_only_the_wanted_state_is_claimed(ledger: Ledger) -> None:
+    for state in State:
+        bring(ledger, enqueue(ledger, state.value), state)
+    for state in State:
+        assert [upload.path for upload in claim(ledger, state)] == [state.value]
+
+
+def test_an_expired_claim_passes_on_and_its_late_holder_is_fenced(ledger: Ledger, clock: Clock) -> None:
+    enqueue(ledger)
+    late = only(claim(ledger, by="late"))
+    clock.now += LEASE
+    claimed = only(claim(ledger, by="next"))
+    with pytest.raises(ClaimLostError, match=f"Claim {late.claim} on upload {late.id}"):
+        ledger.record(late, bytes_sent=1)
+    assert ledger.record(claimed, bytes_sent=2).bytes_sent == 2
+
+
+def test_a_renewed_claim_stays(ledger: Ledger, clock: Clock) -> None:
+    enqueue(ledger)
+    claimed = only(claim(ledger))
+    clock.now += LEASE / 2
+    ledger.renew([claimed], LEASE)
+    clock.now += LEASE / 2
+    assert claim(ledger) == []
+    assert ledger.record(claimed, bytes_sent=1).claimed_until == clock.now + LEASE / 2
+
+
+def test_a_lost_claim_is_not_renewed(ledger: Ledger, clock: Clock) -> None:
+    enqueue(ledger)
+    late = only(claim(ledger, by="late"))
+    clock.now += LEASE
+    claimed = only(claim(ledger, by="next"))
+    clock.now += LEASE / 2
+    ledger.renew([late], LEASE)
+    assert ledger.current(claimed.path) == claimed
+
+
+def test_the_claims_of_an_earlier_run_are_freed(ledger: Ledger, database: Database, clock: Clock) -> None:
+    other = Ledger(database, "other", clock=clock)
+    enqueue(other)
+    theirs = only(claim(other))
+    enqueue(ledger)
+    late = only(claim(ledger))
+    assert ledger.unclaim_all() == 1
+    assert ledger.unclaim_all() == 0
+    with pytest.raises(ClaimLostError):
+        ledger.record(late, bytes_sent=1)
+    assert only(claim(ledger)).id == late.id
+    assert other.current(theirs.path) == theirs
+
+
+def test_who_is_due_beyond_the_longest_backoff_is_due_now(ledger: Ledger, clock: Clock) -> None:
+    upload = enqueue(ledger)
+    ledger.postpone(upload, delay=HORIZON, error="no", error_code="no")
+    assert claim(ledger) == []
+    assert ledger.next_due(State.PENDING, horizon=HORIZON) == clock.now + HORIZON
+    clock.advance(days=-365)
+    assert ledger.next_due(State.PENDING, horizon=HORIZON) == clock.now
+    assert only(claim(ledger)).id == upload.id
+
+
+def test_the_next_due_time_is_the_earliest_at_which_a_claim_can_succeed(ledger: Ledger, clock: Clock) -> None:
+    def next_due() -> timedelta | None:
+        due = ledger.next_due(State.PENDING, horizon=HORIZON)
+        return None if due is None else due - clock.now
+
+    assert next_due() is None
+    first = enqueue(ledger, "a")
+    assert next_due() == timedelta(0)
+    ledger.postpone(first, delay=timedelta(minutes=5), error="no", error_code="no")
+    assert next_due() == timedelta(minutes=5)
+    enqueue(ledger, "b")
+    claim(ledger)
+    assert next_due() == LEASE
+    bring(ledger, enqueue(ledger, "c"), State.FAILED)
+    assert next_due() == LEASE
+
+
+def test_workers_in_threads_never_claim_the_same_row(database: Database, ledger: Ledger) -> None:
+    rows, workers = 60, 6
+    with database.transaction():
+        for number in range(rows):
+            enqueue(ledger, f"{number}.mp4")
+    together = Barrier(workers)
+
+    def work(name: int) -> list[int]:
+        claimed: list[int] = []
+        with database.session():
+            together.wait(timeout=30)
+            while batch := claim(ledger, limit=3, by=f"worker-{name}"):
+                claimed += [upload.id for upload in batch]
+        return claimed
+
+    with ThreadPoolExecutor(workers) as pool:
+        claimed = [number for batch in pool.map(work, range(workers)) for number in batch]
+    assert sorted(claimed) == sorted(upload.id for upload in ledger.uploads())
+
+
+CLAIM_WHEN_TOLD = """
+import sys
+from datetime import timedelta
+from db import Ledger, State, open_database
+database = open_database(sys.argv[1], schema=sys.argv[2] or None)
+ledger = Ledger(database, "main")
+lease = timedelta(minutes=1)
+claimed = []
+with database.session():
+    ledger.counts()
+    print("ready", flush=True)
+    sys.stdin.readline()
+    while batch := ledger.claim(State.PENDING, 3, lease=lease, horizon=lease * 60, claimed_by=sys.argv[3]):
+        claimed += [upload.id for upload in batch]
+print(*claimed)
+database.close()
+"""
+
+
+def test_workers_in_processes_never_claim_the_same_row(place: Place, database: Database) -> None:
+    ledger = Ledger(database, "main")
+    with database.transaction():
+        for number in range(60):
+            enqueue(ledger, f"{number}.mp4")
+    command = [sys.executable, "-c", CLAIM_WHEN_TOLD, place.url, place.schema or ""]
+    processes = [
+        subprocess.Popen(
+            [*command, f"worker-{number}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for number in range(3)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    claimed = [int(word) for process in processes for word in process.communicate(timeout=30)[0].split()]
+    assert sorted(claimed) == sorted(upload.id for upload in ledger.uploads())

@@ -1,0 +1,231 @@
+"""Connections belong to threads and are closed; transactions are all or nothing."""
+
+import os
+import stat
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from urllib.parse import unquote
+
+import pytest
+from psycopg import sql
+
+from db import (
+    Database,
+    DatabaseError,
+    DatabaseUrlError,
+    ErrorKind,
+    Ledger,
+    migrate,
+    open_database,
+    sqlite_url,
+)
+from tests.postgres import PostgresServer
+from tests.unit.db.places import Place, enqueue
+
+
+def file_of(place: Place) -> str:
+    return unquote(place.url.removeprefix("sqlite://"))
+
+
+def open_handles(path: str) -> list[str]:
+    """The files of that path that this process has open."""
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{fd}")
+        except FileNotFoundError:
+            continue
+        if target.startswith(path):
+            found.append(target)
+    return found
+
+
+def connections(postgres: PostgresServer) -> int:
+    query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'video-uploader'"
+    ((count,),) = postgres.execute(sql.SQL(query))
+    assert isinstance(count, int)
+    return count
+
+
+def fail_after(database: Database, work: Callable[[], object]) -> None:
+    """Do something in a transaction that then fails."""
+    with database.transaction():
+        work()
+        raise LookupError
+
+
+def pragma(database: Database, name: str) -> object:
+    with database.operation(f"read the pragma {name}") as connected:
+        return connected.pragma(name)
+
+
+class TestSqliteFile:
+    def test_it_is_written_ahead_synced_and_waits_for_others(self, sqlite_place: Place) -> None:
+        with closing(sqlite_place.open()) as database:
+            migrate(database)
+            settings = {
+                name: pragma(database, name)
+                for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+            }
+        assert settings == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 5000}
+
+    def test_only_its_owner_can_read_it_and_what_lies_beside_it(self, sqlite_place: Place) -> None:
+        path = file_of(sqlite_place)
+        with closing(sqlite_place.open()) as database, database.session():
+            migrate(database)
+            enqueue(Ledger(database, "main"))
+            files = [entry.path for entry in os.scandir(os.path.dirname(path))]
+            assert len(files) == 3
+            assert {stat.S_IMODE(os.stat(file).st_mode) for file in files} == {0o600}
+        assert stat.S_IMODE(os.stat(os.path.dirname(path)).st_mode) == 0o700
+
+    def test_no_connection_outlives_its_use(self, sqlite_place: Place) -> None:
+        database = sqlite_place.open()
+        migrate(database)
+        enqueue(Ledger(database, "main"))
+        with pytest.raises(DatabaseError), database.operation("fail") as connected:
+            connected.execute_sql("SELECT * FROM nowhere")
+        assert open_handles(file_of(sqlite_place)) == []
+
+    def test_a_session_keeps_its_threads_connection_and_closes_it(self, sqlite_place: Place) -> None:
+        database = sqlite_place.open()
+        migrate(database)
+        ledger = Ledger(database, "main")
+
+        def live(path: str) -> int:
+            with database.session():
+                enqueue(ledger, path)
+                return len(open_handles(file_of(sqlite_place)))
+
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(live, "a.mp4").result() > 0
+        assert open_handles(file_of(sqlite_place)) == []
+        database.close()
+
+    def test_opened_for_reading_it_must_exist(self, sqlite_place: Place) -> None:
+        database = sqlite_place.open(read_only=True)
+        with pytest.raises(DatabaseError) as caught:
+            Ledger(database, "main").counts()
+        assert caught.value.kind is ErrorKind.ENVIRONMENT
+        assert not os.path.exists(os.path.dirname(file_of(sqlite_place)))
+
+    def test_it_exists_once_somebody_opened_it_for_writing(self, sqlite_place: Place) -> None:
+        reader = sqlite_place.open(read_only=True)
+        assert not reader.exists()
+        sqlite_place.open().close()
+        assert reader.exists()
+
+    def test_a_directory_that_cannot_be_made_is_the_operators_affair(
+        self, tmp_path: os.PathLike[str]
+    ) -> None:
+        blocker = os.path.join(tmp_path, "file")
+        with open(blocker, "w", encoding="ascii"):
+            pass
+        with pytest.raises(DatabaseError, match="Choose a place") as caught:
+            open_database(sqlite_url(os.path.join(blocker, "ledger.sqlite3")))
+        assert caught.value.kind is ErrorKind.ENVIRONMENT
+
+
+def test_a_reader_sees_what_a_writer_commits_and_can_write_nothing(place: Place) -> None:
+    with closing(place.open()) as writer, closing(place.open(read_only=True)) as reader:
+        migrate(writer)
+        with reader.session():
+            assert Ledger(reader, "main").current("a.mp4") is None
+            upload = enqueue(Ledger(writer, "main"), "a.mp4")
+            assert Ledger(reader, "main").current("a.mp4") == upload
+            with pytest.raises(DatabaseError) as caught:
+                enqueue(Ledger(reader, "main"), "b.mp4")
+    assert caught.value.kind is ErrorKind.ENVIRONMENT
+
+
+def test_a_transaction_that_fails_leaves_nothing(database: Database, ledger: Ledger) -> None:
+    with pytest.raises(LookupError):
+        fail_after(database, lambda: enqueue(ledger))
+    assert ledger.uploads() == []
+
+
+def test_an_inner_transaction_that_fails_spares_the_outer_one(database: Database, ledger: Ledger) -> None:
+    with database.transaction():
+        enqueue(ledger, "kept.mp4")
+        with pytest.raises(LookupError):
+            fail_after(database, lambda: enqueue(ledger, "lost.mp4"))
+    assert [upload.path for upload in ledger.uploads()] == ["kept.mp4"]
+
+
+def test_a_database_can_be_closed_twice_and_used_again(database: Database, ledger: Ledger) -> None:
+    database.close()
+    database.close()
+    assert enqueue(ledger) == ledger.current("v/my_video_720p.mp4")
+
+
+def test_the_time_is_aware_and_that_of_the_world(database: Database) -> None:
+    assert abs(Ledger(database, "main").now() - datetime.now(UTC)) < timedelta(seconds=10)
+
+
+class TestPostgresPool:
+    def test_a_server_is_always_there_to_be_asked(self, postgres_place: Place) -> None:
+        assert postgres_place.open(read_only=True).exists()
+
+    def test_threads_share_a_bounded_number_of_connections(
+        self, postgres: PostgresServer, postgres_place: Place
+    ) -> None:
+        with closing(postgres_place.open(max_connections=2)) as database:
+            migrate(database)
+            together = threading.Barrier(2)
+
+            def count(_: int) -> int:
+                with database.session():
+                    Ledger(database, "main").counts()
+                    together.wait(timeout=30)
+                    return connections(postgres)
+
+            with ThreadPoolExecutor(2) as pool:
+                assert list(pool.map(count, range(2))) == [2, 2]
+                assert list(pool.map(count, range(2))) == [2, 2]
+
+    def test_closing_leaves_no_connection(self, postgres: PostgresServer, postgres_place: Place) -> None:
+        database = postgres_place.open()
+        migrate(database)
+        database.close()
+        # A backend ends a moment after its client hung up.
+        while connections(postgres):
+            pass
+
+    def test_all_tables_live_in_the_schema(self, postgres: PostgresServer, postgres_place: Place) -> None:
+        with closing(postgres_place.open()) as database:
+            migrate(database)
+        found = postgres.execute(
+            sql.SQL("SELECT tablename FROM pg_tables WHERE schemaname = {}").format(postgres_place.schema)
+        )
+        tables = {"uploads", "upload_events", "instances", "video_qualities", "schema_migration"}
+        assert {name for (name,) in found} == tables
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://user:secret@host/db",
+        "sqlite://relative/secret",
+        "sqlite:///",
+        "sqlite:///secret/dir/",
+        "sqlite:///secret?mode=memory",
+        "sqlite://host/secret",
+        "postgresql://user:secret@[host/db",
+        "postgresql://user:secret@host/db?unknown=1",
+        "postgresql://user:secret@host",
+        "",
+    ],
+)
+def test_a_url_that_is_not_understood_is_refused_without_being_repeated(url: str) -> None:
+    with pytest.raises(DatabaseUrlError, match="sqlite:///absolute/path or postgresql://") as caught:
+        open_database(url)
+    assert caught.value.kind is ErrorKind.ENVIRONMENT
+    assert "secret" not in str(caught.value)
+
+
+def test_a_sqlite_database_has_no_schemas(tmp_path: os.PathLike[str]) -> None:
+    with pytest.raises(DatabaseUrlError, match="schema"):
+        open_database(sqlite_url(os.path.join(tmp_path, "x")), schema="public")

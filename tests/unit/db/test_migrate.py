@@ -1,0 +1,134 @@
+"""Migrations give exactly the models' schema, whoever else runs them at the same time."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from contextlib import closing
+from importlib.resources import files
+from pathlib import Path
+
+from psycopg import sql
+
+from db import Database, Ledger, migrate, pending_migrations
+from tests.postgres import PostgresServer
+from tests.unit.db.places import Place, enqueue
+
+ALL = ["0001_initial"]
+HISTORY = "schema_migration"
+
+
+def sqlite_schema(database: Database) -> set[str]:
+    """Every statement that made something, without what makes no difference."""
+    with database.operation("read the schema") as connected:
+        cursor = connected.execute_sql(
+            "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND tbl_name <> ?", (HISTORY,)
+        )
+        return {re.sub(r'[\s"]|IF NOT EXISTS', "", statement) for (statement,) in cursor.fetchall()}
+
+
+POSTGRES_SCHEMA = (
+    """
+    SELECT table_name, column_name, data_type, character_maximum_length, numeric_precision, numeric_scale,
+           is_nullable, regexp_replace(column_default, {schema}, 'S')
+    FROM information_schema.columns WHERE table_schema = {schema} AND table_name <> {history}
+    """,
+    """
+    SELECT tablename, indexname, replace(indexdef, {schema}, 'S')
+    FROM pg_indexes WHERE schemaname = {schema} AND tablename <> {history}
+    """,
+    """
+    SELECT conrelid::regclass::text <> '', conname, replace(pg_get_constraintdef(oid), {schema}, 'S')
+    FROM pg_constraint
+    WHERE connamespace = {schema}::regnamespace AND conrelid <> ({schema} || '.' || {history})::regclass
+    """,
+)
+
+
+def postgres_schema(postgres: PostgresServer, schema: str) -> list[set[tuple[object, ...]]]:
+    names = {"schema": sql.Literal(schema), "history": sql.Literal(HISTORY)}
+    return [set(postgres.execute(sql.SQL(query).format(**names))) for query in POSTGRES_SCHEMA]
+
+
+def make_from_models(database: Database) -> None:
+    with database.operation("make the tables from the models") as connected:
+        connected.create_tables(database.tables.all)
+
+
+def test_migrations_give_the_models_schema_on_sqlite(sqlite_place: Place, tmp_path: Path) -> None:
+    modelled = Place(f"sqlite://{tmp_path}/modelled.sqlite3", None)
+    with closing(sqlite_place.open()) as migrated, closing(modelled.open()) as other:
+        migrate(migrated)
+        make_from_models(other)
+        assert sqlite_schema(migrated) == sqlite_schema(other)
+
+
+def test_migrations_give_the_models_schema_on_postgresql(
+    postgres: PostgresServer, postgres_place: Place
+) -> None:
+    assert postgres_place.schema is not None
+    with closing(postgres_place.open()) as database:
+        migrate(database)
+    with postgres.fresh_schema() as schema:
+        postgres.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
+        with closing(Place(postgres.url, schema).open()) as modelled:
+            make_from_models(modelled)
+            postgres.execute(sql.SQL("CREATE TABLE {} ()").format(sql.Identifier(schema, HISTORY)))
+        migrated = postgres_schema(postgres, postgres_place.schema)
+        assert migrated == postgres_schema(postgres, schema)
+    assert all(migrated)
+
+
+def test_migrations_are_applied_once(place: Place) -> None:
+    with closing(place.open()) as database:
+        assert pending_migrations(database) == ALL
+        assert migrate(database) == ALL
+        upload = enqueue(Ledger(database, "main"))
+        assert pending_migrations(database) == []
+        assert migrate(database) == []
+        assert Ledger(database, "main").current(upload.path) == upload
+
+
+def test_looking_for_pending_migrations_makes_nothing(
+    postgres: PostgresServer, postgres_place: Place
+) -> None:
+    with closing(postgres_place.open(read_only=True)) as database:
+        assert pending_migrations(database) == ALL
+    assert postgres.execute(
+        sql.SQL("SELECT count(*) FROM pg_namespace WHERE nspname = {}").format(postgres_place.schema)
+    ) == [(0,)]
+
+
+MIGRATE_WHEN_TOLD = """
+import sys
+from db import migrate, open_database
+database = open_database(sys.argv[1], schema=sys.argv[2] or None)
+print("ready", flush=True)
+sys.stdin.readline()
+print(*migrate(database))
+database.close()
+"""
+
+
+def test_processes_that_start_at_once_migrate_once(place: Place) -> None:
+    command = [sys.executable, "-c", MIGRATE_WHEN_TOLD, place.url, place.schema or ""]
+    processes = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    applied = [process.communicate(timeout=30)[0].split() for process in processes]
+    assert sorted(applied) == [[], [], [], ALL]
+    assert [process.returncode for process in processes] == [0, 0, 0, 0]
+
+
+def test_the_migrations_are_part_of_what_is_installed() -> None:
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8"))
+    assert {"db", "db.migrations"} <= set(project["tool"]["setuptools"]["packages"])
+    numbered = sorted(file.name for file in files("db.migrations").iterdir() if file.name[0].isdigit())
+    assert numbered == [f"{name}.py" for name in ALL]

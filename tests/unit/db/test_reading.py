@@ -1,0 +1,139 @@
+"""The ledger answers what it is asked, about its own instance, in a bounded amount of memory."""
+
+import os
+from datetime import timedelta
+from itertools import islice
+
+import pytest
+
+from db import Database, InstanceReport, Ledger, LedgerReader, State
+from tests.unit.db.places import Clock, bring, enqueue, only
+
+OTHER_VIDEO = "6f1c2a8e-0d1b-4b43-9f4e-2a3b4c5d6e7f"
+
+
+def in_every_state(ledger: Ledger) -> None:
+    """One upload a state, whose path is the state's word."""
+    for state in State:
+        bring(ledger, enqueue(ledger, state.value), state)
+
+
+def test_the_current_upload_is_the_newest_of_its_path(ledger: Ledger) -> None:
+    bring(ledger, enqueue(ledger), State.RELEASED)
+    newest = bring(ledger, enqueue(ledger), State.RELEASED)
+    enqueue(ledger, "another.mp4")
+    assert ledger.current(newest.path) == newest
+    assert ledger.current("unknown.mp4") is None
+
+
+def test_many_paths_are_looked_up_at_once(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("db.reading.PAGE", 2)
+    for path in ("a", "b", "c", "a"):
+        enqueue(ledger, path)
+    found = ledger.current_many(iter(["a", "b", "c", "d", "e"]))
+    assert found == {path: ledger.current(path) for path in ("a", "b", "c")}
+
+
+def test_uploads_are_listed_by_every_condition(ledger: Ledger, database: Database) -> None:
+    first, second = enqueue(ledger, "a"), enqueue(ledger, "b", video_id=OTHER_VIDEO)
+    failed = ledger.advance(second, State.FAILED)
+    theirs = enqueue(Ledger(database, "other"), "a")
+    assert ledger.uploads() == [first, failed]
+    assert ledger.uploads(all_instances=True) == [first, failed, theirs]
+    assert ledger.uploads(state=State.FAILED) == [failed]
+    assert ledger.uploads(video_id=OTHER_VIDEO) == [failed]
+    assert ledger.uploads(ids=[failed.id, theirs.id]) == [failed]
+    assert ledger.uploads(ids=[]) == []
+    assert ledger.uploads(path="a") == [first]
+    assert ledger.uploads(limit=1) == [first]
+    assert ledger.uploads(state=State.FAILED, path="a") == []
+
+
+def test_uploads_are_iterated_page_by_page(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("db.reading.PAGE", 2)
+    for number in range(5):
+        enqueue(ledger, f"{number}.mp4")
+    assert list(ledger.iter_uploads()) == ledger.uploads()
+    pages = ledger.iter_uploads()
+    early = [upload.path for upload in islice(pages, 2)]
+    enqueue(ledger, "late.mp4")
+    assert early + [upload.path for upload in pages] == [f"{n}.mp4" for n in range(5)] + ["late.mp4"]
+
+
+def test_live_uploads_are_those_in_the_states_wanted(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("db.reading.PAGE", 1)
+    in_every_state(ledger)
+    wanted = {State.PENDING, State.REJECTED, State.FAILED}
+    assert {upload.state for upload in ledger.live_uploads(wanted)} == wanted
+    assert list(ledger.live_uploads(set())) == []
+
+
+def test_another_path_with_the_same_key_is_found(ledger: Ledger) -> None:
+    mine = enqueue(ledger, "mine", object_key="key")
+    assert ledger.same_key(mine) is None
+    elder = enqueue(ledger, "elder", object_key="key")
+    enqueue(ledger, "younger", object_key="key")
+    enqueue(ledger, "other", object_key="other key")
+    assert ledger.same_key(mine) == elder
+    assert ledger.same_key(elder) == mine
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_only_who_has_or_wants_the_object_is_a_rival(ledger: Ledger, state: State) -> None:
+    bring(ledger, enqueue(ledger, "rival", object_key="key"), state)
+    rival = ledger.same_key(enqueue(ledger, "mine", object_key="key"))
+    assert (rival is not None) == (state.is_open or state is State.RELEASED)
+
+
+def test_uploads_are_counted_by_state(ledger: Ledger, database: Database) -> None:
+    assert ledger.counts() == dict.fromkeys(State, 0)
+    in_every_state(ledger)
+    enqueue(ledger, "one more")
+    enqueue(Ledger(database, "other"), "not mine")
+    assert ledger.counts() == dict.fromkeys(State, 1) | {State.PENDING: 2}
+
+
+def test_the_oldest_pending_upload_was_discovered_first(ledger: Ledger, clock: Clock) -> None:
+    assert ledger.oldest_pending() is None
+    bring(ledger, enqueue(ledger, "a"), State.VERIFIED)
+    oldest = enqueue(ledger, "b")
+    clock.advance(seconds=1)
+    enqueue(ledger, "c")
+    assert ledger.oldest_pending() == oldest
+
+
+def test_the_last_errors_are_those_that_happened_last(ledger: Ledger) -> None:
+    for path in ("a", "b", "c", "d"):
+        enqueue(ledger, path)
+    for path in ("c", "a", "b"):
+        upload = only(ledger.uploads(path=path))
+        ledger.postpone(upload, delay=timedelta(0), error=f"{path} failed", error_code="no")
+    assert [upload.last_error for upload in ledger.last_errors(2)] == ["b failed", "a failed"]
+    enqueue(ledger, "b")
+    assert [upload.path for upload in ledger.last_errors(9)] == ["a", "c"]
+
+
+def test_a_daemon_reports_about_itself(ledger: Ledger, database: Database, clock: Clock) -> None:
+    assert ledger.instance_report() is None
+    started = clock.now
+    ledger.heartbeat({"status": "scanning"})
+    later = clock.advance(seconds=30)
+    ledger.heartbeat({"status": "idle", "paused": {"upload": None}, "files": [1, 2.5, True]})
+    report = LedgerReader(database, "main").instance_report()
+    assert report == InstanceReport(
+        instance="main",
+        pid=os.getpid(),
+        started_at=started,
+        heartbeat_at=later,
+        report={"status": "idle", "paused": {"upload": None}, "files": [1, 2.5, True]},
+    )
+    assert LedgerReader(database, "other").instance_report() is None
+
+
+def test_a_daemon_that_starts_again_says_since_when(ledger: Ledger, database: Database, clock: Clock) -> None:
+    ledger.heartbeat({})
+    restarted = clock.advance(hours=1)
+    Ledger(database, "main", clock=clock).heartbeat({})
+    report = ledger.instance_report()
+    assert report is not None
+    assert report.started_at == restarted

@@ -1,0 +1,194 @@
+"""Whatever a driver raises comes out as our own error, of the kind that says who can help."""
+
+import os
+import resource
+import sqlite3
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from db import Database, DatabaseError, ErrorKind, Ledger, State, migrate, open_database, sqlite_url
+from tests.postgres import PostgresServer
+from tests.unit.db.places import CHECKSUM, Place, enqueue
+
+
+def test_a_locked_file_is_a_matter_of_time(sqlite_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("db.urls.BUSY_SECONDS", 0.01)
+    with closing(sqlite_place.open()) as holder, closing(sqlite_place.open()) as other:
+        migrate(holder)
+        with holder.transaction(), pytest.raises(DatabaseError, match="locked") as caught:
+            enqueue(Ledger(other, "main"))
+        assert caught.value.kind is ErrorKind.TRANSIENT
+        assert enqueue(Ledger(other, "main")).id == 1
+
+
+def test_a_file_that_is_no_database_is_the_operators_affair(tmp_path: os.PathLike[str]) -> None:
+    path = os.path.join(tmp_path, "notes.txt")
+    with open(path, "w", encoding="ascii") as file:
+        file.write("this is not a database, it only looks like a path to one" * 100)
+    with pytest.raises(DatabaseError, match="restore it from a backup") as caught:
+        migrate(open_database(sqlite_url(path)))
+    assert caught.value.kind is ErrorKind.ENVIRONMENT
+
+
+def fill_up(database: Database) -> None:
+    """Write until something gives way, with every page of the transaction held back until it is committed."""
+    with database.operation("leave no room to grow") as connected:
+        connected.execute_sql("PRAGMA max_page_count = 1")
+    with database.transaction():
+        for number in range(1000):
+            enqueue(Ledger(database, "main"), f"{number}.mp4")
+
+
+def test_a_full_disk_is_the_operators_affair(sqlite_place: Place) -> None:
+    with closing(sqlite_place.open()) as database, database.session():
+        migrate(database)
+        with pytest.raises(DatabaseError, match="Free some space") as caught:
+            fill_up(database)
+        assert caught.value.kind is ErrorKind.ENVIRONMENT
+        assert Ledger(database, "main").uploads() == []
+
+
+@contextmanager
+def files_that_cannot_grow() -> Iterator[None]:
+    """Make every write of this process to a regular file fail with EFBIG."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def commit_what_cannot_be_written(ledger: Ledger, database: Database) -> None:
+    with ExitStack() as until_committed, database.transaction():
+        enqueue(ledger)
+        until_committed.enter_context(files_that_cannot_grow())
+
+
+def test_a_commit_that_cannot_be_written_says_why(sqlite_place: Place) -> None:
+    with closing(sqlite_place.open()) as database, database.session():
+        migrate(database)
+        ledger = Ledger(database, "main")
+        with pytest.raises(DatabaseError, match="disk I/O error") as caught:
+            commit_what_cannot_be_written(ledger, database)
+        assert caught.value.kind is ErrorKind.ENVIRONMENT
+        assert ledger.uploads() == []
+        assert enqueue(ledger).id == 1
+
+
+def test_tables_that_are_missing_are_the_operators_affair(place: Place) -> None:
+    with closing(place.open()) as database:
+        with pytest.raises(DatabaseError, match="the daemon updates them") as caught:
+            Ledger(database, "main").counts()
+        assert caught.value.kind is ErrorKind.ENVIRONMENT
+        assert caught.value.operation == "count the uploads"
+
+
+def test_values_that_the_schema_refuses_concern_that_row_only(ledger: Ledger) -> None:
+    upload = enqueue(ledger)
+    with pytest.raises(DatabaseError) as caught:
+        ledger.advance(upload, State.VERIFIED, checksum=CHECKSUM, confirmed_by="its size")
+    assert caught.value.kind is ErrorKind.OBJECT
+    assert ledger.current(upload.path) == upload
+
+
+def test_a_connection_that_breaks_is_a_matter_of_time_and_replaced(
+    postgres: PostgresServer, postgres_place: Place
+) -> None:
+    with closing(postgres_place.open()) as database, database.session():
+        migrate(database)
+        ledger = Ledger(database, "main")
+        upload = enqueue(ledger)
+        postgres.terminate_connections()
+        with pytest.raises(DatabaseError) as caught:
+            ledger.current(upload.path)
+        assert caught.value.kind is ErrorKind.TRANSIENT
+        assert ledger.current(upload.path) == upload
+
+
+def test_a_transaction_whose_connection_breaks_leaves_nothing(
+    postgres: PostgresServer, postgres_place: Place
+) -> None:
+    with closing(postgres_place.open()) as database, database.session():
+        migrate(database)
+        ledger = Ledger(database, "main")
+
+        def lose_the_connection() -> None:
+            with database.transaction():
+                enqueue(ledger)
+                postgres.terminate_connections()
+
+        with pytest.raises(DatabaseError) as caught:
+            lose_the_connection()
+        assert caught.value.kind is ErrorKind.TRANSIENT
+        assert ledger.uploads() == []
+
+
+def test_a_server_that_is_away_is_a_matter_of_time(tmp_path: os.PathLike[str]) -> None:
+    database = open_database(f"postgresql://somebody@/postgres?host={tmp_path}")
+    with pytest.raises(DatabaseError, match="check that the server runs") as caught:
+        Ledger(database, "main").now()
+    database.close()
+    assert caught.value.kind is ErrorKind.TRANSIENT
+
+
+def test_a_role_without_rights_is_the_operators_affair(
+    postgres: PostgresServer, postgres_place: Place
+) -> None:
+    with closing(postgres_place.open()) as database:
+        migrate(database)
+    role = sql.Identifier(f"reader_of_{postgres_place.schema}")
+    postgres.execute(sql.SQL("CREATE ROLE {} LOGIN").format(role))
+    try:
+        url = postgres.url.replace("postgres:@", f"reader_of_{postgres_place.schema}@")
+        unprivileged = open_database(url, schema=postgres_place.schema)
+        with pytest.raises(DatabaseError, match="GRANT") as caught:
+            Ledger(unprivileged, "main").counts()
+        unprivileged.close()
+    finally:
+        postgres.execute(sql.SQL("DROP ROLE {}").format(role))
+    assert caught.value.kind is ErrorKind.ENVIRONMENT
+
+
+def test_a_pool_with_no_connection_left_is_a_matter_of_time(
+    postgres_place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("db.urls.POOL_SECONDS", 0.01)
+    with closing(postgres_place.open(max_connections=1)) as database:
+        migrate(database)
+        taken, done = threading.Event(), threading.Event()
+
+        def take() -> None:
+            with database.operation("take the only connection"):
+                taken.set()
+                done.wait(timeout=30)
+
+        with ThreadPoolExecutor(1) as pool:
+            taking = pool.submit(take)
+            assert taken.wait(timeout=30)
+            with pytest.raises(DatabaseError, match="in use") as caught:
+                Ledger(database, "main").counts()
+            done.set()
+            taking.result()
+    assert caught.value.kind is ErrorKind.TRANSIENT
+
+
+def test_the_drivers_own_error_stays_in_the_trace(database: Database) -> None:
+    with pytest.raises(DatabaseError) as caught, database.operation("misspell") as connected:
+        connected.execute_sql("SELEKT 1")
+    cause = caught.value.__cause__
+    assert cause is not None
+    assert isinstance(cause.__context__, sqlite3.Error | psycopg.Error)
+    assert str(caught.value).startswith("Could not misspell: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_error_of_the_callers_own_passes_unchanged(database: Database) -> None:
+    with pytest.raises(LookupError), database.operation("look"):
+        raise LookupError

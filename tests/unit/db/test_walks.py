@@ -1,0 +1,99 @@
+"""However a row is pushed around, what stands in the ledger is legal, proven and told."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from itertools import count, pairwise
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from db import (
+    TRANSITIONS,
+    ClaimLostError,
+    DatabaseError,
+    ErrorKind,
+    IllegalTransitionError,
+    Ledger,
+    State,
+    Upload,
+)
+from tests.unit.db.places import STEPS, Clock, claim, enqueue
+
+PATHS = count()
+WORDS = {state.value for state in State}
+PROVEN = {State.VERIFIED, State.PUBLISHED, State.RELEASED}
+
+Push = Callable[[Ledger, Upload], object]
+
+
+def advance(to: State) -> Push:
+    return lambda ledger, upload: ledger.advance(upload, to, **STEPS.get(to, {}))
+
+
+def advance_without_proof(to: State) -> Push:
+    return lambda ledger, upload: ledger.advance(upload, to)
+
+
+PUSHES: tuple[Push, ...] = (
+    *map(advance, State),
+    *map(advance, State),
+    *map(advance_without_proof, State),
+    lambda ledger, upload: claim(ledger, upload.state),
+    lambda ledger, upload: ledger.postpone(upload, delay=timedelta(minutes=1), error="no", error_code="no"),
+    lambda ledger, upload: ledger.reopen(upload.id, reason="by hand"),
+    lambda ledger, _: ledger.unclaim_all(),
+    lambda ledger, upload: ledger.hurry([upload.id]),
+    lambda ledger, upload: enqueue(ledger, upload.path),
+)
+
+
+def push(ledger: Ledger, upload: Upload, how: Push) -> None:
+    """Push once; what is refused changes nothing, which `check` sees."""
+    try:
+        how(ledger, upload)
+    except IllegalTransitionError:
+        pass
+    except DatabaseError as refused:
+        if refused.kind is not ErrorKind.OBJECT:
+            raise
+
+
+def check(ledger: Ledger, upload: Upload) -> None:
+    """What is true of every row at all times."""
+    if upload.state in PROVEN:
+        assert None not in {upload.verified_at, upload.checksum}
+    if upload.state in PROVEN - {State.VERIFIED}:
+        assert None not in {upload.published_at, upload.url}
+    assert (upload.state is State.RELEASED) == (upload.released_at is not None)
+    assert (upload.claimed_by is None) == (upload.claimed_until is None)
+    told = [event.event for event in ledger.events(upload.id)]
+    assert told[0] == "discovered"
+    states = [State.PENDING, *(State(event) for event in told if event in WORDS)]
+    assert states[-1] is upload.state
+    for before, after in pairwise(states):
+        assert after in TRANSITIONS[before]
+
+
+def check_that_late_writers_are_fenced(ledger: Ledger, upload: Upload, earlier: list[Upload]) -> None:
+    for late in earlier:
+        if (late.state, late.claim) != (upload.state, upload.claim):
+            for to in TRANSITIONS[late.state]:
+                with pytest.raises(ClaimLostError):
+                    advance(to)(ledger, late)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(walk=st.lists(st.sampled_from(PUSHES), min_size=1, max_size=12))
+def test_a_random_walk_never_leaves_the_map(ledger: Ledger, clock: Clock, walk: list[Push]) -> None:
+    upload = enqueue(ledger, f"{next(PATHS)}.mp4")
+    earlier: list[Upload] = []
+    with ledger._database.session():
+        for how in walk:
+            earlier.append(upload)
+            push(ledger, upload, how)
+            clock.advance(seconds=40)
+            (upload,) = ledger.uploads(ids=[upload.id])
+            check(ledger, upload)
+        check_that_late_writers_are_fenced(ledger, upload, earlier)
+        assert ledger.uploads(ids=[upload.id]) == [upload]
