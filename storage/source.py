@@ -1,0 +1,148 @@
+"""A local file while it is read: always through a descriptor, and always known to be the same file.
+
+Nothing here maps the file into memory. The compressor truncates renditions in place when it compresses again,
+and a mapped page past the new end kills the process with SIGBUS, where a read merely comes back short.
+"""
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from storage import checksums
+from storage.errors import ErrorKind, SourceChangedError, StorageError, UploadCancelledError
+
+BUFFER_BYTES = 1024 * 1024
+"""How much is read at once for hashing."""
+
+
+def never() -> bool:
+    """Says that nobody wants to stop: what `cancelled` is where nothing can."""
+    return False
+
+
+class FileIdentity(NamedTuple):
+    """What tells whether a file's content may have changed. Not ctime: chmod and hard links change it too."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, fd: int) -> "FileIdentity":
+        """The identity of an open file at this moment."""
+        status = os.fstat(fd)
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+class Source:
+    """An open regular file that is to be hashed and sent. The descriptor stays the caller's to close.
+
+    Its identity is taken at construction; from then on any sign of a change is a `SourceChangedError`. A disk
+    that cannot be read is a `StorageError` of kind object. Reads name their offset, so threads may share one.
+    """
+
+    def __init__(self, fd: int) -> None:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ValueError("only a regular file can be uploaded")
+        self._fd = fd
+        self.identity = FileIdentity.of(fd)
+
+    @property
+    def size(self) -> int:
+        """Length of the file in bytes, as it was at construction."""
+        return self.identity.size
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes from `offset`; `SourceChangedError` if the file now ends before that."""
+        pieces: list[bytes] = []
+        missing = length
+        while missing:
+            with _reading():
+                piece = os.pread(self._fd, missing, offset + length - missing)
+            if not piece:
+                raise SourceChangedError(f"it ended before byte {offset + length}")
+            pieces.append(piece)
+            missing -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def ensure_unchanged(self) -> None:
+        """Raise `SourceChangedError` unless device, inode, size and mtime are those of the construction."""
+        with _reading():
+            now = FileIdentity.of(self._fd)
+        changes = [
+            f"{name} was {before} and is {after}"
+            for name, before, after in zip(FileIdentity._fields, self.identity, now, strict=True)
+            if before != after
+        ]
+        if changes:
+            raise SourceChangedError(", ".join(changes))
+
+    def checksum(self, cancelled: Callable[[], bool] = never) -> str:
+        """CRC64NVME of the whole file in S3's text form, after its data has reached the disk (fsync).
+
+        What is hashed is thus what a power cut would leave. Raises `UploadCancelledError` soon after
+        `cancelled` says so, `SourceChangedError` if the file changed while it was read.
+        """
+        with _reading():
+            os.fsync(self._fd)
+        value = 0
+        for block in self._blocks(0, self.size, cancelled):
+            value = checksums.crc(block, value)
+        self.ensure_unchanged()
+        return checksums.encode(value)
+
+    def etag(self, part_size: int | None, cancelled: Callable[[], bool] = never) -> str:
+        """The ETag, without quotes, that S3 gives this file sent in parts of `part_size` bytes.
+
+        None means sent with a single PUT. Raises as `checksum` does.
+        """
+        if part_size is None:
+            etag = self._md5(0, self.size, cancelled).hex()
+        else:
+            etag = checksums.multipart_etag(
+                [
+                    self._md5(offset, min(part_size, self.size - offset), cancelled)
+                    for offset in range(0, self.size, part_size)
+                ]
+            )
+        self.ensure_unchanged()
+        return etag
+
+    def _md5(self, offset: int, length: int, cancelled: Callable[[], bool]) -> bytes:
+        digest = hashlib.md5(usedforsecurity=False)
+        for block in self._blocks(offset, length, cancelled):
+            digest.update(block)
+        return digest.digest()
+
+    def _blocks(self, offset: int, length: int, cancelled: Callable[[], bool]) -> Iterator[memoryview]:
+        """The bytes from `offset` on, in pieces of one buffer that is used again for each of them."""
+        buffer = memoryview(bytearray(min(length, BUFFER_BYTES)))
+        end = offset + length
+        while offset < end:
+            if cancelled():
+                raise UploadCancelledError(operation="read")
+            with _reading():
+                count = os.preadv(self._fd, [buffer[: end - offset]], offset)
+            if not count:
+                raise SourceChangedError(f"it ended at byte {offset} of {end}")
+            yield buffer[:count]
+            offset += count
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """What the operating system refuses, said in this package's words."""
+    try:
+        yield
+    except OSError as exc:
+        raise StorageError(
+            ErrorKind.OBJECT,
+            "read",
+            None,
+            "source-unreadable",
+            f"The local file cannot be read ({exc.strerror}): look at the disk and the file's permissions.",
+        ) from exc

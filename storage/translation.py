@@ -1,0 +1,189 @@
+"""The border: everything botocore raises becomes a `StorageError` here, once, and nowhere else.
+
+What an error means is decided by S3's error code, else by the HTTP status, or by the class of the exception
+where there was no answer; never by the text of a message. Codes: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html.
+"""
+
+import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+
+from botocore import exceptions as botocore_errors
+from botocore.exceptions import BotoCoreError, ClientError
+
+from storage.errors import ErrorKind, StorageError
+
+_CREDENTIALS = (
+    "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to a valid pair, or provide another source that boto3 "
+    "knows (a profile, an instance or container role)."
+)
+_PROFILE = "Correct AWS_PROFILE and the configuration files of AWS that it names, or unset it."
+_EXPIRED = "Renew the session's credentials; those from a role are renewed by themselves."
+_PERMISSIONS = (
+    "Allow these credentials s3:PutObject, s3:GetObject, s3:ListBucket, s3:DeleteObject, "
+    "s3:AbortMultipartUpload and, unless AWS_S3_ACL is none, s3:PutObjectAcl on the bucket; a bucket policy "
+    "or its public access block may deny it too."
+)
+_BUCKET = "Create the bucket, or correct AWS_S3_BUCKET."
+_REGION = "Set AWS_REGION to the region the bucket is in."
+_ENDPOINT = "Check AWS_ENDPOINT_URL, AWS_REGION, AWS_S3_BUCKET and AWS_S3_VIDEOS_PREFIX."
+_CLOCK = "Set this machine's clock (NTP): S3 refuses requests that are more than 15 minutes off."
+_ACL = "Set AWS_S3_ACL=none and make objects public with a bucket policy, or enable ACLs on the bucket."
+_ACCOUNT = "The AWS account has a problem that only its owner can solve, with AWS billing or support."
+_FULL = "The server has no room left or a quota is used up: free space there."
+_CERTIFICATE = (
+    "The server's TLS certificate is not trusted: mend it, or name its authority with AWS_CA_BUNDLE; a wrong "
+    "clock has the same effect."
+)
+_KMS = "Enable the bucket's encryption key in AWS KMS and let these credentials use it."
+_RETRIED = "It is tried again by itself."
+
+ENVIRONMENT_CODES: Mapping[str, str] = MappingProxyType(
+    {
+        "AccessControlListNotSupported": _ACL,
+        "AccessDenied": _PERMISSIONS,
+        "AccessForbidden": _PERMISSIONS,
+        "AccountProblem": _ACCOUNT,
+        "AllAccessDisabled": _ACCOUNT,
+        "AuthorizationHeaderMalformed": _REGION,
+        "CredentialsNotSupported": _CREDENTIALS,
+        "ExpiredToken": _EXPIRED,
+        "ExpiredTokenException": _EXPIRED,
+        "IllegalLocationConstraintException": _REGION,
+        "IllegalLocationConstraint": _REGION,
+        "InvalidAccessKeyId": _CREDENTIALS,
+        "InvalidBucketName": _BUCKET,
+        "InvalidClientTokenId": _CREDENTIALS,
+        "InvalidSecurity": _CREDENTIALS,
+        "InvalidToken": _EXPIRED,
+        "NoSuchBucket": _BUCKET,
+        "NotImplemented": f"The server does not know something that is asked of it, most often ACLs. {_ACL}",
+        "NotSignedUp": _ACCOUNT,
+        "PermanentRedirect": _REGION,
+        "QuotaExceeded": _FULL,
+        "Redirect": _REGION,
+        "RequestExpired": _CLOCK,
+        "RequestTimeTooSkewed": _CLOCK,
+        "SignatureDoesNotMatch": "Correct AWS_SECRET_ACCESS_KEY: it does not belong to AWS_ACCESS_KEY_ID.",
+        "TemporaryRedirect": _REGION,
+        "TokenRefreshRequired": _EXPIRED,
+        "UnauthorizedAccess": _PERMISSIONS,
+        "UnrecognizedClientException": _CREDENTIALS,
+        "XMinioStorageFull": _FULL,
+    }
+)
+"""S3's error codes that stay the same until the operator changes something, each with what to change."""
+
+OBJECT_CODES: Mapping[str, str] = MappingProxyType(
+    {
+        "EntityTooLarge": "The file is larger than this server takes: make it smaller or use another server.",
+        "KeyTooLongError": "The object's key is longer than this server takes: give the file a shorter name.",
+    }
+)
+"""S3's error codes that say that this one object can never be stored as it is."""
+
+_REFUSALS: Mapping[int, str] = MappingProxyType(
+    {301: _REGION, 307: _REGION, 401: _CREDENTIALS, 403: _PERMISSIONS, 507: _FULL}
+)
+"""HTTP statuses that ask for a change by the operator even with a code that no table knows."""
+
+_UNEXPLAINED: Mapping[int, str] = MappingProxyType(
+    {400: f"No reason was given. {_EXPIRED} {_REGION} Check that AWS_ENDPOINT_URL is an S3 server."}
+)
+"""The same for answers without a code, as to a HEAD: 400 is an expired token or the wrong region."""
+
+_ENVIRONMENT_EXCEPTIONS: Mapping[type[BotoCoreError], tuple[str, str]] = MappingProxyType(
+    {
+        botocore_errors.CredentialRetrievalError: ("no-credentials", _CREDENTIALS),
+        botocore_errors.MetadataRetrievalError: ("no-credentials", _CREDENTIALS),
+        botocore_errors.NoAuthTokenError: ("no-credentials", _CREDENTIALS),
+        botocore_errors.NoCredentialsError: ("no-credentials", _CREDENTIALS),
+        botocore_errors.PartialCredentialsError: ("no-credentials", _CREDENTIALS),
+        botocore_errors.RefreshWithMFAUnsupportedError: ("no-credentials", _CREDENTIALS),
+        botocore_errors.SSOError: ("no-credentials", _CREDENTIALS),
+        botocore_errors.TokenRetrievalError: ("no-credentials", _CREDENTIALS),
+        botocore_errors.ConfigNotFound: ("bad-settings", _PROFILE),
+        botocore_errors.ConfigParseError: ("bad-settings", _PROFILE),
+        botocore_errors.InvalidConfigError: ("bad-settings", _PROFILE),
+        botocore_errors.ProfileNotFound: ("bad-settings", _PROFILE),
+        botocore_errors.BaseEndpointResolverError: ("bad-settings", _ENDPOINT),
+        botocore_errors.EndpointProviderError: ("bad-settings", _ENDPOINT),
+        botocore_errors.ParamValidationError: ("bad-settings", _ENDPOINT),
+        botocore_errors.ValidationError: ("bad-settings", _ENDPOINT),
+    }
+)
+
+_TRANSIENT_EXCEPTIONS: Mapping[type[BotoCoreError], str] = MappingProxyType(
+    {
+        botocore_errors.ConnectTimeoutError: "timeout",
+        botocore_errors.ReadTimeoutError: "timeout",
+        botocore_errors.ConnectionError: "connection",
+        botocore_errors.HTTPClientError: "connection",
+    }
+)
+"""The first that fits counts."""
+
+
+def http_status(error: ClientError) -> int:
+    """The HTTP status of the answer that `error` stands for; 0 if there was none."""
+    return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+
+
+def translate(error: ClientError | BotoCoreError, operation: str, key: str | None) -> StorageError:
+    """The `StorageError` that says what `error` means for `operation` on `key`."""
+    if isinstance(error, ClientError):
+        return _from_answer(error, operation, key)
+    return _from_client(error, operation, key)
+
+
+@contextmanager
+def translated(operation: str, key: str | None) -> Iterator[None]:
+    """Raise what botocore raises inside as a `StorageError` about `operation` on `key`."""
+    try:
+        yield
+    except (ClientError, BotoCoreError) as exc:
+        raise translate(exc, operation, key) from exc
+
+
+def _from_answer(error: ClientError, operation: str, key: str | None) -> StorageError:
+    said = error.response.get("Error", {})
+    status = http_status(error)
+    code = said.get("Code", "")
+    unexplained = code in ("", "Unknown", str(status))
+    if unexplained:
+        code = f"http-{status}"
+    if code in OBJECT_CODES:
+        return StorageError(ErrorKind.OBJECT, operation, key, code, OBJECT_CODES[code])
+    hint = ENVIRONMENT_CODES.get(code) or (_KMS if code.startswith("KMS.") else None) or _REFUSALS.get(status)
+    if hint is None and unexplained:
+        hint = _UNEXPLAINED.get(status)
+    if hint is not None:
+        return StorageError(ErrorKind.ENVIRONMENT, operation, key, code, hint)
+    message = said.get("Message", "")
+    hint = f"The server said: {message} {_RETRIED}" if message else _RETRIED
+    return StorageError(ErrorKind.TRANSIENT, operation, key, code, hint)
+
+
+def _from_client(error: BotoCoreError, operation: str, key: str | None) -> StorageError:
+    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in _causes(error)):
+        return StorageError(ErrorKind.ENVIRONMENT, operation, key, "untrusted-certificate", _CERTIFICATE)
+    for exception, (code, hint) in _ENVIRONMENT_EXCEPTIONS.items():
+        if isinstance(error, exception):
+            return StorageError(ErrorKind.ENVIRONMENT, operation, key, code, f"{error} {hint}")
+    for exception, code in _TRANSIENT_EXCEPTIONS.items():
+        if isinstance(error, exception):
+            return StorageError(ErrorKind.TRANSIENT, operation, key, code, f"{error} {_RETRIED}")
+    return StorageError(ErrorKind.TRANSIENT, operation, key, "unexpected", f"{error} {_RETRIED}")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """`error` and what it came from; urllib3 hands the original on as an argument or as `reason`."""
+    seen: set[int] = set()
+    waiting: list[object] = [error]
+    while waiting:
+        cause = waiting.pop()
+        if isinstance(cause, BaseException) and id(cause) not in seen:
+            seen.add(id(cause))
+            yield cause
+            waiting += [cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args]

@@ -1,0 +1,90 @@
+"""A real S3 server for tests: moto's, on a free port of the loopback interface, in a thread of its own."""
+
+import os
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+from urllib.request import Request, urlopen
+
+import boto3
+import pytest
+from botocore.config import Config
+from moto.server import ThreadedMotoServer
+
+from storage import StorageConfig
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+REGION: Final = "ap-south-1"
+ACCESS_KEY_ID = "test-access-key"
+SECRET_ACCESS_KEY = "test-secret-key"
+
+
+class S3Server:
+    """Runs while it is a context; `url` is its endpoint."""
+
+    def __init__(self) -> None:
+        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        self.url = ""
+
+    def __enter__(self) -> Self:
+        self._server.start()
+        host, port = self._server.get_host_and_port()
+        self.url = f"http://{host}:{port}"
+        self._client = boto3.session.Session().client(
+            "s3",
+            region_name=REGION,
+            endpoint_url=self.url,
+            aws_access_key_id=ACCESS_KEY_ID,
+            aws_secret_access_key=SECRET_ACCESS_KEY,
+            config=Config(s3={"addressing_style": "path"}),
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.close()
+        self._server.stop()
+        listening = self._server._server
+        assert listening is not None
+        listening.server_close()
+
+    def client(self) -> "S3Client":
+        """A plain boto3 client, the same each time, to look behind the back of what is tested."""
+        return self._client
+
+    def create_bucket(self, name: str, *, versioned: bool = False) -> str:
+        """Make an empty bucket and return its name."""
+        self._client.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": REGION})
+        if versioned:
+            self._client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+        return name
+
+    def forget_everything(self) -> None:
+        """Drop all buckets; moto holds every object in memory."""
+        with urlopen(Request(f"{self.url}/moto-api/reset", method="POST")):
+            pass
+
+
+def config_for(url: str, bucket: str, **settings: object) -> StorageConfig:
+    """The configuration of a store in `bucket` at the server (or the proxy in front of it) at `url`."""
+    values: dict[str, object] = {
+        "bucket": bucket,
+        "region": REGION,
+        "prefix": "videos",
+        "endpoint_url": url,
+        "access_key_id": ACCESS_KEY_ID,
+        "secret_access_key": SECRET_ACCESS_KEY,
+    }
+    return StorageConfig(**(values | settings))  # type: ignore[arg-type]  # tests may try wrong ones, too
+
+
+def forget_aws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide every AWS setting, credential and proxy of this machine from the code under test."""
+    for name in os.environ:
+        if name.startswith("AWS_") or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)

@@ -1,0 +1,210 @@
+import errno
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from storage import (
+    ErrorKind,
+    Source,
+    SourceChangedError,
+    StorageError,
+    UploadCancelledError,
+    checksums,
+    part_size_for,
+)
+from storage.parts import parts_of
+from storage.source import BUFFER_BYTES
+
+SourceOf = Callable[[bytes], Source]
+MIB = 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    "size", [0, 1, BUFFER_BYTES - 1, BUFFER_BYTES, BUFFER_BYTES + 1, 3 * BUFFER_BYTES + 7]
+)
+def test_digests_are_those_of_the_whole_content(source_of: SourceOf, size: int) -> None:
+    content = os.urandom(size)
+    source = source_of(content)
+    assert source.size == size
+    assert source.checksum() == checksums.encode(checksums.crc(content))
+    assert source.etag(None) == hashlib.md5(content).hexdigest()
+
+
+def test_the_etag_of_parts_follows_the_part_size(source_of: SourceOf) -> None:
+    content = os.urandom(2 * MIB + 5)
+    source = source_of(content)
+    pieces = [content[:MIB], content[MIB : 2 * MIB], content[2 * MIB :]]
+    assert source.etag(MIB) == checksums.multipart_etag([hashlib.md5(piece).digest() for piece in pieces])
+    assert source.etag(MIB) != source.etag(2 * MIB)
+
+
+def test_a_read_gives_exactly_what_was_asked_for(source_of: SourceOf) -> None:
+    source = source_of(b"0123456789")
+    assert source.read(0, 10) == b"0123456789"
+    assert source.read(3, 4) == b"3456"
+    assert source.read(10, 0) == b""
+
+
+def test_a_read_that_the_system_cuts_short_is_completed(
+    source_of: SourceOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_pread = os.pread
+    source = source_of(b"0123456789")
+    monkeypatch.setattr(os, "pread", lambda fd, length, offset: real_pread(fd, min(length, 3), offset))
+    assert source.read(1, 8) == b"12345678"
+
+
+def test_a_file_that_became_shorter_has_changed(source_of: SourceOf, path: Path) -> None:
+    source = source_of(bytes(100))
+    os.truncate(path, 50)
+    with pytest.raises(SourceChangedError):
+        source.read(0, 100)
+    with pytest.raises(SourceChangedError):
+        source.checksum()
+    with pytest.raises(SourceChangedError):
+        source.etag(None)
+
+
+def append(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"more")
+
+
+def overwrite_in_place(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(b"y")
+    os.utime(path, ns=(1, 1))
+
+
+def move_mtime(path: Path) -> None:
+    os.utime(path, ns=(1, 1))
+
+
+@pytest.mark.parametrize("change", [append, overwrite_in_place, move_mtime])
+def test_a_file_that_changes_between_two_reads_is_never_given_a_digest(
+    source_of: SourceOf, path: Path, change: Callable[[Path], None]
+) -> None:
+    content = bytes(3 * BUFFER_BYTES)
+    for digest in (Source.checksum, lambda source, asked: source.etag(None, asked)):
+        source = source_of(content)
+        reads = 0
+
+        def change_after_the_first_read() -> bool:
+            nonlocal reads
+            reads += 1
+            if reads == 2:
+                change(path)
+            return False
+
+        with pytest.raises(SourceChangedError):
+            digest(source, change_after_the_first_read)
+
+
+def test_links_and_permissions_are_not_content(source_of: SourceOf, path: Path) -> None:
+    source = source_of(b"content")
+    path.chmod(0o600)
+    os.link(path, path.with_suffix(".link"))
+    source.ensure_unchanged()
+
+
+def test_a_change_says_what_changed(source_of: SourceOf, path: Path) -> None:
+    source = source_of(b"1234")
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(SourceChangedError, match=r"mtime_ns was \d+ and is 1") as caught:
+        source.ensure_unchanged()
+    assert caught.value.kind is ErrorKind.TRANSIENT
+    assert caught.value.code == "source-changed"
+
+
+def test_hashing_stops_when_it_is_cancelled(source_of: SourceOf) -> None:
+    source = source_of(bytes(10))
+    with pytest.raises(UploadCancelledError):
+        source.checksum(lambda: True)
+    with pytest.raises(UploadCancelledError):
+        source.etag(None, lambda: True)
+
+
+def test_content_is_on_the_disk_before_it_is_hashed(
+    source_of: SourceOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    real_fsync, real_preadv = os.fsync, os.preadv
+    source = source_of(b"content")
+
+    def fsync(fd: int) -> None:
+        calls.append("fsync")
+        real_fsync(fd)
+
+    def preadv(fd: int, buffers: list[memoryview], offset: int) -> int:
+        calls.append("preadv")
+        return real_preadv(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "preadv", preadv)
+    source.checksum()
+    assert calls == ["fsync", "preadv"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "preadv"])
+def test_a_disk_that_cannot_be_read_is_this_objects_own_problem(
+    source_of: SourceOf, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def broken(*_: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    source = source_of(b"content")
+    monkeypatch.setattr(os, call, broken)
+    with pytest.raises(StorageError, match="Input/output error") as caught:
+        source.checksum()
+    assert caught.value.kind is ErrorKind.OBJECT
+    assert caught.value.code == "source-unreadable"
+
+
+def test_only_a_regular_file_is_a_source(tmp_path: Path) -> None:
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with pytest.raises(ValueError, match="regular file"):
+            Source(fd)
+    finally:
+        os.close(fd)
+
+
+def test_the_descriptor_stays_the_callers(source_of: SourceOf, path: Path) -> None:
+    fd = os.open(path, os.O_CREAT | os.O_RDONLY)
+    source = Source(fd)
+    source.checksum()
+    del source
+    os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("size", "part_size"),
+    [
+        (0, None),
+        (16 * MIB - 1, None),
+        (16 * MIB, 8 * MIB),
+        (80_000 * MIB, 8 * MIB),
+        (80_000 * MIB + 1, 9 * MIB),
+        (5 * MIB * MIB, 525 * MIB),
+    ],
+)
+def test_parts_grow_so_that_ten_thousand_suffice(size: int, part_size: int | None) -> None:
+    assert part_size_for(size) == part_size
+    assert part_size is None or -(-size // part_size) <= 10_000
+
+
+@pytest.mark.parametrize("size", [16 * MIB, 16 * MIB + 1, 24 * MIB - 1, 24 * MIB])
+def test_parts_cover_a_file_once_and_in_order(size: int) -> None:
+    part_size = part_size_for(size)
+    assert part_size is not None
+    parts = list(parts_of(size, part_size))
+    assert [part.number for part in parts] == list(range(1, len(parts) + 1))
+    end = 0
+    for part in parts:
+        assert part.offset == end
+        assert 0 < part.length <= part_size
+        end += part.length
+    assert end == size
