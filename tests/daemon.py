@@ -1,0 +1,100 @@
+"""The real daemon as a process of its own, followed by what it logs."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from watcher.settings import Settings
+
+EXPECT_SECONDS = 20.0
+
+
+def environment_of(settings: Settings, **extra: str) -> dict[str, str]:
+    """The process environment that gives the settings, and nothing else that could leak in."""
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "HOME") if name in os.environ}
+    given: dict[str, str] = {}
+    for field in settings.model_fields_set:
+        value: Any = getattr(settings, field)
+        if hasattr(value, "get_secret_value"):
+            value = value.get_secret_value()
+        given[field.upper()] = ",".join(value) if isinstance(value, tuple) else str(value)
+    return {**kept, **given, "STATE_DIRECTORY": os.path.dirname(settings.completed_dir), **extra}
+
+
+class DaemonProcess:
+    """A running daemon. `events` holds every line it has logged and that was read so far."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+        self.events: list[dict[str, Any]] = []
+        self._partial = b""
+
+    def expect(self, event: str, count: int = 1, **fields: object) -> dict[str, Any]:
+        """Wait until the daemon has logged an event with these fields `count` times; returns the last one."""
+        deadline = time.monotonic() + EXPECT_SECONDS
+        while True:
+            found = [
+                line
+                for line in self.events
+                if line.get("event") == event
+                and all(line.get(name) == value for name, value in fields.items())
+            ]
+            if len(found) >= count:
+                return found[count - 1]
+            if not self._read(deadline):
+                raise AssertionError(f"no {event} {fields} ({count} times) in {self.events}")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        self.process.send_signal(number)
+
+    def wait(self, timeout: float = 10.0) -> int:
+        """Wait for the end and return the exit status."""
+        status = self.process.wait(timeout)
+        while self._read(time.monotonic() + 1):
+            continue
+        return status
+
+    def _read(self, deadline: float) -> bool:
+        """Read some more lines; False at the deadline or the end of the log."""
+        log = self.process.stderr
+        assert log is not None
+        left = deadline - time.monotonic()
+        if left <= 0 or not select.select([log], [], [], left)[0]:
+            return False
+        block = os.read(log.fileno(), 65536)
+        *lines, self._partial = (self._partial + block).split(b"\n")
+        for line in lines:
+            try:
+                self.events.append(json.loads(line))
+            except ValueError:
+                self.events.append({"event": "(not JSON)", "line": line.decode("utf-8", "replace")})
+        return bool(block)
+
+
+@contextmanager
+def running_daemon(
+    settings: Settings, *arguments: str, environment: Mapping[str, str] | None = None
+) -> Iterator[DaemonProcess]:
+    """Run `video-uploader run` with the settings; whatever is left of it at the end is killed."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "watcher", "run", *arguments],
+        env=environment_of(settings, **(environment or {})),
+        cwd=os.path.dirname(settings.completed_dir),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    ) as process:
+        try:
+            yield DaemonProcess(process)
+        finally:
+            if process.poll() is None:
+                process.kill()

@@ -1,0 +1,74 @@
+"""What the integration tests share: an S3 server, real videos, and a house on both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from tests.fault_proxy import FaultProxy
+from tests.media import Media
+from tests.s3_server import S3Server, forget_aws
+from tests.unit.watcher.conftest import _sigio_is_ignored, media, place  # noqa: F401  # fixtures
+from tests.workshop import BUCKET, Workshop, open_workshop, settings_for
+from watcher.settings import Settings
+
+MakeSettings = Callable[..., Settings]
+OpenWorkshop = Callable[..., Workshop]
+
+
+@pytest.fixture(autouse=True)
+def _no_aws_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    forget_aws(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """One S3 server for all tests."""
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture
+def server(s3: S3Server) -> Iterator[S3Server]:
+    """The S3 server with the one empty bucket that the settings name."""
+    s3.create_bucket(BUCKET)
+    yield s3
+    s3.forget_everything()
+
+
+@pytest.fixture
+def proxy(server: S3Server) -> Iterator[FaultProxy]:
+    """A proxy before the server, which counts requests and does as it is told."""
+    with FaultProxy(server.url) as running:
+        yield running
+
+
+@pytest.fixture
+def settings(place: str, proxy: FaultProxy) -> MakeSettings:  # noqa: F811  # the fixture
+    """Settings for an empty directory and the proxied server."""
+
+    def make(**changes: Any) -> Settings:
+        return settings_for(place, proxy.url, **changes)
+
+    return make
+
+
+@pytest.fixture
+def workshop(settings: MakeSettings, server: S3Server) -> Iterator[OpenWorkshop]:
+    """Opens workshops on one directory: one after the other they are lives of the same daemon."""
+    with ExitStack() as stack:
+
+        def open_one(**changes: Any) -> Workshop:
+            return stack.enter_context(open_workshop(settings(**changes), server))
+
+        yield open_one
+
+
+@pytest.fixture
+def video(media: Media) -> bytes:  # noqa: F811  # the fixture
+    """The bytes of a complete MP4."""
+    with open(media.faststart, "rb") as file:
+        return file.read()

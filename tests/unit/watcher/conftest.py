@@ -1,0 +1,77 @@
+"""What the watcher's tests share: a directory where leases work, real videos, a life without privileges."""
+
+import os
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import pytest
+
+from tests.media import Media, make_media
+from watcher import lease
+from watcher.openat import owned
+from watcher.tree import Tree
+
+NOBODY = 65534
+
+
+@pytest.fixture(autouse=True)
+def _sigio_is_ignored() -> Iterator[None]:
+    """A broken lease must not kill the tests either."""
+    before = signal.getsignal(signal.SIGIO)
+    lease.ignore_sigio()
+    yield
+    signal.signal(signal.SIGIO, before)
+
+
+@pytest.fixture(scope="session")
+def media(tmp_path_factory: pytest.TempPathFactory) -> Media:
+    """Real videos, made once."""
+    return make_media(str(tmp_path_factory.mktemp("media")))
+
+
+@pytest.fixture
+def place() -> Iterator[str]:
+    """An empty directory that anyone may enter, on a file system whose leases can be trusted."""
+    for parent in (tempfile.gettempdir(), "/var/tmp", "/dev/shm"):
+        if os.path.isdir(parent) and _leases_work(parent):
+            with tempfile.TemporaryDirectory(prefix="video-uploader-test-", dir=parent) as directory:
+                os.chmod(directory, 0o755)
+                yield directory
+                return
+    pytest.skip("no directory here is on a file system whose read leases can be trusted")
+
+
+@pytest.fixture
+def tree(place: str) -> Tree:
+    """The tree below `place`."""
+    return Tree(place)
+
+
+@pytest.fixture
+def unprivileged() -> Callable[[], AbstractContextManager[None]]:
+    """A block in which this process has no privileges, also where the tests run as root."""
+
+    @contextmanager
+    def block() -> Iterator[None]:
+        if os.geteuid() != 0:
+            yield
+            return
+        os.seteuid(NOBODY)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+
+    return block
+
+
+def _leases_work(parent: str) -> bool:
+    with tempfile.NamedTemporaryFile(dir=parent) as file:
+        file.flush()
+        path = file.name
+        descriptor = os.open(path, os.O_RDONLY)
+        with owned(descriptor):
+            file.close()
+            return lease.ask(descriptor) is lease.Writers.NONE

@@ -1,0 +1,248 @@
+"""A container that is not all there is never called complete, and no file makes for unbounded work."""
+
+import os
+import random
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from tests.media import Media, encoding
+from watcher import containers
+from watcher.containers.reading import MAX_ELEMENTS
+from watcher.openat import owned
+
+KINDS = ("faststart", "plain", "fragmented", "mov", "webm", "mkv")
+
+
+@contextmanager
+def memory_file(content: bytes) -> Iterator[int]:
+    with owned(os.memfd_create("video")) as descriptor:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        yield descriptor
+
+
+def inspect(content: bytes, extension: str) -> str | None:
+    with memory_file(content) as descriptor:
+        return containers.inspect(descriptor, len(content), extension)
+
+
+def real(media: Media, kind: str) -> tuple[bytes, str]:
+    path = getattr(media, kind)
+    with open(path, "rb") as file:
+        return file.read(), os.path.splitext(path)[1]
+
+
+def box(kind: bytes, content: bytes = b"") -> bytes:
+    return (8 + len(content)).to_bytes(4, "big") + kind + content
+
+
+def long_box(kind: bytes, content: bytes = b"") -> bytes:
+    return (1).to_bytes(4, "big") + kind + (16 + len(content)).to_bytes(8, "big") + content
+
+
+def endless_box(kind: bytes, content: bytes = b"") -> bytes:
+    return bytes(4) + kind + content
+
+
+def element(identifier: str, content: bytes = b"", *, size_length: int = 8) -> bytes:
+    size = len(content) | 1 << 7 * size_length
+    return bytes.fromhex(identifier) + size.to_bytes(size_length, "big") + content
+
+
+FTYP, MOOV, MDAT = box(b"ftyp", b"isom"), box(b"moov", bytes(100)), box(b"mdat", bytes(1000))
+EBML, SEGMENT, VOID = (
+    element("1A45DFA3", bytes(20)),
+    element("18538067", bytes(1000)),
+    element("EC", bytes(9)),
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_ffmpeg_finished_is_complete(media: Media, kind: str) -> None:
+    content, extension = real(media, kind)
+    assert inspect(content, extension) is None
+    assert inspect(content, extension.upper()) is None
+
+
+def top_level_ends(content: bytes, extension: str) -> list[int]:
+    """Where boxes or elements begin and end, found by a reader of the test's own."""
+    if extension in {".webm", ".mkv"}:
+        segment = content.index(bytes.fromhex("18538067"))
+        return [0, segment, segment + 4, segment + 12, len(content)]
+    ends = [0]
+    while ends[-1] < len(content):
+        ends.append(ends[-1] + int.from_bytes(content[ends[-1] : ends[-1] + 4], "big"))
+    return ends
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "fragmented"])
+def test_what_was_cut_off_is_never_complete_wherever_the_cut_is(media: Media, kind: str) -> None:
+    content, extension = real(media, kind)
+    cuts = {end + by for end in top_level_ends(content, extension) for by in (-1, 0, 1)}
+    cuts |= set(random.Random(kind).choices(range(len(content)), k=200)) | set(range(64))
+    for cut in sorted(cut for cut in cuts if 0 <= cut < len(content)):
+        assert inspect(content[:cut], extension), f"cut at {cut}"
+    assert inspect(content + b"x", extension)
+
+
+def test_a_fragmented_file_cut_off_within_a_fragment_is_not_complete(media: Media) -> None:
+    content, extension = real(media, "fragmented")
+    ends = top_level_ends(content, extension)
+    assert len(ends) > 5
+    first_media = 4  # ftyp, moov, moof, mdat: from its end on, each fragment ends a file that plays
+    for cut in range(0, len(content), 7):
+        if cut < ends[first_media] or cut not in ends:
+            assert inspect(content[:cut], extension), f"cut at {cut}"
+
+
+@pytest.mark.parametrize(("name", "finding"), [("killed.mp4", "moov"), ("killed.mkv", "never closed")])
+def test_what_a_killed_ffmpeg_leaves_is_not_complete(place: str, name: str, finding: str) -> None:
+    path = f"{place}/{name}"
+    with encoding(path) as process:
+        process.kill()
+        process.wait()
+    with open(path, "rb") as file:
+        assert finding in (inspect(file.read(), os.path.splitext(name)[1]) or "")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        FTYP + MOOV + MDAT,
+        FTYP + MDAT + MOOV,
+        FTYP + MOOV + box(b"free") + MDAT + box(b"uuid", bytes(16)),
+        FTYP + MOOV + long_box(b"mdat", bytes(100)),
+        FTYP + MOOV + endless_box(b"mdat", bytes(100)),
+        FTYP + MOOV + box(b"\xa9xyz") + MDAT,
+    ],
+)
+def test_boxes_that_end_with_the_file_are_complete(content: bytes) -> None:
+    assert inspect(content, ".mp4") is None
+
+
+@pytest.mark.parametrize(
+    ("content", "finding"),
+    [
+        (FTYP + MDAT, "moov box .* is missing"),
+        (FTYP + MOOV, "mdat box .* is missing"),
+        (FTYP + box(b"free") + endless_box(b"mdat"), "moov box .* is missing"),
+        (FTYP + MOOV + MDAT[:-1], "breaks off in the mdat box at byte 120: 1 bytes are missing"),
+        (FTYP + MOOV + MDAT + b"\0" * 7, "breaks off in the box header"),
+        (FTYP + MOOV + MDAT + b"\0" * 8, "There is no box at byte"),
+        (FTYP + MOOV + bytes(1000), "There is no box at byte 120"),
+        (FTYP + endless_box(b"moov", bytes(100)) + MDAT, "moov box at byte 12 was never finished"),
+        (FTYP + (7).to_bytes(4, "big") + b"moov" + MDAT, "claims 7 bytes"),
+        (FTYP + MOOV + (1).to_bytes(4, "big") + b"mdat" + (15).to_bytes(8, "big"), "claims 15 bytes"),
+        (FTYP + MOOV + (1).to_bytes(4, "big") + b"mdat" + (0).to_bytes(8, "big"), "claims 0 bytes"),
+        (FTYP + MOOV + (1).to_bytes(4, "big") + b"mdat" + b"\xff" * 8, "bytes are missing"),
+        (FTYP + MOOV + (1).to_bytes(4, "big") + b"mdat" + b"\0" * 7, "1 bytes are missing"),
+        (b"\x7fELF" * 100, "There is no box|bytes are missing"),
+    ],
+)
+def test_each_way_to_be_no_complete_mp4_is_named(content: bytes, finding: str) -> None:
+    for extension in (".mp4", ".m4v", ".mov"):
+        assert re.search(finding, inspect(content, extension) or "complete")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        EBML + SEGMENT,
+        EBML + VOID + SEGMENT + VOID,
+        EBML + SEGMENT + EBML + SEGMENT,
+        EBML + element("18538067", bytes(100), size_length=1),
+        EBML + element("18538067", bytes(1), size_length=4),
+    ],
+)
+def test_elements_that_end_with_the_file_are_complete(content: bytes) -> None:
+    assert inspect(content, ".webm") is None
+
+
+@pytest.mark.parametrize(
+    ("content", "finding"),
+    [
+        (EBML, "segment .* is missing"),
+        (EBML + VOID, "segment .* is missing"),
+        (SEGMENT, "does not begin with an EBML header"),
+        (b"\x1a\x45\xdf", "does not begin with an EBML header"),
+        (EBML + SEGMENT[:-1], "breaks off in the element at byte 32: 1 bytes are missing"),
+        (EBML + SEGMENT + b"\0", "There is no element at byte"),
+        (EBML + SEGMENT + b"\x08\0\0\0\0\x81\0", "There is no element at byte"),
+        (EBML + bytes.fromhex("18538067 01FFFFFFFFFFFFFF") + bytes(1000), "never closed"),
+        (EBML + bytes.fromhex("18538067 FF") + bytes(1000), "never closed"),
+        (EBML + bytes.fromhex("18538067 00") + bytes(1000), "breaks off, or is damaged"),
+        (EBML + bytes.fromhex("18538067 010000"), "breaks off, or is damaged"),
+        (EBML + bytes.fromhex("18538067"), "breaks off, or is damaged"),
+        (EBML + bytes.fromhex("185380"), "breaks off, or is damaged"),
+    ],
+)
+def test_each_way_to_be_no_complete_matroska_is_named(content: bytes, finding: str) -> None:
+    for extension in (".webm", ".mkv"):
+        assert re.search(finding, inspect(content, extension) or "complete")
+
+
+@pytest.mark.parametrize("extension", [".mp4", ".mkv", ".avi", ".ts", ""])
+def test_an_empty_file_is_never_complete(extension: str) -> None:
+    assert inspect(b"", extension) == "The file is empty."
+
+
+@pytest.mark.parametrize("extension", [".avi", ".ts", ".MPG", ""])
+def test_a_kind_that_we_cannot_judge_is_not_judged(extension: str) -> None:
+    assert inspect(b"anything", extension) is None
+
+
+@pytest.mark.parametrize(
+    ("extension", "first", "tiny"),
+    [(".mp4", FTYP + MOOV + MDAT, box(b"free")), (".mkv", EBML + SEGMENT, bytes.fromhex("EC80"))],
+    ids=["mp4", "mkv"],
+)
+def test_a_file_of_nothing_but_tiny_parts_is_given_up(extension: str, first: bytes, tiny: bytes) -> None:
+    assert "no player expects" in (inspect(first + tiny * MAX_ELEMENTS, extension) or "complete")
+
+
+@given(
+    extension=st.sampled_from([".mp4", ".mkv"]),
+    beginning=st.sampled_from([b"", FTYP, FTYP + MOOV, EBML, EBML + SEGMENT]),
+    rest=st.binary(max_size=200),
+)
+def test_no_bytes_whatever_make_it_fail(extension: str, beginning: bytes, rest: bytes) -> None:
+    assert inspect(beginning + rest, extension) != ""
+
+
+@given(
+    boxes=st.lists(st.sampled_from([box(b"free"), long_box(b"skip", bytes(9)), MOOV, MDAT]), max_size=8),
+    position=st.integers(min_value=0, max_value=8),
+)
+@example(boxes=[], position=0)
+def test_an_mp4_is_complete_in_any_order_and_not_a_byte_shorter(boxes: list[bytes], position: int) -> None:
+    boxes.insert(position, MOOV)
+    content = FTYP + b"".join(boxes)
+    assert (inspect(content, ".mp4") is None) == (MDAT in boxes)
+    without_a_byte = content[:-1]
+    assert inspect(without_a_byte, ".mp4")
+
+
+def test_the_extension_counts_in_any_case() -> None:
+    assert inspect(FTYP, ".MP4")
+    assert inspect(EBML, ".WebM")
+
+
+def test_what_a_file_has_gained_since_its_size_was_taken_is_not_looked_at() -> None:
+    before = FTYP + MOOV + MDAT
+    with memory_file(before + MDAT) as descriptor:
+        assert containers.inspect(descriptor, len(before), ".mp4") is None
+        finding = containers.inspect(descriptor, len(before) + 4, ".mp4")
+    assert finding == f"It breaks off in the box header at byte {len(before)}."
+
+
+def test_a_file_that_shrinks_while_it_is_inspected_is_not_complete() -> None:
+    content = FTYP + MOOV + MDAT + MDAT
+    with memory_file(content) as descriptor:
+        os.ftruncate(descriptor, len(content) - len(MDAT))
+        assert containers.inspect(descriptor, len(content), ".mp4")

@@ -1,0 +1,194 @@
+"""Nothing that is not finished is ever called finished."""
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+
+import pytest
+
+from db import Identity
+from tests.media import Media, encoding
+from tests.peer import peer, writer
+from watcher import containers, lease
+from watcher.finished import (
+    Busy,
+    Examination,
+    Finished,
+    Missing,
+    Quiet,
+    Refused,
+    Sighting,
+    Unreadable,
+    examine,
+)
+from watcher.tree import RootUnavailableError, Tree, identity_of
+
+
+@pytest.fixture
+def video(place: str, media: Media) -> str:
+    """A complete video in the tree, called "a.mp4"."""
+    path = f"{place}/a.mp4"
+    with open(media.faststart, "rb") as source, open(path, "wb") as target:
+        target.write(source.read())
+    return path
+
+
+def identity(path: str) -> Identity:
+    return identity_of(os.stat(path))
+
+
+def look(
+    tree: Tree, *, name: str = "a.mp4", previous: Sighting | None = None, now: float = 100.0
+) -> Examination:
+    return examine(tree, name, previous=previous, now=now, settle_seconds=5.0)
+
+
+@pytest.fixture
+def no_leases(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file system of `place` becomes one whose leases prove nothing."""
+    monkeypatch.setattr(lease, "TRUSTED_FILE_SYSTEMS", frozenset())
+
+
+def test_a_complete_video_that_nobody_writes_is_finished_at_the_first_look(tree: Tree, video: str) -> None:
+    assert look(tree) == Finished(identity(video), None)
+
+
+def test_a_video_that_a_process_has_open_for_writing_is_busy_until_it_closes(tree: Tree, video: str) -> None:
+    with writer(video, os.O_WRONLY | os.O_APPEND) as process:
+        process.expect("opened")
+        assert look(tree) == Busy("Some process has it open for writing.")
+        process.go_on()
+        process.expect("closed")
+        assert isinstance(look(tree), Finished)
+
+
+_HOLD_A_WRITE_LEASE = """
+import fcntl, os, signal, sys
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+descriptor = os.open(sys.argv[1], os.O_RDWR)
+fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print("leased", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_file_that_a_file_server_holds_a_write_lease_on_is_busy(tree: Tree, video: str) -> None:
+    with peer(_HOLD_A_WRITE_LEASE, video) as process:
+        process.expect("leased")
+        assert isinstance(look(tree), Busy)
+
+
+def test_what_ffmpeg_is_writing_is_busy(tree: Tree, place: str) -> None:
+    with encoding(f"{place}/a.mp4"):
+        assert isinstance(look(tree), Busy)
+
+
+def test_a_truncated_video_is_finished_with_a_finding(tree: Tree, video: str) -> None:
+    os.truncate(video, os.path.getsize(video) - 1)
+    found = look(tree)
+    assert isinstance(found, Finished)
+    assert found.finding == f"It breaks off in the mdat box at byte {mdat(video)}: 1 bytes are missing."
+
+
+def mdat(path: str) -> int:
+    with open(path, "rb") as file:
+        return file.read().index(b"mdat") - 4
+
+
+def test_a_link_is_refused_and_a_missing_file_is_missing(tree: Tree, place: str, video: str) -> None:
+    os.symlink(video, f"{place}/link.mp4")
+    assert isinstance(look(tree, name="link.mp4"), Refused)
+    assert isinstance(look(tree, name="../a.mp4"), Refused)
+    assert look(tree, name="b.mp4") == Missing()
+
+
+def test_a_file_that_may_not_be_read_is_unreadable(
+    tree: Tree, video: str, unprivileged: Callable[[], AbstractContextManager[None]]
+) -> None:
+    os.chmod(video, 0)
+    with unprivileged():
+        found = look(tree)
+    assert isinstance(found, Unreadable)
+    assert "Permission denied" in found.reason
+
+
+def test_a_file_whose_content_cannot_be_read_is_unreadable(
+    tree: Tree, video: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken_disk(*_: int) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", broken_disk)
+    assert look(tree) == Unreadable("Reading it failed; the system says: Input/output error.")
+
+
+def test_a_root_that_is_gone_is_an_error_and_no_answer(place: str) -> None:
+    root = f"{place}/root"
+    os.mkdir(root)
+    tree = Tree(root)
+    os.rmdir(root)
+    with pytest.raises(RootUnavailableError):
+        look(tree)
+
+
+@pytest.mark.usefixtures("no_leases")
+def test_without_leases_a_file_is_finished_after_it_was_unchanged_for_the_quiet_window(
+    tree: Tree, video: str
+) -> None:
+    first = look(tree, now=100.0)
+    assert first == Quiet(Sighting(identity(video), 100.0), until=105.0)
+    assert isinstance(first, Quiet)
+    assert look(tree, previous=first.sighting, now=104.9) == first
+    assert look(tree, previous=first.sighting, now=105.0) == Finished(identity(video), None)
+
+
+@pytest.mark.usefixtures("no_leases")
+@pytest.mark.parametrize("what", ["size", "mtime", "inode"])
+def test_without_leases_any_change_begins_the_quiet_window_anew(tree: Tree, video: str, what: str) -> None:
+    sighting = Sighting(identity(video), 100.0)
+    match what:
+        case "size":
+            status = os.stat(video)
+            os.truncate(video, status.st_size + 1)
+            os.utime(video, ns=(status.st_atime_ns, status.st_mtime_ns))
+        case "mtime":
+            os.utime(video, ns=(1, 1))
+        case "inode":
+            os.rename(video, f"{video}.old")
+            with open(f"{video}.old", "rb") as old, open(video, "wb") as new:
+                new.write(old.read())
+            os.utime(video, ns=(sighting.identity.mtime_ns, sighting.identity.mtime_ns))
+    assert look(tree, previous=sighting, now=200.0) == Quiet(Sighting(identity(video), 200.0), until=205.0)
+
+
+@pytest.mark.usefixtures("no_leases")
+def test_without_leases_a_writer_that_is_seen_all_the_same_is_believed(tree: Tree, video: str) -> None:
+    sighting = Sighting(identity(video), 100.0)
+    with open(video, "ab"):
+        assert isinstance(look(tree, previous=sighting, now=200.0), Busy)
+
+
+def during_the_look(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
+    inspect = containers.inspect
+
+    def inspect_and_more(descriptor: int, size: int, extension: str) -> str | None:
+        finding = inspect(descriptor, size, extension)
+        happens()
+        return finding
+
+    monkeypatch.setattr(containers, "inspect", inspect_and_more)
+
+
+def test_a_file_that_grows_during_the_look_is_busy(
+    tree: Tree, video: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    during_the_look(monkeypatch, lambda: os.truncate(video, os.path.getsize(video) + 1))
+    assert isinstance(look(tree), Busy)
+
+
+def test_a_writer_that_comes_during_the_look_and_has_written_nothing_yet_is_seen(
+    tree: Tree, video: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as files:
+        during_the_look(monkeypatch, lambda: files.enter_context(open(video, "ab")))
+        assert isinstance(look(tree), Busy)

@@ -1,0 +1,142 @@
+"""A whole house on real parts, driven step by step: a directory, a ledger, an S3 server, and no threads."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+from db import State, Upload, migrate
+from tests.s3_server import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, S3Server
+from watcher.finished import examine
+from watcher.house import House, open_house
+from watcher.intake import Intake
+from watcher.runner import Work
+from watcher.settings import Settings
+
+VIDEO_ID = "0b8e3f60-9d5c-4c1a-8f8e-3b1f0a7d2c11"
+BUCKET = "videos-bucket"
+LEASE = timedelta(seconds=60)
+
+
+def settings_for(directory: str, s3_url: str, **changes: Any) -> Settings:
+    """Settings for a directory (``completed`` and ``state`` are made in it) and an S3 server."""
+    completed = os.path.join(directory, "completed")
+    os.makedirs(completed, exist_ok=True)
+    values: dict[str, Any] = {
+        "COMPLETED_DIR": completed,
+        "DATABASE_URL": f"sqlite://{directory}/state/ledger.sqlite3",
+        "AWS_ACCESS_KEY_ID": ACCESS_KEY_ID,
+        "AWS_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY,
+        "AWS_REGION": REGION,
+        "AWS_S3_BUCKET": BUCKET,
+        "AWS_ENDPOINT_URL": s3_url,
+        "INSTANCE_ID": "test",
+        "RELEASE_AFTER_SECONDS": 0,
+        "METRICS_ADDRESS": "",
+    }
+    return Settings(**values | changes)
+
+
+@dataclass
+class Workshop:
+    """The house and what a test does with it."""
+
+    house: House
+    server: S3Server
+    stop_requested: bool = False
+    waited: list[float] = field(default_factory=list)
+    while_waiting: Callable[[], None] = lambda: None
+
+    @property
+    def intake(self) -> Intake:
+        """The house's intake."""
+        return self.house.intake
+
+    def absolute(self, path: str) -> str:
+        """Where a path relative to the watched directory is."""
+        return os.path.join(self.house.tree.root, path)
+
+    def write(self, path: str, content: bytes) -> str:
+        """Write a file (with its directories) below the watched directory; returns `path`."""
+        os.makedirs(os.path.dirname(self.absolute(path)), exist_ok=True)
+        with open(self.absolute(path), "wb") as file:
+            file.write(content)
+        return path
+
+    def settle(self, path: str) -> Upload | None:
+        """Examine a path once and take what was found; returns the row that speaks for it."""
+        found = examine(self.house.tree, path, previous=None, now=time.monotonic(), settle_seconds=0)
+        self.intake.take(path, found)
+        return self.house.ledger.current(path)
+
+    def put(self, path: str, content: bytes) -> Upload:
+        """Write a file and settle it."""
+        row = self.settle(self.write(path, content))
+        assert row is not None
+        return row
+
+    def step(self, state: State, limit: int = 64) -> list[Upload]:
+        """Claim what is due in a state and run its stage on it, in this thread; returns the rows after it."""
+        runner = self.house.runners[state]
+        rows = self.house.ledger.claim(
+            state, limit, lease=LEASE, horizon=runner.stage.horizon, claimed_by="test"
+        )
+        runner.stage.advance(
+            rows,
+            Work(
+                guard=runner.guard,
+                stopped=lambda: self.stop_requested,
+                beat=lambda: None,
+                wait=self._wait,
+            ),
+        )
+        return self.house.ledger.uploads(ids=[row.id for row in rows])
+
+    def finish(self, path: str) -> Upload:
+        """Take a path's row as far as it goes without waiting; returns it."""
+        for state in (State.PENDING, State.VERIFIED, State.PUBLISHED):
+            self.step(state)
+        return self.row(path)
+
+    def row(self, path: str) -> Upload:
+        """The newest row of a path."""
+        row = self.house.ledger.current(path)
+        assert row is not None
+        return row
+
+    def events(self, path: str) -> list[str]:
+        """The names of the events in the story of a path's newest row."""
+        return [event.event for event in self.house.ledger.events(self.row(path).id)]
+
+    def object(self, upload: Upload) -> bytes | None:
+        """The object of a row, as S3 has it; None if there is none."""
+        client = self.server.client()
+        listed = client.list_objects_v2(Bucket=BUCKET, Prefix=upload.object_key).get("Contents", [])
+        if upload.object_key not in [entry.get("Key") for entry in listed]:
+            return None
+        return client.get_object(Bucket=BUCKET, Key=upload.object_key)["Body"].read()
+
+    def catalog_urls(self, video_id: str = VIDEO_ID) -> list[str]:
+        """The URLs that players are given for a video, by host-less path for public ones."""
+        rows = self.house.services.catalog.rows(video_id)
+        return [row.url if row.url.startswith("file:") else urlsplit(row.url).path for row in rows]
+
+    def _wait(self, seconds: float) -> bool:
+        self.waited.append(seconds)
+        self.while_waiting()
+        return self.stop_requested
+
+
+@contextmanager
+def open_workshop(settings: Settings, server: S3Server) -> Iterator[Workshop]:
+    """A workshop with an up-to-date ledger."""
+    with open_house(settings) as house:
+        migrate(house.database)
+        with house.database.session():
+            yield Workshop(house, server)

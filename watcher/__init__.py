@@ -1,0 +1,1 @@
+"""Sees files, decides, drives. The only package that knows `storage` and `db`."""

@@ -1,0 +1,142 @@
+"""`video-uploader explain`: everything known about a file, why it is where it is, and what comes next."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from db import Ledger, Upload
+from watcher.cli.common import CommandError, daemon_is_running, invocation, open_ledger, say
+from watcher.cli.show import paused_stages
+from watcher.examining import describe
+from watcher.house import make_catalog, path_template
+from watcher.openat import TreeError
+from watcher.outlook import outlook
+from watcher.settings import Settings
+from watcher.template import Ignored, PathTemplate
+from watcher.terminal import human_size, human_time
+from watcher.tree import FoundFile, Tree
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """What is explained, and with what."""
+
+    settings: Settings
+    ledger: Ledger
+    template: PathTemplate
+    tree: Tree | None
+
+    def file(self, path: str) -> None:
+        """Tell a path's whole story: the disk, the ledger row by row, what comes next."""
+        say(path)
+        say(f"  On disk: {self._on_disk(path)}")
+        uploads = self.ledger.uploads(path=path) if _is_text(path) else []
+        if not uploads:
+            say("  Ledger: nothing is recorded for it.")
+        for upload in uploads:
+            self._upload(upload)
+
+    def catalog(self, video_id: str) -> None:
+        """Tell what players are given for a video."""
+        for row in make_catalog(self.settings, self.ledger.database).rows(video_id):
+            say(f"Catalog row {row.id}: {row.quality} {row.status}, url {row.url}")
+
+    def _on_disk(self, path: str) -> str:
+        classified = self.template.classify(path)
+        if isinstance(classified, Ignored):
+            return f"It is ignored: {classified.reason}."
+        if self.tree is None:
+            return "The watched directory cannot be looked into now."
+        try:
+            return describe(self.tree, path)
+        except TreeError as exc:
+            return f"Unknown: {exc}"
+
+    def _upload(self, upload: Upload) -> None:
+        say(
+            f"  Upload {upload.id}: {upload.state}, {upload.quality}, {human_size(upload.size)}, "
+            f"as {upload.object_key}"
+        )
+        if upload.url:
+            say(f"    URL: {upload.url}")
+        if upload.verified_at:
+            proof = upload.checksum if upload.confirmed_by == "checksum" else upload.etag
+            say(f"    Confirmed {human_time(upload.verified_at)} by {upload.confirmed_by} {proof}")
+        for event in self.ledger.events(upload.id):
+            say(f"    {human_time(event.at)} {event.event}" + (f": {event.detail}" if event.detail else ""))
+        if upload.last_error:
+            say(f"    Why: {upload.last_error}")
+        report = self.ledger.instance_report()
+        following = outlook(
+            upload,
+            now=self.ledger.now(),
+            is_running=daemon_is_running(self.settings),
+            paused=paused_stages(report),
+            keep_local=self.settings.keep_local,
+        )
+        say(f"    Next: {following}")
+
+
+def explain(
+    context: typer.Context,
+    subject: Annotated[str, typer.Argument(metavar="PATH_OR_VIDEO_ID", help="A file, or a video's UUID.")],
+) -> None:
+    """Everything known about a file, or about all files of a video, in the order it happened."""
+    settings = invocation(context).settings()
+    with open_ledger(settings, read_only=True) as ledger:
+        known = _Subject(settings, ledger, path_template(settings), _tree(settings))
+        try:
+            video_id = str(UUID(subject))
+        except ValueError:
+            path = _relative(settings, subject)
+            known.file(path)
+            classified = known.template.classify(path)
+            if not isinstance(classified, Ignored):
+                known.catalog(classified.video_id)
+            return
+        paths = sorted(set(_paths_of(known, video_id)))
+        for path in paths:
+            known.file(path)
+        known.catalog(video_id)
+        if not paths:
+            raise CommandError(f"Nothing is known about video {video_id}, and it has no directory.")
+
+
+def _is_text(path: str) -> bool:
+    """Whether a database can hold the path: a name of undecodable bytes is never recorded."""
+    return path.isascii() or not any("\ud800" <= character <= "\udfff" for character in path)
+
+
+def _tree(settings: Settings) -> Tree | None:
+    try:
+        return Tree(settings.completed_dir)
+    except TreeError:
+        return None
+
+
+def _relative(settings: Settings, path: str) -> str:
+    """The path below the watched directory; one that is not absolute is taken to be that already."""
+    if not os.path.isabs(path):
+        return os.path.normpath(path)
+    parent = os.path.realpath(os.path.dirname(path))
+    relative = os.path.relpath(
+        os.path.join(parent, os.path.basename(path)), os.path.realpath(settings.completed_dir)
+    )
+    if relative.startswith(".."):
+        raise CommandError(f"{path} is not below COMPLETED_DIR, {settings.completed_dir}.")
+    return relative
+
+
+def _paths_of(known: _Subject, video_id: str) -> Iterator[str]:
+    for upload in known.ledger.iter_uploads(video_id=video_id):
+        yield upload.path
+    if known.tree is not None:
+        for entry in known.tree.walk(video_id):
+            if isinstance(entry, FoundFile):
+                yield entry.path

@@ -1,0 +1,60 @@
+"""`video-uploader retry`: by hand, and it says what it did."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from db import Ledger, State, Upload
+from watcher.cli.common import MISUSED, CommandError, invocation, open_ledger, say
+
+RETRIABLE = (State.REJECTED, State.FAILED, State.GONE, State.PENDING, State.VERIFIED, State.PUBLISHED)
+
+
+def retry(
+    context: typer.Context,
+    ids: Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="Numbers from `list`.", min=1, max=2**63 - 1)] = None,
+    state: Annotated[State | None, typer.Option(help="Every upload in this state.")] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every upload that stopped or waits after an error.")
+    ] = False,
+) -> None:
+    """Try uploads again now: stopped ones become pending, ones that wait after an error are due at once."""
+    if bool(ids) + (state is not None) + everything != 1:
+        raise CommandError("Say which: numbers, or --state STATE, or --all.", MISUSED)
+    if state is not None and state not in RETRIABLE:
+        raise CommandError(f"An upload that is {state} has ended; there is nothing to retry.", MISUSED)
+    with open_ledger(invocation(context).settings(), read_only=False) as ledger:
+        chosen = ledger.uploads(ids=ids) if ids else _of_states(ledger, (state,) if state else RETRIABLE)
+        unknown = sorted(set(ids or ()) - {upload.id for upload in chosen})
+        _retry(ledger, chosen)
+    if unknown:
+        numbers = ", ".join(map(str, unknown))
+        raise CommandError(f"There is no upload {numbers} in this instance; `list` shows those there are.")
+
+
+def _of_states(ledger: Ledger, states: tuple[State, ...]) -> list[Upload]:
+    return [
+        upload
+        for state in states
+        for upload in ledger.iter_uploads(state=state)
+        if upload.state.is_stopped or upload.last_error
+    ]
+
+
+def _retry(ledger: Ledger, chosen: list[Upload]) -> None:
+    reopened = [upload for upload in chosen if upload.state.is_stopped]
+    for upload in reopened:
+        ledger.reopen(upload.id, reason="retried by hand")
+        say(f"{upload.id} {upload.path}: was {upload.state}, is pending again")
+    waiting = [upload.id for upload in chosen if upload.state.is_open]
+    hurried = ledger.hurry(waiting) if waiting else 0
+    ended = [upload for upload in chosen if not upload.state.is_stopped and not upload.state.is_open]
+    for upload in ended:
+        say(f"{upload.id} {upload.path}: is {upload.state}, nothing to retry")
+    say(
+        f"{len(reopened)} pending again, {hurried} due now instead of later, "
+        f"{len(chosen) - len(reopened) - hurried} left as they were. "
+        "A running daemon takes them up within half a minute."
+    )

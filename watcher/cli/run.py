@@ -1,0 +1,113 @@
+"""`video-uploader run`: the daemon in the foreground, one pass, or only the plan of one."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from db import migrate
+from watcher import instance_lock, lease
+from watcher.cli.common import (
+    FINE,
+    MISUSED,
+    UNDONE,
+    CommandError,
+    Invocation,
+    complain,
+    daemon_lock,
+    invocation,
+    say,
+)
+from watcher.daemon import Daemon
+from watcher.dry_run import Planner, count_actions, reading_ledger
+from watcher.house import House, open_house
+from watcher.logs import configure_logging
+from watcher.notify import Notifier
+from watcher.once import OnceRun
+from watcher.settings import Settings
+
+LINES_SHOWN = 20
+
+
+def run(
+    context: typer.Context,
+    once: Annotated[bool, typer.Option("--once", help="Everything that is there now, then exit.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --once: say what would be done and why, and do nothing.")
+    ] = False,
+) -> None:
+    """Watch the directory and upload what is finished, until told to stop."""
+    if dry_run and not once:
+        raise CommandError("--dry-run goes with --once.", MISUSED)
+    called = invocation(context)
+    settings = called.settings()
+    configure_logging(settings.log_level, settings.log_format)
+    lease.ignore_sigio()
+    if dry_run:
+        _print_plan(settings)
+        return
+    with (
+        _caught_signals() as signals,
+        instance_lock.held(daemon_lock(settings)),
+        open_house(settings) as house,
+    ):
+        migrate(house.database)
+        with house.database.session():
+            if once:
+                _run_once(house, signals)
+            else:
+                _run_daemon(house, called, signals)
+
+
+def _run_daemon(house: House, called: Invocation, signals: queue.SimpleQueue[int]) -> None:
+    daemon = Daemon(
+        house,
+        notifier=Notifier.from_environment(),
+        signals=signals,
+        reload_settings=called.settings,
+    )
+    if not daemon.run():
+        # A thread that is stuck in the network would keep the interpreter from ending; nothing is lost by it.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(FINE)
+
+
+def _run_once(house: House, signals: queue.SimpleQueue[int]) -> None:
+    undone = OnceRun(house, signals=signals).run()
+    for line in undone[:LINES_SHOWN]:
+        complain(f"video-uploader: {line}")
+    if len(undone) > LINES_SHOWN:
+        complain(f"video-uploader: … and {len(undone) - LINES_SHOWN} more; `video-uploader status` tells.")
+    if undone:
+        raise typer.Exit(UNDONE)
+
+
+def _print_plan(settings: Settings) -> None:
+    tally: Counter[str] = Counter()
+    with reading_ledger(settings) as ledger:
+        for plan in count_actions(Planner(settings, ledger).plans(), tally):
+            say(f"{plan.action:8}{plan.path}: {plan.reason}")
+    counted = ", ".join(f"{number} to {action}" for action, number in sorted(tally.items()))
+    say(f"Nothing was done. {counted or 'There is no file.'}")
+
+
+@contextmanager
+def _caught_signals() -> Iterator[queue.SimpleQueue[int]]:
+    """What SIGTERM, SIGINT and SIGHUP put into a queue instead of ending the process."""
+    signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = {number: signal.signal(number, lambda caught, _frame: signals.put(caught)) for number in numbers}
+    try:
+        yield signals
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,149 @@
+"""`video-uploader status`, `list` and `config`: what there is, while the daemon runs and when it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from db import InstanceReport, Ledger, State, Upload
+from watcher.cli.common import (
+    MISUSED,
+    CommandError,
+    daemon_is_running,
+    invocation,
+    open_ledger,
+    print_json,
+    print_json_array,
+    print_table,
+    say,
+)
+from watcher.settings import Settings
+from watcher.settings_report import report_settings
+from watcher.terminal import human_duration, human_size, human_time
+
+ERRORS_SHOWN = 5
+
+_LINE = "{:>8}  {:10}  {:8}  {:>10}  {:>5}  {:20}  {}"
+
+AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+
+
+def status(context: typer.Context, as_json: AsJson = False) -> None:
+    """How it goes: the daemon, counts by state, what waits longest, the last errors."""
+    settings = invocation(context).settings()
+    with open_ledger(settings, read_only=True) as ledger:
+        summary = _summary(settings, ledger)
+        if as_json:
+            print_json(summary)
+        else:
+            _print_status(settings, ledger)
+
+
+def _summary(settings: Settings, ledger: Ledger) -> dict[str, object]:
+    report = ledger.instance_report()
+    oldest = ledger.oldest_pending()
+    return {
+        "instance": ledger.instance,
+        "directory": settings.completed_dir,
+        "running": daemon_is_running(settings),
+        "heartbeat_at": report.heartbeat_at.isoformat().replace("+00:00", "Z") if report else None,
+        "report": report.report if report else None,
+        "counts": {state.value: number for state, number in ledger.counts().items()},
+        "oldest_pending": oldest.as_dict() if oldest else None,
+        "last_errors": [upload.as_dict() for upload in ledger.last_errors(ERRORS_SHOWN)],
+    }
+
+
+def _print_status(settings: Settings, ledger: Ledger) -> None:
+    now = ledger.now()
+    report = ledger.instance_report()
+    is_running = daemon_is_running(settings)
+    words = _daemon_words(report, is_running, ledger)
+    say(f"Instance {ledger.instance} on {settings.completed_dir}: {words}")
+    for line in report_lines(report) if is_running else ():
+        say(f"  {line}")
+    print_table(["STATE", "UPLOADS"], [[state, str(number)] for state, number in ledger.counts().items()])
+    if oldest := ledger.oldest_pending():
+        waited = human_duration(now - oldest.discovered_at)
+        say(f"Oldest pending: {oldest.path}, for {waited} (id {oldest.id})")
+    if errors := ledger.last_errors(ERRORS_SHOWN):
+        say("Last errors:")
+        for upload in errors:
+            say(f"  {upload.id} {upload.path} ({upload.state}): {upload.last_error}")
+
+
+def _daemon_words(report: InstanceReport | None, is_running: bool, ledger: Ledger) -> str:
+    if report is None:
+        return "the daemon is running." if is_running else "the daemon has never run."
+    ago = human_duration(ledger.now() - report.heartbeat_at)
+    if is_running:
+        return f"the daemon is running (process {report.pid}, heartbeat {ago} ago)."
+    return f"the daemon is not running (last heartbeat {ago} ago)."
+
+
+def report_lines(report: InstanceReport | None) -> list[str]:
+    """What a running daemon last said about itself, in words."""
+    if report is None:
+        return []
+    lines = [f"{name} paused: {reason}" for name, reason in paused_stages(report).items()]
+    if settling := report.report.get("settling"):
+        lines.append(f"{settling} files are not known to be finished yet")
+    return lines
+
+
+def paused_stages(report: InstanceReport | None) -> Mapping[str, str]:
+    """The paused parts of the daemon by name, with their reasons."""
+    paused = report.report.get("paused") if report else None
+    return {str(name): str(reason) for name, reason in paused.items()} if isinstance(paused, Mapping) else {}
+
+
+def list_uploads(
+    context: typer.Context,
+    state: Annotated[State | None, typer.Option(help="Only uploads in this state.")] = None,
+    video: Annotated[str | None, typer.Option(metavar="UUID", help="Only uploads of this video.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The uploads, oldest first."""
+    video_id = _canonical(video)
+    with open_ledger(invocation(context).settings(), read_only=True) as ledger:
+        uploads = ledger.iter_uploads(state=state, video_id=video_id)
+        if as_json:
+            print_json_array(upload.as_dict() for upload in uploads)
+            return
+        print(_LINE.format("ID", "STATE", "QUALITY", "SIZE", "SENT", "CHANGED", "PATH"))
+        for upload in uploads:
+            say(_LINE.format(*_row(upload)))
+
+
+def _canonical(video: str | None) -> str | None:
+    try:
+        return None if video is None else str(UUID(video))
+    except ValueError as exc:
+        raise CommandError(f"{video} is not a UUID; --video takes a video's id.", MISUSED) from exc
+
+
+def _row(upload: Upload) -> list[str]:
+    done = upload.state in {State.VERIFIED, State.PUBLISHED, State.RELEASED}
+    sent = upload.size if done else upload.bytes_sent
+    return [
+        str(upload.id),
+        upload.state,
+        upload.quality,
+        human_size(upload.size),
+        f"{100 * sent // upload.size if upload.size else 100 * done} %",
+        human_time(upload.changed_at),
+        upload.path,
+    ]
+
+
+def config(context: typer.Context, as_json: AsJson = False) -> None:
+    """Every setting, secrets masked, and where its value came from."""
+    called = invocation(context)
+    reports = report_settings(called.settings(), called.env_file)
+    if as_json:
+        print_json({report.name: {"value": report.value, "source": report.source} for report in reports})
+    else:
+        print_table(["NAME", "VALUE", "FROM"], [[r.name, r.value, r.source] for r in reports])

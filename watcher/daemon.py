@@ -1,0 +1,279 @@
+"""The daemon: everything started in the right order, kept running, and stopped within seconds."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Mapping
+from signal import SIGHUP
+
+import structlog
+
+from db import JSON, DatabaseError, State
+from watcher.asides import repair_asides
+from watcher.house import House, path_template
+from watcher.logs import configure_logging
+from watcher.metrics import MetricsServer
+from watcher.notify import Notifier
+from watcher.observer import TreeObserver
+from watcher.openat import RootUnavailableError
+from watcher.pruning import prune_directories
+from watcher.scanner import ScanReport
+from watcher.settings import Settings, SettingsError
+
+log = structlog.get_logger()
+
+HEARTBEAT_SECONDS = 5.0
+"""How often the daemon tells the ledger and systemd how it is."""
+
+STOP_SECONDS = 8.0
+"""How long what is under way may take to end after a signal to stop."""
+
+LOOK_AROUND = 0
+"""In the queue of signals: no signal, but something changed that everybody should be told at once."""
+
+RELOADABLE = frozenset(
+    {"release_after_seconds", "keep_local", "rescan_seconds", "prune_directories_after_days", "log_level"}
+)
+"""The settings that SIGHUP changes; the others need a restart."""
+
+
+class Daemon:
+    """Runs a house until a signal says stop.
+
+    `signals` gives the numbers of the signals that arrive: SIGHUP reloads, any other one stops.
+    """
+
+    def __init__(
+        self,
+        house: House,
+        *,
+        notifier: Notifier,
+        signals: queue.SimpleQueue[int],
+        reload_settings: Callable[[], Settings],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._house = house
+        self._settings = house.settings
+        self._notifier = notifier
+        self._signals = signals
+        self._reload_settings = reload_settings
+        self._clock = clock
+        self._metrics_server = MetricsServer(house.metrics, house.settings.metrics_address)
+        self._observer = TreeObserver(
+            house.tree.root,
+            notice_file=house.settler.notice,
+            notice_directory=house.rescan.request,
+            lost_events=house.rescan.request_after_lost_events,
+        )
+        self._observer_trouble = ""
+        self._stalls: list[str] = []
+        self._first_scan_succeeded = False
+        self._is_ready = False
+
+    def run(self) -> bool:
+        """Work until told to stop. Returns whether everything came to an end in time.
+
+        Raises `db.DatabaseError` if the ledger cannot be used at the start.
+        """
+        self._start()
+        try:
+            self._mind()
+        finally:
+            ended = self._stop()
+        return ended
+
+    def _start(self) -> None:
+        house = self._house
+        freed = house.ledger.unclaim_all()
+        house.ledger.reschedule_published(house.policy.retention)
+        log.info(
+            "daemon_started", instance=house.ledger.instance, directory=house.tree.root, freed_claims=freed
+        )
+        house.metrics.watch(
+            counts=self._counts,
+            settling=lambda: len(house.settler),
+            paused=lambda: {
+                runner.stage.name: runner.pause.problem is not None for runner in house.runners.values()
+            },
+        )
+        self._metrics_server.start()
+        house.rescan.on_full_scan(self._after_full_scan)
+        for runner in house.runners.values():
+            runner.pause.on_change(lambda: self._signals.put(LOOK_AROUND))
+        self._mind_observer()
+        house.liveness.add_check(
+            "observer", lambda: self._observer.is_alive() or bool(self._observer_trouble)
+        )
+        house.settler.start()
+        for state in (State.PENDING, State.VERIFIED):
+            house.runners[state].start()
+        house.rescan.start()
+        self._notifier.status("First scan of the directory")
+
+    def _counts(self) -> Mapping[str, int]:
+        """For the thread of a scrape; without the database there are no numbers."""
+        try:
+            with self._house.database.session():
+                return {state.value: number for state, number in self._house.ledger.counts().items()}
+        except DatabaseError as exc:
+            log.debug("counts_unavailable", reason=str(exc))
+            return {}
+
+    def _after_full_scan(self, report: ScanReport) -> None:
+        """Runs in the scan's thread. Releases begin only when what an earlier life left aside is repaired."""
+        house = self._house
+        if not self._first_scan_succeeded:
+            repair_asides(house.tree, house.ledger, report.asides)
+            house.runners[State.PUBLISHED].start()
+            self._first_scan_succeeded = True
+            self._signals.put(LOOK_AROUND)
+        if house.policy.prune_after is not None:
+            template = path_template(house.settings)
+            prune_directories(
+                house.tree, house.policy.prune_after, ignores=lambda path: template.ignores(path) is not None
+            )
+
+    def _mind(self) -> None:
+        """Wait for signals, and in between tell everybody how it goes."""
+        interval = min(HEARTBEAT_SECONDS, self._notifier.watchdog_interval or HEARTBEAT_SECONDS)
+        while True:
+            self._tell()
+            number = self._next_signal(self._clock() + interval)
+            if number == SIGHUP:
+                self._reload()
+            elif number:
+                log.info("stop_requested", signal=number)
+                return
+
+    def _next_signal(self, deadline: float) -> int:
+        """The next signal, or LOOK_AROUND at the deadline."""
+        try:
+            return self._signals.get(timeout=max(0.0, deadline - self._clock()))
+        except queue.Empty:
+            return LOOK_AROUND
+
+    def _tell(self) -> None:
+        """Readiness, status and watchdog for systemd; a heartbeat for the ledger."""
+        self._mind_observer()
+        status = self._status_words()
+        if not self._is_ready and self._first_scan_succeeded:
+            self._is_ready = True
+            log.info("daemon_ready")
+            self._notifier.ready(status)
+        else:
+            self._notifier.status(status)
+        stalls = self._house.liveness.stalled()
+        if stalls and stalls != self._stalls:
+            log.error("daemon_stalled", stalls=stalls)
+        self._stalls = stalls
+        if not stalls:
+            self._notifier.watchdog()
+        self._heartbeat("running" if self._is_ready else "starting")
+
+    def _heartbeat(self, phase: str) -> None:
+        try:
+            self._house.ledger.heartbeat(self._report(phase))
+        except DatabaseError as exc:
+            log.debug("heartbeat_unrecorded", reason=str(exc))
+
+    def _report(self, phase: str) -> Mapping[str, JSON]:
+        house = self._house
+        return {
+            "phase": phase,
+            "paused": self._troubles(),
+            "settling": len(house.settler),
+            "waiting_for_writers": house.settler.waiting_for_writers()[:20],
+            "busy": {runner.stage.name: runner.busy for runner in house.runners.values()},
+            "stalls": self._stalls,
+        }
+
+    def _troubles(self) -> dict[str, str]:
+        """What keeps which part of the daemon from working, in sentences."""
+        house = self._house
+        problems = {runner.stage.name: runner.pause.problem for runner in house.runners.values()}
+        problems |= {"settle": house.settler.problem, "scan": house.rescan.problem}
+        troubles = {name: problem.sentence for name, problem in problems.items() if problem is not None}
+        if self._observer_trouble:
+            troubles["observer"] = self._observer_trouble
+        return troubles
+
+    def _status_words(self) -> str:
+        house = self._house
+        if troubles := self._troubles():
+            return "; ".join(f"{name} paused: {sentence}" for name, sentence in troubles.items())
+        busy = [f"{runner.busy} in {runner.stage.name}" for runner in house.runners.values() if runner.busy]
+        if settling := len(house.settler):
+            busy.append(f"{settling} settling")
+        if not self._is_ready:
+            busy.append("first scan")
+        return ", ".join(busy) or "Waiting for videos"
+
+    def _mind_observer(self) -> None:
+        """Start the observer, also again after it lost its directory; without it the scans have to do."""
+        if self._observer.is_alive():
+            return
+        self._observer.stop()
+        was_in_trouble = self._observer_trouble
+        try:
+            self._house.tree.check_root()
+            self._observer.start()
+        except (OSError, RootUnavailableError) as exc:
+            self._observer_trouble = f"The directory cannot be watched: {exc}"
+            if not was_in_trouble:
+                log.error(
+                    "observer_unavailable",
+                    reason=str(exc),
+                    hint="New files are found by the scans alone; if watches ran out, raise "
+                    "fs.inotify.max_user_watches.",
+                )
+            return
+        self._observer_trouble = ""
+        if was_in_trouble or self._is_ready:
+            log.warning("observer_restarted")
+            self._house.rescan.request("")
+
+    def _reload(self) -> None:
+        self._notifier.reloading()
+        try:
+            fresh = self._reload_settings()
+        except SettingsError as exc:
+            log.error("reload_refused", problems=exc.problems)
+        else:
+            self._follow(fresh)
+        self._house.rescan.request("")
+        self._notifier.ready(self._status_words())
+
+    def _follow(self, fresh: Settings) -> None:
+        house = self._house
+        changed = {
+            field.upper(): field
+            for field in Settings.model_fields
+            if getattr(fresh, field) != getattr(self._settings, field)
+        }
+        if later := sorted(name for name, field in changed.items() if field not in RELOADABLE):
+            log.warning("restart_needed", settings=later)
+        house.policy.follow(fresh)
+        configure_logging(fresh.log_level, house.settings.log_format)
+        try:
+            house.ledger.reschedule_published(house.policy.retention)
+        except DatabaseError as exc:
+            log.warning("retention_not_rescheduled", reason=str(exc))
+        house.services.wake(State.PUBLISHED)
+        self._settings = fresh
+        log.info("settings_reloaded", changed=sorted(changed.keys() - set(later)))
+
+    def _stop(self) -> bool:
+        deadline = self._clock() + STOP_SECONDS
+        house = self._house
+        self._notifier.stopping("Stopping: what is under way goes on at the next start")
+        for runner in house.runners.values():
+            runner.request_stop()
+        self._observer.stop()
+        house.rescan.stop()
+        house.settler.stop()
+        ended = [runner.join(max(0.1, deadline - self._clock())) for runner in house.runners.values()]
+        self._metrics_server.stop()
+        self._heartbeat("stopped")
+        log.info("daemon_stopped", in_time=all(ended))
+        return all(ended)

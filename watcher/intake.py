@@ -1,0 +1,164 @@
+"""From a finished file to a ledger row: it is new, or known, or known content under a new identity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import structlog
+
+from db import Identity, State, Upload
+from storage import KeyTooLongError, Source, StorageError
+from watcher.finished import Busy, Examination, Finished, Missing, Refused, Unreadable
+from watcher.logs import RepeatFilter
+from watcher.openat import FileMissingError, NotOursError, UnreadableError, owned
+from watcher.problems import INCOMPLETE, LOCAL_CHANGED, MENDABLE_CODES, NOT_OURS, UNREADABLE
+from watcher.services import Services
+from watcher.template import Ignored, PathTemplate, Rendition
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a row ends before anything was sent."""
+
+    state: State
+    code: str
+    reason: str
+
+
+class Intake:
+    """Takes what the settler found and brings the ledger up to it; every method is safe to repeat."""
+
+    def __init__(self, services: Services, template: PathTemplate) -> None:
+        self._tree = services.tree
+        self._database = services.database
+        self._ledger = services.ledger
+        self._catalog = services.catalog
+        self._naming = services.naming
+        self._wake = services.wake
+        self._template = template
+        self._refusals = RepeatFilter()
+
+    def take(self, path: str, examination: Examination) -> None:
+        """Act on a finding about a path. Raises `db.DatabaseError` and `RootUnavailableError`."""
+        rendition = self._template.classify(path)
+        if isinstance(rendition, Ignored):
+            return
+        context = {"video_id": rendition.video_id, "quality": rendition.quality, "path": path}
+        match examination:
+            case Finished(identity, finding):
+                self._take_finished(path, rendition, identity, finding)
+            case Busy(reason):
+                log.debug("file_busy", reason=reason, **context)
+            case Refused(reason):
+                if self._refusals.is_news(path, reason):
+                    log.warning("file_refused", reason=reason, **context)
+                self._fail_waiting(path, NOT_OURS, reason)
+            case Unreadable(reason):
+                self._take_unreadable(path, rendition, reason)
+            case Missing():
+                log.debug("file_vanished", **context)
+
+    def reconsider_missing(self, upload: Upload) -> None:
+        """Have the first stage look at a row whose file is not there; it decides whether that is `gone`."""
+        if upload.state.is_stopped:
+            self._ledger.reopen(upload.id, reason="the local file is no longer there")
+        self._wake(State.PENDING)
+
+    def _take_finished(
+        self, path: str, rendition: Rendition, identity: Identity, finding: str | None
+    ) -> None:
+        known = self._ledger.current(path)
+        if known is not None and known.state.is_live:
+            if known.identity == identity:
+                self._take_unchanged(known)
+                return
+            if self._has_same_content(known, identity):
+                refreshed = self._ledger.adopt_identity(known, identity)
+                self._take_unchanged(refreshed)
+                return
+        self._take_new(path, rendition, identity, finding)
+
+    def _take_unchanged(self, known: Upload) -> None:
+        """The file is there and readable, so a row that ended for want of that goes on."""
+        if known.state is State.GONE or (known.state is State.FAILED and known.error_code in MENDABLE_CODES):
+            self._ledger.reopen(known.id, reason="the file is there and can be read")
+        elif known.error_code == LOCAL_CHANGED:
+            self._ledger.hurry([known.id])
+        self._wake(known.state)
+
+    def _has_same_content(self, known: Upload, identity: Identity) -> bool:
+        """Whether only the identity is new; a row without a checksum has made no claim about its content."""
+        if known.size != identity.size:
+            return False
+        if known.checksum is None:
+            return known.state is State.PENDING
+        try:
+            with owned(self._tree.open(known.path)) as fd:
+                return Source(fd).checksum() == known.checksum
+        except (FileMissingError, NotOursError, UnreadableError, StorageError):
+            # The next look finds out; until then it is taken for new content, which loses nothing.
+            return False
+
+    def _take_new(self, path: str, rendition: Rendition, identity: Identity, finding: str | None) -> None:
+        ending = None if finding is None else Ending(State.REJECTED, INCOMPLETE, finding)
+        self._record_new(path, rendition, identity, ending)
+
+    def _record_new(self, path: str, rendition: Rendition, identity: Identity, ending: Ending | None) -> None:
+        try:
+            key = self._naming.key(rendition)
+        except KeyTooLongError as exc:
+            key, ending = exc.key or "", Ending(State.FAILED, exc.code, str(exc))
+        with self._database.transaction():
+            upload = self._ledger.enqueue(
+                path,
+                video_id=rendition.video_id,
+                filename=rendition.filename,
+                quality=rendition.quality,
+                object_key=key,
+                identity=identity,
+            )
+            if ending is not None:
+                self._ledger.advance(upload, ending.state, error=ending.reason, error_code=ending.code)
+            else:
+                self._catalog.announce(
+                    upload,
+                    local_url=self._naming.local_url(upload),
+                    public_url=self._naming.public_url(upload),
+                )
+        if ending is None:
+            log.info("file_finished", size=identity.size, key=key, **_context(upload))
+            self._wake(State.PENDING)
+        else:
+            name = "upload_rejected" if ending.state is State.REJECTED else "upload_failed"
+            log.warning(name, code=ending.code, reason=ending.reason, **_context(upload))
+
+    def _take_unreadable(self, path: str, rendition: Rendition, reason: str) -> None:
+        """Keep an unreadable file in view as a failed row, for there is nothing else that would show it."""
+        if self._fail_waiting(path, UNREADABLE, reason):
+            return
+        known = self._ledger.current(path)
+        identity = self._tree.stat(path)
+        if identity is None or (known is not None and known.state.is_live and known.identity == identity):
+            return
+        self._record_new(path, rendition, identity, Ending(State.FAILED, UNREADABLE, reason))
+
+    def _fail_waiting(self, path: str, code: str, reason: str) -> bool:
+        """Make the path's waiting row fail, if there is one; a worker that claimed it finds out itself."""
+        known = self._ledger.current(path)
+        if known is None or known.state is not State.PENDING:
+            return False
+        if known.claimed_by is None:
+            self._ledger.advance(known, State.FAILED, error=reason, error_code=code)
+            log.error("upload_failed", code=code, reason=reason, **_context(known))
+        return True
+
+
+def _context(upload: Upload) -> dict[str, object]:
+    return {
+        "upload": upload.id,
+        "video_id": upload.video_id,
+        "quality": upload.quality,
+        "path": upload.path,
+    }

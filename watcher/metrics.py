@@ -1,0 +1,143 @@
+"""What Prometheus may scrape: counters of this process, and gauges that ask the ledger when scraped."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from wsgiref.simple_server import WSGIServer
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+log = structlog.get_logger()
+
+SECONDS_BUCKETS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 14400, 43200)
+
+
+class Metrics:
+    """The metrics of one daemon, in a registry of their own; names are documented in the README."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.bytes_sent = Counter(
+            "video_uploader_sent_bytes",
+            "Bytes that S3 has accepted, sent again or not.",
+            registry=self.registry,
+        )
+        self.confirmed = Counter(
+            "video_uploader_confirmed_uploads",
+            "Uploads confirmed, by what proved them.",
+            ["by"],
+            registry=self.registry,
+        )
+        self.adopted = Counter(
+            "video_uploader_adopted_uploads",
+            "Uploads whose object was there already.",
+            registry=self.registry,
+        )
+        self.published = Counter(
+            "video_uploader_published_uploads", "Uploads published.", registry=self.registry
+        )
+        self.released = Counter(
+            "video_uploader_released_bytes", "Bytes of local copies given up.", registry=self.registry
+        )
+        self.upload_seconds = Histogram(
+            "video_uploader_upload_seconds",
+            "From the first byte sent to the confirmation.",
+            buckets=SECONDS_BUCKETS,
+            registry=self.registry,
+        )
+        self.setbacks = Counter(
+            "video_uploader_setbacks",
+            "Failed attempts, by stage and kind of error.",
+            ["stage", "kind"],
+            registry=self.registry,
+        )
+        self.scans = Counter("video_uploader_scans", "Scans completed.", ["scope"], registry=self.registry)
+        self.scan_seconds = Gauge(
+            "video_uploader_scan_seconds", "How long the last full scan took.", registry=self.registry
+        )
+        self.found_by_scan = Counter(
+            "video_uploader_found_by_scan_files",
+            "Files that only a later scan found.",
+            registry=self.registry,
+        )
+        self.events_lost = Counter(
+            "video_uploader_event_queue_overflows",
+            "Times the kernel's event queue overflowed.",
+            registry=self.registry,
+        )
+
+    def watch(
+        self,
+        *,
+        counts: Callable[[], Mapping[str, int]],
+        settling: Callable[[], int],
+        paused: Callable[[], Mapping[str, bool]],
+    ) -> None:
+        """Serve gauges that are read at each scrape; a source that cannot answer gives no samples."""
+        self.registry.register(_Gauges(counts, settling, paused))
+
+
+class _Gauges(Collector):
+    def __init__(
+        self,
+        counts: Callable[[], Mapping[str, int]],
+        settling: Callable[[], int],
+        paused: Callable[[], Mapping[str, bool]],
+    ) -> None:
+        self._counts = counts
+        self._settling = settling
+        self._paused = paused
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        uploads = GaugeMetricFamily("video_uploader_uploads", "Ledger rows by state.", labels=["state"])
+        for state, number in self._counts().items():
+            uploads.add_metric([state], number)
+        yield uploads
+        yield GaugeMetricFamily(
+            "video_uploader_settling_files", "Files not known to be finished yet.", value=self._settling()
+        )
+        paused = GaugeMetricFamily(
+            "video_uploader_stage_paused", "1 while a stage waits for its environment.", labels=["stage"]
+        )
+        for stage, is_paused in self._paused().items():
+            paused.add_metric([stage], is_paused)
+        yield paused
+
+
+class MetricsServer:
+    """Serves `/metrics` at an address like ``127.0.0.1:9108``; an empty one serves nothing."""
+
+    def __init__(self, metrics: Metrics, address: str) -> None:
+        self._metrics = metrics
+        self._address = address
+        self._server: WSGIServer | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to serve. A port that is taken is a warning: uploads matter more than their metrics."""
+        if not self._address:
+            return
+        host, _, port = self._address.rpartition(":")
+        try:
+            self._server, self._thread = start_http_server(
+                int(port), host.strip("[]"), registry=self._metrics.registry
+            )
+        except (OSError, OverflowError) as exc:
+            log.warning(
+                "metrics_unavailable",
+                address=self._address,
+                reason=str(exc),
+                hint="Set METRICS_ADDRESS to a free host:port, or empty.",
+            )
+
+    def stop(self) -> None:
+        """Stop serving and give the port back."""
+        if self._server is not None and self._thread is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._thread.join()
+            self._server = self._thread = None

@@ -1,0 +1,120 @@
+"""`run --once`: everything that is there now, and then an end that says whether all of it went well."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import structlog
+
+from db import State, Upload
+from watcher.asides import repair_asides
+from watcher.house import House
+from watcher.problems import Problem
+
+log = structlog.get_logger()
+
+PATIENCE = timedelta(seconds=30)
+"""A next attempt that is further away than this is not waited for."""
+
+ASK_SECONDS = 0.1
+
+
+class OnceRun:
+    """One pass over the directory. `signals` interrupts it."""
+
+    def __init__(
+        self,
+        house: House,
+        *,
+        signals: queue.SimpleQueue[int],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._house = house
+        self._signals = signals
+        self._clock = clock
+        self._interrupted = False
+
+    def run(self) -> list[str]:
+        """Do it all, and return a sentence for everything that did not end well; empty means fine.
+
+        Raises `db.DatabaseError` and `watcher.openat.RootUnavailableError`.
+        """
+        house = self._house
+        started_at = house.ledger.now()
+        house.ledger.unclaim_all()
+        house.ledger.reschedule_published(house.policy.retention)
+        house.settler.start()
+        try:
+            report = house.scanner.scan(stopped=self._is_interrupted)
+            repair_asides(house.tree, house.ledger, report.asides)
+            for runner in house.runners.values():
+                runner.start()
+            house.settler.wait_until_only_writers_remain(self._is_interrupted)
+            self._wait_until_drained()
+        finally:
+            self._stop()
+        unreadable = ["directories could not be read; see the log"] * bool(report.unreadable)
+        return [*self._left_undone(started_at), *unreadable]
+
+    def _is_interrupted(self) -> bool:
+        if not self._signals.empty():
+            self._interrupted = True
+        return self._interrupted
+
+    def _wait_until_drained(self) -> None:
+        while not self._is_interrupted() and not self._is_drained():
+            try:
+                self._signals.get(timeout=ASK_SECONDS)
+                self._interrupted = True
+            except queue.Empty:
+                continue
+
+    def _is_drained(self) -> bool:
+        """Whether nothing is under way and nothing will be soon; asked in the order that rows move on."""
+        return all(
+            runner.busy == 0 and (runner.pause.problem is not None or not self._is_due_soon(state))
+            for state, runner in self._house.runners.items()
+        )
+
+    def _is_due_soon(self, state: State) -> bool:
+        house = self._house
+        stage = house.runners[state].stage
+        if not stage.is_enabled():
+            return False
+        due = house.ledger.next_due(state, horizon=stage.horizon)
+        return due is not None and due <= house.ledger.now() + PATIENCE
+
+    def _stop(self) -> None:
+        house = self._house
+        for runner in house.runners.values():
+            runner.request_stop()
+        house.settler.stop()
+        for runner in house.runners.values():
+            runner.join(5.0)
+
+    def _left_undone(self, started_at: datetime) -> list[str]:
+        house = self._house
+        undone = [f"{path}: some process still writes it" for path in house.settler.waiting_for_writers()]
+        if self._interrupted:
+            undone.append("interrupted; the next run goes on")
+        problems: list[tuple[str, Problem | None]] = [("settling", house.settler.problem)]
+        problems += [(runner.stage.name, runner.pause.problem) for runner in house.runners.values()]
+        undone += [f"{name} is paused: {problem.sentence}" for name, problem in problems if problem]
+        for state in (State.PENDING, State.VERIFIED, State.REJECTED, State.FAILED, State.GONE):
+            undone += [
+                f"{upload.path}: {state}" + (f": {upload.last_error}" if upload.last_error else "")
+                for upload in house.ledger.iter_uploads(state=state)
+                if self._counts(upload, started_at)
+            ]
+        return undone
+
+    def _counts(self, upload: Upload, started_at: datetime) -> bool:
+        """What ended badly long ago counts only if its file is among those that are there now."""
+        return (
+            upload.state.is_open
+            or upload.changed_at >= started_at
+            or (upload.state is not State.GONE and self._house.tree.exists(upload.path))
+        )

@@ -1,0 +1,146 @@
+"""openat(2) as this project means it: regular files with one name, directories, and never a symbolic link."""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from db import Identity
+
+# O_PATH needs no permission to read a directory and wakes up no inotify watch on it.
+SEARCH = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+"""Flags of a directory that is only gone through."""
+
+LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+"""Flags of a directory that is to be listed or fsynced."""
+
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+
+
+class TreeError(Exception):
+    """Something about a path could not be done; `path` says which, `reason` is a sentence why."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path!r}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class FileMissingError(TreeError):
+    """There is no such file, while the watched directory itself is there and is the one we know."""
+
+
+class NotOursError(TreeError):
+    """Something is there, but not a regular file with one name that is really inside the directory."""
+
+
+class UnreadableError(TreeError):
+    """The kernel refuses or fails to show a file or a directory; `errno` says how (see errno(3))."""
+
+    def __init__(self, path: str, reason: str, code: int | None) -> None:
+        super().__init__(path, reason)
+        self.errno = code
+
+
+class RootUnavailableError(TreeError):
+    """The watched directory is missing, unreadable or another one: nothing can be said about its files."""
+
+
+@contextmanager
+def owned(descriptor: int) -> Iterator[int]:
+    """Give a `with` block a descriptor that is closed at its end."""
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def identity_of(status: os.stat_result) -> Identity:
+    """The identity (device, inode, size in bytes, mtime in nanoseconds) that a stat result speaks of."""
+    return Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def open_file_at(directory: int, name: str, relative: str) -> int:
+    """Open the regular file `name` of an open directory for reading; the caller closes the descriptor.
+
+    `relative` is its path for error messages. Raises FileMissingError, NotOursError, UnreadableError.
+    """
+    # Opening first and looking later would let a writer that waits on a FIFO go on, or wake a device.
+    plain_status_at(directory, name, relative)
+    with ExitStack() as undo:
+        try:
+            descriptor = os.open(name, _FILE, dir_fd=directory)
+            undo.callback(os.close, descriptor)
+            _require_plain(os.fstat(descriptor), relative)
+        except OSError as error:
+            raise _translated(error, relative) from error
+        undo.pop_all()
+        return descriptor
+
+
+def open_directory_at(directory: int, name: str, relative: str, flags: int) -> int:
+    """Open the directory `name` of an open directory, with SEARCH or LIST; the caller closes the descriptor.
+
+    `relative` is the path for error messages. Raises FileMissingError, NotOursError, UnreadableError.
+    """
+    try:
+        return os.open(name, flags, dir_fd=directory)
+    except NotADirectoryError as error:
+        # O_DIRECTORY with O_NOFOLLOW answers the same for a symbolic link and for a file.
+        if _is_link(directory, name):
+            raise NotOursError(relative, f"{name!r} is a symbolic link, and none is followed.") from error
+        raise FileMissingError(relative, f"{name!r} is not a directory.") from error
+    except OSError as error:
+        raise _translated(error, relative) from error
+
+
+def _is_link(directory: int, name: str) -> bool:
+    try:
+        return stat.S_ISLNK(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def plain_status_at(directory: int, name: str, relative: str) -> os.stat_result:
+    """The status of a regular file with exactly one name, without opening it. Raises as `open_file_at`."""
+    try:
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except OSError as error:
+        raise _translated(error, relative) from error
+    _require_plain(status, relative)
+    return status
+
+
+def _require_plain(status: os.stat_result, relative: str) -> None:
+    """Raise unless a stat result speaks of a regular file with exactly one name."""
+    if stat.S_ISLNK(status.st_mode):
+        raise NotOursError(relative, "It is a symbolic link, and none is followed.")
+    if not stat.S_ISREG(status.st_mode):
+        raise NotOursError(relative, "It is not a regular file.")
+    if status.st_nlink == 0:
+        raise FileMissingError(relative, "It was removed a moment ago.")
+    if status.st_nlink != 1:
+        raise NotOursError(
+            relative,
+            f"The file has {status.st_nlink} names (hard links), and may be in use under another one.",
+        )
+
+
+def _translated(error: OSError, relative: str) -> TreeError:
+    match error.errno:
+        # A name that is too long for the file system cannot be there.
+        case errno.ENOENT | errno.ENOTDIR | errno.ENAMETOOLONG:
+            return FileMissingError(relative, "There is no such file.")
+        case errno.ELOOP:
+            return NotOursError(relative, "It is a symbolic link, and none is followed.")
+        case errno.EACCES | errno.EPERM:
+            hint = "Let the service run as the user who writes the files, or give it the right to read them."
+            return UnreadableError(relative, f"{sentence(error)} {hint}", error.errno)
+        case _:
+            return UnreadableError(relative, sentence(error), error.errno)
+
+
+def sentence(error: OSError) -> str:
+    """What the system says about a failed call, as a sentence."""
+    return f"The system says: {error.strerror}."

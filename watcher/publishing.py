@@ -1,0 +1,68 @@
+"""The second stage: a confirmed object's URL goes where players read it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+import structlog
+
+from db import State, Upload
+from watcher.problems import Kind, SetbackError
+from watcher.runner import Work
+from watcher.services import Policy, Services
+
+log = structlog.get_logger()
+
+
+class PublishStage:
+    """Points the catalog at verified objects; the policy says how long the local copy stays after that."""
+
+    name = "publish"
+    state = State.VERIFIED
+    patience_seconds = 120.0
+
+    def __init__(self, services: Services, policy: Policy) -> None:
+        self._database = services.database
+        self._ledger = services.ledger
+        self._catalog = services.catalog
+        self._naming = services.naming
+        self._metrics = services.metrics
+        self._longest_backoff = services.backoff.longest
+        self._wake = services.wake
+        self._policy = policy
+
+    def is_enabled(self) -> bool:
+        """Always: what is verified is published."""
+        return True
+
+    @property
+    def horizon(self) -> timedelta:
+        """Rows wait for their backoff and nothing else."""
+        return self._longest_backoff
+
+    def advance(self, uploads: Sequence[Upload], work: Work) -> None:
+        """Take each row from `verified` to `published`; row and catalog change together or not at all."""
+        for upload in uploads:
+            with work.guard(upload):
+                self._advance(upload)
+
+    def _advance(self, upload: Upload) -> None:
+        public_url, local_url = self._naming.public_url(upload), self._naming.local_url(upload)
+        with self._database.transaction():
+            rows = self._catalog.publish(upload, public_url=public_url, local_url=local_url)
+            if not rows and self._catalog.creates_rows:
+                self._catalog.announce(upload, local_url=local_url, public_url=public_url)
+                rows = self._catalog.publish(upload, public_url=public_url, local_url=local_url)
+            if not rows:
+                raise SetbackError(
+                    Kind.TRANSIENT,
+                    "row-missing",
+                    f"No catalog row of video {upload.video_id} could be given the URL {public_url}.",
+                )
+            self._ledger.advance(
+                upload, State.PUBLISHED, detail=public_url, url=public_url, due_in=self._policy.retention
+            )
+        self._metrics.published.inc()
+        log.info("upload_published", url=public_url)
+        self._wake(State.PUBLISHED)

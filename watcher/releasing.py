@@ -1,0 +1,167 @@
+"""The third stage: the local copy goes, last of all and only after a fresh look at the object."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Sequence
+from datetime import timedelta
+
+import structlog
+
+from db import State, Upload
+from storage import Confirmation, Verdict
+from watcher import release
+from watcher.problems import Kind, LookAgainError, NotYetError, SetbackError
+from watcher.release import Kept, LeftAside, Outcome, PutBack, Released, SetAside
+from watcher.runner import Work
+from watcher.services import Policy, Services
+
+log = structlog.get_logger()
+
+ASIDE_SECONDS = 1.0
+"""A writer may be between looking a path up and opening it: so long is a file aside before it is unlinked."""
+
+CATALOG_BUSY_SECONDS = 60.0
+
+
+class ReleaseStage:
+    """Gives up the local copies of published rows; the wait between the two steps is shared by a batch.
+
+    The policy is asked each time, for a reload may change it.
+    """
+
+    name = "release"
+    state = State.PUBLISHED
+    patience_seconds = 300.0
+
+    def __init__(self, services: Services, policy: Policy) -> None:
+        self._tree = services.tree
+        self._database = services.database
+        self._ledger = services.ledger
+        self._catalog = services.catalog
+        self._store = services.store
+        self._naming = services.naming
+        self._metrics = services.metrics
+        self._longest_backoff = services.backoff.longest
+        self._wake = services.wake
+        self._policy = policy
+
+    def is_enabled(self) -> bool:
+        """Not while every local copy is to be kept."""
+        return not self._policy.keep_local
+
+    @property
+    def horizon(self) -> timedelta:
+        """Rows wait for the end of the retention, or for their backoff."""
+        return max(self._policy.retention, self._longest_backoff)
+
+    def advance(self, uploads: Sequence[Upload], work: Work) -> None:
+        """Take each row from `published` to `released`, or back to `pending` if its object is lost."""
+        asides: list[tuple[Upload, SetAside]] = []
+        for upload in uploads:
+            work.beat()
+            with work.guard(upload):
+                if aside := self._prepare(upload):
+                    asides.append((upload, aside))
+        if not asides:
+            return
+        interrupted = work.wait(ASIDE_SECONDS)
+        for upload, aside in asides:
+            work.beat()
+            with work.guard(upload):
+                if interrupted:
+                    release.put_back(self._tree, aside, "The daemon is stopping.")
+                    self._ledger.yield_back(upload)
+                else:
+                    self._conclude(upload, release.finish(self._tree, aside))
+
+    def _prepare(self, upload: Upload) -> SetAside | None:
+        """Do everything that has to come before the wait; None if the row is dealt with already."""
+        self._require_time(upload)
+        if not self._repair(upload) or not self._object_agrees(upload):
+            return None
+        if self._tree.stat(upload.path) is None:
+            self._tree.believe_missing()
+            self._record_released(upload, "the local copy was gone already")
+            return None
+        aside = release.set_aside(self._tree, upload.path, upload.id, upload.identity)
+        if isinstance(aside, Kept):
+            raise LookAgainError(aside.reason)
+        return aside
+
+    def _require_time(self, upload: Upload) -> None:
+        if upload.published_at is not None:
+            left = upload.published_at + self._policy.retention - self._ledger.now()
+            if left > timedelta(0):
+                raise NotYetError(
+                    "retention", "It is kept until the retention is over.", left.total_seconds()
+                )
+        if not self._catalog.releasable(upload):
+            raise NotYetError(
+                "catalog-busy", "The compressor is about to write this path.", CATALOG_BUSY_SECONDS
+            )
+
+    def _repair(self, upload: Upload) -> bool:
+        """Deal with what an attempt that was cut short left aside; False if that ended the row."""
+        aside = posixpath.join(posixpath.dirname(upload.path), release.aside_name(upload.id))
+        if not self._tree.exists(aside):
+            return True
+        outcome = release.repair(self._tree, aside, os.path.basename(upload.path), upload.identity)
+        log.info("aside_repaired", outcome=type(outcome).__name__)
+        if isinstance(outcome, PutBack):
+            return True
+        self._conclude(upload, outcome)
+        return False
+
+    def _object_agrees(self, upload: Upload) -> bool:
+        """Ask S3 once more; what it has lost is uploaded again while the local copy is still here."""
+        confirmation = self._store.confirm(
+            upload.object_key,
+            size=upload.size,
+            checksum=upload.checksum or "",
+            expected_etag=lambda: upload.etag or "",
+        )
+        match confirmation.verdict:
+            case Verdict.AGREES:
+                return True
+            case Verdict.UNKNOWN:
+                raise SetbackError(
+                    Kind.ENVIRONMENT, "object-unknown", f"Before the release: {confirmation.detail}"
+                )
+            case _:
+                self._lose(upload, confirmation)
+                return False
+
+    def _lose(self, upload: Upload, confirmation: Confirmation) -> None:
+        if self._tree.stat(upload.path) is None:
+            raise SetbackError(
+                Kind.OBJECT,
+                "object-lost",
+                f"{confirmation.detail} The local copy is gone, too: restore one of the two.",
+            )
+        with self._database.transaction():
+            self._catalog.withdraw(
+                upload,
+                public_url=self._naming.public_url(upload),
+                local_url=self._naming.local_url(upload),
+            )
+            self._ledger.advance(
+                upload, State.PENDING, detail="the object was lost", error=confirmation.detail
+            )
+        log.error("object_lost", reason=confirmation.detail)
+        self._wake(State.PENDING)
+
+    def _conclude(self, upload: Upload, outcome: Outcome) -> None:
+        match outcome:
+            case Released():
+                self._record_released(upload, "the local copy was removed")
+                self._metrics.released.inc(upload.size)
+            case PutBack(reason):
+                raise LookAgainError(reason)
+            case LeftAside(reason):
+                raise SetbackError(Kind.TRANSIENT, "left-aside", reason)
+
+    def _record_released(self, upload: Upload, detail: str) -> None:
+        self._ledger.advance(upload, State.RELEASED, detail=detail)
+        log.info("upload_released", detail=detail)

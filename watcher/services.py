@@ -1,0 +1,55 @@
+"""What the stages work with, and the part of the settings that a reload changes under them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from db import Catalog, Database, Ledger, State
+from storage import ObjectStore
+from watcher.backoff import Backoff
+from watcher.metrics import Metrics
+from watcher.naming import Naming
+from watcher.settings import Settings
+from watcher.tree import Tree
+
+
+@dataclass(slots=True)
+class Policy:
+    """The settings that a reload changes while the daemon runs."""
+
+    retention: timedelta
+    keep_local: bool
+    rescan_seconds: float
+    prune_after: timedelta | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> Policy:
+        """The policy that the settings ask for."""
+        policy = cls(timedelta(), keep_local=False, rescan_seconds=0)
+        policy.follow(settings)
+        return policy
+
+    def follow(self, settings: Settings) -> None:
+        """Take over what the settings ask for now."""
+        days = settings.prune_directories_after_days
+        self.retention = timedelta(seconds=settings.release_after_seconds)
+        self.keep_local = settings.keep_local
+        self.rescan_seconds = settings.rescan_seconds
+        self.prune_after = None if days is None else timedelta(days=days)
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The collaborators of every stage; `wake` tells the stage of a state that it may have work."""
+
+    tree: Tree
+    database: Database
+    ledger: Ledger
+    catalog: Catalog
+    store: ObjectStore
+    naming: Naming
+    backoff: Backoff
+    metrics: Metrics
+    wake: Callable[[State], None]

@@ -1,0 +1,309 @@
+"""Every setting, read once and checked all at once.
+
+The compressor's own file can be shared: names that are not ours are ignored, and an empty
+value means unset. The environment wins over ``.env``.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+from pydantic import AliasGenerator, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from watcher import setting_types as types
+from watcher.template import TEMPLATE_HELP
+
+CONTRACT_QUALITIES = ("144p", "240p", "360p", "480p", "720p", "1080p", "1440p", "2160p", "original")
+"""The quality words that the table of players' URLs accepts."""
+
+
+class CatalogKind(StrEnum):
+    """Who creates the rows that players read."""
+
+    OWN = "own"
+    COMPRESSOR = "compressor"
+    NONE = "none"
+
+
+class SettingsError(Exception):
+    """One or more settings are wrong; ``problems`` holds one sentence for each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+def _setting(meaning: str, allowed: str, default: Any = ..., **constraints: Any) -> Any:
+    return Field(default=default, description=meaning, json_schema_extra={"allowed": allowed}, **constraints)
+
+
+class Settings(BaseSettings):
+    """The settings of one instance; attributes are the documented names in lower case."""
+
+    model_config = SettingsConfigDict(
+        alias_generator=AliasGenerator(validation_alias=str.upper),
+        case_sensitive=True,
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    completed_dir: types.Directory = _setting("Directory to watch.", "a directory's absolute path")
+    path_template: types.Template = _setting(
+        "How a path below it names a rendition. A file `{video_id}/{filename}{ext}` without a known quality "
+        "is the `original`; so is the suffix `_original`. Without `{filename}` it is the word `video`.",
+        TEMPLATE_HELP,
+        "{video_id}/{filename}_{quality}{ext}",
+    )
+    video_extensions: types.Extensions = _setting(
+        "Nothing else is ever uploaded: a log beside the videos must not become public.",
+        "extensions with their dot, separated by commas",
+        (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".ts"),
+    )
+    qualities: types.Qualities = _setting(
+        "The quality words; a subset of the default unless `CATALOG=none`.",
+        "words of letters and digits, separated by commas",
+        CONTRACT_QUALITIES,
+    )
+    ignore_patterns: types.Patterns = _setting(
+        "Names of files and directories that are never looked at.",
+        "shell patterns, separated by commas",
+        (".*", "*.tmp", "*.part", "*.partial", "*~"),
+    )
+    database_url: types.DatabaseUrl | None = _setting(
+        "The ledger's database. Unset: PostgreSQL from the `POSTGRES_*` names when `POSTGRES_DB` is set, "
+        "else an SQLite file in `$STATE_DIRECTORY`, else in the user's state directory.",
+        "sqlite:///absolute/path or postgresql://user:password@host:port/database",
+        None,
+    )
+    database_schema: types.Identifier = _setting(
+        "The schema of our own tables on PostgreSQL.", "a lower-case SQL identifier", "video_uploader"
+    )
+    catalog: CatalogKind | None = _setting(
+        "Who creates the `video_qualities` rows. Unset: `own` on SQLite, `compressor` on PostgreSQL.",
+        "own, compressor or none",
+        None,
+    )
+    local_base_url: types.Url | None = _setting(
+        "The beginning of the local URL that stands in the row until the upload is confirmed (`own` "
+        "catalog). Unset: `file://` and the directory.",
+        "an absolute URL",
+        None,
+    )
+    postgres_host: str = _setting("The compressor's database server.", "a name or address", "localhost")
+    postgres_port: int = _setting("Its port.", "1 to 65535", 5432, ge=1, le=65535)
+    postgres_user: str = _setting("Its user.", "a role's name", "postgres")
+    postgres_password: SecretStr | None = _setting(
+        "Its password; empty means trust authentication.", "text", None
+    )
+    postgres_db: str = _setting("Its database.", "a database's name", "lambrk")
+    aws_access_key_id: SecretStr | None = _setting(
+        "Goes with the secret key. Both unset: what boto3 finds (profile, instance role, …).",
+        "text",
+        None,
+    )
+    aws_secret_access_key: SecretStr | None = _setting("The secret key.", "text", None)
+    aws_session_token: SecretStr | None = _setting("The session token of temporary keys.", "text", None)
+    aws_region: str = _setting("The bucket's region.", "a region's name", "ap-south-1")
+    aws_s3_bucket: types.Bucket = _setting(
+        "The bucket.", "a bucket's name: 3 to 63 of a-z 0-9 . -", "lam-brk"
+    )
+    aws_s3_base_url: types.Url | None = _setting(
+        "The beginning of public URLs. Unset: derived from bucket and region, or from the endpoint.",
+        "an absolute URL",
+        None,
+    )
+    aws_s3_videos_prefix: types.Prefix = _setting(
+        "The beginning of object keys.", "a path without a leading or trailing slash", "videos"
+    )
+    aws_endpoint_url: types.Url | None = _setting(
+        "An S3-compatible server instead of AWS.", "an http or https URL", None
+    )
+    aws_s3_acl: Literal["public-read", "none"] = _setting(
+        "The canned ACL of every object.", "public-read or none", "public-read"
+    )
+    aws_s3_cache_control: str = _setting(
+        "`Cache-Control` of every object; an object can be replaced under its key.",
+        "a Cache-Control value",
+        "public, max-age=3600",
+    )
+    instance_id: types.InstanceName | None = _setting(
+        "This daemon's name in the ledger. Unset: the host name.",
+        "1 to 100 printable characters",
+        None,
+    )
+    upload_concurrency: int = _setting("Files uploaded at once.", "1 to 64", 4, ge=1, le=64)
+    settle_seconds: float = _setting(
+        "Quiet window on size, mtime and inode where no lease can be had.", "0.1 to 3600", 5, ge=0.1, le=3600
+    )
+    rescan_seconds: float = _setting("Period of the full scan.", "1 to 86400", 300, ge=1, le=86400)
+    release_after_seconds: float = _setting(
+        "How long the local copy stays after publication: people may still be playing it from its local URL.",
+        "0 to 315360000",
+        86400,
+        ge=0,
+        le=315_360_000,
+    )
+    keep_local: bool = _setting("Never release a local copy; wins over everything.", "true or false", False)
+    prune_directories_after_days: float | None = _setting(
+        "Remove empty directories that have not changed for so long. Unset: never.",
+        "more than 0, up to 36500",
+        None,
+        gt=0,
+        le=36500,
+    )
+    metrics_address: types.Address = _setting(
+        "Where `/metrics` is served; empty: nowhere.", "host:port, or empty", "127.0.0.1:9108"
+    )
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], types.UpperCase] = _setting(
+        "The least severe log line that is written.", "DEBUG, INFO, WARNING or ERROR", "INFO"
+    )
+    log_format: Literal["json", "console"] | None = _setting(
+        "Unset: `console` on a terminal, else `json`.", "json or console", None
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Everything comes in through `load_settings`, which knows the two sources and their order."""
+        del settings_cls, env_settings, dotenv_settings, file_secret_settings
+        return (init_settings,)
+
+    @property
+    def instance(self) -> str:
+        """This daemon's name in the ledger."""
+        return self.instance_id or socket.gethostname()
+
+    @property
+    def ledger_url(self) -> str:
+        """The URL of the ledger's database, password included."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        if "postgres_db" not in self.model_fields_set:
+            return f"sqlite:///{quote(os.path.join(state_directory(), 'ledger.sqlite3'))}"
+        password = self.postgres_password.get_secret_value() if self.postgres_password else ""
+        login = quote(self.postgres_user, safe="") + (f":{quote(password, safe='')}" if password else "")
+        database = quote(self.postgres_db, safe="")
+        return f"postgresql://{login}@{self.postgres_host}:{self.postgres_port}/{database}"
+
+    @property
+    def on_postgresql(self) -> bool:
+        """Whether the ledger lives in PostgreSQL."""
+        return self.ledger_url.startswith("postgres")
+
+    @property
+    def catalog_kind(self) -> CatalogKind:
+        """``CATALOG``, or what the database suggests."""
+        return self.catalog or (CatalogKind.COMPRESSOR if self.on_postgresql else CatalogKind.OWN)
+
+    @property
+    def local_base(self) -> str:
+        """The beginning of local URLs, without a trailing slash."""
+        return self.local_base_url or f"file://{quote(self.completed_dir)}"
+
+
+def state_directory(environ: Mapping[str, str] = os.environ) -> str:
+    """The directory for what must survive a restart: systemd's, else the user's (XDG)."""
+    if given := environ.get("STATE_DIRECTORY"):
+        return given.split(":")[0]
+    base = environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
+    return os.path.join(base, "video-uploader")
+
+
+def read_sources(env_file: str | None) -> dict[str, dict[str, Any]]:
+    """What the environment and the file give, by source in order of precedence; empty means unset.
+
+    ``METRICS_ADDRESS`` is the exception: it is given empty to switch metrics off.
+    """
+    sources = {
+        "environment": EnvSettingsSource(Settings, env_ignore_empty=False)(),
+        str(env_file): DotEnvSettingsSource(Settings, env_file=env_file, env_ignore_empty=False)(),
+    }
+    known = {field.upper() for field in Settings.model_fields}
+    return {
+        source: {
+            name: value
+            for name, value in values.items()
+            if name in known and (value != "" or name == "METRICS_ADDRESS")
+        }
+        for source, values in sources.items()
+    }
+
+
+def load_settings(env_file: str | None = ".env") -> Settings:
+    """Read and check the settings.
+
+    Raises `SettingsError` with every wrong value at once; values of secrets are never repeated.
+    """
+    try:
+        sources = read_sources(env_file)
+    except UnicodeDecodeError as exc:
+        raise SettingsError([f"{env_file} is not UTF-8 text ({exc.reason} at byte {exc.start})"]) from exc
+    except OSError as exc:
+        raise SettingsError([f"{env_file} cannot be read ({exc.strerror}); make it readable"]) from exc
+    given: dict[str, Any] = {}
+    for values in reversed(sources.values()):
+        given.update(values)
+    disagreements = _disagreements(given)
+    try:
+        settings = Settings(**given)
+    except ValidationError as exc:
+        raise SettingsError(_problems(exc) + disagreements) from exc
+    if disagreements:
+        raise SettingsError(disagreements)
+    return settings
+
+
+def _disagreements(given: Mapping[str, str]) -> list[str]:
+    """Values that are each allowed but do not go together; told from the raw values, which may be wrong."""
+    problems = []
+    keys = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    if len(missing := keys - given.keys()) == 1:
+        problems.append(f"{missing.pop()}: it is missing; allowed: both keys or neither")
+    on_postgresql = given.get("DATABASE_URL", "postgres" if "POSTGRES_DB" in given else "").startswith(
+        "postgres"
+    )
+    if given.get("CATALOG") == CatalogKind.COMPRESSOR and not on_postgresql:
+        problems.append(
+            "CATALOG: compressor needs its PostgreSQL; allowed: with DATABASE_URL or POSTGRES_DB set"
+        )
+    qualities = {word.strip() for word in given.get("QUALITIES", "").split(",")} - {""}
+    foreign = sorted(qualities - set(CONTRACT_QUALITIES))
+    if foreign and given.get("CATALOG") != CatalogKind.NONE:
+        problems.append(
+            f"QUALITIES: the video_qualities table refuses {', '.join(foreign)}; "
+            f"allowed with a catalog: {','.join(CONTRACT_QUALITIES)}"
+        )
+    return problems
+
+
+def _problems(exc: ValidationError) -> list[str]:
+    problems = []
+    for error in exc.errors(include_url=False, include_input=False):
+        reason = error["msg"].removeprefix("Value error, ")
+        name = str(error["loc"][0])
+        extra = Settings.model_fields[name.lower()].json_schema_extra
+        allowed = extra["allowed"] if isinstance(extra, dict) else ""
+        if error["type"] == "missing":
+            reason = "it is required and not set"
+        problems.append(f"{name}: {reason}; allowed: {allowed}")
+    return problems

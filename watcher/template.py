@@ -1,0 +1,135 @@
+"""What a path below the watched directory names: a rendition, or nothing of ours and why."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+ORIGINAL = "original"
+TEMPLATE_HELP = (
+    "{video_id}, {quality} and {ext} once each, {filename} at most once, {ext} last, parts separated by /"
+)
+
+_UUID = r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
+_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+_FILENAME_WHEN_TEMPLATE_HAS_NONE = "video"
+
+
+class TemplateError(ValueError):
+    """A path template that cannot name a rendition."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendition:
+    """One quality of one video: ``filename`` is the source's name, extension included, quality not."""
+
+    video_id: str
+    filename: str
+    quality: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """A path that is none of our business, with the reason in words."""
+
+    reason: str
+
+
+def check_template(template: str) -> None:
+    """Raise `TemplateError` unless the template can tell video, quality and extension from a path."""
+    names = _PLACEHOLDER.findall(template)
+    if unknown := sorted(set(names) - {"video_id", "filename", "quality", "ext"}):
+        raise TemplateError(f"{{{unknown[0]}}} is not a placeholder")
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise TemplateError(f"{{{repeated[0]}}} stands in it more than once")
+    if set("{}") & set(_PLACEHOLDER.sub("", template)):
+        raise TemplateError("it has a brace that belongs to no placeholder")
+    for name in ("video_id", "quality", "ext"):
+        if name not in names:
+            raise TemplateError(f"{{{name}}} is missing")
+    if not template.endswith("{ext}"):
+        raise TemplateError("{ext} is not its end")
+    if any(part in {"", ".", ".."} for part in template.split("/")):
+        raise TemplateError("it has an empty, '.' or '..' part")
+    if "}{" in template.replace("}{ext}", "}"):
+        raise TemplateError("two placeholders stand side by side")
+
+
+class PathTemplate:
+    """Classifies relative paths by name alone; nothing here touches the file system."""
+
+    def __init__(
+        self, template: str, *, qualities: Iterable[str], extensions: Iterable[str], ignore: Iterable[str]
+    ) -> None:
+        check_template(template)
+        self._template = template
+        self._qualities = frozenset(qualities)
+        self._extensions = frozenset(extension.lower() for extension in extensions)
+        self._ignore = tuple(ignore)
+        self._pattern = _compile(template, self._qualities)
+        self._bare_pattern = _compile("{video_id}/{filename}{ext}", self._qualities)
+
+    def classify(self, path: str) -> Rendition | Ignored:
+        """The rendition that a path relative to the watched directory names."""
+        if reason := self._unusable(path):
+            return Ignored(reason)
+        if match := self._pattern.fullmatch(path):
+            found = match.groupdict()
+            base = found.get("filename") or _FILENAME_WHEN_TEMPLATE_HAS_NONE
+            return Rendition(found["video_id"].lower(), base + found["ext"], found["quality"])
+        if match := self._bare_pattern.fullmatch(path):
+            if ORIGINAL not in self._qualities:
+                return Ignored(f"it would be an {ORIGINAL}, which is not in QUALITIES")
+            base = match["filename"].removesuffix(f"_{ORIGINAL}") or match["filename"]
+            return Rendition(match["video_id"].lower(), base + match["ext"], ORIGINAL)
+        return Ignored(f"it does not fit PATH_TEMPLATE {self._template}")
+
+    def ignores(self, path: str) -> str | None:
+        """The ignore pattern that one of the path's parts matches, if any; also good for directories."""
+        for part in path.split("/"):
+            for pattern in self._ignore:
+                if fnmatch.fnmatchcase(part, pattern):
+                    return pattern
+        return None
+
+    def path_of(self, rendition: Rendition) -> str:
+        """The path that `classify` reads as this rendition."""
+        base, ext = os.path.splitext(rendition.filename)
+        if rendition.quality == ORIGINAL:
+            bare = f"{rendition.video_id}/{rendition.filename}"
+            if self.classify(bare) == rendition:
+                return bare
+        return self._template.format(
+            video_id=rendition.video_id, filename=base, quality=rendition.quality, ext=ext
+        )
+
+    def _unusable(self, path: str) -> str | None:
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            return "its name is not valid UTF-8"
+        if any(ord(character) < 32 or 127 <= ord(character) < 160 for character in path):
+            return "its name has control characters"
+        if pattern := self.ignores(path):
+            return f"it matches {pattern} of IGNORE_PATTERNS"
+        extension = os.path.splitext(path)[1]
+        if extension.lower() not in self._extensions:
+            return f"its extension {extension or '(none)'} is not in VIDEO_EXTENSIONS"
+        return None
+
+
+def _compile(template: str, qualities: Iterable[str]) -> re.Pattern[str]:
+    longest_first = sorted(qualities, key=len, reverse=True)
+    groups = {
+        "video_id": rf"(?P<video_id>{_UUID})",
+        "filename": r"(?P<filename>[^/]+)",
+        "quality": rf"(?P<quality>{'|'.join(map(re.escape, longest_first))})",
+        "ext": r"(?P<ext>\.[^./]+)",
+    }
+    pieces = _PLACEHOLDER.split(template)
+    return re.compile(
+        "".join(groups[piece] if place % 2 else re.escape(piece) for place, piece in enumerate(pieces))
+    )

@@ -1,0 +1,40 @@
+"""Words made fit for a person's terminal."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def printable(text: str) -> str:
+    """The text with control characters and undecodable bytes as escapes: none may reach a terminal."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape", "surrogatepass").decode()
+        for character in text
+    )
+
+
+def human_size(size: float) -> str:
+    """A number of bytes in binary units, such as ``1.5 MiB``."""
+    for unit in _UNITS:
+        if size < 1024 or unit == _UNITS[-1]:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    raise AssertionError("unreachable: the last unit always returns")
+
+
+def human_duration(duration: timedelta) -> str:
+    """A length of time in its two largest units, such as ``3 h 20 min``; the past counts as no time."""
+    seconds = max(0, round(duration.total_seconds()))
+    parts = []
+    for name, length in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        amount, seconds = divmod(seconds, length)
+        if amount:
+            parts.append(f"{amount} {name}")
+    return " ".join(parts[:2]) or "0 s"
+
+
+def human_time(moment: datetime | None) -> str:
+    """A time in UTC to the second, or a dash."""
+    return moment.strftime("%Y-%m-%d %H:%M:%SZ") if moment else "-"
