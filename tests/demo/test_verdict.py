@@ -1,0 +1,119 @@
+"""The demo's judgement: it must not call good what is not."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from db import Database, Identity, Ledger, OwnCatalog, Upload, migrate, open_database, sqlite_url
+from tests.demo.scene import INSTANCE, Rendition
+from tests.demo.verdict import fetch_and_compare, judge, table_of
+
+VIDEO_ID = "0f8fad5b-d9cb-469f-a165-70867728950e"
+RENDITION = Rendition(VIDEO_ID, "144p", f"{VIDEO_ID}/a_144p.mp4")
+CONTENT = bytes(range(256)) * 5000
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class's name for it
+        """A test's output is no access log."""
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A directory and the URL under which a real server gives its files to anybody."""
+    directory = tmp_path / "served"
+    directory.mkdir()
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=directory)) as server:
+        thread = Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield directory, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    """The copy that the compressor kept aside."""
+    path = tmp_path / "aside" / RENDITION.path
+    path.parent.mkdir(parents=True)
+    path.write_bytes(CONTENT)
+    return path
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    with closing(open_database(sqlite_url(str(tmp_path / "ledger.sqlite3")))) as database:
+        migrate(database)
+        yield database
+
+
+@pytest.fixture
+def upload(database: Database) -> Upload:
+    """A rendition that the daemon has only just found."""
+    return Ledger(database, INSTANCE).enqueue(
+        RENDITION.path,
+        video_id=VIDEO_ID,
+        filename="a.mp4",
+        quality="144p",
+        object_key=f"videos/{RENDITION.path}",
+        identity=Identity(device=1, inode=2, size=len(CONTENT), mtime_ns=3),
+    )
+
+
+@pytest.mark.parametrize("size", [0, 1, len(CONTENT)])
+def test_what_is_the_same_is_found_to_be_the_same(size: int, served: tuple[Path, str], kept: Path) -> None:
+    directory, url = served
+    kept.write_bytes(CONTENT[:size])
+    (directory / "object").write_bytes(CONTENT[:size])
+    assert fetch_and_compare(f"{url}/object", kept) is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [CONTENT[:-1], CONTENT + b"!", b"!" + CONTENT[1:], CONTENT[:-1] + b"!", b""],
+    ids=["shorter", "longer", "another first byte", "another last byte", "empty"],
+)
+def test_one_byte_is_a_difference(content: bytes, served: tuple[Path, str], kept: Path) -> None:
+    directory, url = served
+    (directory / "object").write_bytes(content)
+    assert "differs" in (fetch_and_compare(f"{url}/object", kept) or "")
+
+
+def test_what_a_stranger_cannot_have_is_told(served: tuple[Path, str], kept: Path) -> None:
+    _, url = served
+    assert "404" in (fetch_and_compare(f"{url}/object", kept) or "")
+    assert fetch_and_compare(kept.as_uri(), kept) == f"{kept.as_uri()} is not a public URL"
+
+
+def test_without_a_copy_kept_aside_nothing_is_called_the_same(
+    served: tuple[Path, str], tmp_path: Path
+) -> None:
+    directory, url = served
+    (directory / "object").write_bytes(b"")
+    assert fetch_and_compare(f"{url}/object", tmp_path / "nothing") == "no copy was kept aside"
+
+
+def test_an_upload_on_its_way_is_not_called_good_whatever_its_url_gives(
+    database: Database, upload: Upload, served: tuple[Path, str], kept: Path, tmp_path: Path
+) -> None:
+    directory, url = served
+    (directory / "object").write_bytes(CONTENT)
+    catalog = OwnCatalog(database)
+    catalog.announce(upload, local_url=f"{url}/object", public_url=f"{url}/elsewhere")
+    places = {"completed": tmp_path / "completed", "aside": tmp_path / "aside"}
+    [verdict] = judge([RENDITION], {upload.path: upload}, catalog, **places)
+    assert verdict.problems[0] == "it is pending: no error is recorded"
+    assert "released_at is not recorded" in verdict.problems
+    [cells] = zip(*(column.cells for column in table_of([verdict]).columns), strict=True)
+    assert "NOT AS IT SHOULD BE" in map(str, cells)
+
+
+def test_what_nobody_knows_is_not_called_good(database: Database, kept: Path, tmp_path: Path) -> None:
+    places = {"completed": tmp_path / "completed", "aside": tmp_path / "aside"}
+    [verdict] = judge([RENDITION], {}, OwnCatalog(database), **places)
+    assert verdict.problems == ("the ledger does not know it", "the catalog has 0 rows for it")
