@@ -13,7 +13,7 @@ from db.errors import (
 )
 from db.facts import Progress, Proof
 from db.ledger import Ledger
-from db.migrate import migrate, pending_migrations
+from db.migration import migrate, pending_migrations
 from db.models import QUALITIES
 from db.reading import LedgerReader
 from db.records import (

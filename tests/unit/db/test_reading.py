@@ -68,7 +68,8 @@ def test_live_uploads_are_those_in_the_states_wanted(ledger: Ledger, monkeypatch
     assert list(ledger.live_uploads(set())) == []
 
 
-def test_another_path_with_the_same_key_is_found(ledger: Ledger) -> None:
+def test_another_path_with_the_same_key_is_found(ledger: Ledger, database: Database) -> None:
+    enqueue(Ledger(database, "other"), "theirs", object_key="key")
     mine = enqueue(ledger, "mine", object_key="key")
     assert ledger.same_key(mine) is None
     elder = enqueue(ledger, "elder", object_key="key")

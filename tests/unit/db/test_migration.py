@@ -1,16 +1,19 @@
 """Migrations give exactly the models' schema, whoever else runs them at the same time."""
 
 import re
+import sqlite3
 import subprocess
 import sys
 import tomllib
-from contextlib import closing
+from contextlib import ExitStack, closing
 from importlib.resources import files
 from pathlib import Path
+from urllib.parse import unquote
 
+import pytest
 from psycopg import sql
 
-from db import Database, Ledger, migrate, pending_migrations
+from db import Database, DatabaseError, ErrorKind, Ledger, migrate, pending_migrations
 from tests.postgres import PostgresServer
 from tests.unit.db.places import Place, enqueue
 
@@ -125,6 +128,27 @@ def test_processes_that_start_at_once_migrate_once(place: Place) -> None:
     applied = [process.communicate(timeout=30)[0].split() for process in processes]
     assert sorted(applied) == [[], [], [], ALL]
     assert [process.returncode for process in processes] == [0, 0, 0, 0]
+
+
+def test_a_file_that_is_busy_is_waited_for(sqlite_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("db.urls.BUSY_SECONDS", 0)
+    with closing(sqlite_place.open()) as database, ExitStack() as elsewhere:
+        path = unquote(sqlite_place.url.removeprefix("sqlite://"))
+        holder = elsewhere.enter_context(closing(sqlite3.connect(path, isolation_level=None)))
+        holder.execute("BEGIN EXCLUSIVE")
+        monkeypatch.setattr("db.migration.time.sleep", lambda _: holder.rollback())
+        assert migrate(database) == ALL
+
+
+def test_a_file_that_stays_busy_is_a_matter_of_time(
+    sqlite_place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("db.urls.BUSY_SECONDS", 0)
+    monkeypatch.setattr("db.migration.BUSY_SECONDS", 0)
+    with closing(sqlite_place.open()) as holder, closing(sqlite_place.open()) as database:
+        with holder.transaction(), pytest.raises(DatabaseError) as caught:
+            migrate(database)
+        assert caught.value.kind is ErrorKind.TRANSIENT
 
 
 def test_the_migrations_are_part_of_what_is_installed() -> None:
