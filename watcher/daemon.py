@@ -26,7 +26,7 @@ log = structlog.get_logger()
 HEARTBEAT_SECONDS = 5.0
 """How often the daemon tells the ledger and systemd how it is."""
 
-STOP_SECONDS = 8.0
+STOP_SECONDS = 5.0
 """How long what is under way may take to end after a signal to stop."""
 
 LOOK_AROUND = 0
@@ -114,8 +114,7 @@ class Daemon:
     def _counts(self) -> Mapping[str, int]:
         """For the thread of a scrape; without the database there are no numbers."""
         try:
-            with self._house.database.session():
-                return {state.value: number for state, number in self._house.ledger.counts().items()}
+            return {state.value: number for state, number in self._house.ledger.counts().items()}
         except DatabaseError as exc:
             log.debug("counts_unavailable", reason=str(exc))
             return {}

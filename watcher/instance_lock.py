@@ -37,7 +37,8 @@ def lock_path(state_directory: str, instance: str, completed_dir: str) -> str:
 def held(path: str) -> Iterator[None]:
     """Hold the lock for the length of a `with` block.
 
-    Raises `InstanceRunningError` if somebody has it, `LockUnavailableError` if it cannot be had at all. An open file description lock: asking whether it is held, as `is_held` does, never gets in its way.
+    Raises `InstanceRunningError` if somebody has it, `LockUnavailableError` if it cannot be had at all. An
+    open file description lock: asking whether it is held, as `is_held` does, never gets in its way.
     """
     try:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)

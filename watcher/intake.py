@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
 
-from db import Identity, State, Upload
+from db import ClaimLostError, Identity, IllegalTransitionError, State, Upload
 from storage import KeyTooLongError, Source, StorageError
 from watcher.finished import Busy, Examination, Finished, Missing, Refused, Unreadable
 from watcher.logs import RepeatFilter
@@ -63,7 +64,7 @@ class Intake:
     def reconsider_missing(self, upload: Upload) -> None:
         """Have the first stage look at a row whose file is not there; it decides whether that is `gone`."""
         if upload.state.is_stopped:
-            self._ledger.reopen(upload.id, reason="the local file is no longer there")
+            self._reopen(upload, "the local file is no longer there")
         self._wake(State.PENDING)
 
     def _take_finished(
@@ -72,28 +73,45 @@ class Intake:
         known = self._ledger.current(path)
         if known is not None and known.state.is_live:
             if known.identity == identity:
-                self._take_unchanged(known)
+                self._take_unchanged(known, finding)
                 return
-            if self._has_same_content(known, identity):
+            if self._has_same_content(known, identity, finding):
                 refreshed = self._ledger.adopt_identity(known, identity)
-                self._take_unchanged(refreshed)
+                self._take_unchanged(refreshed, finding)
                 return
         self._take_new(path, rendition, identity, finding)
 
-    def _take_unchanged(self, known: Upload) -> None:
-        """The file is there and readable, so a row that ended for want of that goes on."""
+    def _take_unchanged(self, known: Upload, finding: str | None) -> None:
+        """The file is there and readable, so a row that ended for want of that goes on.
+
+        Its container may never have been looked into before: a file that cannot be read is recorded unseen.
+        """
         if known.state is State.GONE or (known.state is State.FAILED and known.error_code in MENDABLE_CODES):
-            self._ledger.reopen(known.id, reason="the file is there and can be read")
-        elif known.error_code == LOCAL_CHANGED:
+            with self._database.transaction():
+                reopened = self._reopen(known, "the file is there and can be read")
+                if reopened is not None and finding is not None:
+                    self._end(reopened, Ending(State.REJECTED, INCOMPLETE, finding))
+                elif reopened is not None:
+                    self._announce(reopened)
+            self._wake(State.PENDING)
+            return
+        if known.error_code == LOCAL_CHANGED:
             self._ledger.hurry([known.id])
         self._wake(known.state)
 
-    def _has_same_content(self, known: Upload, identity: Identity) -> bool:
+    def _reopen(self, upload: Upload, reason: str) -> Upload | None:
+        """Make a stopped row pending; None if somebody did so by hand a moment ago."""
+        try:
+            return self._ledger.reopen(upload.id, reason=reason)
+        except IllegalTransitionError:
+            return None
+
+    def _has_same_content(self, known: Upload, identity: Identity, finding: str | None) -> bool:
         """Whether only the identity is new; a row without a checksum has made no claim about its content."""
         if known.size != identity.size:
             return False
         if known.checksum is None:
-            return known.state is State.PENDING
+            return known.state is State.PENDING and finding is None
         try:
             with owned(self._tree.open(known.path)) as fd:
                 return Source(fd).checksum() == known.checksum
@@ -120,26 +138,35 @@ class Intake:
                 identity=identity,
             )
             if ending is not None:
-                self._ledger.advance(upload, ending.state, error=ending.reason, error_code=ending.code)
+                self._end(upload, ending)
             else:
-                self._catalog.announce(
-                    upload,
-                    local_url=self._naming.local_url(upload),
-                    public_url=self._naming.public_url(upload),
-                )
+                self._announce(upload)
         if ending is None:
             log.info("file_finished", size=identity.size, key=key, **_context(upload))
             self._wake(State.PENDING)
+
+    def _end(self, upload: Upload, ending: Ending) -> None:
+        self._ledger.advance(upload, ending.state, error=ending.reason, error_code=ending.code)
+        if ending.state is State.REJECTED:
+            log.warning("upload_rejected", code=ending.code, reason=ending.reason, **_context(upload))
         else:
-            name = "upload_rejected" if ending.state is State.REJECTED else "upload_failed"
-            log.warning(name, code=ending.code, reason=ending.reason, **_context(upload))
+            log.error("upload_failed", code=ending.code, reason=ending.reason, **_context(upload))
+
+    def _announce(self, upload: Upload) -> None:
+        self._catalog.announce(
+            upload, local_url=self._naming.local_url(upload), public_url=self._naming.public_url(upload)
+        )
 
     def _take_unreadable(self, path: str, rendition: Rendition, reason: str) -> None:
         """Keep an unreadable file in view as a failed row, for there is nothing else that would show it."""
         if self._fail_waiting(path, UNREADABLE, reason):
             return
         known = self._ledger.current(path)
-        identity = self._tree.stat(path)
+        try:
+            identity = self._tree.stat(path)
+        except (NotOursError, UnreadableError):
+            # Not even its size can be told, so there is no row to write; the scan names the directory.
+            return
         if identity is None or (known is not None and known.state.is_live and known.identity == identity):
             return
         self._record_new(path, rendition, identity, Ending(State.FAILED, UNREADABLE, reason))
@@ -150,8 +177,8 @@ class Intake:
         if known is None or known.state is not State.PENDING:
             return False
         if known.claimed_by is None:
-            self._ledger.advance(known, State.FAILED, error=reason, error_code=code)
-            log.error("upload_failed", code=code, reason=reason, **_context(known))
+            with suppress(ClaimLostError):
+                self._end(known, Ending(State.FAILED, code, reason))
         return True
 
 

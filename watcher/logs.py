@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import threading
 from collections import OrderedDict
-from typing import TextIO
+from typing import Any, TextIO
 
 import structlog
 
@@ -42,11 +43,7 @@ def configure_logging(level: str, log_format: str | None, stream: TextIO | None 
             ),
         ]
         if console
-        else [
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(ensure_ascii=True),
-            _escape_delete,
-        ]
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_to_json)]
     )
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
@@ -87,10 +84,9 @@ def _printable(text: str, *, keeps_lines: bool) -> str:
     return "\n".join(map(printable, text.split("\n"))) if keeps_lines else printable(text)
 
 
-def _escape_delete(logger: logging.Logger, name: str, line: str) -> str:
-    """DEL is the one control character that ASCII JSON leaves as it is (RFC 8259, section 7)."""
-    del logger, name
-    return line.replace("\x7f", "\\u007f")
+def _to_json(event: structlog.typing.EventDict, **options: Any) -> str:
+    """One line of ASCII; DEL is the one control character that JSON lets through (RFC 8259, section 7)."""
+    return json.dumps(event, ensure_ascii=True, **options).replace("\x7f", "\\u007f")
 
 
 class RepeatFilter:

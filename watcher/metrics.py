@@ -126,7 +126,8 @@ class MetricsServer:
             self._server, self._thread = start_http_server(
                 int(port), host.strip("[]"), registry=self._metrics.registry
             )
-        except (OSError, OverflowError) as exc:
+        except (OSError, UnicodeError) as exc:
+            # UnicodeError is what a host name that can be none becomes on its way to the resolver.
             log.warning(
                 "metrics_unavailable",
                 address=self._address,

@@ -9,10 +9,8 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import structlog
 from watchdog.events import (
     DirCreatedEvent,
-    DirDeletedEvent,
     DirMovedEvent,
     FileClosedEvent,
     FileCreatedEvent,
@@ -23,8 +21,6 @@ from watchdog.events import (
 from watchdog.observers.api import BaseObserver, EventQueue, ObservedWatch
 from watchdog.observers.inotify import InotifyEmitter, InotifyObserver, InotifyWatchGroup
 from watchdog.observers.inotify_c import InotifyFD
-
-log = structlog.get_logger()
 
 EVENTS: list[type[FileSystemEvent]] = [
     FileClosedEvent,
@@ -94,12 +90,9 @@ class _Handler(FileSystemEventHandler):
         self._notice_directory = notice_directory
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        if isinstance(event, DirDeletedEvent):
-            log.error("root_deleted", path=os.fsdecode(event.src_path))
-            return
         is_move = isinstance(event, (FileMovedEvent, DirMovedEvent))
         path = os.path.relpath(os.fsdecode(event.dest_path if is_move else event.src_path), self._root)
-        if path.startswith(".."):
+        if path == ".." or path.startswith("../"):
             return
         if event.is_directory:
             self._notice_directory("" if path == "." else path)

@@ -180,10 +180,19 @@ class StageRunner:
 
     def _seconds_to_next(self) -> float:
         due = self._ledger.next_due(self.stage.state, horizon=self.stage.horizon)
+        now = self._ledger.now()
+        if due is None or due > now + LEASE:
+            self._recover_without_probe()
         longest = LEASE.total_seconds() / 3 if self._busy else LONGEST_WAIT_SECONDS
         if due is None:
             return longest
-        return min(longest, max(0.01, (due - self._ledger.now()).total_seconds()))
+        return min(longest, max(0.01, (due - now).total_seconds()))
+
+    def _recover_without_probe(self) -> None:
+        """The database answers again, and no row is there, or held, whose success would say so."""
+        problem = self.pause.problem
+        if problem is not None and problem.code == "database" and self.pause.clear():
+            log.info("stage_resumed", stage=self.stage.name)
 
     def _renew(self) -> None:
         with self._changed:

@@ -76,8 +76,11 @@ def _database_url(value: SecretStr) -> SecretStr:
 
 def _url(value: str) -> str:
     parts = _parts(value)
-    if not parts.scheme or not (parts.netloc or parts.scheme == "file") or parts.query or parts.fragment:
-        raise ValueError("it is not one, or has a query or fragment")
+    if not parts.scheme or not (parts.netloc or parts.scheme == "file"):
+        raise ValueError("it is not one")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        # What is said here is shown, and published.
+        raise ValueError("it has a user, a query or a fragment")
     return value.rstrip("/")
 
 

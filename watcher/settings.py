@@ -22,11 +22,9 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from db import QUALITIES
 from watcher import setting_types as types
 from watcher.template import TEMPLATE_HELP
-
-CONTRACT_QUALITIES = ("144p", "240p", "360p", "480p", "720p", "1080p", "1440p", "2160p", "original")
-"""The quality words that the table of players' URLs accepts."""
 
 
 class CatalogKind(StrEnum):
@@ -76,7 +74,7 @@ class Settings(BaseSettings):
     qualities: types.Qualities = _setting(
         "The quality words; a subset of the default unless `CATALOG=none`.",
         "words of letters and digits, separated by commas",
-        CONTRACT_QUALITIES,
+        QUALITIES,
     )
     ignore_patterns: types.Patterns = _setting(
         "Names of files and directories that are never looked at.",
@@ -287,11 +285,11 @@ def _disagreements(given: Mapping[str, str]) -> list[str]:
             "CATALOG: compressor needs its PostgreSQL; allowed: with DATABASE_URL or POSTGRES_DB set"
         )
     qualities = {word.strip() for word in given.get("QUALITIES", "").split(",")} - {""}
-    foreign = sorted(qualities - set(CONTRACT_QUALITIES))
+    foreign = sorted(qualities - set(QUALITIES))
     if foreign and given.get("CATALOG") != CatalogKind.NONE:
         problems.append(
             f"QUALITIES: the video_qualities table refuses {', '.join(foreign)}; "
-            f"allowed with a catalog: {','.join(CONTRACT_QUALITIES)}"
+            f"allowed with a catalog: {','.join(QUALITIES)}"
         )
     return problems
 

@@ -25,7 +25,7 @@ def report_settings(settings: Settings, env_file: str | None = ".env") -> list[S
     """Every setting in the order of the documentation; derived defaults are shown as what they become."""
     sources = read_sources(env_file)
     derived = {
-        "database_url": settings.ledger_url,
+        "database_url": mask_url(settings.ledger_url),
         "catalog": str(settings.catalog_kind),
         "local_base_url": settings.local_base,
         "instance_id": settings.instance,
@@ -33,7 +33,7 @@ def report_settings(settings: Settings, env_file: str | None = ".env") -> list[S
     return [
         SettingReport(
             field.upper(),
-            mask_url(derived.get(field) or _shown(getattr(settings, field))),
+            derived.get(field) or _shown(getattr(settings, field)),
             next((source for source, given in sources.items() if field.upper() in given), "default"),
         )
         for field in Settings.model_fields

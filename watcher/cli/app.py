@@ -88,7 +88,7 @@ def _exit_code() -> int:
     except _UNDOABLE as exc:
         return _refuse([str(exc)], UNDONE)
     except BrokenPipeError:
-        # What is left in the buffer must not fail once more when the interpreter ends (Python's docs, SIGPIPE).
+        # What is left in the buffer must not fail once more when the interpreter ends: Python's own advice.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return UNDONE
     return outcome if isinstance(outcome, int) else FINE

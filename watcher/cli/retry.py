@@ -14,7 +14,9 @@ RETRIABLE = (State.REJECTED, State.FAILED, State.GONE, State.PENDING, State.VERI
 
 def retry(
     context: typer.Context,
-    ids: Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="Numbers from `list`.", min=1, max=2**63 - 1)] = None,
+    ids: Annotated[
+        list[int] | None, typer.Argument(metavar="[ID]...", help="Numbers from `list`.", min=1, max=2**63 - 1)
+    ] = None,
     state: Annotated[State | None, typer.Option(help="Every upload in this state.")] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Every upload that stopped or waits after an error.")

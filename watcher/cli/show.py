@@ -8,7 +8,7 @@ from uuid import UUID
 
 import typer
 
-from db import InstanceReport, Ledger, State, Upload
+from db import InstanceReport, Ledger, State, Upload, format_time
 from watcher.cli.common import (
     MISUSED,
     CommandError,
@@ -49,7 +49,7 @@ def _summary(settings: Settings, ledger: Ledger) -> dict[str, object]:
         "instance": ledger.instance,
         "directory": settings.completed_dir,
         "running": daemon_is_running(settings),
-        "heartbeat_at": report.heartbeat_at.isoformat().replace("+00:00", "Z") if report else None,
+        "heartbeat_at": format_time(report.heartbeat_at) if report else None,
         "report": report.report if report else None,
         "counts": {state.value: number for state, number in ledger.counts().items()},
         "oldest_pending": oldest.as_dict() if oldest else None,

@@ -1,0 +1,363 @@
+"""The real daemon as a process: what it finds, how it stops, what it says, and what it survives."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.request import urlopen
+
+import pytest
+
+from db import Ledger, State, Upload, open_database
+from tests.daemon import environment_of, running_daemon
+from tests.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
+from tests.integration.conftest import MakeSettings
+from tests.media import Media, encoding
+from tests.s3_server import S3Server
+from tests.workshop import BUCKET, VIDEO_ID
+from watcher.settings import Settings
+
+PATH = f"{VIDEO_ID}/my_video_720p.mp4"
+OTHER_VIDEO = "1c9f4a71-0e6d-4d2b-9f9f-4c2a1b8e3d22"
+SHUTDOWN_SECONDS = 10
+
+
+def place_file(settings: Settings, path: str, source: str) -> None:
+    """Copy a file to a path below the watched directory, the way the compressor copies an original."""
+    target = os.path.join(settings.completed_dir, path)
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    shutil.copy2(source, target)
+
+
+def rows(settings: Settings) -> list[Upload]:
+    """The ledger, read from outside."""
+    database = open_database(settings.ledger_url, read_only=True)
+    try:
+        return Ledger(database, settings.instance).uploads()
+    finally:
+        database.close()
+
+
+def keys(server: S3Server) -> set[str]:
+    """The objects in the bucket."""
+    listed = server.client().list_objects_v2(Bucket=BUCKET).get("Contents", [])
+    return {entry["Key"] for entry in listed}
+
+
+def command(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line beside the daemon."""
+    return subprocess.run(
+        [sys.executable, "-m", "watcher", *arguments],
+        env=environment_of(settings),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def test_every_way_of_arriving_is_seen_without_waiting_for_the_periodic_scan(
+    settings: MakeSettings, server: S3Server, media: Media, place: str
+) -> None:
+    """There before the start, in a directory made a moment earlier, renamed in, and a tree moved in."""
+    chosen = settings(RESCAN_SECONDS=86400)
+    place_file(chosen, f"{VIDEO_ID}/before_144p.mp4", media.faststart)
+    elsewhere = os.path.join(place, "elsewhere")
+    os.makedirs(os.path.join(elsewhere, OTHER_VIDEO))
+    for name in ("tree_144p.mp4", "tree_240p.mp4"):
+        shutil.copy(media.faststart, os.path.join(elsewhere, OTHER_VIDEO, name))
+    shutil.copy(media.plain, os.path.join(elsewhere, "renamed.mp4"))
+    with running_daemon(chosen) as daemon:
+        daemon.expect("daemon_ready")
+        new_video = "2d0a5b82-1f7e-4e3c-8a0a-5d3b2c9f4e33"
+        place_file(chosen, f"{new_video}/at_once_144p.mp4", media.faststart)
+        os.rename(
+            os.path.join(elsewhere, "renamed.mp4"),
+            os.path.join(chosen.completed_dir, f"{VIDEO_ID}/renamed_240p.mp4"),
+        )
+        os.rename(os.path.join(elsewhere, OTHER_VIDEO), os.path.join(chosen.completed_dir, OTHER_VIDEO))
+        daemon.expect("upload_released", count=5)
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+    assert keys(server) == {
+        f"videos/{VIDEO_ID}/before_144p.mp4",
+        f"videos/{VIDEO_ID}/renamed_240p.mp4",
+        f"videos/{OTHER_VIDEO}/tree_144p.mp4",
+        f"videos/{OTHER_VIDEO}/tree_240p.mp4",
+        f"videos/{new_video}/at_once_144p.mp4",
+    }
+    assert [row.state for row in rows(chosen)] == [State.RELEASED] * 5
+
+
+def test_an_encode_under_way_is_uploaded_only_when_it_is_done(
+    settings: MakeSettings, server: S3Server, place: str
+) -> None:
+    """A real ffmpeg writes straight onto the final path; SIGTERM ends it with a valid, shorter file."""
+    chosen = settings()
+    target = os.path.join(chosen.completed_dir, PATH)
+    os.makedirs(os.path.dirname(target))
+    with running_daemon(chosen, environment={"LOG_LEVEL": "DEBUG"}) as daemon:
+        daemon.expect("daemon_ready")
+        with encoding(target, "-movflags", "+faststart") as encoder:
+            daemon.expect("file_busy", path=PATH)
+            assert keys(server) == set()
+            encoder.send_signal(signal.SIGTERM)
+            encoder.wait(20)
+        daemon.expect("upload_released", path=PATH)
+    assert keys(server) == {f"videos/{PATH}"}
+
+
+def test_a_killed_encode_is_rejected(settings: MakeSettings, server: S3Server) -> None:
+    """The kernel sends `closed` all the same; the file has no index."""
+    chosen = settings()
+    target = os.path.join(chosen.completed_dir, PATH)
+    os.makedirs(os.path.dirname(target))
+    with running_daemon(chosen, environment={"LOG_LEVEL": "DEBUG"}) as daemon:
+        daemon.expect("daemon_ready")
+        with encoding(target) as encoder:
+            daemon.expect("file_busy", path=PATH)
+            encoder.kill()
+            encoder.wait(20)
+            daemon.expect("upload_rejected", path=PATH, code="incomplete")
+    assert keys(server) == set()
+    assert os.path.exists(target)
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    """Holds requests back until it is set, at the latest at the end of the test."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_in_the_middle_of_an_upload_takes_seconds_and_the_next_start_goes_on(
+    settings: MakeSettings,
+    server: S3Server,
+    proxy: FaultProxy,
+    media: Media,
+    gate: threading.Event,
+    number: signal.Signals,
+) -> None:
+    """The server does not answer at all; nothing is lost and nothing counts as failed."""
+    chosen = settings()
+    held = threading.Event()
+
+    def stall(request: Request, forward: Forward) -> Answer | None:
+        if request.action == "PutObject":
+            held.set()
+            gate.wait(60)
+            return None
+        return forward()
+
+    proxy.fault = stall
+    place_file(chosen, PATH, media.faststart)
+    with running_daemon(chosen) as daemon:
+        assert held.wait(20)
+        daemon.signal(number)
+        assert daemon.wait(SHUTDOWN_SECONDS) == 0
+    gate.set()
+    assert [row.state for row in rows(chosen)] == [State.PENDING]
+    assert os.path.exists(os.path.join(chosen.completed_dir, PATH))
+    proxy.fault = lambda _request, forward: forward()
+    with running_daemon(chosen) as daemon:
+        daemon.expect("upload_released", path=PATH)
+    assert keys(server) == {f"videos/{PATH}"}
+
+
+def test_a_daemon_killed_in_the_middle_goes_on_at_the_next_start(
+    settings: MakeSettings, server: S3Server, proxy: FaultProxy, media: Media
+) -> None:
+    """SIGKILL after the server has the object and before the ledger knows: it is adopted, not sent again."""
+    chosen = settings()
+    killed: list[int] = []
+    place_file(chosen, PATH, media.faststart)
+    with running_daemon(chosen) as daemon:
+
+        def kill(request: Request, forward: Forward) -> Answer | None:
+            if request.action != "PutObject":
+                return forward()
+            forward()
+            daemon.process.kill()
+            killed.append(daemon.process.wait())
+            return None
+
+        proxy.fault = kill
+        assert daemon.wait(20) == -signal.SIGKILL
+    assert killed == [-signal.SIGKILL]
+    proxy.fault = lambda _request, forward: forward()
+    with running_daemon(chosen) as daemon:
+        daemon.expect("object_adopted", path=PATH)
+        daemon.expect("upload_released", path=PATH)
+    assert proxy.actions.count("PutObject") == 1
+    assert [row.state for row in rows(chosen)] == [State.RELEASED]
+
+
+def test_a_second_daemon_of_the_same_instance_refuses_to_start(settings: MakeSettings) -> None:
+    chosen = settings()
+    with running_daemon(chosen) as daemon:
+        daemon.expect("daemon_ready")
+        second = command(chosen, "run", "--once")
+    assert second.returncode == 1
+    assert "INSTANCE_ID" in second.stderr
+    assert "Traceback" not in second.stderr
+
+
+def test_a_pause_is_said_everywhere_and_ends_by_itself(
+    settings: MakeSettings, server: S3Server, proxy: FaultProxy, media: Media, place: str
+) -> None:
+    """Log, `status`, metrics and systemd's status name the reason; no row is marked failed for it."""
+    port = free_port()
+    chosen = settings(METRICS_ADDRESS=f"127.0.0.1:{port}")
+    proxy.fault = lambda request, forward: (
+        s3_error(403, "AccessDenied") if request.action == "PutObject" else forward()
+    )
+    place_file(chosen, PATH, media.faststart)
+    with (
+        notify_socket(place) as (path, messages),
+        running_daemon(chosen, environment={"NOTIFY_SOCKET": path}) as daemon,
+    ):
+        daemon.expect("stage_paused", code="AccessDenied")
+        expect_message(messages, "upload paused")
+        status = json.loads(command(chosen, "status", "--json").stdout)
+        assert status["running"]
+        assert "AccessDenied" in status["report"]["paused"]["upload"]
+        assert "upload paused" in command(chosen, "status").stdout
+        assert 'video_uploader_stage_paused{stage="upload"} 1.0' in scrape(port)
+        proxy.fault = lambda _request, forward: forward()
+        daemon.expect("stage_resumed")
+        daemon.expect("upload_released", path=PATH)
+        assert 'video_uploader_stage_paused{stage="upload"} 0.0' in scrape(port)
+    assert [row.state for row in rows(chosen)] == [State.RELEASED]
+
+
+def test_systemd_is_told_of_the_start_the_watchdog_the_reload_and_the_end(
+    settings: MakeSettings, media: Media, place: str
+) -> None:
+    """READY comes after the first scan, which has noticed what was there."""
+    chosen = settings()
+    place_file(chosen, PATH, media.faststart)
+    environment = {"WATCHDOG_USEC": "400000"}
+    with (
+        notify_socket(place) as (path, messages),
+        running_daemon(chosen, environment=environment | {"NOTIFY_SOCKET": path}) as daemon,
+    ):
+        expect_message(messages, "READY=1")
+        daemon.expect("scan_completed")
+        expect_message(messages, "WATCHDOG=1")
+        expect_message(messages, "WATCHDOG=1")
+        daemon.signal(signal.SIGHUP)
+        assert "MONOTONIC_USEC=" in expect_message(messages, "RELOADING=1")
+        expect_message(messages, "READY=1")
+        daemon.signal(signal.SIGTERM)
+        expect_message(messages, "STOPPING=1")
+        assert daemon.wait() == 0
+
+
+def test_a_reload_changes_what_can_change_and_names_what_cannot(
+    settings: MakeSettings, media: Media, place: str
+) -> None:
+    """KEEP_LOCAL is taken back by SIGHUP, and the copy that it kept is released."""
+    chosen = settings()
+    place_file(chosen, PATH, media.faststart)
+    env_file = os.path.join(place, ".env")
+    write_text(env_file, "KEEP_LOCAL=true\nUPLOAD_CONCURRENCY=2\n")
+    with running_daemon(chosen) as daemon:
+        daemon.expect("upload_published", path=PATH)
+        write_text(env_file, "KEEP_LOCAL=perhaps\n")
+        daemon.signal(signal.SIGHUP)
+        refused = daemon.expect("reload_refused")
+        assert "KEEP_LOCAL" in refused["problems"][0]
+        write_text(env_file, "KEEP_LOCAL=false\nUPLOAD_CONCURRENCY=3\n")
+        daemon.signal(signal.SIGHUP)
+        assert daemon.expect("restart_needed")["settings"] == ["UPLOAD_CONCURRENCY"]
+        assert daemon.expect("settings_reloaded")["changed"] == ["KEEP_LOCAL"]
+        daemon.expect("upload_released", path=PATH)
+
+
+def test_a_taken_metrics_port_is_a_warning_and_not_an_end(settings: MakeSettings, media: Media) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        chosen = settings(METRICS_ADDRESS=f"127.0.0.1:{taken.getsockname()[1]}")
+        place_file(chosen, PATH, media.faststart)
+        with running_daemon(chosen) as daemon:
+            daemon.expect("metrics_unavailable")
+            daemon.expect("upload_released", path=PATH)
+
+
+def test_an_upload_that_is_under_way_can_be_watched_from_another_process(
+    settings: MakeSettings, proxy: FaultProxy, media: Media, place: str, gate: threading.Event
+) -> None:
+    """`list` shows the bytes that S3 has accepted so far."""
+    chosen = settings()
+    large = os.path.join(place, "large.mp4")
+    with open(media.faststart, "rb") as small, open(large, "wb") as file:
+        video = small.read()
+        padding = 40 * 1024 * 1024
+        file.write(video + padding.to_bytes(4) + b"free")
+        file.truncate(len(video) + padding)
+    held = threading.Event()
+
+    def hold_the_last_part(request: Request, forward: Forward) -> Answer | None:
+        if request.action == "UploadPart":
+            # The ledger hears of progress once a second at most: each part takes longer than that.
+            if request.part_number == 4:
+                held.set()
+            gate.wait(1.1 if request.part_number < 4 else 30)
+        return forward()
+
+    proxy.fault = hold_the_last_part
+    place_file(chosen, PATH, large)
+    with running_daemon(chosen) as daemon:
+        daemon.expect("upload_started", path=PATH)
+        assert held.wait(30)
+        (listed,) = json.loads(command(chosen, "list", "--json").stdout)
+        assert 0 < listed["bytes_sent"] < listed["size"]
+        assert "It is being uploaded" in command(chosen, "explain", PATH).stdout
+        gate.set()
+        daemon.expect("upload_released", path=PATH)
+
+
+def write_text(path: str, text: str) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def scrape(port: int) -> str:
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        text: str = answer.read().decode()
+        return text
+
+
+@contextmanager
+def notify_socket(directory: str) -> Iterator[tuple[str, socket.socket]]:
+    """A socket like systemd's for sd_notify(3), and its path."""
+    path = os.path.join(directory, "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(path)
+        receiver.settimeout(20)
+        yield path, receiver
+
+
+def expect_message(messages: socket.socket, text: str) -> str:
+    """The next datagram that has the text in it; others before it are passed over."""
+    while text not in (message := messages.recv(8192).decode()):
+        continue
+    return message

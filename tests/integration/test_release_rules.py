@@ -1,0 +1,334 @@
+"""The rules about publishing, and about the local copy, which goes last or not at all."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from datetime import timedelta
+
+import pytest
+
+from db import DatabaseError, ErrorKind, State
+from tests.fault_proxy import Answer, FaultProxy
+from tests.integration.conftest import OpenWorkshop
+from tests.peer import writer
+from tests.s3_server import S3Server
+from tests.workshop import BUCKET, VIDEO_ID, Workshop
+from watcher import release
+from watcher.asides import repair_asides
+
+PATH = f"{VIDEO_ID}/my_video_720p.mp4"
+FREE_BOX = b"\0\0\0\x08free"
+
+
+def published(shop: Workshop, video: bytes, path: str = PATH) -> None:
+    """Bring a new file to `published`."""
+    shop.put(path, video)
+    shop.step(State.PENDING)
+    shop.step(State.VERIFIED)
+    assert shop.row(path).state is State.PUBLISHED
+
+
+def content(shop: Workshop, path: str = PATH) -> bytes:
+    with open(shop.absolute(path), "rb") as file:
+        return file.read()
+
+
+def test_players_get_the_local_url_until_the_object_is_confirmed(
+    workshop: OpenWorkshop, video: bytes
+) -> None:
+    """The row is there as soon as the file is settled, and changes only after the confirmation."""
+    shop = workshop()
+    shop.put(PATH, video)
+    assert shop.catalog_urls() == [f"file://{shop.house.tree.root}/{PATH}"]
+    shop.step(State.PENDING)
+    assert shop.catalog_urls() == [f"file://{shop.house.tree.root}/{PATH}"]
+    (row,) = shop.step(State.VERIFIED)
+    assert row.state is State.PUBLISHED
+    assert shop.catalog_urls() == [f"/{BUCKET}/videos/{PATH}"]
+
+
+def test_row_and_ledger_change_together_or_not_at_all(
+    workshop: OpenWorkshop, video: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fails between the two writes of a publication leaves neither of them."""
+    shop = workshop()
+    shop.put(PATH, video)
+    shop.step(State.PENDING)
+
+    class Interrupted(BaseException):
+        pass
+
+    def interrupt(*_args: object, **_kwargs: object) -> None:
+        raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shop.house.ledger, "advance", interrupt)
+        with pytest.raises(Interrupted):
+            shop.step(State.VERIFIED)
+    assert shop.catalog_urls() == [f"file://{shop.house.tree.root}/{PATH}"]
+    assert shop.row(PATH).state is State.VERIFIED
+
+
+def test_a_catalog_row_that_was_deleted_is_made_again(workshop: OpenWorkshop, video: bytes) -> None:
+    shop = workshop()
+    shop.put(PATH, video)
+    shop.step(State.PENDING)
+    with shop.house.database.transaction():
+        shop.house.database.tables.qualities.delete().execute()
+    shop.step(State.VERIFIED)
+    assert shop.catalog_urls() == [f"/{BUCKET}/videos/{PATH}"]
+
+
+def test_without_a_catalog_a_file_is_uploaded_and_released(workshop: OpenWorkshop, video: bytes) -> None:
+    shop = workshop(CATALOG="none")
+    shop.put(PATH, video)
+    row = shop.finish(PATH)
+    assert row.state is State.RELEASED
+    assert row.published_at is not None
+    assert shop.object(row) == video
+    assert not os.path.exists(shop.absolute(PATH))
+
+
+def test_the_copy_goes_only_after_the_retention(workshop: OpenWorkshop, video: bytes) -> None:
+    shop = workshop(RELEASE_AFTER_SECONDS=3600)
+    published(shop, video)
+    assert shop.step(State.PUBLISHED) == []
+    row = shop.row(PATH)
+    assert row.published_at is not None
+    assert row.due_at == row.published_at + timedelta(hours=1)
+    shop.house.policy.retention = timedelta(0)
+    shop.house.ledger.reschedule_published(timedelta(0))
+    (released,) = shop.step(State.PUBLISHED)
+    assert released.state is State.RELEASED
+    assert not os.path.exists(shop.absolute(PATH))
+    assert shop.waited == [1.0]
+
+
+def test_a_retention_that_grew_is_kept_by_rows_that_are_due_already(
+    workshop: OpenWorkshop, video: bytes
+) -> None:
+    shop = workshop()
+    published(shop, video)
+    shop.house.policy.retention = timedelta(hours=1)
+    (row,) = shop.step(State.PUBLISHED)
+    assert (row.state, row.last_error) == (State.PUBLISHED, None)
+    assert row.due_at > shop.house.ledger.now() + timedelta(minutes=50)
+    assert os.path.exists(shop.absolute(PATH))
+
+
+def test_keep_local_wins(workshop: OpenWorkshop, video: bytes) -> None:
+    shop = workshop(KEEP_LOCAL=True)
+    published(shop, video)
+    assert not shop.house.runners[State.PUBLISHED].stage.is_enabled()
+
+
+def test_an_object_that_was_lost_is_uploaded_again_while_the_copy_is_here(
+    workshop: OpenWorkshop, server: S3Server, video: bytes
+) -> None:
+    """The fresh HEAD before the release finds it; players get the local URL until it is back."""
+    shop = workshop()
+    published(shop, video)
+    server.client().delete_object(Bucket=BUCKET, Key=shop.row(PATH).object_key)
+    (row,) = shop.step(State.PUBLISHED)
+    assert (row.state, row.verified_at, row.published_at) == (State.PENDING, None, None)
+    assert content(shop) == video
+    assert shop.catalog_urls() == [f"file://{shop.house.tree.root}/{PATH}"]
+    final = shop.finish(PATH)
+    assert final.state is State.RELEASED
+    assert shop.object(final) == video
+    assert shop.catalog_urls() == [f"/{BUCKET}/videos/{PATH}"]
+
+
+def test_an_object_that_was_replaced_by_other_content_is_not_trusted(
+    workshop: OpenWorkshop, server: S3Server, video: bytes
+) -> None:
+    shop = workshop()
+    published(shop, video)
+    server.client().put_object(Bucket=BUCKET, Key=shop.row(PATH).object_key, Body=b"x" * len(video))
+    (row,) = shop.step(State.PUBLISHED)
+    assert row.state is State.PENDING
+    assert content(shop) == video
+
+
+def test_an_object_that_may_not_be_looked_at_is_not_trusted(
+    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes
+) -> None:
+    shop = workshop()
+    published(shop, video)
+    proxy.fault = lambda request, forward: Answer(403) if request.action == "HeadObject" else forward()
+    (row,) = shop.step(State.PUBLISHED)
+    assert (row.state, row.attempts) == (State.PUBLISHED, 0)
+    assert shop.house.runners[State.PUBLISHED].pause.problem is not None
+    assert content(shop) == video
+
+
+def test_a_file_replaced_between_confirmation_and_release_survives(
+    workshop: OpenWorkshop, video: bytes
+) -> None:
+    """The new content stays at its path, is uploaded in turn, and only then released."""
+    shop = workshop()
+    published(shop, video)
+    fresh = video + FREE_BOX
+    shop.write(PATH + ".part", fresh)
+    os.replace(shop.absolute(PATH + ".part"), shop.absolute(PATH))
+    (old,) = shop.step(State.PUBLISHED)
+    assert old.state is State.PUBLISHED
+    assert content(shop) == fresh
+    shop.settle(PATH)
+    final = shop.finish(PATH)
+    assert (final.state, shop.object(final)) == (State.RELEASED, fresh)
+    assert shop.house.ledger.uploads(ids=[old.id])[0].state is State.SUPERSEDED
+
+
+def test_a_file_rewritten_in_place_between_confirmation_and_release_survives(
+    workshop: OpenWorkshop, video: bytes
+) -> None:
+    shop = workshop()
+    published(shop, video)
+    fresh = video + FREE_BOX
+    shop.write(PATH, fresh)
+    (old,) = shop.step(State.PUBLISHED)
+    assert old.state is State.PUBLISHED
+    assert content(shop) == fresh
+
+
+def test_a_file_that_is_being_written_is_not_released(workshop: OpenWorkshop, video: bytes) -> None:
+    """Opened for writing and not written yet: the identity is the same, only the lease knows."""
+    shop = workshop()
+    published(shop, video)
+    with writer(shop.absolute(PATH), os.O_WRONLY) as process:
+        process.expect("opened")
+        (row,) = shop.step(State.PUBLISHED)
+        assert row.state is State.PUBLISHED
+        assert content(shop) == video
+
+
+def test_a_file_written_while_the_old_one_is_aside_survives(workshop: OpenWorkshop, video: bytes) -> None:
+    """Compressed again in the very second of the release: the writer makes a new file at the path."""
+    shop = workshop()
+    published(shop, video)
+    fresh = video + FREE_BOX
+
+    def compress_again() -> None:
+        assert not os.path.exists(shop.absolute(PATH))
+        shop.write(PATH, fresh)
+
+    shop.while_waiting = compress_again
+    (old,) = shop.step(State.PUBLISHED)
+    assert old.state is State.RELEASED
+    assert os.listdir(shop.absolute(VIDEO_ID)) == [os.path.basename(PATH)]
+    assert content(shop) == fresh
+    shop.while_waiting = lambda: None
+    shop.settle(PATH)
+    final = shop.finish(PATH)
+    assert (final.state, shop.object(final)) == (State.RELEASED, fresh)
+
+
+def test_a_writer_that_opened_the_file_aside_gets_it_back(workshop: OpenWorkshop, video: bytes) -> None:
+    """It looked the path up before the rename and opens the inode after it: the file is put back."""
+    shop = workshop()
+    published(shop, video)
+    aside = os.path.join(shop.absolute(VIDEO_ID), release.aside_name(shop.row(PATH).id))
+    with ExitStack() as stack:
+
+        def open_the_inode() -> None:
+            stack.enter_context(writer(aside, os.O_WRONLY)).expect("opened")
+
+        shop.while_waiting = open_the_inode
+        (row,) = shop.step(State.PUBLISHED)
+    assert row.state is State.PUBLISHED
+    assert os.listdir(shop.absolute(VIDEO_ID)) == [os.path.basename(PATH)]
+
+
+def test_a_stop_during_the_wait_puts_the_file_back(workshop: OpenWorkshop, video: bytes) -> None:
+    shop = workshop()
+    published(shop, video)
+
+    def stop() -> None:
+        shop.stop_requested = True
+
+    shop.while_waiting = stop
+    (row,) = shop.step(State.PUBLISHED)
+    assert (row.state, row.claimed_by) == (State.PUBLISHED, None)
+    assert content(shop) == video
+
+
+def test_a_crash_while_the_file_is_aside_is_repaired_at_the_next_start(
+    workshop: OpenWorkshop, video: bytes
+) -> None:
+    shop = workshop()
+    published(shop, video)
+    row = shop.row(PATH)
+    release.set_aside(shop.house.tree, PATH, row.id, row.identity)
+    assert not os.path.exists(shop.absolute(PATH))
+    next_life = workshop()
+    report = next_life.house.scanner.scan()
+    repair_asides(next_life.house.tree, next_life.house.ledger, report.asides)
+    assert content(next_life) == video
+    (released,) = next_life.step(State.PUBLISHED)
+    assert released.state is State.RELEASED
+
+
+def test_a_crash_between_the_unlink_and_its_record_ends_released(
+    workshop: OpenWorkshop, video: bytes
+) -> None:
+    """The copy is gone and the ledger does not know: a fresh HEAD agrees, so the row is released."""
+    shop = workshop()
+    published(shop, video)
+    os.unlink(shop.absolute(PATH))
+    (row,) = shop.step(State.PUBLISHED)
+    assert row.state is State.RELEASED
+
+
+def test_an_unmounted_directory_releases_and_loses_nothing(
+    workshop: OpenWorkshop, video: bytes, place: str
+) -> None:
+    shop = workshop()
+    published(shop, video)
+    os.rename(shop.absolute(VIDEO_ID), os.path.join(place, "unmounted"))
+    (row,) = shop.step(State.PUBLISHED)
+    assert (row.state, row.error_code) == (State.PUBLISHED, "root-unavailable")
+    assert shop.house.runners[State.PUBLISHED].pause.problem is not None
+
+
+def test_a_lost_object_without_a_local_copy_is_reported_and_kept_in_view(
+    workshop: OpenWorkshop, server: S3Server, video: bytes
+) -> None:
+    shop = workshop()
+    published(shop, video)
+    os.unlink(shop.absolute(PATH))
+    shop.write(f"{VIDEO_ID}/other.txt", b"")
+    server.client().delete_object(Bucket=BUCKET, Key=shop.row(PATH).object_key)
+    (row,) = shop.step(State.PUBLISHED)
+    assert (row.state, row.error_code) == (State.PUBLISHED, "object-lost")
+
+
+def test_a_directory_is_left_alone_when_its_last_file_goes(workshop: OpenWorkshop, video: bytes) -> None:
+    """The compressor makes a directory and opens a file in it a moment later."""
+    shop = workshop()
+    published(shop, video)
+    shop.step(State.PUBLISHED)
+    assert os.listdir(shop.absolute(VIDEO_ID)) == []
+
+
+def test_a_release_that_cannot_be_recorded_is_recorded_later(
+    workshop: OpenWorkshop, video: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database goes away between the unlink and the row."""
+    shop = workshop()
+    published(shop, video)
+    real = shop.house.ledger.advance
+
+    def fail(*_args: object, **_kwargs: object) -> None:
+        raise DatabaseError(ErrorKind.TRANSIENT, "advance", "the test says so", "Wait.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shop.house.ledger, "advance", fail)
+        shop.step(State.PUBLISHED)
+    assert shop.house.ledger.advance == real
+    assert not os.path.exists(shop.absolute(PATH))
+    shop.house.ledger.unclaim_all()
+    shop.house.ledger.hurry(State.PUBLISHED)
+    (row,) = shop.step(State.PUBLISHED)
+    assert row.state is State.RELEASED
