@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import threading
 from collections import OrderedDict
-from typing import Any, TextIO
+from typing import TextIO
 
 import structlog
 
@@ -43,7 +42,7 @@ def configure_logging(level: str, log_format: str | None, stream: TextIO | None 
             ),
         ]
         if console
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_to_json)]
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=True)]
     )
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
@@ -82,11 +81,6 @@ def _printable_values(
 
 def _printable(text: str, *, keeps_lines: bool) -> str:
     return "\n".join(map(printable, text.split("\n"))) if keeps_lines else printable(text)
-
-
-def _to_json(event: structlog.typing.EventDict, **options: Any) -> str:
-    """One line of ASCII; DEL is the one control character that JSON lets through (RFC 8259, section 7)."""
-    return json.dumps(event, ensure_ascii=True, **options).replace("\x7f", "\\u007f")
 
 
 class RepeatFilter:

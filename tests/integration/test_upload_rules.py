@@ -98,6 +98,19 @@ def test_a_file_opened_for_writing_after_it_settled_is_not_uploaded(
     assert proxy.actions == []
 
 
+def test_a_file_replaced_after_it_settled_is_looked_at_before_anything_is_sent(
+    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes
+) -> None:
+    """The new content was never found to be complete: it may be a truncated one."""
+    shop = workshop()
+    shop.put(PATH, video)
+    shop.write(PATH, video[:-100])
+    (row,) = shop.step(State.PENDING)
+    assert (row.state, row.error_code) == (State.PENDING, "local-changed")
+    assert proxy.actions == []
+    assert len(shop.house.settler) == 1
+
+
 @pytest.mark.parametrize("size", [70_000, LARGE])
 def test_a_file_that_grows_while_it_is_sent_is_not_verified(
     workshop: OpenWorkshop, proxy: FaultProxy, video: bytes, size: int

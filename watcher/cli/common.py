@@ -54,6 +54,10 @@ def invocation(context: typer.Context) -> Invocation:
 @contextmanager
 def open_ledger(settings: Settings, *, read_only: bool) -> Iterator[Ledger]:
     """The ledger as it is, up to date or refused; raises `CommandError` and `db.DatabaseError`."""
+    if not read_only:
+        # To open a SQLite file for writing makes it; this looks first, and refuses.
+        with open_ledger(settings, read_only=True):
+            pass
     database = connect(settings, read_only=read_only)
     try:
         with database.session():

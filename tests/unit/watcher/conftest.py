@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 
 from tests.media import Media, make_media
+from tests.s3_server import S3Server, forget_aws
+from tests.workshop import Workshop, open_workshop, settings_for
 from watcher import lease
 from watcher.openat import owned
 from watcher.tree import Tree
@@ -34,6 +36,13 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Media:
 @pytest.fixture
 def place() -> Iterator[str]:
     """An empty directory that anyone may enter, on a file system whose leases can be trusted."""
+    with make_place() as directory:
+        yield directory
+
+
+@contextmanager
+def make_place() -> Iterator[str]:
+    """What `place` is, for fixtures that live longer than a test."""
     for parent in (tempfile.gettempdir(), "/var/tmp", "/dev/shm"):
         if os.path.isdir(parent) and _leases_work(parent):
             with tempfile.TemporaryDirectory(prefix="video-uploader-test-", dir=parent) as directory:
@@ -65,6 +74,21 @@ def unprivileged() -> Callable[[], AbstractContextManager[None]]:
             os.seteuid(0)
 
     return block
+
+
+@pytest.fixture
+def workshop(place: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workshop]:
+    """A house whose S3 server does not run: nothing gets that far here."""
+    forget_aws(monkeypatch)
+    with open_workshop(settings_for(place, "http://127.0.0.1:9"), S3Server()) as workshop:
+        yield workshop
+
+
+@pytest.fixture
+def video(media: Media) -> bytes:
+    """The bytes of a complete MP4."""
+    with open(media.faststart, "rb") as file:
+        return file.read()
 
 
 def _leases_work(parent: str) -> bool:

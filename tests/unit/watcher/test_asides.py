@@ -1,0 +1,111 @@
+"""Files that a crash in the middle of a release left set aside get their names back."""
+
+import os
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+from structlog.testing import capture_logs
+
+from db import Database, Ledger, Upload, migrate, open_database, sqlite_url
+from watcher.asides import repair_asides
+from watcher.release import SetAside, aside_name, set_aside
+from watcher.tree import Tree, identity_of
+
+VIDEO = "0b8e3f60-9d5c-4c1a-8f8e-3b1f0a7d2c11"
+PATH = f"{VIDEO}/a_720p.mp4"
+
+
+@pytest.fixture
+def database(tmp_path: os.PathLike[str]) -> Iterator[Database]:
+    with closing(open_database(sqlite_url(os.path.join(tmp_path, "ledger.sqlite3")))) as database:
+        migrate(database)
+        yield database
+
+
+@pytest.fixture
+def ledger(database: Database) -> Ledger:
+    return Ledger(database, "test")
+
+
+@pytest.fixture
+def root(place: str) -> Tree:
+    """The watched directory, with one directory of a video in it."""
+    os.makedirs(f"{place}/{VIDEO}")
+    return Tree(place)
+
+
+def write(tree: Tree, path: str, content: bytes) -> None:
+    with open(os.path.join(tree.root, path), "wb") as file:
+        file.write(content)
+
+
+def names(tree: Tree) -> list[str]:
+    return sorted(os.listdir(os.path.join(tree.root, VIDEO)))
+
+
+def crash_in_release(tree: Tree, ledger: Ledger) -> Upload:
+    """What a crash between setting a file aside and unlinking it leaves; returns the file's row."""
+    write(tree, PATH, b"hashed")
+    upload = ledger.enqueue(
+        PATH,
+        video_id=VIDEO,
+        filename="a.mp4",
+        quality="720p",
+        object_key=f"videos/{PATH}",
+        identity=identity_of(os.stat(os.path.join(tree.root, PATH))),
+    )
+    assert isinstance(set_aside(tree, PATH, upload.id, upload.identity), SetAside)
+    return upload
+
+
+def repair(tree: Tree, ledger: Ledger) -> list[tuple[object, object]]:
+    """Repair whatever is set aside; returns the events and outcomes that were logged."""
+    asides = [f"{VIDEO}/{name}" for name in names(tree) if name.endswith(".aside")]
+    with capture_logs() as logged:
+        repair_asides(tree, ledger, asides)
+    return [(line["event"], line.get("outcome")) for line in logged]
+
+
+def test_a_file_that_was_left_aside_gets_its_name_back(root: Tree, ledger: Ledger) -> None:
+    crash_in_release(root, ledger)
+    assert names(root) == [aside_name(1)]
+    assert repair(root, ledger) == [("aside_repaired", "PutBack")]
+    assert names(root) == ["a_720p.mp4"]
+
+
+def test_a_newer_file_under_the_name_is_never_overwritten(root: Tree, ledger: Ledger) -> None:
+    crash_in_release(root, ledger)
+    write(root, PATH, b"newer encode")
+    assert repair(root, ledger) == [("aside_repaired", "Released")]
+    assert names(root) == ["a_720p.mp4"]
+    with open(os.path.join(root.root, PATH), "rb") as file:
+        assert file.read() == b"newer encode"
+
+
+def test_of_two_contents_that_nobody_has_hashed_both_stay(root: Tree, ledger: Ledger) -> None:
+    upload = crash_in_release(root, ledger)
+    write(root, f"{VIDEO}/{aside_name(upload.id)}", b"written while it was aside")
+    write(root, PATH, b"newer encode")
+    assert repair(root, ledger) == [("aside_repaired", "LeftAside")]
+    assert names(root) == [aside_name(upload.id), "a_720p.mp4"]
+
+
+def test_a_file_whose_upload_is_unknown_stays_and_a_person_is_told(root: Tree, ledger: Ledger) -> None:
+    write(root, f"{VIDEO}/{aside_name(77)}", b"whose?")
+    assert repair(root, ledger) == [("aside_unknown", None)]
+    assert names(root) == [aside_name(77)]
+
+
+def test_a_name_that_only_looks_like_ours_stays(root: Tree, ledger: Ledger) -> None:
+    write(root, f"{VIDEO}/.video-uploader-x.aside", b"not ours")
+    assert repair(root, ledger) == [("aside_unknown", None)]
+    assert names(root) == [".video-uploader-x.aside"]
+
+
+def test_one_that_cannot_be_repaired_does_not_keep_the_others_from_it(root: Tree, ledger: Ledger) -> None:
+    upload = crash_in_release(root, ledger)
+    with capture_logs() as logged:
+        repair_asides(root, ledger, [f"gone/{aside_name(upload.id)}", f"{VIDEO}/{aside_name(upload.id)}"])
+    assert [line["event"] for line in logged] == ["aside_unrepaired", "aside_repaired"]
+    assert names(root) == ["a_720p.mp4"]

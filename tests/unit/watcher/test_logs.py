@@ -1,0 +1,164 @@
+"""One line an event, never a raw control character, and libraries speak through the same mouth."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from watcher.logs import RepeatFilter, configure_logging
+
+NASTY = "two\nlines \x1b[2J \x07 \x7f \x9b \u2028 \udcff"
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    named = ("boto3", "botocore", "s3transfer", "urllib3", "peewee", "watchdog")
+    levels = {name: logging.getLogger(name).level for name in named}
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for name, before in levels.items():
+        logging.getLogger(name).setLevel(before)
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+
+
+class Log:
+    """A stream that is, or is not, a terminal."""
+
+    def __init__(self, *, level: str = "INFO", log_format: str | None, on_terminal: bool = False) -> None:
+        self.stream = io.StringIO()
+        if on_terminal:
+            self.stream.isatty = lambda: True  # type: ignore[method-assign]
+        configure_logging(level, log_format, self.stream)
+        self.log = structlog.get_logger()
+
+    def text(self) -> str:
+        return self.stream.getvalue()
+
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.text().splitlines()]
+
+
+def raise_and_log(log: Log, message: str) -> None:
+    credentials = "s3cr3t-that-nobody-may-see".upper()
+    try:
+        fail(message, len(credentials))
+    except RuntimeError:
+        log.log.exception("internal_error")
+
+
+def fail(message: str, number: int) -> None:
+    raise RuntimeError(message, number)
+
+
+def test_json_has_one_object_a_line_with_event_level_time_and_what_is_bound() -> None:
+    log = Log(log_format="json")
+    with structlog.contextvars.bound_contextvars(video_id="v", quality="720p"):
+        log.log.bind(path="v/été_720p.mp4").info("upload_confirmed", size=5)
+    (event,) = log.events()
+    assert event["timestamp"].endswith("Z")
+    del event["timestamp"]
+    assert event == {
+        "event": "upload_confirmed",
+        "level": "info",
+        "video_id": "v",
+        "quality": "720p",
+        "path": "v/été_720p.mp4",
+        "size": 5,
+    }
+
+
+@pytest.mark.parametrize(
+    ("log_format", "on_terminal", "is_json"),
+    [(None, False, True), (None, True, False), ("json", True, True), ("console", False, False)],
+)
+def test_unset_the_format_is_for_people_on_a_terminal_and_for_programs_elsewhere(
+    log_format: str | None, on_terminal: bool, is_json: bool
+) -> None:
+    log = Log(log_format=log_format, on_terminal=on_terminal)
+    log.log.info("something_happened", size=5)
+    assert log.text().startswith("{") is is_json
+    assert "something_happened" in log.text()
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.one_of(st.text(st.characters()), st.just(NASTY)))
+def test_no_control_character_is_ever_written_raw(log_format: str, text: str) -> None:
+    log = Log(log_format=log_format)
+    log.log.warning(f"event{text}", path=text, several=[text, {text: text}], failure=OSError(text))
+    logging.getLogger("some.library").warning("it says %s", text)
+    lines = log.text().removesuffix("\n").split("\n")
+    assert len(lines) == 2
+    assert all(line.isprintable() for line in lines)
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_an_exception_is_a_trace_without_raw_characters_and_without_local_variables(log_format: str) -> None:
+    log = Log(log_format=log_format)
+    raise_and_log(log, NASTY)
+    assert "RuntimeError" in log.text()
+    assert "raise_and_log" in log.text()
+    assert "S3CR3T" not in log.text()
+    assert all(line.isprintable() for line in log.text().split("\n"))
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_a_library_is_quoted_under_one_event_with_its_name(log_format: str) -> None:
+    log = Log(log_format=log_format)
+    logging.getLogger("urllib3.connectionpool").warning("Retrying after %s", "a reset")
+    assert "library_message" in log.text()
+    assert "Retrying after a reset" in log.text()
+    assert "urllib3.connectionpool" in log.text()
+    if log_format == "json":
+        assert log.events()[0]["level"] == "warning"
+
+
+def test_what_is_less_severe_than_the_level_is_not_written() -> None:
+    log = Log(level="WARNING", log_format="json")
+    log.log.info("quiet")
+    logging.getLogger("some.library").info("quiet, too")
+    log.log.warning("loud")
+    assert [event["event"] for event in log.events()] == ["loud"]
+
+
+def test_chatty_libraries_are_heard_from_warnings_on_also_when_we_debug() -> None:
+    log = Log(level="DEBUG", log_format="json")
+    logging.getLogger("botocore.auth").debug("Authorization: …")
+    logging.getLogger("urllib3.connectionpool").info("Starting new connection")
+    log.log.debug("our_own")
+    assert [event["event"] for event in log.events()] == ["our_own"]
+
+
+def test_a_new_level_counts_for_loggers_that_are_there_already() -> None:
+    log = Log(level="INFO", log_format="json")
+    ours = structlog.get_logger()
+    ours.debug("before")
+    configure_logging("DEBUG", "json", log.stream)
+    ours.debug("after")
+    assert [event["event"] for event in log.events()] == ["after"]
+
+
+def test_only_the_first_time_is_news_for_each_subject_and_message() -> None:
+    said = RepeatFilter()
+    asked = [("a", "x"), ("a", "x"), ("a", "y"), ("b", "x"), ("a", "x")]
+    assert [said.is_news(*each) for each in asked] == [True, False, True, True, False]
+
+
+def test_what_was_said_long_ago_is_forgotten_so_that_memory_is_bounded() -> None:
+    said = RepeatFilter(size=3)
+    for subject in "abc":
+        said.is_news(subject, "x")
+    assert not said.is_news("a", "x")
+    assert said.is_news("d", "x")
+    assert not said.is_news("a", "x"), "what is said again and again stays known"
+    assert said.is_news("b", "x"), "the oldest is forgotten"

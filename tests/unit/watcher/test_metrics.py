@@ -1,0 +1,130 @@
+"""What Prometheus really gets over HTTP."""
+
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import pytest
+from structlog.testing import capture_logs
+
+from watcher.metrics import Metrics, MetricsServer
+
+
+def free_address() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return f"127.0.0.1:{listening.getsockname()[1]}"
+
+
+@contextmanager
+def serving(metrics: Metrics) -> Iterator[str]:
+    """Serves metrics on a free port; gives the address."""
+    address = free_address()
+    server = MetricsServer(metrics, address)
+    server.start()
+    try:
+        yield address
+    finally:
+        server.stop()
+
+
+def scrape(metrics: Metrics) -> dict[str, float]:
+    """What a scrape over HTTP says, by sample."""
+    with serving(metrics) as address, urlopen(f"http://{address}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+def test_every_name_is_ours(metrics: Metrics) -> None:
+    metrics.watch(counts=lambda: {"pending": 3}, settling=lambda: 0, paused=lambda: {"upload": False})
+    metrics.setbacks.labels(stage="upload", kind="transient").inc()
+    names = {re.split(r"[{ ]", sample)[0] for sample in scrape(metrics)}
+    assert len(names) > 10
+    assert all(name.startswith("video_uploader_") for name in names)
+
+
+def test_counters_count(metrics: Metrics) -> None:
+    metrics.bytes_sent.inc(1000)
+    metrics.confirmed.labels(by="checksum").inc()
+    metrics.upload_seconds.observe(2)
+    sampled = scrape(metrics)
+    assert sampled["video_uploader_sent_bytes_total"] == 1000
+    assert sampled['video_uploader_confirmed_uploads_total{by="checksum"}'] == 1
+    assert sampled['video_uploader_upload_seconds_bucket{le="5.0"}'] == 1
+    assert sampled['video_uploader_upload_seconds_bucket{le="1.0"}'] == 0
+
+
+def test_gauges_are_asked_at_every_scrape(metrics: Metrics) -> None:
+    counts = {"pending": 3, "failed": 0}
+    paused = {"upload": True, "publish": False}
+    metrics.watch(counts=lambda: counts, settling=lambda: 7, paused=lambda: paused)
+    sampled = scrape(metrics)
+    assert sampled['video_uploader_uploads{state="pending"}'] == 3
+    assert sampled["video_uploader_settling_files"] == 7
+    assert sampled['video_uploader_stage_paused{stage="upload"}'] == 1
+    counts["pending"] = 2
+    paused["upload"] = False
+    sampled = scrape(metrics)
+    assert sampled['video_uploader_uploads{state="pending"}'] == 2
+    assert sampled['video_uploader_stage_paused{stage="upload"}'] == 0
+
+
+def test_a_source_that_cannot_answer_gives_no_samples_and_the_rest_is_served(metrics: Metrics) -> None:
+    metrics.watch(counts=dict, settling=lambda: 1, paused=dict)
+    sampled = scrape(metrics)
+    assert not [name for name in sampled if name.startswith("video_uploader_uploads{")]
+    assert sampled["video_uploader_settling_files"] == 1
+
+
+def test_two_daemons_in_one_process_do_not_share_their_numbers(metrics: Metrics) -> None:
+    metrics.published.inc()
+    assert scrape(Metrics())["video_uploader_published_uploads_total"] == 0
+
+
+def test_a_taken_port_is_a_warning_and_not_an_end(metrics: Metrics) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        server = MetricsServer(metrics, address)
+        with capture_logs() as logged:
+            server.start()
+        server.stop()
+    (line,) = logged
+    assert (line["event"], line["log_level"], line["address"]) == ("metrics_unavailable", "warning", address)
+    assert "METRICS_ADDRESS" in line["hint"]
+
+
+def test_a_host_that_is_not_this_one_is_a_warning_too(metrics: Metrics) -> None:
+    for host in ("192.0.2.1", "a" * 70):
+        with capture_logs() as logged:
+            MetricsServer(metrics, f"{host}:9108").start()
+        assert [line["event"] for line in logged] == ["metrics_unavailable"]
+
+
+def test_an_empty_address_serves_nothing_and_says_nothing(metrics: Metrics) -> None:
+    before = threading.active_count()
+    server = MetricsServer(metrics, "")
+    with capture_logs() as logged:
+        server.start()
+    assert logged == []
+    assert threading.active_count() == before
+    server.stop()
+
+
+def test_afterwards_the_port_is_free_and_no_thread_is_left(metrics: Metrics) -> None:
+    before = threading.active_count()
+    with serving(metrics) as address, urlopen(f"http://{address}/metrics", timeout=10) as answer:
+        assert answer.status == 200
+    with pytest.raises(URLError, match="refused"):
+        urlopen(f"http://{address}/metrics", timeout=10)
+    host, port = address.split(":")
+    with socket.create_server((host, int(port))):
+        pass
+    assert threading.active_count() <= before + 1, "a handler may still be saying goodbye"

@@ -1,0 +1,126 @@
+"""What will happen next, in a sentence for every situation."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from db import State, Upload
+from watcher.outlook import outlook
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+ROW = Upload(
+    id=7,
+    instance="test",
+    path="v/a_720p.mp4",
+    video_id="0b8e3f60-9d5c-4c1a-8f8e-3b1f0a7d2c11",
+    filename="a.mp4",
+    quality="720p",
+    device=1,
+    inode=2,
+    size=4 * 1024 * 1024,
+    mtime_ns=3,
+    checksum=None,
+    etag=None,
+    version_id=None,
+    confirmed_by=None,
+    object_key="videos/v/a_720p.mp4",
+    url=None,
+    state=State.PENDING,
+    attempts=0,
+    due_at=NOW,
+    last_error=None,
+    error_code=None,
+    claimed_by=None,
+    claim=0,
+    claimed_until=None,
+    multipart_id=None,
+    part_size=None,
+    bytes_sent=0,
+    discovered_at=NOW,
+    changed_at=NOW,
+    verified_at=None,
+    published_at=None,
+    released_at=None,
+)
+IN_AN_HOUR = NOW + timedelta(hours=1)
+
+
+def told(
+    *, running: bool = True, paused: dict[str, str] | None = None, keep: bool = False, **changes: object
+) -> str:
+    row = replace(ROW, **changes)  # type: ignore[arg-type]  # the fields of Upload
+    return outlook(row, now=NOW, is_running=running, paused=paused or {}, keep_local=keep)
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        (State.REJECTED, "new content at its path is looked at anew"),
+        (State.FAILED, "Nothing until somebody acts"),
+        (State.GONE, "unless the file comes back"),
+    ],
+)
+@pytest.mark.parametrize("running", [True, False])
+def test_what_stopped_says_how_to_try_it_again(state: State, words: str, running: bool) -> None:
+    sentence = told(state=state, running=running)
+    assert words in sentence
+    assert "`video-uploader retry 7`" in sentence
+
+
+def test_what_is_over_says_so() -> None:
+    assert told(state=State.RELEASED) == "Nothing: it is done, and this row is its receipt."
+    assert "newer content" in told(state=State.SUPERSEDED)
+
+
+def test_every_state_has_an_outlook() -> None:
+    assert all(told(state=state).endswith(".") for state in State)
+
+
+@pytest.mark.parametrize("state", [State.PENDING, State.VERIFIED, State.PUBLISHED])
+def test_without_the_daemon_nothing_goes_on(state: State) -> None:
+    assert told(state=state, running=False) == "The daemon is not running; this goes on when it is started."
+
+
+@pytest.mark.parametrize(
+    ("state", "stage"),
+    [(State.PENDING, "upload"), (State.VERIFIED, "publish"), (State.PUBLISHED, "release")],
+)
+def test_a_paused_stage_says_why_and_only_for_its_own_rows(state: State, stage: str) -> None:
+    paused = {stage: "There are no credentials."}
+    assert told(state=state, paused=paused) == (
+        f"The {stage} stage is paused and goes on by itself when this is mended: There are no credentials."
+    )
+    others = {name: "x" for name in ("upload", "publish", "release", "scan") if name != stage}
+    assert "paused" not in told(state=state, paused=others)
+
+
+def test_keep_local_means_that_nothing_is_released() -> None:
+    assert told(state=State.PUBLISHED, keep=True) == "Nothing: KEEP_LOCAL is set, so the local copy stays."
+    assert "published" in told(state=State.VERIFIED, keep=True)
+
+
+def test_an_upload_under_way_says_how_far_it_is() -> None:
+    sentence = told(claimed_by="upload-1", bytes_sent=1024 * 1024)
+    assert sentence == "It is being uploaded: 1.0 MiB of 4.0 MiB (25 %)."
+    assert told(claimed_by="upload-1", bytes_sent=1, size=0).startswith("It is being uploaded")
+
+
+@pytest.mark.parametrize("state", [State.PENDING, State.VERIFIED, State.PUBLISHED])
+def test_a_row_that_is_claimed_is_being_worked_on(state: State) -> None:
+    assert told(state=state, claimed_by="worker").endswith("stage is working on it.")
+
+
+def test_what_waits_says_until_when() -> None:
+    when = "at 2026-01-02 04:04:05Z (in 1 h)"
+    assert told(due_at=IN_AN_HOUR, attempts=3) == f"It is tried again {when}; 3 attempts have failed."
+    assert told(due_at=IN_AN_HOUR).endswith(f"due {when}.")
+    assert told(state=State.VERIFIED, due_at=IN_AN_HOUR) == f"Its URL is published; due {when}."
+    assert told(state=State.PUBLISHED, due_at=IN_AN_HOUR).endswith(
+        f"one more look at the object; due {when}."
+    )
+
+
+def test_what_is_due_is_due_now() -> None:
+    assert told().endswith("due now.")
+    assert told(due_at=NOW - timedelta(days=1), attempts=1).startswith("It is tried again now;")

@@ -1,0 +1,329 @@
+"""The settings: where they come from, what they may be, and that no secret is ever told."""
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from db import QUALITIES
+from watcher.settings import (
+    CatalogKind,
+    Settings,
+    SettingsError,
+    load_settings,
+    read_sources,
+    state_directory,
+)
+from watcher.settings_report import MASK, mask_url, report_settings
+
+SECRET = "s3cr3t-that-nobody-may-see"
+
+
+class Given:
+    """The two sources of settings, filled by a test."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.env_file = str(directory / "settings.env")
+        self._monkeypatch = monkeypatch
+        for name in [*map(str.upper, Settings.model_fields), "STATE_DIRECTORY", "XDG_STATE_HOME"]:
+            monkeypatch.delenv(name, raising=False)
+        self.environment(COMPLETED_DIR="/srv/completed", XDG_STATE_HOME="/home/u/.state")
+
+    def environment(self, **values: str) -> "Given":
+        for name, value in values.items():
+            self._monkeypatch.setenv(name, value)
+        return self
+
+    def file(self, text: str) -> "Given":
+        with open(self.env_file, "w", encoding="utf-8") as file:
+            file.write(text)
+        return self
+
+    def settings(self) -> Settings:
+        return load_settings(self.env_file)
+
+    def problems(self) -> list[str]:
+        with pytest.raises(SettingsError) as wrong:
+            self.settings()
+        assert SECRET not in str(wrong.value)
+        assert SECRET not in repr(wrong.value)
+        return wrong.value.problems
+
+    def report(self, name: str) -> tuple[str, str]:
+        """Value and source of a setting, as a person is shown them."""
+        by_name = {entry.name: entry for entry in report_settings(self.settings(), self.env_file)}
+        return by_name[name].value, by_name[name].source
+
+
+@pytest.fixture
+def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Given:
+    return Given(tmp_path, monkeypatch)
+
+
+def test_only_the_directory_is_required(given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert given.settings().completed_dir == "/srv/completed"
+    monkeypatch.delenv("COMPLETED_DIR")
+    assert given.problems() == [
+        "COMPLETED_DIR: it is required and not set; allowed: a directory's absolute path"
+    ]
+
+
+def test_the_environment_wins_over_the_file(given: Given) -> None:
+    given.file("AWS_S3_BUCKET=from-file\nAWS_REGION=eu-west-1\n").environment(AWS_S3_BUCKET="from-env")
+    settings = given.settings()
+    assert (settings.aws_s3_bucket, settings.aws_region) == ("from-env", "eu-west-1")
+
+
+def test_an_empty_value_means_unset_so_that_the_file_or_the_default_counts(given: Given) -> None:
+    given.file("AWS_S3_BUCKET=from-file\nUPLOAD_CONCURRENCY=\n")
+    given.environment(AWS_S3_BUCKET="", RESCAN_SECONDS="", AWS_ACCESS_KEY_ID="", POSTGRES_DB="")
+    settings = given.settings()
+    assert (settings.aws_s3_bucket, settings.upload_concurrency) == ("from-file", 4)
+    assert settings.rescan_seconds == 300
+    assert settings.aws_access_key_id is None
+    assert not settings.on_postgresql
+
+
+def test_an_empty_metrics_address_switches_metrics_off_also_over_the_file(given: Given) -> None:
+    given.file("METRICS_ADDRESS=127.0.0.1:9999\n").environment(METRICS_ADDRESS="")
+    assert given.settings().metrics_address == ""
+
+
+def test_names_of_others_are_ignored_and_names_are_case_sensitive(given: Given) -> None:
+    given.file("PENDING_DIR=/x\nSECRET_KEY=y\nupload_concurrency=9\n").environment(upload_concurrency="9")
+    assert given.settings().upload_concurrency == 4
+
+
+def test_a_missing_file_gives_nothing(given: Given) -> None:
+    assert read_sources(given.env_file)[given.env_file] == {}
+
+
+def test_a_file_that_is_no_text_is_one_sentence(given: Given) -> None:
+    with open(given.env_file, "wb") as file:
+        file.write(b"AWS_S3_BUCKET=\xff\xfe\n")
+    assert given.problems() == [f"{given.env_file} is not UTF-8 text (invalid start byte at byte 14)"]
+
+
+def test_a_file_that_cannot_be_read_is_one_sentence(
+    given: Given, unprivileged: Callable[[], object], place: str
+) -> None:
+    given.env_file = os.path.join(place, "settings.env")
+    given.file("AWS_REGION=x\n")
+    os.chmod(given.env_file, 0)
+    with unprivileged():  # type: ignore[attr-defined]  # a context manager of no named type
+        assert given.problems() == [f"{given.env_file} cannot be read (Permission denied); make it readable"]
+
+
+WRONG = {
+    "COMPLETED_DIR": "relative/dir",
+    "PATH_TEMPLATE": "{video_id}/{nonsense}{ext}",
+    "VIDEO_EXTENSIONS": "mp4",
+    "QUALITIES": "720p,bad word",
+    "IGNORE_PATTERNS": "a/b",
+    "DATABASE_URL": f"mysql://user:{SECRET}@host/db",
+    "DATABASE_SCHEMA": "Not An Identifier",
+    "CATALOG": "theirs",
+    "LOCAL_BASE_URL": "no-url",
+    "POSTGRES_PORT": "70000",
+    "AWS_S3_BUCKET": "Not_A_Bucket",
+    "AWS_S3_BASE_URL": "https://cdn.example.com/?x=1",
+    "AWS_S3_VIDEOS_PREFIX": "/videos/",
+    "AWS_ENDPOINT_URL": "127.0.0.1:9000",
+    "AWS_S3_ACL": "public-read-write",
+    "INSTANCE_ID": "a\tb",
+    "UPLOAD_CONCURRENCY": "0",
+    "SETTLE_SECONDS": "soon",
+    "RESCAN_SECONDS": "0",
+    "RELEASE_AFTER_SECONDS": "-1",
+    "KEEP_LOCAL": "perhaps",
+    "PRUNE_DIRECTORIES_AFTER_DAYS": "0",
+    "METRICS_ADDRESS": "9108",
+    "LOG_LEVEL": "LOUD",
+    "LOG_FORMAT": "xml",
+}
+
+
+def test_every_wrong_value_is_told_at_once_with_its_name_and_what_is_allowed(given: Given) -> None:
+    given.environment(**WRONG, AWS_SECRET_ACCESS_KEY=SECRET)
+    problems = given.problems()
+    assert {problem.partition(":")[0] for problem in problems} >= WRONG.keys()
+    assert any(problem.startswith("AWS_ACCESS_KEY_ID: it is missing") for problem in problems)
+    assert all("; allowed" in problem for problem in problems)
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_one_wrong_value_is_one_sentence(given: Given, name: str) -> None:
+    given.environment(**{name: WRONG[name]})
+    allowed = Settings.model_fields[name.lower()].json_schema_extra
+    assert isinstance(allowed, dict)
+    first = given.problems()[0]
+    assert first.startswith(f"{name}: ")
+    assert first.endswith(f"; allowed: {allowed['allowed']}")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", f"postgresql://u:{SECRET}\N{ACCOUNT OF}@h/db"),
+        ("DATABASE_URL", f"postgresql://u:{SECRET}[@h/db"),
+        ("DATABASE_URL", f"postgresql://u:{SECRET}/x@h/db"),
+        ("DATABASE_URL", f"postgresql://u:{SECRET}?x@h/db"),
+        ("AWS_ENDPOINT_URL", f"http://u:{SECRET}\N{ACCOUNT OF}@h"),
+        ("AWS_S3_BASE_URL", f"http://u:{SECRET}[@h"),
+        ("AWS_S3_BASE_URL", f"http://u:{SECRET}@cdn.example.com"),
+    ],
+)
+def test_a_malformed_url_is_refused_without_repeating_its_password(
+    given: Given, name: str, value: str
+) -> None:
+    given.environment(**{name: value})
+    (problem,) = given.problems()
+    assert problem.startswith(f"{name}: it")
+
+
+@pytest.mark.parametrize("value", ["127.0.0.1:0", "127.0.0.1:65536", ":9108", "host", "http://h:1"])
+def test_a_metrics_address_without_a_possible_port_and_host_is_refused(given: Given, value: str) -> None:
+    given.environment(METRICS_ADDRESS=value)
+    assert given.problems()[0].startswith("METRICS_ADDRESS: ")
+
+
+@pytest.mark.parametrize("value", ["127.0.0.1:1", "[::1]:65535", "localhost:9108"])
+def test_a_metrics_address_may_be_any_host_and_port(given: Given, value: str) -> None:
+    assert given.environment(METRICS_ADDRESS=value).settings().metrics_address == value
+
+
+def test_lists_are_words_between_commas(given: Given) -> None:
+    given.environment(VIDEO_EXTENSIONS=" .mp4 ,.MOV,, ", QUALITIES="720p,original")
+    settings = given.settings()
+    assert settings.video_extensions == (".mp4", ".MOV")
+    assert settings.qualities == ("720p", "original")
+
+
+def test_a_log_level_may_be_in_any_case(given: Given) -> None:
+    assert given.environment(LOG_LEVEL="debug").settings().log_level == "DEBUG"
+
+
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+def test_one_key_without_the_other_is_told(given: Given, name: str) -> None:
+    given.environment(**{name: SECRET})
+    (problem,) = given.problems()
+    assert problem.endswith("it is missing; allowed: both keys or neither")
+    assert not problem.startswith(name)
+
+
+@pytest.mark.parametrize("url", ["", "sqlite:////var/lib/x.sqlite3"])
+def test_the_compressors_catalog_without_its_database_is_told(given: Given, url: str) -> None:
+    given.environment(CATALOG="compressor", DATABASE_URL=url)
+    (problem,) = given.problems()
+    assert problem.startswith("CATALOG: compressor needs its PostgreSQL")
+
+
+@pytest.mark.parametrize("catalog", ["own", "compressor", ""])
+def test_a_quality_that_the_catalog_refuses_is_told(given: Given, catalog: str) -> None:
+    given.environment(CATALOG=catalog, QUALITIES="720p,hd,original", POSTGRES_DB="x")
+    (problem,) = given.problems()
+    assert problem.startswith("QUALITIES: the video_qualities table refuses hd;")
+    assert problem.endswith(",".join(QUALITIES))
+
+
+def test_any_quality_goes_without_a_catalog(given: Given) -> None:
+    assert given.environment(CATALOG="none", QUALITIES="hd").settings().qualities == ("hd",)
+
+
+def test_the_ledger_is_a_file_in_the_state_directory(given: Given) -> None:
+    assert given.settings().ledger_url == "sqlite:////home/u/.state/video-uploader/ledger.sqlite3"
+    given.environment(STATE_DIRECTORY="/var/lib/a b:/second")
+    assert given.settings().ledger_url == "sqlite:////var/lib/a%20b/ledger.sqlite3"
+    assert given.settings().catalog_kind is CatalogKind.OWN
+
+
+def test_the_users_state_directory_is_below_home_unless_it_is_named() -> None:
+    assert state_directory({}) == os.path.expanduser("~/.local/state/video-uploader")
+
+
+def test_the_postgres_names_count_only_if_the_database_is_named(given: Given) -> None:
+    given.environment(POSTGRES_HOST="db.example", POSTGRES_USER="u", POSTGRES_PASSWORD="p")
+    assert given.settings().ledger_url.startswith("sqlite:")
+
+
+def test_the_postgres_names_make_one_url_with_everything_encoded(given: Given) -> None:
+    given.file("POSTGRES_HOST=db.example\nPOSTGRES_PORT=6432\nPOSTGRES_USER=a@b\nPOSTGRES_DB=l/k\n")
+    given.environment(POSTGRES_PASSWORD="p:/@?#%")
+    settings = given.settings()
+    assert settings.ledger_url == "postgresql://a%40b:p%3A%2F%40%3F%23%25@db.example:6432/l%2Fk"
+    assert settings.on_postgresql
+    assert settings.catalog_kind is CatalogKind.COMPRESSOR
+
+
+def test_an_empty_postgres_password_is_trust_authentication(given: Given) -> None:
+    given.environment(POSTGRES_DB="lambrk", POSTGRES_PASSWORD="")
+    assert given.settings().ledger_url == "postgresql://postgres@localhost:5432/lambrk"
+
+
+def test_a_database_url_wins_over_the_postgres_names(given: Given) -> None:
+    given.environment(POSTGRES_DB="lambrk", DATABASE_URL="sqlite:////tmp/x.sqlite3")
+    settings = given.settings()
+    assert settings.ledger_url == "sqlite:////tmp/x.sqlite3"
+    assert settings.catalog_kind is CatalogKind.OWN
+
+
+@pytest.mark.parametrize("host", ["h1:5432,h2:5433", "[::1]:5432", "h", "/db"])
+def test_a_postgresql_url_may_name_its_servers_in_libpqs_ways(given: Given, host: str) -> None:
+    url = f"postgresql://u:p%40@{host}/db" if host != "/db" else "postgresql:///db?host=/run"
+    assert given.environment(DATABASE_URL=url).settings().ledger_url == url
+
+
+def test_what_is_not_set_is_derived(given: Given) -> None:
+    given.environment(COMPLETED_DIR="/srv/a b/")
+    settings = given.settings()
+    assert settings.local_base == "file:///srv/a%20b"
+    assert settings.instance == socket.gethostname()
+    given.environment(LOCAL_BASE_URL="https://example.com/videos/", INSTANCE_ID="one")
+    assert (given.settings().local_base, given.settings().instance) == ("https://example.com/videos", "one")
+
+
+def test_the_report_tells_where_each_value_came_from(given: Given) -> None:
+    given.file("AWS_S3_BUCKET=from-file\nAWS_REGION=from-file\n").environment(AWS_REGION="eu-west-1")
+    assert given.report("AWS_REGION") == ("eu-west-1", "environment")
+    assert given.report("AWS_S3_BUCKET") == ("from-file", given.env_file)
+    assert given.report("UPLOAD_CONCURRENCY") == ("4", "default")
+    assert given.report("KEEP_LOCAL") == ("false", "default")
+    assert given.report("VIDEO_EXTENSIONS")[0] == ".mp4,.m4v,.mov,.webm,.mkv,.avi,.ts"
+    assert given.report("CATALOG") == ("own", "default")
+    assert given.report("LOCAL_BASE_URL") == ("file:///srv/completed", "default")
+
+
+def test_the_report_has_every_setting_and_no_secret(given: Given) -> None:
+    given.environment(
+        AWS_ACCESS_KEY_ID=SECRET,
+        AWS_SECRET_ACCESS_KEY=SECRET,
+        AWS_SESSION_TOKEN=SECRET,
+        POSTGRES_PASSWORD=SECRET,
+        POSTGRES_DB="lambrk",
+    )
+    settings = given.settings()
+    reports = report_settings(settings, given.env_file)
+    assert [report.name for report in reports] == [name.upper() for name in Settings.model_fields]
+    assert SECRET not in repr(reports)
+    assert SECRET not in repr(settings)
+    assert given.report("AWS_SECRET_ACCESS_KEY") == (MASK, "environment")
+    assert given.report("DATABASE_URL") == (f"postgresql://postgres:{MASK}@localhost:5432/lambrk", "default")
+
+
+@pytest.mark.parametrize(
+    ("url", "masked"),
+    [
+        ("postgresql://u:p@h/d", f"postgresql://u:{MASK}@h/d"),
+        ("postgresql://u:p:q@h/d", f"postgresql://u:{MASK}@h/d"),
+        ("postgresql://u:12/p@q@h/d", f"postgresql://u:{MASK}@h/d"),
+        ("postgresql://:p@h/d", f"postgresql://:{MASK}@h/d"),
+        ("postgresql://h:5432/d", "postgresql://h:5432/d"),
+        ("postgresql://u@h/d?password=p&x=1", f"postgresql://u@h/d?password={MASK}&x=1"),
+        ("postgresql:///d?sslpassword=p", f"postgresql:///d?sslpassword={MASK}"),
+        ("sqlite:////var/lib/x.sqlite3", "sqlite:////var/lib/x.sqlite3"),
+    ],
+)
+def test_a_password_in_a_url_is_masked_wherever_it_stands(url: str, masked: str) -> None:
+    assert mask_url(url) == masked
