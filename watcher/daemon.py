@@ -12,6 +12,7 @@ import structlog
 from db import JSON, DatabaseError, State
 from watcher.asides import repair_asides
 from watcher.house import House, path_template
+from watcher.joining import stop_all
 from watcher.logs import configure_logging
 from watcher.metrics import MetricsServer
 from watcher.notify import Notifier
@@ -26,8 +27,8 @@ log = structlog.get_logger()
 HEARTBEAT_SECONDS = 5.0
 """How often the daemon tells the ledger and systemd how it is."""
 
-STOP_SECONDS = 5.0
-"""How long what is under way may take to end after a signal to stop."""
+STOP_SECONDS = 4.0
+"""How long what is under way may take to end after a signal to stop; the observer may take as long again."""
 
 LOOK_AROUND = 0
 """In the queue of signals: no signal, but something changed that everybody should be told at once."""
@@ -263,16 +264,11 @@ class Daemon:
         log.info("settings_reloaded", changed=sorted(changed.keys() - set(later)))
 
     def _stop(self) -> bool:
-        deadline = self._clock() + STOP_SECONDS
         house = self._house
         self._notifier.stopping("Stopping: what is under way goes on at the next start")
-        for runner in house.runners.values():
-            runner.request_stop()
-        self._observer.stop()
-        house.rescan.stop()
-        house.settler.stop()
-        ended = [runner.join(max(0.1, deadline - self._clock())) for runner in house.runners.values()]
+        self._observer.stop(STOP_SECONDS)
+        in_time = stop_all((*house.runners.values(), house.rescan, house.settler), STOP_SECONDS)
         self._metrics_server.stop()
         self._heartbeat("stopped")
-        log.info("daemon_stopped", in_time=all(ended))
-        return all(ended)
+        log.info("daemon_stopped", in_time=in_time)
+        return in_time

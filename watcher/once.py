@@ -12,6 +12,7 @@ import structlog
 from db import State, Upload
 from watcher.asides import repair_asides
 from watcher.house import House
+from watcher.joining import stop_all
 from watcher.problems import Problem
 
 log = structlog.get_logger()
@@ -20,6 +21,7 @@ PATIENCE = timedelta(seconds=30)
 """A next attempt that is further away than this is not waited for."""
 
 ASK_SECONDS = 0.1
+STOP_SECONDS = 5.0
 
 
 class OnceRun:
@@ -55,7 +57,7 @@ class OnceRun:
             house.settler.wait_until_only_writers_remain(self._is_interrupted)
             self._wait_until_drained()
         finally:
-            self._stop()
+            stop_all((*house.runners.values(), house.settler), STOP_SECONDS)
         unreadable = ["directories could not be read; see the log"] * bool(report.unreadable)
         return [*self._left_undone(started_at), *unreadable]
 
@@ -86,14 +88,6 @@ class OnceRun:
             return False
         due = house.ledger.next_due(state, horizon=stage.horizon)
         return due is not None and due <= house.ledger.now() + PATIENCE
-
-    def _stop(self) -> None:
-        house = self._house
-        for runner in house.runners.values():
-            runner.request_stop()
-        house.settler.stop()
-        for runner in house.runners.values():
-            runner.join(5.0)
 
     def _left_undone(self, started_at: datetime) -> list[str]:
         house = self._house

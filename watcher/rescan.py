@@ -9,6 +9,7 @@ from collections.abc import Callable
 import structlog
 
 from db import Database, DatabaseError
+from watcher.joining import join_all
 from watcher.liveness import Liveness
 from watcher.metrics import Metrics
 from watcher.openat import RootUnavailableError
@@ -64,13 +65,15 @@ class Rescan:
         self._thread.start()
         self._liveness.add_check("scan thread", lambda: self._stopping or self._thread.is_alive())
 
-    def stop(self, timeout: float = 5.0) -> None:
+    def request_stop(self) -> None:
         """Stop, in the middle of a scan if need be: the next start begins with a full one."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-        if self._thread.is_alive():
-            self._thread.join(timeout)
+
+    def join(self, timeout: float) -> bool:
+        """Wait so many seconds for the thread to end; False if it goes on."""
+        return join_all([self._thread], timeout)
 
     @property
     def problem(self) -> Problem | None:

@@ -13,6 +13,7 @@ import structlog
 
 from db import ClaimLostError, Database, DatabaseError, Ledger, State, Upload
 from watcher.guard import Guard
+from watcher.joining import join_all
 from watcher.liveness import Liveness, Pulse
 from watcher.problems import Problem, problem_of
 
@@ -111,11 +112,8 @@ class StageRunner:
         self.wake()
 
     def join(self, timeout: float) -> bool:
-        """Wait for the threads to end; False if one was still stuck after `timeout` seconds each."""
-        threads = [thread for thread in (self._claimer, *self._workers) if thread.ident is not None]
-        for thread in threads:
-            thread.join(timeout)
-        return not any(thread.is_alive() for thread in threads)
+        """Wait so many seconds in all for the threads to end; False if one is still stuck."""
+        return join_all((self._claimer, *self._workers), timeout)
 
     def wake(self) -> None:
         """There may be work: ask the ledger now."""

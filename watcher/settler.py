@@ -17,6 +17,7 @@ import structlog
 
 from db import Database, DatabaseError
 from watcher.finished import Busy, Examination, Quiet, Sighting
+from watcher.joining import join_all
 from watcher.liveness import Liveness
 from watcher.openat import RootUnavailableError
 from watcher.problems import Problem, problem_of
@@ -87,14 +88,15 @@ class Settler:
             lambda: self._stopping or all(thread.is_alive() for thread in self._threads),
         )
 
-    def stop(self, timeout: float = 5.0) -> None:
-        """Stop after the checks under way; what still waits is found again by the scan at the next start."""
+    def request_stop(self) -> None:
+        """Begin no further check; what still waits is found again by the scan at the next start."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-        for thread in self._threads:
-            if thread.is_alive():
-                thread.join(timeout)
+
+    def join(self, timeout: float) -> bool:
+        """Wait so many seconds in all for the checks under way; False if one goes on."""
+        return join_all(self._threads, timeout)
 
     def notice(self, path: str) -> None:
         """Something happened at this path: check it now."""

@@ -1,0 +1,207 @@
+"""The house rules that a machine can hold: who imports whom, what stands where, which names are stable."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+
+import pytest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+PACKAGES = ("watcher", "storage", "db")
+MAY_IMPORT = {"watcher": {"watcher", "storage", "db"}, "storage": {"storage"}, "db": {"db"}}
+"""Of our own packages; what is not ours is another question."""
+
+WATCHES_FILES = "watchdog"
+LONGEST_MODULE = 320
+LEVELS = frozenset({"debug", "info", "warning", "error", "exception", "critical"})
+
+REQUIRED_AT_TOP = {
+    "CHANGELOG.md",
+    "LICENSE",
+    "Makefile",
+    "README.md",
+    "constraints.txt",
+    "db",
+    "pyproject.toml",
+    "storage",
+    "systemd",
+    "tests",
+    "watcher",
+}
+ALLOWED_AT_TOP = REQUIRED_AT_TOP | {"benchmarks", "docs"}
+DOT_FILES_AT_TOP = {".ci", ".gitignore"}
+
+
+def modules(*packages: str) -> list[str]:
+    """The paths of every module of packages, relative to the repository."""
+    return sorted(
+        os.path.relpath(os.path.join(directory, name), ROOT)
+        for package in packages
+        for directory, _, names in os.walk(os.path.join(ROOT, package))
+        for name in names
+        if name.endswith(".py")
+    )
+
+
+@cache
+def parsed(module: str) -> ast.Module:
+    with open(os.path.join(ROOT, module), encoding="utf-8") as file:
+        return ast.parse(file.read(), module)
+
+
+def imported(module: str) -> Iterator[str]:
+    """The top-level packages that a module imports, anywhere in it; a relative import is its own package."""
+    for node in ast.walk(parsed(module)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield (node.module or "").partition(".")[0] if not node.level else module.partition("/")[0]
+
+
+def pyproject() -> dict[str, object]:
+    with open(os.path.join(ROOT, "pyproject.toml"), "rb") as file:
+        return tomllib.load(file)
+
+
+def tracked() -> list[str]:
+    """The paths that the repository holds, or would hold if all were added; skips outside of a checkout."""
+    command = ["git", "-C", ROOT, "ls-files", "--cached", "--others", "--exclude-standard"]
+    try:
+        listing = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    except (FileNotFoundError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"not a git checkout, so its top level cannot be told from what was built in it: {error}")
+    return listing.stdout.splitlines()
+
+
+def test_every_module_is_looked_at() -> None:
+    found = modules(*PACKAGES)
+    assert {"watcher/house.py", "storage/object_store.py", "db/ledger.py"} < set(found)
+
+
+@pytest.mark.parametrize("module", modules(*PACKAGES))
+def test_imports_point_one_way(module: str) -> None:
+    package = module.partition("/")[0]
+    ours = set(imported(module)) & {*PACKAGES, "tests"}
+    assert ours <= MAY_IMPORT[package]
+
+
+@pytest.mark.parametrize("module", modules("storage", "db"))
+def test_storage_and_db_know_nothing_of_watching_files(module: str) -> None:
+    assert WATCHES_FILES not in set(imported(module))
+
+
+@pytest.mark.parametrize("module", modules("watcher"))
+def test_the_watcher_speaks_to_s3_and_databases_through_their_packages_alone(module: str) -> None:
+    drivers = {"boto3", "botocore", "awscrt", "peewee", "playhouse", "psycopg", "sqlite3"}
+    assert set(imported(module)).isdisjoint(drivers)
+
+
+def test_the_top_level_holds_what_it_should_and_nothing_else() -> None:
+    top = {path.partition("/")[0] for path in tracked()}
+    plain = {name for name in top if not name.startswith(".")}
+    assert plain >= REQUIRED_AT_TOP
+    assert plain <= ALLOWED_AT_TOP
+    assert {name for name in top if name.startswith(".")} <= DOT_FILES_AT_TOP
+
+
+def test_the_packages_that_are_installed_are_the_packages_on_disk() -> None:
+    on_disk = {
+        os.path.dirname(module).replace("/", ".")
+        for module in modules(*PACKAGES)
+        if os.path.basename(module) == "__init__.py"
+    }
+    setuptools = pyproject()["tool"]["setuptools"]  # type: ignore[index]  # the shape of our own file
+    assert sorted(setuptools["packages"]) == sorted(on_disk)
+    assert {os.path.dirname(module).replace("/", ".") for module in modules(*PACKAGES)} == on_disk
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_packages_say_that_they_are_typed(package: str) -> None:
+    assert os.path.isfile(os.path.join(ROOT, package, "py.typed"))
+    assert pyproject()["tool"]["setuptools"]["package-data"][package] == ["py.typed"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("module", modules(*PACKAGES))
+def test_every_module_says_why_it_exists(module: str) -> None:
+    assert ast.get_docstring(parsed(module))
+
+
+@pytest.mark.parametrize("module", modules(*PACKAGES))
+def test_no_module_outgrows_its_reason(module: str) -> None:
+    """Past some 300 lines a module is probably two."""
+    with open(os.path.join(ROOT, module), encoding="utf-8") as file:
+        assert sum(1 for _ in file) <= LONGEST_MODULE
+
+
+def log_events() -> dict[str, str]:
+    """Every name that a log call is given, with the place of one of its calls."""
+    events: dict[str, str] = {}
+    for module in modules(*PACKAGES):
+        loggers = loggers_of(module)
+        for call in ast.walk(parsed(module)):
+            if isinstance(call, ast.Call) and is_log_call(call.func, loggers):
+                place = f"{module}, line {call.lineno}"
+                assert call.args, f"{place}: a log call without an event"
+                for name in possible_values(call.args[0], place):
+                    events[name] = place
+    return events
+
+
+def loggers_of(module: str) -> set[str]:
+    """The names that a module gives to structlog's loggers, and to one of their methods."""
+    names = {"log", "_log", "logger"}
+    for node in ast.walk(parsed(module)):
+        if isinstance(node, ast.Assign) and any(is_log_method(part, names) for part in ast.walk(node.value)):
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return names
+
+
+def is_log_method(node: ast.AST, loggers: set[str]) -> bool:
+    return (
+        isinstance(node, ast.Attribute)
+        and node.attr in LEVELS
+        and isinstance(node.value, ast.Name)
+        and node.value.id in loggers
+    )
+
+
+def is_log_call(function: ast.expr, loggers: set[str]) -> bool:
+    given_a_name = isinstance(function, ast.Name) and function.id in loggers
+    return given_a_name or is_log_method(function, loggers)
+
+
+def possible_values(node: ast.expr, place: str) -> list[str]:
+    match node:
+        case ast.Constant(value=str(name)):
+            return [name]
+        case ast.IfExp():
+            return [*possible_values(node.body, place), *possible_values(node.orelse, place)]
+    pytest.fail(f"{place}: an event is named by a constant, so that it can be found and documented")
+
+
+def documented_events() -> list[str]:
+    """The first column of README.md's table of log events."""
+    with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as file:
+        _, _, after = file.read().partition("\n## Log events\n")
+    table = after.partition("\n## ")[0]
+    return re.findall(r"^\| *`([^`]+)` *\|", table, flags=re.MULTILINE)
+
+
+def test_log_events_are_named_in_snake_case() -> None:
+    events = log_events()
+    assert "upload_verified" in events
+    assert "aside_repaired" in events
+    assert not {name: place for name, place in events.items() if not re.fullmatch(r"[a-z]+(_[a-z]+)*", name)}
+
+
+def test_log_events_are_the_documented_ones() -> None:
+    """Also those of the libraries below, which `watcher.logs` gives one name of its own."""
+    documented = documented_events()
+    assert len(documented) == len(set(documented))
+    assert set(documented) == {*log_events(), "library_message"}

@@ -1,0 +1,330 @@
+"""Where a failure becomes a decision: the table of the three kinds of errors, line by line."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+
+import pytest
+import structlog
+from structlog.testing import capture_logs
+
+from db import (
+    ClaimLostError,
+    DatabaseError,
+    IllegalTransitionError,
+    State,
+    Upload,
+)
+from db import ErrorKind as DatabaseErrorKind
+from storage import ErrorKind, KeyTooLongError, SourceChangedError, StorageError, UploadCancelledError
+from tests.unit.db.places import IDENTITY, VIDEO_ID, bring, enqueue
+from tests.workshop import Workshop
+from watcher.backoff import Backoff
+from watcher.guard import LOOK_AGAIN_SECONDS, Guard
+from watcher.openat import FileMissingError, NotOursError, RootUnavailableError, UnreadableError
+from watcher.pause import StagePause
+from watcher.problems import Kind, LookAgainError, NotYetError, SetbackError
+
+LEASE = timedelta(seconds=60)
+LONGEST = 300.0
+
+
+def storage_error(kind: ErrorKind, code: str) -> StorageError:
+    return StorageError(kind, "upload", "videos/k", code, "Do something.")
+
+
+def database_error(kind: DatabaseErrorKind) -> DatabaseError:
+    return DatabaseError(kind, "write", "it does not answer", "Look after it.")
+
+
+@dataclass
+class Stand:
+    """A guard on a real ledger, with backoff that is always as long as it can be, and what it asked for."""
+
+    workshop: Workshop
+    now: float = 0.0
+    looked_again: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        house = self.workshop.house
+        self.ledger = house.ledger
+        self.pause = StagePause(clock=lambda: self.now, backoff=Backoff(base=2.0))
+        self.guard: Guard = replace(
+            house.runners[State.PENDING].guard,
+            pause=self.pause,
+            backoff=Backoff(base=1.0, cap=LONGEST, uniform=lambda _, longest: longest),
+            look_again=self.looked_again.append,
+        )
+        # Something has to be in the root, or nothing that is missing is believed.
+        self.workshop.write("something.txt", b"x")
+
+    def claim(self, path: str = "v/a_720p.mp4", state: State = State.PENDING) -> Upload:
+        row = self.ledger.current(path) or enqueue(self.ledger, path)
+        if row.state is not state:
+            bring(self.ledger, row, state)
+        (claimed,) = self.ledger.claim(state, 1, lease=LEASE, horizon=timedelta(hours=1), claimed_by="worker")
+        return claimed
+
+    def attempt(self, upload: Upload, outcome: Exception | None = None) -> Upload:
+        """An attempt that raises, or succeeds; returns the row after it."""
+        with self.guard(upload):
+            if outcome is not None:
+                raise outcome
+        return self.row(upload)
+
+    def row(self, upload: Upload) -> Upload:
+        (row,) = self.ledger.uploads(ids=[upload.id])
+        return row
+
+    def seconds_to_next_attempt(self, row: Upload) -> float:
+        return (row.due_at - self.ledger.now()).total_seconds()
+
+
+@pytest.fixture
+def stand(workshop: Workshop) -> Stand:
+    return Stand(workshop)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "code"),
+    [
+        (storage_error(ErrorKind.TRANSIENT, "SlowDown"), "SlowDown"),
+        (database_error(DatabaseErrorKind.TRANSIENT), "database"),
+        (SetbackError(Kind.TRANSIENT, "object-missing", "It is not there."), "object-missing"),
+        (OSError(errno.EIO, "Input/output error"), "local-io"),
+    ],
+    ids=["storage", "database", "stage", "file"],
+)
+def test_after_a_transient_error_the_row_waits_ever_longer_and_the_stage_goes_on(
+    stand: Stand, trouble: Exception, code: str
+) -> None:
+    row = stand.claim()
+    for attempts, longest in enumerate([1, 2, 4, 8], start=1):
+        with capture_logs() as logs:
+            failed = stand.attempt(row, trouble)
+        assert (failed.state, failed.attempts, failed.error_code) == (State.PENDING, attempts, code)
+        assert failed.claimed_by is None
+        assert failed.last_error
+        assert longest - 0.9 < stand.seconds_to_next_attempt(failed) <= longest
+        assert [(log["event"], log["log_level"]) for log in logs] == [("attempt_failed", "warning")]
+        # A horizon of nothing makes every row that waits due now.
+        (row,) = stand.ledger.claim(State.PENDING, 1, lease=LEASE, horizon=timedelta(0), claimed_by="worker")
+    assert stand.pause.problem is None
+    assert (
+        stand.workshop.house.metrics.registry.get_sample_value(
+            "video_uploader_setbacks_total", {"stage": "upload", "kind": "transient"}
+        )
+        == 4
+    )
+
+
+def test_there_is_no_limit_on_attempts_and_the_wait_is_capped(stand: Stand) -> None:
+    row = stand.attempt(replace(stand.claim(), attempts=10_000), storage_error(ErrorKind.TRANSIENT, "x"))
+    assert (row.state, row.attempts) == (State.PENDING, 10_001)
+    assert LONGEST - 1 < stand.seconds_to_next_attempt(row) <= LONGEST
+
+
+@pytest.mark.parametrize(
+    ("trouble", "code"),
+    [
+        (storage_error(ErrorKind.ENVIRONMENT, "AccessDenied"), "AccessDenied"),
+        (database_error(DatabaseErrorKind.ENVIRONMENT), "database"),
+        (SetbackError(Kind.ENVIRONMENT, "object-unknown", "403."), "object-unknown"),
+        (RootUnavailableError("/completed", "It is not there."), "root-unavailable"),
+        (OSError(errno.ENOSPC, "No space left on device"), "local-system"),
+        (UnreadableError("a", "Too many open files.", errno.EMFILE), "local-system"),
+    ],
+    ids=["storage", "database", "stage", "root", "disk", "descriptors"],
+)
+def test_an_environment_error_pauses_the_stage_once_and_fails_no_row(
+    stand: Stand, trouble: Exception, code: str
+) -> None:
+    for number in range(3):
+        enqueue(stand.ledger, f"v/{number}_720p.mp4")
+    claimed = stand.ledger.claim(State.PENDING, 3, lease=LEASE, horizon=LEASE, claimed_by="worker")
+    with capture_logs() as logs:
+        rows = [stand.attempt(row, trouble) for row in claimed]
+    assert len(rows) == 3
+    for row in rows:
+        assert (row.state, row.attempts, row.error_code, row.claimed_by) == (State.PENDING, 0, code, None)
+        assert row.last_error
+    assert stand.pause.problem is not None
+    assert (stand.pause.problem.kind, stand.pause.problem.code) == (Kind.ENVIRONMENT, code)
+    assert [(log["event"], log["log_level"]) for log in logs] == [("stage_paused", "error")]
+
+
+def test_what_gets_through_ends_the_pause_and_is_said_once(stand: Stand) -> None:
+    row = stand.attempt(stand.claim(), storage_error(ErrorKind.ENVIRONMENT, "AccessDenied"))
+    assert stand.seconds_to_next_attempt(row) <= 0
+    with capture_logs() as logs:
+        for _ in range(2):
+            row = stand.claim()
+            stand.attempt(row)
+            stand.ledger.yield_back(row)
+    assert stand.pause.problem is None
+    assert [log["event"] for log in logs] == ["stage_resumed"]
+
+
+@pytest.mark.parametrize(
+    ("trouble", "code"),
+    [
+        (storage_error(ErrorKind.OBJECT, "EntityTooLarge"), "EntityTooLarge"),
+        (KeyTooLongError("videos/k", 2000, 1024), "key-too-long"),
+        (SetbackError(Kind.OBJECT, "key-taken", "Rename one."), "key-taken"),
+        (NotOursError("a", "It is a symbolic link."), "not-ours"),
+        (UnreadableError("a", "Permission denied.", errno.EACCES), "unreadable"),
+    ],
+    ids=["too-large", "key", "stage", "link", "unreadable"],
+)
+def test_an_object_error_fails_this_row_alone_with_what_to_do(
+    stand: Stand, trouble: Exception, code: str
+) -> None:
+    with capture_logs() as logs:
+        row = stand.attempt(stand.claim(), trouble)
+    assert (row.state, row.error_code, row.claimed_by) == (State.FAILED, code, None)
+    assert row.last_error == (trouble.problem.sentence if isinstance(trouble, SetbackError) else str(trouble))
+    assert stand.pause.problem is None
+    assert [(log["event"], log["log_level"]) for log in logs] == [("upload_failed", "error")]
+
+
+@pytest.mark.parametrize("state", [State.VERIFIED, State.PUBLISHED])
+def test_a_row_whose_object_is_safe_never_fails_for_good(stand: Stand, state: State) -> None:
+    row = stand.attempt(stand.claim(state=state), NotOursError("a", "It is a symbolic link."))
+    assert (row.state, row.attempts, row.error_code) == (state, 1, "not-ours")
+    assert LONGEST - 1 < stand.seconds_to_next_attempt(row) <= LONGEST
+
+
+def test_a_row_that_waits_for_somebody_else_counts_no_attempt_and_no_error(stand: Stand) -> None:
+    row = stand.attempt(stand.claim(), NotYetError("catalog-gate", "The row is not ready yet.", 3.0))
+    assert (row.state, row.attempts, row.last_error, row.error_code) == (
+        State.PENDING,
+        0,
+        None,
+        "catalog-gate",
+    )
+    assert 2 < stand.seconds_to_next_attempt(row) <= 3
+
+
+@pytest.mark.parametrize(
+    "trouble", [SourceChangedError("size was 1 and is 2"), LookAgainError("Another file stands there.")]
+)
+def test_a_file_that_changed_is_given_back_to_the_settler_and_counts_no_attempt(
+    stand: Stand, trouble: Exception
+) -> None:
+    row = stand.attempt(stand.claim(), trouble)
+    assert (row.state, row.attempts, row.error_code) == (State.PENDING, 0, "local-changed")
+    assert 0 < stand.seconds_to_next_attempt(row) <= LOOK_AGAIN_SECONDS
+    assert stand.looked_again == [row.path]
+    assert stand.pause.problem is None
+
+
+def test_an_interrupted_attempt_leaves_the_row_as_it_was(stand: Stand) -> None:
+    row = stand.attempt(stand.claim(), UploadCancelledError())
+    assert (row.state, row.attempts, row.last_error, row.claimed_by) == (State.PENDING, 0, None, None)
+    assert stand.seconds_to_next_attempt(row) <= 0
+
+
+def test_a_missing_file_is_gone(stand: Stand) -> None:
+    row = stand.attempt(stand.claim(), FileMissingError("a", "There is no such file."))
+    assert (row.state, row.error_code) == (State.GONE, "local-missing")
+    assert row.last_error == "The local file disappeared before it was confirmed in S3."
+
+
+@pytest.mark.parametrize("accident", ["emptied", "moved"])
+def test_a_missing_file_is_not_gone_while_its_whole_directory_may_be_away(
+    stand: Stand, accident: str
+) -> None:
+    root = stand.workshop.house.tree.root
+    if accident == "emptied":
+        os.unlink(stand.workshop.absolute("something.txt"))
+    else:
+        os.rename(root, f"{root}.moved")
+    row = stand.attempt(stand.claim(), FileMissingError("a", "There is no such file."))
+    assert (row.state, row.attempts, row.error_code) == (State.PENDING, 0, "root-unavailable")
+    assert stand.pause.problem is not None
+
+
+@pytest.mark.parametrize("state", [State.VERIFIED, State.PUBLISHED])
+def test_a_file_that_is_missing_after_its_confirmation_is_looked_for_again(
+    stand: Stand, state: State
+) -> None:
+    row = stand.attempt(stand.claim(state=state), FileMissingError("a", "There is no such file."))
+    assert (row.state, row.error_code) == (state, "local-missing")
+    assert stand.looked_again == [row.path]
+
+
+def superseded(stand: Stand, row: Upload) -> Upload:
+    enqueue(stand.ledger, row.path, identity=replace(IDENTITY, size=7))
+    return stand.row(row)
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        ClaimLostError(1, 1),
+        storage_error(ErrorKind.TRANSIENT, "SlowDown"),
+        storage_error(ErrorKind.ENVIRONMENT, "AccessDenied"),
+        storage_error(ErrorKind.OBJECT, "EntityTooLarge"),
+        NotYetError("catalog-gate", "The row is not ready yet.", 3.0),
+        LookAgainError("Another file stands there."),
+        FileMissingError("a", "There is no such file."),
+        UploadCancelledError(),
+    ],
+    ids=lambda trouble: type(trouble).__name__,
+)
+def test_whoever_lost_the_claim_changes_nothing_any_more(stand: Stand, trouble: Exception) -> None:
+    row = stand.claim()
+    before = superseded(stand, row)
+    assert stand.attempt(row, trouble) == before
+    assert before.state is State.SUPERSEDED
+
+
+def test_a_lost_claim_is_no_success_that_ends_a_pause(stand: Stand) -> None:
+    stand.attempt(stand.claim(), storage_error(ErrorKind.ENVIRONMENT, "AccessDenied"))
+    with capture_logs() as logs:
+        stand.attempt(stand.claim(), ClaimLostError(1, 1))
+    assert stand.pause.problem is not None
+    assert [log["event"] for log in logs] == ["claim_lost"]
+
+
+def test_a_decision_that_cannot_be_written_is_left_to_the_claim_and_pauses_the_stage(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(*_: object, **__: object) -> None:
+        raise database_error(DatabaseErrorKind.TRANSIENT)
+
+    row = stand.claim()
+    with monkeypatch.context() as broken:
+        broken.setattr(stand.ledger, "postpone", locked)
+        assert stand.attempt(row, storage_error(ErrorKind.TRANSIENT, "SlowDown")) == row
+    assert stand.pause.problem is not None
+    assert stand.pause.problem.code == "database"
+
+
+@pytest.mark.parametrize(
+    "bug",
+    [ValueError("a bug"), KeyError("a bug"), IllegalTransitionError(1, State.PENDING, State.RELEASED)],
+    ids=lambda bug: type(bug).__name__,
+)
+def test_what_nobody_foresaw_is_not_swallowed(stand: Stand, bug: Exception) -> None:
+    row = stand.claim()
+    with pytest.raises(type(bug)):
+        stand.attempt(row, bug)
+    assert stand.row(row) == row
+
+
+def test_every_log_line_of_an_attempt_is_bound_to_its_row(stand: Stand) -> None:
+    row = stand.claim()
+    with stand.guard(row):
+        bound = structlog.contextvars.get_contextvars()
+    assert bound == {
+        "stage": "upload",
+        "upload": row.id,
+        "video_id": VIDEO_ID,
+        "quality": "720p",
+        "path": row.path,
+    }
+    assert structlog.contextvars.get_contextvars() == {}

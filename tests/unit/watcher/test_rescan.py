@@ -1,0 +1,251 @@
+"""When the directory is scanned, in a thread of its own and by a clock that the test moves."""
+
+from __future__ import annotations
+
+import os
+import queue
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from structlog.testing import capture_logs
+
+from db import Database, DatabaseError, ErrorKind, open_database, sqlite_url
+from watcher.liveness import Liveness
+from watcher.metrics import Metrics
+from watcher.openat import RootUnavailableError
+from watcher.rescan import MOST_DIRECTORIES, RETRY_SECONDS, Rescan
+from watcher.scanner import Scanner, ScanReport
+
+WAIT_SECONDS = 10
+PERIOD = 300.0
+BARRIER = "barrier"
+AWAY = RootUnavailableError("/completed", "It is not there.")
+LOCKED = DatabaseError(ErrorKind.TRANSIENT, "read", "it is locked", "Wait.")
+
+
+class ScriptedScanner(Scanner):
+    """Says what it is asked to scan, and finds what the test tells it to."""
+
+    def __init__(self) -> None:
+        self.asked: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.answers: queue.SimpleQueue[ScanReport | Exception | None] = queue.SimpleQueue()
+
+    def scan(self, below: str = "", *, stopped: Callable[[], bool] = lambda: False) -> ScanReport:
+        self.asked.put(below)
+        answer = self.answers.get(timeout=WAIT_SECONDS)
+        if isinstance(answer, Exception):
+            raise answer
+        while answer is None and not stopped():
+            os.sched_yield()
+        return answer or ScanReport()
+
+
+class Stand:
+    """A rescan, its scanner, and its clock."""
+
+    def __init__(self, database: Database) -> None:
+        self.now = 1_000.0
+        self.scanner = ScriptedScanner()
+        self.metrics = Metrics()
+        self.liveness = Liveness()
+        self.rescan = Rescan(
+            self.scanner,
+            database=database,
+            period=lambda: PERIOD,
+            liveness=self.liveness,
+            metrics=self.metrics,
+            clock=lambda: self.now,
+        )
+
+    def expect(self, directory: str) -> None:
+        """Wait for the start of the next scan, which goes on until it is answered."""
+        assert self.scanner.asked.get(timeout=WAIT_SECONDS) == directory
+
+    def answer(self, answer: ScanReport | Exception | None) -> None:
+        self.scanner.answers.put(answer)
+
+    def expect_nothing_due(self) -> None:
+        """What is due as a whole comes first, and directories in any order: none but this may wait."""
+        self.rescan.request(BARRIER)
+        self.expect(BARRIER)
+        assert not self.rescan._directories
+        self.answer(ScanReport())
+
+    def wait_until_failure_is_noted(self) -> None:
+        deadline = time.monotonic() + WAIT_SECONDS
+        while self.rescan._full_is_due_at != self.now + RETRY_SECONDS:
+            assert time.monotonic() < deadline
+            os.sched_yield()
+
+    def advance(self, seconds: float) -> None:
+        with self.rescan._changed:
+            self.now += seconds
+            self.rescan._changed.notify_all()
+
+    def first_scan(self) -> None:
+        self.rescan.start()
+        self.expect("")
+        self.answer(ScanReport(files=2, noticed=2))
+        assert self.rescan.first_scan_done.wait(WAIT_SECONDS)
+
+    def sample(self, name: str, **labels: str) -> float | None:
+        return self.metrics.registry.get_sample_value(name, labels)
+
+
+@pytest.fixture
+def stand(tmp_path: os.PathLike[str]) -> Iterator[Stand]:
+    database = open_database(sqlite_url(os.path.join(tmp_path, "ledger.sqlite3")))
+    stand = Stand(database)
+    yield stand
+    stand.rescan.request_stop()
+    assert stand.rescan.join(WAIT_SECONDS)
+    database.close()
+
+
+def test_the_first_scan_is_of_everything_and_is_known_to_be_done(stand: Stand) -> None:
+    stand.rescan.start()
+    stand.expect("")
+    assert not stand.rescan.first_scan_done.is_set()
+    stand.answer(ScanReport())
+    assert stand.rescan.first_scan_done.wait(WAIT_SECONDS)
+    stand.expect_nothing_due()
+    assert stand.liveness.stalled() == []
+
+
+def test_a_full_scan_comes_again_after_the_period_and_not_before(stand: Stand) -> None:
+    stand.first_scan()
+    for _ in range(2):
+        stand.advance(PERIOD * 0.75)
+        stand.expect_nothing_due()
+        stand.advance(PERIOD * 0.25)
+        stand.expect("")
+        stand.answer(ScanReport(noticed=3))
+    stand.expect_nothing_due()
+    assert stand.sample("video_uploader_scans_total", scope="full") == 3
+    assert stand.sample("video_uploader_found_by_scan_files_total") == 6
+
+
+def test_requests_that_come_during_a_scan_are_one_request(stand: Stand) -> None:
+    stand.first_scan()
+    stand.rescan.request("a")
+    stand.expect("a")
+    for directory in ("b", "c", "b", "c", "b"):
+        stand.rescan.request(directory)
+    stand.answer(ScanReport())
+    scanned = set()
+    for _ in range(2):
+        scanned.add(stand.scanner.asked.get(timeout=WAIT_SECONDS))
+        stand.answer(ScanReport())
+    assert scanned == {"b", "c"}
+    stand.expect_nothing_due()
+
+
+@pytest.mark.parametrize("cause", ["request", "period"])
+def test_a_full_scan_makes_the_waiting_directories_unnecessary(stand: Stand, cause: str) -> None:
+    stand.first_scan()
+    stand.rescan.request("a")
+    stand.expect("a")
+    stand.rescan.request("b")
+    if cause == "request":
+        stand.rescan.request("")
+    else:
+        stand.advance(PERIOD)
+    stand.answer(ScanReport())
+    stand.expect("")
+    stand.answer(ScanReport())
+    stand.expect_nothing_due()
+
+
+def test_a_thousand_directories_are_scanned_as_a_whole(stand: Stand) -> None:
+    stand.first_scan()
+    stand.rescan.request("a")
+    stand.expect("a")
+    for number in range(MOST_DIRECTORIES + 1):
+        stand.rescan.request(f"d{number}")
+    stand.answer(ScanReport())
+    stand.expect("")
+    stand.answer(ScanReport())
+    stand.expect_nothing_due()
+
+
+def test_lost_events_are_counted_and_mean_a_full_scan(stand: Stand) -> None:
+    stand.first_scan()
+    with capture_logs() as logs:
+        stand.rescan.request_after_lost_events()
+    stand.expect("")
+    stand.answer(ScanReport())
+    assert [(log["event"], log["log_level"]) for log in logs] == [("events_lost", "warning")]
+    assert stand.sample("video_uploader_event_queue_overflows_total") == 1
+
+
+@pytest.mark.parametrize("trouble", [AWAY, LOCKED])
+def test_a_failing_scan_is_tried_again_soon_and_told_once(stand: Stand, trouble: Exception) -> None:
+    with capture_logs() as logs:
+        stand.rescan.start()
+        stand.expect("")
+        for _ in range(3):
+            stand.answer(trouble)
+            stand.wait_until_failure_is_noted()
+            assert stand.rescan.problem is not None
+            assert not stand.rescan.first_scan_done.is_set()
+            stand.advance(RETRY_SECONDS)
+            stand.expect("")
+        stand.answer(ScanReport())
+        assert stand.rescan.first_scan_done.wait(WAIT_SECONDS)
+        assert stand.rescan.problem is None
+    told = [(log["event"], log["log_level"]) for log in logs]
+    assert told == [("scan_failed", "error"), ("scan_recovered", "info"), ("scan_completed", "info")]
+
+
+def test_what_follows_a_full_scan_is_done_before_the_first_one_counts(stand: Stand) -> None:
+    was_done: list[bool] = []
+    stand.rescan.on_full_scan(lambda _: was_done.append(stand.rescan.first_scan_done.is_set()))
+    stand.first_scan()
+    stand.expect_nothing_due()
+    stand.advance(PERIOD)
+    stand.expect("")
+    stand.answer(ScanReport())
+    stand.expect_nothing_due()
+    assert was_done == [False, True]
+
+
+def test_a_first_scan_whose_aftermath_fails_does_not_count(stand: Stand) -> None:
+    troubles: list[Exception] = [AWAY]
+
+    def follow(_: ScanReport) -> None:
+        if troubles:
+            raise troubles.pop()
+
+    stand.rescan.on_full_scan(follow)
+    stand.rescan.start()
+    stand.expect("")
+    stand.answer(ScanReport())
+    stand.expect_nothing_due()
+    assert not stand.rescan.first_scan_done.is_set()
+    stand.advance(RETRY_SECONDS)
+    stand.expect("")
+    stand.answer(ScanReport())
+    assert stand.rescan.first_scan_done.wait(WAIT_SECONDS)
+
+
+def test_it_stops_in_the_middle_of_a_scan_which_then_does_not_count(stand: Stand) -> None:
+    followed: list[ScanReport] = []
+    stand.rescan.on_full_scan(followed.append)
+    stand.rescan.start()
+    stand.expect("")
+    stand.answer(None)
+    stand.rescan.request_stop()
+    assert stand.rescan.join(WAIT_SECONDS)
+    assert not stand.rescan._thread.is_alive()
+    assert not stand.rescan.first_scan_done.is_set()
+    assert followed == []
+    assert stand.liveness.stalled() == []
+
+
+def test_it_stops_at_once_while_it_waits_and_when_it_never_started(stand: Stand) -> None:
+    stand.rescan.request_stop()
+    assert stand.rescan.join(WAIT_SECONDS)
+    stand.rescan.start()
+    stand.rescan._thread.join(WAIT_SECONDS)
+    assert not stand.rescan._thread.is_alive()

@@ -1,0 +1,380 @@
+"""The threads of a stage, on a real ledger: what they claim, how they stop, and what they survive."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from db import DatabaseError, ErrorKind, Ledger, State, Upload
+from storage import ErrorKind as StorageErrorKind
+from storage import StorageError, UploadCancelledError
+from tests.unit.db.places import STEPS, Clock, enqueue
+from tests.workshop import Workshop
+from watcher.backoff import Backoff
+from watcher.liveness import Liveness
+from watcher.pause import StagePause
+from watcher.problems import Kind, Problem
+from watcher.runner import LEASE, StageRunner, Work
+
+WAIT_SECONDS = 10
+DENIED = StorageError(StorageErrorKind.ENVIRONMENT, "upload", "k", "AccessDenied", "Allow it.")
+
+
+class ScriptedStage:
+    """Does with each row what the test says; a row is at work between `begun` and `ended`."""
+
+    name = "scripted"
+    state = State.PENDING
+    patience_seconds = 60.0
+
+    def __init__(self) -> None:
+        self.enabled = True
+        self.asked = threading.Semaphore(0)
+        self.begun: queue.SimpleQueue[Sequence[Upload]] = queue.SimpleQueue()
+        self.ended: queue.SimpleQueue[Upload] = queue.SimpleQueue()
+        self.act: Callable[[Upload, Work], None] = lambda _upload, _work: None
+        self.ledger: Ledger
+
+    def is_enabled(self) -> bool:
+        self.asked.release()
+        return self.enabled
+
+    @property
+    def horizon(self) -> timedelta:
+        return timedelta(hours=1)
+
+    def advance(self, uploads: Sequence[Upload], work: Work) -> None:
+        self.begun.put(uploads)
+        for upload in uploads:
+            with work.guard(upload):
+                self.act(upload, work)
+                proof: dict[str, Any] = STEPS[State.VERIFIED]
+                self.ledger.advance(upload, State.VERIFIED, **proof)
+            self.ended.put(upload)
+
+
+class Stand:
+    """A runner with a ledger whose clock, and a pause whose clock, the test moves."""
+
+    def __init__(self, workshop: Workshop) -> None:
+        house = workshop.house
+        self.database = house.database
+        self.clock = Clock()
+        self.ledger = Ledger(house.database, house.ledger.instance, clock=self.clock)
+        self.stage = ScriptedStage()
+        self.stage.ledger = self.ledger
+        self.liveness = Liveness()
+        self.now = 0.0
+        self.pause = StagePause(clock=lambda: self.now, backoff=Backoff(base=2.0))
+        self.guard = replace(
+            house.runners[State.PENDING].guard,
+            stage="scripted",
+            ledger=self.ledger,
+            pause=self.pause,
+            backoff=Backoff(uniform=lambda _, longest: longest),
+        )
+        self.started: list[StageRunner] = []
+
+    def run(self, threads: int = 1, batch: int = 1) -> StageRunner:
+        runner = StageRunner(
+            self.stage,
+            database=self.database,
+            ledger=self.ledger,
+            guard=self.guard,
+            liveness=self.liveness,
+            threads=threads,
+            batch=batch,
+        )
+        self.started.append(runner)
+        runner.start()
+        return runner
+
+    def enqueue(self, count: int) -> list[Upload]:
+        return [enqueue(self.ledger, f"v/{number}_720p.mp4") for number in range(count)]
+
+    def ended(self, count: int) -> list[Upload]:
+        return [self.stage.ended.get(timeout=WAIT_SECONDS) for _ in range(count)]
+
+    def states(self) -> set[State]:
+        return {row.state for row in self.ledger.uploads()}
+
+
+@pytest.fixture
+def stand(workshop: Workshop) -> Iterator[Stand]:
+    stand = Stand(workshop)
+    yield stand
+    for runner in stand.started:
+        runner.request_stop()
+        assert runner.join(WAIT_SECONDS)
+    assert stand.liveness.stalled() == []
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait until something holds that another thread is about to bring about."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    pause = threading.Event()
+    while not holds():
+        assert time.monotonic() < deadline
+        pause.wait(0.002)
+
+
+def until_told(go_on: threading.Event) -> Callable[[Upload, Work], None]:
+    """Work that takes until the test ends it."""
+
+    def act(_upload: Upload, _work: Work) -> None:
+        assert go_on.wait(WAIT_SECONDS)
+
+    return act
+
+
+def test_every_due_row_is_advanced_once(stand: Stand) -> None:
+    rows = stand.enqueue(20)
+    stand.run(threads=3)
+    assert {row.id for row in stand.ended(20)} == {row.id for row in rows}
+    assert stand.states() == {State.VERIFIED}
+    assert stand.stage.ended.empty()
+
+
+def test_a_runner_that_is_woken_finds_new_work_at_once(stand: Stand) -> None:
+    runner = stand.run()
+    assert stand.stage.asked.acquire(timeout=WAIT_SECONDS)
+    (row,) = stand.enqueue(1)
+    runner.wake()
+    assert [done.id for done in stand.ended(1)] == [row.id]
+
+
+def test_a_row_is_claimed_when_it_is_due_and_not_before(stand: Stand) -> None:
+    (row,) = stand.enqueue(1)
+    stand.ledger.postpone(row, delay=timedelta(seconds=40), error="x", error_code="x")
+    runner = stand.run()
+    assert stand.stage.asked.acquire(timeout=WAIT_SECONDS)
+    stand.clock.advance(seconds=39)
+    runner.wake()
+    assert stand.stage.asked.acquire(timeout=WAIT_SECONDS)
+    runner.wake()
+    assert stand.stage.asked.acquire(timeout=WAIT_SECONDS)
+    assert stand.stage.begun.empty()
+    stand.clock.advance(seconds=1)
+    runner.wake()
+    assert [done.id for done in stand.ended(1)] == [row.id]
+
+
+def test_rows_come_in_batches_and_no_more_at_once_than_there_are_threads(stand: Stand) -> None:
+    go_on = threading.Event()
+    stand.stage.act = until_told(go_on)
+    stand.enqueue(10)
+    runner = stand.run(threads=2, batch=4)
+    batches = [stand.stage.begun.get(timeout=WAIT_SECONDS) for _ in range(2)]
+    assert [len(batch) for batch in batches] == [4, 4]
+    assert runner.busy == 2
+    assert len([row for row in stand.ledger.uploads() if row.claimed_by]) == 8
+    go_on.set()
+    stand.ended(10)
+    assert len(stand.stage.begun.get(timeout=WAIT_SECONDS)) == 2
+
+
+def test_a_claim_is_renewed_while_its_row_is_at_work(stand: Stand) -> None:
+    go_on = threading.Event()
+    stand.stage.act = until_told(go_on)
+    (row,) = stand.enqueue(1)
+    runner = stand.run()
+    stand.stage.begun.get(timeout=WAIT_SECONDS)
+    for _ in range(3):
+        until_time = stand.clock.advance(seconds=50) + LEASE
+        runner.wake()
+        until(lambda: stand.ledger.uploads(ids=[row.id])[0].claimed_until == until_time)  # noqa: B023
+        others = stand.ledger.claim(
+            State.PENDING, 1, lease=LEASE, horizon=timedelta(hours=1), claimed_by="another"
+        )
+        assert others == []
+    go_on.set()
+    stand.ended(1)
+    assert stand.states() == {State.VERIFIED}
+
+
+def test_a_claim_that_an_earlier_life_left_is_taken_when_it_has_run_out(stand: Stand) -> None:
+    stand.enqueue(1)
+    (row,) = stand.ledger.claim(
+        State.PENDING, 1, lease=LEASE, horizon=timedelta(hours=1), claimed_by="killed"
+    )
+    stand.clock.advance(seconds=60)
+    stand.run()
+    assert [(done.id, done.claim) for done in stand.ended(1)] == [(row.id, row.claim + 1)]
+
+
+def deny(_upload: Upload, _work: Work) -> None:
+    raise DENIED
+
+
+def test_a_paused_stage_probes_one_row_and_goes_on_when_it_gets_through(stand: Stand) -> None:
+    stand.stage.act = deny
+    stand.enqueue(6)
+    runner = stand.run(threads=3)
+    until(lambda: stand.pause.problem is not None)
+    wake_twice(stand, runner)
+    until(lambda: runner.busy == 0)
+    while not stand.stage.begun.empty():
+        stand.stage.begun.get()
+    assert stand.states() == {State.PENDING}
+    go_on = threading.Event()
+    stand.stage.act = until_told(go_on)
+    stand.now += 1.5
+    wake_twice(stand, runner)
+    assert stand.stage.begun.empty()
+    stand.now += 0.5
+    runner.wake()
+    assert len(stand.stage.begun.get(timeout=WAIT_SECONDS)) == 1
+    wake_twice(stand, runner)
+    assert runner.busy == 1
+    assert stand.stage.begun.empty()
+    assert len([row for row in stand.ledger.uploads() if row.claimed_by]) == 1
+    with capture_logs() as logs:
+        go_on.set()
+        until(lambda: stand.states() == {State.VERIFIED})
+    assert [log["event"] for log in logs if log["event"].startswith("stage_")] == ["stage_resumed"]
+    assert stand.pause.problem is None
+
+
+def wake_twice(stand: Stand, runner: StageRunner) -> None:
+    """Have the ledger asked again, surely from beginning to end: a second question follows the first."""
+    while stand.stage.asked.acquire(blocking=False):
+        continue
+    for _ in range(2):
+        runner.wake()
+        assert stand.stage.asked.acquire(timeout=WAIT_SECONDS)
+
+
+def test_a_failed_probe_makes_the_pause_longer(stand: Stand) -> None:
+    stand.stage.act = deny
+    stand.enqueue(1)
+    runner = stand.run()
+    for longest in (2.0, 4.0, 8.0):
+        until(lambda: stand.pause.problem is not None and runner.busy == 0)
+        until(lambda: stand.pause.seconds_to_probe() == longest)  # noqa: B023
+        stand.now += longest
+        runner.wake()
+    (row,) = stand.ledger.uploads()
+    assert row.attempts == 0
+    assert row.state is State.PENDING
+
+
+def test_a_request_to_stop_interrupts_what_is_under_way_and_gives_it_back(stand: Stand) -> None:
+    waits: list[bool] = []
+
+    def interruptible(_upload: Upload, work: Work) -> None:
+        waits.append(work.wait(WAIT_SECONDS * 100))
+        assert work.stopped()
+        raise UploadCancelledError
+
+    stand.stage.act = interruptible
+    stand.enqueue(5)
+    runner = stand.run(threads=2)
+    for _ in range(2):
+        stand.stage.begun.get(timeout=WAIT_SECONDS)
+    runner.request_stop()
+    assert runner.join(WAIT_SECONDS)
+    assert waits == [True, True]
+    rows = stand.ledger.uploads()
+    assert {(row.state, row.attempts, row.claimed_by) for row in rows} == {(State.PENDING, 0, None)}
+
+
+def test_a_thread_that_is_stuck_is_told_of_and_not_waited_for(stand: Stand) -> None:
+    go_on = threading.Event()
+    stand.stage.act = until_told(go_on)
+    stand.enqueue(1)
+    runner = stand.run()
+    stand.stage.begun.get(timeout=WAIT_SECONDS)
+    runner.request_stop()
+    assert not runner.join(0.01)
+    go_on.set()
+    assert runner.join(WAIT_SECONDS)
+
+
+def test_a_runner_that_never_started_is_stopped_in_vain(stand: Stand) -> None:
+    runner = StageRunner(
+        stand.stage,
+        database=stand.database,
+        ledger=stand.ledger,
+        guard=stand.guard,
+        liveness=stand.liveness,
+        threads=1,
+    )
+    runner.request_stop()
+    assert runner.join(WAIT_SECONDS)
+
+
+def test_an_error_that_nobody_foresaw_costs_its_row_a_wait_and_the_thread_nothing(stand: Stand) -> None:
+    first, second = stand.enqueue(2)
+
+    def stumble(upload: Upload, _work: Work) -> None:
+        if upload.id == first.id:
+            raise ZeroDivisionError("a bug")
+
+    stand.stage.act = stumble
+    with capture_logs() as logs:
+        stand.run()
+        assert [done.id for done in stand.ended(1)] == [second.id]
+        until(lambda: stand.ledger.uploads(ids=[first.id])[0].claimed_by is None)
+    (row,) = stand.ledger.uploads(ids=[first.id])
+    assert (row.state, row.attempts, row.error_code) == (State.PENDING, 1, "internal")
+    assert row.last_error is not None
+    assert "ZeroDivisionError: a bug" in row.last_error
+    assert row.due_at > stand.clock()
+    told = [(log["event"], log["log_level"], log["uploads"]) for log in logs if "uploads" in log]
+    assert told == [("internal_error", "error", [first.id])]
+
+
+def test_a_disabled_stage_claims_nothing_until_it_is_enabled(stand: Stand) -> None:
+    stand.stage.enabled = False
+    stand.enqueue(1)
+    runner = stand.run()
+    wake_twice(stand, runner)
+    assert stand.stage.begun.empty()
+    assert all(row.claim == 0 for row in stand.ledger.uploads())
+    stand.stage.enabled = True
+    runner.wake()
+    stand.ended(1)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_database_that_is_away_pauses_the_stage_until_it_answers(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Also when there is no row whose success could end the pause."""
+    claim, answers = stand.ledger.claim, threading.Event()
+
+    def away(*arguments: Any, **settings: Any) -> list[Upload]:
+        if not answers.is_set():
+            raise DatabaseError(ErrorKind.TRANSIENT, "claim uploads", "it does not answer", "Wait.")
+        return claim(*arguments, **settings)
+
+    monkeypatch.setattr(stand.ledger, "claim", away)
+    stand.enqueue(count)
+    with capture_logs() as logs:
+        runner = stand.run()
+        until(lambda: stand.pause.problem is not None)
+        answers.set()
+        stand.now += 2
+        runner.wake()
+        stand.ended(count)
+        until(lambda: stand.pause.problem is None)
+        runner.request_stop()
+        assert runner.join(WAIT_SECONDS)
+    told = [log["event"] for log in logs if log["event"].startswith("stage_")]
+    assert told == ["stage_paused", "stage_resumed"]
+
+
+def test_an_idle_stage_does_not_take_a_quiet_ledger_for_mended_credentials(stand: Stand) -> None:
+    stand.pause.trip(Problem(Kind.ENVIRONMENT, "AccessDenied", "Allow it."))
+    stand.now += 2
+    runner = stand.run()
+    wake_twice(stand, runner)
+    assert stand.pause.problem is not None

@@ -1,0 +1,233 @@
+"""The scan: what it tells of a directory that the ledger does not know yet, and what it leaves in peace."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import pytest
+from structlog.testing import capture_logs
+
+from db import State, Upload
+from tests.unit.db.places import bring
+from tests.unit.watcher.conftest import NOBODY
+from tests.workshop import VIDEO_ID, Workshop
+from watcher import scanner as scanner_module
+from watcher.house import path_template
+from watcher.openat import RootUnavailableError
+from watcher.scanner import Scanner
+
+PATH = f"{VIDEO_ID}/my_video_720p.mp4"
+OTHER = f"{VIDEO_ID}/my_video_144p.mp4"
+
+
+@dataclass
+class Scans:
+    """A scanner, and what it told."""
+
+    scanner: Scanner
+    noticed: list[str]
+    missing: list[Upload]
+
+
+@pytest.fixture
+def scans(workshop: Workshop) -> Scans:
+    noticed: list[str] = []
+    missing: list[Upload] = []
+    house = workshop.house
+    scanner = Scanner(
+        tree=house.tree,
+        template=path_template(house.settings),
+        ledger=house.ledger,
+        notice=noticed.append,
+        missing=missing.append,
+    )
+    return Scans(scanner, noticed, missing)
+
+
+def test_an_unknown_file_is_noticed_and_a_settled_one_is_not(
+    workshop: Workshop, scans: Scans, video: bytes
+) -> None:
+    workshop.put(PATH, video)
+    workshop.write(OTHER, video)
+    report = scans.scanner.scan()
+    assert scans.noticed == [OTHER]
+    assert (report.files, report.noticed, report.ignored, report.missing) == (2, 1, 0, 0)
+
+
+def test_a_changed_file_is_noticed(workshop: Workshop, scans: Scans, video: bytes) -> None:
+    workshop.put(PATH, video)
+    os.utime(workshop.absolute(PATH), ns=(1, 1))
+    scans.scanner.scan()
+    assert scans.noticed == [PATH]
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "is_noticed"),
+    [
+        (State.PENDING, None, False),
+        (State.VERIFIED, None, False),
+        (State.PUBLISHED, None, False),
+        (State.REJECTED, "incomplete", False),
+        (State.FAILED, "key-taken", False),
+        (State.FAILED, "unreadable", True),
+        (State.FAILED, "not-ours", True),
+        (State.GONE, "local-missing", True),
+        (State.RELEASED, None, True),
+    ],
+)
+def test_a_file_that_did_not_change_is_noticed_only_where_a_look_can_help(
+    workshop: Workshop, scans: Scans, video: bytes, state: State, code: str | None, is_noticed: bool
+) -> None:
+    row = workshop.put(PATH, video)
+    if code is None:
+        bring(workshop.house.ledger, row, state)
+    else:
+        workshop.house.ledger.advance(row, state, error="Because.", error_code=code)
+    scans.scanner.scan()
+    assert scans.noticed == [PATH] * is_noticed
+
+
+def test_files_are_compared_with_the_ledger_a_page_at_a_time(
+    workshop: Workshop, scans: Scans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scanner_module, "PAGE", 4)
+    paths = {workshop.write(f"{VIDEO_ID}/{number}_720p.mp4", b"x") for number in range(10)}
+    asked: list[int] = []
+    current_many = workshop.house.ledger.current_many
+
+    def counted(paths: Iterable[str]) -> dict[str, Upload]:
+        page = list(paths)
+        asked.append(len(page))
+        return current_many(page)
+
+    monkeypatch.setattr(workshop.house.ledger, "current_many", counted)
+    scans.scanner.scan()
+    assert set(scans.noticed) == paths
+    assert asked == [4, 4, 2]
+
+
+def test_a_scan_ends_between_two_pages_when_it_is_told_to(
+    workshop: Workshop, scans: Scans, monkeypatch: pytest.MonkeyPatch, video: bytes
+) -> None:
+    monkeypatch.setattr(scanner_module, "PAGE", 4)
+    workshop.put(PATH, video)
+    os.unlink(workshop.absolute(PATH))
+    for number in range(10):
+        workshop.write(f"{VIDEO_ID}/{number}_720p.mp4", b"x")
+    scans.scanner.scan(stopped=lambda: bool(scans.noticed))
+    assert len(scans.noticed) == 4
+    assert scans.missing == []
+
+
+def test_what_is_not_a_video_is_ignored_and_ignored_directories_are_not_entered(
+    workshop: Workshop, scans: Scans
+) -> None:
+    workshop.write(f"{VIDEO_ID}/notes.txt", b"x")
+    workshop.write(f"{VIDEO_ID}/b\udcff_720p.mp4", b"x")
+    workshop.write(f"{VIDEO_ID}/.cache/x_720p.mp4", b"x")
+    workshop.write(".trash/deep/x_720p.mp4", b"x")
+    report = scans.scanner.scan()
+    assert scans.noticed == []
+    assert (report.files, report.ignored) == (0, 2)
+
+
+def test_only_what_is_below_a_directory_is_looked_at(workshop: Workshop, scans: Scans, video: bytes) -> None:
+    row = workshop.put(PATH, video)
+    os.unlink(workshop.absolute(PATH))
+    workshop.write(OTHER, video)
+    workshop.write(f"{VIDEO_ID[::-1]}/x_720p.mp4", video)
+    report = scans.scanner.scan(VIDEO_ID)
+    assert scans.noticed == [OTHER]
+    assert report.files == 1
+    assert scans.missing == []
+    scans.scanner.scan()
+    assert scans.missing == [row]
+
+
+@pytest.mark.parametrize(
+    ("state", "is_missed"),
+    [
+        (State.PENDING, True),
+        (State.REJECTED, True),
+        (State.FAILED, True),
+        (State.VERIFIED, False),
+        (State.PUBLISHED, False),
+        (State.RELEASED, False),
+        (State.GONE, False),
+    ],
+)
+def test_rows_that_need_their_file_are_told_when_it_is_missing(
+    workshop: Workshop, scans: Scans, video: bytes, state: State, is_missed: bool
+) -> None:
+    row = bring(workshop.house.ledger, workshop.put(PATH, video), state)
+    os.unlink(workshop.absolute(PATH))
+    report = scans.scanner.scan()
+    assert [upload.id for upload in scans.missing] == [row.id] * is_missed
+    assert report.missing == is_missed
+
+
+def test_something_else_at_the_path_is_not_a_missing_file(
+    workshop: Workshop, scans: Scans, video: bytes
+) -> None:
+    workshop.put(PATH, video)
+    os.link(workshop.absolute(PATH), workshop.absolute(f"{VIDEO_ID}/second"))
+    scans.scanner.scan()
+    assert scans.missing == []
+
+
+def test_an_empty_root_is_never_believed(workshop: Workshop, scans: Scans, video: bytes) -> None:
+    workshop.put(PATH, video)
+    shutil.rmtree(workshop.absolute(VIDEO_ID))
+    with pytest.raises(RootUnavailableError, match="is its file system mounted"):
+        scans.scanner.scan()
+    assert scans.missing == []
+    assert workshop.row(PATH).state is State.PENDING
+
+
+def test_a_root_that_went_away_is_an_error_and_not_an_empty_directory(
+    workshop: Workshop, scans: Scans, video: bytes
+) -> None:
+    workshop.put(PATH, video)
+    os.rename(workshop.house.tree.root, f"{workshop.house.tree.root}.moved")
+    with pytest.raises(RootUnavailableError):
+        scans.scanner.scan()
+    assert scans.missing == []
+
+
+def test_an_unreadable_directory_is_counted_each_time_and_reported_once(
+    workshop: Workshop,
+    scans: Scans,
+    video: bytes,
+    unprivileged: Callable[[], AbstractContextManager[None]],
+) -> None:
+    row = workshop.put(PATH, video)
+    give_away(os.path.dirname(workshop.house.tree.root))
+    os.chmod(workshop.absolute(VIDEO_ID), 0)
+    with capture_logs() as logs, unprivileged():
+        counted = [scans.scanner.scan().unreadable for _ in range(2)]
+    os.chmod(workshop.absolute(VIDEO_ID), 0o755)
+    assert counted == [1, 1]
+    told = [(log["event"], log["log_level"], log["path"]) for log in logs]
+    assert told == [("directory_unreadable", "warning", VIDEO_ID)]
+    assert scans.missing == []
+    assert workshop.row(PATH) == row
+
+
+def give_away(directory: str) -> None:
+    """Let somebody without privileges own everything below a directory."""
+    if os.geteuid() == 0:
+        for below, directories, files in os.walk(directory):
+            for name in (".", *directories, *files):
+                os.chown(os.path.join(below, name), NOBODY, NOBODY)
+
+
+def test_files_set_aside_are_reported_and_not_noticed(workshop: Workshop, scans: Scans) -> None:
+    aside = workshop.write(f"{VIDEO_ID}/.video-uploader-7.aside", b"x")
+    report = scans.scanner.scan()
+    assert report.asides == [aside]
+    assert scans.noticed == []
+    assert (report.files, report.ignored) == (0, 0)

@@ -1,0 +1,343 @@
+"""The waiting room: when a noticed path is examined, again and again, until it is known what it is."""
+
+from __future__ import annotations
+
+import os
+import queue
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from structlog.testing import capture_logs
+
+from db import Database, DatabaseError, ErrorKind, Identity, open_database, sqlite_url
+from tests.peer import writer
+from watcher.finished import Busy, Examination, Finished, Missing, Quiet, Refused, Sighting, examine
+from watcher.liveness import Liveness
+from watcher.openat import RootUnavailableError
+from watcher.settler import BUSY_FIRST_SECONDS, BUSY_LONGEST_SECONDS, SPARE_ITEMS, Settler
+from watcher.tree import Tree
+
+WAIT_SECONDS = 10
+BARRIER = "barrier"
+IDENTITY = Identity(1, 2, 3, 4)
+FINISHED = Finished(IDENTITY, None)
+BUSY = Busy("Some process has it open for writing.")
+LOCKED = DatabaseError(ErrorKind.TRANSIENT, "write", "it is locked", "Wait.")
+AWAY = RootUnavailableError("/completed", "It is not there.")
+
+
+@dataclass
+class Stand:
+    """A settler whose examinations a test answers one by one, at times that it sets."""
+
+    database: Database
+    now: float = 100.0
+    asked: queue.SimpleQueue[tuple[str, Sighting | None]] = field(default_factory=queue.SimpleQueue)
+    answers: defaultdict[str, queue.SimpleQueue[Examination | Exception]] = field(
+        default_factory=lambda: defaultdict(queue.SimpleQueue)
+    )
+    refusals: list[Exception] = field(default_factory=list)
+    reported: queue.SimpleQueue[tuple[str, Examination]] = field(default_factory=queue.SimpleQueue)
+    liveness: Liveness = field(default_factory=Liveness)
+
+    def settler(self, threads: int = 1) -> Settler:
+        self._settler = Settler(
+            examine=self._examine,
+            report=self._report,
+            database=self.database,
+            liveness=self.liveness,
+            clock=lambda: self.now,
+            threads=threads,
+        )
+        self._settler.start()
+        return self._settler
+
+    def expect(self, path: str) -> Sighting | None:
+        """Wait until a path is examined; returns the sighting that was handed in."""
+        asked, previous = self.asked.get(timeout=WAIT_SECONDS)
+        assert asked == path
+        return previous
+
+    def answer(self, path: str, *answers: Examination | Exception) -> None:
+        for answer in answers:
+            self.answers[path].put(answer)
+
+    def expect_nothing_due(self) -> None:
+        """Whatever is due comes before something that is noticed now, so only that may be examined."""
+        self._settler.notice(BARRIER)
+        self.answer(BARRIER, Missing())
+        self.expect(BARRIER)
+        assert self.reported.get(timeout=WAIT_SECONDS) == (BARRIER, Missing())
+
+    def advance(self, seconds: float) -> None:
+        with self._settler._changed:
+            self.now += seconds
+            self._settler._changed.notify_all()
+
+    def stop(self) -> None:
+        self._settler.request_stop()
+        assert self._settler.join(WAIT_SECONDS)
+
+    def _examine(self, path: str, previous: Sighting | None) -> Examination:
+        self.asked.put((path, previous))
+        answer = self.answers[path].get(timeout=WAIT_SECONDS)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _report(self, path: str, examination: Examination) -> None:
+        if self.refusals and path != BARRIER:
+            raise self.refusals.pop()
+        self.reported.put((path, examination))
+
+
+@pytest.fixture
+def database(tmp_path: os.PathLike[str]) -> Iterator[Database]:
+    database = open_database(sqlite_url(os.path.join(tmp_path, "ledger.sqlite3")))
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def stand(database: Database) -> Iterator[Stand]:
+    stand = Stand(database)
+    yield stand
+    stand.stop()
+
+
+def test_a_noticed_path_is_examined_reported_and_forgotten(stand: Stand) -> None:
+    settler = stand.settler()
+    stand.answer("a", Refused("It is a symbolic link."))
+    settler.notice("a")
+    assert stand.reported.get(timeout=WAIT_SECONDS) == ("a", Refused("It is a symbolic link."))
+    stand.expect("a")
+    stand.expect_nothing_due()
+    stand.advance(10_000)
+    stand.expect_nothing_due()
+    assert len(settler) == 0
+
+
+def test_a_busy_file_is_reported_once_and_looked_at_ever_more_seldom(stand: Stand) -> None:
+    settler = stand.settler()
+    settler.notice("a")
+    stand.answer("a", BUSY)
+    stand.expect("a")
+    assert stand.reported.get(timeout=WAIT_SECONDS) == ("a", BUSY)
+    delay = BUSY_FIRST_SECONDS
+    for _ in range(8):
+        stand.expect_nothing_due()
+        assert settler.waiting_for_writers() == ["a"]
+        stand.advance(delay * 0.75)
+        stand.expect_nothing_due()
+        stand.advance(delay * 0.25)
+        stand.expect("a")
+        stand.answer("a", BUSY)
+        delay = min(BUSY_LONGEST_SECONDS, delay * 2)
+    assert delay == BUSY_LONGEST_SECONDS
+    stand.expect_nothing_due()
+    assert stand.reported.empty()
+
+
+def test_a_notice_ends_the_wait_for_a_writer_at_once(stand: Stand) -> None:
+    settler = stand.settler()
+    settler.notice("a")
+    stand.answer("a", BUSY, FINISHED)
+    stand.expect("a")
+    assert stand.reported.get(timeout=WAIT_SECONDS) == ("a", BUSY)
+    settler.notice("a")
+    stand.expect("a")
+    assert stand.reported.get(timeout=WAIT_SECONDS) == ("a", FINISHED)
+
+
+def test_a_quiet_file_is_looked_at_again_when_its_window_is_over_with_what_was_seen(stand: Stand) -> None:
+    settler = stand.settler()
+    sighting = Sighting(IDENTITY, stand.now)
+    settler.notice("a")
+    stand.answer("a", Quiet(sighting, stand.now + 8))
+    assert stand.expect("a") is None
+    stand.expect_nothing_due()
+    stand.advance(6)
+    stand.expect_nothing_due()
+    stand.advance(2)
+    assert stand.expect("a") == sighting
+    stand.answer("a", FINISHED)
+    assert stand.reported.get(timeout=WAIT_SECONDS) == ("a", FINISHED)
+
+
+def test_a_writer_seen_in_the_quiet_window_makes_it_start_anew(stand: Stand) -> None:
+    settler = stand.settler()
+    settler.notice("a")
+    stand.answer("a", Quiet(Sighting(IDENTITY, stand.now), stand.now + 8), BUSY, FINISHED)
+    stand.expect("a")
+    settler.notice("a")
+    assert stand.expect("a") is not None
+    assert stand.reported.get(timeout=WAIT_SECONDS) == ("a", BUSY)
+    settler.notice("a")
+    assert stand.expect("a") is None
+    assert stand.reported.get(timeout=WAIT_SECONDS) == ("a", FINISHED)
+
+
+def test_a_path_is_checked_by_one_thread_at_a_time_and_once_more_if_noticed_meanwhile(stand: Stand) -> None:
+    settler = stand.settler(threads=2)
+    settler.notice("a")
+    stand.expect("a")
+    for _ in range(3):
+        settler.notice("a")
+    stand.expect_nothing_due()
+    stand.answer("a", FINISHED)
+    assert stand.reported.get(timeout=WAIT_SECONDS) == ("a", FINISHED)
+    stand.expect("a")
+    stand.expect_nothing_due()
+    stand.answer("a", Missing())
+    assert stand.reported.get(timeout=WAIT_SECONDS) == ("a", Missing())
+    stand.expect_nothing_due()
+
+
+@pytest.mark.parametrize("trouble", [AWAY, LOCKED])
+def test_a_path_in_trouble_is_kept_and_the_trouble_is_said_once(stand: Stand, trouble: Exception) -> None:
+    settler = stand.settler()
+    with capture_logs() as logs:
+        stand.refusals += [trouble] * 3
+        stand.answer("a", FINISHED, FINISHED, FINISHED, FINISHED)
+        settler.notice("a")
+        for delay in (2.0, 4.0, 8.0):
+            stand.expect("a")
+            stand.expect_nothing_due()
+            assert settler.problem is not None
+            assert len(settler) == 1
+            stand.advance(delay * 0.75)
+            stand.expect_nothing_due()
+            stand.advance(delay * 0.25)
+        stand.expect("a")
+        assert stand.reported.get(timeout=WAIT_SECONDS) == ("a", FINISHED)
+        stand.expect_nothing_due()
+        assert settler.problem is None
+        assert len(settler) == 0
+    told = [(log["event"], log["log_level"]) for log in logs]
+    assert told == [("settling_paused", "warning"), ("settling_resumed", "info")]
+
+
+def test_a_path_that_needs_no_database_does_not_end_the_trouble_of_one_that_does(stand: Stand) -> None:
+    settler = stand.settler()
+    settler.notice("busy")
+    stand.answer("busy", BUSY)
+    stand.expect("busy")
+    assert stand.reported.get(timeout=WAIT_SECONDS) == ("busy", BUSY)
+    with capture_logs() as logs:
+        stand.refusals.append(LOCKED)
+        stand.answer("a", FINISHED)
+        settler.notice("a")
+        stand.expect("a")
+        stand.answer("busy", BUSY)
+        settler.notice("busy")
+        stand.expect("busy")
+        stand.expect_nothing_due()
+        assert settler.problem is not None
+    assert [log["event"] for log in logs] == ["settling_paused"]
+
+
+def test_an_examination_that_finds_no_directory_keeps_the_path(stand: Stand) -> None:
+    settler = stand.settler()
+    settler.notice("a")
+    stand.answer("a", AWAY, FINISHED)
+    stand.expect("a")
+    stand.expect_nothing_due()
+    assert settler.problem is not None
+    assert settler.problem.code == "root-unavailable"
+    stand.advance(2)
+    stand.expect("a")
+    assert stand.reported.get(timeout=WAIT_SECONDS) == ("a", FINISHED)
+
+
+def test_a_storm_of_notices_takes_no_memory(stand: Stand) -> None:
+    settler = stand.settler()
+    settler.notice("held")
+    stand.expect("held")
+    for _ in range(5 * SPARE_ITEMS):
+        settler.notice("a")
+        settler.notice("held")
+    assert len(settler) == 2
+    assert len(settler._queue) <= SPARE_ITEMS + 5
+    stand.answer("held", Missing(), Missing())
+    stand.answer("a", Missing())
+    assert [stand.reported.get(timeout=WAIT_SECONDS)[0] for _ in range(3)].count("a") == 1
+
+
+def test_it_stops_at_once_while_paths_wait(stand: Stand) -> None:
+    settler = stand.settler(threads=2)
+    settler.notice("a")
+    stand.answer("a", BUSY)
+    stand.expect("a")
+    assert stand.reported.get(timeout=WAIT_SECONDS) == ("a", BUSY)
+    settler.request_stop()
+    assert settler.join(WAIT_SECONDS)
+    assert not any(thread.is_alive() for thread in settler._threads)
+    assert stand.liveness.stalled() == []
+
+
+def test_a_check_under_way_is_finished_before_its_thread_ends(stand: Stand) -> None:
+    settler = stand.settler()
+    settler.notice("a")
+    settler.notice("b")
+    stand.expect("a")
+    settler.request_stop()
+    settler.join(0.01)
+    stand.answer("a", FINISHED)
+    assert stand.reported.get(timeout=WAIT_SECONDS) == ("a", FINISHED)
+    settler.request_stop()
+    assert settler.join(WAIT_SECONDS)
+    assert not any(thread.is_alive() for thread in settler._threads)
+    assert stand.asked.empty()
+
+
+def test_it_is_known_when_only_writers_are_waited_for(stand: Stand) -> None:
+    settler = stand.settler()
+    assert settler.wait_until_only_writers_remain(lambda: False)
+    stand.answer("a", BUSY)
+    settler.notice("a")
+    assert settler.wait_until_only_writers_remain(lambda: False)
+    assert settler.waiting_for_writers() == ["a"]
+    settler.notice("b")
+    stand.answer("b", AWAY)
+    assert not settler.wait_until_only_writers_remain(lambda: False)
+
+
+def test_whoever_waits_for_the_end_of_settling_can_be_stopped(stand: Stand) -> None:
+    settler = stand.settler()
+    settler.notice("a")
+    stand.expect("a")
+    assert not settler.wait_until_only_writers_remain(lambda: True)
+    stand.answer("a", Missing())
+
+
+def test_a_file_is_settled_when_its_real_writer_closes_it(place: str, tree: Tree, database: Database) -> None:
+    found: queue.SimpleQueue[tuple[str, Examination]] = queue.SimpleQueue()
+
+    def look(path: str, previous: Sighting | None) -> Examination:
+        return examine(tree, path, previous=previous, now=time.monotonic(), settle_seconds=0)
+
+    settler = Settler(
+        examine=look,
+        report=lambda path, examination: found.put((path, examination)),
+        database=database,
+        liveness=Liveness(),
+        clock=time.monotonic,
+    )
+    settler.start()
+    try:
+        with writer(f"{place}/a.avi", os.O_WRONLY | os.O_CREAT) as process:
+            process.expect("opened")
+            settler.notice("a.avi")
+            assert isinstance(found.get(timeout=WAIT_SECONDS)[1], Busy)
+            assert settler.wait_until_only_writers_remain(lambda: False)
+            assert settler.waiting_for_writers() == ["a.avi"]
+            process.go_on()
+            process.expect("closed")
+            settler.notice("a.avi")
+            assert isinstance(found.get(timeout=WAIT_SECONDS)[1], Finished)
+    finally:
+        settler.request_stop()
+        assert settler.join(WAIT_SECONDS)
