@@ -354,7 +354,8 @@ def test_a_stop_in_the_middle_gives_the_row_back_at_once(
     shop.put(PATH, padded(video, LARGE))
 
     def stop(request: Request, forward: Forward) -> Answer:
-        shop.stop_requested = request.action == "UploadPart"
+        if request.action == "UploadPart":
+            shop.stop_requested = True
         return forward()
 
     proxy.fault = stop
