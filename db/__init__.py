@@ -12,8 +12,9 @@ from db.errors import (
     UnknownUploadError,
 )
 from db.facts import Progress, Proof
+from db.invalidations import Invalidation, Invalidations
 from db.ledger import Ledger
-from db.migration import migrate, pending_migrations
+from db.migration import migrate, pending_migrations, schema_version
 from db.models import QUALITIES
 from db.reading import LedgerReader
 from db.records import (
@@ -46,6 +47,8 @@ __all__ = [
     "Identity",
     "IllegalTransitionError",
     "InstanceReport",
+    "Invalidation",
+    "Invalidations",
     "Ledger",
     "LedgerError",
     "LedgerReader",
@@ -61,5 +64,6 @@ __all__ = [
     "migrate",
     "open_database",
     "pending_migrations",
+    "schema_version",
     "sqlite_url",
 ]

@@ -8,6 +8,7 @@ class Progress(TypedDict, total=False):
     """What a stage may record while it works on an upload (`db.records.Upload` names the units)."""
 
     checksum: str | None
+    etag: str | None
     multipart_id: str | None
     part_size: int | None
     bytes_sent: int

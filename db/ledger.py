@@ -33,7 +33,6 @@ _UNPROVEN: Mapping[str, int | None] = {
     "etag": None,
     "version_id": None,
     "confirmed_by": None,
-    "multipart_id": None,
     "bytes_sent": 0,
 }
 
@@ -106,6 +105,19 @@ class Ledger(Claims):
         with self._database.transaction("record an upload's progress"):
             return self._change(upload, only(facts, Progress))
 
+    def forget_multipart(self, upload: Upload) -> bool:
+        """Note that an upload's multipart is no more: it was aborted. False if it has another one by now.
+
+        Needs no claim, for it is done to uploads that nobody works on.
+        """
+        uploads = self._uploads
+        same = (uploads.id == upload.id) & (uploads.multipart_id == upload.multipart_id)
+        with self._database.transaction("forget a multipart upload"):
+            if not uploads.update(multipart_id=None).where(self._ours, same).execute():
+                return False
+            self._story.tell(upload.id, self.now(), "aborted", f"multipart upload {upload.multipart_id}")
+            return True
+
     def advance(
         self,
         upload: Upload,
@@ -141,6 +153,8 @@ class Ledger(Claims):
                 values |= _UNPROVEN
             if to in _STAMPS:
                 values[_STAMPS[to]] = now
+            if to is State.VERIFIED:
+                values["multipart_id"] = None
             changed = self._change(upload, values | only(facts, Proof))
             self._story.tell(upload.id, now, to, detail or error or "")
             return changed

@@ -49,6 +49,15 @@ def pending_migrations(database: Database) -> list[str]:
         return [migration.name for migration in runner.status() if not migration.applied]
 
 
+def schema_version(database: Database) -> str | None:
+    """The name of the latest migration that was applied; None if there was none. Changes nothing."""
+    with (
+        database.operation("see which version the tables have") as connected,
+        _runner(database, connected) as runner,
+    ):
+        return max((migration.name for migration in runner.status() if migration.applied), default=None)
+
+
 @contextmanager
 def _runner(database: Database, connected: Any) -> Iterator[Any]:
     with as_file(files("db.migrations")) as directory:

@@ -90,6 +90,16 @@ class InstanceRow(Model):
     report = TextField()
 
 
+class InvalidationRow(Model):
+    """What a CDN must be told to forget (`db.invalidations`)."""
+
+    id = BigAutoField()
+    instance = TextField()
+    object_key = TextField()
+    requested_at = UtcTimeField()
+    sent_at = UtcTimeField(null=True)
+
+
 class QualityRow(Model):
     """Our own catalog: the compressor's table `video_qualities`, its columns and checks.
 
@@ -163,11 +173,12 @@ class Tables:
     events: type[EventRow]
     instances: type[InstanceRow]
     qualities: type[QualityRow]
+    invalidations: type[InvalidationRow]
 
     @property
     def all(self) -> tuple[type[Model], ...]:
         """Every table, those that others refer to first."""
-        return self.uploads, self.events, self.instances, self.qualities
+        return self.uploads, self.events, self.instances, self.qualities, self.invalidations
 
 
 def bind(database: peewee.Database, schema: str | None) -> Tables:
@@ -184,7 +195,14 @@ def bind(database: peewee.Database, schema: str | None) -> Tables:
     _index_uploads(uploads)
     events.add_index(upload, events.id, name="upload_events_of_upload")
     _index_qualities(qualities)
-    return Tables(uploads, events, bound(InstanceRow, "instances"), qualities)
+    invalidations = bound(InvalidationRow, "invalidations")
+    invalidations.add_index(
+        invalidations.instance,
+        invalidations.sent_at,
+        invalidations.id,
+        name="invalidations_of_instance",
+    )
+    return Tables(uploads, events, bound(InstanceRow, "instances"), qualities, invalidations)
 
 
 def _index_uploads(uploads: type[UploadRow]) -> None:
@@ -199,6 +217,12 @@ def _index_uploads(uploads: type[UploadRow]) -> None:
     uploads.add_index(uploads.instance, uploads.path, uploads.id, name="uploads_of_path")
     uploads.add_index(uploads.video_id, name="uploads_of_video")
     uploads.add_index(uploads.object_key, name="uploads_of_key")
+    uploads.add_index(
+        uploads.instance,
+        uploads.id,
+        where=uploads.multipart_id.is_null(False),
+        name="uploads_with_multipart",
+    )
 
 
 def _index_qualities(qualities: type[QualityRow]) -> None:

@@ -107,6 +107,38 @@ class LedgerReader:
         )
         return self._first("look for another file of the same key", query)
 
+    def of_key(self, object_key: str) -> list[Upload]:
+        """Every upload that has or had this object key, oldest first."""
+        uploads = self._uploads
+        query = uploads.select().where(self._ours, uploads.object_key == object_key).order_by(uploads.id)
+        return self._fetch("look up an object key", query)
+
+    def abandoned_multiparts(self, limit: int) -> list[Upload]:
+        """Uploads that are past sending, or given up, and whose multipart upload may still be open in S3."""
+        uploads = self._uploads
+        query = uploads.select().where(
+            self._ours, uploads.multipart_id.is_null(False), uploads.state != State.PENDING
+        )
+        return self._fetch("list abandoned multipart uploads", query.order_by(uploads.id).limit(limit))
+
+    def replaces(self, upload: Upload) -> bool:
+        """Whether an earlier upload of the same object key was ever verified with another checksum.
+
+        An upload whose object was lost meanwhile has no proof any more; its story still says that it had one.
+        """
+        uploads, events = self._uploads, self._database.tables.events
+        told: Any = events.select(events.id).where(
+            events.upload == uploads.id, events.event == State.VERIFIED.value
+        )
+        query = uploads.select().where(
+            self._ours,
+            uploads.object_key == upload.object_key,
+            uploads.id < upload.id,
+            uploads.checksum != upload.checksum,
+            uploads.verified_at.is_null(False) | fn.EXISTS(told),
+        )
+        return self._first("see whether an object was replaced", query) is not None
+
     def next_due(self, state: State, *, horizon: timedelta) -> datetime | None:
         """When the next upload of `state` can be claimed; None if there is none. It may have passed already.
 

@@ -79,6 +79,7 @@ STATEMENTS = (
     "CREATE INDEX uploads_of_path ON {schema}uploads (instance, path, id)",
     "CREATE INDEX uploads_of_video ON {schema}uploads (video_id)",
     "CREATE INDEX uploads_of_key ON {schema}uploads (object_key)",
+    "CREATE INDEX uploads_with_multipart ON {schema}uploads (instance, id) WHERE (multipart_id IS NOT NULL)",
     """
     CREATE TABLE {schema}upload_events (
         id {serial} NOT NULL PRIMARY KEY,

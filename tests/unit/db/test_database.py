@@ -200,7 +200,14 @@ class TestPostgresPool:
         found = postgres.execute(
             sql.SQL("SELECT tablename FROM pg_tables WHERE schemaname = {}").format(postgres_place.schema)
         )
-        tables = {"uploads", "upload_events", "instances", "video_qualities", "schema_migration"}
+        tables = {
+            "uploads",
+            "upload_events",
+            "instances",
+            "video_qualities",
+            "invalidations",
+            "schema_migration",
+        }
         assert {name for (name,) in found} == tables
 
 

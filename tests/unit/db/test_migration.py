@@ -13,11 +13,11 @@ from urllib.parse import unquote
 import pytest
 from psycopg import sql
 
-from db import Database, DatabaseError, ErrorKind, Ledger, migrate, pending_migrations
+from db import Database, DatabaseError, ErrorKind, Ledger, migrate, pending_migrations, schema_version
 from tests.postgres import PostgresServer
 from tests.unit.db.places import Place, enqueue
 
-ALL = ["0001_initial"]
+ALL = ["0001_initial", "0002_invalidations"]
 HISTORY = "schema_migration"
 
 
@@ -90,6 +90,13 @@ def test_migrations_are_applied_once(place: Place) -> None:
         assert pending_migrations(database) == []
         assert migrate(database) == []
         assert Ledger(database, "main").current(upload.path) == upload
+
+
+def test_the_version_of_the_schema_is_that_of_the_latest_migration(place: Place) -> None:
+    with closing(place.open()) as database:
+        assert schema_version(database) is None
+        migrate(database)
+        assert schema_version(database) == ALL[-1]
 
 
 def test_looking_for_pending_migrations_makes_nothing(
