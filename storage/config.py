@@ -1,5 +1,6 @@
 """Where objects go and how they are to be stored: all that this package has to be told."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -19,7 +20,21 @@ class StorageConfig:
         acl: canned ACL for every object, or None to send none.
         cache_control: `Cache-Control` for every object, or None to send none.
         base_url: what public URLs start with, where it is not the bucket's own address (a CDN).
-        connections: how many requests may be under way at once.
+        connections: how many connections may be open at once.
+        storage_class: for every object, or None for the bucket's default.
+        sse: encryption at rest for every object, or None for the bucket's default.
+        sse_kms_key_id: the key for `aws:kms`, or None for the account's own.
+        tags: object tags for every object.
+        expected_bucket_owner: AWS account that must own the bucket, or every request is refused.
+        max_bandwidth: bytes per second over all uploads together, or None for no limit.
+        stall_seconds: a request for which no byte has moved for so long is broken off.
+        uploads: how many uploads the caller runs at once.
+        parts_in_flight: how many requests with a body may be under way at once, over all uploads, at least;
+            together they hold at most so many times 8 MiB, or one single larger part.
+        cloudfront_domain: host name of a CloudFront distribution in front of the bucket; public URLs start
+            with it whatever `base_url` says.
+        cloudfront_distribution_id: that distribution, to be told when an object was replaced.
+        cloudfront_endpoint_url: where CloudFront's API is, if not at AWS.
 
     """
 
@@ -33,7 +48,19 @@ class StorageConfig:
     acl: Literal["public-read"] | None = None
     cache_control: str | None = None
     base_url: str | None = None
+    cloudfront_domain: str | None = None
+    cloudfront_distribution_id: str | None = None
+    cloudfront_endpoint_url: str | None = None
     connections: int = 10
+    storage_class: str | None = None
+    sse: Literal["AES256", "aws:kms"] | None = None
+    sse_kms_key_id: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    expected_bucket_owner: str | None = None
+    max_bandwidth: float | None = None
+    stall_seconds: float = 60.0
+    uploads: int = 1
+    parts_in_flight: int = 5
 
     @property
     def public_base_url(self) -> str:
@@ -42,6 +69,8 @@ class StorageConfig:
         Governed by https://docs.aws.amazon.com/AmazonS3/latest/userguide/VirtualHosting.html: virtual-hosted
         style on AWS, path style on any other server.
         """
+        if self.cloudfront_domain is not None:
+            return f"https://{self.cloudfront_domain}"
         if self.base_url is not None:
             return self.base_url.rstrip("/")
         if self.endpoint_url is not None:

@@ -6,13 +6,15 @@ computed from our own part size.
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from enum import StrEnum
 from typing import Literal
 
 from storage import checksums
 
-_MD5_ETAG = re.compile(r"[0-9a-f]{32}(-[0-9]{1,5})?")
+ETAG_OF_MD5 = re.compile(r"[0-9a-f]{32}(-[0-9]{1,5})?")
+"""What an ETag without quotes looks like if it can be computed from the content."""
 
 
 class Verdict(StrEnum):
@@ -50,11 +52,19 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Confirmation:
-    """A verdict, the sentence that explains it and, if it is `Verdict.AGREES` and only then, the receipt."""
+    """A verdict, the sentence that explains it and, if it is `Verdict.AGREES` and only then, the receipt.
+
+    Attributes:
+        etag: of the object that is there, whosoever it is, without quotes; None if none was seen.
+        last_modified: when that object was written, in UTC, to the second.
+
+    """
 
     verdict: Verdict
     detail: str
     receipt: Receipt | None = None
+    etag: str | None = None
+    last_modified: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +86,7 @@ class ObjectHead:
     etag: str
     etag_is_digest: bool
     version_id: str | None
+    last_modified: datetime | None
 
 
 def judge(
@@ -85,6 +96,13 @@ def judge(
 
     `expected_etag` costs a pass over the file and is only called where nothing else can decide.
     """
+    confirmation = _decide(head, size, checksum, expected_etag)
+    return replace(confirmation, etag=head.etag or None, last_modified=head.last_modified)
+
+
+def _decide(
+    head: ObjectHead, size: int, checksum: str, expected_etag: Callable[[], str] | None
+) -> Confirmation:
     if head.size is None:
         return Confirmation(Verdict.UNKNOWN, "The server does not say how large the object is.")
     if head.size != size:
@@ -96,7 +114,7 @@ def judge(
                 Verdict.DIFFERS, f"The object's CRC64NVME is {head.checksum}, the local file's {checksum}."
             )
         return _agrees(head, size, head.checksum)
-    if not head.etag_is_digest or not _MD5_ETAG.fullmatch(head.etag) or expected_etag is None:
+    if not head.etag_is_digest or not ETAG_OF_MD5.fullmatch(head.etag) or expected_etag is None:
         return Confirmation(
             Verdict.UNKNOWN,
             "The size agrees, but the server tells neither a full-object CRC64NVME nor an ETag to compare.",

@@ -24,6 +24,7 @@ class StorageError(Exception):
         code: stable name to branch on: S3's own error code ("AccessDenied") where a server gave one, else a
             slug of ours ("timeout").
         hint: one or two sentences that say what to do.
+        status: HTTP status of the server's answer; None if there was none.
 
     """
 
@@ -34,6 +35,8 @@ class StorageError(Exception):
         key: str | None,
         code: str,
         hint: str,
+        *,
+        status: int | None = None,
     ) -> None:
         target = f" {key!r}" if key is not None else ""
         super().__init__(f"could not {operation}{target}: {code}. {hint}")
@@ -42,6 +45,7 @@ class StorageError(Exception):
         self.key = key
         self.code = code
         self.hint = hint
+        self.status = status
 
 
 class SourceChangedError(StorageError):
@@ -80,4 +84,17 @@ class KeyTooLongError(StorageError):
             key,
             "key-too-long",
             f"The key has {length} bytes in UTF-8 and S3 allows {limit}: give the file a shorter name.",
+        )
+
+
+class PreconditionError(StorageError):
+    """The object is not in the state that the upload was to find it in. Transient: look at it again."""
+
+    def __init__(self, key: str, code: str) -> None:
+        super().__init__(
+            ErrorKind.TRANSIENT,
+            "upload",
+            key,
+            code,
+            "Somebody else wrote or removed this object meanwhile. It is looked at again.",
         )

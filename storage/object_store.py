@@ -1,17 +1,21 @@
 """The face of this package: objects in a bucket, to send, to confirm and to delete."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
 from botocore.exceptions import ClientError
 
 from storage.answers import unquoted, version
-from storage.client import make_client
+from storage.client import expected_owner
 from storage.config import StorageConfig
 from storage.confirmation import Confirmation, ObjectHead, Verdict, judge
-from storage.errors import ErrorKind, StorageError, UploadCancelledError
-from storage.sending import Sender, Sent, Target, Transfer
+from storage.engine import borrow_engine, return_engine
+from storage.errors import StorageError, UploadCancelledError
+from storage.exchange import Request
+from storage.multipart import Multipart, MultipartSender, OpenMultipart, abort
+from storage.parts import part_size_for
+from storage.sending import Sent, Target, Transfer, put
 from storage.source import Source, never
 from storage.translation import http_status, translated
 
@@ -19,14 +23,15 @@ from storage.translation import http_status, translated
 class ObjectStore:
     """One bucket. Safe for any number of threads; close it at the end.
 
-    Every method raises `StorageError` and nothing of the library beneath it. A server that falls silent holds
-    a request for at most 30 seconds an attempt, and there are two.
+    Every method raises `StorageError` and nothing of the libraries beneath it. A server that falls silent
+    holds a request for 30 seconds, or `StorageConfig.stall_seconds` if it is one with a body.
     """
 
     def __init__(self, config: StorageConfig) -> None:
-        self._bucket = config.bucket
-        self._client = make_client(config)
-        self._sender = Sender(self._client, config)
+        self._config = config
+        self._engine = borrow_engine(config)
+        self._owner = expected_owner(config)
+        self._closed = False
 
     def __enter__(self) -> Self:
         return self
@@ -38,7 +43,18 @@ class ObjectStore:
 
     def close(self) -> None:
         """Give back the connections. No call may be under way or follow."""
-        self._client.close()
+        if not self._closed:
+            self._closed = True
+            return_engine(self._config)
+
+    @property
+    def concurrency(self) -> int:
+        """How many bodies may be under way at present: fewer after the server asked to slow down."""
+        return self._engine.slots.limit
+
+    def set_bandwidth(self, bytes_per_second: float | None) -> None:
+        """Change what all uploads together may send a second, from now on; None for no limit."""
+        self._engine.set_bandwidth(bytes_per_second)
 
     def upload(
         self,
@@ -48,6 +64,8 @@ class ObjectStore:
         checksum: str,
         progress: Callable[[int], None],
         cancelled: Callable[[], bool] = never,
+        resume: Multipart | None = None,
+        on_multipart: Callable[[Multipart], None] | None = None,
     ) -> Sent:
         """Store the whole of `source`, whose CRC64NVME in S3's text form is `checksum`, as `target`.
 
@@ -55,17 +73,56 @@ class ObjectStore:
         `checksum`, which goes along so that the server refuses any other content. `progress` is given the
         number of bytes the server has accepted so far, growing; `cancelled` is asked often.
 
-        Raises `SourceChangedError` if `source` is not what was hashed, `UploadCancelledError`, and any other
-        `StorageError` for what the server or the network did.
+        `on_multipart` is called as soon as there is a multipart upload, before any part is sent; given to a
+        later call as `resume`, the parts are kept that equal the local bytes, and count as progress. If the
+        server does not know it any more, a new one is begun and `on_multipart` called again. Without
+        `on_multipart` an upload that fails or is cancelled is aborted, because nobody could resume it.
+
+        Raises `SourceChangedError` if `source` is not what was hashed (the multipart is aborted),
+        `UploadCancelledError`, `PreconditionError` if the target's condition is not met, and any other
+        `StorageError` for what the server or the network did. Callbacks are called in this thread; what
+        they raise ends the upload and comes through.
         """
+        transfer = Transfer(source, target, checksum, progress, cancelled)
+        transfer.ensure_wanted()
+        part_size = part_size_for(source.size)
         try:
-            with translated("upload", target.key):
-                return self._sender.send(Transfer(source, target, checksum, progress, cancelled))
+            if part_size is None:
+                return put(self._engine, self._config, transfer)
+            return MultipartSender(self._engine, self._config, transfer, on_multipart).send(resume, part_size)
         except StorageError as exc:
-            # A body that is cancelled in the middle looks like a broken connection to the library beneath.
-            if cancelled() and exc.kind is ErrorKind.TRANSIENT and not isinstance(exc, UploadCancelledError):
+            # What breaks in the moment of a cancellation is most likely its doing, and not worth a retry.
+            if cancelled() and exc.code == "connection":
                 raise UploadCancelledError(key=target.key) from exc
             raise
+
+    def abort(self, key: str, upload_id: str) -> None:
+        """Abort a multipart upload, so that its parts are not paid for; one that is not there is fine."""
+        abort(self._engine, key, upload_id)
+
+    def open_multiparts(self, prefix: str = "") -> Iterator[OpenMultipart]:
+        """The multipart uploads of keys that start with `prefix` which are neither completed nor aborted.
+
+        Anybody's, not only ours. They are fetched as they are asked for.
+        """
+        with translated("list the open uploads of", None):
+            pages = self._engine.access.client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self._config.bucket, Prefix=prefix, **self._owner
+            )
+            for page in pages:
+                for found in page.get("Uploads", []):
+                    yield OpenMultipart(found["Key"], found["UploadId"], found["Initiated"])
+
+    def is_public(self, key: str) -> bool:
+        """Whether anybody can fetch the object: a HEAD without credentials. False if it is not there, too."""
+        with translated("look as a stranger at", key):
+            try:
+                self._engine.access.anonymous.head_object(Bucket=self._config.bucket, Key=key)
+            except ClientError as exc:
+                if http_status(exc) in {401, 403, 404}:
+                    return False
+                raise
+        return True
 
     def confirm(
         self,
@@ -80,20 +137,26 @@ class ObjectStore:
         `expected_etag` (see `Source.etag`) costs a pass over the file and is called only for a server that
         keeps no such checksum; what it raises is raised here. 404 is `MISSING` and 403 `UNKNOWN`, not errors.
         """
-        with translated("confirm", key):
-            try:
-                answer = self._client.head_object(Bucket=self._bucket, Key=key, ChecksumMode="ENABLED")
-            except ClientError as exc:
-                status = http_status(exc)
-                if status == 404:
+        request = Request(
+            operation="HeadObject",
+            method="HEAD",
+            doing="confirm",
+            key=key,
+            headers=(("x-amz-checksum-mode", "ENABLED"),),
+        )
+        try:
+            answer = self._engine.call(request)
+        except StorageError as exc:
+            match exc.status:
+                case 404:
                     return Confirmation(Verdict.MISSING, f"There is no object {key!r}.")
-                if status == 403:
+                case 403:
                     return Confirmation(
                         Verdict.UNKNOWN,
                         f"The server answered 403 when asked about {key!r}: allow these credentials "
                         "s3:GetObject and s3:ListBucket; check that they are valid and the clock is right.",
                     )
-                raise
+            raise
         head = ObjectHead(
             size=answer.get("ContentLength"),
             checksum=answer.get("ChecksumCRC64NVME"),
@@ -102,10 +165,11 @@ class ObjectStore:
             etag_is_digest=not answer.get("SSECustomerAlgorithm")
             and answer.get("ServerSideEncryption", "AES256") == "AES256",
             version_id=version(answer.get("VersionId")),
+            last_modified=answer.get("LastModified"),
         )
         return judge(head, size=size, checksum=checksum, expected_etag=expected_etag)
 
     def delete(self, key: str) -> None:
         """Delete an object; one that is not there is fine. On a bucket with versions the old ones stay."""
         with translated("delete", key):
-            self._client.delete_object(Bucket=self._bucket, Key=key)
+            self._engine.access.client.delete_object(Bucket=self._config.bucket, Key=key, **self._owner)

@@ -10,6 +10,9 @@ from typing import NamedTuple
 MIB = 1024 * 1024
 SINGLE_PUT_BELOW = 16 * MIB
 SMALLEST_PART = 8 * MIB
+"""The smallest that we make."""
+SMALLEST_ALLOWED = 5 * MIB
+"""The smallest that S3 takes, but for the last one."""
 MAX_PARTS = 10_000
 
 

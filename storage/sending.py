@@ -1,44 +1,50 @@
-"""How the bytes of a file get to the server: in one PUT, or in parts that become an object at the end.
+"""How the bytes of a file get to the server: in one PUT, or in parts that become an object at the end."""
 
-Either way the bytes that are sent are the bytes that are checked: each piece is read once, its CRC64NVME is
-taken in memory and it is sent from there. A file that changes meanwhile cannot slip through between the two.
-"""
-
-import io
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import Any, TypeVar
+from urllib.parse import quote, urlencode
 
 import structlog
 
 from storage import checksums
-from storage.answers import required, unquoted, version
+from storage.answers import unquoted, version
+from storage.conditions import ANYTHING, OnlyIf
 from storage.config import StorageConfig
-from storage.errors import SourceChangedError, StorageError, UploadCancelledError
-from storage.parts import part_size_for, parts_of
+from storage.engine import Engine
+from storage.errors import PreconditionError, SourceChangedError, StorageError, UploadCancelledError
+from storage.exchange import Request
+from storage.parts import Part
+from storage.pieces import PieceSender
 from storage.source import Source
-from storage.translation import translated
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("storage")
 
-_ALGORITHM: Literal["CRC64NVME"] = "CRC64NVME"
+ALGORITHM = "CRC64NVME"
+CHECKSUM_HEADER = "x-amz-checksum-crc64nvme"
+PUT_ATTEMPTS = 1
+"""The CRT has tried it twice by then; patience is the caller's."""
+
+_PRECONDITION_CODES = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "http-412", "http-409"})
+_UNKNOWN_CONDITION_CODES = frozenset({"NotImplemented", "http-501"})
+_GONE_CODES = frozenset({"NoSuchKey", "http-404"})
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
     """What an object is to be: its key, its media type, and metadata that S3 keeps beside it.
 
+    `only_if` is the condition on which it may be written; without `with_acl` the configured ACL is not sent.
     Metadata travels in HTTP headers: `ValueError` for anything but printable ASCII.
     """
 
     key: str
     content_type: str
     metadata: Mapping[str, str] = field(default_factory=dict)
+    only_if: OnlyIf = ANYTHING
+    with_acl: bool = True
 
     def __post_init__(self) -> None:
         for name, value in self.metadata.items():
@@ -73,10 +79,6 @@ class Transfer:
     progress: Callable[[int], None]
     cancelled: Callable[[], bool]
 
-    def body(self, content: bytes) -> "Body":
-        """`content` as a request's body that can be cancelled in the middle."""
-        return Body(content, self.cancelled)
-
     def ensure_sendable(self, value: int) -> None:
         """Raise unless `value`, the CRC64NVME of all that was read, is what was hashed and still stands."""
         if checksums.encode(value) != self.checksum:
@@ -94,133 +96,73 @@ class Transfer:
             raise UploadCancelledError(key=self.target.key)
 
 
-class Body(io.BytesIO):
-    """A request's body whose reading raises `UploadCancelledError` once it is cancelled."""
+def put(engine: Engine, config: StorageConfig, transfer: Transfer) -> Sent:
+    """Send a file in a single PUT. Raises `StorageError`."""
+    target, size = transfer.target, transfer.source.size
+    headers = object_headers(config, target)
 
-    def __init__(self, content: bytes, cancelled: Callable[[], bool]) -> None:
-        super().__init__(content)
-        self._cancelled = cancelled
+    def attempt(condition: tuple[tuple[str, str], ...]) -> Sent:
+        answers: list[Mapping[str, Any]] = []
 
-    def read(self, size: int | None = -1, /) -> bytes:
-        """As `io.BytesIO.read`."""
-        if self._cancelled():
-            raise UploadCancelledError
-        return super().read(size)
+        def prepare(_: Part, content: memoryview) -> Request:
+            transfer.ensure_sendable(checksums.crc(content))
+            # Some servers keep a checksum only if its algorithm is named, too.
+            checksum = ((CHECKSUM_HEADER, transfer.checksum), ("x-amz-sdk-checksum-algorithm", ALGORITHM))
+            return Request(
+                operation="PutObject",
+                method="PUT",
+                doing="upload",
+                key=target.key,
+                headers=(*headers, *checksum, *condition),
+                body=content,
+            )
 
-
-class Sender:
-    """Sends files with a boto3 client, one request after the other. Safe for threads, as the client is."""
-
-    def __init__(self, client: "S3Client", config: StorageConfig) -> None:
-        self._client = client
-        self._config = config
-
-    def send(self, transfer: Transfer) -> Sent:
-        """Send one file; the object appears complete or not at all. Raises what botocore raises."""
-        transfer.ensure_wanted()
-        part_size = part_size_for(transfer.source.size)
-        if part_size is None:
-            return self._put(transfer)
-        return self._put_in_parts(transfer, part_size)
-
-    def _put(self, transfer: Transfer) -> Sent:
-        content = transfer.source.read(0, transfer.source.size)
-        transfer.ensure_sendable(checksums.crc(content))
-        answer = self._client.put_object(
-            Bucket=self._config.bucket,
-            Key=transfer.target.key,
-            Body=transfer.body(content),
-            # Given here, botocore adds none of its own in a trailer, which some servers refuse; and some keep
-            # a checksum only if its algorithm is named, too.
-            ChecksumAlgorithm=_ALGORITHM,
-            ChecksumCRC64NVME=transfer.checksum,
-            **self._headers(transfer.target),
+        sender = PieceSender(
+            engine, transfer.source, target.key, attempts=PUT_ATTEMPTS, cancelled=transfer.cancelled
         )
-        transfer.progress(len(content))
+        sender.send([Part(1, 0, size)], prepare, lambda _, answer: answers.append(answer))
+        (answer,) = answers
         return Sent(unquoted(answer.get("ETag")), version(answer.get("VersionId")), None)
 
-    def _put_in_parts(self, transfer: Transfer, part_size: int) -> Sent:
-        size = transfer.source.size
-        with self._multipart(transfer.target) as multipart_id:
-            whole = 0
-            sent: list[CompletedPartTypeDef] = []
-            for part in parts_of(size, part_size):
-                transfer.ensure_wanted()
-                content = transfer.source.read(part.offset, part.length)
-                value = checksums.crc(content)
-                sent.append(self._put_part(transfer, multipart_id, part.number, content, value))
-                whole = checksums.combine(whole, value, part.length)
-                transfer.progress(part.offset + part.length)
-            transfer.ensure_sendable(whole)
-            answer = self._client.complete_multipart_upload(
-                Bucket=self._config.bucket,
-                Key=transfer.target.key,
-                UploadId=multipart_id,
-                MultipartUpload={"Parts": sent},
-                ChecksumCRC64NVME=transfer.checksum,
-                ChecksumType="FULL_OBJECT",
-                MpuObjectSize=size,
-            )
-        return Sent(unquoted(answer.get("ETag")), version(answer.get("VersionId")), part_size)
+    sent = on_condition(engine, target, attempt)
+    transfer.progress(size)
+    return sent
 
-    def _put_part(
-        self, transfer: Transfer, multipart_id: str, number: int, content: bytes, value: int
-    ) -> "CompletedPartTypeDef":
-        key = transfer.target.key
-        checksum = checksums.encode(value)
-        answer = self._client.upload_part(
-            Bucket=self._config.bucket,
-            Key=key,
-            UploadId=multipart_id,
-            PartNumber=number,
-            Body=transfer.body(content),
-            ChecksumAlgorithm=_ALGORITHM,
-            ChecksumCRC64NVME=checksum,
-        )
-        etag = required(answer, "ETag", "upload", key)
-        return {"PartNumber": number, "ETag": etag, "ChecksumCRC64NVME": checksum}
 
-    @contextmanager
-    def _multipart(self, target: Target) -> Iterator[str]:
-        """A multipart upload by its id, aborted on any failure so that its parts are not paid for."""
-        answer = self._client.create_multipart_upload(
-            Bucket=self._config.bucket,
-            Key=target.key,
-            ChecksumAlgorithm=_ALGORITHM,
-            ChecksumType="FULL_OBJECT",
-            **self._headers(target),
-        )
-        multipart_id = required(answer, "UploadId", "upload", target.key)
-        try:
-            yield multipart_id
-        except BaseException:
-            self._abort(target.key, multipart_id)
+def on_condition(engine: Engine, target: Target, attempt: Callable[[tuple[tuple[str, str], ...]], _T]) -> _T:
+    """Make an object appear by `attempt`, which is given the headers that carry the target's condition.
+
+    Raises `PreconditionError` if it is not met. To a server that does not know such conditions none is
+    sent, from then on never again.
+    """
+    header = target.only_if.header
+    if header is None or not engine.conditions_supported:
+        return attempt(())
+    try:
+        return attempt((header,))
+    except StorageError as exc:
+        if exc.code in _PRECONDITION_CODES or (header[0] == "If-Match" and exc.code in _GONE_CODES):
+            raise PreconditionError(target.key, exc.code) from exc
+        if exc.code not in _UNKNOWN_CONDITION_CODES:
             raise
-
-    def _abort(self, key: str, multipart_id: str) -> None:
-        """Abort a multipart upload. A failure is only logged: the one that led here is the one to raise."""
-        try:
-            with translated("abort the upload of", key):
-                self._client.abort_multipart_upload(
-                    Bucket=self._config.bucket, Key=key, UploadId=multipart_id
-                )
-        except StorageError as exc:
-            if exc.code != "NoSuchUpload":
-                _log.warning("abort_failed", key=key, multipart_id=multipart_id, code=exc.code, hint=exc.hint)
-
-    def _headers(self, target: Target) -> "_Headers":
-        headers = _Headers(ContentType=target.content_type, Metadata=target.metadata)
-        if self._config.acl is not None:
-            headers["ACL"] = self._config.acl
-        if self._config.cache_control is not None:
-            headers["CacheControl"] = self._config.cache_control
-        return headers
+    result = attempt(())
+    engine.conditions_supported = False
+    _log.info("conditions_unsupported", key=target.key)
+    return result
 
 
-class _Headers(TypedDict, total=False):
+def object_headers(config: StorageConfig, target: Target) -> tuple[tuple[str, str], ...]:
     """What a single PUT and the start of a multipart upload are both told about the object."""
-
-    ACL: Literal["public-read"]
-    CacheControl: str
-    ContentType: str
-    Metadata: Mapping[str, str]
+    optional = {
+        "x-amz-acl": config.acl if target.with_acl else None,
+        "Cache-Control": config.cache_control,
+        "x-amz-storage-class": config.storage_class,
+        "x-amz-server-side-encryption": config.sse,
+        "x-amz-server-side-encryption-aws-kms-key-id": config.sse_kms_key_id,
+        "x-amz-tagging": urlencode(config.tags, quote_via=quote) or None,
+    }
+    return (
+        ("Content-Type", target.content_type),
+        *((f"x-amz-meta-{name}", value) for name, value in target.metadata.items()),
+        *((name, value) for name, value in optional.items() if value is not None),
+    )

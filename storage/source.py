@@ -56,18 +56,15 @@ class Source:
         """Length of the file in bytes, as it was at construction."""
         return self.identity.size
 
-    def read(self, offset: int, length: int) -> bytes:
-        """Exactly `length` bytes from `offset`; `SourceChangedError` if the file now ends before that."""
-        pieces: list[bytes] = []
-        missing = length
-        while missing:
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill `buffer` with the bytes from `offset`; `SourceChangedError` if the file now ends before."""
+        done = 0
+        while done < len(buffer):
             with _reading():
-                piece = os.pread(self._fd, missing, offset + length - missing)
-            if not piece:
-                raise SourceChangedError(f"it ended before byte {offset + length}")
-            pieces.append(piece)
-            missing -= len(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+                count = os.preadv(self._fd, [buffer[done:]], offset + done)
+            if not count:
+                raise SourceChangedError(f"it ended before byte {offset + len(buffer)}")
+            done += count
 
     def ensure_unchanged(self) -> None:
         """Raise `SourceChangedError` unless device, inode, size and mtime are those of the construction."""
@@ -89,9 +86,7 @@ class Source:
         """
         with _reading():
             os.fsync(self._fd)
-        value = 0
-        for block in self._blocks(0, self.size, cancelled):
-            value = checksums.crc(block, value)
+        value = self.crc(0, self.size, cancelled)
         self.ensure_unchanged()
         return checksums.encode(value)
 
@@ -101,18 +96,26 @@ class Source:
         None means sent with a single PUT. Raises as `checksum` does.
         """
         if part_size is None:
-            etag = self._md5(0, self.size, cancelled).hex()
+            etag = self.md5(0, self.size, cancelled).hex()
         else:
             etag = checksums.multipart_etag(
                 [
-                    self._md5(offset, min(part_size, self.size - offset), cancelled)
+                    self.md5(offset, min(part_size, self.size - offset), cancelled)
                     for offset in range(0, self.size, part_size)
                 ]
             )
         self.ensure_unchanged()
         return etag
 
-    def _md5(self, offset: int, length: int, cancelled: Callable[[], bool]) -> bytes:
+    def crc(self, offset: int, length: int, cancelled: Callable[[], bool] = never) -> int:
+        """CRC64NVME of `length` bytes from `offset`. Raises as `checksum`, but for a change elsewhere."""
+        value = 0
+        for block in self._blocks(offset, length, cancelled):
+            value = checksums.crc(block, value)
+        return value
+
+    def md5(self, offset: int, length: int, cancelled: Callable[[], bool] = never) -> bytes:
+        """MD5 of `length` bytes from `offset`, which servers make ETags from. Raises as `crc` does."""
         digest = hashlib.md5(usedforsecurity=False)
         for block in self._blocks(offset, length, cancelled):
             digest.update(block)

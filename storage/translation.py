@@ -1,7 +1,8 @@
 """The border: everything botocore raises becomes a `StorageError` here, once, and nowhere else.
 
 What an error means is decided by S3's error code, else by the HTTP status, or by the class of the exception
-where there was no answer; never by the text of a message. Codes: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html.
+where there was no answer; never by the text of a message. Codes:
+https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html.
 """
 
 import ssl
@@ -29,10 +30,18 @@ _BUCKET = "Create the bucket, or correct AWS_S3_BUCKET."
 _REGION = "Set AWS_REGION to the region the bucket is in."
 _ENDPOINT = "Check AWS_ENDPOINT_URL, AWS_REGION, AWS_S3_BUCKET and AWS_S3_VIDEOS_PREFIX."
 _CLOCK = "Set this machine's clock (NTP): S3 refuses requests that are more than 15 minutes off."
-_ACL = "Set AWS_S3_ACL=none and make objects public with a bucket policy, or enable ACLs on the bucket."
+_ACL = (
+    "There are three ways out: set AWS_S3_ACL=none and make objects public with a bucket policy; or set it "
+    "and serve them through CloudFront (CLOUDFRONT_DOMAIN); or enable ACLs on the bucket (object ownership "
+    "'bucket owner preferred')."
+)
+_OPTIONS = (
+    "The server does not take one of the options: correct AWS_S3_STORAGE_CLASS, AWS_S3_SSE, "
+    "AWS_S3_SSE_KMS_KEY_ID, AWS_S3_TAGS, AWS_S3_CACHE_CONTROL or AWS_S3_ACL."
+)
 _ACCOUNT = "The AWS account has a problem that only its owner can solve, with AWS billing or support."
 _FULL = "The server has no room left or a quota is used up: free space there."
-_CERTIFICATE = (
+CERTIFICATE_HINT = (
     "The server's TLS certificate is not trusted: mend it, or name its authority with AWS_CA_BUNDLE; a wrong "
     "clock has the same effect."
 )
@@ -47,15 +56,19 @@ ENVIRONMENT_CODES: Mapping[str, str] = MappingProxyType(
         "AccountProblem": _ACCOUNT,
         "AllAccessDisabled": _ACCOUNT,
         "AuthorizationHeaderMalformed": _REGION,
+        "BucketAlreadyExists": "Names are unique, and this bucket is somebody else's: change AWS_S3_BUCKET.",
         "CredentialsNotSupported": _CREDENTIALS,
         "ExpiredToken": _EXPIRED,
         "ExpiredTokenException": _EXPIRED,
         "IllegalLocationConstraintException": _REGION,
         "IllegalLocationConstraint": _REGION,
         "InvalidAccessKeyId": _CREDENTIALS,
+        "InvalidArgument": _OPTIONS,
         "InvalidBucketName": _BUCKET,
         "InvalidClientTokenId": _CREDENTIALS,
         "InvalidSecurity": _CREDENTIALS,
+        "InvalidStorageClass": _OPTIONS,
+        "InvalidTag": _OPTIONS,
         "InvalidToken": _EXPIRED,
         "NoSuchBucket": _BUCKET,
         "NotImplemented": f"The server does not know something that is asked of it, most often ACLs. {_ACL}",
@@ -154,20 +167,20 @@ def _from_answer(error: ClientError, operation: str, key: str | None) -> Storage
     if unexplained:
         code = f"http-{status}"
     if code in OBJECT_CODES:
-        return StorageError(ErrorKind.OBJECT, operation, key, code, OBJECT_CODES[code])
+        return StorageError(ErrorKind.OBJECT, operation, key, code, OBJECT_CODES[code], status=status)
     hint = ENVIRONMENT_CODES.get(code) or (_KMS if code.startswith("KMS.") else None) or _REFUSALS.get(status)
     if hint is None and unexplained:
         hint = _UNEXPLAINED.get(status)
     if hint is not None:
-        return StorageError(ErrorKind.ENVIRONMENT, operation, key, code, hint)
+        return StorageError(ErrorKind.ENVIRONMENT, operation, key, code, hint, status=status)
     message = said.get("Message", "")
     hint = f"The server said: {message} {_RETRIED}" if message else _RETRIED
-    return StorageError(ErrorKind.TRANSIENT, operation, key, code, hint)
+    return StorageError(ErrorKind.TRANSIENT, operation, key, code, hint, status=status)
 
 
 def _from_client(error: BotoCoreError, operation: str, key: str | None) -> StorageError:
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in _causes(error)):
-        return StorageError(ErrorKind.ENVIRONMENT, operation, key, "untrusted-certificate", _CERTIFICATE)
+        return StorageError(ErrorKind.ENVIRONMENT, operation, key, "untrusted-certificate", CERTIFICATE_HINT)
     for exception, (code, hint) in _ENVIRONMENT_EXCEPTIONS.items():
         if isinstance(error, exception):
             return StorageError(ErrorKind.ENVIRONMENT, operation, key, code, f"{error} {hint}")

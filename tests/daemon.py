@@ -36,11 +36,12 @@ class DaemonProcess:
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
         self.events: list[dict[str, Any]] = []
+        self.patience_seconds = EXPECT_SECONDS
         self._partial = b""
 
     def expect(self, event: str, count: int = 1, **fields: object) -> dict[str, Any]:
         """Wait until the daemon has logged an event with these fields `count` times; returns the last one."""
-        deadline = time.monotonic() + EXPECT_SECONDS
+        deadline = time.monotonic() + self.patience_seconds
         while True:
             found = [
                 line

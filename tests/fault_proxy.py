@@ -161,7 +161,7 @@ class FaultProxy:
                 self.end_headers()
                 self.wfile.write(answer.body)
 
-            do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_any  # noqa: N815  # http.server's names
+            do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do_OPTIONS = handle_any  # noqa: N815  # http.server's names
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # http.server's name
                 pass

@@ -12,7 +12,7 @@ import structlog
 from db import JSON, DatabaseError, State
 from watcher.asides import repair_asides
 from watcher.house import House, path_template
-from watcher.joining import stop_all
+from watcher.joining import Worker, stop_all
 from watcher.logs import configure_logging
 from watcher.metrics import MetricsServer
 from watcher.notify import Notifier
@@ -20,7 +20,8 @@ from watcher.observer import TreeObserver
 from watcher.openat import RootUnavailableError
 from watcher.pruning import prune_directories
 from watcher.scanner import ScanReport
-from watcher.settings import Settings, SettingsError
+from watcher.settings import Settings
+from watcher.settings_loading import SettingsError
 
 log = structlog.get_logger()
 
@@ -34,7 +35,14 @@ LOOK_AROUND = 0
 """In the queue of signals: no signal, but something changed that everybody should be told at once."""
 
 RELOADABLE = frozenset(
-    {"release_after_seconds", "keep_local", "rescan_seconds", "prune_directories_after_days", "log_level"}
+    {
+        "release_after_seconds",
+        "keep_local",
+        "rescan_seconds",
+        "prune_directories_after_days",
+        "log_level",
+        "max_bandwidth",
+    }
 )
 """The settings that SIGHUP changes; the others need a restart."""
 
@@ -94,14 +102,14 @@ class Daemon:
         house.metrics.watch(
             counts=self._counts,
             settling=lambda: len(house.settler),
-            paused=lambda: {
-                runner.stage.name: runner.pause.problem is not None for runner in house.runners.values()
-            },
+            paused=lambda: {name: pause.problem is not None for name, pause in house.pauses.items()},
         )
         self._metrics_server.start()
+        house.janitor.adopt_or_abort()
+        house.janitor.start()
         house.rescan.on_full_scan(self._after_full_scan)
-        for runner in house.runners.values():
-            runner.pause.on_change(lambda: self._signals.put(LOOK_AROUND))
+        for pause in house.pauses.values():
+            pause.on_change(lambda: self._signals.put(LOOK_AROUND))
         self._mind_observer()
         house.liveness.add_check(
             "observer", lambda: self._observer.is_alive() or bool(self._observer_trouble)
@@ -109,6 +117,8 @@ class Daemon:
         house.settler.start()
         for state in (State.PENDING, State.VERIFIED):
             house.runners[state].start()
+        if house.invalidator is not None:
+            house.invalidator.start()
         house.rescan.start()
         self._notifier.status("First scan of the directory")
 
@@ -185,13 +195,14 @@ class Daemon:
             "settling": len(house.settler),
             "waiting_for_writers": house.settler.waiting_for_writers()[:20],
             "busy": {runner.stage.name: runner.busy for runner in house.runners.values()},
+            "uploads": [line.as_dict() for line in house.services.board.lines()],
             "stalls": self._stalls,
         }
 
     def _troubles(self) -> dict[str, str]:
         """What keeps which part of the daemon from working, in sentences."""
         house = self._house
-        problems = {runner.stage.name: runner.pause.problem for runner in house.runners.values()}
+        problems = {name: pause.problem for name, pause in house.pauses.items()}
         problems |= {"settle": house.settler.problem, "scan": house.rescan.problem}
         troubles = {name: problem.sentence for name, problem in problems.items() if problem is not None}
         if self._observer_trouble:
@@ -254,6 +265,7 @@ class Daemon:
         if later := sorted(name for name, field in changed.items() if field not in RELOADABLE):
             log.warning("restart_needed", settings=later)
         house.policy.follow(fresh)
+        house.services.store.set_bandwidth(fresh.bandwidth)
         configure_logging(fresh.log_level, house.settings.log_format)
         try:
             house.ledger.reschedule_published(house.policy.retention)
@@ -267,7 +279,10 @@ class Daemon:
         house = self._house
         self._notifier.stopping("Stopping: what is under way goes on at the next start")
         self._observer.stop(STOP_SECONDS)
-        in_time = stop_all((*house.runners.values(), house.rescan, house.settler), STOP_SECONDS)
+        workers: list[Worker] = [*house.runners.values(), house.rescan, house.settler, house.janitor]
+        if house.invalidator is not None:
+            workers.append(house.invalidator)
+        in_time = stop_all(workers, STOP_SECONDS)
         self._metrics_server.stop()
         self._heartbeat("stopped")
         log.info("daemon_stopped", in_time=in_time)

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from urllib.parse import parse_qsl
 
-from db import Catalog, Database, Ledger, NoCatalog, OwnCatalog, State, open_database
-from storage import ObjectStore, StorageConfig
+from db import (
+    Catalog,
+    Database,
+    Invalidations,
+    Ledger,
+    NoCatalog,
+    OwnCatalog,
+    State,
+    open_database,
+)
+from storage import Distribution, ObjectStore, PublicAccess, PublicCheck, StorageConfig
+from watcher import invalidation
 from watcher.backoff import Backoff
+from watcher.board import Board
 from watcher.finished import Examination, Sighting, examine
 from watcher.guard import Guard
 from watcher.intake import Intake
+from watcher.invalidation import Invalidator
+from watcher.janitor import Janitor
 from watcher.liveness import Liveness
 from watcher.metrics import Metrics
 from watcher.naming import Naming
@@ -47,6 +62,7 @@ class House:
     policy: Policy
     services: Services
     liveness: Liveness
+    janitor: Janitor
     intake: Intake
     settler: Settler
     rescan: Rescan
@@ -67,6 +83,19 @@ class House:
     def ledger(self) -> Ledger:
         """What was done and must be done."""
         return self.services.ledger
+
+    @property
+    def invalidator(self) -> Invalidator | None:
+        """What tells the CDN of replaced objects, if there is a CDN."""
+        return self.services.invalidator
+
+    @property
+    def pauses(self) -> Mapping[str, StagePause]:
+        """Everything that pauses as a whole while its environment is not as it should be, by name."""
+        pauses = {runner.stage.name: runner.pause for runner in self.runners.values()}
+        if self.invalidator is not None:
+            pauses[invalidation.NAME] = self.invalidator.pause
+        return pauses
 
     @property
     def metrics(self) -> Metrics:
@@ -102,7 +131,18 @@ def storage_config(settings: Settings) -> StorageConfig:
         acl=None if settings.aws_s3_acl == "none" else settings.aws_s3_acl,
         cache_control=settings.aws_s3_cache_control,
         base_url=settings.aws_s3_base_url,
+        cloudfront_domain=settings.cloudfront_domain,
+        cloudfront_distribution_id=settings.cloudfront_distribution_id,
+        cloudfront_endpoint_url=settings.aws_endpoint_url_cloudfront,
         connections=settings.upload_concurrency + 2,
+        storage_class=settings.aws_s3_storage_class,
+        sse=settings.aws_s3_sse,
+        sse_kms_key_id=settings.aws_s3_sse_kms_key_id,
+        tags=dict(parse_qsl(settings.aws_s3_tags or "", keep_blank_values=True)),
+        expected_bucket_owner=settings.aws_s3_expected_bucket_owner,
+        max_bandwidth=settings.bandwidth,
+        stall_seconds=settings.stall_seconds,
+        uploads=settings.upload_concurrency,
     )
 
 
@@ -141,30 +181,64 @@ def make_catalog(settings: Settings, database: Database) -> Catalog:
 def open_house(settings: Settings, *, policy: Policy | None = None) -> Iterator[House]:
     """Assemble everything and close it at the end.
 
-    Raises `watcher.tree.RootUnavailableError`, `db.DatabaseError` and `UnsupportedCatalogError`.
+    Raises `watcher.tree.RootUnavailableError`, `db.DatabaseError`, `storage.StorageError` and
+    `UnsupportedCatalogError`.
     """
-    database = connect(settings)
-    try:
-        with ObjectStore(storage_config(settings)) as store:
-            yield _assemble(settings, policy or Policy.of(settings), database, store)
-    finally:
-        database.close()
+    config = storage_config(settings)
+    with ExitStack() as closing:
+        database = connect(settings)
+        closing.callback(database.close)
+        store = closing.enter_context(ObjectStore(config))
+        distribution = (
+            closing.enter_context(Distribution(config)) if config.cloudfront_distribution_id else None
+        )
+        yield _assemble(settings, policy or Policy.of(settings), database, store, distribution)
 
 
-def _assemble(settings: Settings, policy: Policy, database: Database, store: ObjectStore) -> House:
+def _assemble(
+    settings: Settings,
+    policy: Policy,
+    database: Database,
+    store: ObjectStore,
+    distribution: Distribution | None,
+) -> House:
     runners: dict[State, StageRunner] = {}
+    liveness = Liveness()
+    metrics = Metrics()
     services = Services(
         tree=Tree(settings.completed_dir),
         database=database,
         ledger=Ledger(database, settings.instance),
         catalog=make_catalog(settings, database),
         store=store,
+        public_access=PublicAccess(store, is_wanted=settings.aws_s3_acl == "public-read"),
         naming=naming(settings),
         backoff=ROW_BACKOFF,
-        metrics=Metrics(),
+        metrics=metrics,
+        board=Board(),
+        invalidator=None
+        if distribution is None
+        else Invalidator(
+            distribution,
+            Invalidations(database, settings.instance),
+            database=database,
+            liveness=liveness,
+            metrics=metrics,
+        ),
+        # boto3 takes the same name from the environment.
+        public_check=PublicCheck(ca_bundle=os.environ.get("AWS_CA_BUNDLE"))
+        if settings.verify_public_url
+        else None,
         wake=lambda state: runners[state].wake() if state in runners else None,
     )
-    liveness = Liveness()
+    janitor = Janitor(
+        database=database,
+        ledger=services.ledger,
+        store=store,
+        prefix=settings.aws_s3_videos_prefix,
+        backoff=ROW_BACKOFF,
+        liveness=liveness,
+    )
     intake = Intake(services, path_template(settings))
     settler = Settler(
         examine=partial(_examine, services.tree, settings.settle_seconds),
@@ -188,7 +262,7 @@ def _assemble(settings: Settings, policy: Policy, database: Database, store: Obj
         metrics=services.metrics,
     )
     runners |= _make_runners(settings, policy, services, liveness, look_again=settler.notice)
-    return House(settings, policy, services, liveness, intake, settler, rescan, scanner, runners)
+    return House(settings, policy, services, liveness, janitor, intake, settler, rescan, scanner, runners)
 
 
 def _examine(tree: Tree, settle_seconds: float, path: str, previous: Sighting | None) -> Examination:

@@ -110,12 +110,12 @@ def _give_back(descriptor: int) -> None:
 
 def _believed(answer: Writers, descriptor: int) -> Writers:
     """What an answer is worth on the file's file system: a writer it knows of is one anywhere."""
-    if answer is Writers.NONE and _file_system(descriptor) not in TRUSTED_FILE_SYSTEMS:
+    if answer is Writers.NONE and file_system(descriptor) not in TRUSTED_FILE_SYSTEMS:
         return Writers.UNKNOWN
     return answer
 
 
-def _file_system(descriptor: int) -> str | None:
+def file_system(descriptor: int) -> str | None:
     """The type of the file system a file is on, as in /proc/filesystems; None if it cannot be told."""
     try:
         with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as lines:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 import threading
@@ -18,8 +19,8 @@ def configure_logging(level: str, log_format: str | None, stream: TextIO | None 
 
     `log_format` is ``json``, ``console``, or None for ``console`` on a terminal and ``json`` elsewhere.
     """
-    stream = stream or sys.stderr
-    console = (log_format or ("console" if stream.isatty() else "json")) == "console"
+    is_terminal = (stream or sys.stderr).isatty()
+    console = (log_format or ("console" if is_terminal else "json")) == "console"
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -38,13 +39,13 @@ def configure_logging(level: str, log_format: str | None, stream: TextIO | None 
             structlog.processors.format_exc_info,
             _printable_values,
             structlog.dev.ConsoleRenderer(
-                colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
+                colors=is_terminal, exception_formatter=structlog.dev.plain_traceback
             ),
         ]
         if console
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=True)]
     )
-    handler = logging.StreamHandler(stream)
+    handler = logging.StreamHandler(stream or _StandardError())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, _library_event],
@@ -81,6 +82,16 @@ def _printable_values(
 
 def _printable(text: str, *, keeps_lines: bool) -> str:
     return "\n".join(map(printable, text.split("\n"))) if keeps_lines else printable(text)
+
+
+class _StandardError(io.TextIOBase):
+    """Whatever standard error is at the moment: progress bars take it over while they are drawn."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 class RepeatFilter:

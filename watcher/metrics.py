@@ -55,6 +55,11 @@ class Metrics:
             ["stage", "kind"],
             registry=self.registry,
         )
+        self.invalidated = Counter(
+            "video_uploader_invalidated_paths",
+            "Paths that the CDN was told to forget.",
+            registry=self.registry,
+        )
         self.scans = Counter("video_uploader_scans", "Scans completed.", ["scope"], registry=self.registry)
         self.scan_seconds = Gauge(
             "video_uploader_scan_seconds", "How long the last full scan took.", registry=self.registry

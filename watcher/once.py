@@ -48,6 +48,7 @@ class OnceRun:
         started_at = house.ledger.now()
         house.ledger.unclaim_all()
         house.ledger.reschedule_published(house.policy.retention)
+        house.janitor.adopt_or_abort()
         house.settler.start()
         try:
             report = house.scanner.scan(stopped=self._is_interrupted)
@@ -58,6 +59,8 @@ class OnceRun:
             self._wait_until_drained()
         finally:
             stop_all((*house.runners.values(), house.settler), STOP_SECONDS)
+        if house.invalidator is not None and not self._interrupted:
+            house.invalidator.flush()
         unreadable = ["directories could not be read; see the log"] * bool(report.unreadable)
         return [*self._left_undone(started_at), *unreadable]
 
@@ -75,9 +78,12 @@ class OnceRun:
                 continue
 
     def _is_drained(self) -> bool:
-        """Whether nothing is under way and nothing will be soon; asked in the order that rows move on."""
+        """Whether nothing is under way and nothing will be soon; asked in the order that rows move on.
+
+        First what is due, then who is idle: a row that is being claimed in between is seen by the second.
+        """
         return all(
-            runner.busy == 0 and (runner.pause.problem is not None or not self._is_due_soon(state))
+            (runner.pause.problem is not None or not self._is_due_soon(state)) and runner.is_idle
             for state, runner in self._house.runners.items()
         )
 
@@ -95,8 +101,10 @@ class OnceRun:
         if self._interrupted:
             undone.append("interrupted; the next run goes on")
         problems: list[tuple[str, Problem | None]] = [("settling", house.settler.problem)]
-        problems += [(runner.stage.name, runner.pause.problem) for runner in house.runners.values()]
+        problems += [(name, pause.problem) for name, pause in house.pauses.items()]
         undone += [f"{name} is paused: {problem.sentence}" for name, problem in problems if problem]
+        if house.invalidator is not None and house.invalidator.has_waiting():
+            undone.append("the CDN was not told of every replaced object yet; the next run goes on")
         for state in (State.PENDING, State.VERIFIED, State.REJECTED, State.FAILED, State.GONE):
             undone += [
                 f"{upload.path}: {state}" + (f": {upload.last_error}" if upload.last_error else "")

@@ -91,6 +91,7 @@ class StageRunner:
         self._stopping = threading.Event()
         self._in_flight: dict[int, Upload] = {}
         self._busy = 0
+        self._is_claiming = False
         self._batches: queue.SimpleQueue[Sequence[Upload] | None] = queue.SimpleQueue()
         self._workers = [
             threading.Thread(target=self._work, name=f"{stage.name}-{number}", daemon=True)
@@ -122,6 +123,12 @@ class StageRunner:
             self._changed.notify_all()
 
     @property
+    def is_idle(self) -> bool:
+        """Whether nothing is under way, nor being claimed: between the two a row is neither due nor busy."""
+        with self._changed:
+            return not self._busy and not self._is_claiming
+
+    @property
     def busy(self) -> int:
         """How many batches are under way."""
         return self._busy
@@ -134,12 +141,14 @@ class StageRunner:
         with self._database.session():
             while not self._stopping.is_set():
                 pulse.beat()
+                self._is_claiming = True
                 try:
                     wait = self._claim()
                 except DatabaseError as exc:
                     self._report_trouble(problem_of(exc))
                     wait = DATABASE_RETRY_SECONDS
                 with self._changed:
+                    self._is_claiming = False
                     if not self._woken:
                         self._changed.wait(wait)
                     self._woken = False

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from db import Catalog, Database, Ledger, State
-from storage import ObjectStore
+from storage import ObjectStore, PublicAccess, PublicCheck
 from watcher.backoff import Backoff
+from watcher.board import Board
+from watcher.invalidation import Invalidator
 from watcher.metrics import Metrics
 from watcher.naming import Naming
 from watcher.settings import Settings
@@ -42,14 +44,22 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The collaborators of every stage; `wake` tells the stage of a state that it may have work."""
+    """The collaborators of every stage; `wake` tells the stage of a state that it may have work.
+
+    `invalidator` is there with a CDN that has to be told of replaced objects, `public_check` if public URLs
+    are to be fetched before they are published.
+    """
 
     tree: Tree
     database: Database
     ledger: Ledger
     catalog: Catalog
     store: ObjectStore
+    public_access: PublicAccess
     naming: Naming
     backoff: Backoff
     metrics: Metrics
+    board: Board
+    invalidator: Invalidator | None
+    public_check: PublicCheck | None
     wake: Callable[[State], None]

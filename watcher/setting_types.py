@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable
 from typing import Annotated
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 from pydantic_settings import NoDecode
@@ -104,6 +104,36 @@ def _address(value: str) -> str:
     return value
 
 
+_RATE = re.compile(r"(?P<amount>\d+(\.\d+)?)\s*(?P<prefix>[kKMG]?)(?P<binary>i?)(?P<unit>B|bit)(/s)?")
+_POWERS = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3}
+
+
+def bytes_per_second(text: str) -> float | None:
+    """The rate that a text such as ``20MB/s``, ``500Mbit/s`` or ``none`` names; None for no limit.
+
+    Prefixes are decimal (IEC 80000-13's ``Ki``, ``Mi`` and ``Gi`` are binary). Raises ValueError.
+    """
+    if text.lower() == "none":
+        return None
+    match = _RATE.fullmatch(text)
+    if match is None or not float(match["amount"]):
+        raise ValueError("it is no rate above nothing")
+    factor = float(1024 if match["binary"] else 1000) ** _POWERS[match["prefix"]]
+    return float(match["amount"]) * factor / (8 if match["unit"] == "bit" else 1)
+
+
+def _bandwidth(value: str) -> str:
+    bytes_per_second(value)
+    return value
+
+
+def _tags(value: str) -> str:
+    tags = parse_qsl(value, keep_blank_values=True, strict_parsing=True)
+    if len(tags) > 10 or len(dict(tags)) != len(tags):
+        raise ValueError("there are more than 10, or a name stands in it twice")
+    return value
+
+
 def _upper(value: object) -> object:
     return value.upper() if isinstance(value, str) else value
 
@@ -114,12 +144,20 @@ Directory = Annotated[str, AfterValidator(_directory)]
 Template = Annotated[str, AfterValidator(_template)]
 Extensions = Annotated[_SplitWords, AfterValidator(_each(r"\.[A-Za-z0-9]+", "is not an extension"))]
 Qualities = Annotated[_SplitWords, AfterValidator(_each(r"[A-Za-z0-9]{1,20}", "is not a quality word"))]
+Origins = Annotated[_SplitWords, AfterValidator(_each(r"\*|https?://[^/\s]+", "is not an origin"))]
 Patterns = Annotated[_SplitWords, AfterValidator(_each(r"[^/]+", "has a slash; patterns match single names"))]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
 Identifier = Annotated[str, AfterValidator(_whole(r"[a-z_][a-z0-9_]{0,62}", "it is not one"))]
 Url = Annotated[str, AfterValidator(_url)]
+HostName = Annotated[
+    str, AfterValidator(_whole(r"(?!-)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})+", "it is not one"))
+]
+DistributionId = Annotated[str, AfterValidator(_whole(r"[A-Za-z0-9]{1,64}", "it is not one"))]
 Bucket = Annotated[str, AfterValidator(_whole(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "it is not one"))]
 Prefix = Annotated[str, AfterValidator(_prefix)]
 InstanceName = Annotated[str, AfterValidator(_instance)]
 Address = Annotated[str, AfterValidator(_address)]
+AccountId = Annotated[str, AfterValidator(_whole(r"\d{12}", "it is not one"))]
+Bandwidth = Annotated[str, AfterValidator(_bandwidth)]
+Tags = Annotated[str, AfterValidator(_tags)]
 UpperCase = BeforeValidator(_upper)

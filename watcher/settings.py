@@ -1,8 +1,4 @@
-"""Every setting, read once and checked all at once.
-
-The compressor's own file can be shared: names that are not ours are ignored, and an empty
-value means unset. The environment wins over ``.env``.
-"""
+"""Every setting: its name, its type, its default, and what it means."""
 
 from __future__ import annotations
 
@@ -13,14 +9,8 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-from pydantic import AliasGenerator, Field, SecretStr, ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    DotEnvSettingsSource,
-    EnvSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic import AliasGenerator, Field, SecretStr
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from db import QUALITIES
 from watcher import setting_types as types
@@ -33,14 +23,6 @@ class CatalogKind(StrEnum):
     OWN = "own"
     COMPRESSOR = "compressor"
     NONE = "none"
-
-
-class SettingsError(Exception):
-    """One or more settings are wrong; ``problems`` holds one sentence for each."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("; ".join(problems))
-        self.problems = problems
 
 
 def _setting(meaning: str, allowed: str, default: Any = ..., **constraints: Any) -> Any:
@@ -124,6 +106,18 @@ class Settings(BaseSettings):
         "an absolute URL",
         None,
     )
+    cloudfront_domain: types.HostName | None = _setting(
+        "Makes the public URLs, and wins over `AWS_S3_BASE_URL`.", "a host name", None
+    )
+    cloudfront_distribution_id: types.DistributionId | None = _setting(
+        "Has the path of an object that was replaced invalidated.", "a distribution's id", None
+    )
+    aws_endpoint_url_cloudfront: types.Url | None = _setting(
+        "CloudFront's API elsewhere than at AWS.", "an http or https URL", None
+    )
+    verify_public_url: bool = _setting(
+        "Fetch from the public URL before it is published.", "true or false", False
+    )
     aws_s3_videos_prefix: types.Prefix = _setting(
         "The beginning of object keys.", "a path without a leading or trailing slash", "videos"
     )
@@ -137,6 +131,62 @@ class Settings(BaseSettings):
         "`Cache-Control` of every object; an object can be replaced under its key.",
         "a Cache-Control value",
         "public, max-age=3600",
+    )
+    aws_s3_storage_class: str | None = _setting(
+        "The storage class of every object. Unset: the bucket's default.",
+        "a class's name: STANDARD_IA, …",
+        None,
+    )
+    aws_s3_sse: Literal["AES256", "aws:kms"] | None = _setting(
+        "Encryption at rest. Unset: the bucket's default.", "AES256 or aws:kms", None
+    )
+    aws_s3_sse_kms_key_id: str | None = _setting(
+        "The key for `AWS_S3_SSE=aws:kms`. Unset: the account's default key.", "a key's id or ARN", None
+    )
+    aws_s3_tags: types.Tags | None = _setting(
+        "Tags of every object.", "name=value pairs separated by &, at most 10", None
+    )
+    aws_s3_expected_bucket_owner: types.AccountId | None = _setting(
+        "Requests are refused if the bucket belongs to another account.", "an account's 12 digits", None
+    )
+    max_bandwidth: types.Bandwidth | None = _setting(
+        "What all uploads together may send. Unset or `none`: no limit.",
+        "a rate such as 20MB/s, 500Mbit/s or none",
+        None,
+    )
+    stall_seconds: float = _setting(
+        "A request that makes no progress for so long is given up and tried again.",
+        "1 to 3600",
+        60,
+        ge=1,
+        le=3600,
+    )
+    cors_origins: types.Origins = _setting(
+        "Origins whose scripts may read the objects: what `bucket setup` allows and `doctor` tries.",
+        "`*`, or origins such as https://example.com, separated by commas",
+        ("*",),
+    )
+    lifecycle_transition_days: int | None = _setting(
+        "`bucket setup` lets objects of this age move to the class below. Unset: never.",
+        "0 to 36500",
+        None,
+        ge=0,
+        le=36500,
+    )
+    lifecycle_transition_class: (
+        Literal["STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR", "GLACIER", "DEEP_ARCHIVE"]
+        | None
+    ) = _setting(
+        "The storage class they move to; out of `GLACIER` and `DEEP_ARCHIVE` nothing can be played.",
+        "STANDARD_IA, ONEZONE_IA, INTELLIGENT_TIERING, GLACIER_IR, GLACIER or DEEP_ARCHIVE",
+        None,
+    )
+    lifecycle_expire_days: int | None = _setting(
+        "`bucket setup` lets objects of this age be deleted, whoever still links to them. Unset: never.",
+        "1 to 36500",
+        None,
+        ge=1,
+        le=36500,
     )
     instance_id: types.InstanceName | None = _setting(
         "This daemon's name in the ledger. Unset: the host name.",
@@ -192,6 +242,11 @@ class Settings(BaseSettings):
         return self.instance_id or socket.gethostname()
 
     @property
+    def bandwidth(self) -> float | None:
+        """``MAX_BANDWIDTH`` in bytes per second; None for no limit."""
+        return None if self.max_bandwidth is None else types.bytes_per_second(self.max_bandwidth)
+
+    @property
     def ledger_url(self) -> str:
         """The URL of the ledger's database, password included."""
         if self.database_url is not None:
@@ -225,83 +280,3 @@ def state_directory(environ: Mapping[str, str] = os.environ) -> str:
         return given.split(":")[0]
     base = environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
     return os.path.join(base, "video-uploader")
-
-
-def read_sources(env_file: str | None) -> dict[str, dict[str, Any]]:
-    """What the environment and the file give, by source in order of precedence; empty means unset.
-
-    ``METRICS_ADDRESS`` is the exception: it is given empty to switch metrics off.
-    """
-    sources = {
-        "environment": EnvSettingsSource(Settings, env_ignore_empty=False)(),
-        str(env_file): DotEnvSettingsSource(Settings, env_file=env_file, env_ignore_empty=False)(),
-    }
-    known = {field.upper() for field in Settings.model_fields}
-    return {
-        source: {
-            name: value
-            for name, value in values.items()
-            if name in known and (value != "" or name == "METRICS_ADDRESS")
-        }
-        for source, values in sources.items()
-    }
-
-
-def load_settings(env_file: str | None = ".env") -> Settings:
-    """Read and check the settings.
-
-    Raises `SettingsError` with every wrong value at once; values of secrets are never repeated.
-    """
-    try:
-        sources = read_sources(env_file)
-    except UnicodeDecodeError as exc:
-        raise SettingsError([f"{env_file} is not UTF-8 text ({exc.reason} at byte {exc.start})"]) from exc
-    except OSError as exc:
-        raise SettingsError([f"{env_file} cannot be read ({exc.strerror}); make it readable"]) from exc
-    given: dict[str, Any] = {}
-    for values in reversed(sources.values()):
-        given.update(values)
-    disagreements = _disagreements(given)
-    try:
-        settings = Settings(**given)
-    except ValidationError as exc:
-        raise SettingsError(_problems(exc) + disagreements) from exc
-    if disagreements:
-        raise SettingsError(disagreements)
-    return settings
-
-
-def _disagreements(given: Mapping[str, str]) -> list[str]:
-    """Values that are each allowed but do not go together; told from the raw values, which may be wrong."""
-    problems = []
-    keys = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
-    if len(missing := keys - given.keys()) == 1:
-        problems.append(f"{missing.pop()}: it is missing; allowed: both keys or neither")
-    on_postgresql = given.get("DATABASE_URL", "postgres" if "POSTGRES_DB" in given else "").startswith(
-        "postgres"
-    )
-    if given.get("CATALOG") == CatalogKind.COMPRESSOR and not on_postgresql:
-        problems.append(
-            "CATALOG: compressor needs its PostgreSQL; allowed: with DATABASE_URL or POSTGRES_DB set"
-        )
-    qualities = {word.strip() for word in given.get("QUALITIES", "").split(",")} - {""}
-    foreign = sorted(qualities - set(QUALITIES))
-    if foreign and given.get("CATALOG") != CatalogKind.NONE:
-        problems.append(
-            f"QUALITIES: the video_qualities table refuses {', '.join(foreign)}; "
-            f"allowed with a catalog: {','.join(QUALITIES)}"
-        )
-    return problems
-
-
-def _problems(exc: ValidationError) -> list[str]:
-    problems = []
-    for error in exc.errors(include_url=False, include_input=False):
-        reason = error["msg"].removeprefix("Value error, ")
-        name = str(error["loc"][0])
-        extra = Settings.model_fields[name.lower()].json_schema_extra
-        allowed = extra["allowed"] if isinstance(extra, dict) else ""
-        if error["type"] == "missing":
-            reason = "it is required and not set"
-        problems.append(f"{name}: {reason}; allowed: {allowed}")
-    return problems

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from pydantic import SecretStr
 
-from watcher.settings import Settings, read_sources
+from watcher.settings import Settings
+from watcher.settings_loading import read_sources
 
 MASK = "********"
 

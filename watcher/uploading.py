@@ -9,9 +9,11 @@ from datetime import timedelta
 
 import structlog
 
-from db import ClaimLostError, DatabaseError, GateVerdict, Ledger, Progress, State, Upload
+from db import GateVerdict, State, Upload
 from storage import (
     Confirmation,
+    Multipart,
+    OnlyIf,
     Receipt,
     Sent,
     Source,
@@ -20,11 +22,11 @@ from storage import (
     part_size_for,
 )
 from watcher import lease
-from watcher.metrics import Metrics
 from watcher.openat import identity_of, owned
 from watcher.problems import KEY_TAKEN, Kind, LookAgainError, NotYetError, SetbackError
 from watcher.runner import Work
 from watcher.services import Services
+from watcher.tracking import Tracking
 
 log = structlog.get_logger()
 
@@ -41,12 +43,16 @@ class UploadStage:
     patience_seconds = 180.0
 
     def __init__(self, services: Services, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._services = services
         self._tree = services.tree
+        self._database = services.database
         self._ledger = services.ledger
         self._catalog = services.catalog
         self._store = services.store
+        self._public_access = services.public_access
         self._naming = services.naming
         self._metrics = services.metrics
+        self._invalidator = services.invalidator
         self._longest_backoff = services.backoff.longest
         self._wake = services.wake
         self._clock = clock
@@ -74,21 +80,36 @@ class UploadStage:
                 return
             source = Source(fd)
             upload = self._with_checksum(upload, source, work)
-            receipt = self._adopt(upload, source) or self._send(upload, source, work)
+            there = self._confirm(upload, source, upload.part_size or part_size_for(source.size))
+            receipt = self._adopt(upload, there)
+            if receipt is None:
+                receipt = self._send(upload, source, work, self._condition(upload, there))
             source.ensure_unchanged()
             self._require_same_path(upload)
-        self._ledger.advance(
-            upload,
-            State.VERIFIED,
-            detail=f"confirmed by {receipt.confirmed_by}",
-            etag=receipt.etag,
-            version_id=receipt.version_id,
-            confirmed_by=receipt.confirmed_by,
-            url=self._naming.public_url(upload),
-        )
+        self._record_verified(upload, receipt)
         self._metrics.confirmed.labels(by=receipt.confirmed_by).inc()
         log.info("upload_verified", confirmed_by=receipt.confirmed_by, etag=receipt.etag, size=upload.size)
         self._wake(State.VERIFIED)
+
+    def _record_verified(self, upload: Upload, receipt: Receipt) -> None:
+        """Write the receipt down and, with it or not at all, that caches hold what was replaced."""
+        with self._database.transaction("record a confirmation"):
+            self._ledger.advance(
+                upload,
+                State.VERIFIED,
+                detail=f"confirmed by {receipt.confirmed_by}",
+                etag=receipt.etag,
+                version_id=receipt.version_id,
+                confirmed_by=receipt.confirmed_by,
+                url=self._naming.public_url(upload),
+            )
+            if self._invalidator is None or not self._ledger.replaces(upload):
+                return
+            self._invalidator.request(upload.object_key)
+            self._ledger.note(
+                upload.id, "replaced", "the CDN is told to forget the object of earlier content"
+            )
+        self._invalidator.wake()
 
     def _require_as_settled(self, upload: Upload, fd: int) -> None:
         """The row may have waited for hours: the file must still be the one that was finished."""
@@ -130,43 +151,81 @@ class UploadStage:
         checksum = source.checksum(_beating(work))
         if checksum == upload.checksum:
             return upload
-        return self._ledger.record(upload, checksum=checksum)
+        if upload.multipart_id is not None:
+            self._store.abort(upload.object_key, upload.multipart_id)
+        return self._ledger.record(upload, checksum=checksum, multipart_id=None, part_size=None)
 
-    def _adopt(self, upload: Upload, source: Source) -> Receipt | None:
-        """The receipt of an object that is in place already: an earlier life was killed after sending it."""
-        confirmation = self._confirm(upload, source, part_size_for(source.size))
-        if confirmation.receipt is None:
+    def _adopt(self, upload: Upload, there: Confirmation) -> Receipt | None:
+        """The receipt of an object that is in place already: an earlier life, or somebody else, sent it."""
+        if there.receipt is None:
             return None
-        self._ledger.note(upload.id, "adopted", confirmation.detail)
+        self._public_access.ensure(upload.object_key)
+        if upload.multipart_id is not None:
+            self._store.abort(upload.object_key, upload.multipart_id)
+        self._ledger.note(upload.id, "adopted", there.detail)
         self._metrics.adopted.inc()
         log.info("object_adopted", key=upload.object_key)
-        return confirmation.receipt
+        return there.receipt
 
-    def _send(self, upload: Upload, source: Source, work: Work) -> Receipt:
+    def _condition(self, upload: Upload, there: Confirmation) -> OnlyIf:
+        """Under which condition the object may be written: never over what is not ours to replace."""
+        match there.verdict:
+            case Verdict.MISSING:
+                return OnlyIf.absent()
+            case Verdict.DIFFERS if there.etag:
+                self._require_replaceable(upload, there)
+                return OnlyIf.is_(there.etag)
+            case _:
+                return OnlyIf.anything()
+
+    def _require_replaceable(self, upload: Upload, there: Confirmation) -> None:
+        """An object that no row of ours knows is replaced only if it is older than the file's row."""
+        if any(there.etag == earlier.etag for earlier in self._ledger.of_key(upload.object_key)):
+            return
+        if there.last_modified is not None and there.last_modified >= upload.discovered_at:
+            raise SetbackError(
+                Kind.OBJECT,
+                "foreign-object",
+                f"An object {upload.object_key!r} of other content is there which this ledger does not know, "
+                f"and it is newer than this file; remove the one that is wrong, then retry {upload.id}.",
+            )
+
+    def _send(self, upload: Upload, source: Source, work: Work, condition: OnlyIf) -> Receipt:
         started = self._clock()
         log.info("upload_started", key=upload.object_key, size=upload.size)
-        progress = _Progress(self._ledger, upload, self._metrics, work, self._clock)
-        sent = self._store.upload(
-            source,
-            Target(
-                upload.object_key,
-                self._naming.content_type(upload),
-                {
-                    "video-id": upload.video_id,
-                    "quality": upload.quality,
-                    "source-mtime": str(upload.mtime_ns),
-                },
-            ),
-            checksum=_known(upload.checksum),
-            progress=progress,
-            cancelled=lambda: work.stopped() or progress.claim_is_lost,
-        )
+        progress = Tracking(self._services, upload, work, self._clock)
+        resume = None
+        if upload.multipart_id is not None and upload.part_size is not None:
+            resume = Multipart(upload.multipart_id, upload.part_size)
+
+        def send(with_acl: bool) -> Sent:
+            return self._store.upload(
+                source,
+                self._target(upload, condition, with_acl=with_acl),
+                checksum=_known(upload.checksum),
+                progress=progress,
+                cancelled=lambda: work.stopped() or progress.claim_is_lost,
+                resume=resume,
+                on_multipart=progress.begin,
+            )
+
+        with progress.shown(is_resumed=resume is not None):
+            sent = self._public_access.upload(upload.object_key, send)
         progress.finish(sent)
         confirmation = self._confirm(upload, source, sent.part_size)
         self._metrics.upload_seconds.observe(self._clock() - started)
         if confirmation.receipt is None:
             raise _unconfirmed(confirmation)
         return confirmation.receipt
+
+    def _target(self, upload: Upload, condition: OnlyIf, *, with_acl: bool) -> Target:
+        metadata = {
+            "video-id": upload.video_id,
+            "quality": upload.quality,
+            "source-mtime": str(upload.mtime_ns),
+        }
+        content_type = self._naming.content_type(upload)
+        return Target(upload.object_key, content_type, metadata, only_if=condition, with_acl=with_acl)
 
     def _confirm(self, upload: Upload, source: Source, part_size: int | None) -> Confirmation:
         return self._store.confirm(
@@ -175,42 +234,6 @@ class UploadStage:
             checksum=_known(upload.checksum),
             expected_etag=lambda: source.etag(part_size),
         )
-
-
-class _Progress:
-    """Tells the ledger how far an upload is, seldom enough not to be a load, and whether it is still ours."""
-
-    def __init__(
-        self, ledger: Ledger, upload: Upload, metrics: Metrics, work: Work, clock: Callable[[], float]
-    ) -> None:
-        self._ledger = ledger
-        self._upload = upload
-        self._metrics = metrics
-        self._work = work
-        self._clock = clock
-        self._recorded_at = clock()
-        self._seen = 0
-        self.claim_is_lost = False
-
-    def __call__(self, bytes_sent: int) -> None:
-        self._work.beat()
-        self._metrics.bytes_sent.inc(max(0, bytes_sent - self._seen))
-        self._seen = max(self._seen, bytes_sent)
-        if self._clock() - self._recorded_at >= PROGRESS_SECONDS:
-            self._recorded_at = self._clock()
-            self._record({"bytes_sent": self._seen})
-
-    def finish(self, sent: Sent) -> None:
-        self._record({"bytes_sent": self._seen, "part_size": sent.part_size})
-
-    def _record(self, facts: Progress) -> None:
-        try:
-            self._ledger.record(self._upload, **facts)
-        except ClaimLostError:
-            self.claim_is_lost = True
-        except DatabaseError as exc:
-            # The bytes go on: what could not be recorded now is recorded with the confirmation.
-            log.debug("progress_unrecorded", reason=str(exc))
 
 
 def _beating(work: Work) -> Callable[[], bool]:

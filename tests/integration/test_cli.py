@@ -45,6 +45,8 @@ COLUMNS = set(
 )
 """What scripts may rely on."""
 
+COMMANDS = {"run", "status", "list", "explain", "retry", "upload", "exists", "delete", "config", "doctor"}
+
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 
 
@@ -647,12 +649,13 @@ def test_the_help_names_every_command_that_there_is(offline: Command) -> None:
     ran = offline("--help")
     assert ran.code == 0
     registered = {command.name for command in app.registered_commands}
-    assert registered == {"run", "status", "list", "explain", "retry", "config"}
+    assert registered == COMMANDS
+    assert {group.name for group in app.registered_groups} == {"bucket"}
     section = ran.out.partition("Commands")[2]
     assert set(re.findall(r"^\W*([a-z]+)\s", section, re.MULTILINE)) >= registered
 
 
-@pytest.mark.parametrize("command", ["run", "status", "list", "explain", "retry", "config"])
+@pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_every_command_explains_itself_without_any_setting(offline: Command, command: str) -> None:
     ran = offline(command, "--help", COMPLETED_DIR=None)
     assert (ran.code, ran.err) == (0, "")

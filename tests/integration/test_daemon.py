@@ -303,17 +303,18 @@ def test_an_upload_that_is_under_way_can_be_watched_from_another_process(
     large = os.path.join(place, "large.mp4")
     with open(media.faststart, "rb") as small, open(large, "wb") as file:
         video = small.read()
-        padding = 40 * 1024 * 1024
+        padding = 76 * 1024 * 1024
         file.write(video + padding.to_bytes(4) + b"free")
         file.truncate(len(video) + padding)
     held = threading.Event()
 
     def hold_the_last_part(request: Request, forward: Forward) -> Answer | None:
         if request.action == "UploadPart":
-            # The ledger hears of progress once a second at most: each part takes longer than that.
-            if request.part_number == 4:
+            # More parts than go at once; the ledger hears of progress once a second at most.
+            is_last = request.part_number == 10
+            if is_last:
                 held.set()
-            gate.wait(1.1 if request.part_number < 4 else 30)
+            gate.wait(30 if is_last else 1.1)
         return forward()
 
     proxy.fault = hold_the_last_part

@@ -12,12 +12,13 @@ import typer
 
 from db import DatabaseError, LedgerError
 from storage import StorageError
-from watcher.cli import explain, retry, run, show
+from watcher.cli import doctor, explain, objects, retry, run, show
+from watcher.cli.bucket import bucket
 from watcher.cli.common import FINE, MISUSED, UNDONE, CommandError, Invocation, complain
 from watcher.house import UnsupportedCatalogError
 from watcher.instance_lock import InstanceRunningError, LockUnavailableError
 from watcher.openat import TreeError
-from watcher.settings import SettingsError
+from watcher.settings_loading import SettingsError
 
 app = typer.Typer(
     name="video-uploader",
@@ -61,7 +62,12 @@ app.command("status")(show.status)
 app.command("list")(show.list_uploads)
 app.command("explain")(explain.explain)
 app.command("retry")(retry.retry)
+app.command("upload")(objects.upload)
+app.command("exists")(objects.exists)
+app.command("delete")(objects.delete)
 app.command("config")(show.config)
+app.command("doctor")(doctor.doctor)
+app.add_typer(bucket, name="bucket")
 
 
 def main() -> None:
@@ -85,6 +91,8 @@ def _exit_code() -> int:
         return _refuse([str(exc)], exc.code)
     except typer.TyperException as exc:
         return _refuse([_of_usage(exc)], MISUSED)
+    except typer.Abort:
+        return _refuse(["It was interrupted."], UNDONE)
     except _UNDOABLE as exc:
         return _refuse([str(exc)], UNDONE)
     except BrokenPipeError:

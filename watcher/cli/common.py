@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,8 @@ from rich.text import Text
 from db import Ledger, pending_migrations
 from watcher import instance_lock
 from watcher.house import connect
-from watcher.settings import Settings, load_settings, state_directory
+from watcher.settings import Settings, state_directory
+from watcher.settings_loading import load_settings
 from watcher.terminal import printable
 
 FINE, UNDONE, MISUSED = 0, 1, 2
@@ -79,6 +81,22 @@ def daemon_is_running(settings: Settings) -> bool:
 def daemon_lock(settings: Settings) -> str:
     """The path of this instance's lock."""
     return instance_lock.lock_path(state_directory(), settings.instance, settings.completed_dir)
+
+
+def path_below(settings: Settings, path: str) -> str:
+    """The path below the watched directory; one that is not absolute is taken to be that already.
+
+    Raises `CommandError` for a path that leads elsewhere.
+    """
+    if not os.path.isabs(path):
+        return os.path.normpath(path)
+    parent = os.path.realpath(os.path.dirname(path))
+    relative = os.path.relpath(
+        os.path.join(parent, os.path.basename(path)), os.path.realpath(settings.completed_dir)
+    )
+    if relative.startswith(".."):
+        raise CommandError(f"{path} is not below COMPLETED_DIR, {settings.completed_dir}.")
+    return relative
 
 
 def say(text: str) -> None:

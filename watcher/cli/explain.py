@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
@@ -11,7 +10,14 @@ from uuid import UUID
 import typer
 
 from db import Ledger, Upload
-from watcher.cli.common import CommandError, daemon_is_running, invocation, open_ledger, say
+from watcher.cli.common import (
+    CommandError,
+    daemon_is_running,
+    invocation,
+    open_ledger,
+    path_below,
+    say,
+)
 from watcher.cli.show import paused_stages
 from watcher.examining import describe
 from watcher.house import make_catalog, path_template
@@ -94,7 +100,7 @@ def explain(
         try:
             video_id = str(UUID(subject))
         except ValueError:
-            path = _relative(settings, subject)
+            path = path_below(settings, subject)
             known.file(path)
             classified = known.template.classify(path)
             if not isinstance(classified, Ignored):
@@ -118,19 +124,6 @@ def _tree(settings: Settings) -> Tree | None:
         return Tree(settings.completed_dir)
     except TreeError:
         return None
-
-
-def _relative(settings: Settings, path: str) -> str:
-    """The path below the watched directory; one that is not absolute is taken to be that already."""
-    if not os.path.isabs(path):
-        return os.path.normpath(path)
-    parent = os.path.realpath(os.path.dirname(path))
-    relative = os.path.relpath(
-        os.path.join(parent, os.path.basename(path)), os.path.realpath(settings.completed_dir)
-    )
-    if relative.startswith(".."):
-        raise CommandError(f"{path} is not below COMPLETED_DIR, {settings.completed_dir}.")
-    return relative
 
 
 def _paths_of(known: _Subject, video_id: str) -> Iterator[str]:

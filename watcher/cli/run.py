@@ -27,6 +27,7 @@ from watcher.cli.common import (
     say,
 )
 from watcher.daemon import Daemon
+from watcher.display import showing
 from watcher.dry_run import Planner, count_actions, reading_ledger
 from watcher.house import House, open_house
 from watcher.logs import configure_logging
@@ -60,25 +61,26 @@ def run(
         open_house(settings) as house,
     ):
         migrate(house.database)
-        with house.database.session():
+        with house.database.session(), showing(house.services.board):
             if once:
                 _run_once(house, signals)
-            else:
-                _run_daemon(house, called, signals)
+                return
+            in_time = _run_daemon(house, called, signals)
+        if not in_time:
+            # A thread that is stuck would keep the interpreter from ending; nothing is lost by leaving it.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(FINE)
 
 
-def _run_daemon(house: House, called: Invocation, signals: queue.SimpleQueue[int]) -> None:
+def _run_daemon(house: House, called: Invocation, signals: queue.SimpleQueue[int]) -> bool:
     daemon = Daemon(
         house,
         notifier=Notifier.from_environment(),
         signals=signals,
         reload_settings=called.settings,
     )
-    if not daemon.run():
-        # A thread that is stuck in the network would keep the interpreter from ending; nothing is lost by it.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(FINE)
+    return daemon.run()
 
 
 def _run_once(house: House, signals: queue.SimpleQueue[int]) -> None:

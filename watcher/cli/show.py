@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Annotated
 from uuid import UUID
 
 import typer
 
-from db import InstanceReport, Ledger, State, Upload, format_time
+from db import JSON, InstanceReport, Ledger, State, Upload, format_time
 from watcher.cli.common import (
     MISUSED,
     CommandError,
@@ -91,7 +92,17 @@ def report_lines(report: InstanceReport | None) -> list[str]:
     lines = [f"{name} paused: {reason}" for name, reason in paused_stages(report).items()]
     if settling := report.report.get("settling"):
         lines.append(f"{settling} files are not known to be finished yet")
+    uploads = report.report.get("uploads")
+    if isinstance(uploads, Sequence):
+        lines += [_upload_words(upload) for upload in uploads if isinstance(upload, Mapping)]
     return lines
+
+
+def _upload_words(upload: Mapping[str, JSON]) -> str:
+    size, sent = int(str(upload["size"])), int(str(upload["bytes_sent"]))
+    rate, left = int(str(upload["bytes_per_second"])), upload["seconds_left"]
+    rest = "" if left is None else f", {human_duration(timedelta(seconds=int(str(left))))} left"
+    return f"{upload['path']}: {human_size(sent)} of {human_size(size)}, {human_size(rate)}/s{rest}"
 
 
 def paused_stages(report: InstanceReport | None) -> Mapping[str, str]:

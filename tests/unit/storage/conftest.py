@@ -48,6 +48,13 @@ def store(proxy: FaultProxy, bucket: str) -> Iterator[ObjectStore]:
 
 
 @pytest.fixture
+def one_by_one(proxy: FaultProxy, bucket: str) -> Iterator[ObjectStore]:
+    """A store that sends one part after the other."""
+    with ObjectStore(config_for(proxy.url, bucket, parts_in_flight=1)) as store:
+        yield store
+
+
+@pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "my_video_720p.mp4"
 

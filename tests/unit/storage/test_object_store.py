@@ -1,6 +1,8 @@
 import hashlib
 import os
 import random
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -123,6 +125,7 @@ def test_each_part_and_the_whole_of_a_multipart_upload_carry_their_checksums(
     assert create.action == "CreateMultipartUpload"
     assert create.headers["x-amz-checksum-algorithm"] == "CRC64NVME"
     assert create.headers["x-amz-checksum-type"] == "FULL_OBJECT"
+    parts.sort(key=lambda part: part.part_number)
     assert [part.part_number for part in parts] == [1, 2, 3]
     assert b"".join(part.body for part in parts) == LARGE
     for part in parts:
@@ -153,6 +156,7 @@ def test_over_tls_checksums_go_in_headers_not_in_trailers(
         confirmation = store.confirm(KEY, size=source.size, checksum=source.checksum(), expected_etag=None)
     assert confirmation.verdict is Verdict.AGREES
     bodies = [request for request in proxy.requests if request.action in {"PutObject", "UploadPart"}]
+    bodies.sort(key=lambda request: request.part_number if request.action == "UploadPart" else 1)
     assert b"".join(request.body for request in bodies) == content
     for request in bodies:
         assert request.headers["x-amz-checksum-crc64nvme"] == checksums.encode(checksums.crc(request.body))
@@ -183,7 +187,7 @@ def test_a_file_whose_mtime_moves_after_it_was_hashed_never_becomes_an_object(
 
 
 def test_a_file_truncated_between_two_parts_is_aborted_not_completed(
-    store: ObjectStore, proxy: FaultProxy, path: Path, source_of: SourceOf
+    one_by_one: ObjectStore, proxy: FaultProxy, path: Path, source_of: SourceOf
 ) -> None:
     source = source_of(LARGE)
 
@@ -191,12 +195,12 @@ def test_a_file_truncated_between_two_parts_is_aborted_not_completed(
         os.truncate(path, 1000)
 
     with pytest.raises(SourceChangedError, match="ended before byte"):
-        store.upload(source, TARGET, checksum=source.checksum(), progress=truncate)
+        one_by_one.upload(source, TARGET, checksum=source.checksum(), progress=truncate)
     assert proxy.actions == ["CreateMultipartUpload", "UploadPart", "AbortMultipartUpload"]
 
 
 def test_a_file_that_grows_while_it_is_sent_is_aborted_not_completed(
-    store: ObjectStore, proxy: FaultProxy, path: Path, source_of: SourceOf
+    one_by_one: ObjectStore, proxy: FaultProxy, path: Path, source_of: SourceOf
 ) -> None:
     source = source_of(LARGE)
 
@@ -205,32 +209,32 @@ def test_a_file_that_grows_while_it_is_sent_is_aborted_not_completed(
             file.write(b"more")
 
     with pytest.raises(SourceChangedError, match="size was"):
-        store.upload(source, TARGET, checksum=source.checksum(), progress=grow)
+        one_by_one.upload(source, TARGET, checksum=source.checksum(), progress=grow)
     assert proxy.actions[-1] == "AbortMultipartUpload"
     assert "CompleteMultipartUpload" not in proxy.actions
 
 
 @pytest.mark.parametrize("action", ["UploadPart", "CompleteMultipartUpload"])
 def test_a_failed_multipart_upload_is_aborted_and_leaves_no_parts(
-    store: ObjectStore, proxy: FaultProxy, s3: S3Server, bucket: str, source_of: SourceOf, action: str
+    one_by_one: ObjectStore, proxy: FaultProxy, s3: S3Server, bucket: str, source_of: SourceOf, action: str
 ) -> None:
     proxy.fault = on(action, s3_error(403, "AccessDenied"))
     with pytest.raises(StorageError, match="AccessDenied"):
-        upload(store, source_of(LARGE))
+        upload(one_by_one, source_of(LARGE))
     assert proxy.actions[-1] == "AbortMultipartUpload"
     assert "Uploads" not in s3.client().list_multipart_uploads(Bucket=bucket)
     assert "Contents" not in s3.client().list_objects_v2(Bucket=bucket)
 
 
 def test_progress_that_raises_aborts_the_upload_and_its_exception_comes_through(
-    store: ObjectStore, proxy: FaultProxy, source_of: SourceOf
+    one_by_one: ObjectStore, proxy: FaultProxy, source_of: SourceOf
 ) -> None:
     def lose_the_claim(accepted: int) -> None:
         raise LookupError("somebody else has the row")
 
     source = source_of(LARGE)
     with pytest.raises(LookupError):
-        store.upload(source, TARGET, checksum=source.checksum(), progress=lose_the_claim)
+        one_by_one.upload(source, TARGET, checksum=source.checksum(), progress=lose_the_claim)
     assert proxy.actions == ["CreateMultipartUpload", "UploadPart", "AbortMultipartUpload"]
 
 
@@ -283,31 +287,60 @@ def test_an_upload_that_is_cancelled_beforehand_asks_nothing_of_the_server(
     assert proxy.actions == []
 
 
-def test_an_upload_cancelled_in_the_middle_of_a_request_is_cancelled_not_broken(
-    store: ObjectStore, proxy: FaultProxy, source_of: SourceOf
+@pytest.mark.parametrize(
+    "action", ["PutObject", "CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload"]
+)
+def test_a_connection_that_breaks_as_the_upload_is_cancelled_is_a_cancellation(
+    store: ObjectStore, proxy: FaultProxy, source_of: SourceOf, action: str
 ) -> None:
-    source = source_of(bytes(4 * MIB))
-    asked = 0
+    cancelled = threading.Event()
 
-    def cancelled() -> bool:
-        nonlocal asked
-        asked += 1
-        return asked > 10
+    def break_off(request: Request, forward: Forward) -> Answer | None:
+        if request.action != action:
+            return forward()
+        cancelled.set()
+        return None
 
-    with pytest.raises(UploadCancelledError) as caught:
-        store.upload(source, TARGET, checksum=source.checksum(), progress=ignore, cancelled=cancelled)
-    assert caught.value.__cause__ is not None
-    assert proxy.actions == []
+    proxy.fault = break_off
+    source = source_of(SMALL if action == "PutObject" else LARGE)
+    with pytest.raises(UploadCancelledError):
+        store.upload(source, TARGET, checksum=source.checksum(), progress=ignore, cancelled=cancelled.is_set)
+
+
+@pytest.mark.parametrize("content", [SMALL, LARGE])
+def test_an_upload_cancelled_in_the_middle_of_a_request_ends_at_once_and_is_cancelled_not_broken(
+    store: ObjectStore, proxy: FaultProxy, source_of: SourceOf, content: bytes
+) -> None:
+    arrived, over = threading.Event(), threading.Event()
+
+    def never_answer(request: Request, forward: Forward) -> Answer | None:
+        if request.action not in {"PutObject", "UploadPart"}:
+            return forward()
+        arrived.set()
+        over.wait()
+        return None
+
+    proxy.fault = never_answer
+    source = source_of(content)
+    started = time.monotonic()
+    try:
+        with pytest.raises(UploadCancelledError):
+            store.upload(
+                source, TARGET, checksum=source.checksum(), progress=ignore, cancelled=arrived.is_set
+            )
+        assert time.monotonic() - started < 5
+    finally:
+        over.set()
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3])
 def test_an_upload_cancelled_after_a_part_stops_there_and_is_aborted(
-    store: ObjectStore, proxy: FaultProxy, source_of: SourceOf, parts: int
+    one_by_one: ObjectStore, proxy: FaultProxy, source_of: SourceOf, parts: int
 ) -> None:
     source = source_of(LARGE)
     accepted: list[int] = []
     with pytest.raises(UploadCancelledError):
-        store.upload(
+        one_by_one.upload(
             source,
             TARGET,
             checksum=source.checksum(),

@@ -153,9 +153,9 @@ def test_the_file_system_is_found_by_the_mount_of_the_very_file() -> None:
     if not os.path.ismount("/dev/shm"):
         pytest.skip("no /dev/shm is mounted here")
     with owned(os.open("/dev/shm", os.O_RDONLY)) as directory:
-        assert lease._file_system(directory) == "tmpfs"
+        assert lease.file_system(directory) == "tmpfs"
     with owned(os.open("/proc", os.O_RDONLY)) as directory:
-        assert lease._file_system(directory) == "proc"
+        assert lease.file_system(directory) == "proc"
 
 
 _HOLD_WHILE_A_WRITER_COMES = """

@@ -378,3 +378,26 @@ def test_an_idle_stage_does_not_take_a_quiet_ledger_for_mended_credentials(stand
     runner = stand.run()
     wake_twice(stand, runner)
     assert stand.pause.problem is not None
+
+
+def test_a_runner_is_not_idle_between_a_claim_and_the_work_on_it(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A claimed row is not due any more and not yet at work: who asks then must not think that all is done."""
+    really_claim = stand.ledger.claim
+    idle_at_claims: list[bool] = []
+
+    def claim(state: State, limit: int, **options: Any) -> list[Upload]:
+        rows = really_claim(state, limit, **options)
+        if rows:
+            idle_at_claims.append(runner.is_idle)
+        return rows
+
+    monkeypatch.setattr(stand.ledger, "claim", claim)
+    runner = stand.run()
+    until(lambda: runner.is_idle)
+    stand.enqueue(1)
+    runner.wake()
+    stand.ended(1)
+    until(lambda: runner.is_idle)
+    assert idle_at_claims == [False]

@@ -8,14 +8,8 @@ from pathlib import Path
 import pytest
 
 from db import QUALITIES
-from watcher.settings import (
-    CatalogKind,
-    Settings,
-    SettingsError,
-    load_settings,
-    read_sources,
-    state_directory,
-)
+from watcher.settings import CatalogKind, Settings, state_directory
+from watcher.settings_loading import SettingsError, load_settings, read_sources
 from watcher.settings_report import MASK, mask_url, report_settings
 
 SECRET = "s3cr3t-that-nobody-may-see"

@@ -1,0 +1,142 @@
+"""CloudFront: telling a distribution to forget what its caches hold of replaced objects.
+
+Governing source: https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/Invalidation.html.
+Nothing here is hot, so it is plain boto3.
+"""
+
+import string
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType, TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from storage.answers import required
+from storage.config import StorageConfig
+from storage.errors import ErrorKind, StorageError
+from storage.keys import public_url
+from storage.translation import translate
+
+MAX_PATHS = 1_000
+"""How many paths are put into one request; CloudFront itself allows 3,000 in progress at a time."""
+
+CONNECT_TIMEOUT_SECONDS = 5
+READ_TIMEOUT_SECONDS = 10
+
+_UNSAFE = ' <>"#%{}|\\^~[]`'
+"""The unsafe characters of RFC 1738, section 2.2."""
+
+_KEPT = "".join(set(string.printable) - set(string.whitespace) - set(_UNSAFE) - {"?"})
+"""What stays as it is: all other printable ASCII, but for what would begin a query."""
+
+_HINTS: Mapping[str, str] = MappingProxyType(
+    {
+        "AccessDenied": "Allow these credentials cloudfront:CreateInvalidation on the distribution.",
+        "NoSuchDistribution": "This account has no such distribution: correct CLOUDFRONT_DISTRIBUTION_ID or "
+        "unset it.",
+    }
+)
+"""CloudFront's own error codes that stay until the operator changes something; S3's table knows the rest."""
+
+_SET_UP, _INVALIDATE = "set up the CloudFront client", "invalidate"
+
+
+class Distribution:
+    """The distribution that `config` names. Safe for threads; close it at the end.
+
+    Every method raises `StorageError` and nothing of the library beneath it.
+    """
+
+    def __init__(self, config: StorageConfig) -> None:
+        if config.cloudfront_distribution_id is None:
+            raise ValueError("the configuration names no distribution")
+        self.id = config.cloudfront_distribution_id
+        self._client = _make_client(config)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back the connections. No call may be under way or follow."""
+        self._client.close()
+
+    def invalidate(self, paths: Iterable[str], *, reference: str) -> str:
+        """Have at most `MAX_PATHS` paths, as `invalidation_paths` writes them, forgotten by all caches.
+
+        Returns the invalidation's id. A request with a `reference` that was used before and the same paths is
+        the same request: it can be repeated after an answer was lost. One HTTP request is made, never two.
+        """
+        items = list(paths)
+        try:
+            answer = self._client.create_invalidation(
+                DistributionId=self.id,
+                InvalidationBatch={
+                    "Paths": {"Quantity": len(items), "Items": items},
+                    "CallerReference": reference,
+                },
+            )
+        except (ClientError, BotoCoreError) as exc:
+            raise _translate(exc, _INVALIDATE) from exc
+        return required(answer.get("Invalidation", {}), "Id", _INVALIDATE, self.id)
+
+
+def invalidation_paths(key: str) -> list[str]:
+    """The paths that make CloudFront forget the object of a key: one, or two for an awkward name.
+
+    CloudFront wants non-ASCII and RFC 1738's unsafe characters percent-encoded and no others. Players ask
+    for the path of the public URL, in which more is encoded (a '+' is '%2B'); where the two differ both are
+    given, for a path that nobody ever asked for does no harm. An asterisk at the end would be a wildcard.
+    """
+    path = "/" + quote(key, safe=_KEPT)
+    if path.endswith("*"):
+        path = path.removesuffix("*") + "%2A"
+    # Python takes '~' for safe, as RFC 3986 does.
+    asked_for = (path, public_url("", key))
+    return list(dict.fromkeys(written.replace("~", "%7E") for written in asked_for))
+
+
+def _make_client(config: StorageConfig) -> Any:
+    """A client without a request being made; the region says which partition of AWS is meant."""
+    try:
+        return boto3.session.Session().client(
+            "cloudfront",
+            region_name=config.region,
+            endpoint_url=config.cloudfront_endpoint_url,
+            aws_access_key_id=config.access_key_id,
+            aws_secret_access_key=config.secret_access_key,
+            aws_session_token=config.session_token,
+            config=Config(  # type: ignore[call-arg]  # the stubs lack ignore_configured_endpoint_urls
+                # AWS_ENDPOINT_URL names an S3 server, which knows nothing of CloudFront.
+                ignore_configured_endpoint_urls=True,
+                # When to try again, and that it is not within a minute, is the caller's to say.
+                retries={"mode": "standard", "total_max_attempts": 1},
+                connect_timeout=CONNECT_TIMEOUT_SECONDS,
+                read_timeout=READ_TIMEOUT_SECONDS,
+                max_pool_connections=1,
+            ),
+        )
+    except BotoCoreError as exc:
+        raise _translate(exc, _SET_UP) from exc
+    except ValueError as exc:
+        raise StorageError(
+            ErrorKind.ENVIRONMENT,
+            _SET_UP,
+            None,
+            "bad-settings",
+            f"{exc}. Check AWS_REGION and AWS_ENDPOINT_URL_CLOUDFRONT.",
+        ) from exc
+
+
+def _translate(error: ClientError | BotoCoreError, operation: str) -> StorageError:
+    code = error.response.get("Error", {}).get("Code", "") if isinstance(error, ClientError) else ""
+    if hint := _HINTS.get(code):
+        return StorageError(ErrorKind.ENVIRONMENT, operation, None, code, hint)
+    return translate(error, operation, None)

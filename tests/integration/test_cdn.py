@@ -1,0 +1,322 @@
+"""What players get: replaced objects leave the CDN's caches, and a URL works before it is published."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import pytest
+from structlog.testing import capture_logs
+
+from db import State
+from tests.cdn import Cdn, asked_to_forget
+from tests.daemon import DaemonProcess, running_daemon
+from tests.fault_proxy import Answer, FaultProxy, Forward, Request
+from tests.integration.conftest import MakeSettings, OpenWorkshop
+from tests.s3_server import S3Server
+from tests.workshop import BUCKET, VIDEO_ID, Workshop
+from watcher.once import OnceRun
+from watcher.settings import Settings
+
+PATH = f"{VIDEO_ID}/my video_720p.mp4"
+CDN_PATH = f"/videos/{VIDEO_ID}/my%20video_720p.mp4"
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+OURS = {"PYTHONPATH": ROOT}
+NO_ACCESS = Answer(
+    403,
+    {"content-type": "text/xml"},
+    b"<ErrorResponse><Error><Code>AccessDenied</Code><Message>No.</Message></Error></ErrorResponse>",
+)
+
+
+def longer(video: bytes) -> bytes:
+    """The video with other content: a box of free space at its end."""
+    return video + b"\0\0\0\x08free"
+
+
+@pytest.fixture
+def cdn(server: S3Server) -> Iterator[Cdn]:
+    with closing(Cdn(server.url)) as cdn:
+        yield cdn
+
+
+@pytest.fixture
+def with_cdn(cdn: Cdn, proxy: FaultProxy) -> dict[str, Any]:
+    """The settings that name the distribution."""
+    return {"CLOUDFRONT_DISTRIBUTION_ID": cdn.id, "AWS_ENDPOINT_URL_CLOUDFRONT": proxy.url}
+
+
+def flush(shop: Workshop) -> None:
+    assert shop.house.invalidator is not None
+    shop.house.invalidator.flush()
+
+
+def test_a_first_upload_is_invalidated_by_nobody(
+    workshop: OpenWorkshop, proxy: FaultProxy, with_cdn: dict[str, Any], video: bytes
+) -> None:
+    shop = workshop(**with_cdn)
+    shop.put(PATH, video)
+    assert shop.finish(PATH).state is State.RELEASED
+    flush(shop)
+    assert asked_to_forget(proxy) == []
+
+
+@pytest.mark.parametrize("state", [State.VERIFIED, State.PUBLISHED, State.RELEASED])
+def test_an_object_that_is_replaced_leaves_the_caches(
+    workshop: OpenWorkshop, cdn: Cdn, with_cdn: dict[str, Any], video: bytes, state: State
+) -> None:
+    """However far the row of the earlier content had come."""
+    shop = workshop(**with_cdn)
+    shop.put(PATH, video)
+    for stage in (State.PENDING, State.VERIFIED, State.PUBLISHED)[
+        : [State.VERIFIED, State.PUBLISHED, State.RELEASED].index(state) + 1
+    ]:
+        shop.step(stage)
+    assert shop.row(PATH).state is state
+    shop.put(PATH, longer(video))
+    (row,) = shop.step(State.PENDING)
+    assert row.state is State.VERIFIED
+    assert "replaced" in shop.events(PATH)
+    flush(shop)
+    assert cdn.forgotten() == [[CDN_PATH]]
+
+
+def test_the_same_content_again_is_no_replacement(
+    workshop: OpenWorkshop, proxy: FaultProxy, with_cdn: dict[str, Any], video: bytes
+) -> None:
+    shop = workshop(**with_cdn)
+    for _ in range(2):
+        shop.put(PATH, video)
+        assert shop.finish(PATH).state is State.RELEASED
+    flush(shop)
+    assert asked_to_forget(proxy) == []
+
+
+def test_nothing_is_invalidated_before_the_new_object_is_confirmed(
+    workshop: OpenWorkshop, proxy: FaultProxy, with_cdn: dict[str, Any], video: bytes
+) -> None:
+    """A cache that is emptied too early fills itself with the old object again."""
+    shop = workshop(**with_cdn)
+    shop.put(PATH, video)
+    shop.finish(PATH)
+    proxy.fault = lambda request, forward: Answer(503) if request.action == "PutObject" else forward()
+    shop.put(PATH, longer(video))
+    (row,) = shop.step(State.PENDING)
+    assert row.state is State.PENDING
+    flush(shop)
+    assert asked_to_forget(proxy) == []
+
+
+def test_a_receipt_and_the_wish_to_invalidate_are_written_together_or_not_at_all(
+    workshop: OpenWorkshop, with_cdn: dict[str, Any], video: bytes
+) -> None:
+    shop = workshop(**with_cdn)
+    shop.put(PATH, video)
+    shop.finish(PATH)
+    shop.put(PATH, longer(video))
+    with shop.house.database.operation("take the table away") as connected:
+        connected.execute_sql("ALTER TABLE invalidations RENAME TO hidden")
+    (row,) = shop.step(State.PENDING)
+    assert (row.state, row.error_code) == (State.PENDING, "database")
+
+
+def test_a_wish_outlives_the_daemon(
+    workshop: OpenWorkshop, cdn: Cdn, with_cdn: dict[str, Any], video: bytes
+) -> None:
+    shop = workshop(**with_cdn)
+    shop.put(PATH, video)
+    shop.finish(PATH)
+    shop.put(PATH, longer(video))
+    shop.step(State.PENDING)
+    flush(workshop(**with_cdn))
+    assert cdn.forgotten() == [[CDN_PATH]]
+
+
+def test_without_a_distribution_nothing_is_asked_or_kept(workshop: OpenWorkshop, video: bytes) -> None:
+    shop = workshop()
+    assert shop.house.invalidator is None
+    assert set(shop.house.pauses) == {"upload", "publish", "release"}
+    for content in (video, longer(video)):
+        shop.put(PATH, content)
+        assert shop.finish(PATH).state is State.RELEASED
+    with shop.house.database.operation("look") as connected:
+        assert connected.execute_sql("SELECT * FROM invalidations").fetchall() == []
+
+
+def run_once(settings: Settings) -> tuple[int, list[dict[str, Any]]]:
+    with running_daemon(settings, "--once", environment=OURS) as daemon:
+        return daemon.wait(50), daemon.events
+
+
+def write(settings: Settings, content: bytes) -> None:
+    full = os.path.join(settings.completed_dir, PATH)
+    os.makedirs(os.path.dirname(full), exist_ok=True)
+    with open(full, "wb") as file:
+        file.write(content)
+
+
+def test_run_once_tells_the_cdn_before_it_ends(
+    settings: MakeSettings, cdn: Cdn, with_cdn: dict[str, Any], video: bytes
+) -> None:
+    given = settings(**with_cdn, LOG_FORMAT="json", KEEP_LOCAL=True)
+    for content in (video, longer(video)):
+        write(given, content)
+        code, events = run_once(given)
+        assert code == 0, events
+    assert cdn.forgotten() == [[CDN_PATH]]
+
+
+def test_run_once_says_that_the_cdn_could_not_be_told(
+    settings: MakeSettings, cdn: Cdn, proxy: FaultProxy, with_cdn: dict[str, Any], video: bytes
+) -> None:
+    given = settings(**with_cdn, LOG_FORMAT="json", KEEP_LOCAL=True)
+    write(given, video)
+    assert run_once(given)[0] == 0
+    proxy.fault = lambda request, forward: NO_ACCESS if request.path.endswith("/invalidation") else forward()
+    write(given, longer(video))
+    code, events = run_once(given)
+    assert code == 1
+    said = [event["line"] for event in events if "line" in event]
+    assert any("invalidation is paused" in line and "cloudfront:CreateInvalidation" in line for line in said)
+    assert any("not told of every replaced object" in line for line in said)
+    proxy.fault = lambda _request, forward: forward()
+    assert run_once(given)[0] == 0
+    assert cdn.forgotten() == [[CDN_PATH]]
+
+
+def test_an_interrupted_run_asks_nothing_more(
+    workshop: OpenWorkshop, proxy: FaultProxy, with_cdn: dict[str, Any]
+) -> None:
+    shop = workshop(**with_cdn)
+    assert shop.house.invalidator is not None
+    shop.house.invalidator.request("a")
+    signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+    signals.put(signal.SIGTERM)
+    with capture_logs():
+        undone = OnceRun(shop.house, signals=signals).run()
+    assert any("interrupted" in line for line in undone)
+    assert asked_to_forget(proxy) == []
+
+
+def test_the_daemon_tells_the_cdn_and_stops_promptly(
+    settings: MakeSettings, cdn: Cdn, with_cdn: dict[str, Any], video: bytes
+) -> None:
+    given = settings(**with_cdn, LOG_FORMAT="json", KEEP_LOCAL=True)
+    write(given, video)
+    with running_daemon(given, environment=OURS) as daemon:
+        daemon.expect("upload_published")
+        write(given, longer(video))
+        assert daemon.expect("cdn_invalidated")["paths"] == 1
+        stop(daemon)
+    assert cdn.forgotten() == [[CDN_PATH]]
+
+
+def test_a_distribution_that_must_not_be_told_is_said_everywhere_and_holds_up_no_upload(
+    settings: MakeSettings, workshop: OpenWorkshop, proxy: FaultProxy, with_cdn: dict[str, Any], video: bytes
+) -> None:
+    proxy.fault = lambda request, forward: NO_ACCESS if request.path.endswith("/invalidation") else forward()
+    given = settings(**with_cdn, LOG_FORMAT="json", KEEP_LOCAL=True)
+    write(given, video)
+    with running_daemon(given, environment=OURS) as daemon:
+        daemon.expect("upload_published")
+        write(given, longer(video))
+        paused = daemon.expect("stage_paused", stage="invalidation")
+        assert "cloudfront:CreateInvalidation" in paused["reason"]
+        daemon.expect("upload_published", count=2)
+        stop(daemon)
+    report = workshop(**with_cdn).house.ledger.instance_report()
+    assert report is not None
+    said = report.report["paused"]
+    assert isinstance(said, dict)
+    assert "cloudfront:CreateInvalidation" in said["invalidation"]
+
+
+def stop(daemon: DaemonProcess) -> None:
+    daemon.signal(signal.SIGTERM)
+    assert daemon.wait() == 0
+    assert daemon.expect("daemon_stopped")["in_time"]
+
+
+def test_a_domain_of_the_cdn_makes_the_urls_and_wins(workshop: OpenWorkshop, video: bytes) -> None:
+    shop = workshop(CLOUDFRONT_DOMAIN="d1.cloudfront.net", AWS_S3_BASE_URL="https://other.example")
+    shop.put(PATH, video)
+    assert shop.finish(PATH).url == f"https://d1.cloudfront.net{CDN_PATH}"
+
+
+def test_a_url_that_everyone_can_fetch_is_published(
+    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes
+) -> None:
+    shop = workshop(VERIFY_PUBLIC_URL=True)
+    shop.put(PATH, video)
+    shop.step(State.PENDING)
+    (row,) = shop.step(State.VERIFIED)
+    assert row.state is State.PUBLISHED
+    asked = [request for request in proxy.requests if request.method == "GET"]
+    assert [(request.path, "Authorization" in request.headers) for request in asked] == [
+        (f"/{BUCKET}{CDN_PATH}", False)
+    ]
+
+
+def test_unless_it_is_wished_no_url_is_fetched(
+    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes
+) -> None:
+    shop = workshop()
+    shop.put(PATH, video)
+    assert shop.finish(PATH).state is State.RELEASED
+    assert [request for request in proxy.requests if request.method == "GET"] == []
+
+
+def test_a_url_that_nobody_can_fetch_is_not_published_and_pauses_the_stage(
+    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes
+) -> None:
+    shop = workshop(VERIFY_PUBLIC_URL=True, AWS_S3_ACL="none")
+    shop.put(PATH, video)
+    shop.step(State.PENDING)
+    with pytest.raises(HTTPError):
+        urlopen(shop.row(PATH).url or "")
+    (row,) = shop.step(State.VERIFIED)
+    assert (row.state, row.attempts, row.error_code) == (State.VERIFIED, 0, "not-public")
+    assert shop.catalog_urls()[0].startswith("file:")
+    problem = shop.house.pauses["publish"].problem
+    assert problem is not None
+    for word in ("AWS_S3_ACL=public-read", "bucket policy", "CLOUDFRONT_DOMAIN"):
+        assert word in problem.sentence
+    shop.server.client().put_object_acl(Bucket=BUCKET, Key=row.object_key, ACL="public-read")
+    (row,) = shop.step(State.VERIFIED)
+    assert row.state is State.PUBLISHED
+    assert shop.house.pauses["publish"].problem is None
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"content_range": "bytes 0-0/1"}, "public-length"),
+        ({"content_type": "text/html"}, "public-type"),
+    ],
+)
+def test_a_row_waits_while_its_url_gives_something_else(
+    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes, change: dict[str, str], code: str
+) -> None:
+    """A cache that still has the object of earlier content, or a page that says that something is wrong."""
+
+    def lie(request: Request, forward: Forward) -> Answer:
+        return forward().having(**change) if request.method == "GET" else forward()
+
+    proxy.fault = lie
+    shop = workshop(VERIFY_PUBLIC_URL=True)
+    shop.put(PATH, video)
+    shop.step(State.PENDING)
+    (row,) = shop.step(State.VERIFIED)
+    assert (row.state, row.attempts, row.error_code) == (State.VERIFIED, 1, code)
+    assert shop.house.pauses["publish"].problem is None
+    assert shop.catalog_urls()[0].startswith("file:")
+    proxy.fault = lambda _request, forward: forward()
+    shop.house.ledger.hurry([row.id])
+    (row,) = shop.step(State.VERIFIED)
+    assert row.state is State.PUBLISHED

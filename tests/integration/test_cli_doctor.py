@@ -1,0 +1,109 @@
+"""`doctor` as a person runs it: a line a check, JSON for programs, and the exit code."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
+from tests.integration.command import Command
+from tests.s3_server import S3Server
+from tests.workshop import BUCKET
+
+S3_CHECKS = {
+    *("server", "credentials", "clock", "bucket", "region", "ListBucket", "PutObject", "PutObjectAcl"),
+    *(
+        "GetObject",
+        "HeadObject",
+        "public URL",
+        "ACL",
+        "CORS",
+        "CDN",
+        "multipart",
+        "checksums",
+        "DeleteObject",
+    ),
+}
+HOST_CHECKS = {
+    *("directory", "leases", "rename and unlink", "inotify", "disk space", "disk space of the ledger"),
+    *("database", "schema", "catalog", "daemon"),
+}
+
+
+@pytest.fixture
+def command(place: str, proxy: FaultProxy) -> Command:
+    """The command before a bucket that is set up."""
+    command = Command(place, proxy.url)
+    assert command("bucket", "setup").code == 0
+    return command
+
+
+def test_after_setup_and_a_first_run_everything_is_ok(command: Command, server: S3Server) -> None:
+    assert command("run", "--once").code == 0
+    ran = command("doctor", "--json")
+    assert (ran.code, ran.err) == (0, "")
+    results = ran.json()
+    assert {result["name"] for result in results} == S3_CHECKS | HOST_CHECKS
+    assert all(result.keys() == {"name", "outcome", "detail", "mend"} for result in results)
+    assert {result["outcome"] for result in results if result["name"] not in ("inotify", "disk space")} == {
+        "ok"
+    }
+    assert "Contents" not in server.client().list_objects_v2(Bucket=BUCKET)
+    assert os.listdir(os.path.join(command.place, "completed")) == []
+
+
+def test_for_people_it_is_one_line_a_check(command: Command) -> None:
+    ran = command("doctor")
+    assert (ran.code, ran.err) == (0, "")
+    lines = ran.out.splitlines()
+    assert all(line.startswith(("ok       ", "warning  ")) for line in lines)
+    assert "warning  database: " in ran.out
+    assert len(lines) == len(S3_CHECKS | HOST_CHECKS) - 1
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_one_failed_check_is_exit_1_and_says_how_to_mend_it(
+    command: Command, proxy: FaultProxy, form: tuple[str, ...]
+) -> None:
+    def fault(request: Request, forward: Forward) -> Answer:
+        return s3_error(403, "AccessDenied") if request.action == "DeleteObject" else forward()
+
+    proxy.fault = fault
+    ran = command("doctor", *form)
+    assert (ran.code, ran.err) == (1, "")
+    assert "s3:DeleteObject" in ran.out
+    if form:
+        assert [result["name"] for result in ran.json() if result["outcome"] == "failed"] == ["DeleteObject"]
+
+
+def test_a_missing_directory_does_not_keep_the_other_checks_from_being_made(command: Command) -> None:
+    ran = command("doctor", "--json", COMPLETED_DIR="/nowhere/at/all")
+    assert ran.code == 1
+    outcomes = {result["name"]: result["outcome"] for result in ran.json()}
+    assert (outcomes["directory"], outcomes["DeleteObject"]) == ("failed", "ok")
+
+
+def test_without_acls_the_policy_of_setup_is_enough(command: Command) -> None:
+    assert command("doctor", AWS_S3_ACL="none").code == 0
+
+
+def test_secrets_are_not_shown(command: Command) -> None:
+    ran = command("doctor", AWS_SECRET_ACCESS_KEY="s3cr3t-key")
+    assert "s3cr3t" not in ran.out + ran.err
+
+
+def test_iam_prints_a_policy_and_asks_nobody(command: Command, proxy: FaultProxy) -> None:
+    proxy.requests.clear()
+    ran = command("doctor", "--iam", AWS_S3_ACL="none")
+    assert (ran.code, ran.err) == (0, "")
+    policy = ran.json()
+    assert policy["Version"] == "2012-10-17"
+    assert "s3:PutObjectAcl" not in policy["Statement"][0]["Action"]
+    assert "s3:PutObjectAcl" in command("doctor", "--iam").json()["Statement"][0]["Action"]
+    assert proxy.requests == []
+
+
+def test_iam_with_json_is_wrong_usage(command: Command) -> None:
+    ran = command("doctor", "--iam", "--json")
+    assert (ran.code, ran.out) == (2, "")

@@ -1,0 +1,281 @@
+"""The rules about interrupted, replaced and foreign uploads, each on real files and a real S3 server."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+import pytest
+
+from db import State, Upload
+from tests.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
+from tests.integration.conftest import OpenWorkshop
+from tests.integration.test_upload_rules import padded
+from tests.s3_server import S3Server
+from tests.workshop import BUCKET, VIDEO_ID, Workshop
+
+PATH = f"{VIDEO_ID}/my_video_720p.mp4"
+KEY = f"videos/{PATH}"
+PART = 8 * 1024 * 1024
+FIVE_PARTS = 5 * PART - 100
+FREE_BOX = b"\0\0\0\x08free"
+
+
+def open_multiparts(server: S3Server) -> list[str]:
+    """The keys of the multipart uploads that are neither completed nor aborted."""
+    return [
+        found["Key"] for found in server.client().list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
+    ]
+
+
+def interrupted(shop: Workshop, proxy: FaultProxy, video: bytes) -> Upload:
+    """A row whose upload was stopped after the server had some of its parts."""
+    shop.put(PATH, padded(video, FIVE_PARTS))
+
+    def stop_after_the_second(request: Request, forward: Forward) -> Answer:
+        answer = forward()
+        if proxy.actions.count("UploadPart") >= 2:
+            shop.stop_requested = True
+        return answer
+
+    proxy.fault = stop_after_the_second
+    (row,) = shop.step(State.PENDING)
+    proxy.fault = lambda _request, forward: forward()
+    shop.stop_requested = False
+    assert row.state is State.PENDING
+    assert row.multipart_id is not None
+    del proxy.requests[:]
+    return row
+
+
+def test_an_interrupted_upload_goes_on_with_the_parts_that_are_there(
+    workshop: OpenWorkshop, proxy: FaultProxy, server: S3Server, video: bytes
+) -> None:
+    """Also in the next life of the daemon: the ledger keeps the multipart's id and part size."""
+    row = interrupted(workshop(), proxy, video)
+    kept = (
+        server.client().list_parts(Bucket=BUCKET, Key=KEY, UploadId=row.multipart_id or "").get("Parts", [])
+    )
+    assert kept
+    next_life = workshop()
+    next_life.house.ledger.unclaim_all()
+    assert next_life.house.janitor.adopt_or_abort()
+    (done,) = next_life.step(State.PENDING)
+    assert (done.state, done.multipart_id) == (State.VERIFIED, None)
+    assert "CreateMultipartUpload" not in proxy.actions
+    assert proxy.actions.count("UploadPart") <= 5 - len(kept)
+    assert next_life.object(done) == padded(video, FIVE_PARTS)
+    assert open_multiparts(server) == []
+
+
+def test_new_content_gives_up_the_parts_of_the_old_one(
+    workshop: OpenWorkshop, proxy: FaultProxy, server: S3Server, video: bytes
+) -> None:
+    shop = workshop()
+    old = interrupted(shop, proxy, video)
+    fresh = padded(video, FIVE_PARTS) + FREE_BOX
+    shop.put(PATH, fresh)
+    assert shop.house.janitor.sweep() == 1
+    assert open_multiparts(server) == []
+    assert "aborted" in [event.event for event in shop.house.ledger.events(old.id)]
+    assert shop.object(shop.finish(PATH)) == fresh
+
+
+def test_an_abort_that_fails_is_repeated_until_it_is_done(
+    workshop: OpenWorkshop, proxy: FaultProxy, server: S3Server, video: bytes, place: str
+) -> None:
+    """The file is gone, and the server is ill when its parts are to be removed."""
+    shop = workshop()
+    interrupted(shop, proxy, video)
+    shop.write(f"{VIDEO_ID}/other.txt", b"")
+    os.unlink(shop.absolute(PATH))
+    (gone,) = shop.step(State.PENDING)
+    assert gone.state is State.GONE
+    proxy.fault = lambda request, forward: (
+        s3_error(503, "SlowDown") if request.method == "DELETE" else forward()
+    )
+    with pytest.raises(Exception, match="SlowDown"):
+        shop.house.janitor.sweep()
+    assert open_multiparts(server) == [KEY]
+    proxy.fault = lambda _request, forward: forward()
+    assert shop.house.janitor.sweep() == 1
+    assert open_multiparts(server) == []
+    assert shop.house.janitor.sweep() == 0
+
+
+def test_at_the_start_only_what_this_ledger_knows_is_aborted(
+    workshop: OpenWorkshop, server: S3Server, video: bytes
+) -> None:
+    """A crash between the server's answer and our note leaves one of our keys; another host's is not ours."""
+    shop = workshop()
+    shop.put(PATH, video)
+    foreign = f"videos/{VIDEO_ID}/of_another_host_720p.mp4"
+    for key in (KEY, foreign):
+        server.client().create_multipart_upload(Bucket=BUCKET, Key=key)
+    assert shop.house.janitor.adopt_or_abort()
+    assert open_multiparts(server) == [foreign]
+
+
+def test_a_server_that_cannot_be_asked_does_not_keep_the_daemon_from_starting(
+    workshop: OpenWorkshop, proxy: FaultProxy
+) -> None:
+    proxy.fault = lambda _request, _forward: s3_error(403, "AccessDenied")
+    assert not workshop().house.janitor.adopt_or_abort()
+
+
+def test_a_foreign_object_that_is_newer_than_the_file_is_never_replaced(
+    workshop: OpenWorkshop, server: S3Server, video: bytes
+) -> None:
+    shop = workshop()
+    shop.put(PATH, video)
+    server.client().put_object(Bucket=BUCKET, Key=KEY, Body=b"somebody else's")
+    # The server tells times in whole seconds: the file's row is made older than any rounding.
+    age(shop, PATH, timedelta(seconds=-5))
+    (row,) = shop.step(State.PENDING)
+    assert (row.state, row.error_code) == (State.FAILED, "foreign-object")
+    assert "newer" in (row.last_error or "")
+    assert shop.object(row) == b"somebody else's"
+
+
+def test_a_foreign_object_that_is_older_than_the_file_is_replaced_on_condition(
+    workshop: OpenWorkshop, server: S3Server, proxy: FaultProxy, video: bytes
+) -> None:
+    """`If-Match` with the ETag that was seen: what somebody writes meanwhile survives."""
+    shop = workshop()
+    etag = server.client().put_object(Bucket=BUCKET, Key=KEY, Body=b"somebody else's")["ETag"]
+    shop.put(PATH, video)
+    age(shop, PATH, timedelta(seconds=5))
+    (row,) = shop.step(State.PENDING)
+    assert row.state is State.VERIFIED
+    assert [r.headers.get("If-Match") for r in proxy.requests if r.action == "PutObject"] == [etag]
+    assert shop.object(row) == video
+
+
+def test_our_own_earlier_object_is_replaced_however_new_it_is(workshop: OpenWorkshop, video: bytes) -> None:
+    """Compressed again within the second: the ledger knows the object's ETag."""
+    shop = workshop(RELEASE_AFTER_SECONDS=3600)
+    shop.put(PATH, video)
+    shop.step(State.PENDING)
+    shop.put(PATH, video + FREE_BOX)
+    age(shop, PATH, timedelta(seconds=-5))
+    (row,) = shop.step(State.PENDING)
+    assert row.state is State.VERIFIED
+    assert shop.object(row) == video + FREE_BOX
+
+
+def test_an_object_that_appears_meanwhile_is_not_overwritten(
+    workshop: OpenWorkshop, server: S3Server, proxy: FaultProxy, video: bytes
+) -> None:
+    """The first upload of a key goes with `If-None-Match: *`."""
+    shop = workshop()
+    shop.put(PATH, video)
+
+    def appear(request: Request, forward: Forward) -> Answer:
+        if request.action == "PutObject":
+            assert request.headers["If-None-Match"] == "*"
+            server.client().put_object(Bucket=BUCKET, Key=KEY, Body=b"somebody else's")
+        return forward()
+
+    proxy.fault = appear
+    (row,) = shop.step(State.PENDING)
+    assert (row.state, row.attempts) == (State.PENDING, 1)
+    assert shop.object(row) == b"somebody else's"
+
+
+def test_a_bucket_without_acls_whose_policy_is_public_is_good_enough(
+    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes
+) -> None:
+    """moto decides about strangers by ACLs alone, so the proxy answers them as a public policy would."""
+
+    def let_strangers_in(request: Request, forward: Forward) -> Answer:
+        if is_from_a_stranger(request):
+            return Answer(200, {"content-length": str(len(video))})
+        return refuse_acls(request, forward)
+
+    proxy.fault = let_strangers_in
+    shop = workshop()
+    shop.put(PATH, video)
+    (row,) = shop.step(State.PENDING)
+    assert row.state is State.VERIFIED
+    shop.put(f"{VIDEO_ID}/second_720p.mp4", video)
+    del proxy.requests[:]
+    shop.step(State.PENDING)
+    assert [request.headers.get("x-amz-acl") for request in proxy.requests] == [None] * len(proxy.requests)
+
+
+def test_a_bucket_without_acls_that_is_not_public_pauses_with_the_three_ways_out(
+    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes
+) -> None:
+    def refuse_strangers(request: Request, forward: Forward) -> Answer:
+        if is_from_a_stranger(request):
+            return Answer(403)
+        return refuse_acls(request, forward)
+
+    proxy.fault = refuse_strangers
+    shop = workshop()
+    shop.put(PATH, video)
+    for _ in range(2):
+        (row,) = shop.step(State.PENDING)
+        assert (row.state, row.attempts, row.error_code) == (
+            State.PENDING,
+            0,
+            "AccessControlListNotSupported",
+        )
+    problem = shop.house.runners[State.PENDING].pause.problem
+    assert problem is not None
+    for way in ("policy", "Object Ownership", "AWS_S3_ACL=none"):
+        assert way in problem.sentence
+
+
+def test_without_an_acl_nothing_is_sent_and_nothing_is_asked(
+    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes
+) -> None:
+    shop = workshop(AWS_S3_ACL="none")
+    shop.put(PATH, video)
+    shop.step(State.PENDING)
+    assert proxy.actions == ["HeadObject", "PutObject", "HeadObject"]
+    assert all("x-amz-acl" not in request.headers for request in proxy.requests)
+
+
+def test_the_options_of_every_object_are_sent_with_it(
+    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes
+) -> None:
+    shop = workshop(
+        AWS_S3_STORAGE_CLASS="STANDARD_IA",
+        AWS_S3_SSE="AES256",
+        AWS_S3_TAGS="team=video&kind=a b",
+        AWS_S3_EXPECTED_BUCKET_OWNER="123456789012",
+        AWS_S3_CACHE_CONTROL="no-cache",
+    )
+    shop.put(PATH, padded(video, FIVE_PARTS))
+    shop.put(f"{VIDEO_ID}/small_720p.mp4", video)
+    shop.step(State.PENDING)
+    creates = [r for r in proxy.requests if r.action in {"PutObject", "CreateMultipartUpload"}]
+    assert len(creates) == 2
+    for request in creates:
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        assert headers["x-amz-storage-class"] == "STANDARD_IA"
+        assert headers["x-amz-server-side-encryption"] == "AES256"
+        assert headers["x-amz-tagging"] == "team=video&kind=a%20b"
+        assert headers["x-amz-expected-bucket-owner"] == "123456789012"
+        assert headers["cache-control"] == "no-cache"
+
+
+def refuse_acls(request: Request, forward: Forward) -> Answer:
+    """A bucket that has ACLs disabled, as AWS answers."""
+    if "x-amz-acl" in request.headers:
+        return s3_error(400, "AccessControlListNotSupported", "The bucket does not allow ACLs")
+    return forward()
+
+
+def is_from_a_stranger(request: Request) -> bool:
+    """Whether a request has no credentials."""
+    return "authorization" not in {name.lower() for name in request.headers}
+
+
+def age(shop: Workshop, path: str, by: timedelta) -> None:
+    """Make a path's row newer by so much than it is (older, if negative)."""
+    row = shop.row(path)
+    uploads = shop.house.database.tables.uploads
+    with shop.house.database.transaction():
+        uploads.update(discovered_at=row.discovered_at + by).where(uploads.id == row.id).execute()

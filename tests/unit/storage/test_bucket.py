@@ -1,0 +1,267 @@
+"""Documents of a bucket: what is ours is merged in, and the rest stays as it is."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage.bucket import (
+    NEW_ELSEWHERE,
+    NEW_ON_AWS,
+    BucketWishes,
+    Document,
+    Part,
+    Transition,
+    Way,
+    named,
+    objects_arn,
+    wanted,
+    way_of,
+)
+from storage.iam import smallest_policy
+
+OURS_IN_POLICY = "video-uploader-public-read-videos"
+THEIRS_IN_POLICY = {
+    "Sid": "TheirBackup",
+    "Effect": "Allow",
+    "Principal": {"AWS": "arn:aws:iam::111122223333:root"},
+    "Action": ["s3:GetObject", "s3:ListBucket"],
+    "Resource": ["arn:aws:s3:::films", "arn:aws:s3:::films/*"],
+}
+FOR_CLOUDFRONT = {
+    "Sid": "AllowCloudFrontServicePrincipal",
+    "Effect": "Allow",
+    "Principal": {"Service": "cloudfront.amazonaws.com"},
+    "Action": "s3:GetObject",
+    "Resource": "arn:aws:s3:::films/*",
+}
+
+
+def wishes(**changes: Any) -> BucketWishes:
+    values: dict[str, Any] = {
+        "bucket": "films",
+        "prefix": "videos",
+        "region": "eu-central-1",
+        "by_acl": False,
+    }
+    return BucketWishes(**values | changes)
+
+
+def merged(part: Part, present: Document | None, **changes: Any) -> Any:
+    return wanted({part: present}, wishes(**changes))[part]
+
+
+def test_everybody_may_read_objects_under_the_prefix_and_do_nothing_else() -> None:
+    assert merged(Part.POLICY, None) == {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Sid": OURS_IN_POLICY,
+                "Effect": "Allow",
+                "Principal": "*",
+                "Action": "s3:GetObject",
+                "Resource": "arn:aws:s3:::films/videos/*",
+            }
+        ],
+    }
+
+
+def test_the_statements_of_others_stay_as_they_are_and_where_they_are() -> None:
+    present = {"Version": "2008-10-17", "Id": "theirs", "Statement": [THEIRS_IN_POLICY, FOR_CLOUDFRONT]}
+    policy = merged(Part.POLICY, present)
+    assert policy["Statement"][:2] == present["Statement"]
+    assert [statement["Sid"] for statement in policy["Statement"][2:]] == [OURS_IN_POLICY]
+    assert {name: policy[name] for name in ("Version", "Id")} == {"Version": "2008-10-17", "Id": "theirs"}
+
+
+def test_a_policy_of_one_statement_without_a_list_is_understood() -> None:
+    policy = merged(Part.POLICY, {"Version": "2012-10-17", "Statement": THEIRS_IN_POLICY})
+    assert policy["Statement"][0] == THEIRS_IN_POLICY
+    assert len(policy["Statement"]) == 2
+
+
+@pytest.mark.parametrize(
+    "change", [{"Resource": "arn:aws:s3:::films/*"}, {"Effect": "Deny"}, {"Action": "s3:*"}]
+)
+def test_a_statement_of_ours_that_somebody_changed_is_made_right_in_its_place(change: dict[str, str]) -> None:
+    right = merged(Part.POLICY, {"Version": "2012-10-17", "Statement": [THEIRS_IN_POLICY]})
+    wrong = {**right, "Statement": [{**right["Statement"][1], **change}, THEIRS_IN_POLICY]}
+    assert merged(Part.POLICY, wrong)["Statement"] == [right["Statement"][1], THEIRS_IN_POLICY]
+
+
+def test_two_prefixes_of_one_bucket_have_a_statement_and_a_rule_each() -> None:
+    first = wanted(NEW_ELSEWHERE, wishes(prefix="videos"))
+    both = wanted(first, wishes(prefix="live/clips"))
+    policy, lifecycle = both[Part.POLICY], both[Part.LIFECYCLE]
+    assert policy is not None
+    assert lifecycle is not None
+    assert [statement["Resource"] for statement in policy["Statement"]] == [
+        "arn:aws:s3:::films/videos/*",
+        "arn:aws:s3:::films/live/clips/*",
+    ]
+    assert [rule["Filter"]["Prefix"] for rule in lifecycle["Rules"]] == ["videos/", "live/clips/"]
+
+
+@given(st.text(max_size=8), st.text(max_size=8))
+def test_different_prefixes_never_share_a_name(one: str, other: str) -> None:
+    assert (named("x", one) == named("x", other)) is (one == other)
+
+
+def test_without_a_prefix_the_whole_bucket_is_meant() -> None:
+    assert merged(Part.POLICY, None, prefix="")["Statement"][0]["Resource"] == "arn:aws:s3:::films/*"
+    assert merged(Part.LIFECYCLE, None, prefix="")["Rules"][0]["Filter"] == {"Prefix": ""}
+
+
+@pytest.mark.parametrize(
+    ("region", "partition"), [("cn-north-1", "aws-cn"), ("us-gov-west-1", "aws-us-gov"), ("us-east-1", "aws")]
+)
+def test_an_arn_names_the_partition_of_its_region(region: str, partition: str) -> None:
+    assert objects_arn("films", "videos", region) == f"arn:{partition}:s3:::films/videos/*"
+
+
+def test_cors_lets_the_wanted_origins_read_ranges_after_the_rules_of_others() -> None:
+    theirs = {"AllowedMethods": ["PUT"], "AllowedOrigins": ["https://studio.example"]}
+    rules = merged(
+        Part.CORS, {"CORSRules": [theirs]}, cors_origins=("https://a.example", "https://b.example")
+    )
+    assert rules["CORSRules"][0] == theirs
+    ours = rules["CORSRules"][1]
+    assert ours["AllowedMethods"] == ["GET", "HEAD"]
+    assert ours["AllowedOrigins"] == ["https://a.example", "https://b.example"]
+    assert "Content-Range" in ours["ExposeHeaders"]
+
+
+def test_a_server_that_forgets_names_and_order_of_rules_gets_ours_only_once() -> None:
+    present = merged(Part.CORS, None, cors_origins=("https://a.example", "https://b.example"))
+    rule = {
+        name: value[::-1] if isinstance(value, list) else value
+        for name, value in present["CORSRules"][0].items()
+    }
+    del rule["ID"]
+    forgotten = {"CORSRules": [rule]}
+    assert merged(Part.CORS, forgotten, cors_origins=("https://a.example", "https://b.example")) == forgotten
+
+
+def test_open_multiparts_are_aborted_after_a_week_and_nothing_else_happens_unless_it_is_asked_for() -> None:
+    (rule,) = merged(Part.LIFECYCLE, None)["Rules"]
+    assert rule == {
+        "ID": "video-uploader-lifecycle-videos",
+        "Status": "Enabled",
+        "Filter": {"Prefix": "videos/"},
+        "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 7},
+    }
+
+
+def test_objects_move_and_expire_when_that_is_asked_for_and_no_longer_when_it_is_not() -> None:
+    grown = merged(Part.LIFECYCLE, None, transition=Transition(30, "STANDARD_IA"), expire_days=365)
+    (rule,) = grown["Rules"]
+    assert rule["Transitions"] == [{"Days": 30, "StorageClass": "STANDARD_IA"}]
+    assert rule["Expiration"] == {"Days": 365}
+    assert merged(Part.LIFECYCLE, grown) == merged(Part.LIFECYCLE, None)
+
+
+def test_the_lifecycle_of_others_keeps_its_rules_dates_and_settings() -> None:
+    theirs = {"ID": "theirs", "Status": "Enabled", "Expiration": {"Date": datetime(2030, 1, 1, tzinfo=UTC)}}
+    present = {"Rules": [theirs], "TransitionDefaultMinimumObjectSize": "varies_by_storage_class"}
+    lifecycle = merged(Part.LIFECYCLE, present)
+    assert lifecycle["Rules"][0] == theirs
+    assert lifecycle["TransitionDefaultMinimumObjectSize"] == "varies_by_storage_class"
+
+
+def test_a_policy_needs_two_of_the_four_blocks_lifted_and_acls_all_of_them() -> None:
+    block = NEW_ON_AWS[Part.PUBLIC_ACCESS_BLOCK]
+    assert merged(Part.PUBLIC_ACCESS_BLOCK, block) == {
+        "BlockPublicAcls": True,
+        "IgnorePublicAcls": True,
+        "BlockPublicPolicy": False,
+        "RestrictPublicBuckets": False,
+    }
+    assert not any(merged(Part.PUBLIC_ACCESS_BLOCK, block, by_acl=True).values())
+
+
+@pytest.mark.parametrize("present", [None, {"BlockPublicAcls": True, "BlockPublicPolicy": False}])
+def test_where_nothing_is_in_the_way_of_a_policy_no_block_is_touched(present: Document | None) -> None:
+    assert merged(Part.PUBLIC_ACCESS_BLOCK, present) is present
+
+
+def test_acls_are_enabled_only_if_objects_are_to_be_public_by_them() -> None:
+    enforced = NEW_ON_AWS[Part.OWNERSHIP]
+    assert merged(Part.OWNERSHIP, enforced, by_acl=True) == {
+        "Rules": [{"ObjectOwnership": "BucketOwnerPreferred"}]
+    }
+    assert merged(Part.OWNERSHIP, enforced) is enforced
+    assert merged(Part.OWNERSHIP, None, by_acl=True) is None
+    writer = {"Rules": [{"ObjectOwnership": "ObjectWriter"}]}
+    assert merged(Part.OWNERSHIP, writer, by_acl=True) is writer
+
+
+def test_a_bucket_that_only_cloudfront_reads_is_kept_from_everybody_else() -> None:
+    present = {**NEW_ON_AWS, Part.POLICY: {"Version": "2012-10-17", "Statement": [FOR_CLOUDFRONT]}}
+    documents = wanted(present, wishes(cdn_domain="d111.cloudfront.net"))
+    for part in (Part.POLICY, Part.OWNERSHIP, Part.PUBLIC_ACCESS_BLOCK):
+        assert documents[part] is present[part]
+    assert documents[Part.CORS] is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "statements", "way"),
+    [
+        ({"cdn_domain": "d111.cloudfront.net"}, [FOR_CLOUDFRONT], Way.CDN),
+        ({"cdn_domain": "d111.cloudfront.net"}, [{**FOR_CLOUDFRONT, "Effect": "Deny"}], Way.POLICY),
+        ({"cdn_domain": "d111.cloudfront.net"}, [THEIRS_IN_POLICY], Way.POLICY),
+        ({"cdn_domain": "d111.cloudfront.net", "by_acl": True}, [FOR_CLOUDFRONT], Way.ACL),
+        ({}, [FOR_CLOUDFRONT], Way.POLICY),
+    ],
+)
+def test_the_way_follows_from_settings_and_from_who_is_let_in(
+    changes: dict[str, Any], statements: list[Document], way: Way
+) -> None:
+    assert way_of(wishes(**changes), {"Statement": statements}) is way
+
+
+def test_what_a_server_does_not_know_is_not_asked_of_it() -> None:
+    assert set(wanted({Part.POLICY: None}, wishes())) == {Part.POLICY}
+
+
+@pytest.mark.parametrize("new", [NEW_ON_AWS, NEW_ELSEWHERE])
+@pytest.mark.parametrize("by_acl", [True, False])
+@pytest.mark.parametrize("prefix", ["", "videos", "live/clips"])
+def test_once_it_is_as_wanted_nothing_changes_any_more(new: Any, by_acl: bool, prefix: str) -> None:
+    asked = wishes(
+        by_acl=by_acl, prefix=prefix, transition=Transition(0, "INTELLIGENT_TIERING"), expire_days=9
+    )
+    once = json.loads(json.dumps(wanted(new, asked)))
+    assert wanted({Part(name): document for name, document in once.items()}, asked) == once
+
+
+def test_the_smallest_policy_allows_what_the_daemon_does_on_its_prefix_alone() -> None:
+    objects, bucket = smallest_policy("films", "videos", "eu-central-1", with_acl=False)["Statement"]
+    assert objects["Resource"] == "arn:aws:s3:::films/videos/*"
+    assert set(objects["Action"]) == {
+        "s3:PutObject",
+        "s3:GetObject",
+        "s3:DeleteObject",
+        "s3:AbortMultipartUpload",
+        "s3:ListMultipartUploadParts",
+    }
+    assert bucket["Resource"] == "arn:aws:s3:::films"
+    assert set(bucket["Action"]) == {"s3:ListBucket", "s3:ListBucketMultipartUploads"}
+
+
+def test_the_smallest_policy_grows_with_what_is_asked_for() -> None:
+    policy = smallest_policy(
+        "films",
+        "videos",
+        "eu-central-1",
+        with_acl=True,
+        with_tags=True,
+        kms_key_id="1234",
+        cloudfront_distribution_id="E1",
+    )
+    objects, _, key, distribution = policy["Statement"]
+    assert {"s3:PutObjectAcl", "s3:PutObjectTagging"} < set(objects["Action"])
+    assert key["Resource"] == "arn:aws:kms:eu-central-1:*:key/1234"
+    assert distribution["Resource"] == "arn:aws:cloudfront::*:distribution/E1"

@@ -1,0 +1,100 @@
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from storage.connections import Connections
+
+
+class Pair:
+    """A connection, and what its other end does with it."""
+
+    def __init__(self) -> None:
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listening.getsockname()[1]
+        self.ours = socket.create_connection(("127.0.0.1", self.port))
+        self.theirs, _ = self._listening.accept()
+
+    def send(self) -> None:
+        self.ours.sendall(b"x")
+        self.theirs.recv(1)
+
+    def be_sent(self) -> None:
+        self.theirs.sendall(b"x")
+        self.ours.recv(1)
+
+    def close(self) -> None:
+        for each in (self.ours, self.theirs, self._listening):
+            each.close()
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    pair = Pair()
+    yield pair
+    pair.close()
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_bytes_that_go_either_way_are_seen_to_move_and_silence_is_not(pair: Pair) -> None:
+    clock = Clock()
+    connections = Connections(pair.port, clock=clock)
+    moved = []
+    for act in (None, None, pair.send, None, pair.be_sent, None):
+        if act is not None:
+            act()
+        clock.now += 1
+        moved.append(connections.last_moved(0))
+    assert moved == [101, 101, 103, 103, 105, 105]
+
+
+def test_it_looks_no_more_often_than_it_is_told(pair: Pair) -> None:
+    clock = Clock()
+    connections = Connections(pair.port, clock=clock)
+    connections.last_moved(10)
+    pair.send()
+    clock.now += 5
+    assert connections.last_moved(10) == 100
+    clock.now += 5
+    assert connections.last_moved(10) == 110
+
+
+def test_connections_to_other_ports_do_not_count(pair: Pair) -> None:
+    clock = Clock()
+    connections = Connections(1, clock=clock)
+    connections.last_moved(0)
+    pair.send()
+    clock.now += 1
+    assert connections.last_moved(0) == 100
+
+
+def test_a_paced_connection_keeps_to_its_rate_and_an_unpaced_one_flies(pair: Pair) -> None:
+    content = bytes(1_000_000)
+
+    def seconds_to_send() -> float:
+        def receive() -> None:
+            left = len(content)
+            while left:
+                left -= len(pair.theirs.recv(65536))
+
+        receiver = threading.Thread(target=receive)
+        started = time.monotonic()
+        receiver.start()
+        pair.ours.sendall(content)
+        receiver.join()
+        return time.monotonic() - started
+
+    connections = Connections(pair.port)
+    connections.pace(2_000_000)
+    assert 0.25 < seconds_to_send() < 0.7
+    connections.pace(None)
+    assert seconds_to_send() < 0.2
