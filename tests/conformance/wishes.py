@@ -1,0 +1,24 @@
+"""What the person who runs the suite wants of it: environment variables, read in one place."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+BACKENDS: Final = ("moto", "localstack", "endpoint")
+"""All there are: two that come along, and any server that is named."""
+
+
+def chosen_backends() -> list[str]:
+    """`CONFORMANCE_BACKENDS`, by default moto alone; a server named by its endpoint is always one of them."""
+    words = os.environ.get("CONFORMANCE_BACKENDS", "moto").replace(",", " ").split()
+    if unknown := set(words) - set(BACKENDS):
+        raise ValueError(f"CONFORMANCE_BACKENDS: {', '.join(sorted(unknown))} is none of {BACKENDS}")
+    if os.environ.get("CONFORMANCE_ENDPOINT_URL"):
+        words.append("endpoint")
+    return [name for name in BACKENDS if name in words]
+
+
+def localstack_is_required() -> bool:
+    """`CONFORMANCE_REQUIRE_LOCALSTACK`: a LocalStack that cannot run is a failure and no reason to skip."""
+    return bool(os.environ.get("CONFORMANCE_REQUIRE_LOCALSTACK"))
