@@ -383,7 +383,7 @@ def test_an_idle_stage_does_not_take_a_quiet_ledger_for_mended_credentials(stand
 def test_a_runner_is_not_idle_between_a_claim_and_the_work_on_it(
     stand: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A claimed row is not due any more and not yet at work: who asks then must not think that all is done."""
+    """A claimed row is not due any more and not yet at work: whoever asks then must not think it done."""
     really_claim = stand.ledger.claim
     idle_at_claims: list[bool] = []
 
