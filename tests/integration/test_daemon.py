@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from urllib.request import urlopen
 
@@ -20,6 +20,7 @@ from db import Ledger, State, Upload, open_database
 from tests.daemon import environment_of, running_daemon
 from tests.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
 from tests.integration.conftest import MakeSettings
+from tests.integration.test_upload_rules import padded
 from tests.media import Media, encoding
 from tests.s3_server import S3Server
 from tests.workshop import BUCKET, VIDEO_ID
@@ -327,6 +328,63 @@ def test_an_upload_that_is_under_way_can_be_watched_from_another_process(
         assert "It is being uploaded" in command(chosen, "explain", PATH).stdout
         gate.set()
         daemon.expect("upload_released", path=PATH)
+
+
+def grown(content: bytes) -> bytes:
+    """The video with a box of free space more at its end."""
+    return content + b"\0\0\0\x08free"
+
+
+def rewritten(content: bytes) -> bytes:
+    """A video of the same size whose free space holds something else."""
+    return content[:-1000] + b"\1" * 1000
+
+
+def truncated(content: bytes) -> bytes:
+    """A video that breaks off, as one that is being encoded again."""
+    return content[: len(content) // 2]
+
+
+@pytest.mark.parametrize("change", [grown, rewritten, truncated])
+def test_a_file_changed_in_place_in_the_middle_of_its_upload_never_ends_as_anything_but_its_final_self(
+    settings: MakeSettings,
+    server: S3Server,
+    proxy: FaultProxy,
+    video: bytes,
+    change: Callable[[bytes], bytes],
+) -> None:
+    """The daemon lives on; what S3 ends with is what the disk ends with, or nothing if that is incomplete."""
+    chosen = settings(KEEP_LOCAL=True)
+    target = os.path.join(chosen.completed_dir, PATH)
+    os.makedirs(os.path.dirname(target))
+    first = padded(video, 40 * 1024 * 1024)
+    final = change(first)
+    with open(target, "wb") as file:
+        file.write(first)
+    changed = threading.Lock()
+
+    def change_once(request: Request, forward: Forward) -> Answer:
+        if request.action == "UploadPart" and request.part_number == 2 and changed.acquire(blocking=False):
+            with open(target, "r+b") as file:
+                file.truncate(len(final))
+                file.write(final)
+        return forward()
+
+    proxy.fault = change_once
+    with running_daemon(chosen) as daemon:
+        if change is truncated:
+            daemon.expect("upload_rejected", path=PATH)
+        else:
+            daemon.expect("upload_published", path=PATH)
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+    assert [row.state for row in rows(chosen)][-1] is (
+        State.REJECTED if change is truncated else State.PUBLISHED
+    )
+    assert keys(server) == (set() if change is truncated else {f"videos/{PATH}"})
+    if change is not truncated:
+        stored = server.client().get_object(Bucket=BUCKET, Key=f"videos/{PATH}")["Body"].read()
+        assert stored == final
 
 
 def write_text(path: str, text: str) -> None:

@@ -1,9 +1,11 @@
-"""A file of 5 GiB through the real daemon: little memory, and after a kill next to nothing is sent twice."""
+"""A file of 5 GiB through the real daemon: little memory, little sent twice, and a bandwidth that is kept."""
 
 from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,6 +29,8 @@ KILLED_AT = 0.60
 MOST_SENT_LATER = 0.45
 PATH = f"{VIDEO_ID}/large_original.mp4"
 PATIENCE_SECONDS = 300.0
+SETTLING_SECONDS = 3.0
+MEASURED_SECONDS = 10.0
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -130,3 +134,39 @@ def test_after_a_kill_only_the_rest_is_sent(
     assert sent_later >= 1 - received / SIZE
     assert max(peaks) < MOST_MEMORY
     ensure_confirmed(settings, sink)
+
+
+def test_the_bandwidth_is_kept_within_five_percent_and_changes_by_a_signal(
+    settings: Settings,
+    sink: Sink,
+    place: str,  # noqa: F811  # the fixture
+) -> None:
+    """Counted at the server over ten seconds each, after the first ones in which connections are opened."""
+    arrivals: list[tuple[float, int]] = []
+    sink.on_bytes = lambda received: arrivals.append((time.monotonic(), received))
+    env_file = os.path.join(place, ".env")
+    write_text(env_file, "MAX_BANDWIDTH=20MB/s\n")
+    with running_daemon(settings) as daemon:
+        daemon.expect("upload_started", path=PATH)
+        assert rate_over(MEASURED_SECONDS, arrivals) == pytest.approx(20e6, rel=0.05)
+        write_text(env_file, "MAX_BANDWIDTH=320Mbit/s\n")
+        daemon.signal(signal.SIGHUP)
+        assert daemon.expect("settings_reloaded")["changed"] == ["MAX_BANDWIDTH"]
+        assert rate_over(MEASURED_SECONDS, arrivals) == pytest.approx(40e6, rel=0.05)
+
+
+def rate_over(seconds: float, arrivals: list[tuple[float, int]]) -> float:
+    """Bytes a second that arrive in the time to come, once it has settled."""
+    passing = threading.Event()
+    passing.wait(SETTLING_SECONDS)
+    began_at, before = arrivals[-1]
+    passing.wait(seconds)
+    ended_at, after = arrivals[-1]
+    rate = (after - before) / (ended_at - began_at)
+    print(f"{rate / 1e6:.2f} MB/s over {ended_at - began_at:.1f} s")
+    return rate
+
+
+def write_text(path: str, text: str) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)

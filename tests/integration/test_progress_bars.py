@@ -1,0 +1,70 @@
+"""What `run` shows on a terminal while it uploads, seen through a real one."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import threading
+import time
+
+from tests.daemon import environment_of
+from tests.fault_proxy import Answer, FaultProxy, Forward, Request
+from tests.integration.conftest import MakeSettings
+from tests.integration.test_upload_rules import padded
+from tests.workshop import VIDEO_ID
+
+SECONDS = 40.0
+
+
+def test_an_upload_is_a_bar_with_rate_and_time_left_on_a_terminal(
+    settings: MakeSettings, proxy: FaultProxy, video: bytes
+) -> None:
+    """The bar is drawn while the last part is held back, and is gone when the run ends."""
+    chosen = settings()
+    os.makedirs(os.path.join(chosen.completed_dir, VIDEO_ID))
+    path = os.path.join(chosen.completed_dir, VIDEO_ID, "my_video_720p.mp4")
+    with open(path, "wb") as file:
+        file.write(padded(video, 80 * 1024 * 1024))
+    seen = threading.Event()
+
+    def hold_the_last_part(request: Request, forward: Forward) -> Answer:
+        if request.action == "UploadPart" and request.part_number == 10:
+            seen.wait(SECONDS)
+        return forward()
+
+    proxy.fault = hold_the_last_part
+    terminal, side = pty.openpty()
+    environment = environment_of(chosen, TERM="xterm", COLUMNS="200")
+    with subprocess.Popen(
+        [sys.executable, "-m", "watcher", "run", "--once"],
+        env=environment,
+        cwd=os.path.dirname(chosen.completed_dir),
+        stdin=subprocess.DEVNULL,
+        stdout=side,
+        stderr=side,
+    ) as process:
+        os.close(side)
+        try:
+            shown = read_until(terminal, rb"my_video_720p\.mp4.*\d+\.\d/80\.0 MiB.*/s")
+            seen.set()
+            shown += read_until(terminal, rb"upload_released")
+            assert process.wait(SECONDS) == 0
+        finally:
+            seen.set()
+            process.kill()
+            os.close(terminal)
+    assert b"\x1b[?25l" in shown
+
+
+def read_until(terminal: int, pattern: bytes) -> bytes:
+    """What the terminal gets until the pattern is on it."""
+    deadline = time.monotonic() + SECONDS
+    shown = b""
+    while not re.search(pattern, shown, re.DOTALL):
+        assert select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))[0], shown
+        shown += os.read(terminal, 65536)
+    return shown
