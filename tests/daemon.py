@@ -27,7 +27,9 @@ def environment_of(settings: Settings, **extra: str) -> dict[str, str]:
         if hasattr(value, "get_secret_value"):
             value = value.get_secret_value()
         given[field.upper()] = ",".join(value) if isinstance(value, tuple) else str(value)
-    return {**kept, **given, "STATE_DIRECTORY": os.path.dirname(settings.completed_dir), **extra}
+    # The daemon is the one of this tree, wherever the packages may be installed from.
+    tree = {"PYTHONPATH": os.path.dirname(os.path.dirname(os.path.abspath(__file__)))}
+    return {**kept, **tree, **given, "STATE_DIRECTORY": os.path.dirname(settings.completed_dir), **extra}
 
 
 class DaemonProcess:
