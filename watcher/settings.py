@@ -12,7 +12,7 @@ from urllib.parse import quote
 from pydantic import AliasGenerator, Field, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from db import QUALITIES
+from db import QUALITIES, sqlite_url
 from watcher import setting_types as types
 from watcher.template import TEMPLATE_HELP
 
@@ -252,7 +252,7 @@ class Settings(BaseSettings):
         if self.database_url is not None:
             return self.database_url.get_secret_value()
         if "postgres_db" not in self.model_fields_set:
-            return f"sqlite:///{quote(os.path.join(state_directory(), 'ledger.sqlite3'))}"
+            return sqlite_url(os.path.join(os.path.abspath(state_directory()), "ledger.sqlite3"))
         password = self.postgres_password.get_secret_value() if self.postgres_password else ""
         login = quote(self.postgres_user, safe="") + (f":{quote(password, safe='')}" if password else "")
         database = quote(self.postgres_db, safe="")

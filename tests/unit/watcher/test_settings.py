@@ -227,9 +227,9 @@ def test_any_quality_goes_without_a_catalog(given: Given) -> None:
 
 
 def test_the_ledger_is_a_file_in_the_state_directory(given: Given) -> None:
-    assert given.settings().ledger_url == "sqlite:////home/u/.state/video-uploader/ledger.sqlite3"
+    assert given.settings().ledger_url == "sqlite:///home/u/.state/video-uploader/ledger.sqlite3"
     given.environment(STATE_DIRECTORY="/var/lib/a b:/second")
-    assert given.settings().ledger_url == "sqlite:////var/lib/a%20b/ledger.sqlite3"
+    assert given.settings().ledger_url == "sqlite:///var/lib/a%20b/ledger.sqlite3"
     assert given.settings().catalog_kind is CatalogKind.OWN
 
 
