@@ -1,6 +1,8 @@
 """The ledger (what was done and must be done) and the catalog (where players find it). Knows no S3."""
 
 from db.catalog import Catalog, NoCatalog, OwnCatalog
+from db.catalog_models import QUALITIES
+from db.compressor_rows import CompressorRows
 from db.database import Database, open_database
 from db.errors import (
     ClaimLostError,
@@ -11,11 +13,11 @@ from db.errors import (
     LedgerError,
     UnknownUploadError,
 )
-from db.facts import Progress, Proof
+from db.facts import Admission, Progress, Proof
 from db.invalidations import Invalidation, Invalidations
 from db.ledger import Ledger
 from db.migration import migrate, pending_migrations, schema_version
-from db.models import QUALITIES
+from db.publications import Publication, Publications
 from db.reading import LedgerReader
 from db.records import (
     JSON,
@@ -35,9 +37,11 @@ __all__ = [
     "JSON",
     "QUALITIES",
     "TRANSITIONS",
+    "Admission",
     "Catalog",
     "CatalogRow",
     "ClaimLostError",
+    "CompressorRows",
     "Database",
     "DatabaseError",
     "DatabaseUrlError",
@@ -56,6 +60,8 @@ __all__ = [
     "OwnCatalog",
     "Progress",
     "Proof",
+    "Publication",
+    "Publications",
     "State",
     "UnknownUploadError",
     "Upload",

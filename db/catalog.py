@@ -22,20 +22,30 @@ class Catalog(Protocol):
     def creates_rows(self) -> bool:
         """Whether `announce` makes rows, or somebody else does."""
 
+    @property
+    def has_gate(self) -> bool:
+        """Whether files wait for rows that somebody else makes, and whose word on the encode counts."""
+
     def announce(self, upload: Upload, *, local_url: str, public_url: str) -> None:
         """See to it that the rendition has a row, which players can use before anything is uploaded."""
 
     def gate(self, upload: Upload) -> Gate:
         """Whether the file may be sent yet."""
 
-    def publish(self, upload: Upload, *, public_url: str, local_url: str) -> int:
-        """Point the rendition's rows at the object and say how many do now; 0 means look again later."""
+    def publish(self, upload: Upload, *, public_url: str, local_url: str, is_current: bool = True) -> int:
+        """Point the rendition's rows at the object and say how many do now; 0 means look again later.
+
+        `is_current` says whether the file at the path still is what was uploaded.
+        """
+
+    def is_forgotten(self, upload: Upload) -> bool:
+        """Whether the rendition had rows and has none any more: it was deleted."""
 
     def withdraw(self, upload: Upload, *, public_url: str, local_url: str) -> int:
         """Point the rendition's rows back at the local copy, for the object is lost; say how many changed."""
 
-    def releasable(self, upload: Upload) -> bool:
-        """Whether no row needs the local copy any more."""
+    def objection(self, upload: Upload) -> str | None:
+        """Why the local copy must not be given up yet, as a sentence; None if nothing speaks against it."""
 
     def rows(self, video_id: str) -> Sequence[CatalogRow]:
         """The rows of a video, oldest first."""
@@ -48,6 +58,7 @@ class OwnCatalog:
     """
 
     creates_rows = True
+    has_gate = False
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -78,7 +89,7 @@ class OwnCatalog:
         """Open: nobody else has a say in what is sent."""
         return Gate.opened()
 
-    def publish(self, upload: Upload, *, public_url: str, local_url: str) -> int:
+    def publish(self, upload: Upload, *, public_url: str, local_url: str, is_current: bool = True) -> int:  # noqa: ARG002
         """Give the rendition's rows the public URL and the object's size; say how many have it now."""
         with self._database.transaction(f"publish {upload.path} in the catalog"):
             self._rewrite(upload, local_url, public_url)
@@ -90,10 +101,16 @@ class OwnCatalog:
         with self._database.transaction(f"withdraw {upload.path} from the catalog"):
             return self._rewrite(upload, public_url, local_url)
 
-    def releasable(self, upload: Upload) -> bool:
-        """Whether a row shows the object, so that players need no local copy."""
+    def is_forgotten(self, upload: Upload) -> bool:  # noqa: ARG002
+        """Never: a row that is missing is made."""
+        return False
+
+    def objection(self, upload: Upload) -> str | None:
+        """Unless a row shows the object, players need the local copy."""
         with self._database.operation("see whether the catalog needs the local copy"):
-            return upload.url is not None and self._count(upload, upload.url) > 0
+            if upload.url is not None and self._count(upload, upload.url):
+                return None
+        return "No catalog row shows the object: players need the local copy."
 
     def rows(self, video_id: str) -> list[CatalogRow]:
         """The rows of a video, oldest first."""
@@ -128,6 +145,7 @@ class NoCatalog:
     """For where nobody keeps a catalog: every file may be sent, and publishing writes nothing."""
 
     creates_rows = False
+    has_gate = False
 
     def announce(self, upload: Upload, *, local_url: str, public_url: str) -> None:
         """Write nothing."""
@@ -136,17 +154,21 @@ class NoCatalog:
         """Open."""
         return Gate.opened()
 
-    def publish(self, upload: Upload, *, public_url: str, local_url: str) -> int:  # noqa: ARG002
+    def publish(self, upload: Upload, *, public_url: str, local_url: str, is_current: bool = True) -> int:  # noqa: ARG002
         """1, as if there were a row: the upload goes on."""
         return 1
+
+    def is_forgotten(self, upload: Upload) -> bool:  # noqa: ARG002
+        """Never: there is nothing that could be deleted."""
+        return False
 
     def withdraw(self, upload: Upload, *, public_url: str, local_url: str) -> int:  # noqa: ARG002
         """0: there is no row to change."""
         return 0
 
-    def releasable(self, upload: Upload) -> bool:  # noqa: ARG002
-        """True: no row needs the local copy."""
-        return True
+    def objection(self, upload: Upload) -> str | None:  # noqa: ARG002
+        """None: no row needs the local copy."""
+        return None
 
     def rows(self, video_id: str) -> list[CatalogRow]:  # noqa: ARG002
         """None."""

@@ -1,9 +1,10 @@
 """Who works on what: hands out uploads one worker at a time and keeps latecomers from writing."""
 
-from collections.abc import Iterable
-from datetime import timedelta
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
+from db.errors import ClaimLostError, UnknownUploadError
 from db.fields import Dialect
 from db.reading import LedgerReader
 from db.records import Upload
@@ -17,29 +18,37 @@ class Claims(LedgerReader):
     Every new claim, and every end of one, makes it grow.
     """
 
-    def claim(
-        self, state: State, limit: int, *, lease: timedelta, horizon: timedelta, claimed_by: str
-    ) -> list[Upload]:
+    def claim(self, state: State, limit: int, *, lease: timedelta, horizon: timedelta) -> list[Upload]:
         """Take at most `limit` uploads in `state` that are due and that nobody holds, longest due first.
 
-        They are ours for `lease`, which `renew` extends; then another may claim them. An upload due later
-        than `horizon` (the longest backoff) from now is due now: the clock must have jumped.
+        They are this worker's for `lease`, which `renew` extends; then another may claim them. An upload due
+        later than `horizon` (the longest backoff) from now is due now: the clock must have jumped. What waits
+        at the catalog gate is not due, however long it waits.
         """
         uploads = self._uploads
         with self._database.transaction("claim uploads"):
             now = self.now()
-            free = uploads.claimed_until.is_null() | (uploads.claimed_until <= now)
-            due = (uploads.due_at <= now) | (uploads.due_at > now + horizon)
-            query: Any = uploads.select(uploads.id).where(self._ours, uploads.state == state, free, due)
-            query = query.order_by(uploads.due_at, uploads.id).limit(limit)
-            if self._database.dialect is Dialect.POSTGRESQL:
-                query = query.for_update(skip_locked=True)
-            claimed = uploads.id.in_(list(query.scalars()))
-            uploads.update(claim=uploads.claim + 1, claimed_by=claimed_by, claimed_until=now + lease).where(
+            # Two ranges of one index, where a single condition with OR would read all that is not due yet.
+            chosen = self._claimable(state, now, uploads.due_at <= now, limit)
+            if len(chosen) < limit:
+                chosen += self._claimable(state, now, uploads.due_at > now + horizon, limit - len(chosen))
+            if not chosen:
+                return []
+            claimed = uploads.id.in_(chosen)
+            uploads.update(claim=uploads.claim + 1, claimed_by=self.worker, claimed_until=now + lease).where(
                 claimed
             ).execute()
             rows = uploads.select().where(claimed).order_by(uploads.due_at, uploads.id)
             return self._fetch("read the claimed uploads", rows)
+
+    def _claimable(self, state: State, now: datetime, due: Any, limit: int) -> list[int]:
+        uploads = self._uploads
+        free = uploads.claimed_until.is_null() | (uploads.claimed_until <= now)
+        query: Any = uploads.select(uploads.id).where(self._is_queued(state), due, free)
+        query = query.order_by(uploads.due_at, uploads.id).limit(limit)
+        if self._database.dialect is Dialect.POSTGRESQL:
+            query = query.for_update(skip_locked=True)
+        return list(query.scalars())
 
     def renew(self, claims: Iterable[Upload], lease: timedelta) -> None:
         """Keep the claims that still stand for another `lease` from now; those that were lost stay lost."""
@@ -50,14 +59,14 @@ class Claims(LedgerReader):
                 uploads.update(claimed_until=until).where(*self._still(upload)).execute()
 
     def unclaim_all(self) -> int:
-        """Free every claim of this instance and say how many there were.
+        """Free every claim of this worker and say how many there were.
 
-        For the start of a daemon that knows, by its file lock, that no other works for this instance.
+        For the start of a daemon that knows, by its file lock, that no other goes by its name.
         """
         uploads = self._uploads
         with self._database.transaction("free the claims of an earlier run"):
             held = uploads.update(**self._end_of_claim).where(
-                self._ours, uploads.claimed_until.is_null(False)
+                self._ours, uploads.claimed_until.is_null(False), uploads.claimed_by == self.worker
             )
             return int(held.execute())
 
@@ -80,3 +89,16 @@ class Claims(LedgerReader):
         """The fence: true of the row only as long as it has not moved on from what `upload` knows."""
         uploads = self._uploads
         return uploads.id == upload.id, uploads.state == upload.state, uploads.claim == upload.claim
+
+    def _change(self, upload: Upload, values: Mapping[str, Any]) -> Upload:
+        uploads = self._uploads
+        if values and not uploads.update(values).where(*self._still(upload)).execute():
+            raise ClaimLostError(upload.id, upload.claim)
+        return self._get(upload.id)
+
+    def _get(self, upload_id: int) -> Upload:
+        uploads = self._uploads
+        found = self._first("read an upload", uploads.select().where(self._ours, uploads.id == upload_id))
+        if found is None:
+            raise UnknownUploadError(upload_id)
+        return found

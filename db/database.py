@@ -16,6 +16,7 @@ from db.translation import translated
 from db.urls import Target, parse_url
 
 DEFAULT_SCHEMA = "video_uploader"
+DEFAULT_CATALOG_SCHEMA = "public"
 DEFAULT_CONNECTIONS = 20
 
 
@@ -27,10 +28,10 @@ class Database:
     is not used again.
     """
 
-    def __init__(self, target: Target, *, schema: str | None) -> None:
+    def __init__(self, target: Target, *, schema: str | None, catalog_schema: str | None = None) -> None:
         self.dialect = target.dialect
         self.schema = schema
-        self.tables: Tables = bind(target.peewee, schema)
+        self.tables: Tables = bind(target.peewee, schema, catalog_schema)
         self._peewee = target.peewee
         self._file = target.file
         self._thread = _ThreadState()
@@ -125,14 +126,16 @@ def open_database(
     url: str,
     *,
     schema: str | None = None,
+    catalog_schema: str = DEFAULT_CATALOG_SCHEMA,
     read_only: bool = False,
     max_connections: int = DEFAULT_CONNECTIONS,
 ) -> Database:
     """Open `sqlite:///absolute/path` or `postgresql://user:password@host:port/database`.
 
-    Connects when first used. On PostgreSQL all tables live in `schema` ("video_uploader" unless given) and at
-    most `max_connections` are open at a time. On SQLite a missing file is made, readable by its owner only,
-    and its directory too. With `read_only` nothing is ever made or changed.
+    Connects when first used. On PostgreSQL all tables live in `schema` ("video_uploader" unless given), the
+    compressor's in `catalog_schema`, and at most `max_connections` are open at a time. On SQLite a missing
+    file is made, readable by its owner only, and its directory too. With `read_only` nothing is ever made or
+    changed.
 
     Raises DatabaseUrlError if the URL is not understood, DatabaseError if a SQLite file cannot be made.
     """
@@ -141,4 +144,4 @@ def open_database(
         if schema is not None:
             raise DatabaseUrlError("a SQLite database has no schemas")
         return Database(target, schema=None)
-    return Database(target, schema=schema or DEFAULT_SCHEMA)
+    return Database(target, schema=schema or DEFAULT_SCHEMA, catalog_schema=catalog_schema)

@@ -1,11 +1,28 @@
 """What a stage may write into an upload's row besides its state."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, TypedDict
+
+
+class Admission(TypedDict):
+    """What the catalog gate settles when it lets an upload through: the row, and the names it decides."""
+
+    catalog_row_id: str
+    catalog_row_at: datetime
+    filename: str
+    quality: str
+    object_key: str
 
 
 class Progress(TypedDict, total=False):
     """What a stage may record while it works on an upload (`db.records.Upload` names the units)."""
+
+    catalog_row_id: str
+    catalog_row_at: datetime
+    filename: str
+    quality: str
+    object_key: str
 
     checksum: str | None
     etag: str | None

@@ -13,11 +13,11 @@ from typing import Any, Unpack
 
 from peewee import SQL, fn
 
-from db.claims import Claims
 from db.database import Database
-from db.errors import ClaimLostError, IllegalTransitionError, UnknownUploadError
+from db.errors import IllegalTransitionError
 from db.facts import Progress, Proof, only
 from db.fields import Dialect
+from db.gating import Gating
 from db.records import JSON, Identity, Upload
 from db.states import OPEN_STATES, STOPPED_STATES, TRANSITIONS, State
 
@@ -37,34 +37,53 @@ _UNPROVEN: Mapping[str, int | None] = {
 }
 
 
-class Ledger(Claims):
+class Ledger(Gating):
     """The ledger of one instance, for reading and writing.
 
     Methods that take an `Upload` raise ClaimLostError, and change nothing, if its row has moved on since.
     """
 
     def __init__(
-        self, database: Database, instance: str, *, clock: Callable[[], datetime] | None = None
+        self,
+        database: Database,
+        instance: str,
+        *,
+        worker: str | None = None,
+        clock: Callable[[], datetime] | None = None,
     ) -> None:
-        super().__init__(database, instance, clock=clock)
+        super().__init__(database, instance, worker=worker, clock=clock)
         self._started_at: datetime | None = None
 
     def enqueue(
-        self, path: str, *, video_id: str, filename: str, quality: str, object_key: str, identity: Identity
-    ) -> Upload:
-        """Add a pending upload for new content at `path`, due now.
+        self,
+        path: str,
+        *,
+        video_id: str,
+        filename: str,
+        quality: str,
+        object_key: str,
+        identity: Identity,
+        finding: str | None = None,
+        awaits_row: bool = False,
+    ) -> Upload | None:
+        """Add a pending upload for new content at `path`, due now, or waiting at the catalog gate since now.
 
         The upload that spoke for the path until now, unless it was released, becomes `superseded`, and
-        whoever works on it has lost the claim.
+        whoever works on it has lost the claim. None if this very content has been added in the meantime, by
+        another daemon on a shared directory.
         """
         uploads = self._uploads
         with self._database.transaction(f"enqueue {path}"):
+            self._take_turn(path)
             now = self.now()
-            replaced = list(
-                uploads.select(uploads.id).where(self._ours, self._is_live, uploads.path == path).scalars()
+            replaced = self._fetch(
+                "look up a path", uploads.select().where(self._ours, self._is_live, uploads.path == path)
             )
-            uploads.update(state=State.SUPERSEDED, changed_at=now, due_at=now, **self._end_of_claim).where(
-                uploads.id.in_(replaced)
+            if any(upload.identity == identity for upload in replaced):
+                return None
+            ended = {"state": State.SUPERSEDED, "changed_at": now, "due_at": now, "awaits_row": False}
+            uploads.update(ended | self._end_of_claim).where(
+                uploads.id.in_([upload.id for upload in replaced])
             ).execute()
             new_id = uploads.insert(
                 instance=self.instance,
@@ -77,15 +96,25 @@ class Ledger(Claims):
                 inode=identity.inode,
                 size=identity.size,
                 mtime_ns=identity.mtime_ns,
+                finding=finding,
+                awaits_row=awaits_row,
                 state=State.PENDING,
                 due_at=now,
                 discovered_at=now,
                 changed_at=now,
             ).execute()
-            for upload_id in replaced:
-                self._story.tell(upload_id, now, State.SUPERSEDED, f"by upload {new_id}")
+            for upload in replaced:
+                self._story.tell(upload.id, now, State.SUPERSEDED, f"by upload {new_id}")
             self._story.tell(new_id, now, "discovered", f"{identity.size} bytes at {path}")
             return self._get(new_id)
+
+    def _take_turn(self, path: str) -> None:
+        """Until the end of the transaction nobody else adds an upload for the path (SQLite: any upload)."""
+        if self._database.dialect is Dialect.POSTGRESQL:
+            with self._database.operation("take turns at a path") as connected:
+                connected.execute_sql(
+                    "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"{self.instance}/{path}",)
+                )
 
     def adopt_identity(self, upload: Upload, identity: Identity) -> Upload:
         """Note that the same content is now known under another identity (devices renumber at boot).
@@ -145,6 +174,7 @@ class Ledger(Claims):
                 "changed_at": now,
                 "due_at": now + due_in,
                 "attempts": 0,
+                "awaits_row": False,
                 "last_error": error,
                 "error_code": error_code,
                 **self._end_of_claim,
@@ -159,8 +189,16 @@ class Ledger(Claims):
             self._story.tell(upload.id, now, to, detail or error or "")
             return changed
 
-    def reopen(self, upload_id: int, *, reason: str) -> Upload:
-        """Make a rejected, failed or gone upload pending again, due now.
+    def forget_object(self, upload: Upload, detail: str) -> None:
+        """Note that the object was deleted on purpose. A released upload keeps its receipt: it was there."""
+        uploads = self._uploads
+        unproven = uploads.update(dict(_UNPROVEN)).where(self._ours, uploads.id == upload.id)
+        with self._database.transaction("forget an object"):
+            unproven.where(uploads.state == State.GONE).execute()
+            self._story.tell(upload.id, self.now(), "object-deleted", detail)
+
+    def reopen(self, upload_id: int, *, reason: str, finding: str | None = None) -> Upload:
+        """Make a rejected, failed or gone upload pending again, due now; `finding` is of its container.
 
         Raises UnknownUploadError, and IllegalTransitionError if it is in any other state.
         """
@@ -168,7 +206,8 @@ class Ledger(Claims):
             upload = self._get(upload_id)
             if upload.state not in STOPPED_STATES:
                 raise IllegalTransitionError(upload_id, upload.state, State.PENDING)
-            return self.advance(upload, State.PENDING, detail=reason)
+            reopened = self.advance(upload, State.PENDING, detail=reason)
+            return reopened if finding is None else self._change(reopened, {"finding": finding})
 
     def hurry(self, which: Iterable[int] | State) -> int:
         """Make uploads that wait after an error due now, their attempts forgotten; say how many there were.
@@ -247,7 +286,7 @@ class Ledger(Claims):
             self._story.tell(upload_id, self.now(), event, detail)
 
     def heartbeat(self, report: Mapping[str, JSON]) -> None:
-        """Say that this instance's daemon, the calling process, is alive and how it is doing."""
+        """Say that this worker's daemon, the calling process, is alive and how it is doing."""
         instances = self._database.tables.instances
         with self._database.transaction("write the daemon's report"):
             now = self.now()
@@ -258,18 +297,5 @@ class Ledger(Claims):
                 "heartbeat_at": now,
                 "report": json.dumps(report),
             }
-            insert = instances.insert(instance=self.instance, **values)
+            insert = instances.insert(instance=self.worker, **values)
             insert.on_conflict(conflict_target=[instances.instance], update=values).execute()
-
-    def _change(self, upload: Upload, values: Mapping[str, Any]) -> Upload:
-        uploads = self._uploads
-        if values and not uploads.update(values).where(*self._still(upload)).execute():
-            raise ClaimLostError(upload.id, upload.claim)
-        return self._get(upload.id)
-
-    def _get(self, upload_id: int) -> Upload:
-        uploads = self._uploads
-        found = self._first("read an upload", uploads.select().where(self._ours, uploads.id == upload_id))
-        if found is None:
-            raise UnknownUploadError(upload_id)
-        return found

@@ -14,20 +14,23 @@ from peewee import (
     BigAutoField,
     BigIntegerField,
     BooleanField,
-    CharField,
     Check,
-    DecimalField,
     ForeignKeyField,
     IntegerField,
     Model,
     TextField,
 )
 
+from db.catalog_models import (
+    QUALITY_CHECKS,
+    CompressorRow,
+    PublicationRow,
+    QualityRow,
+    index_qualities,
+    words_in_sql,
+)
 from db.fields import CanonicalUuidField, StateField, Unsigned64Field, UtcTimeField
 from db.states import ENDED_STATES, State
-
-QUALITIES = ("144p", "240p", "360p", "480p", "720p", "1080p", "1440p", "2160p", "original")
-"""The quality words that the catalog's schema accepts: the compressor's own list."""
 
 _M = TypeVar("_M", bound=Model)
 
@@ -51,6 +54,10 @@ class UploadRow(Model):
     confirmed_by = TextField(null=True)
     object_key = TextField()
     url = TextField(null=True)
+    finding = TextField(null=True)
+    awaits_row = BooleanField(default=False, constraints=[SQL("DEFAULT FALSE")])
+    catalog_row_id = CanonicalUuidField(null=True)
+    catalog_row_at = UtcTimeField(null=True)
     state = StateField()
     attempts = IntegerField(default=0, constraints=[SQL("DEFAULT 0")])
     due_at = UtcTimeField()
@@ -100,51 +107,11 @@ class InvalidationRow(Model):
     sent_at = UtcTimeField(null=True)
 
 
-class QualityRow(Model):
-    """Our own catalog: the compressor's table `video_qualities`, its columns and checks.
-
-    Its foreign key to `videos` is missing, for there is no such table here, and its times know their zone.
-    """
-
-    id = CanonicalUuidField(primary_key=True)
-    video_id = CanonicalUuidField()
-    quality = CharField(max_length=20)
-    url = TextField()
-    file_size = BigIntegerField(null=True)
-    bitrate = IntegerField(null=True)
-    resolution_width = IntegerField(null=True)
-    resolution_height = IntegerField(null=True)
-    codec = CharField(max_length=50, null=True)
-    container = CharField(max_length=20, null=True)
-    duration = IntegerField(null=True)
-    is_default = BooleanField(default=False, constraints=[SQL("DEFAULT FALSE")])
-    status = CharField(max_length=20, default="processing", constraints=[SQL("DEFAULT 'processing'")])
-    fps = DecimalField(max_digits=10, decimal_places=2, null=True)
-    pixel_format = CharField(max_length=20, null=True)
-    color_space = CharField(max_length=20, null=True)
-    color_range = CharField(max_length=20, null=True)
-    audio_codec = CharField(max_length=50, null=True)
-    audio_bitrate = IntegerField(null=True)
-    audio_sample_rate = IntegerField(null=True)
-    audio_channels = IntegerField(null=True)
-    aspect_ratio = CharField(max_length=20, null=True)
-    frame_count = BigIntegerField(null=True)
-    encoding_time = IntegerField(null=True)
-    processing_started_at = UtcTimeField(null=True)
-    processing_completed_at = UtcTimeField(null=True)
-    created_at = UtcTimeField()
-    updated_at = UtcTimeField()
-
-
-def _words(*words: str) -> str:
-    return "(" + ", ".join(f"'{word}'" for word in words) + ")"
-
-
-_PROVEN = _words(State.VERIFIED, State.PUBLISHED, State.RELEASED)
-_VISIBLE = _words(State.PUBLISHED, State.RELEASED)
+_PROVEN = words_in_sql(State.VERIFIED, State.PUBLISHED, State.RELEASED)
+_VISIBLE = words_in_sql(State.PUBLISHED, State.RELEASED)
 
 _UPLOAD_CHECKS = (
-    Check(f"state IN {_words(*State)}", "uploads_state_known"),
+    Check(f"state IN {words_in_sql(*State)}", "uploads_state_known"),
     Check("attempts >= 0", "uploads_attempts_counted"),
     Check("size >= 0", "uploads_size_counted"),
     Check("confirmed_by IN ('checksum', 'etag')", "uploads_confirmed_by_known"),
@@ -159,11 +126,6 @@ _UPLOAD_CHECKS = (
     Check("state <> 'released' OR released_at IS NOT NULL", "uploads_released"),
 )
 
-_QUALITY_CHECKS = (
-    Check(f"quality IN {_words(*QUALITIES)}", "video_qualities_quality_known"),
-    Check("status IN ('processing', 'ready', 'failed')", "video_qualities_status_known"),
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Tables:
@@ -174,27 +136,45 @@ class Tables:
     instances: type[InstanceRow]
     qualities: type[QualityRow]
     invalidations: type[InvalidationRow]
+    publications: type[PublicationRow]
+    compressor_rows: type[CompressorRow]
 
     @property
     def all(self) -> tuple[type[Model], ...]:
-        """Every table, those that others refer to first."""
-        return self.uploads, self.events, self.instances, self.qualities, self.invalidations
+        """Every table of ours, those that others refer to first."""
+        return (
+            self.uploads,
+            self.events,
+            self.instances,
+            self.qualities,
+            self.invalidations,
+            self.publications,
+        )
 
 
-def bind(database: peewee.Database, schema: str | None) -> Tables:
-    """The models of `database`, their tables in `schema` (None on SQLite, which has none)."""
+def bind(database: peewee.Database, schema: str | None, catalog_schema: str | None = None) -> Tables:
+    """The models of `database`, their tables in `schema` (None on SQLite, which has none).
 
-    def bound(model: type[_M], table_name: str, checks: Sequence[Any] = (), **columns: Any) -> type[_M]:
+    The compressor's table is in `catalog_schema`.
+    """
+
+    def bound(
+        model: type[_M],
+        table_name: str,
+        checks: Sequence[Any] = (),
+        *,
+        schema: str | None = schema,
+        **columns: Any,
+    ) -> type[_M]:
         options = {"database": database, "schema": schema, "table_name": table_name, "constraints": checks}
         return type(model.__name__, (model,), {"Meta": type("Meta", (), options), **columns})
 
     uploads = bound(UploadRow, "uploads", _UPLOAD_CHECKS)
-    upload = ForeignKeyField(uploads, column_name="upload_id", on_delete="CASCADE", index=False)
-    events = bound(EventRow, "upload_events", upload=upload)
-    qualities = bound(QualityRow, "video_qualities", _QUALITY_CHECKS)
+    events = bound(EventRow, "upload_events", upload=_reference(uploads))
+    qualities = bound(QualityRow, "video_qualities", QUALITY_CHECKS)
     _index_uploads(uploads)
-    events.add_index(upload, events.id, name="upload_events_of_upload")
-    _index_qualities(qualities)
+    events.add_index(events.upload, events.id, name="upload_events_of_upload")
+    index_qualities(qualities)
     invalidations = bound(InvalidationRow, "invalidations")
     invalidations.add_index(
         invalidations.instance,
@@ -202,7 +182,22 @@ def bind(database: peewee.Database, schema: str | None) -> Tables:
         invalidations.id,
         name="invalidations_of_instance",
     )
-    return Tables(uploads, events, bound(InstanceRow, "instances"), qualities, invalidations)
+    publications = bound(PublicationRow, "publications", upload=_reference(uploads))
+    publications.add_index(publications.instance, publications.published_at, name="publications_of_instance")
+    publications.add_index(publications.upload, name="publications_of_upload")
+    return Tables(
+        uploads,
+        events,
+        bound(InstanceRow, "instances"),
+        qualities,
+        invalidations,
+        publications,
+        bound(CompressorRow, "video_qualities", schema=catalog_schema),
+    )
+
+
+def _reference(uploads: type[UploadRow]) -> Any:
+    return ForeignKeyField(uploads, column_name="upload_id", on_delete="CASCADE", index=False)
 
 
 def _index_uploads(uploads: type[UploadRow]) -> None:
@@ -213,7 +208,28 @@ def _index_uploads(uploads: type[UploadRow]) -> None:
         where=uploads.state.not_in(sorted(ENDED_STATES)),
         name="uploads_one_live_a_path",
     )
-    uploads.add_index(uploads.instance, uploads.state, uploads.due_at, name="uploads_due")
+    uploads.add_index(
+        uploads.instance,
+        uploads.state,
+        uploads.due_at,
+        uploads.id,
+        where=uploads.awaits_row == SQL("FALSE"),
+        name="uploads_due",
+    )
+    uploads.add_index(
+        uploads.instance,
+        uploads.state,
+        uploads.claimed_until,
+        where=uploads.claimed_until.is_null(False),
+        name="uploads_claimed",
+    )
+    uploads.add_index(
+        uploads.instance,
+        uploads.due_at,
+        uploads.id,
+        where=uploads.awaits_row == SQL("TRUE"),
+        name="uploads_awaiting_row",
+    )
     uploads.add_index(uploads.instance, uploads.path, uploads.id, name="uploads_of_path")
     uploads.add_index(uploads.video_id, name="uploads_of_video")
     uploads.add_index(uploads.object_key, name="uploads_of_key")
@@ -222,14 +238,4 @@ def _index_uploads(uploads: type[UploadRow]) -> None:
         uploads.id,
         where=uploads.multipart_id.is_null(False),
         name="uploads_with_multipart",
-    )
-
-
-def _index_qualities(qualities: type[QualityRow]) -> None:
-    qualities.add_index(qualities.video_id, qualities.quality, name="video_qualities_of_video")
-    qualities.add_index(
-        qualities.video_id,
-        unique=True,
-        where=qualities.is_default == SQL("TRUE"),
-        name="video_qualities_one_default",
     )

@@ -1,46 +1,23 @@
 """The questions one can ask the ledger. Nothing here changes a row."""
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Collection, Iterable, Iterator
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
 
 import peewee
-from peewee import fn
+from peewee import SQL, fn
 
-from db.database import Database
+from db.key_history import KeyHistory
 from db.records import InstanceReport, Upload, UploadEvent
 from db.states import ENDED_STATES, State
-from db.story import Story
 
 PAGE = 500
 
 
-class LedgerReader:
-    """The ledger of one instance, for reading.
-
-    `clock` replaces the database's time. Every method may raise DatabaseError and works on its own connection
-    unless the thread is in a `Database.session`.
-    """
-
-    def __init__(
-        self, database: Database, instance: str, *, clock: Callable[[], datetime] | None = None
-    ) -> None:
-        self.instance = instance
-        self._database = database
-        self._clock = clock or database.now
-        self._uploads = database.tables.uploads
-        self._story = Story(database)
-
-    @property
-    def database(self) -> Database:
-        """Where the ledger is kept."""
-        return self._database
-
-    def now(self) -> datetime:
-        """The time that claims, due times and events go by."""
-        return self._clock().astimezone(UTC)
+class LedgerReader(KeyHistory):
+    """The ledger of one instance, for reading."""
 
     def current(self, path: str) -> Upload | None:
         """The newest upload of the path."""
@@ -88,31 +65,6 @@ class LedgerReader:
         """The uploads in any of the states, a page at a time, so that memory stays bounded."""
         return self._pages(self._uploads.select().where(self._ours, self._uploads.state.in_(sorted(states))))
 
-    def same_key(self, upload: Upload) -> Upload | None:
-        """The oldest upload of another path that has, or is on its way to, the same object key.
-
-        Two files for one key would overwrite each other's object.
-        """
-        uploads = self._uploads
-        holding = [State.PENDING, State.VERIFIED, State.PUBLISHED, State.RELEASED]
-        query = (
-            uploads.select()
-            .where(
-                self._ours,
-                uploads.object_key == upload.object_key,
-                uploads.path != upload.path,
-                uploads.state.in_(holding),
-            )
-            .order_by(uploads.id)
-        )
-        return self._first("look for another file of the same key", query)
-
-    def of_key(self, object_key: str) -> list[Upload]:
-        """Every upload that has or had this object key, oldest first."""
-        uploads = self._uploads
-        query = uploads.select().where(self._ours, uploads.object_key == object_key).order_by(uploads.id)
-        return self._fetch("look up an object key", query)
-
     def abandoned_multiparts(self, limit: int) -> list[Upload]:
         """Uploads that are past sending, or given up, and whose multipart upload may still be open in S3."""
         uploads = self._uploads
@@ -121,38 +73,23 @@ class LedgerReader:
         )
         return self._fetch("list abandoned multipart uploads", query.order_by(uploads.id).limit(limit))
 
-    def replaces(self, upload: Upload) -> bool:
-        """Whether an earlier upload of the same object key was ever verified with another checksum.
-
-        An upload whose object was lost meanwhile has no proof any more; its story still says that it had one.
-        """
-        uploads, events = self._uploads, self._database.tables.events
-        told: Any = events.select(events.id).where(
-            events.upload == uploads.id, events.event == State.VERIFIED.value
-        )
-        query = uploads.select().where(
-            self._ours,
-            uploads.object_key == upload.object_key,
-            uploads.id < upload.id,
-            uploads.checksum != upload.checksum,
-            uploads.verified_at.is_null(False) | fn.EXISTS(told),
-        )
-        return self._first("see whether an object was replaced", query) is not None
-
     def next_due(self, state: State, *, horizon: timedelta) -> datetime | None:
         """When the next upload of `state` can be claimed; None if there is none. It may have passed already.
 
         An upload due later than `horizon` from now counts as due now: the clock must have jumped.
         """
         uploads = self._uploads
-        of_state = [self._ours, uploads.state == state]
-        ends: Any = uploads.select(fn.MIN(uploads.due_at), fn.MAX(uploads.due_at))
-        free = ends.where(*of_state, uploads.claimed_until.is_null())
-        held = uploads.select(fn.MIN(uploads.claimed_until)).where(*of_state)
+        free: Any = uploads.select(uploads.due_at).where(
+            self._is_queued(state), uploads.claimed_until.is_null()
+        )
+        held: Any = uploads.select(uploads.claimed_until).where(
+            self._ours, uploads.state == state, uploads.claimed_until.is_null(False)
+        )
         with self._database.operation("see when the next upload is due"):
             now = self.now()
-            earliest, latest = free.tuples().first()
-            expires = held.scalar()
+            earliest = free.order_by(uploads.due_at).limit(1).scalar()
+            latest = free.order_by(uploads.due_at.desc()).limit(1).scalar()
+            expires = held.order_by(uploads.claimed_until).limit(1).scalar()
         times = [time for time in (earliest, expires) if time is not None]
         if latest is not None and latest > now + horizon:
             times.append(now)
@@ -160,10 +97,11 @@ class LedgerReader:
 
     def counts(self) -> dict[State, int]:
         """How many uploads there are in each state, zeros included."""
-        uploads = self._uploads
-        query: Any = uploads.select(uploads.state, fn.COUNT(uploads.id)).where(self._ours)
-        with self._database.operation("count the uploads"):
-            return dict.fromkeys(State, 0) | dict(query.group_by(uploads.state).tuples())
+        return self._counts(self._ours).get(self.instance, dict.fromkeys(State, 0))
+
+    def counts_by_instance(self) -> dict[str, dict[State, int]]:
+        """The same for every instance that has uploads."""
+        return self._counts()
 
     def oldest_pending(self) -> Upload | None:
         """The pending upload that was discovered first."""
@@ -191,16 +129,32 @@ class LedgerReader:
         return self._story.read(upload_id)
 
     def instance_report(self) -> InstanceReport | None:
-        """What the daemon of this instance last said about itself."""
-        instances = self._database.tables.instances
-        query = instances.select().where(instances.instance == self.instance)
-        with self._database.operation("read the daemon's report"):
-            row = query.dicts().first()
-            return row and InstanceReport(**row | {"report": json.loads(row["report"])})
+        """What this worker's daemon last said about itself."""
+        return next((report for report in self.instance_reports() if report.instance == self.worker), None)
 
-    @property
-    def _ours(self) -> peewee.Expression:
-        return self._uploads.instance == self.instance
+    def instance_reports(self) -> list[InstanceReport]:
+        """What every daemon that uses this database last said about itself, by name."""
+        instances = self._database.tables.instances
+        query: Any = instances.select().order_by(instances.instance)
+        with self._database.operation("read the daemons' reports"):
+            return [InstanceReport(**row | {"report": json.loads(row["report"])}) for row in query.dicts()]
+
+    def _counts(self, *of: peewee.Expression) -> dict[str, dict[State, int]]:
+        uploads = self._uploads
+        query: Any = uploads.select(uploads.instance, uploads.state, fn.COUNT(uploads.id)).where(*of)
+        counts: dict[str, dict[State, int]] = {}
+        with self._database.operation("count the uploads"):
+            for instance, state, number in query.group_by(uploads.instance, uploads.state).tuples():
+                counts.setdefault(instance, dict.fromkeys(State, 0))[state] = number
+        return counts
+
+    def _is_queued(self, state: State) -> peewee.Expression:
+        """True of what a stage may claim once it is due; in the words of the index `uploads_due`."""
+        uploads = self._uploads
+        queued: peewee.Expression = (
+            self._ours & (uploads.state == state) & (uploads.awaits_row == SQL("FALSE"))
+        )
+        return queued
 
     @property
     def _is_live(self) -> peewee.Expression:
@@ -232,10 +186,3 @@ class LedgerReader:
         while page := self._fetch("list uploads", query.where(number > after).order_by(number).limit(PAGE)):
             yield from page
             after = page[-1].id
-
-    def _first(self, what: str, query: Any) -> Upload | None:
-        return next(iter(self._fetch(what, query.limit(1))), None)
-
-    def _fetch(self, what: str, query: Any) -> list[Upload]:
-        with self._database.operation(what):
-            return [Upload(**row) for row in query.dicts()]

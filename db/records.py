@@ -59,6 +59,14 @@ class Upload:
     object_key: str
     url: str | None
     """The public URL, once known."""
+    finding: str | None
+    """What is wrong with its container, where the catalog is to say whether that matters."""
+    awaits_row: bool
+    """Whether it waits at the catalog gate; `due_at` then says since when."""
+    catalog_row_id: str | None
+    """The catalog row that it was let through the gate for, and may be published onto."""
+    catalog_row_at: datetime | None
+    """When that row was made, by the catalog."""
     state: State
     attempts: int
     """Failed attempts since the last transition."""
@@ -129,6 +137,11 @@ class CatalogRow:
     created_at: datetime
     updated_at: datetime
 
+    @property
+    def age_order(self) -> tuple[datetime, str]:
+        """What sorts rows from the oldest to the newest."""
+        return self.created_at, self.id
+
 
 class GateVerdict(StrEnum):
     """What the catalog says about sending a file."""
@@ -140,10 +153,15 @@ class GateVerdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """The catalog gate's answer and, unless it is open, a sentence that says why."""
+    """The catalog gate's answer: a row that lets the file through, or a sentence that says why not.
+
+    `code` is a short stable word for the sentence. A catalog whose rows nobody waits for opens without one.
+    """
 
     verdict: GateVerdict
+    code: str = ""
     reason: str = ""
+    row: CatalogRow | None = None
 
     @property
     def is_open(self) -> bool:
@@ -151,19 +169,19 @@ class Gate:
         return self.verdict is GateVerdict.OPEN
 
     @classmethod
-    def opened(cls) -> Gate:
-        """The file may be sent."""
-        return cls(GateVerdict.OPEN)
+    def opened(cls, row: CatalogRow | None = None) -> Gate:
+        """The file may be sent, for this row if there is one."""
+        return cls(GateVerdict.OPEN, row=row)
 
     @classmethod
-    def wait(cls, reason: str) -> Gate:
-        """The catalog has not decided yet; ask again later."""
-        return cls(GateVerdict.WAIT, reason)
+    def wait(cls, code: str, reason: str) -> Gate:
+        """The catalog has not decided yet."""
+        return cls(GateVerdict.WAIT, code, reason)
 
     @classmethod
-    def rejected(cls, reason: str) -> Gate:
+    def rejected(cls, code: str, reason: str) -> Gate:
         """The file must not be sent."""
-        return cls(GateVerdict.REJECTED, reason)
+        return cls(GateVerdict.REJECTED, code, reason)
 
 
 def format_time(time: datetime) -> str:
@@ -176,7 +194,7 @@ def parse_time(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-def _as_json(value: State | str | int | datetime | None) -> JSON:
+def _as_json(value: State | str | float | datetime | None) -> JSON:
     if isinstance(value, datetime):
         return format_time(value)
     return value.value if isinstance(value, State) else value

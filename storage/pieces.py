@@ -75,6 +75,8 @@ class PieceSender:
             while self._todo or self._pieces:
                 if self._cancelled():
                     raise UploadCancelledError(key=self._key)
+                # What is not read yet may have changed while the rest was under way on a slow line.
+                self._source.ensure_unchanged()
                 self._ask()
                 self._wait(self._start_due(), prepare, accepted)
             self._settle()

@@ -84,9 +84,7 @@ class Workshop:
     def step(self, state: State, limit: int = 64) -> list[Upload]:
         """Claim what is due in a state and run its stage on it, in this thread; returns the rows after it."""
         runner = self.house.runners[state]
-        rows = self.house.ledger.claim(
-            state, limit, lease=LEASE, horizon=runner.stage.horizon, claimed_by="test"
-        )
+        rows = self.house.ledger.claim(state, limit, lease=LEASE, horizon=runner.stage.horizon)
         runner.stage.advance(
             rows,
             Work(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from signal import SIGHUP
 
 import structlog
 
-from db import JSON, DatabaseError, State
+from db import DatabaseError, State
 from watcher.asides import repair_asides
-from watcher.house import House, path_template
+from watcher.condition import Condition
+from watcher.configuration import path_template
+from watcher.house import House
 from watcher.joining import Worker, stop_all
 from watcher.logs import configure_logging
 from watcher.metrics import MetricsServer
@@ -68,6 +70,7 @@ class Daemon:
         self._signals = signals
         self._reload_settings = reload_settings
         self._clock = clock
+        self._condition = Condition(house)
         self._metrics_server = MetricsServer(house.metrics, house.settings.metrics_address)
         self._observer = TreeObserver(
             house.tree.root,
@@ -75,8 +78,6 @@ class Daemon:
             notice_directory=house.rescan.request,
             lost_events=house.rescan.request_after_lost_events,
         )
-        self._observer_trouble = ""
-        self._stalls: list[str] = []
         self._first_scan_succeeded = False
         self._is_ready = False
 
@@ -99,11 +100,7 @@ class Daemon:
         log.info(
             "daemon_started", instance=house.ledger.instance, directory=house.tree.root, freed_claims=freed
         )
-        house.metrics.watch(
-            counts=self._counts,
-            settling=lambda: len(house.settler),
-            paused=lambda: {name: pause.problem is not None for name, pause in house.pauses.items()},
-        )
+        self._condition.watch()
         self._metrics_server.start()
         house.janitor.adopt_or_abort()
         house.janitor.start()
@@ -112,23 +109,17 @@ class Daemon:
             pause.on_change(lambda: self._signals.put(LOOK_AROUND))
         self._mind_observer()
         house.liveness.add_check(
-            "observer", lambda: self._observer.is_alive() or bool(self._observer_trouble)
+            "observer", lambda: self._observer.is_alive() or bool(self._condition.observer_trouble)
         )
         house.settler.start()
         for state in (State.PENDING, State.VERIFIED):
             house.runners[state].start()
         if house.invalidator is not None:
             house.invalidator.start()
+        if house.catalog_minder is not None:
+            house.catalog_minder.start()
         house.rescan.start()
         self._notifier.status("First scan of the directory")
-
-    def _counts(self) -> Mapping[str, int]:
-        """For the thread of a scrape; without the database there are no numbers."""
-        try:
-            return {state.value: number for state, number in self._house.ledger.counts().items()}
-        except DatabaseError as exc:
-            log.debug("counts_unavailable", reason=str(exc))
-            return {}
 
     def _after_full_scan(self, report: ScanReport) -> None:
         """Runs in the scan's thread. Releases begin only when what an earlier life left aside is repaired."""
@@ -138,6 +129,8 @@ class Daemon:
             house.runners[State.PUBLISHED].start()
             self._first_scan_succeeded = True
             self._signals.put(LOOK_AROUND)
+        if house.catalog_minder is not None:
+            house.catalog_minder.sweep.sweep()
         if house.policy.prune_after is not None:
             template = path_template(house.settings)
             prune_directories(
@@ -166,7 +159,7 @@ class Daemon:
     def _tell(self) -> None:
         """Readiness, status and watchdog for systemd; a heartbeat for the ledger."""
         self._mind_observer()
-        status = self._status_words()
+        status = self._condition.words(is_ready=self._is_ready)
         if not self._is_ready and self._first_scan_succeeded:
             self._is_ready = True
             log.info("daemon_ready")
@@ -174,63 +167,30 @@ class Daemon:
         else:
             self._notifier.status(status)
         stalls = self._house.liveness.stalled()
-        if stalls and stalls != self._stalls:
+        if stalls and stalls != self._condition.stalls:
             log.error("daemon_stalled", stalls=stalls)
-        self._stalls = stalls
+        self._condition.stalls = stalls
         if not stalls:
             self._notifier.watchdog()
         self._heartbeat("running" if self._is_ready else "starting")
 
     def _heartbeat(self, phase: str) -> None:
         try:
-            self._house.ledger.heartbeat(self._report(phase))
+            self._house.ledger.heartbeat(self._condition.report(phase))
         except DatabaseError as exc:
             log.debug("heartbeat_unrecorded", reason=str(exc))
-
-    def _report(self, phase: str) -> Mapping[str, JSON]:
-        house = self._house
-        return {
-            "phase": phase,
-            "paused": self._troubles(),
-            "settling": len(house.settler),
-            "waiting_for_writers": house.settler.waiting_for_writers()[:20],
-            "busy": {runner.stage.name: runner.busy for runner in house.runners.values()},
-            "uploads": [line.as_dict() for line in house.services.board.lines()],
-            "stalls": self._stalls,
-        }
-
-    def _troubles(self) -> dict[str, str]:
-        """What keeps which part of the daemon from working, in sentences."""
-        house = self._house
-        problems = {name: pause.problem for name, pause in house.pauses.items()}
-        problems |= {"settle": house.settler.problem, "scan": house.rescan.problem}
-        troubles = {name: problem.sentence for name, problem in problems.items() if problem is not None}
-        if self._observer_trouble:
-            troubles["observer"] = self._observer_trouble
-        return troubles
-
-    def _status_words(self) -> str:
-        house = self._house
-        if troubles := self._troubles():
-            return "; ".join(f"{name} paused: {sentence}" for name, sentence in troubles.items())
-        busy = [f"{runner.busy} in {runner.stage.name}" for runner in house.runners.values() if runner.busy]
-        if settling := len(house.settler):
-            busy.append(f"{settling} settling")
-        if not self._is_ready:
-            busy.append("first scan")
-        return ", ".join(busy) or "Waiting for videos"
 
     def _mind_observer(self) -> None:
         """Start the observer, also again after it lost its directory; without it the scans have to do."""
         if self._observer.is_alive():
             return
         self._observer.stop()
-        was_in_trouble = self._observer_trouble
+        was_in_trouble = self._condition.observer_trouble
         try:
             self._house.tree.check_root()
             self._observer.start()
         except (OSError, RootUnavailableError) as exc:
-            self._observer_trouble = f"The directory cannot be watched: {exc}"
+            self._condition.observer_trouble = f"The directory cannot be watched: {exc}"
             if not was_in_trouble:
                 log.error(
                     "observer_unavailable",
@@ -239,7 +199,7 @@ class Daemon:
                     "fs.inotify.max_user_watches.",
                 )
             return
-        self._observer_trouble = ""
+        self._condition.observer_trouble = ""
         if was_in_trouble or self._is_ready:
             log.warning("observer_restarted")
             self._house.rescan.request("")
@@ -253,7 +213,7 @@ class Daemon:
         else:
             self._follow(fresh)
         self._house.rescan.request("")
-        self._notifier.ready(self._status_words())
+        self._notifier.ready(self._condition.words(is_ready=self._is_ready))
 
     def _follow(self, fresh: Settings) -> None:
         house = self._house
@@ -280,8 +240,7 @@ class Daemon:
         self._notifier.stopping("Stopping: what is under way goes on at the next start")
         self._observer.stop(STOP_SECONDS)
         workers: list[Worker] = [*house.runners.values(), house.rescan, house.settler, house.janitor]
-        if house.invalidator is not None:
-            workers.append(house.invalidator)
+        workers += [worker for worker in (house.invalidator, house.catalog_minder) if worker is not None]
         in_time = stop_all(workers, STOP_SECONDS)
         self._metrics_server.stop()
         self._heartbeat("stopped")

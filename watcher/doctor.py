@@ -9,11 +9,11 @@ from datetime import timedelta
 from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
-from db import Database, DatabaseError, Ledger, pending_migrations, schema_version
+from db import Database, DatabaseError, pending_migrations, schema_version
 from storage import CheckResult, failed, not_tried, ok, warning
 from watcher import instance_lock
+from watcher.configuration import connect, ledger_of, make_catalog
 from watcher.directory_checks import check_directory, check_disk
-from watcher.house import UnsupportedCatalogError, connect, make_catalog
 from watcher.settings import CatalogKind, Settings
 from watcher.terminal import human_duration
 
@@ -91,9 +91,7 @@ def _catalog(settings: Settings, database: Database, *, is_current: bool) -> Che
     if settings.catalog_kind is CatalogKind.OWN and not is_current:
         return not_tried("catalog", "schema")
     try:
-        make_catalog(settings, database).rows(_NOBODY)
-    except UnsupportedCatalogError as exc:
-        return failed("catalog", "The settings ask for one that cannot be served.", str(exc))
+        make_catalog(settings, ledger_of(settings, database)).rows(_NOBODY)
     except DatabaseError as exc:
         return failed("catalog", f"Its table cannot be read: {exc.reason.strip().rstrip('.')}.", exc.hint)
     return ok("catalog", f"The table video_qualities is there (CATALOG is {settings.catalog_kind}).")
@@ -120,7 +118,7 @@ def _daemon(settings: Settings, lock: str, database: Database | None) -> CheckRe
 
 def _heartbeat(settings: Settings, database: Database) -> timedelta | None:
     """How long ago a daemon that has not ended wrote its heartbeat; None if none lives."""
-    ledger = Ledger(database, settings.instance)
+    ledger = ledger_of(settings, database)
     report = ledger.instance_report()
     if report is None or report.report.get("phase") == "stopped":
         return None

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 from db import LedgerReader, State, pending_migrations
 from storage import StorageError
+from watcher.configuration import connect, ledger_of, naming, path_template, tree_of
 from watcher.examining import in_words
 from watcher.finished import Finished, Quiet, examine
-from watcher.house import connect, naming, path_template
 from watcher.scanner import is_settled
 from watcher.settings import Settings
 from watcher.template import Ignored, Rendition
-from watcher.tree import FoundFile, Tree, UnreadableDirectory
+from watcher.tree import FoundFile, UnreadableDirectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Planner:
 
     def __init__(self, settings: Settings, ledger: LedgerReader | None) -> None:
         self._settings = settings
-        self._tree = Tree(settings.completed_dir)
+        self._tree = tree_of(settings)
         self._template = path_template(settings)
         self._naming = naming(settings)
         self._ledger = ledger
@@ -95,7 +95,7 @@ def reading_ledger(settings: Settings) -> Iterator[LedgerReader | None]:
     try:
         with database.session():
             is_there = database.exists() and not pending_migrations(database)
-            yield LedgerReader(database, settings.instance) if is_there else None
+            yield ledger_of(settings, database) if is_there else None
     finally:
         database.close()
 

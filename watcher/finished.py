@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from db import Identity
 from watcher import containers, lease
 from watcher.lease import Writers
-from watcher.tree import FileMissingError, NotOursError, Tree, UnreadableError, identity_of, owned
+from watcher.tree import FileMissingError, NotOursError, Tree, UnreadableError, owned
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +89,20 @@ def examine(
         return Unreadable(error.reason)
     with owned(descriptor):
         try:
-            return _examine_open(descriptor, relative, previous, now, settle_seconds)
+            return _examine_open(tree, descriptor, relative, previous, now, settle_seconds)
         except OSError as error:
             return Unreadable(f"Reading it failed; the system says: {error.strerror}.")
 
 
 def _examine_open(
-    descriptor: int, relative: str, previous: Sighting | None, now: float, settle_seconds: float
+    tree: Tree,
+    descriptor: int,
+    relative: str,
+    previous: Sighting | None,
+    now: float,
+    settle_seconds: float,
 ) -> Examination:
-    identity = identity_of(os.fstat(descriptor))
+    identity = tree.identity(os.fstat(descriptor))
     match lease.ask(descriptor):
         case Writers.SOME:
             return Busy("Some process has it open for writing.")
@@ -110,6 +115,6 @@ def _examine_open(
             pass
     finding = containers.inspect(descriptor, identity.size, os.path.splitext(relative)[1])
     # A writer may have come while the container was looked at, and what was found is then worth nothing.
-    if identity_of(os.fstat(descriptor)) != identity or lease.ask(descriptor) is Writers.SOME:
+    if tree.identity(os.fstat(descriptor)) != identity or lease.ask(descriptor) is Writers.SOME:
         return Busy("It was opened for writing, or changed, while it was looked at.")
     return Finished(identity, finding)

@@ -7,51 +7,50 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
-from urllib.parse import parse_qsl
 
-from db import (
-    Catalog,
-    Database,
-    Invalidations,
-    Ledger,
-    NoCatalog,
-    OwnCatalog,
-    State,
-    open_database,
-)
-from storage import Distribution, ObjectStore, PublicAccess, PublicCheck, StorageConfig
+from db import Database, Invalidations, Ledger, State
+from storage import Distribution, ObjectStore, PublicAccess, PublicCheck
 from watcher import invalidation
 from watcher.backoff import Backoff
 from watcher.board import Board
+from watcher.catalog_minder import CatalogMinder
+from watcher.compressor_catalog import CompressorCatalog
+from watcher.configuration import (
+    connect,
+    ledger_of,
+    make_catalog,
+    naming,
+    path_template,
+    storage_config,
+    tree_of,
+)
 from watcher.finished import Examination, Sighting, examine
+from watcher.gatekeeper import Gatekeeper
 from watcher.guard import Guard
 from watcher.intake import Intake
 from watcher.invalidation import Invalidator
 from watcher.janitor import Janitor
 from watcher.liveness import Liveness
 from watcher.metrics import Metrics
-from watcher.naming import Naming
+from watcher.orphans import Orphans
 from watcher.pause import StagePause
 from watcher.publishing import PublishStage
 from watcher.releasing import ReleaseStage
 from watcher.rescan import Rescan
+from watcher.row_sweep import RowSweep
 from watcher.runner import Stage, StageRunner
 from watcher.scanner import Scanner
 from watcher.services import Policy, Services
-from watcher.settings import CatalogKind, Settings
+from watcher.settings import Settings
 from watcher.settler import Settler
-from watcher.template import PathTemplate
 from watcher.tree import Tree
 from watcher.uploading import UploadStage
 
 ROW_BACKOFF = Backoff(base=1.0, factor=2.0, cap=300.0)
 PROBE_BACKOFF = Backoff(base=2.0, factor=2.0, cap=300.0)
 RELEASE_BATCH = 64
-
-
-class UnsupportedCatalogError(Exception):
-    """The settings ask for a catalog that this version cannot serve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +67,8 @@ class House:
     rescan: Rescan
     scanner: Scanner
     runners: Mapping[State, StageRunner]
+    catalog_minder: CatalogMinder | None
+    """Minds the compressor's catalog, where it is the one in use."""
 
     @property
     def tree(self) -> Tree:
@@ -103,86 +104,11 @@ class House:
         return self.services.metrics
 
 
-def path_template(settings: Settings) -> PathTemplate:
-    """The template that the settings describe."""
-    return PathTemplate(
-        settings.path_template,
-        qualities=settings.qualities,
-        extensions=settings.video_extensions,
-        ignore=settings.ignore_patterns,
-    )
-
-
-def storage_config(settings: Settings) -> StorageConfig:
-    """What storage is told; boto3 reads neither our ``.env`` nor ``AWS_REGION``, so everything is said."""
-    key, secret, token = (
-        settings.aws_access_key_id,
-        settings.aws_secret_access_key,
-        settings.aws_session_token,
-    )
-    return StorageConfig(
-        bucket=settings.aws_s3_bucket,
-        region=settings.aws_region,
-        prefix=settings.aws_s3_videos_prefix,
-        endpoint_url=settings.aws_endpoint_url,
-        access_key_id=key.get_secret_value() if key else None,
-        secret_access_key=secret.get_secret_value() if secret else None,
-        session_token=token.get_secret_value() if token else None,
-        acl=None if settings.aws_s3_acl == "none" else settings.aws_s3_acl,
-        cache_control=settings.aws_s3_cache_control,
-        base_url=settings.aws_s3_base_url,
-        cloudfront_domain=settings.cloudfront_domain,
-        cloudfront_distribution_id=settings.cloudfront_distribution_id,
-        cloudfront_endpoint_url=settings.aws_endpoint_url_cloudfront,
-        connections=settings.upload_concurrency + 2,
-        storage_class=settings.aws_s3_storage_class,
-        sse=settings.aws_s3_sse,
-        sse_kms_key_id=settings.aws_s3_sse_kms_key_id,
-        tags=dict(parse_qsl(settings.aws_s3_tags or "", keep_blank_values=True)),
-        expected_bucket_owner=settings.aws_s3_expected_bucket_owner,
-        max_bandwidth=settings.bandwidth,
-        stall_seconds=settings.stall_seconds,
-        uploads=settings.upload_concurrency,
-    )
-
-
-def naming(settings: Settings) -> Naming:
-    """The names that the settings give to renditions."""
-    return Naming(
-        prefix=settings.aws_s3_videos_prefix,
-        public_base=storage_config(settings).public_base_url,
-        local_base=settings.local_base,
-    )
-
-
-def connect(settings: Settings, *, read_only: bool = False) -> Database:
-    """The ledger's database, not touched yet."""
-    return open_database(
-        settings.ledger_url,
-        schema=settings.database_schema if settings.on_postgresql else None,
-        read_only=read_only,
-    )
-
-
-def make_catalog(settings: Settings, database: Database) -> Catalog:
-    """The catalog that the settings ask for; raises `UnsupportedCatalogError`."""
-    match settings.catalog_kind:
-        case CatalogKind.OWN:
-            return OwnCatalog(database)
-        case CatalogKind.NONE:
-            return NoCatalog()
-        case CatalogKind.COMPRESSOR:
-            raise UnsupportedCatalogError(
-                "CATALOG=compressor is not supported by this version; set CATALOG=own or CATALOG=none."
-            )
-
-
 @contextmanager
 def open_house(settings: Settings, *, policy: Policy | None = None) -> Iterator[House]:
     """Assemble everything and close it at the end.
 
-    Raises `watcher.tree.RootUnavailableError`, `db.DatabaseError`, `storage.StorageError` and
-    `UnsupportedCatalogError`.
+    Raises `watcher.tree.RootUnavailableError`, `db.DatabaseError` and `storage.StorageError`.
     """
     config = storage_config(settings)
     with ExitStack() as closing:
@@ -205,11 +131,18 @@ def _assemble(
     runners: dict[State, StageRunner] = {}
     liveness = Liveness()
     metrics = Metrics()
+    ledger = ledger_of(settings, database)
+    minders: list[CatalogMinder] = []
+
+    def look_at_gate() -> None:
+        for minder in minders:
+            minder.notice()
+
     services = Services(
-        tree=Tree(settings.completed_dir),
+        tree=tree_of(settings),
         database=database,
-        ledger=Ledger(database, settings.instance),
-        catalog=make_catalog(settings, database),
+        ledger=ledger,
+        catalog=make_catalog(settings, ledger),
         store=store,
         public_access=PublicAccess(store, is_wanted=settings.aws_s3_acl == "public-read"),
         naming=naming(settings),
@@ -230,6 +163,7 @@ def _assemble(
         if settings.verify_public_url
         else None,
         wake=lambda state: runners[state].wake() if state in runners else None,
+        look_at_gate=look_at_gate,
     )
     janitor = Janitor(
         database=database,
@@ -262,7 +196,28 @@ def _assemble(
         metrics=services.metrics,
     )
     runners |= _make_runners(settings, policy, services, liveness, look_again=settler.notice)
-    return House(settings, policy, services, liveness, janitor, intake, settler, rescan, scanner, runners)
+    minder = _make_minder(settings, policy, services, liveness)
+    if minder is not None:
+        minders.append(minder)
+    return House(
+        settings, policy, services, liveness, janitor, intake, settler, rescan, scanner, runners, minder
+    )
+
+
+def _make_minder(
+    settings: Settings, policy: Policy, services: Services, liveness: Liveness
+) -> CatalogMinder | None:
+    catalog = services.catalog
+    if not isinstance(catalog, CompressorCatalog):
+        return None
+    ledger, naming = services.ledger, services.naming
+    return CatalogMinder(
+        Gatekeeper(catalog, ledger, naming, wake=services.wake),
+        RowSweep(catalog, ledger, naming, services.tree, metrics=services.metrics, wake=services.wake),
+        Orphans(catalog, ledger, services.store, policy, deletes=settings.delete_orphans),
+        database=services.database,
+        liveness=liveness,
+    )
 
 
 def _examine(tree: Tree, settle_seconds: float, path: str, previous: Sighting | None) -> Examination:
@@ -299,6 +254,7 @@ def _make_runners(
             ledger=services.ledger,
             guard=guard,
             liveness=liveness,
+            lease=timedelta(seconds=settings.claim_seconds),
             threads=threads,
             batch=batch,
         )

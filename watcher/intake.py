@@ -10,9 +10,11 @@ import structlog
 from db import ClaimLostError, Identity, IllegalTransitionError, State, Upload
 from storage import KeyTooLongError, Source, StorageError
 from watcher.finished import Busy, Examination, Finished, Missing, Refused, Unreadable
+from watcher.guard import row_context
 from watcher.logs import RepeatFilter
 from watcher.openat import FileMissingError, NotOursError, UnreadableError, owned
-from watcher.problems import INCOMPLETE, LOCAL_CHANGED, MENDABLE_CODES, NOT_OURS, UNREADABLE
+from watcher.problems import INCOMPLETE, LOCAL_CHANGED, NOT_OURS, UNREADABLE
+from watcher.scanner import is_mended_by_file
 from watcher.services import Services
 from watcher.template import Ignored, PathTemplate, Rendition
 
@@ -38,6 +40,7 @@ class Intake:
         self._catalog = services.catalog
         self._naming = services.naming
         self._wake = services.wake
+        self._look_at_gate = services.look_at_gate
         self._template = template
         self._refusals = RepeatFilter()
 
@@ -65,6 +68,9 @@ class Intake:
         """Have the first stage look at a row whose file is not there; it decides whether that is `gone`."""
         if upload.state.is_stopped:
             self._reopen(upload, "the local file is no longer there")
+        elif upload.awaits_row:
+            with suppress(ClaimLostError):
+                self._ledger.dismiss(upload)
         self._wake(State.PENDING)
 
     def _take_finished(
@@ -86,10 +92,10 @@ class Intake:
 
         Its container may never have been looked into before: a file that cannot be read is recorded unseen.
         """
-        if known.state is State.GONE or (known.state is State.FAILED and known.error_code in MENDABLE_CODES):
+        if is_mended_by_file(known):
             with self._database.transaction():
-                reopened = self._reopen(known, "the file is there and can be read")
-                if reopened is not None and finding is not None:
+                reopened = self._reopen(known, "the file is there and can be read", finding)
+                if reopened is not None and finding is not None and not self._catalog.has_gate:
                     self._end(reopened, Ending(State.REJECTED, INCOMPLETE, finding))
                 elif reopened is not None:
                     self._announce(reopened)
@@ -99,10 +105,10 @@ class Intake:
             self._ledger.hurry([known.id])
         self._wake(known.state)
 
-    def _reopen(self, upload: Upload, reason: str) -> Upload | None:
+    def _reopen(self, upload: Upload, reason: str, finding: str | None = None) -> Upload | None:
         """Make a stopped row pending; None if somebody did so by hand a moment ago."""
         try:
-            return self._ledger.reopen(upload.id, reason=reason)
+            return self._ledger.reopen(upload.id, reason=reason, finding=finding)
         except IllegalTransitionError:
             return None
 
@@ -111,7 +117,7 @@ class Intake:
         if known.size != identity.size:
             return False
         if known.checksum is None:
-            return known.state is State.PENDING and finding is None
+            return known.state is State.PENDING and finding == known.finding
         try:
             with owned(self._tree.open(known.path)) as fd:
                 return Source(fd).checksum() == known.checksum
@@ -120,10 +126,20 @@ class Intake:
             return False
 
     def _take_new(self, path: str, rendition: Rendition, identity: Identity, finding: str | None) -> None:
-        ending = None if finding is None else Ending(State.REJECTED, INCOMPLETE, finding)
-        self._record_new(path, rendition, identity, ending)
+        """A catalog that has a say tells whether a doubtful container matters: people upload odd files."""
+        if finding is None or self._catalog.has_gate:
+            self._record_new(path, rendition, identity, None, finding)
+        else:
+            self._record_new(path, rendition, identity, Ending(State.REJECTED, INCOMPLETE, finding))
 
-    def _record_new(self, path: str, rendition: Rendition, identity: Identity, ending: Ending | None) -> None:
+    def _record_new(
+        self,
+        path: str,
+        rendition: Rendition,
+        identity: Identity,
+        ending: Ending | None,
+        finding: str | None = None,
+    ) -> None:
         try:
             key = self._naming.key(rendition)
         except KeyTooLongError as exc:
@@ -136,21 +152,26 @@ class Intake:
                 quality=rendition.quality,
                 object_key=key,
                 identity=identity,
+                finding=finding,
+                awaits_row=self._catalog.has_gate and ending is None,
             )
+            if upload is None:
+                return
             if ending is not None:
                 self._end(upload, ending)
             else:
                 self._announce(upload)
         if ending is None:
-            log.info("file_finished", size=identity.size, key=key, **_context(upload))
+            log.info("file_finished", size=identity.size, key=key, **row_context(upload))
             self._wake(State.PENDING)
+            self._look_at_gate()
 
     def _end(self, upload: Upload, ending: Ending) -> None:
         self._ledger.advance(upload, ending.state, error=ending.reason, error_code=ending.code)
         if ending.state is State.REJECTED:
-            log.warning("upload_rejected", code=ending.code, reason=ending.reason, **_context(upload))
+            log.warning("upload_rejected", code=ending.code, reason=ending.reason, **row_context(upload))
         else:
-            log.error("upload_failed", code=ending.code, reason=ending.reason, **_context(upload))
+            log.error("upload_failed", code=ending.code, reason=ending.reason, **row_context(upload))
 
     def _announce(self, upload: Upload) -> None:
         self._catalog.announce(
@@ -180,12 +201,3 @@ class Intake:
             with suppress(ClaimLostError):
                 self._end(known, Ending(State.FAILED, code, reason))
         return True
-
-
-def _context(upload: Upload) -> dict[str, object]:
-    return {
-        "upload": upload.id,
-        "video_id": upload.video_id,
-        "quality": upload.quality,
-        "path": upload.path,
-    }

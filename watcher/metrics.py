@@ -13,6 +13,12 @@ from prometheus_client.registry import Collector
 
 log = structlog.get_logger()
 
+CATALOG_GAUGES = {
+    "awaiting_row_uploads": "Finished files that wait for their catalog row.",
+    "overdue_row_uploads": "Those that have waited for longer than CATALOG_ROW_TIMEOUT.",
+    "orphan_objects": "Objects whose catalog rows were deleted, as of the last look.",
+}
+
 SECONDS_BUCKETS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 14400, 43200)
 
 
@@ -39,6 +45,11 @@ class Metrics:
         )
         self.published = Counter(
             "video_uploader_published_uploads", "Uploads published.", registry=self.registry
+        )
+        self.republished = Counter(
+            "video_uploader_republished_rows",
+            "Catalog rows that had gone back to another URL and were given ours again.",
+            registry=self.registry,
         )
         self.released = Counter(
             "video_uploader_released_bytes", "Bytes of local copies given up.", registry=self.registry
@@ -81,9 +92,10 @@ class Metrics:
         counts: Callable[[], Mapping[str, int]],
         settling: Callable[[], int],
         paused: Callable[[], Mapping[str, bool]],
+        catalog: Callable[[], Mapping[str, int]],
     ) -> None:
         """Serve gauges that are read at each scrape; a source that cannot answer gives no samples."""
-        self.registry.register(_Gauges(counts, settling, paused))
+        self.registry.register(_Gauges(counts, settling, paused, catalog))
 
 
 class _Gauges(Collector):
@@ -92,7 +104,9 @@ class _Gauges(Collector):
         counts: Callable[[], Mapping[str, int]],
         settling: Callable[[], int],
         paused: Callable[[], Mapping[str, bool]],
+        catalog: Callable[[], Mapping[str, int]],
     ) -> None:
+        self._catalog = catalog
         self._counts = counts
         self._settling = settling
         self._paused = paused
@@ -111,6 +125,8 @@ class _Gauges(Collector):
         for stage, is_paused in self._paused().items():
             paused.add_metric([stage], is_paused)
         yield paused
+        for name, number in self._catalog().items():
+            yield GaugeMetricFamily(f"video_uploader_{name}", CATALOG_GAUGES[name], value=number)
 
 
 class MetricsServer:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import posixpath
 from dataclasses import dataclass
 from urllib.parse import quote
 
 from db import Upload
-from storage import content_type, object_key, public_url
-from watcher.template import Rendition
+from storage import content_type, key_of_url, object_key, public_url
+from watcher.template import ORIGINAL, Rendition
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,15 @@ class Naming:
 
     def public_url(self, upload: Upload) -> str:
         """Where players find the object."""
-        return public_url(self.public_base, upload.object_key)
+        return self.public_url_of(upload.object_key)
+
+    def public_url_of(self, key: str) -> str:
+        """Where players find the object of a key."""
+        return public_url(self.public_base, key)
+
+    def key_of(self, url: str) -> str | None:
+        """The key that a public URL leads to, however it is percent-encoded; None if it is no such URL."""
+        return key_of_url(self.public_base, url)
 
     def local_url(self, upload: Upload) -> str:
         """Where players find the local copy."""
@@ -34,3 +43,16 @@ class Naming:
     def content_type(upload: Upload) -> str:
         """The object's media type, by the extension of its name."""
         return content_type(upload.filename)
+
+
+def rendition_of(video_id: str, path: str, quality: str) -> Rendition:
+    """What a file is if its quality is known, and not merely read from a name that can mean two things.
+
+    `clip_720p.mp4` is a rendition of `clip.mp4`, or the original that somebody called so.
+    """
+    name = posixpath.basename(path)
+    stem, extension = posixpath.splitext(name)
+    base = stem.removesuffix(f"_{quality}")
+    if quality == ORIGINAL or not base:
+        return Rendition(video_id, name, quality)
+    return Rendition(video_id, base + extension, quality)

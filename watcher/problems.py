@@ -25,6 +25,8 @@ KEY_TAKEN = "key-taken"
 LOCAL_MISSING = "local-missing"
 LOCAL_CHANGED = "local-changed"
 INCOMPLETE = "incomplete"
+NOT_NEWER = "row-not-newer"
+ROW_GONE = "row-gone"
 
 MENDABLE_CODES = frozenset({UNREADABLE, NOT_OURS})
 """Codes of `failed` rows whose reason the file system can take away: looked at again by every scan."""

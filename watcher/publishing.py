@@ -8,7 +8,8 @@ from datetime import timedelta
 import structlog
 
 from db import State, Upload
-from watcher.problems import Kind, SetbackError
+from watcher.openat import TreeError
+from watcher.problems import ROW_GONE, Kind, SetbackError
 from watcher.runner import Work
 from watcher.services import Policy, Services
 
@@ -23,6 +24,7 @@ class PublishStage:
     patience_seconds = 120.0
 
     def __init__(self, services: Services, policy: Policy) -> None:
+        self._tree = services.tree
         self._database = services.database
         self._ledger = services.ledger
         self._catalog = services.catalog
@@ -60,11 +62,19 @@ class PublishStage:
                 size=upload.size,
                 content_type=self._naming.content_type(upload),
             )
+        is_current = self._is_current(upload)
         with self._database.transaction():
-            rows = self._catalog.publish(upload, public_url=public_url, local_url=local_url)
+            rows = self._catalog.publish(
+                upload, public_url=public_url, local_url=local_url, is_current=is_current
+            )
             if not rows and self._catalog.creates_rows:
                 self._catalog.announce(upload, local_url=local_url, public_url=public_url)
-                rows = self._catalog.publish(upload, public_url=public_url, local_url=local_url)
+                rows = self._catalog.publish(
+                    upload, public_url=public_url, local_url=local_url, is_current=is_current
+                )
+            if not rows and self._catalog.is_forgotten(upload):
+                self._give_up(upload)
+                return
             if not rows:
                 raise SetbackError(
                     Kind.TRANSIENT,
@@ -77,3 +87,15 @@ class PublishStage:
         self._metrics.published.inc()
         log.info("upload_published", url=public_url)
         self._wake(State.PUBLISHED)
+
+    def _is_current(self, upload: Upload) -> bool:
+        """Whether the file still is what was uploaded; what cannot be looked at is not known to be."""
+        try:
+            return self._tree.stat(upload.path) == upload.identity
+        except TreeError:
+            return False
+
+    def _give_up(self, upload: Upload) -> None:
+        error = "Its catalog row was deleted before its URL could be published. The local file is kept."
+        self._ledger.advance(upload, State.GONE, error=error, error_code=ROW_GONE)
+        log.warning("upload_gone", reason=error)

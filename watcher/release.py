@@ -25,7 +25,6 @@ from watcher.openat import (
     FileMissingError,
     NotOursError,
     UnreadableError,
-    identity_of,
     open_file_at,
     owned,
     sentence,
@@ -97,7 +96,7 @@ def set_aside(tree: Tree, relative: str, upload_id: int, identity: Identity) -> 
     directory, name = tree.open_parent(relative)
     with owned(directory):
         with owned(open_file_at(directory, name, relative)) as descriptor:
-            if identity_of(os.fstat(descriptor)) != identity:
+            if tree.identity(os.fstat(descriptor)) != identity:
                 return Kept("It is not the file that was hashed any more.")
             # The compressor looks at its file after writing it, and must find it under its name.
             if lease.ask(descriptor) is Writers.SOME:
@@ -113,7 +112,7 @@ def finish(tree: Tree, aside: SetAside) -> Outcome:
     """
     directory, name = tree.open_parent(aside.aside_relative)
     with owned(directory):
-        objection = _unlink_unless_needed(directory, name, aside.aside_relative, aside.identity)
+        objection = _unlink_unless_needed(tree, directory, name, aside.aside_relative, aside.identity)
         if objection is None:
             return Released()
         return _put_back(directory, name, posixpath.basename(aside.relative), objection)
@@ -143,7 +142,7 @@ def repair(tree: Tree, aside_relative: str, original_name: str, identity: Identi
         if (
             identity is not None
             and _is_other_file(directory, name, original_name)
-            and _unlink_unless_needed(directory, name, aside_relative, identity) is None
+            and _unlink_unless_needed(tree, directory, name, aside_relative, identity) is None
         ):
             return Released()
         return _put_back(directory, name, original_name, "It was found set aside.")
@@ -166,14 +165,16 @@ def _rename_aside(directory: int, name: str, aside: SetAside) -> SetAside | Kept
     return aside
 
 
-def _unlink_unless_needed(directory: int, name: str, relative: str, identity: Identity) -> str | None:
+def _unlink_unless_needed(
+    tree: Tree, directory: int, name: str, relative: str, identity: Identity
+) -> str | None:
     """Unlink a file if it is the one we hashed, has no other name and no writer; else say why not."""
     try:
         descriptor = open_file_at(directory, name, relative)
     except (NotOursError, UnreadableError) as error:
         return error.reason
     with owned(descriptor), lease.hold(descriptor) as hold:
-        objection = _objection(hold, identity)
+        objection = _objection(tree, hold, identity)
         if objection is not None:
             return objection
         try:
@@ -184,12 +185,12 @@ def _unlink_unless_needed(directory: int, name: str, relative: str, identity: Id
     return None
 
 
-def _objection(hold: Hold, identity: Identity) -> str | None:
+def _objection(tree: Tree, hold: Hold, identity: Identity) -> str | None:
     """What speaks against unlinking an open file on which we hold a lease, or tried to."""
     status = os.fstat(hold.descriptor)
     if hold.writers is Writers.SOME:
         return "Some process has it open for writing."
-    if identity_of(status) != identity:
+    if tree.identity(status) != identity:
         return "It is not the file that was hashed any more."
     if status.st_nlink != 1:
         return f"It has {status.st_nlink} names."

@@ -22,7 +22,7 @@ log = structlog.get_logger()
 ASIDE_SECONDS = 1.0
 """A writer may be between looking a path up and opening it: so long is a file aside before it is unlinked."""
 
-CATALOG_BUSY_SECONDS = 60.0
+CATALOG_BUSY_SECONDS = 5.0
 
 
 class ReleaseStage:
@@ -97,10 +97,8 @@ class ReleaseStage:
                 raise NotYetError(
                     "retention", "It is kept until the retention is over.", left.total_seconds()
                 )
-        if not self._catalog.releasable(upload):
-            raise NotYetError(
-                "catalog-busy", "The compressor is about to write this path.", CATALOG_BUSY_SECONDS
-            )
+        if objection := self._catalog.objection(upload):
+            raise NotYetError("catalog-busy", objection, CATALOG_BUSY_SECONDS)
 
     def _repair(self, upload: Upload) -> bool:
         """Deal with what an attempt that was cut short left aside; False if that ended the row."""
@@ -134,6 +132,13 @@ class ReleaseStage:
                 return False
 
     def _lose(self, upload: Upload, confirmation: Confirmation) -> None:
+        if confirmation.etag and (later := self._ledger.replaced_by(upload, confirmation.etag)):
+            raise SetbackError(
+                Kind.OBJECT,
+                "object-replaced",
+                f"{confirmation.detail} It is that of upload {later.id} of {later.instance}, which came "
+                "later for the same video and file name. The local copy is kept.",
+            )
         if self._tree.stat(upload.path) is None:
             raise SetbackError(
                 Kind.OBJECT,

@@ -12,6 +12,7 @@ from typing import Protocol
 import structlog
 
 from db import ClaimLostError, Database, DatabaseError, Ledger, State, Upload
+from watcher.backoff import Backoff
 from watcher.guard import Guard
 from watcher.joining import join_all
 from watcher.liveness import Liveness, Pulse
@@ -19,13 +20,11 @@ from watcher.problems import Problem, problem_of
 
 log = structlog.get_logger()
 
-LEASE = timedelta(seconds=60)
-"""A claim that is not renewed for so long is anybody's again."""
-
 LONGEST_WAIT_SECONDS = 30.0
 """The ledger is asked this often even if nobody wakes the runner: another process may have changed it."""
 
-DATABASE_RETRY_SECONDS = 5.0
+DATABASE_BACKOFF = Backoff(base=0.5, factor=2.0, cap=15.0)
+"""How long a database that is away is left alone between two tries."""
 
 
 class Stage(Protocol):
@@ -64,7 +63,8 @@ class Work:
 class StageRunner:
     """The threads of one stage.
 
-    `threads` batches of up to `batch` rows are under way at once. `clock` gives monotonic seconds.
+    `threads` batches of up to `batch` rows are under way at once; a claim that is not renewed for as long as
+    `lease` is anybody's again.
     """
 
     def __init__(
@@ -75,10 +75,12 @@ class StageRunner:
         ledger: Ledger,
         guard: Guard,
         liveness: Liveness,
+        lease: timedelta,
         threads: int,
         batch: int = 1,
     ) -> None:
         self.stage = stage
+        self._lease = lease
         self._database = database
         self._ledger = ledger
         self.guard = guard
@@ -91,6 +93,7 @@ class StageRunner:
         self._stopping = threading.Event()
         self._in_flight: dict[int, Upload] = {}
         self._busy = 0
+        self._database_failures = 0
         self._is_claiming = False
         self._batches: queue.SimpleQueue[Sequence[Upload] | None] = queue.SimpleQueue()
         self._workers = [
@@ -144,9 +147,11 @@ class StageRunner:
                 self._is_claiming = True
                 try:
                     wait = self._claim()
+                    self._database_failures = 0
                 except DatabaseError as exc:
                     self._report_trouble(problem_of(exc))
-                    wait = DATABASE_RETRY_SECONDS
+                    wait = DATABASE_BACKOFF.delay(self._database_failures).total_seconds()
+                    self._database_failures += 1
                 with self._changed:
                     self._is_claiming = False
                     if not self._woken:
@@ -172,9 +177,8 @@ class StageRunner:
             rows = self._ledger.claim(
                 self.stage.state,
                 limit,
-                lease=LEASE,
+                lease=self._lease,
                 horizon=self.stage.horizon,
-                claimed_by=threading.current_thread().name,
             )
             if not rows:
                 return self._seconds_to_next()
@@ -183,14 +187,14 @@ class StageRunner:
                 self._in_flight.update({row.id: row for row in rows})
             self._batches.put(rows)
             free -= 1
-        return LEASE.total_seconds() / 3
+        return self._lease.total_seconds() / 3
 
     def _seconds_to_next(self) -> float:
         due = self._ledger.next_due(self.stage.state, horizon=self.stage.horizon)
         now = self._ledger.now()
-        if due is None or due > now + LEASE:
+        if due is None or due > now + self._lease:
             self._recover_without_probe()
-        longest = LEASE.total_seconds() / 3 if self._busy else LONGEST_WAIT_SECONDS
+        longest = self._lease.total_seconds() / 3 if self._busy else LONGEST_WAIT_SECONDS
         if due is None:
             return longest
         return min(longest, max(0.01, (due - now).total_seconds()))
@@ -205,7 +209,7 @@ class StageRunner:
         with self._changed:
             in_flight = list(self._in_flight.values())
         if in_flight:
-            self._ledger.renew(in_flight, LEASE)
+            self._ledger.renew(in_flight, self._lease)
 
     def _report_trouble(self, problem: Problem) -> None:
         if self.pause.trip(problem):

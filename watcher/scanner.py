@@ -12,7 +12,7 @@ import structlog
 from db import Ledger, State, Upload
 from watcher.logs import RepeatFilter
 from watcher.openat import NotOursError, UnreadableError
-from watcher.problems import MENDABLE_CODES
+from watcher.problems import MENDABLE_CODES, ROW_GONE
 from watcher.release import parse_aside_name
 from watcher.template import Ignored, PathTemplate
 from watcher.tree import FoundFile, Tree, UnreadableDirectory
@@ -119,6 +119,11 @@ def _pages(found: Iterator[FoundFile]) -> Iterator[list[FoundFile]]:
 
 def is_settled(row: Upload) -> bool:
     """Whether a file that is there, with its row's identity, needs no further look."""
-    if row.state in {State.PENDING, State.VERIFIED, State.PUBLISHED, State.REJECTED}:
-        return True
-    return row.state is State.FAILED and row.error_code not in MENDABLE_CODES
+    return row.state.is_live and not is_mended_by_file(row)
+
+
+def is_mended_by_file(row: Upload) -> bool:
+    """Whether a row stopped for want of a readable file, so that its being there takes the reason away."""
+    if row.state is State.GONE:
+        return row.error_code != ROW_GONE
+    return row.state is State.FAILED and row.error_code in MENDABLE_CODES

@@ -44,7 +44,10 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The collaborators of every stage; `wake` tells the stage of a state that it may have work.
+    """The collaborators of every stage.
+
+    `wake` tells the stage of a state that it may have work; `look_at_gate` says that something has come to
+    the catalog gate.
 
     `invalidator` is there with a CDN that has to be told of replaced objects, `public_check` if public URLs
     are to be fetched before they are published.
@@ -63,3 +66,4 @@ class Services:
     invalidator: Invalidator | None
     public_check: PublicCheck | None
     wake: Callable[[State], None]
+    look_at_gate: Callable[[], None]

@@ -5,241 +5,78 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
-from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from urllib.parse import quote
 
-from pydantic import AliasGenerator, Field, SecretStr
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
-
-from db import QUALITIES, sqlite_url
+from db import sqlite_url
 from watcher import setting_types as types
-from watcher.template import TEMPLATE_HELP
+from watcher.settings_base import setting
+from watcher.settings_local import CatalogKind, LocalSettings
+from watcher.settings_s3 import S3Settings
+
+__all__ = ["CatalogKind", "Settings", "state_directory"]
 
 
-class CatalogKind(StrEnum):
-    """Who creates the rows that players read."""
-
-    OWN = "own"
-    COMPRESSOR = "compressor"
-    NONE = "none"
-
-
-def _setting(meaning: str, allowed: str, default: Any = ..., **constraints: Any) -> Any:
-    return Field(default=default, description=meaning, json_schema_extra={"allowed": allowed}, **constraints)
-
-
-class Settings(BaseSettings):
+class Settings(S3Settings, LocalSettings):
     """The settings of one instance; attributes are the documented names in lower case."""
 
-    model_config = SettingsConfigDict(
-        alias_generator=AliasGenerator(validation_alias=str.upper),
-        case_sensitive=True,
-        env_ignore_empty=True,
-        extra="ignore",
-        frozen=True,
-        hide_input_in_errors=True,
-    )
-
-    completed_dir: types.Directory = _setting("Directory to watch.", "a directory's absolute path")
-    path_template: types.Template = _setting(
-        "How a path below it names a rendition. A file `{video_id}/{filename}{ext}` without a known quality "
-        "is the `original`; so is the suffix `_original`. Without `{filename}` it is the word `video`.",
-        TEMPLATE_HELP,
-        "{video_id}/{filename}_{quality}{ext}",
-    )
-    video_extensions: types.Extensions = _setting(
-        "Nothing else is ever uploaded: a log beside the videos must not become public.",
-        "extensions with their dot, separated by commas",
-        (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".ts"),
-    )
-    qualities: types.Qualities = _setting(
-        "The quality words; a subset of the default unless `CATALOG=none`.",
-        "words of letters and digits, separated by commas",
-        QUALITIES,
-    )
-    ignore_patterns: types.Patterns = _setting(
-        "Names of files and directories that are never looked at.",
-        "shell patterns, separated by commas",
-        (".*", "*.tmp", "*.part", "*.partial", "*~"),
-    )
-    database_url: types.DatabaseUrl | None = _setting(
-        "The ledger's database. Unset: PostgreSQL from the `POSTGRES_*` names when `POSTGRES_DB` is set, "
-        "else an SQLite file in `$STATE_DIRECTORY`, else in the user's state directory.",
-        "sqlite:///absolute/path or postgresql://user:password@host:port/database",
-        None,
-    )
-    database_schema: types.Identifier = _setting(
-        "The schema of our own tables on PostgreSQL.", "a lower-case SQL identifier", "video_uploader"
-    )
-    catalog: CatalogKind | None = _setting(
-        "Who creates the `video_qualities` rows. Unset: `own` on SQLite, `compressor` on PostgreSQL.",
-        "own, compressor or none",
-        None,
-    )
-    local_base_url: types.Url | None = _setting(
-        "The beginning of the local URL that stands in the row until the upload is confirmed (`own` "
-        "catalog). Unset: `file://` and the directory.",
-        "an absolute URL",
-        None,
-    )
-    postgres_host: str = _setting("The compressor's database server.", "a name or address", "localhost")
-    postgres_port: int = _setting("Its port.", "1 to 65535", 5432, ge=1, le=65535)
-    postgres_user: str = _setting("Its user.", "a role's name", "postgres")
-    postgres_password: SecretStr | None = _setting(
-        "Its password; empty means trust authentication.", "text", None
-    )
-    postgres_db: str = _setting("Its database.", "a database's name", "lambrk")
-    aws_access_key_id: SecretStr | None = _setting(
-        "Goes with the secret key. Both unset: what boto3 finds (profile, instance role, …).",
-        "text",
-        None,
-    )
-    aws_secret_access_key: SecretStr | None = _setting("The secret key.", "text", None)
-    aws_session_token: SecretStr | None = _setting("The session token of temporary keys.", "text", None)
-    aws_region: str = _setting("The bucket's region.", "a region's name", "ap-south-1")
-    aws_s3_bucket: types.Bucket = _setting(
-        "The bucket.", "a bucket's name: 3 to 63 of a-z 0-9 . -", "lam-brk"
-    )
-    aws_s3_base_url: types.Url | None = _setting(
-        "The beginning of public URLs. Unset: derived from bucket and region, or from the endpoint.",
-        "an absolute URL",
-        None,
-    )
-    cloudfront_domain: types.HostName | None = _setting(
-        "Makes the public URLs, and wins over `AWS_S3_BASE_URL`.", "a host name", None
-    )
-    cloudfront_distribution_id: types.DistributionId | None = _setting(
-        "Has the path of an object that was replaced invalidated.", "a distribution's id", None
-    )
-    aws_endpoint_url_cloudfront: types.Url | None = _setting(
-        "CloudFront's API elsewhere than at AWS.", "an http or https URL", None
-    )
-    verify_public_url: bool = _setting(
-        "Fetch from the public URL before it is published.", "true or false", False
-    )
-    aws_s3_videos_prefix: types.Prefix = _setting(
-        "The beginning of object keys.", "a path without a leading or trailing slash", "videos"
-    )
-    aws_endpoint_url: types.Url | None = _setting(
-        "An S3-compatible server instead of AWS.", "an http or https URL", None
-    )
-    aws_s3_acl: Literal["public-read", "none"] = _setting(
-        "The canned ACL of every object.", "public-read or none", "public-read"
-    )
-    aws_s3_cache_control: str = _setting(
-        "`Cache-Control` of every object; an object can be replaced under its key.",
-        "a Cache-Control value",
-        "public, max-age=3600",
-    )
-    aws_s3_storage_class: str | None = _setting(
-        "The storage class of every object. Unset: the bucket's default.",
-        "a class's name: STANDARD_IA, …",
-        None,
-    )
-    aws_s3_sse: Literal["AES256", "aws:kms"] | None = _setting(
-        "Encryption at rest. Unset: the bucket's default.", "AES256 or aws:kms", None
-    )
-    aws_s3_sse_kms_key_id: str | None = _setting(
-        "The key for `AWS_S3_SSE=aws:kms`. Unset: the account's default key.", "a key's id or ARN", None
-    )
-    aws_s3_tags: types.Tags | None = _setting(
-        "Tags of every object.", "name=value pairs separated by &, at most 10", None
-    )
-    aws_s3_expected_bucket_owner: types.AccountId | None = _setting(
-        "Requests are refused if the bucket belongs to another account.", "an account's 12 digits", None
-    )
-    max_bandwidth: types.Bandwidth | None = _setting(
-        "What all uploads together may send. Unset or `none`: no limit.",
-        "a rate such as 20MB/s, 500Mbit/s or none",
-        None,
-    )
-    stall_seconds: float = _setting(
-        "A request that makes no progress for so long is given up and tried again.",
-        "1 to 3600",
-        60,
-        ge=1,
-        le=3600,
-    )
-    cors_origins: types.Origins = _setting(
-        "Origins whose scripts may read the objects: what `bucket setup` allows and `doctor` tries.",
-        "`*`, or origins such as https://example.com, separated by commas",
-        ("*",),
-    )
-    lifecycle_transition_days: int | None = _setting(
-        "`bucket setup` lets objects of this age move to the class below. Unset: never.",
-        "0 to 36500",
-        None,
-        ge=0,
-        le=36500,
-    )
-    lifecycle_transition_class: (
-        Literal["STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR", "GLACIER", "DEEP_ARCHIVE"]
-        | None
-    ) = _setting(
-        "The storage class they move to; out of `GLACIER` and `DEEP_ARCHIVE` nothing can be played.",
-        "STANDARD_IA, ONEZONE_IA, INTELLIGENT_TIERING, GLACIER_IR, GLACIER or DEEP_ARCHIVE",
-        None,
-    )
-    lifecycle_expire_days: int | None = _setting(
-        "`bucket setup` lets objects of this age be deleted, whoever still links to them. Unset: never.",
-        "1 to 36500",
-        None,
-        ge=1,
-        le=36500,
-    )
-    instance_id: types.InstanceName | None = _setting(
+    instance_id: types.InstanceName | None = setting(
         "This daemon's name in the ledger. Unset: the host name.",
         "1 to 100 printable characters",
         None,
     )
-    upload_concurrency: int = _setting("Files uploaded at once.", "1 to 64", 4, ge=1, le=64)
-    settle_seconds: float = _setting(
+    shared_directory: bool = setting(
+        "Several daemons work on this one directory, each seeing it under the same path and using the same "
+        "database; every file is uploaded by whichever takes it first.",
+        "true or false",
+        False,
+    )
+    claim_seconds: float = setting(
+        "A daemon that has given no sign of life for so long loses the uploads it was working on to others.",
+        "5 to 3600",
+        60,
+        ge=5,
+        le=3600,
+    )
+    upload_concurrency: int = setting("Files uploaded at once.", "1 to 64", 4, ge=1, le=64)
+    settle_seconds: float = setting(
         "Quiet window on size, mtime and inode where no lease can be had.", "0.1 to 3600", 5, ge=0.1, le=3600
     )
-    rescan_seconds: float = _setting("Period of the full scan.", "1 to 86400", 300, ge=1, le=86400)
-    release_after_seconds: float = _setting(
+    rescan_seconds: float = setting("Period of the full scan.", "1 to 86400", 300, ge=1, le=86400)
+    release_after_seconds: float = setting(
         "How long the local copy stays after publication: people may still be playing it from its local URL.",
         "0 to 315360000",
         86400,
         ge=0,
         le=315_360_000,
     )
-    keep_local: bool = _setting("Never release a local copy; wins over everything.", "true or false", False)
-    prune_directories_after_days: float | None = _setting(
+    keep_local: bool = setting("Never release a local copy; wins over everything.", "true or false", False)
+    prune_directories_after_days: float | None = setting(
         "Remove empty directories that have not changed for so long. Unset: never.",
         "more than 0, up to 36500",
         None,
         gt=0,
         le=36500,
     )
-    metrics_address: types.Address = _setting(
+    metrics_address: types.Address = setting(
         "Where `/metrics` is served; empty: nowhere.", "host:port, or empty", "127.0.0.1:9108"
     )
-    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], types.UpperCase] = _setting(
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], types.UpperCase] = setting(
         "The least severe log line that is written.", "DEBUG, INFO, WARNING or ERROR", "INFO"
     )
-    log_format: Literal["json", "console"] | None = _setting(
+    log_format: Literal["json", "console"] | None = setting(
         "Unset: `console` on a terminal, else `json`.", "json or console", None
     )
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Everything comes in through `load_settings`, which knows the two sources and their order."""
-        del settings_cls, env_settings, dotenv_settings, file_secret_settings
-        return (init_settings,)
 
     @property
     def instance(self) -> str:
         """This daemon's name in the ledger."""
         return self.instance_id or socket.gethostname()
+
+    @property
+    def ledger_instance(self) -> str:
+        """Whose uploads these are in the ledger: this daemon's, or everybody's on a shared directory."""
+        return f"shared:{self.completed_dir}" if self.shared_directory else self.instance
 
     @property
     def bandwidth(self) -> float | None:

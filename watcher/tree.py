@@ -9,7 +9,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from db import Identity
 from watcher.openat import (
@@ -73,10 +73,13 @@ class Tree:
     then on it is this very directory, known by device and inode. It is opened anew for every call, because a
     descriptor that stays open would keep its file system from being unmounted.
 
+    `is_shared` says that several machines see it, each through a device number of its own.
+
     Raises RootUnavailableError if there is no such directory.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, *, is_shared: bool = False) -> None:
+        self._is_shared = is_shared
         try:
             self.root = os.path.realpath(root, strict=True)
             status = os.stat(self.root)
@@ -84,6 +87,11 @@ class Tree:
             raise RootUnavailableError(root, sentence(error)) from error
         self._known = (status.st_dev, status.st_ino)
         self.check_root()
+
+    def identity(self, status: os.stat_result) -> Identity:
+        """The identity that a stat result speaks of, the same on every machine that sees the directory."""
+        identity = identity_of(status)
+        return replace(identity, device=0) if self._is_shared else identity
 
     def check_root(self) -> None:
         """Make sure that the root can be listed and is the directory it was at the start.
@@ -134,7 +142,7 @@ class Tree:
         *parents, name = _components(relative)
         try:
             with owned(self._enter(parents, relative, SEARCH)) as directory:
-                return identity_of(plain_status_at(directory, name, relative))
+                return self.identity(plain_status_at(directory, name, relative))
         except FileMissingError:
             return None
 
@@ -189,11 +197,19 @@ class Tree:
                             if enter(path):
                                 yield from self._walk_child(directory, found.name, path, enter, depth + 1)
                         elif found.is_file(follow_symlinks=False):
-                            yield from _found(found, path)
+                            yield from self._found(found, path)
             except OSError as error:
                 if not below:
                     raise RootUnavailableError(self.root, sentence(error)) from error
                 yield UnreadableDirectory(below, sentence(error))
+
+    def _found(self, found: "os.DirEntry[str]", path: str) -> Iterator[FoundFile]:
+        try:
+            status = found.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        if stat.S_ISREG(status.st_mode):
+            yield FoundFile(path, self.identity(status))
 
     def _walk_child(
         self, directory: int, name: str, path: str, enter: Callable[[str], bool], depth: int
@@ -256,12 +272,3 @@ def _components(relative: str) -> list[str]:
     except UnicodeEncodeError as error:
         raise NotOursError(relative, "It has characters that no file name can have.") from error
     return parts
-
-
-def _found(found: "os.DirEntry[str]", path: str) -> Iterator[FoundFile]:
-    try:
-        status = found.stat(follow_symlinks=False)
-    except FileNotFoundError:
-        return
-    if stat.S_ISREG(status.st_mode):
-        yield FoundFile(path, identity_of(status))

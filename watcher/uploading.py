@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import structlog
 
-from db import GateVerdict, State, Upload
+from db import CatalogRow, GateVerdict, State, Upload
 from storage import (
     Confirmation,
     Multipart,
@@ -22,17 +22,18 @@ from storage import (
     part_size_for,
 )
 from watcher import lease
-from watcher.openat import identity_of, owned
-from watcher.problems import KEY_TAKEN, Kind, LookAgainError, NotYetError, SetbackError
+from watcher.matching import admission
+from watcher.openat import owned
+from watcher.problems import KEY_TAKEN, NOT_NEWER, Kind, LookAgainError, NotYetError, SetbackError
+from watcher.recording import until_recorded
 from watcher.runner import Work
 from watcher.services import Services
 from watcher.tracking import Tracking
 
 log = structlog.get_logger()
 
-GATE_SECONDS = 1.0
-PROGRESS_SECONDS = 1.0
-"""The ledger hears of an upload's progress at most this often."""
+RIVAL_SECONDS = 1.0
+"""How soon to ask again whether the file that has the same key is gone."""
 
 
 class UploadStage:
@@ -55,6 +56,7 @@ class UploadStage:
         self._invalidator = services.invalidator
         self._longest_backoff = services.backoff.longest
         self._wake = services.wake
+        self._look_at_gate = services.look_at_gate
         self._clock = clock
 
     def is_enabled(self) -> bool:
@@ -75,18 +77,23 @@ class UploadStage:
     def _advance(self, upload: Upload, work: Work) -> None:
         with owned(self._tree.open(upload.path)) as fd:
             self._require_as_settled(upload, fd)
-            self._require_own_key(upload)
-            if not self._passes_gate(upload):
+            admitted = self._pass_gate(upload)
+            if admitted is None:
                 return
+            upload = admitted
+            self._require_own_key(upload)
             source = Source(fd)
             upload = self._with_checksum(upload, source, work)
             there = self._confirm(upload, source, upload.part_size or part_size_for(source.size))
+            if there.verdict is Verdict.DIFFERS and (proven := self._ledger.proof_for_row(upload)):
+                self._await_newer_row(upload, proven)
+                return
             receipt = self._adopt(upload, there)
             if receipt is None:
                 receipt = self._send(upload, source, work, self._condition(upload, there))
             source.ensure_unchanged()
             self._require_same_path(upload)
-        self._record_verified(upload, receipt)
+        until_recorded(lambda: self._record_verified(upload, receipt), work)
         self._metrics.confirmed.labels(by=receipt.confirmed_by).inc()
         log.info("upload_verified", confirmed_by=receipt.confirmed_by, etag=receipt.etag, size=upload.size)
         self._wake(State.VERIFIED)
@@ -115,7 +122,7 @@ class UploadStage:
         """The row may have waited for hours: the file must still be the one that was finished."""
         if lease.ask(fd) is lease.Writers.SOME:
             raise LookAgainError("A process has it open for writing again.")
-        if identity_of(os.fstat(fd)) != upload.identity:
+        if self._tree.identity(os.fstat(fd)) != upload.identity:
             raise LookAgainError("Its size, time or inode is not what it was when it was finished.")
 
     def _require_same_path(self, upload: Upload) -> None:
@@ -128,7 +135,7 @@ class UploadStage:
             return
         if rival.state is State.PENDING and self._tree.stat(rival.path) is None:
             reason = f"{rival.path}, which had the same object key, is being given up."
-            raise NotYetError(KEY_TAKEN, reason, GATE_SECONDS)
+            raise NotYetError(KEY_TAKEN, reason, RIVAL_SECONDS)
         raise SetbackError(
             Kind.OBJECT,
             KEY_TAKEN,
@@ -136,15 +143,40 @@ class UploadStage:
             f"then retry {upload.id}.",
         )
 
-    def _passes_gate(self, upload: Upload) -> bool:
+    def _pass_gate(self, upload: Upload) -> Upload | None:
+        """Ask the gate once more, for the row may have changed; None if the upload does not go on."""
         gate = self._catalog.gate(upload)
-        if gate.verdict is GateVerdict.WAIT:
-            raise NotYetError("catalog-gate", gate.reason, GATE_SECONDS)
-        if gate.verdict is GateVerdict.REJECTED:
-            log.warning("upload_rejected", code="catalog-failed", reason=gate.reason)
-            self._ledger.advance(upload, State.REJECTED, error=gate.reason, error_code="catalog-failed")
-            return False
-        return True
+        match gate.verdict:
+            case GateVerdict.WAIT:
+                self._ledger.await_row(upload, reason=gate.reason, code=gate.code)
+                log.info("upload_awaits_row", code=gate.code, reason=gate.reason)
+                self._look_at_gate()
+                return None
+            case GateVerdict.REJECTED:
+                log.warning("upload_rejected", code=gate.code, reason=gate.reason)
+                self._ledger.advance(upload, State.REJECTED, error=gate.reason, error_code=gate.code)
+                return None
+        return upload if gate.row is None else self._named_by(upload, gate.row)
+
+    def _named_by(self, upload: Upload, row: CatalogRow) -> Upload:
+        """The upload under the names that its row gives it; parts sent under another key are given up."""
+        settled = admission(upload, row, self._naming)
+        if upload.finding is not None:
+            log.warning("container_doubtful", finding=upload.finding)
+        if settled["object_key"] == upload.object_key and row.id == upload.catalog_row_id:
+            return upload
+        if settled["object_key"] != upload.object_key and upload.multipart_id is not None:
+            self._store.abort(upload.object_key, upload.multipart_id)
+            upload = self._ledger.record(upload, multipart_id=None, part_size=None)
+        return self._ledger.record(upload, **settled)
+
+    def _await_newer_row(self, upload: Upload, proven: Upload) -> None:
+        reason = (
+            f"The object {upload.object_key} was verified for catalog row {proven.catalog_row_id} (upload "
+            f"{proven.id}) and has other content: it is replaced only for a newer row."
+        )
+        log.warning("upload_awaits_row", code=NOT_NEWER, reason=reason)
+        self._ledger.await_row(upload, reason=reason, code=NOT_NEWER)
 
     def _with_checksum(self, upload: Upload, source: Source, work: Work) -> Upload:
         """Take the checksum anew each time: what the ledger remembers may be of before a power cut."""
@@ -180,9 +212,10 @@ class UploadStage:
 
     def _require_replaceable(self, upload: Upload, there: Confirmation) -> None:
         """An object that no row of ours knows is replaced only if it is older than the file's row."""
-        if any(there.etag == earlier.etag for earlier in self._ledger.of_key(upload.object_key)):
+        if there.etag is not None and self._ledger.known_etag(upload.object_key, there.etag):
             return
-        if there.last_modified is not None and there.last_modified >= upload.discovered_at:
+        appeared_at = upload.catalog_row_at or upload.discovered_at
+        if there.last_modified is not None and there.last_modified >= appeared_at:
             raise SetbackError(
                 Kind.OBJECT,
                 "foreign-object",

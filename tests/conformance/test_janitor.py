@@ -52,6 +52,7 @@ def enqueue(ledger: Ledger, key: str, multipart_id: str | None = None) -> Upload
         object_key=key,
         identity=Identity(1, 2, 3, 4),
     )
+    assert upload is not None
     return ledger.record(upload, multipart_id=multipart_id, part_size=8 * 1024 * 1024)
 
 

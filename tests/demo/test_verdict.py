@@ -55,7 +55,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
 @pytest.fixture
 def upload(database: Database) -> Upload:
     """A rendition that the daemon has only just found."""
-    return Ledger(database, INSTANCE).enqueue(
+    found = Ledger(database, INSTANCE).enqueue(
         RENDITION.path,
         video_id=VIDEO_ID,
         filename="a.mp4",
@@ -63,6 +63,8 @@ def upload(database: Database) -> Upload:
         object_key=f"videos/{RENDITION.path}",
         identity=Identity(device=1, inode=2, size=len(CONTENT), mtime_ns=3),
     )
+    assert found is not None
+    return found
 
 
 @pytest.mark.parametrize("size", [0, 1, len(CONTENT)])

@@ -26,7 +26,7 @@ from tests.unit.watcher.conftest import make_place
 from tests.unit.watcher.test_metrics import free_address
 from tests.workshop import BUCKET, VIDEO_ID
 from watcher.cli.app import app
-from watcher.house import connect
+from watcher.configuration import connect
 from watcher.settings import Settings
 from watcher.settings_report import MASK
 
@@ -450,7 +450,7 @@ def test_retry_makes_what_waits_after_an_error_due_now(copy: Command) -> None:
         (row,) = ledger.uploads(state=State.REJECTED)
         ledger.reopen(row.id, reason="for the test")
         lease = timedelta(seconds=60)
-        (claimed,) = ledger.claim(State.PENDING, 1, lease=lease, horizon=timedelta(days=1), claimed_by="test")
+        (claimed,) = ledger.claim(State.PENDING, 1, lease=lease, horizon=timedelta(days=1))
         ledger.postpone(claimed, delay=timedelta(minutes=5), error="S3 did not answer.", error_code="timeout")
     assert "0 pending again, 1 due now instead of later" in copy("retry", "--state", "pending").out
     (row_now,) = copy("list", "--json", "--state", "pending").json()

@@ -18,7 +18,7 @@ from tests.integration.conftest import MakeSettings
 from tests.peer import writer
 from tests.s3_server import S3Server
 from tests.workshop import BUCKET, VIDEO_ID, open_workshop
-from watcher.house import connect
+from watcher.configuration import connect
 from watcher.settings import Settings
 
 PATH = f"{VIDEO_ID}/my video_720p.mp4"

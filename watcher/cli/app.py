@@ -15,7 +15,6 @@ from storage import StorageError
 from watcher.cli import doctor, explain, objects, retry, run, show
 from watcher.cli.bucket import bucket
 from watcher.cli.common import FINE, MISUSED, UNDONE, CommandError, Invocation, complain
-from watcher.house import UnsupportedCatalogError
 from watcher.instance_lock import InstanceRunningError, LockUnavailableError
 from watcher.openat import TreeError
 from watcher.settings_loading import SettingsError
@@ -85,8 +84,6 @@ def _exit_code() -> int:
         sys.stdout.flush()
     except SettingsError as exc:
         return _refuse(exc.problems, MISUSED)
-    except UnsupportedCatalogError as exc:
-        return _refuse([str(exc)], MISUSED)
     except CommandError as exc:
         return _refuse([str(exc)], exc.code)
     except typer.TyperException as exc:

@@ -22,7 +22,7 @@ from storage import (
     wanted,
 )
 from watcher.cli.common import UNDONE, complain, invocation, say
-from watcher.house import storage_config
+from watcher.configuration import storage_config
 from watcher.settings import Settings
 
 bucket = typer.Typer(

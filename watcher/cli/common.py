@@ -17,7 +17,7 @@ from rich.text import Text
 
 from db import Ledger, pending_migrations
 from watcher import instance_lock
-from watcher.house import connect
+from watcher.configuration import connect, ledger_of
 from watcher.settings import Settings, state_directory
 from watcher.settings_loading import load_settings
 from watcher.terminal import printable
@@ -68,7 +68,7 @@ def open_ledger(settings: Settings, *, read_only: bool) -> Iterator[Ledger]:
                     "The ledger is not there yet or of an older version; start `video-uploader run` once, "
                     "which brings it up to date."
                 )
-            yield Ledger(database, settings.instance)
+            yield ledger_of(settings, database)
     finally:
         database.close()
 

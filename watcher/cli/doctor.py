@@ -10,8 +10,8 @@ import typer
 from storage import CheckResult, Outcome, check_storage, smallest_policy
 from watcher import lease
 from watcher.cli.common import MISUSED, UNDONE, CommandError, daemon_lock, invocation, print_json, say
+from watcher.configuration import storage_config
 from watcher.doctor import check_host
-from watcher.house import storage_config
 from watcher.settings import Settings
 
 

@@ -19,8 +19,8 @@ from watcher.cli.common import (
     say,
 )
 from watcher.cli.show import paused_stages
+from watcher.configuration import make_catalog, path_template, tree_of
 from watcher.examining import describe
-from watcher.house import make_catalog, path_template
 from watcher.openat import TreeError
 from watcher.outlook import outlook
 from watcher.settings import Settings
@@ -50,7 +50,7 @@ class _Subject:
 
     def catalog(self, video_id: str) -> None:
         """Tell what players are given for a video."""
-        for row in make_catalog(self.settings, self.ledger.database).rows(video_id):
+        for row in make_catalog(self.settings, self.ledger).rows(video_id):
             say(f"Catalog row {row.id}: {row.quality} {row.status}, url {row.url}")
 
     def _on_disk(self, path: str) -> str:
@@ -121,7 +121,7 @@ def _is_text(path: str) -> bool:
 
 def _tree(settings: Settings) -> Tree | None:
     try:
-        return Tree(settings.completed_dir)
+        return tree_of(settings)
     except TreeError:
         return None
 

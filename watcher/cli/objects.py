@@ -23,10 +23,10 @@ from watcher.cli.common import (
     path_below,
     say,
 )
+from watcher.configuration import path_template, storage_config
 from watcher.examining import in_words
 from watcher.finished import Finished, examine
-from watcher.house import path_template, storage_config
-from watcher.openat import identity_of, owned
+from watcher.openat import owned
 from watcher.settings import Settings
 from watcher.template import Ignored, Rendition
 from watcher.terminal import printable
@@ -164,7 +164,7 @@ def _finished(tree: Tree, relative: str) -> Iterator[int]:
     if not isinstance(seen, Finished) or seen.finding is not None:
         raise CommandError(f"{relative} was not uploaded. {in_words(seen)}")
     with owned(tree.open(relative)) as fd:
-        if identity_of(os.fstat(fd)) != seen.identity:
+        if tree.identity(os.fstat(fd)) != seen.identity:
             raise CommandError(f"{relative} was not uploaded. It changed while it was looked at.")
         yield fd
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,6 +15,8 @@ IDENTITY = Identity(device=2049, inode=12, size=1_000, mtime_ns=1_700_000_000_00
 CHECKSUM = "AAAAAAAAAAA="
 PUBLIC_URL = "https://bucket.example/videos/my_video_720p.mp4"
 LOCAL_URL = "file:///completed/my_video_720p.mp4"
+_INODES = itertools.count(IDENTITY.inode)
+"""Each upload that a test adds is of other content: the same content is not added twice."""
 LEASE = timedelta(seconds=60)
 HORIZON = timedelta(hours=1)
 
@@ -52,14 +55,16 @@ def enqueue(ledger: Ledger, path: str = "v/my_video_720p.mp4", **changes: Any) -
         "filename": "my_video.mp4",
         "quality": "720p",
         "object_key": f"videos/{path}",
-        "identity": IDENTITY,
+        "identity": replace(IDENTITY, inode=next(_INODES)),
     }
-    return ledger.enqueue(path, **rendition | changes)
+    upload = ledger.enqueue(path, **rendition | changes)
+    assert upload is not None
+    return upload
 
 
-def claim(ledger: Ledger, state: State = State.PENDING, limit: int = 10, by: str = "worker") -> list[Upload]:
+def claim(ledger: Ledger, state: State = State.PENDING, limit: int = 10) -> list[Upload]:
     """Claim with the usual lease and horizon."""
-    return ledger.claim(state, limit, lease=LEASE, horizon=HORIZON, claimed_by=by)
+    return ledger.claim(state, limit, lease=LEASE, horizon=HORIZON)
 
 
 def bring(ledger: Ledger, upload: Upload, state: State) -> Upload:

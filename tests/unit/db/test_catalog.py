@@ -107,10 +107,10 @@ def test_a_lost_object_is_withdrawn(ledger: Ledger, catalog: OwnCatalog) -> None
 def test_the_local_copy_is_needed_until_the_row_shows_the_object(ledger: Ledger, catalog: OwnCatalog) -> None:
     announce(catalog, ledger)
     upload = bring(ledger, enqueue(ledger), State.PUBLISHED)
-    assert not catalog.releasable(enqueue(ledger))
-    assert not catalog.releasable(upload)
+    assert catalog.objection(enqueue(ledger))
+    assert catalog.objection(upload)
     catalog.publish(upload, public_url=PUBLIC_URL, local_url=LOCAL_URL)
-    assert catalog.releasable(upload)
+    assert catalog.objection(upload) is None
 
 
 def test_catalog_and_ledger_change_together_or_not_at_all(
@@ -150,14 +150,15 @@ def test_without_a_catalog_nothing_is_written_and_all_goes_on(database: Database
     assert catalog.gate(upload).is_open
     assert catalog.publish(upload, public_url=PUBLIC_URL, local_url=LOCAL_URL) == 1
     assert catalog.withdraw(upload, public_url=PUBLIC_URL, local_url=LOCAL_URL) == 0
-    assert catalog.releasable(upload)
+    assert catalog.objection(upload) is None
     assert list(catalog.rows(VIDEO_ID)) == []
+    assert not catalog.is_forgotten(upload)
     assert not catalog.creates_rows
     assert OwnCatalog(database).rows(VIDEO_ID) == []
 
 
 def test_a_gate_that_is_not_open_says_why() -> None:
     assert Gate.opened() == Gate(GateVerdict.OPEN)
-    assert Gate.wait("the row is not ready") == Gate(GateVerdict.WAIT, "the row is not ready")
-    assert not Gate.wait("the row is not ready").is_open
-    assert not Gate.rejected("the encode failed").is_open
+    assert Gate.wait("no-row", "it is not there") == Gate(GateVerdict.WAIT, "no-row", "it is not there")
+    assert not Gate.wait("no-row", "it is not there").is_open
+    assert not Gate.rejected("encode-failed", "it says so").is_open

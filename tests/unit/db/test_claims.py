@@ -24,8 +24,8 @@ def test_the_longest_due_are_claimed_first_and_no_more_than_wanted(ledger: Ledge
 
 def test_a_claim_says_whose_it_is_and_until_when(ledger: Ledger, clock: Clock) -> None:
     before = enqueue(ledger)
-    claimed = only(claim(ledger, by="worker-1"))
-    assert (claimed.claimed_by, claimed.claimed_until) == ("worker-1", clock.now + LEASE)
+    claimed = only(claim(ledger))
+    assert (claimed.claimed_by, claimed.claimed_until) == ("main", clock.now + LEASE)
     assert claimed.claim > before.claim
     assert ledger.current(before.path) == claimed
 
@@ -39,9 +39,9 @@ def test_only_the_wanted_state_is_claimed(ledger: Ledger) -> None:
 
 def test_an_expired_claim_passes_on_and_its_late_holder_is_fenced(ledger: Ledger, clock: Clock) -> None:
     enqueue(ledger)
-    late = only(claim(ledger, by="late"))
+    late = only(claim(ledger))
     clock.now += LEASE
-    claimed = only(claim(ledger, by="next"))
+    claimed = only(claim(ledger))
     with pytest.raises(ClaimLostError, match=f"Claim {late.claim} on upload {late.id}"):
         ledger.record(late, bytes_sent=1)
     assert ledger.record(claimed, bytes_sent=2).bytes_sent == 2
@@ -59,9 +59,9 @@ def test_a_renewed_claim_stays(ledger: Ledger, clock: Clock) -> None:
 
 def test_a_lost_claim_is_not_renewed(ledger: Ledger, clock: Clock) -> None:
     enqueue(ledger)
-    late = only(claim(ledger, by="late"))
+    late = only(claim(ledger))
     clock.now += LEASE
-    claimed = only(claim(ledger, by="next"))
+    claimed = only(claim(ledger))
     clock.now += LEASE / 2
     ledger.renew([late], LEASE)
     assert ledger.current(claimed.path) == claimed
@@ -119,7 +119,7 @@ def test_workers_in_threads_never_claim_the_same_row(database: Database, ledger:
         claimed: list[int] = []
         with database.session():
             together.wait(timeout=30)
-            while batch := claim(ledger, limit=3, by=f"worker-{name}"):
+            while batch := claim(ledger, limit=3):
                 claimed += [upload.id for upload in batch]
         return claimed
 
@@ -140,7 +140,7 @@ with database.session():
     ledger.counts()
     print("ready", flush=True)
     sys.stdin.readline()
-    while batch := ledger.claim(State.PENDING, 3, lease=lease, horizon=lease * 60, claimed_by=sys.argv[3]):
+    while batch := ledger.claim(State.PENDING, 3, lease=lease, horizon=lease * 60):
         claimed += [upload.id for upload in batch]
 print(*claimed)
 database.close()

@@ -206,6 +206,7 @@ class TestPostgresPool:
             "instances",
             "video_qualities",
             "invalidations",
+            "publications",
             "schema_migration",
         }
         assert {name for (name,) in found} == tables

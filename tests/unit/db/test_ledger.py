@@ -37,7 +37,7 @@ def story(ledger: Ledger, upload: Upload) -> list[tuple[str, str]]:
 
 
 def test_a_new_upload_is_pending_and_due(ledger: Ledger, clock: Clock) -> None:
-    upload = enqueue(ledger, "v/a_720p.mp4", object_key="videos/v/a_720p.mp4")
+    upload = enqueue(ledger, "v/a_720p.mp4", object_key="videos/v/a_720p.mp4", identity=IDENTITY)
     assert ledger.current("v/a_720p.mp4") == upload
     assert (upload.instance, upload.path, upload.video_id) == ("main", "v/a_720p.mp4", VIDEO_ID)
     assert (upload.filename, upload.quality, upload.identity) == ("my_video.mp4", "720p", IDENTITY)
@@ -76,13 +76,28 @@ def test_the_worker_of_superseded_content_can_write_nothing_more(ledger: Ledger)
         ledger.postpone(late, delay=timedelta(0), error="timeout", error_code="timeout")
 
 
+def test_the_same_content_is_added_once(ledger: Ledger) -> None:
+    """Two daemons on a shared directory may both find it: the second one is told that it is known."""
+    first = enqueue(ledger, identity=IDENTITY)
+    again = ledger.enqueue(
+        first.path,
+        video_id=first.video_id,
+        filename=first.filename,
+        quality=first.quality,
+        object_key=first.object_key,
+        identity=IDENTITY,
+    )
+    assert again is None
+    assert ledger.uploads() == [first]
+
+
 def test_an_identity_is_adopted_without_disturbing_the_work(ledger: Ledger) -> None:
     enqueue(ledger)
     claimed = only(claim(ledger))
     renumbered = Identity(device=1, inode=2, size=1_000, mtime_ns=3)
     adopted = ledger.adopt_identity(claimed, renumbered)
     assert adopted.identity == renumbered
-    assert (adopted.state, adopted.claim, adopted.claimed_by) == (State.PENDING, claimed.claim, "worker")
+    assert (adopted.state, adopted.claim, adopted.claimed_by) == (State.PENDING, claimed.claim, "main")
     assert ledger.events(claimed.id)[-1].event == "identity"
     assert ledger.record(claimed, bytes_sent=1).identity == renumbered
 
@@ -158,7 +173,7 @@ def test_progress_is_recorded_under_the_same_claim(ledger: Ledger) -> None:
         )
     assert (recorded.checksum, recorded.multipart_id, recorded.part_size) == (CHECKSUM, "m", 8)
     assert (recorded.bytes_sent, recorded.url) == (2, PUBLIC_URL)
-    assert (recorded.state, recorded.claim, recorded.claimed_by) == (State.PENDING, claimed.claim, "worker")
+    assert (recorded.state, recorded.claim, recorded.claimed_by) == (State.PENDING, claimed.claim, "main")
 
 
 @pytest.mark.parametrize("fact", ["state", "claim", "released_at", "no_such_column"])
@@ -268,9 +283,9 @@ def test_a_claim_given_back_leaves_no_trace(ledger: Ledger) -> None:
 
 def test_what_was_lost_cannot_be_given_back(ledger: Ledger, clock: Clock) -> None:
     enqueue(ledger)
-    late = only(claim(ledger, by="late"))
+    late = only(claim(ledger))
     clock.advance(hours=1)
-    claimed = only(claim(ledger, by="next"))
+    claimed = only(claim(ledger))
     ledger.yield_back(late)
     assert ledger.current(late.path) == claimed
 

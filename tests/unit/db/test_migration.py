@@ -17,17 +17,32 @@ from db import Database, DatabaseError, ErrorKind, Ledger, migrate, pending_migr
 from tests.postgres import PostgresServer
 from tests.unit.db.places import Place, enqueue
 
-ALL = ["0001_initial", "0002_invalidations"]
+ALL = ["0001_initial", "0002_invalidations", "0003_catalog_rows"]
 HISTORY = "schema_migration"
 
 
-def sqlite_schema(database: Database) -> set[str]:
-    """Every statement that made something, without what makes no difference."""
+def sqlite_schema(database: Database) -> set[tuple[str, ...]]:
+    """Every statement that made something, in parts, without what makes no difference: the parts' order."""
     with database.operation("read the schema") as connected:
         cursor = connected.execute_sql(
             "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND tbl_name <> ?", (HISTORY,)
         )
-        return {re.sub(r'[\s"]|IF NOT EXISTS', "", statement) for (statement,) in cursor.fetchall()}
+        return {parts_of(re.sub(r'[\s"]|IF NOT EXISTS', "", statement)) for (statement,) in cursor.fetchall()}
+
+
+def parts_of(statement: str) -> tuple[str, ...]:
+    """A table's columns and constraints, sorted: columns that came later stand behind the constraints."""
+    if not statement.startswith("CREATETABLE"):
+        return (statement,)
+    head, _, body = statement.removesuffix(")").partition("(")
+    parts, depth = [""], 0
+    for character in body:
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if character == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return (head, *sorted(parts))
 
 
 POSTGRES_SCHEMA = (

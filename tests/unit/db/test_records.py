@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from db import Identity, Ledger, State, Upload, format_time
 from db.records import parse_time
-from tests.unit.db.places import IDENTITY, VIDEO_ID, bring, enqueue
+from tests.unit.db.places import VIDEO_ID, bring, enqueue
 
 LISTED = """
     id video_id filename quality path device inode size mtime_ns checksum etag version_id object_key url state
@@ -30,7 +30,7 @@ def test_an_upload_survives_json(ledger: Ledger) -> None:
     assert listed["video_id"] == VIDEO_ID
     assert listed["verified_at"] == "2024-05-17T12:00:00.000000Z"
     assert listed["published_at"] is None
-    assert Identity(*(listed[name] for name in ("device", "inode", "size", "mtime_ns"))) == IDENTITY
+    assert Identity(*(listed[name] for name in ("device", "inode", "size", "mtime_ns"))) == upload.identity
 
 
 def test_an_upload_cannot_be_changed(ledger: Ledger) -> None:

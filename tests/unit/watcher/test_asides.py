@@ -55,6 +55,7 @@ def crash_in_release(tree: Tree, ledger: Ledger) -> Upload:
         object_key=f"videos/{PATH}",
         identity=identity_of(os.stat(os.path.join(tree.root, PATH))),
     )
+    assert upload is not None
     assert isinstance(set_aside(tree, PATH, upload.id, upload.identity), SetAside)
     return upload
 

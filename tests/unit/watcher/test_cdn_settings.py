@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from watcher.house import naming, storage_config
+from watcher.configuration import naming, storage_config
 from watcher.settings import Settings
 
 

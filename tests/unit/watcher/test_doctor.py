@@ -16,9 +16,9 @@ from db import Ledger, migrate
 from storage import CheckResult, Outcome
 from tests.workshop import VIDEO_ID, settings_for
 from watcher import directory_checks, instance_lock
+from watcher.configuration import connect
 from watcher.directory_checks import check_directory, check_disk
 from watcher.doctor import check_host
-from watcher.house import connect
 from watcher.settings import Settings
 
 Checked = dict[str, CheckResult]

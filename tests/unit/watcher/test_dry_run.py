@@ -11,8 +11,8 @@ from db import Ledger, State, migrate
 from tests.fault_proxy import FaultProxy
 from tests.media import Media
 from tests.workshop import VIDEO_ID, settings_for
+from watcher.configuration import connect, naming, path_template
 from watcher.dry_run import Plan, Planner, count_actions, reading_ledger
-from watcher.house import connect, naming, path_template
 from watcher.settings import Settings
 from watcher.template import Rendition
 from watcher.tree import Tree
@@ -95,6 +95,7 @@ def recorded(settings: Settings, state: State | None = None) -> None:
             object_key=naming(settings).key(rendition),
             identity=identity,
         )
+        assert upload is not None
         if state is not None:
             ledger.advance(upload, state, error="because the test says so", error_code="test")
 

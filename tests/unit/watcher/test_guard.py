@@ -65,7 +65,7 @@ class Stand:
         row = self.ledger.current(path) or enqueue(self.ledger, path)
         if row.state is not state:
             bring(self.ledger, row, state)
-        (claimed,) = self.ledger.claim(state, 1, lease=LEASE, horizon=timedelta(hours=1), claimed_by="worker")
+        (claimed,) = self.ledger.claim(state, 1, lease=LEASE, horizon=timedelta(hours=1))
         return claimed
 
     def attempt(self, upload: Upload, outcome: Exception | None = None) -> Upload:
@@ -111,7 +111,7 @@ def test_after_a_transient_error_the_row_waits_ever_longer_and_the_stage_goes_on
         assert longest - 0.9 < stand.seconds_to_next_attempt(failed) <= longest
         assert [(log["event"], log["log_level"]) for log in logs] == [("attempt_failed", "warning")]
         # A horizon of nothing makes every row that waits due now.
-        (row,) = stand.ledger.claim(State.PENDING, 1, lease=LEASE, horizon=timedelta(0), claimed_by="worker")
+        (row,) = stand.ledger.claim(State.PENDING, 1, lease=LEASE, horizon=timedelta(0))
     assert stand.pause.problem is None
     assert (
         stand.workshop.house.metrics.registry.get_sample_value(
@@ -144,7 +144,7 @@ def test_an_environment_error_pauses_the_stage_once_and_fails_no_row(
 ) -> None:
     for number in range(3):
         enqueue(stand.ledger, f"v/{number}_720p.mp4")
-    claimed = stand.ledger.claim(State.PENDING, 3, lease=LEASE, horizon=LEASE, claimed_by="worker")
+    claimed = stand.ledger.claim(State.PENDING, 3, lease=LEASE, horizon=LEASE)
     with capture_logs() as logs:
         rows = [stand.attempt(row, trouble) for row in claimed]
     assert len(rows) == 3

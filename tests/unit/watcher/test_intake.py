@@ -212,7 +212,7 @@ def test_a_waiting_row_whose_file_became_unreadable_fails(workshop: Workshop, vi
 
 def test_a_row_that_a_worker_holds_is_left_to_it(workshop: Workshop, video: bytes) -> None:
     workshop.put(PATH, video)
-    (row,) = workshop.house.ledger.claim(State.PENDING, 1, lease=LEASE, horizon=LEASE, claimed_by="worker")
+    (row,) = workshop.house.ledger.claim(State.PENDING, 1, lease=LEASE, horizon=LEASE)
     workshop.intake.take(PATH, Unreadable("Reading it failed."))
     assert workshop.row(PATH) == row
 
@@ -222,7 +222,7 @@ def test_a_row_that_a_worker_claims_at_this_moment_is_left_to_it(
 ) -> None:
     seen = workshop.put(PATH, video)
     ledger = workshop.house.ledger
-    (row,) = ledger.claim(State.PENDING, 1, lease=LEASE, horizon=LEASE, claimed_by="worker")
+    (row,) = ledger.claim(State.PENDING, 1, lease=LEASE, horizon=LEASE)
     with monkeypatch.context() as late:
         late.setattr(ledger, "current", lambda _: seen)
         workshop.intake.take(PATH, Unreadable("Reading it failed."))

@@ -11,7 +11,7 @@ from urllib.request import urlopen
 import pytest
 from structlog.testing import capture_logs
 
-from watcher.metrics import Metrics, MetricsServer
+from watcher.metrics import CATALOG_GAUGES, Metrics, MetricsServer
 
 
 def free_address() -> str:
@@ -44,7 +44,12 @@ def metrics() -> Metrics:
 
 
 def test_every_name_is_ours(metrics: Metrics) -> None:
-    metrics.watch(counts=lambda: {"pending": 3}, settling=lambda: 0, paused=lambda: {"upload": False})
+    metrics.watch(
+        counts=lambda: {"pending": 3},
+        settling=lambda: 0,
+        paused=lambda: {"upload": False},
+        catalog=lambda: dict.fromkeys(CATALOG_GAUGES, 1),
+    )
     metrics.setbacks.labels(stage="upload", kind="transient").inc()
     names = {re.split(r"[{ ]", sample)[0] for sample in scrape(metrics)}
     assert len(names) > 10
@@ -65,10 +70,12 @@ def test_counters_count(metrics: Metrics) -> None:
 def test_gauges_are_asked_at_every_scrape(metrics: Metrics) -> None:
     counts = {"pending": 3, "failed": 0}
     paused = {"upload": True, "publish": False}
-    metrics.watch(counts=lambda: counts, settling=lambda: 7, paused=lambda: paused)
+    catalog = {"awaiting_row_uploads": 5}
+    metrics.watch(counts=lambda: counts, settling=lambda: 7, paused=lambda: paused, catalog=lambda: catalog)
     sampled = scrape(metrics)
     assert sampled['video_uploader_uploads{state="pending"}'] == 3
     assert sampled["video_uploader_settling_files"] == 7
+    assert sampled["video_uploader_awaiting_row_uploads"] == 5
     assert sampled['video_uploader_stage_paused{stage="upload"}'] == 1
     counts["pending"] = 2
     paused["upload"] = False
@@ -78,7 +85,7 @@ def test_gauges_are_asked_at_every_scrape(metrics: Metrics) -> None:
 
 
 def test_a_source_that_cannot_answer_gives_no_samples_and_the_rest_is_served(metrics: Metrics) -> None:
-    metrics.watch(counts=dict, settling=lambda: 1, paused=dict)
+    metrics.watch(counts=dict, settling=lambda: 1, paused=dict, catalog=dict)
     sampled = scrape(metrics)
     assert not [name for name in sampled if name.startswith("video_uploader_uploads{")]
     assert sampled["video_uploader_settling_files"] == 1

@@ -26,6 +26,10 @@ ROW = Upload(
     confirmed_by=None,
     object_key="videos/v/a_720p.mp4",
     url=None,
+    finding=None,
+    awaits_row=False,
+    catalog_row_id=None,
+    catalog_row_at=None,
     state=State.PENDING,
     attempts=0,
     due_at=NOW,
@@ -108,7 +112,7 @@ def test_an_upload_under_way_says_how_far_it_is() -> None:
 
 @pytest.mark.parametrize("state", [State.PENDING, State.VERIFIED, State.PUBLISHED])
 def test_a_row_that_is_claimed_is_being_worked_on(state: State) -> None:
-    assert told(state=state, claimed_by="worker").endswith("stage is working on it.")
+    assert told(state=state).endswith("stage is working on it.")
 
 
 def test_what_waits_says_until_when() -> None:

@@ -16,13 +16,13 @@ from structlog.testing import capture_logs
 from db import DatabaseError, ErrorKind, Ledger, State, Upload
 from storage import ErrorKind as StorageErrorKind
 from storage import StorageError, UploadCancelledError
-from tests.unit.db.places import STEPS, Clock, enqueue
+from tests.unit.db.places import LEASE, STEPS, Clock, enqueue
 from tests.workshop import Workshop
 from watcher.backoff import Backoff
 from watcher.liveness import Liveness
 from watcher.pause import StagePause
 from watcher.problems import Kind, Problem
-from watcher.runner import LEASE, StageRunner, Work
+from watcher.runner import StageRunner, Work
 
 WAIT_SECONDS = 10
 DENIED = StorageError(StorageErrorKind.ENVIRONMENT, "upload", "k", "AccessDenied", "Allow it.")
@@ -90,6 +90,7 @@ class Stand:
             ledger=self.ledger,
             guard=self.guard,
             liveness=self.liveness,
+            lease=LEASE,
             threads=threads,
             batch=batch,
         )
@@ -191,9 +192,7 @@ def test_a_claim_is_renewed_while_its_row_is_at_work(stand: Stand) -> None:
         until_time = stand.clock.advance(seconds=50) + LEASE
         runner.wake()
         until(lambda: stand.ledger.uploads(ids=[row.id])[0].claimed_until == until_time)  # noqa: B023
-        others = stand.ledger.claim(
-            State.PENDING, 1, lease=LEASE, horizon=timedelta(hours=1), claimed_by="another"
-        )
+        others = stand.ledger.claim(State.PENDING, 1, lease=LEASE, horizon=timedelta(hours=1))
         assert others == []
     go_on.set()
     stand.ended(1)
@@ -202,9 +201,7 @@ def test_a_claim_is_renewed_while_its_row_is_at_work(stand: Stand) -> None:
 
 def test_a_claim_that_an_earlier_life_left_is_taken_when_it_has_run_out(stand: Stand) -> None:
     stand.enqueue(1)
-    (row,) = stand.ledger.claim(
-        State.PENDING, 1, lease=LEASE, horizon=timedelta(hours=1), claimed_by="killed"
-    )
+    (row,) = stand.ledger.claim(State.PENDING, 1, lease=LEASE, horizon=timedelta(hours=1))
     stand.clock.advance(seconds=60)
     stand.run()
     assert [(done.id, done.claim) for done in stand.ended(1)] == [(row.id, row.claim + 1)]
@@ -305,6 +302,7 @@ def test_a_runner_that_never_started_is_stopped_in_vain(stand: Stand) -> None:
         ledger=stand.ledger,
         guard=stand.guard,
         liveness=stand.liveness,
+        lease=LEASE,
         threads=1,
     )
     runner.request_stop()

@@ -16,7 +16,7 @@ from tests.unit.db.places import bring
 from tests.unit.watcher.conftest import NOBODY
 from tests.workshop import VIDEO_ID, Workshop
 from watcher import scanner as scanner_module
-from watcher.house import path_template
+from watcher.configuration import path_template
 from watcher.openat import RootUnavailableError
 from watcher.scanner import Scanner
 

@@ -1,0 +1,106 @@
+"""The catalogs as peewee models: our own table, the compressor's, and what we published onto its rows."""
+
+from peewee import (
+    SQL,
+    BigIntegerField,
+    BooleanField,
+    CharField,
+    Check,
+    DecimalField,
+    Field,
+    ForeignKeyField,
+    IntegerField,
+    Model,
+    TextField,
+)
+
+from db.fields import CanonicalUuidField, UtcTimeField
+
+QUALITIES = ("144p", "240p", "360p", "480p", "720p", "1080p", "1440p", "2160p", "original")
+"""The quality words that the catalog's schema accepts: the compressor's own list."""
+
+
+def words_in_sql(*words: str) -> str:
+    """The words as SQL lists them behind IN."""
+    return "(" + ", ".join(f"'{word}'" for word in words) + ")"
+
+
+QUALITY_CHECKS = (
+    Check(f"quality IN {words_in_sql(*QUALITIES)}", "video_qualities_quality_known"),
+    Check("status IN ('processing', 'ready', 'failed')", "video_qualities_status_known"),
+)
+
+
+class PublicationRow(Model):
+    """Which row of the compressor's catalog shows which object (`db.publications`)."""
+
+    row_id = CanonicalUuidField(primary_key=True)
+    upload: "ForeignKeyField[Model]"
+    """Added by `db.models.bind`, for it must refer to the uploads of the same database."""
+    instance = TextField()
+    url = TextField()
+    local_url = TextField(null=True)
+    published_at = UtcTimeField()
+
+
+class CompressorRow(Model):
+    """The compressor's table `video_qualities`: the columns we read, of which we write `url` alone.
+
+    It is never made or changed by us. Its times do not know their zone.
+    """
+
+    id = CanonicalUuidField(primary_key=True)
+    video_id = CanonicalUuidField()
+    quality = TextField()
+    url = TextField()
+    status = TextField()
+    file_size = BigIntegerField(null=True)
+    created_at = Field()
+    updated_at = Field()
+
+
+class QualityRow(Model):
+    """Our own catalog: the compressor's table `video_qualities`, its columns and checks.
+
+    Its foreign key to `videos` is missing, for there is no such table here, and its times know their zone.
+    """
+
+    id = CanonicalUuidField(primary_key=True)
+    video_id = CanonicalUuidField()
+    quality = CharField(max_length=20)
+    url = TextField()
+    file_size = BigIntegerField(null=True)
+    bitrate = IntegerField(null=True)
+    resolution_width = IntegerField(null=True)
+    resolution_height = IntegerField(null=True)
+    codec = CharField(max_length=50, null=True)
+    container = CharField(max_length=20, null=True)
+    duration = IntegerField(null=True)
+    is_default = BooleanField(default=False, constraints=[SQL("DEFAULT FALSE")])
+    status = CharField(max_length=20, default="processing", constraints=[SQL("DEFAULT 'processing'")])
+    fps = DecimalField(max_digits=10, decimal_places=2, null=True)
+    pixel_format = CharField(max_length=20, null=True)
+    color_space = CharField(max_length=20, null=True)
+    color_range = CharField(max_length=20, null=True)
+    audio_codec = CharField(max_length=50, null=True)
+    audio_bitrate = IntegerField(null=True)
+    audio_sample_rate = IntegerField(null=True)
+    audio_channels = IntegerField(null=True)
+    aspect_ratio = CharField(max_length=20, null=True)
+    frame_count = BigIntegerField(null=True)
+    encoding_time = IntegerField(null=True)
+    processing_started_at = UtcTimeField(null=True)
+    processing_completed_at = UtcTimeField(null=True)
+    created_at = UtcTimeField()
+    updated_at = UtcTimeField()
+
+
+def index_qualities(qualities: type[QualityRow]) -> None:
+    """Give our own catalog its indexes."""
+    qualities.add_index(qualities.video_id, qualities.quality, name="video_qualities_of_video")
+    qualities.add_index(
+        qualities.video_id,
+        unique=True,
+        where=qualities.is_default == SQL("TRUE"),
+        name="video_qualities_one_default",
+    )

@@ -1,0 +1,139 @@
+"""The compressor's table: everything may be read of it, and of what is in it `url` alone may be changed."""
+
+from collections.abc import Collection, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from peewee import SQL, fn
+
+from db.database import Database
+from db.records import CatalogRow, Upload
+from db.states import State
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
+
+
+class CompressorRows:
+    """The rows of `video_qualities`, for one instance of the ledger that is kept beside them.
+
+    The times that the compressor writes do not know their zone; they are taken to be in the server's. Every
+    method may raise DatabaseError.
+    """
+
+    def __init__(self, database: Database, instance: str) -> None:
+        self._database = database
+        self._instance = instance
+        self._rows = database.tables.compressor_rows
+        self._uploads = database.tables.uploads
+
+    def of_video(self, video_id: str, *, locked: bool = False) -> list[CatalogRow]:
+        """The rows of a video, oldest first; `locked` until the end of the transaction."""
+        query = self._select().where(self._rows.video_id == video_id).order_by(self._rows.id)
+        if locked:
+            query = query.for_update()
+        with self._database.operation("read the compressor's catalog"):
+            return _sorted(_row(values) for values in query.dicts())
+
+    def of_waiting(
+        self, *, since: datetime | None = None, after: int = 0, limit: int
+    ) -> list[tuple[Upload, list[CatalogRow]]]:
+        """What waits at the catalog gate, and all rows of its videos: one query, answered by indexes.
+
+        At most `limit` uploads with numbers behind `after`, only those waiting since `since` or later.
+        """
+        uploads, rows = self._uploads, self._rows
+        page: Any = uploads.select(uploads.id).where(
+            uploads.instance == self._instance,
+            uploads.awaits_row == SQL("TRUE"),
+            uploads.state == State.PENDING,
+            uploads.id > after,
+        )
+        if since is not None:
+            page = page.where(uploads.due_at >= since)
+        page = page.order_by(uploads.id).limit(limit)
+        columns = [column.alias(f"row_{name}") for name, column in self._columns().items()]
+        query: Any = (
+            uploads.select(uploads, *columns)
+            .left_outer_join(rows, on=rows.video_id == uploads.video_id)
+            .where(uploads.id.in_(page))
+            .order_by(uploads.id)
+        )
+        found: dict[int, tuple[Upload, list[CatalogRow]]] = {}
+        with self._database.operation("ask the catalog for waiting files"):
+            for values in query.dicts():
+                of_row = {name: values.pop(f"row_{name}") for name in self._columns()}
+                entry = found.setdefault(values["id"], (Upload(**values), []))
+                if of_row["id"] is not None:
+                    entry[1].append(_row(of_row))
+        return [(upload, _sorted(of_video)) for upload, of_video in found.values()]
+
+    def not_shown(self, states: Collection[State]) -> dict[str, list[CatalogRow]]:
+        """By video, the ready rows that do not show what we last published onto them, or nothing of ours yet.
+
+        Of videos that have an upload in one of the states.
+        """
+        uploads, rows, shown = self._uploads, self._rows, self._database.tables.publications
+        of_ours: Any = uploads.select(uploads.video_id).where(
+            uploads.instance == self._instance, uploads.state.in_(sorted(states))
+        )
+        as_published: Any = shown.select(shown.row_id).where(shown.row_id == rows.id, shown.url == rows.url)
+        query = self._select().where(
+            rows.status == "ready", rows.video_id.in_(of_ours), ~fn.EXISTS(as_published)
+        )
+        found: dict[str, list[CatalogRow]] = {}
+        with self._database.operation("compare the catalog with what was published"):
+            for values in query.dicts():
+                row = _row(values)
+                found.setdefault(row.video_id, []).append(row)
+        return found
+
+    def gone_back(self, since: datetime) -> list[CatalogRow]:
+        """The ready rows published onto since then that show another URL than we gave them."""
+        rows, shown = self._rows, self._database.tables.publications
+        query = (
+            self._select()
+            .join(shown, on=shown.row_id == rows.id)
+            .where(
+                shown.instance == self._instance,
+                shown.published_at >= since,
+                rows.status == "ready",
+                rows.url != shown.url,
+            )
+        )
+        with self._database.operation("watch the rows that were published"):
+            return [_row(values) for values in query.dicts()]
+
+    def set_url(self, shown: Iterable[CatalogRow], url: str) -> int:
+        """Give rows a URL, each only if it still is as it was read; says how many it was given to."""
+        rows = self._rows
+        changed = 0
+        with self._database.transaction("publish a URL in the compressor's catalog"):
+            for row in shown:
+                as_read = (rows.id == row.id, rows.status == row.status, rows.url == row.url)
+                changed += int(rows.update(url=url).where(*as_read).execute())
+        return changed
+
+    def any_shows(self, urls: Sequence[str]) -> bool:
+        """Whether any row at all, of whatever video, has one of the URLs. Reads the whole table."""
+        query: Any = self._rows.select(self._rows.id).where(self._rows.url.in_(list(urls))).limit(1)
+        with self._database.operation("see whether a row shows an object"):
+            return query.scalar() is not None
+
+    def _select(self) -> Any:
+        return self._rows.select(*(column.alias(name) for name, column in self._columns().items()))
+
+    def _columns(self) -> dict[str, Any]:
+        rows = self._rows
+        plain = (rows.id, rows.video_id, rows.quality, rows.url, rows.status, rows.file_size)
+        times = {column.name: column.cast("timestamptz") for column in (rows.created_at, rows.updated_at)}
+        return {column.name: column for column in plain} | times
+
+
+def _row(values: dict[str, Any]) -> CatalogRow:
+    times = {name: (values[name] or _EPOCH).astimezone(UTC) for name in ("created_at", "updated_at")}
+    ids = {name: str(values[name]) for name in ("id", "video_id")}
+    return CatalogRow(**values | times | ids)
+
+
+def _sorted(rows: Iterable[CatalogRow]) -> list[CatalogRow]:
+    return sorted(rows, key=lambda row: row.age_order)

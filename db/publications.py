@@ -1,0 +1,91 @@
+"""Which rows of the compressor's catalog show which objects, and what stood there before.
+
+The compressor's table remembers neither: its local URL begins as each request wished, and whoever takes an
+object back needs it again.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from db.database import Database
+from db.records import CatalogRow, Upload
+
+PAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """One row that was given the public URL of an upload's object."""
+
+    row_id: str
+    upload_id: int
+    url: str
+    local_url: str | None
+    """What it showed before; None if it showed the object already."""
+    published_at: datetime
+
+
+class Publications:
+    """The publications of one instance. Every method may raise DatabaseError."""
+
+    def __init__(self, database: Database, instance: str) -> None:
+        self._database = database
+        self._instance = instance
+        self._shown = database.tables.publications
+        self._rows = database.tables.compressor_rows
+
+    def record(self, row: CatalogRow, upload: Upload, url: str, at: datetime) -> None:
+        """Note that a row, as it was read, shows `url` from now on."""
+        shown = self._shown
+        local_url = None if row.url == url else row.url
+        values = {"upload": upload.id, "instance": self._instance, "url": url, "published_at": at}
+        if local_url is not None:
+            values["local_url"] = local_url
+        with self._database.transaction("note a publication"):
+            insert = shown.insert(row_id=row.id, **values)
+            insert.on_conflict(conflict_target=[shown.row_id], update=values).execute()
+
+    def of_rows(self, row_ids: list[str]) -> dict[str, Publication]:
+        """The publications onto rows, by the rows' ids."""
+        query = self._select().where(self._shown.row_id.in_(row_ids))
+        return {publication.row_id: publication for publication in self._fetch(query)}
+
+    def forget(self, row_ids: list[str]) -> None:
+        """Rows that show nothing of ours any more, or are no more."""
+        with self._database.transaction("forget publications"):
+            self._shown.delete().where(self._shown.row_id.in_(row_ids)).execute()
+
+    def forget_upload(self, upload: Upload) -> None:
+        """Nothing shows the upload's object any more."""
+        with self._database.transaction("forget an upload's publications"):
+            self._shown.delete().where(self._shown.upload == upload.id).execute()
+
+    def of_deleted_rows(self) -> Iterator[Publication]:
+        """The publications whose rows were deleted since, a page at a time."""
+        shown, rows = self._shown, self._rows
+        query = self._select().left_outer_join(rows, on=rows.id == shown.row_id)
+        return self._pages(query.where(shown.instance == self._instance, rows.id.is_null()))
+
+    def all(self) -> Iterator[Publication]:
+        """Every publication, a page at a time."""
+        return self._pages(self._select().where(self._shown.instance == self._instance))
+
+    def _pages(self, query: Any) -> Iterator[Publication]:
+        shown = self._shown
+        query = query.order_by(shown.row_id).limit(PAGE)
+        page = self._fetch(query)
+        while page:
+            yield from page
+            page = self._fetch(query.where(shown.row_id > page[-1].row_id))
+
+    def _select(self) -> Any:
+        shown = self._shown
+        return shown.select(
+            shown.row_id, shown.upload.alias("upload_id"), shown.url, shown.local_url, shown.published_at
+        )
+
+    def _fetch(self, query: Any) -> list[Publication]:
+        with self._database.operation("read the publications"):
+            return [Publication(**values) for values in query.dicts()]
