@@ -45,8 +45,8 @@ def main(arguments: list[str] | None = None, *, stopped: Event | None = None) ->
         def compress(video_id: str, source: Path, video_url_base: str) -> bool:
             try:
                 return _compress(compressor, options, video_id, source, video_url_base, stopped)
-            except psycopg.Error as exc:
-                # Its row may have been deleted meanwhile; the other videos go on.
+            except (psycopg.Error, OSError) as exc:
+                # Its row or its directory may have been taken away meanwhile; the other videos go on.
                 print(f"{' '.join(str(exc).split())}: {source}", flush=True)
                 return False
 

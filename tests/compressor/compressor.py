@@ -83,9 +83,9 @@ class Compressor:
         output = self.completed_dir / video_id / f"{source.stem}_{quality}.mp4"
         # Raw, whatever the name has in it: percent-encoding is not this program's habit.
         url = f"{folder_url}/{output.name}"
+        output.parent.mkdir(parents=True, exist_ok=True)
         row = self.recorder.processing(video_id, quality, url)
         self.hook(Step.ROW_INSERTED, video_id, quality)
-        output.parent.mkdir(parents=True, exist_ok=True)
         try:
             encode(
                 source,

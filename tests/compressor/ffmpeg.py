@@ -31,8 +31,8 @@ class FfmpegError(Exception):
     @classmethod
     def ended(cls, returncode: int, output: str | Path, said: str) -> FfmpegError:
         """It ended with a code, negative for a signal, on a file."""
-        last_words = " ".join(said.strip().splitlines()[-1:])
-        return cls(f"ffmpeg ended with {returncode} on {output}: {last_words}")
+        last_words = said.strip().splitlines()[-1:]
+        return cls(": ".join([f"ffmpeg ended with {returncode} on {output}", *last_words]))
 
 
 @dataclass(frozen=True, slots=True)
