@@ -1,4 +1,4 @@
-"""What every test is held to: it ends the threads that it started."""
+"""What every test is held to, to end the threads it started, and what is too slow to start twice."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
+
+from tests.postgres import PostgresServer, PostgresUnavailableError, running_postgres
 
 JOIN_SECONDS = 5.0
 """Threads that were told to stop may take this long, all together; it is waited only while there are any."""
@@ -23,3 +25,13 @@ def _no_thread_is_left() -> Iterator[None]:
         thread.join(max(0.0, deadline - time.monotonic()))
     left = [thread.name for thread in started if thread.is_alive()]
     assert not left, f"threads were left running: {', '.join(left)}"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """One PostgreSQL server for all tests; those that need it are skipped where it does not start."""
+    try:
+        with running_postgres() as server:
+            yield server
+    except PostgresUnavailableError as exc:
+        pytest.skip(str(exc))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from unittest.mock import patch
+from urllib.parse import urlsplit
 
 import psycopg
 from psycopg import sql
@@ -28,6 +29,16 @@ class PostgresServer:
         name = f"test_{uuid.uuid4().hex}"
         yield name
         self.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(name)))
+
+    @contextmanager
+    def fresh_database(self) -> Iterator[str]:
+        """The URL of a new, empty database; it is dropped afterwards, whoever is still connected to it."""
+        name = f"test_{uuid.uuid4().hex}"
+        self.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        try:
+            yield urlsplit(self.url)._replace(path=f"/{name}").geturl()
+        finally:
+            self.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
     def execute(self, statement: sql.Composed | sql.SQL) -> list[tuple[object, ...]]:
         """Run one statement as superuser, on a connection of its own; returns its rows."""

@@ -5,14 +5,21 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 from types import FrameType
 
-from tests.compressor.compressor import HEIGHTS, Compressor
-from tests.compressor.recorder import NoDatabase
+import psycopg
+
+from tests.compressor.compressor import Compressor
+from tests.compressor.database import add_video, create_schema, delete_video
+from tests.compressor.options import parse
+from tests.compressor.postgres_recorder import PostgresRecorder
+from tests.compressor.recorder import NoDatabase, Recorder
+from tests.compressor.steps import Hook, Step
 
 
 def main(arguments: list[str] | None = None, *, stopped: Event | None = None) -> int:
@@ -20,53 +27,79 @@ def main(arguments: list[str] | None = None, *, stopped: Event | None = None) ->
 
     `stopped` ends it after the encodes that are under way, so that no ffmpeg outlives it.
     """
-    options = _options(arguments)
-    compressor = Compressor(options.completed_dir, options.qualities, NoDatabase(), aside=options.copy_aside)
+    options = parse(arguments, __doc__)
+    stopped = stopped or Event()
+    if options.create_tables:
+        create_schema(options.database, options.schema)
+    with _recorder(options) as recorder:
+        compressor = Compressor(
+            options.completed_dir,
+            options.qualities,
+            recorder,
+            aside=options.copy_aside,
+            hook=_delaying(dict(options.delay), stopped),
+            failures=dict(options.fail),
+            shrink=options.shrink,
+        )
 
-    def compress(video_id: str, source: Path) -> bool:
-        good = True
-        for outcome in compressor.compress(video_id, source):
+        def compress(video_id: str, source: Path, video_url_base: str) -> bool:
+            try:
+                return _compress(compressor, options, video_id, source, video_url_base, stopped)
+            except (psycopg.Error, OSError) as exc:
+                # Its row or its directory may have been taken away meanwhile; the other videos go on.
+                print(f"{' '.join(str(exc).split())}: {source}", flush=True)
+                return False
+
+        with ThreadPoolExecutor(options.parallel) as pool:
+            good = list(pool.map(compress, options.video_id, options.source, options.video_url_base))
+    deleted = [_delete(options, video_id) for video_id in options.delete]
+    return 0 if all(good + deleted) else 1
+
+
+def _compress(
+    compressor: Compressor,
+    options: argparse.Namespace,
+    video_id: str,
+    source: Path,
+    video_url_base: str,
+    stopped: Event,
+) -> bool:
+    """Compress one video as often as asked; returns whether all of it is made and good."""
+    if options.database:
+        add_video(options.database, video_id, title=source.stem, schema=options.schema)
+    good = True
+    for _ in range(1 + options.again):
+        for outcome in compressor.compress(video_id, source, video_url_base=video_url_base):
             good = good and outcome.error is None
             print(f"{outcome.error or 'ready'}: {outcome.path}", flush=True)
-            if stopped is not None and stopped.is_set():
+            if stopped.is_set():
                 return False
-        return good
-
-    with ThreadPoolExecutor(options.parallel) as pool:
-        return 0 if all(list(pool.map(compress, options.video_id, options.source))) else 1
+    return good
 
 
-def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.compressor", description=__doc__)
-    parser.add_argument("--source", type=_absolute, nargs="+", required=True, help="source videos")
-    parser.add_argument(
-        "--video-id", type=_video_id, nargs="+", default=[], help="one for each source; made up if not given"
-    )
-    parser.add_argument("--completed-dir", type=_absolute, required=True, help="where the outputs go")
-    parser.add_argument("--qualities", type=_qualities, required=True, help=f"some of {','.join(HEIGHTS)}")
-    parser.add_argument("--parallel", type=int, default=1, choices=range(1, 11), help="videos at once")
-    parser.add_argument("--copy-aside", type=_absolute, help="a second place for a copy of every good output")
-    options = parser.parse_args(arguments)
-    options.video_id = options.video_id or [str(uuid.uuid4()) for _ in options.source]
-    if len(options.video_id) != len(options.source):
-        parser.error("--video-id: give one for each --source, or none")
-    return options
+def _delete(options: argparse.Namespace, video_id: str) -> bool:
+    deleted = delete_video(options.database, video_id, schema=options.schema)
+    print(f"{'deleted' if deleted else 'not there to be deleted'}: {video_id}", flush=True)
+    return deleted
 
 
-def _absolute(text: str) -> Path:
-    # A relative name with a colon in it would be a protocol to ffmpeg.
-    return Path(text).absolute()
+@contextmanager
+def _recorder(options: argparse.Namespace) -> Iterator[Recorder]:
+    if not options.database:
+        yield NoDatabase()
+        return
+    with PostgresRecorder(options.database, options.schema) as recorder:
+        yield recorder
 
 
-def _video_id(text: str) -> str:
-    return str(uuid.UUID(text))
+def _delaying(delays: dict[Step, float], stopped: Event) -> Hook:
+    """A hook that waits, though not for longer than until the program is to stop."""
 
+    def wait(step: Step, video_id: str, quality: str | None) -> None:
+        if step in delays:
+            stopped.wait(delays[step])
 
-def _qualities(text: str) -> list[str]:
-    words = [word.strip() for word in text.split(",")]
-    if unknown := [word for word in words if word not in HEIGHTS]:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(HEIGHTS)}")
-    return words
+    return wait
 
 
 def _stopped_by_sigterm() -> Event:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from signal import Signals
 
-from tests.compressor.ffmpeg import FfmpegError, encode, probe
+from tests.compressor.encoding import encode
+from tests.compressor.ffmpeg import FfmpegError, probe
 from tests.compressor.recorder import Recorder
+from tests.compressor.steps import Hook, Step, go_on
 
 HEIGHTS = {
     "144p": 144,
@@ -22,6 +25,11 @@ HEIGHTS = {
     "2160p": 2160,
 }
 """Pixels, by quality word; the original is no encode."""
+
+ORIGINAL = "original"
+"""The quality word of the source's copy."""
+
+DEFAULT_URL_BASE = "https://example.com/videos"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,54 +47,87 @@ class Compressor:
 
     With `aside` every good output is also copied there, under the same relative path, for somebody who wants
     to compare what arrived elsewhere with what was written here.
+
+    `failures` names encodes, as video id and quality, whose ffmpeg is sent a signal in the middle. `hook` is
+    called at every step. `shrink` divides the heights, but not the names of the qualities, for whoever needs
+    many files and cares little what they show.
     """
 
     completed_dir: Path
     qualities: Sequence[str]
     recorder: Recorder
     aside: Path | None = None
-    video_url_base: str = "https://example.com/videos"
+    video_url_base: str = DEFAULT_URL_BASE
+    hook: Hook = go_on
+    failures: Mapping[tuple[str, str], Signals] = field(default_factory=dict)
+    shrink: int = 1
 
-    def compress(self, video_id: str, source: Path) -> Iterator[Outcome]:
-        """Work on one video: its qualities, lowest first, then its original; yields each as it is done."""
+    def compress(
+        self, video_id: str, source: Path, *, video_url_base: str | None = None
+    ) -> Iterator[Outcome]:
+        """Work on one video: its qualities, lowest first, then its original; yields each as it is done.
+
+        `video_url_base` is this request's own; the compressor's unless given.
+        """
+        folder_url = f"{self.video_url_base if video_url_base is None else video_url_base}/{video_id}"
         default_row = None
         for quality in sorted(self.qualities, key=HEIGHTS.__getitem__):
-            row, outcome = self._rendition(video_id, source, quality)
+            row, outcome = self._rendition(video_id, source, quality, folder_url)
             default_row = default_row if outcome.error else row
             yield outcome
         self.recorder.finished(video_id, default_row)
-        yield self._original(video_id, source)
+        self.hook(Step.DEFAULTED, video_id, None)
+        yield self._original(video_id, source, folder_url)
 
-    def _rendition(self, video_id: str, source: Path, quality: str) -> tuple[str, Outcome]:
+    def _rendition(self, video_id: str, source: Path, quality: str, folder_url: str) -> tuple[str, Outcome]:
         output = self.completed_dir / video_id / f"{source.stem}_{quality}.mp4"
-        url = self._local_url(output)
-        row = self.recorder.processing(video_id, quality, url)
+        # Raw, whatever the name has in it: percent-encoding is not this program's habit.
+        url = f"{folder_url}/{output.name}"
         output.parent.mkdir(parents=True, exist_ok=True)
+        row = self.recorder.processing(video_id, quality, url)
+        self.hook(Step.ROW_INSERTED, video_id, quality)
         try:
-            encode(source, output, height=HEIGHTS[quality])
+            encode(
+                source,
+                output,
+                height=self._height(quality),
+                started=lambda: self.hook(Step.ENCODE_STARTED, video_id, quality),
+                ended_by=self.failures.get((video_id, quality)),
+            )
+            self.hook(Step.ENCODED, video_id, quality)
             with self._kept_aside(output):
-                self.recorder.ready(row, url, probe(output))
+                found = probe(output)
+                self.hook(Step.PROBED, video_id, quality)
+                self.recorder.ready(row, url, found)
         except (FfmpegError, FileNotFoundError) as exc:
             # A broken file stays where it is.
+            self.hook(Step.BROKEN, video_id, quality)
             self.recorder.failed(row)
+            self.hook(Step.FAILED, video_id, quality)
             return row, Outcome(output, quality, str(exc))
+        self.hook(Step.READY, video_id, quality)
         return row, Outcome(output, quality)
 
-    def _original(self, video_id: str, source: Path) -> Outcome:
+    def _original(self, video_id: str, source: Path, folder_url: str) -> Outcome:
         output = self.completed_dir / video_id / source.name
         if not output.exists():
             shutil.copy2(source, output)
+        self.hook(Step.COPIED, video_id, ORIGINAL)
         try:
             with self._kept_aside(output):
                 found = probe(output)
-                row = self.recorder.original(video_id, self._local_url(output))
+                self.hook(Step.ORIGINAL_PROBED, video_id, ORIGINAL)
+                row = self.recorder.original(video_id, f"{folder_url}/{output.name}")
+                self.hook(Step.ORIGINAL_INSERTED, video_id, ORIGINAL)
                 self.recorder.describe(row, found)
         except (FfmpegError, FileNotFoundError) as exc:
-            return Outcome(output, "original", str(exc))
-        return Outcome(output, "original")
+            return Outcome(output, ORIGINAL, str(exc))
+        self.hook(Step.DESCRIBED, video_id, ORIGINAL)
+        return Outcome(output, ORIGINAL)
 
-    def _local_url(self, output: Path) -> str:
-        return f"{self.video_url_base}/{output.relative_to(self.completed_dir).as_posix()}"
+    def _height(self, quality: str) -> int:
+        # Half the resolution of the colors must be a whole number of lines, too.
+        return HEIGHTS[quality] // self.shrink // 2 * 2
 
     @contextmanager
     def _kept_aside(self, output: Path) -> Iterator[None]:

@@ -1,21 +1,18 @@
 """The stand-in keeps the compressor's contract: what is tested against it counts for the real one."""
 
-import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import signal
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
-from tests.compressor.__main__ import main
 from tests.compressor.compressor import Compressor
-from tests.compressor.ffmpeg import FfmpegError, Probe, encode, probe
-from tests.compressor.sources import make_large_source, make_source
+from tests.compressor.ffmpeg import FfmpegError, Probe, probe
+from tests.compressor.sources import make_large_source
+from tests.compressor.steps import Hook, Step
 
 VIDEO_ID = "0f8fad5b-d9cb-469f-a165-70867728950e"
 BASE_URL = f"https://example.com/videos/{VIDEO_ID}"
-WORK = Compressor.__module__
-NAME = "Été #1 100% (final).v2.mp4"
 
 
 @dataclass
@@ -50,15 +47,6 @@ class Journal:
         self._write("describe", row, f"{found.height} lines of {found.codec}")
 
 
-@pytest.fixture(scope="session")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real source video, from long ago."""
-    path = tmp_path_factory.mktemp("pending") / NAME
-    make_source(path, seconds=0.5, height=180)
-    os.utime(path, (1_000_000_000, 1_000_000_000))
-    return path
-
-
 @pytest.fixture
 def journal(tmp_path: Path) -> Journal:
     return Journal(tmp_path / "completed")
@@ -77,7 +65,7 @@ def test_rows_and_files_come_in_the_contracts_order(
     assert [(outcome.path.name, outcome.quality, outcome.error) for outcome in outcomes] == [
         (low, "144p", None),
         (high, "240p", None),
-        (NAME, "original", None),
+        (source.name, "original", None),
     ]
     assert list(zip(journal.entries, journal.files, strict=True)) == [
         (("processing", VIDEO_ID, "144p", f"{BASE_URL}/{low}"), []),
@@ -85,9 +73,21 @@ def test_rows_and_files_come_in_the_contracts_order(
         (("processing", VIDEO_ID, "240p", f"{BASE_URL}/{high}"), [low]),
         (("ready", f"row of {high}", "240 lines of h264", f"{BASE_URL}/{high}"), [low, high]),
         (("finished", VIDEO_ID, f"row of {high}"), [low, high]),
-        (("original", VIDEO_ID, f"{BASE_URL}/{NAME}"), sorted([low, high, NAME])),
-        (("describe", f"row of {NAME}", "180 lines of h264"), sorted([low, high, NAME])),
+        (("original", VIDEO_ID, f"{BASE_URL}/{source.name}"), sorted([low, high, source.name])),
+        (("describe", f"row of {source.name}", "180 lines of h264"), sorted([low, high, source.name])),
     ]
+
+
+def test_the_directory_of_a_video_is_there_before_its_first_row(
+    source: Path, compressor: Compressor, journal: Journal
+) -> None:
+    seen: list[bool] = []
+
+    def look(step: Step, video_id: str, quality: str | None) -> None:
+        seen.append((journal.completed_dir / video_id).is_dir())
+
+    next(replace(compressor, hook=look).compress(VIDEO_ID, source))
+    assert seen[0]
 
 
 def test_the_original_is_a_copy_with_the_sources_old_time(source: Path, compressor: Compressor) -> None:
@@ -109,41 +109,97 @@ def test_compressing_again_overwrites_in_place_and_copies_no_original(
     assert [before == after for before, after in zip(first, second, strict=True)] == [False, False, True]
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_an_encode_that_fails_is_recorded_and_leaves_its_broken_file(
-    source: Path, compressor: Compressor, journal: Journal, monkeypatch: pytest.MonkeyPatch
+    source: Path, compressor: Compressor, journal: Journal, number: signal.Signals
 ) -> None:
-    def die_in_the_middle(source: Path, output: Path, *, height: int) -> None:
-        output.write_bytes(b"\0" * 48)
-        raise FfmpegError("ffmpeg was killed")
-
-    monkeypatch.setattr(f"{WORK}.encode", die_in_the_middle)
-    *renditions, original = compressor.compress(VIDEO_ID, source)
-    assert [(outcome.path.stat().st_size, outcome.error) for outcome in renditions] == [
-        (48, "ffmpeg was killed")
-    ] * 2
+    failing = replace(compressor, failures={(VIDEO_ID, quality): number for quality in compressor.qualities})
+    *renditions, original = failing.compress(VIDEO_ID, source)
+    assert all(outcome.path.stat().st_size and outcome.error for outcome in renditions)
     assert original.error is None
     verdicts = [entry[0] for entry in journal.entries]
     assert verdicts == ["processing", "failed"] * 2 + ["finished", "original", "describe"]
     assert ("finished", VIDEO_ID, "None") in journal.entries
 
 
-def test_a_good_encode_whose_file_is_taken_away_before_the_probe_is_a_failed_one(
-    source: Path, compressor: Compressor, journal: Journal, monkeypatch: pytest.MonkeyPatch
+def test_sigkill_in_the_middle_leaves_48_bytes_without_an_index(source: Path, compressor: Compressor) -> None:
+    killed = replace(compressor, failures={(VIDEO_ID, "144p"): signal.SIGKILL})
+    low, high, _ = killed.compress(VIDEO_ID, source)
+    assert low.error == f"ffmpeg ended with -9 on {low.path}"
+    content = low.path.read_bytes()
+    assert (len(content), content[4:8], b"moov" in content) == (48, b"ftyp", False)
+    assert high.error is None
+
+
+def test_sigterm_in_the_middle_leaves_a_valid_but_shorter_mp4(source: Path, compressor: Compressor) -> None:
+    stopped = replace(compressor, failures={(VIDEO_ID, "240p"): signal.SIGTERM})
+    low, high, _ = stopped.compress(VIDEO_ID, source)
+    assert high.error is not None
+    assert high.error.startswith("ffmpeg ended with 255 on ")
+    assert 0 < probe(high.path).duration < 0.6 * probe(low.path).duration
+
+
+def test_every_step_is_told_in_order_with_its_video_and_quality(source: Path, compressor: Compressor) -> None:
+    told: list[tuple[Step, str, str | None]] = []
+    failing = replace(
+        compressor, hook=lambda *step: told.append(step), failures={(VIDEO_ID, "240p"): signal.SIGKILL}
+    )
+    list(failing.compress(VIDEO_ID, source))
+    assert {video_id for _, video_id, _ in told} == {VIDEO_ID}
+    assert [(step, quality) for step, _, quality in told] == [
+        (Step.ROW_INSERTED, "144p"),
+        (Step.ENCODE_STARTED, "144p"),
+        (Step.ENCODED, "144p"),
+        (Step.PROBED, "144p"),
+        (Step.READY, "144p"),
+        (Step.ROW_INSERTED, "240p"),
+        (Step.ENCODE_STARTED, "240p"),
+        (Step.BROKEN, "240p"),
+        (Step.FAILED, "240p"),
+        (Step.DEFAULTED, None),
+        (Step.COPIED, "original"),
+        (Step.ORIGINAL_PROBED, "original"),
+        (Step.ORIGINAL_INSERTED, "original"),
+        (Step.DESCRIBED, "original"),
+    ]
+    assert {step for step, _, _ in told} == set(Step)
+
+
+def test_the_file_is_open_from_the_start_of_an_encode_until_its_end(
+    source: Path, compressor: Compressor
 ) -> None:
-    monkeypatch.setattr(f"{WORK}.encode", _and_then_gone(encode))
-    outcome = next(compressor.compress(VIDEO_ID, source))
+    """Whoever holds the encode holds ffmpeg, with the file open and its index not written."""
+    seen: dict[Step, tuple[bool, bool]] = {}
+
+    def look(step: Step, video_id: str, quality: str | None) -> None:
+        if quality == "144p" and step in {Step.ENCODE_STARTED, Step.ENCODED}:
+            path = compressor.completed_dir / video_id / f"{source.stem}_144p.mp4"
+            seen[step] = (_is_open_elsewhere(path), b"moov" in path.read_bytes())
+
+    next(replace(compressor, hook=look).compress(VIDEO_ID, source))
+    assert seen == {Step.ENCODE_STARTED: (True, False), Step.ENCODED: (False, True)}
+
+
+def test_a_good_encode_whose_file_is_taken_away_before_the_probe_is_a_failed_one(
+    source: Path, compressor: Compressor, journal: Journal
+) -> None:
+    outcome = next(replace(compressor, hook=_gone_at(Step.ENCODED, journal)).compress(VIDEO_ID, source))
     assert outcome.error
     assert [entry[0] for entry in journal.entries] == ["processing", "failed"]
 
 
-def test_an_original_that_is_taken_away_before_the_probe_gets_no_row(
-    source: Path, compressor: Compressor, journal: Journal, monkeypatch: pytest.MonkeyPatch
+def test_a_file_that_is_taken_away_after_the_probe_is_still_a_good_one(
+    source: Path, compressor: Compressor, journal: Journal
 ) -> None:
-    def copy_and_lose(source: Path, output: Path) -> None:
-        assert not output.exists()
+    outcome = next(replace(compressor, hook=_gone_at(Step.PROBED, journal)).compress(VIDEO_ID, source))
+    assert outcome.error is None
+    assert [entry[0] for entry in journal.entries] == ["processing", "ready"]
 
-    monkeypatch.setattr(f"{WORK}.shutil.copy2", copy_and_lose)
-    *_, original = compressor.compress(VIDEO_ID, source)
+
+def test_an_original_that_is_taken_away_before_the_probe_gets_no_row(
+    source: Path, compressor: Compressor, journal: Journal
+) -> None:
+    *_, original = replace(compressor, hook=_gone_at(Step.COPIED, journal)).compress(VIDEO_ID, source)
     assert original.error
     assert journal.entries[-1][0] == "finished"
 
@@ -175,34 +231,46 @@ def test_what_is_no_video_is_told_with_ffmpegs_own_words(tmp_path: Path) -> None
         probe(tmp_path / "notes.mp4")
 
 
-def test_the_program_compresses_several_videos_and_says_what_became_of_them(
-    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    other = source.with_name("other.mp4")
-    other.write_bytes(source.read_bytes())
-    ids = [VIDEO_ID, VIDEO_ID.replace("0f", "1f")]
-    arguments = ["--source", str(source), str(other), "--video-id", *ids, "--parallel", "2"]
-    arguments += ["--completed-dir", str(tmp_path), "--qualities", "144p"]
-    assert main(arguments) == 0
-    assert sorted(capsys.readouterr().out.splitlines()) == sorted(
-        f"ready: {tmp_path}/{video_id}/{name}"
-        for video_id, video in zip(ids, (source, other), strict=True)
-        for name in (f"{video.stem}_144p.mp4", video.name)
-    )
+def test_a_shrunken_rendition_keeps_its_name_and_is_smaller(source: Path, compressor: Compressor) -> None:
+    small = replace(compressor, qualities=["1080p", "144p"], shrink=8)
+    low, high, _ = small.compress(VIDEO_ID, source)
+    assert [probe(outcome.path).height for outcome in (low, high)] == [18, 134]
+    assert (low.path.name, high.path.name) == (f"{source.stem}_144p.mp4", f"{source.stem}_1080p.mp4")
 
 
-def test_the_program_ends_with_1_when_an_output_is_not_good(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    source = tmp_path / "notes.mp4"
-    source.write_text("no video")
-    assert main(["--source", str(source), "--completed-dir", str(tmp_path), "--qualities", "144p"]) == 1
-    assert "ffmpeg ended with" in capsys.readouterr().out
+def test_a_request_has_an_address_of_its_own(source: Path, compressor: Compressor, journal: Journal) -> None:
+    list(compressor.compress(VIDEO_ID, source, video_url_base="http://videos.example:8080/v"))
+    urls = [entry[-1] for entry in journal.entries if entry[0] in {"processing", "ready", "original"}]
+    assert len(urls) == 5
+    assert all(url.startswith(f"http://videos.example:8080/v/{VIDEO_ID}/{source.stem}") for url in urls)
 
 
-def _and_then_gone(encode: Callable[..., None]) -> Callable[..., None]:
-    def encode_and_lose(source: Path, output: Path, *, height: int) -> None:
-        encode(source, output, height=height)
-        output.unlink()
+def test_a_probe_tells_all_that_a_row_has_a_column_for(source: Path) -> None:
+    found = probe(source)
+    assert (found.container, found.codec, found.audio_codec) == ("mp4", "h264", "aac")
+    assert (found.width, found.height, found.fps, found.aspect_ratio) == (320, 180, 30.0, "16:9")
+    assert (found.pixel_format, found.audio_sample_rate, found.audio_channels) == ("yuv420p", 44100, 1)
+    assert found.bitrate
+    assert found.audio_bitrate
 
-    return encode_and_lose
+
+def _is_open_elsewhere(path: Path) -> bool:
+    """Whether a process of this machine has the file open for writing."""
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if link.samefile(path) and link.lstat().st_mode & 0o200:
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def _gone_at(lost_at: Step, journal: Journal) -> Hook:
+    """A hook that takes the video's newest file away at a step."""
+
+    def take_away(step: Step, video_id: str, quality: str | None) -> None:
+        if step is lost_at:
+            files = (journal.completed_dir / video_id).iterdir()
+            max(files, key=lambda path: path.stat().st_ctime_ns).unlink()
+
+    return take_away

@@ -6,17 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from db import Database, Ledger, OwnCatalog, migrate, sqlite_url
-from tests.postgres import PostgresServer, PostgresUnavailableError, running_postgres
+from tests.postgres import PostgresServer
 from tests.unit.db.places import Clock, Place
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    try:
-        with running_postgres() as server:
-            yield server
-    except PostgresUnavailableError as exc:
-        pytest.skip(str(exc))
 
 
 @pytest.fixture
