@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types pytest conformance large clean
+.PHONY: demo test lint types pytest conformance beside large clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m tests.demo $(if $(KEEP),--keep)
@@ -26,6 +26,10 @@ pytest: $(VENV)/.installed
 conformance: $(VENV)/.installed
 	$(BIN)/python -m tests.conformance.localstack
 	CONFORMANCE_BACKENDS=moto,localstack $(BIN)/python -m pytest tests/conformance $(PYTEST_ARGS)
+
+# Twenty videos through the stand-in compressor and the daemon, again and again, each time disturbed elsewhere.
+beside: $(VENV)/.installed
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests/beside $(PYTEST_ARGS)
 
 # Files of 5 GiB that take no disk, through the whole daemon, in about two minutes.
 large: $(VENV)/.installed

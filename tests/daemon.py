@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from watcher.settings import Settings
@@ -70,7 +70,8 @@ class DaemonProcess:
     def _read(self, deadline: float) -> bool:
         """Read some more lines; False at the deadline or the end of the log."""
         log = self.process.stderr
-        assert log is not None
+        if log is None:
+            return False
         left = deadline - time.monotonic()
         if left <= 0 or not select.select([log], [], [], left)[0]:
             return False
@@ -86,16 +87,26 @@ class DaemonProcess:
 
 @contextmanager
 def running_daemon(
-    settings: Settings, *arguments: str, environment: Mapping[str, str] | None = None
+    settings: Settings,
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    log: str | None = None,
 ) -> Iterator[DaemonProcess]:
-    """Run `video-uploader run` with the settings; whatever is left of it at the end is killed."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "watcher", "run", *arguments],
-        env=environment_of(settings, **(environment or {})),
-        cwd=os.path.dirname(settings.completed_dir),
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-    ) as process:
+    """Run `video-uploader run` with the settings; whatever is left of it at the end is killed.
+
+    With `log` its log is added to that file, for a daemon that is followed in other ways.
+    """
+    with ExitStack() as stack:
+        stderr = subprocess.PIPE if log is None else stack.enter_context(open(log, "ab")).fileno()
+        process = stack.enter_context(
+            subprocess.Popen(
+                [sys.executable, "-m", "watcher", "run", *arguments],
+                env=environment_of(settings, **(environment or {})),
+                cwd=os.path.dirname(settings.completed_dir),
+                stderr=stderr,
+                stdout=subprocess.DEVNULL,
+            )
+        )
         try:
             yield DaemonProcess(process)
         finally:

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 from db import Admission, CatalogRow, Upload
 from storage import StorageError
 from watcher.naming import Naming, rendition_of
+from watcher.template import ORIGINAL
 
 
 def rows_of_file(
@@ -22,7 +23,8 @@ def rows_of_file(
     name = posixpath.basename(upload.path)
 
     def shows_object(row: CatalogRow) -> bool:
-        return row.url in known_urls or naming.key_of(row.url) == _key(upload, row.quality, naming)
+        key = naming.key_of(row.url)
+        return row.url in known_urls or (key is not None and key == _key(upload, row.quality, naming))
 
     # The compressor writes a name into a URL as it is. One that looks percent-encoded is read as such only
     # if no row names the file by the letter: 'a%20b' and 'a b' are two files.
@@ -51,6 +53,10 @@ def admission(upload: Upload, row: CatalogRow, naming: Naming) -> Admission:
 
 
 def _key(upload: Upload, quality: str, naming: Naming) -> str | None:
+    """The key that the file's object has if it is of this quality; None if by its name it cannot be."""
+    stem = posixpath.splitext(posixpath.basename(upload.path))[0]
+    if quality != ORIGINAL and stem.removesuffix(f"_{quality}") in {"", stem}:
+        return None
     try:
         return naming.key(rendition_of(upload.video_id, upload.path, quality))
     except StorageError:

@@ -1,0 +1,193 @@
+"""A platform for the length of a test: the compressor's database and directory, an S3 server, sources."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from tests.compressor.database import create_schema
+from tests.compressor.sources import make_large_source, make_source
+from tests.fault_proxy import Answer, FaultProxy, Forward, Request
+from tests.postgres import PostgresServer
+from tests.s3_server import S3Server
+from tests.workshop import BUCKET, settings_for
+from watcher.settings import Settings
+
+QUALITIES = ("144p", "240p", "360p", "480p", "720p")
+SHRINK = 8
+"""Heights are divided by this: what is tested is the order of things, not ffmpeg's patience."""
+
+AWKWARD_NAMES = (
+    "my_video.mp4",
+    "clip_720p.mp4",
+    "clip_720p_144p.mp4",
+    "clip_original.mp4",
+    "Été #1 100% (final).v2.mp4",
+    "percent%20encoded.mp4",
+    "question?mark=1&x=2.mp4",
+    "plus+and space.mp4",
+    "視頻 ünïcödé.mp4",
+    "quotes'\"and`ticks.mp4",
+    "semi;colon:colon,comma.mp4",
+    "back\\slash.mp4",
+    "-starts-with-a-dash.mp4",
+    "dots...in.the..name.mp4",
+    "[brackets]{braces}.mp4",
+    "x" * 200 + ".mp4",
+    "$HOME~tilde^caret.mp4",
+    "UPPER_1080P.mp4",
+    "plain.mov",
+    "_144p.mp4",
+)
+"""The names of twenty sources, of which some are what URLs and templates stumble over."""
+
+
+@dataclass(frozen=True)
+class Video:
+    """One source on its way through the compressor."""
+
+    video_id: str
+    source: Path
+
+
+@dataclass
+class Scene:
+    """Where everything is. `completions` counts, by key, the objects that appeared at the server."""
+
+    directory: Path
+    database_url: str
+    s3: S3Server
+    proxy: FaultProxy
+    completions: Counter[str] = field(default_factory=Counter)
+    sources: dict[str, Path] = field(default_factory=dict)
+    """By video."""
+
+    @property
+    def completed(self) -> Path:
+        """The directory that the compressor writes into and the daemon watches."""
+        return self.directory / "completed"
+
+    @property
+    def aside(self) -> Path:
+        """Where the compressor keeps a copy of every good output, for comparison."""
+        return self.directory / "aside"
+
+    def settings(self, **changes: Any) -> Settings:
+        """A daemon's settings for this platform."""
+        values = {
+            "DATABASE_URL": self.database_url,
+            "CATALOG": "compressor",
+            "RESCAN_SECONDS": 2,
+            "PATH_TEMPLATE": "{video_id}/{filename}_{quality}{ext}",
+        }
+        return settings_for(str(self.directory), self.proxy.url, **values | changes)
+
+    def videos(self, names: Sequence[str], *, seconds: float = 0.5) -> list[Video]:
+        """A small source for each name; they have one content and as many videos."""
+        model = self.directory / "pending" / "model.mp4"
+        make_source(model, seconds=seconds, height=90)
+        found = []
+        for name in names:
+            source = model.with_name(name)
+            source.write_bytes(model.read_bytes())
+            found.append(self._add(source))
+        return found
+
+    def large_video(self, name: str, *, seconds: float) -> Video:
+        """A source whose original is large enough for a multipart upload."""
+        source = self.directory / "pending" / name
+        make_large_source(source, seconds=seconds)
+        return self._add(source)
+
+    def output(self, video_id: str, quality: str) -> str:
+        """The path of an output, relative to the watched directory, as the compressor's contract has it."""
+        source = self.sources[video_id]
+        return f"{video_id}/{source.name if quality == 'original' else f'{source.stem}_{quality}.mp4'}"
+
+    def key(self, video_id: str, quality: str) -> str:
+        """The key that the contract gives to an output's object."""
+        base, extension = os.path.splitext(os.path.basename(self.output(video_id, "original")))
+        extension = extension if quality == "original" else ".mp4"
+        return f"videos/{video_id}/{base}_{quality}{extension}"
+
+    def _add(self, source: Path) -> Video:
+        video = Video(str(uuid.uuid4()), source)
+        self.sources[video.video_id] = source
+        return video
+
+    @contextmanager
+    def compressing(self, videos: Sequence[Video], *options: str, parallel: int = 4) -> Iterator[Compression]:
+        """Run the compressor on the videos until the end of the block, or let it be killed there."""
+        arguments = ["--database", self.database_url, "--completed-dir", str(self.completed)]
+        arguments += ["--copy-aside", str(self.aside), "--qualities", ",".join(QUALITIES)]
+        arguments += ["--shrink", str(SHRINK), "--parallel", str(parallel), *options]
+        arguments += ["--source", *(str(video.source) for video in videos)]
+        arguments += ["--video-id", *(video.video_id for video in videos)]
+        with subprocess.Popen(
+            [sys.executable, "-m", "tests.compressor", *arguments],
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        ) as process:
+            try:
+                yield Compression(process)
+            finally:
+                if process.poll() is None:
+                    process.send_signal(signal.SIGTERM)
+                    process.wait(20)
+
+    def count(self, request: Request, forward: Forward) -> Answer | None:
+        """The proxy's way of forwarding: notes every object that appears."""
+        answer = forward()
+        if request.action in {"PutObject", "CompleteMultipartUpload"} and answer.status == 200:
+            self.completions[unquote(urlsplit(request.path).path).partition(f"/{BUCKET}/")[2]] += 1
+        return answer
+
+
+@dataclass(frozen=True)
+class Compression:
+    """The compressor at work, followed by what it says."""
+
+    process: subprocess.Popen[str]
+
+    def outcomes(self, count: int | None = None) -> list[str]:
+        """Wait for so many outputs, or for the end; returns what was said of each."""
+        assert self.process.stdout is not None
+        said: list[str] = []
+        while count is None or len(said) < count:
+            line = self.process.stdout.readline()
+            if not line:
+                break
+            said.append(line.rstrip("\n"))
+        return said
+
+
+@contextmanager
+def platform(directory: str, postgres: PostgresServer, s3: S3Server) -> Iterator[Scene]:
+    """A fresh database with the compressor's tables, an empty bucket, and a proxy that counts."""
+    with postgres.fresh_database() as url, FaultProxy(s3.url) as proxy:
+        create_schema(url)
+        scene = Scene(Path(directory), url, s3, proxy)
+        proxy.fault = scene.count
+        yield scene
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float, what: Callable[[], object]) -> None:
+    """Ask again and again until it is so; fail with `what` there is instead."""
+    deadline = time.monotonic() + seconds
+    passing = threading.Event()
+    while not is_so():
+        assert time.monotonic() < deadline, what()
+        passing.wait(0.2)

@@ -1,0 +1,67 @@
+"""Twenty videos: whenever the daemon starts, wherever the compressor is slow, every row ends as it must."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from tests.beside.scene import AWKWARD_NAMES, QUALITIES, Scene, wait_until
+from tests.beside.verdict import problems, rows_of, unfinished
+from tests.compressor.steps import Step
+from tests.daemon import DaemonProcess, running_daemon
+
+pytestmark = pytest.mark.timeout(300)
+
+PATIENCE_SECONDS = 120.0
+SLOW_SECONDS = 0.4
+AGAIN = 4
+"""So many of the videos are compressed a second time."""
+
+
+@contextmanager
+def daemon_of(scene: Scene) -> Iterator[DaemonProcess]:
+    """The daemon, asked to stop at the end."""
+    with running_daemon(scene.settings(), log=str(scene.directory / "daemon.log")) as daemon:
+        yield daemon
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+
+
+def play(scene: Scene, *options: str, start: str) -> None:
+    """Compress everything, with two encodes that fail and four videos that come twice; judge the end."""
+    videos = scene.videos(AWKWARD_NAMES)
+    once, twice = videos[AGAIN:], videos[:AGAIN]
+    failing = {(once[0].video_id, "240p"): "SIGKILL", (once[1].video_id, "360p"): "SIGTERM"}
+    options += tuple(f"--fail={video}:{quality}={how}" for (video, quality), how in failing.items())
+    with ExitStack() as stack:
+        if start == "before":
+            stack.enter_context(daemon_of(scene))
+        first = stack.enter_context(scene.compressing(once, *options, parallel=3))
+        second = stack.enter_context(scene.compressing(twice, *options, "--again", "1", parallel=1))
+        if start == "in the middle":
+            first.outcomes(len(once) * (len(QUALITIES) + 1) // 2)
+            stack.enter_context(daemon_of(scene))
+        first.outcomes()
+        second.outcomes()
+        if start == "after":
+            stack.enter_context(daemon_of(scene))
+        wait_until(lambda: not unfinished(scene), PATIENCE_SECONDS, lambda: unfinished(scene))
+        broken = {scene.output(*output) for output in failing}
+        assert problems(scene, broken=broken) == []
+    rows = rows_of(scene)
+    assert sorted((row.video_id, row.quality) for row in rows if row.status == "failed") == sorted(failing)
+    outputs = (len(videos) + AGAIN) * (len(QUALITIES) + 1)
+    assert sum(row.status == "ready" for row in rows) == outputs - len(failing)
+
+
+@pytest.mark.parametrize("start", ["before", "in the middle", "after"])
+def test_every_row_ends_as_it_must_whenever_the_daemon_starts(scene: Scene, start: str) -> None:
+    play(scene, start=start)
+
+
+@pytest.mark.parametrize("step", list(Step))
+def test_every_row_ends_as_it_must_wherever_the_compressor_is_slow(scene: Scene, step: Step) -> None:
+    play(scene, "--delay", f"{step.value}={SLOW_SECONDS}", start="before")

@@ -1,0 +1,107 @@
+"""What must be true when everything has come to rest, whatever happened on the way."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+from urllib.request import ProxyHandler, build_opener
+
+import psycopg
+
+from db import Ledger, Upload, open_database, pending_migrations
+from tests.beside.scene import Scene
+from tests.workshop import BUCKET
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the compressor's table."""
+
+    id: str
+    video_id: str
+    quality: str
+    status: str
+    url: str
+
+
+def rows_of(scene: Scene) -> list[Row]:
+    """Every row, oldest first."""
+    with psycopg.connect(scene.database_url, autocommit=True) as connection:
+        found = connection.execute(
+            "SELECT id::text, video_id::text, quality, status, url FROM video_qualities"
+            " ORDER BY created_at, id"
+        ).fetchall()
+    return [Row(*row) for row in found]
+
+
+def uploads_of(scene: Scene, instance: str = "test") -> list[Upload]:
+    """The ledger's rows."""
+    with closing(open_database(scene.database_url)) as database:
+        return [] if pending_migrations(database) else Ledger(database, instance).uploads()
+
+
+def unfinished(scene: Scene, instance: str = "test") -> list[str]:
+    """What is still on its way: ready rows without a public URL, and uploads that a stage has to work on."""
+    hidden = [row for row in rows_of(scene) if row.status == "ready" and not is_public(scene, row)]
+    return [f"row {row.quality} {row.url}" for row in hidden] + [
+        f"{upload.path} {upload.state} awaits_row={upload.awaits_row} {upload.error_code} {upload.last_error}"
+        for upload in uploads_of(scene, instance)
+        if upload.state.is_open
+    ]
+
+
+def is_public(scene: Scene, row: Row) -> bool:
+    """Whether a row shows an object."""
+    return row.url.startswith(f"{scene.proxy.url}/{BUCKET}/")
+
+
+def problems(scene: Scene, *, broken: Collection[str] = (), kept: Collection[str] = ()) -> list[str]:
+    """Everything that is not as it must be; empty if all is well.
+
+    `broken` are the paths whose encodes were made to fail; `kept` are further objects that may be there.
+    """
+    found: list[str] = []
+    fetch = build_opener(ProxyHandler({}))
+    keys: set[str] = set(kept)
+    for row in rows_of(scene):
+        path = scene.output(row.video_id, row.quality)
+        if row.status == "ready":
+            if not is_public(scene, row):
+                found.append(f"a ready row without a public URL: {row}")
+                continue
+            keys.add(scene.key(row.video_id, row.quality))
+            with fetch.open(row.url, timeout=30) as answer:
+                if answer.read() != (scene.aside / path).read_bytes():
+                    found.append(f"other bytes than the compressor wrote: {row}")
+        elif row.status == "failed":
+            if is_public(scene, row):
+                found.append(f"a failed row with a public URL: {row}")
+            if path not in broken:
+                found.append(f"a good encode that was turned into a failed one: {row}")
+        else:
+            found.append(f"a row that is still processing: {row}")
+    found += [f"an object without a reason: {key}" for key in sorted(objects(scene) - keys)]
+    found += [f"an object that is missing: {key}" for key in sorted(keys - objects(scene))]
+    left = sorted(local_files(scene) - set(broken))
+    found += [f"a local file that should be released: {path}" for path in left]
+    uploads: Any = scene.s3.client().list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
+    found += [f"an open multipart upload: {upload['Key']}" for upload in uploads]
+    return found
+
+
+def objects(scene: Scene) -> set[str]:
+    """The keys of all objects in the bucket."""
+    pages = scene.s3.client().get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
+    return {entry["Key"] for page in pages for entry in page.get("Contents", [])}
+
+
+def local_files(scene: Scene) -> set[str]:
+    """The paths of all files below the watched directory, set-aside ones included."""
+    return {
+        os.path.relpath(os.path.join(directory, name), scene.completed)
+        for directory, _, names in os.walk(scene.completed)
+        for name in names
+    }
