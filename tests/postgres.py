@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 from unittest.mock import patch
 from urllib.parse import urlsplit
 
@@ -22,6 +23,16 @@ class PostgresServer:
     """A server that runs. `url` leads to its database `postgres` as superuser."""
 
     url: str
+    process: Any = None
+    """The package's own handle of the server."""
+
+    def stop(self) -> None:
+        """Stop the server as an operator would, so that every connection ends and none can be made."""
+        self.process.stop()
+
+    def start(self) -> None:
+        """Start it again, at the same address and with the same data."""
+        self.process.start()
 
     @contextmanager
     def fresh_schema(self) -> Iterator[str]:
@@ -72,4 +83,4 @@ def running_postgres() -> Iterator[PostgresServer]:
         except (OSError, RuntimeError, AssertionError) as exc:
             raise PostgresUnavailableError(f"PostgreSQL does not start here: {exc}") from exc
         with server:
-            yield PostgresServer(server.get_uri())
+            yield PostgresServer(server.get_uri(), server)

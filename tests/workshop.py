@@ -81,6 +81,18 @@ class Workshop:
         assert row is not None
         return row
 
+    def ask(self) -> int:
+        """Have the catalog gate asked once about everything that waits at it."""
+        minder = self.house.catalog_minder
+        assert minder is not None
+        return minder.gatekeeper.ask()
+
+    def sweep(self) -> int:
+        """Have the catalog's rows compared with what was published."""
+        minder = self.house.catalog_minder
+        assert minder is not None
+        return minder.sweep.sweep()
+
     def step(self, state: State, limit: int = 64) -> list[Upload]:
         """Claim what is due in a state and run its stage on it, in this thread; returns the rows after it."""
         runner = self.house.runners[state]

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from tests.catalog_rows import CatalogRows, catalog_rows
 from tests.fault_proxy import FaultProxy
 from tests.media import Media
+from tests.postgres import PostgresServer
 from tests.s3_server import S3Server, forget_aws
 from tests.unit.watcher.conftest import _sigio_is_ignored, media, place  # noqa: F401  # fixtures
 from tests.workshop import BUCKET, Workshop, open_workshop, settings_for
@@ -65,6 +67,23 @@ def workshop(settings: MakeSettings, server: S3Server) -> Iterator[OpenWorkshop]
             return stack.enter_context(open_workshop(settings(**changes), server))
 
         yield open_one
+
+
+@pytest.fixture
+def rows(postgres: PostgresServer) -> Iterator[CatalogRows]:
+    """A fresh database with the compressor's tables and one video."""
+    with postgres.fresh_database() as url, catalog_rows(url) as made:
+        yield made
+
+
+@pytest.fixture
+def beside(workshop: OpenWorkshop, rows: CatalogRows) -> OpenWorkshop:
+    """Opens workshops beside the compressor's catalog."""
+
+    def open_one(**changes: Any) -> Workshop:
+        return workshop(**{"DATABASE_URL": rows.url, "CATALOG": "compressor", **changes})
+
+    return open_one
 
 
 @pytest.fixture

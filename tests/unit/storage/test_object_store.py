@@ -186,6 +186,32 @@ def test_a_file_whose_mtime_moves_after_it_was_hashed_never_becomes_an_object(
     assert not {"PutObject", "CompleteMultipartUpload"} & set(proxy.actions)
 
 
+def test_a_file_that_changes_is_given_up_at_once_whatever_the_server_is_doing(
+    store: ObjectStore, proxy: FaultProxy, path: Path, source_of: SourceOf
+) -> None:
+    """No answer is waited for: on a slow line the rest of a part can take minutes."""
+    source = source_of(LARGE)
+    checksum = source.checksum()
+    given_up = threading.Event()
+
+    def hold(request: Request, forward: Forward) -> Answer | None:
+        if request.action == "UploadPart":
+            os.utime(path, ns=(0, 1))
+            assert given_up.wait(20)
+        if request.action == "AbortMultipartUpload":
+            given_up.set()
+        return forward()
+
+    proxy.fault = hold
+    try:
+        with pytest.raises(SourceChangedError, match="mtime_ns was"):
+            store.upload(source, TARGET, checksum=checksum, progress=ignore)
+        assert given_up.is_set()
+    finally:
+        given_up.set()
+    assert "CompleteMultipartUpload" not in proxy.actions
+
+
 def test_a_file_truncated_between_two_parts_is_aborted_not_completed(
     one_by_one: ObjectStore, proxy: FaultProxy, path: Path, source_of: SourceOf
 ) -> None:

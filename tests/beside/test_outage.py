@@ -1,0 +1,78 @@
+"""PostgreSQL goes away in the middle of everything, for twenty seconds, and comes back."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from tests.beside.scene import QUALITIES, Scene, platform, wait_until
+from tests.beside.verdict import problems, rows_of, unfinished, uploads_of
+from tests.daemon import running_daemon
+from tests.fault_proxy import Answer, Forward, Request
+from tests.postgres import PostgresServer, PostgresUnavailableError, running_postgres
+from tests.s3_server import S3Server
+
+pytestmark = pytest.mark.timeout(300)
+
+OUTAGE_SECONDS = 20.0
+PATIENCE_SECONDS = 120.0
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[PostgresServer]:
+    """A server that a test may stop: nobody else uses it."""
+    try:
+        with running_postgres() as server:
+            yield server
+    except PostgresUnavailableError as exc:
+        pytest.skip(str(exc))
+
+
+@pytest.fixture
+def scene(place: str, own_postgres: PostgresServer, server: S3Server) -> Iterator[Scene]:
+    with platform(place, own_postgres, server) as running:
+        yield running
+
+
+def test_uploads_in_flight_go_on_and_are_recorded_when_the_database_is_back(
+    scene: Scene, own_postgres: PostgresServer
+) -> None:
+    """A multipart upload of which the database sees the beginning and the end, and small ones."""
+    large = scene.large_video("large.mov", seconds=1)
+    small = scene.videos(["before.mp4", "a b.mp4"])
+    in_flight, go_on = threading.Event(), threading.Event()
+
+    def hold_the_second_part(request: Request, forward: Forward) -> Answer | None:
+        if request.action == "UploadPart" and request.part_number == 2:
+            in_flight.set()
+            assert go_on.wait(PATIENCE_SECONDS)
+        return scene.count(request, forward)
+
+    scene.proxy.fault = hold_the_second_part
+    key = scene.key(large.video_id, "original")
+    with (
+        running_daemon(scene.settings(), log=str(scene.directory / "daemon.log")) as daemon,
+        scene.compressing([large, *small]) as compression,
+    ):
+        compression.outcomes()
+        assert in_flight.wait(PATIENCE_SECONDS)
+        own_postgres.stop()
+        try:
+            go_on.set()
+            wait_until(lambda: scene.completions[key] == 1, OUTAGE_SECONDS, lambda: scene.completions)
+            threading.Event().wait(OUTAGE_SECONDS)
+            assert daemon.process.poll() is None
+        finally:
+            own_postgres.start()
+        wait_until(lambda: not unfinished(scene), PATIENCE_SECONDS, lambda: unfinished(scene))
+        assert problems(scene) == []
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+    assert set(scene.completions.values()) == {1}
+    assert len(rows_of(scene)) == len(uploads_of(scene)) == 3 * (len(QUALITIES) + 1)
+    log = (scene.directory / "daemon.log").read_text()
+    assert '"event": "record_waits"' in log
+    assert '"internal_error"' not in log

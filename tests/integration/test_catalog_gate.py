@@ -1,0 +1,255 @@
+"""Nothing is sent before the compressor says that its encode is good: the gate, on real rows."""
+
+from __future__ import annotations
+
+import os
+
+from db import State
+from tests.catalog_rows import CatalogRows
+from tests.fault_proxy import FaultProxy
+from tests.integration.conftest import OpenWorkshop
+from tests.integration.test_upload_rules import sent
+from tests.s3_server import S3Server
+from tests.workshop import BUCKET, VIDEO_ID, Workshop
+from watcher.problems import NOT_NEWER
+
+NAME = "my video_720p.mp4"
+PATH = f"{VIDEO_ID}/{NAME}"
+ORIGINAL = f"{VIDEO_ID}/my video.mp4"
+
+
+def finish(shop: Workshop, path: str = PATH) -> None:
+    """Let the path's upload go as far as it can without waiting."""
+    shop.ask()
+    shop.finish(path)
+
+
+def public(shop: Workshop, key: str) -> str:
+    return shop.house.services.naming.public_url_of(key)
+
+
+def test_a_file_waits_for_its_row_and_only_the_url_of_that_is_changed(
+    beside: OpenWorkshop, rows: CatalogRows, proxy: FaultProxy, video: bytes
+) -> None:
+    shop = beside()
+    row = rows.insert(NAME, "720p", "processing", codec="h264")
+    assert shop.put(PATH, video).awaits_row
+    assert shop.ask() == 0
+    assert shop.step(State.PENDING) == []
+    assert proxy.actions == []
+    rows.update(row, status="ready", file_size=len(video))
+    before = rows.read(row)
+    assert shop.ask() == 1
+    assert shop.finish(PATH).state is State.RELEASED
+    after = rows.read(row)
+    assert after["url"] == public(shop, f"videos/{VIDEO_ID}/{NAME}")
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"url", "updated_at"}
+
+
+def test_a_failed_row_rejects_a_file_however_good_it_looks(
+    beside: OpenWorkshop, rows: CatalogRows, proxy: FaultProxy, video: bytes
+) -> None:
+    """ffmpeg stopped with SIGTERM leaves a valid file; the row alone says that it is not to be used."""
+    shop = beside()
+    row = rows.insert(NAME, "720p", "failed")
+    shop.put(PATH, video)
+    finish(shop)
+    upload = shop.row(PATH)
+    assert (upload.state, upload.error_code) == (State.REJECTED, "encode-failed")
+    assert proxy.actions == []
+    assert os.path.exists(shop.absolute(PATH))
+    assert rows.url_of(row).startswith("https://example.com/")
+
+
+def test_a_row_may_come_long_after_its_file(beside: OpenWorkshop, rows: CatalogRows, video: bytes) -> None:
+    shop = beside()
+    shop.put(PATH, video)
+    assert shop.ask() == 0
+    assert shop.house.ledger.count_awaiting_row() == 1
+    row = rows.insert(NAME, "720p")
+    finish(shop)
+    assert shop.row(PATH).state is State.RELEASED
+    assert rows.url_of(row) == public(shop, f"videos/{VIDEO_ID}/{NAME}")
+
+
+def test_the_gate_is_asked_again_right_before_sending(
+    beside: OpenWorkshop, rows: CatalogRows, proxy: FaultProxy, video: bytes
+) -> None:
+    """A second encode has begun since: what is on disk may be about to be overwritten."""
+    shop = beside()
+    rows.insert(NAME, "720p")
+    shop.put(PATH, video)
+    shop.ask()
+    again = rows.insert(NAME, "720p", "processing")
+    (upload,) = shop.step(State.PENDING)
+    assert (upload.state, upload.awaits_row, upload.error_code) == (State.PENDING, True, "row-processing")
+    assert proxy.actions == []
+    rows.update(again, status="ready")
+    finish(shop)
+    assert shop.row(PATH).state is State.RELEASED
+
+
+def test_a_second_encode_that_fails_leaves_object_and_older_row_as_they_were(
+    beside: OpenWorkshop, rows: CatalogRows, video: bytes
+) -> None:
+    shop = beside(KEEP_LOCAL=True)
+    good = rows.insert(NAME, "720p")
+    shop.put(PATH, video)
+    finish(shop)
+    first = shop.row(PATH)
+    before = rows.read(good)
+    rows.insert(NAME, "720p", "failed")
+    broken = video + b"\0\0\0\x08free"
+    assert shop.put(PATH, broken).id != first.id
+    finish(shop)
+    assert shop.row(PATH).state is State.REJECTED
+    assert shop.object(first) == video
+    assert rows.read(good) == before
+    with open(shop.absolute(PATH), "rb") as file:
+        assert file.read() == broken
+
+
+def test_a_second_encode_that_fails_before_it_opens_the_file_does_not_stop_the_first(
+    beside: OpenWorkshop, rows: CatalogRows, video: bytes
+) -> None:
+    """The content was let through for the older row, and has not changed since: it is still that row's."""
+    shop = beside()
+    good = rows.insert(NAME, "720p")
+    shop.put(PATH, video)
+    shop.ask()
+    failed = rows.insert(NAME, "720p", "failed")
+    assert shop.finish(PATH).state is State.RELEASED
+    assert rows.url_of(good) == public(shop, f"videos/{VIDEO_ID}/{NAME}")
+    assert rows.url_of(failed).startswith("https://example.com/")
+
+
+def test_a_second_encode_that_is_good_replaces_the_object_and_both_rows_show_it(
+    beside: OpenWorkshop, rows: CatalogRows, video: bytes
+) -> None:
+    shop = beside(KEEP_LOCAL=True)
+    first = rows.insert(NAME, "720p")
+    shop.put(PATH, video)
+    finish(shop)
+    second = rows.insert(NAME, "720p", url=f"https://elsewhere.example/{VIDEO_ID}/{NAME}")
+    better = video + b"\0\0\0\x08free"
+    upload = shop.put(PATH, better)
+    finish(shop)
+    assert shop.object(upload) == better
+    assert {rows.url_of(first), rows.url_of(second)} == {public(shop, upload.object_key)}
+
+
+def test_what_a_power_cut_left_of_a_file_does_not_replace_its_good_object(
+    beside: OpenWorkshop, rows: CatalogRows, proxy: FaultProxy, server: S3Server, video: bytes
+) -> None:
+    """A verified object is replaced only for a newer row; the damaged file waits for one, and is not hashed
+    over and over for it."""
+    shop = beside(KEEP_LOCAL=True)
+    rows.insert("my video.mp4", "original")
+    shop.put(ORIGINAL, video)
+    finish(shop, ORIGINAL)
+    good = shop.row(ORIGINAL)
+    shop.put(ORIGINAL, bytes(len(video) + 1))
+    del proxy.requests[:]
+    finish(shop, ORIGINAL)
+    damaged = shop.row(ORIGINAL)
+    assert damaged.id != good.id
+    assert (damaged.state, damaged.awaits_row, damaged.error_code) == (State.PENDING, True, NOT_NEWER)
+    assert sent(proxy) == []
+    assert shop.ask() == 0
+    assert shop.object(good) == video
+    rows.insert("my video.mp4", "original")
+    finish(shop, ORIGINAL)
+    assert shop.row(ORIGINAL).state is State.PUBLISHED
+    assert shop.object(good) == bytes(len(video) + 1)
+
+
+def test_an_original_that_the_compressor_could_read_is_uploaded_whatever_its_container(
+    beside: OpenWorkshop, rows: CatalogRows, video: bytes
+) -> None:
+    shop = beside()
+    odd = video[:-100]
+    upload = shop.put(ORIGINAL, odd)
+    assert (upload.state, upload.finding is not None) == (State.PENDING, True)
+    rows.insert("my video.mp4", "original")
+    finish(shop, ORIGINAL)
+    assert shop.object(shop.row(ORIGINAL)) == odd
+
+
+def test_a_rendition_with_an_incomplete_container_is_rejected_even_if_its_row_is_ready(
+    beside: OpenWorkshop, rows: CatalogRows, proxy: FaultProxy, video: bytes
+) -> None:
+    shop = beside()
+    rows.insert(NAME, "720p")
+    shop.put(PATH, video[:-100])
+    finish(shop)
+    upload = shop.row(PATH)
+    assert (upload.state, upload.error_code) == (State.REJECTED, "incomplete")
+    assert proxy.actions == []
+
+
+def test_the_row_tells_an_original_from_a_rendition_of_the_same_name(
+    beside: OpenWorkshop, rows: CatalogRows, server: S3Server, video: bytes
+) -> None:
+    """A source called `clip_720p.mp4`: its 720p rendition comes first, and so does the row of that."""
+    shop = beside()
+    original, rendition = f"{VIDEO_ID}/clip_720p.mp4", f"{VIDEO_ID}/clip_720p_720p.mp4"
+    of_rendition = rows.insert("clip_720p_720p.mp4", "720p")
+    shop.put(rendition, video)
+    shop.put(original, video + b"\0\0\0\x08free")
+    assert shop.ask() == 1
+    of_original = rows.insert("clip_720p.mp4", "original")
+    finish(shop, original)
+    shop.finish(rendition)
+    assert (shop.row(original).quality, shop.row(original).filename) == ("original", "clip_720p.mp4")
+    assert rows.url_of(of_original) == public(shop, f"videos/{VIDEO_ID}/clip_720p_original.mp4")
+    assert rows.url_of(of_rendition) == public(shop, f"videos/{VIDEO_ID}/clip_720p_720p.mp4")
+    keys = server.client().list_objects_v2(Bucket=BUCKET)["Contents"]
+    assert sorted(key["Key"] for key in keys) == [
+        f"videos/{VIDEO_ID}/clip_720p_720p.mp4",
+        f"videos/{VIDEO_ID}/clip_720p_original.mp4",
+    ]
+
+
+def test_an_object_that_the_compressor_uploaded_itself_is_adopted_once_it_is_confirmed(
+    beside: OpenWorkshop, rows: CatalogRows, proxy: FaultProxy, server: S3Server, video: bytes
+) -> None:
+    """Its URL names the object as the file name stands; players get it percent-encoded."""
+    shop = beside()
+    key = f"videos/{VIDEO_ID}/{NAME}"
+    server.client().put_object(
+        Bucket=BUCKET, Key=key, Body=video, ACL="public-read", ChecksumAlgorithm="CRC64NVME"
+    )
+    row = rows.insert(NAME, "720p", url=f"{shop.house.services.naming.public_base}/{key}")
+    shop.put(PATH, video)
+    finish(shop)
+    assert shop.row(PATH).state is State.RELEASED
+    assert sent(proxy) == []
+    assert rows.url_of(row) == public(shop, key)
+
+
+def test_a_file_that_vanishes_while_it_waits_is_gone(
+    beside: OpenWorkshop, rows: CatalogRows, video: bytes
+) -> None:
+    shop = beside()
+    shop.put(f"{VIDEO_ID}/other_144p.mp4", video)
+    shop.put(PATH, video)
+    os.remove(shop.absolute(PATH))
+    shop.house.scanner.scan()
+    shop.step(State.PENDING)
+    assert shop.row(PATH).state is State.GONE
+
+
+def test_a_retried_upload_is_judged_by_its_row_again(
+    beside: OpenWorkshop, rows: CatalogRows, video: bytes
+) -> None:
+    shop = beside()
+    row = rows.insert(NAME, "720p", "failed")
+    shop.put(PATH, video)
+    finish(shop)
+    shop.house.ledger.reopen(shop.row(PATH).id, reason="retried by hand")
+    (upload,) = shop.step(State.PENDING)
+    assert upload.state is State.REJECTED
+    rows.update(row, status="ready")
+    shop.sweep()
+    assert shop.finish(PATH).state is State.RELEASED

@@ -1,0 +1,351 @@
+"""Where the URL goes, whether it stays there, and what becomes of objects whose rows are deleted."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from db import State
+from tests.catalog_rows import BASE_URL, CatalogRows
+from tests.fault_proxy import FaultProxy
+from tests.integration.conftest import OpenWorkshop
+from tests.s3_server import S3Server
+from tests.workshop import BUCKET, VIDEO_ID, Workshop
+from watcher.problems import ROW_GONE
+
+NAME = "my video_720p.mp4"
+PATH = f"{VIDEO_ID}/{NAME}"
+KEY = f"videos/{VIDEO_ID}/{NAME}"
+ORIGINAL_NAME = "my video.mp4"
+ORIGINAL = f"{VIDEO_ID}/{ORIGINAL_NAME}"
+ORIGINAL_KEY = f"videos/{VIDEO_ID}/my video_original.mp4"
+
+
+def publish(shop: Workshop, path: str = PATH) -> None:
+    """Take the path's upload to `published`."""
+    shop.ask()
+    shop.step(State.PENDING)
+    shop.step(State.VERIFIED)
+    assert shop.row(path).state is State.PUBLISHED
+
+
+def verify(shop: Workshop) -> None:
+    """Take the uploads at the gate to `verified`."""
+    shop.ask()
+    (upload,) = shop.step(State.PENDING)
+    assert upload.state is State.VERIFIED
+
+
+def public(shop: Workshop, key: str = KEY) -> str:
+    return shop.house.services.naming.public_url_of(key)
+
+
+def watch(shop: Workshop) -> int:
+    assert shop.house.catalog_minder is not None
+    return shop.house.catalog_minder.sweep.watch()
+
+
+def republished(shop: Workshop) -> float | None:
+    return shop.house.metrics.registry.get_sample_value("video_uploader_republished_rows_total")
+
+
+@pytest.mark.parametrize("status", ["processing", "failed"])
+def test_a_url_is_published_onto_ready_rows_only(
+    beside: OpenWorkshop, rows: CatalogRows, video: bytes, status: str
+) -> None:
+    """No row that could be given it means to look again, not success."""
+    shop = beside()
+    row = rows.insert(NAME, "720p")
+    shop.put(PATH, video)
+    verify(shop)
+    rows.update(row, status=status)
+    (upload,) = shop.step(State.VERIFIED)
+    assert (upload.state, upload.error_code) == (State.VERIFIED, "row-missing")
+    assert rows.url_of(row) == f"{BASE_URL}/{PATH}"
+    rows.update(row, status="ready")
+    assert shop.sweep() == 0
+    shop.step(State.VERIFIED)
+    assert shop.row(PATH).state is State.PUBLISHED
+    assert rows.url_of(row) == public(shop)
+
+
+def test_every_ready_row_of_the_file_is_given_the_url_and_no_other_row(
+    beside: OpenWorkshop, rows: CatalogRows, video: bytes
+) -> None:
+    shop = beside()
+    ours = [rows.insert(NAME, "720p", url=f"https://{host}.example/{PATH}") for host in ("a", "b")]
+    others = [
+        rows.insert("my video_480p.mp4", "480p"),
+        rows.insert("another_720p.mp4", "720p"),
+        rows.insert(ORIGINAL_NAME, "original"),
+        rows.insert(NAME, "720p", "failed", url=f"https://c.example/{PATH}"),
+    ]
+    before = [rows.read(row) for row in others]
+    rows.update(ours[1], created_at="2999-01-01")
+    shop.put(PATH, video)
+    publish(shop)
+    assert {rows.url_of(row) for row in ours} == {public(shop)}
+    assert [rows.read(row) for row in others] == before
+
+
+def test_a_row_that_shows_no_file_at_all_is_found_by_video_and_quality(
+    beside: OpenWorkshop, rows: CatalogRows, video: bytes
+) -> None:
+    shop = beside()
+    row = rows.insert(NAME, "720p", url="https://player.example/watch?v=1")
+    other = rows.insert(NAME, "480p", url="https://player.example/watch?v=2")
+    shop.put(PATH, video)
+    publish(shop)
+    assert rows.url_of(row) == public(shop)
+    assert rows.url_of(other) == "https://player.example/watch?v=2"
+
+
+def test_an_address_of_ours_from_before_is_replaced_by_the_present_one(
+    beside: OpenWorkshop, rows: CatalogRows, video: bytes
+) -> None:
+    """The original's old URL does not end in its file's name; the ledger remembers that it was ours."""
+    old = beside(KEEP_LOCAL=True, AWS_S3_BASE_URL="https://old.example")
+    first = rows.insert(ORIGINAL_NAME, "original")
+    old.put(ORIGINAL, video)
+    publish(old, ORIGINAL)
+    assert rows.url_of(first) == f"https://old.example/{ORIGINAL_KEY.replace(' ', '%20')}"
+    new = beside(KEEP_LOCAL=True, AWS_S3_BASE_URL="https://new.example")
+    rows.insert(ORIGINAL_NAME, "original")
+    new.put(ORIGINAL, video + b"\0\0\0\x08free")
+    publish(new, ORIGINAL)
+    assert rows.url_of(first) == f"https://new.example/{ORIGINAL_KEY.replace(' ', '%20')}"
+
+
+def test_a_row_that_went_back_is_published_again_and_counted(
+    beside: OpenWorkshop, rows: CatalogRows, video: bytes
+) -> None:
+    """The copy may be released already: what is in S3 is what players need."""
+    shop = beside()
+    row = rows.insert(NAME, "720p")
+    shop.put(PATH, video)
+    shop.ask()
+    assert shop.finish(PATH).state is State.RELEASED
+    assert watch(shop) == 0
+    rows.update(row, url=f"{BASE_URL}/{PATH}")
+    assert watch(shop) == 1
+    assert rows.url_of(row) == public(shop)
+    assert republished(shop) == 1
+    assert shop.events(PATH)[-1] == "republished"
+
+
+def test_a_row_that_appears_for_a_file_that_did_not_change_is_published_by_the_sweep(
+    beside: OpenWorkshop, rows: CatalogRows, proxy: FaultProxy, video: bytes
+) -> None:
+    """Compressed again while the original is still there: nothing is copied, and no event comes."""
+    shop = beside(KEEP_LOCAL=True)
+    rows.insert(ORIGINAL_NAME, "original")
+    shop.put(ORIGINAL, video)
+    publish(shop, ORIGINAL)
+    del proxy.requests[:]
+    again = rows.insert(ORIGINAL_NAME, "original")
+    assert shop.sweep() == 1
+    assert rows.url_of(again) == public(shop, ORIGINAL_KEY)
+    assert shop.row(ORIGINAL).catalog_row_id == again
+    assert proxy.actions == []
+    assert shop.sweep() == 0
+
+
+def test_a_newer_row_of_other_content_waits_for_its_own_upload(
+    beside: OpenWorkshop, rows: CatalogRows, video: bytes
+) -> None:
+    """The old object is not what the new row is about, even though it has the same URL."""
+    shop = beside()
+    first = rows.insert(NAME, "720p")
+    shop.put(PATH, video)
+    verify(shop)
+    second = rows.insert(NAME, "720p")
+    shop.write(PATH, video + b"\0\0\0\x08free")
+    shop.step(State.VERIFIED)
+    assert rows.url_of(first) == public(shop)
+    assert rows.url_of(second) == f"{BASE_URL}/{PATH}"
+    assert shop.sweep() == 0
+    shop.settle(PATH)
+    publish(shop)
+    assert rows.url_of(second) == public(shop)
+
+
+def test_a_row_deleted_before_publication_ends_the_upload_and_keeps_object_and_file(
+    beside: OpenWorkshop, rows: CatalogRows, video: bytes
+) -> None:
+    shop = beside()
+    row = rows.insert(NAME, "720p")
+    shop.put(PATH, video)
+    verify(shop)
+    rows.delete(row)
+    (upload,) = shop.step(State.VERIFIED)
+    assert (upload.state, upload.error_code) == (State.GONE, ROW_GONE)
+    assert shop.object(upload) == video
+    assert os.path.exists(shop.absolute(PATH))
+    assert shop.house.scanner.scan().noticed == 0
+    back = rows.insert(NAME, "720p")
+    shop.sweep()
+    assert shop.finish(PATH).state is State.RELEASED
+    assert rows.url_of(back) == public(shop)
+
+
+def test_a_lost_object_gives_each_row_back_what_it_showed_before(
+    beside: OpenWorkshop, rows: CatalogRows, server: S3Server, video: bytes
+) -> None:
+    """The local URL begins as each request wished: it is remembered, not made up."""
+    shop = beside()
+    locals_ = [f"https://{host}.example/{PATH}" for host in ("a", "b")]
+    ids = [rows.insert(NAME, "720p", url=url) for url in locals_]
+    shop.put(PATH, video)
+    publish(shop)
+    server.client().delete_object(Bucket=BUCKET, Key=KEY)
+    (upload,) = shop.step(State.PUBLISHED)
+    assert upload.state is State.PENDING
+    assert [rows.url_of(row) for row in ids] == locals_
+    assert shop.finish(PATH).state is State.RELEASED
+    assert {rows.url_of(row) for row in ids} == {public(shop)}
+
+
+def test_a_copy_is_not_released_while_the_compressor_is_about_to_write_its_path(
+    beside: OpenWorkshop, rows: CatalogRows, video: bytes
+) -> None:
+    shop = beside()
+    rows.insert(NAME, "720p")
+    shop.put(PATH, video)
+    publish(shop)
+    again = rows.insert(NAME, "720p", "processing")
+    (upload,) = shop.step(State.PUBLISHED)
+    assert (upload.state, upload.error_code) == (State.PUBLISHED, "catalog-busy")
+    assert os.path.exists(shop.absolute(PATH))
+    rows.delete(again)
+    shop.house.ledger.adopt_identity(upload, upload.identity)
+    assert shop.house.services.catalog.objection(upload) is None
+
+
+def test_a_copy_is_not_released_while_a_row_still_shows_it(
+    beside: OpenWorkshop, rows: CatalogRows, video: bytes
+) -> None:
+    shop = beside()
+    row = rows.insert(NAME, "720p")
+    shop.put(PATH, video)
+    publish(shop)
+    rows.update(row, url=f"{BASE_URL}/{PATH}")
+    (upload,) = shop.step(State.PUBLISHED)
+    assert (upload.state, upload.error_code) == (State.PUBLISHED, "catalog-busy")
+
+
+def test_an_original_is_kept_while_the_compressor_is_at_work_on_its_video(
+    beside: OpenWorkshop, rows: CatalogRows, video: bytes
+) -> None:
+    """At the end it looks whether the original is there, and then probes it: gone by then is lost."""
+    shop = beside()
+    row = rows.insert(ORIGINAL_NAME, "original")
+    rows.insert(NAME, "720p", "processing")
+    shop.put(ORIGINAL, video)
+    publish(shop, ORIGINAL)
+    objection = shop.house.services.catalog.objection(shop.row(ORIGINAL))
+    assert objection is not None
+    assert "original" in objection
+    assert rows.url_of(row) == public(shop, ORIGINAL_KEY)
+
+
+@pytest.mark.parametrize("deletes", [False, True])
+def test_the_object_of_a_deleted_video_is_kept_and_reported_or_deleted_as_wished(
+    beside: OpenWorkshop, rows: CatalogRows, video: bytes, deletes: bool
+) -> None:
+    shop = beside(DELETE_ORPHANS=deletes)
+    row = rows.insert(NAME, "720p")
+    shop.put(PATH, video)
+    shop.ask()
+    upload = shop.finish(PATH)
+    orphans = shop.house.catalog_minder.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
+    assert (orphans.look(), orphans.kept) == (0, 0)
+    rows.delete(row)
+    assert orphans.look() == deletes
+    assert orphans.kept == (not deletes)
+    assert shop.object(upload) == (None if deletes else video)
+    assert (orphans.look(), orphans.kept) == (0, not deletes)
+
+
+def test_an_object_is_not_deleted_while_any_row_leads_to_it(
+    beside: OpenWorkshop, rows: CatalogRows, video: bytes
+) -> None:
+    """Not even one of another quality, which somebody pointed at it by hand."""
+    shop = beside(DELETE_ORPHANS=True)
+    row = rows.insert(NAME, "720p")
+    shop.put(PATH, video)
+    shop.ask()
+    upload = shop.finish(PATH)
+    pointed = rows.insert("another_480p.mp4", "480p", url=public(shop))
+    rows.delete(row)
+    orphans = shop.house.catalog_minder.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
+    assert orphans.look() == 0
+    assert shop.object(upload) == video
+    rows.delete(pointed)
+    assert orphans.look() == 1
+
+
+def test_an_object_whose_copy_is_still_to_be_released_is_deleted_after_that(
+    beside: OpenWorkshop, rows: CatalogRows, video: bytes
+) -> None:
+    """Deleting it before would send it again."""
+    shop = beside(DELETE_ORPHANS=True)
+    row = rows.insert(NAME, "720p")
+    shop.put(PATH, video)
+    publish(shop)
+    rows.delete(row)
+    orphans = shop.house.catalog_minder.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
+    assert (orphans.look(), orphans.kept) == (0, 1)
+    (upload,) = shop.step(State.PUBLISHED)
+    assert upload.state is State.RELEASED
+    assert orphans.look() == 1
+
+
+def test_with_copies_kept_for_good_the_object_is_deleted_and_the_file_waits_for_a_row(
+    beside: OpenWorkshop, rows: CatalogRows, video: bytes
+) -> None:
+    shop = beside(DELETE_ORPHANS=True, KEEP_LOCAL=True)
+    row = rows.insert(NAME, "720p")
+    shop.put(PATH, video)
+    publish(shop)
+    rows.delete(row)
+    orphans = shop.house.catalog_minder.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
+    assert orphans.look() == 1
+    (upload,) = shop.step(State.PENDING)
+    assert (upload.state, upload.awaits_row) == (State.PENDING, True)
+    assert os.path.exists(shop.absolute(PATH))
+
+
+def test_an_object_whose_row_was_deleted_before_publication_is_an_orphan_too(
+    beside: OpenWorkshop, rows: CatalogRows, video: bytes
+) -> None:
+    shop = beside(DELETE_ORPHANS=True)
+    row = rows.insert(NAME, "720p")
+    shop.put(PATH, video)
+    verify(shop)
+    rows.delete(row)
+    (upload,) = shop.step(State.VERIFIED)
+    assert upload.state is State.GONE
+    orphans = shop.house.catalog_minder.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
+    assert orphans.look() == 1
+    assert shop.object(upload) is None
+    assert orphans.look() == 0
+
+
+def test_the_object_of_another_host_is_not_taken_for_a_lost_one(
+    beside: OpenWorkshop, rows: CatalogRows, proxy: FaultProxy, server: S3Server, video: bytes
+) -> None:
+    """Two hosts compressed the same video one after the other: the later one's object stays as it is."""
+    shop = beside(KEEP_LOCAL=True)
+    rows.insert(NAME, "720p")
+    shop.put(PATH, video)
+    publish(shop)
+    other = beside(INSTANCE_ID="other", KEEP_LOCAL=True)
+    rows.insert(NAME, "720p")
+    shop.write(PATH, video + b"\0\0\0\x08free")
+    other.settle(PATH)
+    publish(other)
+    shop.house.policy.keep_local = False
+    (upload,) = shop.step(State.PUBLISHED)
+    assert (upload.state, upload.error_code) == (State.PUBLISHED, "object-replaced")
+    assert shop.object(upload) == video + b"\0\0\0\x08free"

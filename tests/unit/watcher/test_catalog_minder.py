@@ -1,0 +1,110 @@
+"""How often the catalog is asked: at once while a file is fresh, seldom when not, and never in a rush."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import cast
+
+import pytest
+
+from db import DatabaseError, ErrorKind
+from tests.workshop import Workshop
+from watcher.catalog_minder import LONGEST_SECONDS, ORPHANS_SECONDS, SHORTEST_SECONDS, CatalogMinder
+from watcher.gatekeeper import FRESH, Gatekeeper
+from watcher.orphans import Orphans
+from watcher.row_sweep import RowSweep
+
+
+@dataclass
+class Scripted:
+    """Stands for the three that the minder calls: counts, and fails if it is told to."""
+
+    now: float = 1000.0
+    asked: list[bool] = field(default_factory=list)
+    watched: int = 0
+    looked: int = 0
+    fail: Callable[[], None] = lambda: None
+
+    def ask(self, *, fresh_only: bool = False) -> int:
+        self.fail()
+        self.asked.append(fresh_only)
+        return 0
+
+    def watch(self) -> int:
+        self.watched += 1
+        return 0
+
+    def look(self) -> int:
+        self.looked += 1
+        return 0
+
+
+@pytest.fixture
+def script() -> Scripted:
+    return Scripted()
+
+
+@pytest.fixture
+def minder(workshop: Workshop, script: Scripted) -> CatalogMinder:
+    return CatalogMinder(
+        cast("Gatekeeper", script),
+        cast("RowSweep", script),
+        cast("Orphans", script),
+        database=workshop.house.database,
+        liveness=workshop.house.liveness,
+        clock=lambda: script.now,
+    )
+
+
+def test_everything_is_asked_for_at_the_start_and_every_five_seconds(
+    minder: CatalogMinder, script: Scripted
+) -> None:
+    assert minder.step() == LONGEST_SECONDS
+    script.now += LONGEST_SECONDS / 2
+    assert minder.step() == LONGEST_SECONDS / 2
+    script.now += LONGEST_SECONDS / 2
+    minder.step()
+    assert (script.asked, script.watched) == ([False, False], 2)
+
+
+def test_a_fresh_file_is_asked_for_every_50_ms_and_less_and_less_often(
+    minder: CatalogMinder, script: Scripted
+) -> None:
+    minder.step()
+    minder.notice()
+    pauses = []
+    began = script.now
+    while script.now < began + 120:
+        pauses.append(pause := minder.step())
+        script.now += pause
+    assert pauses[:5] == [SHORTEST_SECONDS] * 5
+    assert max(pauses) <= LONGEST_SECONDS
+    assert pauses[-1] > LONGEST_SECONDS / 2
+    fresh = script.asked.count(True)
+    assert 20 < fresh < FRESH.total_seconds() / SHORTEST_SECONDS
+    assert len(script.asked) < 150
+
+
+def test_orphans_are_looked_for_once_an_hour(minder: CatalogMinder, script: Scripted) -> None:
+    minder.step()
+    script.now += ORPHANS_SECONDS - 1
+    minder.step()
+    assert script.looked == 1
+    script.now += 1
+    minder.step()
+    assert script.looked == 2
+
+
+def test_a_database_that_is_away_is_told_and_asked_again(minder: CatalogMinder, script: Scripted) -> None:
+    def away() -> None:
+        if len(script.asked) < 1:
+            script.asked.append(True)
+            raise DatabaseError(ErrorKind.TRANSIENT, "ask", "it is away", "Wait.")
+        minder.request_stop()
+
+    script.fail = away
+    minder.start()
+    assert minder.join(10)
+    assert script.asked == [True, False]
+    assert minder.problem is None

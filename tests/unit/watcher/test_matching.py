@@ -1,0 +1,123 @@
+"""Which rows are a file's: told by URLs as the compressor writes them, which is raw, and by its quality."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from db import CatalogRow
+from tests.unit.watcher.test_outlook import ROW as UPLOAD
+from watcher.matching import admission, rows_of_file
+from watcher.naming import Naming, rendition_of
+
+VIDEO = UPLOAD.video_id
+LOCAL = f"https://example.com/videos/{VIDEO}"
+NAMING = Naming(prefix="videos", public_base="https://bucket.example", local_base="file:///completed")
+PUBLIC = f"https://bucket.example/videos/{VIDEO}"
+BEGAN = datetime(2026, 1, 2, tzinfo=UTC)
+
+
+def row(url: str, quality: str = "720p", status: str = "ready", *, age: int = 0) -> CatalogRow:
+    """A row, `age` seconds newer than the first one."""
+    made = BEGAN + timedelta(seconds=age)
+    return CatalogRow(f"id of {url} {age}", VIDEO, quality, url, status, 1, made, made)
+
+
+def found(name: str, *rows: CatalogRow, quality: str = "720p", known_urls: tuple[str, ...] = ()) -> list[str]:
+    """The URLs of the rows that are those of a file, oldest first."""
+    upload = replace(UPLOAD, path=f"{VIDEO}/{name}", quality=quality)
+    return [match.url for match in rows_of_file(upload, rows, NAMING, known_urls=known_urls)]
+
+
+def test_a_row_is_the_files_if_its_url_ends_in_video_and_name() -> None:
+    ours, other = row(f"{LOCAL}/a_720p.mp4"), row(f"{LOCAL}/b_720p.mp4")
+    assert found("a_720p.mp4", ours, other) == [ours.url]
+
+
+def test_another_video_s_file_of_the_same_name_is_another_file() -> None:
+    elsewhere = row(LOCAL.replace("0b8e", "1b8e") + "/a_720p.mp4")
+    assert found("a_720p.mp4", elsewhere) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["a?b=1_720p.mp4", "a#b_720p.mp4", "100%_720p.mp4", "a%20b_720p.mp4", "ä+ö_720p.mp4"]
+)
+def test_a_raw_name_is_taken_as_it_stands(name: str) -> None:
+    assert found(name, row(f"{LOCAL}/{name}")) == [f"{LOCAL}/{name}"]
+
+
+def test_a_percent_encoded_name_is_understood_too() -> None:
+    assert found("a b_720p.mp4", row(f"{LOCAL}/a%20b_720p.mp4")) == [f"{LOCAL}/a%20b_720p.mp4"]
+
+
+def test_of_two_readings_the_one_by_the_letter_wins() -> None:
+    """`a b` and `a%20b` are two files of one video; each has its own row."""
+    raw, encoded = row(f"{LOCAL}/a b_720p.mp4"), row(f"{LOCAL}/a%20b_720p.mp4")
+    assert found("a b_720p.mp4", raw, encoded) == [raw.url]
+    assert found("a%20b_720p.mp4", raw, encoded) == [encoded.url]
+
+
+def test_the_newest_row_comes_last_however_they_were_read() -> None:
+    old, new = row(f"{LOCAL}/a_720p.mp4"), row(f"https://other.example/{VIDEO}/a_720p.mp4", age=1)
+    assert found("a_720p.mp4", new, old) == [old.url, new.url]
+
+
+def test_a_row_that_shows_the_object_is_the_files() -> None:
+    shown = row(f"{PUBLIC}/a_original.mp4", "original")
+    assert found("a.mp4", shown, quality="original") == [shown.url]
+
+
+def test_a_source_called_like_a_rendition_does_not_take_the_rows_of_its_renditions() -> None:
+    """`clip_720p.mp4` is an original here; its renditions show objects whose keys begin with its name."""
+    renditions = [row(f"{PUBLIC}/clip_720p_{quality}.mp4", quality) for quality in ("144p", "720p")]
+    original = row(f"{LOCAL}/clip_720p.mp4", "original")
+    assert found("clip_720p.mp4", *renditions, original) == [original.url]
+    assert found("clip_720p.mp4", *renditions) == []
+    assert found("_144p.mp4", row(f"{PUBLIC}/_144p_144p.mp4", "144p"), quality="original") == []
+
+
+def test_an_address_the_object_once_had_is_still_the_files() -> None:
+    old = row("https://gone.example/x", "original")
+    assert found("a.mp4", old, quality="original", known_urls=(old.url,)) == [old.url]
+
+
+def test_without_any_such_row_video_and_quality_decide_unless_it_shows_another_file() -> None:
+    nameless, other = row("https://player.example/watch?v=1"), row(f"{LOCAL}/b_720p.mp4")
+    assert found("a_720p.mp4", nameless, other) == [nameless.url]
+    assert found("a_720p.mp4", replace(nameless, quality="480p")) == []
+    assert found("a_720p.mp4", nameless, row(f"{LOCAL}/a_720p.mp4")) == [f"{LOCAL}/a_720p.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("name", "quality", "filename", "key"),
+    [
+        ("clip_720p.mp4", "720p", "clip.mp4", "clip_720p.mp4"),
+        ("clip_720p.mp4", "original", "clip_720p.mp4", "clip_720p_original.mp4"),
+        ("clip_original.mp4", "original", "clip_original.mp4", "clip_original_original.mp4"),
+        ("_144p.mp4", "144p", "_144p.mp4", "_144p_144p.mp4"),
+        ("clip.mov", "original", "clip.mov", "clip_original.mov"),
+    ],
+)
+def test_the_row_s_quality_decides_the_key(name: str, quality: str, filename: str, key: str) -> None:
+    chosen = row(f"{LOCAL}/{name}", quality)
+    settled = admission(replace(UPLOAD, path=f"{VIDEO}/{name}"), chosen, NAMING)
+    assert settled == {
+        "catalog_row_id": chosen.id,
+        "catalog_row_at": chosen.created_at,
+        "filename": filename,
+        "quality": quality,
+        "object_key": f"videos/{VIDEO}/{key}",
+    }
+
+
+@given(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=30))
+def test_whatever_a_source_is_called_its_row_and_its_object_find_it(base: str) -> None:
+    """The local URL as the compressor writes it, and the public URL as we do."""
+    name = f"{base}_720p.mp4"
+    key = NAMING.key(rendition_of(VIDEO, f"{VIDEO}/{name}", "720p"))
+    local, public = row(f"{LOCAL}/{name}"), row(NAMING.public_url_of(key), age=1)
+    assert found(name, local, public) == [local.url, public.url]

@@ -1,0 +1,71 @@
+"""What is in S3 is written down when the database is back, unless somebody else has done so meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from db import ClaimLostError, DatabaseError, ErrorKind
+from tests.workshop import Workshop
+from watcher.guard import Guard
+from watcher.recording import until_recorded
+from watcher.runner import Work
+
+
+def trouble(kind: ErrorKind) -> DatabaseError:
+    return DatabaseError(kind, "record a confirmation", "it is away", "Wait.")
+
+
+@dataclass
+class Attempts:
+    """Fails as often as it is told to, with what it is told to."""
+
+    failures: list[Exception]
+    waited: list[float] = field(default_factory=list)
+    beats: int = 0
+    stops_after: int = 1000
+
+    def record(self) -> None:
+        if self.failures:
+            raise self.failures.pop(0)
+
+    def wait(self, seconds: float) -> bool:
+        self.waited.append(seconds)
+        return len(self.waited) >= self.stops_after
+
+    def beat(self) -> None:
+        self.beats += 1
+
+    def work(self, guard: Guard) -> Work:
+        return Work(guard=guard, stopped=lambda: False, beat=self.beat, wait=self.wait)
+
+
+@pytest.fixture
+def run(workshop: Workshop) -> Callable[[Attempts], None]:
+    guard = next(iter(workshop.house.runners.values())).guard
+    return lambda attempts: until_recorded(attempts.record, attempts.work(guard))
+
+
+def test_it_is_tried_until_the_database_takes_it(run: Callable[[Attempts], None]) -> None:
+    attempts = Attempts([trouble(ErrorKind.TRANSIENT)] * 3)
+    run(attempts)
+    assert (len(attempts.waited), attempts.beats) == (3, 3)
+
+
+@pytest.mark.parametrize(
+    "error", [trouble(ErrorKind.ENVIRONMENT), trouble(ErrorKind.OBJECT), ClaimLostError(1, 2)]
+)
+def test_what_no_retry_can_mend_is_not_tried_again(run: Callable[[Attempts], None], error: Exception) -> None:
+    attempts = Attempts([error])
+    with pytest.raises(type(error)):
+        run(attempts)
+    assert attempts.waited == []
+
+
+def test_a_stop_ends_it(run: Callable[[Attempts], None]) -> None:
+    attempts = Attempts([trouble(ErrorKind.TRANSIENT)] * 9, stops_after=2)
+    with pytest.raises(DatabaseError):
+        run(attempts)
+    assert len(attempts.waited) == 2
