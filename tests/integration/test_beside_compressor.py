@@ -24,7 +24,7 @@ def scene(place: str, postgres: PostgresServer, server: S3Server) -> Iterator[Sc
 
 
 def test_every_good_row_ends_with_a_public_url_and_every_failed_one_without(scene: Scene) -> None:
-    """One source is called like a rendition; one encode is killed, one stopped with a file that looks good."""
+    """One source is called like a rendition; one encode is killed, one stopped: its file looks good."""
     videos = scene.videos(["clip_720p.mp4", "Été #1 100% (final).v2.mp4", "plain.mov"])
     failing = {(videos[0].video_id, "240p"): "SIGKILL", (videos[1].video_id, "360p"): "SIGTERM"}
     options = [f"--fail={video}:{quality}={how}" for (video, quality), how in failing.items()]
