@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -64,13 +64,18 @@ class Video:
 
 @dataclass
 class Scene:
-    """Where everything is. `completions` counts, by key, the objects that appeared at the server."""
+    """Where everything is.
+
+    `asked_at` and `appeared_at` say, by key, when the server was first asked to take an object, and each time
+    that one was complete, in monotonic seconds.
+    """
 
     directory: Path
     database_url: str
     s3: S3Server
     proxy: FaultProxy
-    completions: Counter[str] = field(default_factory=Counter)
+    asked_at: dict[str, float] = field(default_factory=dict)
+    appeared_at: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     sources: dict[str, Path] = field(default_factory=dict)
     """By video."""
 
@@ -83,6 +88,11 @@ class Scene:
     def aside(self) -> Path:
         """Where the compressor keeps a copy of every good output, for comparison."""
         return self.directory / "aside"
+
+    @property
+    def completions(self) -> Counter[str]:
+        """How often each object became complete at the server."""
+        return Counter({key: len(times) for key, times in self.appeared_at.items()})
 
     def settings(self, **changes: Any) -> Settings:
         """A daemon's settings for this platform."""
@@ -150,9 +160,12 @@ class Scene:
 
     def count(self, request: Request, forward: Forward) -> Answer | None:
         """The proxy's way of forwarding: notes every object that appears."""
+        key = unquote(urlsplit(request.path).path).partition(f"/{BUCKET}/")[2]
+        if request.action in {"PutObject", "CreateMultipartUpload"}:
+            self.asked_at.setdefault(key, time.monotonic())
         answer = forward()
         if request.action in {"PutObject", "CompleteMultipartUpload"} and answer.status == 200:
-            self.completions[unquote(urlsplit(request.path).path).partition(f"/{BUCKET}/")[2]] += 1
+            self.appeared_at[key].append(time.monotonic())
         return answer
 
 
