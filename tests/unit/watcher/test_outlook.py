@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from db import State, Upload
-from watcher.outlook import outlook
+from db import CatalogRow, State, Upload
+from watcher.outlook import at_gate, outlook
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 ROW = Upload(
@@ -112,7 +112,7 @@ def test_an_upload_under_way_says_how_far_it_is() -> None:
 
 @pytest.mark.parametrize("state", [State.PENDING, State.VERIFIED, State.PUBLISHED])
 def test_a_row_that_is_claimed_is_being_worked_on(state: State) -> None:
-    assert told(state=state).endswith("stage is working on it.")
+    assert told(state=state, claimed_by="test").endswith("stage is working on it.")
 
 
 def test_what_waits_says_until_when() -> None:
@@ -128,3 +128,26 @@ def test_what_waits_says_until_when() -> None:
 def test_what_is_due_is_due_now() -> None:
     assert told().endswith("due now.")
     assert told(due_at=NOW - timedelta(days=1), attempts=1).startswith("It is tried again now;")
+
+
+def test_what_waits_at_the_gate_waits_for_its_row_unless_the_catalog_cannot_be_asked() -> None:
+    assert told(awaits_row=True).startswith("It is uploaded when its catalog row is ready")
+    assert told(awaits_row=True, paused={"upload": "x"}).startswith("It is uploaded when its catalog row")
+    assert told(awaits_row=True, paused={"catalog": "No server."}).endswith(
+        "asked again by itself: No server."
+    )
+
+
+def test_the_gate_shows_the_newest_row_and_whether_it_takes_too_long() -> None:
+    """Each of what can be seen there: nothing, one row, several."""
+    hour = timedelta(hours=1)
+    upload = replace(ROW, awaits_row=True, due_at=NOW - hour)
+    row = CatalogRow("r1", ROW.video_id, "720p", "https://x/a_720p.mp4", "processing", None, NOW, NOW)
+    assert at_gate(upload, [], now=NOW, timeout=hour) == (
+        "It waits for its catalog row since 2026-01-02 02:04:05Z, for 1 h. The catalog has no row of it."
+    )
+    assert at_gate(upload, [row], now=NOW, timeout=hour).endswith(
+        "Its row r1 is processing and shows https://x/a_720p.mp4."
+    )
+    told = at_gate(upload, [row, replace(row, id="r2")], now=NOW, timeout=hour / 2)
+    assert ", longer than CATALOG_ROW_TIMEOUT (30 min). Its row r2, the newest of 2, is" in told
