@@ -28,10 +28,11 @@ _DAMAGED = "The database file is damaged or not a SQLite database: restore it fr
 _UNEXPECTED = "This is not expected of a working database; its own log may say more."
 
 _TRANSIENT = ErrorKind.TRANSIENT, f"{_WAIT}."
-_UNREACHABLE = (
-    ErrorKind.TRANSIENT,
-    f"{_WAIT}; if it lasts, check that the server runs, can be reached and that DATABASE_URL is right.",
+_REACHABLE = (
+    "check that the server runs and can be reached, and that DATABASE_URL is right, with its sslmode and "
+    "sslrootcert if it has them."
 )
+_UNREACHABLE = ErrorKind.TRANSIENT, f"{_WAIT}; if it lasts, {_REACHABLE}"
 _EXHAUSTED = ErrorKind.TRANSIENT, f"{_WAIT}; if it lasts, allow the server more connections."
 
 _SQLITE: Mapping[int, tuple[ErrorKind, str]] = {

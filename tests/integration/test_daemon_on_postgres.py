@@ -1,0 +1,56 @@
+"""The daemon as a process on PostgreSQL where no compressor keeps a catalog: from a file to free space."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from contextlib import closing
+
+import psycopg
+import pytest
+
+from db import Ledger, State
+from tests.daemon import running_daemon
+from tests.integration.conftest import MakeSettings
+from tests.media import Media
+from tests.postgres import PostgresServer
+from tests.s3_server import S3Server
+from tests.workshop import BUCKET, VIDEO_ID
+from watcher.configuration import connect
+
+PATH = f"{VIDEO_ID}/good_720p.mp4"
+KEY = f"videos/{VIDEO_ID}/good_720p.mp4"
+
+
+@pytest.mark.parametrize("catalog", ["own", "none"])
+def test_a_file_is_uploaded_published_and_released(
+    postgres: PostgresServer,
+    settings: MakeSettings,
+    server: S3Server,
+    media: Media,
+    video: bytes,
+    catalog: str,
+) -> None:
+    """A catalog of our own is in DATABASE_SCHEMA and shows the object; without one nothing does."""
+    with postgres.fresh_database() as url:
+        made = settings(DATABASE_URL=url, CATALOG=catalog, DATABASE_SCHEMA="sidecar")
+        with running_daemon(made) as daemon:
+            daemon.expect("daemon_ready")
+            full = os.path.join(made.completed_dir, PATH)
+            os.makedirs(os.path.dirname(full))
+            shutil.copyfile(media.faststart, full)
+            published = daemon.expect("upload_published", path=PATH)
+            daemon.expect("upload_released", path=PATH)
+            daemon.signal(signal.SIGTERM)
+            assert daemon.wait() == 0
+        assert not os.path.exists(full)
+        assert server.client().get_object(Bucket=BUCKET, Key=KEY)["Body"].read() == video
+        with closing(connect(made)) as database:
+            (upload,) = Ledger(database, made.instance).uploads()
+        assert (upload.state, upload.url) == (State.RELEASED, published["url"])
+        with psycopg.connect(url) as connection:
+            shown = connection.execute(
+                "SELECT url, status, file_size FROM sidecar.video_qualities"
+            ).fetchall()
+        assert shown == ([(upload.url, "ready", len(video))] if catalog == "own" else [])
