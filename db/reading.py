@@ -144,7 +144,9 @@ class LedgerReader(KeyHistory):
 
     def _counts(self, *of: peewee.Expression) -> dict[str, dict[State, int]]:
         uploads = self._uploads
-        query: Any = uploads.select(uploads.instance, uploads.state, fn.COUNT(uploads.id)).where(*of)
+        query: Any = uploads.select(uploads.instance, uploads.state, fn.COUNT(uploads.id))
+        if of:
+            query = query.where(*of)
         counts: dict[str, dict[State, int]] = {}
         with self._database.operation("count the uploads"):
             for instance, state, number in query.group_by(uploads.instance, uploads.state).tuples():
