@@ -56,6 +56,10 @@ class DaemonProcess:
             if not self._read(deadline):
                 raise AssertionError(f"no {event} {fields} ({count} times) in {self.events}")
 
+    def read(self, seconds: float) -> None:
+        """Read what the daemon logs next, for at most so many seconds."""
+        self._read(time.monotonic() + seconds)
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal."""
         self.process.send_signal(number)

@@ -10,7 +10,6 @@ from datetime import datetime, timedelta
 import structlog
 
 from db import State, Upload
-from watcher.asides import repair_asides
 from watcher.house import House
 from watcher.joining import stop_all
 from watcher.problems import Problem
@@ -56,7 +55,7 @@ class OnceRun:
         house.settler.start()
         try:
             report = house.scanner.scan(stopped=self._is_interrupted)
-            repair_asides(house.tree, house.ledger, report.asides)
+            house.asides.repair(report.asides)
             if house.catalog_minder is not None:
                 house.catalog_minder.sweep.sweep()
             for runner in house.runners.values():
@@ -115,7 +114,7 @@ class OnceRun:
         stage = house.runners[state].stage
         if not stage.is_enabled():
             return False
-        due = house.ledger.next_due(state, horizon=stage.horizon)
+        due = house.ledger.next_due(state, horizon=stage.horizon, awaits_others=False)
         return due is not None and due <= house.ledger.now() + PATIENCE
 
     def _left_undone(self, started_at: datetime) -> list[str]:
@@ -130,11 +129,18 @@ class OnceRun:
             undone.append("the CDN was not told of every replaced object yet; the next run goes on")
         for state in (State.PENDING, State.VERIFIED, State.REJECTED, State.FAILED, State.GONE):
             undone += [
-                f"{upload.path}: {_in_words(upload)}"
+                f"{upload.path}: {self._in_words(upload)}"
                 for upload in house.ledger.iter_uploads(state=state)
                 if self._counts(upload, started_at)
             ]
         return undone
+
+    def _in_words(self, upload: Upload) -> str:
+        if upload.awaits_row:
+            return "waits for its catalog row"
+        if self._house.ledger.is_at_work(upload):
+            return f"{upload.state}: {upload.claimed_by} is at work on it"
+        return upload.state + (f": {upload.last_error}" if upload.last_error else "")
 
     def _counts(self, upload: Upload, started_at: datetime) -> bool:
         """What ended badly long ago counts only if its file is among those that are there now."""
@@ -143,9 +149,3 @@ class OnceRun:
             or upload.changed_at >= started_at
             or (upload.state is not State.GONE and self._house.tree.exists(upload.path))
         )
-
-
-def _in_words(upload: Upload) -> str:
-    if upload.awaits_row:
-        return "waits for its catalog row"
-    return upload.state + (f": {upload.last_error}" if upload.last_error else "")

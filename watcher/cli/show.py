@@ -10,6 +10,7 @@ from uuid import UUID
 import typer
 
 from db import JSON, InstanceReport, Ledger, State, Upload, format_time
+from watcher.cli import instances
 from watcher.cli.common import (
     MISUSED,
     CommandError,
@@ -32,22 +33,33 @@ _LINE = "{:>8}  {:10}  {:8}  {:>10}  {:>5}  {:20}  {}"
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 
-def status(context: typer.Context, as_json: AsJson = False) -> None:
+def status(
+    context: typer.Context,
+    everybody: Annotated[
+        bool, typer.Option("--all", help="Every daemon that uses the ledger's database, on any machine.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """How it goes: the daemon, counts by state, what waits longest, the last errors."""
     settings = invocation(context).settings()
     with open_ledger(settings, read_only=True) as ledger:
-        summary = _summary(settings, ledger)
-        if as_json:
-            print_json(summary)
-        else:
-            _print_status(settings, ledger)
+        match everybody, as_json:
+            case True, True:
+                print_json(instances.summary(ledger))
+            case True, False:
+                instances.print_all(ledger)
+            case False, True:
+                print_json(_summary(settings, ledger))
+            case _:
+                _print_status(settings, ledger)
 
 
 def _summary(settings: Settings, ledger: Ledger) -> dict[str, object]:
     report = ledger.instance_report()
     oldest = ledger.oldest_pending()
     return {
-        "instance": ledger.instance,
+        "instance": ledger.worker,
+        "ledger": ledger.instance,
         "directory": settings.completed_dir,
         "running": daemon_is_running(settings),
         "heartbeat_at": format_time(report.heartbeat_at) if report else None,
@@ -91,9 +103,11 @@ def _print_status(settings: Settings, ledger: Ledger) -> None:
     report = ledger.instance_report()
     is_running = daemon_is_running(settings)
     words = _daemon_words(report, is_running, ledger)
-    say(f"Instance {ledger.instance} on {settings.completed_dir}: {words}")
+    say(f"Instance {ledger.worker} on {settings.completed_dir}: {words}")
     for line in report_lines(report) if is_running else ():
         say(f"  {line}")
+    if settings.shared_directory:
+        say("The uploads are those of every daemon on this directory; `status --all` tells of each.")
     print_table(["STATE", "UPLOADS"], [[state, str(number)] for state, number in ledger.counts().items()])
     if oldest := ledger.oldest_pending():
         waited = human_duration(now - oldest.discovered_at)

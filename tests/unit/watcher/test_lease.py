@@ -149,6 +149,30 @@ def test_file_systems_with_writers_out_of_sight_are_not_trusted(kind: str) -> No
     assert kind not in lease.TRUSTED_FILE_SYSTEMS
 
 
+@pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "ceph"])
+def test_on_a_network_file_system_a_lease_that_is_granted_is_not_believed(
+    descriptor: int, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Whoever writes on another machine asks another kernel."""
+    assert lease.ask(descriptor) is Writers.NONE
+    monkeypatch.setattr(lease, "file_system", lambda _descriptor: kind)
+    assert lease.ask(descriptor) is Writers.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_network"),
+    [
+        *((kind, True) for kind in ("nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "lustre", "glusterfs")),
+        *((kind, True) for kind in ("fuse", "fuse.glusterfs", "fuse.sshfs", "fuse.bindfs", "virtiofs")),
+        *((kind, False) for kind in ("ext4", "xfs", "overlay", "tmpfs", "fuseblk", None)),
+    ],
+)
+def test_network_file_systems_are_known_by_their_types(kind: str | None, is_network: bool) -> None:
+    """`fuseblk` is a local disk, and every change of an overlay goes through this kernel."""
+    assert lease.is_network(kind) is is_network
+    assert not is_network or kind not in lease.TRUSTED_FILE_SYSTEMS
+
+
 def test_the_file_system_is_found_by_the_mount_of_the_very_file() -> None:
     if not os.path.ismount("/dev/shm"):
         pytest.skip("no /dev/shm is mounted here")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from watcher.observer import TreeObserver, _WatchGroup
 
@@ -60,6 +61,23 @@ def observer(root: str, told: Told) -> Iterator[TreeObserver]:
         notice_file=told.files.put,
         notice_directory=told.directories.put,
         lost_events=told.lost.set,
+    )
+    yield observer
+    observer.stop()
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.fixture
+def polling(root: str, told: Told) -> Iterator[TreeObserver]:
+    """An observer of the same directory that takes it for one on an NFS server."""
+    before = set(os.listdir("/proc/self/fd"))
+    observer = TreeObserver(
+        root,
+        notice_file=told.files.put,
+        notice_directory=told.directories.put,
+        lost_events=told.lost.set,
+        file_system=lambda _descriptor: "nfs4",
+        poll_seconds=0.02,
     )
     yield observer
     observer.stop()
@@ -252,3 +270,83 @@ def test_stopping_leaves_no_thread_and_no_descriptor_and_may_be_repeated(
     assert not observer.is_alive()
     assert set(threading.enumerate()) == threads
     assert set(os.listdir("/proc/self/fd")) == descriptors
+
+
+def begin(observer: TreeObserver, told: Told) -> None:
+    """Start to poll, and wait for the first look: what changed until then is for a scan."""
+    observer.start()
+    told.expect_directory("")
+
+
+def test_on_a_network_file_system_new_and_changed_files_are_found_by_looking(
+    root: str, told: Told, polling: TreeObserver
+) -> None:
+    os.mkdir(f"{root}/x")
+    begin(polling, told)
+    write(f"{root}/x/é \udcff.mp4")
+    told.expect_file("x/é \udcff.mp4")
+    with open(f"{root}/x/é \udcff.mp4", "ab") as file:
+        file.write(b"more")
+    told.expect_file("x/é \udcff.mp4")
+
+
+def test_looking_finds_what_is_renamed_in_and_within(root: str, told: Told, polling: TreeObserver) -> None:
+    write(f"{root}.outside")
+    begin(polling, told)
+    os.rename(f"{root}.outside", f"{root}/a.mp4")
+    told.expect_file("a.mp4")
+    os.rename(f"{root}/a.mp4", f"{root}/b.mp4")
+    told.expect_file("b.mp4")
+
+
+def test_looking_finds_new_directories_and_what_is_in_them(
+    root: str, told: Told, polling: TreeObserver
+) -> None:
+    os.makedirs(f"{root}.outside/y")
+    write(f"{root}.outside/y/before.mp4")
+    begin(polling, told)
+    os.rename(f"{root}.outside", f"{root}/x")
+    told.expect_directory("x")
+    write(f"{root}/x/y/after.mp4")
+    told.expect_file("x/y/after.mp4")
+
+
+def test_looking_follows_no_link_out_of_the_directory(root: str, told: Told, polling: TreeObserver) -> None:
+    os.mkdir(f"{root}.outside")
+    os.symlink(f"{root}.outside", f"{root}/x")
+    begin(polling, told)
+    write(f"{root}.outside/foreign.mp4")
+    write(f"{root}/own.mp4")
+    assert told.files.get(timeout=WAIT_SECONDS) == "own.mp4"
+
+
+def test_that_the_directory_is_polled_is_told_once(root: str, told: Told, polling: TreeObserver) -> None:
+    with capture_logs() as logged:
+        for _ in range(2):
+            begin(polling, told)
+            polling.stop()
+    assert [(line["event"], line["file_system"]) for line in logged] == [("observer_polls", "nfs4")]
+
+
+def test_on_a_local_file_system_nothing_is_polled(root: str, observer: TreeObserver) -> None:
+    with capture_logs() as logged:
+        observer.start()
+    assert logged == []
+    assert watch_group(observer)
+
+
+def test_a_polled_root_that_goes_away_ends_the_observers_life(
+    root: str, told: Told, polling: TreeObserver
+) -> None:
+    begin(polling, told)
+    os.rmdir(root)
+    assert polling._observer is not None
+    for emitter in list(polling._observer.emitters):
+        emitter.join(WAIT_SECONDS)
+    assert not polling.is_alive()
+    polling.stop()
+    with pytest.raises(FileNotFoundError):
+        polling.start()
+    os.mkdir(root)
+    begin(polling, told)
+    assert polling.is_alive()

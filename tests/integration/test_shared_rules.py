@@ -1,0 +1,413 @@
+"""What daemons on one ledger owe each other, step by step: nothing of the living is taken for a leftover."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+
+import pytest
+from psycopg import sql
+
+from db import State, Upload
+from tests.fault_proxy import Answer, FaultProxy, Forward, Request
+from tests.integration.conftest import MakeSettings
+from tests.integration.shared import OpenHouse, house_of, let_claims_run_out, shared  # noqa: F401  # fixtures
+from tests.integration.test_release_rules import content, published
+from tests.integration.test_resume_rules import FREE_BOX, KEY, PATH, interrupted, open_multiparts
+from tests.integration.test_upload_rules import LARGE, padded
+from tests.postgres import PostgresServer
+from tests.s3_server import S3Server
+from tests.workshop import BUCKET, LEASE, VIDEO_ID, Workshop, open_workshop, settings_for
+from watcher import release
+from watcher.finished import Examination, Finished, Unreadable, examine
+from watcher.once import OnceRun
+from watcher.openat import FileMissingError
+from watcher.release import SetAside
+from watcher.runner import Work
+
+# The fixtures are named as parameters below.
+# ruff: noqa: F811
+
+
+def look(shop: Workshop) -> Examination:
+    """What a daemon finds at the path."""
+    return examine(shop.house.tree, PATH, previous=None, now=time.monotonic(), settle_seconds=0)
+
+
+def states(shop: Workshop) -> list[State]:
+    return [row.state for row in shop.house.ledger.uploads()]
+
+
+def claim(shop: Workshop, state: State) -> list[Upload]:
+    """Claim what is due, and do nothing with it."""
+    stage = shop.house.runners[state].stage
+    return shop.house.ledger.claim(state, 9, lease=LEASE, horizon=stage.horizon)
+
+
+def advance(shop: Workshop, state: State, rows: list[Upload]) -> None:
+    """Go on with rows that were claimed earlier."""
+    runner = shop.house.runners[state]
+    runner.stage.advance(rows, Work(runner.guard, lambda: False, lambda: None, lambda _: False))
+
+
+def told(shop: Workshop, event: str) -> int:
+    """How often the stories of all uploads tell of an event."""
+    ledger = shop.house.ledger
+    return sum(told.event == event for row in ledger.uploads() for told in ledger.events(row.id))
+
+
+def test_daemons_with_directories_of_their_own_work_on_their_own_files_alone(
+    shared: MakeSettings, server: S3Server, place: str, video: bytes
+) -> None:
+    """One PostgreSQL, two hosts: the rows are told apart by instance, and so are the counts."""
+    one = shared(SHARED_DIRECTORY=False, INSTANCE_ID="one")
+    other = settings_for(
+        os.path.join(place, "elsewhere"),
+        str(one.aws_endpoint_url),
+        DATABASE_URL=one.ledger_url,
+        CATALOG="none",
+        INSTANCE_ID="other",
+    )
+    with open_workshop(one, server) as a, open_workshop(other, server) as b:
+        a.put(PATH, video)
+        b.put(f"{VIDEO_ID}/else_720p.mp4", video)
+        assert [row.path for row in a.step(State.PENDING)] == [PATH]
+        assert states(a) == [State.VERIFIED]
+        assert states(b) == [State.PENDING]
+        b.house.ledger.unclaim_all()
+        assert set(a.house.ledger.counts_by_instance()) == {"one", "other"}
+
+
+def test_a_new_file_that_two_daemons_see_at_once_has_one_row(house_of: OpenHouse, video: bytes) -> None:
+    a, b = house_of("a"), house_of("b")
+    a.write(PATH, video)
+    seen = look(a), look(b)
+    a.intake.take(PATH, seen[0])
+    b.intake.take(PATH, seen[1])
+    assert states(a) == [State.PENDING]
+
+
+def test_a_changed_file_that_two_daemons_see_at_once_supersedes_once(
+    house_of: OpenHouse, video: bytes
+) -> None:
+    a, b = house_of("a"), house_of("b")
+    a.put(PATH, video)
+    a.step(State.PENDING)
+    a.write(PATH, video + FREE_BOX)
+    seen = look(a), look(b)
+    b.intake.take(PATH, seen[1])
+    a.intake.take(PATH, seen[0])
+    assert states(a) == [State.SUPERSEDED, State.PENDING]
+
+
+@pytest.mark.parametrize("what", ["released", "changed"])
+def test_a_finding_that_is_not_true_any_more_makes_no_row(
+    house_of: OpenHouse, video: bytes, what: str
+) -> None:
+    """Between a look and its record another daemon may do all there is to do."""
+    a, b = house_of("a"), house_of("b")
+    a.write(PATH, video)
+    found = look(b)
+    assert isinstance(found, Finished)
+    if what == "released":
+        a.settle(PATH)
+        assert a.finish(PATH).state is State.RELEASED
+    else:
+        a.put(PATH, video + FREE_BOX)
+    before = states(a)
+    b.intake.take(PATH, found)
+    assert states(a) == before
+
+
+def test_an_unreadable_file_that_two_daemons_see_fails_once_and_is_mended_once(
+    house_of: OpenHouse, video: bytes
+) -> None:
+    a, b = house_of("a"), house_of("b")
+    a.write(PATH, video)
+    for shop in (a, b):
+        shop.intake.take(PATH, Unreadable("It must not be read."))
+    assert states(a) == [State.FAILED]
+    seen = look(a), look(b)
+    a.intake.take(PATH, seen[0])
+    b.intake.take(PATH, seen[1])
+    assert states(a) == [State.PENDING]
+    assert told(a, "pending") == 1
+
+
+@pytest.mark.parametrize("moment", ["before it is read", "after it is read"])
+def test_a_vanished_file_that_two_daemons_miss_is_looked_at_once(
+    house_of: OpenHouse, video: bytes, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Whoever comes second finds the row moved on, at whatever moment, and makes nothing of it."""
+    a, b = house_of("a"), house_of("b")
+    a.write(PATH, video)
+    a.write(f"{VIDEO_ID}/other.txt", b"")
+    a.intake.take(PATH, Unreadable("It must not be read."))
+    failed = a.row(PATH)
+    os.unlink(a.absolute(PATH))
+    a.intake.reconsider_missing(failed)
+    if moment == "after it is read":
+        monkeypatch.setattr(b.house.ledger, "_get", lambda _id: failed)
+    b.intake.reconsider_missing(failed)
+    monkeypatch.undo()
+    assert states(a) == [State.PENDING]
+    b.step(State.PENDING)
+    assert states(a) == [State.GONE]
+
+
+def test_a_file_in_the_middle_of_another_daemons_release_is_left_aside(
+    house_of: OpenHouse, video: bytes
+) -> None:
+    """The one that has just started scans, and repairs what a crash left: this is none."""
+    a, b = house_of("a"), house_of("b")
+    published(a, video)
+
+    def start() -> None:
+        report = b.house.scanner.scan()
+        assert len(report.asides) == 1
+        b.house.ledger.unclaim_all()
+        b.house.asides.repair(report.asides)
+        assert not os.path.exists(a.absolute(PATH))
+
+    a.while_waiting = start
+    a.step(State.PUBLISHED)
+    assert states(a) == [State.RELEASED]
+
+
+def test_what_a_dead_daemon_left_aside_is_repaired_by_another_one(house_of: OpenHouse, video: bytes) -> None:
+    """However the row ended: no stage looks at one that was superseded."""
+    a, b = house_of("a"), house_of("b")
+    published(a, video)
+    (row,) = claim(a, State.PUBLISHED)
+    release.set_aside(a.house.tree, PATH, row.id, row.identity, claim=row.claim)
+    asides = b.house.scanner.scan().asides
+    b.house.asides.repair(asides)
+    assert not os.path.exists(b.absolute(PATH))
+    let_claims_run_out(b.house.database)
+    b.house.asides.repair(asides)
+    assert content(b) == video
+    assert b.row(PATH).claimed_until is None
+
+
+def test_an_upload_that_was_superseded_a_moment_ago_may_still_be_under_release(
+    house_of: OpenHouse, video: bytes
+) -> None:
+    """Its claim is gone with it; whoever has its file aside deals with it, or is dead after a while."""
+    a, b = house_of("a"), house_of("b")
+    published(a, video)
+    (row,) = claim(a, State.PUBLISHED)
+    release.set_aside(a.house.tree, PATH, row.id, row.identity, claim=row.claim)
+    b.put(PATH, video + FREE_BOX)
+    asides = b.house.scanner.scan().asides
+    b.house.asides.repair(asides)
+    assert b.house.scanner.scan().asides == asides
+    uploads = b.house.database.tables.uploads
+    with b.house.database.transaction():
+        uploads.update(changed_at=row.changed_at - LEASE).where(uploads.id == row.id).execute()
+    b.house.asides.repair(asides)
+    assert b.house.scanner.scan().asides == []
+    assert content(b) == video + FREE_BOX
+
+
+def test_a_release_that_was_overtaken_gives_the_file_back(house_of: OpenHouse, video: bytes) -> None:
+    """It slept through its claim while the file was aside; the new holder has not come to it yet."""
+    a, b = house_of("a"), house_of("b")
+    published(a, video)
+    taken: list[Upload] = []
+
+    def take_over() -> None:
+        let_claims_run_out(b.house.database)
+        taken.extend(claim(b, State.PUBLISHED))
+
+    a.while_waiting = take_over
+    a.step(State.PUBLISHED)
+    assert content(a) == video
+    assert (a.row(PATH).state, a.row(PATH).claimed_by) == (State.PUBLISHED, "b")
+    advance(b, State.PUBLISHED, taken)
+    assert told(b, "released") == 1
+
+
+def test_a_release_that_was_overtaken_before_it_began_touches_nothing(
+    house_of: OpenHouse, video: bytes
+) -> None:
+    a, b = house_of("a"), house_of("b")
+    published(a, video)
+    late = claim(a, State.PUBLISHED)
+    let_claims_run_out(b.house.database)
+    (row,) = claim(b, State.PUBLISHED)
+    seen: list[list[str]] = []
+    waited = Work(a.house.runners[State.PUBLISHED].guard, lambda: False, lambda: None, lambda _: False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            release, "set_aside", lambda *_args, **_kwargs: seen.append(os.listdir(a.absolute(".")))
+        )
+        a.house.runners[State.PUBLISHED].stage.advance(late, waited)
+    assert seen == []
+    assert a.row(PATH) == row
+
+
+def test_an_unlink_that_comes_late_finds_nothing_under_its_name(house_of: OpenHouse, video: bytes) -> None:
+    """Even one that was past every question: the new holder's file is aside under another name."""
+    a, b = house_of("a"), house_of("b")
+    published(a, video)
+    (row,) = claim(a, State.PUBLISHED)
+    aside = release.set_aside(a.house.tree, PATH, row.id, row.identity, claim=row.claim)
+    assert isinstance(aside, SetAside)
+    let_claims_run_out(b.house.database)
+
+    def wake_up() -> None:
+        with pytest.raises(FileMissingError):
+            release.finish(a.house.tree, aside)
+        assert len(os.listdir(a.absolute(VIDEO_ID))) == 1
+
+    b.while_waiting = wake_up
+    b.step(State.PUBLISHED)
+    assert b.waited
+    assert states(b) == [State.RELEASED]
+
+
+def test_a_file_that_is_aside_is_neither_missing_nor_gone(house_of: OpenHouse, video: bytes) -> None:
+    """A late release has it for a second, though its upload is pending again: the object was lost."""
+    a, b = house_of("a"), house_of("b")
+    row = a.put(PATH, video)
+    aside = release.set_aside(a.house.tree, PATH, row.id, row.identity, claim=7)
+    assert isinstance(aside, SetAside)
+    assert b.house.scanner.scan().missing == 0
+    (waiting,) = b.step(State.PENDING)
+    assert (waiting.state, waiting.error_code) == (State.PENDING, "local-away")
+    release.put_back(a.house.tree, aside, "It is late.")
+    b.house.ledger.hurry([row.id])
+    assert b.finish(PATH).state is State.RELEASED
+
+
+def test_a_multipart_that_another_daemon_has_just_begun_is_not_aborted(
+    house_of: OpenHouse, server: S3Server, video: bytes
+) -> None:
+    """It is noted only when S3 has answered; should its beginner die before that, it is a leftover."""
+    a, b = house_of("a"), house_of("b")
+    a.put(PATH, video)
+    claim(a, State.PENDING)
+    server.client().create_multipart_upload(Bucket=BUCKET, Key=KEY)
+    assert b.house.janitor.adopt_or_abort()
+    assert open_multiparts(server) == [KEY]
+    let_claims_run_out(b.house.database)
+    assert b.house.janitor.adopt_or_abort()
+    assert open_multiparts(server) == []
+
+
+def test_a_multipart_of_another_hosts_file_of_the_same_key_is_not_aborted(
+    shared: MakeSettings, server: S3Server, proxy: FaultProxy, place: str, video: bytes
+) -> None:
+    """Each host has a file for the key, in a directory of its own; one of them is half sent."""
+    one = shared(SHARED_DIRECTORY=False, INSTANCE_ID="one")
+    other = settings_for(
+        os.path.join(place, "elsewhere"),
+        str(one.aws_endpoint_url),
+        DATABASE_URL=one.ledger_url,
+        CATALOG="none",
+        INSTANCE_ID="other",
+    )
+    with open_workshop(one, server) as a, open_workshop(other, server) as b:
+        interrupted(a, proxy, video)
+        b.put(PATH, video)
+        assert b.house.janitor.adopt_or_abort()
+        assert open_multiparts(server) == [KEY]
+
+
+def test_two_sweeps_of_the_same_leftover_count_it_once(
+    house_of: OpenHouse, server: S3Server, proxy: FaultProxy, video: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = house_of("a"), house_of("b")
+    interrupted(a, proxy, video)
+    a.put(PATH, video)
+    seen = b.house.ledger.abandoned_multiparts(9)
+    assert a.house.janitor.sweep() == 1
+    monkeypatch.setattr(b.house.ledger, "abandoned_multiparts", lambda _limit: seen)
+    assert b.house.janitor.sweep() == 0
+    assert open_multiparts(server) == []
+
+
+def test_a_late_upload_does_not_abort_what_another_daemon_goes_on_with(
+    house_of: OpenHouse, server: S3Server, proxy: FaultProxy, video: bytes
+) -> None:
+    """It finds the object in place and would tidy up its parts: they are not its own any more."""
+    a, b = house_of("a"), house_of("b")
+    row = interrupted(a, proxy, video)
+    late = claim(a, State.PENDING)
+    let_claims_run_out(b.house.database)
+    claim(b, State.PENDING)
+    server.client().put_object(Bucket=BUCKET, Key=KEY, Body=content(a, PATH), ChecksumAlgorithm="CRC64NVME")
+    advance(a, State.PENDING, late)
+    assert open_multiparts(server) == [KEY]
+    assert a.row(PATH).multipart_id == row.multipart_id
+
+
+def test_a_late_upload_does_not_complete_its_object(
+    house_of: OpenHouse, proxy: FaultProxy, server: S3Server, video: bytes
+) -> None:
+    """Its last part was accepted when the row was another's already: that one completes it."""
+    a, b = house_of("a"), house_of("b")
+    a.put(PATH, padded(video, LARGE))
+    taken: list[Upload] = []
+
+    def take_over(request: Request, forward: Forward) -> Answer:
+        answer = forward()
+        if request.action == "UploadPart" and proxy.actions.count("UploadPart") == 3 and not taken:
+            let_claims_run_out(b.house.database)
+            taken.extend(claim(b, State.PENDING))
+        return answer
+
+    proxy.fault = take_over
+    a.step(State.PENDING)
+    assert "CompleteMultipartUpload" not in proxy.actions
+    del proxy.requests[:]
+    advance(b, State.PENDING, taken)
+    assert proxy.actions.count("CompleteMultipartUpload") == 1
+    assert "UploadPart" not in proxy.actions
+    assert b.row(PATH).state is State.VERIFIED
+
+
+def test_one_pass_does_not_wait_for_what_another_daemon_works_on_and_says_so(
+    house_of: OpenHouse, video: bytes
+) -> None:
+    """The other's claim ends within seconds, again and again: it is alive."""
+    a, b = house_of("a"), house_of("b")
+    a.put(PATH, video)
+    a.house.ledger.claim(State.PENDING, 1, lease=LEASE / 12, horizon=LEASE)
+    signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+    started = time.monotonic()
+    undone = OnceRun(b.house, signals=signals).run()
+    assert undone == [f"{PATH}: pending: a is at work on it"]
+    assert time.monotonic() - started < LEASE.total_seconds() / 12
+
+
+def test_a_row_released_while_its_path_is_enqueued_keeps_its_receipt(
+    house_of: OpenHouse, postgres: PostgresServer, video: bytes
+) -> None:
+    """The two transactions meet: the one that adds new content waits for the other's word on the old row."""
+    a, b = house_of("a"), house_of("b")
+    published(a, video)
+    (row,) = claim(a, State.PUBLISHED)
+    a.write(PATH, video + FREE_BOX)
+    adding = threading.Thread(target=b.settle, args=(PATH,))
+    with a.house.database.transaction():
+        a.house.ledger.advance(row, State.RELEASED)
+        adding.start()
+        deadline = time.monotonic() + 20
+        while not waiting_for_a_row(postgres):
+            assert time.monotonic() < deadline
+    adding.join(20)
+    assert states(b) == [State.RELEASED, State.PENDING]
+
+
+def waiting_for_a_row(postgres: PostgresServer) -> bool:
+    """Whether a connection waits for what another one has locked."""
+    return bool(
+        postgres.execute(
+            sql.SQL(
+                "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname LIKE 'test\\_%'"
+            )
+        )
+    )
