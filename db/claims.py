@@ -118,6 +118,14 @@ class Claims(LedgerReader):
         """Whether nobody holds the row, or whoever did gave no sign of life for too long."""
         return self._uploads.claimed_until.is_null() | (self._uploads.claimed_until <= now)
 
+    def take_turn(self, path: str) -> None:
+        """Until the end of the transaction nobody else adds an upload for the path (SQLite: any upload)."""
+        if self._database.dialect is Dialect.POSTGRESQL:
+            with self._database.operation("take turns at a path") as connected:
+                connected.execute_sql(
+                    "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"{self.instance}/{path}",)
+                )
+
     @property
     def _end_of_claim(self) -> dict[str, Any]:
         """Nobody holds the row any more, and whoever thinks to is fenced off."""

@@ -110,14 +110,6 @@ class Ledger(Gating):
             self._story.tell(new_id, now, "discovered", f"{identity.size} bytes at {path}")
             return self._get(new_id)
 
-    def take_turn(self, path: str) -> None:
-        """Until the end of the transaction nobody else adds an upload for the path (SQLite: any upload)."""
-        if self._database.dialect is Dialect.POSTGRESQL:
-            with self._database.operation("take turns at a path") as connected:
-                connected.execute_sql(
-                    "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"{self.instance}/{path}",)
-                )
-
     def adopt_identity(self, upload: Upload, identity: Identity) -> Upload:
         """Note that the same content is now known under another identity (devices renumber at boot).
 

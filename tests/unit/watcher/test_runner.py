@@ -83,14 +83,14 @@ class Stand:
         )
         self.started: list[StageRunner] = []
 
-    def run(self, threads: int = 1, batch: int = 1) -> StageRunner:
+    def run(self, threads: int = 1, batch: int = 1, lease: timedelta = LEASE) -> StageRunner:
         runner = StageRunner(
             self.stage,
             database=self.database,
             ledger=self.ledger,
             guard=self.guard,
             liveness=self.liveness,
-            lease=LEASE,
+            lease=lease,
             threads=threads,
             batch=batch,
         )
@@ -166,6 +166,28 @@ def test_a_row_is_claimed_when_it_is_due_and_not_before(stand: Stand) -> None:
     stand.clock.advance(seconds=1)
     runner.wake()
     assert [done.id for done in stand.ended(1)] == [row.id]
+
+
+def test_claims_are_renewed_however_long_there_is_nothing_else_to_do(stand: Stand) -> None:
+    """A stage that was switched off, or pauses, still has work under way, which others would take."""
+    go_on = threading.Event()
+    stand.stage.act = until_told(go_on)
+    (row,) = stand.enqueue(1)
+    runner = stand.run(lease=timedelta(seconds=0.3))
+    assert stand.stage.begun.get(timeout=WAIT_SECONDS)
+    stand.stage.enabled = False
+    runner.wake()
+    now = stand.clock.advance(minutes=1)
+
+    def is_renewed() -> bool:
+        (held,) = stand.ledger.uploads(ids=[row.id])
+        return held.claimed_until is not None and held.claimed_until > now
+
+    until(is_renewed)
+    now = stand.clock.advance(minutes=1)
+    until(is_renewed)
+    go_on.set()
+    stand.ended(1)
 
 
 def test_rows_come_in_batches_and_no_more_at_once_than_there_are_threads(stand: Stand) -> None:
