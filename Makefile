@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types pytest conformance beside large clean
+.PHONY: demo test lint types pytest conformance beside large benchmark clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m tests.demo $(if $(KEEP),--keep)
@@ -34,6 +34,10 @@ beside: $(VENV)/.installed
 # Files of 5 GiB that take no disk, through the whole daemon, in about two minutes.
 large: $(VENV)/.installed
 	$(BIN)/python -m pytest -s tests/large $(PYTEST_ARGS)
+
+# What claiming costs in a ledger of a million uploads, on both databases; fails where it costs too much.
+benchmark: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.claiming $(if $(ROWS),--rows $(ROWS))
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "video-uploader needs Python 3.11 or newer; name one with PYTHON=")'

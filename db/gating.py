@@ -83,6 +83,6 @@ class Gating(Claims):
 
     @property
     def _at_gate(self) -> Any:
-        """In the words of the index `uploads_awaiting_row`."""
+        """In the words of the indexes `uploads_awaiting_row` and `uploads_awaiting_since`."""
         uploads = self._uploads
         return self._ours & (uploads.awaits_row == SQL("TRUE")) & (uploads.state == State.PENDING)

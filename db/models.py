@@ -201,6 +201,7 @@ def _reference(uploads: type[UploadRow]) -> Any:
 
 
 def _index_uploads(uploads: type[UploadRow]) -> None:
+    """What a claim changes is in none of these: so PostgreSQL rewrites a row without writing any index."""
     uploads.add_index(
         uploads.instance,
         uploads.path,
@@ -219,16 +220,17 @@ def _index_uploads(uploads: type[UploadRow]) -> None:
     uploads.add_index(
         uploads.instance,
         uploads.state,
-        uploads.claimed_until,
-        where=uploads.claimed_until.is_null(False),
-        name="uploads_claimed",
-    )
-    uploads.add_index(
-        uploads.instance,
-        uploads.due_at,
         uploads.id,
         where=uploads.awaits_row == SQL("TRUE"),
         name="uploads_awaiting_row",
+    )
+    uploads.add_index(
+        uploads.instance,
+        uploads.state,
+        uploads.due_at,
+        uploads.id,
+        where=uploads.awaits_row == SQL("TRUE"),
+        name="uploads_awaiting_since",
     )
     uploads.add_index(uploads.instance, uploads.path, uploads.id, name="uploads_of_path")
     uploads.add_index(uploads.video_id, name="uploads_of_video")

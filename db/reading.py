@@ -14,6 +14,8 @@ from db.records import InstanceReport, Upload, UploadEvent
 from db.states import ENDED_STATES, State
 
 PAGE = 500
+MOST_HELD = 1_000
+"""Claims that are looked at to see when the first of them ends."""
 
 
 class LedgerReader(KeyHistory):
@@ -80,23 +82,15 @@ class LedgerReader(KeyHistory):
         another daemon holds is due when its claim runs out; `awaits_others` says whether that counts.
         """
         uploads = self._uploads
-        free: Any = uploads.select(uploads.due_at).where(
-            self._is_queued(state), uploads.claimed_until.is_null()
-        )
-        held: Any = uploads.select(uploads.claimed_until).where(
-            self._ours, uploads.state == state, uploads.claimed_until.is_null(False)
-        )
         with self._database.operation("see when the next upload is due"):
             now = self.now()
-            if not awaits_others:
-                held = held.where((uploads.claimed_by == self.worker) | (uploads.claimed_until <= now))
-            earliest = free.order_by(uploads.due_at).limit(1).scalar()
-            latest = free.order_by(uploads.due_at.desc()).limit(1).scalar()
-            expires = held.order_by(uploads.claimed_until).limit(1).scalar()
-        times = [time for time in (earliest, expires) if time is not None]
-        if latest is not None and latest > now + horizon:
-            times.append(now)
-        return min(times, default=None)
+            later: Any = uploads.select(uploads.due_at).where(self._is_queued(state), uploads.due_at > now)
+            times = [
+                self._claimable_at(state, uploads.due_at <= now, now, awaits_others=awaits_others),
+                later.order_by(uploads.due_at).limit(1).scalar(),
+                self._claimable_at(state, uploads.due_at > now + horizon, now, awaits_others=awaits_others),
+            ]
+        return min((time for time in times if time is not None), default=None)
 
     def counts(self) -> dict[State, int]:
         """How many uploads there are in each state, zeros included."""
@@ -152,6 +146,26 @@ class LedgerReader(KeyHistory):
             for instance, state, number in query.group_by(uploads.instance, uploads.state).tuples():
                 counts.setdefault(instance, dict.fromkeys(State, 0))[state] = number
         return counts
+
+    def _claimable_at(self, state: State, due: Any, now: datetime, *, awaits_others: bool) -> datetime | None:
+        """When the first of what is due can be claimed: at once, or when a claim ends if all are held.
+
+        What is held is read row by row: it is no more than all workers together have room for, and an index
+        for it would have to be written by every claim.
+        """
+        uploads = self._uploads
+        queued = (self._is_queued(state), due)
+        free: Any = uploads.select(uploads.due_at).where(*queued, uploads.claimed_until.is_null())
+        first: datetime | None = free.order_by(uploads.due_at).limit(1).scalar()
+        if first is not None:
+            return min(first, now)
+        # In the order of the index, and with a limit, or PostgreSQL may read the whole table: it cannot know
+        # that hardly any of the published rows are among those that were due long ago.
+        held: Any = uploads.select(uploads.claimed_until).where(*queued)
+        if not awaits_others:
+            held = held.where((uploads.claimed_by == self.worker) | (uploads.claimed_until <= now))
+        ends: list[datetime | None] = list(held.order_by(uploads.due_at).limit(MOST_HELD).scalars())
+        return min((end for end in ends if end is not None), default=None)
 
     def _is_queued(self, state: State) -> peewee.Expression:
         """True of what a stage may claim once it is due; in the words of the index `uploads_due`."""
