@@ -16,6 +16,7 @@ from watcher.problems import Kind, LookAgainError, NotYetError, SetbackError
 from watcher.release import Kept, LeftAside, Outcome, PutBack, Released, SetAside
 from watcher.runner import Work
 from watcher.services import Policy, Services
+from watcher.steps import Step, reached
 
 log = structlog.get_logger()
 
@@ -88,6 +89,7 @@ class ReleaseStage:
         aside = release.set_aside(self._tree, upload.path, upload.id, upload.identity)
         if isinstance(aside, Kept):
             raise LookAgainError(aside.reason)
+        reached(Step.RENAMED_ASIDE)
         return aside
 
     def _require_time(self, upload: Upload) -> None:
@@ -160,6 +162,7 @@ class ReleaseStage:
     def _conclude(self, upload: Upload, outcome: Outcome) -> None:
         match outcome:
             case Released():
+                reached(Step.UNLINKED)
                 self._record_released(upload, "the local copy was removed")
                 self._metrics.released.inc(upload.size)
             case PutBack(reason):
@@ -169,4 +172,5 @@ class ReleaseStage:
 
     def _record_released(self, upload: Upload, detail: str) -> None:
         self._ledger.advance(upload, State.RELEASED, detail=detail)
+        reached(Step.RECORDED)
         log.info("upload_released", detail=detail)
