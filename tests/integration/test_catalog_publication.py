@@ -8,6 +8,7 @@ import pytest
 
 from db import State
 from tests.catalog_rows import BASE_URL, CatalogRows
+from tests.compressor.database import add_video
 from tests.fault_proxy import FaultProxy
 from tests.integration.conftest import OpenWorkshop
 from tests.s3_server import S3Server
@@ -270,13 +271,15 @@ def test_the_object_of_a_deleted_video_is_kept_and_reported_or_deleted_as_wished
 def test_an_object_is_not_deleted_while_any_row_leads_to_it(
     beside: OpenWorkshop, rows: CatalogRows, video: bytes
 ) -> None:
-    """Not even one of another quality, which somebody pointed at it by hand."""
+    """Not even one of another video, which somebody pointed at it by hand."""
     shop = beside(DELETE_ORPHANS=True)
     row = rows.insert(NAME, "720p")
     shop.put(PATH, video)
     shop.ask()
     upload = shop.finish(PATH)
-    pointed = rows.insert("another_480p.mp4", "480p", url=public(shop))
+    other = VIDEO_ID.replace("0b8e", "1b8e")
+    add_video(rows.url, other)
+    pointed = rows.insert("another_480p.mp4", "480p", video_id=other, url=public(shop))
     rows.delete(row)
     orphans = shop.house.catalog_minder.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
     assert orphans.look() == 0

@@ -1,0 +1,151 @@
+"""The compressor's table, read by indexes and written in one column alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from db import CompressorRows, Database, Ledger, Publications, State, migrate, open_database
+from tests.catalog_rows import BASE_URL, CatalogRows, catalog_rows
+from tests.compressor.database import add_video
+from tests.postgres import PostgresServer
+from tests.unit.db.places import VIDEO_ID, bring, enqueue
+
+OTHER_VIDEO = VIDEO_ID.replace("0b8e", "1b8e")
+PUBLIC_URL = "https://bucket.example/a"
+
+
+@pytest.fixture
+def rows(postgres: PostgresServer) -> Iterator[CatalogRows]:
+    with postgres.fresh_database() as url, catalog_rows(url) as made:
+        add_video(url, OTHER_VIDEO)
+        yield made
+
+
+@pytest.fixture
+def database(rows: CatalogRows) -> Iterator[Database]:
+    with closing(open_database(rows.url)) as database:
+        migrate(database)
+        yield database
+
+
+@pytest.fixture
+def ledger(database: Database) -> Ledger:
+    return Ledger(database, "main")
+
+
+@pytest.fixture
+def table(database: Database) -> CompressorRows:
+    return CompressorRows(database, "main")
+
+
+def test_rows_come_oldest_first_with_times_in_the_servers_zone(
+    rows: CatalogRows, table: CompressorRows
+) -> None:
+    newer = rows.insert("a_720p.mp4", "720p", "processing")
+    older = rows.insert("a_720p.mp4", "720p", created_at="2020-01-02 03:04:05")
+    rows.insert("a_720p.mp4", "720p", video_id=OTHER_VIDEO)
+    found = table.of_video(VIDEO_ID)
+    assert [(row.id, row.status) for row in found] == [(older, "ready"), (newer, "processing")]
+    zone = rows.connection.execute("SELECT '2020-01-02 03:04:05'::timestamp::timestamptz AS t").fetchone()
+    assert zone is not None
+    assert found[0].created_at == zone["t"]
+    assert datetime.now(UTC) - found[1].created_at < timedelta(minutes=1)
+
+
+def test_a_row_without_times_is_older_than_any(rows: CatalogRows, table: CompressorRows) -> None:
+    timeless = rows.insert("a_720p.mp4", "720p")
+    rows.update(timeless, created_at=None)
+    rows.insert("a_720p.mp4", "720p", created_at="1980-01-01")
+    assert table.of_video(VIDEO_ID)[0].id == timeless
+
+
+def test_what_waits_comes_with_all_rows_of_its_video_and_without_where_there_are_none(
+    rows: CatalogRows, table: CompressorRows, ledger: Ledger
+) -> None:
+    first = enqueue(ledger, "v/a_720p.mp4", awaits_row=True)
+    second = enqueue(ledger, "w/b_720p.mp4", awaits_row=True, video_id=OTHER_VIDEO)
+    enqueue(ledger, "v/c_720p.mp4")
+    ids = {rows.insert("a_720p.mp4", "720p"), rows.insert("b_480p.mp4", "480p")}
+    found = table.of_waiting(limit=10)
+    assert [upload for upload, _ in found] == [first, second]
+    assert [{row.id for row in of_video} for _, of_video in found] == [ids, set()]
+    assert [upload for upload, _ in table.of_waiting(limit=10, after=first.id)] == [second]
+    assert len(table.of_waiting(limit=1)) == 1
+    assert table.of_waiting(limit=10, since=ledger.now() + timedelta(hours=1)) == []
+    assert CompressorRows(ledger.database, "other").of_waiting(limit=10) == []
+
+
+def test_the_gates_question_is_one_query_that_indexes_answer(
+    rows: CatalogRows, table: CompressorRows, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    enqueue(ledger, awaits_row=True)
+    with caplog.at_level("DEBUG", "peewee"):
+        table.of_waiting(limit=10)
+    (asked,) = [record.msg for record in caplog.records if "uploads" in str(record.msg)]
+    assert isinstance(asked, tuple)
+    rows.connection.execute("SET enable_seqscan = off")
+    plan = rows.connection.execute(f"EXPLAIN {asked[0]}", asked[1]).fetchall()
+    told = "\n".join(line["QUERY PLAN"] for line in plan)
+    assert "uploads_awaiting_row" in told
+    assert "Seq Scan" not in told
+
+
+def test_a_url_is_given_only_to_a_row_that_still_is_as_it_was_read(
+    rows: CatalogRows, table: CompressorRows
+) -> None:
+    row_id = rows.insert("a_720p.mp4", "720p")
+    (row,) = table.of_video(VIDEO_ID)
+    assert table.set_url([replace(row, url="https://other.example/x")], PUBLIC_URL) == 0
+    assert table.set_url([replace(row, status="processing")], PUBLIC_URL) == 0
+    assert rows.url_of(row_id) == row.url
+    assert table.set_url([row], PUBLIC_URL) == 1
+    assert rows.url_of(row_id) == PUBLIC_URL
+
+
+def test_what_does_not_show_what_was_published_is_found(
+    rows: CatalogRows, table: CompressorRows, ledger: Ledger
+) -> None:
+    upload = bring(ledger, enqueue(ledger), State.PUBLISHED)
+    shown, back, new = (rows.insert("a_720p.mp4", "720p") for _ in range(3))
+    rows.insert("a_480p.mp4", "480p", "processing")
+    rows.insert("a_480p.mp4", "480p", video_id=OTHER_VIDEO)
+    publications = Publications(ledger.database, "main")
+    for row in table.of_video(VIDEO_ID):
+        if row.id in {shown, back}:
+            publications.record(row, upload, PUBLIC_URL, ledger.now())
+    rows.update(shown, url=PUBLIC_URL)
+    assert {row.id for row in table.not_shown([State.PUBLISHED])[VIDEO_ID]} == {back, new}
+    assert table.not_shown([State.VERIFIED]) == {}
+    assert [row.id for row in table.gone_back(ledger.now() - timedelta(minutes=1))] == [back]
+    assert table.gone_back(ledger.now() + timedelta(minutes=1)) == []
+
+
+def test_a_publication_remembers_what_stood_there_before_however_often_it_is_repeated(
+    rows: CatalogRows, table: CompressorRows, ledger: Ledger
+) -> None:
+    upload = bring(ledger, enqueue(ledger), State.PUBLISHED)
+    row_id = rows.insert("a_720p.mp4", "720p")
+    publications = Publications(ledger.database, "main")
+    (row,) = table.of_video(VIDEO_ID)
+    publications.record(row, upload, PUBLIC_URL, ledger.now())
+    publications.record(replace(row, url=PUBLIC_URL), upload, PUBLIC_URL, ledger.now())
+    found = publications.of_rows([row_id])[row_id]
+    assert (found.local_url, found.url) == (f"{BASE_URL}/{VIDEO_ID}/a_720p.mp4", PUBLIC_URL)
+    assert list(publications.of_deleted_rows()) == []
+    rows.delete(row_id)
+    assert [publication.row_id for publication in publications.of_deleted_rows()] == [row_id]
+    publications.forget_upload(upload)
+    assert list(publications.all()) == []
+
+
+def test_any_row_that_shows_an_address_is_found_whatever_its_video(
+    rows: CatalogRows, table: CompressorRows
+) -> None:
+    rows.insert("x.mp4", "original", video_id=OTHER_VIDEO, url=PUBLIC_URL)
+    assert table.any_shows(["https://nobody.example/", PUBLIC_URL])
+    assert not table.any_shows(["https://nobody.example/"])
