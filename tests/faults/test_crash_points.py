@@ -14,11 +14,10 @@ from db import OwnCatalog, open_database
 from tests.catalog_rows import catalog_rows
 from tests.daemon import running_daemon
 from tests.fault_proxy import FaultProxy
-from tests.integration.conftest import media, place, proxy, s3, server  # noqa: F401  # fixtures
 from tests.integration.test_upload_rules import padded
 from tests.media import Media
 from tests.postgres import PostgresServer
-from tests.s3_server import S3Server, forget_aws
+from tests.s3_server import S3Server
 from tests.workshop import BUCKET, VIDEO_ID, settings_for
 from watcher.settings import Settings
 from watcher.steps import VARIABLE, Step
@@ -27,11 +26,6 @@ LARGE = 17 * 1024 * 1024
 NAME = "my video_720p.mp4"
 PATH = f"{VIDEO_ID}/{NAME}"
 KEY = f"videos/{VIDEO_ID}/{NAME}"
-
-
-@pytest.fixture(autouse=True)
-def _no_aws_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    forget_aws(monkeypatch)
 
 
 @dataclass
@@ -65,7 +59,7 @@ def house(
     request: pytest.FixtureRequest,
     place: str,
     proxy: FaultProxy,
-    server: S3Server,  # noqa: F811  # fixtures
+    server: S3Server,
 ) -> Iterator[House]:
     """A directory, an empty bucket, and a catalog: our own on SQLite, the compressor's on PostgreSQL."""
     if request.param == "sqlite":
@@ -95,7 +89,7 @@ def own_urls(settings: Settings) -> list[str]:
 def test_a_kill_at_any_step_loses_nothing_and_leaves_nothing(
     house: House,
     media: Media,
-    step: Step,  # fixture
+    step: Step,
 ) -> None:
     with open(media.faststart, "rb") as file:
         content = padded(file.read(), LARGE)
