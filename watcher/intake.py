@@ -16,6 +16,7 @@ from watcher.openat import FileMissingError, NotOursError, UnreadableError, owne
 from watcher.problems import INCOMPLETE, LOCAL_CHANGED, NOT_OURS, UNREADABLE
 from watcher.scanner import is_mended_by_file
 from watcher.services import Services
+from watcher.steps import Step, reached
 from watcher.template import Ignored, PathTemplate, Rendition
 
 log = structlog.get_logger()
@@ -52,6 +53,7 @@ class Intake:
         context = {"video_id": rendition.video_id, "quality": rendition.quality, "path": path}
         match examination:
             case Finished(identity, finding):
+                reached(Step.SETTLED)
                 self._take_finished(path, rendition, identity, finding)
             case Busy(reason):
                 log.debug("file_busy", reason=reason, **context)
@@ -163,6 +165,7 @@ class Intake:
                 self._end(upload, ending)
             else:
                 self._announce(upload)
+        reached(Step.ENQUEUED)
         if ending is None:
             log.info("file_finished", size=identity.size, key=key, **row_context(upload))
             self._wake(State.PENDING)

@@ -11,6 +11,7 @@ from db import State, Upload
 from watcher.problems import ROW_GONE, Kind, SetbackError
 from watcher.runner import Work
 from watcher.services import Policy, Services
+from watcher.steps import Step, reached
 
 log = structlog.get_logger()
 
@@ -81,9 +82,11 @@ class PublishStage:
                     "row-missing",
                     f"No catalog row of video {upload.video_id} could be given the URL {public_url}.",
                 )
+            reached(Step.ROW_PUBLISHED)
             self._ledger.advance(
                 upload, State.PUBLISHED, detail=public_url, url=public_url, due_in=self._policy.retention
             )
+        reached(Step.PUBLISHED)
         self._metrics.published.inc()
         log.info("upload_published", url=public_url)
         self._wake(State.PUBLISHED)

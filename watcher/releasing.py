@@ -17,6 +17,7 @@ from watcher.problems import OBJECT_UNKNOWN, Kind, LookAgainError, NotYetError, 
 from watcher.release import Kept, LeftAside, Outcome, PutBack, Released, SetAside
 from watcher.runner import Work
 from watcher.services import Policy, Services
+from watcher.steps import Step, reached
 
 log = structlog.get_logger()
 
@@ -89,6 +90,7 @@ class ReleaseStage:
         aside = release.set_aside(self._tree, upload.path, upload.id, upload.identity, claim=upload.claim)
         if isinstance(aside, Kept):
             raise LookAgainError(aside.reason)
+        reached(Step.RENAMED_ASIDE)
         return aside
 
     def _require_time(self, upload: Upload) -> None:
@@ -155,6 +157,7 @@ class ReleaseStage:
     def _conclude(self, upload: Upload, outcome: Outcome) -> None:
         match outcome:
             case Released():
+                reached(Step.UNLINKED)
                 self._record_released(upload, "the local copy was removed")
                 self._metrics.released.inc(upload.size)
             case PutBack(reason):
@@ -164,4 +167,5 @@ class ReleaseStage:
 
     def _record_released(self, upload: Upload, detail: str) -> None:
         self._ledger.advance(upload, State.RELEASED, detail=detail)
+        reached(Step.RECORDED)
         log.info("upload_released", detail=detail)

@@ -11,6 +11,7 @@ from db import ClaimLostError, DatabaseError, Progress, Upload
 from storage import Multipart, Sent
 from watcher.runner import Work
 from watcher.services import Services
+from watcher.steps import Step, reached
 
 log = structlog.get_logger()
 
@@ -46,7 +47,9 @@ class Tracking:
 
         Raises what the ledger raises: bytes that could not be found again are not sent.
         """
+        reached(Step.MULTIPART_CREATED)
         self._ledger.record(self._upload, multipart_id=multipart.upload_id, part_size=multipart.part_size)
+        reached(Step.MULTIPART_RECORDED)
 
     def __call__(self, bytes_sent: int) -> None:
         """Take in how many bytes S3 has accepted so far; fewer than before change nothing."""
@@ -54,6 +57,7 @@ class Tracking:
         self._metrics.bytes_sent.inc(max(0, bytes_sent - self._seen))
         self._seen = max(self._seen, bytes_sent)
         self._board.move(self._upload, self._seen)
+        reached(Step.PART_SENT)
         # Before an object is completed it is made sure that this is still ours to do.
         is_complete = bytes_sent >= self._upload.size
         if is_complete or self._clock() - self._recorded_at >= PROGRESS_SECONDS:

@@ -28,6 +28,7 @@ from watcher.problems import KEY_TAKEN, NOT_NEWER, Kind, LookAgainError, NotYetE
 from watcher.recording import until_recorded
 from watcher.runner import Work
 from watcher.services import Services
+from watcher.steps import Step, reached
 from watcher.tracking import Tracking
 
 log = structlog.get_logger()
@@ -84,6 +85,7 @@ class UploadStage:
             self._require_own_key(upload)
             source = Source(fd)
             upload = self._with_checksum(upload, source, work)
+            reached(Step.HASHED)
             there = self._confirm(upload, source, upload.part_size or part_size_for(source.size))
             if there.verdict is Verdict.DIFFERS and (proven := self._ledger.proof_for_row(upload)):
                 self._await_newer_row(upload, proven)
@@ -93,7 +95,9 @@ class UploadStage:
                 receipt = self._send(upload, source, work, self._condition(upload, there))
             source.ensure_unchanged()
             self._require_same_path(upload)
+        reached(Step.CONFIRMED)
         until_recorded(lambda: self._record_verified(upload, receipt), work)
+        reached(Step.VERIFIED)
         self._metrics.confirmed.labels(by=receipt.confirmed_by).inc()
         log.info("upload_verified", confirmed_by=receipt.confirmed_by, etag=receipt.etag, size=upload.size)
         self._wake(State.VERIFIED)
@@ -248,6 +252,7 @@ class UploadStage:
 
         with progress.shown(is_resumed=resume is not None):
             sent = self._public_access.upload(upload.object_key, send)
+            reached(Step.COMPLETED)
         progress.finish(sent)
         confirmation = self._confirm(upload, source, sent.part_size)
         self._metrics.upload_seconds.observe(self._clock() - started)

@@ -1,0 +1,76 @@
+"""The steps of a file's way, by name: the places where a crash has to be survived, listed once.
+
+With ``VIDEO_UPLOADER_CRASH_AT`` in the environment, as in ``confirmed`` or ``part-sent:3``, the process is
+killed with SIGKILL when it reaches that step, the so-manieth time: for tests, and for whoever wants to see.
+Without it a step is one comparison.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+from collections.abc import Callable
+from enum import StrEnum
+
+VARIABLE = "VIDEO_UPLOADER_CRASH_AT"
+
+
+class Step(StrEnum):
+    """What has just been done, and nothing after it."""
+
+    SETTLED = "settled"
+    """A file is known to be finished; nothing is written down."""
+    ENQUEUED = "enqueued"
+    """It has a row in the ledger."""
+    HASHED = "hashed"
+    """Its checksum is in the ledger; nothing is sent."""
+    MULTIPART_CREATED = "multipart-created"
+    """The server knows a multipart upload that the ledger does not know yet."""
+    MULTIPART_RECORDED = "multipart-recorded"
+    """The ledger knows it, too; no part is sent."""
+    PART_SENT = "part-sent"
+    """The server has accepted a part, or the whole of a small file."""
+    COMPLETED = "completed"
+    """The object is there; nobody has looked at it."""
+    CONFIRMED = "confirmed"
+    """A HEAD agreed; nothing is written down."""
+    VERIFIED = "verified"
+    """The proof is in the ledger."""
+    ROW_PUBLISHED = "row-published"
+    """The catalog row has the URL, in a transaction that is not committed."""
+    PUBLISHED = "published"
+    """Catalog and ledger have it."""
+    RENAMED_ASIDE = "renamed-aside"
+    """The local copy has the name of a file set aside."""
+    UNLINKED = "unlinked"
+    """The local copy is gone; the ledger does not know yet."""
+    RECORDED = "recorded"
+    """The ledger knows."""
+
+
+hook: Callable[[Step], None] | None = None
+"""What is called at each step; None in all but tests."""
+
+
+def reached(step: Step) -> None:
+    """Say that a step has been reached."""
+    if hook is not None:
+        hook(step)
+
+
+def killer(plan: str) -> Callable[[Step], None]:
+    """A hook that kills this process as `plan` says, ``step`` or ``step:n``; ValueError for no such plan."""
+    name, _, times = plan.partition(":")
+    fatal, last = Step(name), int(times or 1)
+    counter = itertools.count(1)
+
+    def kill(step: Step) -> None:
+        if step is fatal and next(counter) == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return kill
+
+
+if VARIABLE in os.environ:
+    hook = killer(os.environ[VARIABLE])
