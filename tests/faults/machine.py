@@ -1,0 +1,178 @@
+"""The rules by which a life goes on, and what must be true after every step of it and at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from db import State
+from tests.faults.life import NAMES, Life
+from watcher.steps import Step
+
+NAME = st.sampled_from(NAMES)
+REACHED = st.sampled_from([step for step in Step if not step.value.startswith("multipart")])
+"""Steps that small files get to; the others have kill tests of their own."""
+STAGES = (State.PENDING, State.VERIFIED, State.PUBLISHED)
+MOST_ROUNDS = 12
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Everything that can happen, in any order. `begin` makes a new life; it is set by who runs this."""
+
+    begin: Callable[[], Life]
+    life: Life
+
+    @initialize()
+    def be_born(self) -> None:
+        self.life = type(self).begin()
+
+    @rule(name=NAME)
+    def encode_begins(self, name: str) -> None:
+        if self.life.processing(name) is None:
+            self.life.begin(name)
+
+    @rule(name=NAME, complete=st.booleans())
+    def encode_writes(self, name: str, complete: bool) -> None:
+        if self.life.processing(name) is not None:
+            self.life.write(name, complete=complete)
+
+    @rule(name=NAME)
+    def encode_ends(self, name: str) -> None:
+        self.life.conclude(name)
+
+    @rule(name=NAME)
+    def encode_in_one_go(self, name: str) -> None:
+        if self.life.processing(name) is None:
+            self.life.begin(name)
+        self.life.write(name, complete=True)
+        self.life.conclude(name)
+
+    @rule(name=NAME)
+    def encode_fails(self, name: str) -> None:
+        self.life.fail(name)
+
+    @rule(name=NAME)
+    def second_row(self, name: str) -> None:
+        self.life.second_row(name)
+
+    @rule(name=NAME, what=st.sampled_from(["truncate", "remove", "move_away", "move_back"]))
+    def somebody_meddles_with_files(self, name: str, what: str) -> None:
+        getattr(self.life, what)(name)
+
+    @rule(name=NAME, what=st.sampled_from(["delete_row", "point_back", "delete_object"]))
+    def somebody_meddles_with_rows_and_objects(self, name: str, what: str) -> None:
+        getattr(self.life, what)(name)
+
+    @rule(status=st.sampled_from([503, 403]))
+    def s3_breaks(self, status: int) -> None:
+        self.life.break_s3(status)
+
+    @rule()
+    def s3_loses_answers(self) -> None:
+        self.life.lose_answers()
+
+    @rule()
+    def s3_is_mended(self) -> None:
+        self.life.mend_s3()
+
+    @rule(step=REACHED)
+    def a_crash_is_coming(self, step: Step) -> None:
+        self.life.crash_at(step)
+
+    @rule()
+    def restart(self) -> None:
+        self.life.restart()
+
+    @rule(name=NAME)
+    def an_event_comes(self, name: str) -> None:
+        self.life.settle(name)
+
+    @rule()
+    def a_scan_comes(self) -> None:
+        self.life.scan()
+
+    @rule()
+    def the_gate_is_asked(self) -> None:
+        self.life.ask()
+
+    @rule(state=st.sampled_from(STAGES))
+    def a_stage_works(self, state: State) -> None:
+        self.life.step(state)
+
+    @rule()
+    def the_whole_daemon_works(self) -> None:
+        self._work()
+
+    @rule()
+    def the_rows_are_watched(self) -> None:
+        self.life.watch()
+
+    @invariant()
+    def nothing_is_lost_and_nothing_bad_is_shown(self) -> None:
+        """Only ready rows are public, only what was ready is in S3, and what is ready is somewhere."""
+        life: Life | None = getattr(self, "life", None)
+        if life is None:
+            return
+        for row in life.known:
+            assert row.status == "ready" or not life.is_public(row), f"{row} is public"
+        for name, content in life.objects().items():
+            assert content is None or content in life.called_ready[name], f"{name}: a bad object"
+            newest = life.newest(name)
+            if newest is None or newest.content is None or newest.content in life.excused:
+                continue
+            places = (content, life.on_disk(name), life.away.get(name), life.aside(name))
+            assert newest.content in places, f"{name}: the content of row {newest.id} is lost"
+
+    def teardown(self) -> None:
+        life: Life | None = getattr(self, "life", None)
+        if life is None:
+            return
+        try:
+            self._come_to_rest()
+        finally:
+            life.close()
+
+    def _come_to_rest(self) -> None:
+        """All is mended, the encodes end, and the daemon has all the time it needs."""
+        life = self.life
+        life.mend_s3()
+        life.restart()
+        for name in NAMES:
+            life.move_back(name)
+            life.conclude(name)
+        wanted = {name: life.on_disk(name) for name in NAMES}
+        before: object = None
+        for _ in range(MOST_ROUNDS):
+            self._work()
+            life.watch()
+            uploads = life.shop.house.ledger.uploads()
+            if before == (before := [(upload.id, upload.state, upload.awaits_row) for upload in uploads]):
+                break
+        for name in NAMES:
+            newest = life.newest(name)
+            if newest is None or newest.status != "ready" or newest.content is None:
+                continue
+            if newest.content in {wanted[name], life.stored(name)}:
+                self._ensure_finished(name, newest.content)
+
+    def _ensure_finished(self, name: str, content: bytes) -> None:
+        life = self.life
+        story: Any = [
+            (upload.state, upload.error_code, upload.last_error)
+            for upload in life.shop.house.ledger.uploads(path=life.path(name))
+        ]
+        assert life.stored(name) == content, story
+        for row in life.known:
+            if row.name == name and row.status == "ready":
+                assert life.is_public(row), (row.id, story)
+        assert life.aside(name) is None
+        assert life.on_disk(name) != content, story
+
+    def _work(self) -> None:
+        self.life.scan()
+        self.life.ask()
+        for state in STAGES:
+            self.life.step(state)

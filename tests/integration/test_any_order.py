@@ -1,0 +1,61 @@
+"""Writes, rewrites, deletions, row changes, outages and crashes in any order: nothing good is ever lost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.catalog_rows import CatalogRows
+from tests.fault_proxy import FaultProxy
+from tests.faults.life import Life
+from tests.faults.machine import AnyOrder
+from tests.s3_server import S3Server
+from tests.workshop import BUCKET, VIDEO_ID, open_workshop, settings_for
+
+EXAMPLES = int(os.environ.get("ANY_ORDER_EXAMPLES", "200"))
+STEPS = int(os.environ.get("ANY_ORDER_STEPS", "15"))
+
+
+@pytest.fixture
+def machine(
+    place: str, proxy: FaultProxy, server: S3Server, rows: CatalogRows, video: bytes
+) -> Iterator[type[AnyOrder]]:
+    """A machine whose every life begins with an empty directory, empty tables and an empty bucket."""
+    chosen = settings_for(place, proxy.url, DATABASE_URL=rows.url, CATALOG="compressor")
+    client = server.client()
+
+    def begin() -> Life:
+        shutil.rmtree(os.path.join(chosen.completed_dir, VIDEO_ID), ignore_errors=True)
+        os.makedirs(os.path.join(chosen.completed_dir, VIDEO_ID))
+        rows.connection.execute("TRUNCATE video_qualities, video_uploader.uploads CASCADE")
+        for found in client.list_objects_v2(Bucket=BUCKET).get("Contents", []):
+            client.delete_object(Bucket=BUCKET, Key=found["Key"])
+        proxy.requests.clear()
+        return Life(chosen, server, proxy, rows, video)
+
+    class Machine(AnyOrder):
+        pass
+
+    Machine.begin = staticmethod(begin)
+    # One life outside of all keeps the S3 client, which is slow to make, from being made for each.
+    with open_workshop(chosen, server):
+        yield Machine
+
+
+@pytest.mark.timeout(600)
+def test_nothing_good_is_lost_whatever_happens_in_whatever_order(machine: type[AnyOrder]) -> None:
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=EXAMPLES,
+            stateful_step_count=STEPS,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
