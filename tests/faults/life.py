@@ -22,6 +22,7 @@ from tests.s3_server import S3Server
 from tests.workshop import BUCKET, VIDEO_ID, Workshop, open_workshop
 from watcher import steps
 from watcher.openat import TreeError
+from watcher.release import asides_of
 from watcher.settings import Settings
 from watcher.steps import Step
 
@@ -253,10 +254,10 @@ class Life:
 
     def aside(self, name: str) -> bytes | None:
         """What is set aside and belongs to the file."""
-        for upload in self.shop.house.ledger.uploads(path=self.path(name)):
-            content = _content(self.shop.absolute(f"{VIDEO_ID}/.video-uploader-{upload.id}.aside"))
-            if content is not None:
-                return content
+        tree, ledger = self.shop.house.tree, self.shop.house.ledger
+        for upload in ledger.uploads(path=self.path(name)):
+            for path in asides_of(tree, self.path(name), upload.id):
+                return _content(self.shop.absolute(path))
         return None
 
     def objects(self) -> dict[str, bytes | None]:

@@ -54,6 +54,14 @@ class AnyOrder(RuleBasedStateMachine):
     def encode_fails(self, name: str) -> None:
         self.life.fail(name)
 
+    @rule(name=NAME, complete=st.booleans(), status=st.sampled_from(["failed", "processing"]))
+    def encode_goes_wrong(self, name: str, complete: bool, status: str) -> None:
+        if self.life.processing(name) is None:
+            self.life.begin(name)
+        self.life.write(name, complete=complete)
+        if status == "failed":
+            self.life.fail(name)
+
     @rule(name=NAME)
     def second_row(self, name: str) -> None:
         self.life.second_row(name)
@@ -102,9 +110,19 @@ class AnyOrder(RuleBasedStateMachine):
     def a_stage_works(self, state: State) -> None:
         self.life.step(state)
 
-    @rule()
-    def the_whole_daemon_works(self) -> None:
-        self._work()
+    @rule(last=st.sampled_from(STAGES))
+    def the_daemon_works(self, last: State) -> None:
+        """As far as a stage, and most often to the end."""
+        self._work(STAGES[: STAGES.index(last) + 1])
+
+    @rule(
+        name=NAME, then=st.sampled_from(["delete_object", "truncate", "remove", "point_back", "delete_row"])
+    )
+    def something_happens_to_what_was_published(self, name: str, then: str) -> None:
+        """Right before the copy would be released, which is when it matters most."""
+        self._work(STAGES[:2])
+        getattr(self.life, then)(name)
+        self.life.step(State.PUBLISHED)
 
     @rule()
     def the_rows_are_watched(self) -> None:
@@ -171,8 +189,8 @@ class AnyOrder(RuleBasedStateMachine):
         assert life.aside(name) is None
         assert life.on_disk(name) != content, story
 
-    def _work(self) -> None:
+    def _work(self, stages: tuple[State, ...] = STAGES) -> None:
         self.life.scan()
         self.life.ask()
-        for state in STAGES:
+        for state in stages:
             self.life.step(state)
