@@ -43,8 +43,7 @@ class Claims(LedgerReader):
 
     def _claimable(self, state: State, now: datetime, due: Any, limit: int) -> list[int]:
         uploads = self._uploads
-        free = uploads.claimed_until.is_null() | (uploads.claimed_until <= now)
-        query: Any = uploads.select(uploads.id).where(self._is_queued(state), due, free)
+        query: Any = uploads.select(uploads.id).where(self._is_queued(state), due, self._is_free(now))
         query = query.order_by(uploads.due_at, uploads.id).limit(limit)
         if self._database.dialect is Dialect.POSTGRESQL:
             query = query.for_update(skip_locked=True)
@@ -70,6 +69,41 @@ class Claims(LedgerReader):
             )
             return int(held.execute())
 
+    def seize(self, upload_id: int, *, lease: timedelta) -> Upload | None:
+        """Take one upload, whatever its state, that nobody holds; None if somebody does, or there is none.
+
+        For work beside the stages: `let_go` gives it back.
+        """
+        uploads = self._uploads
+        with self._database.transaction("take an upload"):
+            now = self.now()
+            values = {"claim": uploads.claim + 1, "claimed_by": self.worker, "claimed_until": now + lease}
+            mine = uploads.update(values).where(self._ours, uploads.id == upload_id, self._is_free(now))
+            return self._get(upload_id) if mine.execute() else None
+
+    def let_go(self, upload: Upload) -> None:
+        """End a claim and change nothing else; one that was lost already is not ours to end."""
+        with self._database.transaction("let an upload go"):
+            self._uploads.update(self._end_of_claim).where(*self._still(upload)).execute()
+
+    def require_claim(self, upload: Upload) -> None:
+        """Make sure that the row is still ours, before something is done that no later write can fence.
+
+        Raises ClaimLostError if it has moved on.
+        """
+        uploads = self._uploads
+        query = uploads.select().where(*self._still(upload))
+        if self._first("see whether a claim still stands", query) is None:
+            raise ClaimLostError(upload.id, upload.claim)
+
+    def is_at_work(self, upload: Upload) -> bool:
+        """Whether another daemon than this one holds the upload, and has lately been alive."""
+        return (
+            upload.claimed_by not in {None, self.worker}
+            and upload.claimed_until is not None
+            and upload.claimed_until > self.now()
+        )
+
     def yield_back(self, upload: Upload) -> None:
         """Give a claim back as if it had never been taken: due now, no attempt counted.
 
@@ -79,6 +113,10 @@ class Claims(LedgerReader):
         with self._database.transaction("give a claim back"):
             values = {"due_at": self.now(), **self._end_of_claim}
             uploads.update(values).where(*self._still(upload)).execute()
+
+    def _is_free(self, now: datetime) -> Any:
+        """Whether nobody holds the row, or whoever did gave no sign of life for too long."""
+        return self._uploads.claimed_until.is_null() | (self._uploads.claimed_until <= now)
 
     @property
     def _end_of_claim(self) -> dict[str, Any]:

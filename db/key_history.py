@@ -31,10 +31,12 @@ class KeyHistory(Queries):
         )
         return self._first("look for another file of the same key", query)
 
-    def of_key(self, object_key: str) -> list[Upload]:
+    def of_key(self, object_key: str, *, all_instances: bool = False) -> list[Upload]:
         """Every upload that has or had this object key, oldest first."""
         uploads = self._uploads
-        query = uploads.select().where(self._ours, uploads.object_key == object_key).order_by(uploads.id)
+        query = uploads.select().where(uploads.object_key == object_key).order_by(uploads.id)
+        if not all_instances:
+            query = query.where(self._ours)
         return self._fetch("look up an object key", query)
 
     def replaces(self, upload: Upload) -> bool:

@@ -74,11 +74,13 @@ class Ledger(Gating):
         """
         uploads = self._uploads
         with self._database.transaction(f"enqueue {path}"):
-            self._take_turn(path)
+            self.take_turn(path)
             now = self.now()
-            replaced = self._fetch(
-                "look up a path", uploads.select().where(self._ours, self._is_live, uploads.path == path)
-            )
+            live: Any = uploads.select().where(self._ours, self._is_live, uploads.path == path)
+            if self._database.dialect is Dialect.POSTGRESQL:
+                # What is being released at this moment is either released by now, or not any more.
+                live = live.for_update()
+            replaced = self._fetch("look up a path", live)
             if any(upload.identity == identity for upload in replaced):
                 return None
             ended = {"state": State.SUPERSEDED, "changed_at": now, "due_at": now, "awaits_row": False}
@@ -108,7 +110,7 @@ class Ledger(Gating):
             self._story.tell(new_id, now, "discovered", f"{identity.size} bytes at {path}")
             return self._get(new_id)
 
-    def _take_turn(self, path: str) -> None:
+    def take_turn(self, path: str) -> None:
         """Until the end of the transaction nobody else adds an upload for the path (SQLite: any upload)."""
         if self._database.dialect is Dialect.POSTGRESQL:
             with self._database.operation("take turns at a path") as connected:

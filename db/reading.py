@@ -73,10 +73,11 @@ class LedgerReader(KeyHistory):
         )
         return self._fetch("list abandoned multipart uploads", query.order_by(uploads.id).limit(limit))
 
-    def next_due(self, state: State, *, horizon: timedelta) -> datetime | None:
+    def next_due(self, state: State, *, horizon: timedelta, awaits_others: bool = True) -> datetime | None:
         """When the next upload of `state` can be claimed; None if there is none. It may have passed already.
 
-        An upload due later than `horizon` from now counts as due now: the clock must have jumped.
+        An upload due later than `horizon` from now counts as due now: the clock must have jumped. One that
+        another daemon holds is due when its claim runs out; `awaits_others` says whether that counts.
         """
         uploads = self._uploads
         free: Any = uploads.select(uploads.due_at).where(
@@ -87,6 +88,8 @@ class LedgerReader(KeyHistory):
         )
         with self._database.operation("see when the next upload is due"):
             now = self.now()
+            if not awaits_others:
+                held = held.where((uploads.claimed_by == self.worker) | (uploads.claimed_until <= now))
             earliest = free.order_by(uploads.due_at).limit(1).scalar()
             latest = free.order_by(uploads.due_at.desc()).limit(1).scalar()
             expires = held.order_by(uploads.claimed_until).limit(1).scalar()

@@ -10,7 +10,6 @@ from signal import SIGHUP
 import structlog
 
 from db import DatabaseError, State
-from watcher.asides import repair_asides
 from watcher.condition import Condition
 from watcher.configuration import path_template
 from watcher.house import House
@@ -122,10 +121,13 @@ class Daemon:
         self._notifier.status("First scan of the directory")
 
     def _after_full_scan(self, report: ScanReport) -> None:
-        """Runs in the scan's thread. Releases begin only when what an earlier life left aside is repaired."""
+        """Runs in the scan's thread. Releases begin only when what an earlier life left aside is repaired.
+
+        Later scans repair what other daemons left aside that never came back.
+        """
         house = self._house
+        house.asides.repair(report.asides)
         if not self._first_scan_succeeded:
-            repair_asides(house.tree, house.ledger, report.asides)
             house.runners[State.PUBLISHED].start()
             self._first_scan_succeeded = True
             self._signals.put(LOOK_AROUND)

@@ -13,10 +13,11 @@ from db import ClaimLostError, DatabaseError, Ledger, State, Upload
 from storage import SourceChangedError, UploadCancelledError
 from watcher.backoff import Backoff
 from watcher.metrics import Metrics
-from watcher.openat import FileMissingError, RootUnavailableError
+from watcher.openat import FileMissingError, NotOursError, RootUnavailableError, UnreadableError
 from watcher.pause import StagePause
 from watcher.problems import (
     FAILURES,
+    LOCAL_AWAY,
     LOCAL_CHANGED,
     LOCAL_MISSING,
     Kind,
@@ -36,8 +37,11 @@ class Guard:
     """Stands around every attempt to advance a row of one stage.
 
     `look_again` has a path checked anew by the settler; `believe_missing` raises RootUnavailableError when a
-    file that is not there proves nothing, because the whole directory may be away. A decision that cannot be
-    written, because the database is away, is left to the row's claim: it runs out, and the stage runs again.
+    file that is not there proves nothing, because the whole directory may be away; `is_away` says whether
+    this one is merely set aside, by a daemon that was late to hear that the row is another's.
+
+    A decision that cannot be written, because the database is away, is left to the row's claim: it runs out,
+    and the stage runs again.
     """
 
     stage: str
@@ -46,6 +50,7 @@ class Guard:
     backoff: Backoff
     look_again: Callable[[str], None]
     believe_missing: Callable[[], None]
+    is_away: Callable[[Upload], bool]
     metrics: Metrics
 
     @contextmanager
@@ -118,11 +123,15 @@ class Guard:
 
     def _gone(self, upload: Upload, exc: FileMissingError) -> None:
         try:
-            self.believe_missing()
-        except RootUnavailableError as unavailable:
+            is_away = self.is_away(upload)
+            if not is_away:
+                self.believe_missing()
+        except (UnreadableError, NotOursError, OSError, RootUnavailableError) as unavailable:
             self._setback(upload, problem_of(unavailable))
             return
-        if upload.state is State.PENDING:
+        if is_away:
+            self._look_again(upload, LOCAL_AWAY, "Its file is set aside by a release that is under way.")
+        elif upload.state is State.PENDING:
             log.warning("upload_gone", reason=exc.reason)
             error = "The local file disappeared before it was confirmed in S3."
             self.ledger.advance(upload, State.GONE, error=error, error_code=LOCAL_MISSING)

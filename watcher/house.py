@@ -13,6 +13,7 @@ from functools import partial
 from db import Database, Invalidations, Ledger, State
 from storage import Distribution, ObjectStore, PublicAccess, PublicCheck
 from watcher import invalidation
+from watcher.asides import Asides
 from watcher.backoff import Backoff
 from watcher.board import Board
 from watcher.catalog_minder import CatalogMinder
@@ -37,6 +38,7 @@ from watcher.metrics import Metrics
 from watcher.orphans import Orphans
 from watcher.pause import StagePause
 from watcher.publishing import PublishStage
+from watcher.release import is_away
 from watcher.releasing import ReleaseStage
 from watcher.rescan import Rescan
 from watcher.row_sweep import RowSweep
@@ -62,6 +64,7 @@ class House:
     services: Services
     liveness: Liveness
     janitor: Janitor
+    asides: Asides
     intake: Intake
     settler: Settler
     rescan: Rescan
@@ -153,7 +156,7 @@ def _assemble(
         if distribution is None
         else Invalidator(
             distribution,
-            Invalidations(database, settings.instance),
+            Invalidations(database, settings.ledger_instance),
             database=database,
             liveness=liveness,
             metrics=metrics,
@@ -172,6 +175,12 @@ def _assemble(
         prefix=settings.aws_s3_videos_prefix,
         backoff=ROW_BACKOFF,
         liveness=liveness,
+    )
+    asides = Asides(
+        services.tree,
+        services.ledger,
+        lease=timedelta(seconds=settings.claim_seconds),
+        is_shared=settings.shared_directory,
     )
     intake = Intake(services, path_template(settings))
     settler = Settler(
@@ -200,7 +209,18 @@ def _assemble(
     if minder is not None:
         minders.append(minder)
     return House(
-        settings, policy, services, liveness, janitor, intake, settler, rescan, scanner, runners, minder
+        settings,
+        policy,
+        services,
+        liveness,
+        janitor,
+        asides,
+        intake,
+        settler,
+        rescan,
+        scanner,
+        runners,
+        minder,
     )
 
 
@@ -246,6 +266,7 @@ def _make_runners(
             backoff=services.backoff,
             look_again=look_again,
             believe_missing=services.tree.believe_missing,
+            is_away=lambda upload: is_away(services.tree, upload.path, upload.id),
             metrics=services.metrics,
         )
         runners[stage.state] = StageRunner(

@@ -108,10 +108,10 @@ class Intake:
         self._wake(known.state)
 
     def _reopen(self, upload: Upload, reason: str, finding: str | None = None) -> Upload | None:
-        """Make a stopped row pending; None if somebody did so by hand a moment ago."""
+        """Make a stopped row pending; None if a person or another daemon did so a moment ago."""
         try:
             return self._ledger.reopen(upload.id, reason=reason, finding=finding)
-        except IllegalTransitionError:
+        except (IllegalTransitionError, ClaimLostError):
             return None
 
     def _has_same_content(self, known: Upload, identity: Identity, finding: str | None) -> bool:
@@ -147,6 +147,8 @@ class Intake:
         except KeyTooLongError as exc:
             key, ending = exc.key or "", Ending(State.FAILED, exc.code, str(exc))
         with self._database.transaction():
+            if not self._is_still_there(path, identity):
+                return
             upload = self._ledger.enqueue(
                 path,
                 video_id=rendition.video_id,
@@ -168,6 +170,16 @@ class Intake:
             log.info("file_finished", size=identity.size, key=key, **row_context(upload))
             self._wake(State.PENDING)
             self._look_at_gate()
+
+    def _is_still_there(self, path: str, identity: Identity) -> bool:
+        """Whether a finding is still true, where others may have finished with the file since it was made."""
+        if not self._tree.is_shared:
+            return True
+        self._ledger.take_turn(path)
+        try:
+            return self._tree.stat(path) == identity
+        except (NotOursError, UnreadableError):
+            return True
 
     def _end(self, upload: Upload, ending: Ending) -> None:
         self._ledger.advance(upload, ending.state, error=ending.reason, error_code=ending.code)

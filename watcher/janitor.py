@@ -1,6 +1,7 @@
 """Cleans up multipart uploads that nobody will complete: their parts cost money and no listing shows them.
 
-Only what this ledger knows is ever touched, by key and by id: another host may share bucket and prefix.
+Only what this ledger knows is ever touched, by key and by id: another host may share bucket and prefix, and
+other daemons the ledger.
 """
 
 from __future__ import annotations
@@ -60,8 +61,9 @@ class Janitor:
     def adopt_or_abort(self) -> bool:
         """Look at every open multipart upload of our keys; to be called before anything is sent.
 
-        One that a pending row remembers stays, and its upload goes on with it. Any other one of a key that
-        this ledger has rows for was begun by an earlier life which was killed before it could note that.
+        One that a pending row remembers stays, and its upload goes on with it; so does what another daemon,
+        which is at work on an upload of the key, may have begun a moment ago and not noted yet. Any other one
+        of a key that this ledger has rows for was begun by a life that was killed before it could note that.
         False if S3 or the database could not be asked; the next start asks again.
         """
         try:
@@ -77,21 +79,29 @@ class Janitor:
         aborted = 0
         for upload in self._ledger.abandoned_multiparts(BATCH):
             self._store.abort(upload.object_key, upload.multipart_id or "")
-            aborted += self._ledger.forget_multipart(upload)
+            if not self._ledger.forget_multipart(upload):
+                # Another daemon of the directory has swept it, too.
+                continue
+            aborted += 1
             log.info("multipart_aborted", key=upload.object_key, upload=upload.id)
         return aborted
 
     def _judge(self, found: OpenMultipart) -> None:
-        uploads = self._ledger.of_key(found.key)
+        # Asked after S3 was: whoever began it since had his claim by then.
+        everybodys = self._ledger.of_key(found.key, all_instances=True)
+        uploads = [upload for upload in everybodys if upload.instance == self._ledger.instance]
         if not uploads:
             return
-        remembering = [upload for upload in uploads if upload.multipart_id == found.upload_id]
-        if any(upload.state is State.PENDING for upload in remembering):
+        pending = [upload for upload in everybodys if upload.state is State.PENDING]
+        if any(upload.multipart_id == found.upload_id for upload in pending):
             log.info("multipart_adopted", key=found.key)
             return
+        if any(self._ledger.is_at_work(upload) for upload in pending):
+            return
         self._store.abort(found.key, found.upload_id)
-        for upload in remembering:
-            self._ledger.forget_multipart(upload)
+        for upload in uploads:
+            if upload.multipart_id == found.upload_id:
+                self._ledger.forget_multipart(upload)
         log.info("multipart_aborted", key=found.key)
 
     def _sweep_until_stopped(self) -> None:

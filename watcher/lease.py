@@ -26,6 +26,15 @@ TRUSTED_FILE_SYSTEMS = frozenset(
     }
 )
 
+# Other machines, or a program behind FUSE, change files there without this kernel's hearing of it: no inotify
+# event comes of that. Every `fuse.…` counts, be it GlusterFS, sshfs or s3fs; `fuseblk` is a local disk.
+NETWORK_FILE_SYSTEMS = frozenset(
+    {
+        *("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "coda", "ncpfs", "virtiofs", "vboxsf", "fuse"),
+        *("ceph", "lustre", "glusterfs", "gfs2", "ocfs2", "gpfs", "beegfs", "orangefs", "pvfs2", "prl_fs"),
+    }
+)
+
 # EACCES: neither owner nor CAP_LEASE. EPERM: a seccomp filter. The rest: the file system has no leases.
 _CANNOT_SAY = frozenset(
     {errno.EACCES, errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS, errno.ENOTTY}
@@ -113,6 +122,11 @@ def _believed(answer: Writers, descriptor: int) -> Writers:
     if answer is Writers.NONE and file_system(descriptor) not in TRUSTED_FILE_SYSTEMS:
         return Writers.UNKNOWN
     return answer
+
+
+def is_network(kind: str | None) -> bool:
+    """Whether a file system of this type has writers that this kernel hears nothing of."""
+    return kind is not None and (kind in NETWORK_FILE_SYSTEMS or kind.startswith("fuse."))
 
 
 def file_system(descriptor: int) -> str | None:

@@ -1,5 +1,6 @@
 """Hints from the kernel: watchdog's events, turned into paths to check and directories to scan.
 
+On network file systems the kernel tells only what this machine does; there the hints come from looking.
 Events make the daemon fast; the scan makes it right. A lost event costs time, never a file.
 """
 
@@ -9,6 +10,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import structlog
 from watchdog.events import (
     DirCreatedEvent,
     DirMovedEvent,
@@ -21,6 +23,12 @@ from watchdog.events import (
 from watchdog.observers.api import BaseObserver, EventQueue, ObservedWatch
 from watchdog.observers.inotify import InotifyEmitter, InotifyObserver, InotifyWatchGroup
 from watchdog.observers.inotify_c import InotifyFD
+
+from watcher import lease, polling
+from watcher.logs import RepeatFilter
+from watcher.openat import owned
+
+log = structlog.get_logger()
 
 EVENTS: list[type[FileSystemEvent]] = [
     FileClosedEvent,
@@ -38,6 +46,10 @@ class TreeObserver:
     `notice_file` and `notice_directory` get paths relative to the root, with '/' between the parts, whenever
     something may have changed there; `lost_events` is called after the kernel's queue overflowed.
     None of them may block.
+
+    `file_system` names the type of the file system that an open directory is on; on a network file system
+    the directory is polled, with pauses of at least `poll_seconds`. What changed before the first look was
+    complete is not told: the root is, as a directory to scan.
     """
 
     def __init__(
@@ -47,16 +59,33 @@ class TreeObserver:
         notice_file: Callable[[str], None],
         notice_directory: Callable[[str], None],
         lost_events: Callable[[], None],
+        file_system: Callable[[int], str | None] = lease.file_system,
+        poll_seconds: float = polling.POLL_SECONDS,
     ) -> None:
         self._root = root
         self._handler = _Handler(root, notice_file, notice_directory)
+        self._notice_directory = notice_directory
         self._lost_events = lost_events
-        self._observer: _Observer | None = None
+        self._file_system = file_system
+        self._poll_seconds = poll_seconds
+        self._told = RepeatFilter()
+        self._observer: _Observer | polling.PollingObserver | None = None
 
     def start(self) -> None:
         """Begin to watch. Raises OSError if the root cannot be watched; may be tried again then."""
-        observer = _Observer(self._lost_events)
-        observer.schedule(self._handler, self._root, recursive=True, event_filter=EVENTS)
+        with owned(os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as directory:
+            kind = self._file_system(directory)
+        observer: _Observer | polling.PollingObserver
+        if lease.is_network(kind):
+            if self._told.is_news(self._root, str(kind)):
+                log.info("observer_polls", file_system=kind, seconds=self._poll_seconds)
+            observer = polling.PollingObserver(
+                seconds=self._poll_seconds, begun=lambda: self._notice_directory("")
+            )
+            events = polling.EVENTS
+        else:
+            observer, events = _Observer(self._lost_events), EVENTS
+        observer.schedule(self._handler, self._root, recursive=True, event_filter=events)
         try:
             observer.start()
         except OSError:

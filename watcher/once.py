@@ -10,7 +10,6 @@ from datetime import datetime, timedelta
 import structlog
 
 from db import State, Upload
-from watcher.asides import repair_asides
 from watcher.house import House
 from watcher.joining import stop_all
 from watcher.problems import Problem
@@ -52,7 +51,7 @@ class OnceRun:
         house.settler.start()
         try:
             report = house.scanner.scan(stopped=self._is_interrupted)
-            repair_asides(house.tree, house.ledger, report.asides)
+            house.asides.repair(report.asides)
             for runner in house.runners.values():
                 runner.start()
             house.settler.wait_until_only_writers_remain(self._is_interrupted)
@@ -92,7 +91,7 @@ class OnceRun:
         stage = house.runners[state].stage
         if not stage.is_enabled():
             return False
-        due = house.ledger.next_due(state, horizon=stage.horizon)
+        due = house.ledger.next_due(state, horizon=stage.horizon, awaits_others=False)
         return due is not None and due <= house.ledger.now() + PATIENCE
 
     def _left_undone(self, started_at: datetime) -> list[str]:
@@ -107,11 +106,16 @@ class OnceRun:
             undone.append("the CDN was not told of every replaced object yet; the next run goes on")
         for state in (State.PENDING, State.VERIFIED, State.REJECTED, State.FAILED, State.GONE):
             undone += [
-                f"{upload.path}: {state}" + (f": {upload.last_error}" if upload.last_error else "")
+                f"{upload.path}: {state}{self._why(upload)}"
                 for upload in house.ledger.iter_uploads(state=state)
                 if self._counts(upload, started_at)
             ]
         return undone
+
+    def _why(self, upload: Upload) -> str:
+        if self._house.ledger.is_at_work(upload):
+            return f": {upload.claimed_by} is at work on it"
+        return f": {upload.last_error}" if upload.last_error else ""
 
     def _counts(self, upload: Upload, started_at: datetime) -> bool:
         """What ended badly long ago counts only if its file is among those that are there now."""

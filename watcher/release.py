@@ -31,21 +31,25 @@ from watcher.openat import (
 )
 from watcher.tree import Tree
 
-_ASIDE_NAME = re.compile(r"\.video-uploader-([1-9][0-9]*)\.aside", re.ASCII)
+_ASIDE_NAME = re.compile(r"\.video-uploader-([1-9][0-9]*)(?:-[1-9][0-9]*)?\.aside", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class SetAside:
-    """A file under its name aside: `relative` is where it was, `identity` that of the file we hashed."""
+    """A file under its name aside: `relative` is where it was, `identity` that of the file we hashed.
+
+    `claim` is the number of the claim under which it was set aside.
+    """
 
     relative: str
     upload_id: int
     identity: Identity
+    claim: int = 0
 
     @property
     def aside_relative(self) -> str:
         """Where the file is now, relative to the watched directory."""
-        return posixpath.join(posixpath.dirname(self.relative), aside_name(self.upload_id))
+        return posixpath.join(posixpath.dirname(self.relative), aside_name(self.upload_id, self.claim))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +81,13 @@ class LeftAside:
 Outcome = Released | PutBack | LeftAside
 
 
-def aside_name(upload_id: int) -> str:
-    """The name that the file of an upload has while it is set aside, in its own directory."""
-    return f".video-uploader-{upload_id}.aside"
+def aside_name(upload_id: int, claim: int = 0) -> str:
+    """The name that the file of an upload has while it is set aside, in its own directory.
+
+    With the claim in it, a daemon that was thought dead and wakes up finds nothing under its name once
+    another one has taken over: not even an unlink that hung in the kernel can hit what that one set aside.
+    """
+    return f".video-uploader-{upload_id}-{claim}.aside" if claim else f".video-uploader-{upload_id}.aside"
 
 
 def parse_aside_name(name: str) -> int | None:
@@ -88,7 +96,31 @@ def parse_aside_name(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def set_aside(tree: Tree, relative: str, upload_id: int, identity: Identity) -> SetAside | Kept:
+def asides_of(tree: Tree, relative: str, upload_id: int) -> list[str]:
+    """The paths at which the file of an upload is set aside, under whichever claim: none or one, as a rule.
+
+    Reads the file's whole directory. Raises UnreadableError, RootUnavailableError and OSError.
+    """
+    try:
+        directory, _ = tree.open_parent(relative)
+    except (FileMissingError, NotOursError):
+        return []
+    with owned(directory):
+        names = sorted(name for name in os.listdir(directory) if parse_aside_name(name) == upload_id)
+    return [posixpath.join(posixpath.dirname(relative), name) for name in names]
+
+
+def is_away(tree: Tree, relative: str, upload_id: int) -> bool:
+    """Whether a file that was not found is merely away: set aside by a release, or put back since.
+
+    Raises as `asides_of` and `Tree.stat` do.
+    """
+    return bool(asides_of(tree, relative, upload_id)) or tree.stat(relative) is not None
+
+
+def set_aside(
+    tree: Tree, relative: str, upload_id: int, identity: Identity, *, claim: int = 0
+) -> SetAside | Kept:
     """Rename a file aside, if it is the one we hashed and nobody writes it.
 
     Raises what `Tree.open` raises; nothing has changed then.
@@ -101,7 +133,7 @@ def set_aside(tree: Tree, relative: str, upload_id: int, identity: Identity) -> 
             # The compressor looks at its file after writing it, and must find it under its name.
             if lease.ask(descriptor) is Writers.SOME:
                 return Kept("Some process has it open for writing.")
-        return _rename_aside(directory, name, SetAside(relative, upload_id, identity))
+        return _rename_aside(directory, name, SetAside(relative, upload_id, identity, claim))
 
 
 def finish(tree: Tree, aside: SetAside) -> Outcome:
@@ -149,7 +181,7 @@ def repair(tree: Tree, aside_relative: str, original_name: str, identity: Identi
 
 
 def _rename_aside(directory: int, name: str, aside: SetAside) -> SetAside | Kept:
-    new_name = aside_name(aside.upload_id)
+    new_name = posixpath.basename(aside.aside_relative)
     try:
         # Proves that the new name is free, and that a link, by which alone we put back, can be made here.
         os.link(name, new_name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import posixpath
 from collections.abc import Sequence
 from datetime import timedelta
 
 import structlog
 
-from db import State, Upload
+from db import ClaimLostError, DatabaseError, State, Upload
 from storage import Confirmation, Verdict
 from watcher import release
+from watcher.openat import NotOursError
 from watcher.problems import Kind, LookAgainError, NotYetError, SetbackError
 from watcher.release import Kept, LeftAside, Outcome, PutBack, Released, SetAside
 from watcher.runner import Work
@@ -75,6 +75,7 @@ class ReleaseStage:
                     release.put_back(self._tree, aside, "The daemon is stopping.")
                     self._ledger.yield_back(upload)
                 else:
+                    self._require_claim(upload, aside)
                     self._conclude(upload, release.finish(self._tree, aside))
 
     def _prepare(self, upload: Upload) -> SetAside | None:
@@ -86,7 +87,8 @@ class ReleaseStage:
             self._tree.believe_missing()
             self._record_released(upload, "the local copy was gone already")
             return None
-        aside = release.set_aside(self._tree, upload.path, upload.id, upload.identity)
+        self._ledger.require_claim(upload)
+        aside = release.set_aside(self._tree, upload.path, upload.id, upload.identity, claim=upload.claim)
         if isinstance(aside, Kept):
             raise LookAgainError(aside.reason)
         reached(Step.RENAMED_ASIDE)
@@ -104,15 +106,34 @@ class ReleaseStage:
 
     def _repair(self, upload: Upload) -> bool:
         """Deal with what an attempt that was cut short left aside; False if that ended the row."""
-        aside = posixpath.join(posixpath.dirname(upload.path), release.aside_name(upload.id))
-        if not self._tree.exists(aside):
+        if self._is_in_place(upload):
             return True
+        for aside in release.asides_of(self._tree, upload.path, upload.id):
+            outcome = self._give_back(upload, aside)
+            if not isinstance(outcome, PutBack):
+                self._conclude(upload, outcome)
+                return False
+        return True
+
+    def _is_in_place(self, upload: Upload) -> bool:
+        """Whether the file is at its path and has no other name: then nothing of it is aside."""
+        try:
+            return self._tree.stat(upload.path) == upload.identity
+        except NotOursError:
+            return False
+
+    def _give_back(self, upload: Upload, aside: str) -> Outcome:
         outcome = release.repair(self._tree, aside, os.path.basename(upload.path), upload.identity)
         log.info("aside_repaired", outcome=type(outcome).__name__)
-        if isinstance(outcome, PutBack):
-            return True
-        self._conclude(upload, outcome)
-        return False
+        return outcome
+
+    def _require_claim(self, upload: Upload, aside: SetAside) -> None:
+        """The wait may have been longer than meant: whoever has the row by now decides about the file."""
+        try:
+            self._ledger.require_claim(upload)
+        except (ClaimLostError, DatabaseError):
+            self._give_back(upload, aside.aside_relative)
+            raise
 
     def _object_agrees(self, upload: Upload) -> bool:
         """Ask S3 once more; what it has lost is uploaded again while the local copy is still here."""

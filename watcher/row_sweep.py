@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 
 import structlog
 
-from db import CatalogRow, Ledger, State, Upload
+from db import CatalogRow, ClaimLostError, IllegalTransitionError, Ledger, State, Upload
 from watcher.compressor_catalog import ENCODE_FAILED, CompressorCatalog
 from watcher.guard import row_context
 from watcher.metrics import Metrics
@@ -82,7 +83,9 @@ class RowSweep:
                 self._wake(State.VERIFIED)
             case State.REJECTED | State.GONE if upload.error_code in _TURNED_AWAY:
                 if self._catalog.decide(upload, self._catalog.rows(upload.video_id)).is_open:
-                    self._ledger.reopen(upload.id, reason=f"catalog row {rows[-1].id} is ready")
+                    # Another daemon may have seen the row first.
+                    with suppress(ClaimLostError, IllegalTransitionError):
+                        self._ledger.reopen(upload.id, reason=f"catalog row {rows[-1].id} is ready")
                     self._wake(State.PENDING)
         return 0
 

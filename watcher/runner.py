@@ -154,6 +154,9 @@ class StageRunner:
                     self._database_failures += 1
                 with self._changed:
                     self._is_claiming = False
+                    if self._busy:
+                        # Whatever else there is to wait for, what is under way has to be renewed in time.
+                        wait = min(wait, self._renewal_seconds)
                     if not self._woken:
                         self._changed.wait(wait)
                     self._woken = False
@@ -187,17 +190,21 @@ class StageRunner:
                 self._in_flight.update({row.id: row for row in rows})
             self._batches.put(rows)
             free -= 1
-        return self._lease.total_seconds() / 3
+        return self._renewal_seconds
 
     def _seconds_to_next(self) -> float:
         due = self._ledger.next_due(self.stage.state, horizon=self.stage.horizon)
         now = self._ledger.now()
         if due is None or due > now + self._lease:
             self._recover_without_probe()
-        longest = self._lease.total_seconds() / 3 if self._busy else LONGEST_WAIT_SECONDS
         if due is None:
-            return longest
-        return min(longest, max(0.01, (due - now).total_seconds()))
+            return LONGEST_WAIT_SECONDS
+        return min(LONGEST_WAIT_SECONDS, max(0.01, (due - now).total_seconds()))
+
+    @property
+    def _renewal_seconds(self) -> float:
+        """How often claims are renewed: a database may miss two of them."""
+        return self._lease.total_seconds() / 3
 
     def _recover_without_probe(self) -> None:
         """The database answers again, and no row is there, or held, whose success would say so."""

@@ -13,7 +13,7 @@ from db import Ledger, State, Upload
 from watcher.logs import RepeatFilter
 from watcher.openat import NotOursError, UnreadableError
 from watcher.problems import MENDABLE_CODES, ROW_GONE
-from watcher.release import parse_aside_name
+from watcher.release import is_away, parse_aside_name
 from watcher.template import Ignored, PathTemplate
 from watcher.tree import FoundFile, Tree, UnreadableDirectory
 
@@ -104,6 +104,8 @@ class Scanner:
                 return
             try:
                 is_missing = self._tree.stat(upload.path) is None
+                if is_missing and is_away(self._tree, upload.path, upload.id):
+                    continue
             except (NotOursError, UnreadableError):
                 continue
             if is_missing:

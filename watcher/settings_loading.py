@@ -15,6 +15,9 @@ from pydantic_settings import DotEnvSettingsSource, EnvSettingsSource
 from db import QUALITIES
 from watcher.settings import CatalogKind, Settings
 
+_YES = frozenset({"1", "true", "t", "yes", "y", "on"})
+"""What pydantic takes for true."""
+
 
 class SettingsError(Exception):
     """One or more settings are wrong; ``problems`` holds one sentence for each."""
@@ -83,6 +86,11 @@ def _disagreements(given: Mapping[str, str]) -> list[str]:
     if given.get("CATALOG") == CatalogKind.COMPRESSOR and not on_postgresql:
         problems.append(
             "CATALOG: compressor needs its PostgreSQL; allowed: with DATABASE_URL or POSTGRES_DB set"
+        )
+    if given.get("SHARED_DIRECTORY", "").strip().lower() in _YES and not on_postgresql:
+        problems.append(
+            "SHARED_DIRECTORY: daemons on several machines meet in PostgreSQL; "
+            "allowed: with DATABASE_URL or POSTGRES_DB set"
         )
     qualities = {word.strip() for word in given.get("QUALITIES", "").split(",")} - {""}
     if "AWS_S3_SSE_KMS_KEY_ID" in given and given.get("AWS_S3_SSE") != "aws:kms":

@@ -58,7 +58,9 @@ class Tracking:
         self._seen = max(self._seen, bytes_sent)
         self._board.move(self._upload, self._seen)
         reached(Step.PART_SENT)
-        if self._clock() - self._recorded_at >= PROGRESS_SECONDS:
+        # Before an object is completed it is made sure that this is still ours to do.
+        is_complete = bytes_sent >= self._upload.size
+        if is_complete or self._clock() - self._recorded_at >= PROGRESS_SECONDS:
             self._recorded_at = self._clock()
             self._record({"bytes_sent": self._seen})
 

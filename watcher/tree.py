@@ -79,7 +79,7 @@ class Tree:
     """
 
     def __init__(self, root: str, *, is_shared: bool = False) -> None:
-        self._is_shared = is_shared
+        self.is_shared = is_shared
         try:
             self.root = os.path.realpath(root, strict=True)
             status = os.stat(self.root)
@@ -91,7 +91,7 @@ class Tree:
     def identity(self, status: os.stat_result) -> Identity:
         """The identity that a stat result speaks of, the same on every machine that sees the directory."""
         identity = identity_of(status)
-        return replace(identity, device=0) if self._is_shared else identity
+        return replace(identity, device=0) if self.is_shared else identity
 
     def check_root(self) -> None:
         """Make sure that the root can be listed and is the directory it was at the start.

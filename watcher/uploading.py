@@ -170,7 +170,7 @@ class UploadStage:
         if settled["object_key"] == upload.object_key and row.id == upload.catalog_row_id:
             return upload
         if settled["object_key"] != upload.object_key and upload.multipart_id is not None:
-            self._store.abort(upload.object_key, upload.multipart_id)
+            self._give_up_parts(upload)
             upload = self._ledger.record(upload, multipart_id=None, part_size=None)
         return self._ledger.record(upload, **settled)
 
@@ -187,8 +187,7 @@ class UploadStage:
         checksum = source.checksum(_beating(work))
         if checksum == upload.checksum:
             return upload
-        if upload.multipart_id is not None:
-            self._store.abort(upload.object_key, upload.multipart_id)
+        self._give_up_parts(upload)
         return self._ledger.record(upload, checksum=checksum, multipart_id=None, part_size=None)
 
     def _adopt(self, upload: Upload, there: Confirmation) -> Receipt | None:
@@ -196,12 +195,17 @@ class UploadStage:
         if there.receipt is None:
             return None
         self._public_access.ensure(upload.object_key)
-        if upload.multipart_id is not None:
-            self._store.abort(upload.object_key, upload.multipart_id)
+        self._give_up_parts(upload)
         self._ledger.note(upload.id, "adopted", there.detail)
         self._metrics.adopted.inc()
         log.info("object_adopted", key=upload.object_key)
         return there.receipt
+
+    def _give_up_parts(self, upload: Upload) -> None:
+        """Abort what an earlier attempt began, unless another daemon goes on with it by now."""
+        if upload.multipart_id is not None:
+            self._ledger.require_claim(upload)
+            self._store.abort(upload.object_key, upload.multipart_id)
 
     def _condition(self, upload: Upload, there: Confirmation) -> OnlyIf:
         """Under which condition the object may be written: never over what is not ours to replace."""

@@ -15,7 +15,6 @@ from tests.peer import writer
 from tests.s3_server import S3Server
 from tests.workshop import BUCKET, VIDEO_ID, Workshop
 from watcher import release
-from watcher.asides import repair_asides
 
 PATH = f"{VIDEO_ID}/my_video_720p.mp4"
 FREE_BOX = b"\0\0\0\x08free"
@@ -229,10 +228,11 @@ def test_a_writer_that_opened_the_file_aside_gets_it_back(workshop: OpenWorkshop
     """It looked the path up before the rename and opens the inode after it: the file is put back."""
     shop = workshop()
     published(shop, video)
-    aside = os.path.join(shop.absolute(VIDEO_ID), release.aside_name(shop.row(PATH).id))
     with ExitStack() as stack:
 
         def open_the_inode() -> None:
+            (name,) = os.listdir(shop.absolute(VIDEO_ID))
+            aside = os.path.join(shop.absolute(VIDEO_ID), name)
             stack.enter_context(writer(aside, os.O_WRONLY)).expect("opened")
 
         shop.while_waiting = open_the_inode
@@ -264,7 +264,7 @@ def test_a_crash_while_the_file_is_aside_is_repaired_at_the_next_start(
     assert not os.path.exists(shop.absolute(PATH))
     next_life = workshop()
     report = next_life.house.scanner.scan()
-    repair_asides(next_life.house.tree, next_life.house.ledger, report.asides)
+    next_life.house.asides.repair(report.asides)
     assert content(next_life) == video
     (released,) = next_life.step(State.PUBLISHED)
     assert released.state is State.RELEASED

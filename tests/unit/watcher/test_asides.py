@@ -3,17 +3,19 @@
 import os
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import timedelta
 
 import pytest
 from structlog.testing import capture_logs
 
 from db import Database, Ledger, Upload, migrate, open_database, sqlite_url
-from watcher.asides import repair_asides
+from watcher.asides import Asides
 from watcher.release import SetAside, aside_name, set_aside
 from watcher.tree import Tree, identity_of
 
 VIDEO = "0b8e3f60-9d5c-4c1a-8f8e-3b1f0a7d2c11"
 PATH = f"{VIDEO}/a_720p.mp4"
+LEASE = timedelta(seconds=60)
 
 
 @pytest.fixture
@@ -64,7 +66,7 @@ def repair(tree: Tree, ledger: Ledger) -> list[tuple[object, object]]:
     """Repair whatever is set aside; returns the events and outcomes that were logged."""
     asides = [f"{VIDEO}/{name}" for name in names(tree) if name.endswith(".aside")]
     with capture_logs() as logged:
-        repair_asides(tree, ledger, asides)
+        Asides(tree, ledger, lease=LEASE).repair(asides)
     return [(line["event"], line.get("outcome")) for line in logged]
 
 
@@ -107,6 +109,8 @@ def test_a_name_that_only_looks_like_ours_stays(root: Tree, ledger: Ledger) -> N
 def test_one_that_cannot_be_repaired_does_not_keep_the_others_from_it(root: Tree, ledger: Ledger) -> None:
     upload = crash_in_release(root, ledger)
     with capture_logs() as logged:
-        repair_asides(root, ledger, [f"gone/{aside_name(upload.id)}", f"{VIDEO}/{aside_name(upload.id)}"])
+        Asides(root, ledger, lease=LEASE).repair(
+            [f"gone/{aside_name(upload.id)}", f"{VIDEO}/{aside_name(upload.id)}"]
+        )
     assert [line["event"] for line in logged] == ["aside_unrepaired", "aside_repaired"]
     assert names(root) == ["a_720p.mp4"]

@@ -222,6 +222,20 @@ def test_a_quality_that_the_catalog_refuses_is_told(given: Given, catalog: str) 
     assert problem.endswith(",".join(QUALITIES))
 
 
+@pytest.mark.parametrize("word", ["true", "1", "ON", "Yes"])
+def test_a_shared_directory_needs_a_database_that_can_be_shared(given: Given, word: str) -> None:
+    """On an SQLite file of each machine's own, every one of them would upload every file."""
+    given.environment(SHARED_DIRECTORY=word)
+    (problem,) = given.problems()
+    assert problem.startswith("SHARED_DIRECTORY: daemons on several machines meet in PostgreSQL;")
+    given.environment(DATABASE_URL="sqlite:////var/lib/x.sqlite3")
+    assert given.problems() == [problem]
+    given.environment(DATABASE_URL="postgresql://h/d")
+    assert given.settings().ledger_instance == "shared:/srv/completed"
+    given.environment(SHARED_DIRECTORY="false", DATABASE_URL="sqlite:////var/lib/x.sqlite3")
+    assert given.settings().ledger_instance == given.settings().instance
+
+
 def test_any_quality_goes_without_a_catalog(given: Given) -> None:
     assert given.environment(CATALOG="none", QUALITIES="hd").settings().qualities == ("hd",)
 
