@@ -81,7 +81,11 @@ def _schema(database: Database, pending: list[str]) -> CheckResult:
     version = schema_version(database) or "none"
     if pending:
         told = f"Its version is {version}, and these changes are due: {', '.join(pending)}."
-        return warning("schema", told, "`video-uploader run` makes them when it starts.")
+        return warning(
+            "schema",
+            told,
+            "`video-uploader db migrate` makes them; unless DATABASE_AUTO_MIGRATE is false, so does `run`.",
+        )
     return ok("schema", f"Its version is {version}, the latest.")
 
 

@@ -26,6 +26,7 @@ from watcher.cli.common import (
     invocation,
     say,
 )
+from watcher.cli.database import require_up_to_date
 from watcher.daemon import Daemon
 from watcher.display import showing
 from watcher.dry_run import Planner, count_actions, reading_ledger
@@ -55,12 +56,15 @@ def run(
     if dry_run:
         _print_plan(settings)
         return
+    if not settings.database_auto_migrate:
+        require_up_to_date(settings)
     with (
         _caught_signals() as signals,
         instance_lock.held(daemon_lock(settings)),
         open_house(settings) as house,
     ):
-        migrate(house.database)
+        if settings.database_auto_migrate:
+            migrate(house.database)
         with house.database.session(), showing(house.services.board):
             if once:
                 _run_once(house, signals)
