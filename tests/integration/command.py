@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
 
 import pytest
+import structlog
 
 from tests.s3_server import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY
 from tests.workshop import BUCKET
@@ -58,13 +60,14 @@ class Command:
         return Ran(process.returncode, out, err)
 
     def here(self, *arguments: str, **changes: str) -> Ran:
-        """The same in this process, which is quicker; not for `run`, which takes signals and logging over."""
+        """The same in this process, which is quicker; not for `run`, which takes signals over."""
         out, err = io.StringIO(), io.StringIO()
         with (
-            patch.dict(os.environ, self._environment(changes), clear=True),
+            patch.dict(os.environ, self._environment({"LOG_LEVEL": "ERROR", **changes}), clear=True),
             patch.object(sys, "argv", ["video-uploader", *arguments]),
             redirect_stdout(out),
             redirect_stderr(err),
+            _logging_as_it_was(),
             pytest.raises(SystemExit) as ended,
         ):
             main()
@@ -100,3 +103,19 @@ class Command:
             "METRICS_ADDRESS": "",
         }
         return {**environment, **self.settings, **changes}
+
+
+@contextmanager
+def _logging_as_it_was() -> Iterator[None]:
+    """What a command makes of logging ends with it; the S3 server in this process keeps out of it."""
+    root, configured = logging.getLogger(), structlog.get_config()
+    server = logging.getLogger("werkzeug")
+    handlers, level = root.handlers[:], root.level
+    server.disabled = True
+    try:
+        yield
+    finally:
+        server.disabled = False
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        structlog.configure(**configured)

@@ -45,7 +45,19 @@ COLUMNS = set(
 )
 """What scripts may rely on."""
 
-COMMANDS = {"run", "status", "list", "explain", "retry", "upload", "exists", "delete", "config", "doctor"}
+COMMANDS = {
+    "audit",
+    "run",
+    "status",
+    "list",
+    "explain",
+    "retry",
+    "upload",
+    "exists",
+    "delete",
+    "config",
+    "doctor",
+}
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 

@@ -12,7 +12,7 @@ import typer
 
 from db import DatabaseError, LedgerError
 from storage import StorageError
-from watcher.cli import doctor, explain, objects, retry, run, show
+from watcher.cli import audit, doctor, explain, objects, retry, run, show
 from watcher.cli.bucket import bucket
 from watcher.cli.common import FINE, MISUSED, UNDONE, CommandError, Invocation, complain
 from watcher.cli.database import database
@@ -65,6 +65,7 @@ app.command("retry")(retry.retry)
 app.command("upload")(objects.upload)
 app.command("exists")(objects.exists)
 app.command("delete")(objects.delete)
+app.command("audit")(audit.audit)
 app.command("config")(show.config)
 app.command("doctor")(doctor.doctor)
 app.add_typer(bucket, name="bucket")
