@@ -16,7 +16,7 @@ from db.errors import (
 from db.facts import Admission, Progress, Proof
 from db.invalidations import Invalidation, Invalidations
 from db.ledger import Ledger
-from db.migration import migrate, pending_migrations, schema_version
+from db.migration import MIGRATIONS, migrate, pending_migrations, schema_version
 from db.publications import Publication, Publications
 from db.reading import LedgerReader
 from db.records import (
@@ -35,6 +35,7 @@ from db.urls import sqlite_url
 
 __all__ = [
     "JSON",
+    "MIGRATIONS",
     "QUALITIES",
     "TRANSITIONS",
     "Admission",

@@ -38,6 +38,9 @@ class Catalog(Protocol):
         `is_current` says whether the file at the path still is what was uploaded.
         """
 
+    def astray(self, upload: Upload, *, public_url: str, local_url: str, is_current: bool = True) -> int:
+        """How many rows `publish` would have to change, or to make, for players to find the object."""
+
     def is_forgotten(self, upload: Upload) -> bool:
         """Whether the rendition had rows and has none any more: it was deleted."""
 
@@ -95,6 +98,11 @@ class OwnCatalog:
             self._rewrite(upload, local_url, public_url)
             self._rewrite(upload, public_url, public_url)
             return self._count(upload, public_url)
+
+    def astray(self, upload: Upload, *, public_url: str, local_url: str, is_current: bool = True) -> int:  # noqa: ARG002
+        """The rows that still have the local URL; a row that is missing is one, too."""
+        with self._database.operation("look for rows that do not show an object"):
+            return self._count(upload, local_url) or int(not self._count(upload, public_url))
 
     def withdraw(self, upload: Upload, *, public_url: str, local_url: str) -> int:
         """Give the rendition's rows that have the public URL the local one again; say how many."""
@@ -157,6 +165,10 @@ class NoCatalog:
     def publish(self, upload: Upload, *, public_url: str, local_url: str, is_current: bool = True) -> int:  # noqa: ARG002
         """1, as if there were a row: the upload goes on."""
         return 1
+
+    def astray(self, upload: Upload, *, public_url: str, local_url: str, is_current: bool = True) -> int:  # noqa: ARG002
+        """0: there is no row that could be amiss."""
+        return 0
 
     def is_forgotten(self, upload: Upload) -> bool:  # noqa: ARG002
         """Never: there is nothing that could be deleted."""

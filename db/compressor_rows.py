@@ -119,6 +119,28 @@ class CompressorRows:
         with self._database.operation("see whether a row shows an object"):
             return query.scalar() is not None
 
+    def may_set_url(self) -> bool:
+        """Whether our role may change `url`."""
+        return bool(self._tell("SELECT has_column_privilege({table}::regclass, 'url', 'UPDATE')"))
+
+    def has_video_index(self) -> bool:
+        """Whether an index of the whole table leads with `video_id`."""
+        return bool(
+            self._tell(
+                "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_index i JOIN pg_catalog.pg_attribute a"
+                " ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]"
+                " WHERE i.indrelid = {table}::regclass AND a.attname = 'video_id'"
+                " AND i.indisvalid AND i.indpred IS NULL)"
+            )
+        )
+
+    def _tell(self, query: str) -> object:
+        """The one value that a question about the table itself has for an answer."""
+        table = f'"{self._database.catalog_schema}"."video_qualities"'
+        with self._database.operation("ask about the compressor's table") as connected:
+            (value,) = connected.execute_sql(query.format(table="%s"), (table,)).fetchone()
+        return value
+
     def _select(self) -> Any:
         return self._rows.select(*(column.alias(name) for name, column in self._columns().items()))
 

@@ -31,6 +31,7 @@ class Database:
     def __init__(self, target: Target, *, schema: str | None, catalog_schema: str | None = None) -> None:
         self.dialect = target.dialect
         self.schema = schema
+        self.catalog_schema = catalog_schema
         self.tables: Tables = bind(target.peewee, schema, catalog_schema)
         self._peewee = target.peewee
         self._file = target.file

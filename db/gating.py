@@ -75,6 +75,12 @@ class Gating(Claims):
             found: datetime | None = query.limit(1).scalar()
             return found
 
+    def last_admitted(self) -> Upload | None:
+        """The newest upload that a catalog row has let through."""
+        uploads = self._uploads
+        query = uploads.select().where(self._ours, uploads.catalog_row_at.is_null(False))
+        return self._first("see what was let through last", query.order_by(uploads.id.desc()))
+
     @property
     def _at_gate(self) -> Any:
         """In the words of the index `uploads_awaiting_row`."""

@@ -1,5 +1,6 @@
 """Whose an object is: what the ledger knows of every upload that has, or had, its key."""
 
+from collections.abc import Collection
 from typing import Any
 
 from peewee import fn
@@ -78,6 +79,23 @@ class KeyHistory(Queries):
             self._was_verified,
         )
         return self._first("see what replaced an object", query)
+
+    def latest_of_keys(self, object_keys: Collection[str]) -> dict[str, int]:
+        """By object key, the number of the last upload, of any instance, whose object is proven."""
+        uploads = self._uploads
+        proven = [State.VERIFIED, State.PUBLISHED, State.RELEASED]
+        query: Any = uploads.select(uploads.object_key, fn.MAX(uploads.id)).where(
+            uploads.object_key.in_(list(object_keys)), uploads.state.in_(proven)
+        )
+        with self._database.operation("see which uploads keys have"):
+            return dict(query.group_by(uploads.object_key).tuples())
+
+    def known_keys(self, object_keys: Collection[str]) -> set[str]:
+        """Which of the object keys any upload, of any instance, has or had."""
+        uploads = self._uploads
+        query: Any = uploads.select(uploads.object_key).where(uploads.object_key.in_(list(object_keys)))
+        with self._database.operation("see which keys are ours"):
+            return set(query.distinct().scalars())
 
     def known_etag(self, object_key: str, etag: str) -> bool:
         """Whether an upload of any instance has sent an object with this ETag under the key."""

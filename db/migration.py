@@ -1,5 +1,6 @@
 """Brings the tables up to date, whoever else may be trying the same at the same moment."""
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,15 @@ _LOCK = 0x7669_6465_6F75_706C
 """The advisory lock of this program's migrations: "videoupl" in ASCII."""
 
 _PAUSE_SECONDS = 0.02
+
+MIGRATIONS = tuple(
+    sorted(
+        entry.name.removesuffix(".py")
+        for entry in files("db.migrations").iterdir()
+        if re.fullmatch(r"\d{4}_\w+\.py", entry.name)
+    )
+)
+"""The names of all migrations there are, in order."""
 
 
 def migrate(database: Database) -> list[str]:

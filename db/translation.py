@@ -16,7 +16,10 @@ from playhouse.pool import MaxConnectionsExceeded
 from db.errors import DatabaseError, ErrorKind
 
 _WAIT = "It is tried again by itself"
-_SCHEMA = "The tables do not fit this version of the program: the daemon updates them when it starts."
+_SCHEMA = (
+    "The tables do not fit this version of the program: the daemon updates them when it starts, or "
+    "`video-uploader db migrate` does."
+)
 _READABLE = "Check that the file and its directory exist and belong to the user the daemon runs as."
 _CREDENTIALS = "Check user, password and database name in DATABASE_URL (or the POSTGRES_* settings)."
 _DISK = "Free some space on the database's disk."

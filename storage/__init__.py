@@ -22,7 +22,7 @@ from storage.errors import (
 from storage.iam import smallest_policy
 from storage.keys import ParsedKey, key_of_url, object_key, parse_object_key, public_url
 from storage.multipart import Multipart, OpenMultipart
-from storage.object_store import ObjectStore
+from storage.object_store import ListedObject, ObjectStore
 from storage.outcomes import CheckResult, Outcome, failed, not_tried, ok, warning
 from storage.parts import part_size_for
 from storage.public_access import PublicAccess
@@ -44,6 +44,7 @@ __all__ = [
     "ErrorKind",
     "FileIdentity",
     "KeyTooLongError",
+    "ListedObject",
     "Multipart",
     "ObjectStore",
     "OnlyIf",

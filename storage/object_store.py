@@ -1,6 +1,8 @@
 """The face of this package: objects in a bucket, to send, to confirm and to delete."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
 from types import TracebackType
 from typing import Self
 
@@ -18,6 +20,15 @@ from storage.parts import part_size_for
 from storage.sending import Sent, Target, Transfer, put
 from storage.source import Source, never
 from storage.translation import http_status, translated
+
+
+@dataclass(frozen=True, slots=True)
+class ListedObject:
+    """An object as a listing tells of it: its size in bytes and when it was written, in UTC."""
+
+    key: str
+    size: int
+    written_at: datetime
 
 
 class ObjectStore:
@@ -112,6 +123,20 @@ class ObjectStore:
             for page in pages:
                 for found in page.get("Uploads", []):
                     yield OpenMultipart(found["Key"], found["UploadId"], found["Initiated"])
+
+    def objects(self, prefix: str = "") -> Iterator[ListedObject]:
+        """The objects of keys that start with `prefix`, by key; a page at a time, as they are asked for.
+
+        On a bucket with versions those that can be fetched now. It says that they are there, and proves
+        nothing of their content.
+        """
+        with translated("list the objects of", None):
+            pages = self._engine.access.client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._config.bucket, Prefix=prefix, **self._owner
+            )
+            for page in pages:
+                for found in page.get("Contents", []):
+                    yield ListedObject(found["Key"], found["Size"], found["LastModified"])
 
     def is_public(self, key: str) -> bool:
         """Whether anybody can fetch the object: a HEAD without credentials. False if it is not there, too."""

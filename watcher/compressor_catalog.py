@@ -81,11 +81,7 @@ class CompressorCatalog:
         unless the file has not changed since (`is_current`): a second original is never copied.
         """
         with self._database.transaction(f"publish {upload.path} in the compressor's catalog"):
-            ready = [
-                row
-                for row in self._rows_of(upload, locked=True)
-                if row.status == "ready" and (is_current or not _is_newer(row, upload))
-            ]
+            ready = self._ready(upload, is_current=is_current, locked=True)
             stale = [row for row in ready if row.url != public_url]
             changed = self.table.set_url(stale, public_url)
             now = self._ledger.now()
@@ -94,6 +90,11 @@ class CompressorCatalog:
             if ready:
                 self._ledger.vouch(upload, ready[-1])
             return Shown(len(ready) - len(stale) + changed, changed)
+
+    def astray(self, upload: Upload, *, public_url: str, local_url: str, is_current: bool = True) -> int:
+        """How many rows `show` would change."""
+        del local_url
+        return sum(row.url != public_url for row in self._ready(upload, is_current=is_current))
 
     def withdraw(self, upload: Upload, *, public_url: str, local_url: str) -> int:
         """Give the rows that show the object what they showed before; say how many.
@@ -155,6 +156,14 @@ class CompressorCatalog:
             if row.id == upload.catalog_row_id and row.status == "ready":
                 return self._admit(upload, row)
         return Gate.rejected(ENCODE_FAILED, "The compressor says that the encode failed.")
+
+    def _ready(self, upload: Upload, *, is_current: bool, locked: bool = False) -> list[CatalogRow]:
+        """The rows that are to show the object: see `show`."""
+        return [
+            row
+            for row in self._rows_of(upload, locked=locked)
+            if row.status == "ready" and (is_current or not _is_newer(row, upload))
+        ]
 
     def _rows_of(self, upload: Upload, *, locked: bool = False) -> list[CatalogRow]:
         rows = self.table.of_video(upload.video_id, locked=locked)

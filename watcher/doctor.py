@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
 from urllib.parse import unquote, urlsplit
-from uuid import UUID
 
 from db import Database, DatabaseError, pending_migrations, schema_version
 from storage import CheckResult, failed, not_tried, ok, warning
 from watcher import instance_lock
+from watcher.catalog_checks import NOBODY, check_catalog
 from watcher.configuration import connect, ledger_of, make_catalog
 from watcher.directory_checks import check_directory, check_disk
 from watcher.settings import CatalogKind, Settings
@@ -19,8 +19,6 @@ from watcher.terminal import human_duration
 
 ALIVE = timedelta(seconds=60)
 """A daemon writes a heartbeat every few seconds; one this old is of one that has ended."""
-
-_NOBODY = str(UUID(int=0))
 
 
 def check_host(settings: Settings, lock: str) -> Iterator[CheckResult]:
@@ -45,7 +43,7 @@ def _check_database(settings: Settings, lock: str) -> Iterator[CheckResult]:
             found = [
                 ok(name, f"{file or 'PostgreSQL'} can be reached."),
                 _schema(database, pending),
-                _catalog(settings, database, is_current=not pending),
+                *_catalog(settings, database, is_current=not pending),
                 _daemon(settings, lock, None if pending else database),
             ]
     except DatabaseError as exc:
@@ -81,20 +79,31 @@ def _schema(database: Database, pending: list[str]) -> CheckResult:
     version = schema_version(database) or "none"
     if pending:
         told = f"Its version is {version}, and these changes are due: {', '.join(pending)}."
-        return warning("schema", told, "`video-uploader run` makes them when it starts.")
+        return warning(
+            "schema",
+            told,
+            "`video-uploader db migrate` makes them; unless DATABASE_AUTO_MIGRATE is false, so does `run`.",
+        )
     return ok("schema", f"Its version is {version}, the latest.")
 
 
-def _catalog(settings: Settings, database: Database, *, is_current: bool) -> CheckResult:
+def _catalog(settings: Settings, database: Database, *, is_current: bool) -> Iterator[CheckResult]:
     if settings.catalog_kind is CatalogKind.NONE:
-        return ok("catalog", "None is kept: CATALOG is none.")
-    if settings.catalog_kind is CatalogKind.OWN and not is_current:
-        return not_tried("catalog", "schema")
+        yield ok("catalog", "None is kept: CATALOG is none.")
+    elif settings.catalog_kind is CatalogKind.COMPRESSOR:
+        yield from check_catalog(settings, database, ledger_is_current=is_current)
+    elif not is_current:
+        yield not_tried("catalog", "schema")
+    else:
+        yield _own_catalog(settings, database)
+
+
+def _own_catalog(settings: Settings, database: Database) -> CheckResult:
     try:
-        make_catalog(settings, ledger_of(settings, database)).rows(_NOBODY)
+        make_catalog(settings, ledger_of(settings, database)).rows(NOBODY)
     except DatabaseError as exc:
         return failed("catalog", f"Its table cannot be read: {exc.reason.strip().rstrip('.')}.", exc.hint)
-    return ok("catalog", f"The table video_qualities is there (CATALOG is {settings.catalog_kind}).")
+    return ok("catalog", "The table video_qualities is there (CATALOG is own).")
 
 
 def _daemon(settings: Settings, lock: str, database: Database | None) -> CheckResult:

@@ -20,6 +20,10 @@ PATIENCE = timedelta(seconds=30)
 """A next attempt that is further away than this is not waited for."""
 
 ASK_SECONDS = 0.1
+GATE_PATIENCE = timedelta(seconds=2)
+"""So long is waited for what is new at the catalog gate: its row is ready a moment later, or much later."""
+GATE_SECONDS = 1.0
+"""How often the gate is asked while files are settled."""
 STOP_SECONDS = 5.0
 
 
@@ -52,9 +56,11 @@ class OnceRun:
         try:
             report = house.scanner.scan(stopped=self._is_interrupted)
             house.asides.repair(report.asides)
+            if house.catalog_minder is not None:
+                house.catalog_minder.sweep.sweep()
             for runner in house.runners.values():
                 runner.start()
-            house.settler.wait_until_only_writers_remain(self._is_interrupted)
+            self._wait_until_settled()
             self._wait_until_drained()
         finally:
             stop_all((*house.runners.values(), house.settler), STOP_SECONDS)
@@ -68,6 +74,22 @@ class OnceRun:
             self._interrupted = True
         return self._interrupted
 
+    def _wait_until_settled(self) -> None:
+        """It can take long, and what has settled goes on meanwhile."""
+        settler = self._house.settler
+        while not settler.wait_until_only_writers_remain(self._is_interrupted, seconds=GATE_SECONDS):
+            if self._interrupted or settler.problem is not None:
+                return
+            self._ask_gate()
+
+    def _ask_gate(self) -> bool:
+        """Have the catalog gate asked, which no thread does here; False if something has only come to it."""
+        house = self._house
+        if house.catalog_minder is None:
+            return True
+        house.catalog_minder.gatekeeper.ask()
+        return house.ledger.count_awaiting_row() == house.ledger.count_awaiting_row(longer_than=GATE_PATIENCE)
+
     def _wait_until_drained(self) -> None:
         while not self._is_interrupted() and not self._is_drained():
             try:
@@ -79,9 +101,10 @@ class OnceRun:
     def _is_drained(self) -> bool:
         """Whether nothing is under way and nothing will be soon; asked in the order that rows move on.
 
-        First what is due, then who is idle: a row that is being claimed in between is seen by the second.
+        First the gate, then what is due, then who is idle: a row that is being claimed in between is seen by
+        the last one.
         """
-        return all(
+        return self._ask_gate() and all(
             (runner.pause.problem is not None or not self._is_due_soon(state)) and runner.is_idle
             for state, runner in self._house.runners.items()
         )
@@ -106,16 +129,18 @@ class OnceRun:
             undone.append("the CDN was not told of every replaced object yet; the next run goes on")
         for state in (State.PENDING, State.VERIFIED, State.REJECTED, State.FAILED, State.GONE):
             undone += [
-                f"{upload.path}: {state}{self._why(upload)}"
+                f"{upload.path}: {self._in_words(upload)}"
                 for upload in house.ledger.iter_uploads(state=state)
                 if self._counts(upload, started_at)
             ]
         return undone
 
-    def _why(self, upload: Upload) -> str:
+    def _in_words(self, upload: Upload) -> str:
+        if upload.awaits_row:
+            return "waits for its catalog row"
         if self._house.ledger.is_at_work(upload):
-            return f": {upload.claimed_by} is at work on it"
-        return f": {upload.last_error}" if upload.last_error else ""
+            return f"{upload.state}: {upload.claimed_by} is at work on it"
+        return upload.state + (f": {upload.last_error}" if upload.last_error else "")
 
     def _counts(self, upload: Upload, started_at: datetime) -> bool:
         """What ended badly long ago counts only if its file is among those that are there now."""

@@ -44,7 +44,7 @@ class Orphans:
         """
         kept = deleted = 0
         for upload in self.find():
-            if self._deletes and self._delete(upload):
+            if self._deletes and self.delete(upload):
                 deleted += 1
                 continue
             kept += 1
@@ -71,8 +71,8 @@ class Orphans:
             if upload.error_code == ROW_GONE and upload.verified_at is not None:
                 yield upload
 
-    def _delete(self, upload: Upload) -> bool:
-        """Delete the object, unless somebody is at work on its key; False if it has to wait."""
+    def delete(self, upload: Upload) -> bool:
+        """Delete an orphan's object, unless somebody is at work on its key; False if it has to wait."""
         if any(self._is_at_work(other) for other in self._ledger.of_key(upload.object_key)):
             return False
         try:

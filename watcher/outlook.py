@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
-from db import State, Upload
+from db import CatalogRow, State, Upload
 from watcher.terminal import human_duration, human_size, human_time
 
 STAGES: Mapping[State, str] = {
@@ -23,6 +23,8 @@ def outlook(
         return _of_ended(upload)
     if not is_running:
         return "The daemon is not running; this goes on when it is started."
+    if upload.awaits_row:
+        return _of_gate(paused)
     stage = STAGES[upload.state]
     if reason := paused.get(stage):
         return f"The {stage} stage is paused and goes on by itself when this is mended: {reason}"
@@ -31,6 +33,28 @@ def outlook(
     if upload.claimed_by is not None:
         return _of_claimed(upload)
     return _of_waiting(upload, now)
+
+
+def at_gate(upload: Upload, rows: Sequence[CatalogRow], *, now: datetime, timeout: timedelta) -> str:
+    """Since when an upload waits at the catalog gate, and what is seen there: `rows` of its file, in order.
+
+    What has waited for longer than `timeout` (`CATALOG_ROW_TIMEOUT`) says so.
+    """
+    waited = now - upload.due_at
+    told = f"It waits for its catalog row since {human_time(upload.due_at)}, for {human_duration(waited)}"
+    if waited > timeout:
+        told += f", longer than CATALOG_ROW_TIMEOUT ({human_duration(timeout)})"
+    if not rows:
+        return f"{told}. The catalog has no row of it."
+    newest = rows[-1]
+    of_several = "" if len(rows) == 1 else f", the newest of {len(rows)},"
+    return f"{told}. Its row {newest.id}{of_several} is {newest.status} and shows {newest.url}."
+
+
+def _of_gate(paused: Mapping[str, str]) -> str:
+    if reason := paused.get("catalog"):
+        return f"The catalog cannot be asked now, and is asked again by itself: {reason}"
+    return "It is uploaded when its catalog row is ready, and rejected if the row says failed."
 
 
 def _of_claimed(upload: Upload) -> str:

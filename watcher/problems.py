@@ -28,6 +28,9 @@ LOCAL_AWAY = "local-away"
 INCOMPLETE = "incomplete"
 NOT_NEWER = "row-not-newer"
 ROW_GONE = "row-gone"
+OBJECT_LOST = "object-lost"
+OBJECT_REPLACED = "object-replaced"
+OBJECT_UNKNOWN = "object-unknown"
 
 MENDABLE_CODES = frozenset({UNREADABLE, NOT_OURS})
 """Codes of `failed` rows whose reason the file system can take away: looked at again by every scan."""

@@ -8,7 +8,6 @@ from datetime import timedelta
 import structlog
 
 from db import State, Upload
-from watcher.openat import TreeError
 from watcher.problems import ROW_GONE, Kind, SetbackError
 from watcher.runner import Work
 from watcher.services import Policy, Services
@@ -52,9 +51,10 @@ class PublishStage:
         """
         for upload in uploads:
             with work.guard(upload):
-                self._advance(upload)
+                self.publish(upload)
 
-    def _advance(self, upload: Upload) -> None:
+    def publish(self, upload: Upload) -> None:
+        """Take one row on. Raises what keeps it from going on, and `db.ClaimLostError` if it has moved on."""
         public_url, local_url = self._naming.public_url(upload), self._naming.local_url(upload)
         if self._public_check is not None:
             self._public_check.require(
@@ -63,7 +63,7 @@ class PublishStage:
                 size=upload.size,
                 content_type=self._naming.content_type(upload),
             )
-        is_current = self._is_current(upload)
+        is_current = self._tree.holds(upload.path, upload.identity)
         with self._database.transaction():
             rows = self._catalog.publish(
                 upload, public_url=public_url, local_url=local_url, is_current=is_current
@@ -90,13 +90,6 @@ class PublishStage:
         self._metrics.published.inc()
         log.info("upload_published", url=public_url)
         self._wake(State.PUBLISHED)
-
-    def _is_current(self, upload: Upload) -> bool:
-        """Whether the file still is what was uploaded; what cannot be looked at is not known to be."""
-        try:
-            return self._tree.stat(upload.path) == upload.identity
-        except TreeError:
-            return False
 
     def _give_up(self, upload: Upload) -> None:
         error = "Its catalog row was deleted before its URL could be published. The local file is kept."

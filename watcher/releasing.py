@@ -9,10 +9,11 @@ from datetime import timedelta
 import structlog
 
 from db import ClaimLostError, DatabaseError, State, Upload
-from storage import Confirmation, Verdict
+from storage import Verdict
 from watcher import release
+from watcher.losing import require_recoverable, take_back
 from watcher.openat import NotOursError
-from watcher.problems import Kind, LookAgainError, NotYetError, SetbackError
+from watcher.problems import OBJECT_UNKNOWN, Kind, LookAgainError, NotYetError, SetbackError
 from watcher.release import Kept, LeftAside, Outcome, PutBack, Released, SetAside
 from watcher.runner import Work
 from watcher.services import Policy, Services
@@ -37,15 +38,13 @@ class ReleaseStage:
     patience_seconds = 300.0
 
     def __init__(self, services: Services, policy: Policy) -> None:
+        self._services = services
         self._tree = services.tree
-        self._database = services.database
         self._ledger = services.ledger
         self._catalog = services.catalog
         self._store = services.store
-        self._naming = services.naming
         self._metrics = services.metrics
         self._longest_backoff = services.backoff.longest
-        self._wake = services.wake
         self._policy = policy
 
     def is_enabled(self) -> bool:
@@ -148,37 +147,12 @@ class ReleaseStage:
                 return True
             case Verdict.UNKNOWN:
                 raise SetbackError(
-                    Kind.ENVIRONMENT, "object-unknown", f"Before the release: {confirmation.detail}"
+                    Kind.ENVIRONMENT, OBJECT_UNKNOWN, f"Before the release: {confirmation.detail}"
                 )
             case _:
-                self._lose(upload, confirmation)
+                require_recoverable(self._services, upload, confirmation)
+                take_back(self._services, upload, confirmation)
                 return False
-
-    def _lose(self, upload: Upload, confirmation: Confirmation) -> None:
-        if confirmation.etag and (later := self._ledger.replaced_by(upload, confirmation.etag)):
-            raise SetbackError(
-                Kind.OBJECT,
-                "object-replaced",
-                f"{confirmation.detail} It is that of upload {later.id} of {later.instance}, which came "
-                "later for the same video and file name. The local copy is kept.",
-            )
-        if self._tree.stat(upload.path) is None:
-            raise SetbackError(
-                Kind.OBJECT,
-                "object-lost",
-                f"{confirmation.detail} The local copy is gone, too: restore one of the two.",
-            )
-        with self._database.transaction():
-            self._catalog.withdraw(
-                upload,
-                public_url=self._naming.public_url(upload),
-                local_url=self._naming.local_url(upload),
-            )
-            self._ledger.advance(
-                upload, State.PENDING, detail="the object was lost", error=confirmation.detail
-            )
-        log.error("object_lost", reason=confirmation.detail)
-        self._wake(State.PENDING)
 
     def _conclude(self, upload: Upload, outcome: Outcome) -> None:
         match outcome:

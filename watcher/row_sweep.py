@@ -13,7 +13,6 @@ from watcher.compressor_catalog import ENCODE_FAILED, CompressorCatalog
 from watcher.guard import row_context
 from watcher.metrics import Metrics
 from watcher.naming import Naming
-from watcher.openat import TreeError
 from watcher.problems import ROW_GONE
 from watcher.tree import Tree
 
@@ -67,7 +66,7 @@ class RowSweep:
         if upload.state not in {State.PUBLISHED, State.RELEASED}:
             return 0
         url = upload.url or self._naming.public_url(upload)
-        shown = self._catalog.show(upload, url, is_current=self._is_current(upload))
+        shown = self._catalog.show(upload, url, is_current=self._tree.holds(upload.path, upload.identity))
         if shown.changed:
             self._metrics.republished.inc(shown.changed)
             self._ledger.note(upload.id, "republished", f"onto {shown.changed} rows that did not show {url}")
@@ -88,10 +87,3 @@ class RowSweep:
                         self._ledger.reopen(upload.id, reason=f"catalog row {rows[-1].id} is ready")
                     self._wake(State.PENDING)
         return 0
-
-    def _is_current(self, upload: Upload) -> bool:
-        """Whether the file still is what was uploaded; what cannot be looked at is not known to be."""
-        try:
-            return self._tree.stat(upload.path) == upload.identity
-        except TreeError:
-            return False

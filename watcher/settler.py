@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -124,10 +125,16 @@ class Settler:
         """What keeps checks from being made or recorded at present."""
         return self._problem
 
-    def wait_until_only_writers_remain(self, stopped: Callable[[], bool]) -> bool:
-        """Wait until every path is settled or waits for its writer; False if stopped or unable to go on."""
+    def wait_until_only_writers_remain(
+        self, stopped: Callable[[], bool], *, seconds: float | None = None
+    ) -> bool:
+        """Wait until every path is settled or waits for its writer.
+
+        False if it was stopped, is unable to go on, or has not come so far after so many `seconds`.
+        """
+        deadline = math.inf if seconds is None else self._clock() + seconds
         with self._changed:
-            while not stopped() and self._problem is None:
+            while not stopped() and self._problem is None and self._clock() < deadline:
                 if all(entry.waits_for_writer and not entry.running for entry in self._entries.values()):
                     return True
                 self._changed.wait(0.5)

@@ -146,6 +146,13 @@ class Tree:
         except FileMissingError:
             return None
 
+    def holds(self, relative: str, identity: Identity) -> bool:
+        """Whether the file at the path is that very one; what cannot be looked at is not known to be."""
+        try:
+            return self.stat(relative) == identity
+        except TreeError:
+            return False
+
     def exists(self, relative: str) -> bool:
         """Whether anything at all has this name, be it ours or not.
 

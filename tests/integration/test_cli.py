@@ -45,7 +45,19 @@ COLUMNS = set(
 )
 """What scripts may rely on."""
 
-COMMANDS = {"run", "status", "list", "explain", "retry", "upload", "exists", "delete", "config", "doctor"}
+COMMANDS = {
+    "audit",
+    "run",
+    "status",
+    "list",
+    "explain",
+    "retry",
+    "upload",
+    "exists",
+    "delete",
+    "config",
+    "doctor",
+}
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 
@@ -650,7 +662,7 @@ def test_the_help_names_every_command_that_there_is(offline: Command) -> None:
     assert ran.code == 0
     registered = {command.name for command in app.registered_commands}
     assert registered == COMMANDS
-    assert {group.name for group in app.registered_groups} == {"bucket"}
+    assert {group.name for group in app.registered_groups} == {"bucket", "db"}
     section = ran.out.partition("Commands")[2]
     assert set(re.findall(r"^\W*([a-z]+)\s", section, re.MULTILINE)) >= registered
 

@@ -12,9 +12,10 @@ import typer
 
 from db import DatabaseError, LedgerError
 from storage import StorageError
-from watcher.cli import doctor, explain, objects, retry, run, show
+from watcher.cli import audit, doctor, explain, objects, retry, run, show
 from watcher.cli.bucket import bucket
 from watcher.cli.common import FINE, MISUSED, UNDONE, CommandError, Invocation, complain
+from watcher.cli.database import database
 from watcher.instance_lock import InstanceRunningError, LockUnavailableError
 from watcher.openat import TreeError
 from watcher.settings_loading import SettingsError
@@ -64,9 +65,11 @@ app.command("retry")(retry.retry)
 app.command("upload")(objects.upload)
 app.command("exists")(objects.exists)
 app.command("delete")(objects.delete)
+app.command("audit")(audit.audit)
 app.command("config")(show.config)
 app.command("doctor")(doctor.doctor)
 app.add_typer(bucket, name="bucket")
+app.add_typer(database, name="db")
 
 
 def main() -> None:

@@ -66,7 +66,7 @@ def open_ledger(settings: Settings, *, read_only: bool) -> Iterator[Ledger]:
             if not database.exists() or pending_migrations(database):
                 raise CommandError(
                     "The ledger is not there yet or of an older version; start `video-uploader run` once, "
-                    "which brings it up to date."
+                    "which brings it up to date, or call `video-uploader db migrate`."
                 )
             yield ledger_of(settings, database)
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Annotated
 from uuid import UUID
 
@@ -19,10 +20,11 @@ from watcher.cli.common import (
     say,
 )
 from watcher.cli.show import paused_stages
-from watcher.configuration import make_catalog, path_template, tree_of
+from watcher.configuration import make_catalog, naming, path_template, tree_of
 from watcher.examining import describe
+from watcher.matching import rows_of_file
 from watcher.openat import TreeError
-from watcher.outlook import outlook
+from watcher.outlook import at_gate, outlook
 from watcher.settings import Settings
 from watcher.template import Ignored, PathTemplate
 from watcher.terminal import human_size, human_time
@@ -78,6 +80,8 @@ class _Subject:
             say(f"    {human_time(event.at)} {event.event}" + (f": {event.detail}" if event.detail else ""))
         if upload.last_error:
             say(f"    Why: {upload.last_error}")
+        if upload.awaits_row:
+            say(f"    Waits: {self._at_gate(upload)}")
         report = self.ledger.instance_report()
         following = outlook(
             upload,
@@ -87,6 +91,15 @@ class _Subject:
             keep_local=self.settings.keep_local,
         )
         say(f"    Next: {following}")
+
+    def _at_gate(self, upload: Upload) -> str:
+        rows = make_catalog(self.settings, self.ledger).rows(upload.video_id)
+        return at_gate(
+            upload,
+            rows_of_file(upload, rows, naming(self.settings)),
+            now=self.ledger.now(),
+            timeout=timedelta(seconds=self.settings.catalog_row_timeout),
+        )
 
 
 def explain(

@@ -26,9 +26,10 @@ from watcher.cli.common import (
     invocation,
     say,
 )
+from watcher.cli.database import require_up_to_date
 from watcher.daemon import Daemon
 from watcher.display import showing
-from watcher.dry_run import Planner, count_actions, reading_ledger
+from watcher.dry_run import Planner, count_actions, reading_catalog, reading_ledger
 from watcher.house import House, open_house
 from watcher.logs import configure_logging
 from watcher.notify import Notifier
@@ -55,12 +56,15 @@ def run(
     if dry_run:
         _print_plan(settings)
         return
+    if not settings.database_auto_migrate:
+        require_up_to_date(settings)
     with (
         _caught_signals() as signals,
         instance_lock.held(daemon_lock(settings)),
         open_house(settings) as house,
     ):
-        migrate(house.database)
+        if settings.database_auto_migrate:
+            migrate(house.database)
         with house.database.session(), showing(house.services.board):
             if once:
                 _run_once(house, signals)
@@ -95,8 +99,8 @@ def _run_once(house: House, signals: queue.SimpleQueue[int]) -> None:
 
 def _print_plan(settings: Settings) -> None:
     tally: Counter[str] = Counter()
-    with reading_ledger(settings) as ledger:
-        for plan in count_actions(Planner(settings, ledger).plans(), tally):
+    with reading_ledger(settings) as ledger, reading_catalog(settings) as catalog:
+        for plan in count_actions(Planner(settings, ledger, catalog).plans(), tally):
             say(f"{plan.action:8}{plan.path}: {plan.reason}")
     counted = ", ".join(f"{number} to {action}" for action, number in sorted(tally.items()))
     say(f"Nothing was done. {counted or 'There is no file.'}")

@@ -54,8 +54,36 @@ def _summary(settings: Settings, ledger: Ledger) -> dict[str, object]:
         "report": report.report if report else None,
         "counts": {state.value: number for state, number in ledger.counts().items()},
         "oldest_pending": oldest.as_dict() if oldest else None,
+        "awaiting_row": _gate_summary(settings, ledger),
+        "orphans": orphans(report),
         "last_errors": [upload.as_dict() for upload in ledger.last_errors(ERRORS_SHOWN)],
     }
+
+
+def _gate_summary(settings: Settings, ledger: Ledger) -> dict[str, JSON]:
+    since = ledger.oldest_awaiting_row()
+    timeout = timedelta(seconds=settings.catalog_row_timeout)
+    return {
+        "uploads": ledger.count_awaiting_row(),
+        "overdue": ledger.count_awaiting_row(longer_than=timeout),
+        "oldest_since": format_time(since) if since else None,
+    }
+
+
+def orphans(report: InstanceReport | None) -> int:
+    """How many objects no catalog row leads to any more, as of the daemon's last look."""
+    return int(str(report.report.get("orphans", 0))) if report else 0
+
+
+def _print_gate(settings: Settings, ledger: Ledger) -> None:
+    waiting, since = ledger.count_awaiting_row(), ledger.oldest_awaiting_row()
+    if not waiting or since is None:
+        return
+    timeout = timedelta(seconds=settings.catalog_row_timeout)
+    overdue = ledger.count_awaiting_row(longer_than=timeout)
+    late = f", {overdue} for longer than CATALOG_ROW_TIMEOUT ({human_duration(timeout)})" if overdue else ""
+    waited = human_duration(ledger.now() - since)
+    say(f"Waiting for their catalog rows: {waiting}{late}; the oldest for {waited}")
 
 
 def _print_status(settings: Settings, ledger: Ledger) -> None:
@@ -70,6 +98,9 @@ def _print_status(settings: Settings, ledger: Ledger) -> None:
     if oldest := ledger.oldest_pending():
         waited = human_duration(now - oldest.discovered_at)
         say(f"Oldest pending: {oldest.path}, for {waited} (id {oldest.id})")
+    _print_gate(settings, ledger)
+    if kept := orphans(report):
+        say(f"Objects whose catalog rows were deleted: {kept}; `video-uploader audit` tells which")
     if errors := ledger.last_errors(ERRORS_SHOWN):
         say("Last errors:")
         for upload in errors:
@@ -141,7 +172,7 @@ def _row(upload: Upload) -> list[str]:
     sent = upload.size if done else upload.bytes_sent
     return [
         str(upload.id),
-        upload.state,
+        "awaits-row" if upload.awaits_row else upload.state,
         upload.quality,
         human_size(upload.size),
         f"{100 * sent // upload.size if upload.size else 100 * done} %",

@@ -1,0 +1,110 @@
+"""`video-uploader audit`: what is in the bucket, against what ledger and catalog say."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Annotated
+
+import typer
+
+from watcher.audit import Audit, Finding, Issue
+from watcher.cli.common import UNDONE, complain, invocation, open_ledger, print_json, say
+from watcher.house import open_house
+from watcher.logs import configure_logging
+
+SHOWN = 100
+"""Findings of one kind that are told one by one; the others are counted."""
+
+
+class _Tally:
+    """Counts findings, and passes on as many of each kind as are told."""
+
+    def __init__(self) -> None:
+        self.found: Counter[Issue] = Counter()
+        self.fixed: Counter[Issue] = Counter()
+        self.is_clean = True
+
+    def pass_on(self, findings: Iterable[Finding]) -> Iterator[Finding]:
+        for finding in findings:
+            self.found[finding.issue] += 1
+            self.fixed[finding.issue] += finding.is_fixed
+            self.is_clean = self.is_clean and not finding.is_open
+            if self.found[finding.issue] <= SHOWN:
+                yield finding
+
+
+def audit(
+    context: typer.Context,
+    fix: Annotated[
+        bool,
+        typer.Option(
+            "--fix",
+            help="Mend what can be mended: upload again what was lost, publish again, and delete orphans "
+            "if DELETE_ORPHANS is true.",
+        ),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Compare every object with the ledger and the catalog. 0 if all is as it should be, or was mended."""
+    settings = invocation(context).settings()
+    configure_logging(settings.log_level, settings.log_format)
+    with open_ledger(settings, read_only=True):
+        pass
+    tally = _Tally()
+    with open_house(settings) as house, house.database.session():
+        auditing = Audit(house, fix=fix)
+        shown = tally.pass_on(auditing.findings())
+        if as_json:
+            print_json(_as_json(auditing, tally, list(shown)))
+        else:
+            for finding in shown:
+                say(_line(finding))
+            _sum_up(auditing, tally)
+    if lost := tally.found[Issue.LOST]:
+        complain(
+            f"video-uploader: {lost} objects are LOST, and no local copy of them is left: restore them "
+            "from a backup, or have the videos compressed again."
+        )
+    if not tally.is_clean:
+        raise typer.Exit(UNDONE)
+
+
+def _line(finding: Finding) -> str:
+    mended = "mended " if finding.is_fixed else ""
+    name = f"{finding.upload.path} ({finding.key})" if finding.upload else finding.key
+    return f"{mended}{finding.issue}: {name}: {finding.detail}"
+
+
+def _sum_up(auditing: Audit, tally: _Tally) -> None:
+    for issue, number in tally.found.items():
+        if number > SHOWN:
+            say(f"{issue}: {number - SHOWN} more are not shown.")
+    say(f"{auditing.confirmed} uploads were confirmed, {auditing.listed} objects were listed.")
+    for issue in Issue:
+        if number := tally.found[issue]:
+            mended = f", {tally.fixed[issue]} mended" if tally.fixed[issue] else ""
+            say(f"{issue}: {number}{mended}")
+    if tally.is_clean:
+        say("Nothing is left to do.")
+
+
+def _as_json(auditing: Audit, tally: _Tally, shown: list[Finding]) -> dict[str, object]:
+    return {
+        "confirmed": auditing.confirmed,
+        "listed": auditing.listed,
+        "counts": {
+            issue.value: {"found": tally.found[issue], "fixed": tally.fixed[issue]} for issue in Issue
+        },
+        "findings": [
+            {
+                "issue": finding.issue.value,
+                "key": finding.key,
+                "upload": finding.upload.id if finding.upload else None,
+                "path": finding.upload.path if finding.upload else None,
+                "detail": finding.detail,
+                "fixed": finding.is_fixed,
+            }
+            for finding in shown
+        ],
+    }
