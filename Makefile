@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types pytest conformance beside large clean
+.PHONY: demo test lint types pytest conformance beside large soak clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m tests.demo $(if $(KEEP),--keep)
@@ -34,6 +34,12 @@ beside: $(VENV)/.installed
 # Files of 5 GiB that take no disk, through the whole daemon, in about two minutes.
 large: $(VENV)/.installed
 	$(BIN)/python -m pytest -s tests/large $(PYTEST_ARGS)
+
+# What finds more the longer it runs, each for SECONDS: the container walks on mutated files, whose new kinds of
+# findings join tests/faults/corpus.
+SECONDS ?= 60
+soak: $(VENV)/.installed
+	FUZZ_SECONDS=$(SECONDS) FUZZ_KEEP=1 $(BIN)/python -m pytest tests/unit/watcher/test_container_fuzz.py $(PYTEST_ARGS)
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "video-uploader needs Python 3.11 or newer; name one with PYTHON=")'
