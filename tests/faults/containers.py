@@ -50,6 +50,10 @@ NAMES = [
     bytes.fromhex("18538067"),
 ]
 
+HEADERS = [size + kind for size in SIZES if len(size) == 4 for kind in (b"moov", b"mdat", b"free")]
+HEADERS += [b"\0\0\0\x01free" + size for size in SIZES if len(size) == 8]
+HEADERS += [bytes.fromhex("18538067") + size for size in SIZES]
+
 
 @dataclass
 class Reads:
@@ -92,11 +96,13 @@ def mutated(family: str) -> st.SearchStrategy[tuple[bytes, str]]:
     """Files of the corpus with a few changes, each with an extension of its family."""
     contents = [path.read_bytes() for path in corpus(family)]
     place = st.integers(min_value=0, max_value=max(map(len, contents)))
-    pieces = st.sampled_from([*SIZES, *NAMES]) | st.binary(max_size=16)
+    pieces = st.sampled_from([*SIZES, *NAMES, *HEADERS]) | st.binary(max_size=16)
+    ends = st.builds(lambda piece: lambda content: content + piece, pieces)
     changes: st.SearchStrategy[Callable[[bytes], bytes]] = st.one_of(
         st.builds(_cut, place),
         st.builds(_write, place, pieces),
         st.builds(_insert, place, pieces),
+        ends,
         st.builds(_repeat, place, st.integers(1, 64), st.integers(2, 40)),
         st.builds(_splice, place, st.sampled_from(contents)),
     )

@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.containers import FAMILIES, LARGEST_KEPT, corpus, ensure_harmless, fuzz, inspect, real_files
+from tests.faults.containers import (
+    FAMILIES,
+    HEADERS,
+    LARGEST_KEPT,
+    corpus,
+    ensure_harmless,
+    fuzz,
+    inspect,
+    real_files,
+)
 from watcher.containers.reading import MAX_ELEMENTS
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "5")) / len(FAMILIES)
@@ -97,3 +106,11 @@ def test_a_walk_has_an_end_where_parts_are_as_small_as_can_be() -> None:
     finding, reads = inspect(content, ".mp4")
     assert "no player expects" in (finding or "")
     assert len(reads.lengths) <= MAX_ELEMENTS
+
+
+@pytest.mark.parametrize("path", REAL, ids=ids)
+def test_a_size_that_cannot_be_is_harmless_before_and_behind_a_real_file(path: Path) -> None:
+    content = path.read_bytes()
+    for header in HEADERS:
+        for odd in (content + header, header + content, content + header + content):
+            ensure_harmless(odd, path.suffix, len(odd))
