@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types pytest conformance beside large soak clean
+.PHONY: demo test lint types pytest conformance beside large faults soak clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m tests.demo $(if $(KEEP),--keep)
@@ -34,6 +34,10 @@ beside: $(VENV)/.installed
 # Files of 5 GiB that take no disk, through the whole daemon, in about two minutes.
 large: $(VENV)/.installed
 	$(BIN)/python -m pytest -s tests/large $(PYTEST_ARGS)
+
+# A daemon killed at every step of a file's way, and one in a directory full of hostile files.
+faults: $(VENV)/.installed
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests/faults $(PYTEST_ARGS)
 
 # What finds more the longer it runs, each for SECONDS: the container walks on mutated files, whose new kinds of
 # findings join tests/faults/corpus.

@@ -33,12 +33,13 @@ def environment_of(settings: Settings, **extra: str) -> dict[str, str]:
 
 
 class DaemonProcess:
-    """A running daemon. `events` holds every line it has logged and that was read so far."""
+    """A running daemon. `events` holds every line it has logged and that was read so far, `raw` its bytes."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
         self.events: list[dict[str, Any]] = []
         self.patience_seconds = EXPECT_SECONDS
+        self.raw = bytearray()
         self._partial = b""
 
     def expect(self, event: str, count: int = 1, **fields: object) -> dict[str, Any]:
@@ -76,6 +77,7 @@ class DaemonProcess:
         if left <= 0 or not select.select([log], [], [], left)[0]:
             return False
         block = os.read(log.fileno(), 65536)
+        self.raw += block
         *lines, self._partial = (self._partial + block).split(b"\n")
         for line in lines:
             try:

@@ -35,7 +35,8 @@ from watcher.openat import (
 )
 from watcher.tree import Tree
 
-_ASIDE_NAME = re.compile(r"\.video-uploader-([1-9][0-9]*)(?:-[1-9][0-9]*)?\.aside", re.ASCII)
+# Anybody may leave such a name: a number longer than this is more than a database can hold.
+_ASIDE_NAME = re.compile(r"\.video-uploader-([1-9][0-9]{0,17})(?:-[1-9][0-9]{0,17})?\.aside", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

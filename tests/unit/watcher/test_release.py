@@ -100,6 +100,9 @@ def test_a_file_at_the_top_of_the_tree_is_released_too(tree: Tree, place: str) -
         ".video-uploader-7.aside.mp4",
         "x.video-uploader-7.aside",
         ".video-uploader-7.aside\n",
+        f".video-uploader-{10**18}.aside",
+        f".video-uploader-7-{10**18}.aside",
+        f".video-uploader-{10**200}.aside",
     ],
 )
 def test_only_names_that_we_give_are_taken_for_files_set_aside(name: str) -> None:
