@@ -57,6 +57,10 @@ class DaemonProcess:
             if not self._read(deadline):
                 raise AssertionError(f"no {event} {fields} ({count} times) in {self.events}")
 
+    def read_more(self) -> bool:
+        """Read some more of the log; False if there is no more, or none came in time."""
+        return self._read(time.monotonic() + self.patience_seconds)
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal."""
         self.process.send_signal(number)

@@ -1,4 +1,4 @@
-"""A directory full of what an attacker could leave in it: the good files beside it arrive, and nothing else."""
+"""A directory full of what an attacker could leave in it: only the good files beside it are published."""
 
 from __future__ import annotations
 
