@@ -34,6 +34,12 @@ def ground(place: str, media: Media) -> Ground:
     return ground
 
 
+def leave_all(ground: Ground) -> None:
+    """Leave one of every kind."""
+    for leave in KINDS.values():
+        leave(ground)
+
+
 def put(ground: Ground, path: str, media: Media) -> None:
     """Let a good file arrive."""
     os.makedirs(os.path.dirname(os.path.join(ground.completed, path)), exist_ok=True)
@@ -61,19 +67,27 @@ def command_for(settings: Settings, place: str) -> Command:
     return Command(place, "", settings=environment_of(settings))
 
 
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("is_there_before", [True, False], ids=["found by a scan", "told of by events"])
 def test_of_a_directory_full_of_hostile_things_only_the_good_files_are_published(
-    settings: MakeSettings, server: S3Server, ground: Ground, media: Media, place: str
+    settings: MakeSettings, server: S3Server, ground: Ground, media: Media, place: str, is_there_before: bool
 ) -> None:
-    for leave in KINDS.values():
-        leave(ground)
-    put(ground, GOOD, media)
+    """A scan passes over what is no regular file; an event names it, and it is looked at."""
+    if is_there_before:
+        leave_all(ground)
+        put(ground, GOOD, media)
     chosen = settings(RESCAN_SECONDS=1, LOG_LEVEL="DEBUG")
     with running_daemon(chosen) as daemon:
         daemon.expect("daemon_ready")
+        if not is_there_before:
+            leave_all(ground)
+            put(ground, GOOD, media)
         daemon.expect("upload_released", path=GOOD)
+        daemon.expect("file_refused", path=f"{HOSTILE_VIDEO}/hard_720p.mp4")
         put(ground, LATER, media)
         daemon.expect("upload_released", path=LATER)
-        daemon.expect("scan_completed", count=3)
+        scans = sum(line["event"] == "scan_completed" for line in daemon.events)
+        daemon.expect("scan_completed", count=scans + 2)
         assert objects(server) == {f"videos/{GOOD}", f"videos/{LATER}"}
         assert daemon.process.poll() is None
         assert peak_memory_kib(daemon) < MEMORY_LIMIT_KIB

@@ -203,6 +203,7 @@ def test_every_command_is_among_those_tried() -> None:
     of_groups = {
         (group.name, command.name)
         for group in app.registered_groups
+        if group.typer_instance is not None
         for command in group.typer_instance.registered_commands
     }
     alone = {(command.name,) for command in app.registered_commands}
