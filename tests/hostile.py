@@ -26,6 +26,11 @@ class Ground:
         """The complete video outside that must never be published."""
         return os.path.join(self.outside, "secret_720p.mp4")
 
+    @property
+    def hard_linked(self) -> str:
+        """Another one, which is somebody else's: the first must have no second name that protects it."""
+        return os.path.join(self.outside, "others_720p.mp4")
+
     def at(self, name: str) -> str:
         """The path of a name in the hostile video's directory."""
         return os.path.join(self.completed, HOSTILE_VIDEO, name)
@@ -116,7 +121,9 @@ KINDS: dict[str, Leave] = {
     "a block device": _device("disk_720p.mp4", stat.S_IFBLK, 0),
     "a directory with a video's name": lambda ground: os.mkdir(ground.at("directory_720p.mp4")),
     "8 TiB of nothing": _sparse,
-    "a hard link to somebody else's video": lambda ground: os.link(ground.secret, ground.at("hard_720p.mp4")),
+    "a hard link to somebody else's video": lambda ground: os.link(
+        ground.hard_linked, ground.at("hard_720p.mp4")
+    ),
     "a name with newlines": _bytes("two\nlines\r\n_720p.mp4"),
     "a name that clears the terminal": _bytes("\x1b[2J\x1b]0;title\x07_720p.mp4"),
     "a name with C1 controls": _bytes("\x9b31m\x85_720p.mp4"),

@@ -31,6 +31,7 @@ def ground(place: str, media: Media) -> Ground:
     os.makedirs(os.path.join(ground.completed, HOSTILE_VIDEO))
     os.mkdir(ground.outside)
     shutil.copy(media.plain, ground.secret)
+    shutil.copy(media.plain, ground.hard_linked)
     return ground
 
 
