@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types pytest conformance beside large benchmark clean
+.PHONY: demo test lint types pytest conformance beside large benchmark faults soak clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m tests.demo $(if $(KEEP),--keep)
@@ -38,6 +38,16 @@ large: $(VENV)/.installed
 # What claiming costs in a ledger of a million uploads, on both databases; fails where it costs too much.
 benchmark: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.claiming $(if $(ROWS),--rows $(ROWS))
+
+# A daemon killed at every step of a file's way, and one in a directory full of hostile files.
+faults: $(VENV)/.installed
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests/faults $(PYTEST_ARGS)
+
+# What finds more the longer it runs, each for SECONDS: the container walks on mutated files, whose new kinds of
+# findings join tests/faults/corpus.
+SECONDS ?= 60
+soak: $(VENV)/.installed
+	FUZZ_SECONDS=$(SECONDS) FUZZ_KEEP=1 $(BIN)/python -m pytest tests/unit/watcher/test_container_fuzz.py $(PYTEST_ARGS)
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "video-uploader needs Python 3.11 or newer; name one with PYTHON=")'

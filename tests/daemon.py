@@ -33,12 +33,13 @@ def environment_of(settings: Settings, **extra: str) -> dict[str, str]:
 
 
 class DaemonProcess:
-    """A running daemon. `events` holds every line it has logged and that was read so far."""
+    """A running daemon. `events` holds every line it has logged and that was read so far, `raw` its bytes."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
         self.events: list[dict[str, Any]] = []
         self.patience_seconds = EXPECT_SECONDS
+        self.raw = bytearray()
         self._partial = b""
 
     def expect(self, event: str, count: int = 1, **fields: object) -> dict[str, Any]:
@@ -60,6 +61,10 @@ class DaemonProcess:
         """Read what the daemon logs next, for at most so many seconds."""
         self._read(time.monotonic() + seconds)
 
+    def read_more(self) -> bool:
+        """Read some more of the log; False if there is no more, or none came in time."""
+        return self._read(time.monotonic() + self.patience_seconds)
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal."""
         self.process.send_signal(number)
@@ -80,6 +85,7 @@ class DaemonProcess:
         if left <= 0 or not select.select([log], [], [], left)[0]:
             return False
         block = os.read(log.fileno(), 65536)
+        self.raw += block
         *lines, self._partial = (self._partial + block).split(b"\n")
         for line in lines:
             try:

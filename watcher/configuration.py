@@ -86,7 +86,11 @@ def ledger_of(settings: Settings, database: Database) -> Ledger:
 
 def tree_of(settings: Settings) -> Tree:
     """The watched directory; raises `watcher.openat.RootUnavailableError`."""
-    return Tree(settings.completed_dir, is_shared=settings.shared_directory)
+    return Tree(
+        settings.completed_dir,
+        is_shared=settings.shared_directory,
+        allows_hard_links=settings.allow_hard_links,
+    )
 
 
 def make_catalog(settings: Settings, ledger: Ledger) -> Catalog:

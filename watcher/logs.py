@@ -55,6 +55,8 @@ def configure_logging(level: str, log_format: str | None, stream: TextIO | None 
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+    # Python would print them as they are, and a library may name files in them.
+    logging.captureWarnings(True)
     for chatty in ("boto3", "botocore", "s3transfer", "urllib3", "peewee", "watchdog"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level]))
 

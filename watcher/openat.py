@@ -1,4 +1,7 @@
-"""openat(2) as this project means it: regular files with one name, directories, and never a symbolic link."""
+"""openat(2) as this project means it: regular files with one name, directories, and never a symbolic link.
+
+Where hard links are allowed a regular file may have more names than one; nothing else changes.
+"""
 
 import errno
 import os
@@ -61,18 +64,18 @@ def identity_of(status: os.stat_result) -> Identity:
     return Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def open_file_at(directory: int, name: str, relative: str) -> int:
+def open_file_at(directory: int, name: str, relative: str, *, allow_hard_links: bool = False) -> int:
     """Open the regular file `name` of an open directory for reading; the caller closes the descriptor.
 
     `relative` is its path for error messages. Raises FileMissingError, NotOursError, UnreadableError.
     """
     # Opening first and looking later would let a writer that waits on a FIFO go on, or wake a device.
-    plain_status_at(directory, name, relative)
+    plain_status_at(directory, name, relative, allow_hard_links=allow_hard_links)
     with ExitStack() as undo:
         try:
             descriptor = os.open(name, _FILE, dir_fd=directory)
             undo.callback(os.close, descriptor)
-            _require_plain(os.fstat(descriptor), relative)
+            _require_plain(os.fstat(descriptor), relative, allow_hard_links)
         except OSError as error:
             raise _translated(error, relative) from error
         undo.pop_all()
@@ -102,28 +105,31 @@ def _is_link(directory: int, name: str) -> bool:
         return False
 
 
-def plain_status_at(directory: int, name: str, relative: str) -> os.stat_result:
+def plain_status_at(
+    directory: int, name: str, relative: str, *, allow_hard_links: bool = False
+) -> os.stat_result:
     """The status of a regular file with exactly one name, without opening it. Raises as `open_file_at`."""
     try:
         status = os.stat(name, dir_fd=directory, follow_symlinks=False)
     except OSError as error:
         raise _translated(error, relative) from error
-    _require_plain(status, relative)
+    _require_plain(status, relative, allow_hard_links)
     return status
 
 
-def _require_plain(status: os.stat_result, relative: str) -> None:
-    """Raise unless a stat result speaks of a regular file with exactly one name."""
+def _require_plain(status: os.stat_result, relative: str, allow_hard_links: bool) -> None:
+    """Raise unless a stat result speaks of a regular file with exactly one name, or one at least."""
     if stat.S_ISLNK(status.st_mode):
         raise NotOursError(relative, "It is a symbolic link, and none is followed.")
     if not stat.S_ISREG(status.st_mode):
         raise NotOursError(relative, "It is not a regular file.")
     if status.st_nlink == 0:
         raise FileMissingError(relative, "It was removed a moment ago.")
-    if status.st_nlink != 1:
+    if status.st_nlink != 1 and not allow_hard_links:
         raise NotOursError(
             relative,
-            f"The file has {status.st_nlink} names (hard links), and may be in use under another one.",
+            f"The file has {status.st_nlink} names (hard links), and may be in use under another one, or be"
+            " somebody else's; see ALLOW_HARD_LINKS.",
         )
 
 

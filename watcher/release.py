@@ -9,6 +9,10 @@ second covers those who had looked the old one up already. Whoever is there neve
 Where leases are not to be had or not reliable (see `watcher.lease`), the identity alone decides: a writer
 that has opened the file and written nothing in all that time is then not seen.
 
+A file with other names is kept. Where hard links are allowed its name here may go, for the content stays
+under the others; but only if a lease says that nobody writes it under any of them, because those writes
+would never be seen again.
+
 Whether the copy may be given up at all (published, retention over, the object still there) is not asked here.
 """
 
@@ -31,7 +35,8 @@ from watcher.openat import (
 )
 from watcher.tree import Tree
 
-_ASIDE_NAME = re.compile(r"\.video-uploader-([1-9][0-9]*)(?:-[1-9][0-9]*)?\.aside", re.ASCII)
+# Anybody may leave such a name: a number longer than this is more than a database can hold.
+_ASIDE_NAME = re.compile(r"\.video-uploader-([1-9][0-9]{0,17})(?:-[1-9][0-9]{0,17})?\.aside", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,9 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The local copy is gone, and the disk knows it."""
+    """The local copy is gone, and the disk knows it; the content has `other_names` elsewhere."""
+
+    other_names: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +134,9 @@ def set_aside(
     """
     directory, name = tree.open_parent(relative)
     with owned(directory):
-        with owned(open_file_at(directory, name, relative)) as descriptor:
+        with owned(
+            open_file_at(directory, name, relative, allow_hard_links=tree.allows_hard_links)
+        ) as descriptor:
             if tree.identity(os.fstat(descriptor)) != identity:
                 return Kept("It is not the file that was hashed any more.")
             # The compressor looks at its file after writing it, and must find it under its name.
@@ -144,10 +153,10 @@ def finish(tree: Tree, aside: SetAside) -> Outcome:
     """
     directory, name = tree.open_parent(aside.aside_relative)
     with owned(directory):
-        objection = _unlink_unless_needed(tree, directory, name, aside.aside_relative, aside.identity)
-        if objection is None:
-            return Released()
-        return _put_back(directory, name, posixpath.basename(aside.relative), objection)
+        outcome = _unlink_unless_needed(tree, directory, name, aside.aside_relative, aside.identity)
+        if isinstance(outcome, Released):
+            return outcome
+        return _put_back(directory, name, posixpath.basename(aside.relative), outcome)
 
 
 def put_back(tree: Tree, aside: SetAside, reason: str) -> PutBack | LeftAside:
@@ -171,12 +180,10 @@ def repair(tree: Tree, aside_relative: str, original_name: str, identity: Identi
     """
     directory, name = tree.open_parent(aside_relative)
     with owned(directory):
-        if (
-            identity is not None
-            and _is_other_file(directory, name, original_name)
-            and _unlink_unless_needed(tree, directory, name, aside_relative, identity) is None
-        ):
-            return Released()
+        if identity is not None and _is_other_file(directory, name, original_name):
+            outcome = _unlink_unless_needed(tree, directory, name, aside_relative, identity)
+            if isinstance(outcome, Released):
+                return outcome
         return _put_back(directory, name, original_name, "It was found set aside.")
 
 
@@ -199,10 +206,10 @@ def _rename_aside(directory: int, name: str, aside: SetAside) -> SetAside | Kept
 
 def _unlink_unless_needed(
     tree: Tree, directory: int, name: str, relative: str, identity: Identity
-) -> str | None:
+) -> Released | str:
     """Unlink a file if it is the one we hashed, has no other name and no writer; else say why not."""
     try:
-        descriptor = open_file_at(directory, name, relative)
+        descriptor = open_file_at(directory, name, relative, allow_hard_links=tree.allows_hard_links)
     except (NotOursError, UnreadableError) as error:
         return error.reason
     with owned(descriptor), lease.hold(descriptor) as hold:
@@ -213,8 +220,10 @@ def _unlink_unless_needed(
             os.unlink(name, dir_fd=directory)
         except OSError as error:
             return f"It could not be removed. {sentence(error)}"
+        # Asked afterwards: this is what is left, whoever has added or removed a name meanwhile.
+        other_names = os.fstat(descriptor).st_nlink
     _sync(directory)
-    return None
+    return Released(other_names)
 
 
 def _objection(tree: Tree, hold: Hold, identity: Identity) -> str | None:
@@ -224,7 +233,7 @@ def _objection(tree: Tree, hold: Hold, identity: Identity) -> str | None:
         return "Some process has it open for writing."
     if tree.identity(status) != identity:
         return "It is not the file that was hashed any more."
-    if status.st_nlink != 1:
+    if status.st_nlink != 1 and not (tree.allows_hard_links and hold.writers is Writers.NONE):
         return f"It has {status.st_nlink} names."
     if hold.is_broken():
         return "Some process is about to write it."

@@ -12,7 +12,6 @@ from db import ClaimLostError, DatabaseError, State, Upload
 from storage import Verdict
 from watcher import release
 from watcher.losing import require_recoverable, take_back
-from watcher.openat import NotOursError
 from watcher.problems import OBJECT_UNKNOWN, Kind, LookAgainError, NotYetError, SetbackError
 from watcher.release import Kept, LeftAside, Outcome, PutBack, Released, SetAside
 from watcher.runner import Work
@@ -116,10 +115,7 @@ class ReleaseStage:
 
     def _is_in_place(self, upload: Upload) -> bool:
         """Whether the file is at its path and has no other name: then nothing of it is aside."""
-        try:
-            return self._tree.stat(upload.path) == upload.identity
-        except NotOursError:
-            return False
+        return self._tree.holds(upload.path, upload.identity) and self._tree.has_one_name(upload.path)
 
     def _give_back(self, upload: Upload, aside: str) -> Outcome:
         outcome = release.repair(self._tree, aside, os.path.basename(upload.path), upload.identity)
@@ -156,10 +152,16 @@ class ReleaseStage:
 
     def _conclude(self, upload: Upload, outcome: Outcome) -> None:
         match outcome:
-            case Released():
+            case Released(0):
                 reached(Step.UNLINKED)
                 self._record_released(upload, "the local copy was removed")
                 self._metrics.released.inc(upload.size)
+            case Released(others):
+                # No byte of the disk was given back.
+                reached(Step.UNLINKED)
+                self._record_released(
+                    upload, f"the local name was removed; the file has {others} other names (hard links)"
+                )
             case PutBack(reason):
                 raise LookAgainError(reason)
             case LeftAside(reason):

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from pydantic_settings import DotEnvSettingsSource, EnvSettingsSource
 
 from db import QUALITIES
+from watcher import env_file as files
 from watcher.settings import CatalogKind, Settings
 
 _YES = frozenset({"1", "true", "t", "yes", "y", "on"})
@@ -50,9 +51,12 @@ def read_sources(env_file: str | None) -> dict[str, dict[str, Any]]:
 def load_settings(env_file: str | None = ".env") -> Settings:
     """Read and check the settings.
 
-    Raises `SettingsError` with every wrong value at once; values of secrets are never repeated.
+    Raises `SettingsError` with every wrong value at once, or because others may write the file; values of
+    secrets are never repeated.
     """
     try:
+        if env_file is not None and (complaints := files.complaints(env_file)):
+            raise SettingsError(complaints)
         sources = read_sources(env_file)
     except UnicodeDecodeError as exc:
         raise SettingsError([f"{env_file} is not UTF-8 text ({exc.reason} at byte {exc.start})"]) from exc

@@ -45,6 +45,13 @@ class LocalSettings(SettingsGroup):
         "shell patterns, separated by commas",
         (".*", "*.tmp", "*.part", "*.partial", "*~"),
     )
+    allow_hard_links: bool = setting(
+        "Upload files that have other names (hard links) too. Whoever may write into the directory can then "
+        "publish any file on its file system that he can link to. A release takes away only the name in the "
+        "directory; the content stays under the others.",
+        "true or false",
+        False,
+    )
     database_url: types.DatabaseUrl | None = setting(
         "The ledger's database. Unset: PostgreSQL from the `POSTGRES_*` names when `POSTGRES_DB` is set, "
         "else an SQLite file in `$STATE_DIRECTORY`, else in the user's state directory.",

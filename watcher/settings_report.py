@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import SecretStr
 
+from watcher.env_file import everybody_reads
 from watcher.settings import Settings
 from watcher.settings_loading import read_sources
 
@@ -39,6 +40,20 @@ def report_settings(settings: Settings, env_file: str | None = ".env") -> list[S
         )
         for field in Settings.model_fields
     ]
+
+
+def exposed_secrets(settings: Settings, env_file: str) -> list[str]:
+    """The names of secrets that a file of settings gives, if everybody on this machine can read it."""
+    if not everybody_reads(env_file):
+        return []
+    return sorted(name for name in read_sources(env_file)[env_file] if _is_secret(settings, name))
+
+
+def _is_secret(settings: Settings, name: str) -> bool:
+    """Whether a setting's value is to be kept from others; a database's URL is if it has a password."""
+    if name == "DATABASE_URL":
+        return mask_url(settings.ledger_url) != settings.ledger_url
+    return isinstance(getattr(settings, name.lower()), SecretStr)
 
 
 def mask_url(url: str) -> str:

@@ -74,12 +74,15 @@ class Tree:
     descriptor that stays open would keep its file system from being unmounted.
 
     `is_shared` says that several machines see it, each through a device number of its own.
+    `allows_hard_links` says that a file may have other names besides the one it is asked for by; without it
+    such a file is not ours.
 
     Raises RootUnavailableError if there is no such directory.
     """
 
-    def __init__(self, root: str, *, is_shared: bool = False) -> None:
+    def __init__(self, root: str, *, is_shared: bool = False, allows_hard_links: bool = False) -> None:
         self.is_shared = is_shared
+        self.allows_hard_links = allows_hard_links
         try:
             self.root = os.path.realpath(root, strict=True)
             status = os.stat(self.root)
@@ -118,13 +121,13 @@ class Tree:
         return self._open_root(LIST)
 
     def open(self, relative: str) -> int:
-        """Open a regular file with exactly one name for reading; the caller closes the descriptor.
+        """Open a regular file for reading; the caller closes the descriptor.
 
         Raises FileMissingError, NotOursError, UnreadableError, RootUnavailableError.
         """
         *parents, name = _components(relative)
         with owned(self._enter(parents, relative, SEARCH)) as directory:
-            return open_file_at(directory, name, relative)
+            return open_file_at(directory, name, relative, allow_hard_links=self.allows_hard_links)
 
     def open_parent(self, relative: str) -> tuple[int, str]:
         """Open the directory of a file and give the file's name in it, for rename, link, unlink and fsync.
@@ -135,16 +138,27 @@ class Tree:
         return self._enter(parents, relative, LIST), name
 
     def stat(self, relative: str) -> Identity | None:
-        """The identity of a regular file with exactly one name, without opening it; None if it is missing.
+        """The identity of a regular file, without opening it; None if it is missing.
 
         Raises NotOursError, UnreadableError, RootUnavailableError.
         """
         *parents, name = _components(relative)
         try:
             with owned(self._enter(parents, relative, SEARCH)) as directory:
-                return self.identity(plain_status_at(directory, name, relative))
+                return self.identity(
+                    plain_status_at(directory, name, relative, allow_hard_links=self.allows_hard_links)
+                )
         except FileMissingError:
             return None
+
+    def has_one_name(self, relative: str) -> bool:
+        """Whether the file has no other name anywhere; what cannot be looked at is not known to have one."""
+        *parents, name = _components(relative)
+        try:
+            with owned(self._enter(parents, relative, SEARCH)) as directory:
+                return plain_status_at(directory, name, relative).st_nlink == 1
+        except TreeError:
+            return False
 
     def holds(self, relative: str, identity: Identity) -> bool:
         """Whether the file at the path is that very one; what cannot be looked at is not known to be."""

@@ -332,3 +332,35 @@ def test_a_release_that_cannot_be_recorded_is_recorded_later(
     shop.house.ledger.hurry(State.PUBLISHED)
     (row,) = shop.step(State.PUBLISHED)
     assert row.state is State.RELEASED
+
+
+def test_of_a_file_with_a_second_name_only_the_name_in_the_directory_goes(
+    workshop: OpenWorkshop, video: bytes, place: str
+) -> None:
+    """No byte of the disk was given back, so none is counted."""
+    shop = workshop(ALLOW_HARD_LINKS=True)
+    shop.write(PATH, video)
+    os.link(shop.absolute(PATH), other := os.path.join(place, "second name"))
+    shop.settle(PATH)
+    row = shop.finish(PATH)
+    assert row.state is State.RELEASED
+    assert not os.path.exists(shop.absolute(PATH))
+    with open(other, "rb") as file:
+        assert file.read() == video
+    story = [event.detail for event in shop.house.ledger.events(row.id)]
+    assert "the local name was removed; the file has 1 other names (hard links)" in story
+    assert shop.house.metrics.released._value.get() == 0
+
+
+def test_a_second_name_that_is_only_our_own_from_a_crash_is_taken_away_where_hard_links_are_allowed(
+    workshop: OpenWorkshop, video: bytes
+) -> None:
+    """The crash came between giving the name back and taking the other one away."""
+    shop = workshop(ALLOW_HARD_LINKS=True)
+    published(shop, video)
+    aside = os.path.join(os.path.dirname(shop.absolute(PATH)), release.aside_name(shop.row(PATH).id, 1))
+    os.link(shop.absolute(PATH), aside)
+    (row,) = shop.step(State.PUBLISHED)
+    assert row.state is State.RELEASED
+    assert os.listdir(os.path.dirname(aside)) == []
+    assert shop.house.metrics.released._value.get() == len(video)

@@ -212,6 +212,17 @@ def test_a_second_name_of_a_file_keeps_it_from_being_uploaded(
     assert proxy.actions == []
 
 
+def test_a_file_with_a_second_name_is_uploaded_where_that_is_allowed(
+    workshop: OpenWorkshop, video: bytes, place: str
+) -> None:
+    shop = workshop(ALLOW_HARD_LINKS=True)
+    shop.write(PATH, video)
+    os.link(shop.absolute(PATH), os.path.join(place, "second name"))
+    row = shop.settle(PATH)
+    assert row is not None
+    assert shop.object(shop.finish(PATH)) == video
+
+
 Change = Callable[[Answer], Answer]
 
 

@@ -60,7 +60,7 @@ def upload(
     )
     rendition = given or _named(settings, relative)
     with (
-        _finished(Tree(below), relative) as fd,
+        _finished(Tree(below, allows_hard_links=settings.allow_hard_links), relative) as fd,
         Renditions(storage_config(settings)) as renditions,
     ):
         placed = renditions.upload(fd, rendition.video_id, rendition.filename, rendition.quality)

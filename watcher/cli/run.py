@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
+import structlog
 import typer
 
 from db import migrate
@@ -35,6 +36,9 @@ from watcher.logs import configure_logging
 from watcher.notify import Notifier
 from watcher.once import OnceRun
 from watcher.settings import Settings
+from watcher.settings_report import exposed_secrets
+
+log = structlog.get_logger()
 
 LINES_SHOWN = 20
 
@@ -52,6 +56,13 @@ def run(
     called = invocation(context)
     settings = called.settings()
     configure_logging(settings.log_level, settings.log_format)
+    if exposed := exposed_secrets(settings, called.env_file):
+        log.warning(
+            "secrets_exposed",
+            file=called.env_file,
+            names=", ".join(exposed),
+            hint=f"Everybody on this machine can read them: chmod o-r {called.env_file}",
+        )
     lease.ignore_sigio()
     if dry_run:
         _print_plan(settings)

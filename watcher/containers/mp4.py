@@ -25,13 +25,19 @@ def require_complete(file: FileBytes) -> None:
     """Raise IncompleteError unless the file is a complete MP4.
 
     Its boxes end exactly at the end of the file, and among them are `moov`, the index without which nothing
-    plays, and `mdat`, the media: a file with its index in front may have been cut off right behind it.
+    plays, and `mdat`, the media: a file with its index in front may have been cut off right behind it. The
+    same goes for the index of a fragment, `moof`; whether further fragments followed, nothing tells.
     """
-    kinds = {box.kind for box in _boxes(file)}
+    kinds, last = set(), b""
+    for box in _boxes(file):
+        kinds.add(box.kind)
+        last = box.kind
     if b"moov" not in kinds:
         raise IncompleteError("The moov box (the index) is missing: the encoder did not get to its end.")
     if b"mdat" not in kinds:
         raise IncompleteError("The mdat box (the media) is missing: the file was cut off after its index.")
+    if last == b"moof":
+        raise IncompleteError("The media of the last fragment is missing: the file was cut off before it.")
 
 
 def _boxes(file: FileBytes) -> Iterator[_Box]:
@@ -52,7 +58,7 @@ def _box(file: FileBytes, offset: int) -> _Box:
     kind = header[4:_HEADER]
     if not _is_type(kind):
         raise IncompleteError(f"There is no box at byte {offset}, where one must begin.")
-    name = f"{kind.decode('latin-1')} box at byte {offset}"
+    name = f"{kind.decode('ascii', 'backslashreplace')} box at byte {offset}"
     left = file.size - offset
     size, own = int.from_bytes(header[:4], "big"), _HEADER
     if size == _REACHES_TO_THE_END:

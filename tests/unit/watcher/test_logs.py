@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -109,6 +110,19 @@ def test_an_exception_is_a_trace_without_raw_characters_and_without_local_variab
     assert "RuntimeError" in log.text()
     assert "raise_and_log" in log.text()
     assert "S3CR3T" not in log.text()
+    assert all(line.isprintable() for line in log.text().split("\n"))
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_a_warning_of_python_is_a_line_of_the_log(log_format: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(False)
+        log = Log(log_format=log_format)
+        warnings.warn(f"about {NASTY}", RuntimeWarning, stacklevel=1)
+        logging.captureWarnings(False)
+    assert "library_message" in log.text()
+    assert "py.warnings" in log.text()
     assert all(line.isprintable() for line in log.text().split("\n"))
 
 

@@ -100,6 +100,9 @@ def test_a_file_at_the_top_of_the_tree_is_released_too(tree: Tree, place: str) -
         ".video-uploader-7.aside.mp4",
         "x.video-uploader-7.aside",
         ".video-uploader-7.aside\n",
+        f".video-uploader-{10**18}.aside",
+        f".video-uploader-7-{10**18}.aside",
+        f".video-uploader-{10**200}.aside",
     ],
 )
 def test_only_names_that_we_give_are_taken_for_files_set_aside(name: str) -> None:
@@ -263,6 +266,38 @@ def test_a_file_that_got_a_second_name_under_the_lease_is_put_back(
     aside = put_aside(tree, video)
     under_the_lease(monkeypatch, lambda _: os.link(aside_path, f"{video}.second"))
     assert finish(tree, aside) == PutBack("It has 2 names.")
+    assert names(video) == {"a.mp4", "a.mp4.second"}
+
+
+@pytest.fixture
+def lenient(place: str) -> Tree:
+    """The tree, where files may have other names."""
+    return Tree(place, allows_hard_links=True)
+
+
+def test_where_hard_links_are_allowed_the_name_here_goes_and_the_content_stays(
+    lenient: Tree, video: str
+) -> None:
+    os.link(video, f"{video}.second")
+    assert finish(lenient, put_aside(lenient, video)) == Released(other_names=1)
+    assert names(video) == {"a.mp4.second"}
+    assert content(f"{video}.second") == b"hashed"
+
+
+def test_a_file_that_is_written_under_its_other_name_is_put_back(lenient: Tree, video: str) -> None:
+    os.link(video, f"{video}.second")
+    aside = put_aside(lenient, video)
+    with open(f"{video}.second", "ab"):
+        assert finish(lenient, aside) == PutBack("Some process has it open for writing.")
+    assert names(video) == {"a.mp4", "a.mp4.second"}
+
+
+def test_where_no_lease_tells_of_writers_a_file_with_other_names_is_put_back(
+    lenient: Tree, video: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "TRUSTED_FILE_SYSTEMS", frozenset())
+    os.link(video, f"{video}.second")
+    assert finish(lenient, put_aside(lenient, video)) == PutBack("It has 2 names.")
     assert names(video) == {"a.mp4", "a.mp4.second"}
 
 

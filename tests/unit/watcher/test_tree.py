@@ -128,6 +128,32 @@ def test_a_file_with_several_names_is_refused(place: str, tree: Tree) -> None:
         tree.stat("b.mp4")
 
 
+def test_a_file_with_several_names_is_ours_where_hard_links_are_allowed(place: str) -> None:
+    os.link(path := write(place, "a.mp4"), f"{place}/b.mp4")
+    tree = Tree(place, allows_hard_links=True)
+    os.close(tree.open("a.mp4"))
+    assert tree.stat("b.mp4") == identity_of(os.stat(path))
+    assert not tree.has_one_name("a.mp4")
+
+
+def test_whether_a_file_has_one_name_is_asked_of_the_disk_and_never_guessed(place: str, tree: Tree) -> None:
+    write(place, "a.mp4")
+    assert tree.has_one_name("a.mp4")
+    os.symlink("a.mp4", f"{place}/link")
+    assert not tree.has_one_name("link")
+    assert not tree.has_one_name("missing")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("b.mp4", path)], ids=["FIFO", "link"])
+def test_nothing_but_regular_files_is_ours_where_hard_links_are_allowed(
+    place: str, make: Callable[[str], None]
+) -> None:
+    write(place, "b.mp4")
+    make(f"{place}/a.mp4")
+    with pytest.raises(NotOursError):
+        Tree(place, allows_hard_links=True).open("a.mp4")
+
+
 def test_directories_and_sockets_are_refused(place: str, tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkdir(f"{place}/directory.mp4")
     monkeypatch.chdir(place)

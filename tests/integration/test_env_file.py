@@ -1,0 +1,60 @@
+"""The command in a directory with a `.env`: whom it believes, and what it says of secrets in it."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from tests.integration.command import Command
+
+SECRET = "a-very-secret-key"
+DRY_RUN = ("run", "--once", "--dry-run")
+
+
+@pytest.fixture
+def env_file(place: str) -> str:
+    """The `.env` of the directory that the command runs in."""
+    path = os.path.join(place, ".env")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(f"AWS_ACCESS_KEY_ID=AKIA0\nAWS_SECRET_ACCESS_KEY={SECRET}\nUPLOAD_CONCURRENCY=7\n")
+    os.chmod(path, 0o600)
+    return path
+
+
+@pytest.fixture
+def command(place: str) -> Command:
+    """The command, whose environment leaves the keys to the file."""
+    return Command(
+        place, "http://127.0.0.1:9", settings={"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
+    )
+
+
+@pytest.mark.parametrize("arguments", [("run",), ("run", "--once"), ("status",), ("config",), ("doctor",)])
+def test_no_command_believes_a_file_that_others_can_write(
+    command: Command, env_file: str, arguments: tuple[str, ...]
+) -> None:
+    os.chmod(env_file, 0o666)
+    ran = command(*arguments)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err == "video-uploader: .env may be changed by everybody; let nobody else: chmod go-w .env\n"
+
+
+def test_nor_one_that_others_can_replace(command: Command, env_file: str, place: str) -> None:
+    os.chmod(place, 0o777)
+    ran = command("--env-file", env_file, "status")
+    assert ran.code == 2
+    assert f"{env_file} may be replaced by everybody" in ran.err
+
+
+def test_secrets_that_everybody_can_read_are_told_of_in_the_log(command: Command, env_file: str) -> None:
+    assert "secrets_exposed" not in command(*DRY_RUN).err
+    os.chmod(env_file, 0o644)
+    ran = command(*DRY_RUN)
+    assert ran.code == 0
+    (line,) = [json.loads(line) for line in ran.err.splitlines()]
+    assert (line["event"], line["level"]) == ("secrets_exposed", "warning")
+    assert line["names"] == "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"
+    assert line["hint"].endswith("chmod o-r .env")
+    assert SECRET not in ran.err

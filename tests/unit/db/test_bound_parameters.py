@@ -1,0 +1,122 @@
+"""Every piece of SQL is a constant, and every value is a parameter: no name of a file can become a command.
+
+Read off the source of all packages, for no test could try every value. A text of SQL may be put together
+from constants; what else goes into one are the names of schemas and types, in the few places listed here.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+import pytest
+
+from tests.unit.test_architecture import PACKAGES, modules, parsed
+
+TAKES_SQL = frozenset({"execute_sql", "SQL", "executescript", "raw", "RawQuery"})
+"""Calls whose first argument is SQL; `execute` is one too where it is not given a query object."""
+
+QUOTED_NAMES = frozenset(
+    {
+        ("db/migrations/0001_initial.py", "statement.format(schema=schema, **types)"),
+        ("db/migrations/0002_invalidations.py", "statement.format(schema=schema, **types)"),
+        ("db/migrations/0003_catalog_rows.py", "statement.format(schema=schema, **types)"),
+        ("db/compressor_rows.py", "query.format(table='%s')"),
+    }
+)
+"""Texts that are not constants: those of migrations, which take a quoted schema and our own types' names, and
+questions about one table, into which nothing but a placeholder is put."""
+
+
+def is_constant(node: ast.expr, known: frozenset[str] = frozenset()) -> bool:
+    """Whether an expression is made of literals alone, or is a name that only ever stands for one."""
+    match node:
+        case ast.Constant():
+            return True
+        case ast.Name(id=name):
+            return name in known
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            return is_constant(left, known) and is_constant(right, known)
+        case ast.IfExp(body=body, orelse=orelse):
+            return is_constant(body, known) and is_constant(orelse, known)
+    return False
+
+
+def constants_of(tree: ast.Module) -> frozenset[str]:
+    """The names that a module assigns literals to, and nothing else anywhere in it."""
+    literal: dict[ast.AST, str] = {}
+    stored: dict[ast.AST, str] = {}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name) as target], value=value) if is_constant(value):
+                literal[target] = name
+            case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name):
+                stored[node] = name
+    other = {name for node, name in stored.items() if node not in literal}
+    return frozenset(set(literal.values()) - other)
+
+
+def unbound(tree: ast.Module) -> Iterator[str]:
+    """Every text of SQL in a module that is not a constant, as its source."""
+    known = constants_of(tree)
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or not node.args:
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        is_text = isinstance(node.args[0], (ast.Constant, ast.JoinedStr, ast.BinOp)) or (
+            isinstance(node.args[0], ast.Call) and getattr(node.args[0].func, "attr", "") == "format"
+        )
+        if (name in TAKES_SQL or (name in {"execute", "executemany"} and is_text)) and not is_constant(
+            node.args[0], known
+        ):
+            yield ast.unparse(node.args[0])
+
+
+def test_every_text_of_sql_is_a_constant_or_a_quoted_name_that_is_listed_here() -> None:
+    found = {(module, text) for module in modules(*PACKAGES) for text in unbound(parsed(module))}
+    assert found == QUOTED_NAMES
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "db.execute_sql(f'SELECT {name}')",
+        "db.execute_sql('SELECT ' + name)",
+        "db.execute_sql('SELECT %s' % name)",
+        "db.execute_sql('SELECT {}'.format(name))",
+        "db.execute_sql(query)",
+        "def ask(query): db.execute_sql(query)",
+        "query = 'SELECT 1'\nquery += name\ndb.execute_sql(query)",
+        "query = 'SELECT 1'\nquery = name\ndb.execute_sql(query)",
+        "table.select(SQL(f'{name} IS NULL'))",
+        "peewee.SQL(name)",
+        "table.raw(f'SELECT {name}')",
+        "connection.execute(f'DELETE FROM {name}')",
+        "connection.execute('DELETE FROM {}'.format(name))",
+    ],
+)
+def test_a_text_with_a_value_in_it_is_found(source: str) -> None:
+    assert list(unbound(ast.parse(source)))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "db.execute_sql('SELECT %s', (name,))",
+        "query = 'SELECT %s'\ndb.execute_sql(query, (name,))",
+        "SQL('%s', (retention,))",
+        "db.execute_sql('SELECT ' + 'TRUE')",
+        "connected.execute(NodeList((SQL('CREATE SCHEMA'), Entity(schema))))",
+    ],
+)
+def test_a_text_whose_values_are_bound_is_not(source: str) -> None:
+    assert not list(unbound(ast.parse(source)))
+
+
+def test_the_schema_in_a_migration_is_quoted_so_that_it_cannot_end_its_name() -> None:
+    """Every migration that puts the schema into its text doubles the quotes in it."""
+    listed = {module for module, _ in QUOTED_NAMES if module.startswith("db/migrations/")}
+    for module in listed:
+        assert ast.unparse(
+            ast.parse("""'"{}".'.format(migrator.schema.replace('"', '""'))""")
+        ) in ast.unparse(parsed(module))
