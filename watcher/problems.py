@@ -31,6 +31,8 @@ ROW_GONE = "row-gone"
 OBJECT_LOST = "object-lost"
 OBJECT_REPLACED = "object-replaced"
 OBJECT_UNKNOWN = "object-unknown"
+RETENTION = "retention"
+"""What a published copy waits for that is released in time."""
 
 MENDABLE_CODES = frozenset({UNREADABLE, NOT_OURS})
 """Codes of `failed` rows whose reason the file system can take away: looked at again by every scan."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import structlog
@@ -13,7 +13,7 @@ from storage import Verdict
 from watcher import release
 from watcher.losing import require_recoverable, take_back
 from watcher.openat import NotOursError
-from watcher.problems import OBJECT_UNKNOWN, Kind, LookAgainError, NotYetError, SetbackError
+from watcher.problems import OBJECT_UNKNOWN, RETENTION, Kind, LookAgainError, NotYetError, SetbackError
 from watcher.release import Kept, LeftAside, Outcome, PutBack, Released, SetAside
 from watcher.runner import Work
 from watcher.services import Policy, Services
@@ -30,14 +30,15 @@ CATALOG_BUSY_SECONDS = 5.0
 class ReleaseStage:
     """Gives up the local copies of published rows; the wait between the two steps is shared by a batch.
 
-    The policy is asked each time, for a reload may change it.
+    The policy is asked each time, for a reload may change it. `is_pressed` says whether the disk is so full
+    at this moment that the retention does not count.
     """
 
     name = "release"
     state = State.PUBLISHED
     patience_seconds = 300.0
 
-    def __init__(self, services: Services, policy: Policy) -> None:
+    def __init__(self, services: Services, policy: Policy, *, is_pressed: Callable[[], bool]) -> None:
         self._services = services
         self._tree = services.tree
         self._ledger = services.ledger
@@ -46,6 +47,7 @@ class ReleaseStage:
         self._metrics = services.metrics
         self._longest_backoff = services.backoff.longest
         self._policy = policy
+        self._is_pressed = is_pressed
 
     def is_enabled(self) -> bool:
         """Not while every local copy is to be kept."""
@@ -94,14 +96,16 @@ class ReleaseStage:
         return aside
 
     def _require_time(self, upload: Upload) -> None:
-        if upload.published_at is not None:
-            left = upload.published_at + self._policy.retention - self._ledger.now()
-            if left > timedelta(0):
-                raise NotYetError(
-                    "retention", "It is kept until the retention is over.", left.total_seconds()
-                )
+        left = self._retention_left(upload)
+        if left > timedelta(0) and not self._is_pressed():
+            raise NotYetError(RETENTION, "It is kept until the retention is over.", left.total_seconds())
         if objection := self._catalog.objection(upload):
             raise NotYetError("catalog-busy", objection, CATALOG_BUSY_SECONDS)
+
+    def _retention_left(self, upload: Upload) -> timedelta:
+        if upload.published_at is None:
+            return timedelta(0)
+        return upload.published_at + self._policy.retention - self._ledger.now()
 
     def _repair(self, upload: Upload) -> bool:
         """Deal with what an attempt that was cut short left aside; False if that ended the row."""
@@ -158,8 +162,11 @@ class ReleaseStage:
         match outcome:
             case Released():
                 reached(Step.UNLINKED)
-                self._record_released(upload, "the local copy was removed")
+                is_early = self._retention_left(upload) > timedelta(0)
+                why = ", early, for the disk is full" if is_early else ""
+                self._record_released(upload, f"the local copy was removed{why}")
                 self._metrics.released.inc(upload.size)
+                self._metrics.released_early.inc(upload.size if is_early else 0)
             case PutBack(reason):
                 raise LookAgainError(reason)
             case LeftAside(reason):
