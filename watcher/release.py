@@ -29,6 +29,7 @@ from watcher.openat import (
     owned,
     sentence,
 )
+from watcher.steps import Step, reached
 from watcher.tree import Tree
 
 _ASIDE_NAME = re.compile(r"\.video-uploader-([1-9][0-9]*)(?:-[1-9][0-9]*)?\.aside", re.ASCII)
@@ -185,6 +186,7 @@ def _rename_aside(directory: int, name: str, aside: SetAside) -> SetAside | Kept
     try:
         # Proves that the new name is free, and that a link, by which alone we put back, can be made here.
         os.link(name, new_name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
+        reached(Step.LINKED_ASIDE)
         os.unlink(new_name, dir_fd=directory)
         os.rename(name, new_name, src_dir_fd=directory, dst_dir_fd=directory)
     except FileExistsError:
@@ -209,6 +211,7 @@ def _unlink_unless_needed(
         objection = _objection(tree, hold, identity)
         if objection is not None:
             return objection
+        reached(Step.LEASED)
         try:
             os.unlink(name, dir_fd=directory)
         except OSError as error:
