@@ -55,9 +55,10 @@ class SetAside:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The file was not set aside; nothing has changed."""
+    """The file was not set aside; nothing has changed. `error` is there if the system refused it."""
 
     reason: str
+    error: OSError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +195,8 @@ def _rename_aside(directory: int, name: str, aside: SetAside) -> SetAside | Kept
     except OSError as error:
         return Kept(
             f"It could not be set aside. {sentence(error)} Renaming and linking must be possible there: run"
-            " the service as the user who writes the files, on a file system that has hard links."
+            " the service as the user who writes the files, on a file system that has hard links.",
+            error,
         )
     return aside
 

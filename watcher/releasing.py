@@ -13,7 +13,16 @@ from storage import Verdict
 from watcher import release
 from watcher.losing import require_recoverable, take_back
 from watcher.openat import NotOursError
-from watcher.problems import OBJECT_UNKNOWN, RETENTION, Kind, LookAgainError, NotYetError, SetbackError
+from watcher.problems import (
+    NOT_REMOVABLE,
+    OBJECT_UNKNOWN,
+    RETENTION,
+    Kind,
+    LookAgainError,
+    NotYetError,
+    SetbackError,
+    problem_of,
+)
 from watcher.release import Kept, LeftAside, Outcome, PutBack, Released, SetAside
 from watcher.runner import Work
 from watcher.services import Policy, Services
@@ -91,7 +100,7 @@ class ReleaseStage:
         self._ledger.require_claim(upload)
         aside = release.set_aside(self._tree, upload.path, upload.id, upload.identity, claim=upload.claim)
         if isinstance(aside, Kept):
-            raise LookAgainError(aside.reason)
+            raise _kept(aside)
         reached(Step.RENAMED_ASIDE)
         return aside
 
@@ -176,3 +185,13 @@ class ReleaseStage:
         self._ledger.advance(upload, State.RELEASED, detail=detail)
         reached(Step.RECORDED)
         log.info("upload_released", detail=detail)
+
+
+def _kept(kept: Kept) -> Exception:
+    """What it means that a file was not set aside: it is not as it was, or the system does not let us."""
+    if kept.error is None:
+        return LookAgainError(kept.reason)
+    problem = problem_of(kept.error)
+    if problem.kind is Kind.ENVIRONMENT:
+        return SetbackError(problem.kind, problem.code, problem.sentence)
+    return SetbackError(Kind.TRANSIENT, NOT_REMOVABLE, kept.reason)

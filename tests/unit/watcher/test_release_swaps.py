@@ -98,6 +98,7 @@ class Rewritten(Swap):
         self.opened.set()
         assert self.go_on.wait(WAIT_SECONDS)
         os.write(descriptor, NEW)
+        os.ftruncate(descriptor, len(NEW))
         os.close(descriptor)
 
     def is_done(self) -> bool:
@@ -119,6 +120,8 @@ class RewrittenByALatecomer(Rewritten):
 
 class HeldOpen(RewrittenByALatecomer):
     """It is opened for writing, and written only when the release is over."""
+
+    flags = os.O_WRONLY
 
     def let_go(self) -> None:
         """Not yet."""
