@@ -90,7 +90,6 @@ class Claims(LedgerReader):
                 self._is_queued(state),
                 uploads.due_at > now,
                 uploads.claimed_until.is_null(),
-                uploads.last_error.is_null(),
                 is_patient,
             )
             chosen: list[int] = []
