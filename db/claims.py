@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from peewee import SQL
+from peewee import SQL, fn
 
 from db.errors import ClaimLostError, UnknownUploadError
 from db.fields import Dialect
@@ -82,6 +82,38 @@ class Claims(LedgerReader):
                 ours, uploads.claimed_until.is_null(False), uploads.claimed_by == self.worker
             )
             return int(held.execute())
+
+    def hasten(self, state: State, *, size: int, limit: int, waiting_for: str) -> int:
+        """Make the uploads of a state due now that have waited longest, until `size` bytes of files are.
+
+        At most `limit` uploads, of those that only wait for `waiting_for` (an `error_code`) or have not been
+        asked yet; what failed keeps its backoff. Bytes that are due already count. Says how many were made
+        due.
+        """
+        uploads = self._uploads
+        is_patient = uploads.error_code.is_null() | (uploads.error_code == waiting_for)
+        with self._database.transaction("make waiting uploads due"):
+            now = self.now()
+            under_way: Any = uploads.select(fn.COALESCE(fn.SUM(uploads.size), 0)).where(
+                self._is_queued(state), uploads.due_at <= now
+            )
+            left = size - int(under_way.scalar())
+            waiting: Any = uploads.select(uploads.id, uploads.size).where(
+                self._is_queued(state),
+                uploads.due_at > now,
+                uploads.claimed_until.is_null(),
+                is_patient,
+            )
+            chosen: list[int] = []
+            for upload_id, bytes_of_it in waiting.order_by(uploads.due_at, uploads.id).limit(limit).tuples():
+                if left <= 0:
+                    break
+                left -= bytes_of_it
+                chosen.append(upload_id)
+            if chosen:
+                free = uploads.id.in_(chosen) & uploads.claimed_until.is_null()
+                uploads.update(due_at=now).where(free).execute()
+            return len(chosen)
 
     def seize(self, upload_id: int, *, lease: timedelta) -> Upload | None:
         """Take one upload, whatever its state, that nobody holds; None if somebody does, or there is none.

@@ -47,7 +47,10 @@ _SQLITE: Mapping[int, tuple[ErrorKind, str]] = {
     sqlite3.SQLITE_PERM: (ErrorKind.ENVIRONMENT, _READABLE),
     sqlite3.SQLITE_AUTH: (ErrorKind.ENVIRONMENT, _READABLE),
     sqlite3.SQLITE_READONLY: (ErrorKind.ENVIRONMENT, _READABLE),
-    sqlite3.SQLITE_IOERR: (ErrorKind.ENVIRONMENT, "Check the database's disk; the system log may say more."),
+    sqlite3.SQLITE_IOERR: (
+        ErrorKind.ENVIRONMENT,
+        "Check the database's disk, and that there is room on it; the system log may say more.",
+    ),
     sqlite3.SQLITE_FULL: (ErrorKind.ENVIRONMENT, _DISK),
     sqlite3.SQLITE_CORRUPT: (ErrorKind.ENVIRONMENT, _DAMAGED),
     sqlite3.SQLITE_NOTADB: (ErrorKind.ENVIRONMENT, _DAMAGED),

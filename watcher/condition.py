@@ -52,6 +52,7 @@ class Condition:
             "busy": {runner.stage.name: runner.busy for runner in house.runners.values()},
             "uploads": [line.as_dict() for line in house.services.board.lines()],
             "orphans": 0 if house.catalog_minder is None else house.catalog_minder.orphans.kept,
+            "disk": house.disk_pressure.report(),
             "stalls": list(self.stalls),
             **self._rates.look(),
         }
@@ -76,6 +77,8 @@ class Condition:
         busy = [f"{runner.busy} in {runner.stage.name}" for runner in house.runners.values() if runner.busy]
         if settling := len(house.settler):
             busy.append(f"{settling} settling")
+        if house.disk_pressure.is_high:
+            busy.append("disk almost full")
         if not is_ready:
             busy.append("first scan")
         return ", ".join(busy) or "Waiting for videos"

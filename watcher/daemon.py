@@ -38,6 +38,7 @@ LOOK_AROUND = 0
 RELOADABLE = frozenset(
     {
         "release_after_seconds",
+        "disk_pressure_percent",
         "keep_local",
         "rescan_seconds",
         "prune_directories_after_days",
@@ -129,6 +130,7 @@ class Daemon:
         house.asides.repair(report.asides)
         if not self._first_scan_succeeded:
             house.runners[State.PUBLISHED].start()
+            house.disk_pressure.start()
             self._first_scan_succeeded = True
             self._signals.put(LOOK_AROUND)
         if house.catalog_minder is not None:
@@ -241,7 +243,8 @@ class Daemon:
         house = self._house
         self._notifier.stopping("Stopping: what is under way goes on at the next start")
         self._observer.stop(STOP_SECONDS)
-        workers: list[Worker] = [*house.runners.values(), house.rescan, house.settler, house.janitor]
+        workers: list[Worker] = [*house.runners.values(), house.rescan, house.settler]
+        workers += [house.janitor, house.disk_pressure]
         workers += [worker for worker in (house.invalidator, house.catalog_minder) if worker is not None]
         in_time = stop_all(workers, STOP_SECONDS)
         self._metrics_server.stop()

@@ -27,6 +27,7 @@ from watcher.configuration import (
     storage_config,
     tree_of,
 )
+from watcher.disk_pressure import DiskPressure
 from watcher.finished import Examination, Sighting, examine
 from watcher.gatekeeper import Gatekeeper
 from watcher.guard import Guard
@@ -70,6 +71,7 @@ class House:
     rescan: Rescan
     scanner: Scanner
     runners: Mapping[State, StageRunner]
+    disk_pressure: DiskPressure
     catalog_minder: CatalogMinder | None
     """Minds the compressor's catalog, where it is the one in use."""
 
@@ -204,7 +206,17 @@ def _assemble(
         liveness=liveness,
         metrics=services.metrics,
     )
-    runners |= _make_runners(settings, policy, services, liveness, look_again=settler.notice)
+    disk_pressure = DiskPressure(
+        services.tree,
+        ledger,
+        policy,
+        database=database,
+        metrics=metrics,
+        liveness=liveness,
+        wake=services.wake,
+    )
+    release_stage = ReleaseStage(services, policy, is_pressed=disk_pressure.is_high_now)
+    runners |= _make_runners(settings, policy, services, liveness, release_stage, look_again=settler.notice)
     minder = _make_minder(settings, policy, services, liveness)
     if minder is not None:
         minders.append(minder)
@@ -220,6 +232,7 @@ def _assemble(
         rescan,
         scanner,
         runners,
+        disk_pressure,
         minder,
     )
 
@@ -249,13 +262,14 @@ def _make_runners(
     policy: Policy,
     services: Services,
     liveness: Liveness,
+    release_stage: ReleaseStage,
     *,
     look_again: Callable[[str], None],
 ) -> dict[State, StageRunner]:
     crews: tuple[tuple[Stage, int, int], ...] = (
         (UploadStage(services), settings.upload_concurrency, 1),
         (PublishStage(services, policy), 1, 1),
-        (ReleaseStage(services, policy), 1, RELEASE_BATCH),
+        (release_stage, 1, RELEASE_BATCH),
     )
     runners = {}
     for stage, threads, batch in crews:

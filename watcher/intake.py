@@ -13,7 +13,7 @@ from watcher.finished import Busy, Examination, Finished, Missing, Refused, Unre
 from watcher.guard import row_context
 from watcher.logs import RepeatFilter
 from watcher.openat import FileMissingError, NotOursError, UnreadableError, owned
-from watcher.problems import INCOMPLETE, LOCAL_CHANGED, NOT_OURS, UNREADABLE
+from watcher.problems import INCOMPLETE, LOCAL_CHANGED, NOT_OURS, ROLLED_BACK, UNREADABLE
 from watcher.scanner import is_mended_by_file
 from watcher.services import Services
 from watcher.steps import Step, reached
@@ -129,10 +129,36 @@ class Intake:
 
     def _take_new(self, path: str, rendition: Rendition, identity: Identity, finding: str | None) -> None:
         """A catalog that has a say tells whether a doubtful container matters: people upload odd files."""
-        if finding is None or self._catalog.has_gate:
-            self._record_new(path, rendition, identity, None, finding)
-        else:
-            self._record_new(path, rendition, identity, Ending(State.REJECTED, INCOMPLETE, finding))
+        ending = None if self._catalog.has_gate else self._ending(path, identity, finding)
+        self._record_new(path, rendition, identity, ending, finding)
+
+    def _ending(self, path: str, identity: Identity, finding: str | None) -> Ending | None:
+        """What is wrong with new content, where nobody but the file itself can tell."""
+        if finding is not None:
+            return Ending(State.REJECTED, INCOMPLETE, finding)
+        proven = self._rolled_back_from(path, identity)
+        if proven is None:
+            return None
+        return Ending(
+            State.REJECTED,
+            ROLLED_BACK,
+            f"Its content is not what upload {proven.id} confirmed in S3, and yet it was not written since:"
+            " a power cut or a broken disk leaves that. The good object stays. Restore the file from it, or"
+            " retry this upload if it is meant to replace the object.",
+        )
+
+    def _rolled_back_from(self, path: str, identity: Identity) -> Upload | None:
+        """The confirmed upload of which this very file is a damaged copy; None if it may be newer content.
+
+        Whoever writes a file gives it a later time, and whoever replaces it another inode.
+        """
+        confirmed = [upload for upload in self._ledger.uploads(path=path) if upload.verified_at is not None]
+        if not confirmed or confirmed[-1].state is State.RELEASED:
+            return None
+        proven = confirmed[-1]
+        if identity.inode != proven.identity.inode or identity.mtime_ns > proven.identity.mtime_ns:
+            return None
+        return None if self._has_same_content(proven, identity, None) else proven
 
     def _record_new(
         self,

@@ -54,6 +54,21 @@ class Metrics:
         self.released = Counter(
             "video_uploader_released_bytes", "Bytes of local copies given up.", registry=self.registry
         )
+        self.released_early = Counter(
+            "video_uploader_released_early_bytes",
+            "Those of copies whose retention was not over.",
+            registry=self.registry,
+        )
+        self.disk_used = Gauge(
+            "video_uploader_disk_used_ratio",
+            "How full the watched directory's file system is, from 0 to 1.",
+            registry=self.registry,
+        )
+        self.disk_pressure = Gauge(
+            "video_uploader_disk_pressure",
+            "1 while it is fuller than DISK_PRESSURE_PERCENT.",
+            registry=self.registry,
+        )
         self.upload_seconds = Histogram(
             "video_uploader_upload_seconds",
             "From the first byte sent to the confirmation.",

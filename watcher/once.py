@@ -93,6 +93,7 @@ class OnceRun:
     def _wait_until_drained(self) -> None:
         while not self._is_interrupted() and not self._is_drained():
             try:
+                self._house.disk_pressure.relieve()
                 self._signals.get(timeout=ASK_SECONDS)
                 self._interrupted = True
             except queue.Empty:

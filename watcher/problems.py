@@ -25,18 +25,30 @@ KEY_TAKEN = "key-taken"
 LOCAL_MISSING = "local-missing"
 LOCAL_CHANGED = "local-changed"
 LOCAL_AWAY = "local-away"
+LOCAL_DAMAGED = "local-damaged"
+NOT_REMOVABLE = "not-removable"
+ROLLED_BACK = "rolled-back"
 INCOMPLETE = "incomplete"
 NOT_NEWER = "row-not-newer"
 ROW_GONE = "row-gone"
 OBJECT_LOST = "object-lost"
 OBJECT_REPLACED = "object-replaced"
 OBJECT_UNKNOWN = "object-unknown"
+RETENTION = "retention"
+"""What a published copy waits for that is released in time."""
 
 MENDABLE_CODES = frozenset({UNREADABLE, NOT_OURS})
 """Codes of `failed` rows whose reason the file system can take away: looked at again by every scan."""
 
 _TRANSIENT_ERRNOS = frozenset({errno.EAGAIN, errno.EINTR, errno.ESTALE})
-_ENVIRONMENT_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE})
+_MENDS = {
+    errno.ENOSPC: "make room on that disk.",
+    errno.EDQUOT: "make room, or raise this user's quota.",
+    errno.EROFS: "mount that file system for writing; the system log says what made it read-only.",
+    errno.EMFILE: "raise the limit of open files (LimitNOFILE= in the unit).",
+    errno.ENFILE: "raise the limit of open files of the whole system (fs.file-max).",
+}
+"""What to do about the errors that are of the whole machine, and of no single file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +111,14 @@ def problem_of(exc: Exception) -> Problem:
             return Problem(Kind.ENVIRONMENT, "root-unavailable", str(exc))
         case NotOursError():
             return Problem(Kind.OBJECT, NOT_OURS, str(exc))
-        case UnreadableError() if exc.errno in _ENVIRONMENT_ERRNOS:
+        case UnreadableError() if exc.errno in _MENDS:
             return Problem(Kind.ENVIRONMENT, "local-system", str(exc))
         case UnreadableError() if exc.errno in _TRANSIENT_ERRNOS:
             return Problem(Kind.TRANSIENT, "local-io", str(exc))
         case UnreadableError():
             return Problem(Kind.OBJECT, UNREADABLE, str(exc))
-        case OSError() if exc.errno in _ENVIRONMENT_ERRNOS:
-            return Problem(Kind.ENVIRONMENT, "local-system", f"This machine refused: {exc}; make room.")
+        case OSError() if exc.errno in _MENDS:
+            mend = _MENDS[exc.errno]
+            return Problem(Kind.ENVIRONMENT, "local-system", f"This machine refused: {exc}; {mend}")
         case _:
             return Problem(Kind.TRANSIENT, "local-io", f"Reading or writing the local file failed: {exc}.")

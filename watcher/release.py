@@ -33,6 +33,7 @@ from watcher.openat import (
     owned,
     sentence,
 )
+from watcher.steps import Step, reached
 from watcher.tree import Tree
 
 # Anybody may leave such a name: a number longer than this is more than a database can hold.
@@ -59,9 +60,10 @@ class SetAside:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The file was not set aside; nothing has changed."""
+    """The file was not set aside; nothing has changed. `error` is there if the system refused it."""
 
     reason: str
+    error: OSError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +194,7 @@ def _rename_aside(directory: int, name: str, aside: SetAside) -> SetAside | Kept
     try:
         # Proves that the new name is free, and that a link, by which alone we put back, can be made here.
         os.link(name, new_name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
+        reached(Step.LINKED_ASIDE)
         os.unlink(new_name, dir_fd=directory)
         os.rename(name, new_name, src_dir_fd=directory, dst_dir_fd=directory)
     except FileExistsError:
@@ -199,7 +202,8 @@ def _rename_aside(directory: int, name: str, aside: SetAside) -> SetAside | Kept
     except OSError as error:
         return Kept(
             f"It could not be set aside. {sentence(error)} Renaming and linking must be possible there: run"
-            " the service as the user who writes the files, on a file system that has hard links."
+            " the service as the user who writes the files, on a file system that has hard links.",
+            error,
         )
     return aside
 
@@ -216,6 +220,7 @@ def _unlink_unless_needed(
         objection = _objection(tree, hold, identity)
         if objection is not None:
             return objection
+        reached(Step.LEASED)
         try:
             os.unlink(name, dir_fd=directory)
         except OSError as error:

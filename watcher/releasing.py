@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import structlog
@@ -12,7 +12,16 @@ from db import ClaimLostError, DatabaseError, State, Upload
 from storage import Verdict
 from watcher import release
 from watcher.losing import require_recoverable, take_back
-from watcher.problems import OBJECT_UNKNOWN, Kind, LookAgainError, NotYetError, SetbackError
+from watcher.problems import (
+    NOT_REMOVABLE,
+    OBJECT_UNKNOWN,
+    RETENTION,
+    Kind,
+    LookAgainError,
+    NotYetError,
+    SetbackError,
+    problem_of,
+)
 from watcher.release import Kept, LeftAside, Outcome, PutBack, Released, SetAside
 from watcher.runner import Work
 from watcher.services import Policy, Services
@@ -29,14 +38,15 @@ CATALOG_BUSY_SECONDS = 5.0
 class ReleaseStage:
     """Gives up the local copies of published rows; the wait between the two steps is shared by a batch.
 
-    The policy is asked each time, for a reload may change it.
+    The policy is asked each time, for a reload may change it. `is_pressed` says whether the disk is so full
+    at this moment that the retention does not count.
     """
 
     name = "release"
     state = State.PUBLISHED
     patience_seconds = 300.0
 
-    def __init__(self, services: Services, policy: Policy) -> None:
+    def __init__(self, services: Services, policy: Policy, *, is_pressed: Callable[[], bool]) -> None:
         self._services = services
         self._tree = services.tree
         self._ledger = services.ledger
@@ -45,6 +55,7 @@ class ReleaseStage:
         self._metrics = services.metrics
         self._longest_backoff = services.backoff.longest
         self._policy = policy
+        self._is_pressed = is_pressed
 
     def is_enabled(self) -> bool:
         """Not while every local copy is to be kept."""
@@ -88,19 +99,21 @@ class ReleaseStage:
         self._ledger.require_claim(upload)
         aside = release.set_aside(self._tree, upload.path, upload.id, upload.identity, claim=upload.claim)
         if isinstance(aside, Kept):
-            raise LookAgainError(aside.reason)
+            raise _kept(aside)
         reached(Step.RENAMED_ASIDE)
         return aside
 
     def _require_time(self, upload: Upload) -> None:
-        if upload.published_at is not None:
-            left = upload.published_at + self._policy.retention - self._ledger.now()
-            if left > timedelta(0):
-                raise NotYetError(
-                    "retention", "It is kept until the retention is over.", left.total_seconds()
-                )
+        left = self._retention_left(upload)
+        if left > timedelta(0) and not self._is_pressed():
+            raise NotYetError(RETENTION, "It is kept until the retention is over.", left.total_seconds())
         if objection := self._catalog.objection(upload):
             raise NotYetError("catalog-busy", objection, CATALOG_BUSY_SECONDS)
+
+    def _retention_left(self, upload: Upload) -> timedelta:
+        if upload.published_at is None:
+            return timedelta(0)
+        return upload.published_at + self._policy.retention - self._ledger.now()
 
     def _repair(self, upload: Upload) -> bool:
         """Deal with what an attempt that was cut short left aside; False if that ended the row."""
@@ -154,8 +167,11 @@ class ReleaseStage:
         match outcome:
             case Released(0):
                 reached(Step.UNLINKED)
-                self._record_released(upload, "the local copy was removed")
+                is_early = self._retention_left(upload) > timedelta(0)
+                why = ", early, for the disk is full" if is_early else ""
+                self._record_released(upload, f"the local copy was removed{why}")
                 self._metrics.released.inc(upload.size)
+                self._metrics.released_early.inc(upload.size if is_early else 0)
             case Released(others):
                 # No byte of the disk was given back.
                 reached(Step.UNLINKED)
@@ -171,3 +187,13 @@ class ReleaseStage:
         self._ledger.advance(upload, State.RELEASED, detail=detail)
         reached(Step.RECORDED)
         log.info("upload_released", detail=detail)
+
+
+def _kept(kept: Kept) -> Exception:
+    """What it means that a file was not set aside: it is not as it was, or the system does not let us."""
+    if kept.error is None:
+        return LookAgainError(kept.reason)
+    problem = problem_of(kept.error)
+    if problem.kind is Kind.ENVIRONMENT:
+        return SetbackError(problem.kind, problem.code, problem.sentence)
+    return SetbackError(Kind.TRANSIENT, NOT_REMOVABLE, kept.reason)

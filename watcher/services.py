@@ -25,6 +25,7 @@ class Policy:
     keep_local: bool
     rescan_seconds: float
     prune_after: timedelta | None = None
+    disk_percent: float = 100
 
     @classmethod
     def of(cls, settings: Settings) -> Policy:
@@ -39,6 +40,7 @@ class Policy:
         self.retention = timedelta(seconds=settings.release_after_seconds)
         self.keep_local = settings.keep_local
         self.rescan_seconds = settings.rescan_seconds
+        self.disk_percent = settings.disk_pressure_percent
         self.prune_after = None if days is None else timedelta(days=days)
 
 

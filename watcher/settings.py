@@ -50,6 +50,14 @@ class Settings(S3Settings, LocalSettings):
         ge=0,
         le=315_360_000,
     )
+    disk_pressure_percent: float = setting(
+        "Fuller than this, the watched directory's file system has published copies released at once, the "
+        "oldest first. 100: never.",
+        "1 to 100",
+        90,
+        ge=1,
+        le=100,
+    )
     keep_local: bool = setting("Never release a local copy; wins over everything.", "true or false", False)
     prune_directories_after_days: float | None = setting(
         "Remove empty directories that have not changed for so long. Unset: never.",

@@ -22,9 +22,17 @@ from storage import (
     part_size_for,
 )
 from watcher import lease
+from watcher.hashing import give_up_parts, hashed
 from watcher.matching import admission
 from watcher.openat import owned
-from watcher.problems import KEY_TAKEN, NOT_NEWER, Kind, LookAgainError, NotYetError, SetbackError
+from watcher.problems import (
+    KEY_TAKEN,
+    NOT_NEWER,
+    Kind,
+    LookAgainError,
+    NotYetError,
+    SetbackError,
+)
 from watcher.recording import until_recorded
 from watcher.runner import Work
 from watcher.services import Services
@@ -84,7 +92,10 @@ class UploadStage:
             upload = admitted
             self._require_own_key(upload)
             source = Source(fd)
-            upload = self._with_checksum(upload, source, work)
+            with_checksum = hashed(self._services, upload, source, work)
+            if with_checksum is None:
+                return
+            upload = with_checksum
             reached(Step.HASHED)
             there = self._confirm(upload, source, upload.part_size or part_size_for(source.size))
             if there.verdict is Verdict.DIFFERS and (proven := self._ledger.proof_for_row(upload)):
@@ -170,7 +181,7 @@ class UploadStage:
         if settled["object_key"] == upload.object_key and row.id == upload.catalog_row_id:
             return upload
         if settled["object_key"] != upload.object_key and upload.multipart_id is not None:
-            self._give_up_parts(upload)
+            give_up_parts(self._services, upload)
             upload = self._ledger.record(upload, multipart_id=None, part_size=None)
         return self._ledger.record(upload, **settled)
 
@@ -182,30 +193,16 @@ class UploadStage:
         log.warning("upload_awaits_row", code=NOT_NEWER, reason=reason)
         self._ledger.await_row(upload, reason=reason, code=NOT_NEWER)
 
-    def _with_checksum(self, upload: Upload, source: Source, work: Work) -> Upload:
-        """Take the checksum anew each time: what the ledger remembers may be of before a power cut."""
-        checksum = source.checksum(_beating(work))
-        if checksum == upload.checksum:
-            return upload
-        self._give_up_parts(upload)
-        return self._ledger.record(upload, checksum=checksum, multipart_id=None, part_size=None)
-
     def _adopt(self, upload: Upload, there: Confirmation) -> Receipt | None:
         """The receipt of an object that is in place already: an earlier life, or somebody else, sent it."""
         if there.receipt is None:
             return None
         self._public_access.ensure(upload.object_key)
-        self._give_up_parts(upload)
+        give_up_parts(self._services, upload)
         self._ledger.note(upload.id, "adopted", there.detail)
         self._metrics.adopted.inc()
         log.info("object_adopted", key=upload.object_key)
         return there.receipt
-
-    def _give_up_parts(self, upload: Upload) -> None:
-        """Abort what an earlier attempt began, unless another daemon goes on with it by now."""
-        if upload.multipart_id is not None:
-            self._ledger.require_claim(upload)
-            self._store.abort(upload.object_key, upload.multipart_id)
 
     def _condition(self, upload: Upload, there: Confirmation) -> OnlyIf:
         """Under which condition the object may be written: never over what is not ours to replace."""
@@ -276,16 +273,6 @@ class UploadStage:
             checksum=_known(upload.checksum),
             expected_etag=lambda: source.etag(part_size),
         )
-
-
-def _beating(work: Work) -> Callable[[], bool]:
-    """The question whether to stop, whose being asked is a sign of progress."""
-
-    def stopped() -> bool:
-        work.beat()
-        return work.stopped()
-
-    return stopped
 
 
 def _known(checksum: str | None) -> str:

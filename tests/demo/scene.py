@@ -113,6 +113,7 @@ class Scene:
             "CATALOG": "own",
             "INSTANCE_ID": INSTANCE,
             "RELEASE_AFTER_SECONDS": str(RELEASE_AFTER_SECONDS),
+            "DISK_PRESSURE_PERCENT": "100",
             "AWS_ENDPOINT_URL": endpoint,
             "AWS_S3_BUCKET": BUCKET,
             "AWS_REGION": "ap-south-1",

@@ -166,6 +166,7 @@ def command_for(place: str, s3_url: str) -> Command:
             "AWS_ENDPOINT_URL": s3_url,
             "INSTANCE_ID": "test",
             "RELEASE_AFTER_SECONDS": "86400",
+            "DISK_PRESSURE_PERCENT": "100",
             "METRICS_ADDRESS": "",
         },
     )

@@ -137,10 +137,18 @@ def report_lines(report: InstanceReport | None) -> list[str]:
     lines = [f"{name} paused: {reason}" for name, reason in paused_stages(report).items()]
     if settling := report.report.get("settling"):
         lines.append(f"{settling} files are not known to be finished yet")
+    lines += _disk_words(report.report.get("disk"))
     uploads = report.report.get("uploads")
     if isinstance(uploads, Sequence):
         lines += [_upload_words(upload) for upload in uploads if isinstance(upload, Mapping)]
     return lines
+
+
+def _disk_words(disk: JSON) -> list[str]:
+    if not isinstance(disk, Mapping) or not disk.get("is_high"):
+        return []
+    told = f"the disk of the directory is {disk['used_percent']} % full (DISK_PRESSURE_PERCENT"
+    return [f"{told} is {disk['limit_percent']}): published copies go at once, unless KEEP_LOCAL keeps them"]
 
 
 def _upload_words(upload: Mapping[str, JSON]) -> str:

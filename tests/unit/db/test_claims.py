@@ -8,8 +8,8 @@ from threading import Barrier
 
 import pytest
 
-from db import ClaimLostError, Database, Ledger, State
-from tests.unit.db.places import HORIZON, LEASE, Clock, Place, bring, claim, enqueue, only
+from db import ClaimLostError, Database, Identity, Ledger, State, Upload
+from tests.unit.db.places import HORIZON, LEASE, PUBLIC_URL, Clock, Place, bring, claim, enqueue, only
 
 
 def test_the_longest_due_are_claimed_first_and_no_more_than_wanted(ledger: Ledger, clock: Clock) -> None:
@@ -168,3 +168,48 @@ def test_workers_in_processes_never_claim_the_same_row(place: Place, database: D
         process.stdin.flush()
     claimed = [int(word) for process in processes for word in process.communicate(timeout=30)[0].split()]
     assert sorted(claimed) == sorted(upload.id for upload in ledger.uploads())
+
+
+def waiting(ledger: Ledger, clock: Clock, count: int, size: int = 10) -> list[int]:
+    """Published uploads, a second apart, that wait for an hour; their numbers."""
+    numbers = []
+    for number in range(count):
+        identity = Identity(device=1, inode=number, size=size, mtime_ns=1)
+        upload = bring(ledger, enqueue(ledger, f"v/{number}", identity=identity), State.VERIFIED)
+        ledger.advance(upload, State.PUBLISHED, url=PUBLIC_URL, due_in=timedelta(hours=1))
+        numbers.append(upload.id)
+        clock.advance(seconds=1)
+    return numbers
+
+
+def due(ledger: Ledger) -> list[Upload]:
+    return ledger.claim(State.PUBLISHED, 10, lease=LEASE, horizon=timedelta(hours=1))
+
+
+def hasten(ledger: Ledger, size: int, limit: int = 10) -> int:
+    return ledger.hasten(State.PUBLISHED, size=size, limit=limit, waiting_for="retention")
+
+
+def test_those_that_have_waited_longest_are_hastened_until_their_files_suffice(
+    ledger: Ledger, clock: Clock
+) -> None:
+    numbers = waiting(ledger, clock, 4)
+    assert hasten(ledger, 11) == 2
+    assert hasten(ledger, 11) == 0, "what is due already counts"
+    assert hasten(ledger, 40, limit=1) == 1
+    assert {upload.id for upload in due(ledger)} == set(numbers[:3])
+    assert hasten(ledger, 0) == 0
+
+
+def test_only_what_waits_for_nothing_else_is_hastened(ledger: Ledger, clock: Clock) -> None:
+    """A failed attempt keeps its backoff, another's turn is his, and what is claimed is under way."""
+    waiting(ledger, clock, 3)
+    hasten(ledger, 30)
+    failed, busy, asked = due(ledger)
+    hour = timedelta(hours=1)
+    ledger.postpone(failed, delay=hour, error="It failed.", error_code="object-unknown")
+    ledger.wait(busy, delay=hour, reason="It is being encoded.", code="catalog-busy")
+    assert hasten(ledger, 30) == 0
+    ledger.wait(asked, delay=hour, reason="It is kept.", code="retention")
+    assert hasten(ledger, 30) == 1
+    assert [upload.id for upload in due(ledger)] == [asked.id]

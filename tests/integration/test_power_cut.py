@@ -1,0 +1,172 @@
+"""What a power cut leaves of a file never replaces its good object, and is never published as good.
+
+These are the promises where no catalog has a say; with the compressor's, a verified object is only replaced
+for a newer row (`test_catalog_gate`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+from db import State
+from tests.integration.conftest import OpenWorkshop
+from tests.integration.test_release_rules import FREE_BOX, content, published
+from tests.s3_server import S3Server
+from tests.workshop import BUCKET, VIDEO_ID, Workshop
+from watcher.problems import INCOMPLETE, LOCAL_DAMAGED, ROLLED_BACK
+
+PATH = f"{VIDEO_ID}/my_video_720p.mp4"
+
+Damage = Callable[[bytes], bytes]
+
+
+def zeros(video: bytes) -> bytes:
+    """The size is on the disk, the data is not."""
+    return b"\0" * len(video)
+
+
+def short(video: bytes) -> bytes:
+    """Only the first half is on the disk."""
+    return video[: len(video) // 2]
+
+
+def zeros_behind_the_index(video: bytes) -> bytes:
+    """With `moov` before the data, a container's boxes tell nothing of it."""
+    return video[:-1000] + b"\0" * 1000
+
+
+def leave(shop: Workshop, damaged: bytes, *, seconds_back: int = 0) -> None:
+    """Have a power cut leave that: the same inode, with the same time or that of an earlier write."""
+    path = shop.absolute(PATH)
+    before = os.stat(path)
+    with open(path, "r+b") as file:
+        file.write(damaged)
+        file.truncate()
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns - seconds_back * 10**9))
+    assert os.stat(path).st_ino == before.st_ino
+
+
+@pytest.fixture
+def shop(workshop: OpenWorkshop) -> Workshop:
+    opened: Workshop = workshop(RELEASE_AFTER_SECONDS=3600)
+    return opened
+
+
+@pytest.mark.parametrize(
+    ("damage", "seconds_back", "code"),
+    [
+        (zeros, 1, INCOMPLETE),
+        (short, 0, INCOMPLETE),
+        (zeros_behind_the_index, 1, ROLLED_BACK),
+        (lambda video: video + FREE_BOX, 1, ROLLED_BACK),
+        (lambda video: video + FREE_BOX, 0, ROLLED_BACK),
+    ],
+    ids=["zeros", "short", "zeros behind the index", "an older state of the file", "another size"],
+)
+def test_a_damaged_copy_of_a_published_file_is_rejected_and_its_object_stays(
+    shop: Workshop, video: bytes, damage: Damage, seconds_back: int, code: str
+) -> None:
+    published(shop, video)
+    good = shop.row(PATH)
+    leave(shop, damage(video), seconds_back=seconds_back)
+    row = shop.settle(PATH)
+    assert row is not None
+    assert (row.state, row.error_code) == (State.REJECTED, code)
+    shop.finish(PATH)
+    assert shop.object(good) == video
+    assert content(shop) == damage(video)
+    assert shop.catalog_urls() == [f"/{BUCKET}/{good.object_key}"]
+
+
+def test_without_any_catalog_it_is_the_same(workshop: OpenWorkshop, video: bytes) -> None:
+    shop = workshop(CATALOG="none", RELEASE_AFTER_SECONDS=3600)
+    published(shop, video)
+    good = shop.row(PATH)
+    leave(shop, zeros_behind_the_index(video), seconds_back=1)
+    shop.settle(PATH)
+    assert shop.finish(PATH).error_code == ROLLED_BACK
+    assert shop.object(good) == video
+
+
+def test_it_stays_rejected_when_its_identity_changes_once_more(shop: Workshop, video: bytes) -> None:
+    published(shop, video)
+    good = shop.row(PATH)
+    leave(shop, zeros_behind_the_index(video), seconds_back=1)
+    shop.settle(PATH)
+    leave(shop, zeros_behind_the_index(video), seconds_back=1)
+    row = shop.settle(PATH)
+    assert row is not None
+    assert (row.state, row.error_code) == (State.REJECTED, ROLLED_BACK)
+    assert shop.object(good) == video
+
+
+def test_an_operator_has_the_last_word(shop: Workshop, video: bytes) -> None:
+    published(shop, video)
+    leave(shop, zeros_behind_the_index(video), seconds_back=1)
+    row = shop.settle(PATH)
+    assert row is not None
+    shop.house.ledger.reopen(row.id, reason="retried by hand")
+    assert shop.object(shop.finish(PATH)) == zeros_behind_the_index(video)
+
+
+def test_the_good_content_restored_in_its_place_is_taken_for_what_it_is(shop: Workshop, video: bytes) -> None:
+    published(shop, video)
+    leave(shop, zeros_behind_the_index(video), seconds_back=1)
+    shop.settle(PATH)
+    leave(shop, video, seconds_back=1)
+    shop.settle(PATH)
+    shop.finish(PATH)
+    assert shop.row(PATH).state is State.PUBLISHED
+    assert "adopted" in shop.events(PATH)
+
+
+def test_content_that_was_written_since_replaces_the_object(shop: Workshop, video: bytes) -> None:
+    published(shop, video)
+    shop.write(PATH, video + FREE_BOX)
+    shop.settle(PATH)
+    assert shop.object(shop.finish(PATH)) == video + FREE_BOX
+
+
+def test_another_file_put_in_its_place_replaces_the_object_however_old_it_is(
+    shop: Workshop, video: bytes
+) -> None:
+    """`mv` and `cp -p` keep the time; what they bring is meant to be there."""
+    published(shop, video)
+    shop.write(f"{PATH}.part", video + FREE_BOX)
+    os.utime(shop.absolute(f"{PATH}.part"), ns=(1, 1))
+    os.replace(shop.absolute(f"{PATH}.part"), shop.absolute(PATH))
+    shop.settle(PATH)
+    assert shop.object(shop.finish(PATH)) == video + FREE_BOX
+
+
+def test_damage_that_no_identity_shows_goes_with_the_copy_and_the_good_object_stays(
+    workshop: OpenWorkshop, video: bytes
+) -> None:
+    """Size, time and inode are the same: the copy is given up for an object that was looked at just now."""
+    shop = workshop()
+    published(shop, video)
+    leave(shop, zeros(video))
+    shop.settle(PATH)
+    assert shop.finish(PATH).state is State.RELEASED
+    assert shop.object(shop.row(PATH)) == video
+
+
+def test_a_damaged_copy_is_not_sent_for_an_object_that_was_lost(
+    shop: Workshop, video: bytes, server: S3Server
+) -> None:
+    """What was hashed once is hashed again before it is sent: the same file with other content is broken."""
+    shop.house.policy.retention *= 0
+    published(shop, video)
+    leave(shop, zeros(video))
+    server.client().delete_object(Bucket=BUCKET, Key=shop.row(PATH).object_key)
+    shop.house.ledger.reschedule_published(shop.house.policy.retention)
+    assert shop.step(State.PUBLISHED)[0].state is State.PENDING
+    (row,) = shop.step(State.PENDING)
+    assert (row.state, row.error_code) == (State.FAILED, LOCAL_DAMAGED)
+    assert shop.object(row) is None
+    assert content(shop) == zeros(video)
+    shop.house.ledger.reopen(row.id, reason="retried by hand")
+    assert shop.step(State.PENDING)[0].state is State.VERIFIED
