@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -91,16 +91,18 @@ def running_daemon(
     *arguments: str,
     environment: Mapping[str, str] | None = None,
     log: str | None = None,
+    prefix: Sequence[str] = (),
 ) -> Iterator[DaemonProcess]:
     """Run `video-uploader run` with the settings; whatever is left of it at the end is killed.
 
-    With `log` its log is added to that file, for a daemon that is followed in other ways.
+    With `log` its log is added to that file, for a daemon that is followed in other ways. `prefix` is a
+    command that starts another one, and is to start the daemon.
     """
     with ExitStack() as stack:
         stderr = subprocess.PIPE if log is None else stack.enter_context(open(log, "ab")).fileno()
         process = stack.enter_context(
             subprocess.Popen(
-                [sys.executable, "-m", "watcher", "run", *arguments],
+                [*prefix, sys.executable, "-m", "watcher", "run", *arguments],
                 env=environment_of(settings, **(environment or {})),
                 cwd=os.path.dirname(settings.completed_dir),
                 stderr=stderr,

@@ -261,6 +261,21 @@ def test_a_scan_that_does_not_come_to_its_end_takes_nothing_off(root: str, obser
     assert observer.watched == 3
 
 
+def test_a_directory_that_is_renamed_in_the_middle_of_a_scan_stays_watched(
+    root: str, told: Told, observer: TreeObserver
+) -> None:
+    os.mkdir(f"{root}/x")
+    observer.start()
+    observer.begin_pass()
+    observer.watch("")
+    os.rename(f"{root}/x", f"{root}/z")
+    told.expect_directory("z")
+    observer.watch("x")
+    observer.end_pass()
+    write(f"{root}/z/a.mp4")
+    told.expect_file("z/a.mp4")
+
+
 def test_a_directory_whose_rights_change_is_told(root: str, told: Told, observer: TreeObserver) -> None:
     os.mkdir(f"{root}/x")
     observer.start()
