@@ -13,16 +13,18 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
+from tempfile import TemporaryDirectory
 from urllib.request import urlopen
 
 import pytest
+from pydantic import SecretStr
 
 from db import Ledger, open_database
 from tests.daemon import DaemonProcess, running_daemon
 from tests.large.sink import Sink, running_sink
 from tests.unit.watcher.test_metrics import free_address
 from tests.workshop import settings_for
-from watcher.settings import Settings
+from watcher.settings import CatalogKind, Settings
 
 DIRECTORIES = 100_000
 OVERFLOW = 20_000
@@ -38,7 +40,7 @@ MOST_IDLE_SHARE = 0.01
 MOST_SEEN_SECONDS = 2.0
 IDLE_SECONDS = 10.0
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture
@@ -57,6 +59,13 @@ def chosen(place: str, sink: Sink) -> Settings:
         AWS_S3_ACL="none",
         METRICS_ADDRESS=free_address(),
     )
+
+
+@pytest.fixture
+def in_memory() -> Iterator[str]:
+    """A directory on a file system without a disk."""
+    with TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as directory:
+        yield directory
 
 
 def video(number: int) -> str:
@@ -121,6 +130,7 @@ def test_a_hundred_thousand_directories_are_watched_and_an_overflow_is_repaired(
             write(chosen, path)
             seen = seconds_until(partial(daemon.expect, "file_finished", path=path))
             figures["seconds to see a file"] = max(seen, figures.get("seconds to see a file", 0.0))
+        daemon.expect("upload_published", count=3)
         figures["idle share"] = idle_share(daemon)
 
         daemon.signal(signal.SIGSTOP)
@@ -137,6 +147,7 @@ def test_a_hundred_thousand_directories_are_watched_and_an_overflow_is_repaired(
             write(chosen, path)
             seen = seconds_until(partial(daemon.expect, "file_finished", path=path))
             figures["seconds to see a file"] = max(seen, figures["seconds to see a file"])
+        daemon.expect("upload_published", count=6)
         figures["idle share after the overflow"] = idle_share(daemon)
         assert sample(chosen, "event_queue_overflows_total") == 1
         assert sample(chosen, "found_by_scan_files_total") == 1
@@ -155,9 +166,19 @@ def test_a_hundred_thousand_directories_are_watched_and_an_overflow_is_repaired(
 
 
 def test_of_twenty_thousand_files_written_at_full_speed_none_is_missed(
-    chosen: Settings, sink: Sink, record_property: Callable[[str, object], None]
+    chosen: Settings, sink: Sink, in_memory: str, record_property: Callable[[str, object], None]
 ) -> None:
-    """While they are being uploaded: all of them to the ledger, and to S3 as many as there is time for."""
+    """While they are being uploaded: all of them to the ledger, and to S3 as many as there is time for.
+
+    The ledger is in memory, because a disk that syncs twenty thousand rows would be what is measured.
+    """
+    chosen = chosen.model_copy(
+        update={
+            "database_url": SecretStr(f"sqlite://{in_memory}/ledger.sqlite3"),
+            "upload_concurrency": 1,
+            "catalog": CatalogKind.NONE,
+        }
+    )
     paths = [f"{video(number % FILES_DIRECTORIES)}/{number}_720p.avi" for number in range(FILES)]
     written: list[float] = []
 
@@ -169,7 +190,7 @@ def test_of_twenty_thousand_files_written_at_full_speed_none_is_missed(
         written.append(time.monotonic() - started)
 
     with running_daemon(chosen) as daemon:
-        daemon.patience_seconds = 150
+        daemon.patience_seconds = 400
         daemon.expect("daemon_ready")
         started = time.monotonic()
         writer = threading.Thread(target=write_all)
@@ -178,7 +199,7 @@ def test_of_twenty_thousand_files_written_at_full_speed_none_is_missed(
         seconds = time.monotonic() - started
         writer.join()
         print(
-            f"written in {written[0]:.1f} s, all in the ledger after {seconds:.1f} s, in S3 {len(sink.objects)},"
+            f"written in {written[0]:.1f} s, in the ledger after {seconds:.1f} s, in S3 {len(sink.objects)},"
             f" found by scans {sample(chosen, 'found_by_scan_files_total'):.0f},"
             f" overflows {sample(chosen, 'event_queue_overflows_total'):.0f}"
         )
