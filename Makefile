@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types pytest conformance beside large clean
+.PHONY: demo test lint types pytest conformance beside faults large clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m tests.demo $(if $(KEEP),--keep)
@@ -30,6 +30,10 @@ conformance: $(VENV)/.installed
 # Twenty videos through the stand-in compressor and the daemon, again and again, each time disturbed elsewhere.
 beside: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal tests/beside $(PYTEST_ARGS)
+
+# The daemon killed at every step, and flooded with directories and files.
+faults: $(VENV)/.installed
+	$(BIN)/python -m pytest -s tests/faults $(PYTEST_ARGS)
 
 # Files of 5 GiB that take no disk, through the whole daemon, in about two minutes.
 large: $(VENV)/.installed
