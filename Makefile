@@ -39,15 +39,19 @@ large: $(VENV)/.installed
 benchmark: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.claiming $(if $(ROWS),--rows $(ROWS))
 
-# A daemon killed at every step of a file's way, and one in a directory full of hostile files.
+# A daemon killed at every step, on broken disks, in floods of files, in a directory full of hostile ones.
 faults: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal tests/faults $(PYTEST_ARGS)
 
-# What finds more the longer it runs, each for SECONDS: the container walks on mutated files, whose new kinds of
-# findings join tests/faults/corpus.
+# What finds more the longer it runs, each for about SECONDS: the container walks on mutated files, whose new kinds
+# of findings join tests/faults/corpus; everything that can happen in any order; the play beside the compressor.
 SECONDS ?= 60
 soak: $(VENV)/.installed
 	FUZZ_SECONDS=$(SECONDS) FUZZ_KEEP=1 $(BIN)/python -m pytest tests/unit/watcher/test_container_fuzz.py $(PYTEST_ARGS)
+	ANY_ORDER_EXAMPLES=$$((3 * $(SECONDS))) ANY_ORDER_STEPS=30 $(BIN)/python -m pytest \
+		--override-ini timeout=0 tests/integration/test_any_order.py $(PYTEST_ARGS)
+	end=$$(($$(date +%s) + $(SECONDS))); while $(BIN)/python -m pytest -q tests/beside -k "starts or kills" && \
+		[ $$(date +%s) -lt $$end ]; do :; done; [ $$(date +%s) -ge $$end ]
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "video-uploader needs Python 3.11 or newer; name one with PYTHON=")'

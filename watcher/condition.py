@@ -12,6 +12,7 @@ import structlog
 from db import JSON, DatabaseError
 from watcher.house import House
 from watcher.metrics import Metrics
+from watcher.observer import TreeObserver
 from watcher.problems import Problem
 
 log = structlog.get_logger()
@@ -20,13 +21,28 @@ RATE_SECONDS = 60.0
 """What rates are averages over."""
 
 
-class Condition:
-    """Asked by the daemon's main thread, and by the thread of a scrape. `clock` gives monotonic seconds."""
+SHOWN = 20
+"""How many paths of a kind the ledger is told of."""
 
-    def __init__(self, house: House, *, clock: Callable[[], float] = time.monotonic) -> None:
+
+class Condition:
+    """Asked by the daemon's main thread, and by the thread of a scrape. `clock` gives monotonic seconds.
+
+    `observer_trouble` says in a sentence what keeps events from arriving.
+    """
+
+    def __init__(
+        self,
+        house: House,
+        observer: TreeObserver,
+        *,
+        observer_trouble: Callable[[], str],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._house = house
+        self._observer = observer
+        self._observer_trouble = observer_trouble
         self._rates = _Rates(house.metrics, clock)
-        self.observer_trouble = ""
         self.stalls: list[str] = []
 
     def watch(self) -> None:
@@ -37,6 +53,11 @@ class Condition:
             settling=lambda: len(house.settler),
             paused=lambda: {name: pause.problem is not None for name, pause in house.pauses.items()},
             catalog=self._catalog_numbers,
+            directories=lambda: {
+                "watched_directories": self._observer.watched,
+                "unwatched_directories": self._observer.unwatched,
+                "unreadable_directories": len(house.scanner.unreadable),
+            },
         )
 
     def report(self, phase: str) -> Mapping[str, JSON]:
@@ -48,7 +69,8 @@ class Condition:
             "directory": house.tree.root,
             "paused": self.troubles(),
             "settling": len(house.settler),
-            "waiting_for_writers": house.settler.waiting_for_writers()[:20],
+            "unreadable": house.scanner.unreadable.first(SHOWN),
+            "waiting_for_writers": house.settler.waiting_for_writers()[:SHOWN],
             "busy": {runner.stage.name: runner.busy for runner in house.runners.values()},
             "uploads": [line.as_dict() for line in house.services.board.lines()],
             "orphans": 0 if house.catalog_minder is None else house.catalog_minder.orphans.kept,
@@ -65,8 +87,8 @@ class Condition:
         if house.catalog_minder is not None:
             problems["catalog"] = house.catalog_minder.problem
         troubles = {name: problem.sentence for name, problem in problems.items() if problem is not None}
-        if self.observer_trouble:
-            troubles["observer"] = self.observer_trouble
+        if trouble := self._observer_trouble():
+            troubles["observer"] = trouble
         return troubles
 
     def words(self, *, is_ready: bool) -> str:

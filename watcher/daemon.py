@@ -18,11 +18,12 @@ from watcher.logs import configure_logging
 from watcher.metrics import MetricsServer
 from watcher.notify import Notifier
 from watcher.observer import TreeObserver
-from watcher.openat import RootUnavailableError
+from watcher.problems import ROOT_UNAVAILABLE
 from watcher.pruning import prune_directories
 from watcher.scanner import ScanReport
 from watcher.settings import Settings
 from watcher.settings_loading import SettingsError
+from watcher.watching import Watchman
 
 log = structlog.get_logger()
 
@@ -70,14 +71,25 @@ class Daemon:
         self._signals = signals
         self._reload_settings = reload_settings
         self._clock = clock
-        self._condition = Condition(house)
         self._metrics_server = MetricsServer(house.metrics, house.settings.metrics_address)
-        self._observer = TreeObserver(
+        self._template = path_template(house.settings)
+        observer = TreeObserver(
             house.tree.root,
             notice_file=house.settler.notice,
             notice_directory=house.rescan.request,
             lost_events=house.rescan.request_after_lost_events,
+            ignores=self._ignores,
         )
+        house.scanner.watch_with(observer)
+        self._watchman = Watchman(
+            house.tree,
+            observer,
+            scan_everything=lambda: house.rescan.request(""),
+            root_returned=self._probe_after_root_returned,
+            liveness=house.liveness,
+            metrics=house.metrics,
+        )
+        self._condition = Condition(house, observer, observer_trouble=lambda: self._watchman.trouble)
         self._first_scan_succeeded = False
         self._is_ready = False
 
@@ -107,10 +119,7 @@ class Daemon:
         house.rescan.on_full_scan(self._after_full_scan)
         for pause in house.pauses.values():
             pause.on_change(lambda: self._signals.put(LOOK_AROUND))
-        self._mind_observer()
-        house.liveness.add_check(
-            "observer", lambda: self._observer.is_alive() or bool(self._condition.observer_trouble)
-        )
+        self._watchman.start()
         house.settler.start()
         for state in (State.PENDING, State.VERIFIED):
             house.runners[state].start()
@@ -136,10 +145,16 @@ class Daemon:
         if house.catalog_minder is not None:
             house.catalog_minder.sweep.sweep()
         if house.policy.prune_after is not None:
-            template = path_template(house.settings)
-            prune_directories(
-                house.tree, house.policy.prune_after, ignores=lambda path: template.ignores(path) is not None
-            )
+            prune_directories(house.tree, house.policy.prune_after, ignores=self._ignores)
+
+    def _ignores(self, path: str) -> bool:
+        return self._template.ignores(path) is not None
+
+    def _probe_after_root_returned(self) -> None:
+        for pause in self._house.pauses.values():
+            pause.probe_soon(ROOT_UNAVAILABLE)
+        for state in self._house.runners:
+            self._house.services.wake(state)
 
     def _mind(self) -> None:
         """Wait for signals, and in between tell everybody how it goes."""
@@ -162,7 +177,6 @@ class Daemon:
 
     def _tell(self) -> None:
         """Readiness, status and watchdog for systemd; a heartbeat for the ledger."""
-        self._mind_observer()
         status = self._condition.words(is_ready=self._is_ready)
         if not self._is_ready and self._first_scan_succeeded:
             self._is_ready = True
@@ -183,30 +197,6 @@ class Daemon:
             self._house.ledger.heartbeat(self._condition.report(phase))
         except DatabaseError as exc:
             log.debug("heartbeat_unrecorded", reason=str(exc))
-
-    def _mind_observer(self) -> None:
-        """Start the observer, also again after it lost its directory; without it the scans have to do."""
-        if self._observer.is_alive():
-            return
-        self._observer.stop()
-        was_in_trouble = self._condition.observer_trouble
-        try:
-            self._house.tree.check_root()
-            self._observer.start()
-        except (OSError, RootUnavailableError) as exc:
-            self._condition.observer_trouble = f"The directory cannot be watched: {exc}"
-            if not was_in_trouble:
-                log.error(
-                    "observer_unavailable",
-                    reason=str(exc),
-                    hint="New files are found by the scans alone; if watches ran out, raise "
-                    "fs.inotify.max_user_watches.",
-                )
-            return
-        self._condition.observer_trouble = ""
-        if was_in_trouble or self._is_ready:
-            log.warning("observer_restarted")
-            self._house.rescan.request("")
 
     def _reload(self) -> None:
         self._notifier.reloading()
@@ -242,7 +232,7 @@ class Daemon:
     def _stop(self) -> bool:
         house = self._house
         self._notifier.stopping("Stopping: what is under way goes on at the next start")
-        self._observer.stop(STOP_SECONDS)
+        stop_all([self._watchman], STOP_SECONDS)
         workers: list[Worker] = [*house.runners.values(), house.rescan, house.settler]
         workers += [house.janitor, house.disk_pressure]
         workers += [worker for worker in (house.invalidator, house.catalog_minder) if worker is not None]

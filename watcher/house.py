@@ -191,12 +191,14 @@ def _assemble(
         database=database,
         liveness=liveness,
         clock=time.monotonic,
+        count_found=metrics.found_by_scan.inc,
     )
     scanner = Scanner(
         tree=services.tree,
         template=path_template(settings),
         ledger=services.ledger,
         notice=settler.notice,
+        find=settler.find,
         missing=intake.reconsider_missing,
     )
     rescan = Rescan(

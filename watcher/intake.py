@@ -45,16 +45,19 @@ class Intake:
         self._template = template
         self._refusals = RepeatFilter()
 
-    def take(self, path: str, examination: Examination) -> None:
-        """Act on a finding about a path. Raises `db.DatabaseError` and `RootUnavailableError`."""
+    def take(self, path: str, examination: Examination) -> bool:
+        """Act on a finding about a path. Returns whether it is a new file, which has a row now.
+
+        Raises `db.DatabaseError` and `RootUnavailableError`.
+        """
         rendition = self._template.classify(path)
         if isinstance(rendition, Ignored):
-            return
+            return False
         context = {"video_id": rendition.video_id, "quality": rendition.quality, "path": path}
         match examination:
             case Finished(identity, finding):
                 reached(Step.SETTLED)
-                self._take_finished(path, rendition, identity, finding)
+                return self._take_finished(path, rendition, identity, finding)
             case Busy(reason):
                 log.debug("file_busy", reason=reason, **context)
             case Refused(reason):
@@ -62,9 +65,10 @@ class Intake:
                     log.warning("file_refused", reason=reason, **context)
                 self._fail_waiting(path, NOT_OURS, reason)
             case Unreadable(reason):
-                self._take_unreadable(path, rendition, reason)
+                return self._take_unreadable(path, rendition, reason)
             case Missing():
                 log.debug("file_vanished", **context)
+        return False
 
     def reconsider_missing(self, upload: Upload) -> None:
         """Have the first stage look at a row whose file is not there; it decides whether that is `gone`."""
@@ -77,17 +81,17 @@ class Intake:
 
     def _take_finished(
         self, path: str, rendition: Rendition, identity: Identity, finding: str | None
-    ) -> None:
+    ) -> bool:
         known = self._ledger.current(path)
         if known is not None and known.state.is_live:
             if known.identity == identity:
                 self._take_unchanged(known, finding)
-                return
+                return False
             if self._has_same_content(known, identity, finding):
                 refreshed = self._ledger.adopt_identity(known, identity)
                 self._take_unchanged(refreshed, finding)
-                return
-        self._take_new(path, rendition, identity, finding)
+                return False
+        return self._take_new(path, rendition, identity, finding)
 
     def _take_unchanged(self, known: Upload, finding: str | None) -> None:
         """The file is there and readable, so a row that ended for want of that goes on.
@@ -127,10 +131,10 @@ class Intake:
             # The next look finds out; until then it is taken for new content, which loses nothing.
             return False
 
-    def _take_new(self, path: str, rendition: Rendition, identity: Identity, finding: str | None) -> None:
+    def _take_new(self, path: str, rendition: Rendition, identity: Identity, finding: str | None) -> bool:
         """A catalog that has a say tells whether a doubtful container matters: people upload odd files."""
         ending = None if self._catalog.has_gate else self._ending(path, identity, finding)
-        self._record_new(path, rendition, identity, ending, finding)
+        return self._record_new(path, rendition, identity, ending, finding)
 
     def _ending(self, path: str, identity: Identity, finding: str | None) -> Ending | None:
         """What is wrong with new content, where nobody but the file itself can tell."""
@@ -167,14 +171,14 @@ class Intake:
         identity: Identity,
         ending: Ending | None,
         finding: str | None = None,
-    ) -> None:
+    ) -> bool:
         try:
             key = self._naming.key(rendition)
         except KeyTooLongError as exc:
             key, ending = exc.key or "", Ending(State.FAILED, exc.code, str(exc))
         with self._database.transaction():
             if not self._is_still_there(path, identity):
-                return
+                return False
             upload = self._ledger.enqueue(
                 path,
                 video_id=rendition.video_id,
@@ -186,7 +190,7 @@ class Intake:
                 awaits_row=self._catalog.has_gate and ending is None,
             )
             if upload is None:
-                return
+                return False
             if ending is not None:
                 self._end(upload, ending)
             else:
@@ -196,6 +200,7 @@ class Intake:
             log.info("file_finished", size=identity.size, key=key, **row_context(upload))
             self._wake(State.PENDING)
             self._look_at_gate()
+        return True
 
     def _is_still_there(self, path: str, identity: Identity) -> bool:
         """Whether a finding is still true, where others may have finished with the file since it was made."""
@@ -219,19 +224,19 @@ class Intake:
             upload, local_url=self._naming.local_url(upload), public_url=self._naming.public_url(upload)
         )
 
-    def _take_unreadable(self, path: str, rendition: Rendition, reason: str) -> None:
+    def _take_unreadable(self, path: str, rendition: Rendition, reason: str) -> bool:
         """Keep an unreadable file in view as a failed row, for there is nothing else that would show it."""
         if self._fail_waiting(path, UNREADABLE, reason):
-            return
+            return False
         known = self._ledger.current(path)
         try:
             identity = self._tree.stat(path)
         except (NotOursError, UnreadableError):
             # Not even its size can be told, so there is no row to write; the scan names the directory.
-            return
+            return False
         if identity is None or (known is not None and known.state.is_live and known.identity == identity):
-            return
-        self._record_new(path, rendition, identity, Ending(State.FAILED, UNREADABLE, reason))
+            return False
+        return self._record_new(path, rendition, identity, Ending(State.FAILED, UNREADABLE, reason))
 
     def _fail_waiting(self, path: str, code: str, reason: str) -> bool:
         """Make the path's waiting row fail, if there is one; a worker that claimed it finds out itself."""

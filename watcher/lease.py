@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from functools import lru_cache
 
+from watcher.mounts import mount_id, mount_type
+
 # Where every writer of a file passes through this kernel's own inode, mappings included. Not so on network
 # and cluster file systems, FUSE, 9p and virtiofs (writers elsewhere), overlay (misses a writer that has only
 # a mapping left), nor perhaps on one not named here: a quiet window costs seconds there, trust costs a video.
@@ -131,21 +133,11 @@ def is_network(kind: str | None) -> bool:
 
 def file_system(descriptor: int) -> str | None:
     """The type of the file system a file is on, as in /proc/filesystems; None if it cannot be told."""
-    try:
-        with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as lines:
-            mount = next((line.split()[1] for line in lines if line.startswith("mnt_id:")), None)
-    except FileNotFoundError:
-        return None
+    mount = mount_id(descriptor)
     # Mount ids are used again after an unmount; together with the device they name one file system.
     return None if mount is None else _type_of_mount(mount, os.fstat(descriptor).st_dev)
 
 
 @lru_cache(maxsize=256)
 def _type_of_mount(mount: str, _device: int) -> str | None:
-    # proc_pid_mountinfo(5): the id is the first field, the type is the first one after a lone dash.
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
-            fields = line.split()
-            if fields[0] == mount:
-                return fields[fields.index("-") + 1]
-    return None
+    return mount_type(mount)

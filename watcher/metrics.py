@@ -19,6 +19,12 @@ CATALOG_GAUGES = {
     "orphan_objects": "Objects whose catalog rows were deleted, as of the last look.",
 }
 
+DIRECTORY_GAUGES = {
+    "watched_directories": "Directories whose changes the kernel tells at once.",
+    "unwatched_directories": "Directories that should be watched and cannot be; scans alone look into them.",
+    "unreadable_directories": "Directories that could not be looked into when they were last scanned.",
+}
+
 SECONDS_BUCKETS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 14400, 43200)
 
 
@@ -92,7 +98,17 @@ class Metrics:
         )
         self.found_by_scan = Counter(
             "video_uploader_found_by_scan_files",
-            "Files that only a later scan found.",
+            "New files that a later scan found before any event told of them.",
+            registry=self.registry,
+        )
+        self.root_available = Gauge(
+            "video_uploader_root_available",
+            "1 while the watched directory is there and is believed.",
+            registry=self.registry,
+        )
+        self.observer_restarts = Counter(
+            "video_uploader_observer_restarts",
+            "Times the directory had to be watched anew.",
             registry=self.registry,
         )
         self.events_lost = Counter(
@@ -108,9 +124,10 @@ class Metrics:
         settling: Callable[[], int],
         paused: Callable[[], Mapping[str, bool]],
         catalog: Callable[[], Mapping[str, int]],
+        directories: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         """Serve gauges that are read at each scrape; a source that cannot answer gives no samples."""
-        self.registry.register(_Gauges(counts, settling, paused, catalog))
+        self.registry.register(_Gauges(counts, settling, paused, catalog, directories))
 
 
 class _Gauges(Collector):
@@ -120,8 +137,10 @@ class _Gauges(Collector):
         settling: Callable[[], int],
         paused: Callable[[], Mapping[str, bool]],
         catalog: Callable[[], Mapping[str, int]],
+        directories: Callable[[], Mapping[str, int]],
     ) -> None:
         self._catalog = catalog
+        self._directories = directories
         self._counts = counts
         self._settling = settling
         self._paused = paused
@@ -142,6 +161,8 @@ class _Gauges(Collector):
         yield paused
         for name, number in self._catalog().items():
             yield GaugeMetricFamily(f"video_uploader_{name}", CATALOG_GAUGES[name], value=number)
+        for name, number in self._directories().items():
+            yield GaugeMetricFamily(f"video_uploader_{name}", DIRECTORY_GAUGES[name], value=number)
 
 
 class MetricsServer:

@@ -57,3 +57,9 @@ class StagePause:
         """How long until one row may be tried; None while the stage is not paused."""
         with self._lock:
             return None if self._problem is None else max(0.0, self._probe_at - self._clock())
+
+    def probe_soon(self, code: str) -> None:
+        """Let a row be tried now if this is why the stage pauses: the reason seems to have gone away."""
+        with self._lock:
+            if self._problem is not None and self._problem.code == code:
+                self._probe_at, self._trips = self._clock(), 0

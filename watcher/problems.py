@@ -19,6 +19,7 @@ class Kind(StrEnum):
     OBJECT = "object"
 
 
+ROOT_UNAVAILABLE = "root-unavailable"
 UNREADABLE = "unreadable"
 NOT_OURS = "not-ours"
 KEY_TAKEN = "key-taken"
@@ -108,7 +109,7 @@ def problem_of(exc: Exception) -> Problem:
         case DatabaseError():
             return Problem(Kind(exc.kind.value), "database", str(exc))
         case RootUnavailableError():
-            return Problem(Kind.ENVIRONMENT, "root-unavailable", str(exc))
+            return Problem(Kind.ENVIRONMENT, ROOT_UNAVAILABLE, str(exc))
         case NotOursError():
             return Problem(Kind.OBJECT, NOT_OURS, str(exc))
         case UnreadableError() if exc.errno in _MENDS:

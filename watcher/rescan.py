@@ -21,6 +21,9 @@ log = structlog.get_logger()
 RETRY_SECONDS = 5.0
 MOST_DIRECTORIES = 1000
 """More directories than this waiting to be scanned one by one make a full scan the better way."""
+REST_SHARE = 2
+"""After a full scan the next one waits for so many times as long as it took: a flood is no busy loop."""
+LONGEST_REST_SECONDS = 60.0
 PATIENCE_SECONDS = 900.0
 
 
@@ -51,6 +54,7 @@ class Rescan:
         self._changed = threading.Condition()
         self._directories: set[str] = set()
         self._full_is_due_at = clock()
+        self._rests_until = clock()
         self._stopping = False
         self._problem: Problem | None = None
         self.first_scan_done = threading.Event()
@@ -114,7 +118,7 @@ class Rescan:
         """The directory to scan next, "" for everything; None when it is time to stop."""
         with self._changed:
             while not self._stopping:
-                wait = self._full_is_due_at - self._clock()
+                wait = max(self._full_is_due_at, self._rests_until) - self._clock()
                 if wait <= 0:
                     self._full_is_due_at = self._clock() + self._period()
                     self._directories.clear()
@@ -135,8 +139,11 @@ class Rescan:
         except (RootUnavailableError, DatabaseError) as exc:
             self._fail(problem_of(exc))
             return
+        seconds = self._clock() - started
+        if not directory:
+            self._rests_until = self._clock() + min(REST_SHARE * seconds, LONGEST_REST_SECONDS)
         self._recover()
-        self._tell(directory, report, self._clock() - started)
+        self._tell(directory, report, seconds)
 
     def _tell(self, directory: str, report: ScanReport, seconds: float) -> None:
         self._metrics.scans.labels(scope="directory" if directory else "full").inc()
@@ -144,8 +151,6 @@ class Rescan:
             log.debug("directory_scanned", path=directory, files=report.files, noticed=report.noticed)
             return
         self._metrics.scan_seconds.set(seconds)
-        if self.first_scan_done.is_set():
-            self._metrics.found_by_scan.inc(report.noticed)
         log.info(
             "scan_completed",
             files=report.files,

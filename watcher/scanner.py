@@ -6,11 +6,12 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import structlog
 
 from db import Ledger, State, Upload
-from watcher.logs import RepeatFilter
+from watcher.blind_spots import BlindSpots
 from watcher.openat import NotOursError, UnreadableError
 from watcher.problems import MENDABLE_CODES, ROW_GONE
 from watcher.release import is_away, parse_aside_name
@@ -38,11 +39,25 @@ class ScanReport:
     asides: list[str] = field(default_factory=list)
 
 
+class Watching(Protocol):
+    """What wants to know of every directory that a scan comes by; see `watcher.observer.TreeObserver`."""
+
+    def watch(self, directory: str) -> None:
+        """The scan is about to list this directory."""
+
+    def begin_pass(self) -> None:
+        """A scan of everything begins."""
+
+    def end_pass(self) -> None:
+        """It came to its end."""
+
+
 class Scanner:
     """Finds what the events did not tell. It only looks: whoever is told acts.
 
-    `notice` gets every path that the ledger does not know as it is now; `missing` every waiting row
-    whose file is not there.
+    `notice` gets every path that the ledger does not know as it is now; `find` gets it instead when it is a
+    new file which events should have told of, since everything was scanned before; `missing` gets every
+    waiting row whose file is not there.
     """
 
     def __init__(
@@ -53,13 +68,21 @@ class Scanner:
         ledger: Ledger,
         notice: Callable[[str], None],
         missing: Callable[[Upload], None],
+        find: Callable[[str], None] | None = None,
     ) -> None:
         self._tree = tree
         self._template = template
         self._ledger = ledger
         self._notice = notice
         self._missing = missing
-        self._unreadable = RepeatFilter()
+        self._find = find or notice
+        self._watching: Watching | None = None
+        self._has_scanned_all = False
+        self.unreadable = BlindSpots()
+
+    def watch_with(self, watching: Watching) -> None:
+        """Have every directory watched before it is listed, so that nothing is lost between the two."""
+        self._watching = watching
 
     def scan(self, below: str = "", *, stopped: Callable[[], bool] = lambda: False) -> ScanReport:
         """Compare everything below a directory with the ledger; the whole tree also the other way round.
@@ -67,19 +90,39 @@ class Scanner:
         Raises `watcher.tree.RootUnavailableError` and `db.DatabaseError`; what was noticed until then stays.
         """
         report = ScanReport()
-        for page in _pages(self._candidates(below, report)):
+        unreadable: dict[str, str] = {}
+        if self._watching is not None:
+            if not below:
+                self._watching.begin_pass()
+            self._watching.watch(below)
+        for page in _pages(self._candidates(below, report, unreadable)):
             if stopped():
                 return report
-            self._compare(page, report)
+            self._compare(page, report, self._find if self._has_scanned_all and not below else self._notice)
+        for path in self.unreadable.replace(below, unreadable):
+            log.info("directory_readable", path=path)
         if not below:
             self._sweep(report, stopped)
+            if stopped():
+                return report
+            self._has_scanned_all = True
+            if self._watching is not None:
+                self._watching.end_pass()
         return report
 
-    def _candidates(self, below: str, report: ScanReport) -> Iterator[FoundFile]:
-        for entry in self._tree.walk(below, enter=lambda path: self._template.ignores(path) is None):
+    def _enters(self, path: str) -> bool:
+        if self._template.ignores(path) is not None:
+            return False
+        if self._watching is not None:
+            self._watching.watch(path)
+        return True
+
+    def _candidates(self, below: str, report: ScanReport, unreadable: dict[str, str]) -> Iterator[FoundFile]:
+        for entry in self._tree.walk(below, enter=self._enters):
             if isinstance(entry, UnreadableDirectory):
                 report.unreadable += 1
-                if self._unreadable.is_news(entry.path, entry.reason):
+                unreadable[entry.path] = entry.reason
+                if self.unreadable.add(entry.path, entry.reason):
                     log.warning("directory_unreadable", path=entry.path, reason=entry.reason)
             elif parse_aside_name(os.path.basename(entry.path)) is not None:
                 report.asides.append(entry.path)
@@ -89,12 +132,17 @@ class Scanner:
                 report.files += 1
                 yield entry
 
-    def _compare(self, page: Iterable[FoundFile], report: ScanReport) -> None:
+    def _compare(
+        self, page: Iterable[FoundFile], report: ScanReport, tell_new: Callable[[str], None]
+    ) -> None:
         found = {entry.path: entry.identity for entry in page}
         known = self._ledger.current_many(found)
         for path, identity in found.items():
             row = known.get(path)
-            if row is None or row.identity != identity or not is_settled(row):
+            if row is None or row.identity != identity:
+                report.noticed += 1
+                tell_new(path)
+            elif not is_settled(row):
                 report.noticed += 1
                 self._notice(path)
 

@@ -43,32 +43,35 @@ class _Entry:
     running: bool = False
     noticed_again: bool = False
     waits_for_writer: bool = False
+    found_by_scan: bool = False
 
 
 class Settler:
     """Examines noticed paths until each is finished or refused, and reports what it found.
 
     `examine` says what a path is (see `watcher.finished`); `report` takes every final finding, and
-    the first ``Busy``, from one of the settler's threads. Both may raise `RootUnavailableError`,
-    `report` also `DatabaseError`: the path then stays and is tried again.
-    `clock` gives monotonic seconds.
+    the first ``Busy``, from one of the settler's threads, and says whether that was a new file. Both may
+    raise `RootUnavailableError`, `report` also `DatabaseError`: the path then stays and is tried again.
+    `count_found` is called for each new file that no event told of. `clock` gives monotonic seconds.
     """
 
     def __init__(
         self,
         *,
         examine: Callable[[str, Sighting | None], Examination],
-        report: Callable[[str, Examination], None],
+        report: Callable[[str, Examination], bool | None],
         database: Database,
         liveness: Liveness,
         clock: Callable[[], float],
         threads: int = 2,
+        count_found: Callable[[], None] = lambda: None,
     ) -> None:
         self._examine = examine
         self._report = report
         self._database = database
         self._liveness = liveness
         self._clock = clock
+        self._count_found = count_found
         self._entries: dict[str, _Entry] = {}
         self._queue: list[tuple[float, int, str]] = []
         self._turns = itertools.count()
@@ -101,13 +104,22 @@ class Settler:
 
     def notice(self, path: str) -> None:
         """Something happened at this path: check it now."""
+        self._look_soon(path, is_found=False)
+
+    def find(self, path: str) -> None:
+        """A scan met a new file of which events should have told: check it now."""
+        self._look_soon(path, is_found=True)
+
+    def _look_soon(self, path: str, *, is_found: bool) -> None:
         with self._changed:
             entry = self._entries.get(path)
             if entry is None:
-                entry = self._entries[path] = _Entry(0.0, 0)
-            elif entry.running:
-                entry.noticed_again = True
-                return
+                entry = self._entries[path] = _Entry(0.0, 0, found_by_scan=is_found)
+            else:
+                entry.found_by_scan &= is_found
+                if entry.running:
+                    entry.noticed_again = True
+                    return
             self._schedule(path, entry, 0.0)
 
     def __len__(self) -> int:
@@ -184,7 +196,9 @@ class Settler:
             examination = self._examine(path, entry.sighting)
             is_old_news = isinstance(examination, Busy) and entry.waits_for_writer
             if not is_old_news and not isinstance(examination, Quiet):
-                self._report(path, examination)
+                is_new_file = self._report(path, examination)
+                if is_new_file and entry.found_by_scan:
+                    self._count_found()
         except (RootUnavailableError, DatabaseError) as exc:
             self._in_trouble(path, entry, problem_of(exc))
             return

@@ -8,7 +8,6 @@ would follow all of that; `openat` with `O_NOFOLLOW` for every component follows
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from db import Identity
@@ -27,6 +26,7 @@ from watcher.openat import (
     plain_status_at,
     sentence,
 )
+from watcher.root import Root
 
 __all__ = [
     "MAX_DEPTH",
@@ -70,8 +70,8 @@ class Tree:
     """The files below one directory, named by relative paths with '/' between the components.
 
     The root is resolved once, here, so that the operator may put it behind a symbolic link of his own; from
-    then on it is this very directory, known by device and inode. It is opened anew for every call, because a
-    descriptor that stays open would keep its file system from being unmounted.
+    then on it is this very directory, until `take_up_root` believes another one. It is opened anew for every
+    call, because a descriptor that stays open would keep its file system from being unmounted.
 
     `is_shared` says that several machines see it, each through a device number of its own.
     `allows_hard_links` says that a file may have other names besides the one it is asked for by; without it
@@ -83,13 +83,12 @@ class Tree:
     def __init__(self, root: str, *, is_shared: bool = False, allows_hard_links: bool = False) -> None:
         self.is_shared = is_shared
         self.allows_hard_links = allows_hard_links
-        try:
-            self.root = os.path.realpath(root, strict=True)
-            status = os.stat(self.root)
-        except OSError as error:
-            raise RootUnavailableError(root, sentence(error)) from error
-        self._known = (status.st_dev, status.st_ino)
-        self.check_root()
+        self._root = Root(root)
+
+    @property
+    def root(self) -> str:
+        """The root's absolute path."""
+        return self._root.path
 
     def identity(self, status: os.stat_result) -> Identity:
         """The identity that a stat result speaks of, the same on every machine that sees the directory."""
@@ -97,11 +96,18 @@ class Tree:
         return replace(identity, device=0) if self.is_shared else identity
 
     def check_root(self) -> None:
-        """Make sure that the root can be listed and is the directory it was at the start.
+        """Make sure that the root can be listed and is the directory that is known.
 
         Raises RootUnavailableError.
         """
-        self._has_entries()
+        self._root.has_entries()
+
+    def take_up_root(self) -> bool:
+        """Make sure of the root, and believe another directory in its place if it can be one; see `Root`.
+
+        Returns whether it is another one from now on. Raises RootUnavailableError.
+        """
+        return self._root.take_up()
 
     def believe_missing(self) -> None:
         """Make sure that a file which is not there is missing, and not merely its file system unmounted.
@@ -109,7 +115,7 @@ class Tree:
         A program that was started without the mount knows the empty directory below it as its root: while
         nothing at all is in the root, nothing is believed. Raises RootUnavailableError.
         """
-        if not self._has_entries():
+        if not self._root.has_entries():
             raise RootUnavailableError(
                 self.root,
                 "It is empty, and files are missing that were there: is its file system mounted? Mount it and"
@@ -118,7 +124,7 @@ class Tree:
 
     def open_root(self) -> int:
         """Open the root for listing; the caller closes the descriptor. Raises RootUnavailableError."""
-        return self._open_root(LIST)
+        return self._root.open(LIST)
 
     def open(self, relative: str) -> int:
         """Open a regular file for reading; the caller closes the descriptor.
@@ -193,7 +199,7 @@ class Tree:
         Raises RootUnavailableError, at the first step or in the middle.
         """
         if not below:
-            yield from self._walk_open(self._open_root(LIST), "", enter, depth=0)
+            yield from self._walk_open(self._root.open(LIST), "", enter, depth=0)
             return
         try:
             parts = _components(below)
@@ -250,38 +256,13 @@ class Tree:
 
     def _enter(self, parents: Sequence[str], relative: str, flags: int) -> int:
         """Open the directory below the root that `parents` name: `flags` are for it, not for those above."""
-        directory = self._open_root(SEARCH if parents else flags)
+        directory = self._root.open(SEARCH if parents else flags)
         for depth, name in enumerate(parents, start=1):
             with owned(directory) as above:
                 directory = open_directory_at(
                     above, name, relative, flags if depth == len(parents) else SEARCH
                 )
         return directory
-
-    def _has_entries(self) -> bool:
-        with owned(self._open_root(LIST)) as directory:
-            try:
-                with os.scandir(directory) as listing:
-                    return next(listing, None) is not None
-            except OSError as error:
-                raise RootUnavailableError(self.root, sentence(error)) from error
-
-    def _open_root(self, flags: int) -> int:
-        with ExitStack() as undo:
-            try:
-                directory = os.open(self.root, flags)
-                undo.callback(os.close, directory)
-                status = os.fstat(directory)
-            except OSError as error:
-                raise RootUnavailableError(self.root, sentence(error)) from error
-            if (status.st_dev, status.st_ino) != self._known:
-                raise RootUnavailableError(
-                    self.root,
-                    "Another directory is here than when the program started: was something mounted,"
-                    " unmounted or moved? Restore it, or restart the program if this is the right one.",
-                )
-            undo.pop_all()
-            return directory
 
 
 def _components(relative: str) -> list[str]:

@@ -138,6 +138,9 @@ def report_lines(report: InstanceReport | None) -> list[str]:
     if settling := report.report.get("settling"):
         lines.append(f"{settling} files are not known to be finished yet")
     lines += _disk_words(report.report.get("disk"))
+    unreadable = report.report.get("unreadable")
+    if isinstance(unreadable, Mapping):
+        lines += [f"{path} cannot be looked into: {reason}" for path, reason in unreadable.items()]
     uploads = report.report.get("uploads")
     if isinstance(uploads, Sequence):
         lines += [_upload_words(upload) for upload in uploads if isinstance(upload, Mapping)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import queue
@@ -14,8 +15,11 @@ from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
+from watchdog.observers.inotify_c import InotifyConstants, InotifyEvent, WatchDescriptor, inotify_rm_watch
 
-from watcher.observer import TreeObserver, _WatchGroup
+from watcher import watches as watches_module
+from watcher.observer import TreeObserver
+from watcher.watches import Watches, add_watch
 
 WAIT_SECONDS = 10
 QUEUE_LIMIT = "/proc/sys/fs/inotify/max_queued_events"
@@ -89,12 +93,18 @@ def write(path: str) -> None:
         file.write(b"x")
 
 
-def watch_group(observer: TreeObserver) -> _WatchGroup:
-    assert observer._observer is not None
-    (emitter,) = observer._observer.emitters
-    group: object = getattr(emitter, "_inotify")  # noqa: B009  # watchdog does not type it
-    assert isinstance(group, _WatchGroup)
-    return group
+def watches_of(observer: TreeObserver) -> Watches:
+    assert observer._watches is not None
+    return observer._watches
+
+
+def scan(root: str, observer: TreeObserver) -> None:
+    """What a scan of everything does to an observer."""
+    observer.begin_pass()
+    for directory, _, _ in os.walk(root):
+        path = os.path.relpath(directory, root)
+        observer.watch("" if path == "." else path)
+    observer.end_pass()
 
 
 def test_a_file_is_told_when_it_is_made_and_when_its_writer_closes_it(
@@ -122,6 +132,7 @@ def test_what_is_in_directories_that_were_there_before_is_told(
 ) -> None:
     os.makedirs(f"{root}/x/y")
     observer.start()
+    scan(root, observer)
     write(f"{root}/x/y/é \udcff.mp4")
     told.expect_file("x/y/é \udcff.mp4")
 
@@ -153,6 +164,7 @@ def test_a_directory_that_is_renamed_within_is_told_by_its_new_name(
 ) -> None:
     os.mkdir(f"{root}/x")
     observer.start()
+    scan(root, observer)
     os.rename(f"{root}/x", f"{root}/z")
     told.expect_directory("z")
     write(f"{root}/z/a.mp4")
@@ -205,23 +217,200 @@ def test_an_overflow_of_the_kernels_queue_is_told_and_survived(
 ) -> None:
     with shortest_queue():
         observer.start()
-    with watch_group(observer)._lock:  # the reader waits for it, and the queue fills up
+    with watches_of(observer)._books:  # the reader waits for it, and the queue fills up
         for number in range(100):
             write(f"{root}/{number}.mp4")
     assert told.lost.wait(WAIT_SECONDS)
     assert is_told_of_something_new(root, told)
 
 
-def test_lost_events_are_told_after_the_watches_were_repaired(
+def test_an_overflow_takes_no_watch_off_and_the_next_scan_sets_what_is_missing(
     root: str, told: Told, observer: TreeObserver
 ) -> None:
+    """A watch that is taken off is an event itself: a repair by that overflows the queue again."""
+    os.makedirs(f"{root}/known")
     observer.start()
+    scan(root, observer)
+    watches = watches_of(observer)
+    before = dict(watches._paths)
     os.mkdir(f"{root}/x")
     told.expect_directory("x")
-    watch_group(observer).on_queue_overflow()
+    forget(watches, "x")
+    watches.handle_event(InotifyEvent(WatchDescriptor(-1), InotifyConstants.IN_Q_OVERFLOW, 0, b""))
     assert told.lost.is_set()
+    assert watches._paths == before
+    scan(root, observer)
+    assert before.items() < watches._paths.items()
     write(f"{root}/x/a.mp4")
     told.expect_file("x/a.mp4")
+    write(f"{root}/known/b.mp4")
+    told.expect_file("known/b.mp4")
+
+
+def forget(watches: Watches, path: str) -> None:
+    """Make it as if the event that a directory was made had been lost."""
+    (watch,) = (watch for watch, known in watches._paths.items() if known == path)
+    inotify_rm_watch(watches._inotify_fd, WatchDescriptor(watch))
+    watches._paths.pop(watch, None)
+
+
+def test_a_scan_takes_the_watches_off_that_are_of_directories_elsewhere(
+    root: str, told: Told, observer: TreeObserver
+) -> None:
+    os.makedirs(f"{root}/x/y")
+    observer.start()
+    scan(root, observer)
+    assert observer.watched == 3
+    os.rename(f"{root}/x", f"{root}.elsewhere")
+    scan(root, observer)
+    assert observer.watched == 1
+    write(f"{root}.elsewhere/y/a.mp4")
+    write(f"{root}/b.mp4")
+    assert told.files.get(timeout=WAIT_SECONDS) == "b.mp4"
+
+
+def test_a_scan_that_does_not_come_to_its_end_takes_nothing_off(root: str, observer: TreeObserver) -> None:
+    os.makedirs(f"{root}/x/y")
+    observer.start()
+    scan(root, observer)
+    observer.begin_pass()
+    observer.watch("")
+    assert observer.watched == 3
+
+
+def test_a_directory_that_is_renamed_in_the_middle_of_a_scan_stays_watched(
+    root: str, told: Told, observer: TreeObserver
+) -> None:
+    os.mkdir(f"{root}/x")
+    observer.start()
+    observer.begin_pass()
+    observer.watch("")
+    os.rename(f"{root}/x", f"{root}/z")
+    told.expect_directory("z")
+    observer.watch("x")
+    observer.end_pass()
+    write(f"{root}/z/a.mp4")
+    told.expect_file("z/a.mp4")
+
+
+def test_a_directory_whose_rights_change_is_told(root: str, told: Told, observer: TreeObserver) -> None:
+    os.mkdir(f"{root}/x")
+    observer.start()
+    scan(root, observer)
+    os.chmod(f"{root}/x", 0o700)
+    told.expect_directory("x")
+
+
+def test_a_file_whose_rights_or_times_change_is_not_told(
+    root: str, told: Told, observer: TreeObserver
+) -> None:
+    write(f"{root}/a.mp4")
+    observer.start()
+    os.utime(f"{root}/a.mp4")
+    os.chmod(f"{root}/a.mp4", 0o600)
+    write(f"{root}/b.mp4")
+    assert told.files.get(timeout=WAIT_SECONDS) == "b.mp4"
+
+
+def test_ignored_directories_are_neither_told_nor_watched(root: str, told: Told) -> None:
+    observer = TreeObserver(
+        root,
+        notice_file=told.files.put,
+        notice_directory=told.directories.put,
+        lost_events=told.lost.set,
+        ignores=lambda path: path.endswith(".cache"),
+    )
+    observer.start()
+    try:
+        os.mkdir(f"{root}/.cache")
+        os.makedirs(f"{root}.outside/.cache")
+        os.rename(f"{root}.outside", f"{root}/x")
+        assert told.directories.get(timeout=WAIT_SECONDS) == "x"
+        assert observer.watched == 2
+    finally:
+        observer.stop()
+
+
+class FewWatches:
+    """A kernel that allows only so many watches."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.given: set[int] = set()
+
+    def add(self, inotify: int, path: bytes) -> int:
+        watch = add_watch(inotify, path)
+        if watch not in self.given and len(self.given) >= self.limit:
+            inotify_rm_watch(inotify, WatchDescriptor(watch))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.given.add(watch)
+        return watch
+
+
+def test_watches_that_ran_out_are_told_once_counted_and_mended_by_a_scan(root: str, told: Told) -> None:
+    for number in range(4):
+        os.mkdir(f"{root}/{number}")
+    kernel = FewWatches(3)
+    observer = TreeObserver(
+        root,
+        notice_file=told.files.put,
+        notice_directory=told.directories.put,
+        lost_events=told.lost.set,
+        add=kernel.add,
+    )
+    observer.start()
+    try:
+        with capture_logs() as logs:
+            for _ in range(2):
+                scan(root, observer)
+                assert (observer.watched, observer.unwatched) == (3, 2)
+            assert not observer.retry_unwatched()
+            kernel.limit = 100
+            assert observer.retry_unwatched()
+            scan(root, observer)
+        assert (observer.watched, observer.unwatched) == (5, 0)
+        assert [entry["event"] for entry in logs] == ["watches_exhausted", "watches_complete"]
+        assert "max_user_watches" in logs[0]["hint"]
+        assert not observer.retry_unwatched()
+    finally:
+        observer.stop()
+
+
+def test_a_new_directory_that_cannot_be_watched_is_counted_and_told_to_be_scanned(
+    root: str, told: Told
+) -> None:
+    kernel = FewWatches(1)
+    observer = TreeObserver(
+        root,
+        notice_file=told.files.put,
+        notice_directory=told.directories.put,
+        lost_events=told.lost.set,
+        add=kernel.add,
+    )
+    observer.start()
+    try:
+        os.mkdir(f"{root}/x")
+        told.expect_directory("x")
+        assert observer.unwatched == 1
+        os.rmdir(f"{root}/x")
+        assert not observer.retry_unwatched()
+        assert observer.unwatched == 0
+    finally:
+        observer.stop()
+
+
+def test_a_large_new_tree_is_left_to_the_scan(
+    root: str, told: Told, observer: TreeObserver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watches_module, "ENTRIES_AT_ONCE", 3)
+    for number in range(10):
+        os.makedirs(f"{root}.outside/{number}")
+    observer.start()
+    os.rename(f"{root}.outside", f"{root}/x")
+    told.expect_directory("x")
+    assert observer.watched == 2
+    scan(root, observer)
+    assert observer.watched == 12
 
 
 def test_a_deleted_root_ends_the_observers_life_and_a_new_one_begins_another(
@@ -229,11 +418,9 @@ def test_a_deleted_root_ends_the_observers_life_and_a_new_one_begins_another(
 ) -> None:
     observer.start()
     assert observer.is_alive()
-    assert observer._observer is not None
-    emitters = list(observer._observer.emitters)
+    watches = watches_of(observer)
     shutil.rmtree(root)
-    for emitter in emitters:
-        emitter.join(WAIT_SECONDS)
+    watches.join(WAIT_SECONDS)
     assert not observer.is_alive()
     observer.stop()
     os.mkdir(root)
@@ -241,6 +428,18 @@ def test_a_deleted_root_ends_the_observers_life_and_a_new_one_begins_another(
     assert observer.is_alive()
     write(f"{root}/a.mp4")
     told.expect_file("a.mp4")
+
+
+@pytest.mark.parametrize("has_successor", [True, False])
+def test_a_root_that_is_moved_away_ends_the_observers_life(
+    root: str, observer: TreeObserver, has_successor: bool
+) -> None:
+    """No event tells that a directory, or one above it, has another name now."""
+    observer.start()
+    os.rename(root, f"{root}.moved")
+    if has_successor:
+        os.mkdir(root)
+    assert not observer.is_alive()
 
 
 def test_a_missing_root_cannot_be_watched_and_leaves_nothing_behind(
@@ -336,7 +535,8 @@ def test_on_a_local_file_system_nothing_is_polled(root: str, observer: TreeObser
     with capture_logs() as logged:
         observer.start()
     assert logged == []
-    assert watch_group(observer)
+    assert observer._watches is not None
+    assert observer._poller is None
 
 
 def test_a_polled_root_that_goes_away_ends_the_observers_life(
@@ -344,8 +544,8 @@ def test_a_polled_root_that_goes_away_ends_the_observers_life(
 ) -> None:
     begin(polling, told)
     os.rmdir(root)
-    assert polling._observer is not None
-    for emitter in list(polling._observer.emitters):
+    assert polling._poller is not None
+    for emitter in list(polling._poller.emitters):
         emitter.join(WAIT_SECONDS)
     assert not polling.is_alive()
     polling.stop()

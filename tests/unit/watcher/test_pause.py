@@ -32,6 +32,23 @@ def pause(clock: Clock) -> StagePause:
     return StagePause(clock=clock, backoff=Backoff(base=2, factor=2, cap=10))
 
 
+def test_a_reason_that_went_away_is_tried_at_once_and_another_one_is_not(
+    pause: StagePause, clock: Clock
+) -> None:
+    pause.trip(NO_KEYS)
+    clock.now += 2
+    pause.trip(NO_KEYS)
+    pause.probe_soon(NO_BUCKET.code)
+    assert pause.seconds_to_probe() == 4
+    pause.probe_soon(NO_KEYS.code)
+    assert pause.seconds_to_probe() == 0
+    pause.trip(NO_KEYS)
+    assert pause.seconds_to_probe() == 2
+    pause.clear()
+    pause.probe_soon(NO_KEYS.code)
+    assert pause.seconds_to_probe() is None
+
+
 def test_a_stage_runs_at_first(pause: StagePause) -> None:
     assert pause.problem is None
     assert pause.seconds_to_probe() is None

@@ -14,7 +14,7 @@ from db import Database, DatabaseError, ErrorKind, open_database, sqlite_url
 from watcher.liveness import Liveness
 from watcher.metrics import Metrics
 from watcher.openat import RootUnavailableError
-from watcher.rescan import MOST_DIRECTORIES, RETRY_SECONDS, Rescan
+from watcher.rescan import MOST_DIRECTORIES, REST_SHARE, RETRY_SECONDS, Rescan
 from watcher.scanner import Scanner, ScanReport
 
 WAIT_SECONDS = 10
@@ -123,7 +123,23 @@ def test_a_full_scan_comes_again_after_the_period_and_not_before(stand: Stand) -
         stand.answer(ScanReport(noticed=3))
     stand.expect_nothing_due()
     assert stand.sample("video_uploader_scans_total", scope="full") == 3
-    assert stand.sample("video_uploader_found_by_scan_files_total") == 6
+
+
+def test_floods_of_lost_events_leave_most_of_the_time_to_others(stand: Stand) -> None:
+    """A full scan that took ten seconds is followed by the next one twenty seconds later at the earliest."""
+    stand.first_scan()
+    stand.rescan.request("")
+    stand.expect("")
+    stand.advance(10)
+    stand.rescan.request_after_lost_events()
+    stand.answer(ScanReport())
+    stand.expect_nothing_due()
+    stand.advance(10 * REST_SHARE - 1)
+    stand.expect_nothing_due()
+    stand.advance(1)
+    stand.expect("")
+    stand.answer(ScanReport())
+    stand.expect_nothing_due()
 
 
 def test_requests_that_come_during_a_scan_are_one_request(stand: Stand) -> None:

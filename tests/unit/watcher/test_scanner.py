@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 from structlog.testing import capture_logs
@@ -31,12 +31,32 @@ class Scans:
     scanner: Scanner
     noticed: list[str]
     missing: list[Upload]
+    found: list[str]
+
+
+@dataclass
+class Watched:
+    """What the scanner told of the directories it came by; `then` is done at each of them."""
+
+    told: list[str] = field(default_factory=list)
+    then: Callable[[str], None] = lambda _: None
+
+    def watch(self, directory: str) -> None:
+        self.told.append(directory)
+        self.then(directory)
+
+    def begin_pass(self) -> None:
+        self.told.append("(begin)")
+
+    def end_pass(self) -> None:
+        self.told.append("(end)")
 
 
 @pytest.fixture
 def scans(workshop: Workshop) -> Scans:
     noticed: list[str] = []
     missing: list[Upload] = []
+    found: list[str] = []
     house = workshop.house
     scanner = Scanner(
         tree=house.tree,
@@ -44,8 +64,63 @@ def scans(workshop: Workshop) -> Scans:
         ledger=house.ledger,
         notice=noticed.append,
         missing=missing.append,
+        find=found.append,
     )
-    return Scans(scanner, noticed, missing)
+    return Scans(scanner, noticed, missing, found)
+
+
+def test_a_new_file_counts_as_found_only_by_a_full_scan_after_the_first(
+    workshop: Workshop, scans: Scans, video: bytes
+) -> None:
+    workshop.write(PATH, video)
+    scans.scanner.scan(VIDEO_ID)
+    scans.scanner.scan()
+    assert (scans.noticed, scans.found) == ([PATH, PATH], [])
+    workshop.settle(PATH)
+    workshop.write(OTHER, video)
+    scans.scanner.scan(VIDEO_ID)
+    assert (scans.noticed, scans.found) == ([PATH, PATH, OTHER], [])
+    scans.scanner.scan()
+    assert (scans.noticed, scans.found) == ([PATH, PATH, OTHER], [OTHER])
+
+
+def test_a_file_whose_row_is_looked_at_again_does_not_count_as_found(
+    workshop: Workshop, scans: Scans, video: bytes
+) -> None:
+    row = workshop.put(PATH, video)
+    scans.scanner.scan()
+    workshop.house.ledger.advance(row, State.FAILED, error="Because.", error_code="unreadable")
+    scans.scanner.scan()
+    assert (scans.noticed, scans.found) == ([PATH], [])
+
+
+def test_every_directory_is_told_before_it_is_listed(workshop: Workshop, scans: Scans, video: bytes) -> None:
+    """A file that is made as soon as its directory is watched is found, or else told by the kernel."""
+    os.makedirs(workshop.absolute(VIDEO_ID))
+    os.makedirs(workshop.absolute(f"{VIDEO_ID}/.cache"))
+
+    def write(directory: str) -> None:
+        if directory == VIDEO_ID:
+            workshop.write(PATH, video)
+
+    watched = Watched(then=write)
+    scans.scanner.watch_with(watched)
+    scans.scanner.scan()
+    assert scans.noticed == [PATH]
+    assert watched.told == ["(begin)", "", VIDEO_ID, "(end)"]
+    scans.scanner.scan(VIDEO_ID)
+    assert watched.told[4:] == [VIDEO_ID]
+
+
+def test_a_scan_that_fails_or_is_stopped_does_not_come_to_its_end(workshop: Workshop, scans: Scans) -> None:
+    watched = Watched()
+    workshop.write(PATH, b"x")
+    scans.scanner.watch_with(watched)
+    scans.scanner.scan(stopped=lambda: True)
+    os.rename(workshop.house.tree.root, f"{workshop.house.tree.root}.moved")
+    with pytest.raises(RootUnavailableError):
+        scans.scanner.scan()
+    assert "(end)" not in watched.told
 
 
 def test_an_unknown_file_is_noticed_and_a_settled_one_is_not(
@@ -211,8 +286,12 @@ def test_an_unreadable_directory_is_counted_each_time_and_reported_once(
         counted = [scans.scanner.scan().unreadable for _ in range(2)]
     os.chmod(workshop.absolute(VIDEO_ID), 0o755)
     assert counted == [1, 1]
-    told = [(log["event"], log["log_level"], log["path"]) for log in logs]
-    assert told == [("directory_unreadable", "warning", VIDEO_ID)]
+    assert list(scans.scanner.unreadable.first(5)) == [VIDEO_ID]
+    with capture_logs() as later_logs:
+        scans.scanner.scan(VIDEO_ID)
+    assert len(scans.scanner.unreadable) == 0
+    told = [(log["event"], log["log_level"], log["path"]) for log in logs + later_logs]
+    assert told == [("directory_unreadable", "warning", VIDEO_ID), ("directory_readable", "info", VIDEO_ID)]
     assert scans.missing == []
     assert workshop.row(PATH) == row
 

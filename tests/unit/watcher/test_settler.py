@@ -42,6 +42,8 @@ class Stand:
     refusals: list[Exception] = field(default_factory=list)
     reported: queue.SimpleQueue[tuple[str, Examination]] = field(default_factory=queue.SimpleQueue)
     liveness: Liveness = field(default_factory=Liveness)
+    new: set[str] = field(default_factory=set)
+    found: int = 0
 
     def settler(self, threads: int = 1) -> Settler:
         self._settler = Settler(
@@ -51,6 +53,7 @@ class Stand:
             liveness=self.liveness,
             clock=lambda: self.now,
             threads=threads,
+            count_found=self._count,
         )
         self._settler.start()
         return self._settler
@@ -72,6 +75,10 @@ class Stand:
         self.expect(BARRIER)
         assert self.reported.get(timeout=WAIT_SECONDS) == (BARRIER, Missing())
 
+    def expect_nothing_due_after_report(self) -> None:
+        self.reported.get(timeout=WAIT_SECONDS)
+        self.expect_nothing_due()
+
     def advance(self, seconds: float) -> None:
         with self._settler._changed:
             self.now += seconds
@@ -88,10 +95,14 @@ class Stand:
             raise answer
         return answer
 
-    def _report(self, path: str, examination: Examination) -> None:
+    def _report(self, path: str, examination: Examination) -> bool:
         if self.refusals and path != BARRIER:
             raise self.refusals.pop()
         self.reported.put((path, examination))
+        return path in self.new and isinstance(examination, Finished)
+
+    def _count(self) -> None:
+        self.found += 1
 
 
 @pytest.fixture
@@ -106,6 +117,47 @@ def stand(database: Database) -> Iterator[Stand]:
     stand = Stand(database)
     yield stand
     stand.stop()
+
+
+def test_a_new_file_that_only_a_scan_found_is_counted_when_it_is_recorded(stand: Stand) -> None:
+    settler = stand.settler()
+    stand.new = {"a"}
+    settler.find("a")
+    stand.expect("a")
+    settler.find("a")
+    stand.answer("a", FINISHED)
+    stand.expect("a")
+    stand.answer("a", Missing())
+    stand.reported.get(timeout=WAIT_SECONDS)
+    stand.expect_nothing_due_after_report()
+    assert stand.found == 1
+
+
+@pytest.mark.parametrize("order", [("notice", "find"), ("find", "notice")])
+def test_a_file_that_an_event_told_of_too_is_not_one_that_only_a_scan_found(
+    stand: Stand, order: tuple[str, str]
+) -> None:
+    """One that is written for hours is met by many scans."""
+    settler = stand.settler()
+    stand.new = {"a"}
+    getattr(settler, order[0])("a")
+    stand.expect("a")
+    stand.answer("a", BUSY)
+    assert stand.reported.get(timeout=WAIT_SECONDS) == ("a", BUSY)
+    getattr(settler, order[1])("a")
+    stand.expect("a")
+    stand.answer("a", FINISHED)
+    stand.expect_nothing_due_after_report()
+    assert stand.found == 0
+
+
+def test_what_a_scan_found_and_is_no_new_file_is_not_counted(stand: Stand) -> None:
+    settler = stand.settler()
+    settler.find("a")
+    stand.expect("a")
+    stand.answer("a", Refused("It has two names."))
+    stand.expect_nothing_due_after_report()
+    assert stand.found == 0
 
 
 def test_a_noticed_path_is_examined_reported_and_forgotten(stand: Stand) -> None:

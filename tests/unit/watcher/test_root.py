@@ -1,0 +1,157 @@
+"""Which directory is believed to be the watched one when another one is at its path."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+
+import pytest
+
+from watcher.openat import LIST, RootUnavailableError, owned
+from watcher.root import Root
+
+
+@pytest.fixture
+def path(place: str) -> str:
+    os.mkdir(f"{place}/root")
+    return f"{place}/root"
+
+
+def write(path: str) -> None:
+    with open(path, "wb") as file:
+        file.write(b"x")
+
+
+def exchange(path: str) -> None:
+    """Put another, empty directory at the path; the old one is kept, so that its inode is not used again."""
+    os.rename(path, f"{path}.before")
+    os.mkdir(path)
+
+
+@contextmanager
+def mounted(path: str) -> Iterator[None]:
+    """A file system of its own at the path."""
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "none", path], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"nothing can be mounted here: {error}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", path], check=True, capture_output=True)
+
+
+def test_the_known_directory_is_nothing_new_be_it_empty_or_not(path: str) -> None:
+    root = Root(path)
+    assert not root.take_up()
+    write(f"{path}/a")
+    assert not root.take_up()
+
+
+def test_an_empty_one_is_never_believed(path: str) -> None:
+    root = Root(path)
+    exchange(path)
+    for _ in range(3):
+        with pytest.raises(RootUnavailableError, match="empty"):
+            root.take_up()
+    os.mkdir(f"{path}/lost+found")
+    for _ in range(3):
+        with pytest.raises(RootUnavailableError, match="empty"):
+            root.take_up()
+
+
+def test_another_one_is_believed_at_the_second_look(path: str) -> None:
+    root = Root(path)
+    exchange(path)
+    write(f"{path}/a")
+    with pytest.raises(RootUnavailableError, match="looked at again"):
+        root.take_up()
+    with pytest.raises(RootUnavailableError, match="Another directory"):
+        root.has_entries()
+    assert root.take_up()
+    assert root.has_entries()
+    assert not root.take_up()
+
+
+def test_directories_that_come_and_go_are_not_believed(path: str) -> None:
+    root = Root(path)
+    exchange(path)
+    write(f"{path}/a")
+    with pytest.raises(RootUnavailableError, match="looked at again"):
+        root.take_up()
+    os.rename(path, f"{path}.second")
+    os.mkdir(path)
+    write(f"{path}/a")
+    with pytest.raises(RootUnavailableError, match="looked at again"):
+        root.take_up()
+
+
+def test_the_same_one_that_comes_back_is_known_at_once(path: str) -> None:
+    root = Root(path)
+    os.rename(path, f"{path}.away")
+    with pytest.raises(RootUnavailableError, match="No such file"):
+        root.take_up()
+    os.rename(f"{path}.away", path)
+    assert not root.take_up()
+    root.has_entries()
+
+
+def test_what_lies_beneath_a_mount_is_never_believed_and_another_mount_is(path: str) -> None:
+    write(f"{path}/beneath")
+    with mounted(path):
+        root = Root(path)
+    for _ in range(3):
+        with pytest.raises(RootUnavailableError, match="not mounted"):
+            root.take_up()
+    with mounted(path):
+        write(f"{path}/a")
+        # The kernel may give the new file system the number of the old one: then it is the same directory.
+        with suppress(RootUnavailableError):
+            root.take_up()
+        root.take_up()
+        assert root.has_entries()
+
+
+def test_a_mount_that_comes_later_is_believed(path: str) -> None:
+    root = Root(path)
+    with mounted(path):
+        write(f"{path}/a")
+        with pytest.raises(RootUnavailableError, match="looked at again"):
+            root.take_up()
+        assert root.take_up()
+
+
+@pytest.mark.parametrize("is_other_device", [True, False])
+def test_where_mounts_cannot_be_told_the_device_decides(
+    path: str, monkeypatch: pytest.MonkeyPatch, is_other_device: bool
+) -> None:
+    monkeypatch.setattr("watcher.root.mount_point", lambda _: None)
+    root = Root(path)
+    exchange(path)
+    write(f"{path}/a")
+    if is_other_device:
+        root._known = replace(root._known, device=root._known.device + 1)
+    for expected in ("not mounted", "not mounted") if is_other_device else ("looked at again", None):
+        if expected is None:
+            assert root.take_up()
+        else:
+            with pytest.raises(RootUnavailableError, match=expected):
+                root.take_up()
+
+
+def test_no_descriptor_stays_open(path: str) -> None:
+    root = Root(path)
+    before = os.listdir("/proc/self/fd")
+    exchange(path)
+    with pytest.raises(RootUnavailableError):
+        root.take_up()
+    with pytest.raises(RootUnavailableError):
+        root.open(LIST)
+    write(f"{path}/a")
+    root.take_up()
+    with owned(root.open(LIST)):
+        pass
+    assert os.listdir("/proc/self/fd") == before
