@@ -17,7 +17,7 @@ from tests.faults.machine import AnyOrder
 from tests.s3_server import S3Server
 from tests.workshop import BUCKET, VIDEO_ID, open_workshop, settings_for
 
-EXAMPLES = int(os.environ.get("ANY_ORDER_EXAMPLES", "200"))
+EXAMPLES = int(os.environ.get("ANY_ORDER_EXAMPLES", "40"))
 STEPS = int(os.environ.get("ANY_ORDER_STEPS", "15"))
 
 
