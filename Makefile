@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types pytest conformance beside large benchmark faults soak clean
+.PHONY: demo test lint types pytest long conformance beside large benchmark faults soak clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m tests.demo $(if $(KEEP),--keep)
@@ -19,6 +19,10 @@ types: $(VENV)/.installed
 
 pytest: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
+
+# The tests that would keep `make test` from being quick: commands and daemons as processes, one after the other.
+long: $(VENV)/.installed
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m long $(PYTEST_ARGS)
 
 # One suite against moto and LocalStack, and against a server of yours if CONFORMANCE_ENDPOINT_URL names one
 # (with CONFORMANCE_REGION, _ACCESS_KEY_ID, _SECRET_ACCESS_KEY and, to use a bucket that is there, _BUCKET).

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from peewee import SQL, fn
+from peewee import fn
 
 from db.errors import ClaimLostError, UnknownUploadError
 from db.fields import Dialect
@@ -37,9 +37,9 @@ class Claims(LedgerReader):
             if not chosen:
                 return []
             until = now + lease
-            numbers = SQL("(" + ", ".join(str(values["id"]) for values in chosen) + ")")
+            numbers = uploads.id.in_([values["id"] for values in chosen])
             uploads.update(claim=uploads.claim + 1, claimed_by=self.worker, claimed_until=until).where(
-                uploads.id.in_(numbers)
+                numbers
             ).execute()
         # They were locked: what has become of them is known without reading them again.
         for values in chosen:

@@ -22,7 +22,7 @@ PATH = f"{VIDEO_ID}/good_720p.mp4"
 KEY = f"videos/{VIDEO_ID}/good_720p.mp4"
 LOCAL_URL = f"{LOCAL}/{PATH}"
 
-pytestmark = pytest.mark.usefixtures("server")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("server")]
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ from tests.daemon import running_daemon
 from tests.postgres import PostgresServer
 from tests.s3_server import S3Server
 
+pytestmark = pytest.mark.long
+
 PATIENCE_SECONDS = 40.0
 
 

@@ -24,6 +24,8 @@ from tests.workshop import BUCKET, VIDEO_ID, Workshop
 from watcher.once import OnceRun
 from watcher.settings import Settings
 
+pytestmark = pytest.mark.long
+
 PATH = f"{VIDEO_ID}/my video_720p.mp4"
 CDN_PATH = f"/videos/{VIDEO_ID}/my%20video_720p.mp4"
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))

@@ -16,6 +16,8 @@ from tests.s3_server import S3Server
 from tests.workshop import VIDEO_ID, Workshop
 from watcher.catalog_checks import check_catalog
 
+pytestmark = pytest.mark.long
+
 READY = f"{VIDEO_ID}/ready_720p.mp4"
 PROCESSING = f"{VIDEO_ID}/processing_480p.mp4"
 FAILED = f"{VIDEO_ID}/failed_360p.mp4"

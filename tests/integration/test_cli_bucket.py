@@ -15,6 +15,8 @@ from tests.integration.command import Command
 from tests.s3_server import REGION, S3Server
 from tests.workshop import BUCKET
 
+pytestmark = pytest.mark.long
+
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 

@@ -11,6 +11,8 @@ from db import MIGRATIONS
 from tests.integration.command import Command
 from tests.postgres import PostgresServer
 
+pytestmark = pytest.mark.long
+
 NOWHERE = "http://127.0.0.1:9"
 
 

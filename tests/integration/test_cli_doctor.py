@@ -11,6 +11,8 @@ from tests.integration.command import Command
 from tests.s3_server import S3Server
 from tests.workshop import BUCKET
 
+pytestmark = pytest.mark.long
+
 S3_CHECKS = {
     *("server", "credentials", "clock", "bucket", "region", "ListBucket", "PutObject", "PutObjectAcl"),
     *(

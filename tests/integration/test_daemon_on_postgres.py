@@ -19,6 +19,8 @@ from tests.s3_server import S3Server
 from tests.workshop import BUCKET, VIDEO_ID
 from watcher.configuration import connect
 
+pytestmark = pytest.mark.long
+
 PATH = f"{VIDEO_ID}/good_720p.mp4"
 KEY = f"videos/{VIDEO_ID}/good_720p.mp4"
 

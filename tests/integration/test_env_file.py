@@ -9,6 +9,8 @@ import pytest
 
 from tests.integration.command import Command
 
+pytestmark = pytest.mark.long
+
 SECRET = "a-very-secret-key"
 DRY_RUN = ("run", "--once", "--dry-run")
 

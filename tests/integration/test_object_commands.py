@@ -21,6 +21,8 @@ from tests.workshop import BUCKET, VIDEO_ID, open_workshop
 from watcher.configuration import connect
 from watcher.settings import Settings
 
+pytestmark = pytest.mark.long
+
 PATH = f"{VIDEO_ID}/my video_720p.mp4"
 KEY = f"videos/{VIDEO_ID}/my video_720p.mp4"
 NAMED = ("--video-id", VIDEO_ID.upper(), "--filename", "my video.mp4", "--quality", "720p")

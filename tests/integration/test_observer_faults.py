@@ -22,6 +22,8 @@ from tests.unit.watcher.test_metrics import free_address
 from tests.workshop import VIDEO_ID
 from watcher.settings import Settings
 
+pytestmark = pytest.mark.long
+
 OTHER = f"{OTHER_VIDEO}/another_144p.mp4"
 NEVER = 86400
 FLOOD = 9000

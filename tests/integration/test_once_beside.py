@@ -11,6 +11,8 @@ from tests.integration.conftest import OpenWorkshop
 from tests.s3_server import S3Server
 from tests.workshop import BUCKET, VIDEO_ID
 
+pytestmark = pytest.mark.long
+
 GOOD = f"{VIDEO_ID}/good_720p.mp4"
 FAILED = f"{VIDEO_ID}/failed_480p.mp4"
 WAITING = f"{VIDEO_ID}/waiting_360p.mp4"

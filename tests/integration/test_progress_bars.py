@@ -11,11 +11,15 @@ import sys
 import threading
 import time
 
+import pytest
+
 from tests.daemon import environment_of
 from tests.fault_proxy import Answer, FaultProxy, Forward, Request
 from tests.integration.conftest import MakeSettings
 from tests.integration.test_upload_rules import padded
 from tests.workshop import VIDEO_ID
+
+pytestmark = pytest.mark.long
 
 SECONDS = 40.0
 

@@ -66,6 +66,8 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
 BROKEN_STAGE = """
 import watcher.publishing
 
+pytestmark = pytest.mark.long
+
 def advance(self, uploads, work):
     secrets = dict(__import__("os").environ)
     raise RuntimeError("broken on purpose")

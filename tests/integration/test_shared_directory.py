@@ -27,6 +27,8 @@ from tests.workshop import BUCKET, VIDEO_ID
 from watcher.configuration import connect, ledger_of
 from watcher.settings import Settings
 
+pytestmark = pytest.mark.long
+
 # The fixtures are named as parameters below.
 # ruff: noqa: F811
 

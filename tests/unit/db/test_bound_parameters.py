@@ -22,10 +22,11 @@ QUOTED_NAMES = frozenset(
         ("db/migrations/0002_invalidations.py", "statement.format(schema=schema, **types)"),
         ("db/migrations/0003_catalog_rows.py", "statement.format(schema=schema, **types)"),
         ("db/compressor_rows.py", "query.format(table='%s')"),
+        ("db/querying.py", "', '.join((f'\"{field.name}\"' for field in fields(Upload)))"),
     }
 )
-"""Texts that are not constants: those of migrations, which take a quoted schema and our own types' names, and
-questions about one table, into which nothing but a placeholder is put."""
+"""Texts that are not constants: those of migrations, which take a quoted schema and our own types' names,
+questions about one table, into which nothing but a placeholder is put, and the columns of our own record."""
 
 
 def is_constant(node: ast.expr, known: frozenset[str] = frozenset()) -> bool:
