@@ -15,6 +15,8 @@ from tests.compressor.sources import make_source
 from tests.demo.processes import PROJECT, running
 from tests.demo.scene import QUALITIES
 
+pytestmark = pytest.mark.long
+
 
 @contextmanager
 def demo(directory: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:

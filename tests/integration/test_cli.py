@@ -30,6 +30,8 @@ from watcher.configuration import connect
 from watcher.settings import Settings
 from watcher.settings_report import MASK
 
+pytestmark = pytest.mark.long
+
 SECONDS = 50
 GOOD = f"{VIDEO_ID}/good_720p.mp4"
 CUT = f"{VIDEO_ID}/cut_480p.mp4"
