@@ -24,6 +24,8 @@ from watcher.cli.app import app
 from watcher.cli.common import MISUSED, UNDONE
 from watcher.configuration import connect, storage_config
 
+pytestmark = pytest.mark.long
+
 PATH = f"{VIDEO_ID}/good_720p.mp4"
 PASSWORD = "p4ss/w0rd@of:the#database"
 SECRETS = {
@@ -65,8 +67,6 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
 )
 BROKEN_STAGE = """
 import watcher.publishing
-
-pytestmark = pytest.mark.long
 
 def advance(self, uploads, work):
     secrets = dict(__import__("os").environ)

@@ -27,6 +27,8 @@ from watcher.openat import FileMissingError
 from watcher.release import SetAside
 from watcher.runner import Work
 
+pytestmark = pytest.mark.long
+
 # The fixtures are named as parameters below.
 # ruff: noqa: F811
 
