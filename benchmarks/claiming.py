@@ -25,6 +25,7 @@ from db import Database, Ledger, State, Upload, open_database, sqlite_url
 from tests.crowd import BACKOFF, INSTANCE, RETENTION, Crowd, gather
 from tests.plans import Plan, plans_of
 from tests.postgres import PostgresUnavailableError, running_postgres
+from watcher.house import RELEASE_BATCH
 
 MOST_MS = 5.0
 """What claiming a batch may cost, in the median."""
@@ -81,28 +82,28 @@ def cases(database: Database, ledger: Ledger, crowd: Crowd) -> Iterator[Case]:
 
     due = frozenset({"uploads_due"})
     yield Case("commit one small row, for comparison", committing(database, ledger))
-    for limit in (1, 64):
+    for limit in (1, RELEASE_BATCH):
         act = claim(State.PENDING, limit, BACKOFF)
         yield Case(
             f"claim {limit} of {crowd.due:,} due", act, due, is_claim=True, then=due_again(timedelta(0))
         )
     yield Case(
-        f"claim 64, none of {crowd.published:,} is due",
-        claim(State.PUBLISHED, 64, RETENTION),
+        f"claim {RELEASE_BATCH}, none of {crowd.published:,} is due",
+        claim(State.PUBLISHED, RELEASE_BATCH, RETENTION),
         due,
         is_claim=True,
     )
     yield Case(
-        "claim 64 due beyond the horizon",
-        claim(State.PUBLISHED, 64, timedelta(minutes=1)),
+        f"claim {RELEASE_BATCH} due beyond the horizon",
+        claim(State.PUBLISHED, RELEASE_BATCH, timedelta(minutes=1)),
         due,
         is_claim=True,
         then=due_again(RETENTION / 2),
     )
     yield Case("next_due, some are", next_due(State.PENDING, BACKOFF), due)
     yield Case("next_due, none is", next_due(State.PUBLISHED, RETENTION), due)
-    held = ledger.claim(State.PENDING, 64, lease=LEASE, horizon=BACKOFF)
-    yield Case("renew 64 claims", lambda: ledger.renew(held, LEASE))
+    held = ledger.claim(State.PENDING, RELEASE_BATCH, lease=LEASE, horizon=BACKOFF)
+    yield Case(f"renew {RELEASE_BATCH} claims", lambda: ledger.renew(held, LEASE))
     gate = frozenset({"uploads_awaiting_row"})
     page = min(500, crowd.awaiting_row // 2)
     yield Case(

@@ -53,7 +53,8 @@ from watcher.uploading import UploadStage
 
 ROW_BACKOFF = Backoff(base=1.0, factor=2.0, cap=300.0)
 PROBE_BACKOFF = Backoff(base=2.0, factor=2.0, cap=300.0)
-RELEASE_BATCH = 64
+RELEASE_BATCH = 32
+"""The most that a stage claims at once: releases share the second that each copy is set aside for."""
 
 
 @dataclass(frozen=True, slots=True)
