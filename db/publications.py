@@ -68,10 +68,6 @@ class Publications:
         query = self._select().left_outer_join(rows, on=rows.id == shown.row_id)
         return self._pages(query.where(shown.instance == self._instance, rows.id.is_null()))
 
-    def all(self) -> Iterator[Publication]:
-        """Every publication, a page at a time."""
-        return self._pages(self._select().where(self._shown.instance == self._instance))
-
     def _pages(self, query: Any) -> Iterator[Publication]:
         shown = self._shown
         query = query.order_by(shown.row_id).limit(PAGE)

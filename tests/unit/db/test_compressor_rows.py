@@ -140,7 +140,7 @@ def test_a_publication_remembers_what_stood_there_before_however_often_it_is_rep
     rows.delete(row_id)
     assert [publication.row_id for publication in publications.of_deleted_rows()] == [row_id]
     publications.forget_upload(upload)
-    assert list(publications.all()) == []
+    assert publications.of_rows([row_id]) == {}
 
 
 def test_any_row_that_shows_an_address_is_found_whatever_its_video(
