@@ -14,6 +14,8 @@ from db import OwnCatalog, open_database
 from tests.catalog_rows import catalog_rows
 from tests.daemon import running_daemon
 from tests.fault_proxy import FaultProxy
+from tests.faults.catalogue import killed_at
+from tests.faults.stakes import Stakes
 from tests.integration.test_upload_rules import padded
 from tests.media import Media
 from tests.postgres import PostgresServer
@@ -85,24 +87,28 @@ def own_urls(settings: Settings) -> list[str]:
         database.close()
 
 
-@pytest.mark.parametrize("step", list(Step))
+@pytest.mark.parametrize(
+    "step", [pytest.param(step, marks=pytest.mark.fault(killed_at(step))) for step in Step]
+)
 def test_a_kill_at_any_step_loses_nothing_and_leaves_nothing(
     house: House,
     media: Media,
+    stakes: Stakes,
     step: Step,
 ) -> None:
     with open(media.faststart, "rb") as file:
         content = padded(file.read(), LARGE)
-    os.makedirs(os.path.join(house.settings.completed_dir, VIDEO_ID))
-    with open(os.path.join(house.settings.completed_dir, PATH), "wb") as file:
-        file.write(content)
+    stakes.put(house.settings, PATH, content)
     with running_daemon(house.settings, environment={VARIABLE: step.value}) as daemon:
         assert daemon.wait(30) == -signal.SIGKILL
+    stakes.inject()
     with running_daemon(house.settings) as daemon:
         if step is Step.RECORDED:
             daemon.expect("daemon_ready")
         else:
             daemon.expect("upload_released", path=PATH)
+        stakes.recovered()
         daemon.signal(signal.SIGTERM)
         assert daemon.wait() == 0
     house.ensure_all_is_well(content)
+    stakes.judge(house.settings)

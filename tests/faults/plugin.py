@@ -1,0 +1,127 @@
+"""pytest, told of faults: each test names the one that it injects, and the run ends with a table of them.
+
+``--each-fault-once`` runs one test of every fault; ``--fault-table README`` writes the table there,
+if every fault of the catalogue was injected and nothing failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.catalogue import FAULTS
+from tests.faults.outcomes import Outcomes, as_table, put_into
+from tests.faults.stakes import Stakes
+from tests.s3_server import S3Server
+
+FAULT = "fault"
+"""The property by which a test's report tells which fault it is about."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The two options."""
+    group = parser.getgroup("faults")
+    group.addoption(
+        "--each-fault-once", action="store_true", help="run one test of every fault, and no others"
+    )
+    group.addoption("--fault-table", metavar="FILE", help="write the table of faults into this file")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The marker, and who gathers outcomes."""
+    config.addinivalue_line("markers", "fault(name): injects the fault of that name in the catalogue")
+    config.pluginmanager.register(FaultTable(config))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Faults that the catalogue does not know are refused; each may be wanted only once."""
+    tests_of: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        name = fault_of(item)
+        if name is None:
+            continue
+        if name not in FAULTS:
+            message = f"{item.nodeid}: tests/faults/catalogue.py knows no fault '{name}'"
+            raise pytest.UsageError(message)
+        item.user_properties.append((FAULT, name))
+        tests_of.setdefault(name, []).append(item)
+    if config.getoption("--each-fault-once"):
+        # Not the first of each, or everything would be tried on the same database.
+        kept = [tests[number % len(tests)] for number, tests in enumerate(tests_of.values())]
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept
+
+
+def fault_of(item: pytest.Item) -> str | None:
+    """The name of the fault that a test injects."""
+    marker = item.get_closest_marker("fault")
+    return None if marker is None else str(marker.args[0])
+
+
+@pytest.fixture
+def stakes(request: pytest.FixtureRequest, server: S3Server) -> Iterator[Stakes]:
+    """What is at stake in a test of the fault that it is marked with; the test must `judge` it."""
+    fault = fault_of(request.node)
+    assert fault is not None, "a test of what is at stake is marked with the fault that it injects"
+    stakes = Stakes(fault, server)
+    yield stakes
+    if stakes.outcome is not None:
+        request.node.user_properties.append(stakes.outcome.as_property())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
+    """A test that passes without a verdict on what it put at stake has proven nothing."""
+    result = yield
+    stakes = pyfuncitem.funcargs.get("stakes")
+    if isinstance(stakes, Stakes):
+        assert stakes.outcome is not None, "the test never called stakes.judge()"
+    return result
+
+
+class FaultTable:
+    """Gathers what the tests report, from whichever process they ran in, and tells it at the end."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._outcomes = Outcomes()
+        self._wanted: set[str] = set()
+        self._skipped: dict[str, str] = {}
+        self._is_good = True
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take the outcomes out of one report."""
+        fault = dict(report.user_properties).get(FAULT)
+        self._is_good &= not report.failed
+        if not isinstance(fault, str):
+            return
+        self._wanted.add(fault)
+        if report.skipped and isinstance(report.longrepr, tuple):
+            self._skipped[fault] = report.longrepr[2].removeprefix("Skipped: ")
+        if report.when == "teardown":
+            self._outcomes.add_properties(report.user_properties)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print the table, and what is not in it; write it where it is wanted if it is whole."""
+        if not self._wanted:
+            return
+        table = as_table(self._outcomes.in_order(FAULTS))
+        terminalreporter.section("faults")
+        for line in table:
+            terminalreporter.line(line)
+        missing = self._outcomes.missing(FAULTS)
+        for fault in missing:
+            if fault in self._wanted:
+                reason = self._skipped.get(fault, "no verdict")
+                terminalreporter.line(f"not injected: {fault} ({reason})")
+        target: str | None = self._config.getoption("--fault-table")
+        if target is None:
+            return
+        if missing or not self._is_good:
+            terminalreporter.line(f"{target} keeps its table: not every fault was injected and survived.")
+            return
+        readme = Path(target)
+        readme.write_text(put_into(readme.read_text(), table))
+        terminalreporter.line(f"The table is in {target}.")

@@ -1,0 +1,146 @@
+"""The files at stake while a fault is injected, and the verdict on what became of them.
+
+The verdict asks nobody who has an interest: S3 lists every version of every object, the directory what is
+left, the ledger what it believes.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from db import State
+from tests.faults.outcomes import Outcome
+from tests.integration.test_daemon import rows
+from tests.s3_server import S3Server
+from tests.workshop import BUCKET
+from watcher.settings import Settings
+
+BELIEVED = frozenset({State.VERIFIED, State.PUBLISHED, State.RELEASED})
+"""States in which the ledger says that the object is there."""
+
+
+@dataclass
+class Stakes:
+    """What a test puts at stake. Its bucket keeps every version of every object, so that none goes unseen."""
+
+    fault: str
+    server: S3Server
+    injected: int = 0
+    outcome: Outcome | None = None
+    _contents: dict[str, list[bytes]] = field(default_factory=dict)
+    _over_at: float | None = None
+    _recovered_at: float | None = None
+
+    def __post_init__(self) -> None:
+        self.server.client().put_bucket_versioning(
+            Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"}
+        )
+
+    def add(self, path: str, content: bytes) -> None:
+        """Somebody finished a good file, or put a new content in its place: from now on that must survive."""
+        self._contents.setdefault(path, []).append(content)
+
+    def put(self, settings: Settings, path: str, content: bytes) -> str:
+        """Write a file below the watched directory and put it at stake; returns where it is."""
+        target = os.path.join(settings.completed_dir, path)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        with open(target, "wb") as file:
+            file.write(content)
+        self.add(path, content)
+        return target
+
+    def inject(self, times: int = 1) -> None:
+        """The fault was injected, just now or until now."""
+        self.injected += times
+        self._over_at = time.monotonic()
+
+    def over(self) -> None:
+        """What lasted is over now: from here on the time to recover counts."""
+        self._over_at = time.monotonic()
+
+    def recovered(self) -> None:
+        """Everything is where it belongs, as the daemon says; the verdict comes later."""
+        self._recovered_at = time.monotonic()
+
+    def judge(self, settings: Settings) -> None:
+        """Decide what became of everything that is at stake; fails the test if anything did.
+
+        Where the daemon's own word was not waited for with `recovered`, this is when it recovered.
+        """
+        ended_at = self._recovered_at or time.monotonic()
+        current, versions = self._objects()
+        on_disk = _files(settings.completed_dir)
+        lost = [
+            path
+            for path, contents in self._contents.items()
+            if current.get(_key(path)) != contents[-1] and contents[-1] not in on_disk
+        ]
+        doubled = {
+            key: count - 1 for key, made in versions.items() for count in Counter(made).values() if count > 1
+        }
+        wrong = [*self._bad_objects(versions), *_unfounded(settings, current)]
+        self.outcome = Outcome(
+            self.fault,
+            self.injected,
+            len(self._contents),
+            len(lost),
+            len(wrong),
+            sum(doubled.values()),
+            max(0.0, ended_at - (self._over_at or ended_at)),
+        )
+        assert self.outcome.is_good, f"{self.outcome}: lost {lost}, wrong {wrong}, doubled {doubled}"
+
+    def _bad_objects(self, versions: dict[str, list[bytes]]) -> list[str]:
+        """Objects of no file at stake, and such as were never the content of theirs."""
+        good = {_key(path): contents for path, contents in self._contents.items()}
+        return [
+            f"{key} has content that was never finished"
+            for key, made in versions.items()
+            for content in made
+            if content not in good.get(key, [])
+        ]
+
+    def _objects(self) -> tuple[dict[str, bytes], dict[str, list[bytes]]]:
+        """What is in S3 by key, and everything that ever was: deleting leaves the versions before."""
+        client = self.server.client()
+        current: dict[str, bytes] = {}
+        versions: dict[str, list[bytes]] = {}
+        for page in client.get_paginator("list_object_versions").paginate(Bucket=BUCKET):
+            listed: Any = page.get("Versions", [])
+            for version in listed:
+                key = version["Key"]
+                found = client.get_object(Bucket=BUCKET, Key=key, VersionId=version["VersionId"])
+                content = found["Body"].read()
+                versions.setdefault(key, []).append(content)
+                if version["IsLatest"]:
+                    current[key] = content
+        return current, versions
+
+
+def _key(path: str) -> str:
+    return f"videos/{path}"
+
+
+def _files(directory: str) -> set[bytes]:
+    """The content of every file in a directory, whatever its name."""
+    found = set()
+    for parent, _, names in os.walk(directory):
+        for name in names:
+            path = os.path.join(parent, name)
+            if os.path.isfile(path) and not os.path.islink(path):
+                with open(path, "rb") as file:
+                    found.add(file.read())
+    return found
+
+
+def _unfounded(settings: Settings, current: dict[str, bytes]) -> list[str]:
+    """What the ledger believes to be in S3 and is not."""
+    return [
+        f"{row.path} is {row.state} without an object"
+        for row in rows(settings)
+        if row.state in BELIEVED and row.object_key not in current
+    ]

@@ -1,0 +1,54 @@
+"""The table of faults: what is added up, what is written, what is read back."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.faults.outcomes import BEGIN, END, Outcome, Outcomes, as_table, found_in, put_into
+
+CUT = Outcome("connection cut", 3, 5, seconds=1.25)
+FLOOD = Outcome("flood", 20_000, 20_000, seconds=60.0)
+
+
+def test_a_fault_that_is_injected_again_is_one_row_with_the_sums_and_the_longest_time() -> None:
+    outcomes = Outcomes()
+    outcomes.add_properties([CUT.as_property(), ("seconds", 3), FLOOD.as_property()])
+    outcomes.add(Outcome("connection cut", 1, 2, lost=1, wrong=2, doubled=3, seconds=0.5))
+    assert outcomes.in_order(["flood", "connection cut"]) == [
+        FLOOD,
+        Outcome("connection cut", 4, 7, 1, 2, 3, 1.25),
+    ]
+    assert outcomes.missing(["flood", "clock"]) == ["clock"]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        Outcome("x", 0, 1),
+        Outcome("x", 1, 0),
+        Outcome("x", 1, 1, lost=1),
+        Outcome("x", 1, 1, wrong=1),
+        Outcome("x", 1, 1, doubled=1),
+    ],
+)
+def test_an_outcome_is_good_only_if_the_fault_came_and_did_no_harm(bad: Outcome) -> None:
+    assert CUT.is_good
+    assert not bad.is_good
+
+
+def test_the_table_replaces_the_one_before_and_is_read_back_as_it_was_written() -> None:
+    before = f"# Faults\n\n{BEGIN}\nsomething old\n{END}\n\nMore.\n"
+    after = put_into(before, as_table([CUT, FLOOD]))
+    assert after.startswith(f"# Faults\n\n{BEGIN}\n| fault |")
+    assert after.endswith(f"|\n{END}\n\nMore.\n")
+    assert found_in(after) == [Outcome("connection cut", 3, 5, seconds=1.2), FLOOD]
+    assert put_into(after, as_table([CUT, FLOOD])) == after
+
+
+def test_a_text_without_a_place_for_the_table_or_without_a_table_is_refused() -> None:
+    with pytest.raises(ValueError, match="there are no lines"):
+        put_into("# Faults\n", as_table([CUT]))
+    with pytest.raises(ValueError, match="there is no table"):
+        found_in(f"{BEGIN}\n{END}\n")
+    with pytest.raises(ValueError, match="no row of the table: nonsense"):
+        found_in("\n".join([BEGIN, *as_table([CUT]), "nonsense", END]))
