@@ -21,6 +21,10 @@ _SCHEMA = (
     "`video-uploader db migrate` does."
 )
 _READABLE = "Check that the file and its directory exist and belong to the user the daemon runs as."
+_WRITABLE = (
+    "Check that the file and its directory belong to the user the daemon runs as, and whether the file system"
+    " has become read-only: the system log says why; mend it and mount it for writing."
+)
 _CREDENTIALS = "Check user, password and database name in DATABASE_URL (or the POSTGRES_* settings)."
 _DISK = "Free some space on the database's disk."
 _VALUES = "This row cannot be written as it is; others are not concerned."
@@ -46,7 +50,7 @@ _SQLITE: Mapping[int, tuple[ErrorKind, str]] = {
     sqlite3.SQLITE_CANTOPEN: (ErrorKind.ENVIRONMENT, _READABLE),
     sqlite3.SQLITE_PERM: (ErrorKind.ENVIRONMENT, _READABLE),
     sqlite3.SQLITE_AUTH: (ErrorKind.ENVIRONMENT, _READABLE),
-    sqlite3.SQLITE_READONLY: (ErrorKind.ENVIRONMENT, _READABLE),
+    sqlite3.SQLITE_READONLY: (ErrorKind.ENVIRONMENT, _WRITABLE),
     sqlite3.SQLITE_IOERR: (
         ErrorKind.ENVIRONMENT,
         "Check the database's disk, and that there is room on it; the system log may say more.",

@@ -13,4 +13,17 @@ def killed_at(step: Step) -> str:
 
 
 CRASHES: Final = tuple(killed_at(step) for step in Step)
-FAULTS: Final = CRASHES
+DISKS: Final = (
+    "disk full under the ledger and the videos",
+    "disk full in the middle of an upload",
+    "disk full when the daemon starts",
+    "disk nearly full of published copies",
+    "file system of the videos read-only",
+    "file system of the videos and the ledger read-only",
+    "file system slow: 2 MB/s, by way of FUSE",
+    "watched directory unmounted and mounted again",
+    "file that may not be read",
+    "directory that may not be read",
+    "directory that now belongs to somebody else",
+)
+FAULTS: Final = (*CRASHES, *DISKS)

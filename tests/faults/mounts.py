@@ -60,6 +60,62 @@ def small_disk(path: str, size: str = "4m") -> Iterator[Mount]:
         subprocess.run(["umount", "--lazy", path], check=False, capture_output=True, timeout=20)
 
 
+@dataclass
+class Disk:
+    """An ext4 file system in a file, mounted at `path`."""
+
+    image: str
+    path: str
+
+    def mount(self) -> None:
+        """Mount it, as a server does at its start."""
+        run("mount", "-o", "loop,errors=remount-ro", self.image, self.path)
+
+    def fail(self) -> None:
+        """Let the kernel find the file system in error: nothing can be written from here on; see ext4(5)."""
+        found = subprocess.run(
+            ["findmnt", "-no", "SOURCE", self.path], check=True, capture_output=True, text=True, timeout=20
+        )
+        device = os.path.basename(found.stdout.strip())
+        try:
+            with open(f"/sys/fs/ext4/{device}/trigger_fs_error", "w", encoding="ascii") as trigger:
+                trigger.write("a test")
+        except OSError as error:
+            pytest.skip(f"no error can be made in a file system here: {error}")
+
+    def repair(self) -> None:
+        """What an operator does when nobody uses it any more: check it, and mount it again."""
+        unmount(self.path)
+        subprocess.run(["e2fsck", "-fy", self.image], check=False, capture_output=True, timeout=20)
+        self.mount()
+
+
+@contextmanager
+def failing_disk(path: str) -> Iterator[Disk]:
+    """A small disk that can fail, mounted at a directory that is made."""
+    disk = Disk(f"{path}.image", path)
+    os.makedirs(path)
+    with open(disk.image, "wb") as image:
+        image.truncate(32 << 20)
+    run("mkfs.ext4", "-q", disk.image)
+    disk.mount()
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "--lazy", path], check=False, capture_output=True, timeout=20)
+
+
+@contextmanager
+def slow_view(source: str, path: str, bytes_per_second: int) -> Iterator[None]:
+    """Show a directory at another place, where no more than that can be read or written; see bindfs(1)."""
+    rate = str(bytes_per_second)
+    run("bindfs", f"--read-rate={rate}", f"--write-rate={rate}", source, path)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", path], check=False, capture_output=True, timeout=20)
+
+
 def bind(source: str, path: str) -> None:
     """Show a directory at another place, too."""
     run("mount", "--bind", source, path)

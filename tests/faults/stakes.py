@@ -44,13 +44,16 @@ class Stakes:
         """Somebody finished a good file, or put a new content in its place: from now on that must survive."""
         self._contents.setdefault(path, []).append(content)
 
-    def put(self, settings: Settings, path: str, content: bytes) -> str:
-        """Write a file below the watched directory and put it at stake; returns where it is."""
+    def put(self, settings: Settings, path: str, content: bytes, *, at_stake: str = "") -> str:
+        """Write a file below the watched directory and put it at stake; returns where it is.
+
+        What is only going to get its name is `at_stake` under that one.
+        """
         target = os.path.join(settings.completed_dir, path)
         os.makedirs(os.path.dirname(target), exist_ok=True)
         with open(target, "wb") as file:
             file.write(content)
-        self.add(path, content)
+        self.add(at_stake or path, content)
         return target
 
     def inject(self, times: int = 1) -> None:

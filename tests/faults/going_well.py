@@ -1,0 +1,31 @@
+"""A daemon that has to go well whatever is done to the ground under it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from db import State
+from tests.daemon import DaemonProcess, running_daemon
+from tests.integration.test_daemon import rows
+from watcher.settings import Settings
+
+
+def states(settings: Settings) -> dict[str, State]:
+    """Every file's state in the ledger."""
+    return {row.path: row.state for row in rows(settings)}
+
+
+@contextmanager
+def going_well(settings: Settings, **options: Any) -> Iterator[DaemonProcess]:
+    """A daemon that must end as asked, with nothing unforeseen in its log and nothing failed or gone."""
+    with running_daemon(settings, **options) as daemon:
+        daemon.patience_seconds = 45
+        daemon.expect("daemon_ready")
+        yield daemon
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+    said = {line["event"] for line in daemon.events}
+    assert said.isdisjoint({"internal_error", "(not JSON)", "upload_gone", "daemon_stalled"})

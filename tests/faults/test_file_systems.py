@@ -1,0 +1,139 @@
+"""The file system under the real daemon is read-only, slow or unmounted: nothing fails, all goes on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+
+import pytest
+
+from db import State
+from tests.fault_proxy import Answer, FaultProxy, Forward, Request, no_fault, s3_error
+from tests.faults.going_well import going_well, states
+from tests.faults.mounts import bind, failing_disk, slow_view, small_disk, unmount
+from tests.faults.stakes import Stakes
+from tests.integration.test_daemon import command
+from tests.integration.test_upload_rules import padded
+from tests.s3_server import S3Server
+from tests.workshop import VIDEO_ID, settings_for
+
+PATH = f"{VIDEO_ID}/my_video_720p.mp4"
+OTHER = f"{VIDEO_ID}/other_720p.mp4"
+SLOW = 2_000_000
+"""Bytes a second."""
+
+
+@pytest.mark.fault("file system of the videos read-only")
+def test_a_file_system_that_became_read_only_pauses_the_release_and_nothing_else(
+    place: str, proxy: FaultProxy, server: S3Server, video: bytes, stakes: Stakes
+) -> None:
+    with small_disk(os.path.join(place, "completed")) as disk:
+        settings = settings_for(place, proxy.url, RESCAN_SECONDS=1)
+        stakes.put(settings, PATH, video)
+        disk.remount("ro")
+        stakes.inject()
+        with going_well(settings) as daemon:
+            daemon.expect("upload_published", path=PATH)
+            told = daemon.expect("stage_paused", stage="release", code="local-system")
+            assert "mount that file system for writing" in told["reason"]
+            assert "Read-only" in command(settings, "explain", PATH).stdout
+            disk.remount("rw")
+            stakes.over()
+            daemon.expect("stage_resumed", stage="release")
+            daemon.expect("upload_released", path=PATH)
+            stakes.recovered()
+        assert os.listdir(os.path.join(settings.completed_dir, VIDEO_ID)) == []
+        stakes.judge(settings)
+
+
+@pytest.mark.fault("file system of the videos and the ledger read-only")
+def test_a_disk_that_fails_under_ledger_and_videos_pauses_everything_until_it_is_mounted_again(
+    place: str, proxy: FaultProxy, server: S3Server, video: bytes, stakes: Stakes
+) -> None:
+    """The kernel finds an error right when S3 has the file, which can no longer be written down."""
+    with failing_disk(os.path.join(place, "disk")) as disk:
+        settings = settings_for(disk.path, proxy.url)
+
+        def fail(request: Request, forward: Forward) -> Answer:
+            answer = forward()
+            if request.action == "PutObject":
+                disk.fail()
+                stakes.inject()
+            return answer
+
+        proxy.fault = fail
+        with going_well(settings) as daemon:
+            stakes.put(settings, PATH, video)
+            told = daemon.expect("stage_paused", stage="upload", code="database")
+            assert "mount it for writing" in told["reason"]
+        proxy.fault = no_fault
+        refused = command(settings, "run")
+        assert refused.returncode == 1
+        assert "Traceback" not in refused.stderr
+        disk.repair()
+        stakes.over()
+        with going_well(settings) as daemon:
+            daemon.expect("upload_released", path=PATH)
+            stakes.recovered()
+        assert proxy.actions.count("PutObject") == 1
+        stakes.judge(settings)
+
+
+@pytest.mark.fault("file system slow: 2 MB/s, by way of FUSE")
+def test_a_slow_file_system_only_takes_longer(
+    place: str, proxy: FaultProxy, server: S3Server, video: bytes, stakes: Stakes
+) -> None:
+    """What is still being written, slowly, is not taken for finished; then it is read just as slowly."""
+    settings = settings_for(place, proxy.url, SETTLE_SECONDS=1)
+    fast = os.path.join(place, "fast")
+    os.mkdir(fast)
+    content = padded(video, 4_000_000)
+    with slow_view(fast, settings.completed_dir, SLOW), going_well(settings) as daemon:
+        started = time.monotonic()
+        stakes.put(settings, PATH, content)
+        stakes.inject()
+        assert time.monotonic() - started > len(content) / SLOW / 2
+        daemon.expect("upload_released", path=PATH)
+        stakes.recovered()
+        assert sum(line["event"] == "file_finished" for line in daemon.events) == 1
+        stakes.judge(settings)
+
+
+@pytest.mark.fault("watched directory unmounted and mounted again")
+def test_a_directory_that_is_unmounted_and_mounted_again_loses_nothing(
+    place: str, proxy: FaultProxy, server: S3Server, video: bytes, stakes: Stakes
+) -> None:
+    """One file is pending, one published: neither is gone, nor released, nor taken for missing."""
+    shown = os.path.join(place, "disk")
+    os.mkdir(shown)
+    settings = settings_for(place, proxy.url, RESCAN_SECONDS=1, RELEASE_AFTER_SECONDS=86400)
+    bind(shown, settings.completed_dir)
+    is_mounted = True
+    try:
+        with going_well(settings) as daemon:
+            stakes.put(settings, OTHER, video)
+            daemon.expect("upload_published", path=OTHER)
+            proxy.fault = lambda request, forward: (
+                s3_error(503, "SlowDown") if request.action == "PutObject" else forward()
+            )
+            stakes.put(settings, PATH, video)
+            daemon.expect("attempt_failed", path=PATH)
+            unmount(settings.completed_dir)
+            is_mounted = False
+            stakes.inject()
+            daemon.expect("scan_failed", code="root-unavailable")
+            proxy.fault = no_fault
+            daemon.expect("stage_paused", stage="upload", code="root-unavailable")
+            assert states(settings) == {PATH: State.PENDING, OTHER: State.PUBLISHED}
+            bind(shown, settings.completed_dir)
+            is_mounted = True
+            stakes.over()
+            daemon.expect("scan_recovered")
+            daemon.expect("upload_published", path=PATH)
+            stakes.recovered()
+        assert states(settings) == {PATH: State.PUBLISHED, OTHER: State.PUBLISHED}
+        stakes.judge(settings)
+    finally:
+        if is_mounted:
+            subprocess.run(["umount", "--lazy", settings.completed_dir], check=False, timeout=20)

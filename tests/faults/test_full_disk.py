@@ -1,0 +1,140 @@
+"""The disk under the real daemon fills up: nothing fails, all goes on when there is room."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from db import State
+from tests.fault_proxy import Answer, FaultProxy, Forward, Request
+from tests.faults.going_well import going_well, states
+from tests.faults.mounts import Mount, small_disk
+from tests.faults.stakes import Stakes
+from tests.integration.test_daemon import command, keys, rows
+from tests.s3_server import S3Server
+from tests.workshop import VIDEO_ID, settings_for
+from watcher.settings import Settings
+
+PATH = f"{VIDEO_ID}/my_video_720p.mp4"
+OTHER = f"{VIDEO_ID}/other_720p.mp4"
+
+
+@pytest.fixture
+def disk(place: str) -> Iterator[Mount]:
+    """A small disk that the watched directory and the ledger are on."""
+    with small_disk(os.path.join(place, "disk")) as mounted:
+        yield mounted
+
+
+def on(disk: Mount, proxy: FaultProxy, **changes: Any) -> Settings:
+    return settings_for(disk.path, proxy.url, **changes)
+
+
+@pytest.mark.fault("disk full under the ledger and the videos")
+def test_a_full_disk_under_ledger_and_videos_only_delays(
+    disk: Mount, proxy: FaultProxy, server: S3Server, video: bytes, stakes: Stakes
+) -> None:
+    """A file is finished while not a byte can be written, not even that it is there."""
+    settings = on(disk, proxy)
+    with going_well(settings) as daemon:
+        target = os.path.join(settings.completed_dir, PATH)
+        waiting = stakes.put(settings, f"{PATH}.part", video, at_stake=PATH)
+        disk.fill()
+        os.rename(waiting, target)
+        stakes.inject()
+        told = daemon.expect("settling_paused", code="database")
+        assert "Free some space" in told["reason"]
+        assert rows(settings) == []
+        disk.empty()
+        stakes.over()
+        daemon.expect("settling_resumed")
+        daemon.expect("upload_released", path=PATH)
+        stakes.recovered()
+    assert states(settings) == {PATH: State.RELEASED}
+    assert keys(server) == {f"videos/{PATH}"}
+    stakes.judge(settings)
+
+
+@pytest.mark.fault("disk full in the middle of an upload")
+@pytest.mark.parametrize("action", ["PutObject", "HeadObject"])
+def test_a_disk_that_fills_up_in_the_middle_of_an_upload_only_delays(
+    disk: Mount, proxy: FaultProxy, server: S3Server, video: bytes, action: str, stakes: Stakes
+) -> None:
+    """What S3 has confirmed cannot be written down until there is room, and is not sent a second time.
+
+    Not even that it failed can be written down: the claim runs out, and whoever takes the row looks first.
+    """
+    settings = on(disk, proxy, CLAIM_SECONDS=5)
+    filled: list[str] = []
+
+    def fill(request: Request, forward: Forward) -> Answer:
+        answer = forward()
+        if request.action == action and len(filled) < 1 and proxy.actions.count("PutObject"):
+            filled.append(request.action)
+            disk.fill()
+            stakes.inject()
+        return answer
+
+    proxy.fault = fill
+    with going_well(settings) as daemon:
+        stakes.put(settings, PATH, video)
+        daemon.expect("stage_paused", stage="upload", code="database")
+        assert states(settings) == {PATH: State.PENDING}
+        disk.empty()
+        stakes.over()
+        daemon.expect("upload_released", path=PATH)
+        stakes.recovered()
+    assert filled == [action]
+    assert proxy.actions.count("PutObject") == 1
+    assert states(settings) == {PATH: State.RELEASED}
+    stakes.judge(settings)
+
+
+@pytest.mark.fault("disk full when the daemon starts")
+def test_a_daemon_that_finds_no_room_at_its_start_says_so_and_fails_nothing(
+    disk: Mount, proxy: FaultProxy, server: S3Server, video: bytes, stakes: Stakes
+) -> None:
+    """It ends with a sentence; systemd starts it again, and the first time that there is room it stays."""
+    settings = on(disk, proxy)
+    with going_well(settings):
+        pass
+    stakes.put(settings, PATH, video)
+    disk.fill()
+    stakes.inject()
+    refused = command(settings, "run")
+    assert refused.returncode == 1
+    assert "room on it" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    disk.empty()
+    stakes.over()
+    with going_well(settings) as daemon:
+        daemon.expect("upload_released", path=PATH)
+        stakes.recovered()
+    stakes.judge(settings)
+
+
+@pytest.mark.fault("disk nearly full of published copies")
+def test_the_oldest_published_copies_make_room_on_a_disk_that_is_nearly_full(
+    disk: Mount, proxy: FaultProxy, server: S3Server, video: bytes, stakes: Stakes
+) -> None:
+    settings = on(disk, proxy, RELEASE_AFTER_SECONDS=86400, DISK_PRESSURE_PERCENT=50)
+    large = video + b"\0\x0f\0\0free" + b"\0" * (0xF0000 - 8)
+    with going_well(settings) as daemon:
+        stakes.put(settings, PATH, large)
+        daemon.expect("upload_published", path=PATH)
+        stakes.put(settings, OTHER, large)
+        daemon.expect("upload_published", path=OTHER)
+        stakes.put(settings, f"{VIDEO_ID}/log.txt", b"\0" * 0x40000)
+        stakes.inject()
+        daemon.expect("disk_pressure")
+        daemon.expect("upload_released", path=PATH)
+        daemon.expect("disk_pressure_over")
+        stakes.recovered()
+        assert states(settings) == {PATH: State.RELEASED, OTHER: State.PUBLISHED}
+        report = command(settings, "status", "--json").stdout
+        assert '"used_percent"' in report
+    assert os.path.exists(os.path.join(settings.completed_dir, OTHER))
+    stakes.judge(settings)

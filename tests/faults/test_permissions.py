@@ -1,0 +1,116 @@
+"""What the real daemon may not read or remove is told with its mend, and taken up when mended."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+from db import State
+from tests.faults.going_well import going_well, states
+from tests.faults.mounts import run
+from tests.faults.stakes import Stakes
+from tests.integration.conftest import MakeSettings
+from tests.integration.test_daemon import command
+from tests.s3_server import S3Server
+from tests.workshop import VIDEO_ID
+from watcher.settings import Settings
+
+PATH = f"{VIDEO_ID}/my_video_720p.mp4"
+
+WITHOUT_PRIVILEGES = (
+    *("setpriv", "--bounding-set", "-dac_override,-dac_read_search,-fowner"),
+    *("--inh-caps", "-dac_override,-dac_read_search,-fowner"),
+)
+"""Root that may not pass over permissions: what is not its own and open to it, it can not read."""
+
+
+def closed_file(settings: Settings) -> Callable[[], None]:
+    path = os.path.join(settings.completed_dir, PATH)
+    os.chmod(path, 0)
+    return lambda: os.chmod(path, 0o644)
+
+
+def foreign_file(settings: Settings) -> Callable[[], None]:
+    path = os.path.join(settings.completed_dir, PATH)
+    os.chmod(path, 0o600)
+    os.chown(path, 65534, 65534)
+    return lambda: os.chown(path, 0, 0)
+
+
+@pytest.mark.fault("file that may not be read")
+@pytest.mark.parametrize("close", [closed_file, foreign_file])
+def test_a_file_that_may_not_be_read_is_told_with_its_mend_and_picked_up_when_mended(
+    settings: MakeSettings,
+    server: S3Server,
+    video: bytes,
+    close: Callable[[Settings], Callable[[], None]],
+    stakes: Stakes,
+) -> None:
+    require_setpriv()
+    chosen = settings(RESCAN_SECONDS=1)
+    stakes.put(chosen, PATH, video)
+    mend = close(chosen)
+    stakes.inject()
+    with going_well(chosen, through=WITHOUT_PRIVILEGES) as daemon:
+        told = daemon.expect("upload_failed", path=PATH, code="unreadable")
+        assert "Let the service run as the user who writes the files" in told["reason"]
+        for words in (("explain", PATH), ("status",)):
+            assert "Let the service run as" in command(chosen, *words).stdout
+        mend()
+        stakes.over()
+        daemon.expect("upload_released", path=PATH)
+        stakes.recovered()
+    assert states(chosen) == {PATH: State.RELEASED}
+    stakes.judge(chosen)
+
+
+@pytest.mark.fault("directory that may not be read")
+def test_a_directory_that_may_not_be_read_is_told_with_its_mend_and_picked_up_when_mended(
+    settings: MakeSettings, server: S3Server, video: bytes, stakes: Stakes
+) -> None:
+    require_setpriv()
+    chosen = settings(RESCAN_SECONDS=1)
+    directory = os.path.dirname(stakes.put(chosen, PATH, video))
+    os.chmod(directory, 0)
+    stakes.inject()
+    with going_well(chosen, through=WITHOUT_PRIVILEGES) as daemon:
+        told = daemon.expect("directory_unreadable", path=VIDEO_ID)
+        assert "Let the service run as the user who writes the files" in told["reason"]
+        daemon.expect("scan_completed", unreadable_directories=1)
+        os.chmod(directory, 0o755)
+        stakes.over()
+        daemon.expect("upload_released", path=PATH)
+        stakes.recovered()
+    assert states(chosen) == {PATH: State.RELEASED}
+    stakes.judge(chosen)
+
+
+@pytest.mark.fault("directory that now belongs to somebody else")
+def test_a_directory_whose_owner_changed_keeps_its_files_until_that_is_mended(
+    settings: MakeSettings, server: S3Server, video: bytes, stakes: Stakes
+) -> None:
+    """What can be read is uploaded; that the copy cannot be given up is told, and tried again."""
+    require_setpriv()
+    chosen = settings(RESCAN_SECONDS=1)
+    directory = os.path.dirname(stakes.put(chosen, PATH, video))
+    os.chown(directory, 65534, 65534)
+    stakes.inject()
+    with going_well(chosen, through=WITHOUT_PRIVILEGES) as daemon:
+        told = daemon.expect("attempt_failed", path=PATH, code="not-removable")
+        assert "run the service as the user who writes the files" in told["reason"]
+        assert "Permission denied" in command(chosen, "explain", PATH).stdout
+        os.chown(directory, 0, 0)
+        stakes.over()
+        daemon.expect("upload_released", path=PATH)
+        stakes.recovered()
+    assert os.listdir(directory) == []
+    stakes.judge(chosen)
+
+
+def require_setpriv() -> None:
+    """Skip where this process has no privileges to give up, or cannot give other files away."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can make files that this user may not read and mend them again")
+    run(*WITHOUT_PRIVILEGES, "true")
