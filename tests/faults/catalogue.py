@@ -21,9 +21,16 @@ DISKS: Final = (
     "file system of the videos read-only",
     "file system of the videos and the ledger read-only",
     "file system slow: 2 MB/s, by way of FUSE",
-    "watched directory unmounted and mounted again",
     "file that may not be read",
     "directory that may not be read",
     "directory that now belongs to somebody else",
 )
-FAULTS: Final = (*CRASHES, *DISKS)
+WATCHING: Final = (
+    "watched directory deleted and made again",
+    "watched directory unmounted and mounted again",
+    "another file system mounted in its place",
+    "directory renamed while it is scanned",
+    "event queue overflown",
+    "inotify watches exhausted",
+)
+FAULTS: Final = (*CRASHES, *DISKS, *WATCHING)

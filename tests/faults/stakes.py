@@ -14,7 +14,7 @@ from typing import Any
 
 from db import State
 from tests.faults.outcomes import Outcome
-from tests.integration.test_daemon import rows
+from tests.integration.test_daemon import place_file, rows
 from tests.s3_server import S3Server
 from tests.workshop import BUCKET
 from watcher.settings import Settings
@@ -55,6 +55,12 @@ class Stakes:
             file.write(content)
         self.add(at_stake or path, content)
         return target
+
+    def copy(self, settings: Settings, path: str, source: str) -> None:
+        """Copy a file below the watched directory, as the compressor copies an original."""
+        place_file(settings, path, source)
+        with open(source, "rb") as file:
+            self.add(path, file.read())
 
     def inject(self, times: int = 1) -> None:
         """The fault was injected, just now or until now."""

@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from urllib.request import urlopen
 
 import pytest
@@ -15,6 +15,7 @@ import pytest
 from db import State
 from tests.daemon import DaemonProcess, running_daemon
 from tests.fault_proxy import FaultProxy, no_fault, s3_error
+from tests.faults.stakes import Stakes
 from tests.integration.conftest import MakeSettings
 from tests.integration.test_daemon import OTHER_VIDEO, PATH, command, place_file, rows
 from tests.media import Media
@@ -26,6 +27,8 @@ pytestmark = pytest.mark.long
 
 OTHER = f"{OTHER_VIDEO}/another_144p.mp4"
 NEVER = 86400
+NOTICED_SECONDS = 10
+RENAMED = 20
 FLOOD = 9000
 """Files, each with two events: more than fit into the kernel's queue (16,384)."""
 
@@ -57,6 +60,15 @@ def states(settings: Settings) -> dict[str, State]:
     return {row.path: row.state for row in rows(settings)}
 
 
+@contextmanager
+def noticing(settings: Settings, *prefix: str) -> Iterator[DaemonProcess]:
+    """A daemon that is at work, and from now on has to say everything that it is expected to in time."""
+    with running_daemon(settings, through=prefix) as daemon:
+        daemon.expect("daemon_ready")
+        daemon.patience_seconds = NOTICED_SECONDS
+        yield daemon
+
+
 def refuse_puts(proxy: FaultProxy) -> None:
     """Let no upload through for the time being."""
     proxy.fault = lambda request, forward: s3_error(503, "SlowDown") if request.method == "PUT" else forward()
@@ -85,20 +97,21 @@ def disk(chosen: Settings) -> Iterator[Disk]:
         yield Disk(chosen.completed_dir, stack)
 
 
+@pytest.mark.fault("watched directory deleted and made again")
 @pytest.mark.parametrize("way", ["deleted", "moved away"])
 def test_a_root_that_is_made_again_is_taken_up_as_soon_as_it_is_not_empty(
-    chosen: Settings, proxy: FaultProxy, media: Media, way: str
+    chosen: Settings, proxy: FaultProxy, media: Media, way: str, stakes: Stakes
 ) -> None:
     """Until then what the ledger waits for is not gone."""
     refuse_puts(proxy)
     place_file(chosen, PATH, media.faststart)
-    with running_daemon(chosen) as daemon:
-        daemon.expect("daemon_ready")
+    with noticing(chosen) as daemon:
         daemon.expect("file_finished", path=PATH)
         if way == "deleted":
             shutil.rmtree(chosen.completed_dir)
         else:
             os.rename(chosen.completed_dir, f"{chosen.completed_dir}.moved")
+        stakes.inject()
         daemon.expect("observer_unavailable")
         assert scrape(chosen)["root_available"] == 0
         os.mkdir(chosen.completed_dir)
@@ -106,26 +119,30 @@ def test_a_root_that_is_made_again_is_taken_up_as_soon_as_it_is_not_empty(
         daemon.expect("scan_failed", code="root-unavailable")
         assert states(chosen) == {PATH: State.PENDING}
         proxy.fault = no_fault
-        place_file(chosen, OTHER, media.faststart)
+        stakes.copy(chosen, OTHER, media.faststart)
+        stakes.over()
         daemon.expect("observer_restarted")
         daemon.expect("upload_published", path=OTHER)
+        stakes.recovered()
         assert scrape(chosen)["root_available"] == 1
         assert scrape(chosen)["observer_restarts_total"] >= 1
         daemon.expect("upload_gone", path=PATH)
+    stakes.judge(chosen)
 
 
+@pytest.mark.fault("watched directory unmounted and mounted again")
 def test_what_lies_beneath_an_unmounted_root_is_not_believed_and_the_root_is_when_it_returns(
-    chosen: Settings, proxy: FaultProxy, media: Media, place: str, disk: Disk
+    chosen: Settings, proxy: FaultProxy, media: Media, place: str, disk: Disk, stakes: Stakes
 ) -> None:
     refuse_puts(proxy)
     os.mkdir(f"{place}/disk")
     place_file(chosen, OTHER, media.faststart)
     disk.mount("--bind", f"{place}/disk")
-    place_file(chosen, PATH, media.faststart)
-    with running_daemon(chosen) as daemon:
-        daemon.expect("daemon_ready")
+    stakes.copy(chosen, PATH, media.faststart)
+    with noticing(chosen) as daemon:
         daemon.expect("file_finished", path=PATH)
         disk.unmount()
+        stakes.inject()
         assert "not mounted" in daemon.expect("observer_unavailable")["reason"]
         daemon.signal(signal.SIGHUP)
         daemon.expect("scan_failed", code="root-unavailable")
@@ -133,53 +150,64 @@ def test_what_lies_beneath_an_unmounted_root_is_not_believed_and_the_root_is_whe
         daemon.expect("stage_paused", stage="upload", code="root-unavailable")
         assert states(chosen) == {PATH: State.PENDING}
         disk.mount("--bind", f"{place}/disk")
+        stakes.over()
         daemon.expect("observer_restarted")
         daemon.expect("upload_published", path=PATH)
+        stakes.recovered()
         assert states(chosen) == {PATH: State.PUBLISHED}
+    stakes.judge(chosen)
 
 
+@pytest.mark.fault("another file system mounted in its place")
 def test_another_file_system_at_the_same_place_is_taken_up(
-    chosen: Settings, media: Media, disk: Disk
+    chosen: Settings, media: Media, disk: Disk, stakes: Stakes
 ) -> None:
     disk.mount("-t", "tmpfs", "none")
-    place_file(chosen, PATH, media.faststart)
-    with running_daemon(chosen) as daemon:
+    stakes.copy(chosen, PATH, media.faststart)
+    with noticing(chosen) as daemon:
         daemon.expect("upload_published", path=PATH)
         disk.unmount()
+        stakes.inject()
         daemon.expect("observer_unavailable")
         disk.mount("-t", "tmpfs", "none")
-        place_file(chosen, OTHER, media.faststart)
+        stakes.copy(chosen, OTHER, media.faststart)
+        stakes.over()
         daemon.expect("upload_published", path=OTHER)
+        stakes.recovered()
+    stakes.judge(chosen)
 
 
 def test_a_root_that_is_away_is_said_in_the_status(chosen: Settings, media: Media) -> None:
     place_file(chosen, PATH, media.faststart)
-    with running_daemon(chosen) as daemon:
-        daemon.expect("daemon_ready")
+    with noticing(chosen) as daemon:
         os.rename(chosen.completed_dir, f"{chosen.completed_dir}.moved")
         daemon.expect("observer_unavailable")
         assert "observer paused: The directory cannot be watched" in status(daemon, chosen)
 
 
+@pytest.mark.fault("directory that may not be read")
 def test_a_directory_that_may_not_be_read_is_told_and_looked_into_when_it_may(
-    chosen: Settings, media: Media
+    chosen: Settings, media: Media, stakes: Stakes
 ) -> None:
     prefix = able_to("setpriv", "--bounding-set=-dac_override,-dac_read_search")
-    with running_daemon(chosen, through=prefix) as daemon:
-        directory = os.path.join(chosen.completed_dir, VIDEO_ID)
-        daemon.expect("daemon_ready")
+    directory = os.path.join(chosen.completed_dir, VIDEO_ID)
+    with noticing(chosen, *prefix) as daemon:
         os.mkdir(directory, mode=0)
+        stakes.inject()
         daemon.expect("directory_unreadable", path=VIDEO_ID)
         assert scrape(chosen)["unreadable_directories"] == 1
-        place_file(chosen, PATH, media.faststart)
+        stakes.copy(chosen, PATH, media.faststart)
         os.chmod(directory, 0o755)
+        stakes.over()
         daemon.expect("directory_readable", path=VIDEO_ID)
         daemon.expect("upload_published", path=PATH)
+        stakes.recovered()
         assert scrape(chosen)["unreadable_directories"] == 0
         os.chmod(directory, 0)
         daemon.expect("directory_unreadable", path=VIDEO_ID, count=2)
         assert f"{VIDEO_ID} cannot be looked into" in status(daemon, chosen)
     os.chmod(directory, 0o755)
+    stakes.judge(chosen)
 
 
 def able_to(*prefix: str) -> Sequence[str]:
@@ -196,8 +224,9 @@ def set_watch_limit(limit: int) -> Sequence[str]:
     return ("sh", "-c", f'echo {limit} > /proc/sys/user/max_inotify_watches && exec "$@"', "sh")
 
 
+@pytest.mark.fault("inotify watches exhausted")
 def test_watches_that_run_out_are_said_and_scans_find_what_they_would_have_told(
-    settings: MakeSettings, media: Media
+    settings: MakeSettings, media: Media, stakes: Stakes
 ) -> None:
     """The kernel's real limit, in a user namespace of the daemon's own."""
     prefix = able_to("unshare", "--user", "--map-root-user", *set_watch_limit(5))
@@ -210,62 +239,88 @@ def test_watches_that_run_out_are_said_and_scans_find_what_they_would_have_told(
         daemon.expect("daemon_ready")
         sampled = scrape(chosen)
         assert (sampled["watched_directories"], sampled["unwatched_directories"]) == (5, 6)
+        stakes.inject(int(sampled["unwatched_directories"]))
         for video in videos:
-            place_file(chosen, f"{video}/a_144p.mp4", media.faststart)
+            stakes.copy(chosen, f"{video}/a_144p.mp4", media.faststart)
+        stakes.over()
         daemon.expect("upload_published", count=10)
+        stakes.recovered()
         assert 1 <= scrape(chosen)["found_by_scan_files_total"] <= 10
         assert "observer paused: 6 directories are not watched" in status(daemon, chosen)
         assert [line["event"] for line in daemon.events].count("watches_exhausted") == 1
+    stakes.judge(chosen)
 
 
-def test_watches_that_are_allowed_later_are_used_without_a_restart(chosen: Settings, media: Media) -> None:
+@pytest.mark.fault("inotify watches exhausted")
+def test_watches_that_are_allowed_later_are_used_without_a_restart(
+    chosen: Settings, media: Media, stakes: Stakes
+) -> None:
     prefix = able_to("unshare", "--user", "--map-root-user", *set_watch_limit(1))
     os.mkdir(os.path.join(chosen.completed_dir, VIDEO_ID))
     with running_daemon(chosen, through=prefix) as daemon:
         daemon.expect("watches_exhausted")
         daemon.expect("daemon_ready")
+        stakes.inject()
         subprocess.run(
             ["nsenter", "--user", f"--target={daemon.process.pid}", *set_watch_limit(100), "true"], check=True
         )
         assert daemon.expect("watches_complete")["watched"] == 2
-        place_file(chosen, PATH, media.faststart)
+        stakes.copy(chosen, PATH, media.faststart)
         daemon.expect("upload_published", path=PATH)
+        stakes.recovered()
         assert scrape(chosen)["found_by_scan_files_total"] == 0
+    stakes.judge(chosen)
 
 
+@pytest.mark.fault("event queue overflown")
 def test_what_was_lost_when_the_kernels_queue_overflowed_is_found_and_counted(
-    chosen: Settings, media: Media
+    chosen: Settings, media: Media, stakes: Stakes
 ) -> None:
-    with running_daemon(chosen) as daemon:
-        daemon.expect("daemon_ready")
+    with noticing(chosen) as daemon:
         daemon.signal(signal.SIGSTOP)
         for number in range(FLOOD):
             with open(os.path.join(chosen.completed_dir, f"{number}.txt"), "wb"):
                 pass
         for path in (PATH, OTHER):
-            place_file(chosen, path, media.faststart)
+            stakes.copy(chosen, path, media.faststart)
+        stakes.inject()
         daemon.signal(signal.SIGCONT)
         daemon.expect("events_lost")
         for path in (PATH, OTHER):
             daemon.expect("upload_published", path=path)
+        stakes.recovered()
         sampled = scrape(chosen)
         assert sampled["event_queue_overflows_total"] == 1
         assert sampled["found_by_scan_files_total"] == 2
         later = f"{VIDEO_ID}/later_144p.mp4"
-        place_file(chosen, later, media.faststart)
+        stakes.copy(chosen, later, media.faststart)
         daemon.expect("upload_published", path=later)
         assert scrape(chosen)["found_by_scan_files_total"] == 2
+    stakes.judge(chosen)
 
 
-def test_a_directory_that_is_renamed_is_scanned_under_its_new_name(chosen: Settings, media: Media) -> None:
-    elsewhere = os.path.join(os.path.dirname(chosen.completed_dir), "elsewhere")
-    shutil.copytree(os.path.dirname(media.faststart), elsewhere)
-    shutil.copy(media.faststart, os.path.join(elsewhere, "a_144p.mp4"))
-    with running_daemon(chosen) as daemon:
-        daemon.expect("daemon_ready")
-        wrong, right = (os.path.join(chosen.completed_dir, name) for name in ("wrong", VIDEO_ID))
-        os.rename(elsewhere, wrong)
+@pytest.mark.fault("directory renamed while it is scanned")
+def test_a_directory_that_is_renamed_is_scanned_under_its_new_name(
+    chosen: Settings, media: Media, stakes: Stakes
+) -> None:
+    """To and fro, while scans run; the last thing that happens is that it has its right name."""
+    wrong, right = (os.path.join(chosen.completed_dir, name) for name in ("wrong", VIDEO_ID))
+    a, b = (f"{VIDEO_ID}/{name}_144p.mp4" for name in "ab")
+    os.mkdir(wrong)
+    shutil.copy(media.faststart, os.path.join(wrong, "a_144p.mp4"))
+    with open(media.faststart, "rb") as file:
+        stakes.add(a, file.read())
+    with noticing(chosen) as daemon:
+        for _ in range(RENAMED):
+            daemon.signal(signal.SIGHUP)
+            os.rename(wrong, right)
+            daemon.signal(signal.SIGHUP)
+            os.rename(right, wrong)
+            stakes.inject(2)
         os.rename(wrong, right)
-        daemon.expect("upload_published", path=f"{VIDEO_ID}/a_144p.mp4")
-        place_file(chosen, f"{VIDEO_ID}/b_144p.mp4", media.faststart)
-        daemon.expect("upload_published", path=f"{VIDEO_ID}/b_144p.mp4")
+        stakes.over()
+        daemon.expect("upload_published", path=a)
+        stakes.recovered()
+        stakes.copy(chosen, b, media.faststart)
+        daemon.expect("upload_published", path=b)
+    stakes.judge(chosen)
