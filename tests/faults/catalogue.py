@@ -33,4 +33,12 @@ WATCHING: Final = (
     "event queue overflown",
     "inotify watches exhausted",
 )
-FAULTS: Final = (*CRASHES, *DISKS, *WATCHING)
+FILES: Final = (
+    "file replaced at every step of its release",
+    "file rewritten at every step of its release",
+    "file opened by an encoder at every step of its release",
+    "file hard-linked at every step of its release",
+    "symbolic link in its place at every step of its release",
+    "zeros, or a half, after a power cut",
+)
+FAULTS: Final = (*CRASHES, *DISKS, *WATCHING, *FILES)

@@ -6,18 +6,20 @@ if every fault of the catalogue was injected and nothing failed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.faults.catalogue import FAULTS
-from tests.faults.outcomes import Outcomes, as_table, put_into
+from tests.faults.outcomes import PROPERTY, Outcome, Outcomes, as_table, put_into
 from tests.faults.stakes import Stakes
 from tests.s3_server import S3Server
 
 FAULT = "fault"
 """The property by which a test's report tells which fault it is about."""
+
+ReportOutcome = Callable[[Outcome], None]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -61,23 +63,26 @@ def fault_of(item: pytest.Item) -> str | None:
 
 
 @pytest.fixture
-def stakes(request: pytest.FixtureRequest, server: S3Server) -> Iterator[Stakes]:
-    """What is at stake in a test of the fault that it is marked with; the test must `judge` it."""
+def report_outcome(request: pytest.FixtureRequest) -> ReportOutcome:
+    """Takes the verdict of a test that comes to it by itself."""
+    return lambda outcome: request.node.user_properties.append(outcome.as_property())
+
+
+@pytest.fixture
+def stakes(request: pytest.FixtureRequest, report_outcome: ReportOutcome, server: S3Server) -> Stakes:
+    """What is at stake in a test of the fault that it is marked with."""
     fault = fault_of(request.node)
     assert fault is not None, "a test of what is at stake is marked with the fault that it injects"
-    stakes = Stakes(fault, server)
-    yield stakes
-    if stakes.outcome is not None:
-        request.node.user_properties.append(stakes.outcome.as_property())
+    return Stakes(fault, server, report_outcome)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
-    """A test that passes without a verdict on what it put at stake has proven nothing."""
+    """A test of a fault that passes without a verdict has proven nothing."""
     result = yield
-    stakes = pyfuncitem.funcargs.get("stakes")
-    if isinstance(stakes, Stakes):
-        assert stakes.outcome is not None, "the test never called stakes.judge()"
+    if fault_of(pyfuncitem) is not None:
+        verdicts = [name for name, _ in pyfuncitem.user_properties if name == PROPERTY]
+        assert verdicts, "the test neither called stakes.judge() nor reported an outcome of its own"
     return result
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,7 @@ class Stakes:
 
     fault: str
     server: S3Server
+    report: Callable[[Outcome], object]
     injected: int = 0
     outcome: Outcome | None = None
     _contents: dict[str, list[bytes]] = field(default_factory=dict)
@@ -101,6 +103,7 @@ class Stakes:
             sum(doubled.values()),
             max(0.0, ended_at - (self._over_at or ended_at)),
         )
+        self.report(self.outcome)
         assert self.outcome.is_good, f"{self.outcome}: lost {lost}, wrong {wrong}, doubled {doubled}"
 
     def _bad_objects(self, versions: dict[str, list[bytes]]) -> list[str]:

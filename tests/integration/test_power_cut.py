@@ -12,6 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from db import State
+from tests.faults.stakes import Stakes
 from tests.integration.conftest import OpenWorkshop
 from tests.integration.test_release_rules import FREE_BOX, content, published
 from tests.s3_server import S3Server
@@ -55,6 +56,7 @@ def shop(workshop: OpenWorkshop) -> Workshop:
     return opened
 
 
+@pytest.mark.fault("zeros, or a half, after a power cut")
 @pytest.mark.parametrize(
     ("damage", "seconds_back", "code"),
     [
@@ -67,11 +69,13 @@ def shop(workshop: OpenWorkshop) -> Workshop:
     ids=["zeros", "short", "zeros behind the index", "an older state of the file", "another size"],
 )
 def test_a_damaged_copy_of_a_published_file_is_rejected_and_its_object_stays(
-    shop: Workshop, video: bytes, damage: Damage, seconds_back: int, code: str
+    shop: Workshop, video: bytes, stakes: Stakes, damage: Damage, seconds_back: int, code: str
 ) -> None:
     published(shop, video)
+    stakes.add(PATH, video)
     good = shop.row(PATH)
     leave(shop, damage(video), seconds_back=seconds_back)
+    stakes.inject()
     row = shop.settle(PATH)
     assert row is not None
     assert (row.state, row.error_code) == (State.REJECTED, code)
@@ -79,6 +83,7 @@ def test_a_damaged_copy_of_a_published_file_is_rejected_and_its_object_stays(
     assert shop.object(good) == video
     assert content(shop) == damage(video)
     assert shop.catalog_urls() == [f"/{BUCKET}/{good.object_key}"]
+    stakes.judge(shop.house.settings)
 
 
 def test_without_any_catalog_it_is_the_same(workshop: OpenWorkshop, video: bytes) -> None:

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 
 from db import State
+from tests.faults.stakes import Stakes
 from tests.integration.conftest import OpenWorkshop
 from tests.integration.test_release_rules import FREE_BOX, content, published
+from tests.peer import Peer, peer
 from tests.workshop import VIDEO_ID, Workshop
 from watcher import steps
 from watcher.steps import Step
 
 POINTS = ["before", Step.LINKED_ASIDE, Step.RENAMED_ASIDE, "wait", Step.LEASED, Step.UNLINKED, Step.RECORDED]
 """Before which nothing has happened, those of a release that a hook hears of, and the second of the wait."""
+
+ENCODE = """
+import os, sys
+print("starting", flush=True)
+descriptor = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+with open(sys.argv[2], "rb") as fresh, open(descriptor, "wb") as file:
+    file.write(fresh.read())
+print("written", flush=True)
+"""
 
 Swap = Callable[[Workshop, str, bytes], None]
 
@@ -53,26 +65,66 @@ def release_with(
     shop.while_waiting = lambda: None
 
 
-@pytest.mark.parametrize("swap", [replace, rewrite])
+@pytest.mark.parametrize(
+    "swap",
+    [
+        pytest.param(replace, marks=pytest.mark.fault("file replaced at every step of its release")),
+        pytest.param(rewrite, marks=pytest.mark.fault("file rewritten at every step of its release")),
+    ],
+)
 def test_new_content_survives_at_its_path_and_is_uploaded_in_turn(
-    workshop: OpenWorkshop, monkeypatch: pytest.MonkeyPatch, video: bytes, swap: Swap
+    workshop: OpenWorkshop, monkeypatch: pytest.MonkeyPatch, video: bytes, stakes: Stakes, swap: Swap
 ) -> None:
     shop = workshop()
     fresh = video + FREE_BOX
     for point, path in paths():
         published(shop, video, path)
+        stakes.add(path, video)
         old = shop.row(path)
         release_with(shop, monkeypatch, point, lambda at=path: swap(shop, at, fresh))  # type: ignore[misc]
+        stakes.add(path, fresh)
+        stakes.inject()
         assert content(shop, path) == fresh, point
         assert os.listdir(shop.absolute(VIDEO_ID)) == [os.path.basename(path)], point
         shop.settle(path)
         final = shop.finish(path)
         assert final.id != old.id, point
         assert (final.state, shop.object(final)) == (State.RELEASED, fresh), point
+    stakes.judge(shop.house.settings)
 
 
+@pytest.mark.fault("file opened by an encoder at every step of its release")
+def test_an_encoder_that_opens_the_file_meanwhile_writes_what_is_uploaded_in_turn(
+    workshop: OpenWorkshop, monkeypatch: pytest.MonkeyPatch, video: bytes, stakes: Stakes, place: str
+) -> None:
+    """Another process is in the middle of open(O_TRUNC), which waits where the lease stands in its way."""
+    shop = workshop()
+    fresh = os.path.join(place, "fresh.mp4")
+    with open(fresh, "wb") as file:
+        file.write(video + FREE_BOX)
+    for point, path in paths():
+        published(shop, video, path)
+        stakes.add(path, video)
+        with ExitStack() as stack:
+            encoders: list[Peer] = []
+
+            def encode(at: str = path, stack: ExitStack = stack, encoders: list[Peer] = encoders) -> None:
+                encoder = stack.enter_context(peer(ENCODE, shop.absolute(at), fresh))
+                encoder.expect("starting")
+                encoders.append(encoder)
+
+            release_with(shop, monkeypatch, point, encode)
+            stakes.add(path, video + FREE_BOX)
+            stakes.inject()
+            encoders[0].expect("written")
+        shop.settle(path)
+        assert shop.finish(path).state is State.RELEASED, point
+    stakes.judge(shop.house.settings)
+
+
+@pytest.mark.fault("file hard-linked at every step of its release")
 def test_content_with_a_second_name_stays_under_that_name(
-    workshop: OpenWorkshop, monkeypatch: pytest.MonkeyPatch, video: bytes
+    workshop: OpenWorkshop, monkeypatch: pytest.MonkeyPatch, video: bytes, stakes: Stakes
 ) -> None:
     """Where the last look could still see it, under both."""
     shop = workshop()
@@ -86,7 +138,9 @@ def test_content_with_a_second_name_stays_under_that_name(
                     os.link(os.path.join(shop.absolute(VIDEO_ID), name), second)
                     return
 
+        stakes.add(path, video)
         release_with(shop, monkeypatch, point, link)
+        stakes.inject()
         names = set(os.listdir(shop.absolute(VIDEO_ID)))
         if point in {Step.UNLINKED, Step.RECORDED}:
             assert names == set(), point
@@ -98,10 +152,12 @@ def test_content_with_a_second_name_stays_under_that_name(
         assert (shop.row(path).state is State.PUBLISHED) == was_seen, point
         for name in names:
             os.unlink(os.path.join(shop.absolute(VIDEO_ID), name))
+    stakes.judge(shop.house.settings)
 
 
+@pytest.mark.fault("symbolic link in its place at every step of its release")
 def test_a_symbolic_link_that_appears_at_the_path_is_left_and_so_is_what_it_leads_to(
-    workshop: OpenWorkshop, monkeypatch: pytest.MonkeyPatch, video: bytes, place: str
+    workshop: OpenWorkshop, monkeypatch: pytest.MonkeyPatch, video: bytes, place: str, stakes: Stakes
 ) -> None:
     shop = workshop()
     elsewhere = os.path.join(place, "elsewhere.mp4")
@@ -115,8 +171,11 @@ def test_a_symbolic_link_that_appears_at_the_path_is_left_and_so_is_what_it_lead
                 shop.write(f"../{os.path.basename(elsewhere)}", video)
             os.symlink(elsewhere, shop.absolute(at))
 
+        stakes.add(path, video)
         release_with(shop, monkeypatch, point, point_elsewhere)
+        stakes.inject()
         assert os.path.islink(shop.absolute(path)), point
         assert content(shop, path) == video, point
         os.unlink(shop.absolute(path))
         assert os.listdir(shop.absolute(VIDEO_ID)) == [], point
+    stakes.judge(shop.house.settings)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.faults.outcomes import Outcome
 from tests.faults.stakes import Stakes
 from tests.s3_server import S3Server
 from tests.workshop import BUCKET, VIDEO_ID, Workshop, open_workshop, settings_for
@@ -22,8 +23,13 @@ def shop(place: str, server: S3Server) -> Iterator[Workshop]:
 
 
 @pytest.fixture
-def stakes(server: S3Server) -> Stakes:
-    return Stakes("a fault", server)
+def reported() -> list[Outcome]:
+    return []
+
+
+@pytest.fixture
+def stakes(server: S3Server, reported: list[Outcome]) -> Stakes:
+    return Stakes("a fault", server, reported.append)
 
 
 def finished(shop: Workshop, stakes: Stakes, content: bytes) -> None:
@@ -42,11 +48,15 @@ def verdict(shop: Workshop, stakes: Stakes) -> tuple[int, int, int]:
     return stakes.outcome.lost, stakes.outcome.wrong, stakes.outcome.doubled
 
 
-def test_a_file_that_went_its_way_is_no_harm(shop: Workshop, stakes: Stakes, video: bytes) -> None:
+def test_a_file_that_went_its_way_is_no_harm(
+    shop: Workshop, stakes: Stakes, reported: list[Outcome], video: bytes
+) -> None:
     finished(shop, stakes, video)
+    stakes.recovered()
     stakes.judge(shop.house.settings)
-    assert stakes.outcome is not None
-    assert (stakes.outcome.injected, stakes.outcome.at_stake) == (1, 1)
+    (outcome,) = reported
+    assert (outcome.fault, outcome.injected, outcome.at_stake) == ("a fault", 1, 1)
+    assert 0 < outcome.seconds < 30
 
 
 def test_a_file_that_still_waits_on_the_disk_is_not_lost(
