@@ -41,4 +41,10 @@ FILES: Final = (
     "symbolic link in its place at every step of its release",
     "zeros, or a half, after a power cut",
 )
-FAULTS: Final = (*CRASHES, *DISKS, *WATCHING, *FILES)
+FLOODS: Final = (
+    "event queue overflown in 100,000 directories",
+    "files as fast as they can be written",
+    "100,000 files in one directory",
+    "hostile names and contents",
+)
+FAULTS: Final = (*CRASHES, *DISKS, *WATCHING, *FILES, *FLOODS)

@@ -95,12 +95,14 @@ class FaultTable:
         self._wanted: set[str] = set()
         self._skipped: dict[str, str] = {}
         self._is_good = True
+        self._is_mixed = False
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take the outcomes out of one report."""
         fault = dict(report.user_properties).get(FAULT)
         self._is_good &= not report.failed
         if not isinstance(fault, str):
+            self._is_mixed = True
             return
         self._wanted.add(fault)
         if report.skipped and isinstance(report.longrepr, tuple):
@@ -109,8 +111,8 @@ class FaultTable:
             self._outcomes.add_properties(report.user_properties)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Print the table, and what is not in it; write it where it is wanted if it is whole."""
-        if not self._wanted:
+        """After tests of faults only, print the table and what is missing; write it where it is wanted."""
+        if self._is_mixed or not self._wanted:
             return
         table = as_table(self._outcomes.in_order(FAULTS))
         terminalreporter.section("faults")

@@ -7,6 +7,7 @@ left, the ledger what it believes.
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -84,7 +85,7 @@ class Stakes:
         """
         ended_at = self._recovered_at or time.monotonic()
         current, versions = self._objects()
-        on_disk = _files(settings.completed_dir)
+        on_disk = _files(settings.completed_dir, {len(made[-1]) for made in self._contents.values()})
         lost = [
             path
             for path, contents in self._contents.items()
@@ -137,13 +138,14 @@ def _key(path: str) -> str:
     return f"videos/{path}"
 
 
-def _files(directory: str) -> set[bytes]:
-    """The content of every file in a directory, whatever its name."""
+def _files(directory: str, sizes: set[int]) -> set[bytes]:
+    """The contents of the files of these sizes in a directory, whatever their names."""
     found = set()
     for parent, _, names in os.walk(directory):
         for name in names:
             path = os.path.join(parent, name)
-            if os.path.isfile(path) and not os.path.islink(path):
+            status = os.lstat(path)
+            if stat.S_ISREG(status.st_mode) and status.st_size in sizes:
                 with open(path, "rb") as file:
                     found.add(file.read())
     return found

@@ -5,6 +5,7 @@ Figures that depend on how busy the machine is are held as processor time, and p
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -21,6 +22,8 @@ from pydantic import SecretStr
 
 from db import Ledger, open_database
 from tests.daemon import DaemonProcess, running_daemon
+from tests.faults.outcomes import Outcome
+from tests.faults.plugin import ReportOutcome
 from tests.large.sink import Sink, running_sink
 from tests.unit.watcher.test_metrics import free_address
 from tests.workshop import settings_for
@@ -29,9 +32,12 @@ from watcher.settings import CatalogKind, Settings
 DIRECTORIES = 100_000
 OVERFLOW = 20_000
 """Files, each with two events: more than fit into the kernel's queue (16,384)."""
-FILES = 20_000
+FILES = int(os.environ.get("FLOOD_FILES", "20000"))
 FILES_DIRECTORIES = 200
 NEVER = 86400
+OVERFLOWN = "event queue overflown in 100,000 directories"
+FLOODED = "files as fast as they can be written"
+CONTENT = b"not much of a video"
 MIB = 1024 * 1024
 
 MOST_START_SECONDS = 10.0
@@ -73,9 +79,42 @@ def video(number: int) -> str:
     return str(uuid.UUID(int=(1 << 100) + number))
 
 
-def write(settings: Settings, path: str, content: bytes = b"not much of a video") -> None:
+def write(settings: Settings, path: str, content: bytes = CONTENT) -> None:
     with open(os.path.join(settings.completed_dir, path), "wb") as file:
         file.write(content)
+
+
+def recorded(settings: Settings) -> list[str]:
+    """The paths in the ledger."""
+    database = open_database(settings.ledger_url, read_only=True)
+    try:
+        return [row.path for row in Ledger(database, settings.instance).iter_uploads()]
+    finally:
+        database.close()
+
+
+def verdict(settings: Settings, sink: Sink, fault: str, *, injected: int, seconds: float) -> Outcome:
+    """What became of every video on the disk: all are in the ledger, and an object has what its file has."""
+    videos = {
+        os.path.relpath(os.path.join(parent, name), settings.completed_dir)
+        for parent, _, names in os.walk(settings.completed_dir)
+        for name in names
+        if name.endswith(".avi")
+    }
+    good = hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()
+    wrong = [key for key, piece in sink.objects.items() if good not in piece.etag]
+    strange = sink.objects.keys() - {f"videos/{path}" for path in videos}
+    outcome = Outcome(
+        fault,
+        injected,
+        len(videos),
+        len(videos - set(recorded(settings))),
+        len(wrong) + len(strange),
+        sink.overwritten,
+        seconds,
+    )
+    assert outcome.is_good, outcome
+    return outcome
 
 
 def cpu_seconds(daemon: DaemonProcess) -> float:
@@ -113,8 +152,12 @@ def idle_share(daemon: DaemonProcess) -> float:
     return (cpu_seconds(daemon) - before) / IDLE_SECONDS
 
 
+@pytest.mark.fault(OVERFLOWN)
 def test_a_hundred_thousand_directories_are_watched_and_an_overflow_is_repaired(
-    chosen: Settings, record_property: Callable[[str, object], None]
+    chosen: Settings,
+    sink: Sink,
+    record_property: Callable[[str, object], None],
+    report_outcome: ReportOutcome,
 ) -> None:
     for number in range(DIRECTORIES):
         os.mkdir(os.path.join(chosen.completed_dir, video(number)))
@@ -155,6 +198,7 @@ def test_a_hundred_thousand_directories_are_watched_and_an_overflow_is_repaired(
         figures["MiB"] = most_memory(daemon) / MIB
         daemon.signal(signal.SIGTERM)
         assert daemon.wait() == 0
+    report_outcome(verdict(chosen, sink, OVERFLOWN, injected=1, seconds=figures["seconds to repair"]))
     for name, figure in figures.items():
         print(f"{name}: {figure:.3f}")
         record_property(name, figure)
@@ -165,8 +209,13 @@ def test_a_hundred_thousand_directories_are_watched_and_an_overflow_is_repaired(
     assert figures["seconds to see a file"] < MOST_SEEN_SECONDS
 
 
+@pytest.mark.fault(FLOODED)
 def test_of_twenty_thousand_files_written_at_full_speed_none_is_missed(
-    chosen: Settings, sink: Sink, in_memory: str, record_property: Callable[[str, object], None]
+    chosen: Settings,
+    sink: Sink,
+    in_memory: str,
+    record_property: Callable[[str, object], None],
+    report_outcome: ReportOutcome,
 ) -> None:
     """While they are being uploaded: all of them to the ledger, and to S3 as many as there is time for.
 
@@ -206,10 +255,6 @@ def test_of_twenty_thousand_files_written_at_full_speed_none_is_missed(
         record_property("seconds", seconds)
         daemon.process.kill()
         daemon.process.wait()
-    database = open_database(chosen.ledger_url, read_only=True)
-    try:
-        recorded = [row.path for row in Ledger(database, chosen.instance).iter_uploads()]
-    finally:
-        database.close()
-    assert sorted(recorded) == sorted(paths)
+    assert sorted(recorded(chosen)) == sorted(paths)
     assert sink.objects
+    report_outcome(verdict(chosen, sink, FLOODED, injected=FILES, seconds=seconds - written[0]))

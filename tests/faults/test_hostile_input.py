@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.daemon import DaemonProcess, environment_of, running_daemon
+from tests.faults.stakes import Stakes
 from tests.hostile import HOSTILE_VIDEO, KINDS, LINKED_VIDEO, Ground
 from tests.integration.command import Command
 from tests.integration.conftest import MakeSettings
@@ -41,12 +42,6 @@ def leave_all(ground: Ground) -> None:
         leave(ground)
 
 
-def put(ground: Ground, path: str, media: Media) -> None:
-    """Let a good file arrive."""
-    os.makedirs(os.path.dirname(os.path.join(ground.completed, path)), exist_ok=True)
-    shutil.copy(media.faststart, os.path.join(ground.completed, path))
-
-
 def objects(server: S3Server) -> set[str]:
     listed: Any = server.client().list_objects_v2(Bucket=BUCKET).get("Contents", [])
     return {entry["Key"] for entry in listed}
@@ -68,25 +63,34 @@ def command_for(settings: Settings, place: str) -> Command:
     return Command(place, "", settings=environment_of(settings))
 
 
+@pytest.mark.fault("hostile names and contents")
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("is_there_before", [True, False], ids=["found by a scan", "told of by events"])
 def test_of_a_directory_full_of_hostile_things_only_the_good_files_are_published(
-    settings: MakeSettings, server: S3Server, ground: Ground, media: Media, place: str, is_there_before: bool
+    settings: MakeSettings,
+    server: S3Server,
+    ground: Ground,
+    media: Media,
+    place: str,
+    stakes: Stakes,
+    is_there_before: bool,
 ) -> None:
     """A scan passes over what is no regular file; an event names it, and it is looked at."""
+    chosen = settings(RESCAN_SECONDS=1, LOG_LEVEL="DEBUG")
+    stakes.inject(len(KINDS))
     if is_there_before:
         leave_all(ground)
-        put(ground, GOOD, media)
-    chosen = settings(RESCAN_SECONDS=1, LOG_LEVEL="DEBUG")
+        stakes.copy(chosen, GOOD, media.faststart)
     with running_daemon(chosen) as daemon:
         daemon.expect("daemon_ready")
         if not is_there_before:
             leave_all(ground)
-            put(ground, GOOD, media)
+            stakes.copy(chosen, GOOD, media.faststart)
         daemon.expect("upload_released", path=GOOD)
         daemon.expect("file_refused", path=f"{HOSTILE_VIDEO}/hard_720p.mp4")
-        put(ground, LATER, media)
+        stakes.copy(chosen, LATER, media.faststart)
         daemon.expect("upload_released", path=LATER)
+        stakes.recovered()
         scans = sum(line["event"] == "scan_completed" for line in daemon.events)
         daemon.expect("scan_completed", count=scans + 2)
         assert objects(server) == {f"videos/{GOOD}", f"videos/{LATER}"}
@@ -101,6 +105,7 @@ def test_of_a_directory_full_of_hostile_things_only_the_good_files_are_published
     assert objects(server) == {f"videos/{GOOD}", f"videos/{LATER}"}
     with open(ground.secret, "rb") as secret, open(media.plain, "rb") as original:
         assert secret.read() == original.read()
+    stakes.judge(chosen)
 
 
 def ensure_words_are_printable(command: Command, ground: Ground) -> None:
@@ -122,11 +127,13 @@ def ensure_words_are_printable(command: Command, ground: Ground) -> None:
             ensure_printable(ran.out + ran.err)
 
 
+@pytest.mark.fault("100,000 files in one directory")
 @pytest.mark.timeout(300)
 def test_among_a_hundred_thousand_files_the_good_ones_are_found_with_little_memory(
-    settings: MakeSettings, server: S3Server, ground: Ground, media: Media
+    settings: MakeSettings, server: S3Server, ground: Ground, media: Media, stakes: Stakes
 ) -> None:
     """Most of them are no videos, some links, some empty; one good file is there before, one comes later."""
+    chosen = settings()
     for number in range(FLOOD):
         match number % 100:
             case 0:
@@ -137,14 +144,17 @@ def test_among_a_hundred_thousand_files_the_good_ones_are_found_with_little_memo
                 os.close(os.open(ground.at(f".video-uploader-{number}.aside"), os.O_CREAT | os.O_WRONLY))
             case _:
                 os.close(os.open(ground.at(f"{number}.log"), os.O_CREAT | os.O_WRONLY))
-    put(ground, GOOD, media)
-    with running_daemon(settings()) as daemon:
+    stakes.copy(chosen, GOOD, media.faststart)
+    stakes.inject(FLOOD)
+    with running_daemon(chosen) as daemon:
         daemon.patience_seconds = 120.0
         daemon.expect("upload_released", path=GOOD)
-        put(ground, LATER, media)
+        stakes.copy(chosen, LATER, media.faststart)
         daemon.expect("upload_released", path=LATER)
+        stakes.recovered()
         daemon.expect("daemon_ready")
         assert peak_memory_kib(daemon) < MEMORY_LIMIT_KIB
         daemon.signal(signal.SIGTERM)
         assert daemon.wait() == 0
     assert objects(server) == {f"videos/{GOOD}", f"videos/{LATER}"}
+    stakes.judge(chosen)

@@ -59,13 +59,15 @@ class RefusedError(Exception):
 
 
 class Sink:
-    """The server's memory. `on_bytes` hears of each block that arrives, with the sum of all so far."""
+    """The server's memory. `on_bytes` hears of each block that arrives, with the sum of all so far;
+    `overwritten` counts the objects that came when there was one."""
 
     def __init__(self) -> None:
         self.url = ""
         self.bytes_received = 0
         self.parts_received = 0
         self.objects: dict[str, Piece] = {}
+        self.overwritten = 0
         self.uploads: dict[str, Upload] = {}
         self.on_bytes: Callable[[int], None] = lambda _: None
         self._lock = threading.Lock()
@@ -80,7 +82,7 @@ class Sink:
     def put(self, key: str, piece: Piece) -> Piece:
         """A single PUT."""
         with self._lock:
-            self.objects[key] = piece
+            self._store(key, piece)
         return piece
 
     def begin(self, key: str) -> str:
@@ -123,7 +125,7 @@ class Sink:
             if size not in {None, whole.size}:
                 raise RefusedError(400, "InvalidRequest")
             ensure_as_claimed(whole, claimed)
-            self.objects[upload.key] = whole
+            self._store(upload.key, whole)
             del self.uploads[upload_id]
         return whole
 
@@ -132,6 +134,10 @@ class Sink:
         with self._lock:
             self._upload(upload_id)
             del self.uploads[upload_id]
+
+    def _store(self, key: str, piece: Piece) -> None:
+        self.overwritten += key in self.objects
+        self.objects[key] = piece
 
     def _upload(self, upload_id: str) -> Upload:
         try:
