@@ -37,3 +37,13 @@ def postgres() -> Iterator[PostgresServer]:
             yield server
     except PostgresUnavailableError as exc:
         pytest.skip(str(exc))
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server that a test may stop and start: nobody else uses it."""
+    try:
+        with running_postgres() as server:
+            yield server
+    except PostgresUnavailableError as exc:
+        pytest.skip(str(exc))

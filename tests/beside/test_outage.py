@@ -12,23 +12,13 @@ from tests.beside.scene import QUALITIES, Scene, platform, wait_until
 from tests.beside.verdict import problems, rows_of, unfinished, uploads_of
 from tests.daemon import running_daemon
 from tests.fault_proxy import Answer, Forward, Request
-from tests.postgres import PostgresServer, PostgresUnavailableError, running_postgres
+from tests.postgres import PostgresServer
 from tests.s3_server import S3Server
 
 pytestmark = pytest.mark.timeout(300)
 
 OUTAGE_SECONDS = 20.0
 PATIENCE_SECONDS = 120.0
-
-
-@pytest.fixture
-def own_postgres() -> Iterator[PostgresServer]:
-    """A server that a test may stop: nobody else uses it."""
-    try:
-        with running_postgres() as server:
-            yield server
-    except PostgresUnavailableError as exc:
-        pytest.skip(str(exc))
 
 
 @pytest.fixture

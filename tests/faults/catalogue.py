@@ -13,6 +13,11 @@ def killed_at(step: Step) -> str:
 
 
 CRASHES: Final = tuple(killed_at(step) for step in Step)
+DATABASES: Final = (
+    "PostgreSQL stopped in the middle of uploads",
+    "every connection to PostgreSQL ended at every request to S3",
+    "ledger locked by another program",
+)
 DISKS: Final = (
     "disk full under the ledger and the videos",
     "disk full in the middle of an upload",
@@ -47,4 +52,4 @@ FLOODS: Final = (
     "100,000 files in one directory",
     "hostile names and contents",
 )
-FAULTS: Final = (*CRASHES, *DISKS, *WATCHING, *FILES, *FLOODS)
+FAULTS: Final = (*CRASHES, *DATABASES, *DISKS, *WATCHING, *FILES, *FLOODS)

@@ -1,0 +1,150 @@
+"""The database goes away while S3 does what cannot be written down: nothing is lost, nothing sent twice."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+
+import psycopg
+import pytest
+
+from tests.catalog_rows import catalog_rows
+from tests.daemon import DaemonProcess
+from tests.fault_proxy import Answer, FaultProxy, Forward, Request, no_fault
+from tests.faults.going_well import going_well
+from tests.faults.stakes import Stakes
+from tests.integration.test_daemon import rows
+from tests.integration.test_upload_rules import padded
+from tests.media import Media
+from tests.postgres import PostgresServer
+from tests.workshop import BUCKET, VIDEO_ID, settings_for
+from watcher.settings import Settings
+
+SMALL = {f"{VIDEO_ID}/small_{quality}.mp4": quality for quality in ("144p", "240p", "360p")}
+LARGE = f"{VIDEO_ID}/large_1080p.mp4"
+LARGE_BYTES = 17 * 1024 * 1024
+
+
+@dataclass
+class Beside:
+    """A daemon's settings beside the compressor's tables, and what players are given in the end."""
+
+    settings: Settings
+    url: str
+
+    def ensure_all_are_public(self) -> None:
+        """Every row shows the object of its own file."""
+        with psycopg.connect(self.url) as connection:
+            shown = connection.execute("SELECT quality, url FROM video_qualities").fetchall()
+        key = f"{self.settings.aws_endpoint_url}/{BUCKET}/videos"
+        expected = {(quality, f"{key}/{path}") for path, quality in {**SMALL, LARGE: "1080p"}.items()}
+        assert set(shown) == expected
+
+
+@pytest.fixture
+def beside(place: str, proxy: FaultProxy, own_postgres: PostgresServer) -> Iterator[Beside]:
+    with own_postgres.fresh_database() as url:
+        with catalog_rows(url) as compressor:
+            for path, quality in {**SMALL, LARGE: "1080p"}.items():
+                compressor.insert(path.rpartition("/")[2], quality)
+        yield Beside(
+            settings_for(place, proxy.url, DATABASE_URL=url, CATALOG="compressor", CLAIM_SECONDS=5), url
+        )
+
+
+def put_all(stakes: Stakes, settings: Settings, media: Media) -> list[str]:
+    """Let small files arrive, and one that is sent in parts; returns their paths."""
+    for path in SMALL:
+        stakes.copy(settings, path, media.faststart)
+    with open(media.faststart, "rb") as file:
+        stakes.put(settings, LARGE, padded(file.read(), LARGE_BYTES))
+    return [*SMALL, LARGE]
+
+
+def expect_all(daemon: DaemonProcess, stakes: Stakes, paths: list[str]) -> None:
+    for path in paths:
+        daemon.expect("upload_released", path=path)
+    stakes.recovered()
+
+
+@pytest.mark.fault("PostgreSQL stopped in the middle of uploads")
+@pytest.mark.parametrize("action", ["UploadPart", "CompleteMultipartUpload", "HeadObject"])
+def test_what_s3_did_while_the_database_was_away_is_written_down_when_it_is_back(
+    beside: Beside, proxy: FaultProxy, own_postgres: PostgresServer, media: Media, stakes: Stakes, action: str
+) -> None:
+    """It goes after S3 has done something, and before the daemon hears of it."""
+    first, is_away = threading.Lock(), threading.Event()
+
+    def stop(request: Request, forward: Forward) -> Answer:
+        answer = forward()
+        has_begun = "CreateMultipartUpload" in proxy.actions
+        if request.action == action and has_begun and first.acquire(blocking=False):
+            own_postgres.stop()
+            stakes.inject()
+            is_away.set()
+        return answer
+
+    proxy.fault = stop
+    with going_well(beside.settings) as daemon:
+        paths = put_all(stakes, beside.settings, media)
+        daemon.expect("stage_paused", code="database")
+        assert is_away.wait(daemon.patience_seconds)
+        own_postgres.start()
+        stakes.over()
+        expect_all(daemon, stakes, paths)
+    beside.ensure_all_are_public()
+    stakes.judge(beside.settings)
+
+
+@pytest.mark.fault("every connection to PostgreSQL ended at every request to S3")
+def test_connections_that_end_all_the_time_only_delay(
+    beside: Beside, proxy: FaultProxy, own_postgres: PostgresServer, media: Media, stakes: Stakes
+) -> None:
+    one_at_a_time = threading.Lock()
+
+    def end_all(request: Request, forward: Forward) -> Answer:
+        answer = forward()
+        with one_at_a_time:
+            own_postgres.terminate_connections()
+            stakes.inject()
+        return answer
+
+    with going_well(beside.settings) as daemon:
+        proxy.fault = end_all
+        paths = put_all(stakes, beside.settings, media)
+        daemon.expect("file_finished", count=len(paths))
+        daemon.expect("attempt_failed")
+        proxy.fault = no_fault
+        stakes.over()
+        expect_all(daemon, stakes, paths)
+    beside.ensure_all_are_public()
+    stakes.judge(beside.settings)
+
+
+@contextmanager
+def locked(settings: Settings) -> Iterator[None]:
+    """Another program holds the ledger's write lock, as a backup that goes wrong does."""
+    path = settings.ledger_url.removeprefix("sqlite://")
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+        other.execute("ROLLBACK")
+
+
+@pytest.mark.fault("ledger locked by another program")
+def test_a_ledger_that_another_program_has_locked_only_delays(
+    place: str, proxy: FaultProxy, media: Media, stakes: Stakes
+) -> None:
+    settings = settings_for(place, proxy.url)
+    with going_well(settings) as daemon:
+        with locked(settings):
+            stakes.inject()
+            paths = put_all(stakes, settings, media)
+            daemon.expect("settling_paused", code="database")
+            assert rows(settings) == []
+        stakes.over()
+        expect_all(daemon, stakes, paths)
+    stakes.judge(settings)
