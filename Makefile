@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types pytest long conformance beside large benchmark faults soak clean
+.PHONY: demo test lint types pytest long conformance beside large benchmark faults faults-once soak clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m tests.demo $(if $(KEEP),--keep)
@@ -43,9 +43,14 @@ large: $(VENV)/.installed
 benchmark: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.claiming $(if $(ROWS),--rows $(ROWS))
 
-# A daemon killed at every step, on broken disks, in floods of files, in a directory full of hostile ones.
+# Every fault, under the real daemon, and a table of what came of it, which is put into README.md if it is whole.
+FAULTS := -m pytest -n 2 --dist worksteal -m fault tests/faults tests/integration
 faults: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 --dist worksteal tests/faults $(PYTEST_ARGS)
+	$(BIN)/python $(FAULTS) --fault-table README.md $(PYTEST_ARGS)
+
+# Every fault once, in five minutes; the flood is a smaller one.
+faults-once: $(VENV)/.installed
+	FLOOD_FILES=4000 $(BIN)/python $(FAULTS) --each-fault-once $(PYTEST_ARGS)
 
 # What finds more the longer it runs, each for about SECONDS: the container walks on mutated files, whose new kinds
 # of findings join tests/faults/corpus; everything that can happen in any order; the play beside the compressor.
