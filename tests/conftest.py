@@ -10,7 +10,7 @@ import pytest
 
 from tests.postgres import PostgresServer, PostgresUnavailableError, running_postgres
 
-pytest_plugins = ["tests.faults.plugin"]
+pytest_plugins = ["tests.secrecy", "tests.faults.plugin"]
 
 JOIN_SECONDS = 5.0
 """Threads that were told to stop may take this long, all together; it is waited only while there are any."""

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from tests.secrecy import ensure_untold
 from watcher.settings import Settings
 
 EXPECT_SECONDS = 20.0
@@ -119,8 +120,10 @@ def running_daemon(
                 stdout=subprocess.DEVNULL,
             )
         )
+        daemon = DaemonProcess(process)
         try:
-            yield DaemonProcess(process)
+            yield daemon
         finally:
             if process.poll() is None:
                 process.kill()
+        ensure_untold(bytes(daemon.raw))

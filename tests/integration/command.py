@@ -18,6 +18,7 @@ import pytest
 import structlog
 
 from tests.s3_server import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY
+from tests.secrecy import ensure_untold
 from tests.workshop import BUCKET
 from watcher.cli.app import main
 
@@ -57,6 +58,7 @@ class Command:
             finally:
                 process.kill()
         assert "Traceback" not in err, err
+        ensure_untold(out, err)
         return Ran(process.returncode, out, err)
 
     def here(self, *arguments: str, **changes: str) -> Ran:
@@ -72,6 +74,7 @@ class Command:
         ):
             main()
         assert isinstance(ended.value.code, int)
+        ensure_untold(out.getvalue(), err.getvalue())
         return Ran(ended.value.code, out.getvalue(), err.getvalue())
 
     def popen(self, *arguments: str, **changes: str) -> subprocess.Popen[str]:

@@ -23,6 +23,7 @@ from tests.integration.conftest import MakeSettings
 from tests.integration.test_upload_rules import padded
 from tests.media import Media, encoding
 from tests.s3_server import S3Server
+from tests.secrecy import ensure_untold
 from tests.workshop import BUCKET, VIDEO_ID
 from watcher.settings import Settings
 
@@ -55,7 +56,7 @@ def keys(server: S3Server) -> set[str]:
 
 def command(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command line beside the daemon."""
-    return subprocess.run(
+    ran = subprocess.run(
         [sys.executable, "-m", "watcher", *arguments],
         env=environment_of(settings),
         capture_output=True,
@@ -63,6 +64,8 @@ def command(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[
         timeout=30,
         check=False,
     )
+    ensure_untold(ran.stdout, ran.stderr)
+    return ran
 
 
 def test_every_way_of_arriving_is_seen_without_waiting_for_the_periodic_scan(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 from urllib.request import urlopen
@@ -18,6 +18,7 @@ from tests.fault_proxy import FaultProxy, s3_error
 from tests.integration.command import Command
 from tests.integration.conftest import MakeSettings
 from tests.media import Media
+from tests.secrecy import ensure_untold, files_below, shapes_of
 from tests.unit.watcher.test_metrics import free_address
 from tests.workshop import VIDEO_ID
 from watcher.cli.app import app
@@ -36,7 +37,7 @@ SECRETS = {
 }
 """The values are like no other text anywhere, so that one that is found is one that was shown."""
 
-SHAPES = {shape for value in SECRETS.values() for shape in (value, quote(value, safe=""), quote(value))}
+SHAPES = shapes_of(SECRETS.values())
 UNREACHABLE = f"postgresql://someone:{quote(PASSWORD, safe='')}@127.0.0.1:1/nowhere"
 MALFORMED = f"postgresql://someone:{PASSWORD}@127.0.0.1:port/nowhere"
 
@@ -79,18 +80,7 @@ watcher.publishing.PublishStage.advance = advance
 def ensure_secret(*written: str | bytes) -> None:
     """None of the secrets is in what was written, in no shape."""
     assert written
-    for text in written:
-        content = text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
-        shown = [shape for shape in SHAPES if shape.encode() in content]
-        assert not shown, content.decode("utf-8", "replace")
-
-
-def files_below(directory: str) -> Iterator[bytes]:
-    """The content of the ledger and of everything else that was left beside it."""
-    for parent, _, names in os.walk(directory):
-        for name in names:
-            with open(os.path.join(parent, name), "rb") as file:
-                yield file.read()
+    ensure_untold(*written, secrets=SHAPES)
 
 
 @pytest.fixture
@@ -197,7 +187,7 @@ def test_nothing_that_holds_secrets_shows_them_when_it_is_printed(
     with ObjectStore(config) as store:
         for holder in (chosen, config, database, store):
             for text in (repr(holder), str(holder), f"{holder}"):
-                assert not [shape for shape in SHAPES - {SECRETS["AWS_ACCESS_KEY_ID"]} if shape in text]
+                ensure_untold(text, secrets=SHAPES - {SECRETS["AWS_ACCESS_KEY_ID"].encode()})
     database.close()
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from tests.media import Media, make_media
 from tests.s3_server import S3Server, forget_aws
+from tests.secrecy import ensure_left_untold
 from tests.workshop import Workshop, open_workshop, settings_for
 from watcher import lease
 from watcher.openat import owned
@@ -48,6 +49,7 @@ def make_place() -> Iterator[str]:
             with tempfile.TemporaryDirectory(prefix="video-uploader-test-", dir=parent) as directory:
                 os.chmod(directory, 0o755)
                 yield directory
+                ensure_left_untold(directory)
                 return
     pytest.skip("no directory here is on a file system whose read leases can be trusted")
 
