@@ -10,6 +10,7 @@ from typing import Any
 from unittest.mock import patch
 from urllib.parse import urlsplit
 
+import psutil
 import psycopg
 from psycopg import sql
 
@@ -33,6 +34,19 @@ class PostgresServer:
     def start(self) -> None:
         """Start it again, at the same address and with the same data."""
         self.process.start()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stop every process of the server in its tracks: it takes connections, and answers nothing."""
+        postmaster = psutil.Process(self.process.get_pid())
+        processes = [postmaster, *postmaster.children(recursive=True)]
+        for process in processes:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in processes:
+                process.resume()
 
     @contextmanager
     def fresh_schema(self) -> Iterator[str]:

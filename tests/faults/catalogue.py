@@ -16,6 +16,7 @@ CRASHES: Final = tuple(killed_at(step) for step in Step)
 DATABASES: Final = (
     "PostgreSQL stopped in the middle of uploads",
     "every connection to PostgreSQL ended at every request to S3",
+    "PostgreSQL frozen, connections open",
     "ledger locked by another program",
 )
 DISKS: Final = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -26,6 +27,9 @@ from watcher.settings import Settings
 SMALL = {f"{VIDEO_ID}/small_{quality}.mp4": quality for quality in ("144p", "240p", "360p")}
 LARGE = f"{VIDEO_ID}/large_1080p.mp4"
 LARGE_BYTES = 17 * 1024 * 1024
+PATIENCE_SECONDS = 45.0
+FROZEN_SECONDS = 8.0
+"""Longer than the claims of these daemons last."""
 
 
 @dataclass
@@ -55,6 +59,31 @@ def beside(place: str, proxy: FaultProxy, own_postgres: PostgresServer) -> Itera
         )
 
 
+class Held:
+    """The answers to one kind of request, once a multipart upload has begun: S3 has done it, and nobody hears
+    of it until the test lets them go."""
+
+    def __init__(self, proxy: FaultProxy, action: str) -> None:
+        self._done, self._let_go = threading.Event(), threading.Event()
+
+        def hold(request: Request, forward: Forward) -> Answer:
+            answer = forward()
+            if request.action == action and "CreateMultipartUpload" in proxy.actions:
+                self._done.set()
+                assert self._let_go.wait(PATIENCE_SECONDS)
+            return answer
+
+        proxy.fault = hold
+
+    def wait(self) -> None:
+        """Wait until S3 has done the first of them."""
+        assert self._done.wait(PATIENCE_SECONDS)
+
+    def go_on(self) -> None:
+        """Let all answers go."""
+        self._let_go.set()
+
+
 def put_all(stakes: Stakes, settings: Settings, media: Media) -> list[str]:
     """Let small files arrive, and one that is sent in parts; returns their paths."""
     for path in SMALL:
@@ -76,22 +105,14 @@ def test_what_s3_did_while_the_database_was_away_is_written_down_when_it_is_back
     beside: Beside, proxy: FaultProxy, own_postgres: PostgresServer, media: Media, stakes: Stakes, action: str
 ) -> None:
     """It goes after S3 has done something, and before the daemon hears of it."""
-    first, is_away = threading.Lock(), threading.Event()
-
-    def stop(request: Request, forward: Forward) -> Answer:
-        answer = forward()
-        has_begun = "CreateMultipartUpload" in proxy.actions
-        if request.action == action and has_begun and first.acquire(blocking=False):
-            own_postgres.stop()
-            stakes.inject()
-            is_away.set()
-        return answer
-
-    proxy.fault = stop
+    held = Held(proxy, action)
     with going_well(beside.settings) as daemon:
         paths = put_all(stakes, beside.settings, media)
+        held.wait()
+        own_postgres.stop()
+        stakes.inject()
+        held.go_on()
         daemon.expect("stage_paused", code="database")
-        assert is_away.wait(daemon.patience_seconds)
         own_postgres.start()
         stakes.over()
         expect_all(daemon, stakes, paths)
@@ -118,6 +139,26 @@ def test_connections_that_end_all_the_time_only_delay(
         daemon.expect("file_finished", count=len(paths))
         daemon.expect("attempt_failed")
         proxy.fault = no_fault
+        stakes.over()
+        expect_all(daemon, stakes, paths)
+    beside.ensure_all_are_public()
+    stakes.judge(beside.settings)
+
+
+@pytest.mark.fault("PostgreSQL frozen, connections open")
+def test_a_database_that_answers_nothing_for_a_while_is_waited_for(
+    beside: Beside, proxy: FaultProxy, own_postgres: PostgresServer, media: Media, stakes: Stakes
+) -> None:
+    """For longer than a claim lasts: the daemon that comes back to its rows still has them."""
+    held = Held(proxy, "UploadPart")
+    with going_well(beside.settings) as daemon:
+        paths = put_all(stakes, beside.settings, media)
+        held.wait()
+        with own_postgres.frozen():
+            stakes.inject()
+            held.go_on()
+            with pytest.raises(subprocess.TimeoutExpired):
+                daemon.process.wait(FROZEN_SECONDS)
         stakes.over()
         expect_all(daemon, stakes, paths)
     beside.ensure_all_are_public()
