@@ -14,6 +14,8 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qs, urlsplit
 
+from tests.s3_requests import action_of
+
 
 @dataclass(frozen=True)
 class Request:
@@ -27,17 +29,7 @@ class Request:
     @property
     def action(self) -> str:
         """What the request does, in words of S3's API reference."""
-        query = parse_qs(urlsplit(self.path).query, keep_blank_values=True)
-        match self.method:
-            case "PUT":
-                return "UploadPart" if "partNumber" in query else "PutObject"
-            case "POST":
-                return "CreateMultipartUpload" if "uploads" in query else "CompleteMultipartUpload"
-            case "DELETE":
-                return "AbortMultipartUpload" if "uploadId" in query else "DeleteObject"
-            case "HEAD":
-                return "HeadObject"
-        return self.method
+        return action_of(self.method, self.path)
 
     @property
     def part_number(self) -> int:
