@@ -10,7 +10,6 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import boto3
-import botocore.session
 from botocore import UNSIGNED
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.compat import HTTPHeaders
@@ -22,6 +21,7 @@ from urllib3.response import HTTPResponse
 
 from storage.config import StorageConfig
 from storage.errors import ErrorKind, StorageError
+from storage.parsing import botocore_session
 from storage.translation import translated
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Access:
     def __init__(self, config: StorageConfig) -> None:
         self._config = config
         with translated("set up the S3 client", None):
-            self._botocore = botocore.session.Session()
+            self._botocore = botocore_session()
             self._session = boto3.session.Session(botocore_session=self._botocore)
 
     @cached_property

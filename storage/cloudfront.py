@@ -13,12 +13,14 @@ from urllib.parse import quote
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 from storage.answers import required
 from storage.config import StorageConfig
 from storage.errors import ErrorKind, StorageError
 from storage.keys import public_url
-from storage.translation import translate
+from storage.parsing import botocore_session
+from storage.translation import translate, unreadable
 
 MAX_PATHS = 1_000
 """How many paths are put into one request; CloudFront itself allows 3,000 in progress at a time."""
@@ -85,6 +87,8 @@ class Distribution:
             )
         except (ClientError, BotoCoreError) as exc:
             raise _translate(exc, _INVALIDATE) from exc
+        except ResponseParserError as exc:
+            raise unreadable(_INVALIDATE, None) from exc
         return required(answer.get("Invalidation", {}), "Id", _INVALIDATE, self.id)
 
 
@@ -106,7 +110,7 @@ def invalidation_paths(key: str) -> list[str]:
 def _make_client(config: StorageConfig) -> Any:
     """A client without a request being made; the region says which partition of AWS is meant."""
     try:
-        return boto3.session.Session().client(
+        return boto3.session.Session(botocore_session=botocore_session()).client(
             "cloudfront",
             region_name=config.region,
             endpoint_url=config.cloudfront_endpoint_url,

@@ -8,7 +8,7 @@ from typing import Self
 
 from botocore.exceptions import ClientError
 
-from storage.answers import unquoted, version
+from storage.answers import present, required, unquoted, version
 from storage.client import expected_owner
 from storage.config import StorageConfig
 from storage.confirmation import Confirmation, ObjectHead, Verdict, judge
@@ -116,13 +116,18 @@ class ObjectStore:
 
         Anybody's, not only ours. They are fetched as they are asked for.
         """
-        with translated("list the open uploads of", None):
+        doing = "list the open uploads of"
+        with translated(doing, None):
             pages = self._engine.access.client.get_paginator("list_multipart_uploads").paginate(
                 Bucket=self._config.bucket, Prefix=prefix, **self._owner
             )
             for page in pages:
                 for found in page.get("Uploads", []):
-                    yield OpenMultipart(found["Key"], found["UploadId"], found["Initiated"])
+                    yield OpenMultipart(
+                        required(found, "Key", doing, None),
+                        required(found, "UploadId", doing, None),
+                        present(found, "Initiated", doing, None),
+                    )
 
     def objects(self, prefix: str = "") -> Iterator[ListedObject]:
         """The objects of keys that start with `prefix`, by key; a page at a time, as they are asked for.
@@ -130,13 +135,18 @@ class ObjectStore:
         On a bucket with versions those that can be fetched now. It says that they are there, and proves
         nothing of their content.
         """
-        with translated("list the objects of", None):
+        doing = "list the objects of"
+        with translated(doing, None):
             pages = self._engine.access.client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._config.bucket, Prefix=prefix, **self._owner
             )
             for page in pages:
                 for found in page.get("Contents", []):
-                    yield ListedObject(found["Key"], found["Size"], found["LastModified"])
+                    yield ListedObject(
+                        required(found, "Key", doing, None),
+                        present(found, "Size", doing, None),
+                        present(found, "LastModified", doing, None),
+                    )
 
     def is_public(self, key: str) -> bool:
         """Whether anybody can fetch the object: a HEAD without credentials. False if it is not there, too."""

@@ -12,9 +12,10 @@ import botocore.session
 from botocore.awsrequest import HeadersDict
 from botocore.exceptions import ClientError
 from botocore.model import Shape
-from botocore.parsers import ResponseParserError, create_parser
+from botocore.parsers import ResponseParserError
 
-from storage.errors import ErrorKind, StorageError
+from storage.parsing import ParserFactory
+from storage.translation import unreadable
 
 _FIRST_FAILURE = 300
 
@@ -47,19 +48,13 @@ class Reply:
         try:
             parsed: dict[str, Any] = _parser().parse(raw, _output(operation))
         except ResponseParserError as exc:
-            raise StorageError(
-                ErrorKind.TRANSIENT,
-                doing,
-                key,
-                "unreadable-answer",
-                "This is no answer of S3's: check that AWS_ENDPOINT_URL is an S3 server. It is tried again.",
-            ) from exc
+            raise unreadable(doing, key) from exc
         return parsed
 
 
 @cache
 def _parser() -> Any:
-    return create_parser("rest-xml")
+    return ParserFactory().create_parser("rest-xml")
 
 
 @cache

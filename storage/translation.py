@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from botocore import exceptions as botocore_errors
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 from storage.errors import ErrorKind, StorageError
 
@@ -157,12 +158,25 @@ def translated(operation: str, key: str | None) -> Iterator[None]:
         yield
     except (ClientError, BotoCoreError) as exc:
         raise translate(exc, operation, key) from exc
+    except ResponseParserError as exc:
+        raise unreadable(operation, key) from exc
+
+
+def unreadable(operation: str, key: str | None) -> StorageError:
+    """The `StorageError` that says that an answer to `operation` on `key` makes no sense."""
+    return StorageError(
+        ErrorKind.TRANSIENT,
+        operation,
+        key,
+        "unreadable-answer",
+        "This is no answer of S3's: check that AWS_ENDPOINT_URL is an S3 server. It is tried again.",
+    )
 
 
 def _from_answer(error: ClientError, operation: str, key: str | None) -> StorageError:
     said = error.response.get("Error", {})
     status = http_status(error)
-    code = said.get("Code", "")
+    code = str(said.get("Code") or "")
     unexplained = code in ("", "Unknown", str(status))
     if unexplained:
         code = f"http-{status}"
