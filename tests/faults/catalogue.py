@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from tests.faults.network import NETWORK
 from watcher.steps import Step
 
 
@@ -13,6 +14,7 @@ def killed_at(step: Step) -> str:
 
 
 CRASHES: Final = tuple(killed_at(step) for step in Step)
+ON_THE_NETWORK: Final = tuple(trouble.name for trouble in NETWORK)
 DATABASES: Final = (
     "PostgreSQL stopped in the middle of uploads",
     "every connection to PostgreSQL ended at every request to S3",
@@ -53,4 +55,4 @@ FLOODS: Final = (
     "100,000 files in one directory",
     "hostile names and contents",
 )
-FAULTS: Final = (*CRASHES, *DATABASES, *DISKS, *WATCHING, *FILES, *FLOODS)
+FAULTS: Final = (*CRASHES, *ON_THE_NETWORK, *DATABASES, *DISKS, *WATCHING, *FILES, *FLOODS)

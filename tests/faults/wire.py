@@ -105,6 +105,12 @@ class Wire:
         task = asyncio.current_task()
         assert task is not None
         self._open[task] = writer
+        # Cancelled is how most of them end; asyncio would take it for a failure.
+        with suppress(asyncio.CancelledError):
+            await self._carry(reader, writer)
+        del self._open[task]
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await self._serve(reader, writer)
         except* CutError as cut:
@@ -117,7 +123,6 @@ class Wire:
             reset(writer)
         finally:
             writer.close()
-            del self._open[task]
 
     async def _listen(self) -> None:
         self._server = await asyncio.start_server(self._accept, sock=_bound(self.port))

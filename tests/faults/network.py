@@ -1,0 +1,80 @@
+"""Every fault of the network before S3, and of S3 as the network shows it, that the daemon is put through."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
+
+from tests.faults.http_faults import (
+    AnswerCorrupted,
+    AnswerCut,
+    AnswerDropped,
+    Answered,
+    BodyCorrupted,
+    CutInBody,
+    StalledInBody,
+    Throttled,
+)
+from tests.faults.wire_faults import BlackHole, Cut, Delayed, Fault, Injection, Refused, Requests
+from tests.s3_requests import BODIES, WRITES
+
+IMPATIENT: Final = MappingProxyType({"STALL_SECONDS": 1})
+"""A stall cannot be told from a slow server sooner."""
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """A fault, the requests it strikes, and the settings it is met with.
+
+    `code` is the one that failed attempts are logged under (None: there are several). Where it
+    `may_go_unseen` the library that sends has mended it alone, if it struck no request twice in a row.
+    """
+
+    fault: Fault
+    requests: Requests = field(default_factory=Requests)
+    code: str | None = None
+    settings: Mapping[str, object] = field(default_factory=dict)
+    may_go_unseen: bool = False
+
+    @property
+    def name(self) -> str:
+        """Its row in the table."""
+        return f"S3: {Injection(self.fault, self.requests).name}"
+
+
+PASSING: Final = (
+    Trouble(CutInBody(), Requests(BODIES, first=6), "connection", may_go_unseen=True),
+    Trouble(StalledInBody(), Requests(BODIES, first=2), "stalled", IMPATIENT),
+    Trouble(BodyCorrupted(), Requests(BODIES, first=6), "BadDigest"),
+    Trouble(AnswerDropped(), Requests(WRITES, first=5)),
+    Trouble(AnswerCut(), Requests(first=10), "connection"),
+    Trouble(AnswerCorrupted(), Requests(first=12)),
+    Trouble(Answered(503, "SlowDown"), Requests(WRITES, first=5), "SlowDown"),
+    Trouble(Answered(500, "InternalError"), Requests(first=8), "InternalError"),
+    Trouble(Answered(403, "AccessDenied"), Requests(WRITES, first=3), "AccessDenied"),
+    Trouble(Answered(403, "RequestTimeTooSkewed"), Requests(WRITES, first=5), "RequestTimeTooSkewed"),
+    Trouble(Answered(400, "RequestTimeout"), Requests(WRITES, first=5), "RequestTimeout"),
+    Trouble(Answered(400, "ExpiredToken"), Requests(WRITES, first=3), "ExpiredToken"),
+    Trouble(Answered(400, "BadDigest"), Requests(BODIES, first=5), "BadDigest"),
+)
+"""They end by themselves after so many requests."""
+
+LASTING: Final = (
+    Trouble(Refused(), code="connection"),
+    Trouble(Cut(), code="connection"),
+    Trouble(BlackHole(), code="timeout", settings=IMPATIENT),
+)
+"""They last until they are relieved."""
+
+CONSTANT: Final = (
+    Trouble(Answered(500, "InternalError"), Requests(every=3), "InternalError", may_go_unseen=True),
+    Trouble(CutInBody(), Requests(BODIES, every=3), "connection", may_go_unseen=True),
+    Trouble(AnswerDropped(), Requests(every=4)),
+    Trouble(Throttled(4e6), Requests(BODIES)),
+    Trouble(Delayed(0.3)),
+)
+"""They never end."""
+
+NETWORK: Final = (*PASSING, *LASTING, *CONSTANT)

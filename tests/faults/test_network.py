@@ -1,0 +1,119 @@
+"""The real daemon behind a network that fails in every way: no file is lost, wrong or uploaded twice."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pytest
+
+from db import State
+from tests.daemon import DaemonProcess, running_daemon
+from tests.fault_proxy import FaultProxy
+from tests.faults.http_wire import HttpWire
+from tests.faults.network import CONSTANT, LASTING, PASSING, Trouble
+from tests.faults.stakes import Stakes
+from tests.integration.test_daemon import rows
+from tests.integration.test_upload_rules import padded
+from tests.s3_server import S3Server
+from tests.strict_server import refuse_wrong_checksums
+from tests.workshop import VIDEO_ID, settings_for
+from watcher.settings import Settings
+
+SMALL = tuple(f"{VIDEO_ID}/clip{number}_144p.mp4" for number in range(1, 5))
+LARGE = f"{VIDEO_ID}/film_720p.mp4"
+LARGE_BYTES = 17 * 1024 * 1024
+PATHS = (*SMALL, LARGE)
+
+
+@pytest.fixture
+def wire(proxy: FaultProxy, server: S3Server) -> Iterator[HttpWire]:
+    """The network, before a server that refuses what does not match its checksum, as S3 does."""
+    proxy.fault = refuse_wrong_checksums
+    with HttpWire(proxy.url) as wire:
+        yield wire
+
+
+def each(troubles: Sequence[Trouble]) -> pytest.MarkDecorator:
+    """A test for each of the troubles, marked with its name."""
+    marked = [
+        pytest.param(trouble, id=trouble.name, marks=pytest.mark.fault(trouble.name)) for trouble in troubles
+    ]
+    return pytest.mark.parametrize("trouble", marked)
+
+
+@contextmanager
+def at_work(stakes: Stakes, settings: Settings) -> Iterator[DaemonProcess]:
+    """A daemon that must bring everything at stake to its end, and nothing unforeseen happens meanwhile."""
+    with running_daemon(settings) as daemon:
+        daemon.expect("daemon_ready")
+        yield daemon
+        for path in PATHS:
+            daemon.expect("upload_released", path=path)
+        stakes.recovered()
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+    said = {line["event"] for line in daemon.events}
+    assert said.isdisjoint({"internal_error", "(not JSON)", "upload_gone", "upload_failed", "daemon_stalled"})
+    assert [row.state for row in rows(settings)] == [State.RELEASED] * len(PATHS)
+
+
+def put_all(stakes: Stakes, settings: Settings, video: bytes) -> None:
+    """Four small files, each with content of its own, and one that is sent in parts."""
+    for number, path in enumerate(SMALL, start=1):
+        stakes.put(settings, path, padded(video, len(video) + 100 * number))
+    stakes.put(settings, LARGE, padded(video, LARGE_BYTES))
+
+
+def ensure_reported(daemon: DaemonProcess, trouble: Trouble) -> None:
+    """Whoever reads the log learns what was wrong, and nothing else."""
+    told = (line for line in daemon.events if line["event"] in {"attempt_failed", "stage_paused"})
+    codes = {line["code"] for line in told}
+    if trouble.code is not None:
+        assert codes == {trouble.code} or (trouble.may_go_unseen and not codes)
+
+
+@each(PASSING)
+def test_trouble_that_passes_costs_time_and_nothing_else(
+    stakes: Stakes, wire: HttpWire, place: str, video: bytes, trouble: Trouble
+) -> None:
+    settings = settings_for(place, wire.url, **trouble.settings)
+    with at_work(stakes, settings) as daemon:
+        injection = wire.inject(trouble.fault, trouble.requests)
+        put_all(stakes, settings, video)
+        times = trouble.requests.first
+        assert times is not None
+        injection.wait_for(times)
+        stakes.inject(times)
+    ensure_reported(daemon, trouble)
+    stakes.judge(settings)
+
+
+@each(LASTING)
+def test_trouble_that_lasts_is_survived_until_it_is_over(
+    stakes: Stakes, wire: HttpWire, place: str, video: bytes, trouble: Trouble
+) -> None:
+    settings = settings_for(place, wire.url, **trouble.settings)
+    with at_work(stakes, settings) as daemon:
+        injection = wire.inject(trouble.fault, trouble.requests)
+        put_all(stakes, settings, video)
+        daemon.expect("attempt_failed", count=settings.upload_concurrency, code=trouble.code)
+        stakes.inject(injection.injected)
+        wire.relieve()
+        stakes.over()
+    ensure_reported(daemon, trouble)
+    stakes.judge(settings)
+
+
+@each(CONSTANT)
+def test_trouble_that_never_ends_is_lived_with(
+    stakes: Stakes, wire: HttpWire, place: str, video: bytes, trouble: Trouble
+) -> None:
+    settings = settings_for(place, wire.url, **trouble.settings)
+    injection = wire.inject(trouble.fault, trouble.requests)
+    with at_work(stakes, settings) as daemon:
+        put_all(stakes, settings, video)
+    ensure_reported(daemon, trouble)
+    stakes.inject(injection.injected)
+    stakes.judge(settings)
