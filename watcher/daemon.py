@@ -114,15 +114,13 @@ class Daemon:
         )
         self._condition.watch()
         self._metrics_server.start()
-        house.janitor.adopt_or_abort()
-        house.janitor.start()
+        house.janitor.start(then=house.runners[State.PENDING].start)
         house.rescan.on_full_scan(self._after_full_scan)
         for pause in house.pauses.values():
             pause.on_change(lambda: self._signals.put(LOOK_AROUND))
         self._watchman.start()
         house.settler.start()
-        for state in (State.PENDING, State.VERIFIED):
-            house.runners[state].start()
+        house.runners[State.VERIFIED].start()
         if house.invalidator is not None:
             house.invalidator.start()
         if house.catalog_minder is not None:

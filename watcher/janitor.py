@@ -7,6 +7,7 @@ other daemons the ledger.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import structlog
 
@@ -14,7 +15,7 @@ from db import Database, DatabaseError, Ledger, State
 from storage import ObjectStore, OpenMultipart, StorageError
 from watcher.backoff import Backoff
 from watcher.joining import join_all
-from watcher.liveness import Liveness
+from watcher.liveness import Liveness, Pulse
 
 log = structlog.get_logger()
 
@@ -43,10 +44,15 @@ class Janitor:
         self._backoff = backoff
         self._liveness = liveness
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._sweep_until_stopped, name="janitor", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="janitor", daemon=True)
+        self._then: Callable[[], None] = lambda: None
 
-    def start(self) -> None:
-        """Begin to sweep, now and every minute."""
+    def start(self, *, then: Callable[[], None]) -> None:
+        """Look at what is open, call `then`, which may begin to send, and sweep from then on every minute.
+
+        A server that is silent holds the first look for a minute; nobody is to wait for it who need not.
+        """
+        self._then = then
         self._thread.start()
         self._liveness.add_check("janitor thread", lambda: self._stopping.is_set() or self._thread.is_alive())
 
@@ -104,22 +110,29 @@ class Janitor:
                 self._ledger.forget_multipart(upload)
         log.info("multipart_aborted", key=found.key)
 
-    def _sweep_until_stopped(self) -> None:
+    def _work(self) -> None:
         pulse = self._liveness.pulse("janitor", PATIENCE_SECONDS)
-        failures = 0
         with self._database.session():
-            while not self._stopping.is_set():
-                pulse.beat()
-                try:
-                    aborted = self.sweep()
-                    failures = 0
-                except (StorageError, DatabaseError) as exc:
-                    aborted, failures = 0, failures + 1
-                    if failures == 1:
-                        log.warning("abort_failed", reason=str(exc))
-                pulse.idle()
-                self._stopping.wait(0 if aborted == BATCH else self._pause(failures))
+            pulse.beat()
+            self.adopt_or_abort()
+            if not self._stopping.is_set():
+                self._then()
+            self._sweep_until_stopped(pulse)
         pulse.stop()
+
+    def _sweep_until_stopped(self, pulse: Pulse) -> None:
+        failures = 0
+        while not self._stopping.is_set():
+            pulse.beat()
+            try:
+                aborted = self.sweep()
+                failures = 0
+            except (StorageError, DatabaseError) as exc:
+                aborted, failures = 0, failures + 1
+                if failures == 1:
+                    log.warning("abort_failed", reason=str(exc))
+            pulse.idle()
+            self._stopping.wait(0 if aborted == BATCH else self._pause(failures))
 
     def _pause(self, failures: int) -> float:
         return max(PERIOD_SECONDS, self._backoff.delay(failures).total_seconds())
