@@ -72,7 +72,7 @@ class ObjectHead:
     """What a server says about an object that exists, as it says it.
 
     Attributes:
-        size: bytes, or None if not told.
+        size: bytes.
         checksum: value of `x-amz-checksum-crc64nvme`.
         checksum_type: value of `x-amz-checksum-type`: FULL_OBJECT, COMPOSITE, or None if not told.
         etag: without quotes.
@@ -80,7 +80,7 @@ class ObjectHead:
 
     """
 
-    size: int | None
+    size: int
     checksum: str | None
     checksum_type: str | None
     etag: str
@@ -103,8 +103,6 @@ def judge(
 def _decide(
     head: ObjectHead, size: int, checksum: str, expected_etag: Callable[[], str] | None
 ) -> Confirmation:
-    if head.size is None:
-        return Confirmation(Verdict.UNKNOWN, "The server does not say how large the object is.")
     if head.size != size:
         return Confirmation(Verdict.DIFFERS, f"The object has {head.size} bytes, the local file {size}.")
     kept = checksums.decode(head.checksum) if head.checksum_type != "COMPOSITE" else None

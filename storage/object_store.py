@@ -193,7 +193,7 @@ class ObjectStore:
                     )
             raise
         head = ObjectHead(
-            size=answer.get("ContentLength"),
+            size=present(answer, "ContentLength", request.doing, key),
             checksum=answer.get("ChecksumCRC64NVME"),
             checksum_type=answer.get("ChecksumType"),
             etag=unquoted(answer.get("ETag")),

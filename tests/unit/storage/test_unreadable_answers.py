@@ -54,6 +54,7 @@ def answering() -> Iterator[FaultProxy]:
     [
         (confirm, Answer(200, {"last-modified": "Wed, 25 Nox 2026 03:00:00 GMT"})),
         (confirm, Answer(200, {"x-amz-mp-parts-count": "3z"})),
+        (confirm, Answer(200, {"etag": '"an answer without a length"'})),
         (is_public, Answer(200, {"last-modified": "Wed, 25 Nox 2026 03:00:00 GMT"})),
         (open_multiparts, listed("ListMultipartUploadsResult", "<Initiated>2026-11-2x</Initiated>")),
         (open_multiparts, listed("ListMultipartUploadsResult", "<Key>k</Key><Key>l</Key>")),
