@@ -98,6 +98,9 @@ class UploadStage:
             upload = with_checksum
             reached(Step.HASHED)
             there = self._confirm(upload, source, upload.part_size or part_size_for(source.size))
+            if there.verdict is Verdict.UNKNOWN and upload.etag is not None:
+                # It was sent once: that nobody can tell what became of it is no reason to send it again.
+                raise _unconfirmed(there)
             if there.verdict is Verdict.DIFFERS and (proven := self._ledger.proof_for_row(upload)):
                 self._await_newer_row(upload, proven)
                 return

@@ -20,6 +20,7 @@ from tests.faults.http_faults import (
 from tests.faults.wire_faults import BlackHole, Cut, Delayed, Fault, Injection, Refused, Requests
 from tests.s3_requests import BODIES, WRITES
 
+HEADS: Final = frozenset({"HeadObject"})
 IMPATIENT: Final = MappingProxyType({"STALL_SECONDS": 1})
 """A stall cannot be told from a slow server sooner."""
 
@@ -50,7 +51,8 @@ PASSING: Final = (
     Trouble(BodyCorrupted(), Requests(BODIES, first=6), "BadDigest"),
     Trouble(AnswerDropped(), Requests(WRITES, first=5)),
     Trouble(AnswerCut(), Requests(first=10), "connection"),
-    Trouble(AnswerCorrupted(), Requests(first=12)),
+    Trouble(AnswerCorrupted(), Requests(WRITES, first=8)),
+    Trouble(AnswerCorrupted(), Requests(HEADS, first=8)),
     Trouble(Answered(503, "SlowDown"), Requests(WRITES, first=5), "SlowDown"),
     Trouble(Answered(500, "InternalError"), Requests(first=8), "InternalError"),
     Trouble(Answered(403, "AccessDenied"), Requests(WRITES, first=3), "AccessDenied"),
@@ -68,6 +70,9 @@ LASTING: Final = (
 )
 """They last until they are relieved."""
 
+HIDING: Final = Trouble(Answered(403, "AccessDenied"), Requests(HEADS), "object-unknown")
+"""Files may be sent, and nobody may know what became of them."""
+
 CONSTANT: Final = (
     Trouble(Answered(500, "InternalError"), Requests(every=3), "InternalError", may_go_unseen=True),
     Trouble(CutInBody(), Requests(BODIES, every=3), "connection", may_go_unseen=True),
@@ -77,4 +82,4 @@ CONSTANT: Final = (
 )
 """They never end."""
 
-NETWORK: Final = (*PASSING, *LASTING, *CONSTANT)
+NETWORK: Final = (*PASSING, *LASTING, HIDING, *CONSTANT)

@@ -12,7 +12,7 @@ from db import State
 from tests.daemon import DaemonProcess, running_daemon
 from tests.fault_proxy import FaultProxy
 from tests.faults.http_wire import HttpWire
-from tests.faults.network import CONSTANT, LASTING, PASSING, Trouble
+from tests.faults.network import CONSTANT, HIDING, LASTING, PASSING, Trouble
 from tests.faults.stakes import Stakes
 from tests.faults.wire_faults import BlackHole
 from tests.integration.test_daemon import SHUTDOWN_SECONDS, rows
@@ -45,26 +45,31 @@ def each(troubles: Sequence[Trouble]) -> pytest.MarkDecorator:
 
 
 @contextmanager
-def at_work(stakes: Stakes, settings: Settings) -> Iterator[DaemonProcess]:
+def at_work(stakes: Stakes, settings: Settings, paths: Sequence[str] = PATHS) -> Iterator[DaemonProcess]:
     """A daemon that must bring everything at stake to its end, and nothing unforeseen happens meanwhile."""
     with running_daemon(settings) as daemon:
         daemon.expect("daemon_ready")
         yield daemon
-        for path in PATHS:
+        for path in paths:
             daemon.expect("upload_released", path=path)
         stakes.recovered()
         daemon.signal(signal.SIGTERM)
         assert daemon.wait() == 0
     said = {line["event"] for line in daemon.events}
     assert said.isdisjoint({"internal_error", "(not JSON)", "upload_gone", "upload_failed", "daemon_stalled"})
-    assert [row.state for row in rows(settings)] == [State.RELEASED] * len(PATHS)
+    assert [row.state for row in rows(settings)] == [State.RELEASED] * len(paths)
 
 
 def put_all(stakes: Stakes, settings: Settings, video: bytes) -> None:
-    """Four small files, each with content of its own, and one that is sent in parts."""
+    """Four small files and one that is sent in parts."""
+    put_small(stakes, settings, video)
+    stakes.put(settings, LARGE, padded(video, LARGE_BYTES))
+
+
+def put_small(stakes: Stakes, settings: Settings, video: bytes) -> None:
+    """Four small files, each with content of its own."""
     for number, path in enumerate(SMALL, start=1):
         stakes.put(settings, path, padded(video, len(video) + 100 * number))
-    stakes.put(settings, LARGE, padded(video, LARGE_BYTES))
 
 
 def ensure_reported(daemon: DaemonProcess, trouble: Trouble) -> None:
@@ -100,6 +105,24 @@ def test_trouble_that_lasts_is_survived_until_it_is_over(
         injection = wire.inject(trouble.fault, trouble.requests)
         put_all(stakes, settings, video)
         daemon.expect("attempt_failed", count=settings.upload_concurrency, code=trouble.code)
+        stakes.inject(injection.injected)
+        wire.relieve()
+        stakes.over()
+    ensure_reported(daemon, trouble)
+    stakes.judge(settings)
+
+
+@each([HIDING])
+def test_what_is_hidden_after_it_was_sent_is_not_sent_again(
+    stakes: Stakes, wire: HttpWire, place: str, video: bytes, trouble: Trouble
+) -> None:
+    """Every probe of the stage that it pauses would send a file once more."""
+    settings = settings_for(place, wire.url)
+    with at_work(stakes, settings, SMALL) as daemon:
+        injection = wire.inject(trouble.fault, trouble.requests)
+        put_small(stakes, settings, video)
+        # It is asked about each before and after it is sent, and then when the stage probes.
+        injection.wait_for(2 * len(SMALL) + 1)
         stakes.inject(injection.injected)
         wire.relieve()
         stakes.over()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from db import State, Upload
-from tests.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
+from tests.fault_proxy import Answer, FaultProxy, Forward, Request, no_fault, s3_error
 from tests.integration.conftest import OpenWorkshop
 from tests.peer import writer
 from tests.s3_server import S3Server
@@ -277,6 +277,22 @@ def test_a_403_is_unknown_so_it_is_sent_and_then_pauses_the_stage(
     problem = shop.house.runners[State.PENDING].pause.problem
     assert problem is not None
     assert "s3:GetObject" in problem.sentence
+
+
+def test_what_was_sent_is_not_sent_again_while_nobody_may_know_what_became_of_it(
+    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes
+) -> None:
+    """A bucket that may be written and not be read: every probe of the stage would send the file again."""
+    proxy.fault = lambda request, forward: Answer(403) if request.action == "HeadObject" else forward()
+    shop = workshop()
+    shop.put(PATH, video)
+    for _ in range(3):
+        (row,) = shop.step(State.PENDING)
+        assert (row.state, row.error_code) == (State.PENDING, "object-unknown")
+    proxy.fault = no_fault
+    (row,) = shop.step(State.PENDING)
+    assert row.state is State.VERIFIED
+    assert sent(proxy) == ["PutObject"]
 
 
 def test_an_object_that_is_in_place_already_is_adopted(
