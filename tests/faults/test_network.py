@@ -14,8 +14,7 @@ from tests.fault_proxy import FaultProxy
 from tests.faults.http_wire import HttpWire
 from tests.faults.network import CONSTANT, HIDING, LASTING, PASSING, Trouble
 from tests.faults.stakes import Stakes
-from tests.faults.wire_faults import BlackHole
-from tests.integration.test_daemon import SHUTDOWN_SECONDS, rows
+from tests.integration.test_daemon import rows
 from tests.integration.test_upload_rules import padded
 from tests.s3_server import S3Server
 from tests.strict_server import refuse_wrong_checksums
@@ -128,17 +127,6 @@ def test_what_is_hidden_after_it_was_sent_is_not_sent_again(
         stakes.over()
     ensure_reported(daemon, trouble)
     stakes.judge(settings)
-
-
-def test_a_silent_server_keeps_the_daemon_neither_from_starting_nor_from_stopping(
-    wire: HttpWire, place: str
-) -> None:
-    injection = wire.inject(BlackHole())
-    with running_daemon(settings_for(place, wire.url)) as daemon:
-        daemon.expect("daemon_ready")
-        injection.wait_for(1)
-        daemon.signal(signal.SIGTERM)
-        assert daemon.wait(SHUTDOWN_SECONDS) == 0
 
 
 @each(CONSTANT)

@@ -19,12 +19,14 @@ import pytest
 from db import Ledger, State, Upload, open_database
 from tests.daemon import environment_of, running_daemon
 from tests.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
+from tests.faults.http_wire import HttpWire
+from tests.faults.wire_faults import BlackHole
 from tests.integration.conftest import MakeSettings
 from tests.integration.test_upload_rules import padded
 from tests.media import Media, encoding
 from tests.s3_server import S3Server
 from tests.secrecy import ensure_untold
-from tests.workshop import BUCKET, VIDEO_ID
+from tests.workshop import BUCKET, VIDEO_ID, settings_for
 from watcher.settings import Settings
 
 PATH = f"{VIDEO_ID}/my_video_720p.mp4"
@@ -141,6 +143,18 @@ def gate() -> Iterator[threading.Event]:
     event = threading.Event()
     yield event
     event.set()
+
+
+def test_a_silent_server_keeps_the_daemon_neither_from_starting_nor_from_stopping(
+    place: str, server: S3Server
+) -> None:
+    with HttpWire(server.url) as wire:
+        injection = wire.inject(BlackHole())
+        with running_daemon(settings_for(place, wire.url)) as daemon:
+            daemon.expect("daemon_ready")
+            injection.wait_for(1)
+            daemon.signal(signal.SIGTERM)
+            assert daemon.wait(SHUTDOWN_SECONDS) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
