@@ -19,6 +19,9 @@ DATABASES: Final = (
     "PostgreSQL stopped in the middle of uploads",
     "every connection to PostgreSQL ended at every request to S3",
     "PostgreSQL frozen, connections open",
+    "PostgreSQL: connections refused",
+    "PostgreSQL: connections swallowed by a black hole, then reset",
+    "PostgreSQL: every message delayed by 20 ms",
     "ledger locked by another program",
 )
 DISKS: Final = (

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from urllib.parse import parse_qs, urlsplit
 
 import psycopg
 import pytest
+from pydantic import SecretStr
 
 from tests.catalog_rows import catalog_rows
 from tests.daemon import DaemonProcess
 from tests.fault_proxy import Answer, FaultProxy, Forward, Request, no_fault
 from tests.faults.going_well import going_well
 from tests.faults.stakes import Stakes
+from tests.faults.wire import Wire
+from tests.faults.wire_faults import BlackHole, Cut, Delayed, Fault, Refused
 from tests.integration.test_daemon import rows
 from tests.integration.test_upload_rules import padded
 from tests.media import Media
@@ -161,6 +166,60 @@ def test_a_database_that_answers_nothing_for_a_while_is_waited_for(
                 daemon.process.wait(FROZEN_SECONDS)
         stakes.over()
         expect_all(daemon, stakes, paths)
+    beside.ensure_all_are_public()
+    stakes.judge(beside.settings)
+
+
+@contextmanager
+def wired(beside: Beside) -> Iterator[tuple[Wire, Settings]]:
+    """The network before PostgreSQL, and the settings of a daemon on the far side of it."""
+    url = urlsplit(beside.url)
+    (directory,) = parse_qs(url.query)["host"]
+    with Wire(os.path.join(directory, ".s.PGSQL.5432")) as wire:
+        far = url._replace(netloc=f"{url.username}@127.0.0.1:{wire.port}", query="").geturl()
+        yield wire, beside.settings.model_copy(update={"database_url": SecretStr(far)})
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(Refused(), marks=pytest.mark.fault("PostgreSQL: connections refused")),
+        pytest.param(
+            BlackHole(),
+            marks=pytest.mark.fault("PostgreSQL: connections swallowed by a black hole, then reset"),
+        ),
+    ],
+)
+def test_a_database_that_cannot_be_reached_is_waited_for(
+    beside: Beside, proxy: FaultProxy, media: Media, stakes: Stakes, fault: Fault
+) -> None:
+    """A kernel resets what was silent for too long; here the test does it."""
+    held = Held(proxy, "UploadPart")
+    with wired(beside) as (wire, settings), going_well(settings) as daemon:
+        paths = put_all(stakes, settings, media)
+        held.wait()
+        injection = wire.inject(fault)
+        held.go_on()
+        injection.wait_for(1)
+        with pytest.raises(subprocess.TimeoutExpired):
+            daemon.process.wait(FROZEN_SECONDS)
+        stakes.inject(injection.injected)
+        wire.inject(Cut())
+        wire.relieve()
+        stakes.over()
+        expect_all(daemon, stakes, paths)
+    beside.ensure_all_are_public()
+    stakes.judge(beside.settings)
+
+
+@pytest.mark.fault("PostgreSQL: every message delayed by 20 ms")
+def test_a_database_far_away_only_takes_longer(beside: Beside, media: Media, stakes: Stakes) -> None:
+    with wired(beside) as (wire, settings):
+        injection = wire.inject(Delayed(0.02))
+        with going_well(settings) as daemon:
+            paths = put_all(stakes, settings, media)
+            expect_all(daemon, stakes, paths)
+        stakes.inject(injection.injected)
     beside.ensure_all_are_public()
     stakes.judge(beside.settings)
 
