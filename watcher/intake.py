@@ -119,11 +119,15 @@ class Intake:
             return None
 
     def _has_same_content(self, known: Upload, identity: Identity, finding: str | None) -> bool:
-        """Whether only the identity is new; a row without a checksum has made no claim about its content."""
+        """Whether only the identity is new.
+
+        A row without a checksum makes no claim about its content, unless a catalog row has vouched for it.
+        """
         if known.size != identity.size:
             return False
         if known.checksum is None:
-            return known.state is State.PENDING and finding == known.finding
+            is_vouched_for = known.catalog_row_id is not None
+            return known.state is State.PENDING and finding == known.finding and not is_vouched_for
         try:
             with owned(self._tree.open(known.path)) as fd:
                 return Source(fd).checksum() == known.checksum

@@ -124,6 +124,24 @@ def test_a_second_encode_that_fails_before_it_opens_the_file_does_not_stop_the_f
     assert rows.url_of(failed).startswith("https://example.com/")
 
 
+def test_a_failed_encode_of_the_same_size_is_not_taken_for_what_was_let_through(
+    beside: OpenWorkshop, rows: CatalogRows, proxy: FaultProxy, video: bytes
+) -> None:
+    """Nothing of the first one has been read yet, so its size is all that is known of its content."""
+    shop = beside()
+    rows.insert(NAME, "720p")
+    good = video + b"\0\0\0\x09free1"
+    shop.put(PATH, good)
+    assert shop.ask() == 1
+    second = rows.insert(NAME, "720p", "processing")
+    os.utime(shop.absolute(shop.write(PATH, good[:-1] + b"2")), (1, 1))
+    shop.settle(PATH)
+    rows.update(second, status="failed")
+    finish(shop)
+    assert (shop.row(PATH).state, shop.row(PATH).error_code) == (State.REJECTED, "encode-failed")
+    assert sent(proxy) == []
+
+
 def test_a_second_encode_that_is_good_replaces_the_object_and_both_rows_show_it(
     beside: OpenWorkshop, rows: CatalogRows, video: bytes
 ) -> None:
