@@ -12,6 +12,9 @@ from db.reading import LedgerReader
 from db.records import Upload
 from db.states import State
 
+LONGEST_LEASE = timedelta(hours=1)
+"""No daemon, however it is configured, claims for longer."""
+
 
 class Claims(LedgerReader):
     """The part of the ledger that workers get their uploads from.
@@ -24,16 +27,17 @@ class Claims(LedgerReader):
         """Take at most `limit` uploads in `state` that are due and that nobody holds, longest due first.
 
         They are this worker's for `lease`, which `renew` extends; then another may claim them. An upload due
-        later than `horizon` (the longest backoff) from now is due now: the clock must have jumped. What waits
-        at the catalog gate is not due, however long it waits.
+        later than `horizon` (the longest backoff) from now is due now: the clock must have jumped; so is one
+        whose claim ends later than any can. What waits at the catalog gate is not due, however long it waits.
         """
         uploads = self._uploads
         with self._database.transaction("claim uploads"):
             now = self.now()
             # Two ranges of one index, where a single condition with OR would read all that is not due yet.
-            chosen = self._claimable(state, now, uploads.due_at <= now, limit)
+            free = self._is_free(now, lease)
+            chosen = self._claimable(state, free, uploads.due_at <= now, limit)
             if len(chosen) < limit:
-                chosen += self._claimable(state, now, uploads.due_at > now + horizon, limit - len(chosen))
+                chosen += self._claimable(state, free, uploads.due_at > now + horizon, limit - len(chosen))
             if not chosen:
                 return []
             until = now + lease
@@ -46,9 +50,9 @@ class Claims(LedgerReader):
             values.update(claim=values["claim"] + 1, claimed_by=self.worker, claimed_until=until)
         return [Upload(**values) for values in chosen]
 
-    def _claimable(self, state: State, now: datetime, due: Any, limit: int) -> list[dict[str, Any]]:
+    def _claimable(self, state: State, free: Any, due: Any, limit: int) -> list[dict[str, Any]]:
         uploads = self._uploads
-        query: Any = uploads.select(self._whole).where(self._is_queued(state), due, self._is_free(now))
+        query: Any = uploads.select(self._whole).where(self._is_queued(state), due, free)
         query = query.order_by(uploads.due_at, uploads.id).limit(limit)
         if self._database.dialect is Dialect.POSTGRESQL:
             query = query.for_update(skip_locked=True)
@@ -124,7 +128,9 @@ class Claims(LedgerReader):
         with self._database.transaction("take an upload"):
             now = self.now()
             values = {"claim": uploads.claim + 1, "claimed_by": self.worker, "claimed_until": now + lease}
-            mine = uploads.update(values).where(self._ours, uploads.id == upload_id, self._is_free(now))
+            mine = uploads.update(values).where(
+                self._ours, uploads.id == upload_id, self._is_free(now, lease)
+            )
             return self._get(upload_id) if mine.execute() else None
 
     def let_go(self, upload: Upload) -> None:
@@ -160,9 +166,15 @@ class Claims(LedgerReader):
             values = {"due_at": self.now(), **self._end_of_claim}
             uploads.update(values).where(*self._still(upload)).execute()
 
-    def _is_free(self, now: datetime) -> Any:
-        """Whether nobody holds the row, or whoever did gave no sign of life for too long."""
-        return self._uploads.claimed_until.is_null() | (self._uploads.claimed_until <= now)
+    def _is_free(self, now: datetime, lease: timedelta) -> Any:
+        """Whether nobody holds the row, or whoever did gave no sign of life for too long.
+
+        Or did so before the clock was set back: no claim lasts longer than the longest, and none of ours
+        longer than `lease`.
+        """
+        held_by, until = self._uploads.claimed_by, self._uploads.claimed_until
+        is_ours = (held_by == self.worker) & (until > now + lease)
+        return until.is_null() | (until <= now) | (until > now + max(lease, LONGEST_LEASE)) | is_ours
 
     def take_turn(self, path: str) -> None:
         """Until the end of the transaction nobody else adds an upload for the path (SQLite: any upload)."""

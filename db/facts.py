@@ -30,6 +30,7 @@ class Progress(TypedDict, total=False):
     part_size: int | None
     bytes_sent: int
     url: str | None
+    published_at: datetime
 
 
 class Proof(TypedDict, total=False):

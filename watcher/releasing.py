@@ -105,6 +105,10 @@ class ReleaseStage:
 
     def _require_time(self, upload: Upload) -> None:
         left = self._retention_left(upload)
+        if left > self._policy.retention:
+            # It was published in the future: the clock was set back, and would be waited for.
+            self._ledger.record(upload, published_at=self._ledger.now())
+            left = self._policy.retention
         if left > timedelta(0) and not self._is_pressed():
             raise NotYetError(RETENTION, "It is kept until the retention is over.", left.total_seconds())
         if objection := self._catalog.objection(upload):
@@ -167,7 +171,7 @@ class ReleaseStage:
         match outcome:
             case Released(0):
                 reached(Step.UNLINKED)
-                is_early = self._retention_left(upload) > timedelta(0)
+                is_early = timedelta(0) < self._retention_left(upload) <= self._policy.retention
                 why = ", early, for the disk is full" if is_early else ""
                 self._record_released(upload, f"the local copy was removed{why}")
                 self._metrics.released.inc(upload.size)

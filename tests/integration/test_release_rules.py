@@ -104,6 +104,28 @@ def test_the_copy_goes_only_after_the_retention(workshop: OpenWorkshop, video: b
     assert shop.waited == [1.0]
 
 
+def test_a_clock_that_is_set_back_makes_the_retention_begin_anew_and_end(
+    workshop: OpenWorkshop, video: bytes
+) -> None:
+    """A publication in the future would keep the copy until that has come, and its row busy all the time."""
+    shop = workshop(RELEASE_AFTER_SECONDS=3600)
+    published(shop, video)
+    uploads = shop.house.database.tables.uploads
+    ahead = shop.house.ledger.now() + timedelta(days=1)
+    with shop.house.database.transaction():
+        uploads.update(published_at=ahead, due_at=ahead + timedelta(hours=1)).execute()
+    (row,) = shop.step(State.PUBLISHED)
+    assert row.published_at is not None
+    assert row.published_at <= shop.house.ledger.now()
+    assert row.due_at <= shop.house.ledger.now() + timedelta(hours=1)
+    assert shop.step(State.PUBLISHED) == []
+    shop.house.policy.retention = timedelta(0)
+    shop.house.ledger.reschedule_published(timedelta(0))
+    (released,) = shop.step(State.PUBLISHED)
+    assert released.state is State.RELEASED
+    assert "the local copy was removed" in shop.house.ledger.events(released.id)[-1].detail
+
+
 def test_a_retention_that_grew_is_kept_by_rows_that_are_due_already(
     workshop: OpenWorkshop, video: bytes
 ) -> None:

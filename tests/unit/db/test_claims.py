@@ -91,6 +91,24 @@ def test_who_is_due_beyond_the_longest_backoff_is_due_now(ledger: Ledger, clock:
     assert only(claim(ledger)).id == upload.id
 
 
+def test_a_claim_from_before_the_clock_was_set_back_holds_nothing(
+    ledger: Ledger, database: Database, clock: Clock
+) -> None:
+    """Whoever is at work renews it by the new time; one that nobody renews would last until that is over."""
+    enqueue(ledger)
+    clock.advance(minutes=10)
+    late = only(claim(ledger))
+    colleague = Ledger(database, "main", worker="colleague", clock=clock)
+    clock.now -= timedelta(minutes=10)
+    assert claim(colleague) == []
+    assert only(claim(ledger)).id == late.id
+    assert claim(ledger) == []
+    clock.now -= timedelta(days=1)
+    assert only(claim(colleague)).id == late.id
+    with pytest.raises(ClaimLostError):
+        ledger.record(late, bytes_sent=1)
+
+
 def test_the_next_due_time_is_the_earliest_at_which_a_claim_can_succeed(ledger: Ledger, clock: Clock) -> None:
     def next_due() -> timedelta | None:
         due = ledger.next_due(State.PENDING, horizon=HORIZON)
