@@ -1,23 +1,53 @@
-"""The rules by which a life goes on, and what must be true after every step of it and at its end."""
+"""The rules by which a life goes on, and what must be true after every step of it and at its end.
+
+What matters only right before or in the middle of a certain step is let happen there (`at_a_turn`,
+`in_the_middle`), for by chance alone it hardly ever would.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from db import State
-from tests.faults.life import NAMES, Life
+from tests.faults.life import Life
+from tests.faults.scene import NAMES
 from watcher.steps import Step
 
 NAME = st.sampled_from(NAMES)
 REACHED = st.sampled_from([step for step in Step if not step.value.startswith("multipart")])
 """Steps that small files get to; the others have kill tests of their own."""
 STAGES = (State.PENDING, State.VERIFIED, State.PUBLISHED)
+STAGE = st.sampled_from(STAGES)
 PROVEN = frozenset({State.VERIFIED, State.PUBLISHED, State.RELEASED})
 MOST_ROUNDS = 12
+
+STARTS = ("encode", "encode", "encode_badly", "second_row", "nothing")
+"""What is under way when something happens at a turn: most often a good file."""
+ACCIDENTS: dict[State, tuple[str, ...]] = {
+    State.PENDING: ("begin", "encode", "encode_badly", "zero", "remove", "move_away", "delete_row", "disown"),
+    State.VERIFIED: ("begin", "encode", "encode_badly", "zero", "remove", "delete_row", "delete_object"),
+    State.PUBLISHED: ("begin", "encode", "zero", "truncate", "delete_object", "delete_object", "point_back"),
+}
+"""What matters most right before a stage works."""
+SURPRISES: dict[Step, tuple[str, ...]] = {
+    Step.ENQUEUED: ("encode", "encode_badly", "remove"),
+    Step.HASHED: ("encode", "encode_badly", "remove", "zero", "delete_object"),
+    Step.COMPLETED: ("encode", "encode_badly", "remove", "delete_object"),
+    Step.CONFIRMED: ("encode", "begin", "delete_object"),
+    Step.PUBLISHED: ("encode", "begin", "point_back", "delete_object"),
+    Step.LINKED_ASIDE: ("encode", "zero", "remove"),
+    Step.RENAMED_ASIDE: ("encode", "begin", "write_aside", "write_aside"),
+}
+"""What the world does in the middle of a stage, where neither lease nor transaction keeps it from that."""
+SURPRISE = st.sampled_from([(step, what) for step, several in SURPRISES.items() for what in several])
+
+JUMPS = st.sampled_from([timedelta(minutes=7), timedelta(days=1)])
+LONG_AGO, FAR_AHEAD = 86_400, 4_000_000_000
 
 
 class AnyOrder(RuleBasedStateMachine):
@@ -30,6 +60,8 @@ class AnyOrder(RuleBasedStateMachine):
     def be_born(self) -> None:
         self.life = type(self).begin()
 
+    # The compressor and people
+
     @rule(name=NAME)
     def encode_begins(self, name: str) -> None:
         if self.life.processing(name) is None:
@@ -40,56 +72,72 @@ class AnyOrder(RuleBasedStateMachine):
         if self.life.processing(name) is not None:
             self.life.write(name, complete=complete)
 
-    @rule(name=NAME)
-    def encode_ends(self, name: str) -> None:
-        self.life.conclude(name)
-
-    @rule(name=NAME)
-    def encode_in_one_go(self, name: str) -> None:
-        if self.life.processing(name) is None:
-            self.life.begin(name)
-        self.life.write(name, complete=True)
-        self.life.conclude(name)
-
-    @rule(name=NAME)
-    def encode_fails(self, name: str) -> None:
-        self.life.fail(name)
-
-    @rule(name=NAME, complete=st.booleans(), status=st.sampled_from(["failed", "processing"]))
-    def encode_goes_wrong(self, name: str, complete: bool, status: str) -> None:
-        if self.life.processing(name) is None:
-            self.life.begin(name)
-        self.life.write(name, complete=complete)
-        if status == "failed":
+    @rule(name=NAME, well=st.booleans())
+    def encode_ends(self, name: str, well: bool) -> None:
+        if well:
+            self.life.conclude(name)
+        else:
             self.life.fail(name)
 
-    @rule(name=NAME)
-    def second_row(self, name: str) -> None:
-        self.life.second_row(name)
+    @rule(name=NAME, complete=st.sampled_from([None, True, False]))
+    def encode_in_one_go(self, name: str, complete: bool | None) -> None:
+        if complete is None:
+            self.life.encode(name)
+        else:
+            self.life.encode_badly(name, complete=complete)
 
-    @rule(name=NAME, what=st.sampled_from(["truncate", "remove", "move_away", "move_back"]))
+    @rule(name=NAME, what=st.sampled_from(["truncate", "zero", "remove", "move_away", "move_back"]))
     def somebody_meddles_with_files(self, name: str, what: str) -> None:
         getattr(self.life, what)(name)
 
-    @rule(name=NAME, what=st.sampled_from(["delete_row", "point_back", "delete_object"]))
+    @rule(
+        name=NAME,
+        what=st.sampled_from(["second_row", "delete_row", "point_back", "delete_object", "disown"]),
+    )
     def somebody_meddles_with_rows_and_objects(self, name: str, what: str) -> None:
         getattr(self.life, what)(name)
 
-    @rule(status=st.sampled_from([503, 403]))
-    def s3_breaks(self, status: int) -> None:
-        self.life.break_s3(status)
+    # Servers and clocks
+
+    @rule(status=st.sampled_from([503, 403]), requests=st.integers(1, 8))
+    def s3_breaks(self, status: int, requests: int) -> None:
+        self.life.break_s3(status, requests)
+
+    @rule(requests=st.integers(1, 2))
+    def s3_loses_answers(self, requests: int) -> None:
+        self.life.lose_answers(requests)
 
     @rule()
-    def s3_loses_answers(self) -> None:
-        self.life.lose_answers()
+    def the_database_comes_or_goes(self) -> None:
+        if self.life.database.is_away:
+            self.life.database.come_back()
+        else:
+            self.life.database.go_away()
 
-    @rule()
-    def s3_is_mended(self) -> None:
-        self.life.mend_s3()
+    @rule(step=REACHED)
+    def the_database_is_going_to_be_away(self, step: Step) -> None:
+        self.life.surprises[step] = self.life.database.go_away
+
+    @rule(by=JUMPS, forward=st.booleans(), state=STAGE)
+    def the_clock_jumps(self, by: timedelta, forward: bool, state: State) -> None:
+        """And whatever is due then, or not any more, is worked on by that clock alone."""
+        self.life.jump(by if forward else -by)
+        self.life.step(state)
+
+    @rule(name=NAME, at=st.sampled_from([LONG_AGO, FAR_AHEAD]))
+    def a_file_is_of_another_time(self, name: str, at: int) -> None:
+        self.life.touch(name, at)
+
+    # The daemon
 
     @rule(step=REACHED)
     def a_crash_is_coming(self, step: Step) -> None:
-        self.life.crash_at(step)
+        self.life.surprises[step] = self.life.crash
+
+    @rule(name=NAME, surprise=SURPRISE)
+    def a_surprise_is_coming(self, name: str, surprise: tuple[Step, str]) -> None:
+        step, what = surprise
+        self.life.surprises[step] = lambda: getattr(self.life, what)(name)
 
     @rule()
     def restart(self) -> None:
@@ -99,35 +147,39 @@ class AnyOrder(RuleBasedStateMachine):
     def an_event_comes(self, name: str) -> None:
         self.life.settle(name)
 
-    @rule()
-    def a_scan_comes(self) -> None:
-        self.life.scan()
+    @rule(all_of_it=st.booleans())
+    def the_catalog_is_minded(self, all_of_it: bool) -> None:
+        if all_of_it:
+            self.life.ask()
+        self.life.watch()
 
-    @rule()
-    def the_gate_is_asked(self) -> None:
-        self.life.ask()
-
-    @rule(state=st.sampled_from(STAGES))
+    @rule(state=STAGE)
     def a_stage_works(self, state: State) -> None:
-        self.life.step(state)
+        self.life.step_at_once(state)
 
-    @rule(last=st.sampled_from(STAGES))
+    @rule(last=STAGE)
     def the_daemon_works(self, last: State) -> None:
         """As far as a stage, and most often to the end."""
         self._work(STAGES[: STAGES.index(last) + 1])
 
-    @rule(
-        name=NAME, then=st.sampled_from(["delete_object", "truncate", "remove", "point_back", "delete_row"])
-    )
-    def something_happens_to_what_was_published(self, name: str, then: str) -> None:
-        """Right before the copy would be released, which is when it matters most."""
-        self._work(STAGES[:2])
-        getattr(self.life, then)(name)
-        self.life.step(State.PUBLISHED)
+    @rule(data=st.data(), name=NAME, start=st.sampled_from(STARTS), state=STAGE)
+    def at_a_turn(self, data: st.DataObject, name: str, start: str, state: State) -> None:
+        """A file gets as far as a stage; then something happens, and then the stage works."""
+        self._all_works()
+        if start != "nothing":
+            getattr(self.life, start)(name)
+        self._work(STAGES[: STAGES.index(state)])
+        getattr(self.life, data.draw(st.sampled_from(ACCIDENTS[state])))(name)
+        self.life.step_at_once(state)
 
-    @rule()
-    def the_rows_are_watched(self) -> None:
-        self.life.watch()
+    @rule(name=NAME, start=st.sampled_from(STARTS[:3]), surprise=SURPRISE)
+    def in_the_middle(self, name: str, start: str, surprise: tuple[Step, str]) -> None:
+        """A file goes its whole way, and something happens to it at one of its steps."""
+        self._all_works()
+        step, what = surprise
+        getattr(self.life, start)(name)
+        self.life.surprises[step] = lambda: getattr(self.life, what)(name)
+        self._work()
 
     @invariant()
     def nothing_is_lost_and_nothing_bad_is_shown(self) -> None:
@@ -153,28 +205,33 @@ class AnyOrder(RuleBasedStateMachine):
             self._come_to_rest()
         finally:
             life.close()
+            life.database.come_back()
 
     def _come_to_rest(self) -> None:
-        """All is mended, the encodes end, and the daemon has all the time it needs."""
+        """All is mended, the encodes end, and the daemon has all the time it needs, but no new life.
+
+        Even if the clock was set back by a day at this moment.
+        """
         life = self.life
-        life.mend_s3()
-        life.restart()
+        self._all_works()
+        life.jump(-timedelta(days=1))
         for name in NAMES:
             life.move_back(name)
             life.conclude(name)
         wanted = {name: life.on_disk(name) for name in NAMES}
         before: object = None
         for _ in range(MOST_ROUNDS):
-            self._work()
+            life.wait()
+            self._work(step=life.step)
             life.watch()
-            uploads = life.shop.house.ledger.uploads()
+            uploads = life.running().house.ledger.uploads()
             if before == (before := [(upload.id, upload.state, upload.awaits_row) for upload in uploads]):
                 break
         for name in NAMES:
             newest = life.newest(name)
             if newest is None or newest.status != "ready" or newest.content is None:
                 continue
-            current = life.shop.house.ledger.current(life.path(name))
+            current = life.running().house.ledger.current(life.path(name))
             is_proven = current is not None and current.state in PROVEN
             if newest.content == wanted[name] or (is_proven and newest.content == life.stored(name)):
                 self._ensure_finished(name, newest.content)
@@ -183,7 +240,7 @@ class AnyOrder(RuleBasedStateMachine):
         life = self.life
         story: Any = [
             (upload.state, upload.error_code, upload.last_error)
-            for upload in life.shop.house.ledger.uploads(path=life.path(name))
+            for upload in life.running().house.ledger.uploads(path=life.path(name))
         ]
         assert life.stored(name) == content, story
         for row in life.known:
@@ -192,8 +249,15 @@ class AnyOrder(RuleBasedStateMachine):
         assert life.aside(name) is None
         assert life.on_disk(name) != content, story
 
-    def _work(self, stages: tuple[State, ...] = STAGES) -> None:
+    def _all_works(self) -> None:
+        """Whatever is broken is mended, and there is a daemon."""
+        self.life.surprises.clear()
+        self.life.mend_s3()
+        self.life.database.come_back()
+        self.life.running()
+
+    def _work(self, stages: tuple[State, ...] = STAGES, step: Callable[[State], None] | None = None) -> None:
         self.life.scan()
         self.life.ask()
         for state in stages:
-            self.life.step(state)
+            (step or self.life.step_at_once)(state)

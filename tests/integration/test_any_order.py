@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -14,6 +15,7 @@ from tests.catalog_rows import CatalogRows
 from tests.fault_proxy import FaultProxy
 from tests.faults.life import Life
 from tests.faults.machine import AnyOrder
+from tests.faults.outages import DatabaseOutages, database_outages
 from tests.s3_server import S3Server
 from tests.workshop import BUCKET, VIDEO_ID, open_workshop, settings_for
 
@@ -31,21 +33,21 @@ def machine(
     chosen = settings_for(place, proxy.url, DATABASE_URL=rows.url, CATALOG="compressor")
     client = server.client()
 
-    def begin() -> Life:
+    def begin(outages: DatabaseOutages) -> Life:
         shutil.rmtree(os.path.join(chosen.completed_dir, VIDEO_ID), ignore_errors=True)
         os.makedirs(os.path.join(chosen.completed_dir, VIDEO_ID))
         rows.connection.execute("TRUNCATE video_qualities, video_uploader.uploads CASCADE")
         for found in client.list_objects_v2(Bucket=BUCKET).get("Contents", []):
             client.delete_object(Bucket=BUCKET, Key=found["Key"])
         proxy.requests.clear()
-        return Life(chosen, server, proxy, rows, video)
+        return Life(chosen, server, proxy, rows, outages, video)
 
     class Machine(AnyOrder):
         pass
 
-    Machine.begin = staticmethod(begin)
     # One life outside of all keeps the S3 client, which is slow to make, from being made for each.
-    with open_workshop(chosen, server):
+    with database_outages(rows.url, rows.connection) as outages, open_workshop(chosen, server):
+        Machine.begin = staticmethod(partial(begin, outages))
         yield Machine
 
 

@@ -1,0 +1,145 @@
+"""What is known to be true of one example's world, and where to look: at nothing that the daemon says.
+
+It sees what is there, whatever state the daemon, or its way to the database, is in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.catalog_rows import CatalogRows
+from tests.fault_proxy import FaultProxy
+from tests.faults.outages import DatabaseOutages
+from tests.s3_server import S3Server
+from tests.workshop import BUCKET, VIDEO_ID
+from watcher.release import parse_aside_name
+from watcher.settings import Settings
+
+NAMES = ("a_480p.mp4", "b_720p.mp4")
+
+
+@dataclass
+class Row:
+    """A row of the compressor's, as it has written it: with the content that it called ready."""
+
+    id: str
+    name: str
+    status: str
+    content: bytes | None = None
+
+
+@dataclass
+class Scene:
+    """The real parts of one example, and what is known to be true of them."""
+
+    settings: Settings
+    server: S3Server
+    proxy: FaultProxy
+    rows: CatalogRows
+    database: DatabaseOutages
+    video: bytes
+    made: int = 0
+    known: list[Row] = field(default_factory=list)
+    called_ready: dict[str, set[bytes | None]] = field(
+        default_factory=lambda: {name: set() for name in NAMES}
+    )
+    contents: dict[str, bytes] = field(default_factory=dict)
+    """Everything that was ever written, by its MD5."""
+    excused: set[bytes] = field(default_factory=set)
+    """Contents that somebody else than the daemon has destroyed."""
+    away: dict[str, bytes] = field(default_factory=dict)
+    zeroed: set[bytes | None] = field(default_factory=set)
+    broken: int = 0
+    """So many more requests S3 refuses."""
+    _seen: tuple[object, dict[str, bytes | None]] | None = None
+    own_deletions: int = 0
+    """What was deleted past the proxy."""
+
+    def path(self, name: str) -> str:
+        """Relative to the watched directory."""
+        return f"{VIDEO_ID}/{name}"
+
+    def absolute(self, name: str) -> str:
+        """Where a file is."""
+        return os.path.join(self.settings.completed_dir, VIDEO_ID, name)
+
+    def key(self, name: str) -> str:
+        """The name of a file's object."""
+        return f"videos/{VIDEO_ID}/{name}"
+
+    def on_disk(self, name: str) -> bytes | None:
+        """What is under the file's name."""
+        return content_of(self.absolute(name))
+
+    def aside(self, name: str) -> bytes | None:
+        """What is set aside and belongs to the file."""
+        return next((content_of(path) for path in self.asides(name)), None)
+
+    def objects(self) -> dict[str, bytes | None]:
+        """What S3 has, by file name: told by its ETag, which is the MD5 of what somebody once wrote."""
+        # It is listed anew only if something has been written since.
+        writes = sum(request.method in {"PUT", "POST", "DELETE"} for request in self.proxy.requests)
+        state = (writes, self.own_deletions)
+        if self._seen is None or self._seen[0] != state:
+            listed: Any = self.server.client().list_objects_v2(Bucket=BUCKET).get("Contents", [])
+            etags = {found["Key"]: found["ETag"].strip('"') for found in listed}
+            found = {name: etags.get(self.key(name)) for name in NAMES}
+            objects = {name: self.contents.get(etag, b"?") if etag else None for name, etag in found.items()}
+            self._seen = state, objects
+        return self._seen[1]
+
+    def stored(self, name: str) -> bytes | None:
+        """What S3 has of one file."""
+        return self.objects()[name]
+
+    def newest(self, name: str) -> Row | None:
+        """The file's newest row."""
+        return next((row for row in reversed(self.known) if row.name == name), None)
+
+    def processing(self, name: str) -> Row | None:
+        """The row of the encode under way."""
+        newest = self.newest(name)
+        return newest if newest is not None and newest.status == "processing" else None
+
+    def is_public(self, row: Row) -> bool:
+        """Whether players are given the object."""
+        return f"/{BUCKET}/videos/" in self.rows.url_of(row.id)
+
+    def is_proven(self, name: str, content: bytes) -> bool:
+        """Whether the object is this content, and the ledger has a proof of it for the newest ready row."""
+        row = next((row for row in reversed(self.known) if row.name == name and row.status == "ready"), None)
+        if row is None or self.stored(name) != content:
+            return False
+        proofs = self.rows.connection.execute(
+            "SELECT 1 FROM video_uploader.uploads u, video_qualities q WHERE q.id::text = %s"
+            " AND u.verified_at IS NOT NULL AND u.etag = %s AND u.catalog_row_at >= q.created_at",
+            [row.id, md5(content)],
+        )
+        return proofs.fetchone() is not None
+
+    def asides(self, name: str) -> list[str]:
+        """Where what belongs to a file is set aside."""
+        directory = os.path.dirname(self.absolute(name))
+        ids = {entry: parse_aside_name(entry) for entry in sorted(os.listdir(directory))}
+        if not any(ids.values()):
+            return []
+        query = "SELECT id FROM video_uploader.uploads WHERE path = %s"
+        ours = {row["id"] for row in self.rows.connection.execute(query, [self.path(name)])}
+        return [os.path.join(directory, entry) for entry, number in ids.items() if number in ours]
+
+
+def md5(content: bytes) -> str:
+    """What S3 calls an object that was sent at once."""
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def content_of(path: str) -> bytes | None:
+    """What a file holds, None if there is none."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
