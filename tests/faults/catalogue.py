@@ -58,4 +58,10 @@ FLOODS: Final = (
     "100,000 files in one directory",
     "hostile names and contents",
 )
-FAULTS: Final = (*CRASHES, *ON_THE_NETWORK, *DATABASES, *DISKS, *WATCHING, *FILES, *FLOODS)
+CLOCKS: Final = (
+    "clock set forward by a day",
+    "clock set back by a day",
+    "clock set back to 1970",
+)
+SKEWED: Final = "signatures refused for a wrong clock"
+FAULTS: Final = (*CRASHES, *ON_THE_NETWORK, *DATABASES, *DISKS, *WATCHING, *FILES, *FLOODS, *CLOCKS, SKEWED)
