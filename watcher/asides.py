@@ -54,7 +54,7 @@ class Asides:
 
     def _may_be_under_way(self, upload: Upload) -> bool:
         has_moved_on = self._is_shared and upload.state is not State.PUBLISHED
-        return has_moved_on and self._ledger.now() - upload.changed_at < self._lease
+        return has_moved_on and abs(self._ledger.now() - upload.changed_at) < self._lease
 
     def _repair(self, path: str, upload_id: int) -> None:
         upload = self._ledger.seize(upload_id, lease=self._lease)

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from structlog.testing import capture_logs
 
-from db import Database, Ledger, Upload, migrate, open_database, sqlite_url
+from db import Database, Ledger, State, Upload, migrate, open_database, sqlite_url
 from watcher.asides import Asides
 from watcher.release import SetAside, aside_name, set_aside
 from watcher.tree import Tree, identity_of
@@ -62,11 +62,11 @@ def crash_in_release(tree: Tree, ledger: Ledger) -> Upload:
     return upload
 
 
-def repair(tree: Tree, ledger: Ledger) -> list[tuple[object, object]]:
+def repair(tree: Tree, ledger: Ledger, *, is_shared: bool = False) -> list[tuple[object, object]]:
     """Repair whatever is set aside; returns the events and outcomes that were logged."""
     asides = [f"{VIDEO}/{name}" for name in names(tree) if name.endswith(".aside")]
     with capture_logs() as logged:
-        Asides(tree, ledger, lease=LEASE).repair(asides)
+        Asides(tree, ledger, lease=LEASE, is_shared=is_shared).repair(asides)
     return [(line["event"], line.get("outcome")) for line in logged]
 
 
@@ -75,6 +75,16 @@ def test_a_file_that_was_left_aside_gets_its_name_back(root: Tree, ledger: Ledge
     assert names(root) == [aside_name(1)]
     assert repair(root, ledger) == [("aside_repaired", "PutBack")]
     assert names(root) == ["a_720p.mp4"]
+
+
+def test_a_clock_that_was_set_back_makes_no_release_of_another_daemon_last_longer(
+    root: Tree, database: Database, ledger: Ledger
+) -> None:
+    upload = crash_in_release(root, ledger)
+    moved_on = ledger.advance(upload, State.GONE)
+    assert repair(root, ledger, is_shared=True) == []
+    set_back = Ledger(database, "test", clock=lambda: moved_on.changed_at - timedelta(days=1))
+    assert repair(root, set_back, is_shared=True) == [("aside_repaired", "PutBack")]
 
 
 def test_a_newer_file_under_the_name_is_never_overwritten(root: Tree, ledger: Ledger) -> None:
