@@ -1,7 +1,7 @@
 """The rules by which a life goes on, and what must be true after every step of it and at its end.
 
-What matters only right before or in the middle of a certain step is let happen there (`at_a_turn`,
-`in_the_middle`), for by chance alone it hardly ever would.
+What matters only right before or in the middle of a certain step is let happen there (`before_…`,
+`while_…`), for by chance alone it hardly ever would.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ STAGE = st.sampled_from(STAGES)
 PROVEN = frozenset({State.VERIFIED, State.PUBLISHED, State.RELEASED})
 MOST_ROUNDS = 12
 
-STARTS = ("encode", "encode", "encode_badly", "second_row", "nothing")
+START = st.sampled_from(["encode", "encode", "encode_badly", "second_row", "nothing"])
 """What is under way when something happens at a turn: most often a good file."""
 ACCIDENTS: dict[State, tuple[str, ...]] = {
     State.PENDING: ("begin", "encode", "encode_badly", "zero", "remove", "move_away", "delete_row", "disown"),
@@ -41,9 +41,9 @@ SURPRISES: dict[Step, tuple[str, ...]] = {
     Step.CONFIRMED: ("encode", "begin", "delete_object"),
     Step.PUBLISHED: ("encode", "begin", "point_back", "delete_object"),
     Step.LINKED_ASIDE: ("encode", "zero", "remove"),
-    Step.RENAMED_ASIDE: ("encode", "begin", "write_aside", "write_aside"),
 }
 """What the world does in the middle of a stage, where neither lease nor transaction keeps it from that."""
+WHILE_ASIDE = ("encode", "begin", "write_aside", "write_aside")
 SURPRISE = st.sampled_from([(step, what) for step, several in SURPRISES.items() for what in several])
 
 JUMPS = st.sampled_from([timedelta(minutes=7), timedelta(days=1)])
@@ -62,22 +62,13 @@ class AnyOrder(RuleBasedStateMachine):
 
     # The compressor and people
 
-    @rule(name=NAME)
-    def encode_begins(self, name: str) -> None:
-        if self.life.processing(name) is None:
-            self.life.begin(name)
-
-    @rule(name=NAME, complete=st.booleans())
-    def encode_writes(self, name: str, complete: bool) -> None:
-        if self.life.processing(name) is not None:
-            self.life.write(name, complete=complete)
-
-    @rule(name=NAME, well=st.booleans())
-    def encode_ends(self, name: str, well: bool) -> None:
-        if well:
-            self.life.conclude(name)
-        else:
-            self.life.fail(name)
+    @rule(name=NAME, what=st.sampled_from(["begin", "write", "write", "half", "conclude", "fail"]))
+    def encode_goes_on(self, name: str, what: str) -> None:
+        is_under_way = self.life.processing(name) is not None
+        if what == "half" and is_under_way:
+            self.life.write(name, complete=False)
+        elif what != "half" and is_under_way == (what != "begin"):
+            getattr(self.life, what)(name)
 
     @rule(name=NAME, complete=st.sampled_from([None, True, False]))
     def encode_in_one_go(self, name: str, complete: bool | None) -> None:
@@ -99,13 +90,12 @@ class AnyOrder(RuleBasedStateMachine):
 
     # Servers and clocks
 
-    @rule(status=st.sampled_from([503, 403]), requests=st.integers(1, 8))
-    def s3_breaks(self, status: int, requests: int) -> None:
-        self.life.break_s3(status, requests)
-
-    @rule(requests=st.integers(1, 2))
-    def s3_loses_answers(self, requests: int) -> None:
-        self.life.lose_answers(requests)
+    @rule(status=st.sampled_from([None, 503, 403]), requests=st.integers(1, 8))
+    def s3_breaks(self, status: int | None, requests: int) -> None:
+        if status is None:
+            self.life.lose_answers(requests)
+        else:
+            self.life.break_s3(status, requests)
 
     @rule()
     def the_database_comes_or_goes(self) -> None:
@@ -113,10 +103,6 @@ class AnyOrder(RuleBasedStateMachine):
             self.life.database.come_back()
         else:
             self.life.database.go_away()
-
-    @rule(step=REACHED)
-    def the_database_is_going_to_be_away(self, step: Step) -> None:
-        self.life.surprises[step] = self.life.database.go_away
 
     @rule(by=JUMPS, forward=st.booleans(), state=STAGE)
     def the_clock_jumps(self, by: timedelta, forward: bool, state: State) -> None:
@@ -130,9 +116,10 @@ class AnyOrder(RuleBasedStateMachine):
 
     # The daemon
 
-    @rule(step=REACHED)
-    def a_crash_is_coming(self, step: Step) -> None:
-        self.life.surprises[step] = self.life.crash
+    @rule(step=REACHED, crash=st.booleans())
+    def an_end_is_coming(self, step: Step, crash: bool) -> None:
+        """Of the daemon, or of its database."""
+        self.life.surprises[step] = self.life.crash if crash else self.life.database.go_away
 
     @rule(name=NAME, surprise=SURPRISE)
     def a_surprise_is_coming(self, name: str, surprise: tuple[Step, str]) -> None:
@@ -162,24 +149,25 @@ class AnyOrder(RuleBasedStateMachine):
         """As far as a stage, and most often to the end."""
         self._work(STAGES[: STAGES.index(last) + 1])
 
-    @rule(data=st.data(), name=NAME, start=st.sampled_from(STARTS), state=STAGE)
-    def at_a_turn(self, data: st.DataObject, name: str, start: str, state: State) -> None:
-        """A file gets as far as a stage; then something happens, and then the stage works."""
-        self._all_works()
-        if start != "nothing":
-            getattr(self.life, start)(name)
-        self._work(STAGES[: STAGES.index(state)])
-        getattr(self.life, data.draw(st.sampled_from(ACCIDENTS[state])))(name)
-        self.life.step_at_once(state)
+    @rule(name=NAME, start=START, what=st.sampled_from(ACCIDENTS[State.PENDING]))
+    def before_it_is_sent(self, name: str, start: str, what: str) -> None:
+        self._at_a_turn(name, start, what, State.PENDING)
 
-    @rule(name=NAME, start=st.sampled_from(STARTS[:3]), surprise=SURPRISE)
-    def in_the_middle(self, name: str, start: str, surprise: tuple[Step, str]) -> None:
-        """A file goes its whole way, and something happens to it at one of its steps."""
-        self._all_works()
-        step, what = surprise
-        getattr(self.life, start)(name)
-        self.life.surprises[step] = lambda: getattr(self.life, what)(name)
-        self._work()
+    @rule(name=NAME, start=START, what=st.sampled_from(ACCIDENTS[State.VERIFIED]))
+    def before_it_is_published(self, name: str, start: str, what: str) -> None:
+        self._at_a_turn(name, start, what, State.VERIFIED)
+
+    @rule(name=NAME, start=START, what=st.sampled_from(ACCIDENTS[State.PUBLISHED]))
+    def before_it_is_released(self, name: str, start: str, what: str) -> None:
+        self._at_a_turn(name, start, what, State.PUBLISHED)
+
+    @rule(name=NAME, start=START, surprise=SURPRISE)
+    def while_it_is_sent_or_published(self, name: str, start: str, surprise: tuple[Step, str]) -> None:
+        self._in_the_middle(name, start, *surprise)
+
+    @rule(name=NAME, what=st.sampled_from(WHILE_ASIDE))
+    def while_it_is_aside(self, name: str, what: str) -> None:
+        self._in_the_middle(name, "encode", Step.RENAMED_ASIDE, what)
 
     @invariant()
     def nothing_is_lost_and_nothing_bad_is_shown(self) -> None:
@@ -191,6 +179,7 @@ class AnyOrder(RuleBasedStateMachine):
             assert row.status == "ready" or not life.is_public(row), f"{row} is public"
         for name, content in life.objects().items():
             assert content is None or content in life.called_ready[name], f"{name}: a bad object"
+            life.excuse_replaced(name)
             newest = life.newest(name)
             if newest is None or newest.content is None or newest.content in life.excused:
                 continue
@@ -248,6 +237,24 @@ class AnyOrder(RuleBasedStateMachine):
                 assert life.is_public(row), (row.id, story)
         assert life.aside(name) is None
         assert life.on_disk(name) != content, story
+
+    def _at_a_turn(self, name: str, start: str, what: str, state: State) -> None:
+        """A file gets as far as a stage; then something happens, and then the stage works."""
+        self._begin(name, start)
+        self._work(STAGES[: STAGES.index(state)])
+        getattr(self.life, what)(name)
+        self.life.step_at_once(state)
+
+    def _in_the_middle(self, name: str, start: str, step: Step, what: str) -> None:
+        """A file goes its whole way, and something happens when it gets to a step of it."""
+        self._begin(name, start)
+        self.life.surprises[step] = lambda: getattr(self.life, what)(name)
+        self._work()
+
+    def _begin(self, name: str, start: str) -> None:
+        self._all_works()
+        if start != "nothing":
+            getattr(self.life, start)(name)
 
     def _all_works(self) -> None:
         """Whatever is broken is mended, and there is a daemon."""

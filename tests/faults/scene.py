@@ -23,7 +23,7 @@ NAMES = ("a_480p.mp4", "b_720p.mp4")
 
 @dataclass
 class Row:
-    """A row of the compressor's, as it has written it: with the content that it called ready."""
+    """A row of the compressor's, as it has written it: with the content that it writes or called ready."""
 
     id: str
     name: str
@@ -103,6 +103,12 @@ class Scene:
         """The row of the encode under way."""
         newest = self.newest(name)
         return newest if newest is not None and newest.status == "processing" else None
+
+    def excuse_replaced(self, name: str) -> None:
+        """What the object of the newest ready row has replaced is missed by nobody, even without that row."""
+        ready = [row.content for row in self.known if row.name == name and row.status == "ready"]
+        if ready and ready[-1] == self.stored(name):
+            self.excused.update(content for content in ready[:-1] if content and content != ready[-1])
 
     def is_public(self, row: Row) -> bool:
         """Whether players are given the object."""

@@ -40,7 +40,7 @@ class World(Scene):
 
     def write(self, name: str, *, complete: bool = True) -> None:
         """ffmpeg writes the file in place, to its end or not."""
-        self._destroy(name)
+        self._excuse(name, self.on_disk(name))
         content = self._new_content()
         self._put(name, content if complete else content[:-50])
 
@@ -60,7 +60,7 @@ class World(Scene):
     def fail(self, name: str) -> None:
         """ffmpeg ended badly, whatever it left."""
         if row := self.processing(name):
-            row.status = "failed"
+            row.status, row.content = "failed", None
             self.rows.update(row.id, status="failed")
 
     def encode(self, name: str) -> None:
@@ -89,7 +89,7 @@ class World(Scene):
     def truncate(self, name: str) -> None:
         """A power cut, or somebody, shortens the file."""
         if content := self.on_disk(name):
-            self._destroy(name)
+            self._excuse(name, self.on_disk(name))
             self._put(name, content[: len(content) // 2])
 
     def zero(self, name: str) -> None:
@@ -99,7 +99,7 @@ class World(Scene):
         """
         content = self.on_disk(name)
         if content and content.endswith(_END):
-            self._destroy(name)
+            self._excuse(name, self.on_disk(name))
             zeros = content[: len(self.video) + 8].ljust(len(content), b"\0")
             self.zeroed.add(zeros)
             if not self.is_proven(name, content):
@@ -109,7 +109,7 @@ class World(Scene):
     def remove(self, name: str) -> None:
         """Somebody removes the file."""
         if self.on_disk(name) is not None:
-            self._destroy(name)
+            self._excuse(name, self.on_disk(name))
             os.remove(self.absolute(name))
 
     def move_away(self, name: str) -> None:
@@ -122,27 +122,29 @@ class World(Scene):
     def move_back(self, name: str) -> None:
         """And back again, over whatever is there."""
         if name in self.away:
-            self._destroy(name)
+            self._excuse(name, self.on_disk(name))
             os.rename(self.absolute(f"{name}.tmp"), self.absolute(name))
             del self.away[name]
 
     def write_aside(self, name: str) -> None:
-        """Somebody who has had the file open all along writes to it where it is aside."""
+        """The compressor has had the file open since before it was set aside, and writes its next encode."""
         for path in self.asides(name):
-            self.excused.add(content_of(path) or b"")
-            with open(path, "ab") as file:
-                file.write(b"more")
+            if self.processing(name) is None:
+                self.begin(name)
+            self._excuse(name, content_of(path))
+            self._put(name, self._new_content(), path)
 
     def delete_row(self, name: str) -> None:
         """Somebody deletes the newest row."""
         if row := self.newest(name):
+            self.excuse_replaced(name)
             self.rows.delete(row.id)
             self.known.remove(row)
 
     def disown(self, name: str) -> None:
         """Somebody finds the newest encode bad, and marks its row failed before anything of it is sent."""
         row = self.newest(name)
-        if row is not None and row.content is not None and not self.is_public(row):
+        if row is not None and row.status == "ready" and not self.is_public(row):
             vouched = [other.content for other in self.known if other is not row]
             if row.content not in {*vouched, self.stored(name)}:
                 self.called_ready[name].discard(row.content)
@@ -159,6 +161,7 @@ class World(Scene):
         """Somebody deletes the object behind our back."""
         content = self.stored(name)
         if content is not None:
+            self.excuse_replaced(name)
             self.server.client().delete_object(Bucket=BUCKET, Key=self.key(name))
             self.own_deletions += 1
             if content not in {self.on_disk(name), self.aside(name), self.away.get(name)}:
@@ -220,15 +223,17 @@ class World(Scene):
             return s3_error(400, "BadDigest")
         return forward()
 
-    def _destroy(self, name: str) -> None:
-        """Somebody else than the daemon is about to destroy what is under a name."""
-        content = self.on_disk(name)
+    def _excuse(self, name: str, content: bytes | None) -> None:
+        """Somebody else than the daemon is about to destroy a content of a file."""
         if content is not None and content != self.stored(name):
             self.excused.add(content)
 
-    def _put(self, name: str, content: bytes) -> None:
+    def _put(self, name: str, content: bytes, path: str | None = None) -> None:
+        """Write a file in place; what is written for a row must stay where it is until that is decided."""
         self.contents[md5(content)] = content
-        with open(self.absolute(name), "wb") as file:
+        if row := self.processing(name):
+            row.content = content
+        with open(path or self.absolute(name), "wb") as file:
             file.write(content)
 
     def _new_content(self) -> bytes:
