@@ -33,7 +33,7 @@ def _no_thread_is_left() -> Iterator[None]:
 def postgres() -> Iterator[PostgresServer]:
     """One PostgreSQL server for all tests; those that need it are skipped where it does not start."""
     try:
-        with running_postgres() as server:
+        with running_postgres(in_memory=True) as server:
             yield server
     except PostgresUnavailableError as exc:
         pytest.skip(str(exc))

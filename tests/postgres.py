@@ -14,6 +14,8 @@ import psutil
 import psycopg
 from psycopg import sql
 
+MEMORY = "/dev/shm"
+
 
 class PostgresUnavailableError(Exception):
     """This machine cannot start the server; the message says why."""
@@ -82,9 +84,13 @@ class PostgresServer:
 
 
 @contextmanager
-def running_postgres() -> Iterator[PostgresServer]:
-    """A server from start to stop; its data goes with it. Raises PostgresUnavailableError."""
-    with tempfile.TemporaryDirectory(prefix="pg-", ignore_cleanup_errors=True) as directory:
+def running_postgres(*, in_memory: bool = False) -> Iterator[PostgresServer]:
+    """A server from start to stop; its data goes with it. Raises PostgresUnavailableError.
+
+    `in_memory` where its syncs would be most of the time, if there is a file system for that.
+    """
+    parent = MEMORY if in_memory and os.path.isdir(MEMORY) else None
+    with tempfile.TemporaryDirectory(prefix="pg-", dir=parent, ignore_cleanup_errors=True) as directory:
         # The package warns about a missing XDG_RUNTIME_DIR, in which it keeps a lock file, when imported.
         with patch.dict(os.environ, XDG_RUNTIME_DIR=directory):
             try:

@@ -29,7 +29,17 @@ MOST_ROUNDS = 12
 START = st.sampled_from(["encode", "encode", "encode_badly", "second_row", "nothing"])
 """What is under way when something happens at a turn: most often a good file."""
 ACCIDENTS: dict[State, tuple[str, ...]] = {
-    State.PENDING: ("begin", "encode", "encode_badly", "zero", "remove", "move_away", "delete_row", "disown"),
+    State.PENDING: (
+        "disown",
+        "disown",
+        "begin",
+        "encode",
+        "encode_badly",
+        "zero",
+        "remove",
+        "move_away",
+        "delete_row",
+    ),
     State.VERIFIED: ("begin", "encode", "encode_badly", "zero", "remove", "delete_row", "delete_object"),
     State.PUBLISHED: ("begin", "encode", "zero", "truncate", "delete_object", "delete_object", "point_back"),
 }

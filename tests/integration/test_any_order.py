@@ -17,7 +17,9 @@ from tests.fault_proxy import FaultProxy
 from tests.faults.life import Life
 from tests.faults.machine import AnyOrder
 from tests.faults.outages import DatabaseOutages, database_outages
+from tests.postgres import MEMORY
 from tests.s3_server import S3Server
+from tests.unit.watcher.conftest import make_place
 from tests.workshop import BUCKET, VIDEO_ID, open_workshop, settings_for
 
 EXAMPLES = int(os.environ.get("ANY_ORDER_EXAMPLES", "200"))
@@ -27,15 +29,22 @@ STEPS = int(os.environ.get("ANY_ORDER_STEPS", "15"))
 
 
 @pytest.fixture
+def in_memory() -> Iterator[str]:
+    """A place whose syncs take no time: no power cut is played here."""
+    with make_place(MEMORY) as directory:
+        yield directory
+
+
+@pytest.fixture
 def machine(
-    place: str, proxy: FaultProxy, server: S3Server, rows: CatalogRows, video: bytes
+    in_memory: str, proxy: FaultProxy, server: S3Server, rows: CatalogRows, video: bytes
 ) -> Iterator[type[AnyOrder]]:
     """A machine whose every life begins with an empty directory, empty tables and an empty bucket."""
     # No power cut of the database's own is played, and its syncs would be part of the time.
     name = sql.Identifier(rows.connection.info.dbname)
     rows.connection.execute(sql.SQL("ALTER DATABASE {} SET synchronous_commit TO off").format(name))
     rows.connection.execute("SET synchronous_commit TO off")
-    chosen = settings_for(place, proxy.url, DATABASE_URL=rows.url, CATALOG="compressor")
+    chosen = settings_for(in_memory, proxy.url, DATABASE_URL=rows.url, CATALOG="compressor")
     client = server.client()
 
     def begin(outages: DatabaseOutages) -> Life:

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 
 from tests.media import Media, make_media
+from tests.postgres import MEMORY
 from tests.s3_server import S3Server, forget_aws
 from tests.secrecy import ensure_left_untold
 from tests.workshop import Workshop, open_workshop, settings_for
@@ -42,9 +43,9 @@ def place() -> Iterator[str]:
 
 
 @contextmanager
-def make_place() -> Iterator[str]:
-    """What `place` is, for fixtures that live longer than a test."""
-    for parent in (tempfile.gettempdir(), "/var/tmp", "/dev/shm"):
+def make_place(*first: str) -> Iterator[str]:
+    """What `place` is, for fixtures that live longer than a test, or want it in one of these first."""
+    for parent in (*first, tempfile.gettempdir(), "/var/tmp", MEMORY):
         if os.path.isdir(parent) and _leases_work(parent):
             with tempfile.TemporaryDirectory(prefix="video-uploader-test-", dir=parent) as directory:
                 os.chmod(directory, 0o755)
