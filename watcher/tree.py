@@ -223,7 +223,7 @@ class Tree:
                         if found.is_dir(follow_symlinks=False):
                             if enter(path):
                                 yield from self._walk_child(directory, found.name, path, enter, depth + 1)
-                        elif found.is_file(follow_symlinks=False):
+                        else:
                             yield from self._found(found, path)
             except OSError as error:
                 if not below:

@@ -106,7 +106,10 @@ def test_every_way_of_arriving_is_seen_without_waiting_for_the_periodic_scan(
 def test_an_encode_under_way_is_uploaded_only_when_it_is_done(
     settings: MakeSettings, server: S3Server, place: str
 ) -> None:
-    """A real ffmpeg writes straight onto the final path; SIGTERM ends it with a valid, shorter file."""
+    """A real ffmpeg writes straight onto the final path; SIGTERM ends it with a valid, shorter file.
+
+    Whoever begins to write in the very moment of a look breaks a lease, and the kernel sends SIGIO for it.
+    """
     chosen = settings()
     target = os.path.join(chosen.completed_dir, PATH)
     os.makedirs(os.path.dirname(target))
@@ -115,6 +118,7 @@ def test_an_encode_under_way_is_uploaded_only_when_it_is_done(
         with encoding(target, "-movflags", "+faststart") as encoder:
             daemon.expect("file_busy", path=PATH)
             assert keys(server) == set()
+            daemon.signal(signal.SIGIO)
             encoder.send_signal(signal.SIGTERM)
             encoder.wait(20)
         daemon.expect("upload_released", path=PATH)

@@ -240,6 +240,21 @@ def test_a_file_that_grows_while_it_is_sent_is_aborted_not_completed(
     assert "CompleteMultipartUpload" not in proxy.actions
 
 
+def test_a_file_that_changes_after_its_last_part_is_aborted_not_completed(
+    store: ObjectStore, proxy: FaultProxy, path: Path, source_of: SourceOf
+) -> None:
+    source = source_of(LARGE)
+
+    def touch_at_the_end(accepted: int) -> None:
+        if accepted == len(LARGE):
+            os.utime(path, ns=(0, 1))
+
+    with pytest.raises(SourceChangedError, match="mtime_ns was"):
+        store.upload(source, TARGET, checksum=source.checksum(), progress=touch_at_the_end)
+    assert proxy.actions[-1] == "AbortMultipartUpload"
+    assert "CompleteMultipartUpload" not in proxy.actions
+
+
 @pytest.mark.parametrize("action", ["UploadPart", "CompleteMultipartUpload"])
 def test_a_failed_multipart_upload_is_aborted_and_leaves_no_parts(
     one_by_one: ObjectStore, proxy: FaultProxy, s3: S3Server, bucket: str, source_of: SourceOf, action: str

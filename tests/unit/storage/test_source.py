@@ -72,6 +72,9 @@ def test_a_file_that_became_shorter_has_changed(source_of: SourceOf, path: Path)
         source.checksum()
     with pytest.raises(SourceChangedError):
         source.etag(None)
+    for digest in (source.crc, source.md5):
+        with pytest.raises(SourceChangedError, match="ended at byte 50 of 100"):
+            digest(0, 100)
 
 
 def append(path: Path) -> None:

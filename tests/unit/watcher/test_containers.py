@@ -56,6 +56,7 @@ def element(identifier: str, content: bytes = b"", *, size_length: int = 8) -> b
 
 
 FTYP, MOOV, MDAT = box(b"ftyp", b"isom"), box(b"moov", bytes(100)), box(b"mdat", bytes(1000))
+MOOF = box(b"moof", bytes(20))
 EBML, SEGMENT, VOID = (
     element("1A45DFA3", bytes(20)),
     element("18538067", bytes(1000)),
@@ -120,6 +121,7 @@ def test_what_a_killed_ffmpeg_leaves_is_not_complete(place: str, name: str, find
         FTYP + MOOV + long_box(b"mdat", bytes(100)),
         FTYP + MOOV + endless_box(b"mdat", bytes(100)),
         FTYP + MOOV + box(b"\xa9xyz") + MDAT,
+        FTYP + MOOV + 2 * (MOOF + MDAT),
     ],
 )
 def test_boxes_that_end_with_the_file_are_complete(content: bytes) -> None:
@@ -142,6 +144,7 @@ def test_boxes_that_end_with_the_file_are_complete(content: bytes) -> None:
         (FTYP + MOOV + (1).to_bytes(4, "big") + b"mdat" + (0).to_bytes(8, "big"), "claims 0 bytes"),
         (FTYP + MOOV + (1).to_bytes(4, "big") + b"mdat" + b"\xff" * 8, "bytes are missing"),
         (FTYP + MOOV + (1).to_bytes(4, "big") + b"mdat" + b"\0" * 7, "1 bytes are missing"),
+        (FTYP + MOOV + MOOF + MDAT + MOOF, "media of the last fragment is missing"),
         (b"\x7fELF" * 100, "There is no box|bytes are missing"),
     ],
 )

@@ -107,6 +107,19 @@ def scan(root: str, observer: TreeObserver) -> None:
     observer.end_pass()
 
 
+def test_a_link_is_not_watched_wherever_it_leads(
+    root: str, observer: TreeObserver, told: Told, tmp_path: Path
+) -> None:
+    os.mkdir(tmp_path / "elsewhere")
+    os.symlink(tmp_path / "elsewhere", f"{root}/link")
+    observer.start()
+    assert not watches_of(observer).watch("link")
+    assert (observer.watched, observer.unwatched) == (1, 0)
+    write(f"{root}/link/foreign.mp4")
+    write(f"{root}/own.mp4")
+    assert told.files.get(timeout=WAIT_SECONDS) == "own.mp4"
+
+
 def test_a_file_is_told_when_it_is_made_and_when_its_writer_closes_it(
     root: str, told: Told, observer: TreeObserver
 ) -> None:

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 
 import pytest
 
+from db import Identity
 from tests.peer import peer
 from watcher.tree import (
     MAX_DEPTH,
@@ -100,8 +101,17 @@ def test_a_symbolic_link_within_the_directory_and_one_to_nowhere_are_not_followe
             tree.open(relative)
 
 
-def test_a_file_exchanged_for_a_link_between_look_and_open_is_not_followed(
-    place: str, tree: Tree, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("put", "reason"),
+    [
+        (lambda path: os.symlink("b.mp4", path), "symbolic link"),
+        (os.mkfifo, "regular"),
+        (lambda path: os.link(f"{os.path.dirname(path)}/b.mp4", path), "2 names"),
+    ],
+    ids=["link", "FIFO", "second name"],
+)
+def test_a_file_exchanged_between_look_and_open_for_what_is_not_ours_is_refused(
+    place: str, tree: Tree, monkeypatch: pytest.MonkeyPatch, put: Callable[[str], None], reason: str
 ) -> None:
     write(place, "a.mp4")
     write(place, "b.mp4", b"another")
@@ -111,12 +121,36 @@ def test_a_file_exchanged_for_a_link_between_look_and_open_is_not_followed(
         status = look(name, **options)
         if name == "a.mp4":
             os.unlink(f"{place}/a.mp4")
-            os.symlink("b.mp4", f"{place}/a.mp4")
+            put(f"{place}/a.mp4")
         return status
 
     monkeypatch.setattr(os, "stat", look_and_exchange)
-    with pytest.raises(NotOursError, match="symbolic link"):
+    with pytest.raises(NotOursError, match=reason):
         tree.open("a.mp4")
+
+
+def test_a_file_removed_while_it_is_opened_is_missing(
+    place: str, tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(place, "a.mp4")
+    open_it = os.open
+
+    def open_and_remove(name: str, flags: int, **options: int) -> int:
+        descriptor = open_it(name, flags, **options)
+        if name == "a.mp4":
+            os.unlink(path)
+        return descriptor
+
+    monkeypatch.setattr(os, "open", open_and_remove)
+    with pytest.raises(FileMissingError):
+        tree.open("a.mp4")
+
+
+def test_the_identity_of_a_file_is_its_device_inode_size_and_mtime(place: str, tree: Tree) -> None:
+    """Inodes are counted by each file system for itself: only the device tells two of them apart."""
+    status = os.stat(write(place, "a.mp4"))
+    assert status.st_dev != 0
+    assert tree.stat("a.mp4") == Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def test_a_file_with_several_names_is_refused(place: str, tree: Tree) -> None:
@@ -331,7 +365,14 @@ def test_a_walk_finds_every_regular_file_and_nothing_else(place: str, tree: Tree
     os.symlink("x", f"{place}/linked")
     os.mkfifo(f"{place}/fifo.mp4")
     os.mkdir(f"{place}/empty")
-    found = list(tree.walk())
+    met: list[str] = []
+
+    def enter(path: str) -> bool:
+        met.append(path)
+        return True
+
+    found = list(tree.walk(enter=enter))
+    assert sorted(met) == ["empty", "x", "x/y"]
     assert {entry.path for entry in found} == wanted
     assert len(found) == len(wanted)
     for entry in found:
