@@ -108,12 +108,14 @@ def test_an_encode_under_way_is_uploaded_only_when_it_is_done(
 ) -> None:
     """A real ffmpeg writes straight onto the final path; SIGTERM ends it with a valid, shorter file.
 
-    Whoever begins to write in the very moment of a look breaks a lease, and the kernel sends SIGIO for it.
+    Whoever begins to write in the very moment of a look breaks a lease, and the kernel sends SIGIO for it; a
+    daemon that systemd starts has not inherited from anybody that it ignores that.
     """
     chosen = settings()
     target = os.path.join(chosen.completed_dir, PATH)
     os.makedirs(os.path.dirname(target))
-    with running_daemon(chosen, environment={"LOG_LEVEL": "DEBUG"}) as daemon:
+    started_anew = ("env", "--default-signal=IO")
+    with running_daemon(chosen, environment={"LOG_LEVEL": "DEBUG"}, through=started_anew) as daemon:
         daemon.expect("daemon_ready")
         with encoding(target, "-movflags", "+faststart") as encoder:
             daemon.expect("file_busy", path=PATH)
