@@ -107,7 +107,6 @@ class UploadStage:
             receipt = self._adopt(upload, there)
             if receipt is None:
                 receipt = self._send(upload, source, work, self._condition(upload, there))
-            source.ensure_unchanged()
             self._require_same_path(upload)
         reached(Step.CONFIRMED)
         until_recorded(lambda: self._record_verified(upload, receipt), work)
@@ -144,8 +143,9 @@ class UploadStage:
             raise LookAgainError("Its size, time or inode is not what it was when it was finished.")
 
     def _require_same_path(self, upload: Upload) -> None:
+        """What was read and what was hashed before is the file that stands there now, and has not changed."""
         if self._tree.stat(upload.path) != upload.identity:
-            raise LookAgainError("Another file stands at its path now.")
+            raise LookAgainError("It changed while it was sent, or another file stands at its path now.")
 
     def _require_own_key(self, upload: Upload) -> None:
         rival = self._ledger.same_key(upload)

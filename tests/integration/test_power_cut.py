@@ -12,9 +12,12 @@ from collections.abc import Callable
 import pytest
 
 from db import State
+from tests.fault_proxy import FaultProxy
 from tests.faults.stakes import Stakes
 from tests.integration.conftest import OpenWorkshop
 from tests.integration.test_release_rules import FREE_BOX, content, published
+from tests.integration.test_resume_rules import FIVE_PARTS, interrupted, open_multiparts
+from tests.integration.test_upload_rules import padded
 from tests.s3_server import S3Server
 from tests.workshop import BUCKET, VIDEO_ID, Workshop
 from watcher.problems import INCOMPLETE, LOCAL_DAMAGED, ROLLED_BACK
@@ -175,3 +178,15 @@ def test_a_damaged_copy_is_not_sent_for_an_object_that_was_lost(
     assert content(shop) == zeros(video)
     shop.house.ledger.reopen(row.id, reason="retried by hand")
     assert shop.step(State.PENDING)[0].state is State.VERIFIED
+
+
+def test_the_parts_of_a_file_that_was_damaged_in_the_middle_of_its_upload_are_given_up(
+    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes, server: S3Server
+) -> None:
+    row = interrupted(workshop(), proxy, video)
+    leave(next_life := workshop(), zeros(padded(video, FIVE_PARTS)))
+    next_life.house.ledger.unclaim_all()
+    (failed,) = next_life.step(State.PENDING)
+    assert (failed.id, failed.state, failed.error_code) == (row.id, State.FAILED, LOCAL_DAMAGED)
+    assert open_multiparts(server) == []
+    assert next_life.object(failed) is None

@@ -137,6 +137,28 @@ def test_a_file_that_grows_while_it_is_sent_is_not_verified(
     assert len(stored) > size
 
 
+def test_a_file_that_another_one_replaces_while_it_is_sent_is_not_verified(
+    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes
+) -> None:
+    """Nothing about the open file tells of it: only a look at the path does."""
+    shop = workshop()
+    shop.put(PATH, video)
+
+    def replace(request: Request, forward: Forward) -> Answer:
+        answer = forward()
+        if request.action == "PutObject":
+            shop.write(f"{PATH}.part", padded(video, 70_000))
+            os.replace(shop.absolute(f"{PATH}.part"), shop.absolute(PATH))
+        return answer
+
+    proxy.fault = replace
+    (row,) = shop.step(State.PENDING)
+    assert (row.state, row.error_code) == (State.PENDING, "local-changed")
+    proxy.fault = lambda _request, forward: forward()
+    shop.settle(PATH)
+    assert shop.object(shop.finish(PATH)) == padded(video, 70_000)
+
+
 def test_a_file_truncated_in_the_middle_never_becomes_an_object(
     workshop: OpenWorkshop, proxy: FaultProxy, video: bytes
 ) -> None:

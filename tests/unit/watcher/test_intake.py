@@ -124,6 +124,14 @@ def test_a_row_whose_content_was_never_read_follows_its_file_of_the_same_size(
     assert (fresh.id, fresh.identity) == (row.id, identity(workshop))
 
 
+def test_a_row_whose_content_was_never_read_does_not_follow_its_file_to_another_size(
+    workshop: Workshop, video: bytes
+) -> None:
+    row = workshop.put(PATH, video)
+    fresh = workshop.put(PATH, with_a_free_box(video))
+    assert (fresh.id, fresh.size) == (row.id + 1, len(video) + 8)
+
+
 def test_a_file_of_the_same_size_that_is_broken_now_is_not_taken_for_the_one_before(
     workshop: Workshop, video: bytes
 ) -> None:
@@ -147,6 +155,19 @@ def test_new_content_gets_a_row_of_its_own_and_the_old_one_is_kept_as_superseded
     assert (fresh.id, fresh.state, fresh.checksum) == (old.id + 1, State.PENDING, None)
     (kept,) = workshop.house.ledger.uploads(ids=[old.id])
     assert (kept.state, kept.checksum, kept.identity) == (State.SUPERSEDED, old.checksum, old.identity)
+
+
+def test_what_can_not_be_hashed_any_more_is_not_taken_for_what_was_hashed(
+    workshop: Workshop, video: bytes
+) -> None:
+    """A published row that took over an identity it has never seen would give up a file never uploaded."""
+    old = hash_and_bring(workshop, workshop.put(PATH, video), State.VERIFIED, State.PUBLISHED)
+    workshop.write(f"{PATH}.part", bytes(len(video)))
+    other = identity(workshop, f"{PATH}.part")
+    os.unlink(workshop.absolute(PATH))
+    assert workshop.house.intake.take(PATH, Finished(other, None))
+    (kept,) = workshop.house.ledger.uploads(ids=[old.id])
+    assert (kept.state, kept.identity) == (State.SUPERSEDED, old.identity)
 
 
 def with_a_free_box(video: bytes) -> bytes:

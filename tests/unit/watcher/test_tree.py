@@ -153,6 +153,14 @@ def test_the_identity_of_a_file_is_its_device_inode_size_and_mtime(place: str, t
     assert tree.stat("a.mp4") == Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
+def test_on_a_shared_directory_the_device_does_not_count(place: str) -> None:
+    """Each machine that sees it has a number of its own for it."""
+    status = os.stat(write(place, "a.mp4"))
+    shared = Tree(place, is_shared=True)
+    assert shared.stat("a.mp4") == Identity(0, status.st_ino, status.st_size, status.st_mtime_ns)
+    assert shared.identity(status) == shared.stat("a.mp4")
+
+
 def test_a_file_with_several_names_is_refused(place: str, tree: Tree) -> None:
     path = write(place, "a.mp4")
     os.link(path, f"{place}/b.mp4")
