@@ -573,7 +573,13 @@ def test_size_alone_is_never_enough(store: ObjectStore, proxy: FaultProxy, sourc
 
 
 @pytest.mark.parametrize(
-    "headers", [{"x_amz_server_side_encryption": "aws:kms"}, {"etag": '"not-an-md5"'}, {"etag": None}]
+    "headers",
+    [
+        {"x_amz_server_side_encryption": "aws:kms"},
+        {"x_amz_server_side_encryption_customer_algorithm": "AES256"},
+        {"etag": '"not-an-md5"'},
+        {"etag": None},
+    ],
 )
 def test_an_etag_that_is_no_digest_proves_neither_sameness_nor_difference(
     store: ObjectStore, proxy: FaultProxy, source_of: SourceOf, headers: dict[str, str | None]
@@ -584,6 +590,16 @@ def test_an_etag_that_is_no_digest_proves_neither_sameness_nor_difference(
     confirmation = store.confirm(
         KEY, size=source.size, checksum=source.checksum(), expected_etag=lambda: source.etag(None)
     )
+    assert confirmation.verdict is Verdict.UNKNOWN
+
+
+def test_a_size_that_is_not_told_proves_neither_sameness_nor_difference(
+    store: ObjectStore, proxy: FaultProxy, source_of: SourceOf
+) -> None:
+    source = source_of(SMALL)
+    upload(store, source)
+    proxy.fault = head(content_length=None)
+    confirmation = store.confirm(KEY, size=source.size, checksum=source.checksum(), expected_etag=None)
     assert confirmation.verdict is Verdict.UNKNOWN
 
 
