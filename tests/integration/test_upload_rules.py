@@ -289,12 +289,14 @@ def test_an_object_that_is_not_there_after_it_was_sent_is_never_published(
 def test_a_403_is_unknown_so_it_is_sent_and_then_pauses_the_stage(
     workshop: OpenWorkshop, proxy: FaultProxy, video: bytes
 ) -> None:
-    """Before sending it means send, after sending it is an environment error, and no row fails for it."""
+    """Before sending it means send, whatever is there; after sending it is an environment error of no row."""
     proxy.fault = lambda request, forward: Answer(403) if request.action == "HeadObject" else forward()
     shop = workshop()
     shop.put(PATH, video)
     (row,) = shop.step(State.PENDING)
     assert sent(proxy) == ["PutObject"]
+    (put,) = [request for request in proxy.requests if request.action == "PutObject"]
+    assert not {"If-Match", "If-None-Match"} & set(put.headers)
     assert (row.state, row.attempts) == (State.PENDING, 0)
     problem = shop.house.runners[State.PENDING].pause.problem
     assert problem is not None
