@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
-from db import DatabaseError, ErrorKind, State
+from db import DatabaseError, ErrorKind, Ledger, State
 from tests.fault_proxy import Answer, FaultProxy
 from tests.integration.conftest import OpenWorkshop
 from tests.peer import writer
 from tests.s3_server import S3Server
 from tests.workshop import BUCKET, VIDEO_ID, Workshop
 from watcher import release
+from watcher.problems import LOCAL_CHANGED, OBJECT_REPLACED
 
 PATH = f"{VIDEO_ID}/my_video_720p.mp4"
 FREE_BOX = b"\0\0\0\x08free"
@@ -172,6 +174,32 @@ def test_an_object_that_was_replaced_by_other_content_is_not_trusted(
     assert content(shop) == video
 
 
+def test_an_object_that_a_later_upload_of_another_instance_replaced_is_left_to_it(
+    workshop: OpenWorkshop, video: bytes, server: S3Server
+) -> None:
+    """Two hosts with a video of the same name would replace each other's object for ever."""
+    shop = workshop()
+    published(shop, video)
+    row = shop.row(PATH)
+    put: Any = server.client().put_object(Bucket=BUCKET, Key=row.object_key, Body=video + FREE_BOX)
+    other = Ledger(shop.house.database, "another")
+    later = other.enqueue(
+        PATH,
+        video_id=row.video_id,
+        filename=row.filename,
+        quality=row.quality,
+        object_key=row.object_key,
+        identity=row.identity,
+    )
+    assert later is not None
+    checksum, etag = "AAAAAAAAAAA=", put["ETag"].strip('"')
+    other.advance(later, State.VERIFIED, checksum=checksum, etag=etag, confirmed_by="checksum", url=row.url)
+    (kept,) = shop.step(State.PUBLISHED)
+    assert (kept.state, kept.error_code) == (State.PUBLISHED, OBJECT_REPLACED)
+    assert content(shop) == video
+    assert shop.object(kept) == video + FREE_BOX
+
+
 def test_an_object_that_may_not_be_looked_at_is_not_trusted(
     workshop: OpenWorkshop, proxy: FaultProxy, video: bytes
 ) -> None:
@@ -247,7 +275,10 @@ def test_a_file_written_while_the_old_one_is_aside_survives(workshop: OpenWorksh
 
 
 def test_a_writer_that_opened_the_file_aside_gets_it_back(workshop: OpenWorkshop, video: bytes) -> None:
-    """It looked the path up before the rename and opens the inode after it: the file is put back."""
+    """It looked the path up before the rename and opens the inode up to a second later.
+
+    The file is put back, and looked at again when the writer is done.
+    """
     shop = workshop()
     published(shop, video)
     with ExitStack() as stack:
@@ -259,7 +290,9 @@ def test_a_writer_that_opened_the_file_aside_gets_it_back(workshop: OpenWorkshop
 
         shop.while_waiting = open_the_inode
         (row,) = shop.step(State.PUBLISHED)
-    assert row.state is State.PUBLISHED
+    assert shop.waited == [1.0]
+    assert (row.state, row.error_code, row.attempts) == (State.PUBLISHED, LOCAL_CHANGED, 0)
+    assert len(shop.house.settler) == 1
     assert os.listdir(shop.absolute(VIDEO_ID)) == [os.path.basename(PATH)]
 
 
