@@ -28,6 +28,7 @@ from tests.s3_server import S3Server
 from tests.secrecy import ensure_untold
 from tests.workshop import BUCKET, VIDEO_ID, settings_for
 from watcher.settings import Settings
+from watcher.steps import VARIABLE, Step
 
 PATH = f"{VIDEO_ID}/my_video_720p.mp4"
 OTHER_VIDEO = "1c9f4a71-0e6d-4d2b-9f9f-4c2a1b8e3d22"
@@ -224,6 +225,21 @@ def test_a_daemon_killed_in_the_middle_goes_on_at_the_next_start(
         daemon.expect("upload_released", path=PATH)
     assert proxy.actions.count("PutObject") == 1
     assert [row.state for row in rows(chosen)] == [State.RELEASED]
+
+
+@pytest.mark.long
+def test_what_a_crash_left_aside_gets_its_name_back_though_nothing_is_to_be_released(
+    settings: MakeSettings, media: Media
+) -> None:
+    chosen = settings()
+    place_file(chosen, PATH, media.faststart)
+    with running_daemon(chosen, environment={VARIABLE: Step.RENAMED_ASIDE.value}) as daemon:
+        assert daemon.wait(30) == -signal.SIGKILL
+    directory = os.path.join(chosen.completed_dir, VIDEO_ID)
+    assert os.listdir(directory) != [os.path.basename(PATH)]
+    with running_daemon(settings(KEEP_LOCAL=True)) as daemon:
+        daemon.expect("daemon_ready")
+    assert os.listdir(directory) == [os.path.basename(PATH)]
 
 
 def test_a_second_daemon_of_the_same_instance_refuses_to_start(settings: MakeSettings) -> None:
