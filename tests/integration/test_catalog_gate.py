@@ -6,7 +6,7 @@ import os
 
 from db import State
 from tests.catalog_rows import CatalogRows
-from tests.fault_proxy import FaultProxy
+from tests.fault_proxy import FaultProxy, s3_error
 from tests.integration.conftest import OpenWorkshop
 from tests.integration.test_upload_rules import sent
 from tests.s3_server import S3Server
@@ -88,6 +88,38 @@ def test_the_gate_is_asked_again_right_before_sending(
     rows.update(again, status="ready")
     finish(shop)
     assert shop.row(PATH).state is State.RELEASED
+
+
+def test_what_was_hashed_for_an_attempt_that_failed_is_not_sent_past_the_gate_either(
+    beside: OpenWorkshop, rows: CatalogRows, proxy: FaultProxy, video: bytes
+) -> None:
+    shop = beside()
+    rows.insert(NAME, "720p")
+    shop.put(PATH, video)
+    shop.ask()
+    proxy.fault = lambda _request, _forward: s3_error(503, "SlowDown")
+    (postponed,) = shop.step(State.PENDING)
+    assert (postponed.attempts, postponed.checksum is None) == (1, False)
+    proxy.fault = lambda _request, forward: forward()
+    del proxy.requests[:]
+    rows.insert(NAME, "720p", "processing")
+    shop.house.ledger.hurry([postponed.id])
+    (upload,) = shop.step(State.PENDING)
+    assert (upload.awaits_row, upload.error_code) == (True, "row-processing")
+    assert proxy.actions == []
+
+
+def test_a_row_that_let_a_file_through_and_failed_since_turns_it_away(
+    beside: OpenWorkshop, rows: CatalogRows, proxy: FaultProxy, video: bytes
+) -> None:
+    shop = beside()
+    row = rows.insert(NAME, "720p")
+    shop.put(PATH, video)
+    shop.ask()
+    rows.update(row, status="failed")
+    (upload,) = shop.step(State.PENDING)
+    assert (upload.state, upload.error_code) == (State.REJECTED, "encode-failed")
+    assert proxy.actions == []
 
 
 def test_a_second_encode_that_fails_leaves_object_and_older_row_as_they_were(

@@ -6,6 +6,7 @@ import os
 import queue
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from psycopg import sql
@@ -408,6 +409,24 @@ def test_a_row_released_while_its_path_is_enqueued_keeps_its_receipt(
             assert time.monotonic() < deadline
     adding.join(20)
     assert states(b) == [State.RELEASED, State.PENDING]
+
+
+def test_two_daemons_that_add_the_same_file_take_turns(
+    house_of: OpenHouse, postgres: PostgresServer, video: bytes
+) -> None:
+    """Neither can see the row of the other before that is committed."""
+    a, b = house_of("a"), house_of("b")
+    a.write(PATH, video)
+    with ThreadPoolExecutor(1) as pool:
+        with a.house.database.transaction():
+            a.settle(PATH)
+            adding = pool.submit(b.settle, PATH)
+            deadline = time.monotonic() + 20
+            while not waiting_for_a_row(postgres):
+                assert time.monotonic() < deadline
+        known = adding.result(20)
+    assert known == a.row(PATH)
+    assert states(b) == [State.PENDING]
 
 
 def waiting_for_a_row(postgres: PostgresServer) -> bool:

@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import psycopg
 import pytest
 
 from db import CompressorRows, Database, Ledger, Publications, State, migrate, open_database
@@ -93,6 +94,27 @@ def test_the_gates_question_is_one_query_that_indexes_answer(
     told = "\n".join(line["QUERY PLAN"] for line in plan)
     assert "uploads_awaiting_row" in told
     assert "Seq Scan" not in told
+
+
+def test_rows_that_are_about_to_be_written_to_are_locked_and_others_are_not(
+    rows: CatalogRows, database: Database, table: CompressorRows
+) -> None:
+    row_id = rows.insert("a_720p.mp4", "720p")
+    with database.transaction():
+        table.of_video(VIDEO_ID)
+        assert may_be_locked(rows, row_id)
+        table.of_video(VIDEO_ID, locked=True)
+        assert not may_be_locked(rows, row_id)
+    assert may_be_locked(rows, row_id)
+
+
+def may_be_locked(rows: CatalogRows, row_id: str) -> bool:
+    """Whether the compressor could change the row at this moment without waiting."""
+    try:
+        rows.connection.execute("SELECT 1 FROM video_qualities WHERE id = %s FOR UPDATE NOWAIT", [row_id])
+    except psycopg.errors.LockNotAvailable:
+        return False
+    return True
 
 
 def test_a_url_is_given_only_to_a_row_that_still_is_as_it_was_read(
