@@ -207,6 +207,22 @@ def test_a_lost_object_gives_each_row_back_what_it_showed_before(
     assert {rows.url_of(row) for row in ids} == {public(shop)}
 
 
+def test_a_row_that_goes_back_while_the_object_is_lost_is_left_as_it_is(
+    beside: OpenWorkshop, rows: CatalogRows, video: bytes, server: S3Server
+) -> None:
+    """What it showed before is not known, so it keeps the address; whoever changes that knows better."""
+    shop = beside()
+    row = rows.insert(NAME, "720p", url=public(shop))
+    shop.put(PATH, video)
+    publish(shop)
+    server.client().delete_object(Bucket=BUCKET, Key=KEY)
+    (lost,) = shop.step(State.PUBLISHED)
+    assert (lost.state, rows.url_of(row)) == (State.PENDING, public(shop))
+    rows.update(row, url=f"{BASE_URL}/{PATH}")
+    assert watch(shop) == 0
+    assert rows.url_of(row) == f"{BASE_URL}/{PATH}"
+
+
 def test_a_copy_is_not_released_while_the_compressor_is_about_to_write_its_path(
     beside: OpenWorkshop, rows: CatalogRows, video: bytes
 ) -> None:

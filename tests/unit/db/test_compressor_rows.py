@@ -144,6 +144,8 @@ def test_what_does_not_show_what_was_published_is_found(
     assert {row.id for row in table.not_shown([State.PUBLISHED])[VIDEO_ID]} == {back, new}
     assert table.not_shown([State.VERIFIED]) == {}
     assert [row.id for row in table.gone_back(ledger.now() - timedelta(minutes=1))] == [back]
+    rows.update(back, status="processing")
+    assert table.gone_back(ledger.now() - timedelta(minutes=1)) == []
     assert table.gone_back(ledger.now() + timedelta(minutes=1)) == []
 
 
