@@ -163,6 +163,22 @@ def test_an_object_that_was_lost_is_uploaded_again_while_the_copy_is_here(
     assert shop.catalog_urls() == [f"/{BUCKET}/videos/{PATH}"]
 
 
+def test_a_lost_object_is_taken_back_in_row_and_ledger_together_or_not_at_all(
+    workshop: OpenWorkshop, video: bytes, server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = workshop()
+    published(shop, video)
+    server.client().delete_object(Bucket=BUCKET, Key=shop.row(PATH).object_key)
+
+    def fail(*_args: object, **_kwargs: object) -> None:
+        raise DatabaseError(ErrorKind.TRANSIENT, "advance", "the test says so", "Wait.")
+
+    monkeypatch.setattr(shop.house.ledger, "advance", fail)
+    (row,) = shop.step(State.PUBLISHED)
+    assert row.state is State.PUBLISHED
+    assert shop.catalog_urls() == [f"/{BUCKET}/videos/{PATH}"]
+
+
 def test_an_object_that_was_replaced_by_other_content_is_not_trusted(
     workshop: OpenWorkshop, server: S3Server, video: bytes
 ) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from db import State, Upload
+from db import DatabaseError, ErrorKind, State, Upload
 from tests.fault_proxy import Answer, FaultProxy, Forward, Request, no_fault, s3_error
 from tests.integration.conftest import OpenWorkshop
 from tests.peer import writer
@@ -317,6 +318,26 @@ def test_what_was_sent_is_not_sent_again_while_nobody_may_know_what_became_of_it
     (row,) = shop.step(State.PENDING)
     assert row.state is State.VERIFIED
     assert sent(proxy) == ["PutObject"]
+
+
+def test_a_confirmation_is_recorded_as_soon_as_the_database_is_back(
+    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The object is neither sent nor looked for all over again."""
+    shop = workshop()
+    shop.put(PATH, video)
+    advance = shop.house.ledger.advance
+    failures = iter([DatabaseError(ErrorKind.TRANSIENT, "make an upload verified", "it is gone", "Wait.")])
+
+    def fail_once(upload: Upload, to: State, **facts: Any) -> Upload:
+        for failure in failures:
+            raise failure
+        return advance(upload, to, **facts)
+
+    monkeypatch.setattr(shop.house.ledger, "advance", fail_once)
+    (row,) = shop.step(State.PENDING)
+    assert (row.state, row.attempts, len(shop.waited)) == (State.VERIFIED, 0, 1)
+    assert proxy.actions == ["HeadObject", "PutObject", "HeadObject"]
 
 
 def test_an_object_that_is_in_place_already_is_adopted(
