@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 from collections.abc import Iterator
 
@@ -9,9 +11,13 @@ import pytest
 
 from tests.beside.scene import QUALITIES, Scene, platform, wait_until
 from tests.beside.verdict import problems, rows_of, unfinished
+from tests.catalog_rows import CatalogRows
 from tests.daemon import running_daemon
+from tests.integration.conftest import MakeSettings
+from tests.media import Media
 from tests.postgres import PostgresServer
 from tests.s3_server import S3Server
+from tests.workshop import VIDEO_ID
 
 pytestmark = pytest.mark.long
 
@@ -40,3 +46,20 @@ def test_every_good_row_ends_with_a_public_url_and_every_failed_one_without(scen
     failed = [(row.video_id, row.quality) for row in rows_of(scene) if row.status == "failed"]
     assert sorted(failed) == sorted(failing)
     assert set(scene.completions.values()) == {1}
+
+
+def test_a_row_that_appears_for_a_file_that_did_not_change_is_found_by_the_next_scan(
+    settings: MakeSettings, rows: CatalogRows, media: Media
+) -> None:
+    """No event tells of it, and no file does: a scan covers the catalog's rows, too."""
+    chosen = settings(DATABASE_URL=rows.url, CATALOG="compressor", KEEP_LOCAL=True)
+    path = f"{VIDEO_ID}/good_720p.mp4"
+    os.makedirs(os.path.join(chosen.completed_dir, VIDEO_ID))
+    shutil.copyfile(media.faststart, os.path.join(chosen.completed_dir, path))
+    rows.insert(os.path.basename(path), "720p")
+    with running_daemon(chosen) as daemon:
+        url = daemon.expect("upload_published", path=path)["url"]
+        appeared = rows.insert(os.path.basename(path), "720p")
+        daemon.signal(signal.SIGHUP)
+        daemon.expect("upload_republished", path=path)
+    assert rows.url_of(appeared) == url

@@ -122,6 +122,22 @@ def test_a_row_that_let_a_file_through_and_failed_since_turns_it_away(
     assert proxy.actions == []
 
 
+def test_what_was_turned_away_stays_so_while_its_newest_row_says_failed(
+    beside: OpenWorkshop, rows: CatalogRows, video: bytes
+) -> None:
+    """An older row that is ready and shows no object of ours is not the one that decides."""
+    shop = beside()
+    rows.insert(NAME, "720p")
+    rows.insert(NAME, "720p", "failed")
+    rejected = shop.put(PATH, video)
+    shop.ask()
+    before = shop.events(PATH)
+    assert shop.sweep() == 0
+    (upload,) = shop.house.ledger.uploads(ids=[rejected.id])
+    assert (upload.state, upload.error_code) == (State.REJECTED, "encode-failed")
+    assert shop.events(PATH) == before
+
+
 def test_a_second_encode_that_fails_leaves_object_and_older_row_as_they_were(
     beside: OpenWorkshop, rows: CatalogRows, video: bytes
 ) -> None:
