@@ -236,7 +236,7 @@ def deny(_upload: Upload, _work: Work) -> None:
 def test_a_paused_stage_probes_one_row_and_goes_on_when_it_gets_through(stand: Stand) -> None:
     stand.stage.act = deny
     stand.enqueue(6)
-    runner = stand.run(threads=3)
+    runner = stand.run(threads=3, batch=2)
     until(lambda: stand.pause.problem is not None)
     wake_twice(stand, runner)
     until(lambda: runner.busy == 0)
