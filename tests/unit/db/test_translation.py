@@ -179,6 +179,34 @@ def test_a_pool_with_no_connection_left_is_a_matter_of_time(
     assert caught.value.kind is ErrorKind.TRANSIENT
 
 
+@pytest.mark.parametrize(
+    ("state", "kind", "hint"),
+    [
+        ("22001", ErrorKind.OBJECT, "cannot be written as it is"),
+        ("25006", ErrorKind.ENVIRONMENT, "only reads"),
+        ("28P01", ErrorKind.ENVIRONMENT, "password"),
+        ("40001", ErrorKind.TRANSIENT, "by itself"),
+        ("42P01", ErrorKind.ENVIRONMENT, "db migrate"),
+        ("53100", ErrorKind.ENVIRONMENT, "Free some space"),
+        ("53300", ErrorKind.TRANSIENT, "more connections"),
+        ("57P03", ErrorKind.TRANSIENT, "by itself"),
+        ("58030", ErrorKind.ENVIRONMENT, "its own disk"),
+        ("XX000", ErrorKind.ENVIRONMENT, "not expected"),
+    ],
+)
+def test_what_a_server_says_is_judged_by_its_code(
+    postgres_place: Place, state: str, kind: ErrorKind, hint: str
+) -> None:
+    raising = f"DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{state}'; END $$"
+    with (
+        closing(postgres_place.open()) as database,
+        pytest.raises(DatabaseError, match=hint) as caught,
+        database.operation("hear what it says") as connected,
+    ):
+        connected.execute_sql(raising)
+    assert caught.value.kind is kind
+
+
 def test_the_drivers_own_error_stays_in_the_trace(database: Database) -> None:
     with pytest.raises(DatabaseError) as caught, database.operation("misspell") as connected:
         connected.execute_sql("SELEKT 1")

@@ -95,8 +95,9 @@ def stand(workshop: Workshop) -> Stand:
         (database_error(DatabaseErrorKind.TRANSIENT), "database"),
         (SetbackError(Kind.TRANSIENT, "object-missing", "It is not there."), "object-missing"),
         (OSError(errno.EIO, "Input/output error"), "local-io"),
+        (UnreadableError("a", "Stale file handle.", errno.ESTALE), "local-io"),
     ],
-    ids=["storage", "database", "stage", "file"],
+    ids=["storage", "database", "stage", "file", "handle"],
 )
 def test_after_a_transient_error_the_row_waits_ever_longer_and_the_stage_goes_on(
     stand: Stand, trouble: Exception, code: str
