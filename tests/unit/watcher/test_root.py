@@ -115,6 +115,18 @@ def test_what_lies_beneath_a_mount_is_never_believed_and_another_mount_is(path: 
         assert root.has_entries()
 
 
+def test_the_root_of_another_file_system_is_another_directory_though_its_inode_is_the_same(path: str) -> None:
+    """The roots of two file systems of one kind have the same number, as a rule."""
+    with mounted(path):
+        root = Root(path)
+        inode = os.stat(path).st_ino
+        with mounted(path):
+            assert os.stat(path).st_ino == inode
+            with pytest.raises(RootUnavailableError, match="Another directory is here"):
+                root.has_entries()
+        assert not root.has_entries()
+
+
 def test_a_mount_that_comes_later_is_believed(path: str) -> None:
     root = Root(path)
     with mounted(path):
