@@ -593,16 +593,6 @@ def test_an_etag_that_is_no_digest_proves_neither_sameness_nor_difference(
     assert confirmation.verdict is Verdict.UNKNOWN
 
 
-def test_a_size_that_is_not_told_proves_neither_sameness_nor_difference(
-    store: ObjectStore, proxy: FaultProxy, source_of: SourceOf
-) -> None:
-    source = source_of(SMALL)
-    upload(store, source)
-    proxy.fault = head(content_length=None)
-    confirmation = store.confirm(KEY, size=source.size, checksum=source.checksum(), expected_etag=None)
-    assert confirmation.verdict is Verdict.UNKNOWN
-
-
 def test_the_etag_is_not_computed_where_a_checksum_decides(store: ObjectStore, source_of: SourceOf) -> None:
     def too_expensive() -> str:
         raise AssertionError("the whole file would be read again")
