@@ -50,14 +50,14 @@ faults: $(VENV)/.installed
 
 # Every fault once, in five minutes; the flood is a smaller one.
 faults-once: $(VENV)/.installed
-	FLOOD_FILES=4000 $(BIN)/python $(FAULTS) --each-fault-once $(PYTEST_ARGS)
+	FLOOD_FILES=4000 ANY_ORDER_EXAMPLES=40 $(BIN)/python $(FAULTS) --each-fault-once $(PYTEST_ARGS)
 
 # What finds more the longer it runs, each for about SECONDS: the container walks on mutated files, whose new kinds
 # of findings join tests/faults/corpus; everything that can happen in any order; the play beside the compressor.
 SECONDS ?= 60
 soak: $(VENV)/.installed
 	FUZZ_SECONDS=$(SECONDS) FUZZ_KEEP=1 $(BIN)/python -m pytest tests/unit/watcher/test_container_fuzz.py $(PYTEST_ARGS)
-	ANY_ORDER_EXAMPLES=$$((3 * $(SECONDS))) ANY_ORDER_STEPS=30 $(BIN)/python -m pytest \
+	ANY_ORDER_EXAMPLES=$$((2 * $(SECONDS))) ANY_ORDER_STEPS=30 ANY_ORDER_AT_RANDOM=1 $(BIN)/python -m pytest \
 		--override-ini timeout=0 tests/integration/test_any_order.py $(PYTEST_ARGS)
 	end=$$(($$(date +%s) + $(SECONDS))); while $(BIN)/python -m pytest -q tests/beside -k "starts or kills" && \
 		[ $$(date +%s) -lt $$end ]; do :; done; [ $$(date +%s) -ge $$end ]

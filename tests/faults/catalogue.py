@@ -64,4 +64,16 @@ CLOCKS: Final = (
     "clock set back to 1970",
 )
 SKEWED: Final = "signatures refused for a wrong clock"
-FAULTS: Final = (*CRASHES, *ON_THE_NETWORK, *DATABASES, *DISKS, *WATCHING, *FILES, *FLOODS, *CLOCKS, SKEWED)
+EVERYTHING: Final = "a life in which anything happens, in any order"
+FAULTS: Final = (
+    *CRASHES,
+    *ON_THE_NETWORK,
+    *DATABASES,
+    *DISKS,
+    *WATCHING,
+    *FILES,
+    *FLOODS,
+    *CLOCKS,
+    SKEWED,
+    EVERYTHING,
+)

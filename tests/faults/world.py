@@ -34,9 +34,10 @@ class World(Scene):
     # The compressor
 
     def begin(self, name: str) -> None:
-        """A row `processing`; what is on the disk is going to be overwritten."""
-        row_id = self.rows.insert(name, _quality(name), "processing")
-        self.known.append(Row(row_id, name, "processing"))
+        """A row `processing`, unless there is one; what is on the disk is going to be overwritten."""
+        if self.processing(name) is None:
+            row_id = self.rows.insert(name, _quality(name), "processing")
+            self.known.append(Row(row_id, name, "processing"))
 
     def write(self, name: str, *, complete: bool = True) -> None:
         """ffmpeg writes the file in place, to its end or not."""
@@ -65,15 +66,13 @@ class World(Scene):
 
     def encode(self, name: str) -> None:
         """From the row `processing` to the row `ready`."""
-        if self.processing(name) is None:
-            self.begin(name)
+        self.begin(name)
         self.write(name)
         self.conclude(name)
 
     def encode_badly(self, name: str, *, complete: bool = True) -> None:
         """From the row `processing` to the row `failed`; what ffmpeg left may look complete."""
-        if self.processing(name) is None:
-            self.begin(name)
+        self.begin(name)
         self.write(name, complete=complete)
         self.fail(name)
 
@@ -129,8 +128,7 @@ class World(Scene):
     def write_aside(self, name: str) -> None:
         """The compressor has had the file open since before it was set aside, and writes its next encode."""
         for path in self.asides(name):
-            if self.processing(name) is None:
-                self.begin(name)
+            self.begin(name)
             self._excuse(name, content_of(path))
             self._put(name, self._new_content(), path)
 

@@ -14,16 +14,19 @@ from psycopg import sql
 
 from tests.catalog_rows import CatalogRows
 from tests.fault_proxy import FaultProxy
+from tests.faults.catalogue import EVERYTHING
 from tests.faults.life import Life
 from tests.faults.machine import AnyOrder
 from tests.faults.outages import DatabaseOutages, database_outages
+from tests.faults.outcomes import Outcome
+from tests.faults.plugin import ReportOutcome
 from tests.postgres import MEMORY
 from tests.s3_server import S3Server
 from tests.unit.watcher.conftest import make_place
 from tests.workshop import BUCKET, VIDEO_ID, open_workshop, settings_for
 
 EXAMPLES = int(os.environ.get("ANY_ORDER_EXAMPLES", "200"))
-IS_SOAK = "ANY_ORDER_EXAMPLES" in os.environ
+IS_SOAK = "ANY_ORDER_AT_RANDOM" in os.environ
 """A soak looks for what nobody has seen yet; a test run plays what the last one did."""
 STEPS = int(os.environ.get("ANY_ORDER_STEPS", "15"))
 
@@ -36,8 +39,19 @@ def in_memory() -> Iterator[str]:
 
 
 @pytest.fixture
+def lives() -> list[Life]:
+    """Those that were played."""
+    return []
+
+
+@pytest.fixture
 def machine(
-    in_memory: str, proxy: FaultProxy, server: S3Server, rows: CatalogRows, video: bytes
+    in_memory: str,
+    proxy: FaultProxy,
+    server: S3Server,
+    rows: CatalogRows,
+    video: bytes,
+    lives: list[Life],
 ) -> Iterator[type[AnyOrder]]:
     """A machine whose every life begins with an empty directory, empty tables and an empty bucket."""
     # No power cut of the database's own is played, and its syncs would be part of the time.
@@ -54,7 +68,8 @@ def machine(
         for found in client.list_objects_v2(Bucket=BUCKET).get("Contents", []):
             client.delete_object(Bucket=BUCKET, Key=found["Key"])
         proxy.requests.clear()
-        return Life(chosen, server, proxy, rows, outages, video)
+        lives.append(Life(chosen, server, proxy, rows, outages, video))
+        return lives[-1]
 
     class Machine(AnyOrder):
         pass
@@ -65,8 +80,11 @@ def machine(
         yield Machine
 
 
+@pytest.mark.fault(EVERYTHING)
 @pytest.mark.timeout(600)
-def test_nothing_good_is_lost_whatever_happens_in_whatever_order(machine: type[AnyOrder]) -> None:
+def test_nothing_good_is_lost_whatever_happens_in_whatever_order(
+    machine: type[AnyOrder], lives: list[Life], report_outcome: ReportOutcome
+) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
@@ -78,3 +96,4 @@ def test_nothing_good_is_lost_whatever_happens_in_whatever_order(machine: type[A
             suppress_health_check=list(HealthCheck),
         ),
     )
+    report_outcome(Outcome(EVERYTHING, len(lives), sum(life.made for life in lives)))
