@@ -23,6 +23,7 @@ from watcher.settings import Settings
 
 SMALL = tuple(f"{VIDEO_ID}/clip{number}_144p.mp4" for number in range(1, 5))
 LARGE = f"{VIDEO_ID}/film_720p.mp4"
+BEFORE = f"{VIDEO_ID}/before_144p.mp4"
 LARGE_BYTES = 17 * 1024 * 1024
 PATHS = (*SMALL, LARGE)
 
@@ -100,7 +101,10 @@ def test_trouble_that_lasts_is_survived_until_it_is_over(
     stakes: Stakes, wire: HttpWire, place: str, video: bytes, trouble: Trouble
 ) -> None:
     settings = settings_for(place, wire.url, **trouble.settings)
-    with at_work(stakes, settings) as daemon:
+    with at_work(stakes, settings, (BEFORE, *PATHS)) as daemon:
+        # Uploads have begun, which a silence during the first look at the bucket would hold up for a minute.
+        stakes.put(settings, BEFORE, video)
+        daemon.expect("upload_verified")
         injection = wire.inject(trouble.fault, trouble.requests)
         put_all(stakes, settings, video)
         daemon.expect("attempt_failed", count=settings.upload_concurrency, code=trouble.code)

@@ -152,6 +152,7 @@ def gate() -> Iterator[threading.Event]:
     event.set()
 
 
+@pytest.mark.long
 def test_a_silent_server_keeps_the_daemon_neither_from_starting_nor_from_stopping(
     place: str, server: S3Server
 ) -> None:
@@ -252,6 +253,7 @@ def test_a_second_daemon_of_the_same_instance_refuses_to_start(settings: MakeSet
     assert "Traceback" not in second.stderr
 
 
+@pytest.mark.long
 def test_a_pause_is_said_everywhere_and_ends_by_itself(
     settings: MakeSettings, server: S3Server, proxy: FaultProxy, media: Media, place: str
 ) -> None:
@@ -335,6 +337,7 @@ def test_a_taken_metrics_port_is_a_warning_and_not_an_end(settings: MakeSettings
             daemon.expect("upload_released", path=PATH)
 
 
+@pytest.mark.long
 def test_an_upload_that_is_under_way_can_be_watched_from_another_process(
     settings: MakeSettings, proxy: FaultProxy, media: Media, place: str, gate: threading.Event
 ) -> None:
