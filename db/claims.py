@@ -170,10 +170,11 @@ class Claims(LedgerReader):
         """Whether nobody holds the row, or whoever did gave no sign of life for too long.
 
         Or did so before the clock was set back: no claim lasts longer than the longest, and none of ours
-        longer than `lease`.
+        longer than `lease`. Twice that is asked for, because one of ours that was made since `now` was read,
+        a moment ago, ends a moment after `now + lease`.
         """
         held_by, until = self._uploads.claimed_by, self._uploads.claimed_until
-        is_ours = (held_by == self.worker) & (until > now + lease)
+        is_ours = (held_by == self.worker) & (until > now + 2 * lease)
         return until.is_null() | (until <= now) | (until > now + max(lease, LONGEST_LEASE)) | is_ours
 
     def take_turn(self, path: str) -> None:

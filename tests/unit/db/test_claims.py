@@ -91,6 +91,17 @@ def test_who_is_due_beyond_the_longest_backoff_is_due_now(ledger: Ledger, clock:
     assert only(claim(ledger)).id == upload.id
 
 
+def test_a_claim_that_was_made_since_the_time_was_read_is_not_taken_for_one_of_the_future(
+    ledger: Ledger, clock: Clock
+) -> None:
+    """Two threads of one worker read the time one after the other, and claim in the other order."""
+    enqueue(ledger)
+    clock.advance(minutes=1)
+    assert len(claim(ledger)) == 1
+    clock.now -= timedelta(milliseconds=1)
+    assert claim(ledger) == []
+
+
 def test_a_claim_from_before_the_clock_was_set_back_holds_nothing(
     ledger: Ledger, database: Database, clock: Clock
 ) -> None:
