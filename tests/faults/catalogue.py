@@ -41,7 +41,7 @@ WATCHING: Final = (
     "watched directory unmounted and mounted again",
     "another file system mounted in its place",
     "directory renamed while it is scanned",
-    "event queue overflown",
+    "event queue overflowed",
     "inotify watches exhausted",
 )
 FILES: Final = (
@@ -53,7 +53,7 @@ FILES: Final = (
     "zeros, or a half, after a power cut",
 )
 FLOODS: Final = (
-    "event queue overflown in 100,000 directories",
+    "event queue overflowed in 100,000 directories",
     "files as fast as they can be written",
     "100,000 files in one directory",
     "hostile names and contents",

@@ -272,7 +272,7 @@ def test_watches_that_are_allowed_later_are_used_without_a_restart(
     stakes.judge(chosen)
 
 
-@pytest.mark.fault("event queue overflown")
+@pytest.mark.fault("event queue overflowed")
 def test_what_was_lost_when_the_kernels_queue_overflowed_is_found_and_counted(
     chosen: Settings, media: Media, stakes: Stakes
 ) -> None:
