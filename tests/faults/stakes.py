@@ -91,9 +91,12 @@ class Stakes:
             for path, contents in self._contents.items()
             if current.get(_key(path)) != contents[-1] and contents[-1] not in on_disk
         ]
-        doubled = {
-            key: count - 1 for key, made in versions.items() for count in Counter(made).values() if count > 1
-        }
+        doubled = [
+            key
+            for key, made in versions.items()
+            for count in Counter(made).values()
+            for _ in range(count - 1)
+        ]
         wrong = [*self._bad_objects(versions), *_unfounded(settings, current)]
         self.outcome = Outcome(
             self.fault,
@@ -101,7 +104,7 @@ class Stakes:
             len(self._contents),
             len(lost),
             len(wrong),
-            sum(doubled.values()),
+            len(doubled),
             max(0.0, ended_at - (self._over_at or ended_at)),
         )
         self.report(self.outcome)
