@@ -28,14 +28,14 @@ from watchdog.observers.inotify_c import (
 
 log = structlog.get_logger()
 
-FILE_MASK = InotifyConstants.IN_CLOSE_WRITE | InotifyConstants.IN_CREATE | InotifyConstants.IN_MOVED_TO
-MASK = (
-    FILE_MASK
-    # Rights that a directory was given or lost.
+NEW_MASK = InotifyConstants.IN_CREATE | InotifyConstants.IN_MOVED_TO
+CHANGE_MASK = (
+    NEW_MASK
+    | InotifyConstants.IN_CLOSE_WRITE
+    # Rights that were given or lost; and a copy gets its source's time only after it was closed.
     | InotifyConstants.IN_ATTRIB
-    | InotifyConstants.IN_ONLYDIR
-    | InotifyConstants.IN_DONT_FOLLOW
 )
+MASK = CHANGE_MASK | InotifyConstants.IN_ONLYDIR | InotifyConstants.IN_DONT_FOLLOW
 """Only what can mean a new or finished file or directory: every other event would fill the queue."""
 
 ENTRIES_AT_ONCE = 1000
@@ -179,10 +179,10 @@ class Watches(InotifyFD):
         name = os.fsdecode(event.name)
         path = f"{directory}/{name}" if directory and name else directory or name
         if not event.is_directory:
-            if event.mask & FILE_MASK:
+            if event.mask & CHANGE_MASK:
                 self._notice_file(path)
         elif not path or not self._ignores(path):
-            if event.mask & FILE_MASK:
+            if event.mask & NEW_MASK:
                 self._explore(path)
             self._notice_directory(path)
 

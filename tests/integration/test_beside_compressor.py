@@ -14,6 +14,7 @@ from tests.beside.verdict import problems, rows_of, unfinished
 from tests.catalog_rows import CatalogRows
 from tests.daemon import running_daemon
 from tests.integration.conftest import MakeSettings
+from tests.integration.test_daemon import rows as ledger_of
 from tests.media import Media
 from tests.postgres import PostgresServer
 from tests.s3_server import S3Server
@@ -63,3 +64,26 @@ def test_a_row_that_appears_for_a_file_that_did_not_change_is_found_by_the_next_
         daemon.signal(signal.SIGHUP)
         daemon.expect("upload_republished", path=path)
     assert rows.url_of(appeared) == url
+
+
+def test_a_copy_that_gets_its_sources_time_before_its_row_appears_is_one_upload(
+    settings: MakeSettings, rows: CatalogRows, media: Media
+) -> None:
+    """An original is copied, closed, and only then dated back, and there is no row for it yet."""
+    chosen = settings(DATABASE_URL=rows.url, CATALOG="compressor", RESCAN_SECONDS=86400)
+    path = f"{VIDEO_ID}/good.mp4"
+    copy = os.path.join(chosen.completed_dir, path)
+    os.makedirs(os.path.dirname(copy))
+    with running_daemon(chosen) as daemon:
+        daemon.expect("daemon_ready")
+        shutil.copyfile(media.faststart, copy)
+        upload = daemon.expect("file_finished", path=path)["upload"]
+        os.utime(copy, (1, 1))
+        wait_until(
+            lambda: [row.identity.mtime_ns for row in ledger_of(chosen)] == [10**9],
+            PATIENCE_SECONDS,
+            lambda: ledger_of(chosen),
+        )
+        rows.insert(os.path.basename(path), "original")
+        assert daemon.expect("upload_published", path=path)["upload"] == upload
+    assert [row.id for row in ledger_of(chosen)] == [upload]
