@@ -148,13 +148,13 @@ class Claims(LedgerReader):
         if self._first("see whether a claim still stands", query) is None:
             raise ClaimLostError(upload.id, upload.claim)
 
-    def is_at_work(self, upload: Upload) -> bool:
-        """Whether another daemon than this one holds the upload, and has lately been alive."""
-        return (
-            upload.claimed_by not in {None, self.worker}
-            and upload.claimed_until is not None
-            and upload.claimed_until > self.now()
-        )
+    def is_held(self, upload: Upload) -> bool:
+        """Whether somebody, be it this daemon, holds the upload and has lately been alive."""
+        return upload.claimed_until is not None and upload.claimed_until > self.now()
+
+    def is_held_by_another(self, upload: Upload) -> bool:
+        """Whether another daemon than this one holds the upload and has lately been alive."""
+        return upload.claimed_by != self.worker and self.is_held(upload)
 
     def yield_back(self, upload: Upload) -> None:
         """Give a claim back as if it had never been taken: due now, no attempt counted.

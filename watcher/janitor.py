@@ -7,6 +7,7 @@ other daemons the ledger.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import structlog
@@ -15,17 +16,23 @@ from db import Database, DatabaseError, Ledger, State
 from storage import ObjectStore, OpenMultipart, StorageError
 from watcher.backoff import Backoff
 from watcher.joining import join_all
-from watcher.liveness import Liveness, Pulse
+from watcher.liveness import Liveness
 
 log = structlog.get_logger()
 
 PERIOD_SECONDS = 60.0
+LOOK_SECONDS = 3600.0
+"""The answer to the beginning of a multipart can be lost on the way: only a look at the server finds it."""
+
 BATCH = 100
 PATIENCE_SECONDS = 600.0
 
 
 class Janitor:
-    """Aborts the multipart uploads of rows that ended, and at the start those that no row remembers."""
+    """Aborts the multiparts of rows that ended and, at the start and every hour, those that no row remembers.
+
+    `clock` gives monotonic seconds.
+    """
 
     def __init__(
         self,
@@ -36,6 +43,7 @@ class Janitor:
         prefix: str,
         backoff: Backoff,
         liveness: Liveness,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._ledger = ledger
@@ -43,6 +51,11 @@ class Janitor:
         self._prefix = prefix
         self._backoff = backoff
         self._liveness = liveness
+        self._clock = clock
+        self._look_due = 0.0
+        self._has_looked = False
+        self._is_failure_told = False
+        self._failures = 0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="janitor", daemon=True)
         self._then: Callable[[], None] = lambda: None
@@ -65,20 +78,40 @@ class Janitor:
         return join_all([self._thread], timeout)
 
     def adopt_or_abort(self) -> bool:
-        """Look at every open multipart upload of our keys; to be called before anything is sent.
+        """Look at every open multipart upload of our keys; first of all before anything is sent.
 
-        One that a pending row remembers stays, and its upload goes on with it; so does what another daemon,
-        which is at work on an upload of the key, may have begun a moment ago and not noted yet. Any other one
-        of a key that this ledger has rows for was begun by a life that was killed before it could note that.
-        False if S3 or the database could not be asked; the next start asks again.
+        One that a pending row remembers stays, and its upload goes on with it. Any other one of a key that
+        this ledger has rows for was begun by a life that was killed before it could note that, or its
+        beginner never got the answer; while somebody is at work on the key it is left to a look soon after.
+        False if S3 or the database could not be asked; that is told once until they can.
         """
+        self._look_due = self._clock() + LOOK_SECONDS
         try:
-            for found in self._store.open_multiparts(self._prefix and f"{self._prefix}/"):
-                self._judge(found)
+            prefix = self._prefix and f"{self._prefix}/"
+            for found in self._store.open_multiparts(prefix):
+                if not self._judge(found):
+                    self._look_due = self._clock() + PERIOD_SECONDS
         except (StorageError, DatabaseError) as exc:
-            log.warning("multiparts_unlisted", reason=str(exc))
+            if not self._is_failure_told:
+                log.warning("multiparts_unlisted", reason=str(exc))
+            self._is_failure_told = True
             return False
+        self._has_looked, self._is_failure_told = True, False
         return True
+
+    def clean(self) -> float:
+        """Sweep, and look again if that is due; returns how many seconds to wait until the next time."""
+        if self._clock() >= self._look_due:
+            self.adopt_or_abort()
+        try:
+            aborted = self.sweep()
+        except (StorageError, DatabaseError) as exc:
+            if self._failures == 0:
+                log.warning("abort_failed", reason=str(exc))
+            self._failures += 1
+            return max(PERIOD_SECONDS, self._backoff.delay(self._failures).total_seconds())
+        self._failures = 0
+        return 0.0 if aborted == BATCH else PERIOD_SECONDS
 
     def sweep(self) -> int:
         """Abort what rows that ended left open, and say how many; raises StorageError and DatabaseError."""
@@ -92,23 +125,26 @@ class Janitor:
             log.info("multipart_aborted", key=upload.object_key, upload=upload.id)
         return aborted
 
-    def _judge(self, found: OpenMultipart) -> None:
+    def _judge(self, found: OpenMultipart) -> bool:
+        """Adopt it, abort it, or leave it to whose it is; False if it cannot be told yet whose it is."""
         # Asked after S3 was: whoever began it since had his claim by then.
         everybodys = self._ledger.of_key(found.key, all_instances=True)
         uploads = [upload for upload in everybodys if upload.instance == self._ledger.instance]
         if not uploads:
-            return
+            return True
         pending = [upload for upload in everybodys if upload.state is State.PENDING]
         if any(upload.multipart_id == found.upload_id for upload in pending):
-            log.info("multipart_adopted", key=found.key)
-            return
-        if any(self._ledger.is_at_work(upload) for upload in pending):
-            return
+            if not self._has_looked:
+                log.info("multipart_adopted", key=found.key)
+            return True
+        if any(self._ledger.is_held(upload) for upload in pending):
+            return False
         self._store.abort(found.key, found.upload_id)
         for upload in uploads:
             if upload.multipart_id == found.upload_id:
                 self._ledger.forget_multipart(upload)
         log.info("multipart_aborted", key=found.key)
+        return True
 
     def _work(self) -> None:
         pulse = self._liveness.pulse("janitor", PATIENCE_SECONDS)
@@ -117,22 +153,9 @@ class Janitor:
             self.adopt_or_abort()
             if not self._stopping.is_set():
                 self._then()
-            self._sweep_until_stopped(pulse)
+            while not self._stopping.is_set():
+                pulse.beat()
+                pause = self.clean()
+                pulse.idle()
+                self._stopping.wait(pause)
         pulse.stop()
-
-    def _sweep_until_stopped(self, pulse: Pulse) -> None:
-        failures = 0
-        while not self._stopping.is_set():
-            pulse.beat()
-            try:
-                aborted = self.sweep()
-                failures = 0
-            except (StorageError, DatabaseError) as exc:
-                aborted, failures = 0, failures + 1
-                if failures == 1:
-                    log.warning("abort_failed", reason=str(exc))
-            pulse.idle()
-            self._stopping.wait(0 if aborted == BATCH else self._pause(failures))
-
-    def _pause(self, failures: int) -> float:
-        return max(PERIOD_SECONDS, self._backoff.delay(failures).total_seconds())

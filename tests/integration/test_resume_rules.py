@@ -6,13 +6,17 @@ import os
 from datetime import timedelta
 
 import pytest
+from structlog.testing import capture_logs
 
 from db import State, Upload
-from tests.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
+from tests.fault_proxy import Answer, FaultProxy, Forward, Request, no_fault, s3_error
 from tests.integration.conftest import OpenWorkshop
 from tests.integration.test_upload_rules import padded
 from tests.s3_server import S3Server
 from tests.workshop import BUCKET, VIDEO_ID, Workshop
+from watcher.backoff import Backoff
+from watcher.janitor import LOOK_SECONDS, PERIOD_SECONDS, Janitor
+from watcher.liveness import Liveness
 
 PATH = f"{VIDEO_ID}/my_video_720p.mp4"
 KEY = f"videos/{PATH}"
@@ -116,11 +120,57 @@ def test_at_the_start_only_what_this_ledger_knows_is_aborted(
     assert open_multiparts(server) == [foreign]
 
 
-def test_a_server_that_cannot_be_asked_does_not_keep_the_daemon_from_starting(
+def test_a_multipart_whose_beginner_never_got_the_answer_is_aborted_within_the_hour(
+    workshop: OpenWorkshop, proxy: FaultProxy, server: S3Server, video: bytes
+) -> None:
+    """As long as somebody is at work on the key it may be what he has begun a moment ago, and is left."""
+    shop = workshop()
+    ledger, now = shop.house.ledger, 0.0
+    janitor = Janitor(
+        database=ledger.database,
+        ledger=ledger,
+        store=shop.house.services.store,
+        prefix="videos",
+        backoff=Backoff(),
+        liveness=Liveness(),
+        clock=lambda: now,
+    )
+    assert janitor.adopt_or_abort()
+    shop.put(PATH, padded(video, FIVE_PARTS))
+
+    def lose_the_answer(request: Request, forward: Forward) -> Answer | None:
+        answer = forward()
+        return None if request.action == "CreateMultipartUpload" else answer
+
+    proxy.fault = lose_the_answer
+    (row,) = shop.step(State.PENDING)
+    assert (row.state, row.multipart_id) == (State.PENDING, None)
+    leftover = open_multiparts(server)
+    assert set(leftover) == {KEY}
+    proxy.fault = no_fault
+    now = LOOK_SECONDS - 1
+    janitor.clean()
+    assert open_multiparts(server) == leftover
+    held = ledger.seize(row.id, lease=timedelta(minutes=1))
+    assert held is not None
+    now = LOOK_SECONDS
+    janitor.clean()
+    assert open_multiparts(server) == leftover
+    ledger.let_go(held)
+    now += PERIOD_SECONDS
+    janitor.clean()
+    assert open_multiparts(server) == []
+
+
+def test_a_server_that_cannot_be_asked_does_not_keep_the_daemon_from_starting_and_is_told_once(
     workshop: OpenWorkshop, proxy: FaultProxy
 ) -> None:
     proxy.fault = lambda _request, _forward: s3_error(403, "AccessDenied")
-    assert not workshop().house.janitor.adopt_or_abort()
+    janitor = workshop().house.janitor
+    with capture_logs() as logs:
+        assert not janitor.adopt_or_abort()
+        assert not janitor.adopt_or_abort()
+    assert [line["event"] for line in logs] == ["multiparts_unlisted"]
 
 
 def test_a_foreign_object_that_is_newer_than_the_file_is_never_replaced(
