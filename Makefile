@@ -35,7 +35,7 @@ conformance: $(VENV)/.installed
 beside: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal tests/beside $(PYTEST_ARGS)
 
-# Files of 5 GiB that take no disk, through the whole daemon, in about two minutes.
+# Files of 5 GiB that take little disk, through the whole daemon, in about two minutes.
 large: $(VENV)/.installed
 	$(BIN)/python -m pytest -s tests/large $(PYTEST_ARGS)
 

@@ -66,9 +66,13 @@ def _device(name: str, kind: int, number: int) -> Leave:
     return leave
 
 
-def _sparse(ground: Ground) -> None:
-    with open(ground.at("sparse_720p.mp4"), "wb") as file:
-        os.truncate(file.fileno(), EIGHT_TIB)
+def _sparse(name: str, beginning: bytes = b"") -> Leave:
+    def leave(ground: Ground) -> None:
+        with open(ground.at(name), "wb") as file:
+            file.write(beginning)
+            file.truncate(EIGHT_TIB)
+
+    return leave
 
 
 def _linked_directory(ground: Ground) -> None:
@@ -90,10 +94,14 @@ def _deep(ground: Ground) -> None:
     os.close(directory)
 
 
+def _box(kind: bytes, content: bytes) -> bytes:
+    return (8 + len(content)).to_bytes(4, "big") + kind + content
+
+
 def _boxes(depth: int) -> bytes:
     content = b""
     for _ in range(depth):
-        content = (8 + len(content)).to_bytes(4, "big") + b"moov" + content
+        content = _box(b"moov", content)
     return content
 
 
@@ -120,7 +128,11 @@ KINDS: dict[str, Leave] = {
     "an endless device": _device("endless_720p.mp4", stat.S_IFCHR, 5),
     "a block device": _device("disk_720p.mp4", stat.S_IFBLK, 0),
     "a directory with a video's name": lambda ground: os.mkdir(ground.at("directory_720p.mp4")),
-    "8 TiB of nothing": _sparse,
+    "8 TiB of nothing": _sparse("sparse_720p.mp4"),
+    "8 TiB of nothing, of a kind that nobody looks into": _sparse("sparse_720p.ts"),
+    "8 TiB of nothing, in boxes that are complete": _sparse(
+        "boxes_720p.mp4", _box(b"moov", bytes(8)) + b"\0\0\0\0mdat"
+    ),
     "a hard link to somebody else's video": lambda ground: os.link(
         ground.hard_linked, ground.at("hard_720p.mp4")
     ),

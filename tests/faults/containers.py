@@ -29,7 +29,7 @@ CORPUS = Path(__file__).parent / "corpus"
 FAMILIES = {"mp4": (".mp4", ".mov"), "matroska": (".mkv", ".webm")}
 SMALLEST_PART = {".mp4": 8, ".mov": 8, ".mkv": 2, ".webm": 2}
 """The fewest bytes that a box or an element takes: a walk cannot have more steps than a file has of those."""
-LONGEST_READ = 16
+LONGEST_READ = 64
 LARGEST_KEPT = 4096
 
 SIZES = [number.to_bytes(length, "big") for length in (4, 8) for number in (0, 1, 2, 7, 8, 9, 15, 16, 2**31)]

@@ -347,8 +347,7 @@ def test_an_upload_that_is_under_way_can_be_watched_from_another_process(
     with open(media.faststart, "rb") as small, open(large, "wb") as file:
         video = small.read()
         padding = 76 * 1024 * 1024
-        file.write(video + padding.to_bytes(4) + b"free")
-        file.truncate(len(video) + padding)
+        file.write(video + padding.to_bytes(4) + b"free" + bytes(padding - 8))
     held = threading.Event()
 
     def hold_the_last_part(request: Request, forward: Forward) -> Answer | None:

@@ -6,7 +6,7 @@ was never filled in. A few small reads tell; nothing is decoded, and no file, ho
 
 from collections.abc import Callable, Mapping
 
-from watcher.containers import matroska, mp4
+from watcher.containers import holes, matroska, mp4
 from watcher.containers.reading import FileBytes, IncompleteError
 
 _CHECKS: Mapping[str, Callable[[FileBytes], None]] = {
@@ -21,16 +21,16 @@ _CHECKS: Mapping[str, Callable[[FileBytes], None]] = {
 def inspect(descriptor: int, size: int, extension: str) -> str | None:
     """What is wrong with a container, as a sentence; None if it is complete or of a kind we cannot judge.
 
-    `size` is the file's in bytes, `extension` with its dot in any case. An empty file is never complete.
-    Raises OSError if reading fails.
+    `size` is the file's in bytes, `extension` with its dot in any case. An empty file is never complete,
+    nor is one that is all but empty, whatever its kind. Raises OSError if reading fails.
     """
     if size == 0:
         return "The file is empty."
-    require_complete = _CHECKS.get(extension.lower())
-    if require_complete is None:
-        return None
+    file = FileBytes(descriptor, size)
     try:
-        require_complete(FileBytes(descriptor, size))
+        if require_complete := _CHECKS.get(extension.lower()):
+            require_complete(file)
+        holes.require_written(file)
     except IncompleteError as error:
         return str(error)
     return None

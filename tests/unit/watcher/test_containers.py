@@ -1,5 +1,6 @@
 """A container that is not all there is never called complete, and no file makes for unbounded work."""
 
+import errno
 import os
 import random
 import re
@@ -14,6 +15,10 @@ from tests.media import Media, encoding
 from watcher import containers
 from watcher.containers.reading import MAX_ELEMENTS
 from watcher.openat import owned
+
+EIGHT_TIB = 8 << 40
+PAGE = 4096
+SIZE = 1000 * PAGE
 
 KINDS = ("faststart", "plain", "fragmented", "mov", "webm", "mkv")
 
@@ -193,6 +198,67 @@ def test_each_way_to_be_no_complete_matroska_is_named(content: bytes, finding: s
 @pytest.mark.parametrize("extension", [".mp4", ".mkv", ".avi", ".ts", ""])
 def test_an_empty_file_is_never_complete(extension: str) -> None:
     assert inspect(b"", extension) == "The file is empty."
+
+
+@pytest.mark.parametrize(
+    ("extension", "beginning"),
+    [
+        (".mp4", FTYP + MOOV + endless_box(b"mdat")),
+        (
+            ".mkv",
+            EBML + bytes.fromhex("18538067") + (EIGHT_TIB - len(EBML) - 12 | 1 << 56).to_bytes(8, "big"),
+        ),
+        (".ts", b"G"),
+        ("", b""),
+    ],
+    ids=["mp4", "mkv", "ts", "nothing at all"],
+)
+def test_a_file_of_which_next_to_nothing_was_written_is_not_complete_whatever_its_kind(
+    extension: str, beginning: bytes
+) -> None:
+    with memory_file(beginning) as descriptor:
+        os.ftruncate(descriptor, EIGHT_TIB)
+        finding = containers.inspect(descriptor, EIGHT_TIB, extension)
+    assert re.search("^Next to nothing of it was ever written: 87960930.* of its", finding or "complete")
+
+
+@pytest.mark.parametrize(("pages", "is_complete"), [(10, True), (9, False)])
+def test_a_tenth_that_was_written_is_enough_wherever_it_lies(pages: int, is_complete: bool) -> None:
+    with memory_file(b"") as descriptor:
+        for place in range(10):
+            os.pwrite(descriptor, b"x" * pages * PAGE, place * SIZE // 10)
+        os.ftruncate(descriptor, SIZE)
+        finding = containers.inspect(descriptor, SIZE, ".ts")
+    assert (finding is None) == is_complete
+
+
+def test_a_hole_that_does_not_read_as_one_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that calls a hole what it has not put on the disk yet."""
+    monkeypatch.setattr(os, "lseek", lambda _fd, offset, whence: offset if whence == os.SEEK_HOLE else SIZE)
+    with memory_file(b"x" * SIZE) as descriptor:
+        assert containers.inspect(descriptor, SIZE, ".ts") is None
+    with memory_file(bytes(SIZE)) as descriptor:
+        assert containers.inspect(descriptor, SIZE, ".ts")
+
+
+@pytest.mark.parametrize("code", [errno.ENXIO, errno.EINVAL, errno.EOPNOTSUPP])
+def test_a_file_system_that_knows_no_holes_has_none(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def refuse(_fd: int, _offset: int, _whence: int) -> int:
+        raise OSError(code, os.strerror(code))
+
+    with memory_file(bytes(SIZE)) as descriptor:
+        monkeypatch.setattr(os, "lseek", refuse)
+        assert containers.inspect(descriptor, SIZE, ".ts") is None
+
+
+def test_that_looking_for_holes_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_fd: int, _offset: int, _whence: int) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with memory_file(bytes(SIZE)) as descriptor:
+        monkeypatch.setattr(os, "lseek", fail)
+        with pytest.raises(OSError, match="Input/output"):
+            containers.inspect(descriptor, SIZE, ".ts")
 
 
 @pytest.mark.parametrize("extension", [".avi", ".ts", ".MPG", ""])
