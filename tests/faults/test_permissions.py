@@ -18,6 +18,7 @@ from tests.workshop import VIDEO_ID
 from watcher.settings import Settings
 
 PATH = f"{VIDEO_ID}/my_video_720p.mp4"
+NEVER = 86400
 
 WITHOUT_PRIVILEGES = (
     *("setpriv", "--bounding-set", "-dac_override,-dac_read_search,-fowner"),
@@ -48,8 +49,9 @@ def test_a_file_that_may_not_be_read_is_told_with_its_mend_and_picked_up_when_me
     close: Callable[[Settings], Callable[[], None]],
     stakes: Stakes,
 ) -> None:
+    """An event tells of the mend: no scan has to come by."""
     require_setpriv()
-    chosen = settings(RESCAN_SECONDS=1)
+    chosen = settings(RESCAN_SECONDS=NEVER)
     stakes.put(chosen, PATH, video)
     mend = close(chosen)
     stakes.inject()
