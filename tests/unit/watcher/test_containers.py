@@ -232,6 +232,19 @@ def test_a_tenth_that_was_written_is_enough_wherever_it_lies(pages: int, is_comp
     assert (finding is None) == is_complete
 
 
+def test_no_more_holes_are_looked_for_than_a_walk_has_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def alternate(_fd: int, offset: int, _whence: int) -> int:
+        asked.append(offset)
+        return offset + 1
+
+    monkeypatch.setattr(os, "lseek", alternate)
+    with memory_file(b"x") as descriptor:
+        containers.inspect(descriptor, EIGHT_TIB, ".ts")
+    assert len(asked) == 2 * MAX_ELEMENTS
+
+
 def test_a_hole_that_does_not_read_as_one_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file system that calls a hole what it has not put on the disk yet."""
     monkeypatch.setattr(os, "lseek", lambda _fd, offset, whence: offset if whence == os.SEEK_HOLE else SIZE)

@@ -330,6 +330,20 @@ def test_a_file_whose_time_or_rights_change_is_told(
     told.expect_file("a.mp4")
 
 
+def test_the_end_of_a_watched_file_system_is_not_told_as_a_file(
+    root: str, told: Told, observer: TreeObserver
+) -> None:
+    """Nobody asked for that event, and the kernel sends it all the same."""
+    observer.start()
+    watches = observer._watches
+    assert watches is not None
+    watches.handle_event(
+        InotifyEvent(WatchDescriptor(watches._root_watch), InotifyConstants.IN_UNMOUNT, 0, b"")
+    )
+    write(f"{root}/a.mp4")
+    assert told.files.get(timeout=WAIT_SECONDS) == "a.mp4"
+
+
 def test_ignored_directories_are_neither_told_nor_watched(root: str, told: Told) -> None:
     observer = TreeObserver(
         root,
