@@ -7,8 +7,13 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from tests.postgres import PostgresServer, PostgresUnavailableError, running_postgres
+
+# What an example costs is the machine's affair, which may stall for longer than any deadline.
+hypothesis_settings.register_profile("without deadline", deadline=None)
+hypothesis_settings.load_profile("without deadline")
 
 pytest_plugins = ["tests.secrecy", "tests.faults.plugin"]
 

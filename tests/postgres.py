@@ -4,7 +4,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
@@ -41,14 +41,18 @@ class PostgresServer:
     def frozen(self) -> Iterator[None]:
         """Stop every process of the server in its tracks: it takes connections, and answers nothing."""
         postmaster = psutil.Process(self.process.get_pid())
+        # It starts no other one from now on; one that there is may still end by itself.
+        postmaster.suspend()
         processes = [postmaster, *postmaster.children(recursive=True)]
-        for process in processes:
-            process.suspend()
         try:
+            for process in processes:
+                with suppress(psutil.NoSuchProcess):
+                    process.suspend()
             yield
         finally:
             for process in processes:
-                process.resume()
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
 
     @contextmanager
     def fresh_schema(self) -> Iterator[str]:

@@ -92,7 +92,8 @@ class Scene:
     @property
     def completions(self) -> Counter[str]:
         """How often each object became complete at the server."""
-        return Counter({key: len(times) for key, times in self.appeared_at.items()})
+        # The proxy's threads add keys meanwhile.
+        return Counter({key: len(times) for key, times in list(self.appeared_at.items())})
 
     def settings(self, **changes: Any) -> Settings:
         """A daemon's settings for this platform."""

@@ -31,21 +31,25 @@ def daemon_of(scene: Scene) -> Iterator[DaemonProcess]:
 
 
 def play(scene: Scene, *options: str, start: str) -> None:
-    """Compress everything, with two encodes that fail and four videos that come twice; judge the end."""
+    """Compress everything, with two encodes that fail and four videos that come twice; judge the end.
+
+    An original that is still there when its video comes again is not copied anew; if it is released before
+    the compressor has probed it, the compressor says so and adds no row.
+    """
     videos = scene.videos(AWKWARD_NAMES)
     once, twice = videos[AGAIN:], videos[:AGAIN]
     failing = {(once[0].video_id, "240p"): "SIGKILL", (once[1].video_id, "360p"): "SIGTERM"}
     options += tuple(f"--fail={video}:{quality}={how}" for (video, quality), how in failing.items())
+    said: list[str] = []
     with ExitStack() as stack:
         if start == "before":
             stack.enter_context(daemon_of(scene))
         first = stack.enter_context(scene.compressing(once, *options, parallel=3))
         second = stack.enter_context(scene.compressing(twice, *options, "--again", "1", parallel=1))
         if start == "in the middle":
-            first.outcomes(len(once) * (len(QUALITIES) + 1) // 2)
+            said += first.outcomes(len(once) * (len(QUALITIES) + 1) // 2)
             stack.enter_context(daemon_of(scene))
-        first.outcomes()
-        second.outcomes()
+        said += first.outcomes() + second.outcomes()
         if start == "after":
             stack.enter_context(daemon_of(scene))
         wait_until(lambda: not unfinished(scene), PATIENCE_SECONDS, lambda: unfinished(scene))
@@ -53,8 +57,11 @@ def play(scene: Scene, *options: str, start: str) -> None:
         assert problems(scene, broken=broken) == []
     rows = rows_of(scene)
     assert sorted((row.video_id, row.quality) for row in rows if row.status == "failed") == sorted(failing)
-    outputs = (len(videos) + AGAIN) * (len(QUALITIES) + 1)
-    assert sum(row.status == "ready" for row in rows) == outputs - len(failing)
+    assert sum(row.status == "ready" for row in rows) == sum(line.startswith("ready: ") for line in said)
+    of_originals = [row.video_id for row in rows if row.quality == "original"]
+    assert set(of_originals) == {video.video_id for video in videos}
+    renditions = sum(row.status == "ready" for row in rows) - len(of_originals)
+    assert renditions == (len(videos) + AGAIN) * len(QUALITIES) - len(failing)
 
 
 @pytest.mark.parametrize("start", ["before", "in the middle", "after"])

@@ -29,6 +29,8 @@ from tests.postgres import PostgresServer
 from tests.workshop import BUCKET, VIDEO_ID, settings_for
 from watcher.settings import Settings
 
+pytestmark = pytest.mark.timeout(240)
+
 SMALL = {f"{VIDEO_ID}/small_{quality}.mp4": quality for quality in ("144p", "240p", "360p")}
 LARGE = f"{VIDEO_ID}/large_1080p.mp4"
 LARGE_BYTES = 17 * 1024 * 1024

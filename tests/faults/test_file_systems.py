@@ -18,6 +18,8 @@ from tests.integration.test_upload_rules import padded
 from tests.s3_server import S3Server
 from tests.workshop import VIDEO_ID, settings_for
 
+pytestmark = pytest.mark.timeout(240)
+
 PATH = f"{VIDEO_ID}/my_video_720p.mp4"
 OTHER = f"{VIDEO_ID}/other_720p.mp4"
 SLOW = 2_000_000

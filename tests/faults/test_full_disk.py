@@ -18,6 +18,8 @@ from tests.s3_server import S3Server
 from tests.workshop import VIDEO_ID, settings_for
 from watcher.settings import Settings
 
+pytestmark = pytest.mark.timeout(240)
+
 PATH = f"{VIDEO_ID}/my_video_720p.mp4"
 OTHER = f"{VIDEO_ID}/other_720p.mp4"
 

@@ -17,6 +17,8 @@ from tests.s3_server import S3Server
 from tests.workshop import VIDEO_ID
 from watcher.settings import Settings
 
+pytestmark = pytest.mark.timeout(240)
+
 PATH = f"{VIDEO_ID}/my_video_720p.mp4"
 NEVER = 86400
 

@@ -149,6 +149,7 @@ def test_the_bandwidth_is_kept_within_five_percent_and_changes_by_a_signal(
     env_file = os.path.join(place, ".env")
     write_text(env_file, "MAX_BANDWIDTH=20MB/s\n")
     with running_daemon(settings) as daemon:
+        daemon.patience_seconds = PATIENCE_SECONDS
         daemon.expect("upload_started", path=PATH)
         assert rate_over(MEASURED_SECONDS, arrivals) == pytest.approx(20e6, rel=0.05)
         write_text(env_file, "MAX_BANDWIDTH=320Mbit/s\n")
