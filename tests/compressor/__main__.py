@@ -71,7 +71,8 @@ def _compress(
     for _ in range(1 + options.again):
         for outcome in compressor.compress(video_id, source, video_url_base=video_url_base):
             good = good and outcome.error is None
-            print(f"{outcome.error or 'ready'}: {outcome.path}", flush=True)
+            # In one piece: of several threads' words and ends of lines nobody could make lines again.
+            print(f"{outcome.error or 'ready'}: {outcome.path}\n", end="", flush=True)
             if stopped.is_set():
                 return False
     return good
