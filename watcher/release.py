@@ -5,6 +5,8 @@
 A writer waiting in `open(O_TRUNC)` for our lease to end would get the inode that we unlink, and its encode
 would be gone. So the file is renamed first: whoever opens its path from then on makes a new file, and the
 second covers those who had looked the old one up already. Whoever is there nevertheless is seen by the lease.
+One that comes while it is renamed waits for a lease, too, and gets the file back under its name at once: an
+encoder opens its file a second time, and would fail if it were away for that second.
 
 Where leases are not to be had or not reliable (see `watcher.lease`), the identity alone decides: a writer
 that has opened the file and written nothing in all that time is then not seen.
@@ -35,6 +37,8 @@ from watcher.openat import (
 )
 from watcher.steps import Step, reached
 from watcher.tree import Tree
+
+ABOUT_TO_WRITE = "Some process is about to write it."
 
 # Anybody may leave such a name: a number longer than this is more than a database can hold.
 _ASIDE_NAME = re.compile(r"\.video-uploader-([1-9][0-9]{0,17})(?:-[1-9][0-9]{0,17})?\.aside", re.ASCII)
@@ -135,16 +139,23 @@ def set_aside(
     Raises what `Tree.open` raises; nothing has changed then.
     """
     directory, name = tree.open_parent(relative)
-    with owned(directory):
-        with owned(
-            open_file_at(directory, name, relative, allow_hard_links=tree.allows_hard_links)
-        ) as descriptor:
-            if tree.identity(os.fstat(descriptor)) != identity:
-                return Kept("It is not the file that was hashed any more.")
-            # The compressor looks at its file after writing it, and must find it under its name.
-            if lease.ask(descriptor) is Writers.SOME:
-                return Kept("Some process has it open for writing.")
-        return _rename_aside(directory, name, SetAside(relative, upload_id, identity, claim))
+    with (
+        owned(directory),
+        owned(open_file_at(directory, name, relative, allow_hard_links=tree.allows_hard_links)) as descriptor,
+        lease.hold(descriptor) as hold,
+    ):
+        if tree.identity(os.fstat(descriptor)) != identity:
+            return Kept("It is not the file that was hashed any more.")
+        # The compressor looks at its file after writing it, and must find it under its name.
+        if hold.writers is Writers.SOME:
+            return Kept("Some process has it open for writing.")
+        aside = _rename_aside(directory, name, SetAside(relative, upload_id, identity, claim))
+        if isinstance(aside, SetAside) and hold.is_broken():
+            # Who waits for the end of our lease writes this file, and must not miss it meanwhile either.
+            new_name = posixpath.basename(aside.aside_relative)
+            if isinstance(_put_back(directory, new_name, name, ABOUT_TO_WRITE), PutBack):
+                return Kept(ABOUT_TO_WRITE)
+        return aside
 
 
 def finish(tree: Tree, aside: SetAside) -> Outcome:
@@ -241,7 +252,7 @@ def _objection(tree: Tree, hold: Hold, identity: Identity) -> str | None:
     if status.st_nlink != 1 and not (tree.allows_hard_links and hold.writers is Writers.NONE):
         return f"It has {status.st_nlink} names."
     if hold.is_broken():
-        return "Some process is about to write it."
+        return ABOUT_TO_WRITE
     return None
 
 

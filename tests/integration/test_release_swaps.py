@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -39,6 +42,17 @@ def replace(shop: Workshop, path: str, fresh: bytes) -> None:
 
 def rewrite(shop: Workshop, path: str, fresh: bytes) -> None:
     shop.write(path, fresh)
+
+
+def in_a_thread(swap: Swap, stack: ExitStack) -> Swap:
+    """For a moment at which open(2) waits for our lease."""
+
+    def begin(*arguments: Any) -> None:
+        thread = threading.Thread(target=swap, args=arguments)
+        thread.start()
+        stack.callback(thread.join)
+
+    return begin
 
 
 def paths() -> Iterator[tuple[str, str]]:
@@ -81,7 +95,9 @@ def test_new_content_survives_at_its_path_and_is_uploaded_in_turn(
         published(shop, video, path)
         stakes.add(path, video)
         old = shop.row(path)
-        release_with(shop, monkeypatch, point, lambda at=path: swap(shop, at, fresh))  # type: ignore[misc]
+        with ExitStack() as stack:
+            act = in_a_thread(swap, stack) if point is Step.LINKED_ASIDE else swap
+            release_with(shop, monkeypatch, point, partial(act, shop, path, fresh))
         stakes.add(path, fresh)
         stakes.inject()
         assert content(shop, path) == fresh, point

@@ -109,6 +109,19 @@ class Rewritten(Swap):
         self.thread.join(WAIT_SECONDS)
 
 
+class Encoded(Rewritten):
+    """The same by an encoder that opens its file a second time when it has been opened once."""
+
+    found_itself = False
+
+    def _write(self, path: str) -> None:
+        descriptor = REAL["open"](path, self.flags, 0o644)
+        with suppress(FileNotFoundError):
+            self.found_itself = os.path.samestat(REAL["fstat"](descriptor), REAL["stat"](path))
+        os.write(descriptor, NEW)
+        os.close(descriptor)
+
+
 class RewrittenByALatecomer(Rewritten):
     """The same by somebody who had looked its path up before it was renamed, and opens it only now."""
 
@@ -324,6 +337,16 @@ def test_a_swap_before_any_system_call_of_a_release_loses_nothing(place: str, ki
         outcome, swap = disturbed(released, kind, at, place)
         lost = {path for path, expected in swap.new.items() if content(path) != expected}
         assert not lost, f"{kind.__name__} before call {at}, {names[at]}: {outcome}"
+
+
+def test_who_opens_the_path_before_any_system_call_of_a_release_finds_his_file_under_it(place: str) -> None:
+    """A file that is away for the second of the wait would make his encode a failed one."""
+    names = points(released, place)
+    for at in range(len(names)):
+        outcome, swap = disturbed(released, Encoded, at, place)
+        assert isinstance(swap, Encoded)
+        assert swap.found_itself, f"before call {at}, {names[at]}: {outcome}"
+        assert content(swap.path) == NEW
 
 
 @pytest.mark.parametrize("kind", LATECOMERS)
