@@ -50,7 +50,7 @@ SURPRISES: dict[Step, tuple[str, ...]] = {
     Step.COMPLETED: ("encode", "encode_badly", "remove", "delete_object"),
     Step.CONFIRMED: ("encode", "begin", "delete_object"),
     Step.PUBLISHED: ("encode", "begin", "point_back", "delete_object"),
-    Step.LINKED_ASIDE: ("encode", "zero", "remove"),
+    Step.LINKED_ASIDE: ("knock", "begin", "remove"),
 }
 """What the world does in the middle of a stage, where neither lease nor transaction keeps it from that."""
 WHILE_ASIDE = ("encode", "begin", "write_aside", "write_aside")

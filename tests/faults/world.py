@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from base64 import b64encode
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -124,6 +125,11 @@ class World(Scene):
             self._excuse(name, self.on_disk(name))
             os.rename(self.absolute(f"{name}.tmp"), self.absolute(name))
             del self.away[name]
+
+    def knock(self, name: str) -> None:
+        """An encoder is about to open the file and waits where a lease is in its way; later it may write."""
+        with suppress(BlockingIOError, FileNotFoundError):
+            os.close(os.open(self.absolute(name), os.O_WRONLY | os.O_NONBLOCK))
 
     def write_aside(self, name: str) -> None:
         """The compressor has had the file open since before it was set aside, and writes its next encode."""
