@@ -13,6 +13,7 @@ test: lint types pytest
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 types: $(VENV)/.installed
 	$(BIN)/mypy
@@ -69,4 +70,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .localstack-venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .localstack-venv build *.egg-info .import_linter_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -7,35 +7,14 @@ import os
 import re
 import subprocess
 import tomllib
-from collections.abc import Iterator
 from functools import cache
 
 import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PACKAGES = ("watcher", "storage", "db")
-MAY_IMPORT = {"watcher": {"watcher", "storage", "db"}, "storage": {"storage"}, "db": {"db"}}
-"""Of our own packages; what is not ours is another question."""
-
-WATCHES_FILES = "watchdog"
-LONGEST_MODULE = 320
+LONGEST_MODULE = 600
 LEVELS = frozenset({"debug", "info", "warning", "error", "exception", "critical"})
-
-REQUIRED_AT_TOP = {
-    "CHANGELOG.md",
-    "LICENSE",
-    "Makefile",
-    "README.md",
-    "constraints.txt",
-    "db",
-    "pyproject.toml",
-    "storage",
-    "systemd",
-    "tests",
-    "watcher",
-}
-ALLOWED_AT_TOP = REQUIRED_AT_TOP | {"benchmarks", "docs"}
-DOT_FILES_AT_TOP = {".ci", ".gitignore"}
 
 
 def modules(*packages: str) -> list[str]:
@@ -53,15 +32,6 @@ def modules(*packages: str) -> list[str]:
 def parsed(module: str) -> ast.Module:
     with open(os.path.join(ROOT, module), encoding="utf-8") as file:
         return ast.parse(file.read(), module)
-
-
-def imported(module: str) -> Iterator[str]:
-    """The top-level packages that a module imports, anywhere in it; a relative import is its own package."""
-    for node in ast.walk(parsed(module)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield (node.module or "").partition(".")[0] if not node.level else module.partition("/")[0]
 
 
 def pyproject() -> dict[str, object]:
@@ -84,30 +54,9 @@ def test_every_module_is_looked_at() -> None:
     assert {"watcher/house.py", "storage/object_store.py", "db/ledger.py"} < set(found)
 
 
-@pytest.mark.parametrize("module", modules(*PACKAGES))
-def test_imports_point_one_way(module: str) -> None:
-    package = module.partition("/")[0]
-    ours = set(imported(module)) & {*PACKAGES, "tests"}
-    assert ours <= MAY_IMPORT[package]
-
-
-@pytest.mark.parametrize("module", modules("storage", "db"))
-def test_storage_and_db_know_nothing_of_watching_files(module: str) -> None:
-    assert WATCHES_FILES not in set(imported(module))
-
-
-@pytest.mark.parametrize("module", modules("watcher"))
-def test_the_watcher_speaks_to_s3_and_databases_through_their_packages_alone(module: str) -> None:
-    drivers = {"boto3", "botocore", "awscrt", "peewee", "playhouse", "psycopg", "sqlite3"}
-    assert set(imported(module)).isdisjoint(drivers)
-
-
-def test_the_top_level_holds_what_it_should_and_nothing_else() -> None:
+def test_the_top_level_holds_the_packages_and_what_readme_speaks_of() -> None:
     top = {path.partition("/")[0] for path in tracked()}
-    plain = {name for name in top if not name.startswith(".")}
-    assert plain >= REQUIRED_AT_TOP
-    assert plain <= ALLOWED_AT_TOP
-    assert {name for name in top if name.startswith(".")} <= DOT_FILES_AT_TOP
+    assert top >= {*PACKAGES, "tests", "systemd", "pyproject.toml", "README.md", "Makefile"}
 
 
 def test_the_packages_that_are_installed_are_the_packages_on_disk() -> None:
@@ -134,7 +83,7 @@ def test_every_module_says_why_it_exists(module: str) -> None:
 
 @pytest.mark.parametrize("module", modules(*PACKAGES))
 def test_no_module_outgrows_its_reason(module: str) -> None:
-    """Past some 300 lines a module is probably two."""
+    """Past 600 lines a module is two; which two is for its author to say."""
     with open(os.path.join(ROOT, module), encoding="utf-8") as file:
         assert sum(1 for _ in file) <= LONGEST_MODULE
 
