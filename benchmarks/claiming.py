@@ -25,7 +25,7 @@ from db import Database, Ledger, State, Upload, open_database, sqlite_url
 from tests.crowd import BACKOFF, INSTANCE, RETENTION, Crowd, gather
 from tests.plans import Plan, plans_of
 from tests.postgres import PostgresUnavailableError, running_postgres
-from watcher.house import RELEASE_BATCH
+from watcher.app.wiring import RELEASE_BATCH
 
 MOST_MS = 5.0
 """What claiming a batch may cost, in the median."""

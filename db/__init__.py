@@ -2,7 +2,8 @@
 
 from db.catalog import Catalog, NoCatalog, OwnCatalog
 from db.catalog_models import QUALITIES
-from db.compressor_rows import CompressorRows
+from db.compressor_table import CompressorRows
+from db.connection_url import sqlite_url
 from db.database import Database, open_database
 from db.errors import (
     ClaimLostError,
@@ -16,9 +17,9 @@ from db.errors import (
 from db.facts import Admission, Progress, Proof
 from db.invalidations import Invalidation, Invalidations
 from db.ledger import Ledger
+from db.ledger_reader import LedgerReader
 from db.migration import MIGRATIONS, migrate, pending_migrations, schema_version
 from db.publications import Publication, Publications
-from db.reading import LedgerReader
 from db.records import (
     JSON,
     CatalogRow,
@@ -31,7 +32,6 @@ from db.records import (
     format_time,
 )
 from db.states import TRANSITIONS, State
-from db.urls import sqlite_url
 
 __all__ = [
     "JSON",

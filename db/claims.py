@@ -8,7 +8,7 @@ from peewee import fn
 
 from db.errors import ClaimLostError, UnknownUploadError
 from db.fields import Dialect
-from db.reading import LedgerReader
+from db.ledger_reader import LedgerReader
 from db.records import Upload
 from db.states import State
 

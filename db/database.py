@@ -9,11 +9,11 @@ from typing import Any, cast
 
 import peewee
 
+from db.connection_url import Target, parse_url
+from db.driver_errors import translated
 from db.errors import DatabaseError, DatabaseUrlError, ErrorKind
 from db.fields import Dialect
 from db.models import Tables, bind
-from db.translation import translated
-from db.urls import Target, parse_url
 
 DEFAULT_SCHEMA = "video_uploader"
 DEFAULT_CATALOG_SCHEMA = "public"

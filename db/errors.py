@@ -1,6 +1,6 @@
 """What can go wrong in this package, in its own words.
 
-Driver and peewee errors become `DatabaseError` once, in `db.translation`; code outside this package branches
+`db.driver_errors` turns driver and peewee errors into `DatabaseError`; code outside this package branches
 on `kind` and on the class, never on a message.
 """
 

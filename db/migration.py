@@ -10,9 +10,9 @@ from typing import Any
 from peewee import SQL, Entity, NodeList
 from playhouse.migrations import Runner
 
+from db.connection_url import BUSY_SECONDS
 from db.database import Database
 from db.errors import DatabaseError, ErrorKind
-from db.urls import BUSY_SECONDS
 
 _LOCK = 0x7669_6465_6F75_706C
 """The advisory lock of this program's migrations: "videoupl" in ASCII."""

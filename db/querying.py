@@ -9,7 +9,7 @@ import peewee
 
 from db.database import Database
 from db.records import Upload
-from db.story import Story
+from db.upload_events import Story
 
 _PLAIN = (peewee.TextField, peewee.IntegerField)
 """Columns whose values both drivers hand out as they are wanted."""

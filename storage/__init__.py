@@ -3,13 +3,14 @@
 All that the rest of the house may use is named here; nothing of the S3 library beneath shows through.
 """
 
-from storage.bucket import BucketWishes, Document, Documents, Part, Transition, wanted
-from storage.bucket_admin import BucketAdmin, is_unknown_to_server
-from storage.checks import check_storage
+from storage.acl_fallback import PublicAccess
+from storage.bucket.admin import BucketAdmin, is_unknown_to_server
+from storage.bucket.documents import BucketWishes, Document, Documents, Part, Transition, wanted
+from storage.bucket.iam_policy import smallest_policy
+from storage.checks.connectivity import check_storage
+from storage.checks.results import CheckResult, Outcome, failed, not_tried, ok, warning
 from storage.cloudfront import MAX_PATHS, Distribution, invalidation_paths
-from storage.conditions import OnlyIf
 from storage.config import StorageConfig
-from storage.confirmation import Confirmation, Receipt, Verdict
 from storage.content_types import content_type
 from storage.errors import (
     ErrorKind,
@@ -19,18 +20,17 @@ from storage.errors import (
     StorageError,
     UploadCancelledError,
 )
-from storage.iam import smallest_policy
 from storage.keys import ParsedKey, key_of_url, object_key, parse_object_key, public_url
-from storage.multipart import Multipart, OpenMultipart
 from storage.object_store import ListedObject, ObjectStore
-from storage.outcomes import CheckResult, Outcome, failed, not_tried, ok, warning
-from storage.parts import part_size_for
-from storage.public_access import PublicAccess
 from storage.public_check import PublicCheck
-from storage.renditions import Placed, Renditions
-from storage.sending import Sent, Target
-from storage.service import S3Service
-from storage.source import FileIdentity, Source
+from storage.rendition_store import Placed, Renditions
+from storage.s3_service import S3Service
+from storage.source_file import FileIdentity, Source
+from storage.transfer.multipart import Multipart, OpenMultipart
+from storage.transfer.part_layout import part_size_for
+from storage.transfer.preconditions import OnlyIf
+from storage.transfer.single_put import Sent, Target
+from storage.verification import Confirmation, Receipt, Verdict
 
 __all__ = [
     "MAX_PATHS",

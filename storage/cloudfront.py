@@ -15,12 +15,12 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
-from storage.answers import required
+from storage.aws.answers import required
+from storage.aws.errors import translate, unreadable
+from storage.aws.response_parsing import botocore_session
 from storage.config import StorageConfig
 from storage.errors import ErrorKind, StorageError
 from storage.keys import public_url
-from storage.parsing import botocore_session
-from storage.translation import translate, unreadable
 
 MAX_PATHS = 1_000
 """How many paths are put into one request; CloudFront itself allows 3,000 in progress at a time."""

@@ -8,18 +8,18 @@ from typing import Self
 
 from botocore.exceptions import ClientError
 
-from storage.answers import present, required, unquoted, version
-from storage.client import expected_owner
+from storage.aws.answers import present, required, unquoted, version
+from storage.aws.clients import expected_owner
+from storage.aws.errors import http_status, translated
 from storage.config import StorageConfig
-from storage.confirmation import Confirmation, ObjectHead, Verdict, judge
-from storage.engine import borrow_engine, return_engine
 from storage.errors import StorageError, UploadCancelledError
-from storage.exchange import Request
-from storage.multipart import Multipart, MultipartSender, OpenMultipart, abort
-from storage.parts import part_size_for
-from storage.sending import Sent, Target, Transfer, put
-from storage.source import Source, never
-from storage.translation import http_status, translated
+from storage.source_file import Source, never
+from storage.transfer.crt_client import borrow_engine, return_engine
+from storage.transfer.crt_request import Request
+from storage.transfer.multipart import Multipart, MultipartSender, OpenMultipart, abort
+from storage.transfer.part_layout import part_size_for
+from storage.transfer.single_put import Sent, Target, Transfer, put
+from storage.verification import Confirmation, ObjectHead, Verdict, judge
 
 
 @dataclass(frozen=True, slots=True)

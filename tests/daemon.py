@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from tests.secrecy import ensure_untold
-from watcher.settings import Settings
+from watcher.settings.model import Settings
 
 EXPECT_SECONDS = 20.0
 

@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 
 from db import State, Upload, migrate
 from tests.s3_server import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, S3Server
-from watcher.finished import examine
-from watcher.house import House, open_house
-from watcher.intake import Intake
-from watcher.runner import Work
-from watcher.settings import Settings
+from watcher.app.wiring import House, open_house
+from watcher.detection.completeness import examine
+from watcher.settings.model import Settings
+from watcher.stages.enqueue import Intake
+from watcher.stages.runner import Work
 
 VIDEO_ID = "0b8e3f60-9d5c-4c1a-8f8e-3b1f0a7d2c11"
 BUCKET = "videos-bucket"

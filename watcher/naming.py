@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from db import Upload
 from storage import content_type, key_of_url, object_key, public_url
-from watcher.template import ORIGINAL, Rendition
+from watcher.renditions import ORIGINAL, Rendition
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from tests.fault_proxy import Answer, FaultProxy, Forward, Request
 from tests.postgres import PostgresServer
 from tests.s3_server import S3Server
 from tests.workshop import BUCKET, settings_for
-from watcher.settings import Settings
+from watcher.settings.model import Settings
 
 QUALITIES = ("144p", "240p", "360p", "480p", "720p")
 SHRINK = 8

@@ -14,7 +14,7 @@ import pytest
 from tests.beside.scene import AWKWARD_NAMES, QUALITIES, Scene, wait_until
 from tests.beside.verdict import problems, rows_of, unfinished
 from tests.daemon import DaemonProcess, running_daemon
-from watcher.settings import Settings
+from watcher.settings.model import Settings
 
 pytestmark = pytest.mark.timeout(400)
 

@@ -11,9 +11,9 @@ import pytest
 from db import Identity, Ledger, State, Upload, migrate, open_database, sqlite_url
 from storage import ObjectStore
 from tests.conformance.backends import Backend
-from watcher.backoff import Backoff
-from watcher.janitor import Janitor
-from watcher.liveness import Liveness
+from watcher.stages.abandoned_multiparts import Janitor
+from watcher.supervision.backoff import Backoff
+from watcher.supervision.liveness import Liveness
 
 VIDEO_ID = "0b8e3f60-9d5c-4c1a-8f8e-3b1f0a7d2c11"
 

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from db import Catalog, DatabaseError, State, Upload
 from tests.demo.scene import Rendition
-from watcher.terminal import human_size
+from watcher.telemetry.formatting import human_size
 
 _CHUNK = 1 << 20
 _FETCH_SECONDS = 30

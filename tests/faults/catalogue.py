@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from tests.faults.network import NETWORK
-from watcher.steps import Step
+from watcher.failpoints import Step
 
 
 def killed_at(step: Step) -> str:

@@ -23,7 +23,7 @@ from hypothesis.database import DirectoryBasedExampleDatabase
 
 from watcher import containers
 from watcher.containers.reading import MAX_ELEMENTS
-from watcher.openat import owned
+from watcher.filesystem.openat import owned
 
 CORPUS = Path(__file__).parent / "corpus"
 FAMILIES = {"mp4": (".mp4", ".mov"), "matroska": (".mkv", ".webm")}

@@ -10,7 +10,7 @@ from typing import Any
 from db import State
 from tests.daemon import DaemonProcess, running_daemon
 from tests.integration.test_daemon import rows
-from watcher.settings import Settings
+from watcher.settings.model import Settings
 
 
 def states(settings: Settings) -> dict[str, State]:

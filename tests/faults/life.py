@@ -16,9 +16,9 @@ from storage import StorageError
 from tests.faults.scene import NAMES
 from tests.faults.world import World
 from tests.workshop import Workshop, open_workshop
-from watcher import steps
-from watcher.openat import TreeError
-from watcher.steps import Step
+from watcher import failpoints
+from watcher.failpoints import Step
+from watcher.filesystem.openat import TreeError
 
 REPORTED = (DatabaseError, StorageError, TreeError)
 """What the daemon's threads report and try again."""
@@ -43,7 +43,7 @@ class Life(World):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        steps.hook = self._be_surprised
+        failpoints.hook = self._be_surprised
         self._start()
 
     def settle(self, name: str) -> None:
@@ -99,13 +99,13 @@ class Life(World):
     def restart(self) -> None:
         """A new life, from what is on the disk and in the database."""
         self.close()
-        steps.hook = self._be_surprised
+        failpoints.hook = self._be_surprised
         self._start()
 
     def close(self) -> None:
         """The end of the daemon."""
         self.surprises.clear()
-        steps.hook = None
+        failpoints.hook = None
         with suppress(DatabaseError):
             self._stack.close()
         self._stack = ExitStack()
@@ -144,7 +144,7 @@ class Life(World):
             self.shop.house.asides.repair(self.shop.house.scanner.scan().asides)
         except REPORTED:
             self.close()
-            steps.hook = self._be_surprised
+            failpoints.hook = self._be_surprised
 
     def _be_patient(self) -> None:
         """What only waits for its database gets it back in the end."""

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from db import State
 from tests.faults.life import Life
 from tests.faults.scene import NAMES
-from watcher.steps import Step
+from watcher.failpoints import Step
 
 NAME = st.sampled_from(NAMES)
 REACHED = st.sampled_from([step for step in Step if not step.value.startswith("multipart")])

@@ -15,8 +15,8 @@ from tests.fault_proxy import FaultProxy
 from tests.faults.outages import DatabaseOutages
 from tests.s3_server import S3Server
 from tests.workshop import BUCKET, VIDEO_ID
-from watcher.release import parse_aside_name
-from watcher.settings import Settings
+from watcher.filesystem.removal import parse_aside_name
+from watcher.settings.model import Settings
 
 NAMES = ("a_480p.mp4", "b_720p.mp4")
 

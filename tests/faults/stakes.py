@@ -19,7 +19,7 @@ from tests.faults.outcomes import Outcome
 from tests.integration.test_daemon import place_file, rows
 from tests.s3_server import S3Server
 from tests.workshop import BUCKET
-from watcher.settings import Settings
+from watcher.settings.model import Settings
 
 BELIEVED = frozenset({State.VERIFIED, State.PUBLISHED, State.RELEASED})
 """States in which the ledger says that the object is there."""

@@ -23,7 +23,7 @@ from tests.faults.catalogue import CLOCKS, SKEWED
 from tests.faults.stakes import Stakes
 from tests.integration.test_daemon import rows
 from tests.workshop import VIDEO_ID, settings_for
-from watcher.settings import Settings
+from watcher.settings.model import Settings
 
 LIBRARIES = ("/usr/lib/*/faketime/libfaketimeMT.so.1", "/usr/lib*/faketime/libfaketimeMT.so.1")
 """Where Debian's package `faketime` and others put it; the one for programs with several threads."""

@@ -21,8 +21,8 @@ from tests.media import Media
 from tests.postgres import PostgresServer
 from tests.s3_server import S3Server
 from tests.workshop import BUCKET, VIDEO_ID, settings_for
-from watcher.settings import Settings
-from watcher.steps import VARIABLE, Step
+from watcher.failpoints import VARIABLE, Step
+from watcher.settings.model import Settings
 
 LARGE = 17 * 1024 * 1024
 NAME = "my video_720p.mp4"

@@ -27,7 +27,7 @@ from tests.integration.test_upload_rules import padded
 from tests.media import Media
 from tests.postgres import PostgresServer
 from tests.workshop import BUCKET, VIDEO_ID, settings_for
-from watcher.settings import Settings
+from watcher.settings.model import Settings
 
 pytestmark = pytest.mark.timeout(240)
 

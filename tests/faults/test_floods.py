@@ -27,7 +27,7 @@ from tests.faults.plugin import ReportOutcome
 from tests.large.sink import Sink, running_sink
 from tests.unit.watcher.test_metrics import free_address
 from tests.workshop import settings_for
-from watcher.settings import CatalogKind, Settings
+from watcher.settings.model import CatalogKind, Settings
 
 DIRECTORIES = 100_000
 OVERFLOW = 20_000

@@ -16,7 +16,7 @@ from tests.faults.stakes import Stakes
 from tests.integration.test_daemon import command, keys, rows
 from tests.s3_server import S3Server
 from tests.workshop import VIDEO_ID, settings_for
-from watcher.settings import Settings
+from watcher.settings.model import Settings
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -17,7 +17,7 @@ from tests.integration.conftest import MakeSettings
 from tests.media import Media
 from tests.s3_server import S3Server
 from tests.workshop import BUCKET, VIDEO_ID
-from watcher.settings import Settings
+from watcher.settings.model import Settings
 
 GOOD = f"{VIDEO_ID}/good_720p.mp4"
 LATER = f"{VIDEO_ID}/later_720p.mp4"

@@ -19,7 +19,7 @@ from tests.integration.test_upload_rules import padded
 from tests.s3_server import S3Server
 from tests.strict_server import refuse_wrong_checksums
 from tests.workshop import VIDEO_ID, settings_for
-from watcher.settings import Settings
+from watcher.settings.model import Settings
 
 SMALL = tuple(f"{VIDEO_ID}/clip{number}_144p.mp4" for number in range(1, 5))
 LARGE = f"{VIDEO_ID}/film_720p.mp4"

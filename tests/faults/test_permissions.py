@@ -15,7 +15,7 @@ from tests.integration.conftest import MakeSettings
 from tests.integration.test_daemon import command
 from tests.s3_server import S3Server
 from tests.workshop import VIDEO_ID
-from watcher.settings import Settings
+from watcher.settings.model import Settings
 
 pytestmark = pytest.mark.timeout(240)
 

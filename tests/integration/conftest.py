@@ -15,7 +15,7 @@ from tests.postgres import PostgresServer
 from tests.s3_server import S3Server, forget_aws
 from tests.unit.watcher.conftest import _sigio_is_ignored, media, place  # noqa: F401  # fixtures
 from tests.workshop import BUCKET, Workshop, open_workshop, settings_for
-from watcher.settings import Settings
+from watcher.settings.model import Settings
 
 MakeSettings = Callable[..., Settings]
 OpenWorkshop = Callable[..., Workshop]

@@ -14,7 +14,7 @@ from tests.integration.conftest import MakeSettings
 from tests.postgres import PostgresServer
 from tests.s3_server import S3Server
 from tests.workshop import Workshop, open_workshop
-from watcher.settings import Settings
+from watcher.settings.model import Settings
 
 OpenHouse = Callable[..., Workshop]
 

@@ -16,7 +16,7 @@ from tests.integration.command import Command
 from tests.integration.conftest import OpenWorkshop
 from tests.s3_server import S3Server
 from tests.workshop import BUCKET, LEASE, VIDEO_ID, Workshop
-from watcher.audit import Audit, Finding, Issue
+from watcher.operations.audit import Audit, Finding, Issue
 
 PATH = f"{VIDEO_ID}/good_720p.mp4"
 KEY = f"videos/{VIDEO_ID}/good_720p.mp4"
@@ -290,7 +290,7 @@ def test_a_server_that_fails_again_and_again_ends_the_audit(
     publish(workshop, compressor, PATH, video)
     proxy.fault = lambda request, forward: Answer(503) if request.method == "HEAD" else forward()
     assert issues(workshop, fix=True) == [(Issue.UNKNOWN, False)]
-    monkeypatch.setattr("watcher.audit.GIVE_UP", 1)
+    monkeypatch.setattr("watcher.operations.audit.GIVE_UP", 1)
     with pytest.raises(StorageError) as caught:
         audited(workshop)
     assert caught.value.status == 503
@@ -378,7 +378,7 @@ def test_many_findings_are_counted_and_only_the_first_of_a_kind_are_told(
     for number in range(5):
         server.client().put_object(Bucket=BUCKET, Key=f"videos/{number}.bin", Body=b"x")
     monkeypatch.setattr("watcher.cli.audit.SHOWN", 2)
-    monkeypatch.setattr("watcher.audit.PAGE", 2)
+    monkeypatch.setattr("watcher.operations.audit.PAGE", 2)
     command = Command(place, server.url, {**compressor.settings, "INSTANCE_ID": "test"})
     told = command.here("audit")
     assert told.code == 0

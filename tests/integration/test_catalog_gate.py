@@ -11,7 +11,7 @@ from tests.integration.conftest import OpenWorkshop
 from tests.integration.test_upload_rules import sent
 from tests.s3_server import S3Server
 from tests.workshop import BUCKET, VIDEO_ID, Workshop
-from watcher.problems import NOT_NEWER
+from watcher.errors import NOT_NEWER
 
 NAME = "my video_720p.mp4"
 PATH = f"{VIDEO_ID}/{NAME}"

@@ -13,7 +13,7 @@ from tests.fault_proxy import FaultProxy
 from tests.integration.conftest import OpenWorkshop
 from tests.s3_server import S3Server
 from tests.workshop import BUCKET, VIDEO_ID, Workshop
-from watcher.problems import ROW_GONE
+from watcher.errors import ROW_GONE
 
 NAME = "my video_720p.mp4"
 PATH = f"{VIDEO_ID}/{NAME}"

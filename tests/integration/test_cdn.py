@@ -21,8 +21,8 @@ from tests.fault_proxy import Answer, FaultProxy, Forward, Request
 from tests.integration.conftest import MakeSettings, OpenWorkshop
 from tests.s3_server import S3Server
 from tests.workshop import BUCKET, VIDEO_ID, Workshop
-from watcher.once import OnceRun
-from watcher.settings import Settings
+from watcher.app.single_pass import OnceRun
+from watcher.settings.model import Settings
 
 pytestmark = pytest.mark.long
 

@@ -25,10 +25,10 @@ from tests.s3_server import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, S3Server
 from tests.unit.watcher.conftest import make_place
 from tests.unit.watcher.test_metrics import free_address
 from tests.workshop import BUCKET, VIDEO_ID
+from watcher.app.factories import connect
 from watcher.cli.app import app
-from watcher.configuration import connect
-from watcher.settings import Settings
-from watcher.settings_report import MASK
+from watcher.settings.model import Settings
+from watcher.settings.report import MASK
 
 pytestmark = pytest.mark.long
 

@@ -14,7 +14,7 @@ from tests.integration.command import Command
 from tests.integration.conftest import OpenWorkshop
 from tests.s3_server import S3Server
 from tests.workshop import VIDEO_ID, Workshop
-from watcher.catalog_checks import check_catalog
+from watcher.operations.catalog_checks import check_catalog
 
 pytestmark = pytest.mark.long
 

@@ -27,8 +27,8 @@ from tests.media import Media, encoding
 from tests.s3_server import S3Server
 from tests.secrecy import ensure_untold
 from tests.workshop import BUCKET, VIDEO_ID, settings_for
-from watcher.settings import Settings
-from watcher.steps import VARIABLE, Step
+from watcher.failpoints import VARIABLE, Step
+from watcher.settings.model import Settings
 
 PATH = f"{VIDEO_ID}/my_video_720p.mp4"
 OTHER_VIDEO = "1c9f4a71-0e6d-4d2b-9f9f-4c2a1b8e3d22"

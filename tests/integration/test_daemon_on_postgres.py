@@ -17,7 +17,7 @@ from tests.media import Media
 from tests.postgres import PostgresServer
 from tests.s3_server import S3Server
 from tests.workshop import BUCKET, VIDEO_ID
-from watcher.configuration import connect
+from watcher.app.factories import connect
 
 pytestmark = pytest.mark.long
 

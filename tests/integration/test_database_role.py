@@ -22,7 +22,7 @@ from tests.postgres import PostgresServer
 from tests.postgres_tls import tls_before
 from tests.s3_server import S3Server
 from tests.workshop import BUCKET, VIDEO_ID, Workshop
-from watcher.house import open_house
+from watcher.app.wiring import open_house
 
 README = Path(__file__).parents[2] / "README.md"
 ROLE, PASSWORD = "video_uploader", "change-me"

@@ -15,7 +15,7 @@ from tests.integration.conftest import OpenWorkshop
 from tests.peer import writer
 from tests.s3_server import S3Server
 from tests.workshop import BUCKET, VIDEO_ID, Workshop
-from watcher.disk_pressure import Fullness
+from watcher.stages.disk_pressure import Fullness
 
 HOUR = 3600
 PRESSURE = {"RELEASE_AFTER_SECONDS": HOUR, "DISK_PRESSURE_PERCENT": 50}

@@ -18,8 +18,8 @@ from tests.integration.conftest import MakeSettings
 from tests.peer import writer
 from tests.s3_server import S3Server
 from tests.workshop import BUCKET, VIDEO_ID, open_workshop
-from watcher.configuration import connect
-from watcher.settings import Settings
+from watcher.app.factories import connect
+from watcher.settings.model import Settings
 
 pytestmark = pytest.mark.long
 

@@ -21,7 +21,7 @@ from tests.integration.test_daemon import OTHER_VIDEO, PATH, command, place_file
 from tests.media import Media
 from tests.unit.watcher.test_metrics import free_address
 from tests.workshop import VIDEO_ID
-from watcher.settings import Settings
+from watcher.settings.model import Settings
 
 pytestmark = pytest.mark.long
 

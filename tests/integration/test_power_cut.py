@@ -20,7 +20,7 @@ from tests.integration.test_resume_rules import FIVE_PARTS, interrupted, open_mu
 from tests.integration.test_upload_rules import padded
 from tests.s3_server import S3Server
 from tests.workshop import BUCKET, VIDEO_ID, Workshop
-from watcher.problems import INCOMPLETE, LOCAL_DAMAGED, ROLLED_BACK
+from watcher.errors import INCOMPLETE, LOCAL_DAMAGED, ROLLED_BACK
 
 PATH = f"{VIDEO_ID}/my_video_720p.mp4"
 

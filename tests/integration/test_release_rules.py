@@ -15,8 +15,8 @@ from tests.integration.conftest import OpenWorkshop
 from tests.peer import writer
 from tests.s3_server import S3Server
 from tests.workshop import BUCKET, VIDEO_ID, Workshop
-from watcher import release
-from watcher.problems import LOCAL_CHANGED, OBJECT_REPLACED
+from watcher.errors import LOCAL_CHANGED, OBJECT_REPLACED
+from watcher.filesystem import removal
 
 PATH = f"{VIDEO_ID}/my_video_720p.mp4"
 FREE_BOX = b"\0\0\0\x08free"
@@ -331,7 +331,7 @@ def test_a_crash_while_the_file_is_aside_is_repaired_at_the_next_start(
     shop = workshop()
     published(shop, video)
     row = shop.row(PATH)
-    release.set_aside(shop.house.tree, PATH, row.id, row.identity)
+    removal.set_aside(shop.house.tree, PATH, row.id, row.identity)
     assert not os.path.exists(shop.absolute(PATH))
     next_life = workshop()
     report = next_life.house.scanner.scan()
@@ -429,7 +429,7 @@ def test_a_second_name_that_is_only_our_own_from_a_crash_is_taken_away_where_har
     """The crash came between giving the name back and taking the other one away."""
     shop = workshop(ALLOW_HARD_LINKS=True)
     published(shop, video)
-    aside = os.path.join(os.path.dirname(shop.absolute(PATH)), release.aside_name(shop.row(PATH).id, 1))
+    aside = os.path.join(os.path.dirname(shop.absolute(PATH)), removal.aside_name(shop.row(PATH).id, 1))
     os.link(shop.absolute(PATH), aside)
     (row,) = shop.step(State.PUBLISHED)
     assert row.state is State.RELEASED

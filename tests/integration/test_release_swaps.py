@@ -17,8 +17,8 @@ from tests.integration.conftest import OpenWorkshop
 from tests.integration.test_release_rules import FREE_BOX, content, published
 from tests.peer import Peer, peer
 from tests.workshop import VIDEO_ID, Workshop
-from watcher import steps
-from watcher.steps import Step
+from watcher import failpoints
+from watcher.failpoints import Step
 
 POINTS = ["before", Step.LINKED_ASIDE, Step.RENAMED_ASIDE, "wait", Step.LEASED, Step.UNLINKED, Step.RECORDED]
 """Before which nothing has happened, those of a release that a hook hears of, and the second of the wait."""
@@ -71,7 +71,7 @@ def release_with(
             swap()
 
     with monkeypatch.context() as patch:
-        patch.setattr(steps, "hook", hook)
+        patch.setattr(failpoints, "hook", hook)
         if point == "before":
             swap()
         shop.while_waiting = swap if point == "wait" else lambda: None

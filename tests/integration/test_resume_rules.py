@@ -14,9 +14,9 @@ from tests.integration.conftest import OpenWorkshop
 from tests.integration.test_upload_rules import padded
 from tests.s3_server import S3Server
 from tests.workshop import BUCKET, VIDEO_ID, Workshop
-from watcher.backoff import Backoff
-from watcher.janitor import LOOK_SECONDS, PERIOD_SECONDS, Janitor
-from watcher.liveness import Liveness
+from watcher.stages.abandoned_multiparts import LOOK_SECONDS, PERIOD_SECONDS, Janitor
+from watcher.supervision.backoff import Backoff
+from watcher.supervision.liveness import Liveness
 
 PATH = f"{VIDEO_ID}/my_video_720p.mp4"
 KEY = f"videos/{PATH}"

@@ -21,9 +21,9 @@ from tests.media import Media
 from tests.secrecy import ensure_untold, files_below, shapes_of
 from tests.unit.watcher.test_metrics import free_address
 from tests.workshop import VIDEO_ID
+from watcher.app.factories import connect, storage_config
 from watcher.cli.app import app
 from watcher.cli.common import MISUSED, UNDONE
-from watcher.configuration import connect, storage_config
 
 pytestmark = pytest.mark.long
 
@@ -67,13 +67,13 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("db", "status", "--json"),
 )
 BROKEN_STAGE = """
-import watcher.publishing
+import watcher.stages.publish
 
 def advance(self, uploads, work):
     secrets = dict(__import__("os").environ)
     raise RuntimeError("broken on purpose")
 
-watcher.publishing.PublishStage.advance = advance
+watcher.stages.publish.PublishStage.advance = advance
 """
 
 

@@ -24,8 +24,8 @@ from tests.integration.test_upload_rules import LARGE, padded
 from tests.media import Media
 from tests.s3_server import S3Server
 from tests.workshop import BUCKET, VIDEO_ID
-from watcher.configuration import connect, ledger_of
-from watcher.settings import Settings
+from watcher.app.factories import connect, ledger_of
+from watcher.settings.model import Settings
 
 pytestmark = pytest.mark.long
 

@@ -21,12 +21,12 @@ from tests.integration.test_upload_rules import LARGE, padded
 from tests.postgres import PostgresServer
 from tests.s3_server import S3Server
 from tests.workshop import BUCKET, LEASE, VIDEO_ID, Workshop, open_workshop, settings_for
-from watcher import release
-from watcher.finished import Examination, Finished, Unreadable, examine
-from watcher.once import OnceRun
-from watcher.openat import FileMissingError
-from watcher.release import SetAside
-from watcher.runner import Work
+from watcher.app.single_pass import OnceRun
+from watcher.detection.completeness import Examination, Finished, Unreadable, examine
+from watcher.filesystem import removal
+from watcher.filesystem.openat import FileMissingError
+from watcher.filesystem.removal import SetAside
+from watcher.stages.runner import Work
 
 pytestmark = pytest.mark.long
 
@@ -188,7 +188,7 @@ def test_what_a_dead_daemon_left_aside_is_repaired_by_another_one(house_of: Open
     a, b = house_of("a"), house_of("b")
     published(a, video)
     (row,) = claim(a, State.PUBLISHED)
-    release.set_aside(a.house.tree, PATH, row.id, row.identity, claim=row.claim)
+    removal.set_aside(a.house.tree, PATH, row.id, row.identity, claim=row.claim)
     asides = b.house.scanner.scan().asides
     b.house.asides.repair(asides)
     assert not os.path.exists(b.absolute(PATH))
@@ -205,7 +205,7 @@ def test_an_upload_that_was_superseded_a_moment_ago_may_still_be_under_release(
     a, b = house_of("a"), house_of("b")
     published(a, video)
     (row,) = claim(a, State.PUBLISHED)
-    release.set_aside(a.house.tree, PATH, row.id, row.identity, claim=row.claim)
+    removal.set_aside(a.house.tree, PATH, row.id, row.identity, claim=row.claim)
     b.put(PATH, video + FREE_BOX)
     asides = b.house.scanner.scan().asides
     b.house.asides.repair(asides)
@@ -248,7 +248,7 @@ def test_a_release_that_was_overtaken_before_it_began_touches_nothing(
     waited = Work(a.house.runners[State.PUBLISHED].guard, lambda: False, lambda: None, lambda _: False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            release, "set_aside", lambda *_args, **_kwargs: seen.append(os.listdir(a.absolute(".")))
+            removal, "set_aside", lambda *_args, **_kwargs: seen.append(os.listdir(a.absolute(".")))
         )
         a.house.runners[State.PUBLISHED].stage.advance(late, waited)
     assert seen == []
@@ -260,13 +260,13 @@ def test_an_unlink_that_comes_late_finds_nothing_under_its_name(house_of: OpenHo
     a, b = house_of("a"), house_of("b")
     published(a, video)
     (row,) = claim(a, State.PUBLISHED)
-    aside = release.set_aside(a.house.tree, PATH, row.id, row.identity, claim=row.claim)
+    aside = removal.set_aside(a.house.tree, PATH, row.id, row.identity, claim=row.claim)
     assert isinstance(aside, SetAside)
     let_claims_run_out(b.house.database)
 
     def wake_up() -> None:
         with pytest.raises(FileMissingError):
-            release.finish(a.house.tree, aside)
+            removal.finish(a.house.tree, aside)
         assert len(os.listdir(a.absolute(VIDEO_ID))) == 1
 
     b.while_waiting = wake_up
@@ -279,12 +279,12 @@ def test_a_file_that_is_aside_is_neither_missing_nor_gone(house_of: OpenHouse, v
     """A late release has it for a second, though its upload is pending again: the object was lost."""
     a, b = house_of("a"), house_of("b")
     row = a.put(PATH, video)
-    aside = release.set_aside(a.house.tree, PATH, row.id, row.identity, claim=7)
+    aside = removal.set_aside(a.house.tree, PATH, row.id, row.identity, claim=7)
     assert isinstance(aside, SetAside)
     assert b.house.scanner.scan().missing == 0
     (waiting,) = b.step(State.PENDING)
     assert (waiting.state, waiting.error_code) == (State.PENDING, "local-away")
-    release.put_back(a.house.tree, aside, "It is late.")
+    removal.put_back(a.house.tree, aside, "It is late.")
     b.house.ledger.hurry([row.id])
     assert b.finish(PATH).state is State.RELEASED
 

@@ -19,7 +19,7 @@ from tests.media import Media
 from tests.s3_server import forget_aws
 from tests.unit.watcher.conftest import media, place  # noqa: F401  # fixtures
 from tests.workshop import VIDEO_ID, settings_for
-from watcher.settings import Settings
+from watcher.settings.model import Settings
 
 GIB = 1024**3
 MIB = 1024**2

@@ -16,9 +16,9 @@ from watcher.cli import audit, doctor, explain, objects, retry, run, show
 from watcher.cli.bucket import bucket
 from watcher.cli.common import FINE, MISUSED, UNDONE, CommandError, Invocation, complain
 from watcher.cli.database import database
-from watcher.instance_lock import InstanceRunningError, LockUnavailableError
-from watcher.openat import TreeError
-from watcher.settings_loading import SettingsError
+from watcher.filesystem.instance_lock import InstanceRunningError, LockUnavailableError
+from watcher.filesystem.openat import TreeError
+from watcher.settings.loading import SettingsError
 
 app = typer.Typer(
     name="video-uploader",

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from watcher.audit import Audit, Finding, Issue
+from watcher.app.wiring import open_house
 from watcher.cli.common import UNDONE, complain, invocation, open_ledger, print_json, say
-from watcher.house import open_house
-from watcher.logs import configure_logging
+from watcher.operations.audit import Audit, Finding, Issue
+from watcher.telemetry.logging import configure_logging
 
 SHOWN = 100
 """Findings of one kind that are told one by one; the others are counted."""

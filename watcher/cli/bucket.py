@@ -21,9 +21,9 @@ from storage import (
     is_unknown_to_server,
     wanted,
 )
+from watcher.app.factories import storage_config
 from watcher.cli.common import UNDONE, complain, invocation, say
-from watcher.configuration import storage_config
-from watcher.settings import Settings
+from watcher.settings.model import Settings
 
 bucket = typer.Typer(
     help="What the bucket says about itself: public reading, CORS, lifecycle.", no_args_is_help=True

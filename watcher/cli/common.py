@@ -16,11 +16,11 @@ from rich.table import Table
 from rich.text import Text
 
 from db import Ledger, pending_migrations
-from watcher import instance_lock
-from watcher.configuration import connect, ledger_of
-from watcher.settings import Settings, state_directory
-from watcher.settings_loading import load_settings
-from watcher.terminal import printable
+from watcher.app.factories import connect, ledger_of
+from watcher.filesystem import instance_lock
+from watcher.settings.loading import load_settings
+from watcher.settings.model import Settings, state_directory
+from watcher.telemetry.formatting import printable
 
 FINE, UNDONE, MISUSED = 0, 1, 2
 """Exit codes: all is well; something could not be done; usage or configuration."""
@@ -41,7 +41,7 @@ class Invocation:
     env_file: str
 
     def settings(self) -> Settings:
-        """The settings; raises `watcher.settings.SettingsError`."""
+        """The settings; raises `watcher.settings.model.SettingsError`."""
         return load_settings(self.env_file)
 
 

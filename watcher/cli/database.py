@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from db import MIGRATIONS, migrate, pending_migrations, schema_version
+from watcher.app.factories import connect
 from watcher.cli.common import UNDONE, CommandError, invocation, print_json, say
-from watcher.configuration import connect
-from watcher.settings import Settings
+from watcher.settings.model import Settings
 
 database = typer.Typer(help="Our own tables: their version, and what is missing.", no_args_is_help=True)
 

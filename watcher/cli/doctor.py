@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from storage import CheckResult, Outcome, check_storage, smallest_policy
-from watcher import lease
+from watcher.app.factories import storage_config
 from watcher.cli.common import MISUSED, UNDONE, CommandError, daemon_lock, invocation, print_json, say
-from watcher.configuration import storage_config
-from watcher.doctor import check_host
-from watcher.settings import Settings
+from watcher.filesystem import leases
+from watcher.operations.doctor import check_host
+from watcher.settings.model import Settings
 
 
 def doctor(
@@ -29,7 +29,7 @@ def doctor(
             raise CommandError("--iam prints JSON anyway; leave --json away.", MISUSED)
         print_json(iam_policy(settings))
         return
-    lease.ignore_sigio()
+    leases.ignore_sigio()
     results = []
     for result in _checks(settings):
         results.append(result)

@@ -11,6 +11,8 @@ from uuid import UUID
 import typer
 
 from db import Ledger, Upload
+from watcher.app.factories import make_catalog, naming, path_template, tree_of
+from watcher.catalog.row_matching import rows_of_file
 from watcher.cli.common import (
     CommandError,
     daemon_is_running,
@@ -20,15 +22,13 @@ from watcher.cli.common import (
     say,
 )
 from watcher.cli.show import paused_stages
-from watcher.configuration import make_catalog, naming, path_template, tree_of
-from watcher.examining import describe
-from watcher.matching import rows_of_file
-from watcher.openat import TreeError
-from watcher.outlook import at_gate, outlook
-from watcher.settings import Settings
-from watcher.template import Ignored, PathTemplate
-from watcher.terminal import human_size, human_time
-from watcher.tree import FoundFile, Tree
+from watcher.detection.examining import describe
+from watcher.filesystem.openat import TreeError
+from watcher.filesystem.tree import FoundFile, Tree
+from watcher.operations.next_step import at_gate, outlook
+from watcher.renditions import Ignored, PathTemplate
+from watcher.settings.model import Settings
+from watcher.telemetry.formatting import human_size, human_time
 
 
 @dataclass(frozen=True, slots=True)

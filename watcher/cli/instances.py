@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from db import InstanceReport, Ledger, State, format_time
 from watcher.cli.common import print_table, say
-from watcher.terminal import human_duration, human_size
+from watcher.telemetry.formatting import human_duration, human_size
 
 SILENT_AFTER = timedelta(seconds=30)
 """A daemon reports every few seconds; one that has not for so long, nor said that it stops, is dead."""

@@ -14,7 +14,7 @@ import typer
 
 from db import DatabaseError, Invalidations
 from storage import Placed, Renditions
-from watcher import lease
+from watcher.app.factories import path_template, storage_config
 from watcher.cli.common import (
     MISUSED,
     CommandError,
@@ -23,14 +23,14 @@ from watcher.cli.common import (
     path_below,
     say,
 )
-from watcher.configuration import path_template, storage_config
-from watcher.examining import in_words
-from watcher.finished import Finished, examine
-from watcher.openat import owned
-from watcher.settings import Settings
-from watcher.template import Ignored, Rendition
-from watcher.terminal import printable
-from watcher.tree import Tree
+from watcher.detection.completeness import Finished, examine
+from watcher.detection.examining import in_words
+from watcher.filesystem import leases
+from watcher.filesystem.openat import owned
+from watcher.filesystem.tree import Tree
+from watcher.renditions import Ignored, Rendition
+from watcher.settings.model import Settings
+from watcher.telemetry.formatting import printable
 
 VideoId = Annotated[str | None, typer.Option(metavar="UUID", help="The video; goes with the other two.")]
 Filename = Annotated[str | None, typer.Option(help="The source's name, without the quality.")]
@@ -159,7 +159,7 @@ def _finished(tree: Tree, relative: str) -> Iterator[int]:
 
     Where the kernel cannot say whether anybody writes, whoever typed the command knows.
     """
-    lease.ignore_sigio()
+    leases.ignore_sigio()
     seen = examine(tree, relative, previous=None, now=time.monotonic(), settle_seconds=0)
     if not isinstance(seen, Finished) or seen.finding is not None:
         raise CommandError(f"{relative} was not uploaded. {in_words(seen)}")

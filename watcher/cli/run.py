@@ -15,7 +15,9 @@ import structlog
 import typer
 
 from db import migrate
-from watcher import instance_lock, lease
+from watcher.app.daemon import Daemon
+from watcher.app.single_pass import OnceRun
+from watcher.app.wiring import House, open_house
 from watcher.cli.common import (
     FINE,
     MISUSED,
@@ -28,15 +30,13 @@ from watcher.cli.common import (
     say,
 )
 from watcher.cli.database import require_up_to_date
-from watcher.daemon import Daemon
-from watcher.display import showing
-from watcher.dry_run import Planner, count_actions, reading_catalog, reading_ledger
-from watcher.house import House, open_house
-from watcher.logs import configure_logging
-from watcher.notify import Notifier
-from watcher.once import OnceRun
-from watcher.settings import Settings
-from watcher.settings_report import exposed_secrets
+from watcher.filesystem import instance_lock, leases
+from watcher.operations.dry_run import Planner, count_actions, reading_catalog, reading_ledger
+from watcher.settings.model import Settings
+from watcher.settings.report import exposed_secrets
+from watcher.supervision.sd_notify import Notifier
+from watcher.telemetry.logging import configure_logging
+from watcher.telemetry.progress_bars import showing
 
 log = structlog.get_logger()
 
@@ -63,7 +63,7 @@ def run(
             names=", ".join(exposed),
             hint=f"Everybody on this machine can read them: chmod o-r {called.env_file}",
         )
-    lease.ignore_sigio()
+    leases.ignore_sigio()
     if dry_run:
         _print_plan(settings)
         return

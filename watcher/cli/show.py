@@ -22,9 +22,9 @@ from watcher.cli.common import (
     print_table,
     say,
 )
-from watcher.settings import Settings
-from watcher.settings_report import report_settings
-from watcher.terminal import human_duration, human_size, human_time
+from watcher.settings.model import Settings
+from watcher.settings.report import report_settings
+from watcher.telemetry.formatting import human_duration, human_size, human_time
 
 ERRORS_SHOWN = 5
 

@@ -153,7 +153,7 @@ def test_processes_that_start_at_once_migrate_once(place: Place) -> None:
 
 
 def test_a_file_that_is_busy_is_waited_for(sqlite_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("db.urls.BUSY_SECONDS", 0)
+    monkeypatch.setattr("db.connection_url.BUSY_SECONDS", 0)
     with closing(sqlite_place.open()) as database, ExitStack() as elsewhere:
         path = unquote(sqlite_place.url.removeprefix("sqlite://"))
         holder = elsewhere.enter_context(closing(sqlite3.connect(path, isolation_level=None)))
@@ -165,7 +165,7 @@ def test_a_file_that_is_busy_is_waited_for(sqlite_place: Place, monkeypatch: pyt
 def test_a_file_that_stays_busy_is_a_matter_of_time(
     sqlite_place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("db.urls.BUSY_SECONDS", 0)
+    monkeypatch.setattr("db.connection_url.BUSY_SECONDS", 0)
     monkeypatch.setattr("db.migration.BUSY_SECONDS", 0)
     with closing(sqlite_place.open()) as holder, closing(sqlite_place.open()) as database:
         with holder.transaction(), pytest.raises(DatabaseError) as caught:

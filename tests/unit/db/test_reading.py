@@ -27,7 +27,7 @@ def test_the_current_upload_is_the_newest_of_its_path(ledger: Ledger) -> None:
 
 
 def test_many_paths_are_looked_up_at_once(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("db.reading.PAGE", 2)
+    monkeypatch.setattr("db.ledger_reader.PAGE", 2)
     for path in ("a", "b", "c", "a"):
         enqueue(ledger, path)
     found = ledger.current_many(iter(["a", "b", "c", "d", "e"]))
@@ -50,7 +50,7 @@ def test_uploads_are_listed_by_every_condition(ledger: Ledger, database: Databas
 
 
 def test_uploads_are_iterated_page_by_page(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("db.reading.PAGE", 2)
+    monkeypatch.setattr("db.ledger_reader.PAGE", 2)
     for number in range(5):
         enqueue(ledger, f"{number}.mp4")
     assert list(ledger.iter_uploads()) == ledger.uploads()
@@ -61,7 +61,7 @@ def test_uploads_are_iterated_page_by_page(ledger: Ledger, monkeypatch: pytest.M
 
 
 def test_live_uploads_are_those_in_the_states_wanted(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("db.reading.PAGE", 1)
+    monkeypatch.setattr("db.ledger_reader.PAGE", 1)
     in_every_state(ledger)
     wanted = {State.PENDING, State.REJECTED, State.FAILED}
     assert {upload.state for upload in ledger.live_uploads(wanted)} == wanted

@@ -3,7 +3,7 @@
 from contextlib import suppress
 
 from db import Database, Ledger, UploadEvent
-from db.story import EVENTS_KEPT
+from db.upload_events import EVENTS_KEPT
 from tests.unit.db.places import Clock, enqueue
 
 

@@ -18,7 +18,7 @@ from tests.unit.db.places import CHECKSUM, Place, enqueue
 
 
 def test_a_locked_file_is_a_matter_of_time(sqlite_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("db.urls.BUSY_SECONDS", 0.01)
+    monkeypatch.setattr("db.connection_url.BUSY_SECONDS", 0.01)
     with closing(sqlite_place.open()) as holder, closing(sqlite_place.open()) as other:
         migrate(holder)
         with holder.transaction(), pytest.raises(DatabaseError, match="locked") as caught:
@@ -159,7 +159,7 @@ def test_a_role_without_rights_is_the_operators_affair(
 def test_a_pool_with_no_connection_left_is_a_matter_of_time(
     postgres_place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("db.urls.POOL_SECONDS", 0.01)
+    monkeypatch.setattr("db.connection_url.POOL_SECONDS", 0.01)
     with closing(postgres_place.open(max_connections=1)) as database:
         migrate(database)
         taken, done = threading.Event(), threading.Event()

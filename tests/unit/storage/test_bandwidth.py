@@ -1,6 +1,6 @@
 import pytest
 
-from storage.bandwidth import Bandwidth
+from storage.transfer.bandwidth import Bandwidth
 
 
 class Clock:

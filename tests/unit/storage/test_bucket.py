@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.bucket import (
+from storage.bucket.documents import (
     NEW_ELSEWHERE,
     NEW_ON_AWS,
     BucketWishes,
@@ -21,7 +21,7 @@ from storage.bucket import (
     wanted,
     way_of,
 )
-from storage.iam import smallest_policy
+from storage.bucket.iam_policy import smallest_policy
 
 OURS_IN_POLICY = "video-uploader-public-read-videos"
 THEIRS_IN_POLICY = {

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from storage import BucketAdmin, ErrorKind, StorageError, is_unknown_to_server
-from storage.bucket import NEW_ELSEWHERE, NEW_ON_AWS, BucketWishes, Part, Transition, wanted
+from storage.bucket.documents import NEW_ELSEWHERE, NEW_ON_AWS, BucketWishes, Part, Transition, wanted
 from tests.fault_proxy import Answer, Fault, FaultProxy, Forward, Request, s3_error
 from tests.s3_server import REGION, S3Server, config_for
 

@@ -14,13 +14,13 @@ from storage import (
     Outcome,
     StorageConfig,
     StorageError,
-    anonymous,
+    anonymous_http,
     check_storage,
     wanted,
 )
-from storage.bucket import BucketWishes
-from storage.checks import BASICS
-from storage.probe import CONTENT, Probe
+from storage.bucket.documents import BucketWishes
+from storage.checks.connectivity import BASICS
+from storage.checks.probe_object import CONTENT, Probe
 from tests.certificates import Certificate
 from tests.fault_proxy import Answer, FaultProxy, Forward, Request, no_fault, s3_error
 from tests.s3_server import REGION, S3Server, config_for
@@ -391,7 +391,7 @@ def test_the_cdn_is_asked_by_its_domain(
 
     def through(request: Request, forward: Forward) -> Answer:
         bare = f"{s3.url}/{ready}{request.path}"
-        answer = anonymous.ask(bare)
+        answer = anonymous_http.ask(bare)
         return Answer(answer.status, {"x-cache": "Miss from cloudfront"}, answer.body)
 
     with FaultProxy(fault=through, tls=certificate.server_side) as cdn:
@@ -407,18 +407,18 @@ def test_the_cdn_is_asked_by_its_domain(
 @pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://127.0.0.1/x", "nonsense"])
 def test_only_http_is_spoken_to_urls(url: str) -> None:
     with pytest.raises(StorageError):
-        anonymous.ask(url)
+        anonymous_http.ask(url)
 
 
 def test_a_redirect_is_an_answer_and_is_not_followed(proxy: FaultProxy) -> None:
     proxy.fault = always(Answer(302, {"location": f"{proxy.url}/other"}))
-    assert anonymous.ask(f"{proxy.url}/one").status == 302
+    assert anonymous_http.ask(f"{proxy.url}/one").status == 302
     assert len(proxy.requests) == 1
 
 
 def test_an_answer_that_never_ends_is_cut_off(proxy: FaultProxy) -> None:
-    proxy.fault = always(Answer(200, {}, b"x" * (anonymous.MAX_BODY_BYTES + 5)))
-    assert len(anonymous.ask(proxy.url).body) == anonymous.MAX_BODY_BYTES
+    proxy.fault = always(Answer(200, {}, b"x" * (anonymous_http.MAX_BODY_BYTES + 5)))
+    assert len(anonymous_http.ask(proxy.url).body) == anonymous_http.MAX_BODY_BYTES
 
 
 def test_a_result_is_ready_for_json(config: StorageConfig, proxy: FaultProxy) -> None:

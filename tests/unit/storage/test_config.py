@@ -3,7 +3,7 @@ from contextlib import closing
 import pytest
 
 from storage import ObjectStore, StorageConfig
-from storage.client import Access
+from storage.aws.clients import Access
 from tests.s3_server import config_for
 
 

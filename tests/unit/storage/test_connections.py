@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from storage.connections import Connections
+from storage.transfer.tcp_connections import Connections
 
 
 class Pair:

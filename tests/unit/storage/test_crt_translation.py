@@ -3,7 +3,7 @@ from awscrt.exceptions import AwsCrtError
 from awscrt.s3 import S3ResponseError
 
 from storage import ErrorKind
-from storage.crt_translation import translate_crt
+from storage.transfer.crt_errors import translate_crt
 
 KEY = "videos/a.mp4"
 

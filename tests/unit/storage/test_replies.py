@@ -4,8 +4,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from storage import ErrorKind
-from storage.replies import Reply
-from storage.translation import translate
+from storage.aws.errors import translate
+from storage.aws.replies import Reply
 
 
 def error(code: str) -> bytes:

@@ -1,7 +1,7 @@
 import pytest
 
-from storage.parts import MIB, SMALLEST_PART
-from storage.slots import Slot, Slots
+from storage.transfer.buffer_pool import Slot, Slots
+from storage.transfer.part_layout import MIB, SMALLEST_PART
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from storage import (
     checksums,
     part_size_for,
 )
-from storage.parts import parts_of
-from storage.source import BUFFER_BYTES
+from storage.source_file import BUFFER_BYTES
+from storage.transfer.part_layout import parts_of
 
 SourceOf = Callable[[bytes], Source]
 MIB = 1024 * 1024

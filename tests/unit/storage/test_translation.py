@@ -6,7 +6,7 @@ from botocore import exceptions as botocore_errors
 from botocore.exceptions import BotoCoreError, ClientError
 
 from storage import ErrorKind, ObjectStore, StorageError
-from storage.translation import ENVIRONMENT_CODES, OBJECT_CODES, translate, translated
+from storage.aws.errors import ENVIRONMENT_CODES, OBJECT_CODES, translate, translated
 from tests.certificates import Certificate
 from tests.fault_proxy import FaultProxy
 from tests.s3_server import S3Server, config_for

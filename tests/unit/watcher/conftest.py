@@ -13,9 +13,9 @@ from tests.postgres import MEMORY
 from tests.s3_server import S3Server, forget_aws
 from tests.secrecy import ensure_left_untold
 from tests.workshop import Workshop, open_workshop, settings_for
-from watcher import lease
-from watcher.openat import owned
-from watcher.tree import Tree
+from watcher.filesystem import leases
+from watcher.filesystem.openat import owned
+from watcher.filesystem.tree import Tree
 
 NOBODY = 65534
 
@@ -24,7 +24,7 @@ NOBODY = 65534
 def _sigio_is_ignored() -> Iterator[None]:
     """A broken lease must not kill the tests either."""
     before = signal.getsignal(signal.SIGIO)
-    lease.ignore_sigio()
+    leases.ignore_sigio()
     yield
     signal.signal(signal.SIGIO, before)
 
@@ -101,4 +101,4 @@ def _leases_work(parent: str) -> bool:
         descriptor = os.open(path, os.O_RDONLY)
         with owned(descriptor):
             file.close()
-            return lease.ask(descriptor) is lease.Writers.NONE
+            return leases.ask(descriptor) is leases.Writers.NONE

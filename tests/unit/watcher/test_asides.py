@@ -9,9 +9,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from db import Database, Ledger, State, Upload, migrate, open_database, sqlite_url
-from watcher.asides import Asides
-from watcher.release import SetAside, aside_name, set_aside
-from watcher.tree import Tree, identity_of
+from watcher.filesystem.removal import SetAside, aside_name, set_aside
+from watcher.filesystem.tree import Tree, identity_of
+from watcher.stages.asides import Asides
 
 VIDEO = "0b8e3f60-9d5c-4c1a-8f8e-3b1f0a7d2c11"
 PATH = f"{VIDEO}/a_720p.mp4"

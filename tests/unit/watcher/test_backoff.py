@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watcher.backoff import Backoff
+from watcher.supervision.backoff import Backoff
 
 
 @given(st.integers(min_value=0, max_value=10**9))

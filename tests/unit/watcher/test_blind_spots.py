@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from watcher.blind_spots import BlindSpots
+from watcher.detection.blind_spots import BlindSpots
 
 
 def test_a_reason_is_news_once() -> None:

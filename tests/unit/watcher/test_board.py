@@ -7,7 +7,7 @@ import pytest
 from db import Upload
 from tests.unit.db.places import enqueue
 from tests.workshop import Workshop
-from watcher.board import Board
+from watcher.telemetry.transfer_progress import Board
 
 
 class Seconds:

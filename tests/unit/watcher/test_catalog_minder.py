@@ -10,10 +10,10 @@ import pytest
 
 from db import DatabaseError, ErrorKind
 from tests.workshop import Workshop
-from watcher.catalog_minder import LONGEST_SECONDS, ORPHANS_SECONDS, SHORTEST_SECONDS, CatalogMinder
-from watcher.gatekeeper import FRESH, Gatekeeper
-from watcher.orphans import Orphans
-from watcher.row_sweep import RowSweep
+from watcher.catalog.catalog_thread import LONGEST_SECONDS, ORPHANS_SECONDS, SHORTEST_SECONDS, CatalogMinder
+from watcher.catalog.gate import FRESH, Gatekeeper
+from watcher.catalog.orphans import Orphans
+from watcher.catalog.republisher import RowSweep
 
 
 @dataclass

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from watcher.configuration import naming, storage_config
-from watcher.settings import Settings
+from watcher.app.factories import naming, storage_config
+from watcher.settings.model import Settings
 
 
 def settings(**values: Any) -> Settings:

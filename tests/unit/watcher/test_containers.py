@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.media import Media, encoding
 from watcher import containers
 from watcher.containers.reading import MAX_ELEMENTS
-from watcher.openat import owned
+from watcher.filesystem.openat import owned
 
 EIGHT_TIB = 8 << 40
 PAGE = 4096

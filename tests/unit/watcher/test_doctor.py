@@ -15,11 +15,12 @@ import pytest
 from db import MIGRATIONS, Ledger, migrate
 from storage import CheckResult, Outcome
 from tests.workshop import VIDEO_ID, settings_for
-from watcher import directory_checks, instance_lock
-from watcher.configuration import connect
-from watcher.directory_checks import check_directory, check_disk
-from watcher.doctor import check_host
-from watcher.settings import Settings
+from watcher.app.factories import connect
+from watcher.filesystem import instance_lock
+from watcher.operations import directory_checks
+from watcher.operations.directory_checks import check_directory, check_disk
+from watcher.operations.doctor import check_host
+from watcher.settings.model import Settings
 
 Checked = dict[str, CheckResult]
 Unprivileged = Callable[[], AbstractContextManager[None]]

@@ -11,11 +11,11 @@ from db import Ledger, State, migrate
 from tests.fault_proxy import FaultProxy
 from tests.media import Media
 from tests.workshop import VIDEO_ID, settings_for
-from watcher.configuration import connect, naming, path_template
-from watcher.dry_run import Plan, Planner, count_actions, reading_ledger
-from watcher.settings import Settings
-from watcher.template import Rendition
-from watcher.tree import Tree
+from watcher.app.factories import connect, naming, path_template
+from watcher.filesystem.tree import Tree
+from watcher.operations.dry_run import Plan, Planner, count_actions, reading_ledger
+from watcher.renditions import Rendition
+from watcher.settings.model import Settings
 
 GOOD = f"{VIDEO_ID}/good_720p.mp4"
 KEY = f"videos/{VIDEO_ID}/good_720p.mp4"

@@ -10,9 +10,9 @@ from contextlib import AbstractContextManager
 import pytest
 
 from tests.unit.watcher.conftest import NOBODY
-from watcher.env_file import complaints
-from watcher.settings_loading import SettingsError, load_settings
-from watcher.settings_report import exposed_secrets
+from watcher.settings.file_permissions import complaints
+from watcher.settings.loading import SettingsError, load_settings
+from watcher.settings.report import exposed_secrets
 
 SECRET = "a-very-secret-key"
 KEYS = f"AWS_ACCESS_KEY_ID=AKIA0\nAWS_SECRET_ACCESS_KEY={SECRET}\n"

@@ -9,8 +9,8 @@ import pytest
 from db import Identity
 from tests.media import Media, encoding
 from tests.peer import peer, writer
-from watcher import containers, lease
-from watcher.finished import (
+from watcher import containers
+from watcher.detection.completeness import (
     Busy,
     Examination,
     Finished,
@@ -21,7 +21,8 @@ from watcher.finished import (
     Unreadable,
     examine,
 )
-from watcher.tree import RootUnavailableError, Tree, identity_of
+from watcher.filesystem import leases
+from watcher.filesystem.tree import RootUnavailableError, Tree, identity_of
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def look(
 @pytest.fixture
 def no_leases(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file system of `place` becomes one whose leases prove nothing."""
-    monkeypatch.setattr(lease, "TRUSTED_FILE_SYSTEMS", frozenset())
+    monkeypatch.setattr(leases, "TRUSTED_FILE_SYSTEMS", frozenset())
 
 
 def test_a_complete_video_that_nobody_writes_is_finished_at_the_first_look(tree: Tree, video: str) -> None:

@@ -22,11 +22,11 @@ from db import ErrorKind as DatabaseErrorKind
 from storage import ErrorKind, KeyTooLongError, SourceChangedError, StorageError, UploadCancelledError
 from tests.unit.db.places import IDENTITY, VIDEO_ID, bring, enqueue
 from tests.workshop import Workshop
-from watcher.backoff import Backoff
-from watcher.guard import LOOK_AGAIN_SECONDS, Guard
-from watcher.openat import FileMissingError, NotOursError, RootUnavailableError, UnreadableError
-from watcher.pause import StagePause
-from watcher.problems import Kind, LookAgainError, NotYetError, SetbackError
+from watcher.errors import Kind, LookAgainError, NotYetError, SetbackError
+from watcher.filesystem.openat import FileMissingError, NotOursError, RootUnavailableError, UnreadableError
+from watcher.stages.error_policy import LOOK_AGAIN_SECONDS, Guard
+from watcher.supervision.backoff import Backoff
+from watcher.supervision.circuit_breaker import StagePause
 
 LEASE = timedelta(seconds=60)
 LONGEST = 300.0

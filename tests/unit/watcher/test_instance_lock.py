@@ -8,11 +8,17 @@ from contextlib import AbstractContextManager
 import pytest
 
 from tests.peer import peer
-from watcher.instance_lock import InstanceRunningError, LockUnavailableError, held, is_held, lock_path
+from watcher.filesystem.instance_lock import (
+    InstanceRunningError,
+    LockUnavailableError,
+    held,
+    is_held,
+    lock_path,
+)
 
 _HOLD = """
 import sys
-from watcher.instance_lock import held
+from watcher.filesystem.instance_lock import held
 with held(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.readline()

@@ -16,8 +16,8 @@ from tests.s3_server import S3Server
 from tests.unit.db.places import LEASE, STEPS
 from tests.unit.watcher.test_scanner import give_away
 from tests.workshop import VIDEO_ID, Workshop, open_workshop, settings_for
-from watcher.finished import Examination, Finished, Unreadable, examine
-from watcher.openat import identity_of, owned
+from watcher.detection.completeness import Examination, Finished, Unreadable, examine
+from watcher.filesystem.openat import identity_of, owned
 
 PATH = f"{VIDEO_ID}/my_video_720p.mp4"
 CUT = slice(0, -100)

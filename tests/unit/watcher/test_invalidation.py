@@ -16,11 +16,11 @@ from tests.cdn import Cdn, asked_to_forget, references
 from tests.fault_proxy import Answer, FaultProxy, Forward, Request
 from tests.s3_server import S3Server, config_for, forget_aws
 from tests.unit.db.places import Clock
-from watcher.backoff import Backoff
-from watcher.invalidation import DATABASE_RETRY_SECONDS, LONGEST_WAIT_SECONDS, NAME, Invalidator
-from watcher.liveness import Liveness
-from watcher.metrics import Metrics
-from watcher.problems import Kind
+from watcher.errors import Kind
+from watcher.stages.cdn_invalidation import DATABASE_RETRY_SECONDS, LONGEST_WAIT_SECONDS, NAME, Invalidator
+from watcher.supervision.backoff import Backoff
+from watcher.supervision.liveness import Liveness
+from watcher.telemetry.metrics import Metrics
 
 WAITED_LONGEST = Backoff(base=60, factor=2, cap=900, uniform=lambda _low, high: high)
 REFUSED = Answer(

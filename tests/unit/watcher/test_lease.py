@@ -13,9 +13,9 @@ import pytest
 
 from tests.media import Media, encoding
 from tests.peer import writer
-from watcher import lease
-from watcher.lease import Hold, Writers
-from watcher.openat import owned
+from watcher.filesystem import leases
+from watcher.filesystem.leases import Hold, Writers
+from watcher.filesystem.openat import owned
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def descriptor(path: str) -> Iterator[int]:
 
 
 def test_nobody_writes_a_file_that_nobody_has_open(descriptor: int) -> None:
-    assert lease.ask(descriptor) is Writers.NONE
+    assert leases.ask(descriptor) is Writers.NONE
 
 
 @pytest.mark.parametrize("flags", [os.O_WRONLY, os.O_RDWR, os.O_WRONLY | os.O_APPEND | os.O_TRUNC])
@@ -42,23 +42,23 @@ def test_a_process_that_has_the_file_open_for_writing_is_seen_until_it_closes(
 ) -> None:
     with writer(path, flags) as process:
         process.expect("opened")
-        assert lease.ask(descriptor) is Writers.SOME
+        assert leases.ask(descriptor) is Writers.SOME
         process.go_on()
         process.expect("closed")
-        assert lease.ask(descriptor) is Writers.NONE
+        assert leases.ask(descriptor) is Writers.NONE
 
 
 def test_a_writer_that_has_only_a_mapping_left_is_seen(path: str, descriptor: int) -> None:
     with owned(os.open(path, os.O_RDWR)) as writing:
         mapping = mmap.mmap(writing, 5)
     with mapping:
-        assert lease.ask(descriptor) is Writers.SOME
-    assert lease.ask(descriptor) is Writers.NONE
+        assert leases.ask(descriptor) is Writers.SOME
+    assert leases.ask(descriptor) is Writers.NONE
 
 
 def test_a_reader_is_no_writer(path: str, descriptor: int) -> None:
     with open(path, "rb"):
-        assert lease.ask(descriptor) is Writers.NONE
+        assert leases.ask(descriptor) is Writers.NONE
 
 
 def test_ffmpeg_is_seen_from_its_first_byte_to_its_end(place: str) -> None:
@@ -67,15 +67,15 @@ def test_ffmpeg_is_seen_from_its_first_byte_to_its_end(place: str) -> None:
         encoding(path, "-movflags", "+faststart") as process,
         owned(os.open(path, os.O_RDONLY)) as descriptor,
     ):
-        assert lease.ask(descriptor) is Writers.SOME
+        assert leases.ask(descriptor) is Writers.SOME
         process.terminate()
         process.wait()
-        assert lease.ask(descriptor) is Writers.NONE
+        assert leases.ask(descriptor) is Writers.NONE
 
 
 def test_a_lease_is_given_back_at_once_so_that_no_writer_waits(path: str, descriptor: int) -> None:
-    assert lease.ask(descriptor) is Writers.NONE
-    assert not lease.still_held(descriptor)
+    assert leases.ask(descriptor) is Writers.NONE
+    assert not leases.still_held(descriptor)
     # A writer in this very process would wait for itself.
     with owned(os.open(path, os.O_WRONLY | os.O_NONBLOCK)):
         pass
@@ -83,7 +83,7 @@ def test_a_lease_is_given_back_at_once_so_that_no_writer_waits(path: str, descri
 
 def test_a_writer_waits_while_the_lease_is_held_and_the_holder_is_told(path: str, descriptor: int) -> None:
     with ExitStack() as holding:
-        hold = holding.enter_context(lease.hold(descriptor))
+        hold = holding.enter_context(leases.hold(descriptor))
         assert hold == Hold(descriptor, Writers.NONE, is_granted=True)
         assert not hold.is_broken()
         with writer(path, os.O_WRONLY) as process:
@@ -95,13 +95,13 @@ def test_a_writer_waits_while_the_lease_is_held_and_the_holder_is_told(path: str
 
 
 def test_the_lease_ends_with_its_block(descriptor: int) -> None:
-    with lease.hold(descriptor) as hold:
+    with leases.hold(descriptor) as hold:
         assert hold.is_granted
-    assert not lease.still_held(descriptor)
+    assert not leases.still_held(descriptor)
 
 
 def test_nothing_is_held_against_a_writer_that_is_there(path: str, descriptor: int) -> None:
-    with open(path, "ab"), lease.hold(descriptor) as hold:
+    with open(path, "ab"), leases.hold(descriptor) as hold:
         assert hold == Hold(descriptor, Writers.SOME, is_granted=False)
         assert not hold.is_broken()
 
@@ -112,26 +112,26 @@ def test_without_the_right_to_a_lease_nothing_is_known(
     if os.geteuid() != 0:
         pytest.skip("only root can make a file of somebody else")
     with unprivileged():
-        assert lease.ask(descriptor) is Writers.UNKNOWN
-        with lease.hold(descriptor) as hold:
+        assert leases.ask(descriptor) is Writers.UNKNOWN
+        with leases.hold(descriptor) as hold:
             assert hold == Hold(descriptor, Writers.UNKNOWN, is_granted=False)
             assert not hold.is_broken()
 
 
 def test_where_there_are_no_leases_nothing_is_known() -> None:
     with owned(os.open("/", os.O_RDONLY)) as directory:
-        assert lease.ask(directory) is Writers.UNKNOWN
+        assert leases.ask(directory) is Writers.UNKNOWN
 
 
 def test_a_lease_on_a_file_system_that_misses_writers_proves_nothing_but_a_refusal_does(
     path: str, descriptor: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease, "TRUSTED_FILE_SYSTEMS", frozenset())
-    assert lease.ask(descriptor) is Writers.UNKNOWN
-    with lease.hold(descriptor) as hold:
+    monkeypatch.setattr(leases, "TRUSTED_FILE_SYSTEMS", frozenset())
+    assert leases.ask(descriptor) is Writers.UNKNOWN
+    with leases.hold(descriptor) as hold:
         assert hold == Hold(descriptor, Writers.UNKNOWN, is_granted=True)
     with open(path, "ab"):
-        assert lease.ask(descriptor) is Writers.SOME
+        assert leases.ask(descriptor) is Writers.SOME
 
 
 def test_a_file_that_is_on_no_mounted_file_system_is_not_trusted() -> None:
@@ -139,14 +139,14 @@ def test_a_file_that_is_on_no_mounted_file_system_is_not_trusted() -> None:
         # Leases are for descriptors that cannot write, and this file can be opened by no other name.
         reading = os.open(f"/proc/self/fd/{anonymous}", os.O_RDONLY)
     with owned(reading):
-        assert lease.ask(reading) is Writers.UNKNOWN
+        assert leases.ask(reading) is Writers.UNKNOWN
 
 
 @pytest.mark.parametrize(
     "kind", ["overlay", "nfs", "nfs4", "cifs", "smb3", "fuse", "fuse.sshfs", "9p", "ceph", "virtiofs"]
 )
 def test_file_systems_with_writers_out_of_sight_are_not_trusted(kind: str) -> None:
-    assert kind not in lease.TRUSTED_FILE_SYSTEMS
+    assert kind not in leases.TRUSTED_FILE_SYSTEMS
 
 
 @pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "ceph"])
@@ -154,9 +154,9 @@ def test_on_a_network_file_system_a_lease_that_is_granted_is_not_believed(
     descriptor: int, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Whoever writes on another machine asks another kernel."""
-    assert lease.ask(descriptor) is Writers.NONE
-    monkeypatch.setattr(lease, "file_system", lambda _descriptor: kind)
-    assert lease.ask(descriptor) is Writers.UNKNOWN
+    assert leases.ask(descriptor) is Writers.NONE
+    monkeypatch.setattr(leases, "file_system", lambda _descriptor: kind)
+    assert leases.ask(descriptor) is Writers.UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -169,22 +169,22 @@ def test_on_a_network_file_system_a_lease_that_is_granted_is_not_believed(
 )
 def test_network_file_systems_are_known_by_their_types(kind: str | None, is_network: bool) -> None:
     """`fuseblk` is a local disk, and every change of an overlay goes through this kernel."""
-    assert lease.is_network(kind) is is_network
-    assert not is_network or kind not in lease.TRUSTED_FILE_SYSTEMS
+    assert leases.is_network(kind) is is_network
+    assert not is_network or kind not in leases.TRUSTED_FILE_SYSTEMS
 
 
 def test_the_file_system_is_found_by_the_mount_of_the_very_file() -> None:
     if not os.path.ismount("/dev/shm"):
         pytest.skip("no /dev/shm is mounted here")
     with owned(os.open("/dev/shm", os.O_RDONLY)) as directory:
-        assert lease.file_system(directory) == "tmpfs"
+        assert leases.file_system(directory) == "tmpfs"
     with owned(os.open("/proc", os.O_RDONLY)) as directory:
-        assert lease.file_system(directory) == "proc"
+        assert leases.file_system(directory) == "proc"
 
 
 _HOLD_WHILE_A_WRITER_COMES = """
 import os, subprocess, sys
-from watcher import lease
+from watcher.filesystem import leases
 if sys.argv[2] == "ignoring":
     lease.ignore_sigio()
 descriptor = os.open(sys.argv[1], os.O_RDONLY)
@@ -212,4 +212,4 @@ def test_copying_as_the_compressor_does_is_seen(place: str, media: Media) -> Non
     with open(path, "wb") as target, owned(os.open(path, os.O_RDONLY)) as descriptor:
         with open(media.plain, "rb") as source:
             shutil.copyfileobj(source, target)
-        assert lease.ask(descriptor) is Writers.SOME
+        assert leases.ask(descriptor) is Writers.SOME

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from watcher.liveness import Liveness
+from watcher.supervision.liveness import Liveness
 
 
 class Clock:

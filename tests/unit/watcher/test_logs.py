@@ -12,7 +12,7 @@ import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from watcher.logs import RepeatFilter, configure_logging
+from watcher.telemetry.logging import RepeatFilter, configure_logging
 
 NASTY = "two\nlines \x1b[2J \x07 \x7f \x9b \u2028 \udcff"
 

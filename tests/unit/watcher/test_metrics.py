@@ -11,7 +11,7 @@ from urllib.request import urlopen
 import pytest
 from structlog.testing import capture_logs
 
-from watcher.metrics import CATALOG_GAUGES, Metrics, MetricsServer
+from watcher.telemetry.metrics import CATALOG_GAUGES, Metrics, MetricsServer
 
 
 def free_address() -> str:

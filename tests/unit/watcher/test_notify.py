@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from watcher.notify import Notifier
+from watcher.supervision.sd_notify import Notifier
 
 DATAGRAM_LIMIT = 4096
 """systemd's NOTIFY_BUFFER_MAX."""

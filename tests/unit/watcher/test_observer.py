@@ -17,9 +17,9 @@ import pytest
 from structlog.testing import capture_logs
 from watchdog.observers.inotify_c import InotifyConstants, InotifyEvent, WatchDescriptor, inotify_rm_watch
 
-from watcher import watches as watches_module
-from watcher.observer import TreeObserver
-from watcher.watches import Watches, add_watch
+from watcher.detection import inotify as watches_module
+from watcher.detection.inotify import Watches, add_watch
+from watcher.detection.observer import TreeObserver
 
 WAIT_SECONDS = 10
 QUEUE_LIMIT = "/proc/sys/fs/inotify/max_queued_events"

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from db import CatalogRow, State, Upload
-from watcher.outlook import at_gate, outlook
+from watcher.operations.next_step import at_gate, outlook
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 ROW = Upload(

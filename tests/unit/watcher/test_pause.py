@@ -4,9 +4,9 @@ import threading
 
 import pytest
 
-from watcher.backoff import Backoff
-from watcher.pause import StagePause
-from watcher.problems import Kind, Problem
+from watcher.errors import Kind, Problem
+from watcher.supervision.backoff import Backoff
+from watcher.supervision.circuit_breaker import StagePause
 
 NO_KEYS = Problem(Kind.ENVIRONMENT, "credentials-missing", "There are no credentials.")
 NO_BUCKET = Problem(Kind.ENVIRONMENT, "NoSuchBucket", "There is no such bucket.")

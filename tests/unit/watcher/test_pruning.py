@@ -8,9 +8,9 @@ from datetime import timedelta
 
 import pytest
 
-from watcher.openat import RootUnavailableError
-from watcher.pruning import prune_directories
-from watcher.tree import Tree
+from watcher.filesystem.openat import RootUnavailableError
+from watcher.filesystem.pruning import prune_directories
+from watcher.filesystem.tree import Tree
 
 NOW = time.time()
 DAY = 86_400

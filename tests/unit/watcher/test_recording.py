@@ -9,9 +9,9 @@ import pytest
 
 from db import ClaimLostError, DatabaseError, ErrorKind
 from tests.workshop import Workshop
-from watcher.guard import Guard
-from watcher.recording import until_recorded
-from watcher.runner import Work
+from watcher.stages.error_policy import Guard
+from watcher.stages.recording import until_recorded
+from watcher.stages.runner import Work
 
 
 def trouble(kind: ErrorKind) -> DatabaseError:

@@ -10,9 +10,9 @@ import pytest
 from db import Identity
 from tests.peer import Peer, writer
 from tests.unit.watcher.conftest import NOBODY
-from watcher import lease
-from watcher.lease import Hold
-from watcher.release import (
+from watcher.filesystem import leases
+from watcher.filesystem.leases import Hold
+from watcher.filesystem.removal import (
     Kept,
     LeftAside,
     PutBack,
@@ -25,7 +25,7 @@ from watcher.release import (
     repair,
     set_aside,
 )
-from watcher.tree import FileMissingError, NotOursError, Tree, identity_of
+from watcher.filesystem.tree import FileMissingError, NotOursError, Tree, identity_of
 
 RELATIVE = "x/a.mp4"
 ASIDE = "x/.video-uploader-7.aside"
@@ -186,7 +186,7 @@ def test_a_writer_that_had_looked_the_name_up_before_gets_its_file_back(
 
 
 def under_the_lease(monkeypatch: pytest.MonkeyPatch, happens: Callable[[Hold], None]) -> None:
-    hold = lease.hold
+    hold = leases.hold
 
     @contextmanager
     def hold_and_more(descriptor: int) -> Iterator[Hold]:
@@ -194,7 +194,7 @@ def under_the_lease(monkeypatch: pytest.MonkeyPatch, happens: Callable[[Hold], N
             happens(held)
             yield held
 
-    monkeypatch.setattr(lease, "hold", hold_and_more)
+    monkeypatch.setattr(leases, "hold", hold_and_more)
 
 
 @pytest.mark.parametrize("trusted", [True, False])
@@ -202,7 +202,7 @@ def test_a_writer_that_waits_for_the_lease_in_open_does_not_lose_its_encode(
     tree: Tree, video: str, aside_path: str, monkeypatch: pytest.MonkeyPatch, trusted: bool
 ) -> None:
     if not trusted:
-        monkeypatch.setattr(lease, "TRUSTED_FILE_SYSTEMS", frozenset())
+        monkeypatch.setattr(leases, "TRUSTED_FILE_SYSTEMS", frozenset())
     aside = put_aside(tree, video)
     with ExitStack() as processes:
         peers: list[Peer] = []
@@ -295,7 +295,7 @@ def test_a_file_that_is_written_under_its_other_name_is_put_back(lenient: Tree, 
 def test_where_no_lease_tells_of_writers_a_file_with_other_names_is_put_back(
     lenient: Tree, video: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease, "TRUSTED_FILE_SYSTEMS", frozenset())
+    monkeypatch.setattr(leases, "TRUSTED_FILE_SYSTEMS", frozenset())
     os.link(video, f"{video}.second")
     assert finish(lenient, put_aside(lenient, video)) == PutBack("It has 2 names.")
     assert names(video) == {"a.mp4", "a.mp4.second"}
@@ -461,7 +461,7 @@ def test_what_may_not_have_been_hashed_stays_beside_a_newer_file(
 def test_without_reliable_leases_the_identity_decides(
     tree: Tree, video: str, aside_path: str, monkeypatch: pytest.MonkeyPatch, changed: bool
 ) -> None:
-    monkeypatch.setattr(lease, "TRUSTED_FILE_SYSTEMS", frozenset())
+    monkeypatch.setattr(leases, "TRUSTED_FILE_SYSTEMS", frozenset())
     aside = put_aside(tree, video)
     if changed:
         write(aside_path, b"written aside")

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from watcher.openat import TreeError
-from watcher.release import (
+from watcher.filesystem.openat import TreeError
+from watcher.filesystem.removal import (
     Kept,
     LeftAside,
     Released,
@@ -30,7 +30,7 @@ from watcher.release import (
     repair,
     set_aside,
 )
-from watcher.tree import FoundFile, Tree, identity_of
+from watcher.filesystem.tree import FoundFile, Tree, identity_of
 
 OLD, NEW, LATE = b"hashed and published", b"a new encode", b"written aside"
 UPLOAD = 7

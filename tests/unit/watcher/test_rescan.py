@@ -11,11 +11,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from db import Database, DatabaseError, ErrorKind, open_database, sqlite_url
-from watcher.liveness import Liveness
-from watcher.metrics import Metrics
-from watcher.openat import RootUnavailableError
-from watcher.rescan import MOST_DIRECTORIES, REST_SHARE, RETRY_SECONDS, Rescan
-from watcher.scanner import Scanner, ScanReport
+from watcher.detection.scan_scheduler import MOST_DIRECTORIES, REST_SHARE, RETRY_SECONDS, Rescan
+from watcher.detection.scanner import Scanner, ScanReport
+from watcher.filesystem.openat import RootUnavailableError
+from watcher.supervision.liveness import Liveness
+from watcher.telemetry.metrics import Metrics
 
 WAIT_SECONDS = 10
 PERIOD = 300.0

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import pytest
 
-from watcher.openat import LIST, RootUnavailableError, owned
-from watcher.root import Root
+from watcher.filesystem.openat import LIST, RootUnavailableError, owned
+from watcher.filesystem.root import Root
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def test_a_mount_that_comes_later_is_believed(path: str) -> None:
 def test_where_mounts_cannot_be_told_the_device_decides(
     path: str, monkeypatch: pytest.MonkeyPatch, is_other_device: bool
 ) -> None:
-    monkeypatch.setattr("watcher.root.mount_point", lambda _: None)
+    monkeypatch.setattr("watcher.filesystem.root.mount_point", lambda _: None)
     root = Root(path)
     exchange(path)
     write(f"{path}/a")

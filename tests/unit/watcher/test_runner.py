@@ -18,11 +18,11 @@ from storage import ErrorKind as StorageErrorKind
 from storage import StorageError, UploadCancelledError
 from tests.unit.db.places import LEASE, STEPS, Clock, enqueue
 from tests.workshop import Workshop
-from watcher.backoff import Backoff
-from watcher.liveness import Liveness
-from watcher.pause import StagePause
-from watcher.problems import Kind, Problem
-from watcher.runner import StageRunner, Work
+from watcher.errors import Kind, Problem
+from watcher.stages.runner import StageRunner, Work
+from watcher.supervision.backoff import Backoff
+from watcher.supervision.circuit_breaker import StagePause
+from watcher.supervision.liveness import Liveness
 
 WAIT_SECONDS = 10
 DENIED = StorageError(StorageErrorKind.ENVIRONMENT, "upload", "k", "AccessDenied", "Allow it.")

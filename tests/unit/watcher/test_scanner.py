@@ -15,10 +15,10 @@ from db import State, Upload
 from tests.unit.db.places import bring
 from tests.unit.watcher.conftest import NOBODY
 from tests.workshop import VIDEO_ID, Workshop
-from watcher import scanner as scanner_module
-from watcher.configuration import path_template
-from watcher.openat import RootUnavailableError
-from watcher.scanner import Scanner
+from watcher.app.factories import path_template
+from watcher.detection import scanner as scanner_module
+from watcher.detection.scanner import Scanner
+from watcher.filesystem.openat import RootUnavailableError
 
 PATH = f"{VIDEO_ID}/my_video_720p.mp4"
 OTHER = f"{VIDEO_ID}/my_video_144p.mp4"

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from db import QUALITIES
-from watcher.settings import CatalogKind, Settings, state_directory
-from watcher.settings_loading import SettingsError, load_settings, read_sources
-from watcher.settings_report import MASK, mask_url, report_settings
+from watcher.settings.loading import SettingsError, load_settings, read_sources
+from watcher.settings.model import CatalogKind, Settings, state_directory
+from watcher.settings.report import MASK, mask_url, report_settings
 
 SECRET = "s3cr3t-that-nobody-may-see"
 

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from watcher.settings import Settings
-from watcher.settings_report import shown_default
+from watcher.settings.model import Settings
+from watcher.settings.report import shown_default
 
 README = Path(__file__).parents[3] / "README.md"
 DERIVED = {"COMPLETED_DIR": "required"}

@@ -14,11 +14,20 @@ from structlog.testing import capture_logs
 
 from db import Database, DatabaseError, ErrorKind, Identity, open_database, sqlite_url
 from tests.peer import writer
-from watcher.finished import Busy, Examination, Finished, Missing, Quiet, Refused, Sighting, examine
-from watcher.liveness import Liveness
-from watcher.openat import RootUnavailableError
-from watcher.settler import BUSY_FIRST_SECONDS, BUSY_LONGEST_SECONDS, SPARE_ITEMS, Settler
-from watcher.tree import Tree
+from watcher.detection.completeness import (
+    Busy,
+    Examination,
+    Finished,
+    Missing,
+    Quiet,
+    Refused,
+    Sighting,
+    examine,
+)
+from watcher.detection.settler import BUSY_FIRST_SECONDS, BUSY_LONGEST_SECONDS, SPARE_ITEMS, Settler
+from watcher.filesystem.openat import RootUnavailableError
+from watcher.filesystem.tree import Tree
+from watcher.supervision.liveness import Liveness
 
 WAIT_SECONDS = 10
 BARRIER = "barrier"

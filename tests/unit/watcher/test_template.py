@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from db import QUALITIES
 from storage import key_of_url, object_key, parse_object_key, public_url
-from watcher.template import Ignored, PathTemplate, Rendition, TemplateError, check_template
+from watcher.renditions import Ignored, PathTemplate, Rendition, TemplateError, check_template
 
 VIDEO = "0b8e3f60-9d5c-4c1a-8f8e-3b1f0a7d2c11"
 DEFAULT = "{video_id}/{filename}_{quality}{ext}"

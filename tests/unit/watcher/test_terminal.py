@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watcher.terminal import human_duration, human_size, human_time, printable
+from watcher.telemetry.formatting import human_duration, human_size, human_time, printable
 
 
 @given(st.text(st.characters()))

@@ -11,7 +11,7 @@ import pytest
 
 from db import Identity
 from tests.peer import peer
-from watcher.tree import (
+from watcher.filesystem.tree import (
     MAX_DEPTH,
     FileMissingError,
     FoundFile,

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 import pytest
 from structlog.testing import capture_logs
 
-from watcher.liveness import Liveness
-from watcher.metrics import Metrics
-from watcher.observer import TreeObserver
-from watcher.tree import Tree
-from watcher.watches import add_watch
-from watcher.watching import Watchman
+from watcher.detection.inotify import add_watch
+from watcher.detection.observer import TreeObserver
+from watcher.detection.observer_supervisor import Watchman
+from watcher.filesystem.tree import Tree
+from watcher.supervision.liveness import Liveness
+from watcher.telemetry.metrics import Metrics
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""boto3 clients, their errors and their answers."""

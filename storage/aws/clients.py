@@ -1,0 +1,156 @@
+"""What boto3 knows about this machine and the server, and its client for all that is not hot.
+
+Every setting that matters is said here, none left to what the machine happens to have.
+"""
+
+import os
+from contextlib import closing
+from functools import cached_property
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from botocore import UNSIGNED
+from botocore.awsrequest import AWSPreparedRequest, AWSResponse
+from botocore.compat import HTTPHeaders
+from botocore.config import Config
+from botocore.credentials import Credentials, ReadOnlyCredentials
+from botocore.exceptions import NoCredentialsError
+from botocore.httpsession import get_cert_path
+from urllib3.response import HTTPResponse
+
+from storage.aws.errors import translated
+from storage.aws.response_parsing import botocore_session
+from storage.config import StorageConfig
+from storage.errors import ErrorKind, StorageError
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
+CONNECT_TIMEOUT_SECONDS = 5
+READ_TIMEOUT_SECONDS = 30
+ATTEMPTS = 2
+"""One quick second try, so that a hiccup does not fail a whole operation; patience is the caller's."""
+
+
+class Access:
+    """A boto3 session for one configuration, and what can be had from it; makes no request by itself.
+
+    Raises `StorageError` of kind environment for a profile that is not there.
+    """
+
+    def __init__(self, config: StorageConfig) -> None:
+        self._config = config
+        with translated("set up the S3 client", None):
+            self._botocore = botocore_session()
+            self._session = boto3.session.Session(botocore_session=self._botocore)
+
+    @cached_property
+    def client(self) -> "S3Client":
+        """A thread-safe client. Raises `StorageError` of kind environment for settings that make none."""
+        return self._make_client(None)
+
+    @cached_property
+    def anonymous(self) -> "S3Client":
+        """The same without credentials: sees what everybody sees."""
+        return self._make_client(UNSIGNED)
+
+    def close(self) -> None:
+        """Give back the clients' connections."""
+        for name in ("client", "anonymous"):
+            if name in self.__dict__:
+                self.__dict__[name].close()
+
+    @cached_property
+    def bucket_url(self) -> str:
+        """Where the bucket is, without the '/' before a key: endpoint and addressing style at once.
+
+        It is read off a request that boto3 makes for it and that is never sent.
+        Raises `StorageError` of kind environment for a bucket name that cannot be.
+        """
+        seen: list[str] = []
+
+        def intercept(request: AWSPreparedRequest, **_: object) -> AWSResponse:
+            seen.append(request.url)
+            return AWSResponse(request.url, 200, HTTPHeaders(), HTTPResponse(BytesIO()))
+
+        with closing(self._make_client(UNSIGNED)) as client:
+            client.meta.events.register("before-send.s3", intercept)  # type: ignore[arg-type]  # the stubs know no answers
+            with translated("find the address of the bucket", None):
+                client.head_object(Bucket=self._config.bucket, Key="k")
+        return seen[0].removesuffix("/k")
+
+    @property
+    def ca_bundle(self) -> str:
+        """The file or directory with the authorities that boto3 trusts."""
+        configured = self._botocore.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE")
+        return str(configured or get_cert_path(True))
+
+    def credentials(self) -> ReadOnlyCredentials:
+        """Credentials that are valid now; those that expire are refreshed first, which may take requests.
+
+        Raises `StorageError` of kind environment if there are none.
+        """
+        with translated("find credentials", None):
+            config = self._config
+            found = (
+                Credentials(config.access_key_id, config.secret_access_key, config.session_token)
+                if config.access_key_id is not None and config.secret_access_key is not None
+                else self._session.get_credentials()
+            )
+            if found is None:
+                raise NoCredentialsError
+            return found.get_frozen_credentials()
+
+    def _make_client(self, signature: object) -> "S3Client":
+        config = self._config
+        try:
+            with translated("set up the S3 client", None):
+                client = self._session.client(
+                    "s3",
+                    region_name=config.region,
+                    endpoint_url=config.endpoint_url,
+                    aws_access_key_id=config.access_key_id,
+                    aws_secret_access_key=config.secret_access_key,
+                    aws_session_token=config.session_token,
+                    config=_botocore_config(config, signature or "s3v4"),
+                )
+        except ValueError as exc:
+            raise StorageError(
+                ErrorKind.ENVIRONMENT,
+                "set up the S3 client",
+                None,
+                "bad-settings",
+                f"{exc}. Check AWS_ENDPOINT_URL and AWS_REGION.",
+            ) from exc
+        client.meta.events.register_last("before-parameter-build.s3", _stay_in_region)
+        return client
+
+
+def expected_owner(config: StorageConfig) -> dict[str, Any]:
+    """The argument by which a request is refused if the bucket belongs to another account."""
+    owner = config.expected_bucket_owner
+    return {} if owner is None else {"ExpectedBucketOwner": owner}
+
+
+def _botocore_config(config: StorageConfig, signature: object) -> Config:
+    return Config(  # type: ignore[call-arg]  # the stubs do not know ignore_configured_endpoint_urls yet
+        signature_version=signature,  # type: ignore[arg-type]  # nor that it may be UNSIGNED
+        # A bucket in the host name needs DNS and certificates that only AWS has.
+        s3={"addressing_style": "auto" if config.endpoint_url is None else "path"},
+        # AWS_ENDPOINT_URL_S3 and ~/.aws/config could otherwise send objects where no public URL points.
+        ignore_configured_endpoint_urls=True,
+        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+        connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        read_timeout=READ_TIMEOUT_SECONDS,
+        tcp_keepalive=True,
+        max_pool_connections=config.connections,
+    )
+
+
+def _stay_in_region(context: dict[str, Any], **_: object) -> None:
+    """Tell botocore that it has followed a redirect already, so that it does not.
+
+    It would find the bucket in whatever region it is, while the public URLs point to the configured one.
+    """
+    context["s3_redirect"]["redirected"] = True

@@ -1,0 +1,52 @@
+"""The smallest IAM policy that the daemon can work with.
+
+Governing source: https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazons3.html.
+"""
+
+from typing import Any
+
+from storage.bucket.documents import POLICY_VERSION, bucket_arn, objects_arn, partition
+
+
+def smallest_policy(
+    bucket: str,
+    prefix: str,
+    region: str,
+    *,
+    with_acl: bool,
+    with_tags: bool = False,
+    kms_key_id: str | None = None,
+    cloudfront_distribution_id: str | None = None,
+) -> dict[str, Any]:
+    """What an identity must be allowed for uploading, confirming, resuming, deleting and invalidating.
+
+    `kms_key_id` may be a key's id or its ARN. Setting the bucket up takes more, and is done by somebody else.
+    """
+    actions = ["s3:PutObject", "s3:GetObject", "s3:DeleteObject"]
+    actions += ["s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]
+    if with_acl:
+        actions.append("s3:PutObjectAcl")
+    if with_tags:
+        actions.append("s3:PutObjectTagging")
+    statements = [
+        _allow("Objects", actions, objects_arn(bucket, prefix, region)),
+        # Without the right to list, S3 answers 403 instead of 404 for what is not there. A condition on the
+        # prefix would take that right away again, for a HEAD has none.
+        _allow("Bucket", ["s3:ListBucket", "s3:ListBucketMultipartUploads"], bucket_arn(bucket, region)),
+    ]
+    if kms_key_id is not None:
+        key = kms_key_id if kms_key_id.startswith("arn:") else f"{_prefix('kms', region)}:*:key/{kms_key_id}"
+        # To complete a multipart upload S3 reads the encrypted parts.
+        statements.append(_allow("EncryptionKey", ["kms:GenerateDataKey", "kms:Decrypt"], key))
+    if cloudfront_distribution_id is not None:
+        distribution = f"arn:{partition(region)}:cloudfront::*:distribution/{cloudfront_distribution_id}"
+        statements.append(_allow("Invalidation", ["cloudfront:CreateInvalidation"], distribution))
+    return {"Version": POLICY_VERSION, "Statement": statements}
+
+
+def _prefix(service: str, region: str) -> str:
+    return f"arn:{partition(region)}:{service}:{region}"
+
+
+def _allow(sid: str, actions: list[str], resource: str) -> dict[str, Any]:
+    return {"Sid": f"VideoUploader{sid}", "Effect": "Allow", "Action": actions, "Resource": resource}

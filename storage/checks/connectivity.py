@@ -1,0 +1,250 @@
+"""Does S3 work as configured? Every check that needs only S3, tried for real and cleaned up again."""
+
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+
+from storage.aws.clients import Access
+from storage.aws.errors import translate, translated
+from storage.bucket.documents import folder
+from storage.checks.probe_object import Probe
+from storage.checks.results import CheckResult, Outcome, failed, not_tried, ok, warning
+from storage.config import StorageConfig
+from storage.errors import StorageError
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
+TOLERATED_SKEW = timedelta(minutes=15)
+"""What S3 tolerates, https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-authenticating-requests.html."""
+
+NOTABLE_SKEW = timedelta(minutes=1)
+
+_NO_ANSWER = frozenset({"connection", "timeout", "untrusted-certificate", "unexpected"})
+_NO_CREDENTIALS = frozenset({"no-credentials", "bad-settings"})
+_BAD_CREDENTIALS = frozenset(
+    {
+        *("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "ExpiredTokenException"),
+        *("InvalidToken", "InvalidClientTokenId", "InvalidSecurity", "TokenRefreshRequired", "http-401"),
+        *("UnrecognizedClientException", "NotSignedUp", "AccountProblem", "AllAccessDisabled"),
+    }
+)
+_CLOCK = frozenset({"RequestTimeTooSkewed", "RequestExpired"})
+_OTHER_REGION = frozenset(
+    {
+        *("PermanentRedirect", "TemporaryRedirect", "Redirect", "AuthorizationHeaderMalformed"),
+        *("IllegalLocationConstraintException", "IllegalLocationConstraint", "http-301", "http-307"),
+    }
+)
+_BUCKET = frozenset({"NoSuchBucket", "InvalidBucketName"})
+
+BASICS = ("server", "credentials", "clock", "bucket", "region")
+"""The names of the checks that all others build upon."""
+
+_SOURCES: Mapping[str, str] = {
+    "env": "the environment",
+    "shared-credentials-file": "the shared credentials file",
+    "config-file": "the AWS configuration file",
+    "assume-role": "a role that is assumed",
+    "assume-role-with-web-identity": "a role that is assumed with a web identity",
+    "sso": "single sign-on",
+    "iam-role": "the instance's role",
+    "container-role": "the container's role",
+    "custom-process": "the configured process",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _FirstAnswer:
+    """What came back to the first signed request."""
+
+    error: StorageError | None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    ahead: timedelta | None = None
+    """How far the server's clock is ahead of ours; None if it does not tell its time."""
+
+    @property
+    def code(self) -> str:
+        """The error's code; empty without an error."""
+        return "" if self.error is None else self.error.code
+
+    @property
+    def hint(self) -> str:
+        """What the error asks for."""
+        return "" if self.error is None else self.error.hint
+
+
+def check_storage(
+    config: StorageConfig,
+    *,
+    cors_origins: tuple[str, ...] = ("*",),
+    cdn_domain: str | None = None,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> Generator[CheckResult, None, None]:
+    """Every check, one after the other as it ends.
+
+    It uploads small objects under the prefix and removes them again, also if the generator is closed early.
+    """
+    try:
+        access = Access(config)
+        client = access.client
+    except StorageError as exc:
+        yield failed("credentials", f"No request can be made ({exc.code}).", exc.hint)
+        return
+    with closing(access):
+        answer = _ask(client, config, clock)
+        basics = list(_basics(client, config, answer))
+        yield from basics
+        unmet = next((result.name for result in basics if result.outcome is Outcome.FAILED), None)
+        if unmet is None:
+            yield _listing(answer)
+            yield from Probe(client, config, cors_origins=cors_origins, cdn_domain=cdn_domain).checks()
+        else:
+            told = {result.name for result in basics}
+            names = (name for name in (*BASICS, "ListBucket", *Probe.NAMES) if name not in told)
+            yield from (not_tried(name, unmet) for name in names)
+
+
+def _ask(client: "S3Client", config: StorageConfig, clock: Callable[[], datetime]) -> _FirstAnswer:
+    error: StorageError | None = None
+    headers: Mapping[str, str] = {}
+    asked_at = clock()
+    try:
+        answer = client.list_objects_v2(Bucket=config.bucket, Prefix=folder(config.prefix), MaxKeys=1)
+        headers = answer["ResponseMetadata"]["HTTPHeaders"]
+    except ClientError as exc:
+        headers = exc.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        error = translate(exc, "list", None)
+    except BotoCoreError as exc:
+        error = translate(exc, "list", None)
+    return _FirstAnswer(error, headers, _skew(headers.get("date"), asked_at, clock()))
+
+
+def _skew(date: str | None, asked_at: datetime, answered_at: datetime) -> timedelta | None:
+    """How far an HTTP date is from our time, which counts as right anywhere in between."""
+    if date is None:
+        return None
+    try:
+        theirs = parsedate_to_datetime(date)
+    except ValueError:
+        return None
+    # RFC 9110, section 5.6.7: always GMT, to the second.
+    theirs = theirs.replace(tzinfo=theirs.tzinfo or UTC)
+    if theirs > answered_at:
+        return theirs - answered_at
+    return min(timedelta(), theirs + timedelta(seconds=1) - asked_at)
+
+
+def _basics(client: "S3Client", config: StorageConfig, answer: _FirstAnswer) -> Iterator[CheckResult]:
+    where = config.endpoint_url or "AWS"
+    if answer.code in _NO_CREDENTIALS:
+        yield failed("credentials", "No credentials were found.", answer.hint)
+        return
+    if answer.code in _NO_ANSWER:
+        mend = answer.hint
+        if answer.code != "untrusted-certificate":
+            mend = "Check AWS_ENDPOINT_URL and AWS_REGION, and whether this machine may connect there."
+        yield failed("server", f"{where} gives no answer ({answer.code}).", mend)
+        return
+    yield ok("server", f"{where} answers.")
+    yield _credentials(config, answer)
+    yield _clock(answer)
+    if answer.code in _BAD_CREDENTIALS | _CLOCK:
+        return
+    if answer.code in _BUCKET:
+        yield failed(
+            "bucket",
+            f"There is no bucket {config.bucket}.",
+            "Create it with `video-uploader bucket setup`, or correct AWS_S3_BUCKET.",
+        )
+        return
+    yield _bucket(config, answer)
+    yield _region(client, config, answer)
+
+
+def _credentials(config: StorageConfig, answer: _FirstAnswer) -> CheckResult:
+    found = f"They were found in {_source(config)}"
+    if answer.code in _BAD_CREDENTIALS:
+        return failed("credentials", f"{found}, and the server refuses them ({answer.code}).", answer.hint)
+    if answer.code in _CLOCK:
+        return not_tried("credentials", "the clock")
+    return ok("credentials", f"{found}, and the server accepts them.")
+
+
+def _source(config: StorageConfig) -> str:
+    if config.access_key_id is not None:
+        return "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    with translated("find credentials", None):
+        found = boto3.session.Session().get_credentials()
+    method = getattr(found, "method", None) or "a source that boto3 knows"
+    return _SOURCES.get(method, method)
+
+
+def _clock(answer: _FirstAnswer) -> CheckResult:
+    if answer.code in _CLOCK:
+        return failed("clock", f"The server refuses this machine's time ({answer.code}).", answer.hint)
+    if answer.ahead is None:
+        return warning(
+            "clock", "The server does not tell its time.", "Keep this machine's clock right (NTP)."
+        )
+    seconds = abs(answer.ahead).total_seconds()
+    difference = (
+        f"This machine's clock is {seconds:.0f} s {'behind' if answer.ahead > timedelta() else 'ahead'}."
+    )
+    if abs(answer.ahead) >= TOLERATED_SKEW:
+        return failed("clock", difference, "Set this machine's clock (NTP): S3 refuses requests as far off.")
+    if abs(answer.ahead) >= NOTABLE_SKEW:
+        return warning(
+            "clock", difference, "Set this machine's clock (NTP): S3 tolerates 15 minutes at most."
+        )
+    return ok("clock", "This machine's clock agrees with the server's.")
+
+
+def _bucket(config: StorageConfig, answer: _FirstAnswer) -> CheckResult:
+    known = answer.error is None or answer.code in {"AccessDenied", "http-403"} | _OTHER_REGION
+    if known:
+        return ok("bucket", f"{config.bucket} is there.")
+    return failed(
+        "bucket", f"The server does not say whether {config.bucket} is there ({answer.code}).", answer.hint
+    )
+
+
+def _region(client: "S3Client", config: StorageConfig, answer: _FirstAnswer) -> CheckResult:
+    told = answer.headers.get("x-amz-bucket-region") or _told_region(client, config)
+    if answer.code in _OTHER_REGION or (told is not None and told != config.region):
+        return failed(
+            "region",
+            f"The bucket is in {told or 'another region'}, and AWS_REGION is {config.region}.",
+            f"Set AWS_REGION to {told or 'the region the bucket is in'}: public URLs are made from it.",
+        )
+    if told is None:
+        return ok("region", f"The server accepts {config.region}; it does not tell the bucket's region.")
+    return ok("region", f"The bucket is in {told}, as AWS_REGION says.")
+
+
+def _told_region(client: "S3Client", config: StorageConfig) -> str | None:
+    """The bucket's region as a HEAD tells it, which AWS does even where it refuses everything else."""
+    try:
+        answer = client.head_bucket(Bucket=config.bucket)
+    except ClientError as exc:
+        headers = exc.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        return headers.get("x-amz-bucket-region")
+    except BotoCoreError:
+        return None
+    return answer.get("BucketRegion")
+
+
+def _listing(answer: _FirstAnswer) -> CheckResult:
+    if answer.error is None:
+        return ok("ListBucket", "The bucket can be listed.")
+    return failed(
+        "ListBucket",
+        f"The bucket cannot be listed ({answer.code}), so S3 answers 403 for objects that are not there.",
+        "Allow these credentials s3:ListBucket on the bucket; `doctor --iam` prints the policy.",
+    )

@@ -1,0 +1,248 @@
+"""A small object under the prefix: put there, looked at from every side, and removed again."""
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
+
+from storage import checksums
+from storage.aws.answers import required, unquoted, version
+from storage.aws.clients import expected_owner
+from storage.aws.errors import translated
+from storage.bucket.documents import bucket_arn, folder, objects_arn
+from storage.checks.public_reads import Publicity
+from storage.checks.results import CheckResult, Outcome, failed, not_tried, ok, warning
+from storage.config import StorageConfig
+from storage.errors import ErrorKind, StorageError
+from storage.verification import ETAG_OF_MD5
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
+CONTENT = b"video-uploader tries whether it may store objects here, and removes this one again.\n"
+OTHER_CONTENT = CONTENT.upper()
+
+_PERMISSION_CODES = frozenset({"AccessDenied", "http-403"})
+
+
+class Probe:
+    """One round of checks with an object of its own, whose name begins with '.', as no video's folder does.
+
+    It is stored with `Cache-Control: no-store`, so that no cache keeps it when it is gone.
+    """
+
+    NAMES = (
+        *("PutObject", "PutObjectAcl", "GetObject", "HeadObject", "public URL", "ACL", "CORS", "CDN"),
+        *("multipart", "checksums", "DeleteObject"),
+    )
+    """The names of the checks, in order."""
+
+    def __init__(
+        self,
+        client: "S3Client",
+        config: StorageConfig,
+        *,
+        cors_origins: tuple[str, ...],
+        cdn_domain: str | None,
+    ) -> None:
+        self._client = client
+        self._config = config
+        self._key = f"{folder(config.prefix)}.video-uploader-probe-{uuid.uuid4()}"
+        self._target: Any = {"Bucket": config.bucket, "Key": self._key, **expected_owner(config)}
+        self._publicity = Publicity(
+            config, self._key, CONTENT, cors_origins=cors_origins, cdn_domain=cdn_domain
+        )
+        self._versions: list[str] = []
+
+    def checks(self) -> Iterator[CheckResult]:
+        """Every check, one after the other as it ends. Closed early, it still removes the object."""
+        put = self._try("PutObject", "s3:PutObject", self._put_plainly)
+        yield put
+        if put.outcome is Outcome.FAILED:
+            yield from (not_tried(name, "PutObject") for name in self.NAMES if name != "PutObject")
+            return
+        try:
+            yield from self._look_at_it()
+        finally:
+            removal = self._removal()
+        yield removal
+
+    def _look_at_it(self) -> Iterator[CheckResult]:
+        acl = self._try_acl()
+        yield acl
+        yield self._try("GetObject", "s3:GetObject", self._get)
+        yield self._try("HeadObject", "s3:GetObject", self._head)
+        seen = self._publicity.url()
+        yield seen
+        yield self._publicity.acl(is_accepted=acl.outcome is Outcome.OK, is_public=seen.outcome is Outcome.OK)
+        yield self._publicity.cors()
+        yield self._publicity.cdn()
+        yield self._try("multipart", _MULTIPART_ACTIONS, self._multipart)
+        # Last, for it may leave other content behind.
+        yield self._checksums()
+
+    def _put_plainly(self) -> str:
+        self._put(CONTENT, checksums.encode(checksums.crc(CONTENT)))
+        return "Objects can be stored."
+
+    def _put(self, content: bytes, checksum: str, **more: Any) -> None:
+        answer = self._client.put_object(
+            **self._target,
+            Body=content,
+            ContentType="text/plain",
+            CacheControl="no-store",
+            ChecksumAlgorithm="CRC64NVME",
+            ChecksumCRC64NVME=checksum,
+            **_options(self._config),
+            **more,
+        )
+        if made := version(answer.get("VersionId")):
+            self._versions.append(made)
+
+    def _try_acl(self) -> CheckResult:
+        if self._config.acl is None:
+            return ok("PutObjectAcl", "It is not needed: AWS_S3_ACL is none.")
+        checksum = checksums.encode(checksums.crc(CONTENT))
+        try:
+            with translated("PutObjectAcl", self._key):
+                self._put(CONTENT, checksum, ACL=self._config.acl)
+        except StorageError as exc:
+            if exc.code == "AccessControlListNotSupported":
+                return warning(
+                    "PutObjectAcl", "The bucket has ACLs disabled.", "Set AWS_S3_ACL=none, or enable them."
+                )
+            return failed("PutObjectAcl", f"It is refused ({exc.code}).", self._mend(exc, "s3:PutObjectAcl"))
+        return ok("PutObjectAcl", f"Objects can be stored with the ACL {self._config.acl}.")
+
+    def _get(self) -> str:
+        answer = self._client.get_object(**self._target)
+        with answer["Body"] as body:
+            if body.read() != CONTENT:
+                hint = "An object is not what was stored a moment ago: check what AWS_ENDPOINT_URL leads to."
+                raise StorageError(ErrorKind.ENVIRONMENT, "GetObject", self._key, "other-content", hint)
+        return "Objects can be read."
+
+    def _head(self) -> str:
+        self._client.head_object(**self._target)
+        return "Objects can be asked about."
+
+    def _multipart(self) -> str:
+        with self._open_multipart() as upload_id:
+            target = {**self._target, "UploadId": upload_id}
+            self._client.upload_part(
+                **target,
+                PartNumber=1,
+                Body=CONTENT,
+                ChecksumCRC64NVME=checksums.encode(checksums.crc(CONTENT)),
+            )
+            self._client.list_parts(**target)
+            self._client.list_multipart_uploads(
+                Bucket=self._config.bucket, Prefix=self._key, **expected_owner(self._config)
+            )
+        return "Uploads in parts can be begun, listed and aborted."
+
+    @contextmanager
+    def _open_multipart(self) -> Iterator[str]:
+        answer = self._client.create_multipart_upload(
+            **self._target,
+            ChecksumAlgorithm="CRC64NVME",
+            ChecksumType="FULL_OBJECT",
+            **_options(self._config),
+        )
+        upload_id = required(answer, "UploadId", "multipart", self._key)
+        try:
+            yield upload_id
+        finally:
+            self._client.abort_multipart_upload(**self._target, UploadId=upload_id)
+
+    def _checksums(self) -> CheckResult:
+        """Which proof of an object's content this server gives, and whether it looks at ours."""
+        try:
+            with translated("checksums", self._key):
+                head = self._client.head_object(**self._target, ChecksumMode="ENABLED")
+                refuses = self._refuses_wrong_checksum()
+        except StorageError as exc:
+            return failed(
+                "checksums", f"It could not be found out ({exc.code}).", self._mend(exc, "s3:GetObject")
+            )
+        looks = "refuses content that does not match" if refuses else "does not compare it with the content"
+        if checksums.decode(head.get("ChecksumCRC64NVME")) is not None:
+            return ok("checksums", f"The server keeps the CRC64NVME of an object, and {looks}.")
+        if ETAG_OF_MD5.fullmatch(unquoted(head.get("ETag"))):
+            return ok(
+                "checksums", f"The server keeps no CRC64NVME, and {looks}; the ETag proves the content."
+            )
+        return failed(
+            "checksums",
+            "The server tells neither a CRC64NVME nor an ETag made of MD5s: no upload can be confirmed.",
+            "Use a server, or an encryption of the bucket, that tells one of them.",
+        )
+
+    def _refuses_wrong_checksum(self) -> bool:
+        try:
+            with translated("checksums", self._key):
+                self._put(OTHER_CONTENT, checksums.encode(checksums.crc(CONTENT)))
+        except StorageError as exc:
+            if exc.code in ("BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "InvalidRequest"):
+                return True
+            raise
+        return False
+
+    def _removal(self) -> CheckResult:
+        removal = self._try("DeleteObject", "s3:DeleteObject", self._remove)
+        return removal if removal.outcome is Outcome.FAILED else self._remove_versions() or removal
+
+    def _remove(self) -> str:
+        answer = self._client.delete_object(**self._target)
+        if marker := version(answer.get("VersionId")):
+            self._versions.append(marker)
+        return "Objects can be deleted; what was stored for these checks is gone."
+
+    def _remove_versions(self) -> CheckResult | None:
+        """On a bucket with versions a deletion hides; remove what is hidden, too, where that is allowed."""
+        try:
+            with translated("DeleteObjectVersion", self._key):
+                while self._versions:
+                    self._client.delete_object(**self._target, VersionId=self._versions[-1])
+                    self._versions.pop()
+        except StorageError as exc:
+            return warning(
+                "DeleteObject",
+                f"Objects can be deleted; old versions of {self._key} remain ({exc.code}).",
+                "Remove them by hand; the daemon itself does not need s3:DeleteObjectVersion.",
+            )
+        return None
+
+    def _try(self, name: str, actions: str, what: Callable[[], str]) -> CheckResult:
+        try:
+            with translated(name, self._key):
+                return ok(name, what())
+        except StorageError as exc:
+            left = f" {self._key} remains." if name == "DeleteObject" else ""
+            return failed(name, f"It is refused ({exc.code}).{left}", self._mend(exc, actions))
+
+    def _mend(self, error: StorageError, actions: str) -> str:
+        if error.kind is ErrorKind.TRANSIENT:
+            return "Run the check again; if it stays so, the server's own log may tell why."
+        if error.code not in _PERMISSION_CODES:
+            return error.hint
+        config = self._config
+        objects = objects_arn(config.bucket, config.prefix, config.region)
+        if actions == _MULTIPART_ACTIONS:
+            objects += f" and s3:ListBucketMultipartUploads on {bucket_arn(config.bucket, config.region)}"
+        return f"Allow these credentials {actions} on {objects}; `doctor --iam` prints the policy."
+
+
+_MULTIPART_ACTIONS = "s3:PutObject, s3:AbortMultipartUpload and s3:ListMultipartUploadParts"
+
+
+def _options(config: StorageConfig) -> dict[str, Any]:
+    """What every object is created with, so that a right that only they need is tried, too."""
+    options = {
+        "StorageClass": config.storage_class,
+        "ServerSideEncryption": config.sse,
+        "SSEKMSKeyId": config.sse_kms_key_id,
+        "Tagging": urlencode(config.tags, quote_via=quote) or None,
+    }
+    return {name: value for name, value in options.items() if value is not None}

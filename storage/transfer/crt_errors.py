@@ -1,0 +1,71 @@
+"""The other border: what the CRT raises becomes a `StorageError` here, by the name of its error."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from awscrt.exceptions import AwsCrtError
+from awscrt.s3 import S3ResponseError
+from botocore.exceptions import ClientError
+
+from storage.aws.errors import translate
+from storage.aws.replies import Reply
+from storage.errors import ErrorKind, StorageError
+
+_ANSWERS: Mapping[str, tuple[int, str]] = MappingProxyType(
+    {
+        "AWS_ERROR_S3_INTERNAL_ERROR": (500, "InternalError"),
+        "AWS_ERROR_S3_SLOW_DOWN": (503, "SlowDown"),
+        "AWS_ERROR_S3_REQUEST_TIMEOUT": (400, "RequestTimeout"),
+        "AWS_ERROR_S3_REQUEST_TIME_TOO_SKEWED": (403, "RequestTimeTooSkewed"),
+    }
+)
+"""Answers that the CRT has tried again by itself and of which it hands on no more than that they came."""
+
+_TIMEOUTS = frozenset(
+    {
+        "AWS_ERROR_HTTP_CHANNEL_THROUGHPUT_FAILURE",
+        "AWS_ERROR_HTTP_RESPONSE_FIRST_BYTE_TIMEOUT",
+        "AWS_IO_SOCKET_TIMEOUT",
+        "AWS_IO_TLS_NEGOTIATION_TIMEOUT",
+    }
+)
+_CREDENTIALS = frozenset(
+    {"AWS_AUTH_CREDENTIALS_PROVIDER_DELEGATE_FAILURE", "AWS_AUTH_SIGNING_NO_CREDENTIALS"}
+)
+_CONNECTION_PREFIXES = ("AWS_IO_", "AWS_ERROR_HTTP_")
+
+
+def translate_crt(error: AwsCrtError, operation: str, doing: str, key: str | None) -> StorageError:
+    """What `error`, raised by a request for S3's `operation`, means for `doing` something on `key`."""
+    if isinstance(error, S3ResponseError):
+        reply = Reply(int(error.status_code), tuple(error.headers or ()), bytes(error.body or b""))
+        try:
+            reply.read(operation, doing, key)
+        except ClientError as exc:
+            return translate(exc, doing, key)
+        except StorageError as exc:
+            return exc
+    name = error.name or ""
+    if name in _ANSWERS:
+        status, code = _ANSWERS[name]
+        answer: dict[str, object] = {
+            "Error": {"Code": code},
+            "ResponseMetadata": {"HTTPStatusCode": status},
+        }
+        return translate(ClientError(answer, operation), doing, key)  # type: ignore[arg-type]  # lacks what nobody reads
+    if name in _CREDENTIALS:
+        return StorageError(
+            ErrorKind.TRANSIENT,
+            doing,
+            key,
+            "no-credentials",
+            "Credentials ran out meanwhile. It is tried again.",
+        )
+    code = "unexpected"
+    if name in _TIMEOUTS:
+        code = "timeout"
+    elif name.startswith(_CONNECTION_PREFIXES):
+        code = "connection"
+    return StorageError(
+        ErrorKind.TRANSIENT, doing, key, code, f"{error.message} ({name}). It is tried again by itself."
+    )

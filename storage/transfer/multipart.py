@@ -1,0 +1,281 @@
+"""A multipart upload of our own: begun or resumed, its parts sent several at once, completed, or aborted.
+
+Governing source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html. The checksum of
+the whole object is joined from those of the parts as they were read, never taken from the server.
+"""
+
+import html
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote
+
+import structlog
+
+from storage import checksums
+from storage.aws.answers import required, unquoted, version
+from storage.config import StorageConfig
+from storage.errors import SourceChangedError, StorageError
+from storage.transfer.crt_client import REQUEST_SECONDS, Engine
+from storage.transfer.crt_request import Request
+from storage.transfer.part_layout import MAX_PARTS, SMALLEST_ALLOWED, Part, parts_of
+from storage.transfer.part_sender import PieceSender
+from storage.transfer.single_put import (
+    ALGORITHM,
+    CHECKSUM_HEADER,
+    Sent,
+    Transfer,
+    object_headers,
+    on_condition,
+)
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("storage")
+
+PART_ATTEMPTS = 3
+COMPLETE_SECONDS = 600.0
+"""AWS says that it can take several minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Multipart:
+    """All that it takes to go on with a multipart upload: the server's id of it, and the bytes a part."""
+
+    upload_id: str
+    part_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenMultipart:
+    """A multipart upload that was begun and neither completed nor aborted."""
+
+    key: str
+    upload_id: str
+    initiated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class _SentPart:
+    etag: str
+    crc: int
+
+
+class MultipartSender:
+    """Sends one file in parts. `on_multipart` hears of a new multipart before any part is sent.
+
+    What fails with somebody listening leaves the multipart open, so that it can be resumed; with nobody it
+    is aborted.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        config: StorageConfig,
+        transfer: Transfer,
+        on_multipart: Callable[[Multipart], None] | None,
+    ) -> None:
+        self._engine = engine
+        self._config = config
+        self._transfer = transfer
+        self._key = transfer.target.key
+        self._on_multipart = on_multipart
+        self._sent: dict[int, _SentPart] = {}
+        self._crcs: dict[int, int] = {}
+        self._accepted = 0
+
+    def send(self, resume: Multipart | None, part_size: int) -> Sent:
+        """Go on with `resume` if there still is such an upload, else begin a new one with `part_size`."""
+        listed = self._parts_kept(resume) if resume is not None else None
+        multipart = self._begin(part_size) if resume is None or listed is None else resume
+        try:
+            self._keep(multipart, listed or {})
+            self._send_parts(multipart)
+            return self._complete(multipart)
+        except SourceChangedError:
+            self._abort(multipart)
+            raise
+        except BaseException:
+            if self._on_multipart is None:
+                self._abort(multipart)
+            raise
+
+    def _begin(self, part_size: int) -> Multipart:
+        answer = self._engine.call(
+            self._request(
+                "CreateMultipartUpload",
+                "POST",
+                "uploads=",
+                ("x-amz-checksum-algorithm", ALGORITHM),
+                ("x-amz-checksum-type", "FULL_OBJECT"),
+                *object_headers(self._config, self._transfer.target),
+            ),
+            cancelled=self._transfer.cancelled,
+        )
+        multipart = Multipart(required(answer, "UploadId", "upload", self._key), part_size)
+        if self._on_multipart is not None:
+            try:
+                self._on_multipart(multipart)
+            except BaseException:
+                self._abort(multipart)
+                raise
+        return multipart
+
+    def _parts_kept(self, multipart: Multipart) -> dict[int, Mapping[str, Any]] | None:
+        """What the server says it holds, by part number; None if there is nothing to go on with."""
+        size = self._transfer.source.size
+        if multipart.part_size < SMALLEST_ALLOWED or size > multipart.part_size * MAX_PARTS:
+            self._abort(multipart)
+            return None
+        try:
+            return {int(part["PartNumber"]): part for part in self._list(multipart)}
+        except StorageError as exc:
+            if exc.code != "NoSuchUpload":
+                raise
+        _log.info("multipart_gone", key=self._key, multipart_id=multipart.upload_id)
+        return None
+
+    def _list(self, multipart: Multipart) -> Iterator[Mapping[str, Any]]:
+        marker = 0
+        while True:
+            query = f"max-parts=1000&part-number-marker={marker}&{_upload_id(multipart)}"
+            answer = self._engine.call(
+                self._request("ListParts", "GET", query), cancelled=self._transfer.cancelled
+            )
+            yield from answer.get("Parts", [])
+            following = int(answer.get("NextPartNumberMarker") or 0)
+            if not answer.get("IsTruncated") or following <= marker:
+                return
+            marker = following
+
+    def _keep(self, multipart: Multipart, listed: Mapping[int, Mapping[str, Any]]) -> None:
+        """Take over the parts that are, byte for byte, what is on disk."""
+        for part in parts_of(self._transfer.source.size, multipart.part_size):
+            held = listed.get(part.number)
+            if held is not None and held.get("Size") == part.length and self._is_ours(part, held):
+                self._note(part, str(held["ETag"]))
+        if listed:
+            _log.info("upload_resumed", key=self._key, parts_kept=len(self._sent), bytes_kept=self._accepted)
+
+    def _is_ours(self, part: Part, held: Mapping[str, Any]) -> bool:
+        source, cancelled = self._transfer.source, self._transfer.cancelled
+        self._crcs[part.number] = source.crc(part.offset, part.length, cancelled)
+        checksum = checksums.decode(held.get("ChecksumCRC64NVME"))
+        if checksum is not None:
+            return checksum == self._crcs[part.number]
+        return unquoted(held.get("ETag")) == source.md5(part.offset, part.length, cancelled).hex()
+
+    def _send_parts(self, multipart: Multipart) -> None:
+        def prepare(part: Part, content: memoryview) -> Request:
+            self._crcs[part.number] = crc = checksums.crc(content)
+            return Request(
+                operation="UploadPart",
+                method="PUT",
+                doing="upload",
+                key=self._key,
+                query=f"partNumber={part.number}&{_upload_id(multipart)}",
+                headers=(
+                    (CHECKSUM_HEADER, checksums.encode(crc)),
+                    ("x-amz-sdk-checksum-algorithm", ALGORITHM),
+                ),
+                body=content,
+            )
+
+        def accepted(part: Part, answer: Mapping[str, Any]) -> None:
+            self._note(part, required(answer, "ETag", "upload", self._key))
+
+        sender = PieceSender(
+            self._engine,
+            self._transfer.source,
+            self._key,
+            attempts=PART_ATTEMPTS,
+            cancelled=self._transfer.cancelled,
+        )
+        parts = parts_of(self._transfer.source.size, multipart.part_size)
+        sender.send((part for part in parts if part.number not in self._sent), prepare, accepted)
+
+    def _note(self, part: Part, etag: str) -> None:
+        self._sent[part.number] = _SentPart(etag, self._crcs[part.number])
+        self._accepted += part.length
+        self._transfer.progress(self._accepted)
+
+    def _complete(self, multipart: Multipart) -> Sent:
+        size = self._transfer.source.size
+        whole = 0
+        for part in parts_of(size, multipart.part_size):
+            whole = checksums.combine(whole, self._sent[part.number].crc, part.length)
+        self._transfer.ensure_sendable(whole)
+
+        def attempt(condition: tuple[tuple[str, str], ...]) -> Mapping[str, Any]:
+            return self._engine.call(
+                self._request(
+                    "CompleteMultipartUpload",
+                    "POST",
+                    _upload_id(multipart),
+                    (CHECKSUM_HEADER, self._transfer.checksum),
+                    ("x-amz-checksum-type", "FULL_OBJECT"),
+                    ("x-amz-mp-object-size", str(size)),
+                    *condition,
+                    body=self._list_of_parts(),
+                ),
+                seconds=COMPLETE_SECONDS,
+                cancelled=self._transfer.cancelled,
+            )
+
+        answer = on_condition(self._engine, self._transfer.target, attempt)
+        etag = required(answer, "ETag", "upload", self._key)
+        return Sent(unquoted(etag), version(answer.get("VersionId")), multipart.part_size)
+
+    def _list_of_parts(self) -> bytes:
+        parts = "".join(
+            f"<Part><PartNumber>{number}</PartNumber><ETag>{html.escape(part.etag)}</ETag>"
+            f"<ChecksumCRC64NVME>{checksums.encode(part.crc)}</ChecksumCRC64NVME></Part>"
+            for number, part in sorted(self._sent.items())
+        )
+        root = "CompleteMultipartUpload"
+        return f'<{root} xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{parts}</{root}>'.encode()
+
+    def _request(
+        self, operation: str, method: str, query: str, *headers: tuple[str, str], body: bytes = b""
+    ) -> Request:
+        return Request(
+            operation=operation,
+            method=method,
+            doing="upload",
+            key=self._key,
+            query=query,
+            headers=headers,
+            body=body,
+        )
+
+    def _abort(self, multipart: Multipart) -> None:
+        """Abort; a failure is only logged, because the one that led here is the one to raise."""
+        try:
+            abort(self._engine, self._key, multipart.upload_id)
+        except StorageError as exc:
+            _log.warning(
+                "abort_failed",
+                key=self._key,
+                multipart_id=multipart.upload_id,
+                code=exc.code,
+                hint=exc.hint,
+            )
+
+
+def abort(engine: Engine, key: str, upload_id: str, *, seconds: float = REQUEST_SECONDS) -> None:
+    """Abort a multipart upload; one that is not there is fine. Raises `StorageError`."""
+    request = Request(
+        operation="AbortMultipartUpload",
+        method="DELETE",
+        doing="abort the upload of",
+        key=key,
+        query=f"uploadId={quote(upload_id, safe='')}",
+    )
+    try:
+        engine.call(request, seconds=seconds)
+    except StorageError as exc:
+        if exc.code not in {"NoSuchUpload", "http-404"}:
+            raise
+
+
+def _upload_id(multipart: Multipart) -> str:
+    return f"uploadId={quote(multipart.upload_id, safe='')}"

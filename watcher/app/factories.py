@@ -1,0 +1,109 @@
+"""What the settings mean for each collaborator, one function each."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qsl
+
+from db import Catalog, Database, Ledger, NoCatalog, OwnCatalog, open_database
+from storage import StorageConfig
+from watcher.catalog.compressor_catalog import CompressorCatalog
+from watcher.filesystem.tree import Tree
+from watcher.naming import Naming
+from watcher.renditions import PathTemplate
+from watcher.settings.model import CatalogKind, Settings
+
+OTHER_THREADS = 16
+"""Connections for the threads that do not upload: those that settle, claim, scan, mind, publish, release."""
+
+
+def path_template(settings: Settings) -> PathTemplate:
+    """The template that the settings describe."""
+    return PathTemplate(
+        settings.path_template,
+        qualities=settings.qualities,
+        extensions=settings.video_extensions,
+        ignore=settings.ignore_patterns,
+    )
+
+
+def storage_config(settings: Settings) -> StorageConfig:
+    """What storage is told; boto3 reads neither our ``.env`` nor ``AWS_REGION``, so everything is said."""
+    key, secret, token = (
+        settings.aws_access_key_id,
+        settings.aws_secret_access_key,
+        settings.aws_session_token,
+    )
+    return StorageConfig(
+        bucket=settings.aws_s3_bucket,
+        region=settings.aws_region,
+        prefix=settings.aws_s3_videos_prefix,
+        endpoint_url=settings.aws_endpoint_url,
+        access_key_id=key.get_secret_value() if key else None,
+        secret_access_key=secret.get_secret_value() if secret else None,
+        session_token=token.get_secret_value() if token else None,
+        acl=None if settings.aws_s3_acl == "none" else settings.aws_s3_acl,
+        cache_control=settings.aws_s3_cache_control,
+        base_url=settings.aws_s3_base_url,
+        cloudfront_domain=settings.cloudfront_domain,
+        cloudfront_distribution_id=settings.cloudfront_distribution_id,
+        cloudfront_endpoint_url=settings.aws_endpoint_url_cloudfront,
+        connections=settings.upload_concurrency + 2,
+        storage_class=settings.aws_s3_storage_class,
+        sse=settings.aws_s3_sse,
+        sse_kms_key_id=settings.aws_s3_sse_kms_key_id,
+        tags=dict(parse_qsl(settings.aws_s3_tags or "", keep_blank_values=True)),
+        expected_bucket_owner=settings.aws_s3_expected_bucket_owner,
+        max_bandwidth=settings.bandwidth,
+        stall_seconds=settings.stall_seconds,
+        uploads=settings.upload_concurrency,
+    )
+
+
+def naming(settings: Settings) -> Naming:
+    """The names that the settings give to renditions."""
+    return Naming(
+        prefix=settings.aws_s3_videos_prefix,
+        public_base=storage_config(settings).public_base_url,
+        local_base=settings.local_base,
+    )
+
+
+def connect(settings: Settings, *, read_only: bool = False) -> Database:
+    """The ledger's database, not touched yet."""
+    return open_database(
+        settings.ledger_url,
+        schema=settings.database_schema if settings.on_postgresql else None,
+        catalog_schema=settings.catalog_schema,
+        read_only=read_only,
+        max_connections=settings.upload_concurrency + OTHER_THREADS,
+    )
+
+
+def ledger_of(settings: Settings, database: Database) -> Ledger:
+    """This daemon's ledger, or that of everybody on a shared directory under this daemon's name."""
+    return Ledger(database, settings.ledger_instance, worker=settings.instance)
+
+
+def tree_of(settings: Settings) -> Tree:
+    """The watched directory; raises `watcher.filesystem.openat.RootUnavailableError`."""
+    return Tree(
+        settings.completed_dir,
+        is_shared=settings.shared_directory,
+        allows_hard_links=settings.allow_hard_links,
+    )
+
+
+def make_catalog(settings: Settings, ledger: Ledger) -> Catalog:
+    """The catalog that the settings ask for."""
+    match settings.catalog_kind:
+        case CatalogKind.OWN:
+            return OwnCatalog(ledger.database)
+        case CatalogKind.NONE:
+            return NoCatalog()
+        case CatalogKind.COMPRESSOR:
+            return CompressorCatalog(
+                ledger.database,
+                ledger,
+                naming(settings),
+                local_fallback=settings.local_base_url is not None,
+            )

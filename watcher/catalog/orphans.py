@@ -1,0 +1,96 @@
+"""Objects whose catalog rows were deleted: kept and reported or, if the operator wishes so, deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import structlog
+
+from db import ClaimLostError, Ledger, State, Upload
+from storage import ObjectStore
+from watcher.catalog.compressor_catalog import CompressorCatalog
+from watcher.errors import ROW_GONE
+from watcher.settings.policy import Policy
+from watcher.telemetry.logging import RepeatFilter, row_context
+
+log = structlog.get_logger()
+
+
+class Orphans:
+    """Looks for them, and `deletes` them or not; one whose local copy is to be released, after that."""
+
+    def __init__(
+        self,
+        catalog: CompressorCatalog,
+        ledger: Ledger,
+        store: ObjectStore,
+        policy: Policy,
+        *,
+        deletes: bool,
+    ) -> None:
+        self._catalog = catalog
+        self._ledger = ledger
+        self._store = store
+        self._policy = policy
+        self._deletes = deletes
+        self._told = RepeatFilter()
+        self.kept = 0
+
+    def look(self) -> int:
+        """Deal with every orphan there is; says how many objects were deleted.
+
+        Raises `db.DatabaseError` and `storage.StorageError`; what was not dealt with is found again.
+        """
+        kept = deleted = 0
+        for upload in self.find():
+            if self._deletes and self.delete(upload):
+                deleted += 1
+                continue
+            kept += 1
+            if self._told.is_news(upload.object_key, "kept"):
+                log.warning("orphan_kept", key=upload.object_key, **row_context(upload))
+        self.kept = kept
+        return deleted
+
+    def find(self) -> Iterator[Upload]:
+        """The uploads whose object no row leads to any more, one of them for each object."""
+        keys: set[str] = set()
+        for upload in self._candidates():
+            if upload.object_key not in keys and not self._catalog.needs(upload):
+                keys.add(upload.object_key)
+                yield upload
+
+    def _candidates(self) -> Iterator[Upload]:
+        last = 0
+        for publication in self._catalog.publications.of_deleted_rows():
+            if publication.upload_id != last:
+                last = publication.upload_id
+                yield from self._ledger.uploads(ids=[last])
+        for upload in self._ledger.iter_uploads(state=State.GONE):
+            if upload.error_code == ROW_GONE and upload.verified_at is not None:
+                yield upload
+
+    def delete(self, upload: Upload) -> bool:
+        """Delete an orphan's object, unless somebody is at work on its key; False if it has to wait."""
+        if any(self._is_at_work(other) for other in self._ledger.of_key(upload.object_key)):
+            return False
+        try:
+            if upload.state is State.PUBLISHED:
+                # Its local copy is kept for good: should a row come, it is uploaded again.
+                self._ledger.advance(upload, State.PENDING, detail="its catalog rows were deleted")
+        except ClaimLostError:
+            return False
+        self._store.delete(upload.object_key)
+        self._catalog.publications.forget_upload(upload)
+        self._ledger.forget_object(upload, f"deleted {upload.object_key}, which no catalog row leads to")
+        log.info("orphan_deleted", key=upload.object_key, **row_context(upload))
+        return True
+
+    def _is_at_work(self, other: Upload) -> bool:
+        match other.state:
+            case State.PENDING:
+                return not other.awaits_row
+            case State.PUBLISHED:
+                return other.claimed_by is not None or not self._policy.keep_local
+            case state:
+                return state is State.VERIFIED

@@ -1,0 +1,1 @@
+"""Sees files and finds out when they are finished: events, scans, settling."""

@@ -1,0 +1,125 @@
+"""What went wrong, in one shape, whichever package said it: the kind decides what happens next."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from enum import StrEnum
+
+from db import DatabaseError
+from storage import StorageError
+from watcher.filesystem.openat import NotOursError, RootUnavailableError, UnreadableError
+
+
+class Kind(StrEnum):
+    """The three kinds of errors; see the README's table of what happens after each."""
+
+    TRANSIENT = "transient"
+    ENVIRONMENT = "environment"
+    OBJECT = "object"
+
+
+ROOT_UNAVAILABLE = "root-unavailable"
+UNREADABLE = "unreadable"
+NOT_OURS = "not-ours"
+KEY_TAKEN = "key-taken"
+LOCAL_MISSING = "local-missing"
+LOCAL_CHANGED = "local-changed"
+LOCAL_AWAY = "local-away"
+LOCAL_DAMAGED = "local-damaged"
+NOT_REMOVABLE = "not-removable"
+ROLLED_BACK = "rolled-back"
+INCOMPLETE = "incomplete"
+NOT_NEWER = "row-not-newer"
+ROW_GONE = "row-gone"
+OBJECT_LOST = "object-lost"
+OBJECT_REPLACED = "object-replaced"
+OBJECT_UNKNOWN = "object-unknown"
+RETENTION = "retention"
+"""What a published copy waits for that is released in time."""
+
+MENDABLE_CODES = frozenset({UNREADABLE, NOT_OURS})
+"""Codes of `failed` rows whose reason the file system can take away: looked at again by every scan."""
+
+_TRANSIENT_ERRNOS = frozenset({errno.EAGAIN, errno.EINTR, errno.ESTALE})
+_MENDS = {
+    errno.ENOSPC: "make room on that disk.",
+    errno.EDQUOT: "make room, or raise this user's quota.",
+    errno.EROFS: "mount that file system for writing; the system log says what made it read-only.",
+    errno.EMFILE: "raise the limit of open files (LimitNOFILE= in the unit).",
+    errno.ENFILE: "raise the limit of open files of the whole system (fs.file-max).",
+}
+"""What to do about the errors that are of the whole machine, and of no single file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One failure: what kind it is, a stable code, and a sentence a person can act on."""
+
+    kind: Kind
+    code: str
+    sentence: str
+
+
+class SetbackError(Exception):
+    """Raised by a stage that found a reason of its own not to go on with a row."""
+
+    def __init__(self, kind: Kind, code: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.problem = Problem(kind, code, sentence)
+
+
+class NotYetError(Exception):
+    """Raised by a stage whose row has to wait for somebody else: no failure, and no attempt is counted."""
+
+    def __init__(self, code: str, reason: str, delay_seconds: float) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+        self.delay_seconds = delay_seconds
+
+
+class LookAgainError(Exception):
+    """Raised by a stage whose file is not as it was settled: the settler has to look at the path again."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+FAILURES = (
+    SetbackError,
+    StorageError,
+    DatabaseError,
+    NotOursError,
+    UnreadableError,
+    RootUnavailableError,
+    OSError,
+)
+"""Every exception that `problem_of` has a sentence for; a file that is missing is a fact, not a failure."""
+
+
+def problem_of(exc: Exception) -> Problem:
+    """The problem that an exception of `FAILURES` stands for."""
+    match exc:
+        case SetbackError():
+            return exc.problem
+        case StorageError():
+            return Problem(Kind(exc.kind.value), exc.code, str(exc))
+        case DatabaseError():
+            return Problem(Kind(exc.kind.value), "database", str(exc))
+        case RootUnavailableError():
+            return Problem(Kind.ENVIRONMENT, ROOT_UNAVAILABLE, str(exc))
+        case NotOursError():
+            return Problem(Kind.OBJECT, NOT_OURS, str(exc))
+        case UnreadableError() if exc.errno in _MENDS:
+            return Problem(Kind.ENVIRONMENT, "local-system", str(exc))
+        case UnreadableError() if exc.errno in _TRANSIENT_ERRNOS:
+            return Problem(Kind.TRANSIENT, "local-io", str(exc))
+        case UnreadableError():
+            return Problem(Kind.OBJECT, UNREADABLE, str(exc))
+        case OSError() if exc.errno in _MENDS:
+            mend = _MENDS[exc.errno]
+            return Problem(Kind.ENVIRONMENT, "local-system", f"This machine refused: {exc}; {mend}")
+        case _:
+            return Problem(Kind.TRANSIENT, "local-io", f"Reading or writing the local file failed: {exc}.")

@@ -1,0 +1,53 @@
+"""Removes directories that have been empty for long, if the operator wants that."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+import structlog
+
+from watcher.filesystem.openat import owned
+from watcher.filesystem.tree import Tree
+
+log = structlog.get_logger()
+
+
+def prune_directories(
+    tree: Tree,
+    older_than: timedelta,
+    *,
+    ignores: Callable[[str], bool],
+    clock: Callable[[], float] = time.time,
+) -> int:
+    """Remove the empty directories below the root whose last change is older; returns how many.
+
+    `ignores` says which relative paths are not ours. Only rmdir(2) is used, so nothing that holds a file can
+    go; a directory made a moment ago stays, because the compressor opens a file in it next.
+    Raises `watcher.filesystem.openat.RootUnavailableError`.
+    """
+    deadline = clock() - older_than.total_seconds()
+    removed = 0
+    with owned(tree.open_root()) as root:
+        for below, names, _files, directory in os.fwalk(".", topdown=False, dir_fd=root):
+            for name in names:
+                path = os.path.normpath(os.path.join(below, name))
+                if not ignores(path) and _remove_if_old(directory, name, deadline):
+                    removed += 1
+                    log.info("directory_pruned", path=path)
+    return removed
+
+
+def _remove_if_old(directory: int, name: str, deadline: float) -> bool:
+    try:
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if not stat.S_ISDIR(status.st_mode) or status.st_mtime > deadline:
+            return False
+        os.rmdir(name, dir_fd=directory)
+    except OSError:
+        # Not empty, not ours to remove, or gone already: in each case it is to be left alone.
+        return False
+    return True

@@ -1,0 +1,276 @@
+"""The watched directory, entered only through file descriptors, one path component after the other.
+
+Whoever may write into the directory can leave a symbolic link, a FIFO or a second name of somebody else's
+file in it, and can exchange a component between two of our calls. A path resolved by the kernel in one go
+would follow all of that; `openat` with `O_NOFOLLOW` for every component follows none of it.
+"""
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from db import Identity
+from watcher.filesystem.openat import (
+    LIST,
+    SEARCH,
+    FileMissingError,
+    NotOursError,
+    RootUnavailableError,
+    TreeError,
+    UnreadableError,
+    identity_of,
+    open_directory_at,
+    open_file_at,
+    owned,
+    plain_status_at,
+    sentence,
+)
+from watcher.filesystem.root import Root
+
+__all__ = [
+    "MAX_DEPTH",
+    "Entry",
+    "FileMissingError",
+    "FoundFile",
+    "NotOursError",
+    "RootUnavailableError",
+    "Tree",
+    "TreeError",
+    "UnreadableDirectory",
+    "UnreadableError",
+    "identity_of",
+    "owned",
+]
+
+# A walk keeps two descriptors open for each level; no path template comes near this depth.
+MAX_DEPTH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFile:
+    """A regular file met by a walk. Its number of names is not looked at: `Tree.open` does that."""
+
+    path: str
+    identity: Identity
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableDirectory:
+    """A directory a walk could not see into, or not to its end: its files are unknown, not missing."""
+
+    path: str
+    reason: str
+
+
+Entry = FoundFile | UnreadableDirectory
+
+
+class Tree:
+    """The files below one directory, named by relative paths with '/' between the components.
+
+    The root is resolved once, here, so that the operator may put it behind a symbolic link of his own; from
+    then on it is this very directory, until `take_up_root` believes another one. It is opened anew for every
+    call, because a descriptor that stays open would keep its file system from being unmounted.
+
+    `is_shared` says that several machines see it, each through a device number of its own.
+    `allows_hard_links` says that a file may have other names besides the one it is asked for by; without it
+    such a file is not ours.
+
+    Raises RootUnavailableError if there is no such directory.
+    """
+
+    def __init__(self, root: str, *, is_shared: bool = False, allows_hard_links: bool = False) -> None:
+        self.is_shared = is_shared
+        self.allows_hard_links = allows_hard_links
+        self._root = Root(root)
+
+    @property
+    def root(self) -> str:
+        """The root's absolute path."""
+        return self._root.path
+
+    def identity(self, status: os.stat_result) -> Identity:
+        """The identity that a stat result speaks of, the same on every machine that sees the directory."""
+        identity = identity_of(status)
+        return replace(identity, device=0) if self.is_shared else identity
+
+    def check_root(self) -> None:
+        """Make sure that the root can be listed and is the directory that is known.
+
+        Raises RootUnavailableError.
+        """
+        self._root.has_entries()
+
+    def take_up_root(self) -> bool:
+        """Make sure of the root, and believe another directory in its place if it can be one; see `Root`.
+
+        Returns whether it is another one from now on. Raises RootUnavailableError.
+        """
+        return self._root.take_up()
+
+    def believe_missing(self) -> None:
+        """Make sure that a file which is not there is missing, and not merely its file system unmounted.
+
+        A program that was started without the mount knows the empty directory below it as its root: while
+        nothing at all is in the root, nothing is believed. Raises RootUnavailableError.
+        """
+        if not self._root.has_entries():
+            raise RootUnavailableError(
+                self.root,
+                "It is empty, and files are missing that were there: is its file system mounted? Mount it and"
+                " restart the program; if the files are gone indeed, put anything into the directory.",
+            )
+
+    def open_root(self) -> int:
+        """Open the root for listing; the caller closes the descriptor. Raises RootUnavailableError."""
+        return self._root.open(LIST)
+
+    def open(self, relative: str) -> int:
+        """Open a regular file for reading; the caller closes the descriptor.
+
+        Raises FileMissingError, NotOursError, UnreadableError, RootUnavailableError.
+        """
+        *parents, name = _components(relative)
+        with owned(self._enter(parents, relative, SEARCH)) as directory:
+            return open_file_at(directory, name, relative, allow_hard_links=self.allows_hard_links)
+
+    def open_parent(self, relative: str) -> tuple[int, str]:
+        """Open the directory of a file and give the file's name in it, for rename, link, unlink and fsync.
+
+        Nothing is said about the file. The caller closes the descriptor. Raises as `open` does.
+        """
+        *parents, name = _components(relative)
+        return self._enter(parents, relative, LIST), name
+
+    def stat(self, relative: str) -> Identity | None:
+        """The identity of a regular file, without opening it; None if it is missing.
+
+        Raises NotOursError, UnreadableError, RootUnavailableError.
+        """
+        *parents, name = _components(relative)
+        try:
+            with owned(self._enter(parents, relative, SEARCH)) as directory:
+                return self.identity(
+                    plain_status_at(directory, name, relative, allow_hard_links=self.allows_hard_links)
+                )
+        except FileMissingError:
+            return None
+
+    def has_one_name(self, relative: str) -> bool:
+        """Whether the file has no other name anywhere; what cannot be looked at is not known to have one."""
+        *parents, name = _components(relative)
+        try:
+            with owned(self._enter(parents, relative, SEARCH)) as directory:
+                return plain_status_at(directory, name, relative).st_nlink == 1
+        except TreeError:
+            return False
+
+    def holds(self, relative: str, identity: Identity) -> bool:
+        """Whether the file at the path is that very one; what cannot be looked at is not known to be."""
+        try:
+            return self.stat(relative) == identity
+        except TreeError:
+            return False
+
+    def exists(self, relative: str) -> bool:
+        """Whether anything at all has this name, be it ours or not.
+
+        Raises UnreadableError, RootUnavailableError.
+        """
+        *parents, name = _components(relative)
+        try:
+            with owned(self._enter(parents, relative, SEARCH)) as directory:
+                os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except (FileMissingError, NotOursError, FileNotFoundError):
+            return False
+        except OSError as error:
+            raise UnreadableError(relative, sentence(error), error.errno) from error
+        return True
+
+    def walk(self, below: str = "", *, enter: Callable[[str], bool] = lambda _: True) -> Iterator[Entry]:
+        """Every regular file below a directory of the tree, in no particular order.
+
+        Memory and open descriptors are bounded by the depth, not by the number of files. `enter` is asked for
+        every directory met (not for `below`) whether to go into it. What vanishes meanwhile is passed over; a
+        directory that cannot be read is an entry of its own, so that nobody takes it for an empty one.
+        Names that are not valid UTF-8 come with surrogate escapes (PEP 383).
+
+        Raises RootUnavailableError, at the first step or in the middle.
+        """
+        if not below:
+            yield from self._walk_open(self._root.open(LIST), "", enter, depth=0)
+            return
+        try:
+            parts = _components(below)
+            directory = self._enter(parts, below, LIST)
+        except (FileMissingError, NotOursError):
+            return
+        except UnreadableError as error:
+            yield UnreadableDirectory(below, error.reason)
+            return
+        yield from self._walk_open(directory, below, enter, depth=len(parts))
+
+    def _walk_open(
+        self, directory: int, below: str, enter: Callable[[str], bool], depth: int
+    ) -> Iterator[Entry]:
+        """Walk a directory whose descriptor becomes ours."""
+        with owned(directory):
+            try:
+                with os.scandir(directory) as listing:
+                    for found in listing:
+                        path = f"{below}/{found.name}" if below else found.name
+                        if found.is_dir(follow_symlinks=False):
+                            if enter(path):
+                                yield from self._walk_child(directory, found.name, path, enter, depth + 1)
+                        else:
+                            yield from self._found(found, path)
+            except OSError as error:
+                if not below:
+                    raise RootUnavailableError(self.root, sentence(error)) from error
+                yield UnreadableDirectory(below, sentence(error))
+
+    def _found(self, found: "os.DirEntry[str]", path: str) -> Iterator[FoundFile]:
+        try:
+            status = found.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        if stat.S_ISREG(status.st_mode):
+            yield FoundFile(path, self.identity(status))
+
+    def _walk_child(
+        self, directory: int, name: str, path: str, enter: Callable[[str], bool], depth: int
+    ) -> Iterator[Entry]:
+        """Walk a directory met in another one, if it is still there when its turn comes."""
+        if depth > MAX_DEPTH:
+            yield UnreadableDirectory(path, f"It is more than {MAX_DEPTH} directories deep: not looked into.")
+            return
+        try:
+            child = open_directory_at(directory, name, path, LIST)
+        except (FileMissingError, NotOursError):
+            return
+        except UnreadableError as error:
+            yield UnreadableDirectory(path, error.reason)
+            return
+        yield from self._walk_open(child, path, enter, depth)
+
+    def _enter(self, parents: Sequence[str], relative: str, flags: int) -> int:
+        """Open the directory below the root that `parents` name: `flags` are for it, not for those above."""
+        directory = self._root.open(SEARCH if parents else flags)
+        for depth, name in enumerate(parents, start=1):
+            with owned(directory) as above:
+                directory = open_directory_at(
+                    above, name, relative, flags if depth == len(parents) else SEARCH
+                )
+        return directory
+
+
+def _components(relative: str) -> list[str]:
+    parts = relative.split("/")
+    if any(part in {"", ".", ".."} for part in parts) or "\0" in relative:
+        raise NotOursError(relative, "It is not a plain relative path: '..', '.', '' or NUL is in it.")
+    try:
+        os.fsencode(relative)
+    except UnicodeEncodeError as error:
+        raise NotOursError(relative, "It has characters that no file name can have.") from error
+    return parts

@@ -1,0 +1,1 @@
+"""What commands do on their own: doctor, audit, dry run."""

@@ -1,0 +1,60 @@
+"""What is about to be sent is hashed, each time anew, and must be what was hashed before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+
+from db import State, Upload
+from storage import Source
+from watcher.errors import LOCAL_DAMAGED
+from watcher.stages.context import Services
+from watcher.stages.runner import Work
+
+log = structlog.get_logger()
+
+
+def hashed(services: Services, upload: Upload, source: Source, work: Work) -> Upload | None:
+    """The upload with the checksum of its file; None if the file is damaged, and the row has failed for it.
+
+    What the ledger remembers may be of before a power cut: other content under the same size, time and inode
+    is nothing an encoder wrote.
+    """
+    checksum = source.checksum(_beating(work))
+    if checksum == upload.checksum:
+        return upload
+    if upload.checksum is None:
+        return _with_checksum(services, upload, checksum)
+    reason = (
+        "Its content is not what it was when it was hashed first, though size, time and inode are: a power"
+        f" cut or a broken disk leaves that. Restore it, or retry {upload.id} to upload it as it is."
+    )
+    with services.database.transaction("record that a file is damaged"):
+        # For a retry, what is there now counts: somebody has looked at it.
+        now = _with_checksum(services, upload, checksum)
+        services.ledger.advance(now, State.FAILED, error=reason, error_code=LOCAL_DAMAGED)
+    log.error("upload_failed", code=LOCAL_DAMAGED, reason=reason)
+    return None
+
+
+def give_up_parts(services: Services, upload: Upload) -> None:
+    """Abort what an earlier attempt began, unless another daemon goes on with it by now."""
+    if upload.multipart_id is not None:
+        services.ledger.require_claim(upload)
+        services.store.abort(upload.object_key, upload.multipart_id)
+
+
+def _with_checksum(services: Services, upload: Upload, checksum: str) -> Upload:
+    give_up_parts(services, upload)
+    return services.ledger.record(upload, checksum=checksum, multipart_id=None, part_size=None)
+
+
+def _beating(work: Work) -> Callable[[], bool]:
+    """The question whether to stop, whose being asked is a sign of progress."""
+
+    def stopped() -> bool:
+        work.beat()
+        return work.stopped()
+
+    return stopped

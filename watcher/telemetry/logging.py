@@ -1,0 +1,126 @@
+"""Structured logging to standard error: one line an event, under a stable name, with its context bound."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+import threading
+from collections import OrderedDict
+from typing import TextIO
+
+import structlog
+
+from db import Upload
+from watcher.telemetry.formatting import printable
+
+
+def configure_logging(level: str, log_format: str | None, stream: TextIO | None = None) -> None:
+    """Send every log line, of this program and of its libraries, to `stream` (default: standard error).
+
+    `log_format` is ``json``, ``console``, or None for ``console`` on a terminal and ``json`` elsewhere.
+    """
+    is_terminal = (stream or sys.stderr).isatty()
+    console = (log_format or ("console" if is_terminal else "json")) == "console"
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+    renderer: list[structlog.typing.Processor] = (
+        [
+            # A plain trace: the pretty one shows local variables, and credentials are among them.
+            structlog.processors.format_exc_info,
+            _printable_values,
+            structlog.dev.ConsoleRenderer(
+                colors=is_terminal, exception_formatter=structlog.dev.plain_traceback
+            ),
+        ]
+        if console
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=True)]
+    )
+    handler = logging.StreamHandler(stream or _StandardError())
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, _library_event],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    # Python would print them as they are, and a library may name files in them.
+    logging.captureWarnings(True)
+    for chatty in ("boto3", "botocore", "s3transfer", "urllib3", "peewee", "watchdog"):
+        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level]))
+
+
+def _library_event(
+    logger: logging.Logger, name: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    del name
+    record = event.get("_record")
+    event["message"] = event["event"]
+    event["library"] = record.name if record is not None else getattr(logger, "name", "")
+    event["event"] = "library_message"
+    return event
+
+
+def _printable_values(
+    logger: logging.Logger, name: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    del logger, name
+    return {
+        key: _printable(value, keeps_lines=key in {"exception", "stack"}) if isinstance(value, str) else value
+        for key, value in event.items()
+    }
+
+
+def _printable(text: str, *, keeps_lines: bool) -> str:
+    return "\n".join(map(printable, text.split("\n"))) if keeps_lines else printable(text)
+
+
+class _StandardError(io.TextIOBase):
+    """Whatever standard error is at the moment: progress bars take it over while they are drawn."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+class RepeatFilter:
+    """Knows what was said already, so that no scan has to say it again; bounded, safe for threads."""
+
+    def __init__(self, size: int = 4096) -> None:
+        self._size = size
+        self._said: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def is_news(self, subject: str, message: str) -> bool:
+        """Whether this was not among the last things said; it is from now on."""
+        with self._lock:
+            is_news = (subject, message) not in self._said
+            self._said[subject, message] = None
+            self._said.move_to_end((subject, message))
+            if len(self._said) > self._size:
+                self._said.popitem(last=False)
+            return is_news
+
+
+def row_context(upload: Upload) -> dict[str, object]:
+    """What every log line about a row is bound to."""
+    return {
+        "upload": upload.id,
+        "video_id": upload.video_id,
+        "quality": upload.quality,
+        "path": upload.path,
+    }
