@@ -113,7 +113,7 @@ def cases(database: Database, ledger: Ledger, crowd: Crowd) -> Iterator[Case]:
     yield Case("count what is at the gate", ledger.count_awaiting_row, times=20)
     since = frozenset({"uploads_awaiting_since"})
     yield Case("find the oldest at the gate", ledger.oldest_awaiting_row, since)
-    yield Case("free an earlier run's claims, at its start", ledger.unclaim_all, times=1)
+    yield Case("free an earlier run's claims, at its start", ledger.release_all_claims, times=1)
 
 
 def end_claims(database: Database, uploads: Sequence[Upload], due_at: datetime) -> None:

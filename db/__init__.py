@@ -2,7 +2,7 @@
 
 from db.catalog import Catalog, NoCatalog, OwnCatalog
 from db.catalog_models import QUALITIES
-from db.compressor_table import CompressorRows
+from db.compressor_table import CompressorTable
 from db.connection_url import sqlite_url
 from db.database import Database, open_database
 from db.errors import (
@@ -42,7 +42,7 @@ __all__ = [
     "Catalog",
     "CatalogRow",
     "ClaimLostError",
-    "CompressorRows",
+    "CompressorTable",
     "Database",
     "DatabaseError",
     "DatabaseUrlError",

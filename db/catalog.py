@@ -38,16 +38,16 @@ class Catalog(Protocol):
         `is_current` says whether the file at the path still is what was uploaded.
         """
 
-    def astray(self, upload: Upload, *, public_url: str, local_url: str, is_current: bool = True) -> int:
+    def stale_rows(self, upload: Upload, *, public_url: str, local_url: str, is_current: bool = True) -> int:
         """How many rows `publish` would have to change, or to make, for players to find the object."""
 
-    def is_forgotten(self, upload: Upload) -> bool:
+    def rows_deleted(self, upload: Upload) -> bool:
         """Whether the rendition had rows and has none any more: it was deleted."""
 
-    def withdraw(self, upload: Upload, *, public_url: str, local_url: str) -> int:
+    def revert_to_local_url(self, upload: Upload, *, public_url: str, local_url: str) -> int:
         """Point the rendition's rows back at the local copy, for the object is lost; say how many changed."""
 
-    def objection(self, upload: Upload) -> str | None:
+    def reason_to_keep_copy(self, upload: Upload) -> str | None:
         """Why the local copy must not be given up yet, as a sentence; None if nothing speaks against it."""
 
     def rows(self, video_id: str) -> Sequence[CatalogRow]:
@@ -99,21 +99,21 @@ class OwnCatalog:
             self._rewrite(upload, public_url, public_url)
             return self._count(upload, public_url)
 
-    def astray(self, upload: Upload, *, public_url: str, local_url: str, is_current: bool = True) -> int:  # noqa: ARG002
+    def stale_rows(self, upload: Upload, *, public_url: str, local_url: str, is_current: bool = True) -> int:  # noqa: ARG002
         """The rows that still have the local URL; a row that is missing is one, too."""
         with self._database.operation("look for rows that do not show an object"):
             return self._count(upload, local_url) or int(not self._count(upload, public_url))
 
-    def withdraw(self, upload: Upload, *, public_url: str, local_url: str) -> int:
+    def revert_to_local_url(self, upload: Upload, *, public_url: str, local_url: str) -> int:
         """Give the rendition's rows that have the public URL the local one again; say how many."""
         with self._database.transaction(f"withdraw {upload.path} from the catalog"):
             return self._rewrite(upload, public_url, local_url)
 
-    def is_forgotten(self, upload: Upload) -> bool:  # noqa: ARG002
+    def rows_deleted(self, upload: Upload) -> bool:  # noqa: ARG002
         """Never: a row that is missing is made."""
         return False
 
-    def objection(self, upload: Upload) -> str | None:
+    def reason_to_keep_copy(self, upload: Upload) -> str | None:
         """Unless a row shows the object, players need the local copy."""
         with self._database.operation("see whether the catalog needs the local copy"):
             if upload.url is not None and self._count(upload, upload.url):
@@ -166,19 +166,19 @@ class NoCatalog:
         """1, as if there were a row: the upload goes on."""
         return 1
 
-    def astray(self, upload: Upload, *, public_url: str, local_url: str, is_current: bool = True) -> int:  # noqa: ARG002
+    def stale_rows(self, upload: Upload, *, public_url: str, local_url: str, is_current: bool = True) -> int:  # noqa: ARG002
         """0: there is no row that could be amiss."""
         return 0
 
-    def is_forgotten(self, upload: Upload) -> bool:  # noqa: ARG002
+    def rows_deleted(self, upload: Upload) -> bool:  # noqa: ARG002
         """Never: there is nothing that could be deleted."""
         return False
 
-    def withdraw(self, upload: Upload, *, public_url: str, local_url: str) -> int:  # noqa: ARG002
+    def revert_to_local_url(self, upload: Upload, *, public_url: str, local_url: str) -> int:  # noqa: ARG002
         """0: there is no row to change."""
         return 0
 
-    def objection(self, upload: Upload) -> str | None:  # noqa: ARG002
+    def reason_to_keep_copy(self, upload: Upload) -> str | None:  # noqa: ARG002
         """None: no row needs the local copy."""
         return None
 

@@ -72,7 +72,7 @@ class Claims(LedgerReader):
                     uploads.id.in_(ids), uploads.state == state, uploads.claim == claim
                 ).execute()
 
-    def unclaim_all(self) -> int:
+    def release_all_claims(self) -> int:
         """Free every claim of this worker and say how many there were.
 
         For the start of a daemon that knows, by its file lock, that no other goes by its name.
@@ -87,7 +87,7 @@ class Claims(LedgerReader):
             )
             return int(held.execute())
 
-    def hasten(self, state: State, *, size: int, limit: int, waiting_for: str) -> int:
+    def make_due_for_space(self, state: State, *, size: int, limit: int, waiting_for: str) -> int:
         """Make the uploads of a state due now that have waited longest, until `size` bytes of files are.
 
         At most `limit` uploads, of those that only wait for `waiting_for` (an `error_code`) or have not been
@@ -119,10 +119,10 @@ class Claims(LedgerReader):
                 uploads.update(due_at=now).where(free).execute()
             return len(chosen)
 
-    def seize(self, upload_id: int, *, lease: timedelta) -> Upload | None:
+    def claim_one(self, upload_id: int, *, lease: timedelta) -> Upload | None:
         """Take one upload, whatever its state, that nobody holds; None if somebody does, or there is none.
 
-        For work beside the stages: `let_go` gives it back.
+        For work beside the stages: `release_claim` gives it back.
         """
         uploads = self._uploads
         with self._database.transaction("take an upload"):
@@ -133,7 +133,7 @@ class Claims(LedgerReader):
             )
             return self._get(upload_id) if mine.execute() else None
 
-    def let_go(self, upload: Upload) -> None:
+    def release_claim(self, upload: Upload) -> None:
         """End a claim and change nothing else; one that was lost already is not ours to end."""
         with self._database.transaction("let an upload go"):
             self._uploads.update(self._end_of_claim).where(*self._still(upload)).execute()
@@ -156,7 +156,7 @@ class Claims(LedgerReader):
         """Whether another daemon than this one holds the upload and has lately been alive."""
         return upload.claimed_by != self.worker and self.is_held(upload)
 
-    def yield_back(self, upload: Upload) -> None:
+    def return_claim(self, upload: Upload) -> None:
         """Give a claim back as if it had never been taken: due now, no attempt counted.
 
         A claim that was lost already is not ours to give back, and nothing happens.
@@ -177,7 +177,7 @@ class Claims(LedgerReader):
         is_ours = (held_by == self.worker) & (until > now + 2 * lease)
         return until.is_null() | (until <= now) | (until > now + max(lease, LONGEST_LEASE)) | is_ours
 
-    def take_turn(self, path: str) -> None:
+    def lock_path(self, path: str) -> None:
         """Until the end of the transaction nobody else adds an upload for the path (SQLite: any upload)."""
         if self._database.dialect is Dialect.POSTGRESQL:
             with self._database.operation("take turns at a path") as connected:

@@ -13,7 +13,7 @@ from db.states import State
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
-class CompressorRows:
+class CompressorTable:
     """The rows of `video_qualities`, for one instance of the ledger that is kept beside them.
 
     The times that the compressor writes do not know their zone; they are taken to be in the server's. Every

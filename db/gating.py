@@ -39,13 +39,13 @@ class Gating(Claims):
             self._story.tell(upload.id, now, "admitted", f"for catalog row {admission['catalog_row_id']}")
             return changed
 
-    def dismiss(self, upload: Upload) -> Upload:
+    def leave_gate(self, upload: Upload) -> Upload:
         """Take an upload from the gate undecided, for the first stage to look at its file."""
         with self._database.transaction("take an upload from the catalog gate"):
             values = {"awaits_row": False, "due_at": self.now()}
             return self._change(upload, values | self._end_of_claim)
 
-    def vouch(self, upload: Upload, row: CatalogRow) -> None:
+    def note_newer_row(self, upload: Upload, row: CatalogRow) -> None:
         """Note that the same content stands for a newer catalog row, too. Needs no claim, disturbs none."""
         uploads = self._uploads
         is_older = uploads.catalog_row_at.is_null() | (uploads.catalog_row_at < row.created_at)

@@ -74,7 +74,7 @@ class Ledger(Gating):
         """
         uploads = self._uploads
         with self._database.transaction(f"enqueue {path}"):
-            self.take_turn(path)
+            self.lock_path(path)
             now = self.now()
             live: Any = uploads.select().where(self._ours, self._is_live, uploads.path == path)
             if self._database.dialect is Dialect.POSTGRESQL:
@@ -203,7 +203,7 @@ class Ledger(Gating):
             reopened = self.advance(upload, State.PENDING, detail=reason)
             return reopened if finding is None else self._change(reopened, {"finding": finding})
 
-    def hurry(self, which: Iterable[int] | State) -> int:
+    def make_due(self, which: Iterable[int] | State) -> int:
         """Make uploads that wait after an error due now, their attempts forgotten; say how many there were.
 
         `which` is a state or the numbers of uploads. Only open ones that nobody works on are concerned, and

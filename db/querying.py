@@ -9,7 +9,7 @@ import peewee
 
 from db.database import Database
 from db.records import Upload
-from db.upload_events import Story
+from db.upload_events import UploadEvents
 
 _PLAIN = (peewee.TextField, peewee.IntegerField)
 """Columns whose values both drivers hand out as they are wanted."""
@@ -36,7 +36,7 @@ class Queries:
         self._database = database
         self._clock = clock or database.now
         self._uploads = database.tables.uploads
-        self._story = Story(database)
+        self._story = UploadEvents(database)
         self._whole = peewee.SQL(", ".join(f'"{field.name}"' for field in fields(Upload)))
         """Every column, for a SELECT that is asked all day: put together once instead of every time."""
         columns = {field.name: getattr(self._uploads, field.name) for field in fields(Upload)}

@@ -10,7 +10,7 @@ EVENTS_KEPT = 100
 """How many events an upload keeps: its first one and the newest."""
 
 
-class Story:
+class UploadEvents:
     """Writes and reads the events of a database's uploads."""
 
     def __init__(self, database: Database) -> None:

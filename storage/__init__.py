@@ -3,9 +3,9 @@
 All that the rest of the house may use is named here; nothing of the S3 library beneath shows through.
 """
 
-from storage.acl_fallback import PublicAccess
+from storage.acl_fallback import AclFallback
 from storage.bucket.admin import BucketAdmin, is_unknown_to_server
-from storage.bucket.documents import BucketWishes, Document, Documents, Part, Transition, wanted
+from storage.bucket.documents import BucketDocument, DesiredBucket, Document, Documents, Transition, wanted
 from storage.bucket.iam_policy import smallest_policy
 from storage.checks.connectivity import check_storage
 from storage.checks.results import CheckResult, Outcome, failed, not_tried, ok, warning
@@ -25,19 +25,21 @@ from storage.object_store import ListedObject, ObjectStore
 from storage.public_check import PublicCheck
 from storage.rendition_store import Placed, Renditions
 from storage.s3_service import S3Service
-from storage.source_file import FileIdentity, Source
+from storage.source_file import FileIdentity, SourceFile
 from storage.transfer.multipart import Multipart, OpenMultipart
 from storage.transfer.part_layout import part_size_for
-from storage.transfer.preconditions import OnlyIf
+from storage.transfer.preconditions import WriteCondition
 from storage.transfer.single_put import Sent, Target
 from storage.verification import Confirmation, Receipt, Verdict
 
 __all__ = [
     "MAX_PATHS",
+    "AclFallback",
     "BucketAdmin",
-    "BucketWishes",
+    "BucketDocument",
     "CheckResult",
     "Confirmation",
+    "DesiredBucket",
     "Distribution",
     "Document",
     "Documents",
@@ -47,27 +49,25 @@ __all__ = [
     "ListedObject",
     "Multipart",
     "ObjectStore",
-    "OnlyIf",
     "OpenMultipart",
     "Outcome",
     "ParsedKey",
-    "Part",
     "Placed",
     "PreconditionError",
-    "PublicAccess",
     "PublicCheck",
     "Receipt",
     "Renditions",
     "S3Service",
     "Sent",
-    "Source",
     "SourceChangedError",
+    "SourceFile",
     "StorageConfig",
     "StorageError",
     "Target",
     "Transition",
     "UploadCancelledError",
     "Verdict",
+    "WriteCondition",
     "check_storage",
     "content_type",
     "failed",

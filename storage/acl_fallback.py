@@ -21,7 +21,7 @@ WAYS_OUT = (
 )
 
 
-class PublicAccess:
+class AclFallback:
     """Remembers whether the bucket takes ACLs, and makes sure that objects which should be public are.
 
     `is_wanted` is whether they should. For any number of threads.

@@ -13,8 +13,8 @@ from storage.aws.clients import expected_owner
 from storage.aws.errors import http_status, translated
 from storage.config import StorageConfig
 from storage.errors import StorageError, UploadCancelledError
-from storage.source_file import Source, never
-from storage.transfer.crt_client import borrow_engine, return_engine
+from storage.source_file import SourceFile, never
+from storage.transfer.crt_client import borrow_crt_client, return_crt_client
 from storage.transfer.crt_request import Request
 from storage.transfer.multipart import Multipart, MultipartSender, OpenMultipart, abort
 from storage.transfer.part_layout import part_size_for
@@ -40,7 +40,7 @@ class ObjectStore:
 
     def __init__(self, config: StorageConfig) -> None:
         self._config = config
-        self._engine = borrow_engine(config)
+        self._engine = borrow_crt_client(config)
         self._owner = expected_owner(config)
         self._closed = False
 
@@ -56,7 +56,7 @@ class ObjectStore:
         """Give back the connections. No call may be under way or follow."""
         if not self._closed:
             self._closed = True
-            return_engine(self._config)
+            return_crt_client(self._config)
 
     @property
     def concurrency(self) -> int:
@@ -69,7 +69,7 @@ class ObjectStore:
 
     def upload(
         self,
-        source: Source,
+        source: SourceFile,
         target: Target,
         *,
         checksum: str,
@@ -169,8 +169,8 @@ class ObjectStore:
     ) -> Confirmation:
         """Ask the server what it holds under `key` and compare it with a file's size and CRC64NVME.
 
-        `expected_etag` (see `Source.etag`) costs a pass over the file and is called only for a server that
-        keeps no such checksum; what it raises is raised here. 404 is `MISSING` and 403 `UNKNOWN`, not errors.
+        `expected_etag` (see `SourceFile.etag`) reads the whole file and is called only if the server keeps
+        no such checksum; what it raises is raised here. 404 is `MISSING` and 403 `UNKNOWN`, not errors.
         """
         request = Request(
             operation="HeadObject",

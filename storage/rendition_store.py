@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
-from storage.acl_fallback import PublicAccess
+from storage.acl_fallback import AclFallback
 from storage.config import StorageConfig
 from storage.content_types import content_type
 from storage.errors import ErrorKind, StorageError
 from storage.keys import object_key, public_url
 from storage.object_store import ObjectStore
-from storage.source_file import Source
+from storage.source_file import SourceFile
 from storage.transfer.part_layout import part_size_for
 from storage.transfer.single_put import Sent, Target
 from storage.verification import Confirmation, Verdict
@@ -50,7 +50,7 @@ class Renditions:
         self._prefix = config.prefix
         self._public_base = config.public_base_url
         self._store = ObjectStore(config)
-        self._public_access = PublicAccess(self._store, is_wanted=config.acl is not None)
+        self._acl_fallback = AclFallback(self._store, is_wanted=config.acl is not None)
 
     def __enter__(self) -> Self:
         return self
@@ -79,7 +79,7 @@ class Renditions:
         means that S3 has what is on disk.
         """
         key = self.key(video_id, filename, quality)
-        source = Source(fd)
+        source = SourceFile(fd)
         checksum = source.checksum()
         part_size = part_size_for(source.size)
         before = self._confirm(key, source, checksum, part_size)
@@ -94,7 +94,7 @@ class Renditions:
                 chosen = replace(target, with_acl=with_acl)
                 return self._store.upload(source, chosen, checksum=checksum, progress=_untold)
 
-            sent = self._public_access.upload(key, send)
+            sent = self._acl_fallback.upload(key, send)
             _require_agreement(self._confirm(key, source, checksum, sent.part_size), key)
         url = public_url(self._public_base, key)
         return Placed(key, url, replaced=before.verdict is Verdict.DIFFERS)
@@ -111,7 +111,7 @@ class Renditions:
         """Delete the object of that name; one that is not there is fine."""
         self._store.delete(self.key(video_id, filename, quality))
 
-    def _confirm(self, key: str, source: Source, checksum: str, part_size: int | None) -> Confirmation:
+    def _confirm(self, key: str, source: SourceFile, checksum: str, part_size: int | None) -> Confirmation:
         return self._store.confirm(
             key, size=source.size, checksum=checksum, expected_etag=lambda: source.etag(part_size)
         )

@@ -38,7 +38,7 @@ class FileIdentity(NamedTuple):
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-class Source:
+class SourceFile:
     """An open regular file that is to be hashed and sent. The descriptor stays the caller's to close.
 
     Its identity is taken at construction; from then on any sign of a change is a `SourceChangedError`. A disk

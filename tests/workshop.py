@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 
 from db import State, Upload, migrate
 from tests.s3_server import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, S3Server
-from watcher.app.wiring import House, open_house
-from watcher.detection.completeness import examine
+from watcher.app.wiring import Application, open_application
+from watcher.detection.completeness import check_complete
 from watcher.settings.model import Settings
-from watcher.stages.enqueue import Intake
+from watcher.stages.enqueue import Enqueuer
 from watcher.stages.runner import Work
 
 VIDEO_ID = "0b8e3f60-9d5c-4c1a-8f8e-3b1f0a7d2c11"
@@ -49,20 +49,20 @@ def settings_for(directory: str, s3_url: str, **changes: Any) -> Settings:
 class Workshop:
     """The house and what a test does with it."""
 
-    house: House
+    app: Application
     server: S3Server
     stop_requested: bool = False
     waited: list[float] = field(default_factory=list)
     while_waiting: Callable[[], None] = lambda: None
 
     @property
-    def intake(self) -> Intake:
+    def enqueuer(self) -> Enqueuer:
         """The house's intake."""
-        return self.house.intake
+        return self.app.enqueuer
 
     def absolute(self, path: str) -> str:
         """Where a path relative to the watched directory is."""
-        return os.path.join(self.house.tree.root, path)
+        return os.path.join(self.app.tree.root, path)
 
     def write(self, path: str, content: bytes) -> str:
         """Write a file (with its directories) below the watched directory; returns `path`."""
@@ -73,9 +73,9 @@ class Workshop:
 
     def settle(self, path: str) -> Upload | None:
         """Examine a path once and take what was found; returns the row that speaks for it."""
-        found = examine(self.house.tree, path, previous=None, now=time.monotonic(), settle_seconds=0)
-        self.intake.take(path, found)
-        return self.house.ledger.current(path)
+        found = check_complete(self.app.tree, path, previous=None, now=time.monotonic(), settle_seconds=0)
+        self.enqueuer.take(path, found)
+        return self.app.ledger.current(path)
 
     def put(self, path: str, content: bytes) -> Upload:
         """Write a file and settle it."""
@@ -85,30 +85,30 @@ class Workshop:
 
     def ask(self) -> int:
         """Have the catalog gate asked once about everything that waits at it."""
-        minder = self.house.catalog_minder
+        minder = self.app.catalog_thread
         assert minder is not None
-        return minder.gatekeeper.ask()
+        return minder.gate.ask()
 
     def sweep(self) -> int:
         """Have the catalog's rows compared with what was published."""
-        minder = self.house.catalog_minder
+        minder = self.app.catalog_thread
         assert minder is not None
-        return minder.sweep.sweep()
+        return minder.republisher.sweep()
 
     def step(self, state: State, limit: int = 64) -> list[Upload]:
         """Claim what is due in a state and run its stage on it, in this thread; returns the rows after it."""
-        runner = self.house.runners[state]
-        rows = self.house.ledger.claim(state, limit, lease=LEASE, horizon=runner.stage.horizon)
+        runner = self.app.runners[state]
+        rows = self.app.ledger.claim(state, limit, lease=LEASE, horizon=runner.stage.horizon)
         runner.stage.advance(
             rows,
             Work(
-                guard=runner.guard,
+                error_policy=runner.error_policy,
                 stopped=lambda: self.stop_requested,
                 beat=lambda: None,
                 wait=self._wait,
             ),
         )
-        return self.house.ledger.uploads(ids=[row.id for row in rows])
+        return self.app.ledger.uploads(ids=[row.id for row in rows])
 
     def finish(self, path: str) -> Upload:
         """Take a path's row as far as it goes without waiting; returns it."""
@@ -118,13 +118,13 @@ class Workshop:
 
     def row(self, path: str) -> Upload:
         """The newest row of a path."""
-        row = self.house.ledger.current(path)
+        row = self.app.ledger.current(path)
         assert row is not None
         return row
 
     def events(self, path: str) -> list[str]:
         """The names of the events in the story of a path's newest row."""
-        return [event.event for event in self.house.ledger.events(self.row(path).id)]
+        return [event.event for event in self.app.ledger.events(self.row(path).id)]
 
     def object(self, upload: Upload) -> bytes | None:
         """The object of a row, as S3 has it; None if there is none."""
@@ -136,7 +136,7 @@ class Workshop:
 
     def catalog_urls(self, video_id: str = VIDEO_ID) -> list[str]:
         """The URLs that players are given for a video, by host-less path for public ones."""
-        rows = self.house.services.catalog.rows(video_id)
+        rows = self.app.context.catalog.rows(video_id)
         return [row.url if row.url.startswith("file:") else urlsplit(row.url).path for row in rows]
 
     def _wait(self, seconds: float) -> bool:
@@ -148,7 +148,7 @@ class Workshop:
 @contextmanager
 def open_workshop(settings: Settings, server: S3Server) -> Iterator[Workshop]:
     """A workshop with an up-to-date ledger."""
-    with open_house(settings) as house:
-        migrate(house.database)
-        with house.database.session():
-            yield Workshop(house, server)
+    with open_application(settings) as app:
+        migrate(app.database)
+        with app.database.session():
+            yield Workshop(app, server)

@@ -53,7 +53,7 @@ _MENDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class Failure:
     """One failure: what kind it is, a stable code, and a sentence a person can act on."""
 
     kind: Kind
@@ -61,15 +61,15 @@ class Problem:
     sentence: str
 
 
-class SetbackError(Exception):
+class StageError(Exception):
     """Raised by a stage that found a reason of its own not to go on with a row."""
 
     def __init__(self, kind: Kind, code: str, sentence: str) -> None:
         super().__init__(sentence)
-        self.problem = Problem(kind, code, sentence)
+        self.failure = Failure(kind, code, sentence)
 
 
-class NotYetError(Exception):
+class DeferError(Exception):
     """Raised by a stage whose row has to wait for somebody else: no failure, and no attempt is counted."""
 
     def __init__(self, code: str, reason: str, delay_seconds: float) -> None:
@@ -79,7 +79,7 @@ class NotYetError(Exception):
         self.delay_seconds = delay_seconds
 
 
-class LookAgainError(Exception):
+class ReexamineError(Exception):
     """Raised by a stage whose file is not as it was settled: the settler has to look at the path again."""
 
     def __init__(self, reason: str) -> None:
@@ -87,8 +87,8 @@ class LookAgainError(Exception):
         self.reason = reason
 
 
-FAILURES = (
-    SetbackError,
+HANDLED_ERRORS = (
+    StageError,
     StorageError,
     DatabaseError,
     NotOursError,
@@ -96,30 +96,30 @@ FAILURES = (
     RootUnavailableError,
     OSError,
 )
-"""Every exception that `problem_of` has a sentence for; a file that is missing is a fact, not a failure."""
+"""Every exception that `failure_of` has a sentence for; a file that is missing is a fact, not a failure."""
 
 
-def problem_of(exc: Exception) -> Problem:
-    """The problem that an exception of `FAILURES` stands for."""
+def failure_of(exc: Exception) -> Failure:
+    """The problem that an exception of `HANDLED_ERRORS` stands for."""
     match exc:
-        case SetbackError():
-            return exc.problem
+        case StageError():
+            return exc.failure
         case StorageError():
-            return Problem(Kind(exc.kind.value), exc.code, str(exc))
+            return Failure(Kind(exc.kind.value), exc.code, str(exc))
         case DatabaseError():
-            return Problem(Kind(exc.kind.value), "database", str(exc))
+            return Failure(Kind(exc.kind.value), "database", str(exc))
         case RootUnavailableError():
-            return Problem(Kind.ENVIRONMENT, ROOT_UNAVAILABLE, str(exc))
+            return Failure(Kind.ENVIRONMENT, ROOT_UNAVAILABLE, str(exc))
         case NotOursError():
-            return Problem(Kind.OBJECT, NOT_OURS, str(exc))
+            return Failure(Kind.OBJECT, NOT_OURS, str(exc))
         case UnreadableError() if exc.errno in _MENDS:
-            return Problem(Kind.ENVIRONMENT, "local-system", str(exc))
+            return Failure(Kind.ENVIRONMENT, "local-system", str(exc))
         case UnreadableError() if exc.errno in _TRANSIENT_ERRNOS:
-            return Problem(Kind.TRANSIENT, "local-io", str(exc))
+            return Failure(Kind.TRANSIENT, "local-io", str(exc))
         case UnreadableError():
-            return Problem(Kind.OBJECT, UNREADABLE, str(exc))
+            return Failure(Kind.OBJECT, UNREADABLE, str(exc))
         case OSError() if exc.errno in _MENDS:
             mend = _MENDS[exc.errno]
-            return Problem(Kind.ENVIRONMENT, "local-system", f"This machine refused: {exc}; {mend}")
+            return Failure(Kind.ENVIRONMENT, "local-system", f"This machine refused: {exc}; {mend}")
         case _:
-            return Problem(Kind.TRANSIENT, "local-io", f"Reading or writing the local file failed: {exc}.")
+            return Failure(Kind.TRANSIENT, "local-io", f"Reading or writing the local file failed: {exc}.")

@@ -16,7 +16,7 @@ from enum import StrEnum
 VARIABLE = "VIDEO_UPLOADER_CRASH_AT"
 
 
-class Step(StrEnum):
+class Point(StrEnum):
     """What has just been done, and nothing after it."""
 
     SETTLED = "settled"
@@ -53,24 +53,24 @@ class Step(StrEnum):
     """The ledger knows."""
 
 
-hook: Callable[[Step], None] | None = None
+hook: Callable[[Point], None] | None = None
 """What is called at each step; None in all but tests."""
 
 
-def reached(step: Step) -> None:
+def failpoint(point: Point) -> None:
     """Say that a step has been reached."""
     if hook is not None:
-        hook(step)
+        hook(point)
 
 
-def killer(plan: str) -> Callable[[Step], None]:
+def killer(plan: str) -> Callable[[Point], None]:
     """A hook that kills this process as `plan` says, ``step`` or ``step:n``; ValueError for no such plan."""
     name, _, times = plan.partition(":")
-    fatal, last = Step(name), int(times or 1)
+    fatal, last = Point(name), int(times or 1)
     counter = itertools.count(1)
 
-    def kill(step: Step) -> None:
-        if step is fatal and next(counter) == last:
+    def kill(point: Point) -> None:
+        if point is fatal and next(counter) == last:
             os.kill(os.getpid(), signal.SIGKILL)
 
     return kill

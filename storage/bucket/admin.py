@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 
 from storage.aws.clients import Access
 from storage.aws.errors import http_status, translated
-from storage.bucket.documents import NEW_ELSEWHERE, NEW_ON_AWS, Document, Documents, Part
+from storage.bucket.documents import NEW_ELSEWHERE, NEW_ON_AWS, BucketDocument, Document, Documents
 from storage.config import StorageConfig
 from storage.errors import ErrorKind, StorageError
 
@@ -29,14 +29,14 @@ class _Access:
     put: str
     unwrap: Callable[[Mapping[str, Any]], Document | None]
     wrap: Callable[[Document], Mapping[str, Any]]
-    absent: str
+    if_absent: str
     """The error code of a bucket that has no such document."""
     permissions: str
 
 
-_ACCESS: Mapping[Part, _Access] = MappingProxyType(
+_ACCESS: Mapping[BucketDocument, _Access] = MappingProxyType(
     {
-        Part.PUBLIC_ACCESS_BLOCK: _Access(
+        BucketDocument.PUBLIC_ACCESS_BLOCK: _Access(
             "get_public_access_block",
             "put_public_access_block",
             lambda answer: answer.get("PublicAccessBlockConfiguration"),
@@ -44,7 +44,7 @@ _ACCESS: Mapping[Part, _Access] = MappingProxyType(
             "NoSuchPublicAccessBlockConfiguration",
             "s3:GetBucketPublicAccessBlock and s3:PutBucketPublicAccessBlock",
         ),
-        Part.OWNERSHIP: _Access(
+        BucketDocument.OWNERSHIP: _Access(
             "get_bucket_ownership_controls",
             "put_bucket_ownership_controls",
             lambda answer: answer.get("OwnershipControls"),
@@ -52,7 +52,7 @@ _ACCESS: Mapping[Part, _Access] = MappingProxyType(
             "OwnershipControlsNotFoundError",
             "s3:GetBucketOwnershipControls and s3:PutBucketOwnershipControls",
         ),
-        Part.POLICY: _Access(
+        BucketDocument.POLICY: _Access(
             "get_bucket_policy",
             "put_bucket_policy",
             lambda answer: json.loads(answer["Policy"]) if answer.get("Policy") else None,
@@ -60,7 +60,7 @@ _ACCESS: Mapping[Part, _Access] = MappingProxyType(
             "NoSuchBucketPolicy",
             "s3:GetBucketPolicy and s3:PutBucketPolicy",
         ),
-        Part.CORS: _Access(
+        BucketDocument.CORS: _Access(
             "get_bucket_cors",
             "put_bucket_cors",
             lambda answer: {"CORSRules": answer["CORSRules"]} if answer.get("CORSRules") else None,
@@ -68,7 +68,7 @@ _ACCESS: Mapping[Part, _Access] = MappingProxyType(
             "NoSuchCORSConfiguration",
             "s3:GetBucketCORS and s3:PutBucketCORS",
         ),
-        Part.LIFECYCLE: _Access(
+        BucketDocument.LIFECYCLE: _Access(
             "get_bucket_lifecycle_configuration",
             "put_bucket_lifecycle_configuration",
             lambda answer: _only(answer, "Rules", _MINIMUM_SIZE) if answer.get("Rules") else None,
@@ -134,7 +134,7 @@ class BucketAdmin:
 
     def read(self) -> Documents:
         """The bucket's documents; those that the server does not know at all are left out."""
-        documents: dict[Part, Document | None] = {}
+        documents: dict[BucketDocument, Document | None] = {}
         for part, access in _ACCESS.items():
             try:
                 documents[part] = self._read(part, access)
@@ -143,18 +143,18 @@ class BucketAdmin:
                     raise
         return documents
 
-    def write(self, part: Part, document: Document) -> None:
+    def write(self, part: BucketDocument, document: Document) -> None:
         """Replace one of the bucket's documents."""
         access = _ACCESS[part]
         with _administering(f"write the bucket's {part}", access.permissions):
             getattr(self._client, access.put)(Bucket=self._config.bucket, **access.wrap(document))
 
-    def _read(self, part: Part, access: _Access) -> Document | None:
+    def _read(self, part: BucketDocument, access: _Access) -> Document | None:
         with _administering(f"read the bucket's {part}", access.permissions):
             try:
                 answer = getattr(self._client, access.get)(Bucket=self._config.bucket)
             except ClientError as exc:
-                if exc.response.get("Error", {}).get("Code") == access.absent:
+                if exc.response.get("Error", {}).get("Code") == access.if_absent:
                     return None
                 raise
             return access.unwrap(answer)

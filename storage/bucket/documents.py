@@ -22,7 +22,7 @@ POLICY_VERSION = "2012-10-17"
 Document = Mapping[str, Any]
 
 
-class Part(StrEnum):
+class BucketDocument(StrEnum):
     """The documents of a bucket that are looked after, in the order in which they can be written."""
 
     # A policy that makes anything public is refused while the public access block stands.
@@ -33,28 +33,28 @@ class Part(StrEnum):
     LIFECYCLE = "lifecycle"
 
 
-Documents = Mapping[Part, Document | None]
+Documents = Mapping[BucketDocument, Document | None]
 """The documents that a server knows, each as it is; None where the bucket has none of that kind."""
 
 NEW_ON_AWS: Documents = {
-    Part.PUBLIC_ACCESS_BLOCK: {
+    BucketDocument.PUBLIC_ACCESS_BLOCK: {
         "BlockPublicAcls": True,
         "IgnorePublicAcls": True,
         "BlockPublicPolicy": True,
         "RestrictPublicBuckets": True,
     },
-    Part.OWNERSHIP: {"Rules": [{"ObjectOwnership": "BucketOwnerEnforced"}]},
-    Part.POLICY: None,
-    Part.CORS: None,
-    Part.LIFECYCLE: None,
+    BucketDocument.OWNERSHIP: {"Rules": [{"ObjectOwnership": "BucketOwnerEnforced"}]},
+    BucketDocument.POLICY: None,
+    BucketDocument.CORS: None,
+    BucketDocument.LIFECYCLE: None,
 }
 """What AWS gives a new bucket: nothing in it can be public, by whatever way."""
 
-NEW_ELSEWHERE: Documents = dict.fromkeys(Part)
+NEW_ELSEWHERE: Documents = dict.fromkeys(BucketDocument)
 """What other servers give a new bucket."""
 
 
-class Way(StrEnum):
+class PublicMode(StrEnum):
     """How players get to read an object."""
 
     ACL = "ACL"
@@ -74,7 +74,7 @@ class Transition:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BucketWishes:
+class DesiredBucket:
     """What is wanted of a bucket.
 
     Attributes:
@@ -97,57 +97,57 @@ class BucketWishes:
     expire_days: int | None = None
 
 
-def way_of(wishes: BucketWishes, policy: Document | None) -> Way:
+def public_mode_of(wishes: DesiredBucket, policy: Document | None) -> PublicMode:
     """How objects are to be read, of which `policy` tells whether CloudFront may do so by itself."""
     if wishes.by_acl:
-        return Way.ACL
+        return PublicMode.ACL
     if wishes.cdn_domain is not None and _lets_cloudfront_in(policy):
-        return Way.CDN
-    return Way.POLICY
+        return PublicMode.CDN
+    return PublicMode.POLICY
 
 
-def wanted(present: Documents, wishes: BucketWishes) -> dict[Part, Document | None]:
+def wanted(present: Documents, wishes: DesiredBucket) -> dict[BucketDocument, Document | None]:
     """The documents as they should be, for each in `present`: what is ours merged into what is there."""
-    way = way_of(wishes, present.get(Part.POLICY))
-    merged: dict[Part, Document | None] = {}
+    way = public_mode_of(wishes, present.get(BucketDocument.POLICY))
+    merged: dict[BucketDocument, Document | None] = {}
     for part, document in present.items():
         match part:
-            case Part.PUBLIC_ACCESS_BLOCK:
+            case BucketDocument.PUBLIC_ACCESS_BLOCK:
                 merged[part] = public_access_block(document, way)
-            case Part.OWNERSHIP:
+            case BucketDocument.OWNERSHIP:
                 merged[part] = ownership(document, way)
-            case Part.POLICY:
+            case BucketDocument.POLICY:
                 merged[part] = policy(document, wishes, way)
-            case Part.CORS:
+            case BucketDocument.CORS:
                 merged[part] = cors(document, wishes)
-            case Part.LIFECYCLE:
+            case BucketDocument.LIFECYCLE:
                 merged[part] = lifecycle(document, wishes)
     return merged
 
 
-def public_access_block(present: Document | None, way: Way) -> Document | None:
+def public_access_block(present: Document | None, way: PublicMode) -> Document | None:
     """The block without what stands in the way; where there is no block there is nothing to lift."""
     lifted: tuple[str, ...] = ()
-    if way is not Way.CDN:
+    if way is not PublicMode.CDN:
         lifted += ("BlockPublicPolicy", "RestrictPublicBuckets")
-    if way is Way.ACL:
+    if way is PublicMode.ACL:
         lifted += ("BlockPublicAcls", "IgnorePublicAcls")
     if present is None or not any(present.get(flag) for flag in lifted):
         return present
     return {**present, **dict.fromkeys(lifted, False)}
 
 
-def ownership(present: Document | None, way: Way) -> Document | None:
+def ownership(present: Document | None, way: PublicMode) -> Document | None:
     """ACLs enabled if objects are to be public by theirs; a bucket without the document has them enabled."""
     rules = present.get("Rules", []) if present is not None else []
-    if way is Way.ACL and any(rule.get("ObjectOwnership") == "BucketOwnerEnforced" for rule in rules):
+    if way is PublicMode.ACL and any(rule.get("ObjectOwnership") == "BucketOwnerEnforced" for rule in rules):
         return {"Rules": [{"ObjectOwnership": "BucketOwnerPreferred"}]}
     return present
 
 
-def policy(present: Document | None, wishes: BucketWishes, way: Way) -> Document | None:
+def policy(present: Document | None, wishes: DesiredBucket, way: PublicMode) -> Document | None:
     """The policy with the statement that lets everybody read what is under the prefix, and nothing else."""
-    if way is Way.CDN:
+    if way is PublicMode.CDN:
         return present
     statement = {
         "Sid": named("public-read", wishes.prefix),
@@ -162,7 +162,7 @@ def policy(present: Document | None, wishes: BucketWishes, way: Way) -> Document
     return present if merged is None else {**present, "Statement": merged}
 
 
-def cors(present: Document | None, wishes: BucketWishes) -> Document:
+def cors(present: Document | None, wishes: DesiredBucket) -> Document:
     """The CORS document with the rule that lets scripts of the wanted origins read objects, by ranges too."""
     rule = {
         "ID": f"{OURS}-read",
@@ -175,7 +175,7 @@ def cors(present: Document | None, wishes: BucketWishes) -> Document:
     return _with_rule(present, "CORSRules", rule)
 
 
-def lifecycle(present: Document | None, wishes: BucketWishes) -> Document:
+def lifecycle(present: Document | None, wishes: DesiredBucket) -> Document:
     """The lifecycle with the rule for objects under the prefix and for multipart uploads nobody completed."""
     rule: dict[str, Any] = {
         "ID": named("lifecycle", wishes.prefix),

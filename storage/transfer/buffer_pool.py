@@ -21,7 +21,7 @@ _MOST_UNREAD = 3 * SMALLEST_PART
 class Slot:
     """The right to have one body under way, and the memory to read it into. Safe for threads."""
 
-    def __init__(self, slots: "Slots", memory: bytearray, length: int) -> None:
+    def __init__(self, slots: "BufferPool", memory: bytearray, length: int) -> None:
         self.buffer = memoryview(memory)[:length]
         self.length = length
         self._slots = slots
@@ -47,14 +47,14 @@ class Slot:
 
 
 @dataclass(eq=False, slots=True)
-class Ticket:
+class Reservation:
     """A place in the queue for a slot."""
 
     length: int
     grant: Callable[[Slot], None] = field(repr=False)
 
 
-class Slots:
+class BufferPool:
     """Grants slots in the order in which they were asked for. Safe for threads.
 
     `most` bodies, and `budget` bytes of them, may be under way; one larger than all that goes alone. A body
@@ -66,7 +66,7 @@ class Slots:
         self._budget = budget
         self._limit = most
         self.lock = threading.RLock()
-        self._queue: deque[Ticket] = deque()
+        self._queue: deque[Reservation] = deque()
         self._under_way = 0
         self._bytes = 0
         self._unread = 0
@@ -84,19 +84,19 @@ class Slots:
         """Grows each time the limit is lowered; see `slow_down`."""
         return self._generation
 
-    def ask(self, length: int, grant: Callable[[Slot], None]) -> Ticket:
+    def ask(self, length: int, grant: Callable[[Slot], None]) -> Reservation:
         """Queue up for a slot of `length` bytes; `grant` is called with it, maybe at once, in any thread."""
-        ticket = Ticket(length, grant)
+        reservation = Reservation(length, grant)
         with self.lock:
-            self._queue.append(ticket)
+            self._queue.append(reservation)
             self._serve()
-        return ticket
+        return reservation
 
-    def withdraw(self, ticket: Ticket) -> None:
+    def withdraw(self, reservation: Reservation) -> None:
         """Leave the queue. When this returns, the slot either has been granted or never will be."""
         with self.lock:
-            if ticket in self._queue:
-                self._queue.remove(ticket)
+            if reservation in self._queue:
+                self._queue.remove(reservation)
                 self._serve()
 
     def slow_down(self, generation: int) -> bool:
@@ -129,11 +129,11 @@ class Slots:
                 return
             if self._unread and self._unread + length > _MOST_UNREAD:
                 return
-            ticket = self._queue.popleft()
+            reservation = self._queue.popleft()
             self._under_way += 1
             self._bytes += length
             self._unread += length
-            ticket.grant(Slot(self, self._memory(length), length))
+            reservation.grant(Slot(self, self._memory(length), length))
 
     def _memory(self, length: int) -> bytearray:
         if not _REUSED_FROM <= length <= SMALLEST_PART:

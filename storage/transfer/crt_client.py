@@ -23,8 +23,8 @@ from storage.config import StorageConfig
 from storage.errors import ErrorKind, StorageError, UploadCancelledError
 from storage.source_file import never
 from storage.transfer.bandwidth import Bandwidth
-from storage.transfer.buffer_pool import Slots
-from storage.transfer.crt_request import Exchange, Request, http_request, nothing
+from storage.transfer.buffer_pool import BufferPool
+from storage.transfer.crt_request import CrtRequest, Request, http_request, nothing
 from storage.transfer.part_layout import SMALLEST_PART
 from storage.transfer.tcp_connections import Connections
 
@@ -43,12 +43,12 @@ _GBPS_PER_CONNECTION = 0.4
 _FEWEST_GBPS = 2.0
 
 
-class Engine:
+class CrtClient:
     """Carries out requests for one configuration. Safe for threads."""
 
     def __init__(self, config: StorageConfig) -> None:
         self.access = Access(config)
-        self.slots = Slots(
+        self.slots = BufferPool(
             max(config.parts_in_flight, config.uploads), config.parts_in_flight * SMALLEST_PART
         )
         self.bandwidth = Bandwidth(config.max_bandwidth)
@@ -79,8 +79,8 @@ class Engine:
         return self._connections
 
     def start(
-        self, request: Request, done: Callable[[Exchange], None], read: Callable[[], None] = nothing
-    ) -> Exchange:
+        self, request: Request, done: Callable[[CrtRequest], None], read: Callable[[], None] = nothing
+    ) -> CrtRequest:
         """Send a request off; `done` is called in another thread when its outcome is known.
 
         `read` is called before, in another thread, when the memory of the body is needed no longer.
@@ -91,7 +91,7 @@ class Engine:
         http = http_request(self._host, path, request, self._common_headers(), read)
         if request.body and (rate := self.bandwidth.rate) is not None:
             self.connections.pace(rate)
-        return Exchange(client, request, http, done)
+        return CrtRequest(client, request, http, done)
 
     def call(
         self, request: Request, *, seconds: float = REQUEST_SECONDS, cancelled: Callable[[], bool] = never
@@ -100,7 +100,7 @@ class Engine:
 
         Raises `StorageError` for what is no success, and for no answer in so many seconds.
         """
-        mailbox: queue.SimpleQueue[Exchange] = queue.SimpleQueue()
+        mailbox: queue.SimpleQueue[CrtRequest] = queue.SimpleQueue()
         generation = self.slots.generation
         exchange = self.start(request, mailbox.put)
         started = time.monotonic()
@@ -118,7 +118,7 @@ class Engine:
                 raise _silent(request)
         return self.answer_of(exchange, generation)
 
-    def answer_of(self, exchange: Exchange, generation: int) -> Mapping[str, Any]:
+    def answer_of(self, exchange: CrtRequest, generation: int) -> Mapping[str, Any]:
         """The answer to a request that is done; lowers the concurrency if the server asks for that.
 
         `generation` is that of the slots when the request was started.
@@ -251,21 +251,21 @@ def _silent(request: Request) -> StorageError:
     )
 
 
-_engines: dict[Hashable, tuple[Engine, int]] = {}
+_engines: dict[Hashable, tuple[CrtClient, int]] = {}
 _engines_lock = threading.Lock()
 
 
-def borrow_engine(config: StorageConfig) -> Engine:
-    """The process's engine for `config`, made if need be. Give it back with `return_engine`."""
+def borrow_crt_client(config: StorageConfig) -> CrtClient:
+    """The process's engine for `config`, made if need be. Give it back with `return_crt_client`."""
     with _engines_lock:
         engine, users = _engines.get(_identity(config), (None, 0))
         if engine is None:
-            engine = Engine(config)
+            engine = CrtClient(config)
         _engines[_identity(config)] = (engine, users + 1)
         return engine
 
 
-def return_engine(config: StorageConfig) -> None:
+def return_crt_client(config: StorageConfig) -> None:
     """Say that one borrower needs the engine for `config` no longer; the last one closes it."""
     with _engines_lock:
         engine, users = _engines.pop(_identity(config))

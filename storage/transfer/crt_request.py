@@ -71,14 +71,14 @@ class Body(io.RawIOBase):
         return self._position
 
 
-class Exchange:
+class CrtRequest:
     """A request that has been sent off. `done` is called in a thread of the CRT, whatever the outcome.
 
     Nothing is kept of it once its outcome is known and this object is gone.
     """
 
     def __init__(
-        self, client: S3Client, request: Request, http: HttpRequest, done: Callable[["Exchange"], None]
+        self, client: S3Client, request: Request, http: HttpRequest, done: Callable[["CrtRequest"], None]
     ) -> None:
         self.request = request
         self._status = 0

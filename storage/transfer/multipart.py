@@ -17,10 +17,10 @@ from storage import checksums
 from storage.aws.answers import required, unquoted, version
 from storage.config import StorageConfig
 from storage.errors import SourceChangedError, StorageError
-from storage.transfer.crt_client import REQUEST_SECONDS, Engine
+from storage.transfer.crt_client import REQUEST_SECONDS, CrtClient
 from storage.transfer.crt_request import Request
 from storage.transfer.part_layout import MAX_PARTS, SMALLEST_ALLOWED, Part, parts_of
-from storage.transfer.part_sender import PieceSender
+from storage.transfer.part_sender import PartSender
 from storage.transfer.single_put import (
     ALGORITHM,
     CHECKSUM_HEADER,
@@ -69,7 +69,7 @@ class MultipartSender:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: CrtClient,
         config: StorageConfig,
         transfer: Transfer,
         on_multipart: Callable[[Multipart], None] | None,
@@ -183,7 +183,7 @@ class MultipartSender:
         def accepted(part: Part, answer: Mapping[str, Any]) -> None:
             self._note(part, required(answer, "ETag", "upload", self._key))
 
-        sender = PieceSender(
+        sender = PartSender(
             self._engine,
             self._transfer.source,
             self._key,
@@ -261,7 +261,7 @@ class MultipartSender:
             )
 
 
-def abort(engine: Engine, key: str, upload_id: str, *, seconds: float = REQUEST_SECONDS) -> None:
+def abort(engine: CrtClient, key: str, upload_id: str, *, seconds: float = REQUEST_SECONDS) -> None:
     """Abort a multipart upload; one that is not there is fine. Raises `StorageError`."""
     request = Request(
         operation="AbortMultipartUpload",

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from storage.errors import ErrorKind, StorageError, UploadCancelledError
-from storage.source_file import Source
-from storage.transfer.buffer_pool import Slot, Ticket
-from storage.transfer.crt_client import POLL_SECONDS, Engine
-from storage.transfer.crt_request import Exchange, Request
+from storage.source_file import SourceFile
+from storage.transfer.buffer_pool import Reservation, Slot
+from storage.transfer.crt_client import POLL_SECONDS, CrtClient
+from storage.transfer.crt_request import CrtRequest, Request
 from storage.transfer.part_layout import Part
 
 RETRY_SECONDS = 0.25
@@ -39,30 +39,30 @@ class _Piece:
     part: Part
     slot: Slot
     request: Request | None = None
-    exchange: Exchange | None = None
+    exchange: CrtRequest | None = None
     started: float = 0.0
     generation: int = 0
 
 
-class PieceSender:
+class PartSender:
     """Sends the pieces of one file; for the thread that calls it, which alone calls back."""
 
     def __init__(
-        self, engine: Engine, source: Source, key: str, *, attempts: int, cancelled: Callable[[], bool]
+        self, engine: CrtClient, source: SourceFile, key: str, *, attempts: int, cancelled: Callable[[], bool]
     ) -> None:
         self._engine = engine
         self._source = source
         self._key = key
         self._attempts = attempts
         self._cancelled = cancelled
-        self._mailbox: queue.SimpleQueue[Slot | Exchange] = queue.SimpleQueue()
+        self._mailbox: queue.SimpleQueue[Slot | CrtRequest] = queue.SimpleQueue()
         self._todo: deque[Part] = deque()
         self._failures: Counter[Part] = Counter()
         self._rest_until = 0.0
         self._last_started = 0.0
         self._last_length = 0
         self._pieces: list[_Piece] = []
-        self._ticket: Ticket | None = None
+        self._reservation: Reservation | None = None
 
     def send(self, parts: Iterable[Part], prepare: Prepare, accepted: Accepted) -> None:
         """Send `parts`; `prepare` makes a request from a piece's bytes, `accepted` is told the answer.
@@ -84,8 +84,8 @@ class PieceSender:
             self._leave()
 
     def _ask(self) -> None:
-        if self._ticket is None and self._todo and time.monotonic() >= self._rest_until:
-            self._ticket = self._engine.slots.ask(self._todo[0].length, self._mailbox.put)
+        if self._reservation is None and self._todo and time.monotonic() >= self._rest_until:
+            self._reservation = self._engine.slots.ask(self._todo[0].length, self._mailbox.put)
 
     def _start_due(self) -> float:
         """Send off what may be sent now; returns how many seconds to wait for something to happen."""
@@ -123,13 +123,13 @@ class PieceSender:
             time.sleep(min(left, POLL_SECONDS))
 
     def _read(self, slot: Slot, prepare: Prepare) -> None:
-        self._ticket = None
+        self._reservation = None
         piece = _Piece(self._todo.popleft(), slot)
         self._pieces.append(piece)
         self._source.read_into(slot.buffer, piece.part.offset)
         piece.request = prepare(piece.part, slot.buffer)
 
-    def _finish(self, exchange: Exchange, accepted: Accepted) -> None:
+    def _finish(self, exchange: CrtRequest, accepted: Accepted) -> None:
         piece = next(piece for piece in self._pieces if piece.exchange is exchange)
         try:
             answer = self._engine.answer_of(exchange, piece.generation)
@@ -171,8 +171,8 @@ class PieceSender:
                 )
 
     def _leave(self) -> None:
-        if self._ticket is not None:
-            self._engine.slots.withdraw(self._ticket)
+        if self._reservation is not None:
+            self._engine.slots.withdraw(self._reservation)
         for piece in self._pieces:
             if piece.exchange is not None:
                 piece.exchange.cancel()

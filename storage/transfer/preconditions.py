@@ -5,26 +5,26 @@ from typing import Self
 
 
 @dataclass(frozen=True, slots=True)
-class OnlyIf:
+class WriteCondition:
     """A condition (RFC 9110, section 13.1) that the server checks in the moment the object would appear."""
 
     header: tuple[str, str] | None = None
 
     @classmethod
-    def anything(cls) -> Self:
+    def unconditional(cls) -> Self:
         """Whatever is there already is replaced."""
         return cls()
 
     @classmethod
-    def absent(cls) -> Self:
+    def if_absent(cls) -> Self:
         """Only if there is no object with that key."""
         return cls(("If-None-Match", "*"))
 
     @classmethod
-    def is_(cls, etag: str) -> Self:
+    def if_match(cls, etag: str) -> Self:
         """Only if the object that is there has this ETag (without quotes)."""
         return cls(("If-Match", f'"{etag}"'))
 
 
-ANYTHING = OnlyIf.anything()
+ANYTHING = WriteCondition.unconditional()
 """No condition at all."""

@@ -11,12 +11,12 @@ from storage import checksums
 from storage.aws.answers import unquoted, version
 from storage.config import StorageConfig
 from storage.errors import PreconditionError, SourceChangedError, StorageError, UploadCancelledError
-from storage.source_file import Source
-from storage.transfer.crt_client import Engine
+from storage.source_file import SourceFile
+from storage.transfer.crt_client import CrtClient
 from storage.transfer.crt_request import Request
 from storage.transfer.part_layout import Part
-from storage.transfer.part_sender import PieceSender
-from storage.transfer.preconditions import ANYTHING, OnlyIf
+from storage.transfer.part_sender import PartSender
+from storage.transfer.preconditions import ANYTHING, WriteCondition
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("storage")
 
@@ -43,7 +43,7 @@ class Target:
     key: str
     content_type: str
     metadata: Mapping[str, str] = field(default_factory=dict)
-    only_if: OnlyIf = ANYTHING
+    only_if: WriteCondition = ANYTHING
     with_acl: bool = True
 
     def __post_init__(self) -> None:
@@ -73,7 +73,7 @@ class Sent:
 class Transfer:
     """One file on its way to becoming one object; see `ObjectStore.upload`."""
 
-    source: Source
+    source: SourceFile
     target: Target
     checksum: str
     progress: Callable[[int], None]
@@ -96,7 +96,7 @@ class Transfer:
             raise UploadCancelledError(key=self.target.key)
 
 
-def put(engine: Engine, config: StorageConfig, transfer: Transfer) -> Sent:
+def put(engine: CrtClient, config: StorageConfig, transfer: Transfer) -> Sent:
     """Send a file in a single PUT. Raises `StorageError`."""
     target, size = transfer.target, transfer.source.size
     headers = object_headers(config, target)
@@ -117,7 +117,7 @@ def put(engine: Engine, config: StorageConfig, transfer: Transfer) -> Sent:
                 body=content,
             )
 
-        sender = PieceSender(
+        sender = PartSender(
             engine, transfer.source, target.key, attempts=PUT_ATTEMPTS, cancelled=transfer.cancelled
         )
         sender.send([Part(1, 0, size)], prepare, lambda _, answer: answers.append(answer))
@@ -129,7 +129,9 @@ def put(engine: Engine, config: StorageConfig, transfer: Transfer) -> Sent:
     return sent
 
 
-def on_condition(engine: Engine, target: Target, attempt: Callable[[tuple[tuple[str, str], ...]], _T]) -> _T:
+def on_condition(
+    engine: CrtClient, target: Target, attempt: Callable[[tuple[tuple[str, str], ...]], _T]
+) -> _T:
     """Make an object appear by `attempt`, which is given the headers that carry the target's condition.
 
     Raises `PreconditionError` if it is not met. To a server that does not know such conditions none is

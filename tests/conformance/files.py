@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from storage import Source
+from storage import SourceFile
 
 MIB = 1024 * 1024
 MARK_BYTES = 32
@@ -28,11 +28,11 @@ def make_file(path: str, size: int, seed: str = "") -> str:
 
 
 @contextmanager
-def source_of(path: str) -> Iterator[Source]:
+def source_of(path: str) -> Iterator[SourceFile]:
     """The file as what is to be uploaded."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        yield Source(fd)
+        yield SourceFile(fd)
     finally:
         os.close(fd)
 

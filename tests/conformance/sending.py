@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from storage import Multipart, ObjectStore, OnlyIf, Sent, Source, Target
+from storage import Multipart, ObjectStore, Sent, SourceFile, Target, WriteCondition
 from tests.conformance.files import source_of
 from tests.fault_proxy import Answer, Forward, Request
 
@@ -25,16 +25,16 @@ class Watched:
     def send(
         self,
         store: ObjectStore,
-        source: Source,
+        source: SourceFile,
         key: str,
         *,
         resume: Multipart | None = None,
-        only_if: OnlyIf | None = None,
+        only_if: WriteCondition | None = None,
     ) -> Sent:
         """Upload, resumable and cancellable."""
         return store.upload(
             source,
-            Target(key, VIDEO, only_if=only_if or OnlyIf.anything()),
+            Target(key, VIDEO, only_if=only_if or WriteCondition.unconditional()),
             checksum=source.checksum(),
             progress=self.progress.append,
             cancelled=self.stop.is_set,
@@ -43,7 +43,7 @@ class Watched:
         )
 
 
-def send(store: ObjectStore, path: str, key: str, only_if: OnlyIf | None = None) -> Sent:
+def send(store: ObjectStore, path: str, key: str, only_if: WriteCondition | None = None) -> Sent:
     """Upload a file, come what may."""
     with source_of(path) as source:
         return Watched().send(store, source, key, only_if=only_if)

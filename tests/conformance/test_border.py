@@ -11,7 +11,7 @@ from enum import Enum
 import pytest
 
 import storage
-from storage import ErrorKind, Multipart, ObjectStore, OnlyIf, StorageError, Target
+from storage import ErrorKind, Multipart, ObjectStore, StorageError, Target, WriteCondition
 from tests.conformance.backends import Backend
 from tests.conformance.files import MIB, make_file, source_of
 from tests.conformance.sending import VIDEO, Watched
@@ -27,7 +27,7 @@ UNUSED_PORT = "http://127.0.0.1:1"
 Call = Callable[[ObjectStore, str, str], object]
 
 
-def upload(size: int, only_if: OnlyIf | None = None) -> Call:
+def upload(size: int, only_if: WriteCondition | None = None) -> Call:
     def call(store: ObjectStore, key: str, path: str) -> object:
         with source_of(make_file(path, size)) as source:
             return Watched().send(store, source, key, only_if=only_if)
@@ -46,7 +46,7 @@ def confirm(store: ObjectStore, key: str, path: str) -> object:
 
 CALLS: dict[str, Call] = {
     "put": upload(SMALL),
-    "put if absent": upload(SMALL, OnlyIf.absent()),
+    "put if absent": upload(SMALL, WriteCondition.if_absent()),
     "multipart": upload(LARGE),
     "resume": resume,
     "confirm": confirm,

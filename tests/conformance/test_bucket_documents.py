@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from storage import BucketAdmin, BucketWishes, Part, StorageConfig, Transition, wanted
+from storage import BucketAdmin, BucketDocument, DesiredBucket, StorageConfig, Transition, wanted
 from tests.conformance.backends import Backend
 
 PREFIX = "videos"
@@ -24,8 +24,8 @@ def config(backend: Backend) -> Iterator[StorageConfig]:
     backend.client.delete_bucket(Bucket=name)
 
 
-def wishes_of(config: StorageConfig) -> BucketWishes:
-    return BucketWishes(
+def wishes_of(config: StorageConfig) -> DesiredBucket:
+    return DesiredBucket(
         bucket=config.bucket,
         prefix=PREFIX,
         region=config.region,
@@ -44,7 +44,7 @@ def test_a_bucket_is_made_and_its_documents_are_read_back_as_they_were_written(c
         admin.create()
         assert admin.exists()
         present = admin.read()
-        assert {Part.POLICY, Part.CORS, Part.LIFECYCLE} <= set(present)
+        assert {BucketDocument.POLICY, BucketDocument.CORS, BucketDocument.LIFECYCLE} <= set(present)
         for part, document in wanted(present, wishes).items():
             if document is not None and document != present[part]:
                 admin.write(part, document)
@@ -53,7 +53,9 @@ def test_a_bucket_is_made_and_its_documents_are_read_back_as_they_were_written(c
         assert {part: again[part] for part in after if again[part] is not None} == {
             part: after[part] for part in after if again[part] is not None
         }
-    policy, cors, lifecycle = (str(after[part]) for part in (Part.POLICY, Part.CORS, Part.LIFECYCLE))
+    policy, cors, lifecycle = (
+        str(after[part]) for part in (BucketDocument.POLICY, BucketDocument.CORS, BucketDocument.LIFECYCLE)
+    )
     assert "s3:GetObject" in policy
     assert f"{config.bucket}/{PREFIX}/" in policy
     assert "https://player.example" in cors

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from boto3.s3.transfer import TransferConfig
 
-from storage import Confirmation, ErrorKind, ObjectStore, Source, StorageError, Verdict, part_size_for
+from storage import Confirmation, ErrorKind, ObjectStore, SourceFile, StorageError, Verdict, part_size_for
 from tests.conformance.backends import Backend
 from tests.conformance.files import MIB, content_of, make_file, source_of
 from tests.conformance.sending import Watched, send
@@ -22,7 +22,7 @@ CLOCKS_DIFFER = timedelta(minutes=5)
 both_ways = pytest.mark.parametrize("size", [SMALL, LARGE], ids=["put", "multipart"])
 
 
-def confirm(store: ObjectStore, source: Source, key: str) -> Confirmation:
+def confirm(store: ObjectStore, source: SourceFile, key: str) -> Confirmation:
     """As before sending: in the parts that would be sent."""
     return store.confirm(
         key,
@@ -127,7 +127,7 @@ def test_what_was_deleted_is_missing_and_deleting_it_again_is_fine(
     assert backend.content(key) is None
 
 
-def send_over(store: ObjectStore, source: Source, key: str) -> tuple[StorageError | None, Confirmation]:
+def send_over(store: ObjectStore, source: SourceFile, key: str) -> tuple[StorageError | None, Confirmation]:
     """Send over a line that spoils something; returns how the server refused it and what it has now."""
     refused = None
     try:

@@ -11,7 +11,7 @@ import pytest
 from db import Identity, Ledger, State, Upload, migrate, open_database, sqlite_url
 from storage import ObjectStore
 from tests.conformance.backends import Backend
-from watcher.stages.abandoned_multiparts import Janitor
+from watcher.stages.abandoned_multiparts import AbandonedMultiparts
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.liveness import Liveness
 
@@ -26,8 +26,8 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 
 @pytest.fixture
-def janitor(ledger: Ledger, store: ObjectStore, prefix: str) -> Janitor:
-    return Janitor(
+def janitor(ledger: Ledger, store: ObjectStore, prefix: str) -> AbandonedMultiparts:
+    return AbandonedMultiparts(
         database=ledger.database,
         ledger=ledger,
         store=store,
@@ -61,7 +61,7 @@ def still_open(store: ObjectStore, prefix: str) -> set[str]:
 
 
 def test_at_the_start_a_remembered_upload_stays_and_a_forgotten_one_of_our_key_goes(
-    backend: Backend, janitor: Janitor, ledger: Ledger, store: ObjectStore, prefix: str
+    backend: Backend, janitor: AbandonedMultiparts, ledger: Ledger, store: ObjectStore, prefix: str
 ) -> None:
     """One of a key that this ledger has no row for is somebody else's, and is never touched."""
     remembered = begin(backend, f"{prefix}/remembered.mp4")
@@ -74,7 +74,7 @@ def test_at_the_start_a_remembered_upload_stays_and_a_forgotten_one_of_our_key_g
 
 
 def test_what_a_row_left_open_when_it_ended_is_aborted_later(
-    backend: Backend, janitor: Janitor, ledger: Ledger, store: ObjectStore, prefix: str
+    backend: Backend, janitor: AbandonedMultiparts, ledger: Ledger, store: ObjectStore, prefix: str
 ) -> None:
     key = f"{prefix}/given_up.mp4"
     upload = enqueue(ledger, key, begin(backend, key))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from storage import ErrorKind, ObjectStore, OnlyIf, PreconditionError
+from storage import ErrorKind, ObjectStore, PreconditionError, WriteCondition
 from tests.conformance.backends import Backend
 from tests.conformance.files import MIB, content_of, make_file
 from tests.conformance.sending import send
@@ -19,7 +19,7 @@ both_ways = pytest.mark.parametrize(
 
 
 def refuse(
-    backend: Backend, store: ObjectStore, path: str, key: str, operation: str, only_if: OnlyIf
+    backend: Backend, store: ObjectStore, path: str, key: str, operation: str, only_if: WriteCondition
 ) -> None:
     """The server must not do it, and the error must say so."""
     assert only_if.header is not None
@@ -37,7 +37,7 @@ def refuse(
 def test_where_nothing_is_a_first_upload_may_go(
     backend: Backend, store: ObjectStore, key: str, path: str, size: int, operation: str
 ) -> None:
-    send(store, make_file(path, size), key, OnlyIf.absent())
+    send(store, make_file(path, size), key, WriteCondition.if_absent())
     assert backend.content(key) == content_of(path)
 
 
@@ -46,7 +46,7 @@ def test_where_something_is_a_first_upload_is_refused(
     backend: Backend, store: ObjectStore, key: str, path: str, size: int, operation: str
 ) -> None:
     send(store, make_file(path, size, "of somebody else"), key)
-    refuse(backend, store, make_file(path, size), key, operation, OnlyIf.absent())
+    refuse(backend, store, make_file(path, size), key, operation, WriteCondition.if_absent())
 
 
 @both_ways
@@ -54,7 +54,7 @@ def test_what_was_seen_may_be_replaced(
     backend: Backend, store: ObjectStore, key: str, path: str, size: int, operation: str
 ) -> None:
     seen = send(store, make_file(path, size, "of somebody else"), key)
-    send(store, make_file(path, size), key, OnlyIf.is_(seen.etag))
+    send(store, make_file(path, size), key, WriteCondition.if_match(seen.etag))
     assert backend.content(key) == content_of(path)
 
 
@@ -63,14 +63,14 @@ def test_what_was_not_seen_is_not_replaced(
     backend: Backend, store: ObjectStore, key: str, path: str, size: int, operation: str
 ) -> None:
     send(store, make_file(path, size, "of somebody else"), key)
-    refuse(backend, store, make_file(path, size), key, operation, OnlyIf.is_(NOBODYS))
+    refuse(backend, store, make_file(path, size), key, operation, WriteCondition.if_match(NOBODYS))
 
 
 @both_ways
 def test_what_has_gone_meanwhile_is_not_replaced(
     backend: Backend, store: ObjectStore, key: str, path: str, size: int, operation: str
 ) -> None:
-    refuse(backend, store, make_file(path, size), key, operation, OnlyIf.is_(NOBODYS))
+    refuse(backend, store, make_file(path, size), key, operation, WriteCondition.if_match(NOBODYS))
 
 
 @both_ways

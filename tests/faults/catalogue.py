@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Final
 
 from tests.faults.network import NETWORK
-from watcher.failpoints import Step
+from watcher.failpoints import Point
 
 
-def killed_at(step: Step) -> str:
+def killed_at(point: Point) -> str:
     """The name of the fault of being killed at a step."""
-    return f"killed with SIGKILL at `{step.value}`"
+    return f"killed with SIGKILL at `{point.value}`"
 
 
-CRASHES: Final = tuple(killed_at(step) for step in Step)
+CRASHES: Final = tuple(killed_at(point) for point in Point)
 ON_THE_NETWORK: Final = tuple(trouble.name for trouble in NETWORK)
 DATABASES: Final = (
     "PostgreSQL stopped in the middle of uploads",

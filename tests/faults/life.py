@@ -17,7 +17,7 @@ from tests.faults.scene import NAMES
 from tests.faults.world import World
 from tests.workshop import Workshop, open_workshop
 from watcher import failpoints
-from watcher.failpoints import Step
+from watcher.failpoints import Point
 from watcher.filesystem.openat import TreeError
 
 REPORTED = (DatabaseError, StorageError, TreeError)
@@ -35,7 +35,7 @@ class CrashError(BaseException):
 class Life(World):
     """The world with a daemon in it."""
 
-    surprises: dict[Step, Callable[[], None]] = field(default_factory=dict)
+    surprises: dict[Point, Callable[[], None]] = field(default_factory=dict)
     """What happens the next time that a step is reached."""
     shop: Workshop | None = None
     """None while there is no daemon: one that starts waits for its database."""
@@ -54,7 +54,7 @@ class Life(World):
         """A full scan with all that follows it."""
 
         def scan(shop: Workshop) -> None:
-            shop.house.asides.repair(shop.house.scanner.scan().asides)
+            shop.app.asides.repair(shop.app.scanner.scan().asides)
             shop.sweep()
             for name in NAMES:
                 shop.settle(self.path(name))
@@ -80,16 +80,16 @@ class Life(World):
         """The rows just published are looked at."""
 
         def watch(shop: Workshop) -> None:
-            minder = shop.house.catalog_minder
-            assert minder is not None
-            minder.sweep.watch()
+            catalog_thread = shop.app.catalog_thread
+            assert catalog_thread is not None
+            catalog_thread.republisher.watch()
 
         self._do(watch)
 
     def wait(self) -> None:
         """As much time goes by as anything may ever have to wait for: the longest backoff, and a claim."""
         shop = self.running()
-        longest = max(runner.stage.horizon for runner in shop.house.runners.values())
+        longest = max(runner.stage.horizon for runner in shop.app.runners.values())
         self.jump(longest + timedelta(seconds=self.settings.claim_seconds + 1))
 
     def crash(self) -> None:
@@ -111,8 +111,8 @@ class Life(World):
         self._stack = ExitStack()
         self.shop = None
 
-    def _be_surprised(self, reached: Step) -> None:
-        if surprise := self.surprises.pop(reached, None):
+    def _be_surprised(self, failpoint: Point) -> None:
+        if surprise := self.surprises.pop(failpoint, None):
             surprise()
 
     def _do(self, act: Callable[[Workshop], object]) -> None:
@@ -138,10 +138,10 @@ class Life(World):
         try:
             self.shop = self._stack.enter_context(open_workshop(self.settings, self.server))
             self.shop.while_waiting = self._be_patient
-            self.shop.house.ledger.unclaim_all()
+            self.shop.app.ledger.release_all_claims()
             with suppress(StorageError):
-                self.shop.house.janitor.adopt_or_abort()
-            self.shop.house.asides.repair(self.shop.house.scanner.scan().asides)
+                self.shop.app.abandoned_multiparts.adopt_or_abort()
+            self.shop.app.asides.repair(self.shop.app.scanner.scan().asides)
         except REPORTED:
             self.close()
             failpoints.hook = self._be_surprised

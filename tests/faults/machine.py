@@ -16,10 +16,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from db import State
 from tests.faults.life import Life
 from tests.faults.scene import NAMES
-from watcher.failpoints import Step
+from watcher.failpoints import Point
 
 NAME = st.sampled_from(NAMES)
-REACHED = st.sampled_from([step for step in Step if not step.value.startswith("multipart")])
+REACHED = st.sampled_from([point for point in Point if not point.value.startswith("multipart")])
 """Steps that small files get to; the others have kill tests of their own."""
 STAGES = (State.PENDING, State.VERIFIED, State.PUBLISHED)
 STAGE = st.sampled_from(STAGES)
@@ -44,17 +44,17 @@ ACCIDENTS: dict[State, tuple[str, ...]] = {
     State.PUBLISHED: ("begin", "encode", "zero", "truncate", "delete_object", "delete_object", "point_back"),
 }
 """What matters most right before a stage works."""
-SURPRISES: dict[Step, tuple[str, ...]] = {
-    Step.ENQUEUED: ("encode", "encode_badly", "remove"),
-    Step.HASHED: ("encode", "encode_badly", "remove", "zero", "delete_object"),
-    Step.COMPLETED: ("encode", "encode_badly", "remove", "delete_object"),
-    Step.CONFIRMED: ("encode", "begin", "delete_object"),
-    Step.PUBLISHED: ("encode", "begin", "point_back", "delete_object"),
-    Step.LINKED_ASIDE: ("knock", "begin", "remove"),
+SURPRISES: dict[Point, tuple[str, ...]] = {
+    Point.ENQUEUED: ("encode", "encode_badly", "remove"),
+    Point.HASHED: ("encode", "encode_badly", "remove", "zero", "delete_object"),
+    Point.COMPLETED: ("encode", "encode_badly", "remove", "delete_object"),
+    Point.CONFIRMED: ("encode", "begin", "delete_object"),
+    Point.PUBLISHED: ("encode", "begin", "point_back", "delete_object"),
+    Point.LINKED_ASIDE: ("knock", "begin", "remove"),
 }
 """What the world does in the middle of a stage, where neither lease nor transaction keeps it from that."""
 WHILE_ASIDE = ("encode", "begin", "write_aside", "write_aside")
-SURPRISE = st.sampled_from([(step, what) for step, several in SURPRISES.items() for what in several])
+SURPRISE = st.sampled_from([(point, what) for point, several in SURPRISES.items() for what in several])
 
 JUMPS = st.sampled_from([timedelta(minutes=7), timedelta(days=1)])
 LONG_AGO, FAR_AHEAD = 86_400, 4_000_000_000
@@ -126,15 +126,15 @@ class AnyOrder(RuleBasedStateMachine):
 
     # The daemon
 
-    @rule(step=REACHED, crash=st.booleans())
-    def an_end_is_coming(self, step: Step, crash: bool) -> None:
+    @rule(point=REACHED, crash=st.booleans())
+    def an_end_is_coming(self, point: Point, crash: bool) -> None:
         """Of the daemon, or of its database."""
-        self.life.surprises[step] = self.life.crash if crash else self.life.database.go_away
+        self.life.surprises[point] = self.life.crash if crash else self.life.database.go_away
 
     @rule(name=NAME, surprise=SURPRISE)
-    def a_surprise_is_coming(self, name: str, surprise: tuple[Step, str]) -> None:
-        step, what = surprise
-        self.life.surprises[step] = lambda: getattr(self.life, what)(name)
+    def a_surprise_is_coming(self, name: str, surprise: tuple[Point, str]) -> None:
+        point, what = surprise
+        self.life.surprises[point] = lambda: getattr(self.life, what)(name)
 
     @rule()
     def restart(self) -> None:
@@ -172,12 +172,12 @@ class AnyOrder(RuleBasedStateMachine):
         self._at_a_turn(name, start, what, State.PUBLISHED)
 
     @rule(name=NAME, start=START, surprise=SURPRISE)
-    def while_it_is_sent_or_published(self, name: str, start: str, surprise: tuple[Step, str]) -> None:
+    def while_it_is_sent_or_published(self, name: str, start: str, surprise: tuple[Point, str]) -> None:
         self._in_the_middle(name, start, *surprise)
 
     @rule(name=NAME, what=st.sampled_from(WHILE_ASIDE))
     def while_it_is_aside(self, name: str, what: str) -> None:
-        self._in_the_middle(name, "encode", Step.RENAMED_ASIDE, what)
+        self._in_the_middle(name, "encode", Point.RENAMED_ASIDE, what)
 
     @invariant()
     def nothing_is_lost_and_nothing_bad_is_shown(self) -> None:
@@ -221,16 +221,16 @@ class AnyOrder(RuleBasedStateMachine):
         before: object = None
         for _ in range(MOST_ROUNDS):
             life.wait()
-            self._work(step=life.step)
+            self._work(point=life.step)
             life.watch()
-            uploads = life.running().house.ledger.uploads()
+            uploads = life.running().app.ledger.uploads()
             if before == (before := [(upload.id, upload.state, upload.awaits_row) for upload in uploads]):
                 break
         for name in NAMES:
             newest = life.newest(name)
             if newest is None or newest.status != "ready" or newest.content is None:
                 continue
-            current = life.running().house.ledger.current(life.path(name))
+            current = life.running().app.ledger.current(life.path(name))
             is_proven = current is not None and current.state in PROVEN
             if newest.content == wanted[name] or (is_proven and newest.content == life.stored(name)):
                 self._ensure_finished(name, newest.content)
@@ -239,7 +239,7 @@ class AnyOrder(RuleBasedStateMachine):
         life = self.life
         story: Any = [
             (upload.state, upload.error_code, upload.last_error)
-            for upload in life.running().house.ledger.uploads(path=life.path(name))
+            for upload in life.running().app.ledger.uploads(path=life.path(name))
         ]
         assert life.stored(name) == content, story
         for row in life.known:
@@ -255,10 +255,10 @@ class AnyOrder(RuleBasedStateMachine):
         getattr(self.life, what)(name)
         self.life.step_at_once(state)
 
-    def _in_the_middle(self, name: str, start: str, step: Step, what: str) -> None:
+    def _in_the_middle(self, name: str, start: str, point: Point, what: str) -> None:
         """A file goes its whole way, and something happens when it gets to a step of it."""
         self._begin(name, start)
-        self.life.surprises[step] = lambda: getattr(self.life, what)(name)
+        self.life.surprises[point] = lambda: getattr(self.life, what)(name)
         self._work()
 
     def _begin(self, name: str, start: str) -> None:
@@ -273,8 +273,8 @@ class AnyOrder(RuleBasedStateMachine):
         self.life.database.come_back()
         self.life.running()
 
-    def _work(self, stages: tuple[State, ...] = STAGES, step: Callable[[State], None] | None = None) -> None:
+    def _work(self, stages: tuple[State, ...] = STAGES, point: Callable[[State], None] | None = None) -> None:
         self.life.scan()
         self.life.ask()
         for state in stages:
-            (step or self.life.step_at_once)(state)
+            (point or self.life.step_at_once)(state)

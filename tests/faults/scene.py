@@ -15,7 +15,7 @@ from tests.fault_proxy import FaultProxy
 from tests.faults.outages import DatabaseOutages
 from tests.s3_server import S3Server
 from tests.workshop import BUCKET, VIDEO_ID
-from watcher.filesystem.removal import parse_aside_name
+from watcher.filesystem.removal import parse_quarantine_name
 from watcher.settings.model import Settings
 
 NAMES = ("a_480p.mp4", "b_720p.mp4")
@@ -129,7 +129,7 @@ class Scene:
     def asides(self, name: str) -> list[str]:
         """Where what belongs to a file is set aside."""
         directory = os.path.dirname(self.absolute(name))
-        ids = {entry: parse_aside_name(entry) for entry in sorted(os.listdir(directory))}
+        ids = {entry: parse_quarantine_name(entry) for entry in sorted(os.listdir(directory))}
         if not any(ids.values()):
             return []
         query = "SELECT id FROM video_uploader.uploads WHERE path = %s"

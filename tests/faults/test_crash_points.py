@@ -21,7 +21,7 @@ from tests.media import Media
 from tests.postgres import PostgresServer
 from tests.s3_server import S3Server
 from tests.workshop import BUCKET, VIDEO_ID, settings_for
-from watcher.failpoints import VARIABLE, Step
+from watcher.failpoints import VARIABLE, Point
 from watcher.settings.model import Settings
 
 LARGE = 17 * 1024 * 1024
@@ -31,7 +31,7 @@ KEY = f"videos/{VIDEO_ID}/{NAME}"
 
 
 @dataclass
-class House:
+class Scene:
     """What a daemon is started on, and what must be true in the end."""
 
     settings: Settings
@@ -57,12 +57,12 @@ class House:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def house(
+def app(
     request: pytest.FixtureRequest,
     place: str,
     proxy: FaultProxy,
     server: S3Server,
-) -> Iterator[House]:
+) -> Iterator[Scene]:
     """A directory, an empty bucket, and a catalog: our own on SQLite, the compressor's on PostgreSQL."""
     if request.param == "sqlite":
         settings = settings_for(place, proxy.url)
@@ -70,13 +70,13 @@ def house(
         def url_of_own_row() -> str:
             return own_urls(settings)[0]
 
-        yield House(settings, server, url_of_own_row)
+        yield Scene(settings, server, url_of_own_row)
         return
     postgres: PostgresServer = request.getfixturevalue("postgres")
     with postgres.fresh_database() as url, catalog_rows(url) as rows:
         row = rows.insert(NAME, "720p")
         settings = settings_for(place, proxy.url, DATABASE_URL=url, CATALOG="compressor")
-        yield House(settings, server, lambda: rows.url_of(row))
+        yield Scene(settings, server, lambda: rows.url_of(row))
 
 
 def own_urls(settings: Settings) -> list[str]:
@@ -88,27 +88,27 @@ def own_urls(settings: Settings) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "step", [pytest.param(step, marks=pytest.mark.fault(killed_at(step))) for step in Step]
+    "step", [pytest.param(point, marks=pytest.mark.fault(killed_at(point))) for point in Point]
 )
 def test_a_kill_at_any_step_loses_nothing_and_leaves_nothing(
-    house: House,
+    app: Scene,
     media: Media,
     stakes: Stakes,
-    step: Step,
+    point: Point,
 ) -> None:
     with open(media.faststart, "rb") as file:
         content = padded(file.read(), LARGE)
-    stakes.put(house.settings, PATH, content)
-    with running_daemon(house.settings, environment={VARIABLE: step.value}) as daemon:
+    stakes.put(app.settings, PATH, content)
+    with running_daemon(app.settings, environment={VARIABLE: point.value}) as daemon:
         assert daemon.wait(30) == -signal.SIGKILL
     stakes.inject()
-    with running_daemon(house.settings) as daemon:
-        if step is Step.RECORDED:
+    with running_daemon(app.settings) as daemon:
+        if point is Point.RECORDED:
             daemon.expect("daemon_ready")
         else:
             daemon.expect("upload_released", path=PATH)
         stakes.recovered()
         daemon.signal(signal.SIGTERM)
         assert daemon.wait() == 0
-    house.ensure_all_is_well(content)
-    stakes.judge(house.settings)
+    app.ensure_all_is_well(content)
+    stakes.judge(app.settings)

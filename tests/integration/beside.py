@@ -89,9 +89,9 @@ def compressor(postgres: PostgresServer) -> Iterator[Compressor]:
 
 def pass_gate(workshop: Workshop) -> int:
     """Have the gate asked; says how many uploads wait no longer."""
-    minder = workshop.house.catalog_minder
-    assert minder is not None
-    return minder.gatekeeper.ask()
+    catalog_thread = workshop.app.catalog_thread
+    assert catalog_thread is not None
+    return catalog_thread.gate.ask()
 
 
 def publish(workshop: Workshop, compressor: Compressor, path: str, content: bytes) -> tuple[Upload, str]:

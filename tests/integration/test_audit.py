@@ -32,7 +32,7 @@ def beside(workshop: OpenWorkshop, compressor: Compressor) -> Callable[..., Work
 
 
 def audited(workshop: Workshop, *, fix: bool = False) -> list[Finding]:
-    return list(Audit(workshop.house, fix=fix).findings())
+    return list(Audit(workshop.app, fix=fix).findings())
 
 
 def issues(workshop: Workshop, *, fix: bool = False) -> list[tuple[Issue, bool]]:
@@ -118,7 +118,7 @@ def test_without_its_file_system_no_copy_is_taken_for_gone(
     """An empty directory may be one that is not mounted: what is in it is unknown."""
     workshop = beside()
     publish(workshop, compressor, PATH, video)
-    os.rename(workshop.absolute(VIDEO_ID), f"{workshop.house.tree.root}.elsewhere")
+    os.rename(workshop.absolute(VIDEO_ID), f"{workshop.app.tree.root}.elsewhere")
     remove_object(server)
     assert issues(workshop, fix=True) == [(Issue.UNKNOWN, False)]
 
@@ -153,9 +153,9 @@ def test_a_ready_row_that_nobody_has_published_onto_yet_is_given_the_url_of_the_
     other = f"{VIDEO_ID}/other_720p.mp4"
     compressor.encode(other)
     workshop.put(other, video)
-    minder = workshop.house.catalog_minder
-    assert minder is not None
-    minder.gatekeeper.ask()
+    catalog_thread = workshop.app.catalog_thread
+    assert catalog_thread is not None
+    catalog_thread.gate.ask()
     workshop.step(State.PENDING)
     compressor.encode(PATH)
     assert issues(workshop) == [(Issue.ROW_ASTRAY, False), (Issue.ROW_ASTRAY, False)]
@@ -199,7 +199,7 @@ def test_objects_that_the_ledger_does_not_know_are_counted_and_left_alone(
     assert upload.url is not None
     second = compressor.begin(f"{VIDEO_ID}/earlier_480p.mp4", "480p")
     compressor.set_url(second, upload.url.replace("good", "earlier"))
-    auditing = Audit(workshop.house, fix=True)
+    auditing = Audit(workshop.app, fix=True)
     found = {finding.key: finding for finding in auditing.findings()}
     assert set(found) == {shown, "videos/x.bin"}
     assert {(finding.issue, finding.is_open) for finding in found.values()} == {(Issue.NOT_OURS, False)}
@@ -232,7 +232,7 @@ def test_an_upload_that_somebody_works_on_is_his(
     """Neither found nor touched while it is claimed; its worker finds out himself."""
     workshop = beside()
     _, row = publish(workshop, compressor, PATH, video)
-    (claimed,) = workshop.house.ledger.claim(State.PUBLISHED, 1, lease=LEASE, horizon=timedelta(days=9))
+    (claimed,) = workshop.app.ledger.claim(State.PUBLISHED, 1, lease=LEASE, horizon=timedelta(days=9))
     remove_object(server)
     compressor.set_url(row, LOCAL_URL)
     assert audited(workshop, fix=True) == []
@@ -254,10 +254,8 @@ def test_an_upload_that_moves_on_while_its_object_is_asked_for_is_left_alone(
 
     def take(request: Request, forward: Forward) -> Answer:
         if request.method == "HEAD" and not held:
-            held.extend(
-                workshop.house.ledger.claim(State.PUBLISHED, 1, lease=LEASE, horizon=timedelta(days=9))
-            )
-            workshop.house.ledger.yield_back(held[0])
+            held.extend(workshop.app.ledger.claim(State.PUBLISHED, 1, lease=LEASE, horizon=timedelta(days=9)))
+            workshop.app.ledger.return_claim(held[0])
         return forward()
 
     proxy.fault = take
@@ -307,10 +305,10 @@ def test_with_a_catalog_of_our_own_or_none_what_can_be_compared_is(
     opened.step(State.VERIFIED)
     assert audited(opened) == []
     upload = opened.row(PATH)
-    naming = opened.house.services.naming
+    naming = opened.app.context.naming
     if catalog == "own":
         urls = {"public_url": naming.public_url(upload), "local_url": naming.local_url(upload)}
-        opened.house.services.catalog.withdraw(upload, **urls)
+        opened.app.context.catalog.revert_to_local_url(upload, **urls)
         assert issues(opened) == [(Issue.ROW_ASTRAY, False)]
         assert issues(opened, fix=True) == [(Issue.ROW_ASTRAY, True)]
         assert opened.catalog_urls() == [f"/{BUCKET}/{KEY}"]

@@ -25,7 +25,7 @@ def finish(shop: Workshop, path: str = PATH) -> None:
 
 
 def public(shop: Workshop, key: str) -> str:
-    return shop.house.services.naming.public_url_of(key)
+    return shop.app.context.naming.public_url_of(key)
 
 
 def test_a_file_waits_for_its_row_and_only_the_url_of_that_is_changed(
@@ -66,7 +66,7 @@ def test_a_row_may_come_long_after_its_file(beside: OpenWorkshop, rows: CatalogR
     shop = beside()
     shop.put(PATH, video)
     assert shop.ask() == 0
-    assert shop.house.ledger.count_awaiting_row() == 1
+    assert shop.app.ledger.count_awaiting_row() == 1
     row = rows.insert(NAME, "720p")
     finish(shop)
     assert shop.row(PATH).state is State.RELEASED
@@ -103,7 +103,7 @@ def test_what_was_hashed_for_an_attempt_that_failed_is_not_sent_past_the_gate_ei
     proxy.fault = lambda _request, forward: forward()
     del proxy.requests[:]
     rows.insert(NAME, "720p", "processing")
-    shop.house.ledger.hurry([postponed.id])
+    shop.app.ledger.make_due([postponed.id])
     (upload,) = shop.step(State.PENDING)
     assert (upload.awaits_row, upload.error_code) == (True, "row-processing")
     assert proxy.actions == []
@@ -133,7 +133,7 @@ def test_what_was_turned_away_stays_so_while_its_newest_row_says_failed(
     shop.ask()
     before = shop.events(PATH)
     assert shop.sweep() == 0
-    (upload,) = shop.house.ledger.uploads(ids=[rejected.id])
+    (upload,) = shop.app.ledger.uploads(ids=[rejected.id])
     assert (upload.state, upload.error_code) == (State.REJECTED, "encode-failed")
     assert shop.events(PATH) == before
 
@@ -286,7 +286,7 @@ def test_an_object_that_the_compressor_uploaded_itself_is_adopted_once_it_is_con
     server.client().put_object(
         Bucket=BUCKET, Key=key, Body=video, ACL="public-read", ChecksumAlgorithm="CRC64NVME"
     )
-    row = rows.insert(NAME, "720p", url=f"{shop.house.services.naming.public_base}/{key}")
+    row = rows.insert(NAME, "720p", url=f"{shop.app.context.naming.public_base}/{key}")
     shop.put(PATH, video)
     finish(shop)
     assert shop.row(PATH).state is State.RELEASED
@@ -301,7 +301,7 @@ def test_a_file_that_vanishes_while_it_waits_is_gone(
     shop.put(f"{VIDEO_ID}/other_144p.mp4", video)
     shop.put(PATH, video)
     os.remove(shop.absolute(PATH))
-    shop.house.scanner.scan()
+    shop.app.scanner.scan()
     shop.step(State.PENDING)
     assert shop.row(PATH).state is State.GONE
 
@@ -313,7 +313,7 @@ def test_a_retried_upload_is_judged_by_its_row_again(
     row = rows.insert(NAME, "720p", "failed")
     shop.put(PATH, video)
     finish(shop)
-    shop.house.ledger.reopen(shop.row(PATH).id, reason="retried by hand")
+    shop.app.ledger.reopen(shop.row(PATH).id, reason="retried by hand")
     (upload,) = shop.step(State.PENDING)
     assert upload.state is State.REJECTED
     rows.update(row, status="ready")

@@ -39,16 +39,16 @@ def verify(shop: Workshop) -> None:
 
 
 def public(shop: Workshop, key: str = KEY) -> str:
-    return shop.house.services.naming.public_url_of(key)
+    return shop.app.context.naming.public_url_of(key)
 
 
 def watch(shop: Workshop) -> int:
-    assert shop.house.catalog_minder is not None
-    return shop.house.catalog_minder.sweep.watch()
+    assert shop.app.catalog_thread is not None
+    return shop.app.catalog_thread.republisher.watch()
 
 
 def republished(shop: Workshop) -> float | None:
-    return shop.house.metrics.registry.get_sample_value("video_uploader_republished_rows_total")
+    return shop.app.metrics.registry.get_sample_value("video_uploader_republished_rows_total")
 
 
 @pytest.mark.parametrize("status", ["processing", "failed"])
@@ -183,7 +183,7 @@ def test_a_row_deleted_before_publication_ends_the_upload_and_keeps_object_and_f
     assert (upload.state, upload.error_code) == (State.GONE, ROW_GONE)
     assert shop.object(upload) == video
     assert os.path.exists(shop.absolute(PATH))
-    assert shop.house.scanner.scan().noticed == 0
+    assert shop.app.scanner.scan().noticed == 0
     back = rows.insert(NAME, "720p")
     shop.sweep()
     assert shop.finish(PATH).state is State.RELEASED
@@ -235,8 +235,8 @@ def test_a_copy_is_not_released_while_the_compressor_is_about_to_write_its_path(
     assert (upload.state, upload.error_code) == (State.PUBLISHED, "catalog-busy")
     assert os.path.exists(shop.absolute(PATH))
     rows.delete(again)
-    shop.house.ledger.adopt_identity(upload, upload.identity)
-    assert shop.house.services.catalog.objection(upload) is None
+    shop.app.ledger.adopt_identity(upload, upload.identity)
+    assert shop.app.context.catalog.reason_to_keep_copy(upload) is None
 
 
 def test_a_copy_is_not_released_while_a_row_still_shows_it(
@@ -260,9 +260,9 @@ def test_an_original_is_kept_while_the_compressor_is_at_work_on_its_video(
     rows.insert(NAME, "720p", "processing")
     shop.put(ORIGINAL, video)
     publish(shop, ORIGINAL)
-    objection = shop.house.services.catalog.objection(shop.row(ORIGINAL))
-    assert objection is not None
-    assert "original" in objection
+    reason_to_keep_copy = shop.app.context.catalog.reason_to_keep_copy(shop.row(ORIGINAL))
+    assert reason_to_keep_copy is not None
+    assert "original" in reason_to_keep_copy
     assert rows.url_of(row) == public(shop, ORIGINAL_KEY)
 
 
@@ -275,7 +275,7 @@ def test_the_object_of_a_deleted_video_is_kept_and_reported_or_deleted_as_wished
     shop.put(PATH, video)
     shop.ask()
     upload = shop.finish(PATH)
-    orphans = shop.house.catalog_minder.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
+    orphans = shop.app.catalog_thread.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
     assert (orphans.look(), orphans.kept) == (0, 0)
     rows.delete(row)
     assert orphans.look() == deletes
@@ -297,7 +297,7 @@ def test_an_object_is_not_deleted_while_any_row_leads_to_it(
     add_video(rows.url, other)
     pointed = rows.insert("another_480p.mp4", "480p", video_id=other, url=public(shop))
     rows.delete(row)
-    orphans = shop.house.catalog_minder.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
+    orphans = shop.app.catalog_thread.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
     assert orphans.look() == 0
     assert shop.object(upload) == video
     rows.delete(pointed)
@@ -313,7 +313,7 @@ def test_an_object_whose_copy_is_still_to_be_released_is_deleted_after_that(
     shop.put(PATH, video)
     publish(shop)
     rows.delete(row)
-    orphans = shop.house.catalog_minder.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
+    orphans = shop.app.catalog_thread.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
     assert (orphans.look(), orphans.kept) == (0, 1)
     (upload,) = shop.step(State.PUBLISHED)
     assert upload.state is State.RELEASED
@@ -328,7 +328,7 @@ def test_with_copies_kept_for_good_the_object_is_deleted_and_the_file_waits_for_
     shop.put(PATH, video)
     publish(shop)
     rows.delete(row)
-    orphans = shop.house.catalog_minder.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
+    orphans = shop.app.catalog_thread.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
     assert orphans.look() == 1
     (upload,) = shop.step(State.PENDING)
     assert (upload.state, upload.awaits_row) == (State.PENDING, True)
@@ -345,7 +345,7 @@ def test_an_object_whose_row_was_deleted_before_publication_is_an_orphan_too(
     rows.delete(row)
     (upload,) = shop.step(State.VERIFIED)
     assert upload.state is State.GONE
-    orphans = shop.house.catalog_minder.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
+    orphans = shop.app.catalog_thread.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
     assert orphans.look() == 1
     assert shop.object(upload) is None
     assert orphans.look() == 0
@@ -364,7 +364,7 @@ def test_the_object_of_another_host_is_not_taken_for_a_lost_one(
     shop.write(PATH, video + b"\0\0\0\x08free")
     other.settle(PATH)
     publish(other)
-    shop.house.policy.keep_local = False
+    shop.app.policy.keep_local = False
     (upload,) = shop.step(State.PUBLISHED)
     assert (upload.state, upload.error_code) == (State.PUBLISHED, "object-replaced")
     assert shop.object(upload) == video + b"\0\0\0\x08free"

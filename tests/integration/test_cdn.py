@@ -55,8 +55,8 @@ def with_cdn(cdn: Cdn, proxy: FaultProxy) -> dict[str, Any]:
 
 
 def flush(shop: Workshop) -> None:
-    assert shop.house.invalidator is not None
-    shop.house.invalidator.flush()
+    assert shop.app.invalidator is not None
+    shop.app.invalidator.flush()
 
 
 def test_a_first_upload_is_invalidated_by_nobody(
@@ -122,7 +122,7 @@ def test_a_receipt_and_the_wish_to_invalidate_are_written_together_or_not_at_all
     shop.put(PATH, video)
     shop.finish(PATH)
     shop.put(PATH, longer(video))
-    with shop.house.database.operation("take the table away") as connected:
+    with shop.app.database.operation("take the table away") as connected:
         connected.execute_sql("ALTER TABLE invalidations RENAME TO hidden")
     (row,) = shop.step(State.PENDING)
     assert (row.state, row.error_code) == (State.PENDING, "database")
@@ -142,12 +142,12 @@ def test_a_wish_outlives_the_daemon(
 
 def test_without_a_distribution_nothing_is_asked_or_kept(workshop: OpenWorkshop, video: bytes) -> None:
     shop = workshop()
-    assert shop.house.invalidator is None
-    assert set(shop.house.pauses) == {"upload", "publish", "release"}
+    assert shop.app.invalidator is None
+    assert set(shop.app.breakers) == {"upload", "publish", "release"}
     for content in (video, longer(video)):
         shop.put(PATH, content)
         assert shop.finish(PATH).state is State.RELEASED
-    with shop.house.database.operation("look") as connected:
+    with shop.app.database.operation("look") as connected:
         assert connected.execute_sql("SELECT * FROM invalidations").fetchall() == []
 
 
@@ -196,12 +196,12 @@ def test_an_interrupted_run_asks_nothing_more(
     workshop: OpenWorkshop, proxy: FaultProxy, with_cdn: dict[str, Any]
 ) -> None:
     shop = workshop(**with_cdn)
-    assert shop.house.invalidator is not None
-    shop.house.invalidator.request("a")
+    assert shop.app.invalidator is not None
+    shop.app.invalidator.request("a")
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()
     signals.put(signal.SIGTERM)
     with capture_logs():
-        undone = OnceRun(shop.house, signals=signals).run()
+        undone = OnceRun(shop.app, signals=signals).run()
     assert any("interrupted" in line for line in undone)
     assert asked_to_forget(proxy) == []
 
@@ -232,7 +232,7 @@ def test_a_distribution_that_must_not_be_told_is_said_everywhere_and_holds_up_no
         assert "cloudfront:CreateInvalidation" in paused["reason"]
         daemon.expect("upload_published", count=2)
         stop(daemon)
-    report = workshop(**with_cdn).house.ledger.instance_report()
+    report = workshop(**with_cdn).app.ledger.instance_report()
     assert report is not None
     said = report.report["paused"]
     assert isinstance(said, dict)
@@ -285,14 +285,14 @@ def test_a_url_that_nobody_can_fetch_is_not_published_and_pauses_the_stage(
     (row,) = shop.step(State.VERIFIED)
     assert (row.state, row.attempts, row.error_code) == (State.VERIFIED, 0, "not-public")
     assert shop.catalog_urls()[0].startswith("file:")
-    problem = shop.house.pauses["publish"].problem
-    assert problem is not None
+    failure = shop.app.breakers["publish"].failure
+    assert failure is not None
     for word in ("AWS_S3_ACL=public-read", "bucket policy", "CLOUDFRONT_DOMAIN"):
-        assert word in problem.sentence
+        assert word in failure.sentence
     shop.server.client().put_object_acl(Bucket=BUCKET, Key=row.object_key, ACL="public-read")
     (row,) = shop.step(State.VERIFIED)
     assert row.state is State.PUBLISHED
-    assert shop.house.pauses["publish"].problem is None
+    assert shop.app.breakers["publish"].failure is None
 
 
 @pytest.mark.parametrize(
@@ -316,9 +316,9 @@ def test_a_row_waits_while_its_url_gives_something_else(
     shop.step(State.PENDING)
     (row,) = shop.step(State.VERIFIED)
     assert (row.state, row.attempts, row.error_code) == (State.VERIFIED, 1, code)
-    assert shop.house.pauses["publish"].problem is None
+    assert shop.app.breakers["publish"].failure is None
     assert shop.catalog_urls()[0].startswith("file:")
     proxy.fault = lambda _request, forward: forward()
-    shop.house.ledger.hurry([row.id])
+    shop.app.ledger.make_due([row.id])
     (row,) = shop.step(State.VERIFIED)
     assert row.state is State.PUBLISHED

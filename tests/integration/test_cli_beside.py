@@ -46,7 +46,7 @@ def waiting(beside: Workshop, compressor: Compressor, video: bytes) -> str:  # n
 
 
 def make_wait_since(beside: Workshop, path: str, **ago: float) -> None:
-    with beside.house.database.operation("make a file wait for longer") as connected:
+    with beside.app.database.operation("make a file wait for longer") as connected:
         connected.execute_sql(
             "UPDATE video_uploader.uploads SET due_at = now() - %s WHERE path = %s", (timedelta(**ago), path)
         )
@@ -81,7 +81,7 @@ def test_status_and_list_tell_how_many_wait_and_how_many_of_them_too_long(
 
 
 def test_status_tells_of_orphans_as_the_daemon_last_saw_them(beside: Workshop, command: Command) -> None:
-    beside.house.ledger.heartbeat({"phase": "running", "orphans": 3})
+    beside.app.ledger.heartbeat({"phase": "running", "orphans": 3})
     assert command.here("status", "--json").json()["orphans"] == 3
     assert "Objects whose catalog rows were deleted: 3; `video-uploader audit`" in command.here("status").out
 
@@ -113,7 +113,7 @@ def test_a_dry_run_goes_by_the_rows_whether_or_not_the_ledger_knows_the_file(
         ]
     )
     assert ran.out.endswith("Nothing was done. 1 to reject, 2 to upload, 2 to wait\n")
-    assert len(beside.house.ledger.uploads()) == 2
+    assert len(beside.app.ledger.uploads()) == 2
 
 
 def test_a_dry_run_needs_no_ledger_to_ask_the_catalog(command: Command) -> None:
@@ -124,8 +124,8 @@ def test_a_dry_run_needs_no_ledger_to_ask_the_catalog(command: Command) -> None:
 
 
 def outcomes(beside: Workshop) -> dict[str, str]:
-    house = beside.house
-    found = list(check_catalog(house.settings, house.database, ledger_is_current=True))
+    app = beside.app
+    found = list(check_catalog(app.settings, app.database, ledger_is_current=True))
     assert all(result.mend for result in found if result.outcome != "ok")
     return {result.name: result.outcome.value for result in found}
 

@@ -22,7 +22,7 @@ from tests.postgres import PostgresServer
 from tests.postgres_tls import tls_before
 from tests.s3_server import S3Server
 from tests.workshop import BUCKET, VIDEO_ID, Workshop
-from watcher.app.wiring import open_house
+from watcher.app.wiring import open_application
 
 README = Path(__file__).parents[2] / "README.md"
 ROLE, PASSWORD = "video_uploader", "change-me"
@@ -81,9 +81,9 @@ def test_the_granted_role_does_all_of_the_work_and_alters_nothing_of_the_compres
     """Migrate, wait at the gate, be admitted, publish, withdraw, publish again; the table stays as made."""
     before = shape(compressor)
     role = settings(DATABASE_URL=url_of_role(compressor), CATALOG="compressor")
-    with open_house(role) as house, house.database.session():
-        assert migrate(house.database) == list(MIGRATIONS)
-        workshop = Workshop(house, server)
+    with open_application(role) as app, app.database.session():
+        assert migrate(app.database) == list(MIGRATIONS)
+        workshop = Workshop(app, server)
         row = compressor.begin(PATH)
         workshop.put(PATH, video)
         assert pass_gate(workshop) == 0
@@ -93,9 +93,9 @@ def test_the_granted_role_does_all_of_the_work_and_alters_nothing_of_the_compres
         workshop.step(State.VERIFIED)
         upload = workshop.row(PATH)
         assert (upload.state, compressor.urls()) == (State.PUBLISHED, [upload.url])
-        naming = house.services.naming
+        naming = app.context.naming
         urls = {"public_url": naming.public_url(upload), "local_url": naming.local_url(upload)}
-        assert house.services.catalog.withdraw(upload, **urls) == 1
+        assert app.context.catalog.revert_to_local_url(upload, **urls) == 1
         assert compressor.urls() == [f"{LOCAL}/{PATH}"]
     command = Command(
         os.path.dirname(role.completed_dir),

@@ -33,7 +33,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[Workshop, int], None]:
         def measure(_: int) -> SimpleNamespace:
             used = sum(
                 os.stat(os.path.join(directory, name)).st_size
-                for directory, _, names in os.walk(shop.house.tree.root)
+                for directory, _, names in os.walk(shop.app.tree.root)
                 for name in names
             )
             free = max(0, room - used)
@@ -59,7 +59,7 @@ def left(shop: Workshop) -> list[str]:
 
 def relieve(shop: Workshop) -> int:
     """Look at the disk, and release what that made due."""
-    hastened = shop.house.disk_pressure.relieve()
+    hastened = shop.app.disk_pressure.relieve()
     shop.step(State.PUBLISHED)
     return hastened
 
@@ -77,9 +77,9 @@ def test_the_oldest_published_copies_go_until_there_is_room_and_the_others_stay(
     ] * 2
     assert relieve(shop) == 0
     assert left(shop) == [path(2), path(3)]
-    events = shop.house.ledger.events(shop.row(path(0)).id)
+    events = shop.app.ledger.events(shop.row(path(0)).id)
     assert events[-1].detail == "the local copy was removed, early, for the disk is full"
-    sample = shop.house.metrics.registry.get_sample_value
+    sample = shop.app.metrics.registry.get_sample_value
     assert sample("video_uploader_released_early_bytes_total") == 2 * len(video)
 
 
@@ -100,7 +100,7 @@ def test_what_is_due_already_counts_and_nothing_more_is_made_due_for_it(
     shop = workshop(**PRESSURE)
     publish(shop, video, 4)
     disk(shop, 5 * len(video))
-    pressure = shop.house.disk_pressure
+    pressure = shop.app.disk_pressure
     assert [pressure.relieve() for _ in range(3)] == [2, 0, 0]
 
 
@@ -125,7 +125,7 @@ def test_keep_local_wins(workshop: OpenWorkshop, video: bytes, disk: Callable[[W
         assert relieve(shop) == 0
     (told,) = [line for line in logs if line["event"] == "disk_pressure"]
     assert "KEEP_LOCAL" in told["hint"]
-    assert not shop.house.runners[State.PUBLISHED].stage.is_enabled()
+    assert not shop.app.runners[State.PUBLISHED].stage.is_enabled()
     assert left(shop) == [path(0), path(1)]
 
 
@@ -135,7 +135,7 @@ def test_a_copy_made_due_stays_if_the_pressure_is_over_when_its_turn_comes(
     shop = workshop(**PRESSURE)
     publish(shop, video, 1)
     disk(shop, len(video))
-    assert shop.house.disk_pressure.relieve() == 1
+    assert shop.app.disk_pressure.relieve() == 1
     disk(shop, 10 * len(video))
     (row,) = shop.step(State.PUBLISHED)
     assert (row.state, row.error_code, row.attempts) == (State.PUBLISHED, "retention", 0)
@@ -186,8 +186,8 @@ def test_pressure_is_told_once_and_its_end_too(
 ) -> None:
     shop = workshop(**PRESSURE)
     publish(shop, video, 3)
-    pressure = shop.house.disk_pressure
-    sample = shop.house.metrics.registry.get_sample_value
+    pressure = shop.app.disk_pressure
+    sample = shop.app.metrics.registry.get_sample_value
     with capture_logs() as logs:
         disk(shop, 4 * len(video))
         pressure.relieve()
@@ -207,12 +207,12 @@ def test_a_directory_that_is_away_says_nothing_of_its_disk(
     shop = workshop(**PRESSURE)
     publish(shop, video, 1)
     disk(shop, len(video))
-    shop.house.disk_pressure.relieve()
-    assert shop.house.disk_pressure.is_high
-    os.rename(shop.house.tree.root, os.path.join(place, "away"))
-    assert shop.house.disk_pressure.relieve() == 0
-    assert not shop.house.disk_pressure.is_high_now()
-    assert shop.house.disk_pressure.report()["used_percent"] is None
+    shop.app.disk_pressure.relieve()
+    assert shop.app.disk_pressure.is_high
+    os.rename(shop.app.tree.root, os.path.join(place, "away"))
+    assert shop.app.disk_pressure.relieve() == 0
+    assert not shop.app.disk_pressure.is_high_now()
+    assert shop.app.disk_pressure.report()["used_percent"] is None
 
 
 def test_a_file_system_that_does_not_tell_its_size_is_never_too_full() -> None:

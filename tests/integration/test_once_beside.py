@@ -68,9 +68,9 @@ def test_a_row_that_appeared_for_a_file_that_did_not_change_is_published_onto_at
     upload, _ = publish(opened, compressor, GOOD, video)
     compressor.fail(row := compressor.begin(FAILED, "480p"))
     opened.put(FAILED, video)
-    minder = opened.house.catalog_minder
-    assert minder is not None
-    minder.gatekeeper.ask()
+    catalog_thread = opened.app.catalog_thread
+    assert catalog_thread is not None
+    catalog_thread.gate.ask()
     assert opened.row(FAILED).state is State.REJECTED
     compressor.encode(GOOD)
     compressor.end(row, FAILED)

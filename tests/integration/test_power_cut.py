@@ -86,7 +86,7 @@ def test_a_damaged_copy_of_a_published_file_is_rejected_and_its_object_stays(
     assert shop.object(good) == video
     assert content(shop) == damage(video)
     assert shop.catalog_urls() == [f"/{BUCKET}/{good.object_key}"]
-    stakes.judge(shop.house.settings)
+    stakes.judge(shop.app.settings)
 
 
 def test_without_any_catalog_it_is_the_same(workshop: OpenWorkshop, video: bytes) -> None:
@@ -116,7 +116,7 @@ def test_an_operator_has_the_last_word(shop: Workshop, video: bytes) -> None:
     leave(shop, zeros_behind_the_index(video), seconds_back=1)
     row = shop.settle(PATH)
     assert row is not None
-    shop.house.ledger.reopen(row.id, reason="retried by hand")
+    shop.app.ledger.reopen(row.id, reason="retried by hand")
     assert shop.object(shop.finish(PATH)) == zeros_behind_the_index(video)
 
 
@@ -166,17 +166,17 @@ def test_a_damaged_copy_is_not_sent_for_an_object_that_was_lost(
     shop: Workshop, video: bytes, server: S3Server
 ) -> None:
     """What was hashed once is hashed again before it is sent: the same file with other content is broken."""
-    shop.house.policy.retention *= 0
+    shop.app.policy.retention *= 0
     published(shop, video)
     leave(shop, zeros(video))
     server.client().delete_object(Bucket=BUCKET, Key=shop.row(PATH).object_key)
-    shop.house.ledger.reschedule_published(shop.house.policy.retention)
+    shop.app.ledger.reschedule_published(shop.app.policy.retention)
     assert shop.step(State.PUBLISHED)[0].state is State.PENDING
     (row,) = shop.step(State.PENDING)
     assert (row.state, row.error_code) == (State.FAILED, LOCAL_DAMAGED)
     assert shop.object(row) is None
     assert content(shop) == zeros(video)
-    shop.house.ledger.reopen(row.id, reason="retried by hand")
+    shop.app.ledger.reopen(row.id, reason="retried by hand")
     assert shop.step(State.PENDING)[0].state is State.VERIFIED
 
 
@@ -185,7 +185,7 @@ def test_the_parts_of_a_file_that_was_damaged_in_the_middle_of_its_upload_are_gi
 ) -> None:
     row = interrupted(workshop(), proxy, video)
     leave(next_life := workshop(), zeros(padded(video, FIVE_PARTS)))
-    next_life.house.ledger.unclaim_all()
+    next_life.app.ledger.release_all_claims()
     (failed,) = next_life.step(State.PENDING)
     assert (failed.id, failed.state, failed.error_code) == (row.id, State.FAILED, LOCAL_DAMAGED)
     assert open_multiparts(server) == []

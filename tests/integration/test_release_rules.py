@@ -41,9 +41,9 @@ def test_players_get_the_local_url_until_the_object_is_confirmed(
     """The row is there as soon as the file is settled, and changes only after the confirmation."""
     shop = workshop()
     shop.put(PATH, video)
-    assert shop.catalog_urls() == [f"file://{shop.house.tree.root}/{PATH}"]
+    assert shop.catalog_urls() == [f"file://{shop.app.tree.root}/{PATH}"]
     shop.step(State.PENDING)
-    assert shop.catalog_urls() == [f"file://{shop.house.tree.root}/{PATH}"]
+    assert shop.catalog_urls() == [f"file://{shop.app.tree.root}/{PATH}"]
     (row,) = shop.step(State.VERIFIED)
     assert row.state is State.PUBLISHED
     assert shop.catalog_urls() == [f"/{BUCKET}/videos/{PATH}"]
@@ -64,10 +64,10 @@ def test_row_and_ledger_change_together_or_not_at_all(
         raise Interrupted
 
     with monkeypatch.context() as patch:
-        patch.setattr(shop.house.ledger, "advance", interrupt)
+        patch.setattr(shop.app.ledger, "advance", interrupt)
         with pytest.raises(Interrupted):
             shop.step(State.VERIFIED)
-    assert shop.catalog_urls() == [f"file://{shop.house.tree.root}/{PATH}"]
+    assert shop.catalog_urls() == [f"file://{shop.app.tree.root}/{PATH}"]
     assert shop.row(PATH).state is State.VERIFIED
 
 
@@ -75,8 +75,8 @@ def test_a_catalog_row_that_was_deleted_is_made_again(workshop: OpenWorkshop, vi
     shop = workshop()
     shop.put(PATH, video)
     shop.step(State.PENDING)
-    with shop.house.database.transaction():
-        shop.house.database.tables.qualities.delete().execute()
+    with shop.app.database.transaction():
+        shop.app.database.tables.qualities.delete().execute()
     shop.step(State.VERIFIED)
     assert shop.catalog_urls() == [f"/{BUCKET}/videos/{PATH}"]
 
@@ -98,8 +98,8 @@ def test_the_copy_goes_only_after_the_retention(workshop: OpenWorkshop, video: b
     row = shop.row(PATH)
     assert row.published_at is not None
     assert row.due_at == row.published_at + timedelta(hours=1)
-    shop.house.policy.retention = timedelta(0)
-    shop.house.ledger.reschedule_published(timedelta(0))
+    shop.app.policy.retention = timedelta(0)
+    shop.app.ledger.reschedule_published(timedelta(0))
     (released,) = shop.step(State.PUBLISHED)
     assert released.state is State.RELEASED
     assert not os.path.exists(shop.absolute(PATH))
@@ -112,20 +112,20 @@ def test_a_clock_that_is_set_back_makes_the_retention_begin_anew_and_end(
     """A publication in the future would keep the copy until that has come, and its row busy all the time."""
     shop = workshop(RELEASE_AFTER_SECONDS=3600)
     published(shop, video)
-    uploads = shop.house.database.tables.uploads
-    ahead = shop.house.ledger.now() + timedelta(days=1)
-    with shop.house.database.transaction():
+    uploads = shop.app.database.tables.uploads
+    ahead = shop.app.ledger.now() + timedelta(days=1)
+    with shop.app.database.transaction():
         uploads.update(published_at=ahead, due_at=ahead + timedelta(hours=1)).execute()
     (row,) = shop.step(State.PUBLISHED)
     assert row.published_at is not None
-    assert row.published_at <= shop.house.ledger.now()
-    assert row.due_at <= shop.house.ledger.now() + timedelta(hours=1)
+    assert row.published_at <= shop.app.ledger.now()
+    assert row.due_at <= shop.app.ledger.now() + timedelta(hours=1)
     assert shop.step(State.PUBLISHED) == []
-    shop.house.policy.retention = timedelta(0)
-    shop.house.ledger.reschedule_published(timedelta(0))
+    shop.app.policy.retention = timedelta(0)
+    shop.app.ledger.reschedule_published(timedelta(0))
     (released,) = shop.step(State.PUBLISHED)
     assert released.state is State.RELEASED
-    assert "the local copy was removed" in shop.house.ledger.events(released.id)[-1].detail
+    assert "the local copy was removed" in shop.app.ledger.events(released.id)[-1].detail
 
 
 def test_a_retention_that_grew_is_kept_by_rows_that_are_due_already(
@@ -133,17 +133,17 @@ def test_a_retention_that_grew_is_kept_by_rows_that_are_due_already(
 ) -> None:
     shop = workshop()
     published(shop, video)
-    shop.house.policy.retention = timedelta(hours=1)
+    shop.app.policy.retention = timedelta(hours=1)
     (row,) = shop.step(State.PUBLISHED)
     assert (row.state, row.last_error) == (State.PUBLISHED, None)
-    assert row.due_at > shop.house.ledger.now() + timedelta(minutes=50)
+    assert row.due_at > shop.app.ledger.now() + timedelta(minutes=50)
     assert os.path.exists(shop.absolute(PATH))
 
 
 def test_keep_local_wins(workshop: OpenWorkshop, video: bytes) -> None:
     shop = workshop(KEEP_LOCAL=True)
     published(shop, video)
-    assert not shop.house.runners[State.PUBLISHED].stage.is_enabled()
+    assert not shop.app.runners[State.PUBLISHED].stage.is_enabled()
 
 
 def test_an_object_that_was_lost_is_uploaded_again_while_the_copy_is_here(
@@ -156,7 +156,7 @@ def test_an_object_that_was_lost_is_uploaded_again_while_the_copy_is_here(
     (row,) = shop.step(State.PUBLISHED)
     assert (row.state, row.verified_at, row.published_at) == (State.PENDING, None, None)
     assert content(shop) == video
-    assert shop.catalog_urls() == [f"file://{shop.house.tree.root}/{PATH}"]
+    assert shop.catalog_urls() == [f"file://{shop.app.tree.root}/{PATH}"]
     final = shop.finish(PATH)
     assert final.state is State.RELEASED
     assert shop.object(final) == video
@@ -173,7 +173,7 @@ def test_a_lost_object_is_taken_back_in_row_and_ledger_together_or_not_at_all(
     def fail(*_args: object, **_kwargs: object) -> None:
         raise DatabaseError(ErrorKind.TRANSIENT, "advance", "the test says so", "Wait.")
 
-    monkeypatch.setattr(shop.house.ledger, "advance", fail)
+    monkeypatch.setattr(shop.app.ledger, "advance", fail)
     (row,) = shop.step(State.PUBLISHED)
     assert row.state is State.PUBLISHED
     assert shop.catalog_urls() == [f"/{BUCKET}/videos/{PATH}"]
@@ -198,7 +198,7 @@ def test_an_object_that_a_later_upload_of_another_instance_replaced_is_left_to_i
     published(shop, video)
     row = shop.row(PATH)
     put: Any = server.client().put_object(Bucket=BUCKET, Key=row.object_key, Body=video + FREE_BOX)
-    other = Ledger(shop.house.database, "another")
+    other = Ledger(shop.app.database, "another")
     later = other.enqueue(
         PATH,
         video_id=row.video_id,
@@ -224,7 +224,7 @@ def test_an_object_that_may_not_be_looked_at_is_not_trusted(
     proxy.fault = lambda request, forward: Answer(403) if request.action == "HeadObject" else forward()
     (row,) = shop.step(State.PUBLISHED)
     assert (row.state, row.attempts) == (State.PUBLISHED, 0)
-    assert shop.house.runners[State.PUBLISHED].pause.problem is not None
+    assert shop.app.runners[State.PUBLISHED].breaker.failure is not None
     assert content(shop) == video
 
 
@@ -243,7 +243,7 @@ def test_a_file_replaced_between_confirmation_and_release_survives(
     shop.settle(PATH)
     final = shop.finish(PATH)
     assert (final.state, shop.object(final)) == (State.RELEASED, fresh)
-    assert shop.house.ledger.uploads(ids=[old.id])[0].state is State.SUPERSEDED
+    assert shop.app.ledger.uploads(ids=[old.id])[0].state is State.SUPERSEDED
 
 
 def test_a_file_rewritten_in_place_between_confirmation_and_release_survives(
@@ -308,7 +308,7 @@ def test_a_writer_that_opened_the_file_aside_gets_it_back(workshop: OpenWorkshop
         (row,) = shop.step(State.PUBLISHED)
     assert shop.waited == [1.0]
     assert (row.state, row.error_code, row.attempts) == (State.PUBLISHED, LOCAL_CHANGED, 0)
-    assert len(shop.house.settler) == 1
+    assert len(shop.app.settler) == 1
     assert os.listdir(shop.absolute(VIDEO_ID)) == [os.path.basename(PATH)]
 
 
@@ -331,11 +331,11 @@ def test_a_crash_while_the_file_is_aside_is_repaired_at_the_next_start(
     shop = workshop()
     published(shop, video)
     row = shop.row(PATH)
-    removal.set_aside(shop.house.tree, PATH, row.id, row.identity)
+    removal.quarantine(shop.app.tree, PATH, row.id, row.identity)
     assert not os.path.exists(shop.absolute(PATH))
     next_life = workshop()
-    report = next_life.house.scanner.scan()
-    next_life.house.asides.repair(report.asides)
+    report = next_life.app.scanner.scan()
+    next_life.app.asides.repair(report.asides)
     assert content(next_life) == video
     (released,) = next_life.step(State.PUBLISHED)
     assert released.state is State.RELEASED
@@ -360,7 +360,7 @@ def test_an_unmounted_directory_releases_and_loses_nothing(
     os.rename(shop.absolute(VIDEO_ID), os.path.join(place, "unmounted"))
     (row,) = shop.step(State.PUBLISHED)
     assert (row.state, row.error_code) == (State.PUBLISHED, "root-unavailable")
-    assert shop.house.runners[State.PUBLISHED].pause.problem is not None
+    assert shop.app.runners[State.PUBLISHED].breaker.failure is not None
 
 
 def test_a_lost_object_without_a_local_copy_is_reported_and_kept_in_view(
@@ -389,18 +389,18 @@ def test_a_release_that_cannot_be_recorded_is_recorded_later(
     """The database goes away between the unlink and the row."""
     shop = workshop()
     published(shop, video)
-    real = shop.house.ledger.advance
+    real = shop.app.ledger.advance
 
     def fail(*_args: object, **_kwargs: object) -> None:
         raise DatabaseError(ErrorKind.TRANSIENT, "advance", "the test says so", "Wait.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(shop.house.ledger, "advance", fail)
+        patch.setattr(shop.app.ledger, "advance", fail)
         shop.step(State.PUBLISHED)
-    assert shop.house.ledger.advance == real
+    assert shop.app.ledger.advance == real
     assert not os.path.exists(shop.absolute(PATH))
-    shop.house.ledger.unclaim_all()
-    shop.house.ledger.hurry(State.PUBLISHED)
+    shop.app.ledger.release_all_claims()
+    shop.app.ledger.make_due(State.PUBLISHED)
     (row,) = shop.step(State.PUBLISHED)
     assert row.state is State.RELEASED
 
@@ -418,9 +418,9 @@ def test_of_a_file_with_a_second_name_only_the_name_in_the_directory_goes(
     assert not os.path.exists(shop.absolute(PATH))
     with open(other, "rb") as file:
         assert file.read() == video
-    story = [event.detail for event in shop.house.ledger.events(row.id)]
+    story = [event.detail for event in shop.app.ledger.events(row.id)]
     assert "the local name was removed; the file has 1 other names (hard links)" in story
-    assert shop.house.metrics.released._value.get() == 0
+    assert shop.app.metrics.released._value.get() == 0
 
 
 def test_a_second_name_that_is_only_our_own_from_a_crash_is_taken_away_where_hard_links_are_allowed(
@@ -429,9 +429,9 @@ def test_a_second_name_that_is_only_our_own_from_a_crash_is_taken_away_where_har
     """The crash came between giving the name back and taking the other one away."""
     shop = workshop(ALLOW_HARD_LINKS=True)
     published(shop, video)
-    aside = os.path.join(os.path.dirname(shop.absolute(PATH)), removal.aside_name(shop.row(PATH).id, 1))
+    aside = os.path.join(os.path.dirname(shop.absolute(PATH)), removal.quarantine_name(shop.row(PATH).id, 1))
     os.link(shop.absolute(PATH), aside)
     (row,) = shop.step(State.PUBLISHED)
     assert row.state is State.RELEASED
     assert os.listdir(os.path.dirname(aside)) == []
-    assert shop.house.metrics.released._value.get() == len(video)
+    assert shop.app.metrics.released._value.get() == len(video)

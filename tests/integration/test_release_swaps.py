@@ -18,9 +18,17 @@ from tests.integration.test_release_rules import FREE_BOX, content, published
 from tests.peer import Peer, peer
 from tests.workshop import VIDEO_ID, Workshop
 from watcher import failpoints
-from watcher.failpoints import Step
+from watcher.failpoints import Point
 
-POINTS = ["before", Step.LINKED_ASIDE, Step.RENAMED_ASIDE, "wait", Step.LEASED, Step.UNLINKED, Step.RECORDED]
+POINTS = [
+    "before",
+    Point.LINKED_ASIDE,
+    Point.RENAMED_ASIDE,
+    "wait",
+    Point.LEASED,
+    Point.UNLINKED,
+    Point.RECORDED,
+]
 """Before which nothing has happened, those of a release that a hook hears of, and the second of the wait."""
 
 ENCODE = """
@@ -66,8 +74,8 @@ def release_with(
 ) -> None:
     """Run the last stage, with the swap at that point of it."""
 
-    def hook(step: Step) -> None:
-        if step == point:
+    def hook(at: Point) -> None:
+        if at == point:
             swap()
 
     with monkeypatch.context() as patch:
@@ -96,7 +104,7 @@ def test_new_content_survives_at_its_path_and_is_uploaded_in_turn(
         stakes.add(path, video)
         old = shop.row(path)
         with ExitStack() as stack:
-            act = in_a_thread(swap, stack) if point is Step.LINKED_ASIDE else swap
+            act = in_a_thread(swap, stack) if point is Point.LINKED_ASIDE else swap
             release_with(shop, monkeypatch, point, partial(act, shop, path, fresh))
         stakes.add(path, fresh)
         stakes.inject()
@@ -106,7 +114,7 @@ def test_new_content_survives_at_its_path_and_is_uploaded_in_turn(
         final = shop.finish(path)
         assert final.id != old.id, point
         assert (final.state, shop.object(final)) == (State.RELEASED, fresh), point
-    stakes.judge(shop.house.settings)
+    stakes.judge(shop.app.settings)
 
 
 @pytest.mark.fault("file opened by an encoder at every step of its release")
@@ -135,7 +143,7 @@ def test_an_encoder_that_opens_the_file_meanwhile_writes_what_is_uploaded_in_tur
             encoders[0].expect("written")
         shop.settle(path)
         assert shop.finish(path).state is State.RELEASED, point
-    stakes.judge(shop.house.settings)
+    stakes.judge(shop.app.settings)
 
 
 @pytest.mark.fault("file hard-linked at every step of its release")
@@ -158,17 +166,17 @@ def test_content_with_a_second_name_stays_under_that_name(
         release_with(shop, monkeypatch, point, link)
         stakes.inject()
         names = set(os.listdir(shop.absolute(VIDEO_ID)))
-        if point in {Step.UNLINKED, Step.RECORDED}:
+        if point in {Point.UNLINKED, Point.RECORDED}:
             assert names == set(), point
             continue
         with open(second, "rb") as file:
             assert file.read() == video, point
-        was_seen = point != Step.LEASED
+        was_seen = point != Point.LEASED
         assert (os.path.basename(path) in names) == was_seen, point
         assert (shop.row(path).state is State.PUBLISHED) == was_seen, point
         for name in names:
             os.unlink(os.path.join(shop.absolute(VIDEO_ID), name))
-    stakes.judge(shop.house.settings)
+    stakes.judge(shop.app.settings)
 
 
 @pytest.mark.fault("symbolic link in its place at every step of its release")
@@ -194,4 +202,4 @@ def test_a_symbolic_link_that_appears_at_the_path_is_left_and_so_is_what_it_lead
         assert content(shop, path) == video, point
         os.unlink(shop.absolute(path))
         assert os.listdir(shop.absolute(VIDEO_ID)) == [], point
-    stakes.judge(shop.house.settings)
+    stakes.judge(shop.app.settings)

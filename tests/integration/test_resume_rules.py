@@ -14,7 +14,7 @@ from tests.integration.conftest import OpenWorkshop
 from tests.integration.test_upload_rules import padded
 from tests.s3_server import S3Server
 from tests.workshop import BUCKET, VIDEO_ID, Workshop
-from watcher.stages.abandoned_multiparts import LOOK_SECONDS, PERIOD_SECONDS, Janitor
+from watcher.stages.abandoned_multiparts import LOOK_SECONDS, PERIOD_SECONDS, AbandonedMultiparts
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.liveness import Liveness
 
@@ -62,10 +62,10 @@ def test_an_interrupted_upload_goes_on_with_the_parts_that_are_there(
     )
     assert kept
     next_life = workshop()
-    next_life.house.ledger.unclaim_all()
+    next_life.app.ledger.release_all_claims()
     with capture_logs() as logs:
-        assert next_life.house.janitor.adopt_or_abort()
-        assert next_life.house.janitor.adopt_or_abort()
+        assert next_life.app.abandoned_multiparts.adopt_or_abort()
+        assert next_life.app.abandoned_multiparts.adopt_or_abort()
     assert [line["event"] for line in logs] == ["multipart_adopted"]
     (done,) = next_life.step(State.PENDING)
     assert (done.state, done.multipart_id) == (State.VERIFIED, None)
@@ -82,9 +82,9 @@ def test_new_content_gives_up_the_parts_of_the_old_one(
     old = interrupted(shop, proxy, video)
     fresh = padded(video, FIVE_PARTS) + FREE_BOX
     shop.put(PATH, fresh)
-    assert shop.house.janitor.sweep() == 1
+    assert shop.app.abandoned_multiparts.sweep() == 1
     assert open_multiparts(server) == []
-    assert "aborted" in [event.event for event in shop.house.ledger.events(old.id)]
+    assert "aborted" in [event.event for event in shop.app.ledger.events(old.id)]
     assert shop.object(shop.finish(PATH)) == fresh
 
 
@@ -102,12 +102,12 @@ def test_an_abort_that_fails_is_repeated_until_it_is_done(
         s3_error(503, "SlowDown") if request.method == "DELETE" else forward()
     )
     with pytest.raises(Exception, match="SlowDown"):
-        shop.house.janitor.sweep()
+        shop.app.abandoned_multiparts.sweep()
     assert open_multiparts(server) == [KEY]
     proxy.fault = lambda _request, forward: forward()
-    assert shop.house.janitor.sweep() == 1
+    assert shop.app.abandoned_multiparts.sweep() == 1
     assert open_multiparts(server) == []
-    assert shop.house.janitor.sweep() == 0
+    assert shop.app.abandoned_multiparts.sweep() == 0
 
 
 def test_at_the_start_only_what_this_ledger_knows_is_aborted(
@@ -119,7 +119,7 @@ def test_at_the_start_only_what_this_ledger_knows_is_aborted(
     foreign = f"videos/{VIDEO_ID}/of_another_host_720p.mp4"
     for key in (KEY, foreign):
         server.client().create_multipart_upload(Bucket=BUCKET, Key=key)
-    assert shop.house.janitor.adopt_or_abort()
+    assert shop.app.abandoned_multiparts.adopt_or_abort()
     assert open_multiparts(server) == [foreign]
 
 
@@ -128,17 +128,17 @@ def test_a_multipart_whose_beginner_never_got_the_answer_is_aborted_within_the_h
 ) -> None:
     """As long as somebody is at work on the key it may be what he has begun a moment ago, and is left."""
     shop = workshop()
-    ledger, now = shop.house.ledger, 0.0
-    janitor = Janitor(
+    ledger, now = shop.app.ledger, 0.0
+    abandoned_multiparts = AbandonedMultiparts(
         database=ledger.database,
         ledger=ledger,
-        store=shop.house.services.store,
+        store=shop.app.context.store,
         prefix="videos",
         backoff=Backoff(),
         liveness=Liveness(),
         clock=lambda: now,
     )
-    assert janitor.adopt_or_abort()
+    assert abandoned_multiparts.adopt_or_abort()
     shop.put(PATH, padded(video, FIVE_PARTS))
 
     def lose_the_answer(request: Request, forward: Forward) -> Answer | None:
@@ -152,16 +152,16 @@ def test_a_multipart_whose_beginner_never_got_the_answer_is_aborted_within_the_h
     assert set(leftover) == {KEY}
     proxy.fault = no_fault
     now = LOOK_SECONDS - 1
-    janitor.clean()
+    abandoned_multiparts.clean()
     assert open_multiparts(server) == leftover
-    held = ledger.seize(row.id, lease=timedelta(minutes=1))
+    held = ledger.claim_one(row.id, lease=timedelta(minutes=1))
     assert held is not None
     now = LOOK_SECONDS
-    janitor.clean()
+    abandoned_multiparts.clean()
     assert open_multiparts(server) == leftover
-    ledger.let_go(held)
+    ledger.release_claim(held)
     now += PERIOD_SECONDS
-    janitor.clean()
+    abandoned_multiparts.clean()
     assert open_multiparts(server) == []
 
 
@@ -169,10 +169,10 @@ def test_a_server_that_cannot_be_asked_does_not_keep_the_daemon_from_starting_an
     workshop: OpenWorkshop, proxy: FaultProxy
 ) -> None:
     proxy.fault = lambda _request, _forward: s3_error(403, "AccessDenied")
-    janitor = workshop().house.janitor
+    abandoned_multiparts = workshop().app.abandoned_multiparts
     with capture_logs() as logs:
-        assert not janitor.adopt_or_abort()
-        assert not janitor.adopt_or_abort()
+        assert not abandoned_multiparts.adopt_or_abort()
+        assert not abandoned_multiparts.adopt_or_abort()
     assert [line["event"] for line in logs] == ["multiparts_unlisted"]
 
 
@@ -274,10 +274,10 @@ def test_a_bucket_without_acls_that_is_not_public_pauses_with_the_three_ways_out
             0,
             "AccessControlListNotSupported",
         )
-    problem = shop.house.runners[State.PENDING].pause.problem
-    assert problem is not None
+    failure = shop.app.runners[State.PENDING].breaker.failure
+    assert failure is not None
     for way in ("policy", "Object Ownership", "AWS_S3_ACL=none"):
-        assert way in problem.sentence
+        assert way in failure.sentence
 
 
 def test_without_an_acl_nothing_is_sent_and_nothing_is_asked(
@@ -329,6 +329,6 @@ def is_from_a_stranger(request: Request) -> bool:
 def age(shop: Workshop, path: str, by: timedelta) -> None:
     """Make a path's row newer by so much than it is (older, if negative)."""
     row = shop.row(path)
-    uploads = shop.house.database.tables.uploads
-    with shop.house.database.transaction():
+    uploads = shop.app.database.tables.uploads
+    with shop.app.database.transaction():
         uploads.update(discovered_at=row.discovered_at + by).where(uploads.id == row.id).execute()

@@ -23,7 +23,7 @@ from tests.unit.watcher.test_metrics import free_address
 from tests.workshop import VIDEO_ID
 from watcher.app.factories import connect, storage_config
 from watcher.cli.app import app
-from watcher.cli.common import MISUSED, UNDONE
+from watcher.cli.common import EXIT_FAILED, EXIT_USAGE
 
 pytestmark = pytest.mark.long
 
@@ -128,7 +128,7 @@ def test_a_daemon_and_every_command_show_no_secret(
     ensure_secret(bytes(daemon.raw), *files_below(place))
     url = {"DATABASE_URL": f"sqlite://{place}/state/ledger.sqlite3"}
     codes = ensure_all_commands_keep_secrets(command, **url)
-    assert {arguments for arguments, code in codes.items() if code == MISUSED} == set()
+    assert {arguments for arguments, code in codes.items() if code == EXIT_USAGE} == set()
     ensure_secret(*files_below(place))
 
 
@@ -136,7 +136,7 @@ def test_a_daemon_and_every_command_show_no_secret(
 def test_wrong_credentials_are_told_of_without_them(command: Command, proxy: FaultProxy, code: str) -> None:
     """With a code that nobody knows, too, though then the server's own words are passed on."""
     proxy.fault = lambda _request, _forward: s3_error(403 if code != "NeverHeardOf" else 400, code)
-    assert ensure_all_commands_keep_secrets(command)["upload", PATH] == UNDONE
+    assert ensure_all_commands_keep_secrets(command)["upload", PATH] == EXIT_FAILED
     assert proxy.requests
 
 
@@ -148,7 +148,7 @@ def test_a_run_with_wrong_credentials_shows_none(command: Command, proxy: FaultP
 @pytest.mark.parametrize("url", [UNREACHABLE, MALFORMED], ids=["unreachable", "malformed"])
 def test_a_database_url_is_complained_about_without_its_password(command: Command, url: str) -> None:
     codes = ensure_all_commands_keep_secrets(command, DATABASE_URL=url)
-    assert codes["status",] == (UNDONE if url == UNREACHABLE else MISUSED)
+    assert codes["status",] == (EXIT_FAILED if url == UNREACHABLE else EXIT_USAGE)
     ensure_runs_keep_secrets(command, DATABASE_URL=url)
 
 

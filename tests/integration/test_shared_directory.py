@@ -63,7 +63,7 @@ class LastPart:
 
     parts: int
     held: threading.Event = field(default_factory=threading.Event)
-    let_go: threading.Event = field(default_factory=threading.Event)
+    release_claim: threading.Event = field(default_factory=threading.Event)
     accepted: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
     def __call__(self, request: Request, forward: Forward) -> Answer | None:
@@ -76,7 +76,7 @@ class LastPart:
         for _ in range(self.parts - 1):
             assert self.accepted.acquire(timeout=20)
         self.held.set()
-        self.let_go.wait(40)
+        self.release_claim.wait(40)
         return forward()
 
 
@@ -86,7 +86,7 @@ def last_part(proxy: FaultProxy) -> Iterator[LastPart]:
     holding = LastPart(3)
     proxy.fault = holding
     yield holding
-    holding.let_go.set()
+    holding.release_claim.set()
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def test_a_daemon_that_slept_through_its_claim_is_fenced_off_when_it_wakes(
         other.expect("daemon_ready")
         asleep.signal(signal.SIGSTOP)
         other.expect("upload_published", path=PATH)
-        last_part.let_go.set()
+        last_part.release_claim.set()
         asleep.signal(signal.SIGCONT)
         asleep.expect("claim_lost", path=PATH)
         other.signal(signal.SIGTERM)

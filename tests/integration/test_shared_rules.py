@@ -22,10 +22,10 @@ from tests.postgres import PostgresServer
 from tests.s3_server import S3Server
 from tests.workshop import BUCKET, LEASE, VIDEO_ID, Workshop, open_workshop, settings_for
 from watcher.app.single_pass import OnceRun
-from watcher.detection.completeness import Examination, Finished, Unreadable, examine
+from watcher.detection.completeness import FileStatus, Finished, Unreadable, check_complete
 from watcher.filesystem import removal
 from watcher.filesystem.openat import FileMissingError
-from watcher.filesystem.removal import SetAside
+from watcher.filesystem.removal import Quarantined
 from watcher.stages.runner import Work
 
 pytestmark = pytest.mark.long
@@ -34,30 +34,30 @@ pytestmark = pytest.mark.long
 # ruff: noqa: F811
 
 
-def look(shop: Workshop) -> Examination:
+def look(shop: Workshop) -> FileStatus:
     """What a daemon finds at the path."""
-    return examine(shop.house.tree, PATH, previous=None, now=time.monotonic(), settle_seconds=0)
+    return check_complete(shop.app.tree, PATH, previous=None, now=time.monotonic(), settle_seconds=0)
 
 
 def states(shop: Workshop) -> list[State]:
-    return [row.state for row in shop.house.ledger.uploads()]
+    return [row.state for row in shop.app.ledger.uploads()]
 
 
 def claim(shop: Workshop, state: State) -> list[Upload]:
     """Claim what is due, and do nothing with it."""
-    stage = shop.house.runners[state].stage
-    return shop.house.ledger.claim(state, 9, lease=LEASE, horizon=stage.horizon)
+    stage = shop.app.runners[state].stage
+    return shop.app.ledger.claim(state, 9, lease=LEASE, horizon=stage.horizon)
 
 
 def advance(shop: Workshop, state: State, rows: list[Upload]) -> None:
     """Go on with rows that were claimed earlier."""
-    runner = shop.house.runners[state]
-    runner.stage.advance(rows, Work(runner.guard, lambda: False, lambda: None, lambda _: False))
+    runner = shop.app.runners[state]
+    runner.stage.advance(rows, Work(runner.error_policy, lambda: False, lambda: None, lambda _: False))
 
 
 def told(shop: Workshop, event: str) -> int:
     """How often the stories of all uploads tell of an event."""
-    ledger = shop.house.ledger
+    ledger = shop.app.ledger
     return sum(told.event == event for row in ledger.uploads() for told in ledger.events(row.id))
 
 
@@ -79,8 +79,8 @@ def test_daemons_with_directories_of_their_own_work_on_their_own_files_alone(
         assert [row.path for row in a.step(State.PENDING)] == [PATH]
         assert states(a) == [State.VERIFIED]
         assert states(b) == [State.PENDING]
-        b.house.ledger.unclaim_all()
-        assert set(a.house.ledger.counts_by_instance()) == {"one", "other"}
+        b.app.ledger.release_all_claims()
+        assert set(a.app.ledger.counts_by_instance()) == {"one", "other"}
 
 
 def test_a_new_file_that_two_daemons_see_at_once_has_one_row(
@@ -89,9 +89,9 @@ def test_a_new_file_that_two_daemons_see_at_once_has_one_row(
     """Both have asked the ledger before either has written to it."""
     a, b = house_of("a"), house_of("b")
     a.write(PATH, video)
-    monkeypatch.setattr(b.house.ledger, "current", lambda _path: None)
+    monkeypatch.setattr(b.app.ledger, "current", lambda _path: None)
     for shop in (a, b):
-        shop.intake.take(PATH, look(shop))
+        shop.enqueuer.take(PATH, look(shop))
     assert states(a) == [State.PENDING]
 
 
@@ -103,9 +103,9 @@ def test_a_changed_file_that_two_daemons_see_at_once_supersedes_once(
     a.step(State.PENDING)
     before = a.row(PATH)
     a.write(PATH, video + FREE_BOX)
-    monkeypatch.setattr(b.house.ledger, "current", lambda _path: before)
+    monkeypatch.setattr(b.app.ledger, "current", lambda _path: before)
     for shop in (a, b):
-        shop.intake.take(PATH, look(shop))
+        shop.enqueuer.take(PATH, look(shop))
     assert states(a) == [State.SUPERSEDED, State.PENDING]
 
 
@@ -124,7 +124,7 @@ def test_a_finding_that_is_not_true_any_more_makes_no_row(
     else:
         a.put(PATH, video + FREE_BOX)
     before = states(a)
-    b.intake.take(PATH, found)
+    b.enqueuer.take(PATH, found)
     assert states(a) == before
 
 
@@ -134,11 +134,11 @@ def test_an_unreadable_file_that_two_daemons_see_fails_once_and_is_mended_once(
     a, b = house_of("a"), house_of("b")
     a.write(PATH, video)
     for shop in (a, b):
-        shop.intake.take(PATH, Unreadable("It must not be read."))
+        shop.enqueuer.take(PATH, Unreadable("It must not be read."))
     assert states(a) == [State.FAILED]
     seen = look(a), look(b)
-    a.intake.take(PATH, seen[0])
-    b.intake.take(PATH, seen[1])
+    a.enqueuer.take(PATH, seen[0])
+    b.enqueuer.take(PATH, seen[1])
     assert states(a) == [State.PENDING]
     assert told(a, "pending") == 1
 
@@ -151,13 +151,13 @@ def test_a_vanished_file_that_two_daemons_miss_is_looked_at_once(
     a, b = house_of("a"), house_of("b")
     a.write(PATH, video)
     a.write(f"{VIDEO_ID}/other.txt", b"")
-    a.intake.take(PATH, Unreadable("It must not be read."))
+    a.enqueuer.take(PATH, Unreadable("It must not be read."))
     failed = a.row(PATH)
     os.unlink(a.absolute(PATH))
-    a.intake.reconsider_missing(failed)
+    a.enqueuer.reconsider_missing(failed)
     if moment == "after it is read":
-        monkeypatch.setattr(b.house.ledger, "_get", lambda _id: failed)
-    b.intake.reconsider_missing(failed)
+        monkeypatch.setattr(b.app.ledger, "_get", lambda _id: failed)
+    b.enqueuer.reconsider_missing(failed)
     monkeypatch.undo()
     assert states(a) == [State.PENDING]
     b.step(State.PENDING)
@@ -172,10 +172,10 @@ def test_a_file_in_the_middle_of_another_daemons_release_is_left_aside(
     published(a, video)
 
     def start() -> None:
-        report = b.house.scanner.scan()
+        report = b.app.scanner.scan()
         assert len(report.asides) == 1
-        b.house.ledger.unclaim_all()
-        b.house.asides.repair(report.asides)
+        b.app.ledger.release_all_claims()
+        b.app.asides.repair(report.asides)
         assert not os.path.exists(a.absolute(PATH))
 
     a.while_waiting = start
@@ -188,12 +188,12 @@ def test_what_a_dead_daemon_left_aside_is_repaired_by_another_one(house_of: Open
     a, b = house_of("a"), house_of("b")
     published(a, video)
     (row,) = claim(a, State.PUBLISHED)
-    removal.set_aside(a.house.tree, PATH, row.id, row.identity, claim=row.claim)
-    asides = b.house.scanner.scan().asides
-    b.house.asides.repair(asides)
+    removal.quarantine(a.app.tree, PATH, row.id, row.identity, claim=row.claim)
+    asides = b.app.scanner.scan().asides
+    b.app.asides.repair(asides)
     assert not os.path.exists(b.absolute(PATH))
-    let_claims_run_out(b.house.database)
-    b.house.asides.repair(asides)
+    let_claims_run_out(b.app.database)
+    b.app.asides.repair(asides)
     assert content(b) == video
     assert b.row(PATH).claimed_until is None
 
@@ -205,16 +205,16 @@ def test_an_upload_that_was_superseded_a_moment_ago_may_still_be_under_release(
     a, b = house_of("a"), house_of("b")
     published(a, video)
     (row,) = claim(a, State.PUBLISHED)
-    removal.set_aside(a.house.tree, PATH, row.id, row.identity, claim=row.claim)
+    removal.quarantine(a.app.tree, PATH, row.id, row.identity, claim=row.claim)
     b.put(PATH, video + FREE_BOX)
-    asides = b.house.scanner.scan().asides
-    b.house.asides.repair(asides)
-    assert b.house.scanner.scan().asides == asides
-    uploads = b.house.database.tables.uploads
-    with b.house.database.transaction():
+    asides = b.app.scanner.scan().asides
+    b.app.asides.repair(asides)
+    assert b.app.scanner.scan().asides == asides
+    uploads = b.app.database.tables.uploads
+    with b.app.database.transaction():
         uploads.update(changed_at=row.changed_at - LEASE).where(uploads.id == row.id).execute()
-    b.house.asides.repair(asides)
-    assert b.house.scanner.scan().asides == []
+    b.app.asides.repair(asides)
+    assert b.app.scanner.scan().asides == []
     assert content(b) == video + FREE_BOX
 
 
@@ -225,7 +225,7 @@ def test_a_release_that_was_overtaken_gives_the_file_back(house_of: OpenHouse, v
     taken: list[Upload] = []
 
     def take_over() -> None:
-        let_claims_run_out(b.house.database)
+        let_claims_run_out(b.app.database)
         taken.extend(claim(b, State.PUBLISHED))
 
     a.while_waiting = take_over
@@ -242,15 +242,15 @@ def test_a_release_that_was_overtaken_before_it_began_touches_nothing(
     a, b = house_of("a"), house_of("b")
     published(a, video)
     late = claim(a, State.PUBLISHED)
-    let_claims_run_out(b.house.database)
+    let_claims_run_out(b.app.database)
     (row,) = claim(b, State.PUBLISHED)
     seen: list[list[str]] = []
-    waited = Work(a.house.runners[State.PUBLISHED].guard, lambda: False, lambda: None, lambda _: False)
+    waited = Work(a.app.runners[State.PUBLISHED].error_policy, lambda: False, lambda: None, lambda _: False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             removal, "set_aside", lambda *_args, **_kwargs: seen.append(os.listdir(a.absolute(".")))
         )
-        a.house.runners[State.PUBLISHED].stage.advance(late, waited)
+        a.app.runners[State.PUBLISHED].stage.advance(late, waited)
     assert seen == []
     assert a.row(PATH) == row
 
@@ -260,13 +260,13 @@ def test_an_unlink_that_comes_late_finds_nothing_under_its_name(house_of: OpenHo
     a, b = house_of("a"), house_of("b")
     published(a, video)
     (row,) = claim(a, State.PUBLISHED)
-    aside = removal.set_aside(a.house.tree, PATH, row.id, row.identity, claim=row.claim)
-    assert isinstance(aside, SetAside)
-    let_claims_run_out(b.house.database)
+    aside = removal.quarantine(a.app.tree, PATH, row.id, row.identity, claim=row.claim)
+    assert isinstance(aside, Quarantined)
+    let_claims_run_out(b.app.database)
 
     def wake_up() -> None:
         with pytest.raises(FileMissingError):
-            removal.finish(a.house.tree, aside)
+            removal.delete_quarantined(a.app.tree, aside)
         assert len(os.listdir(a.absolute(VIDEO_ID))) == 1
 
     b.while_waiting = wake_up
@@ -279,13 +279,13 @@ def test_a_file_that_is_aside_is_neither_missing_nor_gone(house_of: OpenHouse, v
     """A late release has it for a second, though its upload is pending again: the object was lost."""
     a, b = house_of("a"), house_of("b")
     row = a.put(PATH, video)
-    aside = removal.set_aside(a.house.tree, PATH, row.id, row.identity, claim=7)
-    assert isinstance(aside, SetAside)
-    assert b.house.scanner.scan().missing == 0
+    aside = removal.quarantine(a.app.tree, PATH, row.id, row.identity, claim=7)
+    assert isinstance(aside, Quarantined)
+    assert b.app.scanner.scan().missing == 0
     (waiting,) = b.step(State.PENDING)
     assert (waiting.state, waiting.error_code) == (State.PENDING, "local-away")
-    removal.put_back(a.house.tree, aside, "It is late.")
-    b.house.ledger.hurry([row.id])
+    removal.restore(a.app.tree, aside, "It is late.")
+    b.app.ledger.make_due([row.id])
     assert b.finish(PATH).state is State.RELEASED
 
 
@@ -297,10 +297,10 @@ def test_a_multipart_that_another_daemon_has_just_begun_is_not_aborted(
     a.put(PATH, video)
     claim(a, State.PENDING)
     server.client().create_multipart_upload(Bucket=BUCKET, Key=KEY)
-    assert b.house.janitor.adopt_or_abort()
+    assert b.app.abandoned_multiparts.adopt_or_abort()
     assert open_multiparts(server) == [KEY]
-    let_claims_run_out(b.house.database)
-    assert b.house.janitor.adopt_or_abort()
+    let_claims_run_out(b.app.database)
+    assert b.app.abandoned_multiparts.adopt_or_abort()
     assert open_multiparts(server) == []
 
 
@@ -319,7 +319,7 @@ def test_a_multipart_of_another_hosts_file_of_the_same_key_is_not_aborted(
     with open_workshop(one, server) as a, open_workshop(other, server) as b:
         interrupted(a, proxy, video)
         b.put(PATH, video)
-        assert b.house.janitor.adopt_or_abort()
+        assert b.app.abandoned_multiparts.adopt_or_abort()
         assert open_multiparts(server) == [KEY]
 
 
@@ -329,10 +329,10 @@ def test_two_sweeps_of_the_same_leftover_count_it_once(
     a, b = house_of("a"), house_of("b")
     interrupted(a, proxy, video)
     a.put(PATH, video)
-    seen = b.house.ledger.abandoned_multiparts(9)
-    assert a.house.janitor.sweep() == 1
-    monkeypatch.setattr(b.house.ledger, "abandoned_multiparts", lambda _limit: seen)
-    assert b.house.janitor.sweep() == 0
+    seen = b.app.ledger.abandoned_multiparts(9)
+    assert a.app.abandoned_multiparts.sweep() == 1
+    monkeypatch.setattr(b.app.ledger, "abandoned_multiparts", lambda _limit: seen)
+    assert b.app.abandoned_multiparts.sweep() == 0
     assert open_multiparts(server) == []
 
 
@@ -343,7 +343,7 @@ def test_a_late_upload_does_not_abort_what_another_daemon_goes_on_with(
     a, b = house_of("a"), house_of("b")
     row = interrupted(a, proxy, video)
     late = claim(a, State.PENDING)
-    let_claims_run_out(b.house.database)
+    let_claims_run_out(b.app.database)
     claim(b, State.PENDING)
     server.client().put_object(
         Bucket=BUCKET, Key=KEY, Body=content(a, PATH), ChecksumAlgorithm="CRC64NVME", ACL="public-read"
@@ -364,7 +364,7 @@ def test_a_late_upload_does_not_complete_its_object(
     def take_over(request: Request, forward: Forward) -> Answer:
         answer = forward()
         if request.action == "UploadPart" and proxy.actions.count("UploadPart") == 3 and not taken:
-            let_claims_run_out(b.house.database)
+            let_claims_run_out(b.app.database)
             taken.extend(claim(b, State.PENDING))
         return answer
 
@@ -384,10 +384,10 @@ def test_one_pass_does_not_wait_for_what_another_daemon_works_on_and_says_so(
     """The other's claim ends within seconds, again and again: it is alive."""
     a, b = house_of("a"), house_of("b")
     a.put(PATH, video)
-    a.house.ledger.claim(State.PENDING, 1, lease=LEASE / 12, horizon=LEASE)
+    a.app.ledger.claim(State.PENDING, 1, lease=LEASE / 12, horizon=LEASE)
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()
     started = time.monotonic()
-    undone = OnceRun(b.house, signals=signals).run()
+    undone = OnceRun(b.app, signals=signals).run()
     assert undone == [f"{PATH}: pending: a is at work on it"]
     assert time.monotonic() - started < LEASE.total_seconds() / 12
 
@@ -401,8 +401,8 @@ def test_a_row_released_while_its_path_is_enqueued_keeps_its_receipt(
     (row,) = claim(a, State.PUBLISHED)
     a.write(PATH, video + FREE_BOX)
     adding = threading.Thread(target=b.settle, args=(PATH,))
-    with a.house.database.transaction():
-        a.house.ledger.advance(row, State.RELEASED)
+    with a.app.database.transaction():
+        a.app.ledger.advance(row, State.RELEASED)
         adding.start()
         deadline = time.monotonic() + 20
         while not waiting_for_a_row(postgres):
@@ -418,7 +418,7 @@ def test_two_daemons_that_add_the_same_file_take_turns(
     a, b = house_of("a"), house_of("b")
     a.write(PATH, video)
     with ThreadPoolExecutor(1) as pool:
-        with a.house.database.transaction():
+        with a.app.database.transaction():
             a.settle(PATH)
             adding = pool.submit(b.settle, PATH)
             deadline = time.monotonic() + 20

@@ -40,7 +40,7 @@ def test_a_finished_file_becomes_a_confirmed_public_object(
     (row,) = shop.step(State.PENDING)
     assert (row.state, row.confirmed_by, row.attempts) == (State.VERIFIED, "checksum", 0)
     assert row.object_key == f"videos/{VIDEO_ID}/my video_720p.mp4"
-    assert row.url == f"{shop.house.settings.aws_endpoint_url}/{BUCKET}/videos/{VIDEO_ID}/my%20video_720p.mp4"
+    assert row.url == f"{shop.app.settings.aws_endpoint_url}/{BUCKET}/videos/{VIDEO_ID}/my%20video_720p.mp4"
     assert row.verified_at is not None
     head = server.client().head_object(Bucket=BUCKET, Key=row.object_key, ChecksumMode="ENABLED")
     assert (head["ContentType"], head["CacheControl"]) == ("video/mp4", "public, max-age=3600")
@@ -64,7 +64,7 @@ def test_a_file_of_any_size_arrives_whole(workshop: OpenWorkshop, video: bytes, 
 
 def claimed(shop: Workshop, state: State) -> Upload:
     """The one upload in a state, taken as its stage would."""
-    (row,) = shop.house.ledger.claim(state, 1, lease=LEASE, horizon=LEASE)
+    (row,) = shop.app.ledger.claim(state, 1, lease=LEASE, horizon=LEASE)
     return row
 
 
@@ -81,7 +81,7 @@ def test_where_no_checksum_is_kept_the_etag_from_our_own_parts_confirms(
     (row,) = shop.step(State.PENDING)
     assert (row.state, row.confirmed_by) == (State.VERIFIED, "etag")
     del proxy.requests[:]
-    shop.house.ledger.advance(claimed(shop, State.VERIFIED), State.PENDING)
+    shop.app.ledger.advance(claimed(shop, State.VERIFIED), State.PENDING)
     (row,) = shop.step(State.PENDING)
     assert (row.state, row.confirmed_by, sent(proxy)) == (State.VERIFIED, "etag", [])
 
@@ -119,7 +119,7 @@ def test_a_file_replaced_after_it_settled_is_looked_at_before_anything_is_sent(
     (row,) = shop.step(State.PENDING)
     assert (row.state, row.error_code) == (State.PENDING, "local-changed")
     assert proxy.actions == []
-    assert len(shop.house.settler) == 1
+    assert len(shop.app.settler) == 1
 
 
 @pytest.mark.parametrize("size", [70_000, LARGE])
@@ -218,8 +218,8 @@ def test_nothing_behind_a_symbolic_link_is_ever_uploaded(
     else:
         os.symlink(outside, shop.absolute(VIDEO_ID))
     assert shop.settle(PATH) is None
-    shop.house.scanner.scan()
-    assert len(shop.house.settler) == 0
+    shop.app.scanner.scan()
+    assert len(shop.app.settler) == 0
     assert proxy.actions == []
 
 
@@ -309,9 +309,9 @@ def test_a_403_is_unknown_so_it_is_sent_and_then_pauses_the_stage(
     (put,) = [request for request in proxy.requests if request.action == "PutObject"]
     assert not {"If-Match", "If-None-Match"} & set(put.headers)
     assert (row.state, row.attempts) == (State.PENDING, 0)
-    problem = shop.house.runners[State.PENDING].pause.problem
-    assert problem is not None
-    assert "s3:GetObject" in problem.sentence
+    failure = shop.app.runners[State.PENDING].breaker.failure
+    assert failure is not None
+    assert "s3:GetObject" in failure.sentence
 
 
 def test_what_was_sent_is_not_sent_again_while_nobody_may_know_what_became_of_it(
@@ -336,7 +336,7 @@ def test_a_confirmation_is_recorded_as_soon_as_the_database_is_back(
     """The object is neither sent nor looked for all over again."""
     shop = workshop()
     shop.put(PATH, video)
-    advance = shop.house.ledger.advance
+    advance = shop.app.ledger.advance
     failures = iter([DatabaseError(ErrorKind.TRANSIENT, "make an upload verified", "it is gone", "Wait.")])
 
     def fail_once(upload: Upload, to: State, **facts: Any) -> Upload:
@@ -344,7 +344,7 @@ def test_a_confirmation_is_recorded_as_soon_as_the_database_is_back(
             raise failure
         return advance(upload, to, **facts)
 
-    monkeypatch.setattr(shop.house.ledger, "advance", fail_once)
+    monkeypatch.setattr(shop.app.ledger, "advance", fail_once)
     (row,) = shop.step(State.PENDING)
     assert (row.state, row.attempts, len(shop.waited)) == (State.VERIFIED, 0, 1)
     assert proxy.actions == ["HeadObject", "PutObject", "HeadObject"]
@@ -357,9 +357,9 @@ def test_an_object_that_is_in_place_already_is_adopted(
     shop = workshop()
     shop.put(PATH, video)
     shop.step(State.PENDING)
-    os.remove(os.path.join(os.path.dirname(shop.house.tree.root), "state", "ledger.sqlite3"))
+    os.remove(os.path.join(os.path.dirname(shop.app.tree.root), "state", "ledger.sqlite3"))
     del proxy.requests[:]
-    second = workshop(DATABASE_URL=f"sqlite://{os.path.dirname(shop.house.tree.root)}/second.sqlite3")
+    second = workshop(DATABASE_URL=f"sqlite://{os.path.dirname(shop.app.tree.root)}/second.sqlite3")
     second.settle(PATH)
     (row,) = second.step(State.PENDING)
     assert row.state is State.VERIFIED
@@ -381,11 +381,11 @@ def test_what_is_wrong_with_the_environment_pauses_the_stage_and_fails_no_row(
     shop.put(PATH, video)
     (row,) = shop.step(State.PENDING)
     assert (row.state, row.attempts, row.error_code) == (State.PENDING, 0, code)
-    pause = shop.house.runners[State.PENDING].pause
-    assert pause.problem is not None
+    breaker = shop.app.runners[State.PENDING].breaker
+    assert breaker.failure is not None
     proxy.fault = lambda _request, forward: forward()
     assert shop.finish(PATH).state is State.RELEASED
-    assert pause.problem is None
+    assert breaker.failure is None
 
 
 def test_a_transient_error_postpones_the_row_and_counts_the_attempt(
@@ -398,7 +398,7 @@ def test_a_transient_error_postpones_the_row_and_counts_the_attempt(
     shop.put(PATH, video)
     (row,) = shop.step(State.PENDING)
     assert (row.state, row.attempts, row.error_code) == (State.PENDING, 1, "SlowDown")
-    assert shop.house.runners[State.PENDING].pause.problem is None
+    assert shop.app.runners[State.PENDING].breaker.failure is None
 
 
 def test_a_file_too_large_for_the_server_fails_with_a_sentence(
@@ -443,7 +443,7 @@ def test_a_stop_in_the_middle_gives_the_row_back_at_once(
     proxy.fault = stop
     (row,) = shop.step(State.PENDING)
     assert (row.state, row.attempts, row.claimed_by) == (State.PENDING, 0, None)
-    assert row.due_at <= shop.house.ledger.now()
+    assert row.due_at <= shop.app.ledger.now()
     assert shop.object(row) is None
     shop.stop_requested = False
     proxy.fault = lambda _request, forward: forward()
@@ -467,7 +467,7 @@ def test_content_that_arrives_during_an_upload_supersedes_it(
 
     proxy.fault = replace
     shop.step(State.PENDING, limit=1)
-    assert shop.house.ledger.uploads(ids=[old.id])[0].state is State.SUPERSEDED
+    assert shop.app.ledger.uploads(ids=[old.id])[0].state is State.SUPERSEDED
     final = shop.finish(PATH)
     assert (final.state, final.size) == (State.RELEASED, len(fresh))
     assert shop.object(final) == fresh

@@ -11,10 +11,10 @@ import structlog
 
 from db import DatabaseError, State
 from watcher.app.factories import path_template
-from watcher.app.status_report import Condition
-from watcher.app.wiring import House
+from watcher.app.status_report import DaemonStatus
+from watcher.app.wiring import Application
 from watcher.detection.observer import TreeObserver
-from watcher.detection.observer_supervisor import Watchman
+from watcher.detection.observer_supervisor import ObserverSupervisor
 from watcher.detection.scanner import ScanReport
 from watcher.errors import ROOT_UNAVAILABLE
 from watcher.filesystem.pruning import prune_directories
@@ -33,7 +33,7 @@ HEARTBEAT_SECONDS = 5.0
 STOP_SECONDS = 4.0
 """How long what is under way may take to end after a signal to stop; the observer may take as long again."""
 
-LOOK_AROUND = 0
+WAKE = 0
 """In the queue of signals: no signal, but something changed that everybody should be told at once."""
 
 RELOADABLE = frozenset(
@@ -58,38 +58,40 @@ class Daemon:
 
     def __init__(
         self,
-        house: House,
+        app: Application,
         *,
         notifier: Notifier,
         signals: queue.SimpleQueue[int],
         reload_settings: Callable[[], Settings],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._house = house
-        self._settings = house.settings
+        self._app = app
+        self._settings = app.settings
         self._notifier = notifier
         self._signals = signals
         self._reload_settings = reload_settings
         self._clock = clock
-        self._metrics_server = MetricsServer(house.metrics, house.settings.metrics_address)
-        self._template = path_template(house.settings)
+        self._metrics_server = MetricsServer(app.metrics, app.settings.metrics_address)
+        self._template = path_template(app.settings)
         observer = TreeObserver(
-            house.tree.root,
-            notice_file=house.settler.notice,
-            notice_directory=house.rescan.request,
-            lost_events=house.rescan.request_after_lost_events,
+            app.tree.root,
+            notice_file=app.settler.check,
+            notice_directory=app.scan_scheduler.request,
+            lost_events=app.scan_scheduler.request_after_lost_events,
             ignores=self._ignores,
         )
-        house.scanner.watch_with(observer)
-        self._watchman = Watchman(
-            house.tree,
+        app.scanner.watch_with(observer)
+        self._observer_supervisor = ObserverSupervisor(
+            app.tree,
             observer,
-            scan_everything=lambda: house.rescan.request(""),
+            scan_everything=lambda: app.scan_scheduler.request(""),
             root_returned=self._probe_after_root_returned,
-            liveness=house.liveness,
-            metrics=house.metrics,
+            liveness=app.liveness,
+            metrics=app.metrics,
         )
-        self._condition = Condition(house, observer, observer_trouble=lambda: self._watchman.trouble)
+        self._condition = DaemonStatus(
+            app, observer, observer_trouble=lambda: self._observer_supervisor.trouble
+        )
         self._first_scan_succeeded = False
         self._is_ready = False
 
@@ -100,32 +102,35 @@ class Daemon:
         """
         self._start()
         try:
-            self._mind()
+            self._main_loop()
         finally:
             ended = self._stop()
         return ended
 
     def _start(self) -> None:
-        house = self._house
-        freed = house.ledger.unclaim_all()
-        house.ledger.reschedule_published(house.policy.retention)
+        app = self._app
+        freed = app.ledger.release_all_claims()
+        app.ledger.reschedule_published(app.policy.retention)
         log.info(
-            "daemon_started", instance=house.ledger.instance, directory=house.tree.root, freed_claims=freed
+            "daemon_started",
+            instance=app.ledger.instance,
+            directory=app.tree.root,
+            freed_claims=freed,
         )
         self._condition.watch()
         self._metrics_server.start()
-        house.janitor.start(then=house.runners[State.PENDING].start)
-        house.rescan.on_full_scan(self._after_full_scan)
-        for pause in house.pauses.values():
-            pause.on_change(lambda: self._signals.put(LOOK_AROUND))
-        self._watchman.start()
-        house.settler.start()
-        house.runners[State.VERIFIED].start()
-        if house.invalidator is not None:
-            house.invalidator.start()
-        if house.catalog_minder is not None:
-            house.catalog_minder.start()
-        house.rescan.start()
+        app.abandoned_multiparts.start(then=app.runners[State.PENDING].start)
+        app.scan_scheduler.on_full_scan(self._after_full_scan)
+        for breaker in app.breakers.values():
+            breaker.on_change(lambda: self._signals.put(WAKE))
+        self._observer_supervisor.start()
+        app.settler.start()
+        app.runners[State.VERIFIED].start()
+        if app.invalidator is not None:
+            app.invalidator.start()
+        if app.catalog_thread is not None:
+            app.catalog_thread.start()
+        app.scan_scheduler.start()
         self._notifier.status("First scan of the directory")
 
     def _after_full_scan(self, report: ScanReport) -> None:
@@ -133,32 +138,32 @@ class Daemon:
 
         Later scans repair what other daemons left aside that never came back.
         """
-        house = self._house
-        house.asides.repair(report.asides)
+        app = self._app
+        app.asides.repair(report.asides)
         if not self._first_scan_succeeded:
-            house.runners[State.PUBLISHED].start()
-            house.disk_pressure.start()
+            app.runners[State.PUBLISHED].start()
+            app.disk_pressure.start()
             self._first_scan_succeeded = True
-            self._signals.put(LOOK_AROUND)
-        if house.catalog_minder is not None:
-            house.catalog_minder.sweep.sweep()
-        if house.policy.prune_after is not None:
-            prune_directories(house.tree, house.policy.prune_after, ignores=self._ignores)
+            self._signals.put(WAKE)
+        if app.catalog_thread is not None:
+            app.catalog_thread.republisher.sweep()
+        if app.policy.prune_after is not None:
+            prune_directories(app.tree, app.policy.prune_after, ignores=self._ignores)
 
     def _ignores(self, path: str) -> bool:
         return self._template.ignores(path) is not None
 
     def _probe_after_root_returned(self) -> None:
-        for pause in self._house.pauses.values():
-            pause.probe_soon(ROOT_UNAVAILABLE)
-        for state in self._house.runners:
-            self._house.services.wake(state)
+        for breaker in self._app.breakers.values():
+            breaker.probe_soon(ROOT_UNAVAILABLE)
+        for state in self._app.runners:
+            self._app.context.wake(state)
 
-    def _mind(self) -> None:
+    def _main_loop(self) -> None:
         """Wait for signals, and in between tell everybody how it goes."""
         interval = min(HEARTBEAT_SECONDS, self._notifier.watchdog_interval or HEARTBEAT_SECONDS)
         while True:
-            self._tell()
+            self._publish_status()
             number = self._next_signal(self._clock() + interval)
             if number == SIGHUP:
                 self._reload()
@@ -167,13 +172,13 @@ class Daemon:
                 return
 
     def _next_signal(self, deadline: float) -> int:
-        """The next signal, or LOOK_AROUND at the deadline."""
+        """The next signal, or WAKE at the deadline."""
         try:
             return self._signals.get(timeout=max(0.0, deadline - self._clock()))
         except queue.Empty:
-            return LOOK_AROUND
+            return WAKE
 
-    def _tell(self) -> None:
+    def _publish_status(self) -> None:
         """Readiness, status and watchdog for systemd; a heartbeat for the ledger."""
         status = self._condition.words(is_ready=self._is_ready)
         if not self._is_ready and self._first_scan_succeeded:
@@ -182,7 +187,7 @@ class Daemon:
             self._notifier.ready(status)
         else:
             self._notifier.status(status)
-        stalls = self._house.liveness.stalled()
+        stalls = self._app.liveness.stalled()
         if stalls and stalls != self._condition.stalls:
             log.error("daemon_stalled", stalls=stalls)
         self._condition.stalls = stalls
@@ -192,7 +197,7 @@ class Daemon:
 
     def _heartbeat(self, phase: str) -> None:
         try:
-            self._house.ledger.heartbeat(self._condition.report(phase))
+            self._app.ledger.heartbeat(self._condition.report(phase))
         except DatabaseError as exc:
             log.debug("heartbeat_unrecorded", reason=str(exc))
 
@@ -203,12 +208,12 @@ class Daemon:
         except SettingsError as exc:
             log.error("reload_refused", problems=exc.problems)
         else:
-            self._follow(fresh)
-        self._house.rescan.request("")
+            self._apply_settings(fresh)
+        self._app.scan_scheduler.request("")
         self._notifier.ready(self._condition.words(is_ready=self._is_ready))
 
-    def _follow(self, fresh: Settings) -> None:
-        house = self._house
+    def _apply_settings(self, fresh: Settings) -> None:
+        app = self._app
         changed = {
             field.upper(): field
             for field in Settings.model_fields
@@ -216,24 +221,28 @@ class Daemon:
         }
         if later := sorted(name for name, field in changed.items() if field not in RELOADABLE):
             log.warning("restart_needed", settings=later)
-        house.policy.follow(fresh)
-        house.services.store.set_bandwidth(fresh.bandwidth)
-        configure_logging(fresh.log_level, house.settings.log_format)
+        app.policy.follow(fresh)
+        app.context.store.set_bandwidth(fresh.bandwidth)
+        configure_logging(fresh.log_level, app.settings.log_format)
         try:
-            house.ledger.reschedule_published(house.policy.retention)
+            app.ledger.reschedule_published(app.policy.retention)
         except DatabaseError as exc:
             log.warning("retention_not_rescheduled", reason=str(exc))
-        house.services.wake(State.PUBLISHED)
+        app.context.wake(State.PUBLISHED)
         self._settings = fresh
         log.info("settings_reloaded", changed=sorted(changed.keys() - set(later)))
 
     def _stop(self) -> bool:
-        house = self._house
+        app = self._app
         self._notifier.stopping("Stopping: what is under way goes on at the next start")
-        stop_all([self._watchman], STOP_SECONDS)
-        workers: list[Worker] = [*house.runners.values(), house.rescan, house.settler]
-        workers += [house.janitor, house.disk_pressure]
-        workers += [worker for worker in (house.invalidator, house.catalog_minder) if worker is not None]
+        stop_all([self._observer_supervisor], STOP_SECONDS)
+        workers: list[Worker] = [
+            *app.runners.values(),
+            app.scan_scheduler,
+            app.settler,
+        ]
+        workers += [app.abandoned_multiparts, app.disk_pressure]
+        workers += [worker for worker in (app.invalidator, app.catalog_thread) if worker is not None]
         in_time = stop_all(workers, STOP_SECONDS)
         self._metrics_server.stop()
         self._heartbeat("stopped")

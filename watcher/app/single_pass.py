@@ -10,8 +10,8 @@ from datetime import datetime, timedelta
 import structlog
 
 from db import State, Upload
-from watcher.app.wiring import House
-from watcher.errors import Problem
+from watcher.app.wiring import Application
+from watcher.errors import Failure
 from watcher.supervision.workers import stop_all
 
 log = structlog.get_logger()
@@ -32,12 +32,12 @@ class OnceRun:
 
     def __init__(
         self,
-        house: House,
+        app: Application,
         *,
         signals: queue.SimpleQueue[int],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._house = house
+        self._app = app
         self._signals = signals
         self._clock = clock
         self._interrupted = False
@@ -47,25 +47,25 @@ class OnceRun:
 
         Raises `db.DatabaseError` and `watcher.filesystem.openat.RootUnavailableError`.
         """
-        house = self._house
-        started_at = house.ledger.now()
-        house.ledger.unclaim_all()
-        house.ledger.reschedule_published(house.policy.retention)
-        house.janitor.adopt_or_abort()
-        house.settler.start()
+        app = self._app
+        started_at = app.ledger.now()
+        app.ledger.release_all_claims()
+        app.ledger.reschedule_published(app.policy.retention)
+        app.abandoned_multiparts.adopt_or_abort()
+        app.settler.start()
         try:
-            report = house.scanner.scan(stopped=self._is_interrupted)
-            house.asides.repair(report.asides)
-            if house.catalog_minder is not None:
-                house.catalog_minder.sweep.sweep()
-            for runner in house.runners.values():
+            report = app.scanner.scan(stopped=self._is_interrupted)
+            app.asides.repair(report.asides)
+            if app.catalog_thread is not None:
+                app.catalog_thread.republisher.sweep()
+            for runner in app.runners.values():
                 runner.start()
             self._wait_until_settled()
             self._wait_until_drained()
         finally:
-            stop_all((*house.runners.values(), house.settler), STOP_SECONDS)
-        if house.invalidator is not None and not self._interrupted:
-            house.invalidator.flush()
+            stop_all((*app.runners.values(), app.settler), STOP_SECONDS)
+        if app.invalidator is not None and not self._interrupted:
+            app.invalidator.flush()
         unreadable = ["directories could not be read; see the log"] * bool(report.unreadable)
         return [*self._left_undone(started_at), *unreadable]
 
@@ -76,24 +76,24 @@ class OnceRun:
 
     def _wait_until_settled(self) -> None:
         """It can take long, and what has settled goes on meanwhile."""
-        settler = self._house.settler
+        settler = self._app.settler
         while not settler.wait_until_only_writers_remain(self._is_interrupted, seconds=GATE_SECONDS):
-            if self._interrupted or settler.problem is not None:
+            if self._interrupted or settler.failure is not None:
                 return
             self._ask_gate()
 
     def _ask_gate(self) -> bool:
         """Have the catalog gate asked, which no thread does here; False if something has only come to it."""
-        house = self._house
-        if house.catalog_minder is None:
+        app = self._app
+        if app.catalog_thread is None:
             return True
-        house.catalog_minder.gatekeeper.ask()
-        return house.ledger.count_awaiting_row() == house.ledger.count_awaiting_row(longer_than=GATE_PATIENCE)
+        app.catalog_thread.gate.ask()
+        return app.ledger.count_awaiting_row() == app.ledger.count_awaiting_row(longer_than=GATE_PATIENCE)
 
     def _wait_until_drained(self) -> None:
         while not self._is_interrupted() and not self._is_drained():
             try:
-                self._house.disk_pressure.relieve()
+                self._app.disk_pressure.relieve()
                 self._signals.get(timeout=ASK_SECONDS)
                 self._interrupted = True
             except queue.Empty:
@@ -106,32 +106,32 @@ class OnceRun:
         the last one.
         """
         return self._ask_gate() and all(
-            (runner.pause.problem is not None or not self._is_due_soon(state)) and runner.is_idle
-            for state, runner in self._house.runners.items()
+            (runner.breaker.failure is not None or not self._is_due_soon(state)) and runner.is_idle
+            for state, runner in self._app.runners.items()
         )
 
     def _is_due_soon(self, state: State) -> bool:
-        house = self._house
-        stage = house.runners[state].stage
+        app = self._app
+        stage = app.runners[state].stage
         if not stage.is_enabled():
             return False
-        due = house.ledger.next_due(state, horizon=stage.horizon, awaits_others=False)
-        return due is not None and due <= house.ledger.now() + PATIENCE
+        due = app.ledger.next_due(state, horizon=stage.horizon, awaits_others=False)
+        return due is not None and due <= app.ledger.now() + PATIENCE
 
     def _left_undone(self, started_at: datetime) -> list[str]:
-        house = self._house
-        undone = [f"{path}: some process still writes it" for path in house.settler.waiting_for_writers()]
+        app = self._app
+        undone = [f"{path}: some process still writes it" for path in app.settler.waiting_for_writers()]
         if self._interrupted:
             undone.append("interrupted; the next run goes on")
-        problems: list[tuple[str, Problem | None]] = [("settling", house.settler.problem)]
-        problems += [(name, pause.problem) for name, pause in house.pauses.items()]
-        undone += [f"{name} is paused: {problem.sentence}" for name, problem in problems if problem]
-        if house.invalidator is not None and house.invalidator.has_waiting():
+        problems: list[tuple[str, Failure | None]] = [("settling", app.settler.failure)]
+        problems += [(name, breaker.failure) for name, breaker in app.breakers.items()]
+        undone += [f"{name} is paused: {failure.sentence}" for name, failure in problems if failure]
+        if app.invalidator is not None and app.invalidator.has_waiting():
             undone.append("the CDN was not told of every replaced object yet; the next run goes on")
         for state in (State.PENDING, State.VERIFIED, State.REJECTED, State.FAILED, State.GONE):
             undone += [
                 f"{upload.path}: {self._in_words(upload)}"
-                for upload in house.ledger.iter_uploads(state=state)
+                for upload in app.ledger.iter_uploads(state=state)
                 if self._counts(upload, started_at)
             ]
         return undone
@@ -139,7 +139,7 @@ class OnceRun:
     def _in_words(self, upload: Upload) -> str:
         if upload.awaits_row:
             return "waits for its catalog row"
-        if self._house.ledger.is_held_by_another(upload):
+        if self._app.ledger.is_held_by_another(upload):
             return f"{upload.state}: {upload.claimed_by} is at work on it"
         return upload.state + (f": {upload.last_error}" if upload.last_error else "")
 
@@ -148,5 +148,5 @@ class OnceRun:
         return (
             upload.state.is_open
             or upload.changed_at >= started_at
-            or (upload.state is not State.GONE and self._house.tree.exists(upload.path))
+            or (upload.state is not State.GONE and self._app.tree.exists(upload.path))
         )

@@ -10,9 +10,9 @@ from datetime import timedelta
 import structlog
 
 from db import JSON, DatabaseError
-from watcher.app.wiring import House
+from watcher.app.wiring import Application
 from watcher.detection.observer import TreeObserver
-from watcher.errors import Problem
+from watcher.errors import Failure
 from watcher.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
@@ -25,7 +25,7 @@ SHOWN = 20
 """How many paths of a kind the ledger is told of."""
 
 
-class Condition:
+class DaemonStatus:
     """Asked by the daemon's main thread, and by the thread of a scrape. `clock` gives monotonic seconds.
 
     `observer_trouble` says in a sentence what keeps events from arriving.
@@ -33,73 +33,74 @@ class Condition:
 
     def __init__(
         self,
-        house: House,
+        app: Application,
         observer: TreeObserver,
         *,
         observer_trouble: Callable[[], str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._house = house
+        self._app = app
         self._observer = observer
         self._observer_trouble = observer_trouble
-        self._rates = _Rates(house.metrics, clock)
+        self._rates = _Rates(app.metrics, clock)
         self.stalls: list[str] = []
 
     def watch(self) -> None:
         """Have the metrics ask here at each scrape."""
-        house = self._house
-        house.metrics.watch(
+        app = self._app
+        app.metrics.watch(
             counts=self._counts,
-            settling=lambda: len(house.settler),
-            paused=lambda: {name: pause.problem is not None for name, pause in house.pauses.items()},
+            settling=lambda: len(app.settler),
+            paused=lambda: {name: breaker.failure is not None for name, breaker in app.breakers.items()},
             catalog=self._catalog_numbers,
             directories=lambda: {
                 "watched_directories": self._observer.watched,
                 "unwatched_directories": self._observer.unwatched,
-                "unreadable_directories": len(house.scanner.unreadable),
+                "unreadable_directories": len(app.scanner.unreadable),
             },
         )
 
     def report(self, phase: str) -> Mapping[str, JSON]:
         """What the ledger keeps of this daemon, for `status` of whoever asks from anywhere."""
-        house = self._house
+        app = self._app
         return {
             "phase": phase,
-            "ledger": house.ledger.instance,
-            "directory": house.tree.root,
+            "ledger": app.ledger.instance,
+            "directory": app.tree.root,
             "paused": self.troubles(),
-            "settling": len(house.settler),
-            "unreadable": house.scanner.unreadable.first(SHOWN),
-            "waiting_for_writers": house.settler.waiting_for_writers()[:SHOWN],
-            "busy": {runner.stage.name: runner.busy for runner in house.runners.values()},
-            "uploads": [line.as_dict() for line in house.services.board.lines()],
-            "orphans": 0 if house.catalog_minder is None else house.catalog_minder.orphans.kept,
-            "disk": house.disk_pressure.report(),
+            "settling": len(app.settler),
+            "unreadable": app.scanner.unreadable.first(SHOWN),
+            "waiting_for_writers": app.settler.waiting_for_writers()[:SHOWN],
+            "busy": {runner.stage.name: runner.busy for runner in app.runners.values()},
+            "uploads": [line.as_dict() for line in app.context.transfer_progress.lines()],
+            "orphans": 0 if app.catalog_thread is None else app.catalog_thread.orphans.kept,
+            "disk": app.disk_pressure.report(),
             "stalls": list(self.stalls),
             **self._rates.look(),
         }
 
     def troubles(self) -> dict[str, str]:
         """What keeps which part of the daemon from working, in sentences."""
-        house = self._house
-        problems: dict[str, Problem | None] = {name: pause.problem for name, pause in house.pauses.items()}
-        problems |= {"settle": house.settler.problem, "scan": house.rescan.problem}
-        if house.catalog_minder is not None:
-            problems["catalog"] = house.catalog_minder.problem
-        troubles = {name: problem.sentence for name, problem in problems.items() if problem is not None}
+        app = self._app
+        failures: dict[str, Failure | None] = {}
+        failures |= {name: breaker.failure for name, breaker in app.breakers.items()}
+        failures |= {"settle": app.settler.failure, "scan": app.scan_scheduler.failure}
+        if app.catalog_thread is not None:
+            failures["catalog"] = app.catalog_thread.failure
+        troubles = {name: failure.sentence for name, failure in failures.items() if failure is not None}
         if trouble := self._observer_trouble():
             troubles["observer"] = trouble
         return troubles
 
     def words(self, *, is_ready: bool) -> str:
         """One line for systemd's status."""
-        house = self._house
+        app = self._app
         if troubles := self.troubles():
             return "; ".join(f"{name} paused: {sentence}" for name, sentence in troubles.items())
-        busy = [f"{runner.busy} in {runner.stage.name}" for runner in house.runners.values() if runner.busy]
-        if settling := len(house.settler):
+        busy = [f"{runner.busy} in {runner.stage.name}" for runner in app.runners.values() if runner.busy]
+        if settling := len(app.settler):
             busy.append(f"{settling} settling")
-        if house.disk_pressure.is_high:
+        if app.disk_pressure.is_high:
             busy.append("disk almost full")
         if not is_ready:
             busy.append("first scan")
@@ -108,21 +109,21 @@ class Condition:
     def _counts(self) -> Mapping[str, int]:
         """Without the database there are no numbers."""
         try:
-            return {state.value: number for state, number in self._house.ledger.counts().items()}
+            return {state.value: number for state, number in self._app.ledger.counts().items()}
         except DatabaseError as exc:
             log.debug("counts_unavailable", reason=str(exc))
             return {}
 
     def _catalog_numbers(self) -> Mapping[str, int]:
-        minder, ledger = self._house.catalog_minder, self._house.ledger
-        if minder is None:
+        catalog_thread, ledger = self._app.catalog_thread, self._app.ledger
+        if catalog_thread is None:
             return {}
-        timeout = timedelta(seconds=self._house.settings.catalog_row_timeout)
+        timeout = timedelta(seconds=self._app.settings.catalog_row_timeout)
         try:
             return {
                 "awaiting_row_uploads": ledger.count_awaiting_row(),
                 "overdue_row_uploads": ledger.count_awaiting_row(longer_than=timeout),
-                "orphan_objects": minder.orphans.kept,
+                "orphan_objects": catalog_thread.orphans.kept,
             }
         except DatabaseError as exc:
             log.debug("counts_unavailable", reason=str(exc))

@@ -11,7 +11,7 @@ from datetime import timedelta
 from functools import partial
 
 from db import Database, Invalidations, Ledger, State
-from storage import Distribution, ObjectStore, PublicAccess, PublicCheck
+from storage import AclFallback, Distribution, ObjectStore, PublicCheck
 from watcher.app.factories import (
     connect,
     ledger_of,
@@ -21,13 +21,13 @@ from watcher.app.factories import (
     storage_config,
     tree_of,
 )
-from watcher.catalog.catalog_thread import CatalogMinder
+from watcher.catalog.catalog_thread import CatalogThread
 from watcher.catalog.compressor_catalog import CompressorCatalog
-from watcher.catalog.gate import Gatekeeper
+from watcher.catalog.gate import CatalogGate
 from watcher.catalog.orphans import Orphans
-from watcher.catalog.republisher import RowSweep
-from watcher.detection.completeness import Examination, Sighting, examine
-from watcher.detection.scan_scheduler import Rescan
+from watcher.catalog.republisher import Republisher
+from watcher.detection.completeness import FileStatus, Observation, check_complete
+from watcher.detection.scan_scheduler import ScanScheduler
 from watcher.detection.scanner import Scanner
 from watcher.detection.settler import Settler
 from watcher.filesystem.removal import is_away
@@ -35,22 +35,22 @@ from watcher.filesystem.tree import Tree
 from watcher.settings.model import Settings
 from watcher.settings.policy import Policy
 from watcher.stages import cdn_invalidation
-from watcher.stages.abandoned_multiparts import Janitor
-from watcher.stages.asides import Asides
+from watcher.stages.abandoned_multiparts import AbandonedMultiparts
+from watcher.stages.asides import Quarantine
 from watcher.stages.cdn_invalidation import Invalidator
-from watcher.stages.context import Services
+from watcher.stages.context import StageContext
 from watcher.stages.disk_pressure import DiskPressure
-from watcher.stages.enqueue import Intake
-from watcher.stages.error_policy import Guard
+from watcher.stages.enqueue import Enqueuer
+from watcher.stages.error_policy import ErrorPolicy
 from watcher.stages.publish import PublishStage
 from watcher.stages.release import ReleaseStage
 from watcher.stages.runner import Stage, StageRunner
 from watcher.stages.upload import UploadStage
 from watcher.supervision.backoff import Backoff
-from watcher.supervision.circuit_breaker import StagePause
+from watcher.supervision.circuit_breaker import CircuitBreaker
 from watcher.supervision.liveness import Liveness
 from watcher.telemetry.metrics import Metrics
-from watcher.telemetry.transfer_progress import Board
+from watcher.telemetry.transfer_progress import TransferProgress
 
 ROW_BACKOFF = Backoff(base=1.0, factor=2.0, cap=300.0)
 PROBE_BACKOFF = Backoff(base=2.0, factor=2.0, cap=300.0)
@@ -59,60 +59,60 @@ RELEASE_BATCH = 32
 
 
 @dataclass(frozen=True, slots=True)
-class House:
+class Application:
     """Everything that works together while the daemon runs; nothing is started yet."""
 
     settings: Settings
     policy: Policy
-    services: Services
+    context: StageContext
     liveness: Liveness
-    janitor: Janitor
-    asides: Asides
-    intake: Intake
+    abandoned_multiparts: AbandonedMultiparts
+    asides: Quarantine
+    enqueuer: Enqueuer
     settler: Settler
-    rescan: Rescan
+    scan_scheduler: ScanScheduler
     scanner: Scanner
     runners: Mapping[State, StageRunner]
     disk_pressure: DiskPressure
-    catalog_minder: CatalogMinder | None
+    catalog_thread: CatalogThread | None
     """Minds the compressor's catalog, where it is the one in use."""
 
     @property
     def tree(self) -> Tree:
         """The watched directory."""
-        return self.services.tree
+        return self.context.tree
 
     @property
     def database(self) -> Database:
         """Where the ledger is kept."""
-        return self.services.database
+        return self.context.database
 
     @property
     def ledger(self) -> Ledger:
         """What was done and must be done."""
-        return self.services.ledger
+        return self.context.ledger
 
     @property
     def invalidator(self) -> Invalidator | None:
         """What tells the CDN of replaced objects, if there is a CDN."""
-        return self.services.invalidator
+        return self.context.invalidator
 
     @property
-    def pauses(self) -> Mapping[str, StagePause]:
+    def breakers(self) -> Mapping[str, CircuitBreaker]:
         """Everything that pauses as a whole while its environment is not as it should be, by name."""
-        pauses = {runner.stage.name: runner.pause for runner in self.runners.values()}
+        breakers = {runner.stage.name: runner.breaker for runner in self.runners.values()}
         if self.invalidator is not None:
-            pauses[cdn_invalidation.NAME] = self.invalidator.pause
-        return pauses
+            breakers[cdn_invalidation.NAME] = self.invalidator.breaker
+        return breakers
 
     @property
     def metrics(self) -> Metrics:
         """What Prometheus may scrape."""
-        return self.services.metrics
+        return self.context.metrics
 
 
 @contextmanager
-def open_house(settings: Settings, *, policy: Policy | None = None) -> Iterator[House]:
+def open_application(settings: Settings, *, policy: Policy | None = None) -> Iterator[Application]:
     """Assemble everything and close it at the end.
 
     Raises `watcher.filesystem.tree.RootUnavailableError`, `db.DatabaseError` and `storage.StorageError`.
@@ -134,28 +134,28 @@ def _assemble(
     database: Database,
     store: ObjectStore,
     distribution: Distribution | None,
-) -> House:
+) -> Application:
     runners: dict[State, StageRunner] = {}
     liveness = Liveness()
     metrics = Metrics()
     ledger = ledger_of(settings, database)
-    minders: list[CatalogMinder] = []
+    catalog_threads: list[CatalogThread] = []
 
-    def look_at_gate() -> None:
-        for minder in minders:
-            minder.notice()
+    def check_gate() -> None:
+        for catalog_thread in catalog_threads:
+            catalog_thread.check_gate()
 
-    services = Services(
+    context = StageContext(
         tree=tree_of(settings),
         database=database,
         ledger=ledger,
         catalog=make_catalog(settings, ledger),
         store=store,
-        public_access=PublicAccess(store, is_wanted=settings.aws_s3_acl == "public-read"),
+        acl_fallback=AclFallback(store, is_wanted=settings.aws_s3_acl == "public-read"),
         naming=naming(settings),
         backoff=ROW_BACKOFF,
         metrics=metrics,
-        board=Board(),
+        transfer_progress=TransferProgress(),
         invalidator=None
         if distribution is None
         else Invalidator(
@@ -170,128 +170,127 @@ def _assemble(
         if settings.verify_public_url
         else None,
         wake=lambda state: runners[state].wake() if state in runners else None,
-        look_at_gate=look_at_gate,
+        check_gate=check_gate,
     )
-    janitor = Janitor(
+    abandoned_multiparts = AbandonedMultiparts(
         database=database,
-        ledger=services.ledger,
+        ledger=context.ledger,
         store=store,
         prefix=settings.aws_s3_videos_prefix,
         backoff=ROW_BACKOFF,
         liveness=liveness,
     )
-    asides = Asides(
-        services.tree,
-        services.ledger,
+    asides = Quarantine(
+        context.tree,
+        context.ledger,
         lease=timedelta(seconds=settings.claim_seconds),
         is_shared=settings.shared_directory,
     )
-    intake = Intake(services, path_template(settings))
+    enqueuer = Enqueuer(context, path_template(settings))
     settler = Settler(
-        examine=partial(_examine, services.tree, settings.settle_seconds),
-        report=intake.take,
+        check_complete=partial(_check_complete, context.tree, settings.settle_seconds),
+        report=enqueuer.take,
         database=database,
         liveness=liveness,
         clock=time.monotonic,
         count_found=metrics.found_by_scan.inc,
     )
     scanner = Scanner(
-        tree=services.tree,
+        tree=context.tree,
         template=path_template(settings),
-        ledger=services.ledger,
-        notice=settler.notice,
-        find=settler.find,
-        missing=intake.reconsider_missing,
+        ledger=context.ledger,
+        check=settler.check,
+        missing=enqueuer.reconsider_missing,
     )
-    rescan = Rescan(
+    scan_scheduler = ScanScheduler(
         scanner,
         database=database,
         period=lambda: policy.rescan_seconds,
         liveness=liveness,
-        metrics=services.metrics,
+        metrics=context.metrics,
     )
     disk_pressure = DiskPressure(
-        services.tree,
+        context.tree,
         ledger,
         policy,
         database=database,
         metrics=metrics,
         liveness=liveness,
-        wake=services.wake,
+        wake=context.wake,
     )
-    release_stage = ReleaseStage(services, policy, is_pressed=disk_pressure.is_high_now)
-    runners |= _make_runners(settings, policy, services, liveness, release_stage, look_again=settler.notice)
-    minder = _make_minder(settings, policy, services, liveness)
-    if minder is not None:
-        minders.append(minder)
-    return House(
+    release_stage = ReleaseStage(context, policy, is_pressed=disk_pressure.is_high_now)
+    runners |= _make_runners(settings, policy, context, liveness, release_stage, look_again=settler.check)
+    catalog_thread = _make_catalog_thread(settings, policy, context, liveness)
+    if catalog_thread is not None:
+        catalog_threads.append(catalog_thread)
+    return Application(
         settings,
         policy,
-        services,
+        context,
         liveness,
-        janitor,
+        abandoned_multiparts,
         asides,
-        intake,
+        enqueuer,
         settler,
-        rescan,
+        scan_scheduler,
         scanner,
         runners,
         disk_pressure,
-        minder,
+        catalog_thread,
     )
 
 
-def _make_minder(
-    settings: Settings, policy: Policy, services: Services, liveness: Liveness
-) -> CatalogMinder | None:
-    catalog = services.catalog
+def _make_catalog_thread(
+    settings: Settings, policy: Policy, context: StageContext, liveness: Liveness
+) -> CatalogThread | None:
+    catalog = context.catalog
     if not isinstance(catalog, CompressorCatalog):
         return None
-    ledger, naming = services.ledger, services.naming
-    return CatalogMinder(
-        Gatekeeper(catalog, ledger, naming, wake=services.wake),
-        RowSweep(catalog, ledger, naming, services.tree, metrics=services.metrics, wake=services.wake),
-        Orphans(catalog, ledger, services.store, policy, deletes=settings.delete_orphans),
-        database=services.database,
+    ledger, naming = context.ledger, context.naming
+    return CatalogThread(
+        CatalogGate(catalog, ledger, naming, wake=context.wake),
+        Republisher(catalog, ledger, naming, context.tree, metrics=context.metrics, wake=context.wake),
+        Orphans(catalog, ledger, context.store, policy, deletes=settings.delete_orphans),
+        database=context.database,
         liveness=liveness,
     )
 
 
-def _examine(tree: Tree, settle_seconds: float, path: str, previous: Sighting | None) -> Examination:
-    return examine(tree, path, previous=previous, now=time.monotonic(), settle_seconds=settle_seconds)
+def _check_complete(tree: Tree, settle_seconds: float, path: str, previous: Observation | None) -> FileStatus:
+    return check_complete(tree, path, previous=previous, now=time.monotonic(), settle_seconds=settle_seconds)
 
 
 def _make_runners(
     settings: Settings,
     policy: Policy,
-    services: Services,
+    context: StageContext,
     liveness: Liveness,
     release_stage: ReleaseStage,
     *,
     look_again: Callable[[str], None],
 ) -> dict[State, StageRunner]:
     crews: tuple[tuple[Stage, int, int], ...] = (
-        (UploadStage(services), settings.upload_concurrency, 1),
-        (PublishStage(services, policy), 1, 1),
+        (UploadStage(context), settings.upload_concurrency, 1),
+        (PublishStage(context, policy), 1, 1),
         (release_stage, 1, RELEASE_BATCH),
     )
     runners = {}
     for stage, threads, batch in crews:
-        guard = Guard(
+        error_policy = ErrorPolicy(
             stage=stage.name,
-            ledger=services.ledger,
-            pause=StagePause(clock=time.monotonic, backoff=PROBE_BACKOFF),
-            backoff=services.backoff,
+            ledger=context.ledger,
+            breaker=CircuitBreaker(clock=time.monotonic, backoff=PROBE_BACKOFF),
+            backoff=context.backoff,
             look_again=look_again,
-            believe_missing=services.tree.believe_missing,
-            is_away=lambda upload: is_away(services.tree, upload.path, upload.id),
-            metrics=services.metrics,
+            believe_missing=context.tree.believe_missing,
+            is_away=lambda upload: is_away(context.tree, upload.path, upload.id),
+            metrics=context.metrics,
         )
         runners[stage.state] = StageRunner(
             stage,
-            database=services.database,
-            ledger=services.ledger,
-            guard=guard,
+            database=context.database,
+            ledger=context.ledger,
+            error_policy=error_policy,
             liveness=liveness,
             lease=timedelta(seconds=settings.claim_seconds),
             threads=threads,

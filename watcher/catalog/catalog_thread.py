@@ -11,10 +11,10 @@ import structlog
 
 from db import Database, DatabaseError
 from storage import StorageError
-from watcher.catalog.gate import FRESH, Gatekeeper
+from watcher.catalog.gate import FRESH, CatalogGate
 from watcher.catalog.orphans import Orphans
-from watcher.catalog.republisher import RowSweep
-from watcher.errors import Problem, problem_of
+from watcher.catalog.republisher import Republisher
+from watcher.errors import Failure, failure_of
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.liveness import Liveness
 from watcher.supervision.workers import join_all
@@ -32,7 +32,7 @@ PATIENCE_SECONDS = 600.0
 BACKOFF = Backoff(base=0.5, factor=2.0, cap=30.0)
 
 
-class CatalogMinder:
+class CatalogThread:
     """Asks the gate every 50 ms while there are fresh files, less and less often up to every 5 s after that.
 
     `clock` gives monotonic seconds.
@@ -40,16 +40,16 @@ class CatalogMinder:
 
     def __init__(
         self,
-        gatekeeper: Gatekeeper,
-        sweep: RowSweep,
+        gate: CatalogGate,
+        republisher: Republisher,
         orphans: Orphans,
         *,
         database: Database,
         liveness: Liveness,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.gatekeeper = gatekeeper
-        self.sweep = sweep
+        self.gate = gate
+        self.republisher = republisher
         self.orphans = orphans
         self._database = database
         self._liveness = liveness
@@ -59,7 +59,7 @@ class CatalogMinder:
         self._all_due_at = self._orphans_due_at = clock()
         self._failures = 0
         self._stopping = False
-        self._problem: Problem | None = None
+        self._failure: Failure | None = None
         self._thread = threading.Thread(target=self._mind_until_stopped, name="catalog", daemon=True)
 
     def start(self) -> None:
@@ -77,26 +77,26 @@ class CatalogMinder:
         """Wait so many seconds for the thread to end; False if it goes on."""
         return join_all([self._thread], timeout)
 
-    def notice(self) -> None:
+    def check_gate(self) -> None:
         """Something has come to the gate."""
         with self._changed:
             self._noticed_at = self._clock()
             self._changed.notify_all()
 
     @property
-    def problem(self) -> Problem | None:
+    def failure(self) -> Failure | None:
         """What keeps the catalog from being asked at present."""
-        return self._problem
+        return self._failure
 
     def step(self) -> float:
         """Do what is due; returns how many seconds to wait. Raises `db.DatabaseError`, `StorageError`."""
         now = self._clock()
         if now >= self._all_due_at:
-            self.gatekeeper.ask()
-            self.sweep.watch()
+            self.gate.ask()
+            self.republisher.watch()
             self._all_due_at = now + LONGEST_SECONDS
         elif self._is_fresh(now):
-            self.gatekeeper.ask(fresh_only=True)
+            self.gate.ask(fresh_only=True)
         if now >= self._orphans_due_at:
             self._orphans_due_at = now + ORPHANS_SECONDS
             self.orphans.look()
@@ -120,7 +120,7 @@ class CatalogMinder:
                     wait = self.step()
                     self._recover()
                 except (DatabaseError, StorageError) as exc:
-                    self._fail(problem_of(exc))
+                    self._fail(failure_of(exc))
                     wait = BACKOFF.delay(self._failures).total_seconds()
                 pulse.idle()
                 self._wait(wait)
@@ -135,15 +135,15 @@ class CatalogMinder:
                 lambda: self._stopping or self._noticed_at != seen, max(0.0, seconds - SHORTEST_SECONDS)
             )
 
-    def _fail(self, problem: Problem) -> None:
-        is_news = self._problem is None or self._problem.code != problem.code
-        self._problem = problem
+    def _fail(self, failure: Failure) -> None:
+        is_news = self._failure is None or self._failure.code != failure.code
+        self._failure = failure
         self._failures += 1
         if is_news:
-            log.error("catalog_unavailable", code=problem.code, reason=problem.sentence)
+            log.error("catalog_unavailable", code=failure.code, reason=failure.sentence)
 
     def _recover(self) -> None:
         self._failures = 0
-        if self._problem is not None:
-            self._problem = None
+        if self._failure is not None:
+            self._failure = None
             log.info("catalog_recovered")

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from db import CatalogRow, CompressorRows, Database, Gate, Ledger, Publications, Upload
+from db import CatalogRow, CompressorTable, Database, Gate, Ledger, Publications, Upload
 from watcher.catalog.row_matching import rows_of_file
 from watcher.errors import INCOMPLETE, NOT_NEWER
 from watcher.naming import Naming
@@ -45,7 +45,7 @@ class CompressorCatalog:
         self._ledger = ledger
         self._naming = naming
         self._local_fallback = local_fallback
-        self.table = CompressorRows(database, ledger.instance)
+        self.table = CompressorTable(database, ledger.instance)
         self.publications = Publications(database, ledger.instance)
 
     def announce(self, upload: Upload, *, local_url: str, public_url: str) -> None:
@@ -88,15 +88,15 @@ class CompressorCatalog:
             for row in ready:
                 self.publications.record(row, upload, public_url, now)
             if ready:
-                self._ledger.vouch(upload, ready[-1])
+                self._ledger.note_newer_row(upload, ready[-1])
             return Shown(len(ready) - len(stale) + changed, changed)
 
-    def astray(self, upload: Upload, *, public_url: str, local_url: str, is_current: bool = True) -> int:
+    def stale_rows(self, upload: Upload, *, public_url: str, local_url: str, is_current: bool = True) -> int:
         """How many rows `show` would change."""
         del local_url
         return sum(row.url != public_url for row in self._ready(upload, is_current=is_current))
 
-    def withdraw(self, upload: Upload, *, public_url: str, local_url: str) -> int:
+    def revert_to_local_url(self, upload: Upload, *, public_url: str, local_url: str) -> int:
         """Give the rows that show the object what they showed before; say how many.
 
         Where that is not known a row keeps the public URL, under which the object will be again.
@@ -113,11 +113,11 @@ class CompressorCatalog:
                     self.publications.forget([row.id])
             return changed
 
-    def is_forgotten(self, upload: Upload) -> bool:
+    def rows_deleted(self, upload: Upload) -> bool:
         """Whether none of the file's rows is there any more."""
         return not self._rows_of(upload)
 
-    def objection(self, upload: Upload) -> str | None:
+    def reason_to_keep_copy(self, upload: Upload) -> str | None:
         """Whether the compressor may still look at the file, or a row does not show the object."""
         with self._database.operation("see whether the catalog needs the local copy"):
             rows = self.table.of_video(upload.video_id)

@@ -23,7 +23,7 @@ FRESH = timedelta(seconds=10)
 """What has waited no longer than this is asked about often."""
 
 
-class Gatekeeper:
+class CatalogGate:
     """Lets waiting uploads through, or turns them away."""
 
     def __init__(

@@ -26,7 +26,7 @@ _TURNED_AWAY = frozenset({ENCODE_FAILED, ROW_GONE})
 """Codes of stopped uploads whose reason a row can take away."""
 
 
-class RowSweep:
+class Republisher:
     """Publishes onto rows that show no object although there is one. May raise `db.DatabaseError`."""
 
     def __init__(
@@ -78,7 +78,7 @@ class RowSweep:
             case State.PUBLISHED:
                 return self.republish(upload)
             case State.VERIFIED if upload.claimed_by is None:
-                self._ledger.hurry([upload.id])
+                self._ledger.make_due([upload.id])
                 self._wake(State.VERIFIED)
             case State.REJECTED | State.GONE if upload.error_code in _TURNED_AWAY:
                 if self._catalog.decide(upload, self._catalog.rows(upload.video_id)).is_open:

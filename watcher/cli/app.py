@@ -14,7 +14,7 @@ from db import DatabaseError, LedgerError
 from storage import StorageError
 from watcher.cli import audit, doctor, explain, objects, retry, run, show
 from watcher.cli.bucket import bucket
-from watcher.cli.common import FINE, MISUSED, UNDONE, CommandError, Invocation, complain
+from watcher.cli.common import EXIT_FAILED, EXIT_OK, EXIT_USAGE, CommandError, Invocation, echo_error
 from watcher.cli.database import database
 from watcher.filesystem.instance_lock import InstanceRunningError, LockUnavailableError
 from watcher.filesystem.openat import TreeError
@@ -53,7 +53,7 @@ def _options(
     ] = False,
 ) -> None:
     if env_file is not None and (not os.path.exists(env_file) or os.path.isdir(env_file)):
-        raise CommandError(f"There is no file {env_file}; --env-file takes a file of settings.", MISUSED)
+        raise CommandError(f"There is no file {env_file}; --env-file takes a file of settings.", EXIT_USAGE)
     context.obj = Invocation(env_file or ".env")
 
 
@@ -86,20 +86,20 @@ def _exit_code() -> int:
         outcome = app(prog_name="video-uploader", standalone_mode=False)
         sys.stdout.flush()
     except SettingsError as exc:
-        return _refuse(exc.problems, MISUSED)
+        return _refuse(exc.problems, EXIT_USAGE)
     except CommandError as exc:
         return _refuse([str(exc)], exc.code)
     except typer.TyperException as exc:
-        return _refuse([_of_usage(exc)], MISUSED)
+        return _refuse([_of_usage(exc)], EXIT_USAGE)
     except typer.Abort:
-        return _refuse(["It was interrupted."], UNDONE)
+        return _refuse(["It was interrupted."], EXIT_FAILED)
     except _UNDOABLE as exc:
-        return _refuse([str(exc)], UNDONE)
+        return _refuse([str(exc)], EXIT_FAILED)
     except BrokenPipeError:
         # What is left in the buffer must not fail once more when the interpreter ends: Python's own advice.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return UNDONE
-    return outcome if isinstance(outcome, int) else FINE
+        return EXIT_FAILED
+    return outcome if isinstance(outcome, int) else EXIT_OK
 
 
 def _of_usage(exc: typer.TyperException) -> str:
@@ -110,5 +110,5 @@ def _of_usage(exc: typer.TyperException) -> str:
 
 def _refuse(sentences: list[str], code: int) -> int:
     for sentence in sentences:
-        complain(f"video-uploader: {sentence}")
+        echo_error(f"video-uploader: {sentence}")
     return code

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from watcher.app.wiring import open_house
-from watcher.cli.common import UNDONE, complain, invocation, open_ledger, print_json, say
+from watcher.app.wiring import open_application
+from watcher.cli.common import EXIT_FAILED, echo, echo_error, invocation, open_ledger, print_json
 from watcher.operations.audit import Audit, Finding, Issue
 from watcher.telemetry.logging import configure_logging
 
@@ -52,22 +52,22 @@ def audit(
     with open_ledger(settings, read_only=True):
         pass
     tally = _Tally()
-    with open_house(settings) as house, house.database.session():
-        auditing = Audit(house, fix=fix)
+    with open_application(settings) as app, app.database.session():
+        auditing = Audit(app, fix=fix)
         shown = tally.pass_on(auditing.findings())
         if as_json:
             print_json(_as_json(auditing, tally, list(shown)))
         else:
             for finding in shown:
-                say(_line(finding))
+                echo(_line(finding))
             _sum_up(auditing, tally)
     if lost := tally.found[Issue.LOST]:
-        complain(
+        echo_error(
             f"video-uploader: {lost} objects are LOST, and no local copy of them is left: restore them "
             "from a backup, or have the videos compressed again."
         )
     if not tally.is_clean:
-        raise typer.Exit(UNDONE)
+        raise typer.Exit(EXIT_FAILED)
 
 
 def _line(finding: Finding) -> str:
@@ -79,14 +79,14 @@ def _line(finding: Finding) -> str:
 def _sum_up(auditing: Audit, tally: _Tally) -> None:
     for issue, number in tally.found.items():
         if number > SHOWN:
-            say(f"{issue}: {number - SHOWN} more are not shown.")
-    say(f"{auditing.confirmed} uploads were confirmed, {auditing.listed} objects were listed.")
+            echo(f"{issue}: {number - SHOWN} more are not shown.")
+    echo(f"{auditing.confirmed} uploads were confirmed, {auditing.listed} objects were listed.")
     for issue in Issue:
         if number := tally.found[issue]:
             mended = f", {tally.fixed[issue]} mended" if tally.fixed[issue] else ""
-            say(f"{issue}: {number}{mended}")
+            echo(f"{issue}: {number}{mended}")
     if tally.is_clean:
-        say("Nothing is left to do.")
+        echo("Nothing is left to do.")
 
 
 def _as_json(auditing: Audit, tally: _Tally, shown: list[Finding]) -> dict[str, object]:

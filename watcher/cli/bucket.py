@@ -12,17 +12,17 @@ import typer
 
 from storage import (
     BucketAdmin,
-    BucketWishes,
+    BucketDocument,
+    DesiredBucket,
     Document,
     Documents,
-    Part,
     StorageError,
     Transition,
     is_unknown_to_server,
     wanted,
 )
 from watcher.app.factories import storage_config
-from watcher.cli.common import UNDONE, complain, invocation, say
+from watcher.cli.common import EXIT_FAILED, echo, echo_error, invocation
 from watcher.settings.model import Settings
 
 bucket = typer.Typer(
@@ -42,17 +42,17 @@ def setup(
     with BucketAdmin(storage_config(settings)) as admin:
         is_new = not admin.exists()
         if is_new:
-            say(f"{'Would create' if dry_run else 'Creating'} the bucket {_name(settings)}.")
+            echo(f"{'Would create' if dry_run else 'Creating'} the bucket {_name(settings)}.")
             if not dry_run:
                 admin.create()
         present = admin.new_bucket if is_new and dry_run else admin.read()
         refused = _bring_up_to_date(admin, present, wanted(present, bucket_wishes(settings)), dry_run=dry_run)
-    for part in set(Part) - present.keys():
-        say(f"{part}: this server has no such thing.")
+    for part in set(BucketDocument) - present.keys():
+        echo(f"{part}: this server has no such thing.")
     if dry_run:
-        say("Nothing was written.")
+        echo("Nothing was written.")
     if refused:
-        raise typer.Exit(UNDONE)
+        raise typer.Exit(EXIT_FAILED)
 
 
 @bucket.command("show")
@@ -61,25 +61,25 @@ def show(context: typer.Context) -> None:
     settings = invocation(context).settings()
     with BucketAdmin(storage_config(settings)) as admin:
         if not admin.exists():
-            say(f"There is no bucket {_name(settings)}. `bucket setup` creates it.")
+            echo(f"There is no bucket {_name(settings)}. `bucket setup` creates it.")
             return
         present = admin.read()
     wishes = wanted(present, bucket_wishes(settings))
-    for part in Part:
+    for part in BucketDocument:
         if part not in present:
-            say(f"{part}: this server has no such thing.")
+            echo(f"{part}: this server has no such thing.")
         elif present[part] == wishes[part]:
-            say(f"{part}: as wanted.")
+            echo(f"{part}: as wanted.")
             _say_lines(_lines(present[part]))
         else:
-            say(f"{part}: not as wanted.")
+            echo(f"{part}: not as wanted.")
             _say_lines(diff(part, present[part], wishes[part]))
 
 
-def bucket_wishes(settings: Settings) -> BucketWishes:
+def bucket_wishes(settings: Settings) -> DesiredBucket:
     """What the settings want of the bucket."""
     days, storage_class = settings.lifecycle_transition_days, settings.lifecycle_transition_class
-    return BucketWishes(
+    return DesiredBucket(
         bucket=settings.aws_s3_bucket,
         prefix=settings.aws_s3_videos_prefix,
         region=settings.aws_region,
@@ -91,7 +91,7 @@ def bucket_wishes(settings: Settings) -> BucketWishes:
     )
 
 
-def diff(part: Part, before: Document | None, after: Document | None) -> Iterator[str]:
+def diff(part: BucketDocument, before: Document | None, after: Document | None) -> Iterator[str]:
     """A unified diff of a document as it is and as it should be, with its whole text as context."""
     old, new = _lines(before), _lines(after)
     context = max(len(old), len(new))
@@ -100,14 +100,14 @@ def diff(part: Part, before: Document | None, after: Document | None) -> Iterato
 
 def _bring_up_to_date(
     admin: BucketAdmin, present: Documents, wishes: Documents, *, dry_run: bool
-) -> list[Part]:
+) -> list[BucketDocument]:
     """Write what differs, and show it; returns the parts that the server refuses to know."""
     refused = []
     for part, document in wishes.items():
         if document is None or document == present[part]:
-            say(f"{part}: as wanted.")
+            echo(f"{part}: as wanted.")
             continue
-        say(f"{part}: {'would be changed' if dry_run else 'is changed'}.")
+        echo(f"{part}: {'would be changed' if dry_run else 'is changed'}.")
         _say_lines(diff(part, present[part], document))
         try:
             if not dry_run:
@@ -115,7 +115,7 @@ def _bring_up_to_date(
         except StorageError as exc:
             if not is_unknown_to_server(exc):
                 raise
-            complain(f"video-uploader: {part} was not changed: this server does not know how ({exc.code}).")
+            echo_error(f"video-uploader: {part} was not changed: this server does not know how ({exc.code}).")
             refused.append(part)
     return refused
 
@@ -138,4 +138,4 @@ def _plain(value: object) -> str:
 
 def _say_lines(lines: Iterator[str] | list[str]) -> None:
     for line in lines:
-        say(f"  {line}")
+        echo(f"  {line}")

@@ -22,14 +22,14 @@ from watcher.settings.loading import load_settings
 from watcher.settings.model import Settings, state_directory
 from watcher.telemetry.formatting import printable
 
-FINE, UNDONE, MISUSED = 0, 1, 2
+EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 """Exit codes: all is well; something could not be done; usage or configuration."""
 
 
 class CommandError(Exception):
     """A command could not do what it was asked; the message is the sentence the user reads."""
 
-    def __init__(self, sentence: str, code: int = UNDONE) -> None:
+    def __init__(self, sentence: str, code: int = EXIT_FAILED) -> None:
         super().__init__(sentence)
         self.code = code
 
@@ -49,7 +49,7 @@ def invocation(context: typer.Context) -> Invocation:
     """The invocation that a command belongs to."""
     found = context.find_object(Invocation)
     if found is None:
-        raise CommandError("The command was called without its program.", MISUSED)
+        raise CommandError("The command was called without its program.", EXIT_USAGE)
     return found
 
 
@@ -99,12 +99,12 @@ def path_below(settings: Settings, path: str) -> str:
     return relative
 
 
-def say(text: str) -> None:
+def echo(text: str) -> None:
     """Print a line that may hold file names."""
     print(printable(text))
 
 
-def complain(text: str) -> None:
+def echo_error(text: str) -> None:
     """Print a line to standard error."""
     print(printable(text), file=sys.stderr)
 

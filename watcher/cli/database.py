@@ -9,7 +9,7 @@ import typer
 
 from db import MIGRATIONS, migrate, pending_migrations, schema_version
 from watcher.app.factories import connect
-from watcher.cli.common import UNDONE, CommandError, invocation, print_json, say
+from watcher.cli.common import EXIT_FAILED, CommandError, echo, invocation, print_json
 from watcher.settings.model import Settings
 
 database = typer.Typer(help="Our own tables: their version, and what is missing.", no_args_is_help=True)
@@ -21,9 +21,9 @@ def bring_up_to_date(context: typer.Context) -> None:
     with closing(connect(invocation(context).settings())) as opened:
         applied = migrate(opened)
     for name in applied:
-        say(f"Applied {name}.")
+        echo(f"Applied {name}.")
     if not applied:
-        say("Nothing was missing: the tables are up to date.")
+        echo("Nothing was missing: the tables are up to date.")
 
 
 @database.command("status")
@@ -35,12 +35,12 @@ def show_version(
     if as_json:
         print_json({"version": version, "pending": pending})
     else:
-        say(f"Version: {version or 'none, there are no tables yet'}")
+        echo(f"Version: {version or 'none, there are no tables yet'}")
         for name in pending:
-            say(f"Missing: {name}")
-        say("`video-uploader db migrate` applies what is missing." if pending else "Nothing is missing.")
+            echo(f"Missing: {name}")
+        echo("`video-uploader db migrate` applies what is missing." if pending else "Nothing is missing.")
     if pending:
-        raise typer.Exit(UNDONE)
+        raise typer.Exit(EXIT_FAILED)
 
 
 def version_of(settings: Settings) -> tuple[str | None, list[str]]:

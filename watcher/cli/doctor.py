@@ -9,7 +9,15 @@ import typer
 
 from storage import CheckResult, Outcome, check_storage, smallest_policy
 from watcher.app.factories import storage_config
-from watcher.cli.common import MISUSED, UNDONE, CommandError, daemon_lock, invocation, print_json, say
+from watcher.cli.common import (
+    EXIT_FAILED,
+    EXIT_USAGE,
+    CommandError,
+    daemon_lock,
+    echo,
+    invocation,
+    print_json,
+)
 from watcher.filesystem import leases
 from watcher.operations.doctor import check_host
 from watcher.settings.model import Settings
@@ -26,7 +34,7 @@ def doctor(
     settings = invocation(context).settings()
     if iam:
         if as_json:
-            raise CommandError("--iam prints JSON anyway; leave --json away.", MISUSED)
+            raise CommandError("--iam prints JSON anyway; leave --json away.", EXIT_USAGE)
         print_json(iam_policy(settings))
         return
     leases.ignore_sigio()
@@ -34,11 +42,11 @@ def doctor(
     for result in _checks(settings):
         results.append(result)
         if not as_json:
-            say(line_of(result))
+            echo(line_of(result))
     if as_json:
         print_json([result.as_dict() for result in results])
     if any(result.outcome is Outcome.FAILED for result in results):
-        raise typer.Exit(UNDONE)
+        raise typer.Exit(EXIT_FAILED)
 
 
 def iam_policy(settings: Settings) -> dict[str, object]:

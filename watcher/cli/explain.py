@@ -16,10 +16,10 @@ from watcher.catalog.row_matching import rows_of_file
 from watcher.cli.common import (
     CommandError,
     daemon_is_running,
+    echo,
     invocation,
     open_ledger,
     path_below,
-    say,
 )
 from watcher.cli.show import paused_stages
 from watcher.detection.examining import describe
@@ -42,18 +42,18 @@ class _Subject:
 
     def file(self, path: str) -> None:
         """Tell a path's whole story: the disk, the ledger row by row, what comes next."""
-        say(path)
-        say(f"  On disk: {self._on_disk(path)}")
+        echo(path)
+        echo(f"  On disk: {self._on_disk(path)}")
         uploads = self.ledger.uploads(path=path) if _is_text(path) else []
         if not uploads:
-            say("  Ledger: nothing is recorded for it.")
+            echo("  Ledger: nothing is recorded for it.")
         for upload in uploads:
             self._upload(upload)
 
     def catalog(self, video_id: str) -> None:
         """Tell what players are given for a video."""
         for row in make_catalog(self.settings, self.ledger).rows(video_id):
-            say(f"Catalog row {row.id}: {row.quality} {row.status}, url {row.url}")
+            echo(f"Catalog row {row.id}: {row.quality} {row.status}, url {row.url}")
 
     def _on_disk(self, path: str) -> str:
         classified = self.template.classify(path)
@@ -67,21 +67,21 @@ class _Subject:
             return f"Unknown: {exc}"
 
     def _upload(self, upload: Upload) -> None:
-        say(
+        echo(
             f"  Upload {upload.id}: {upload.state}, {upload.quality}, {human_size(upload.size)}, "
             f"as {upload.object_key}"
         )
         if upload.url:
-            say(f"    URL: {upload.url}")
+            echo(f"    URL: {upload.url}")
         if upload.verified_at:
             proof = upload.checksum if upload.confirmed_by == "checksum" else upload.etag
-            say(f"    Confirmed {human_time(upload.verified_at)} by {upload.confirmed_by} {proof}")
+            echo(f"    Confirmed {human_time(upload.verified_at)} by {upload.confirmed_by} {proof}")
         for event in self.ledger.events(upload.id):
-            say(f"    {human_time(event.at)} {event.event}" + (f": {event.detail}" if event.detail else ""))
+            echo(f"    {human_time(event.at)} {event.event}" + (f": {event.detail}" if event.detail else ""))
         if upload.last_error:
-            say(f"    Why: {upload.last_error}")
+            echo(f"    Why: {upload.last_error}")
         if upload.awaits_row:
-            say(f"    Waits: {self._at_gate(upload)}")
+            echo(f"    Waits: {self._at_gate(upload)}")
         report = self.ledger.instance_report()
         following = outlook(
             upload,
@@ -90,7 +90,7 @@ class _Subject:
             paused=paused_stages(report),
             keep_local=self.settings.keep_local,
         )
-        say(f"    Next: {following}")
+        echo(f"    Next: {following}")
 
     def _at_gate(self, upload: Upload) -> str:
         rows = make_catalog(self.settings, self.ledger).rows(upload.video_id)

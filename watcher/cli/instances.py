@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from db import InstanceReport, Ledger, State, format_time
-from watcher.cli.common import print_table, say
+from watcher.cli.common import echo, print_table
 from watcher.telemetry.formatting import human_duration, human_size
 
 SILENT_AFTER = timedelta(seconds=30)
@@ -88,8 +88,8 @@ def print_all(ledger: Ledger) -> None:
     )
     for one in instances:
         for name, reason in one.paused.items() if one.condition == RUNNING else ():
-            say(f"{one.report.instance}: {name} paused: {reason}")
-    say("")
+            echo(f"{one.report.instance}: {name} paused: {reason}")
+    echo("")
     none = dict.fromkeys(State, 0)
     rows = [
         [" + ".join(daemons) or name, *(str(number) for number in counts.get(name, none).values())]
@@ -97,7 +97,7 @@ def print_all(ledger: Ledger) -> None:
     ]
     print_table(["UPLOADS OF", *(state.upper() for state in State)], rows)
     if any(len(daemons) > 1 for daemons in _names(instances, counts).values()):
-        say("Daemons joined by '+' work on one directory together and have these uploads in common.")
+        echo("Daemons joined by '+' work on one directory together and have these uploads in common.")
 
 
 def _row(one: Instance) -> list[str]:

@@ -16,14 +16,14 @@ from db import DatabaseError, Invalidations
 from storage import Placed, Renditions
 from watcher.app.factories import path_template, storage_config
 from watcher.cli.common import (
-    MISUSED,
+    EXIT_USAGE,
     CommandError,
+    echo,
     invocation,
     open_ledger,
     path_below,
-    say,
 )
-from watcher.detection.completeness import Finished, examine
+from watcher.detection.completeness import Finished, check_complete
 from watcher.detection.examining import in_words
 from watcher.filesystem import leases
 from watcher.filesystem.openat import owned
@@ -64,7 +64,7 @@ def upload(
         Renditions(storage_config(settings)) as renditions,
     ):
         placed = renditions.upload(fd, rendition.video_id, rendition.filename, rendition.quality)
-    say(placed.url)
+    echo(placed.url)
     _tell_cdn(settings, placed)
 
 
@@ -80,7 +80,7 @@ def exists(
     name = _name(_rendition(settings, path, video_id, filename, quality))
     with Renditions(storage_config(settings)) as renditions:
         _require(renditions, name)
-        say(renditions.url(*name))
+        echo(renditions.url(*name))
 
 
 def delete(
@@ -99,7 +99,7 @@ def delete(
         if not yes:
             _ask(f"Delete {renditions.key(*name)}, which players find at {renditions.url(*name)}?")
         renditions.delete(*name)
-        say(f"Deleted {renditions.key(*name)}.")
+        echo(f"Deleted {renditions.key(*name)}.")
 
 
 def _rendition(
@@ -108,7 +108,7 @@ def _rendition(
     """What is meant, by a path or by the three options."""
     given = _given(settings, video_id, filename, quality)
     if (given is None) == (path is None):
-        raise CommandError("Say which: a path, or --video-id, --filename and --quality.", MISUSED)
+        raise CommandError("Say which: a path, or --video-id, --filename and --quality.", EXIT_USAGE)
     return given or _named(settings, _below(settings, path or ""))
 
 
@@ -119,23 +119,23 @@ def _given(
     if video_id is None and filename is None and quality is None:
         return None
     if video_id is None or filename is None or quality is None:
-        raise CommandError("--video-id, --filename and --quality go together.", MISUSED)
+        raise CommandError("--video-id, --filename and --quality go together.", EXIT_USAGE)
     if quality not in settings.qualities:
         words = ", ".join(settings.qualities)
-        raise CommandError(f"{quality} is not a quality; --quality takes one of {words}.", MISUSED)
+        raise CommandError(f"{quality} is not a quality; --quality takes one of {words}.", EXIT_USAGE)
     if not filename or "/" in filename:
-        raise CommandError("--filename takes the name of a file, without a directory.", MISUSED)
+        raise CommandError("--filename takes the name of a file, without a directory.", EXIT_USAGE)
     try:
         return Rendition(str(UUID(video_id)), filename, quality)
     except ValueError as exc:
-        raise CommandError(f"{video_id} is not a UUID; --video-id takes a video's id.", MISUSED) from exc
+        raise CommandError(f"{video_id} is not a UUID; --video-id takes a video's id.", EXIT_USAGE) from exc
 
 
 def _below(settings: Settings, path: str) -> str:
     try:
         return path_below(settings, path)
     except CommandError as exc:
-        raise CommandError(f"{exc} Give --video-id, --filename and --quality.", MISUSED) from exc
+        raise CommandError(f"{exc} Give --video-id, --filename and --quality.", EXIT_USAGE) from exc
 
 
 def _named(settings: Settings, relative: str) -> Rendition:
@@ -144,7 +144,7 @@ def _named(settings: Settings, relative: str) -> Rendition:
     if isinstance(classified, Ignored):
         raise CommandError(
             f"{relative} names no rendition: {classified.reason}. Give --video-id, --filename and --quality.",
-            MISUSED,
+            EXIT_USAGE,
         )
     return classified
 
@@ -160,7 +160,7 @@ def _finished(tree: Tree, relative: str) -> Iterator[int]:
     Where the kernel cannot say whether anybody writes, whoever typed the command knows.
     """
     leases.ignore_sigio()
-    seen = examine(tree, relative, previous=None, now=time.monotonic(), settle_seconds=0)
+    seen = check_complete(tree, relative, previous=None, now=time.monotonic(), settle_seconds=0)
     if not isinstance(seen, Finished) or seen.finding is not None:
         raise CommandError(f"{relative} was not uploaded. {in_words(seen)}")
     with owned(tree.open(relative)) as fd:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from db import Ledger, State, Upload
-from watcher.cli.common import MISUSED, CommandError, invocation, open_ledger, say
+from watcher.cli.common import EXIT_USAGE, CommandError, echo, invocation, open_ledger
 
 RETRIABLE = (State.REJECTED, State.FAILED, State.GONE, State.PENDING, State.VERIFIED, State.PUBLISHED)
 
@@ -24,9 +24,9 @@ def retry(
 ) -> None:
     """Try uploads again now: stopped ones become pending, ones that wait after an error are due at once."""
     if bool(ids) + (state is not None) + everything != 1:
-        raise CommandError("Say which: numbers, or --state STATE, or --all.", MISUSED)
+        raise CommandError("Say which: numbers, or --state STATE, or --all.", EXIT_USAGE)
     if state is not None and state not in RETRIABLE:
-        raise CommandError(f"An upload that is {state} has ended; there is nothing to retry.", MISUSED)
+        raise CommandError(f"An upload that is {state} has ended; there is nothing to retry.", EXIT_USAGE)
     with open_ledger(invocation(context).settings(), read_only=False) as ledger:
         chosen = ledger.uploads(ids=ids) if ids else _of_states(ledger, (state,) if state else RETRIABLE)
         unknown = sorted(set(ids or ()) - {upload.id for upload in chosen})
@@ -49,13 +49,13 @@ def _retry(ledger: Ledger, chosen: list[Upload]) -> None:
     reopened = [upload for upload in chosen if upload.state.is_stopped]
     for upload in reopened:
         ledger.reopen(upload.id, reason="retried by hand")
-        say(f"{upload.id} {upload.path}: was {upload.state}, is pending again")
+        echo(f"{upload.id} {upload.path}: was {upload.state}, is pending again")
     waiting = [upload.id for upload in chosen if upload.state.is_open]
-    hurried = ledger.hurry(waiting) if waiting else 0
+    hurried = ledger.make_due(waiting) if waiting else 0
     ended = [upload for upload in chosen if not upload.state.is_stopped and not upload.state.is_open]
     for upload in ended:
-        say(f"{upload.id} {upload.path}: is {upload.state}, nothing to retry")
-    say(
+        echo(f"{upload.id} {upload.path}: is {upload.state}, nothing to retry")
+    echo(
         f"{len(reopened)} pending again, {hurried} due now instead of later, "
         f"{len(chosen) - len(reopened) - hurried} left as they were. "
         "A running daemon takes them up within half a minute."

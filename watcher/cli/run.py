@@ -17,17 +17,17 @@ import typer
 from db import migrate
 from watcher.app.daemon import Daemon
 from watcher.app.single_pass import OnceRun
-from watcher.app.wiring import House, open_house
+from watcher.app.wiring import Application, open_application
 from watcher.cli.common import (
-    FINE,
-    MISUSED,
-    UNDONE,
+    EXIT_FAILED,
+    EXIT_OK,
+    EXIT_USAGE,
     CommandError,
     Invocation,
-    complain,
     daemon_lock,
+    echo,
+    echo_error,
     invocation,
-    say,
 )
 from watcher.cli.database import require_up_to_date
 from watcher.filesystem import instance_lock, leases
@@ -52,7 +52,7 @@ def run(
 ) -> None:
     """Watch the directory and upload what is finished, until told to stop."""
     if dry_run and not once:
-        raise CommandError("--dry-run goes with --once.", MISUSED)
+        raise CommandError("--dry-run goes with --once.", EXIT_USAGE)
     called = invocation(context)
     settings = called.settings()
     configure_logging(settings.log_level, settings.log_format)
@@ -72,25 +72,25 @@ def run(
     with (
         _caught_signals() as signals,
         instance_lock.held(daemon_lock(settings)),
-        open_house(settings) as house,
+        open_application(settings) as app,
     ):
         if settings.database_auto_migrate:
-            migrate(house.database)
-        with house.database.session(), showing(house.services.board):
+            migrate(app.database)
+        with app.database.session(), showing(app.context.transfer_progress):
             if once:
-                _run_once(house, signals)
+                _run_once(app, signals)
                 return
-            in_time = _run_daemon(house, called, signals)
+            in_time = _run_daemon(app, called, signals)
         if not in_time:
             # A thread that is stuck would keep the interpreter from ending; nothing is lost by leaving it.
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(FINE)
+            os._exit(EXIT_OK)
 
 
-def _run_daemon(house: House, called: Invocation, signals: queue.SimpleQueue[int]) -> bool:
+def _run_daemon(app: Application, called: Invocation, signals: queue.SimpleQueue[int]) -> bool:
     daemon = Daemon(
-        house,
+        app,
         notifier=Notifier.from_environment(),
         signals=signals,
         reload_settings=called.settings,
@@ -98,23 +98,23 @@ def _run_daemon(house: House, called: Invocation, signals: queue.SimpleQueue[int
     return daemon.run()
 
 
-def _run_once(house: House, signals: queue.SimpleQueue[int]) -> None:
-    undone = OnceRun(house, signals=signals).run()
+def _run_once(app: Application, signals: queue.SimpleQueue[int]) -> None:
+    undone = OnceRun(app, signals=signals).run()
     for line in undone[:LINES_SHOWN]:
-        complain(f"video-uploader: {line}")
+        echo_error(f"video-uploader: {line}")
     if len(undone) > LINES_SHOWN:
-        complain(f"video-uploader: … and {len(undone) - LINES_SHOWN} more; `video-uploader status` tells.")
+        echo_error(f"video-uploader: … and {len(undone) - LINES_SHOWN} more; `video-uploader status` tells.")
     if undone:
-        raise typer.Exit(UNDONE)
+        raise typer.Exit(EXIT_FAILED)
 
 
 def _print_plan(settings: Settings) -> None:
     tally: Counter[str] = Counter()
     with reading_ledger(settings) as ledger, reading_catalog(settings) as catalog:
         for plan in count_actions(Planner(settings, ledger, catalog).plans(), tally):
-            say(f"{plan.action:8}{plan.path}: {plan.reason}")
+            echo(f"{plan.action:8}{plan.path}: {plan.reason}")
     counted = ", ".join(f"{number} to {action}" for action, number in sorted(tally.items()))
-    say(f"Nothing was done. {counted or 'There is no file.'}")
+    echo(f"Nothing was done. {counted or 'There is no file.'}")
 
 
 @contextmanager

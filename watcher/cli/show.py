@@ -12,15 +12,15 @@ import typer
 from db import JSON, InstanceReport, Ledger, State, Upload, format_time
 from watcher.cli import instances
 from watcher.cli.common import (
-    MISUSED,
+    EXIT_USAGE,
     CommandError,
     daemon_is_running,
+    echo,
     invocation,
     open_ledger,
     print_json,
     print_json_array,
     print_table,
-    say,
 )
 from watcher.settings.model import Settings
 from watcher.settings.report import report_settings
@@ -95,7 +95,7 @@ def _print_gate(settings: Settings, ledger: Ledger) -> None:
     overdue = ledger.count_awaiting_row(longer_than=timeout)
     late = f", {overdue} for longer than CATALOG_ROW_TIMEOUT ({human_duration(timeout)})" if overdue else ""
     waited = human_duration(ledger.now() - since)
-    say(f"Waiting for their catalog rows: {waiting}{late}; the oldest for {waited}")
+    echo(f"Waiting for their catalog rows: {waiting}{late}; the oldest for {waited}")
 
 
 def _print_status(settings: Settings, ledger: Ledger) -> None:
@@ -103,22 +103,22 @@ def _print_status(settings: Settings, ledger: Ledger) -> None:
     report = ledger.instance_report()
     is_running = daemon_is_running(settings)
     words = _daemon_words(report, is_running, ledger)
-    say(f"Instance {ledger.worker} on {settings.completed_dir}: {words}")
+    echo(f"Instance {ledger.worker} on {settings.completed_dir}: {words}")
     for line in report_lines(report) if is_running else ():
-        say(f"  {line}")
+        echo(f"  {line}")
     if settings.shared_directory:
-        say("The uploads are those of every daemon on this directory; `status --all` tells of each.")
+        echo("The uploads are those of every daemon on this directory; `status --all` tells of each.")
     print_table(["STATE", "UPLOADS"], [[state, str(number)] for state, number in ledger.counts().items()])
     if oldest := ledger.oldest_pending():
         waited = human_duration(now - oldest.discovered_at)
-        say(f"Oldest pending: {oldest.path}, for {waited} (id {oldest.id})")
+        echo(f"Oldest pending: {oldest.path}, for {waited} (id {oldest.id})")
     _print_gate(settings, ledger)
     if kept := orphans(report):
-        say(f"Objects whose catalog rows were deleted: {kept}; `video-uploader audit` tells which")
+        echo(f"Objects whose catalog rows were deleted: {kept}; `video-uploader audit` tells which")
     if errors := ledger.last_errors(ERRORS_SHOWN):
-        say("Last errors:")
+        echo("Last errors:")
         for upload in errors:
-            say(f"  {upload.id} {upload.path} ({upload.state}): {upload.last_error}")
+            echo(f"  {upload.id} {upload.path} ({upload.state}): {upload.last_error}")
 
 
 def _daemon_words(report: InstanceReport | None, is_running: bool, ledger: Ledger) -> str:
@@ -182,14 +182,14 @@ def list_uploads(
             return
         print(_LINE.format("ID", "STATE", "QUALITY", "SIZE", "SENT", "CHANGED", "PATH"))
         for upload in uploads:
-            say(_LINE.format(*_row(upload)))
+            echo(_LINE.format(*_row(upload)))
 
 
 def _canonical(video: str | None) -> str | None:
     try:
         return None if video is None else str(UUID(video))
     except ValueError as exc:
-        raise CommandError(f"{video} is not a UUID; --video takes a video's id.", MISUSED) from exc
+        raise CommandError(f"{video} is not a UUID; --video takes a video's id.", EXIT_USAGE) from exc
 
 
 def _row(upload: Upload) -> list[str]:

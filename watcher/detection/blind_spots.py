@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping
 
 
-class BlindSpots:
+class UnreadableDirectories:
     """Paths with the reason for each; for any number of threads."""
 
     def __init__(self) -> None:

@@ -15,7 +15,7 @@ from watcher.filesystem.tree import FileMissingError, NotOursError, Tree, Unread
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting:
+class Observation:
     """A file as it was seen first, and unchanged ever since; `since` in seconds of the caller's clock."""
 
     identity: Identity
@@ -38,13 +38,13 @@ class Busy:
 
 
 @dataclass(frozen=True, slots=True)
-class Quiet:
+class QuietPeriod:
     """The kernel cannot say whether anybody writes; unchanged until then, the file counts as finished.
 
-    `sighting` is to be handed in at the next look, `until` is a time of the caller's clock, in seconds.
+    `observation` is to be handed in at the next look, `until` is a time of the caller's clock, in seconds.
     """
 
-    sighting: Sighting
+    observation: Observation
     until: float
 
 
@@ -67,15 +67,15 @@ class Unreadable:
     reason: str
 
 
-Examination = Finished | Busy | Quiet | Refused | Missing | Unreadable
+FileStatus = Finished | Busy | QuietPeriod | Refused | Missing | Unreadable
 
 
-def examine(
-    tree: Tree, relative: str, *, previous: Sighting | None, now: float, settle_seconds: float
-) -> Examination:
+def check_complete(
+    tree: Tree, relative: str, *, previous: Observation | None, now: float, settle_seconds: float
+) -> FileStatus:
     """Look once at a file: whether it is ours, finished, and complete as a container.
 
-    `previous` is the sighting of the last `Quiet` answer for this path, None if the last answer was another.
+    `previous` is the observation of the last `QuietPeriod` answer for this path, None after any other answer.
     `now` is in seconds of any clock that never goes back. Raises RootUnavailableError.
     """
     try:
@@ -90,28 +90,30 @@ def examine(
         return Unreadable(error.reason)
     with owned(descriptor):
         try:
-            return _examine_open(tree, descriptor, relative, previous, now, settle_seconds)
+            return _check_open(tree, descriptor, relative, previous, now, settle_seconds)
         except OSError as error:
             return Unreadable(f"Reading it failed; the system says: {error.strerror}.")
 
 
-def _examine_open(
+def _check_open(
     tree: Tree,
     descriptor: int,
     relative: str,
-    previous: Sighting | None,
+    previous: Observation | None,
     now: float,
     settle_seconds: float,
-) -> Examination:
+) -> FileStatus:
     identity = tree.identity(os.fstat(descriptor))
     match leases.ask(descriptor):
         case Writers.SOME:
             return Busy("Some process has it open for writing.")
         case Writers.UNKNOWN:
-            sighting = previous if previous and previous.identity == identity else Sighting(identity, now)
-            until = sighting.since + settle_seconds
+            observation = (
+                previous if previous and previous.identity == identity else Observation(identity, now)
+            )
+            until = observation.since + settle_seconds
             if now < until:
-                return Quiet(sighting, until)
+                return QuietPeriod(observation, until)
         case Writers.NONE:
             pass
     finding = containers.inspect(descriptor, identity.size, os.path.splitext(relative)[1])

@@ -26,7 +26,7 @@ PATIENCE_SECONDS = 120.0
 """A look that takes longer hangs in a file system that does not answer."""
 
 
-class Watchman:
+class ObserverSupervisor:
     """Starts the observer, also again after it lost its directory; without it the scans have to do.
 
     `scan_everything` asks for a full scan; `root_returned` is called when the directory can be used again,

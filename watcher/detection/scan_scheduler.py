@@ -10,7 +10,7 @@ import structlog
 
 from db import Database, DatabaseError
 from watcher.detection.scanner import Scanner, ScanReport
-from watcher.errors import Problem, problem_of
+from watcher.errors import Failure, failure_of
 from watcher.filesystem.openat import RootUnavailableError
 from watcher.supervision.liveness import Liveness
 from watcher.supervision.workers import join_all
@@ -27,7 +27,7 @@ LONGEST_REST_SECONDS = 60.0
 PATIENCE_SECONDS = 900.0
 
 
-class Rescan:
+class ScanScheduler:
     """Scans whatever was requested, one scan at a time; the first one is always of everything.
 
     `period` gives the seconds between full scans. `first_scan_done` is set after the first full scan that
@@ -56,7 +56,7 @@ class Rescan:
         self._full_is_due_at = clock()
         self._rests_until = clock()
         self._stopping = False
-        self._problem: Problem | None = None
+        self._failure: Failure | None = None
         self.first_scan_done = threading.Event()
         self._thread = threading.Thread(target=self._scan_until_stopped, name="scan", daemon=True)
 
@@ -80,9 +80,9 @@ class Rescan:
         return join_all([self._thread], timeout)
 
     @property
-    def problem(self) -> Problem | None:
+    def failure(self) -> Failure | None:
         """What keeps scans from succeeding at present."""
-        return self._problem
+        return self._failure
 
     def request(self, directory: str) -> None:
         """Something happened to this directory (relative to the root, "" is the root): scan below it soon."""
@@ -137,7 +137,7 @@ class Rescan:
             if not directory:
                 self._on_full_scan(report)
         except (RootUnavailableError, DatabaseError) as exc:
-            self._fail(problem_of(exc))
+            self._fail(failure_of(exc))
             return
         seconds = self._clock() - started
         if not directory:
@@ -162,15 +162,15 @@ class Rescan:
         )
         self.first_scan_done.set()
 
-    def _fail(self, problem: Problem) -> None:
-        is_news = self._problem is None or self._problem.code != problem.code
-        self._problem = problem
+    def _fail(self, failure: Failure) -> None:
+        is_news = self._failure is None or self._failure.code != failure.code
+        self._failure = failure
         if is_news:
-            log.error("scan_failed", code=problem.code, reason=problem.sentence)
+            log.error("scan_failed", code=failure.code, reason=failure.sentence)
         with self._changed:
             self._full_is_due_at = self._clock() + min(RETRY_SECONDS, self._period())
 
     def _recover(self) -> None:
-        if self._problem is not None:
-            self._problem = None
+        if self._failure is not None:
+            self._failure = None
             log.info("scan_recovered")

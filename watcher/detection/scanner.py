@@ -11,10 +11,11 @@ from typing import Protocol
 import structlog
 
 from db import Ledger, State, Upload
-from watcher.detection.blind_spots import BlindSpots
+from watcher.detection.blind_spots import UnreadableDirectories
+from watcher.detection.settler import Source
 from watcher.errors import MENDABLE_CODES, ROW_GONE
 from watcher.filesystem.openat import NotOursError, UnreadableError
-from watcher.filesystem.removal import is_away, parse_aside_name
+from watcher.filesystem.removal import is_away, parse_quarantine_name
 from watcher.filesystem.tree import FoundFile, Tree, UnreadableDirectory
 from watcher.renditions import Ignored, PathTemplate
 
@@ -55,9 +56,9 @@ class Watching(Protocol):
 class Scanner:
     """Finds what the events did not tell. It only looks: whoever is told acts.
 
-    `notice` gets every path that the ledger does not know as it is now; `find` gets it instead when it is a
-    new file which events should have told of, since everything was scanned before; `missing` gets every
-    waiting row whose file is not there.
+    `check` gets every path that the ledger does not know as it is now, with ``Source.SCAN`` when it is a new
+    file which events should have reported, since everything was scanned before. `missing` gets every waiting
+    row whose file is not there.
     """
 
     def __init__(
@@ -66,19 +67,17 @@ class Scanner:
         tree: Tree,
         template: PathTemplate,
         ledger: Ledger,
-        notice: Callable[[str], None],
+        check: Callable[[str, Source], None],
         missing: Callable[[Upload], None],
-        find: Callable[[str], None] | None = None,
     ) -> None:
         self._tree = tree
         self._template = template
         self._ledger = ledger
-        self._notice = notice
+        self._check = check
         self._missing = missing
-        self._find = find or notice
         self._watching: Watching | None = None
         self._has_scanned_all = False
-        self.unreadable = BlindSpots()
+        self.unreadable = UnreadableDirectories()
 
     def watch_with(self, watching: Watching) -> None:
         """Have every directory watched before it is listed, so that nothing is lost between the two."""
@@ -98,7 +97,7 @@ class Scanner:
         for page in _pages(self._candidates(below, report, unreadable)):
             if stopped():
                 return report
-            self._compare(page, report, self._find if self._has_scanned_all and not below else self._notice)
+            self._compare(page, report, Source.SCAN if self._has_scanned_all and not below else Source.EVENT)
         for path in self.unreadable.replace(below, unreadable):
             log.info("directory_readable", path=path)
         if not below:
@@ -124,7 +123,7 @@ class Scanner:
                 unreadable[entry.path] = entry.reason
                 if self.unreadable.add(entry.path, entry.reason):
                     log.warning("directory_unreadable", path=entry.path, reason=entry.reason)
-            elif parse_aside_name(os.path.basename(entry.path)) is not None:
+            elif parse_quarantine_name(os.path.basename(entry.path)) is not None:
                 report.asides.append(entry.path)
             elif isinstance(self._template.classify(entry.path), Ignored):
                 report.ignored += 1
@@ -132,19 +131,17 @@ class Scanner:
                 report.files += 1
                 yield entry
 
-    def _compare(
-        self, page: Iterable[FoundFile], report: ScanReport, tell_new: Callable[[str], None]
-    ) -> None:
+    def _compare(self, page: Iterable[FoundFile], report: ScanReport, source_of_new: Source) -> None:
         found = {entry.path: entry.identity for entry in page}
         known = self._ledger.current_many(found)
         for path, identity in found.items():
             row = known.get(path)
             if row is None or row.identity != identity:
                 report.noticed += 1
-                tell_new(path)
+                self._check(path, source_of_new)
             elif not is_settled(row):
                 report.noticed += 1
-                self._notice(path)
+                self._check(path, Source.EVENT)
 
     def _sweep(self, report: ScanReport, stopped: Callable[[], bool]) -> None:
         for upload in self._ledger.live_uploads(SWEPT_STATES):

@@ -13,12 +13,13 @@ import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum, auto
 
 import structlog
 
 from db import Database, DatabaseError
-from watcher.detection.completeness import Busy, Examination, Quiet, Sighting
-from watcher.errors import Problem, problem_of
+from watcher.detection.completeness import Busy, FileStatus, Observation, QuietPeriod
+from watcher.errors import Failure, failure_of
 from watcher.filesystem.openat import RootUnavailableError
 from watcher.supervision.liveness import Liveness
 from watcher.supervision.workers import join_all
@@ -33,13 +34,21 @@ PATIENCE_SECONDS = 600.0
 """A check may have to read a whole file to tell new content from old; longer than this, it is stuck."""
 
 
+class Source(Enum):
+    """What named a path to be checked."""
+
+    EVENT = auto()
+    SCAN = auto()
+    """A scan found a new file there that no event has reported."""
+
+
 @dataclass(slots=True)
 class _Entry:
     due: float
     turn: int
     checks: int = 0
     troubles: int = 0
-    sighting: Sighting | None = None
+    observation: Observation | None = None
     running: bool = False
     noticed_again: bool = False
     waits_for_writer: bool = False
@@ -49,24 +58,24 @@ class _Entry:
 class Settler:
     """Examines noticed paths until each is finished or refused, and reports what it found.
 
-    `examine` says what a path is (see `watcher.detection.completeness`); `report` takes every final finding,
-    and the first ``Busy``, from one of the settler's threads, and says whether that was a new file. Both may
-    raise `RootUnavailableError`, `report` also `DatabaseError`: the path then stays and is tried again.
+    `check_complete` says what a path is (see `watcher.detection.completeness`). `report` takes every final
+    status, and the first ``Busy``, from one of the settler's threads, and says whether that was a new file.
+    Both may raise `RootUnavailableError`, `report` also `DatabaseError`: the path is then tried again later.
     `count_found` is called for each new file that no event told of. `clock` gives monotonic seconds.
     """
 
     def __init__(
         self,
         *,
-        examine: Callable[[str, Sighting | None], Examination],
-        report: Callable[[str, Examination], bool | None],
+        check_complete: Callable[[str, Observation | None], FileStatus],
+        report: Callable[[str, FileStatus], bool | None],
         database: Database,
         liveness: Liveness,
         clock: Callable[[], float],
         threads: int = 2,
         count_found: Callable[[], None] = lambda: None,
     ) -> None:
-        self._examine = examine
+        self._check_complete = check_complete
         self._report = report
         self._database = database
         self._liveness = liveness
@@ -77,7 +86,7 @@ class Settler:
         self._turns = itertools.count()
         self._changed = threading.Condition()
         self._stopping = False
-        self._problem: Problem | None = None
+        self._failure: Failure | None = None
         self._threads = [
             threading.Thread(target=self._work, name=f"settle-{number}", daemon=True)
             for number in range(1, threads + 1)
@@ -102,15 +111,9 @@ class Settler:
         """Wait so many seconds in all for the checks under way; False if one goes on."""
         return join_all(self._threads, timeout)
 
-    def notice(self, path: str) -> None:
-        """Something happened at this path: check it now."""
-        self._look_soon(path, is_found=False)
-
-    def find(self, path: str) -> None:
-        """A scan met a new file of which events should have told: check it now."""
-        self._look_soon(path, is_found=True)
-
-    def _look_soon(self, path: str, *, is_found: bool) -> None:
+    def check(self, path: str, source: Source = Source.EVENT) -> None:
+        """Check a path as soon as a thread is free."""
+        is_found = source is Source.SCAN
         with self._changed:
             entry = self._entries.get(path)
             if entry is None:
@@ -133,9 +136,9 @@ class Settler:
             return sorted(path for path, entry in self._entries.items() if entry.waits_for_writer)
 
     @property
-    def problem(self) -> Problem | None:
+    def failure(self) -> Failure | None:
         """What keeps checks from being made or recorded at present."""
-        return self._problem
+        return self._failure
 
     def wait_until_only_writers_remain(
         self, stopped: Callable[[], bool], *, seconds: float | None = None
@@ -146,7 +149,7 @@ class Settler:
         """
         deadline = math.inf if seconds is None else self._clock() + seconds
         with self._changed:
-            while not stopped() and self._problem is None and self._clock() < deadline:
+            while not stopped() and self._failure is None and self._clock() < deadline:
                 if all(entry.waits_for_writer and not entry.running for entry in self._entries.values()):
                     return True
                 self._changed.wait(0.5)
@@ -193,14 +196,14 @@ class Settler:
 
     def _check(self, path: str, entry: _Entry) -> None:
         try:
-            examination = self._examine(path, entry.sighting)
-            is_old_news = isinstance(examination, Busy) and entry.waits_for_writer
-            if not is_old_news and not isinstance(examination, Quiet):
-                is_new_file = self._report(path, examination)
+            file_status = self._check_complete(path, entry.observation)
+            is_old_news = isinstance(file_status, Busy) and entry.waits_for_writer
+            if not is_old_news and not isinstance(file_status, QuietPeriod):
+                is_new_file = self._report(path, file_status)
                 if is_new_file and entry.found_by_scan:
                     self._count_found()
         except (RootUnavailableError, DatabaseError) as exc:
-            self._in_trouble(path, entry, problem_of(exc))
+            self._in_trouble(path, entry, failure_of(exc))
             return
         if entry.troubles:
             # Others may get through without what this one lacked: a busy file needs no database.
@@ -209,32 +212,32 @@ class Settler:
             entry.running = False
             entry.checks += 1
             entry.troubles = 0
-            entry.waits_for_writer = isinstance(examination, Busy)
-            entry.sighting = examination.sighting if isinstance(examination, Quiet) else None
+            entry.waits_for_writer = isinstance(file_status, Busy)
+            entry.observation = file_status.observation if isinstance(file_status, QuietPeriod) else None
             if entry.noticed_again:
                 self._schedule(path, entry, 0.0)
-            elif isinstance(examination, Busy):
+            elif isinstance(file_status, Busy):
                 delay = min(BUSY_LONGEST_SECONDS, BUSY_FIRST_SECONDS * 2 ** min(entry.checks - 1, 10))
                 self._schedule(path, entry, delay)
-            elif isinstance(examination, Quiet):
-                self._schedule(path, entry, max(0.0, examination.until - self._clock()))
+            elif isinstance(file_status, QuietPeriod):
+                self._schedule(path, entry, max(0.0, file_status.until - self._clock()))
             else:
                 del self._entries[path]
             self._changed.notify_all()
 
-    def _in_trouble(self, path: str, entry: _Entry, problem: Problem) -> None:
+    def _in_trouble(self, path: str, entry: _Entry, failure: Failure) -> None:
         with self._changed:
-            is_news = self._problem is None or self._problem.code != problem.code
-            self._problem = problem
+            is_news = self._failure is None or self._failure.code != failure.code
+            self._failure = failure
             entry.running = False
             entry.troubles += 1
             self._schedule(path, entry, min(TROUBLE_LONGEST_SECONDS, 2.0 ** min(entry.troubles, 10)))
             self._changed.notify_all()
         if is_news:
-            log.warning("settling_paused", code=problem.code, reason=problem.sentence)
+            log.warning("settling_paused", code=failure.code, reason=failure.sentence)
 
     def _out_of_trouble(self) -> None:
         with self._changed:
-            was_in_trouble, self._problem = self._problem is not None, None
+            was_in_trouble, self._failure = self._failure is not None, None
         if was_in_trouble:
             log.info("settling_resumed")

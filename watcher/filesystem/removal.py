@@ -1,6 +1,6 @@
 """Giving up a local copy so that no writer can ever lose anything by it: the file-system half of release.
 
-    set_aside ─▶ about a second, the caller's ─▶ finish ─▶ Released | PutBack | LeftAside
+    set_aside ─▶ about a second, the caller's ─▶ delete_quarantined ─▶ Released | Restored | LeftInQuarantine
 
 A writer waiting in `open(O_TRUNC)` for our lease to end would get the inode that we unlink, and its encode
 would be gone. So the file is renamed first: whoever opens its path from then on makes a new file, and the
@@ -25,7 +25,7 @@ import re
 from dataclasses import dataclass
 
 from db import Identity
-from watcher.failpoints import Step, reached
+from watcher.failpoints import Point, failpoint
 from watcher.filesystem import leases
 from watcher.filesystem.leases import Hold, Writers
 from watcher.filesystem.openat import (
@@ -41,11 +41,11 @@ from watcher.filesystem.tree import Tree
 ABOUT_TO_WRITE = "Some process is about to write it."
 
 # Anybody may leave such a name: a number longer than this is more than a database can hold.
-_ASIDE_NAME = re.compile(r"\.video-uploader-([1-9][0-9]{0,17})(?:-[1-9][0-9]{0,17})?\.aside", re.ASCII)
+_QUARANTINE_NAME = re.compile(r"\.video-uploader-([1-9][0-9]{0,17})(?:-[1-9][0-9]{0,17})?\.aside", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class SetAside:
+class Quarantined:
     """A file under its name aside: `relative` is where it was, `identity` that of the file we hashed.
 
     `claim` is the number of the claim under which it was set aside.
@@ -57,9 +57,9 @@ class SetAside:
     claim: int = 0
 
     @property
-    def aside_relative(self) -> str:
+    def quarantine_path(self) -> str:
         """Where the file is now, relative to the watched directory."""
-        return posixpath.join(posixpath.dirname(self.relative), aside_name(self.upload_id, self.claim))
+        return posixpath.join(posixpath.dirname(self.relative), quarantine_name(self.upload_id, self.claim))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,23 +78,23 @@ class Released:
 
 
 @dataclass(frozen=True, slots=True)
-class PutBack:
+class Restored:
     """The file is under its own name again: look at it anew."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class LeftAside:
+class LeftInQuarantine:
     """The file is still aside, because it can neither be given up nor put back: try `repair` later."""
 
     reason: str
 
 
-Outcome = Released | PutBack | LeftAside
+Outcome = Released | Restored | LeftInQuarantine
 
 
-def aside_name(upload_id: int, claim: int = 0) -> str:
+def quarantine_name(upload_id: int, claim: int = 0) -> str:
     """The name that the file of an upload has while it is set aside, in its own directory.
 
     With the claim in it, a daemon that was thought dead and wakes up finds nothing under its name once
@@ -103,13 +103,13 @@ def aside_name(upload_id: int, claim: int = 0) -> str:
     return f".video-uploader-{upload_id}-{claim}.aside" if claim else f".video-uploader-{upload_id}.aside"
 
 
-def parse_aside_name(name: str) -> int | None:
+def parse_quarantine_name(name: str) -> int | None:
     """The upload whose file was set aside under this name, None if the name is no such."""
-    match = _ASIDE_NAME.fullmatch(name)
+    match = _QUARANTINE_NAME.fullmatch(name)
     return int(match[1]) if match else None
 
 
-def asides_of(tree: Tree, relative: str, upload_id: int) -> list[str]:
+def quarantined_paths(tree: Tree, relative: str, upload_id: int) -> list[str]:
     """The paths at which the file of an upload is set aside, under whichever claim: none or one, as a rule.
 
     Reads the file's whole directory. Raises UnreadableError, RootUnavailableError and OSError.
@@ -119,21 +119,21 @@ def asides_of(tree: Tree, relative: str, upload_id: int) -> list[str]:
     except (FileMissingError, NotOursError):
         return []
     with owned(directory):
-        names = sorted(name for name in os.listdir(directory) if parse_aside_name(name) == upload_id)
+        names = sorted(name for name in os.listdir(directory) if parse_quarantine_name(name) == upload_id)
     return [posixpath.join(posixpath.dirname(relative), name) for name in names]
 
 
 def is_away(tree: Tree, relative: str, upload_id: int) -> bool:
     """Whether a file that was not found is merely away: set aside by a release, or put back since.
 
-    Raises as `asides_of` and `Tree.stat` do.
+    Raises as `quarantined_paths` and `Tree.stat` do.
     """
-    return bool(asides_of(tree, relative, upload_id)) or tree.stat(relative) is not None
+    return bool(quarantined_paths(tree, relative, upload_id)) or tree.stat(relative) is not None
 
 
-def set_aside(
+def quarantine(
     tree: Tree, relative: str, upload_id: int, identity: Identity, *, claim: int = 0
-) -> SetAside | Kept:
+) -> Quarantined | Kept:
     """Rename a file aside, if it is the one we hashed and nobody writes it.
 
     Raises what `Tree.open` raises; nothing has changed then.
@@ -149,63 +149,63 @@ def set_aside(
         # The compressor looks at its file after writing it, and must find it under its name.
         if hold.writers is Writers.SOME:
             return Kept("Some process has it open for writing.")
-        aside = _rename_aside(directory, name, SetAside(relative, upload_id, identity, claim))
-        if isinstance(aside, SetAside) and hold.is_broken():
+        aside = _rename_to_quarantine(directory, name, Quarantined(relative, upload_id, identity, claim))
+        if isinstance(aside, Quarantined) and hold.is_broken():
             # Who waits for the end of our lease writes this file, and must not miss it meanwhile either.
-            new_name = posixpath.basename(aside.aside_relative)
-            if isinstance(_put_back(directory, new_name, name, ABOUT_TO_WRITE), PutBack):
+            new_name = posixpath.basename(aside.quarantine_path)
+            if isinstance(_restore(directory, new_name, name, ABOUT_TO_WRITE), Restored):
                 return Kept(ABOUT_TO_WRITE)
         return aside
 
 
-def finish(tree: Tree, aside: SetAside) -> Outcome:
+def delete_quarantined(tree: Tree, aside: Quarantined) -> Outcome:
     """Unlink a file that was set aside about a second ago, or put it back if anything speaks against it.
 
     Raises what `Tree.open_parent` raises, FileMissingError if the file is not there any more, and OSError if
     it is unlinked but the disk could not be made to know it.
     """
-    directory, name = tree.open_parent(aside.aside_relative)
+    directory, name = tree.open_parent(aside.quarantine_path)
     with owned(directory):
-        outcome = _unlink_unless_needed(tree, directory, name, aside.aside_relative, aside.identity)
+        outcome = _unlink_unless_needed(tree, directory, name, aside.quarantine_path, aside.identity)
         if isinstance(outcome, Released):
             return outcome
-        return _put_back(directory, name, posixpath.basename(aside.relative), outcome)
+        return _restore(directory, name, posixpath.basename(aside.relative), outcome)
 
 
-def put_back(tree: Tree, aside: SetAside, reason: str) -> PutBack | LeftAside:
+def restore(tree: Tree, aside: Quarantined, reason: str) -> Restored | LeftInQuarantine:
     """Give a file its own name back without trying to release it: the program ends, or the object is lost.
 
     Raises what `Tree.open_parent` raises, and FileMissingError if the file is not there any more.
     """
-    directory, name = tree.open_parent(aside.aside_relative)
+    directory, name = tree.open_parent(aside.quarantine_path)
     with owned(directory):
-        return _put_back(directory, name, posixpath.basename(aside.relative), reason)
+        return _restore(directory, name, posixpath.basename(aside.relative), reason)
 
 
-def repair(tree: Tree, aside_relative: str, original_name: str, identity: Identity | None) -> Outcome:
-    """Deal with a file that a crash, or a `LeftAside`, has left aside.
+def repair(tree: Tree, quarantine_path: str, original_name: str, identity: Identity | None) -> Outcome:
+    """Deal with a file that a crash, or a `LeftInQuarantine`, has left aside.
 
     It gets its own name back, in the directory where it is now, which may have been moved since. If that name
     is taken by another file, the one aside is older: it is given up if it is provably what was hashed
     (`identity`; None if that is not known) and nobody writes it, and stays otherwise.
 
-    Raises as `finish` does.
+    Raises as `delete_quarantined` does.
     """
-    directory, name = tree.open_parent(aside_relative)
+    directory, name = tree.open_parent(quarantine_path)
     with owned(directory):
         if identity is not None and _is_other_file(directory, name, original_name):
-            outcome = _unlink_unless_needed(tree, directory, name, aside_relative, identity)
+            outcome = _unlink_unless_needed(tree, directory, name, quarantine_path, identity)
             if isinstance(outcome, Released):
                 return outcome
-        return _put_back(directory, name, original_name, "It was found set aside.")
+        return _restore(directory, name, original_name, "It was found set aside.")
 
 
-def _rename_aside(directory: int, name: str, aside: SetAside) -> SetAside | Kept:
-    new_name = posixpath.basename(aside.aside_relative)
+def _rename_to_quarantine(directory: int, name: str, aside: Quarantined) -> Quarantined | Kept:
+    new_name = posixpath.basename(aside.quarantine_path)
     try:
         # Proves that the new name is free, and that a link, by which alone we put back, can be made here.
         os.link(name, new_name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
-        reached(Step.LINKED_ASIDE)
+        failpoint(Point.LINKED_ASIDE)
         os.unlink(new_name, dir_fd=directory)
         os.rename(name, new_name, src_dir_fd=directory, dst_dir_fd=directory)
     except FileExistsError:
@@ -231,7 +231,7 @@ def _unlink_unless_needed(
         objection = _objection(tree, hold, identity)
         if objection is not None:
             return objection
-        reached(Step.LEASED)
+        failpoint(Point.LEASED)
         try:
             os.unlink(name, dir_fd=directory)
         except OSError as error:
@@ -256,7 +256,7 @@ def _objection(tree: Tree, hold: Hold, identity: Identity) -> str | None:
     return None
 
 
-def _put_back(directory: int, name: str, original: str, reason: str) -> PutBack | LeftAside:
+def _restore(directory: int, name: str, original: str, reason: str) -> Restored | LeftInQuarantine:
     """Give a file its own name back, with `link`, which never overwrites."""
     try:
         os.link(name, original, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
@@ -265,16 +265,18 @@ def _put_back(directory: int, name: str, original: str, reason: str) -> PutBack 
     except FileExistsError:
         # The very same file under both names is what a crash between link and unlink leaves.
         if _is_other_file(directory, name, original):
-            return LeftAside(f"{reason} Its name {original!r} is taken by another file: it stays {name!r}.")
+            return LeftInQuarantine(
+                f"{reason} Its name {original!r} is taken by another file: it stays {name!r}."
+            )
     except OSError as error:
-        return LeftAside(f"{reason} It could not be given back its name. {sentence(error)}")
+        return LeftInQuarantine(f"{reason} It could not be given back its name. {sentence(error)}")
     try:
         # A power cut must not find the old name gone and the new one not yet written.
         _sync(directory)
         os.unlink(name, dir_fd=directory)
     except OSError as error:
-        return LeftAside(f"{reason} It has both names, {original!r} and {name!r}. {sentence(error)}")
-    return PutBack(reason)
+        return LeftInQuarantine(f"{reason} It has both names, {original!r} and {name!r}. {sentence(error)}")
+    return Restored(reason)
 
 
 def _is_other_file(directory: int, name: str, original: str) -> bool:

@@ -15,11 +15,11 @@ from typing import TypeVar
 
 from db import ClaimLostError, State, Upload
 from storage import Confirmation, ErrorKind, ListedObject, StorageError, Verdict, parse_object_key
-from watcher.app.wiring import House
+from watcher.app.wiring import Application
 from watcher.catalog.orphans import Orphans
-from watcher.errors import OBJECT_REPLACED, SetbackError
+from watcher.errors import OBJECT_REPLACED, StageError
 from watcher.filesystem.openat import TreeError
-from watcher.stages.lost_objects import require_recoverable, take_back
+from watcher.stages.lost_objects import ensure_reuploadable, requeue_lost
 from watcher.stages.publish import PublishStage
 
 PROVEN = (State.VERIFIED, State.PUBLISHED, State.RELEASED)
@@ -70,13 +70,13 @@ class Finding:
 class Audit:
     """One pass over everything; with `fix` it mends what it can. Memory does not grow with the numbers."""
 
-    def __init__(self, house: House, *, fix: bool) -> None:
-        self._house = house
-        self._services = house.services
-        self._ledger = house.ledger
-        self._catalog = house.services.catalog
-        self._store = house.services.store
-        self._publishing = PublishStage(house.services, house.policy)
+    def __init__(self, application: Application, *, fix: bool) -> None:
+        self._application = application
+        self._context = application.context
+        self._ledger = application.ledger
+        self._catalog = application.context.catalog
+        self._store = application.context.store
+        self._publishing = PublishStage(application.context, application.policy)
         self._fix = fix
         self._failures = 0
         self.confirmed = 0
@@ -97,8 +97,8 @@ class Audit:
                     self.confirmed += 1
                     if finding := self._judge(upload, answer):
                         yield finding
-        if self._house.catalog_minder is not None:
-            yield from self._orphans(self._house.catalog_minder.orphans)
+        if self._application.catalog_thread is not None:
+            yield from self._orphans(self._application.catalog_thread.orphans)
         yield from self._not_ours()
 
     def _confirm(self, upload: Upload) -> Confirmation | StorageError:
@@ -136,14 +136,14 @@ class Audit:
         key = upload.object_key
         if self._is_replaced_now(upload) or not self._is_left_alone(upload):
             return None
-        if self._catalog.is_forgotten(upload):
+        if self._catalog.rows_deleted(upload):
             return None
         try:
-            require_recoverable(self._services, upload, answer)
-        except SetbackError as exc:
-            if exc.problem.code == OBJECT_REPLACED:
+            ensure_reuploadable(self._context, upload, answer)
+        except StageError as exc:
+            if exc.failure.code == OBJECT_REPLACED:
                 return None
-            return self._lost(upload, exc.problem.sentence)
+            return self._lost(upload, exc.failure.sentence)
         except TreeError as exc:
             return Finding(Issue.UNKNOWN, key, f"{answer.detail} Its local copy: {exc}", upload)
         if upload.state is State.RELEASED:
@@ -152,7 +152,7 @@ class Audit:
         if not self._fix:
             return Finding(Issue.OBJECT_GONE, key, f"{answer.detail} The local copy is there.", upload)
         try:
-            take_back(self._services, upload, answer)
+            requeue_lost(self._context, upload, answer)
         except ClaimLostError:
             return None
         detail = f"{answer.detail} The local copy is there, and its upload is pending again."
@@ -161,42 +161,42 @@ class Audit:
     def _lost(self, upload: Upload, sentence: str) -> Finding:
         if upload.state is not State.RELEASED:
             try:
-                self._services.tree.believe_missing()
+                self._context.tree.believe_missing()
             except TreeError as exc:
                 return Finding(Issue.UNKNOWN, upload.object_key, str(exc), upload)
         return Finding(Issue.LOST, upload.object_key, sentence, upload)
 
     def _look_at_rows(self, upload: Upload) -> Finding | None:
         """The object is in place: whether players are led to it."""
-        naming, key = self._services.naming, upload.object_key
+        naming, key = self._context.naming, upload.object_key
         url = upload.url or naming.public_url(upload)
-        astray = self._catalog.astray(
+        stale_rows = self._catalog.stale_rows(
             upload,
             public_url=url,
             local_url=naming.local_url(upload),
-            is_current=self._services.tree.holds(upload.path, upload.identity),
+            is_current=self._context.tree.holds(upload.path, upload.identity),
         )
-        if not astray or not self._is_left_alone(upload):
+        if not stale_rows or not self._is_left_alone(upload):
             return None
-        told = f"{astray} catalog rows that should show the object do not"
+        told = f"{stale_rows} catalog rows that should show the object do not"
         if not self._fix:
             return Finding(Issue.ROW_ASTRAY, key, f"{told}.", upload)
         try:
             self._publish_again(upload, url)
         except ClaimLostError:
             return None
-        except (SetbackError, StorageError) as exc:
+        except (StageError, StorageError) as exc:
             return Finding(Issue.ROW_ASTRAY, key, f"{told}. {exc}", upload)
         return Finding(Issue.ROW_ASTRAY, key, f"{told}; they were given {url}.", upload, is_fixed=True)
 
     def _publish_again(self, upload: Upload, url: str) -> None:
         if upload.state is State.VERIFIED:
             self._publishing.publish(upload)
-        elif self._house.catalog_minder is not None:
-            self._house.catalog_minder.sweep.republish(upload)
+        elif self._application.catalog_thread is not None:
+            self._application.catalog_thread.republisher.republish(upload)
         else:
-            local_url = self._services.naming.local_url(upload)
-            with self._services.database.transaction("publish a URL again"):
+            local_url = self._context.naming.local_url(upload)
+            with self._context.database.transaction("publish a URL again"):
                 self._catalog.announce(upload, local_url=local_url, public_url=url)
                 self._catalog.publish(upload, public_url=url, local_url=local_url)
                 self._ledger.note(upload.id, "republished", url)
@@ -212,7 +212,7 @@ class Audit:
         return (present.state, present.claim) == (upload.state, upload.claim) and not is_claimed
 
     def _orphans(self, orphans: Orphans) -> Iterator[Finding]:
-        deletes = self._fix and self._house.settings.delete_orphans
+        deletes = self._fix and self._application.settings.delete_orphans
         for upload in orphans.find():
             answer = self._confirm(upload)
             if isinstance(answer, StorageError):
@@ -224,7 +224,7 @@ class Audit:
                 yield Finding(Issue.ORPHAN, upload.object_key, told, upload, is_fixed=is_deleted)
 
     def _not_ours(self) -> Iterator[Finding]:
-        prefix = self._house.settings.aws_s3_videos_prefix.strip("/")
+        prefix = self._application.settings.aws_s3_videos_prefix.strip("/")
         looked_up = 0
         try:
             for page in _pages(self._store.objects(f"{prefix}/" if prefix else "")):
@@ -247,7 +247,7 @@ class Audit:
 
     def _is_shown(self, key: str) -> bool:
         """Whether a catalog row leads to an object of a rendition that the ledger does not know."""
-        settings, naming = self._house.settings, self._services.naming
+        settings, naming = self._application.settings, self._context.naming
         parsed = parse_object_key(settings.aws_s3_videos_prefix, key, settings.qualities)
         if parsed is None:
             return False

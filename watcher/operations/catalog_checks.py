@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from uuid import UUID
 
-from db import CompressorRows, Database, DatabaseError
+from db import CompressorTable, Database, DatabaseError
 from storage import CheckResult, failed, not_tried, ok, warning
 from watcher.app.factories import ledger_of
 from watcher.settings.model import Settings
@@ -23,7 +23,7 @@ def check_catalog(
     settings: Settings, database: Database, *, ledger_is_current: bool
 ) -> Iterator[CheckResult]:
     """The table can be read, its `url` changed, a video's rows found by an index, its times believed."""
-    table = CompressorRows(database, settings.ledger_instance)
+    table = CompressorTable(database, settings.ledger_instance)
     name = f"{settings.catalog_schema}.video_qualities"
     try:
         table.of_video(NOBODY)
@@ -45,7 +45,7 @@ def check_catalog(
         yield not_tried("catalog clock", "schema")
 
 
-def _url(table: CompressorRows, name: str) -> CheckResult:
+def _url(table: CompressorTable, name: str) -> CheckResult:
     if table.may_set_url():
         return ok("catalog URL", "This role may change url in it.")
     return failed(
@@ -55,7 +55,7 @@ def _url(table: CompressorRows, name: str) -> CheckResult:
     )
 
 
-def _index(table: CompressorRows, name: str) -> CheckResult:
+def _index(table: CompressorTable, name: str) -> CheckResult:
     if table.has_video_index():
         return ok("catalog index", "A video's rows are found by an index.")
     return warning(

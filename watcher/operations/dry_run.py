@@ -14,7 +14,7 @@ from storage import StorageError
 from watcher.app.factories import connect, ledger_of, make_catalog, naming, path_template, tree_of
 from watcher.catalog.compressor_catalog import CompressorCatalog
 from watcher.catalog.row_matching import admission
-from watcher.detection.completeness import Finished, Quiet, examine
+from watcher.detection.completeness import Finished, QuietPeriod, check_complete
 from watcher.detection.examining import in_words
 from watcher.detection.scanner import is_settled
 from watcher.filesystem.tree import FoundFile, UnreadableDirectory
@@ -64,7 +64,7 @@ class Planner:
         return self._plan_new(entry, rendition)
 
     def _plan_new(self, entry: FoundFile, rendition: Rendition) -> Plan:
-        examination = examine(
+        file_status = check_complete(
             self._tree,
             entry.path,
             previous=None,
@@ -75,18 +75,18 @@ class Planner:
             key = self._naming.key(rendition)
         except StorageError as exc:
             return Plan(entry.path, "fail", str(exc))
-        match examination:
+        match file_status:
             case Finished(_, finding) if self._catalog is not None:
                 return self._plan_at_gate(_as_recorded(entry, rendition, key, finding))
             case Finished(_, None):
                 return Plan(entry.path, "upload", f"to {key}, as quality {rendition.quality}")
             case Finished(_, str(finding)):
                 return Plan(entry.path, "reject", finding)
-            case Quiet():
+            case QuietPeriod():
                 seconds = f"{self._settings.settle_seconds:g}"
                 return Plan(entry.path, "upload", f"to {key}, if it does not change for {seconds} s")
             case _:
-                return Plan(entry.path, "skip", in_words(examination))
+                return Plan(entry.path, "skip", in_words(file_status))
 
     def _plan_at_gate(self, upload: Upload) -> Plan:
         """What the compressor's catalog says of a finished file at this moment."""

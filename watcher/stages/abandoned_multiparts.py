@@ -28,7 +28,7 @@ BATCH = 100
 PATIENCE_SECONDS = 600.0
 
 
-class Janitor:
+class AbandonedMultiparts:
     """Aborts the multiparts of rows that ended and, at the start and every hour, those that no row remembers.
 
     `clock` gives monotonic seconds.
@@ -155,7 +155,7 @@ class Janitor:
                 self._then()
             while not self._stopping.is_set():
                 pulse.beat()
-                pause = self.clean()
+                wait = self.clean()
                 pulse.idle()
-                self._stopping.wait(pause)
+                self._stopping.wait(wait)
         pulse.stop()

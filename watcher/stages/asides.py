@@ -11,14 +11,14 @@ import structlog
 from db import Ledger, State, Upload
 from watcher.filesystem import removal
 from watcher.filesystem.openat import FileMissingError, NotOursError, UnreadableError
-from watcher.filesystem.removal import LeftAside
+from watcher.filesystem.removal import LeftInQuarantine
 from watcher.filesystem.tree import Tree
 from watcher.telemetry.logging import RepeatFilter
 
 log = structlog.get_logger()
 
 
-class Asides:
+class Quarantine:
     """Repairs set-aside files whose upload nobody works on: each under a claim, so never two at once.
 
     `lease` is how long such a claim lasts. Where several daemons work on one directory (`is_shared`) an
@@ -40,7 +40,7 @@ class Asides:
         Raises `db.DatabaseError` and `watcher.filesystem.openat.RootUnavailableError`.
         """
         for path in paths:
-            upload_id = removal.parse_aside_name(os.path.basename(path))
+            upload_id = removal.parse_quarantine_name(os.path.basename(path))
             known = [] if upload_id is None else self._ledger.uploads(ids=[upload_id])
             if not known:
                 if self._told.is_news(path, "unknown"):
@@ -57,7 +57,7 @@ class Asides:
         return has_moved_on and abs(self._ledger.now() - upload.changed_at) < self._lease
 
     def _repair(self, path: str, upload_id: int) -> None:
-        upload = self._ledger.seize(upload_id, lease=self._lease)
+        upload = self._ledger.claim_one(upload_id, lease=self._lease)
         if upload is None:
             return
         try:
@@ -66,9 +66,9 @@ class Asides:
             log.warning("aside_unrepaired", path=path, upload=upload.id, reason=str(exc))
         else:
             name = type(outcome).__name__
-            if not isinstance(outcome, LeftAside):
+            if not isinstance(outcome, LeftInQuarantine):
                 log.info("aside_repaired", path=path, upload=upload.id, outcome=name)
             elif self._told.is_news(path, outcome.reason):
                 log.warning("aside_repaired", path=path, upload=upload.id, outcome=name)
         finally:
-            self._ledger.let_go(upload)
+            self._ledger.release_claim(upload)

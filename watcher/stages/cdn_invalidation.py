@@ -12,9 +12,9 @@ import structlog
 
 from db import Database, DatabaseError, Invalidation, Invalidations
 from storage import MAX_PATHS, Distribution, StorageError, invalidation_paths
-from watcher.errors import Kind, Problem, problem_of
+from watcher.errors import Failure, Kind, failure_of
 from watcher.supervision.backoff import Backoff
-from watcher.supervision.circuit_breaker import StagePause
+from watcher.supervision.circuit_breaker import CircuitBreaker
 from watcher.supervision.liveness import Liveness
 from watcher.telemetry.metrics import Metrics
 
@@ -60,7 +60,7 @@ class Invalidator:
         self._metrics = metrics
         self._backoff = backoff
         self._clock = clock
-        self.pause = StagePause(clock=clock, backoff=backoff)
+        self.breaker = CircuitBreaker(clock=clock, backoff=backoff)
         self._failures = 0
         self._not_before = clock()
         self._woken = threading.Event()
@@ -111,7 +111,7 @@ class Invalidator:
                 self._send(batch, paths)
                 wait = INTERVAL.total_seconds()
         except DatabaseError as exc:
-            self._trip(problem_of(exc))
+            self._trip(failure_of(exc))
             return DATABASE_RETRY_SECONDS
         return wait
 
@@ -157,37 +157,37 @@ class Invalidator:
             delay = max(interval, self._backoff.delay(self._failures).total_seconds())
             self._not_before = self._clock() + delay
             self._failures += 1
-            self._set_back(problem_of(exc), len(paths), delay)
+            self._set_back(failure_of(exc), len(paths), delay)
             return
         self._invalidations.mark_sent(batch)
         self._failures = 0
         self._metrics.invalidated.inc(len(paths))
         log.info("cdn_invalidated", invalidation=number, distribution=self._distribution.id, paths=len(paths))
-        if self.pause.clear():
+        if self.breaker.clear():
             log.info("stage_resumed", stage=NAME)
 
-    def _set_back(self, problem: Problem, paths: int, delay: float) -> None:
-        self._metrics.setbacks.labels(stage=NAME, kind=problem.kind).inc()
-        if problem.kind is Kind.TRANSIENT:
+    def _set_back(self, failure: Failure, paths: int, delay: float) -> None:
+        self._metrics.setbacks.labels(stage=NAME, kind=failure.kind).inc()
+        if failure.kind is Kind.TRANSIENT:
             log.warning(
                 "attempt_failed",
                 stage=NAME,
-                code=problem.code,
-                reason=problem.sentence,
+                code=failure.code,
+                reason=failure.sentence,
                 paths=paths,
                 attempts=self._failures,
                 retry_in_seconds=round(delay, 1),
             )
         else:
-            self._trip(problem)
+            self._trip(failure)
 
-    def _trip(self, problem: Problem) -> None:
-        if self.pause.trip(problem):
-            log.error("stage_paused", stage=NAME, code=problem.code, reason=problem.sentence)
+    def _trip(self, failure: Failure) -> None:
+        if self.breaker.trip(failure):
+            log.error("stage_paused", stage=NAME, code=failure.code, reason=failure.sentence)
 
     def _recover_database(self) -> None:
-        problem = self.pause.problem
-        if problem is not None and problem.code == "database" and self.pause.clear():
+        failure = self.breaker.failure
+        if failure is not None and failure.code == "database" and self.breaker.clear():
             log.info("stage_resumed", stage=NAME)
 
     def _reference(self, batch: Sequence[Invalidation]) -> str:

@@ -6,20 +6,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from db import Catalog, Database, Ledger, State
-from storage import ObjectStore, PublicAccess, PublicCheck
+from storage import AclFallback, ObjectStore, PublicCheck
 from watcher.filesystem.tree import Tree
 from watcher.naming import Naming
 from watcher.stages.cdn_invalidation import Invalidator
 from watcher.supervision.backoff import Backoff
 from watcher.telemetry.metrics import Metrics
-from watcher.telemetry.transfer_progress import Board
+from watcher.telemetry.transfer_progress import TransferProgress
 
 
 @dataclass(frozen=True, slots=True)
-class Services:
+class StageContext:
     """The collaborators of every stage.
 
-    `wake` tells the stage of a state that it may have work; `look_at_gate` says that something has come to
+    `wake` tells the stage of a state that it may have work; `check_gate` says that something has come to
     the catalog gate.
 
     `invalidator` is there with a CDN that has to be told of replaced objects, `public_check` if public URLs
@@ -31,12 +31,12 @@ class Services:
     ledger: Ledger
     catalog: Catalog
     store: ObjectStore
-    public_access: PublicAccess
+    acl_fallback: AclFallback
     naming: Naming
     backoff: Backoff
     metrics: Metrics
-    board: Board
+    transfer_progress: TransferProgress
     invalidator: Invalidator | None
     public_check: PublicCheck | None
     wake: Callable[[State], None]
-    look_at_gate: Callable[[], None]
+    check_gate: Callable[[], None]

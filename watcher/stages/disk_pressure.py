@@ -122,7 +122,7 @@ class DiskPressure:
         self._tell()
         if not self.is_high or self._policy.keep_local:
             return 0
-        hastened = self._ledger.hasten(
+        hastened = self._ledger.make_due_for_space(
             State.PUBLISHED, size=self._excess(), limit=HASTENED, waiting_for=RETENTION
         )
         if hastened:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import structlog
 
 from db import ClaimLostError, Identity, IllegalTransitionError, State, Upload
-from storage import KeyTooLongError, Source, StorageError
-from watcher.detection.completeness import Busy, Examination, Finished, Missing, Refused, Unreadable
+from storage import KeyTooLongError, SourceFile, StorageError
+from watcher.detection.completeness import Busy, FileStatus, Finished, Missing, Refused, Unreadable
 from watcher.detection.scanner import is_mended_by_file
 from watcher.errors import INCOMPLETE, LOCAL_CHANGED, NOT_OURS, ROLLED_BACK, UNREADABLE
-from watcher.failpoints import Step, reached
+from watcher.failpoints import Point, failpoint
 from watcher.filesystem.openat import FileMissingError, NotOursError, UnreadableError, owned
 from watcher.renditions import Ignored, PathTemplate, Rendition
-from watcher.stages.context import Services
+from watcher.stages.context import StageContext
 from watcher.telemetry.logging import RepeatFilter, row_context
 
 log = structlog.get_logger()
@@ -30,21 +30,21 @@ class Ending:
     reason: str
 
 
-class Intake:
+class Enqueuer:
     """Takes what the settler found and brings the ledger up to it; every method is safe to repeat."""
 
-    def __init__(self, services: Services, template: PathTemplate) -> None:
-        self._tree = services.tree
-        self._database = services.database
-        self._ledger = services.ledger
-        self._catalog = services.catalog
-        self._naming = services.naming
-        self._wake = services.wake
-        self._look_at_gate = services.look_at_gate
+    def __init__(self, context: StageContext, template: PathTemplate) -> None:
+        self._tree = context.tree
+        self._database = context.database
+        self._ledger = context.ledger
+        self._catalog = context.catalog
+        self._naming = context.naming
+        self._wake = context.wake
+        self._check_gate = context.check_gate
         self._template = template
         self._refusals = RepeatFilter()
 
-    def take(self, path: str, examination: Examination) -> bool:
+    def take(self, path: str, file_status: FileStatus) -> bool:
         """Act on a finding about a path. Returns whether it is a new file, which has a row now.
 
         Raises `db.DatabaseError` and `RootUnavailableError`.
@@ -53,9 +53,9 @@ class Intake:
         if isinstance(rendition, Ignored):
             return False
         context = {"video_id": rendition.video_id, "quality": rendition.quality, "path": path}
-        match examination:
+        match file_status:
             case Finished(identity, finding):
-                reached(Step.SETTLED)
+                failpoint(Point.SETTLED)
                 return self._take_finished(path, rendition, identity, finding)
             case Busy(reason):
                 log.debug("file_busy", reason=reason, **context)
@@ -75,7 +75,7 @@ class Intake:
             self._reopen(upload, "the local file is no longer there")
         elif upload.awaits_row:
             with suppress(ClaimLostError):
-                self._ledger.dismiss(upload)
+                self._ledger.leave_gate(upload)
         self._wake(State.PENDING)
 
     def _take_finished(
@@ -107,7 +107,7 @@ class Intake:
             self._wake(State.PENDING)
             return
         if known.error_code == LOCAL_CHANGED:
-            self._ledger.hurry([known.id])
+            self._ledger.make_due([known.id])
         self._wake(known.state)
 
     def _reopen(self, upload: Upload, reason: str, finding: str | None = None) -> Upload | None:
@@ -129,7 +129,7 @@ class Intake:
             return known.state is State.PENDING and finding == known.finding and not is_vouched_for
         try:
             with owned(self._tree.open(known.path)) as fd:
-                return Source(fd).checksum() == known.checksum
+                return SourceFile(fd).checksum() == known.checksum
         except (FileMissingError, NotOursError, UnreadableError, StorageError):
             # The next look finds out; until then it is taken for new content, which loses nothing.
             return False
@@ -198,18 +198,18 @@ class Intake:
                 self._end(upload, ending)
             else:
                 self._announce(upload)
-        reached(Step.ENQUEUED)
+        failpoint(Point.ENQUEUED)
         if ending is None:
             log.info("file_finished", size=identity.size, key=key, **row_context(upload))
             self._wake(State.PENDING)
-            self._look_at_gate()
+            self._check_gate()
         return True
 
     def _is_still_there(self, path: str, identity: Identity) -> bool:
         """Whether a finding is still true, where others may have finished with the file since it was made."""
         if not self._tree.is_shared:
             return True
-        self._ledger.take_turn(path)
+        self._ledger.lock_path(path)
         try:
             return self._tree.stat(path) == identity
         except (NotOursError, UnreadableError):

@@ -12,19 +12,19 @@ import structlog
 from db import ClaimLostError, DatabaseError, Ledger, State, Upload
 from storage import SourceChangedError, UploadCancelledError
 from watcher.errors import (
-    FAILURES,
+    HANDLED_ERRORS,
     LOCAL_AWAY,
     LOCAL_CHANGED,
     LOCAL_MISSING,
+    DeferError,
+    Failure,
     Kind,
-    LookAgainError,
-    NotYetError,
-    Problem,
-    problem_of,
+    ReexamineError,
+    failure_of,
 )
 from watcher.filesystem.openat import FileMissingError, NotOursError, RootUnavailableError, UnreadableError
 from watcher.supervision.backoff import Backoff
-from watcher.supervision.circuit_breaker import StagePause
+from watcher.supervision.circuit_breaker import CircuitBreaker
 from watcher.telemetry.logging import row_context
 from watcher.telemetry.metrics import Metrics
 
@@ -34,7 +34,7 @@ LOOK_AGAIN_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Guard:
+class ErrorPolicy:
     """Stands around every attempt to advance a row of one stage.
 
     `look_again` has a path checked anew by the settler; `believe_missing` raises RootUnavailableError when a
@@ -47,7 +47,7 @@ class Guard:
 
     stage: str
     ledger: Ledger
-    pause: StagePause
+    breaker: CircuitBreaker
     backoff: Backoff
     look_again: Callable[[str], None]
     believe_missing: Callable[[], None]
@@ -55,14 +55,14 @@ class Guard:
     metrics: Metrics
 
     @contextmanager
-    def __call__(self, upload: Upload) -> Iterator[None]:
+    def handling(self, upload: Upload) -> Iterator[None]:
         """Turn what an attempt raises into the row's next step; unforeseen errors pass through."""
         with structlog.contextvars.bound_contextvars(stage=self.stage, **row_context(upload)):
             try:
                 yield
             except ClaimLostError:
                 log.info("claim_lost")
-            except (NotYetError, LookAgainError, FileMissingError, *FAILURES) as exc:
+            except (DeferError, ReexamineError, FileMissingError, *HANDLED_ERRORS) as exc:
                 self._decide(upload, exc)
             else:
                 self._note_success()
@@ -72,55 +72,55 @@ class Guard:
             match exc:
                 case UploadCancelledError():
                     log.info("attempt_interrupted")
-                    self.ledger.yield_back(upload)
-                case NotYetError():
+                    self.ledger.return_claim(upload)
+                case DeferError():
                     self._wait(upload, exc)
-                case SourceChangedError() | LookAgainError():
+                case SourceChangedError() | ReexamineError():
                     log.info("file_changed", reason=str(exc))
                     self._look_again(upload, LOCAL_CHANGED, str(exc))
                 case FileMissingError():
                     self._gone(upload, exc)
                 case _:
-                    self._setback(upload, problem_of(exc))
+                    self._setback(upload, failure_of(exc))
         except ClaimLostError:
             log.info("claim_lost")
         except DatabaseError as trouble:
-            self._trip(problem_of(trouble))
+            self._trip(failure_of(trouble))
 
-    def _setback(self, upload: Upload, problem: Problem) -> None:
-        self.metrics.setbacks.labels(stage=self.stage, kind=problem.kind).inc()
-        match problem.kind:
+    def _setback(self, upload: Upload, failure: Failure) -> None:
+        self.metrics.setbacks.labels(stage=self.stage, kind=failure.kind).inc()
+        match failure.kind:
             case Kind.ENVIRONMENT:
-                self._trip(problem)
+                self._trip(failure)
                 self.ledger.postpone(
                     upload,
                     delay=timedelta(0),
-                    error=problem.sentence,
-                    error_code=problem.code,
+                    error=failure.sentence,
+                    error_code=failure.code,
                     count=False,
                 )
             case Kind.TRANSIENT:
                 delay = self.backoff.delay(upload.attempts)
                 log.warning(
                     "attempt_failed",
-                    code=problem.code,
-                    reason=problem.sentence,
+                    code=failure.code,
+                    reason=failure.sentence,
                     attempts=upload.attempts + 1,
                     retry_in_seconds=round(delay.total_seconds(), 1),
                 )
-                self.ledger.postpone(upload, delay=delay, error=problem.sentence, error_code=problem.code)
+                self.ledger.postpone(upload, delay=delay, error=failure.sentence, error_code=failure.code)
             case Kind.OBJECT:
-                self._fail(upload, problem)
+                self._fail(upload, failure)
 
-    def _fail(self, upload: Upload, problem: Problem) -> None:
+    def _fail(self, upload: Upload, failure: Failure) -> None:
         if upload.state is not State.PENDING:
             # Only an upload can fail for good; later stages keep trying, because the object is safe.
             delay = self.backoff.longest
-            log.warning("attempt_failed", code=problem.code, reason=problem.sentence)
-            self.ledger.postpone(upload, delay=delay, error=problem.sentence, error_code=problem.code)
+            log.warning("attempt_failed", code=failure.code, reason=failure.sentence)
+            self.ledger.postpone(upload, delay=delay, error=failure.sentence, error_code=failure.code)
             return
-        log.error("upload_failed", code=problem.code, reason=problem.sentence)
-        self.ledger.advance(upload, State.FAILED, error=problem.sentence, error_code=problem.code)
+        log.error("upload_failed", code=failure.code, reason=failure.sentence)
+        self.ledger.advance(upload, State.FAILED, error=failure.sentence, error_code=failure.code)
 
     def _gone(self, upload: Upload, exc: FileMissingError) -> None:
         try:
@@ -128,7 +128,7 @@ class Guard:
             if not is_away:
                 self.believe_missing()
         except (UnreadableError, NotOursError, OSError, RootUnavailableError) as unavailable:
-            self._setback(upload, problem_of(unavailable))
+            self._setback(upload, failure_of(unavailable))
             return
         if is_away:
             self._look_again(upload, LOCAL_AWAY, "Its file is set aside by a release that is under way.")
@@ -149,15 +149,15 @@ class Guard:
         )
         self.look_again(upload.path)
 
-    def _wait(self, upload: Upload, exc: NotYetError) -> None:
+    def _wait(self, upload: Upload, exc: DeferError) -> None:
         log.debug("attempt_waits", code=exc.code, reason=exc.reason)
         delay = timedelta(seconds=exc.delay_seconds)
         self.ledger.wait(upload, delay=delay, reason=exc.reason, code=exc.code)
 
-    def _trip(self, problem: Problem) -> None:
-        if self.pause.trip(problem):
-            log.error("stage_paused", code=problem.code, reason=problem.sentence)
+    def _trip(self, failure: Failure) -> None:
+        if self.breaker.trip(failure):
+            log.error("stage_paused", code=failure.code, reason=failure.sentence)
 
     def _note_success(self) -> None:
-        if self.pause.clear():
+        if self.breaker.clear():
             log.info("stage_resumed")

@@ -8,10 +8,10 @@ from datetime import timedelta
 import structlog
 
 from db import State, Upload
-from watcher.errors import ROW_GONE, Kind, SetbackError
-from watcher.failpoints import Step, reached
+from watcher.errors import ROW_GONE, Kind, StageError
+from watcher.failpoints import Point, failpoint
 from watcher.settings.policy import Policy
-from watcher.stages.context import Services
+from watcher.stages.context import StageContext
 from watcher.stages.runner import Work
 
 log = structlog.get_logger()
@@ -24,16 +24,16 @@ class PublishStage:
     state = State.VERIFIED
     patience_seconds = 120.0
 
-    def __init__(self, services: Services, policy: Policy) -> None:
-        self._tree = services.tree
-        self._database = services.database
-        self._ledger = services.ledger
-        self._catalog = services.catalog
-        self._naming = services.naming
-        self._public_check = services.public_check
-        self._metrics = services.metrics
-        self._longest_backoff = services.backoff.longest
-        self._wake = services.wake
+    def __init__(self, context: StageContext, policy: Policy) -> None:
+        self._tree = context.tree
+        self._database = context.database
+        self._ledger = context.ledger
+        self._catalog = context.catalog
+        self._naming = context.naming
+        self._public_check = context.public_check
+        self._metrics = context.metrics
+        self._longest_backoff = context.backoff.longest
+        self._wake = context.wake
         self._policy = policy
 
     def is_enabled(self) -> bool:
@@ -51,7 +51,7 @@ class PublishStage:
         If it is wished, what players will fetch is fetched first, for nobody else would notice what they see.
         """
         for upload in uploads:
-            with work.guard(upload):
+            with work.error_policy.handling(upload):
                 self.publish(upload)
 
     def publish(self, upload: Upload) -> None:
@@ -74,20 +74,20 @@ class PublishStage:
                 rows = self._catalog.publish(
                     upload, public_url=public_url, local_url=local_url, is_current=is_current
                 )
-            if not rows and self._catalog.is_forgotten(upload):
+            if not rows and self._catalog.rows_deleted(upload):
                 self._give_up(upload)
                 return
             if not rows:
-                raise SetbackError(
+                raise StageError(
                     Kind.TRANSIENT,
                     "row-missing",
                     f"No catalog row of video {upload.video_id} could be given the URL {public_url}.",
                 )
-            reached(Step.ROW_PUBLISHED)
+            failpoint(Point.ROW_PUBLISHED)
             self._ledger.advance(
                 upload, State.PUBLISHED, detail=public_url, url=public_url, due_in=self._policy.retention
             )
-        reached(Step.PUBLISHED)
+        failpoint(Point.PUBLISHED)
         self._metrics.published.inc()
         log.info("upload_published", url=public_url)
         self._wake(State.PUBLISHED)

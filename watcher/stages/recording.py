@@ -15,7 +15,7 @@ log = structlog.get_logger()
 BACKOFF = Backoff(base=0.5, factor=2.0, cap=10.0)
 
 
-def until_recorded(record: Callable[[], None], work: Work) -> None:
+def retry_until_committed(record: Callable[[], None], work: Work) -> None:
     """Call `record` until the database takes it: an object that is in S3 is not looked for all over again.
 
     Raises what `record` raises, be it that the claim was lost meanwhile; and its DatabaseError if a retry

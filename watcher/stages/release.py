@@ -14,23 +14,23 @@ from watcher.errors import (
     NOT_REMOVABLE,
     OBJECT_UNKNOWN,
     RETENTION,
+    DeferError,
     Kind,
-    LookAgainError,
-    NotYetError,
-    SetbackError,
-    problem_of,
+    ReexamineError,
+    StageError,
+    failure_of,
 )
-from watcher.failpoints import Step, reached
+from watcher.failpoints import Point, failpoint
 from watcher.filesystem import removal
-from watcher.filesystem.removal import Kept, LeftAside, Outcome, PutBack, Released, SetAside
+from watcher.filesystem.removal import Kept, LeftInQuarantine, Outcome, Quarantined, Released, Restored
 from watcher.settings.policy import Policy
-from watcher.stages.context import Services
-from watcher.stages.lost_objects import require_recoverable, take_back
+from watcher.stages.context import StageContext
+from watcher.stages.lost_objects import ensure_reuploadable, requeue_lost
 from watcher.stages.runner import Work
 
 log = structlog.get_logger()
 
-ASIDE_SECONDS = 1.0
+QUARANTINE_SECONDS = 1.0
 """A writer may be between looking a path up and opening it: so long is a file aside before it is unlinked."""
 
 CATALOG_BUSY_SECONDS = 5.0
@@ -47,14 +47,14 @@ class ReleaseStage:
     state = State.PUBLISHED
     patience_seconds = 300.0
 
-    def __init__(self, services: Services, policy: Policy, *, is_pressed: Callable[[], bool]) -> None:
-        self._services = services
-        self._tree = services.tree
-        self._ledger = services.ledger
-        self._catalog = services.catalog
-        self._store = services.store
-        self._metrics = services.metrics
-        self._longest_backoff = services.backoff.longest
+    def __init__(self, context: StageContext, policy: Policy, *, is_pressed: Callable[[], bool]) -> None:
+        self._context = context
+        self._tree = context.tree
+        self._ledger = context.ledger
+        self._catalog = context.catalog
+        self._store = context.store
+        self._metrics = context.metrics
+        self._longest_backoff = context.backoff.longest
         self._policy = policy
         self._is_pressed = is_pressed
 
@@ -69,26 +69,26 @@ class ReleaseStage:
 
     def advance(self, uploads: Sequence[Upload], work: Work) -> None:
         """Take each row from `published` to `released`, or back to `pending` if its object is lost."""
-        asides: list[tuple[Upload, SetAside]] = []
+        asides: list[tuple[Upload, Quarantined]] = []
         for upload in uploads:
             work.beat()
-            with work.guard(upload):
+            with work.error_policy.handling(upload):
                 if aside := self._prepare(upload):
                     asides.append((upload, aside))
         if not asides:
             return
-        interrupted = work.wait(ASIDE_SECONDS)
+        interrupted = work.wait(QUARANTINE_SECONDS)
         for upload, aside in asides:
             work.beat()
-            with work.guard(upload):
+            with work.error_policy.handling(upload):
                 if interrupted:
-                    removal.put_back(self._tree, aside, "The daemon is stopping.")
-                    self._ledger.yield_back(upload)
+                    removal.restore(self._tree, aside, "The daemon is stopping.")
+                    self._ledger.return_claim(upload)
                 else:
                     self._require_claim(upload, aside)
-                    self._conclude(upload, removal.finish(self._tree, aside))
+                    self._conclude(upload, removal.delete_quarantined(self._tree, aside))
 
-    def _prepare(self, upload: Upload) -> SetAside | None:
+    def _prepare(self, upload: Upload) -> Quarantined | None:
         """Do everything that has to come before the wait; None if the row is dealt with already."""
         self._require_time(upload)
         if not self._repair(upload) or not self._object_agrees(upload):
@@ -98,10 +98,10 @@ class ReleaseStage:
             self._record_released(upload, "the local copy was gone already")
             return None
         self._ledger.require_claim(upload)
-        aside = removal.set_aside(self._tree, upload.path, upload.id, upload.identity, claim=upload.claim)
+        aside = removal.quarantine(self._tree, upload.path, upload.id, upload.identity, claim=upload.claim)
         if isinstance(aside, Kept):
             raise _kept(aside)
-        reached(Step.RENAMED_ASIDE)
+        failpoint(Point.RENAMED_ASIDE)
         return aside
 
     def _require_time(self, upload: Upload) -> None:
@@ -111,9 +111,9 @@ class ReleaseStage:
             self._ledger.record(upload, published_at=self._ledger.now())
             left = self._policy.retention
         if left > timedelta(0) and not self._is_pressed():
-            raise NotYetError(RETENTION, "It is kept until the retention is over.", left.total_seconds())
-        if objection := self._catalog.objection(upload):
-            raise NotYetError("catalog-busy", objection, CATALOG_BUSY_SECONDS)
+            raise DeferError(RETENTION, "It is kept until the retention is over.", left.total_seconds())
+        if reason_to_keep_copy := self._catalog.reason_to_keep_copy(upload):
+            raise DeferError("catalog-busy", reason_to_keep_copy, CATALOG_BUSY_SECONDS)
 
     def _retention_left(self, upload: Upload) -> timedelta:
         if upload.published_at is None:
@@ -124,9 +124,9 @@ class ReleaseStage:
         """Deal with what an attempt that was cut short left aside; False if that ended the row."""
         if self._is_in_place(upload):
             return True
-        for aside in removal.asides_of(self._tree, upload.path, upload.id):
+        for aside in removal.quarantined_paths(self._tree, upload.path, upload.id):
             outcome = self._give_back(upload, aside)
-            if not isinstance(outcome, PutBack):
+            if not isinstance(outcome, Restored):
                 self._conclude(upload, outcome)
                 return False
         return True
@@ -140,12 +140,12 @@ class ReleaseStage:
         log.info("aside_repaired", outcome=type(outcome).__name__)
         return outcome
 
-    def _require_claim(self, upload: Upload, aside: SetAside) -> None:
+    def _require_claim(self, upload: Upload, aside: Quarantined) -> None:
         """The wait may have been longer than meant: whoever has the row by now decides about the file."""
         try:
             self._ledger.require_claim(upload)
         except (ClaimLostError, DatabaseError):
-            self._give_back(upload, aside.aside_relative)
+            self._give_back(upload, aside.quarantine_path)
             raise
 
     def _object_agrees(self, upload: Upload) -> bool:
@@ -160,18 +160,18 @@ class ReleaseStage:
             case Verdict.AGREES:
                 return True
             case Verdict.UNKNOWN:
-                raise SetbackError(
+                raise StageError(
                     Kind.ENVIRONMENT, OBJECT_UNKNOWN, f"Before the release: {confirmation.detail}"
                 )
             case _:
-                require_recoverable(self._services, upload, confirmation)
-                take_back(self._services, upload, confirmation)
+                ensure_reuploadable(self._context, upload, confirmation)
+                requeue_lost(self._context, upload, confirmation)
                 return False
 
     def _conclude(self, upload: Upload, outcome: Outcome) -> None:
         match outcome:
             case Released(0):
-                reached(Step.UNLINKED)
+                failpoint(Point.UNLINKED)
                 is_early = timedelta(0) < self._retention_left(upload) <= self._policy.retention
                 why = ", early, for the disk is full" if is_early else ""
                 self._record_released(upload, f"the local copy was removed{why}")
@@ -179,26 +179,26 @@ class ReleaseStage:
                 self._metrics.released_early.inc(upload.size if is_early else 0)
             case Released(others):
                 # No byte of the disk was given back.
-                reached(Step.UNLINKED)
+                failpoint(Point.UNLINKED)
                 self._record_released(
                     upload, f"the local name was removed; the file has {others} other names (hard links)"
                 )
-            case PutBack(reason):
-                raise LookAgainError(reason)
-            case LeftAside(reason):
-                raise SetbackError(Kind.TRANSIENT, "left-aside", reason)
+            case Restored(reason):
+                raise ReexamineError(reason)
+            case LeftInQuarantine(reason):
+                raise StageError(Kind.TRANSIENT, "left-aside", reason)
 
     def _record_released(self, upload: Upload, detail: str) -> None:
         self._ledger.advance(upload, State.RELEASED, detail=detail)
-        reached(Step.RECORDED)
+        failpoint(Point.RECORDED)
         log.info("upload_released", detail=detail)
 
 
 def _kept(kept: Kept) -> Exception:
     """What it means that a file was not set aside: it is not as it was, or the system does not let us."""
     if kept.error is None:
-        return LookAgainError(kept.reason)
-    problem = problem_of(kept.error)
-    if problem.kind is Kind.ENVIRONMENT:
-        return SetbackError(problem.kind, problem.code, problem.sentence)
-    return SetbackError(Kind.TRANSIENT, NOT_REMOVABLE, kept.reason)
+        return ReexamineError(kept.reason)
+    failure = failure_of(kept.error)
+    if failure.kind is Kind.ENVIRONMENT:
+        return StageError(failure.kind, failure.code, failure.sentence)
+    return StageError(Kind.TRANSIENT, NOT_REMOVABLE, kept.reason)

@@ -12,8 +12,8 @@ from typing import Protocol
 import structlog
 
 from db import ClaimLostError, Database, DatabaseError, Ledger, State, Upload
-from watcher.errors import Problem, problem_of
-from watcher.stages.error_policy import Guard
+from watcher.errors import Failure, failure_of
+from watcher.stages.error_policy import ErrorPolicy
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.liveness import Liveness, Pulse
 from watcher.supervision.workers import join_all
@@ -45,7 +45,7 @@ class Stage(Protocol):
         ...
 
     def advance(self, uploads: Sequence[Upload], work: Work) -> None:
-        """Advance claimed rows, each inside ``with work.guard(upload)``."""
+        """Advance claimed rows, each inside ``with work.error_policy.handling(upload)``."""
         ...
 
 
@@ -53,7 +53,7 @@ class Stage(Protocol):
 class Work:
     """What a stage needs while it works: its guard, and whether it is time to stop."""
 
-    guard: Guard
+    error_policy: ErrorPolicy
     stopped: Callable[[], bool]
     beat: Callable[[], None]
     wait: Callable[[float], bool]
@@ -73,7 +73,7 @@ class StageRunner:
         *,
         database: Database,
         ledger: Ledger,
-        guard: Guard,
+        error_policy: ErrorPolicy,
         liveness: Liveness,
         lease: timedelta,
         threads: int,
@@ -83,8 +83,8 @@ class StageRunner:
         self._lease = lease
         self._database = database
         self._ledger = ledger
-        self.guard = guard
-        self.pause = guard.pause
+        self.error_policy = error_policy
+        self.breaker = error_policy.breaker
         self._liveness = liveness
         self._slots = threads
         self._batch = batch
@@ -149,7 +149,7 @@ class StageRunner:
                     wait = self._claim()
                     self._database_failures = 0
                 except DatabaseError as exc:
-                    self._report_trouble(problem_of(exc))
+                    self._report_trouble(failure_of(exc))
                     wait = DATABASE_BACKOFF.delay(self._database_failures).total_seconds()
                     self._database_failures += 1
                 with self._changed:
@@ -170,7 +170,7 @@ class StageRunner:
         if not self.stage.is_enabled():
             return LONGEST_WAIT_SECONDS
         free = self._slots - self._busy
-        to_probe = self.pause.seconds_to_probe()
+        to_probe = self.breaker.seconds_to_probe()
         if to_probe is not None:
             if to_probe > 0 or self._busy:
                 return min(max(to_probe, 0.1), LONGEST_WAIT_SECONDS)
@@ -208,8 +208,8 @@ class StageRunner:
 
     def _recover_without_probe(self) -> None:
         """The database answers again, and no row is there, or held, whose success would say so."""
-        problem = self.pause.problem
-        if problem is not None and problem.code == "database" and self.pause.clear():
+        failure = self.breaker.failure
+        if failure is not None and failure.code == "database" and self.breaker.clear():
             log.info("stage_resumed", stage=self.stage.name)
 
     def _renew(self) -> None:
@@ -218,9 +218,9 @@ class StageRunner:
         if in_flight:
             self._ledger.renew(in_flight, self._lease)
 
-    def _report_trouble(self, problem: Problem) -> None:
-        if self.pause.trip(problem):
-            log.error("stage_paused", stage=self.stage.name, code=problem.code, reason=problem.sentence)
+    def _report_trouble(self, failure: Failure) -> None:
+        if self.breaker.trip(failure):
+            log.error("stage_paused", stage=self.stage.name, code=failure.code, reason=failure.sentence)
 
     def _work(self) -> None:
         pulse = self._liveness.pulse(threading.current_thread().name, self.stage.patience_seconds)
@@ -243,7 +243,7 @@ class StageRunner:
 
     def _advance(self, rows: Sequence[Upload], pulse: Pulse) -> None:
         work = Work(
-            guard=self.guard,
+            error_policy=self.error_policy,
             stopped=self._stopping.is_set,
             beat=pulse.beat,
             wait=self._stopping.wait,
@@ -261,7 +261,7 @@ class StageRunner:
         for row in rows:
             try:
                 self._ledger.postpone(
-                    row, delay=self.guard.backoff.longest, error=sentence, error_code="internal"
+                    row, delay=self.error_policy.backoff.longest, error=sentence, error_code="internal"
                 )
             except (ClaimLostError, DatabaseError):
                 log.warning("postpone_failed", upload=row.id)

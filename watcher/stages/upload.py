@@ -13,31 +13,31 @@ from db import CatalogRow, GateVerdict, State, Upload
 from storage import (
     Confirmation,
     Multipart,
-    OnlyIf,
     Receipt,
     Sent,
-    Source,
+    SourceFile,
     Target,
     Verdict,
+    WriteCondition,
     part_size_for,
 )
 from watcher.catalog.row_matching import admission
 from watcher.errors import (
     KEY_TAKEN,
     NOT_NEWER,
+    DeferError,
     Kind,
-    LookAgainError,
-    NotYetError,
-    SetbackError,
+    ReexamineError,
+    StageError,
 )
-from watcher.failpoints import Step, reached
+from watcher.failpoints import Point, failpoint
 from watcher.filesystem import leases
 from watcher.filesystem.openat import owned
-from watcher.stages.context import Services
-from watcher.stages.hashing import give_up_parts, hashed
-from watcher.stages.recording import until_recorded
+from watcher.stages.context import StageContext
+from watcher.stages.hashing import abort_multipart, ensure_checksum
+from watcher.stages.recording import retry_until_committed
 from watcher.stages.runner import Work
-from watcher.stages.upload_progress import Tracking
+from watcher.stages.upload_progress import UploadProgress
 
 log = structlog.get_logger()
 
@@ -52,20 +52,20 @@ class UploadStage:
     state = State.PENDING
     patience_seconds = 180.0
 
-    def __init__(self, services: Services, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._services = services
-        self._tree = services.tree
-        self._database = services.database
-        self._ledger = services.ledger
-        self._catalog = services.catalog
-        self._store = services.store
-        self._public_access = services.public_access
-        self._naming = services.naming
-        self._metrics = services.metrics
-        self._invalidator = services.invalidator
-        self._longest_backoff = services.backoff.longest
-        self._wake = services.wake
-        self._look_at_gate = services.look_at_gate
+    def __init__(self, context: StageContext, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._context = context
+        self._tree = context.tree
+        self._database = context.database
+        self._ledger = context.ledger
+        self._catalog = context.catalog
+        self._store = context.store
+        self._acl_fallback = context.acl_fallback
+        self._naming = context.naming
+        self._metrics = context.metrics
+        self._invalidator = context.invalidator
+        self._longest_backoff = context.backoff.longest
+        self._wake = context.wake
+        self._check_gate = context.check_gate
         self._clock = clock
 
     def is_enabled(self) -> bool:
@@ -80,7 +80,7 @@ class UploadStage:
     def advance(self, uploads: Sequence[Upload], work: Work) -> None:
         """Take each row from `pending` to `verified`, or to where it belongs instead."""
         for upload in uploads:
-            with work.guard(upload):
+            with work.error_policy.handling(upload):
                 self._advance(upload, work)
 
     def _advance(self, upload: Upload, work: Work) -> None:
@@ -91,12 +91,12 @@ class UploadStage:
                 return
             upload = admitted
             self._require_own_key(upload)
-            source = Source(fd)
-            with_checksum = hashed(self._services, upload, source, work)
+            source = SourceFile(fd)
+            with_checksum = ensure_checksum(self._context, upload, source, work)
             if with_checksum is None:
                 return
             upload = with_checksum
-            reached(Step.HASHED)
+            failpoint(Point.HASHED)
             there = self._confirm(upload, source, upload.part_size or part_size_for(source.size))
             if there.verdict is Verdict.UNKNOWN and upload.etag is not None:
                 # It was sent once: that nobody can tell what became of it is no reason to send it again.
@@ -108,9 +108,9 @@ class UploadStage:
             if receipt is None:
                 receipt = self._send(upload, source, work, self._condition(upload, there))
             self._require_same_path(upload)
-        reached(Step.CONFIRMED)
-        until_recorded(lambda: self._record_verified(upload, receipt), work)
-        reached(Step.VERIFIED)
+        failpoint(Point.CONFIRMED)
+        retry_until_committed(lambda: self._record_verified(upload, receipt), work)
+        failpoint(Point.VERIFIED)
         self._metrics.confirmed.labels(by=receipt.confirmed_by).inc()
         log.info("upload_verified", confirmed_by=receipt.confirmed_by, etag=receipt.etag, size=upload.size)
         self._wake(State.VERIFIED)
@@ -138,14 +138,14 @@ class UploadStage:
     def _require_as_settled(self, upload: Upload, fd: int) -> None:
         """The row may have waited for hours: the file must still be the one that was finished."""
         if leases.ask(fd) is leases.Writers.SOME:
-            raise LookAgainError("A process has it open for writing again.")
+            raise ReexamineError("A process has it open for writing again.")
         if self._tree.identity(os.fstat(fd)) != upload.identity:
-            raise LookAgainError("Its size, time or inode is not what it was when it was finished.")
+            raise ReexamineError("Its size, time or inode is not what it was when it was finished.")
 
     def _require_same_path(self, upload: Upload) -> None:
         """What was read and what was hashed before is the file that stands there now, and has not changed."""
         if self._tree.stat(upload.path) != upload.identity:
-            raise LookAgainError("It changed while it was sent, or another file stands at its path now.")
+            raise ReexamineError("It changed while it was sent, or another file stands at its path now.")
 
     def _require_own_key(self, upload: Upload) -> None:
         rival = self._ledger.same_key(upload)
@@ -153,8 +153,8 @@ class UploadStage:
             return
         if rival.state is State.PENDING and self._tree.stat(rival.path) is None:
             reason = f"{rival.path}, which had the same object key, is being given up."
-            raise NotYetError(KEY_TAKEN, reason, RIVAL_SECONDS)
-        raise SetbackError(
+            raise DeferError(KEY_TAKEN, reason, RIVAL_SECONDS)
+        raise StageError(
             Kind.OBJECT,
             KEY_TAKEN,
             f"{rival.path} already has the object key {upload.object_key}; rename or remove one of the two, "
@@ -168,7 +168,7 @@ class UploadStage:
             case GateVerdict.WAIT:
                 self._ledger.await_row(upload, reason=gate.reason, code=gate.code)
                 log.info("upload_awaits_row", code=gate.code, reason=gate.reason)
-                self._look_at_gate()
+                self._check_gate()
                 return None
             case GateVerdict.REJECTED:
                 log.warning("upload_rejected", code=gate.code, reason=gate.reason)
@@ -184,7 +184,7 @@ class UploadStage:
         if settled["object_key"] == upload.object_key and row.id == upload.catalog_row_id:
             return upload
         if settled["object_key"] != upload.object_key and upload.multipart_id is not None:
-            give_up_parts(self._services, upload)
+            abort_multipart(self._context, upload)
             upload = self._ledger.record(upload, multipart_id=None, part_size=None)
         return self._ledger.record(upload, **settled)
 
@@ -200,23 +200,23 @@ class UploadStage:
         """The receipt of an object that is in place already: an earlier life, or somebody else, sent it."""
         if there.receipt is None:
             return None
-        self._public_access.ensure(upload.object_key)
-        give_up_parts(self._services, upload)
+        self._acl_fallback.ensure(upload.object_key)
+        abort_multipart(self._context, upload)
         self._ledger.note(upload.id, "adopted", there.detail)
         self._metrics.adopted.inc()
         log.info("object_adopted", key=upload.object_key)
         return there.receipt
 
-    def _condition(self, upload: Upload, there: Confirmation) -> OnlyIf:
+    def _condition(self, upload: Upload, there: Confirmation) -> WriteCondition:
         """Under which condition the object may be written: never over what is not ours to replace."""
         match there.verdict:
             case Verdict.MISSING:
-                return OnlyIf.absent()
+                return WriteCondition.if_absent()
             case Verdict.DIFFERS if there.etag:
                 self._require_replaceable(upload, there)
-                return OnlyIf.is_(there.etag)
+                return WriteCondition.if_match(there.etag)
             case _:
-                return OnlyIf.anything()
+                return WriteCondition.unconditional()
 
     def _require_replaceable(self, upload: Upload, there: Confirmation) -> None:
         """An object that no row of ours knows is replaced only if it is older than the file's row."""
@@ -224,17 +224,17 @@ class UploadStage:
             return
         appeared_at = upload.catalog_row_at or upload.discovered_at
         if there.last_modified is not None and there.last_modified >= appeared_at:
-            raise SetbackError(
+            raise StageError(
                 Kind.OBJECT,
                 "foreign-object",
                 f"An object {upload.object_key!r} of other content is there which this ledger does not know, "
                 f"and it is newer than this file; remove the one that is wrong, then retry {upload.id}.",
             )
 
-    def _send(self, upload: Upload, source: Source, work: Work, condition: OnlyIf) -> Receipt:
+    def _send(self, upload: Upload, source: SourceFile, work: Work, condition: WriteCondition) -> Receipt:
         started = self._clock()
         log.info("upload_started", key=upload.object_key, size=upload.size)
-        progress = Tracking(self._services, upload, work, self._clock)
+        progress = UploadProgress(self._context, upload, work, self._clock)
         resume = None
         if upload.multipart_id is not None and upload.part_size is not None:
             resume = Multipart(upload.multipart_id, upload.part_size)
@@ -251,8 +251,8 @@ class UploadStage:
             )
 
         with progress.shown(is_resumed=resume is not None):
-            sent = self._public_access.upload(upload.object_key, send)
-            reached(Step.COMPLETED)
+            sent = self._acl_fallback.upload(upload.object_key, send)
+            failpoint(Point.COMPLETED)
         progress.finish(sent)
         confirmation = self._confirm(upload, source, sent.part_size)
         self._metrics.upload_seconds.observe(self._clock() - started)
@@ -260,7 +260,7 @@ class UploadStage:
             raise _unconfirmed(confirmation)
         return confirmation.receipt
 
-    def _target(self, upload: Upload, condition: OnlyIf, *, with_acl: bool) -> Target:
+    def _target(self, upload: Upload, condition: WriteCondition, *, with_acl: bool) -> Target:
         metadata = {
             "video-id": upload.video_id,
             "quality": upload.quality,
@@ -269,7 +269,7 @@ class UploadStage:
         content_type = self._naming.content_type(upload)
         return Target(upload.object_key, content_type, metadata, only_if=condition, with_acl=with_acl)
 
-    def _confirm(self, upload: Upload, source: Source, part_size: int | None) -> Confirmation:
+    def _confirm(self, upload: Upload, source: SourceFile, part_size: int | None) -> Confirmation:
         return self._store.confirm(
             upload.object_key,
             size=source.size,
@@ -284,12 +284,12 @@ def _known(checksum: str | None) -> str:
     return checksum
 
 
-def _unconfirmed(confirmation: Confirmation) -> SetbackError:
+def _unconfirmed(confirmation: Confirmation) -> StageError:
     after = f"After it was sent: {confirmation.detail}"
     match confirmation.verdict:
         case Verdict.MISSING:
-            return SetbackError(Kind.TRANSIENT, "object-missing", f"{after} It is sent again.")
+            return StageError(Kind.TRANSIENT, "object-missing", f"{after} It is sent again.")
         case Verdict.DIFFERS:
-            return SetbackError(Kind.TRANSIENT, "object-differs", f"{after} It is sent again.")
+            return StageError(Kind.TRANSIENT, "object-differs", f"{after} It is sent again.")
         case _:
-            return SetbackError(Kind.ENVIRONMENT, "object-unknown", after)
+            return StageError(Kind.ENVIRONMENT, "object-unknown", after)

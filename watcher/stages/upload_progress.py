@@ -9,8 +9,8 @@ import structlog
 
 from db import ClaimLostError, DatabaseError, Progress, Upload
 from storage import Multipart, Sent
-from watcher.failpoints import Step, reached
-from watcher.stages.context import Services
+from watcher.failpoints import Point, failpoint
+from watcher.stages.context import StageContext
 from watcher.stages.runner import Work
 
 log = structlog.get_logger()
@@ -19,13 +19,13 @@ PROGRESS_SECONDS = 1.0
 """The ledger hears of an upload's progress at most this often."""
 
 
-class Tracking:
+class UploadProgress:
     """Tells the ledger how far an upload is, seldom enough not to be a load, and whether it is still ours."""
 
-    def __init__(self, services: Services, upload: Upload, work: Work, clock: Callable[[], float]) -> None:
-        self._ledger = services.ledger
-        self._metrics = services.metrics
-        self._board = services.board
+    def __init__(self, context: StageContext, upload: Upload, work: Work, clock: Callable[[], float]) -> None:
+        self._ledger = context.ledger
+        self._metrics = context.metrics
+        self._transfer_progress = context.transfer_progress
         self._upload = upload
         self._work = work
         self._clock = clock
@@ -36,28 +36,28 @@ class Tracking:
     @contextmanager
     def shown(self, *, is_resumed: bool) -> Iterator[None]:
         """Have the upload on the board for the length of a `with` block."""
-        self._board.begin(self._upload, is_resumed=is_resumed)
+        self._transfer_progress.begin(self._upload, is_resumed=is_resumed)
         try:
             yield
         finally:
-            self._board.end(self._upload)
+            self._transfer_progress.end(self._upload)
 
     def begin(self, multipart: Multipart) -> None:
         """Note a multipart upload before any part is sent, so that a crash leaves nothing nobody knows of.
 
         Raises what the ledger raises: bytes that could not be found again are not sent.
         """
-        reached(Step.MULTIPART_CREATED)
+        failpoint(Point.MULTIPART_CREATED)
         self._ledger.record(self._upload, multipart_id=multipart.upload_id, part_size=multipart.part_size)
-        reached(Step.MULTIPART_RECORDED)
+        failpoint(Point.MULTIPART_RECORDED)
 
     def __call__(self, bytes_sent: int) -> None:
         """Take in how many bytes S3 has accepted so far; fewer than before change nothing."""
         self._work.beat()
         self._metrics.bytes_sent.inc(max(0, bytes_sent - self._seen))
         self._seen = max(self._seen, bytes_sent)
-        self._board.move(self._upload, self._seen)
-        reached(Step.PART_SENT)
+        self._transfer_progress.move(self._upload, self._seen)
+        failpoint(Point.PART_SENT)
         # Before an object is completed it is made sure that this is still ours to do.
         is_complete = bytes_sent >= self._upload.size
         if is_complete or self._clock() - self._recorded_at >= PROGRESS_SECONDS:

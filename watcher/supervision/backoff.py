@@ -1,6 +1,6 @@
 """How long to wait after a failure: exponential with full jitter, capped.
 
-Source: "Exponential Backoff And Jitter", AWS Architecture Blog; full jitter spreads a crowd best.
+SourceFile: "Exponential Backoff And Jitter", AWS Architecture Blog; full jitter spreads a crowd best.
 """
 
 from __future__ import annotations

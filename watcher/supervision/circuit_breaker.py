@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from watcher.errors import Problem
+from watcher.errors import Failure
 from watcher.supervision.backoff import Backoff
 
 
-class StagePause:
+class CircuitBreaker:
     """Whether a stage is paused and when one row may be tried as a probe; safe for threads.
 
     `clock` gives monotonic seconds. The first probe comes after `backoff.base` seconds at the earliest.
@@ -19,7 +19,7 @@ class StagePause:
         self._clock = clock
         self._backoff = backoff
         self._lock = threading.Lock()
-        self._problem: Problem | None = None
+        self._failure: Failure | None = None
         self._trips = 0
         self._probe_at = 0.0
         self._tell: Callable[[], None] = lambda: None
@@ -29,18 +29,18 @@ class StagePause:
         self._tell = tell
 
     @property
-    def problem(self) -> Problem | None:
+    def failure(self) -> Failure | None:
         """Why the stage is paused; None while it runs."""
-        return self._problem
+        return self._failure
 
-    def trip(self, problem: Problem) -> bool:
+    def trip(self, failure: Failure) -> bool:
         """Pause, or go on pausing for longer after a failed probe. Returns whether this is news."""
         with self._lock:
-            is_news = self._problem is None or self._problem.code != problem.code
-            if self._problem is None or self._clock() >= self._probe_at:
+            is_news = self._failure is None or self._failure.code != failure.code
+            if self._failure is None or self._clock() >= self._probe_at:
                 self._probe_at = self._clock() + self._backoff.ceiling(self._trips)
                 self._trips += 1
-            self._problem = problem
+            self._failure = failure
         if is_news:
             self._tell()
         return is_news
@@ -48,7 +48,7 @@ class StagePause:
     def clear(self) -> bool:
         """Go on: something got through. Returns whether the stage had been paused."""
         with self._lock:
-            was_paused, self._problem, self._trips = self._problem is not None, None, 0
+            was_paused, self._failure, self._trips = self._failure is not None, None, 0
         if was_paused:
             self._tell()
         return was_paused
@@ -56,10 +56,10 @@ class StagePause:
     def seconds_to_probe(self) -> float | None:
         """How long until one row may be tried; None while the stage is not paused."""
         with self._lock:
-            return None if self._problem is None else max(0.0, self._probe_at - self._clock())
+            return None if self._failure is None else max(0.0, self._probe_at - self._clock())
 
     def probe_soon(self, code: str) -> None:
         """Let a row be tried now if this is why the stage pauses: the reason seems to have gone away."""
         with self._lock:
-            if self._problem is not None and self._problem.code == code:
+            if self._failure is not None and self._failure.code == code:
                 self._probe_at, self._trips = self._clock(), 0

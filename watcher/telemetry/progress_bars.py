@@ -20,13 +20,13 @@ from rich.progress import (
 )
 
 from watcher.telemetry.formatting import printable
-from watcher.telemetry.transfer_progress import Board
+from watcher.telemetry.transfer_progress import TransferProgress
 
 REFRESH_SECONDS = 0.25
 
 
 @contextmanager
-def showing(board: Board) -> Iterator[None]:
+def showing(transfer_progress: TransferProgress) -> Iterator[None]:
     """Draw the board for the length of a `with` block, if standard error is a terminal."""
     if not sys.stderr.isatty():
         yield
@@ -44,7 +44,7 @@ def showing(board: Board) -> Iterator[None]:
         redirect_stderr=True,
     ) as progress:
         drawer = threading.Thread(
-            target=_draw_until, args=(progress, board, stopping), name="display", daemon=True
+            target=_draw_until, args=(progress, transfer_progress, stopping), name="display", daemon=True
         )
         drawer.start()
         try:
@@ -54,10 +54,10 @@ def showing(board: Board) -> Iterator[None]:
             drawer.join()
 
 
-def _draw_until(progress: Progress, board: Board, stopping: threading.Event) -> None:
+def _draw_until(progress: Progress, transfer_progress: TransferProgress, stopping: threading.Event) -> None:
     tasks: dict[int, TaskID] = {}
     while not stopping.wait(REFRESH_SECONDS):
-        lines = {line.upload_id: line for line in board.lines()}
+        lines = {line.upload_id: line for line in transfer_progress.lines()}
         for upload_id in tasks.keys() - lines.keys():
             progress.remove_task(tasks.pop(upload_id))
         for upload_id, line in lines.items():

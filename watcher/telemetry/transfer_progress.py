@@ -47,7 +47,7 @@ class _Journey:
     bytes_sent: int | None = None
 
 
-class Board:
+class TransferProgress:
     """Knows how far every upload of this process is; for any number of threads.
 
     `clock` gives monotonic seconds.

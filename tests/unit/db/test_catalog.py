@@ -98,19 +98,19 @@ def test_publishing_touches_no_other_rendition(ledger: Ledger, catalog: OwnCatal
 def test_a_lost_object_is_withdrawn(ledger: Ledger, catalog: OwnCatalog) -> None:
     announce(catalog, ledger)
     upload = enqueue(ledger)
-    assert catalog.withdraw(upload, public_url=PUBLIC_URL, local_url=LOCAL_URL) == 0
+    assert catalog.revert_to_local_url(upload, public_url=PUBLIC_URL, local_url=LOCAL_URL) == 0
     catalog.publish(upload, public_url=PUBLIC_URL, local_url=LOCAL_URL)
-    assert catalog.withdraw(upload, public_url=PUBLIC_URL, local_url=LOCAL_URL) == 1
+    assert catalog.revert_to_local_url(upload, public_url=PUBLIC_URL, local_url=LOCAL_URL) == 1
     assert urls(catalog) == [LOCAL_URL]
 
 
 def test_the_local_copy_is_needed_until_the_row_shows_the_object(ledger: Ledger, catalog: OwnCatalog) -> None:
     announce(catalog, ledger)
     upload = bring(ledger, enqueue(ledger), State.PUBLISHED)
-    assert catalog.objection(enqueue(ledger))
-    assert catalog.objection(upload)
+    assert catalog.reason_to_keep_copy(enqueue(ledger))
+    assert catalog.reason_to_keep_copy(upload)
     catalog.publish(upload, public_url=PUBLIC_URL, local_url=LOCAL_URL)
-    assert catalog.objection(upload) is None
+    assert catalog.reason_to_keep_copy(upload) is None
 
 
 def test_catalog_and_ledger_change_together_or_not_at_all(
@@ -149,10 +149,10 @@ def test_without_a_catalog_nothing_is_written_and_all_goes_on(database: Database
     catalog.announce(upload, local_url=LOCAL_URL, public_url=PUBLIC_URL)
     assert catalog.gate(upload).is_open
     assert catalog.publish(upload, public_url=PUBLIC_URL, local_url=LOCAL_URL) == 1
-    assert catalog.withdraw(upload, public_url=PUBLIC_URL, local_url=LOCAL_URL) == 0
-    assert catalog.objection(upload) is None
+    assert catalog.revert_to_local_url(upload, public_url=PUBLIC_URL, local_url=LOCAL_URL) == 0
+    assert catalog.reason_to_keep_copy(upload) is None
     assert list(catalog.rows(VIDEO_ID)) == []
-    assert not catalog.is_forgotten(upload)
+    assert not catalog.rows_deleted(upload)
     assert not catalog.creates_rows
     assert OwnCatalog(database).rows(VIDEO_ID) == []
 

@@ -73,8 +73,8 @@ def test_the_claims_of_an_earlier_run_are_freed(ledger: Ledger, database: Databa
     theirs = only(claim(other))
     enqueue(ledger)
     late = only(claim(ledger))
-    assert ledger.unclaim_all() == 1
-    assert ledger.unclaim_all() == 0
+    assert ledger.release_all_claims() == 1
+    assert ledger.release_all_claims() == 0
     with pytest.raises(ClaimLostError):
         ledger.record(late, bytes_sent=1)
     assert only(claim(ledger)).id == late.id
@@ -215,30 +215,30 @@ def due(ledger: Ledger) -> list[Upload]:
     return ledger.claim(State.PUBLISHED, 10, lease=LEASE, horizon=timedelta(hours=1))
 
 
-def hasten(ledger: Ledger, size: int, limit: int = 10) -> int:
-    return ledger.hasten(State.PUBLISHED, size=size, limit=limit, waiting_for="retention")
+def make_due_for_space(ledger: Ledger, size: int, limit: int = 10) -> int:
+    return ledger.make_due_for_space(State.PUBLISHED, size=size, limit=limit, waiting_for="retention")
 
 
 def test_those_that_have_waited_longest_are_hastened_until_their_files_suffice(
     ledger: Ledger, clock: Clock
 ) -> None:
     numbers = waiting(ledger, clock, 4)
-    assert hasten(ledger, 11) == 2
-    assert hasten(ledger, 11) == 0, "what is due already counts"
-    assert hasten(ledger, 40, limit=1) == 1
+    assert make_due_for_space(ledger, 11) == 2
+    assert make_due_for_space(ledger, 11) == 0, "what is due already counts"
+    assert make_due_for_space(ledger, 40, limit=1) == 1
     assert {upload.id for upload in due(ledger)} == set(numbers[:3])
-    assert hasten(ledger, 0) == 0
+    assert make_due_for_space(ledger, 0) == 0
 
 
 def test_only_what_waits_for_nothing_else_is_hastened(ledger: Ledger, clock: Clock) -> None:
     """A failed attempt keeps its backoff, another's turn is his, and what is claimed is under way."""
     waiting(ledger, clock, 3)
-    hasten(ledger, 30)
+    make_due_for_space(ledger, 30)
     failed, busy, asked = due(ledger)
     hour = timedelta(hours=1)
     ledger.postpone(failed, delay=hour, error="It failed.", error_code="object-unknown")
     ledger.wait(busy, delay=hour, reason="It is being encoded.", code="catalog-busy")
-    assert hasten(ledger, 30) == 0
+    assert make_due_for_space(ledger, 30) == 0
     ledger.wait(asked, delay=hour, reason="It is kept.", code="retention")
-    assert hasten(ledger, 30) == 1
+    assert make_due_for_space(ledger, 30) == 1
     assert [upload.id for upload in due(ledger)] == [asked.id]

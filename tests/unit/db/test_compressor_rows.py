@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
-from db import CompressorRows, Database, Ledger, Publications, State, migrate, open_database
+from db import CompressorTable, Database, Ledger, Publications, State, migrate, open_database
 from tests.catalog_rows import BASE_URL, CatalogRows, catalog_rows
 from tests.compressor.database import add_video
 from tests.postgres import PostgresServer
@@ -40,12 +40,12 @@ def ledger(database: Database) -> Ledger:
 
 
 @pytest.fixture
-def table(database: Database) -> CompressorRows:
-    return CompressorRows(database, "main")
+def table(database: Database) -> CompressorTable:
+    return CompressorTable(database, "main")
 
 
 def test_rows_come_oldest_first_with_times_in_the_servers_zone(
-    rows: CatalogRows, table: CompressorRows
+    rows: CatalogRows, table: CompressorTable
 ) -> None:
     newer = rows.insert("a_720p.mp4", "720p", "processing")
     older = rows.insert("a_720p.mp4", "720p", created_at="2020-01-02 03:04:05")
@@ -58,7 +58,7 @@ def test_rows_come_oldest_first_with_times_in_the_servers_zone(
     assert datetime.now(UTC) - found[1].created_at < timedelta(minutes=1)
 
 
-def test_a_row_without_times_is_older_than_any(rows: CatalogRows, table: CompressorRows) -> None:
+def test_a_row_without_times_is_older_than_any(rows: CatalogRows, table: CompressorTable) -> None:
     timeless = rows.insert("a_720p.mp4", "720p")
     rows.update(timeless, created_at=None)
     rows.insert("a_720p.mp4", "720p", created_at="1980-01-01")
@@ -66,7 +66,7 @@ def test_a_row_without_times_is_older_than_any(rows: CatalogRows, table: Compres
 
 
 def test_what_waits_comes_with_all_rows_of_its_video_and_without_where_there_are_none(
-    rows: CatalogRows, table: CompressorRows, ledger: Ledger
+    rows: CatalogRows, table: CompressorTable, ledger: Ledger
 ) -> None:
     first = enqueue(ledger, "v/a_720p.mp4", awaits_row=True)
     second = enqueue(ledger, "w/b_720p.mp4", awaits_row=True, video_id=OTHER_VIDEO)
@@ -78,11 +78,11 @@ def test_what_waits_comes_with_all_rows_of_its_video_and_without_where_there_are
     assert [upload for upload, _ in table.of_waiting(limit=10, after=first.id)] == [second]
     assert len(table.of_waiting(limit=1)) == 1
     assert table.of_waiting(limit=10, since=ledger.now() + timedelta(hours=1)) == []
-    assert CompressorRows(ledger.database, "other").of_waiting(limit=10) == []
+    assert CompressorTable(ledger.database, "other").of_waiting(limit=10) == []
 
 
 def test_the_gates_question_is_one_query_that_indexes_answer(
-    rows: CatalogRows, table: CompressorRows, ledger: Ledger, caplog: pytest.LogCaptureFixture
+    rows: CatalogRows, table: CompressorTable, ledger: Ledger, caplog: pytest.LogCaptureFixture
 ) -> None:
     enqueue(ledger, awaits_row=True)
     with caplog.at_level("DEBUG", "peewee"):
@@ -97,7 +97,7 @@ def test_the_gates_question_is_one_query_that_indexes_answer(
 
 
 def test_rows_that_are_about_to_be_written_to_are_locked_and_others_are_not(
-    rows: CatalogRows, database: Database, table: CompressorRows
+    rows: CatalogRows, database: Database, table: CompressorTable
 ) -> None:
     row_id = rows.insert("a_720p.mp4", "720p")
     with database.transaction():
@@ -118,7 +118,7 @@ def may_be_locked(rows: CatalogRows, row_id: str) -> bool:
 
 
 def test_a_url_is_given_only_to_a_row_that_still_is_as_it_was_read(
-    rows: CatalogRows, table: CompressorRows
+    rows: CatalogRows, table: CompressorTable
 ) -> None:
     row_id = rows.insert("a_720p.mp4", "720p")
     (row,) = table.of_video(VIDEO_ID)
@@ -130,7 +130,7 @@ def test_a_url_is_given_only_to_a_row_that_still_is_as_it_was_read(
 
 
 def test_what_does_not_show_what_was_published_is_found(
-    rows: CatalogRows, table: CompressorRows, ledger: Ledger
+    rows: CatalogRows, table: CompressorTable, ledger: Ledger
 ) -> None:
     upload = bring(ledger, enqueue(ledger), State.PUBLISHED)
     shown, back, new = (rows.insert("a_720p.mp4", "720p") for _ in range(3))
@@ -150,7 +150,7 @@ def test_what_does_not_show_what_was_published_is_found(
 
 
 def test_a_publication_remembers_what_stood_there_before_however_often_it_is_repeated(
-    rows: CatalogRows, table: CompressorRows, ledger: Ledger
+    rows: CatalogRows, table: CompressorTable, ledger: Ledger
 ) -> None:
     upload = bring(ledger, enqueue(ledger), State.PUBLISHED)
     row_id = rows.insert("a_720p.mp4", "720p")
@@ -168,7 +168,7 @@ def test_a_publication_remembers_what_stood_there_before_however_often_it_is_rep
 
 
 def test_any_row_that_shows_an_address_is_found_whatever_its_video(
-    rows: CatalogRows, table: CompressorRows
+    rows: CatalogRows, table: CompressorTable
 ) -> None:
     rows.insert("x.mp4", "original", video_id=OTHER_VIDEO, url=PUBLIC_URL)
     assert table.any_shows(["https://nobody.example/", PUBLIC_URL])

@@ -80,7 +80,7 @@ def test_a_claimed_upload_can_be_sent_back_to_the_gate(ledger: Ledger, clock: Cl
 
 def claim_after(ledger: Ledger, upload: Upload) -> list[Upload]:
     """Take it from the gate and claim it."""
-    ledger.dismiss(upload)
+    ledger.leave_gate(upload)
     return claim(ledger)
 
 
@@ -114,13 +114,13 @@ def test_the_same_content_can_stand_for_a_newer_row_but_not_for_an_older_one(
 ) -> None:
     upload = ledger.admit(waiting(ledger), by(clock))
     later = row(clock)
-    ledger.vouch(upload, later)
+    ledger.note_newer_row(upload, later)
     assert only(ledger.uploads(ids=[upload.id])).catalog_row_id == ROW_ID
     clock.advance(seconds=1)
-    ledger.vouch(upload, row(clock))
+    ledger.note_newer_row(upload, row(clock))
     vouched = only(ledger.uploads(ids=[upload.id]))
     assert (vouched.catalog_row_id, vouched.catalog_row_at) == (LATER_ID, clock.now)
-    ledger.vouch(vouched, later)
+    ledger.note_newer_row(vouched, later)
     assert only(ledger.uploads(ids=[upload.id])) == vouched
 
 

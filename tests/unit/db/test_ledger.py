@@ -274,8 +274,8 @@ def test_a_new_retention_holds_for_what_is_published(ledger: Ledger, clock: Cloc
 def test_a_claim_given_back_leaves_no_trace(ledger: Ledger) -> None:
     upload = enqueue(ledger)
     claimed = only(claim(ledger))
-    ledger.yield_back(claimed)
-    ledger.yield_back(claimed)
+    ledger.return_claim(claimed)
+    ledger.return_claim(claimed)
     again = only(claim(ledger))
     assert (again.id, again.attempts, again.due_at) == (upload.id, 0, upload.due_at)
     assert len(ledger.events(upload.id)) == 1
@@ -286,7 +286,7 @@ def test_what_was_lost_cannot_be_given_back(ledger: Ledger, clock: Clock) -> Non
     late = only(claim(ledger))
     clock.advance(hours=1)
     claimed = only(claim(ledger))
-    ledger.yield_back(late)
+    ledger.return_claim(late)
     assert ledger.current(late.path) == claimed
 
 
@@ -296,10 +296,10 @@ def test_who_waits_after_an_error_can_be_hurried(ledger: Ledger, clock: Clock) -
         for path in ("a", "b", "c")
     ]
     now = clock.advance(minutes=1)
-    assert ledger.hurry([waiting[0].id]) == 1
+    assert ledger.make_due([waiting[0].id]) == 1
     assert [(row.due_at, row.attempts) for row in ledger.uploads(path="a")] == [(now, 0)]
     assert [upload.path for upload in claim(ledger)] == ["a"]
-    assert ledger.hurry(State.PENDING) == 2
+    assert ledger.make_due(State.PENDING) == 2
     assert {upload.path for upload in claim(ledger)} == {"b", "c"}
     assert ledger.events(waiting[0].id)[-1].event == "hurried"
 
@@ -310,8 +310,8 @@ def test_who_works_or_waits_for_anything_else_is_not_hurried(ledger: Ledger) -> 
     ledger.postpone(enqueue(ledger, "b"), delay=timedelta(0), error="no", error_code="no")
     working = only(claim(ledger))
     stopped = ledger.advance(enqueue(ledger, "c"), State.FAILED, error="no", error_code="no")
-    assert ledger.hurry([in_retention.id, working.id, stopped.id]) == 0
-    assert [ledger.hurry(state) for state in State] == [0] * len(State)
+    assert ledger.make_due([in_retention.id, working.id, stopped.id]) == 0
+    assert [ledger.make_due(state) for state in State] == [0] * len(State)
 
 
 def test_another_instances_uploads_are_out_of_reach(ledger: Ledger, clock: Clock) -> None:
@@ -319,7 +319,7 @@ def test_another_instances_uploads_are_out_of_reach(ledger: Ledger, clock: Clock
     upload = ledger.postpone(enqueue(ledger), delay=timedelta(0), error="no", error_code="no")
     assert other.current(upload.path) is None
     assert claim(other) == []
-    assert other.hurry([upload.id]) == 0
+    assert other.make_due([upload.id]) == 0
     with pytest.raises(UnknownUploadError):
         other.reopen(upload.id, reason="by hand")
     assert enqueue(other).state is State.PENDING

@@ -42,8 +42,8 @@ PUSHES: tuple[Push, ...] = (
     lambda ledger, upload: claim(ledger, upload.state),
     lambda ledger, upload: ledger.postpone(upload, delay=timedelta(minutes=1), error="no", error_code="no"),
     lambda ledger, upload: ledger.reopen(upload.id, reason="by hand"),
-    lambda ledger, _: ledger.unclaim_all(),
-    lambda ledger, upload: ledger.hurry([upload.id]),
+    lambda ledger, _: ledger.release_all_claims(),
+    lambda ledger, upload: ledger.make_due([upload.id]),
     lambda ledger, upload: enqueue(ledger, upload.path),
 )
 

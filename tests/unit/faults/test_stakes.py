@@ -34,7 +34,7 @@ def stakes(server: S3Server, reported: list[Outcome]) -> Stakes:
 
 def finished(shop: Workshop, stakes: Stakes, content: bytes) -> None:
     """A file at stake that the daemon has seen to its end, a fault on the way."""
-    stakes.put(shop.house.settings, PATH, content)
+    stakes.put(shop.app.settings, PATH, content)
     stakes.inject()
     shop.settle(PATH)
     shop.finish(PATH)
@@ -43,7 +43,7 @@ def finished(shop: Workshop, stakes: Stakes, content: bytes) -> None:
 def verdict(shop: Workshop, stakes: Stakes) -> tuple[int, int, int]:
     """What the verdict counts as lost, wrong and uploaded twice; it must not be content."""
     with pytest.raises(AssertionError):
-        stakes.judge(shop.house.settings)
+        stakes.judge(shop.app.settings)
     assert stakes.outcome is not None
     return stakes.outcome.lost, stakes.outcome.wrong, stakes.outcome.doubled
 
@@ -53,7 +53,7 @@ def test_a_file_that_went_its_way_is_no_harm(
 ) -> None:
     finished(shop, stakes, video)
     stakes.recovered()
-    stakes.judge(shop.house.settings)
+    stakes.judge(shop.app.settings)
     (outcome,) = reported
     assert (outcome.fault, outcome.injected, outcome.at_stake) == ("a fault", 1, 1)
     assert 0 < outcome.seconds < 30
@@ -62,14 +62,14 @@ def test_a_file_that_went_its_way_is_no_harm(
 def test_a_file_that_still_waits_on_the_disk_is_not_lost(
     shop: Workshop, stakes: Stakes, video: bytes
 ) -> None:
-    target = stakes.put(shop.house.settings, PATH, video)
+    target = stakes.put(shop.app.settings, PATH, video)
     os.rename(target, f"{target}.aside")
     stakes.inject()
-    stakes.judge(shop.house.settings)
+    stakes.judge(shop.app.settings)
 
 
 def test_content_that_is_nowhere_is_lost(shop: Workshop, stakes: Stakes, video: bytes) -> None:
-    os.remove(stakes.put(shop.house.settings, PATH, video))
+    os.remove(stakes.put(shop.app.settings, PATH, video))
     stakes.inject()
     assert verdict(shop, stakes) == (1, 0, 0)
 
@@ -99,7 +99,7 @@ def test_the_same_content_sent_again_is_counted_and_new_content_is_not(
 ) -> None:
     finished(shop, stakes, video)
     finished(shop, stakes, video + b"\0\0\0\x10free" + bytes(8))
-    stakes.judge(shop.house.settings)
+    stakes.judge(shop.app.settings)
     client = server.client()
     content = client.get_object(Bucket=BUCKET, Key=KEY)["Body"].read()
     client.put_object(Bucket=BUCKET, Key=KEY, Body=content)
@@ -107,5 +107,5 @@ def test_the_same_content_sent_again_is_counted_and_new_content_is_not(
 
 
 def test_a_fault_that_never_came_proves_nothing(shop: Workshop, stakes: Stakes, video: bytes) -> None:
-    stakes.put(shop.house.settings, PATH, video)
+    stakes.put(shop.app.settings, PATH, video)
     assert verdict(shop, stakes) == (0, 0, 0)

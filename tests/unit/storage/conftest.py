@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from storage import ObjectStore, Source
+from storage import ObjectStore, SourceFile
 from tests.certificates import Certificate, make_certificate
 from tests.fault_proxy import FaultProxy
 from tests.s3_server import S3Server, config_for, forget_aws
@@ -60,14 +60,14 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def source_of(path: Path) -> Iterator[Callable[[bytes], Source]]:
+def source_of(path: Path) -> Iterator[Callable[[bytes], SourceFile]]:
     """Writes content to `path` and opens it as a source."""
     opened: list[int] = []
 
-    def make(content: bytes) -> Source:
+    def make(content: bytes) -> SourceFile:
         path.write_bytes(content)
         opened.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-        return Source(opened[-1])
+        return SourceFile(opened[-1])
 
     yield make
     for fd in opened:

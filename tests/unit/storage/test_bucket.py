@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from storage.bucket.documents import (
     NEW_ELSEWHERE,
     NEW_ON_AWS,
-    BucketWishes,
+    BucketDocument,
+    DesiredBucket,
     Document,
-    Part,
+    PublicMode,
     Transition,
-    Way,
     named,
     objects_arn,
+    public_mode_of,
     wanted,
-    way_of,
 )
 from storage.bucket.iam_policy import smallest_policy
 
@@ -40,22 +40,22 @@ FOR_CLOUDFRONT = {
 }
 
 
-def wishes(**changes: Any) -> BucketWishes:
+def wishes(**changes: Any) -> DesiredBucket:
     values: dict[str, Any] = {
         "bucket": "films",
         "prefix": "videos",
         "region": "eu-central-1",
         "by_acl": False,
     }
-    return BucketWishes(**values | changes)
+    return DesiredBucket(**values | changes)
 
 
-def merged(part: Part, present: Document | None, **changes: Any) -> Any:
+def merged(part: BucketDocument, present: Document | None, **changes: Any) -> Any:
     return wanted({part: present}, wishes(**changes))[part]
 
 
 def test_everybody_may_read_objects_under_the_prefix_and_do_nothing_else() -> None:
-    assert merged(Part.POLICY, None) == {
+    assert merged(BucketDocument.POLICY, None) == {
         "Version": "2012-10-17",
         "Statement": [
             {
@@ -71,14 +71,14 @@ def test_everybody_may_read_objects_under_the_prefix_and_do_nothing_else() -> No
 
 def test_the_statements_of_others_stay_as_they_are_and_where_they_are() -> None:
     present = {"Version": "2008-10-17", "Id": "theirs", "Statement": [THEIRS_IN_POLICY, FOR_CLOUDFRONT]}
-    policy = merged(Part.POLICY, present)
+    policy = merged(BucketDocument.POLICY, present)
     assert policy["Statement"][:2] == present["Statement"]
     assert [statement["Sid"] for statement in policy["Statement"][2:]] == [OURS_IN_POLICY]
     assert {name: policy[name] for name in ("Version", "Id")} == {"Version": "2008-10-17", "Id": "theirs"}
 
 
 def test_a_policy_of_one_statement_without_a_list_is_understood() -> None:
-    policy = merged(Part.POLICY, {"Version": "2012-10-17", "Statement": THEIRS_IN_POLICY})
+    policy = merged(BucketDocument.POLICY, {"Version": "2012-10-17", "Statement": THEIRS_IN_POLICY})
     assert policy["Statement"][0] == THEIRS_IN_POLICY
     assert len(policy["Statement"]) == 2
 
@@ -87,15 +87,15 @@ def test_a_policy_of_one_statement_without_a_list_is_understood() -> None:
     "change", [{"Resource": "arn:aws:s3:::films/*"}, {"Effect": "Deny"}, {"Action": "s3:*"}]
 )
 def test_a_statement_of_ours_that_somebody_changed_is_made_right_in_its_place(change: dict[str, str]) -> None:
-    right = merged(Part.POLICY, {"Version": "2012-10-17", "Statement": [THEIRS_IN_POLICY]})
+    right = merged(BucketDocument.POLICY, {"Version": "2012-10-17", "Statement": [THEIRS_IN_POLICY]})
     wrong = {**right, "Statement": [{**right["Statement"][1], **change}, THEIRS_IN_POLICY]}
-    assert merged(Part.POLICY, wrong)["Statement"] == [right["Statement"][1], THEIRS_IN_POLICY]
+    assert merged(BucketDocument.POLICY, wrong)["Statement"] == [right["Statement"][1], THEIRS_IN_POLICY]
 
 
 def test_two_prefixes_of_one_bucket_have_a_statement_and_a_rule_each() -> None:
     first = wanted(NEW_ELSEWHERE, wishes(prefix="videos"))
     both = wanted(first, wishes(prefix="live/clips"))
-    policy, lifecycle = both[Part.POLICY], both[Part.LIFECYCLE]
+    policy, lifecycle = both[BucketDocument.POLICY], both[BucketDocument.LIFECYCLE]
     assert policy is not None
     assert lifecycle is not None
     assert [statement["Resource"] for statement in policy["Statement"]] == [
@@ -111,8 +111,10 @@ def test_different_prefixes_never_share_a_name(one: str, other: str) -> None:
 
 
 def test_without_a_prefix_the_whole_bucket_is_meant() -> None:
-    assert merged(Part.POLICY, None, prefix="")["Statement"][0]["Resource"] == "arn:aws:s3:::films/*"
-    assert merged(Part.LIFECYCLE, None, prefix="")["Rules"][0]["Filter"] == {"Prefix": ""}
+    assert (
+        merged(BucketDocument.POLICY, None, prefix="")["Statement"][0]["Resource"] == "arn:aws:s3:::films/*"
+    )
+    assert merged(BucketDocument.LIFECYCLE, None, prefix="")["Rules"][0]["Filter"] == {"Prefix": ""}
 
 
 @pytest.mark.parametrize(
@@ -125,7 +127,7 @@ def test_an_arn_names_the_partition_of_its_region(region: str, partition: str) -
 def test_cors_lets_the_wanted_origins_read_ranges_after_the_rules_of_others() -> None:
     theirs = {"AllowedMethods": ["PUT"], "AllowedOrigins": ["https://studio.example"]}
     rules = merged(
-        Part.CORS, {"CORSRules": [theirs]}, cors_origins=("https://a.example", "https://b.example")
+        BucketDocument.CORS, {"CORSRules": [theirs]}, cors_origins=("https://a.example", "https://b.example")
     )
     assert rules["CORSRules"][0] == theirs
     ours = rules["CORSRules"][1]
@@ -135,18 +137,21 @@ def test_cors_lets_the_wanted_origins_read_ranges_after_the_rules_of_others() ->
 
 
 def test_a_server_that_forgets_names_and_order_of_rules_gets_ours_only_once() -> None:
-    present = merged(Part.CORS, None, cors_origins=("https://a.example", "https://b.example"))
+    present = merged(BucketDocument.CORS, None, cors_origins=("https://a.example", "https://b.example"))
     rule = {
         name: value[::-1] if isinstance(value, list) else value
         for name, value in present["CORSRules"][0].items()
     }
     del rule["ID"]
     forgotten = {"CORSRules": [rule]}
-    assert merged(Part.CORS, forgotten, cors_origins=("https://a.example", "https://b.example")) == forgotten
+    assert (
+        merged(BucketDocument.CORS, forgotten, cors_origins=("https://a.example", "https://b.example"))
+        == forgotten
+    )
 
 
 def test_open_multiparts_are_aborted_after_a_week_and_nothing_else_happens_unless_it_is_asked_for() -> None:
-    (rule,) = merged(Part.LIFECYCLE, None)["Rules"]
+    (rule,) = merged(BucketDocument.LIFECYCLE, None)["Rules"]
     assert rule == {
         "ID": "video-uploader-lifecycle-videos",
         "Status": "Enabled",
@@ -156,74 +161,74 @@ def test_open_multiparts_are_aborted_after_a_week_and_nothing_else_happens_unles
 
 
 def test_objects_move_and_expire_when_that_is_asked_for_and_no_longer_when_it_is_not() -> None:
-    grown = merged(Part.LIFECYCLE, None, transition=Transition(30, "STANDARD_IA"), expire_days=365)
+    grown = merged(BucketDocument.LIFECYCLE, None, transition=Transition(30, "STANDARD_IA"), expire_days=365)
     (rule,) = grown["Rules"]
     assert rule["Transitions"] == [{"Days": 30, "StorageClass": "STANDARD_IA"}]
     assert rule["Expiration"] == {"Days": 365}
-    assert merged(Part.LIFECYCLE, grown) == merged(Part.LIFECYCLE, None)
+    assert merged(BucketDocument.LIFECYCLE, grown) == merged(BucketDocument.LIFECYCLE, None)
 
 
 def test_the_lifecycle_of_others_keeps_its_rules_dates_and_settings() -> None:
     theirs = {"ID": "theirs", "Status": "Enabled", "Expiration": {"Date": datetime(2030, 1, 1, tzinfo=UTC)}}
     present = {"Rules": [theirs], "TransitionDefaultMinimumObjectSize": "varies_by_storage_class"}
-    lifecycle = merged(Part.LIFECYCLE, present)
+    lifecycle = merged(BucketDocument.LIFECYCLE, present)
     assert lifecycle["Rules"][0] == theirs
     assert lifecycle["TransitionDefaultMinimumObjectSize"] == "varies_by_storage_class"
 
 
 def test_a_policy_needs_two_of_the_four_blocks_lifted_and_acls_all_of_them() -> None:
-    block = NEW_ON_AWS[Part.PUBLIC_ACCESS_BLOCK]
-    assert merged(Part.PUBLIC_ACCESS_BLOCK, block) == {
+    block = NEW_ON_AWS[BucketDocument.PUBLIC_ACCESS_BLOCK]
+    assert merged(BucketDocument.PUBLIC_ACCESS_BLOCK, block) == {
         "BlockPublicAcls": True,
         "IgnorePublicAcls": True,
         "BlockPublicPolicy": False,
         "RestrictPublicBuckets": False,
     }
-    assert not any(merged(Part.PUBLIC_ACCESS_BLOCK, block, by_acl=True).values())
+    assert not any(merged(BucketDocument.PUBLIC_ACCESS_BLOCK, block, by_acl=True).values())
 
 
 @pytest.mark.parametrize("present", [None, {"BlockPublicAcls": True, "BlockPublicPolicy": False}])
 def test_where_nothing_is_in_the_way_of_a_policy_no_block_is_touched(present: Document | None) -> None:
-    assert merged(Part.PUBLIC_ACCESS_BLOCK, present) is present
+    assert merged(BucketDocument.PUBLIC_ACCESS_BLOCK, present) is present
 
 
 def test_acls_are_enabled_only_if_objects_are_to_be_public_by_them() -> None:
-    enforced = NEW_ON_AWS[Part.OWNERSHIP]
-    assert merged(Part.OWNERSHIP, enforced, by_acl=True) == {
+    enforced = NEW_ON_AWS[BucketDocument.OWNERSHIP]
+    assert merged(BucketDocument.OWNERSHIP, enforced, by_acl=True) == {
         "Rules": [{"ObjectOwnership": "BucketOwnerPreferred"}]
     }
-    assert merged(Part.OWNERSHIP, enforced) is enforced
-    assert merged(Part.OWNERSHIP, None, by_acl=True) is None
+    assert merged(BucketDocument.OWNERSHIP, enforced) is enforced
+    assert merged(BucketDocument.OWNERSHIP, None, by_acl=True) is None
     writer = {"Rules": [{"ObjectOwnership": "ObjectWriter"}]}
-    assert merged(Part.OWNERSHIP, writer, by_acl=True) is writer
+    assert merged(BucketDocument.OWNERSHIP, writer, by_acl=True) is writer
 
 
 def test_a_bucket_that_only_cloudfront_reads_is_kept_from_everybody_else() -> None:
-    present = {**NEW_ON_AWS, Part.POLICY: {"Version": "2012-10-17", "Statement": [FOR_CLOUDFRONT]}}
+    present = {**NEW_ON_AWS, BucketDocument.POLICY: {"Version": "2012-10-17", "Statement": [FOR_CLOUDFRONT]}}
     documents = wanted(present, wishes(cdn_domain="d111.cloudfront.net"))
-    for part in (Part.POLICY, Part.OWNERSHIP, Part.PUBLIC_ACCESS_BLOCK):
+    for part in (BucketDocument.POLICY, BucketDocument.OWNERSHIP, BucketDocument.PUBLIC_ACCESS_BLOCK):
         assert documents[part] is present[part]
-    assert documents[Part.CORS] is not None
+    assert documents[BucketDocument.CORS] is not None
 
 
 @pytest.mark.parametrize(
     ("changes", "statements", "way"),
     [
-        ({"cdn_domain": "d111.cloudfront.net"}, [FOR_CLOUDFRONT], Way.CDN),
-        ({"cdn_domain": "d111.cloudfront.net"}, [{**FOR_CLOUDFRONT, "Effect": "Deny"}], Way.POLICY),
-        ({"cdn_domain": "d111.cloudfront.net"}, [THEIRS_IN_POLICY], Way.POLICY),
-        ({"cdn_domain": "d111.cloudfront.net", "by_acl": True}, [FOR_CLOUDFRONT], Way.ACL),
-        ({}, [FOR_CLOUDFRONT], Way.POLICY),
+        ({"cdn_domain": "d111.cloudfront.net"}, [FOR_CLOUDFRONT], PublicMode.CDN),
+        ({"cdn_domain": "d111.cloudfront.net"}, [{**FOR_CLOUDFRONT, "Effect": "Deny"}], PublicMode.POLICY),
+        ({"cdn_domain": "d111.cloudfront.net"}, [THEIRS_IN_POLICY], PublicMode.POLICY),
+        ({"cdn_domain": "d111.cloudfront.net", "by_acl": True}, [FOR_CLOUDFRONT], PublicMode.ACL),
+        ({}, [FOR_CLOUDFRONT], PublicMode.POLICY),
     ],
 )
 def test_the_way_follows_from_settings_and_from_who_is_let_in(
-    changes: dict[str, Any], statements: list[Document], way: Way
+    changes: dict[str, Any], statements: list[Document], way: PublicMode
 ) -> None:
-    assert way_of(wishes(**changes), {"Statement": statements}) is way
+    assert public_mode_of(wishes(**changes), {"Statement": statements}) is way
 
 
 def test_what_a_server_does_not_know_is_not_asked_of_it() -> None:
-    assert set(wanted({Part.POLICY: None}, wishes())) == {Part.POLICY}
+    assert set(wanted({BucketDocument.POLICY: None}, wishes())) == {BucketDocument.POLICY}
 
 
 @pytest.mark.parametrize("new", [NEW_ON_AWS, NEW_ELSEWHERE])
@@ -234,7 +239,7 @@ def test_once_it_is_as_wanted_nothing_changes_any_more(new: Any, by_acl: bool, p
         by_acl=by_acl, prefix=prefix, transition=Transition(0, "INTELLIGENT_TIERING"), expire_days=9
     )
     once = json.loads(json.dumps(wanted(new, asked)))
-    assert wanted({Part(name): document for name, document in once.items()}, asked) == once
+    assert wanted({BucketDocument(name): document for name, document in once.items()}, asked) == once
 
 
 def test_the_smallest_policy_allows_what_the_daemon_does_on_its_prefix_alone() -> None:

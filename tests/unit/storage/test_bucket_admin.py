@@ -5,11 +5,18 @@ import json
 import pytest
 
 from storage import BucketAdmin, ErrorKind, StorageError, is_unknown_to_server
-from storage.bucket.documents import NEW_ELSEWHERE, NEW_ON_AWS, BucketWishes, Part, Transition, wanted
+from storage.bucket.documents import (
+    NEW_ELSEWHERE,
+    NEW_ON_AWS,
+    BucketDocument,
+    DesiredBucket,
+    Transition,
+    wanted,
+)
 from tests.fault_proxy import Answer, Fault, FaultProxy, Forward, Request, s3_error
 from tests.s3_server import REGION, S3Server, config_for
 
-WISHES = BucketWishes(
+WISHES = DesiredBucket(
     bucket="renditions",
     prefix="videos",
     region=REGION,
@@ -51,7 +58,7 @@ def test_what_is_written_is_read_back_and_then_it_is_as_wanted(
     client = s3.client()
     client.put_public_access_block(
         Bucket=bucket,
-        PublicAccessBlockConfiguration=dict(NEW_ON_AWS[Part.PUBLIC_ACCESS_BLOCK] or {}),  # type: ignore[arg-type]
+        PublicAccessBlockConfiguration=dict(NEW_ON_AWS[BucketDocument.PUBLIC_ACCESS_BLOCK] or {}),  # type: ignore[arg-type]
     )
     client.put_bucket_ownership_controls(
         Bucket=bucket, OwnershipControls={"Rules": [{"ObjectOwnership": "BucketOwnerEnforced"}]}
@@ -66,7 +73,7 @@ def test_what_is_written_is_read_back_and_then_it_is_as_wanted(
     assert not any(client.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"].values())
     controls = client.get_bucket_ownership_controls(Bucket=bucket)["OwnershipControls"]
     assert controls == {"Rules": [{"ObjectOwnership": "BucketOwnerPreferred"}]}
-    assert json.loads(client.get_bucket_policy(Bucket=bucket)["Policy"]) == asked[Part.POLICY]
+    assert json.loads(client.get_bucket_policy(Bucket=bucket)["Policy"]) == asked[BucketDocument.POLICY]
 
 
 def test_an_empty_bucket_has_no_documents(s3: S3Server, bucket: str) -> None:
@@ -110,7 +117,7 @@ def test_what_the_server_does_not_take_says_its_reason_and_is_not_tried_again(
 ) -> None:
     proxy.fault = refusing("?policy", s3_error(400, "MalformedPolicy", "Invalid principal in policy."))
     with BucketAdmin(config_for(proxy.url, bucket)) as admin, pytest.raises(StorageError) as caught:
-        admin.write(Part.POLICY, {"Statement": []})
+        admin.write(BucketDocument.POLICY, {"Statement": []})
     assert (caught.value.kind, caught.value.code) == (ErrorKind.ENVIRONMENT, "MalformedPolicy")
     assert "Invalid principal in policy" in caught.value.hint
     assert len(proxy.requests) == 1
@@ -137,9 +144,9 @@ def test_a_document_that_a_server_does_not_know_is_left_out(
 ) -> None:
     proxy.fault = refusing("?ownershipControls", answer)
     with BucketAdmin(config_for(proxy.url, bucket)) as admin:
-        assert set(Part) - admin.read().keys() == {Part.OWNERSHIP}
+        assert set(BucketDocument) - admin.read().keys() == {BucketDocument.OWNERSHIP}
         with pytest.raises(StorageError) as caught:
-            admin.write(Part.OWNERSHIP, {"Rules": [{"ObjectOwnership": "ObjectWriter"}]})
+            admin.write(BucketDocument.OWNERSHIP, {"Rules": [{"ObjectOwnership": "ObjectWriter"}]})
     assert is_unknown_to_server(caught.value)
 
 
@@ -147,10 +154,11 @@ def test_a_lifecycle_is_written_with_the_setting_that_belongs_to_all_its_rules(
     proxy: FaultProxy, bucket: str, s3: S3Server
 ) -> None:
     with BucketAdmin(config_for(proxy.url, bucket)) as admin:
-        lifecycle = wanted({Part.LIFECYCLE: None}, WISHES)[Part.LIFECYCLE]
+        lifecycle = wanted({BucketDocument.LIFECYCLE: None}, WISHES)[BucketDocument.LIFECYCLE]
         assert lifecycle is not None
         admin.write(
-            Part.LIFECYCLE, {**lifecycle, "TransitionDefaultMinimumObjectSize": "varies_by_storage_class"}
+            BucketDocument.LIFECYCLE,
+            {**lifecycle, "TransitionDefaultMinimumObjectSize": "varies_by_storage_class"},
         )
     headers = {name.lower(): value for name, value in proxy.requests[-1].headers.items()}
     assert headers["x-amz-transition-default-minimum-object-size"] == "varies_by_storage_class"

@@ -18,7 +18,7 @@ from storage import (
     check_storage,
     wanted,
 )
-from storage.bucket.documents import BucketWishes
+from storage.bucket.documents import DesiredBucket
 from storage.checks.connectivity import BASICS
 from storage.checks.probe_object import CONTENT, Probe
 from tests.certificates import Certificate
@@ -56,7 +56,7 @@ def leftovers(s3: S3Server, bucket: str) -> list[object]:
 @pytest.fixture
 def ready(s3: S3Server, bucket: str) -> str:
     """A bucket as `bucket setup` leaves it."""
-    wishes = BucketWishes(bucket=bucket, prefix="videos", region=REGION, by_acl=True, cors_origins=ORIGINS)
+    wishes = DesiredBucket(bucket=bucket, prefix="videos", region=REGION, by_acl=True, cors_origins=ORIGINS)
     with BucketAdmin(config_for(s3.url, bucket)) as admin:
         for part, document in wanted(admin.read(), wishes).items():
             if document is not None:

@@ -9,13 +9,13 @@ import structlog
 from storage import (
     ErrorKind,
     ObjectStore,
-    OnlyIf,
     PreconditionError,
     Sent,
-    Source,
+    SourceFile,
     StorageError,
     Target,
     Verdict,
+    WriteCondition,
 )
 from tests.certificates import Certificate
 from tests.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
@@ -27,10 +27,10 @@ LARGE = bytes(17 * MIB)
 KEY = "videos/a.mp4"
 NOBODY_THERE = "AAAAAAAAAAA="
 
-SourceOf = Callable[[bytes], Source]
+SourceOf = Callable[[bytes], SourceFile]
 
 
-def upload(store: ObjectStore, source: Source, target: Target | None = None) -> Sent:
+def upload(store: ObjectStore, source: SourceFile, target: Target | None = None) -> Sent:
     return store.upload(
         source,
         target or Target(KEY, "video/mp4"),
@@ -99,8 +99,8 @@ def test_a_first_upload_replaces_nothing_and_a_replacement_replaces_only_what_wa
     store: ObjectStore, source_of: SourceOf, content: bytes
 ) -> None:
     source = source_of(content)
-    upload(store, source, Target(KEY, "video/mp4", only_if=OnlyIf.absent()))
-    for condition in (OnlyIf.absent(), OnlyIf.is_("0" * 32)):
+    upload(store, source, Target(KEY, "video/mp4", only_if=WriteCondition.if_absent()))
+    for condition in (WriteCondition.if_absent(), WriteCondition.if_match("0" * 32)):
         if content is LARGE:
             continue  # moto checks conditions on single PUTs only
         with pytest.raises(PreconditionError) as caught:
@@ -112,9 +112,9 @@ def test_a_first_upload_replaces_nothing_and_a_replacement_replaces_only_what_wa
 @pytest.mark.parametrize(
     ("condition", "status", "code"),
     [
-        (OnlyIf.absent(), 412, "PreconditionFailed"),
-        (OnlyIf.absent(), 409, "ConditionalRequestConflict"),
-        (OnlyIf.is_("e"), 404, "NoSuchKey"),
+        (WriteCondition.if_absent(), 412, "PreconditionFailed"),
+        (WriteCondition.if_absent(), 409, "ConditionalRequestConflict"),
+        (WriteCondition.if_match("e"), 404, "NoSuchKey"),
     ],
 )
 @pytest.mark.parametrize("content", [SMALL, LARGE])
@@ -123,7 +123,7 @@ def test_whatever_way_a_server_says_that_the_condition_is_not_met_it_is_looked_a
     proxy: FaultProxy,
     source_of: SourceOf,
     content: bytes,
-    condition: OnlyIf,
+    condition: WriteCondition,
     status: int,
     code: str,
 ) -> None:
@@ -150,7 +150,7 @@ def test_a_server_that_knows_no_conditions_is_asked_once(
 
     proxy.fault = ignorant
     for _ in range(2):
-        upload(store, source_of(SMALL), Target(KEY, "video/mp4", only_if=OnlyIf.absent()))
+        upload(store, source_of(SMALL), Target(KEY, "video/mp4", only_if=WriteCondition.if_absent()))
     assert asked == ["PutObject"]
 
 

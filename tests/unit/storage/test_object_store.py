@@ -15,8 +15,8 @@ from storage import (
     ErrorKind,
     ObjectStore,
     Sent,
-    Source,
     SourceChangedError,
+    SourceFile,
     StorageError,
     Target,
     UploadCancelledError,
@@ -36,14 +36,14 @@ LARGE = random.Random(2).randbytes(17 * MIB + 5)
 KEY = "videos/0b7f2a3e-9d55-4b8e-8f0d-8c2f2b7d4a11/my_video_720p.mp4"
 TARGET = Target(KEY, "video/mp4", {"quality": "720p"})
 
-SourceOf = Callable[[bytes], Source]
+SourceOf = Callable[[bytes], SourceFile]
 
 
 def ignore(accepted: int) -> None:
     """Progress that nobody looks at."""
 
 
-def upload(store: ObjectStore, source: Source) -> Sent:
+def upload(store: ObjectStore, source: SourceFile) -> Sent:
     return store.upload(source, TARGET, checksum=source.checksum(), progress=ignore)
 
 

@@ -10,13 +10,13 @@ import structlog
 from storage import (
     Multipart,
     ObjectStore,
-    OnlyIf,
-    Source,
     SourceChangedError,
+    SourceFile,
     StorageError,
     Target,
     UploadCancelledError,
     Verdict,
+    WriteCondition,
     checksums,
 )
 from tests.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
@@ -28,7 +28,7 @@ CONTENT = random.Random(3).randbytes(3 * PART + 5)
 KEY = "videos/0b7f2a3e-9d55-4b8e-8f0d-8c2f2b7d4a11/a b_720p.mp4"
 TARGET = Target(KEY, "video/mp4")
 
-SourceOf = Callable[[bytes], Source]
+SourceOf = Callable[[bytes], SourceFile]
 
 
 class PowerCut(Exception):  # noqa: N818  # what happened, not what went wrong
@@ -38,7 +38,7 @@ class PowerCut(Exception):  # noqa: N818  # what happened, not what went wrong
 class Attempt:
     """One upload, and what its callbacks were told."""
 
-    def __init__(self, store: ObjectStore, source: Source, *, stop_after: int | None = None) -> None:
+    def __init__(self, store: ObjectStore, source: SourceFile, *, stop_after: int | None = None) -> None:
         self._store = store
         self._source = source
         self._stop_after = stop_after
@@ -62,7 +62,7 @@ class Attempt:
             raise PowerCut
 
 
-def cut_after(store: ObjectStore, source: Source, parts: int) -> Multipart:
+def cut_after(store: ObjectStore, source: SourceFile, parts: int) -> Multipart:
     """Begin an upload that is given up after so many parts; returns what is left of it."""
     attempt = Attempt(store, source, stop_after=parts)
     with pytest.raises(PowerCut):
@@ -74,7 +74,7 @@ def sent_parts(proxy: FaultProxy) -> list[int]:
     return sorted(request.part_number for request in proxy.requests if request.action == "UploadPart")
 
 
-def is_confirmed(store: ObjectStore, source: Source) -> bool:
+def is_confirmed(store: ObjectStore, source: SourceFile) -> bool:
     confirmation = store.confirm(
         KEY, size=source.size, checksum=source.checksum(), expected_etag=lambda: source.etag(PART)
     )
@@ -82,12 +82,12 @@ def is_confirmed(store: ObjectStore, source: Source) -> bool:
 
 
 @pytest.fixture
-def source(source_of: SourceOf) -> Source:
+def source(source_of: SourceOf) -> SourceFile:
     return source_of(CONTENT)
 
 
 def test_the_multipart_is_told_before_any_part_is_sent(
-    store: ObjectStore, proxy: FaultProxy, source: Source
+    store: ObjectStore, proxy: FaultProxy, source: SourceFile
 ) -> None:
     seen: list[Sequence[str]] = []
     store.upload(
@@ -102,7 +102,7 @@ def test_the_multipart_is_told_before_any_part_is_sent(
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 4])
 def test_a_resumed_upload_sends_only_the_parts_that_are_missing(
-    one_by_one: ObjectStore, proxy: FaultProxy, source: Source, parts: int
+    one_by_one: ObjectStore, proxy: FaultProxy, source: SourceFile, parts: int
 ) -> None:
     multipart = cut_after(one_by_one, source, parts)
     already = len(sent_parts(proxy))
@@ -115,7 +115,7 @@ def test_a_resumed_upload_sends_only_the_parts_that_are_missing(
 
 
 def test_parts_of_which_the_server_keeps_no_checksum_are_known_by_their_md5(
-    one_by_one: ObjectStore, proxy: FaultProxy, source: Source
+    one_by_one: ObjectStore, proxy: FaultProxy, source: SourceFile
 ) -> None:
     def forget(request: Request, forward: Forward) -> Answer:
         answer = forward()
@@ -148,7 +148,7 @@ def listed(number: int, content: bytes, *, checksum: str = "", etag: str = '"x"'
 
 
 def test_a_part_that_is_not_what_is_on_disk_is_sent_again(
-    one_by_one: ObjectStore, proxy: FaultProxy, source: Source
+    one_by_one: ObjectStore, proxy: FaultProxy, source: SourceFile
 ) -> None:
     first, second, third = (CONTENT[index * PART : (index + 1) * PART] for index in range(3))
 
@@ -171,7 +171,7 @@ def test_a_part_that_is_not_what_is_on_disk_is_sent_again(
 
 
 def test_a_long_list_of_parts_is_read_page_by_page(
-    one_by_one: ObjectStore, proxy: FaultProxy, source: Source
+    one_by_one: ObjectStore, proxy: FaultProxy, source: SourceFile
 ) -> None:
     def page(request: Request, forward: Forward) -> Answer:
         if request.method != "GET":
@@ -192,7 +192,7 @@ def test_a_long_list_of_parts_is_read_page_by_page(
 
 
 def test_an_upload_that_the_server_has_forgotten_is_begun_anew(
-    one_by_one: ObjectStore, proxy: FaultProxy, source: Source
+    one_by_one: ObjectStore, proxy: FaultProxy, source: SourceFile
 ) -> None:
     multipart = cut_after(one_by_one, source, 2)
     one_by_one.abort(KEY, multipart.upload_id)
@@ -205,7 +205,7 @@ def test_an_upload_that_the_server_has_forgotten_is_begun_anew(
 
 
 def test_a_part_size_with_which_the_file_cannot_be_sent_is_given_up_with_its_upload(
-    one_by_one: ObjectStore, proxy: FaultProxy, source: Source
+    one_by_one: ObjectStore, proxy: FaultProxy, source: SourceFile
 ) -> None:
     multipart = cut_after(one_by_one, source, 1)
     attempt = Attempt(one_by_one, source).run(Multipart(multipart.upload_id, 1))
@@ -215,7 +215,7 @@ def test_a_part_size_with_which_the_file_cannot_be_sent_is_given_up_with_its_upl
 
 @pytest.mark.parametrize("action", ["UploadPart", "CompleteMultipartUpload"])
 def test_a_failure_leaves_the_multipart_open_for_whoever_has_taken_note_of_it(
-    store: ObjectStore, proxy: FaultProxy, source: Source, action: str
+    store: ObjectStore, proxy: FaultProxy, source: SourceFile, action: str
 ) -> None:
     proxy.fault = lambda request, forward: (
         s3_error(403, "AccessDenied") if request.action == action else forward()
@@ -231,7 +231,7 @@ def test_a_failure_leaves_the_multipart_open_for_whoever_has_taken_note_of_it(
     assert is_confirmed(store, source)
 
 
-def test_a_cancelled_upload_can_be_resumed(store: ObjectStore, proxy: FaultProxy, source: Source) -> None:
+def test_a_cancelled_upload_can_be_resumed(store: ObjectStore, proxy: FaultProxy, source: SourceFile) -> None:
     multiparts: list[Multipart] = []
     accepted: list[int] = []
     with pytest.raises(UploadCancelledError):
@@ -249,7 +249,7 @@ def test_a_cancelled_upload_can_be_resumed(store: ObjectStore, proxy: FaultProxy
 
 
 def test_a_file_that_changes_has_its_multipart_aborted(
-    one_by_one: ObjectStore, path: Path, source: Source
+    one_by_one: ObjectStore, path: Path, source: SourceFile
 ) -> None:
     def rewrite(_: int) -> None:
         os.utime(path, ns=(0, 1))
@@ -268,7 +268,7 @@ def test_a_file_that_changes_has_its_multipart_aborted(
 
 
 def test_a_multipart_of_which_nobody_could_take_note_is_aborted(
-    store: ObjectStore, proxy: FaultProxy, source: Source
+    store: ObjectStore, proxy: FaultProxy, source: SourceFile
 ) -> None:
     def fail(_: Multipart) -> None:
         raise PowerCut
@@ -279,7 +279,7 @@ def test_a_multipart_of_which_nobody_could_take_note_is_aborted(
 
 
 def test_a_part_that_fails_is_sent_again_and_counts_once(
-    store: ObjectStore, proxy: FaultProxy, source: Source
+    store: ObjectStore, proxy: FaultProxy, source: SourceFile
 ) -> None:
     failed: set[int] = set()
     lock = threading.Lock()
@@ -303,7 +303,7 @@ def test_a_part_that_fails_is_sent_again_and_counts_once(
 
 
 def test_several_parts_are_under_way_at_once_and_no_more_than_allowed(
-    s3: S3Server, bucket: str, source: Source
+    s3: S3Server, bucket: str, source: SourceFile
 ) -> None:
     together = threading.Barrier(2, timeout=10)
     under_way: list[int] = []
@@ -355,14 +355,14 @@ def test_an_abort_that_is_refused_is_an_error(store: ObjectStore, proxy: FaultPr
 
 
 def test_a_condition_that_fails_at_the_end_leaves_the_parts_for_another_try(
-    store: ObjectStore, proxy: FaultProxy, source: Source
+    store: ObjectStore, proxy: FaultProxy, source: SourceFile
 ) -> None:
     proxy.fault = lambda request, forward: (
         s3_error(412, "PreconditionFailed") if "If-None-Match" in request.headers else forward()
     )
     attempt = Attempt(store, source)
     with pytest.raises(StorageError, match="PreconditionFailed"):
-        attempt.run(target=Target(KEY, "video/mp4", only_if=OnlyIf.absent()))
+        attempt.run(target=Target(KEY, "video/mp4", only_if=WriteCondition.if_absent()))
     proxy.requests.clear()
     with structlog.testing.capture_logs() as logs:
         Attempt(store, source).run(attempt.multiparts[0])

@@ -8,8 +8,8 @@ import pytest
 
 from storage import (
     ErrorKind,
-    Source,
     SourceChangedError,
+    SourceFile,
     StorageError,
     UploadCancelledError,
     checksums,
@@ -18,7 +18,7 @@ from storage import (
 from storage.source_file import BUFFER_BYTES
 from storage.transfer.part_layout import parts_of
 
-SourceOf = Callable[[bytes], Source]
+SourceOf = Callable[[bytes], SourceFile]
 MIB = 1024 * 1024
 
 
@@ -41,7 +41,7 @@ def test_the_etag_of_parts_follows_the_part_size(source_of: SourceOf) -> None:
     assert source.etag(MIB) != source.etag(2 * MIB)
 
 
-def read(source: Source, offset: int, length: int) -> bytes:
+def read(source: SourceFile, offset: int, length: int) -> bytes:
     buffer = bytearray(length)
     source.read_into(memoryview(buffer), offset)
     return bytes(buffer)
@@ -97,7 +97,7 @@ def test_a_file_that_changes_between_two_reads_is_never_given_a_digest(
     source_of: SourceOf, path: Path, change: Callable[[Path], None]
 ) -> None:
     content = bytes(3 * BUFFER_BYTES)
-    for digest in (Source.checksum, lambda source, asked: source.etag(None, asked)):
+    for digest in (SourceFile.checksum, lambda source, asked: source.etag(None, asked)):
         source = source_of(content)
         reads = 0
 
@@ -176,14 +176,14 @@ def test_only_a_regular_file_is_a_source(tmp_path: Path) -> None:
     fd = os.open(tmp_path, os.O_RDONLY)
     try:
         with pytest.raises(ValueError, match="regular file"):
-            Source(fd)
+            SourceFile(fd)
     finally:
         os.close(fd)
 
 
 def test_the_descriptor_stays_the_callers(source_of: SourceOf, path: Path) -> None:
     fd = os.open(path, os.O_CREAT | os.O_RDONLY)
-    source = Source(fd)
+    source = SourceFile(fd)
     source.checksum()
     del source
     os.close(fd)

@@ -9,9 +9,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from db import Database, Ledger, State, Upload, migrate, open_database, sqlite_url
-from watcher.filesystem.removal import SetAside, aside_name, set_aside
+from watcher.filesystem.removal import Quarantined, quarantine, quarantine_name
 from watcher.filesystem.tree import Tree, identity_of
-from watcher.stages.asides import Asides
+from watcher.stages.asides import Quarantine
 
 VIDEO = "0b8e3f60-9d5c-4c1a-8f8e-3b1f0a7d2c11"
 PATH = f"{VIDEO}/a_720p.mp4"
@@ -58,7 +58,7 @@ def crash_in_release(tree: Tree, ledger: Ledger) -> Upload:
         identity=identity_of(os.stat(os.path.join(tree.root, PATH))),
     )
     assert upload is not None
-    assert isinstance(set_aside(tree, PATH, upload.id, upload.identity), SetAside)
+    assert isinstance(quarantine(tree, PATH, upload.id, upload.identity), Quarantined)
     return upload
 
 
@@ -66,14 +66,14 @@ def repair(tree: Tree, ledger: Ledger, *, is_shared: bool = False) -> list[tuple
     """Repair whatever is set aside; returns the events and outcomes that were logged."""
     asides = [f"{VIDEO}/{name}" for name in names(tree) if name.endswith(".aside")]
     with capture_logs() as logged:
-        Asides(tree, ledger, lease=LEASE, is_shared=is_shared).repair(asides)
+        Quarantine(tree, ledger, lease=LEASE, is_shared=is_shared).repair(asides)
     return [(line["event"], line.get("outcome")) for line in logged]
 
 
 def test_a_file_that_was_left_aside_gets_its_name_back(root: Tree, ledger: Ledger) -> None:
     crash_in_release(root, ledger)
-    assert names(root) == [aside_name(1)]
-    assert repair(root, ledger) == [("aside_repaired", "PutBack")]
+    assert names(root) == [quarantine_name(1)]
+    assert repair(root, ledger) == [("aside_repaired", "Restored")]
     assert names(root) == ["a_720p.mp4"]
 
 
@@ -84,7 +84,7 @@ def test_a_clock_that_was_set_back_makes_no_release_of_another_daemon_last_longe
     moved_on = ledger.advance(upload, State.GONE)
     assert repair(root, ledger, is_shared=True) == []
     set_back = Ledger(database, "test", clock=lambda: moved_on.changed_at - timedelta(days=1))
-    assert repair(root, set_back, is_shared=True) == [("aside_repaired", "PutBack")]
+    assert repair(root, set_back, is_shared=True) == [("aside_repaired", "Restored")]
 
 
 def test_a_newer_file_under_the_name_is_never_overwritten(root: Tree, ledger: Ledger) -> None:
@@ -98,16 +98,16 @@ def test_a_newer_file_under_the_name_is_never_overwritten(root: Tree, ledger: Le
 
 def test_of_two_contents_that_nobody_has_hashed_both_stay(root: Tree, ledger: Ledger) -> None:
     upload = crash_in_release(root, ledger)
-    write(root, f"{VIDEO}/{aside_name(upload.id)}", b"written while it was aside")
+    write(root, f"{VIDEO}/{quarantine_name(upload.id)}", b"written while it was aside")
     write(root, PATH, b"newer encode")
-    assert repair(root, ledger) == [("aside_repaired", "LeftAside")]
-    assert names(root) == [aside_name(upload.id), "a_720p.mp4"]
+    assert repair(root, ledger) == [("aside_repaired", "LeftInQuarantine")]
+    assert names(root) == [quarantine_name(upload.id), "a_720p.mp4"]
 
 
 def test_a_file_whose_upload_is_unknown_stays_and_a_person_is_told(root: Tree, ledger: Ledger) -> None:
-    write(root, f"{VIDEO}/{aside_name(77)}", b"whose?")
+    write(root, f"{VIDEO}/{quarantine_name(77)}", b"whose?")
     assert repair(root, ledger) == [("aside_unknown", None)]
-    assert names(root) == [aside_name(77)]
+    assert names(root) == [quarantine_name(77)]
 
 
 def test_a_name_that_only_looks_like_ours_stays(root: Tree, ledger: Ledger) -> None:
@@ -119,8 +119,8 @@ def test_a_name_that_only_looks_like_ours_stays(root: Tree, ledger: Ledger) -> N
 def test_one_that_cannot_be_repaired_does_not_keep_the_others_from_it(root: Tree, ledger: Ledger) -> None:
     upload = crash_in_release(root, ledger)
     with capture_logs() as logged:
-        Asides(root, ledger, lease=LEASE).repair(
-            [f"gone/{aside_name(upload.id)}", f"{VIDEO}/{aside_name(upload.id)}"]
+        Quarantine(root, ledger, lease=LEASE).repair(
+            [f"gone/{quarantine_name(upload.id)}", f"{VIDEO}/{quarantine_name(upload.id)}"]
         )
     assert [line["event"] for line in logged] == ["aside_unrepaired", "aside_repaired"]
     assert names(root) == ["a_720p.mp4"]

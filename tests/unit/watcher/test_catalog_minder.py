@@ -10,10 +10,10 @@ import pytest
 
 from db import DatabaseError, ErrorKind
 from tests.workshop import Workshop
-from watcher.catalog.catalog_thread import LONGEST_SECONDS, ORPHANS_SECONDS, SHORTEST_SECONDS, CatalogMinder
-from watcher.catalog.gate import FRESH, Gatekeeper
+from watcher.catalog.catalog_thread import LONGEST_SECONDS, ORPHANS_SECONDS, SHORTEST_SECONDS, CatalogThread
+from watcher.catalog.gate import FRESH, CatalogGate
 from watcher.catalog.orphans import Orphans
-from watcher.catalog.republisher import RowSweep
+from watcher.catalog.republisher import Republisher
 
 
 @dataclass
@@ -46,37 +46,37 @@ def script() -> Scripted:
 
 
 @pytest.fixture
-def minder(workshop: Workshop, script: Scripted) -> CatalogMinder:
-    return CatalogMinder(
-        cast("Gatekeeper", script),
-        cast("RowSweep", script),
+def catalog_thread(workshop: Workshop, script: Scripted) -> CatalogThread:
+    return CatalogThread(
+        cast("CatalogGate", script),
+        cast("Republisher", script),
         cast("Orphans", script),
-        database=workshop.house.database,
-        liveness=workshop.house.liveness,
+        database=workshop.app.database,
+        liveness=workshop.app.liveness,
         clock=lambda: script.now,
     )
 
 
 def test_everything_is_asked_for_at_the_start_and_every_five_seconds(
-    minder: CatalogMinder, script: Scripted
+    catalog_thread: CatalogThread, script: Scripted
 ) -> None:
-    assert minder.step() == LONGEST_SECONDS
+    assert catalog_thread.step() == LONGEST_SECONDS
     script.now += LONGEST_SECONDS / 2
-    assert minder.step() == LONGEST_SECONDS / 2
+    assert catalog_thread.step() == LONGEST_SECONDS / 2
     script.now += LONGEST_SECONDS / 2
-    minder.step()
+    catalog_thread.step()
     assert (script.asked, script.watched) == ([False, False], 2)
 
 
 def test_a_fresh_file_is_asked_for_every_50_ms_and_less_and_less_often(
-    minder: CatalogMinder, script: Scripted
+    catalog_thread: CatalogThread, script: Scripted
 ) -> None:
-    minder.step()
-    minder.notice()
+    catalog_thread.step()
+    catalog_thread.check_gate()
     pauses = []
     began = script.now
     while script.now < began + 120:
-        pauses.append(pause := minder.step())
+        pauses.append(pause := catalog_thread.step())
         script.now += pause
     assert pauses[:5] == [SHORTEST_SECONDS] * 5
     assert max(pauses) <= LONGEST_SECONDS
@@ -86,25 +86,27 @@ def test_a_fresh_file_is_asked_for_every_50_ms_and_less_and_less_often(
     assert len(script.asked) < 150
 
 
-def test_orphans_are_looked_for_once_an_hour(minder: CatalogMinder, script: Scripted) -> None:
-    minder.step()
+def test_orphans_are_looked_for_once_an_hour(catalog_thread: CatalogThread, script: Scripted) -> None:
+    catalog_thread.step()
     script.now += ORPHANS_SECONDS - 1
-    minder.step()
+    catalog_thread.step()
     assert script.looked == 1
     script.now += 1
-    minder.step()
+    catalog_thread.step()
     assert script.looked == 2
 
 
-def test_a_database_that_is_away_is_told_and_asked_again(minder: CatalogMinder, script: Scripted) -> None:
+def test_a_database_that_is_away_is_told_and_asked_again(
+    catalog_thread: CatalogThread, script: Scripted
+) -> None:
     def away() -> None:
         if len(script.asked) < 1:
             script.asked.append(True)
             raise DatabaseError(ErrorKind.TRANSIENT, "ask", "it is away", "Wait.")
-        minder.request_stop()
+        catalog_thread.request_stop()
 
     script.fail = away
-    minder.start()
-    assert minder.join(10)
+    catalog_thread.start()
+    assert catalog_thread.join(10)
     assert script.asked == [True, False]
-    assert minder.problem is None
+    assert catalog_thread.failure is None

@@ -12,14 +12,14 @@ from tests.peer import peer, writer
 from watcher import containers
 from watcher.detection.completeness import (
     Busy,
-    Examination,
+    FileStatus,
     Finished,
     Missing,
-    Quiet,
+    Observation,
+    QuietPeriod,
     Refused,
-    Sighting,
     Unreadable,
-    examine,
+    check_complete,
 )
 from watcher.filesystem import leases
 from watcher.filesystem.tree import RootUnavailableError, Tree, identity_of
@@ -39,9 +39,9 @@ def identity(path: str) -> Identity:
 
 
 def look(
-    tree: Tree, *, name: str = "a.mp4", previous: Sighting | None = None, now: float = 100.0
-) -> Examination:
-    return examine(tree, name, previous=previous, now=now, settle_seconds=5.0)
+    tree: Tree, *, name: str = "a.mp4", previous: Observation | None = None, now: float = 100.0
+) -> FileStatus:
+    return check_complete(tree, name, previous=previous, now=now, settle_seconds=5.0)
 
 
 @pytest.fixture
@@ -137,16 +137,16 @@ def test_without_leases_a_file_is_finished_after_it_was_unchanged_for_the_quiet_
     tree: Tree, video: str
 ) -> None:
     first = look(tree, now=100.0)
-    assert first == Quiet(Sighting(identity(video), 100.0), until=105.0)
-    assert isinstance(first, Quiet)
-    assert look(tree, previous=first.sighting, now=104.9) == first
-    assert look(tree, previous=first.sighting, now=105.0) == Finished(identity(video), None)
+    assert first == QuietPeriod(Observation(identity(video), 100.0), until=105.0)
+    assert isinstance(first, QuietPeriod)
+    assert look(tree, previous=first.observation, now=104.9) == first
+    assert look(tree, previous=first.observation, now=105.0) == Finished(identity(video), None)
 
 
 @pytest.mark.usefixtures("no_leases")
 @pytest.mark.parametrize("what", ["size", "mtime", "inode"])
 def test_without_leases_any_change_begins_the_quiet_window_anew(tree: Tree, video: str, what: str) -> None:
-    sighting = Sighting(identity(video), 100.0)
+    observation = Observation(identity(video), 100.0)
     match what:
         case "size":
             status = os.stat(video)
@@ -158,15 +158,17 @@ def test_without_leases_any_change_begins_the_quiet_window_anew(tree: Tree, vide
             os.rename(video, f"{video}.old")
             with open(f"{video}.old", "rb") as old, open(video, "wb") as new:
                 new.write(old.read())
-            os.utime(video, ns=(sighting.identity.mtime_ns, sighting.identity.mtime_ns))
-    assert look(tree, previous=sighting, now=200.0) == Quiet(Sighting(identity(video), 200.0), until=205.0)
+            os.utime(video, ns=(observation.identity.mtime_ns, observation.identity.mtime_ns))
+    assert look(tree, previous=observation, now=200.0) == QuietPeriod(
+        Observation(identity(video), 200.0), until=205.0
+    )
 
 
 @pytest.mark.usefixtures("no_leases")
 def test_without_leases_a_writer_that_is_seen_all_the_same_is_believed(tree: Tree, video: str) -> None:
-    sighting = Sighting(identity(video), 100.0)
+    observation = Observation(identity(video), 100.0)
     with open(video, "ab"):
-        assert isinstance(look(tree, previous=sighting, now=200.0), Busy)
+        assert isinstance(look(tree, previous=observation, now=200.0), Busy)
 
 
 def during_the_look(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:

@@ -22,11 +22,11 @@ from db import ErrorKind as DatabaseErrorKind
 from storage import ErrorKind, KeyTooLongError, SourceChangedError, StorageError, UploadCancelledError
 from tests.unit.db.places import IDENTITY, VIDEO_ID, bring, enqueue
 from tests.workshop import Workshop
-from watcher.errors import Kind, LookAgainError, NotYetError, SetbackError
+from watcher.errors import DeferError, Kind, ReexamineError, StageError
 from watcher.filesystem.openat import FileMissingError, NotOursError, RootUnavailableError, UnreadableError
-from watcher.stages.error_policy import LOOK_AGAIN_SECONDS, Guard
+from watcher.stages.error_policy import LOOK_AGAIN_SECONDS, ErrorPolicy
 from watcher.supervision.backoff import Backoff
-from watcher.supervision.circuit_breaker import StagePause
+from watcher.supervision.circuit_breaker import CircuitBreaker
 
 LEASE = timedelta(seconds=60)
 LONGEST = 300.0
@@ -49,12 +49,12 @@ class Stand:
     looked_again: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        house = self.workshop.house
-        self.ledger = house.ledger
-        self.pause = StagePause(clock=lambda: self.now, backoff=Backoff(base=2.0))
-        self.guard: Guard = replace(
-            house.runners[State.PENDING].guard,
-            pause=self.pause,
+        app = self.workshop.app
+        self.ledger = app.ledger
+        self.breaker = CircuitBreaker(clock=lambda: self.now, backoff=Backoff(base=2.0))
+        self.error_policy: ErrorPolicy = replace(
+            app.runners[State.PENDING].error_policy,
+            breaker=self.breaker,
             backoff=Backoff(base=1.0, cap=LONGEST, uniform=lambda _, longest: longest),
             look_again=self.looked_again.append,
         )
@@ -70,7 +70,7 @@ class Stand:
 
     def attempt(self, upload: Upload, outcome: Exception | None = None) -> Upload:
         """An attempt that raises, or succeeds; returns the row after it."""
-        with self.guard(upload):
+        with self.error_policy.handling(upload):
             if outcome is not None:
                 raise outcome
         return self.row(upload)
@@ -93,7 +93,7 @@ def stand(workshop: Workshop) -> Stand:
     [
         (storage_error(ErrorKind.TRANSIENT, "SlowDown"), "SlowDown"),
         (database_error(DatabaseErrorKind.TRANSIENT), "database"),
-        (SetbackError(Kind.TRANSIENT, "object-missing", "It is not there."), "object-missing"),
+        (StageError(Kind.TRANSIENT, "object-missing", "It is not there."), "object-missing"),
         (OSError(errno.EIO, "Input/output error"), "local-io"),
         (UnreadableError("a", "Stale file handle.", errno.ESTALE), "local-io"),
     ],
@@ -113,9 +113,9 @@ def test_after_a_transient_error_the_row_waits_ever_longer_and_the_stage_goes_on
         assert [(log["event"], log["log_level"]) for log in logs] == [("attempt_failed", "warning")]
         # A horizon of nothing makes every row that waits due now.
         (row,) = stand.ledger.claim(State.PENDING, 1, lease=LEASE, horizon=timedelta(0))
-    assert stand.pause.problem is None
+    assert stand.breaker.failure is None
     assert (
-        stand.workshop.house.metrics.registry.get_sample_value(
+        stand.workshop.app.metrics.registry.get_sample_value(
             "video_uploader_setbacks_total", {"stage": "upload", "kind": "transient"}
         )
         == 4
@@ -133,7 +133,7 @@ def test_there_is_no_limit_on_attempts_and_the_wait_is_capped(stand: Stand) -> N
     [
         (storage_error(ErrorKind.ENVIRONMENT, "AccessDenied"), "AccessDenied"),
         (database_error(DatabaseErrorKind.ENVIRONMENT), "database"),
-        (SetbackError(Kind.ENVIRONMENT, "object-unknown", "403."), "object-unknown"),
+        (StageError(Kind.ENVIRONMENT, "object-unknown", "403."), "object-unknown"),
         (RootUnavailableError("/completed", "It is not there."), "root-unavailable"),
         (OSError(errno.ENOSPC, "No space left on device"), "local-system"),
         (UnreadableError("a", "Too many open files.", errno.EMFILE), "local-system"),
@@ -152,8 +152,8 @@ def test_an_environment_error_pauses_the_stage_once_and_fails_no_row(
     for row in rows:
         assert (row.state, row.attempts, row.error_code, row.claimed_by) == (State.PENDING, 0, code, None)
         assert row.last_error
-    assert stand.pause.problem is not None
-    assert (stand.pause.problem.kind, stand.pause.problem.code) == (Kind.ENVIRONMENT, code)
+    assert stand.breaker.failure is not None
+    assert (stand.breaker.failure.kind, stand.breaker.failure.code) == (Kind.ENVIRONMENT, code)
     assert [(log["event"], log["log_level"]) for log in logs] == [("stage_paused", "error")]
 
 
@@ -164,8 +164,8 @@ def test_what_gets_through_ends_the_pause_and_is_said_once(stand: Stand) -> None
         for _ in range(2):
             row = stand.claim()
             stand.attempt(row)
-            stand.ledger.yield_back(row)
-    assert stand.pause.problem is None
+            stand.ledger.return_claim(row)
+    assert stand.breaker.failure is None
     assert [log["event"] for log in logs] == ["stage_resumed"]
 
 
@@ -174,7 +174,7 @@ def test_what_gets_through_ends_the_pause_and_is_said_once(stand: Stand) -> None
     [
         (storage_error(ErrorKind.OBJECT, "EntityTooLarge"), "EntityTooLarge"),
         (KeyTooLongError("videos/k", 2000, 1024), "key-too-long"),
-        (SetbackError(Kind.OBJECT, "key-taken", "Rename one."), "key-taken"),
+        (StageError(Kind.OBJECT, "key-taken", "Rename one."), "key-taken"),
         (NotOursError("a", "It is a symbolic link."), "not-ours"),
         (UnreadableError("a", "Permission denied.", errno.EACCES), "unreadable"),
     ],
@@ -186,8 +186,8 @@ def test_an_object_error_fails_this_row_alone_with_what_to_do(
     with capture_logs() as logs:
         row = stand.attempt(stand.claim(), trouble)
     assert (row.state, row.error_code, row.claimed_by) == (State.FAILED, code, None)
-    assert row.last_error == (trouble.problem.sentence if isinstance(trouble, SetbackError) else str(trouble))
-    assert stand.pause.problem is None
+    assert row.last_error == (trouble.failure.sentence if isinstance(trouble, StageError) else str(trouble))
+    assert stand.breaker.failure is None
     assert [(log["event"], log["log_level"]) for log in logs] == [("upload_failed", "error")]
 
 
@@ -199,7 +199,7 @@ def test_a_row_whose_object_is_safe_never_fails_for_good(stand: Stand, state: St
 
 
 def test_a_row_that_waits_for_somebody_else_counts_no_attempt_and_no_error(stand: Stand) -> None:
-    row = stand.attempt(stand.claim(), NotYetError("catalog-gate", "The row is not ready yet.", 3.0))
+    row = stand.attempt(stand.claim(), DeferError("catalog-gate", "The row is not ready yet.", 3.0))
     assert (row.state, row.attempts, row.last_error, row.error_code) == (
         State.PENDING,
         0,
@@ -210,7 +210,7 @@ def test_a_row_that_waits_for_somebody_else_counts_no_attempt_and_no_error(stand
 
 
 @pytest.mark.parametrize(
-    "trouble", [SourceChangedError("size was 1 and is 2"), LookAgainError("Another file stands there.")]
+    "trouble", [SourceChangedError("size was 1 and is 2"), ReexamineError("Another file stands there.")]
 )
 def test_a_file_that_changed_is_given_back_to_the_settler_and_counts_no_attempt(
     stand: Stand, trouble: Exception
@@ -219,7 +219,7 @@ def test_a_file_that_changed_is_given_back_to_the_settler_and_counts_no_attempt(
     assert (row.state, row.attempts, row.error_code) == (State.PENDING, 0, "local-changed")
     assert 0 < stand.seconds_to_next_attempt(row) <= LOOK_AGAIN_SECONDS
     assert stand.looked_again == [row.path]
-    assert stand.pause.problem is None
+    assert stand.breaker.failure is None
 
 
 def test_an_interrupted_attempt_leaves_the_row_as_it_was(stand: Stand) -> None:
@@ -238,14 +238,14 @@ def test_a_missing_file_is_gone(stand: Stand) -> None:
 def test_a_missing_file_is_not_gone_while_its_whole_directory_may_be_away(
     stand: Stand, accident: str
 ) -> None:
-    root = stand.workshop.house.tree.root
+    root = stand.workshop.app.tree.root
     if accident == "emptied":
         os.unlink(stand.workshop.absolute("something.txt"))
     else:
         os.rename(root, f"{root}.moved")
     row = stand.attempt(stand.claim(), FileMissingError("a", "There is no such file."))
     assert (row.state, row.attempts, row.error_code) == (State.PENDING, 0, "root-unavailable")
-    assert stand.pause.problem is not None
+    assert stand.breaker.failure is not None
 
 
 @pytest.mark.parametrize("state", [State.VERIFIED, State.PUBLISHED])
@@ -269,8 +269,8 @@ def superseded(stand: Stand, row: Upload) -> Upload:
         storage_error(ErrorKind.TRANSIENT, "SlowDown"),
         storage_error(ErrorKind.ENVIRONMENT, "AccessDenied"),
         storage_error(ErrorKind.OBJECT, "EntityTooLarge"),
-        NotYetError("catalog-gate", "The row is not ready yet.", 3.0),
-        LookAgainError("Another file stands there."),
+        DeferError("catalog-gate", "The row is not ready yet.", 3.0),
+        ReexamineError("Another file stands there."),
         FileMissingError("a", "There is no such file."),
         UploadCancelledError(),
     ],
@@ -287,7 +287,7 @@ def test_a_lost_claim_is_no_success_that_ends_a_pause(stand: Stand) -> None:
     stand.attempt(stand.claim(), storage_error(ErrorKind.ENVIRONMENT, "AccessDenied"))
     with capture_logs() as logs:
         stand.attempt(stand.claim(), ClaimLostError(1, 1))
-    assert stand.pause.problem is not None
+    assert stand.breaker.failure is not None
     assert [log["event"] for log in logs] == ["claim_lost"]
 
 
@@ -301,8 +301,8 @@ def test_a_decision_that_cannot_be_written_is_left_to_the_claim_and_pauses_the_s
     with monkeypatch.context() as broken:
         broken.setattr(stand.ledger, "postpone", locked)
         assert stand.attempt(row, storage_error(ErrorKind.TRANSIENT, "SlowDown")) == row
-    assert stand.pause.problem is not None
-    assert stand.pause.problem.code == "database"
+    assert stand.breaker.failure is not None
+    assert stand.breaker.failure.code == "database"
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ def test_what_nobody_foresaw_is_not_swallowed(stand: Stand, bug: Exception) -> N
 
 def test_every_log_line_of_an_attempt_is_bound_to_its_row(stand: Stand) -> None:
     row = stand.claim()
-    with stand.guard(row):
+    with stand.error_policy.handling(row):
         bound = structlog.contextvars.get_contextvars()
     assert bound == {
         "stage": "upload",

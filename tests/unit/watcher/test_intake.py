@@ -11,12 +11,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from db import DatabaseError, ErrorKind, Identity, State, Upload
-from storage import Source
+from storage import SourceFile
 from tests.s3_server import S3Server
 from tests.unit.db.places import LEASE, STEPS
 from tests.unit.watcher.test_scanner import give_away
 from tests.workshop import VIDEO_ID, Workshop, open_workshop, settings_for
-from watcher.detection.completeness import Examination, Finished, Unreadable, examine
+from watcher.detection.completeness import FileStatus, Finished, Unreadable, check_complete
 from watcher.filesystem.openat import identity_of, owned
 
 PATH = f"{VIDEO_ID}/my_video_720p.mp4"
@@ -37,17 +37,17 @@ def local_url(workshop: Workshop, path: str = PATH) -> str:
 def hash_and_bring(workshop: Workshop, row: Upload, *states: State) -> Upload:
     """Let a row know its file's checksum and take it through states."""
     with owned(os.open(workshop.absolute(row.path), os.O_RDONLY)) as fd:
-        checksum = Source(fd).checksum()
-    row = workshop.house.ledger.record(row, checksum=checksum)
+        checksum = SourceFile(fd).checksum()
+    row = workshop.app.ledger.record(row, checksum=checksum)
     for state in states:
         facts = {**STEPS.get(state, {})}
         facts.pop("checksum", None)
-        row = workshop.house.ledger.advance(row, state, **facts)
+        row = workshop.app.ledger.advance(row, state, **facts)
     return row
 
 
-def look(workshop: Workshop, path: str = PATH) -> Examination:
-    return examine(workshop.house.tree, path, previous=None, now=0.0, settle_seconds=0)
+def look(workshop: Workshop, path: str = PATH) -> FileStatus:
+    return check_complete(workshop.app.tree, path, previous=None, now=0.0, settle_seconds=0)
 
 
 def test_a_finished_file_gets_a_pending_row_and_its_local_url_in_the_catalog(
@@ -63,7 +63,7 @@ def test_a_finished_file_gets_a_pending_row_and_its_local_url_in_the_catalog(
     )
     assert row.object_key == f"videos/{VIDEO_ID}/my_video_720p.mp4"
     assert row.identity == identity(workshop)
-    assert row.due_at <= workshop.house.ledger.now()
+    assert row.due_at <= workshop.app.ledger.now()
     assert workshop.catalog_urls() == [local_url(workshop)]
     (log,) = [log for log in logs if log["event"] == "file_finished"]
     assert (log["path"], log["video_id"], log["quality"], log["upload"]) == (PATH, VIDEO_ID, "720p", row.id)
@@ -77,10 +77,10 @@ def test_row_and_catalog_row_are_written_together_or_not_at_all(
 
     workshop.write(PATH, video)
     with monkeypatch.context() as broken:
-        broken.setattr(workshop.house.services.catalog, "announce", full_disk)
+        broken.setattr(workshop.app.context.catalog, "announce", full_disk)
         with pytest.raises(DatabaseError):
             workshop.settle(PATH)
-    assert workshop.house.ledger.current(PATH) is None
+    assert workshop.app.ledger.current(PATH) is None
     assert workshop.settle(PATH) is not None
     assert workshop.catalog_urls() == [local_url(workshop)]
 
@@ -88,7 +88,7 @@ def test_row_and_catalog_row_are_written_together_or_not_at_all(
 def test_a_file_that_did_not_change_keeps_its_row(workshop: Workshop, video: bytes) -> None:
     row = workshop.put(PATH, video)
     assert workshop.settle(PATH) == row
-    assert len(workshop.house.ledger.uploads()) == 1
+    assert len(workshop.app.ledger.uploads()) == 1
     assert len(workshop.catalog_urls()) == 1
 
 
@@ -153,7 +153,7 @@ def test_new_content_gets_a_row_of_its_own_and_the_old_one_is_kept_as_superseded
     changed = video[:-1] + bytes([video[-1] ^ 1]) if same_size else with_a_free_box(video)
     fresh = workshop.put(PATH, changed)
     assert (fresh.id, fresh.state, fresh.checksum) == (old.id + 1, State.PENDING, None)
-    (kept,) = workshop.house.ledger.uploads(ids=[old.id])
+    (kept,) = workshop.app.ledger.uploads(ids=[old.id])
     assert (kept.state, kept.checksum, kept.identity) == (State.SUPERSEDED, old.checksum, old.identity)
 
 
@@ -165,8 +165,8 @@ def test_what_can_not_be_hashed_any_more_is_not_taken_for_what_was_hashed(
     workshop.write(f"{PATH}.part", bytes(len(video)))
     other = identity(workshop, f"{PATH}.part")
     os.unlink(workshop.absolute(PATH))
-    assert workshop.house.intake.take(PATH, Finished(other, None))
-    (kept,) = workshop.house.ledger.uploads(ids=[old.id])
+    assert workshop.app.enqueuer.take(PATH, Finished(other, None))
+    (kept,) = workshop.app.ledger.uploads(ids=[old.id])
     assert (kept.state, kept.identity) == (State.SUPERSEDED, old.identity)
 
 
@@ -179,12 +179,12 @@ def test_a_released_row_stays_when_a_file_comes_to_its_path_again(workshop: Work
     fresh = workshop.settle(PATH)
     assert fresh is not None
     assert (fresh.id, fresh.state) == (old.id + 1, State.PENDING)
-    assert workshop.house.ledger.uploads(ids=[old.id]) == [old]
+    assert workshop.app.ledger.uploads(ids=[old.id]) == [old]
 
 
 def test_a_file_that_comes_back_makes_its_row_pending_again(workshop: Workshop, video: bytes) -> None:
     row = workshop.put(PATH, video)
-    workshop.house.ledger.advance(row, State.GONE, error="It disappeared.", error_code="local-missing")
+    workshop.app.ledger.advance(row, State.GONE, error="It disappeared.", error_code="local-missing")
     fresh = workshop.settle(PATH)
     assert fresh is not None
     assert (fresh.id, fresh.state, fresh.last_error) == (row.id, State.PENDING, None)
@@ -199,10 +199,10 @@ def test_an_unreadable_file_fails_in_view_and_is_picked_up_when_mended(
         found = look(workshop)
     assert isinstance(found, Unreadable)
     for _ in range(2):
-        workshop.intake.take(PATH, found)
+        workshop.enqueuer.take(PATH, found)
         row = workshop.row(PATH)
         assert (row.state, row.error_code, row.last_error) == (State.FAILED, "unreadable", found.reason)
-    assert len(workshop.house.ledger.uploads()) == 1
+    assert len(workshop.app.ledger.uploads()) == 1
     assert workshop.catalog_urls() == []
     os.chmod(workshop.absolute(PATH), 0o644)
     fresh = workshop.settle(PATH)
@@ -215,7 +215,7 @@ def test_a_file_that_can_be_read_at_last_and_is_incomplete_is_rejected(
     workshop: Workshop, video: bytes
 ) -> None:
     workshop.write(PATH, video[CUT])
-    workshop.intake.take(PATH, Unreadable("The system says: Permission denied."))
+    workshop.enqueuer.take(PATH, Unreadable("The system says: Permission denied."))
     row = workshop.row(PATH)
     assert row.state is State.FAILED
     fresh = workshop.settle(PATH)
@@ -226,15 +226,15 @@ def test_a_file_that_can_be_read_at_last_and_is_incomplete_is_rejected(
 
 def test_a_waiting_row_whose_file_became_unreadable_fails(workshop: Workshop, video: bytes) -> None:
     row = workshop.put(PATH, video)
-    workshop.intake.take(PATH, Unreadable("Reading it failed."))
+    workshop.enqueuer.take(PATH, Unreadable("Reading it failed."))
     fresh = workshop.row(PATH)
     assert (fresh.id, fresh.state, fresh.error_code) == (row.id, State.FAILED, "unreadable")
 
 
 def test_a_row_that_a_worker_holds_is_left_to_it(workshop: Workshop, video: bytes) -> None:
     workshop.put(PATH, video)
-    (row,) = workshop.house.ledger.claim(State.PENDING, 1, lease=LEASE, horizon=LEASE)
-    workshop.intake.take(PATH, Unreadable("Reading it failed."))
+    (row,) = workshop.app.ledger.claim(State.PENDING, 1, lease=LEASE, horizon=LEASE)
+    workshop.enqueuer.take(PATH, Unreadable("Reading it failed."))
     assert workshop.row(PATH) == row
 
 
@@ -242,11 +242,11 @@ def test_a_row_that_a_worker_claims_at_this_moment_is_left_to_it(
     workshop: Workshop, video: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = workshop.put(PATH, video)
-    ledger = workshop.house.ledger
+    ledger = workshop.app.ledger
     (row,) = ledger.claim(State.PENDING, 1, lease=LEASE, horizon=LEASE)
     with monkeypatch.context() as late:
         late.setattr(ledger, "current", lambda _: seen)
-        workshop.intake.take(PATH, Unreadable("Reading it failed."))
+        workshop.enqueuer.take(PATH, Unreadable("Reading it failed."))
     assert workshop.row(PATH) == row
 
 
@@ -254,14 +254,14 @@ def test_an_unreadable_directory_makes_no_row_and_no_exception(
     workshop: Workshop, video: bytes, unprivileged: Unprivileged
 ) -> None:
     workshop.write(PATH, video)
-    give_away(os.path.dirname(workshop.house.tree.root))
+    give_away(os.path.dirname(workshop.app.tree.root))
     os.chmod(workshop.absolute(VIDEO_ID), 0)
     with unprivileged():
         found = look(workshop)
-        workshop.intake.take(PATH, found)
+        workshop.enqueuer.take(PATH, found)
     os.chmod(workshop.absolute(VIDEO_ID), 0o755)
     assert isinstance(found, Unreadable)
-    assert workshop.house.ledger.current(PATH) is None
+    assert workshop.app.ledger.current(PATH) is None
 
 
 def test_a_file_with_a_second_name_is_refused_and_said_so_once(workshop: Workshop, video: bytes) -> None:
@@ -331,24 +331,24 @@ def test_a_missing_or_busy_file_changes_nothing(workshop: Workshop, video: bytes
 def test_a_stopped_row_without_a_file_is_given_to_the_first_stage(
     workshop: Workshop, video: bytes, state: State
 ) -> None:
-    row = workshop.house.ledger.advance(
+    row = workshop.app.ledger.advance(
         workshop.put(PATH, video), state, error="Because.", error_code="key-taken"
     )
-    workshop.intake.reconsider_missing(row)
+    workshop.enqueuer.reconsider_missing(row)
     assert workshop.row(PATH).state is State.PENDING
-    workshop.intake.reconsider_missing(row)
+    workshop.enqueuer.reconsider_missing(row)
     assert workshop.row(PATH).state is State.PENDING
 
 
 def test_a_row_that_is_reopened_by_hand_at_this_moment_needs_no_second_time(
     workshop: Workshop, video: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ledger = workshop.house.ledger
+    ledger = workshop.app.ledger
     gone = ledger.advance(
         workshop.put(PATH, video), State.GONE, error="It disappeared.", error_code="local-missing"
     )
     reopened = ledger.reopen(gone.id, reason="by hand")
     with monkeypatch.context() as late:
         late.setattr(ledger, "current", lambda _: gone)
-        workshop.intake.take(PATH, Finished(gone.identity, None))
+        workshop.enqueuer.take(PATH, Finished(gone.identity, None))
     assert workshop.row(PATH) == reopened

@@ -192,7 +192,7 @@ def test_a_failure_is_tried_again_later_and_later_but_never_within_a_minute(desk
     assert [line["attempts"] for line in logs] == [1, 2, 3, 4, 5, 6]
     assert asked_to_forget(desk.proxy) == [["/a"]] * 6
     assert desk.sample("setbacks_total", stage=NAME, kind="transient") == 6
-    assert desk.invalidator.pause.problem is None
+    assert desk.invalidator.breaker.failure is None
     desk.proxy.fault = lambda _request, forward: forward()
     desk.invalidator.flush()
     assert desk.cdn.forgotten() == [["/a"]]
@@ -219,7 +219,7 @@ def test_an_attempt_after_an_answer_that_was_lost_is_the_same_request(desk: Desk
 
 def test_what_the_operator_must_mend_pauses_it_and_is_said_once(desk: Desk) -> None:
     told: list[str] = []
-    desk.invalidator.pause.on_change(lambda: told.append("changed"))
+    desk.invalidator.breaker.on_change(lambda: told.append("changed"))
     desk.invalidator.request("a")
     desk.proxy.fault = lambda _request, _forward: REFUSED
     with capture_logs() as logs:
@@ -229,16 +229,16 @@ def test_what_the_operator_must_mend_pauses_it_and_is_said_once(desk: Desk) -> N
     (line,) = logs
     assert (line["event"], line["stage"], line["code"]) == ("stage_paused", NAME, "AccessDenied")
     assert "cloudfront:CreateInvalidation" in line["reason"]
-    problem = desk.invalidator.pause.problem
-    assert problem is not None
-    assert problem.kind is Kind.ENVIRONMENT
+    failure = desk.invalidator.breaker.failure
+    assert failure is not None
+    assert failure.kind is Kind.ENVIRONMENT
     assert len(asked_to_forget(desk.proxy)) == 3
     assert desk.sample("setbacks_total", stage=NAME, kind="environment") == 3
     desk.proxy.fault = lambda _request, forward: forward()
     with capture_logs() as logs:
         desk.invalidator.flush()
     assert [line["event"] for line in logs] == ["cdn_invalidated", "stage_resumed"]
-    assert desk.invalidator.pause.problem is None
+    assert desk.invalidator.breaker.failure is None
     assert told == ["changed", "changed"]
 
 

@@ -4,12 +4,12 @@ import threading
 
 import pytest
 
-from watcher.errors import Kind, Problem
+from watcher.errors import Failure, Kind
 from watcher.supervision.backoff import Backoff
-from watcher.supervision.circuit_breaker import StagePause
+from watcher.supervision.circuit_breaker import CircuitBreaker
 
-NO_KEYS = Problem(Kind.ENVIRONMENT, "credentials-missing", "There are no credentials.")
-NO_BUCKET = Problem(Kind.ENVIRONMENT, "NoSuchBucket", "There is no such bucket.")
+NO_KEYS = Failure(Kind.ENVIRONMENT, "credentials-missing", "There are no credentials.")
+NO_BUCKET = Failure(Kind.ENVIRONMENT, "NoSuchBucket", "There is no such bucket.")
 
 
 class Clock:
@@ -28,12 +28,12 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def pause(clock: Clock) -> StagePause:
-    return StagePause(clock=clock, backoff=Backoff(base=2, factor=2, cap=10))
+def pause(clock: Clock) -> CircuitBreaker:
+    return CircuitBreaker(clock=clock, backoff=Backoff(base=2, factor=2, cap=10))
 
 
 def test_a_reason_that_went_away_is_tried_at_once_and_another_one_is_not(
-    pause: StagePause, clock: Clock
+    pause: CircuitBreaker, clock: Clock
 ) -> None:
     pause.trip(NO_KEYS)
     clock.now += 2
@@ -49,15 +49,15 @@ def test_a_reason_that_went_away_is_tried_at_once_and_another_one_is_not(
     assert pause.seconds_to_probe() is None
 
 
-def test_a_stage_runs_at_first(pause: StagePause) -> None:
-    assert pause.problem is None
+def test_a_stage_runs_at_first(pause: CircuitBreaker) -> None:
+    assert pause.failure is None
     assert pause.seconds_to_probe() is None
     assert pause.clear() is False
 
 
-def test_a_paused_stage_says_why_and_when_it_probes(pause: StagePause, clock: Clock) -> None:
+def test_a_paused_stage_says_why_and_when_it_probes(pause: CircuitBreaker, clock: Clock) -> None:
     assert pause.trip(NO_KEYS) is True
-    assert pause.problem is NO_KEYS
+    assert pause.failure is NO_KEYS
     assert pause.seconds_to_probe() == 2
     clock.now += 1.5
     assert pause.seconds_to_probe() == 0.5
@@ -65,7 +65,7 @@ def test_a_paused_stage_says_why_and_when_it_probes(pause: StagePause, clock: Cl
     assert pause.seconds_to_probe() == 0
 
 
-def test_failed_probes_come_ever_more_rarely_up_to_the_cap(pause: StagePause, clock: Clock) -> None:
+def test_failed_probes_come_ever_more_rarely_up_to_the_cap(pause: CircuitBreaker, clock: Clock) -> None:
     waits = []
     for _ in range(5):
         pause.trip(NO_KEYS)
@@ -74,32 +74,32 @@ def test_failed_probes_come_ever_more_rarely_up_to_the_cap(pause: StagePause, cl
     assert waits == [2, 4, 8, 10, 10]
 
 
-def test_a_crowd_that_fails_at_once_counts_as_one_failure(pause: StagePause, clock: Clock) -> None:
+def test_a_crowd_that_fails_at_once_counts_as_one_failure(pause: CircuitBreaker, clock: Clock) -> None:
     for _ in range(20):
         pause.trip(NO_KEYS)
         clock.now += 0.01
     assert pause.seconds_to_probe() == pytest.approx(1.8)
 
 
-def test_only_a_new_reason_is_news(pause: StagePause) -> None:
-    assert [pause.trip(problem) for problem in (NO_KEYS, NO_KEYS, NO_BUCKET)] == [True, False, True]
-    assert pause.problem is NO_BUCKET
+def test_only_a_new_reason_is_news(pause: CircuitBreaker) -> None:
+    assert [pause.trip(failure) for failure in (NO_KEYS, NO_KEYS, NO_BUCKET)] == [True, False, True]
+    assert pause.failure is NO_BUCKET
 
 
-def test_going_on_forgets_everything(pause: StagePause, clock: Clock) -> None:
+def test_going_on_forgets_everything(pause: CircuitBreaker, clock: Clock) -> None:
     pause.trip(NO_KEYS)
     clock.now += 2
     pause.trip(NO_KEYS)
     assert pause.clear() is True
-    assert pause.problem is None
+    assert pause.failure is None
     assert pause.seconds_to_probe() is None
     assert pause.trip(NO_KEYS) is True
     assert pause.seconds_to_probe() == 2
 
 
-def test_whoever_listens_is_told_once_of_each_change_and_may_look(pause: StagePause) -> None:
-    told: list[Problem | None] = []
-    pause.on_change(lambda: told.append(pause.problem if pause.seconds_to_probe() is not None else None))
+def test_whoever_listens_is_told_once_of_each_change_and_may_look(pause: CircuitBreaker) -> None:
+    told: list[Failure | None] = []
+    pause.on_change(lambda: told.append(pause.failure if pause.seconds_to_probe() is not None else None))
     pause.trip(NO_KEYS)
     pause.trip(NO_KEYS)
     pause.trip(NO_BUCKET)
@@ -108,7 +108,7 @@ def test_whoever_listens_is_told_once_of_each_change_and_may_look(pause: StagePa
     assert told == [NO_KEYS, NO_BUCKET, None]
 
 
-def test_of_many_threads_one_has_the_news(pause: StagePause) -> None:
+def test_of_many_threads_one_has_the_news(pause: CircuitBreaker) -> None:
     start = threading.Barrier(8)
     news: list[bool] = []
 

@@ -9,8 +9,8 @@ import pytest
 
 from db import ClaimLostError, DatabaseError, ErrorKind
 from tests.workshop import Workshop
-from watcher.stages.error_policy import Guard
-from watcher.stages.recording import until_recorded
+from watcher.stages.error_policy import ErrorPolicy
+from watcher.stages.recording import retry_until_committed
 from watcher.stages.runner import Work
 
 
@@ -38,14 +38,14 @@ class Attempts:
     def beat(self) -> None:
         self.beats += 1
 
-    def work(self, guard: Guard) -> Work:
-        return Work(guard=guard, stopped=lambda: False, beat=self.beat, wait=self.wait)
+    def work(self, error_policy: ErrorPolicy) -> Work:
+        return Work(error_policy=error_policy, stopped=lambda: False, beat=self.beat, wait=self.wait)
 
 
 @pytest.fixture
 def run(workshop: Workshop) -> Callable[[Attempts], None]:
-    guard = next(iter(workshop.house.runners.values())).guard
-    return lambda attempts: until_recorded(attempts.record, attempts.work(guard))
+    error_policy = next(iter(workshop.app.runners.values())).error_policy
+    return lambda attempts: retry_until_committed(attempts.record, attempts.work(error_policy))
 
 
 def test_it_is_tried_until_the_database_takes_it(run: Callable[[Attempts], None]) -> None:

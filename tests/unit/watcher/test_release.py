@@ -14,16 +14,16 @@ from watcher.filesystem import leases
 from watcher.filesystem.leases import Hold
 from watcher.filesystem.removal import (
     Kept,
-    LeftAside,
-    PutBack,
+    LeftInQuarantine,
+    Quarantined,
     Released,
-    SetAside,
-    aside_name,
-    finish,
-    parse_aside_name,
-    put_back,
+    Restored,
+    delete_quarantined,
+    parse_quarantine_name,
+    quarantine,
+    quarantine_name,
     repair,
-    set_aside,
+    restore,
 )
 from watcher.filesystem.tree import FileMissingError, NotOursError, Tree, identity_of
 
@@ -66,27 +66,27 @@ def names(path: str) -> set[str]:
     return set(os.listdir(os.path.dirname(path)))
 
 
-def put_aside(tree: Tree, path: str) -> SetAside:
-    aside = set_aside(tree, RELATIVE, 7, identity(path))
-    assert isinstance(aside, SetAside)
+def put_aside(tree: Tree, path: str) -> Quarantined:
+    aside = quarantine(tree, RELATIVE, 7, identity(path))
+    assert isinstance(aside, Quarantined)
     return aside
 
 
 def test_a_file_that_nobody_needs_is_released(tree: Tree, video: str) -> None:
     aside = put_aside(tree, video)
-    assert aside == SetAside(RELATIVE, 7, aside.identity)
-    assert aside.aside_relative == ASIDE
+    assert aside == Quarantined(RELATIVE, 7, aside.identity)
+    assert aside.quarantine_path == ASIDE
     assert names(video) == {".video-uploader-7.aside"}
-    assert finish(tree, aside) == Released()
+    assert delete_quarantined(tree, aside) == Released()
     assert names(video) == set()
 
 
 def test_a_file_at_the_top_of_the_tree_is_released_too(tree: Tree, place: str) -> None:
     write(f"{place}/a.mp4", b"hashed")
-    aside = set_aside(tree, "a.mp4", 7, identity(f"{place}/a.mp4"))
-    assert isinstance(aside, SetAside)
-    assert os.listdir(place) == [aside.aside_relative] == [aside_name(7)]
-    assert finish(tree, aside) == Released()
+    aside = quarantine(tree, "a.mp4", 7, identity(f"{place}/a.mp4"))
+    assert isinstance(aside, Quarantined)
+    assert os.listdir(place) == [aside.quarantine_path] == [quarantine_name(7)]
+    assert delete_quarantined(tree, aside) == Released()
 
 
 @pytest.mark.parametrize(
@@ -106,20 +106,20 @@ def test_a_file_at_the_top_of_the_tree_is_released_too(tree: Tree, place: str) -
     ],
 )
 def test_only_names_that_we_give_are_taken_for_files_set_aside(name: str) -> None:
-    assert parse_aside_name(name) is None
-    assert parse_aside_name(aside_name(1234567890123)) == 1234567890123
+    assert parse_quarantine_name(name) is None
+    assert parse_quarantine_name(quarantine_name(1234567890123)) == 1234567890123
 
 
 def test_a_file_that_is_not_the_one_hashed_is_not_touched(tree: Tree, video: str) -> None:
     hashed = identity(video)
     os.utime(video, ns=(1, 1))
-    assert set_aside(tree, RELATIVE, 7, hashed) == Kept("It is not the file that was hashed any more.")
+    assert quarantine(tree, RELATIVE, 7, hashed) == Kept("It is not the file that was hashed any more.")
     assert names(video) == {"a.mp4"}
 
 
 def test_a_file_that_is_being_written_keeps_its_name(tree: Tree, video: str) -> None:
     with open(video, "ab"):
-        kept = set_aside(tree, RELATIVE, 7, identity(video))
+        kept = quarantine(tree, RELATIVE, 7, identity(video))
     assert kept == Kept("Some process has it open for writing.")
     assert names(video) == {"a.mp4"}
 
@@ -127,16 +127,16 @@ def test_a_file_that_is_being_written_keeps_its_name(tree: Tree, video: str) -> 
 def test_a_file_with_a_second_name_and_a_missing_one_are_not_set_aside(tree: Tree, video: str) -> None:
     os.link(video, f"{video}.second")
     with pytest.raises(NotOursError):
-        set_aside(tree, RELATIVE, 7, identity(video))
+        quarantine(tree, RELATIVE, 7, identity(video))
     with pytest.raises(FileMissingError):
-        set_aside(tree, "x/b.mp4", 7, identity(video))
+        quarantine(tree, "x/b.mp4", 7, identity(video))
 
 
 def test_what_an_earlier_release_left_aside_is_not_overwritten(
     tree: Tree, video: str, aside_path: str
 ) -> None:
     write(aside_path, b"left")
-    kept = set_aside(tree, RELATIVE, 7, identity(video))
+    kept = quarantine(tree, RELATIVE, 7, identity(video))
     assert isinstance(kept, Kept)
     assert "already" in kept.reason
     assert content(aside_path) == b"left"
@@ -148,7 +148,7 @@ def test_a_file_in_a_directory_that_may_not_be_changed_stays(
 ) -> None:
     os.chmod(os.path.dirname(video), 0o555)
     with unprivileged():
-        kept = set_aside(tree, RELATIVE, 7, identity(video))
+        kept = quarantine(tree, RELATIVE, 7, identity(video))
     os.chmod(os.path.dirname(video), 0o755)
     assert isinstance(kept, Kept)
     assert "run the service as the user who writes the files" in kept.reason
@@ -159,7 +159,7 @@ def test_a_file_that_could_not_be_put_back_is_not_even_set_aside(
     tree: Tree, video: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refuse_links(monkeypatch)
-    kept = set_aside(tree, RELATIVE, 7, identity(video))
+    kept = quarantine(tree, RELATIVE, 7, identity(video))
     assert isinstance(kept, Kept)
     assert "hard links" in kept.reason
     assert names(video) == {"a.mp4"}
@@ -178,7 +178,7 @@ def test_a_writer_that_had_looked_the_name_up_before_gets_its_file_back(
     aside = put_aside(tree, video)
     with writer(aside_path, LIKE_AN_ENCODER, "new encode") as process:
         process.expect("opened")
-        assert finish(tree, aside) == PutBack("Some process has it open for writing.")
+        assert delete_quarantined(tree, aside) == Restored("Some process has it open for writing.")
         process.go_on()
         process.expect("closed")
     assert names(video) == {"a.mp4"}
@@ -213,20 +213,20 @@ def test_a_writer_that_waits_for_the_lease_in_open_does_not_lose_its_encode(
                 os.sched_yield()
 
         under_the_lease(monkeypatch, writer_comes)
-        outcome = finish(tree, aside)
+        outcome = delete_quarantined(tree, aside)
         peers[0].expect("opened")
         peers[0].go_on()
         peers[0].expect("closed")
     assert names(video) == {"a.mp4"}
     assert content(video) == b"new encode"
-    assert outcome == PutBack("Some process is about to write it.")
+    assert outcome == Restored("Some process is about to write it.")
 
 
 def test_a_writer_of_the_path_makes_a_new_file_while_the_old_one_is_aside(tree: Tree, video: str) -> None:
     aside = put_aside(tree, video)
     with writer(video, LIKE_AN_ENCODER, "new encode") as process:
         process.expect("opened")
-        assert finish(tree, aside) == Released()
+        assert delete_quarantined(tree, aside) == Released()
         process.go_on()
         process.expect("closed")
     assert names(video) == {"a.mp4"}
@@ -237,7 +237,7 @@ def test_a_file_swapped_between_hashing_and_release_survives(tree: Tree, video: 
     aside = put_aside(tree, video)
     write(f"{video}.new", b"swapped")
     os.rename(f"{video}.new", aside_path)
-    assert finish(tree, aside) == PutBack("It is not the file that was hashed any more.")
+    assert delete_quarantined(tree, aside) == Restored("It is not the file that was hashed any more.")
     assert names(video) == {"a.mp4"}
     assert content(video) == b"swapped"
 
@@ -247,15 +247,15 @@ def test_a_file_that_was_written_while_it_was_aside_is_put_back(
 ) -> None:
     aside = put_aside(tree, video)
     write(aside_path, b"new encode")
-    assert isinstance(finish(tree, aside), PutBack)
+    assert isinstance(delete_quarantined(tree, aside), Restored)
     assert content(video) == b"new encode"
 
 
 def test_a_file_that_got_a_second_name_is_put_back(tree: Tree, video: str, aside_path: str) -> None:
     aside = put_aside(tree, video)
     os.link(aside_path, f"{video}.second")
-    outcome = finish(tree, aside)
-    assert isinstance(outcome, PutBack)
+    outcome = delete_quarantined(tree, aside)
+    assert isinstance(outcome, Restored)
     assert "2 names" in outcome.reason
     assert names(video) == {"a.mp4", "a.mp4.second"}
 
@@ -265,7 +265,7 @@ def test_a_file_that_got_a_second_name_under_the_lease_is_put_back(
 ) -> None:
     aside = put_aside(tree, video)
     under_the_lease(monkeypatch, lambda _: os.link(aside_path, f"{video}.second"))
-    assert finish(tree, aside) == PutBack("It has 2 names.")
+    assert delete_quarantined(tree, aside) == Restored("It has 2 names.")
     assert names(video) == {"a.mp4", "a.mp4.second"}
 
 
@@ -279,7 +279,7 @@ def test_where_hard_links_are_allowed_the_name_here_goes_and_the_content_stays(
     lenient: Tree, video: str
 ) -> None:
     os.link(video, f"{video}.second")
-    assert finish(lenient, put_aside(lenient, video)) == Released(other_names=1)
+    assert delete_quarantined(lenient, put_aside(lenient, video)) == Released(other_names=1)
     assert names(video) == {"a.mp4.second"}
     assert content(f"{video}.second") == b"hashed"
 
@@ -288,7 +288,7 @@ def test_a_file_that_is_written_under_its_other_name_is_put_back(lenient: Tree, 
     os.link(video, f"{video}.second")
     aside = put_aside(lenient, video)
     with open(f"{video}.second", "ab"):
-        assert finish(lenient, aside) == PutBack("Some process has it open for writing.")
+        assert delete_quarantined(lenient, aside) == Restored("Some process has it open for writing.")
     assert names(video) == {"a.mp4", "a.mp4.second"}
 
 
@@ -297,7 +297,7 @@ def test_where_no_lease_tells_of_writers_a_file_with_other_names_is_put_back(
 ) -> None:
     monkeypatch.setattr(leases, "TRUSTED_FILE_SYSTEMS", frozenset())
     os.link(video, f"{video}.second")
-    assert finish(lenient, put_aside(lenient, video)) == PutBack("It has 2 names.")
+    assert delete_quarantined(lenient, put_aside(lenient, video)) == Restored("It has 2 names.")
     assert names(video) == {"a.mp4", "a.mp4.second"}
 
 
@@ -310,8 +310,8 @@ def test_a_file_that_may_not_be_read_any_more_is_put_back(
         os.chown(aside_path, NOBODY, NOBODY)
     os.chmod(aside_path, 0)
     with unprivileged():
-        outcome = finish(tree, aside)
-    assert isinstance(outcome, PutBack)
+        outcome = delete_quarantined(tree, aside)
+    assert isinstance(outcome, Restored)
     assert "Permission denied" in outcome.reason
     assert names(video) == {"a.mp4"}
 
@@ -329,8 +329,8 @@ def test_a_file_that_cannot_be_removed_is_put_back(
         unlink(name, dir_fd=dir_fd)
 
     monkeypatch.setattr(os, "unlink", refuse_once)
-    outcome = finish(tree, aside)
-    assert outcome == PutBack("It could not be removed. The system says: Operation not permitted.")
+    outcome = delete_quarantined(tree, aside)
+    assert outcome == Restored("It could not be removed. The system says: Operation not permitted.")
     assert names(video) == {"a.mp4"}
 
 
@@ -340,8 +340,8 @@ def test_putting_back_never_overwrites_and_neither_content_is_lost(
     aside = put_aside(tree, video)
     write(aside_path, b"written aside")
     write(video, b"new encode")
-    outcome = finish(tree, aside)
-    assert isinstance(outcome, LeftAside)
+    outcome = delete_quarantined(tree, aside)
+    assert isinstance(outcome, LeftInQuarantine)
     assert "taken by another file" in outcome.reason
     assert content(video) == b"new encode"
     assert content(aside_path) == b"written aside"
@@ -353,8 +353,8 @@ def test_a_file_whose_link_is_refused_stays_aside_and_says_so(
     aside = put_aside(tree, video)
     write(aside_path, b"written aside")
     refuse_links(monkeypatch)
-    outcome = finish(tree, aside)
-    assert isinstance(outcome, LeftAside)
+    outcome = delete_quarantined(tree, aside)
+    assert isinstance(outcome, LeftInQuarantine)
     assert "Operation not permitted" in outcome.reason
     assert content(aside_path) == b"written aside"
 
@@ -368,12 +368,12 @@ def test_the_old_name_does_not_go_before_the_disk_knows_the_new_one(
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(os, "fsync", broken_disk)
-    outcome = put_back(tree, aside, "The program ends.")
-    assert isinstance(outcome, LeftAside)
+    outcome = restore(tree, aside, "The program ends.")
+    assert isinstance(outcome, LeftInQuarantine)
     assert "both names" in outcome.reason
     assert names(video) == {"a.mp4", ".video-uploader-7.aside"}
     monkeypatch.undo()
-    assert repair(tree, ASIDE, "a.mp4", aside.identity) == PutBack("It was found set aside.")
+    assert repair(tree, ASIDE, "a.mp4", aside.identity) == Restored("It was found set aside.")
     assert names(video) == {"a.mp4"}
 
 
@@ -387,7 +387,7 @@ def test_a_release_that_the_disk_does_not_know_of_is_an_error(
 
     monkeypatch.setattr(os, "fsync", broken_disk)
     with pytest.raises(OSError, match="Input/output error"):
-        finish(tree, aside)
+        delete_quarantined(tree, aside)
 
 
 def test_a_file_system_with_nothing_to_sync_about_directories_will_do(
@@ -399,19 +399,19 @@ def test_a_file_system_with_nothing_to_sync_about_directories_will_do(
         raise OSError(errno.EINVAL, "Invalid argument")
 
     monkeypatch.setattr(os, "fsync", nothing_to_sync)
-    assert finish(tree, aside) == Released()
+    assert delete_quarantined(tree, aside) == Released()
 
 
 def test_a_file_can_be_put_back_without_an_attempt_to_release_it(tree: Tree, video: str) -> None:
     aside = put_aside(tree, video)
-    assert put_back(tree, aside, "The program ends.") == PutBack("The program ends.")
+    assert restore(tree, aside, "The program ends.") == Restored("The program ends.")
     assert names(video) == {"a.mp4"}
     assert identity(video) == aside.identity
 
 
-@pytest.mark.parametrize("use", [finish, lambda tree, aside: put_back(tree, aside, "")])
+@pytest.mark.parametrize("use", [delete_quarantined, lambda tree, aside: restore(tree, aside, "")])
 def test_a_file_that_vanished_from_aside_is_missing(
-    tree: Tree, video: str, aside_path: str, use: Callable[[Tree, SetAside], object]
+    tree: Tree, video: str, aside_path: str, use: Callable[[Tree, Quarantined], object]
 ) -> None:
     aside = put_aside(tree, video)
     os.unlink(aside_path)
@@ -423,7 +423,7 @@ def test_a_file_that_vanished_from_aside_is_missing(
 def test_a_crash_after_setting_aside_is_repaired(tree: Tree, video: str, known: bool) -> None:
     aside = put_aside(tree, video)
     outcome = repair(tree, ASIDE, "a.mp4", aside.identity if known else None)
-    assert outcome == PutBack("It was found set aside.")
+    assert outcome == Restored("It was found set aside.")
     assert names(video) == {"a.mp4"}
     assert content(video) == b"hashed"
 
@@ -431,7 +431,7 @@ def test_a_crash_after_setting_aside_is_repaired(tree: Tree, video: str, known: 
 def test_a_crash_is_repaired_also_in_a_directory_that_was_moved(tree: Tree, place: str, video: str) -> None:
     put_aside(tree, video)
     os.rename(f"{place}/x", f"{place}/y")
-    assert isinstance(repair(tree, "y/.video-uploader-7.aside", "a.mp4", None), PutBack)
+    assert isinstance(repair(tree, "y/.video-uploader-7.aside", "a.mp4", None), Restored)
     assert content(f"{place}/y/a.mp4") == b"hashed"
 
 
@@ -448,11 +448,11 @@ def test_what_may_not_have_been_hashed_stays_beside_a_newer_file(
 ) -> None:
     aside = put_aside(tree, video)
     write(video, b"new encode")
-    assert isinstance(repair(tree, ASIDE, "a.mp4", None), LeftAside)
+    assert isinstance(repair(tree, ASIDE, "a.mp4", None), LeftInQuarantine)
     with open(aside_path, "ab"):
-        assert isinstance(repair(tree, ASIDE, "a.mp4", aside.identity), LeftAside)
+        assert isinstance(repair(tree, ASIDE, "a.mp4", aside.identity), LeftInQuarantine)
     write(aside_path, b"written aside")
-    assert isinstance(repair(tree, ASIDE, "a.mp4", aside.identity), LeftAside)
+    assert isinstance(repair(tree, ASIDE, "a.mp4", aside.identity), LeftInQuarantine)
     assert content(video) == b"new encode"
     assert content(aside_path) == b"written aside"
 
@@ -465,4 +465,4 @@ def test_without_reliable_leases_the_identity_decides(
     aside = put_aside(tree, video)
     if changed:
         write(aside_path, b"written aside")
-    assert isinstance(finish(tree, aside), PutBack if changed else Released)
+    assert isinstance(delete_quarantined(tree, aside), Restored if changed else Released)

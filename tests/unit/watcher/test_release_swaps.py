@@ -20,15 +20,15 @@ import pytest
 from watcher.filesystem.openat import TreeError
 from watcher.filesystem.removal import (
     Kept,
-    LeftAside,
+    LeftInQuarantine,
+    Quarantined,
     Released,
-    SetAside,
-    aside_name,
-    asides_of,
-    finish,
-    put_back,
+    delete_quarantined,
+    quarantine,
+    quarantine_name,
+    quarantined_paths,
     repair,
-    set_aside,
+    restore,
 )
 from watcher.filesystem.tree import FoundFile, Tree, identity_of
 
@@ -48,7 +48,7 @@ class Swap:
     def __init__(self, place: str) -> None:
         self.place = place
         self.path = f"{place}/x/a.mp4"
-        self.aside = f"{place}/x/{aside_name(UPLOAD)}"
+        self.aside = f"{place}/x/{quarantine_name(UPLOAD)}"
         self.new = {}
 
     def do(self) -> None:
@@ -85,12 +85,12 @@ class Rewritten(Swap):
         self.opened, self.go_on = threading.Event(), threading.Event()
         self.thread = threading.Thread(target=self._write, args=[self.target()])
         self.thread.start()
-        self.let_go()
+        self.release_claim()
 
     def target(self) -> str:
         return self.path
 
-    def let_go(self) -> None:
+    def release_claim(self) -> None:
         self.go_on.set()
 
     def _write(self, path: str) -> None:
@@ -136,7 +136,7 @@ class HeldOpen(RewrittenByALatecomer):
 
     flags = os.O_WRONLY
 
-    def let_go(self) -> None:
+    def release_claim(self) -> None:
         """Not yet."""
 
     def is_done(self) -> bool:
@@ -272,21 +272,21 @@ def released(calls: Calls, tree: Tree, path: str) -> object:
     """What becomes of a release; what raises is left as it is, as the stage leaves it."""
     identity = identity_of(os.stat(path))
     with counted(calls), suppress(TreeError):
-        aside = set_aside(tree, "x/a.mp4", UPLOAD, identity)
+        aside = quarantine(tree, "x/a.mp4", UPLOAD, identity)
         if isinstance(aside, Kept):
             return aside
         calls.before("wait")
-        return finish(tree, aside)
+        return delete_quarantined(tree, aside)
     return None
 
 
 def given_back(calls: Calls, tree: Tree, path: str) -> object:
     """What becomes of a file that is put back, after a latecomer wrote it while it was aside."""
-    aside = set_aside(tree, "x/a.mp4", UPLOAD, identity_of(os.stat(path)))
-    assert isinstance(aside, SetAside)
-    write(f"{os.path.dirname(path)}/{aside_name(UPLOAD)}", LATE)
+    aside = quarantine(tree, "x/a.mp4", UPLOAD, identity_of(os.stat(path)))
+    assert isinstance(aside, Quarantined)
+    write(f"{os.path.dirname(path)}/{quarantine_name(UPLOAD)}", LATE)
     with counted(calls), suppress(TreeError):
-        return put_back(tree, aside, "The program ends.")
+        return restore(tree, aside, "The program ends.")
     return None
 
 
@@ -294,7 +294,7 @@ def repaired(tree: Tree) -> None:
     """The next scan finds what was left aside, wherever it is by now."""
     known = None
     for found in tree.walk():
-        if isinstance(found, FoundFile) and os.path.basename(found.path) == aside_name(UPLOAD):
+        if isinstance(found, FoundFile) and os.path.basename(found.path) == quarantine_name(UPLOAD):
             known = repair(tree, found.path, "a.mp4", None)
     assert known is None or not isinstance(known, Released), (
         "what is not known to be hashed is never given up"
@@ -326,7 +326,7 @@ def test_an_undisturbed_release_is_what_the_points_are_taken_from(place: str) ->
     tree, path = prepared(place)
     assert isinstance(released(calls, tree, path), Released)
     assert {"link", "unlink", "rename", "wait", "setlease", "getlease", "fsync"} < set(calls.names)
-    assert asides_of(tree, "x/a.mp4", UPLOAD) == []
+    assert quarantined_paths(tree, "x/a.mp4", UPLOAD) == []
     assert content(path) is None
 
 
@@ -379,5 +379,5 @@ def test_a_swap_before_any_system_call_of_putting_back_loses_neither_content(
         if kind is DirectoryReplaced:
             assert content(f"{place}/y/a.mp4") == LATE, where
         elif at < is_back:
-            assert isinstance(outcome, LeftAside), where
-            assert content(f"{place}/x/{aside_name(UPLOAD)}") == LATE, where
+            assert isinstance(outcome, LeftInQuarantine), where
+            assert content(f"{place}/x/{quarantine_name(UPLOAD)}") == LATE, where

@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from db import Database, DatabaseError, ErrorKind, open_database, sqlite_url
-from watcher.detection.scan_scheduler import MOST_DIRECTORIES, REST_SHARE, RETRY_SECONDS, Rescan
+from watcher.detection.scan_scheduler import MOST_DIRECTORIES, REST_SHARE, RETRY_SECONDS, ScanScheduler
 from watcher.detection.scanner import Scanner, ScanReport
 from watcher.filesystem.openat import RootUnavailableError
 from watcher.supervision.liveness import Liveness
@@ -49,7 +49,7 @@ class Stand:
         self.scanner = ScriptedScanner()
         self.metrics = Metrics()
         self.liveness = Liveness()
-        self.rescan = Rescan(
+        self.scan_scheduler = ScanScheduler(
             self.scanner,
             database=database,
             period=lambda: PERIOD,
@@ -67,27 +67,27 @@ class Stand:
 
     def expect_nothing_due(self) -> None:
         """What is due as a whole comes first, and directories in any order: none but this may wait."""
-        self.rescan.request(BARRIER)
+        self.scan_scheduler.request(BARRIER)
         self.expect(BARRIER)
-        assert not self.rescan._directories
+        assert not self.scan_scheduler._directories
         self.answer(ScanReport())
 
     def wait_until_failure_is_noted(self) -> None:
         deadline = time.monotonic() + WAIT_SECONDS
-        while self.rescan._full_is_due_at != self.now + RETRY_SECONDS:
+        while self.scan_scheduler._full_is_due_at != self.now + RETRY_SECONDS:
             assert time.monotonic() < deadline
             os.sched_yield()
 
     def advance(self, seconds: float) -> None:
-        with self.rescan._changed:
+        with self.scan_scheduler._changed:
             self.now += seconds
-            self.rescan._changed.notify_all()
+            self.scan_scheduler._changed.notify_all()
 
     def first_scan(self) -> None:
-        self.rescan.start()
+        self.scan_scheduler.start()
         self.expect("")
         self.answer(ScanReport(files=2, noticed=2))
-        assert self.rescan.first_scan_done.wait(WAIT_SECONDS)
+        assert self.scan_scheduler.first_scan_done.wait(WAIT_SECONDS)
 
     def sample(self, name: str, **labels: str) -> float | None:
         return self.metrics.registry.get_sample_value(name, labels)
@@ -98,17 +98,17 @@ def stand(tmp_path: os.PathLike[str]) -> Iterator[Stand]:
     database = open_database(sqlite_url(os.path.join(tmp_path, "ledger.sqlite3")))
     stand = Stand(database)
     yield stand
-    stand.rescan.request_stop()
-    assert stand.rescan.join(WAIT_SECONDS)
+    stand.scan_scheduler.request_stop()
+    assert stand.scan_scheduler.join(WAIT_SECONDS)
     database.close()
 
 
 def test_the_first_scan_is_of_everything_and_is_known_to_be_done(stand: Stand) -> None:
-    stand.rescan.start()
+    stand.scan_scheduler.start()
     stand.expect("")
-    assert not stand.rescan.first_scan_done.is_set()
+    assert not stand.scan_scheduler.first_scan_done.is_set()
     stand.answer(ScanReport())
-    assert stand.rescan.first_scan_done.wait(WAIT_SECONDS)
+    assert stand.scan_scheduler.first_scan_done.wait(WAIT_SECONDS)
     stand.expect_nothing_due()
     assert stand.liveness.stalled() == []
 
@@ -128,10 +128,10 @@ def test_a_full_scan_comes_again_after_the_period_and_not_before(stand: Stand) -
 def test_floods_of_lost_events_leave_most_of_the_time_to_others(stand: Stand) -> None:
     """A full scan that took ten seconds is followed by the next one twenty seconds later at the earliest."""
     stand.first_scan()
-    stand.rescan.request("")
+    stand.scan_scheduler.request("")
     stand.expect("")
     stand.advance(10)
-    stand.rescan.request_after_lost_events()
+    stand.scan_scheduler.request_after_lost_events()
     stand.answer(ScanReport())
     stand.expect_nothing_due()
     stand.advance(10 * REST_SHARE - 1)
@@ -144,10 +144,10 @@ def test_floods_of_lost_events_leave_most_of_the_time_to_others(stand: Stand) ->
 
 def test_requests_that_come_during_a_scan_are_one_request(stand: Stand) -> None:
     stand.first_scan()
-    stand.rescan.request("a")
+    stand.scan_scheduler.request("a")
     stand.expect("a")
     for directory in ("b", "c", "b", "c", "b"):
-        stand.rescan.request(directory)
+        stand.scan_scheduler.request(directory)
     stand.answer(ScanReport())
     scanned = set()
     for _ in range(2):
@@ -160,11 +160,11 @@ def test_requests_that_come_during_a_scan_are_one_request(stand: Stand) -> None:
 @pytest.mark.parametrize("cause", ["request", "period"])
 def test_a_full_scan_makes_the_waiting_directories_unnecessary(stand: Stand, cause: str) -> None:
     stand.first_scan()
-    stand.rescan.request("a")
+    stand.scan_scheduler.request("a")
     stand.expect("a")
-    stand.rescan.request("b")
+    stand.scan_scheduler.request("b")
     if cause == "request":
-        stand.rescan.request("")
+        stand.scan_scheduler.request("")
     else:
         stand.advance(PERIOD)
     stand.answer(ScanReport())
@@ -175,10 +175,10 @@ def test_a_full_scan_makes_the_waiting_directories_unnecessary(stand: Stand, cau
 
 def test_a_thousand_directories_are_scanned_as_a_whole(stand: Stand) -> None:
     stand.first_scan()
-    stand.rescan.request("a")
+    stand.scan_scheduler.request("a")
     stand.expect("a")
     for number in range(MOST_DIRECTORIES + 1):
-        stand.rescan.request(f"d{number}")
+        stand.scan_scheduler.request(f"d{number}")
     stand.answer(ScanReport())
     stand.expect("")
     stand.answer(ScanReport())
@@ -188,7 +188,7 @@ def test_a_thousand_directories_are_scanned_as_a_whole(stand: Stand) -> None:
 def test_lost_events_are_counted_and_mean_a_full_scan(stand: Stand) -> None:
     stand.first_scan()
     with capture_logs() as logs:
-        stand.rescan.request_after_lost_events()
+        stand.scan_scheduler.request_after_lost_events()
     stand.expect("")
     stand.answer(ScanReport())
     assert [(log["event"], log["log_level"]) for log in logs] == [("events_lost", "warning")]
@@ -198,25 +198,27 @@ def test_lost_events_are_counted_and_mean_a_full_scan(stand: Stand) -> None:
 @pytest.mark.parametrize("trouble", [AWAY, LOCKED])
 def test_a_failing_scan_is_tried_again_soon_and_told_once(stand: Stand, trouble: Exception) -> None:
     with capture_logs() as logs:
-        stand.rescan.start()
+        stand.scan_scheduler.start()
         stand.expect("")
         for _ in range(3):
             stand.answer(trouble)
             stand.wait_until_failure_is_noted()
-            assert stand.rescan.problem is not None
-            assert not stand.rescan.first_scan_done.is_set()
+            assert stand.scan_scheduler.failure is not None
+            assert not stand.scan_scheduler.first_scan_done.is_set()
             stand.advance(RETRY_SECONDS)
             stand.expect("")
         stand.answer(ScanReport())
-        assert stand.rescan.first_scan_done.wait(WAIT_SECONDS)
-        assert stand.rescan.problem is None
+        assert stand.scan_scheduler.first_scan_done.wait(WAIT_SECONDS)
+        assert stand.scan_scheduler.failure is None
     told = [(log["event"], log["log_level"]) for log in logs]
     assert told == [("scan_failed", "error"), ("scan_recovered", "info"), ("scan_completed", "info")]
 
 
 def test_what_follows_a_full_scan_is_done_before_the_first_one_counts(stand: Stand) -> None:
     was_done: list[bool] = []
-    stand.rescan.on_full_scan(lambda _: was_done.append(stand.rescan.first_scan_done.is_set()))
+    stand.scan_scheduler.on_full_scan(
+        lambda _: was_done.append(stand.scan_scheduler.first_scan_done.is_set())
+    )
     stand.first_scan()
     stand.expect_nothing_due()
     stand.advance(PERIOD)
@@ -233,35 +235,35 @@ def test_a_first_scan_whose_aftermath_fails_does_not_count(stand: Stand) -> None
         if troubles:
             raise troubles.pop()
 
-    stand.rescan.on_full_scan(follow)
-    stand.rescan.start()
+    stand.scan_scheduler.on_full_scan(follow)
+    stand.scan_scheduler.start()
     stand.expect("")
     stand.answer(ScanReport())
     stand.expect_nothing_due()
-    assert not stand.rescan.first_scan_done.is_set()
+    assert not stand.scan_scheduler.first_scan_done.is_set()
     stand.advance(RETRY_SECONDS)
     stand.expect("")
     stand.answer(ScanReport())
-    assert stand.rescan.first_scan_done.wait(WAIT_SECONDS)
+    assert stand.scan_scheduler.first_scan_done.wait(WAIT_SECONDS)
 
 
 def test_it_stops_in_the_middle_of_a_scan_which_then_does_not_count(stand: Stand) -> None:
     followed: list[ScanReport] = []
-    stand.rescan.on_full_scan(followed.append)
-    stand.rescan.start()
+    stand.scan_scheduler.on_full_scan(followed.append)
+    stand.scan_scheduler.start()
     stand.expect("")
     stand.answer(None)
-    stand.rescan.request_stop()
-    assert stand.rescan.join(WAIT_SECONDS)
-    assert not stand.rescan._thread.is_alive()
-    assert not stand.rescan.first_scan_done.is_set()
+    stand.scan_scheduler.request_stop()
+    assert stand.scan_scheduler.join(WAIT_SECONDS)
+    assert not stand.scan_scheduler._thread.is_alive()
+    assert not stand.scan_scheduler.first_scan_done.is_set()
     assert followed == []
     assert stand.liveness.stalled() == []
 
 
 def test_it_stops_at_once_while_it_waits_and_when_it_never_started(stand: Stand) -> None:
-    stand.rescan.request_stop()
-    assert stand.rescan.join(WAIT_SECONDS)
-    stand.rescan.start()
-    stand.rescan._thread.join(WAIT_SECONDS)
-    assert not stand.rescan._thread.is_alive()
+    stand.scan_scheduler.request_stop()
+    assert stand.scan_scheduler.join(WAIT_SECONDS)
+    stand.scan_scheduler.start()
+    stand.scan_scheduler._thread.join(WAIT_SECONDS)
+    assert not stand.scan_scheduler._thread.is_alive()

@@ -18,10 +18,10 @@ from storage import ErrorKind as StorageErrorKind
 from storage import StorageError, UploadCancelledError
 from tests.unit.db.places import LEASE, STEPS, Clock, enqueue
 from tests.workshop import Workshop
-from watcher.errors import Kind, Problem
+from watcher.errors import Failure, Kind
 from watcher.stages.runner import StageRunner, Work
 from watcher.supervision.backoff import Backoff
-from watcher.supervision.circuit_breaker import StagePause
+from watcher.supervision.circuit_breaker import CircuitBreaker
 from watcher.supervision.liveness import Liveness
 
 WAIT_SECONDS = 10
@@ -54,7 +54,7 @@ class ScriptedStage:
     def advance(self, uploads: Sequence[Upload], work: Work) -> None:
         self.begun.put(uploads)
         for upload in uploads:
-            with work.guard(upload):
+            with work.error_policy.handling(upload):
                 self.act(upload, work)
                 proof: dict[str, Any] = STEPS[State.VERIFIED]
                 self.ledger.advance(upload, State.VERIFIED, **proof)
@@ -65,20 +65,20 @@ class Stand:
     """A runner with a ledger whose clock, and a pause whose clock, the test moves."""
 
     def __init__(self, workshop: Workshop) -> None:
-        house = workshop.house
-        self.database = house.database
+        app = workshop.app
+        self.database = app.database
         self.clock = Clock()
-        self.ledger = Ledger(house.database, house.ledger.instance, clock=self.clock)
+        self.ledger = Ledger(app.database, app.ledger.instance, clock=self.clock)
         self.stage = ScriptedStage()
         self.stage.ledger = self.ledger
         self.liveness = Liveness()
         self.now = 0.0
-        self.pause = StagePause(clock=lambda: self.now, backoff=Backoff(base=2.0))
-        self.guard = replace(
-            house.runners[State.PENDING].guard,
+        self.breaker = CircuitBreaker(clock=lambda: self.now, backoff=Backoff(base=2.0))
+        self.error_policy = replace(
+            app.runners[State.PENDING].error_policy,
             stage="scripted",
             ledger=self.ledger,
-            pause=self.pause,
+            breaker=self.breaker,
             backoff=Backoff(uniform=lambda _, longest: longest),
         )
         self.started: list[StageRunner] = []
@@ -88,7 +88,7 @@ class Stand:
             self.stage,
             database=self.database,
             ledger=self.ledger,
-            guard=self.guard,
+            error_policy=self.error_policy,
             liveness=self.liveness,
             lease=lease,
             threads=threads,
@@ -237,7 +237,7 @@ def test_a_paused_stage_probes_one_row_and_goes_on_when_it_gets_through(stand: S
     stand.stage.act = deny
     stand.enqueue(6)
     runner = stand.run(threads=3, batch=2)
-    until(lambda: stand.pause.problem is not None)
+    until(lambda: stand.breaker.failure is not None)
     wake_twice(stand, runner)
     until(lambda: runner.busy == 0)
     while not stand.stage.begun.empty():
@@ -259,7 +259,7 @@ def test_a_paused_stage_probes_one_row_and_goes_on_when_it_gets_through(stand: S
         go_on.set()
         until(lambda: stand.states() == {State.VERIFIED})
     assert [log["event"] for log in logs if log["event"].startswith("stage_")] == ["stage_resumed"]
-    assert stand.pause.problem is None
+    assert stand.breaker.failure is None
 
 
 def wake_twice(stand: Stand, runner: StageRunner) -> None:
@@ -276,8 +276,8 @@ def test_a_failed_probe_makes_the_pause_longer(stand: Stand) -> None:
     stand.enqueue(1)
     runner = stand.run()
     for longest in (2.0, 4.0, 8.0):
-        until(lambda: stand.pause.problem is not None and runner.busy == 0)
-        until(lambda: stand.pause.seconds_to_probe() == longest)  # noqa: B023
+        until(lambda: stand.breaker.failure is not None and runner.busy == 0)
+        until(lambda: stand.breaker.seconds_to_probe() == longest)  # noqa: B023
         stand.now += longest
         runner.wake()
     (row,) = stand.ledger.uploads()
@@ -322,7 +322,7 @@ def test_a_runner_that_never_started_is_stopped_in_vain(stand: Stand) -> None:
         stand.stage,
         database=stand.database,
         ledger=stand.ledger,
-        guard=stand.guard,
+        error_policy=stand.error_policy,
         liveness=stand.liveness,
         lease=LEASE,
         threads=1,
@@ -380,12 +380,12 @@ def test_a_database_that_is_away_pauses_the_stage_until_it_answers(
     stand.enqueue(count)
     with capture_logs() as logs:
         runner = stand.run()
-        until(lambda: stand.pause.problem is not None)
+        until(lambda: stand.breaker.failure is not None)
         answers.set()
         stand.now += 2
         runner.wake()
         stand.ended(count)
-        until(lambda: stand.pause.problem is None)
+        until(lambda: stand.breaker.failure is None)
         runner.request_stop()
         assert runner.join(WAIT_SECONDS)
     told = [log["event"] for log in logs if log["event"].startswith("stage_")]
@@ -393,11 +393,11 @@ def test_a_database_that_is_away_pauses_the_stage_until_it_answers(
 
 
 def test_an_idle_stage_does_not_take_a_quiet_ledger_for_mended_credentials(stand: Stand) -> None:
-    stand.pause.trip(Problem(Kind.ENVIRONMENT, "AccessDenied", "Allow it."))
+    stand.breaker.trip(Failure(Kind.ENVIRONMENT, "AccessDenied", "Allow it."))
     stand.now += 2
     runner = stand.run()
     wake_twice(stand, runner)
-    assert stand.pause.problem is not None
+    assert stand.breaker.failure is not None
 
 
 def test_a_runner_is_not_idle_between_a_claim_and_the_work_on_it(

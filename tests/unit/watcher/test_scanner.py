@@ -18,6 +18,7 @@ from tests.workshop import VIDEO_ID, Workshop
 from watcher.app.factories import path_template
 from watcher.detection import scanner as scanner_module
 from watcher.detection.scanner import Scanner
+from watcher.detection.settler import Source
 from watcher.filesystem.openat import RootUnavailableError
 
 PATH = f"{VIDEO_ID}/my_video_720p.mp4"
@@ -57,14 +58,13 @@ def scans(workshop: Workshop) -> Scans:
     noticed: list[str] = []
     missing: list[Upload] = []
     found: list[str] = []
-    house = workshop.house
+    app = workshop.app
     scanner = Scanner(
-        tree=house.tree,
-        template=path_template(house.settings),
-        ledger=house.ledger,
-        notice=noticed.append,
+        tree=app.tree,
+        template=path_template(app.settings),
+        ledger=app.ledger,
+        check=lambda path, source: (found if source is Source.SCAN else noticed).append(path),
         missing=missing.append,
-        find=found.append,
     )
     return Scans(scanner, noticed, missing, found)
 
@@ -89,7 +89,7 @@ def test_a_file_whose_row_is_looked_at_again_does_not_count_as_found(
 ) -> None:
     row = workshop.put(PATH, video)
     scans.scanner.scan()
-    workshop.house.ledger.advance(row, State.FAILED, error="Because.", error_code="unreadable")
+    workshop.app.ledger.advance(row, State.FAILED, error="Because.", error_code="unreadable")
     scans.scanner.scan()
     assert (scans.noticed, scans.found) == ([PATH], [])
 
@@ -117,7 +117,7 @@ def test_a_scan_that_fails_or_is_stopped_does_not_come_to_its_end(workshop: Work
     workshop.write(PATH, b"x")
     scans.scanner.watch_with(watched)
     scans.scanner.scan(stopped=lambda: True)
-    os.rename(workshop.house.tree.root, f"{workshop.house.tree.root}.moved")
+    os.rename(workshop.app.tree.root, f"{workshop.app.tree.root}.moved")
     with pytest.raises(RootUnavailableError):
         scans.scanner.scan()
     assert "(end)" not in watched.told
@@ -159,9 +159,9 @@ def test_a_file_that_did_not_change_is_noticed_only_where_a_look_can_help(
 ) -> None:
     row = workshop.put(PATH, video)
     if code is None:
-        bring(workshop.house.ledger, row, state)
+        bring(workshop.app.ledger, row, state)
     else:
-        workshop.house.ledger.advance(row, state, error="Because.", error_code=code)
+        workshop.app.ledger.advance(row, state, error="Because.", error_code=code)
     scans.scanner.scan()
     assert scans.noticed == [PATH] * is_noticed
 
@@ -172,14 +172,14 @@ def test_files_are_compared_with_the_ledger_a_page_at_a_time(
     monkeypatch.setattr(scanner_module, "PAGE", 4)
     paths = {workshop.write(f"{VIDEO_ID}/{number}_720p.mp4", b"x") for number in range(10)}
     asked: list[int] = []
-    current_many = workshop.house.ledger.current_many
+    current_many = workshop.app.ledger.current_many
 
     def counted(paths: Iterable[str]) -> dict[str, Upload]:
         page = list(paths)
         asked.append(len(page))
         return current_many(page)
 
-    monkeypatch.setattr(workshop.house.ledger, "current_many", counted)
+    monkeypatch.setattr(workshop.app.ledger, "current_many", counted)
     scans.scanner.scan()
     assert set(scans.noticed) == paths
     assert asked == [4, 4, 2]
@@ -238,7 +238,7 @@ def test_only_what_is_below_a_directory_is_looked_at(workshop: Workshop, scans: 
 def test_rows_that_need_their_file_are_told_when_it_is_missing(
     workshop: Workshop, scans: Scans, video: bytes, state: State, is_missed: bool
 ) -> None:
-    row = bring(workshop.house.ledger, workshop.put(PATH, video), state)
+    row = bring(workshop.app.ledger, workshop.put(PATH, video), state)
     os.unlink(workshop.absolute(PATH))
     report = scans.scanner.scan()
     assert [upload.id for upload in scans.missing] == [row.id] * is_missed
@@ -267,7 +267,7 @@ def test_a_root_that_went_away_is_an_error_and_not_an_empty_directory(
     workshop: Workshop, scans: Scans, video: bytes
 ) -> None:
     workshop.put(PATH, video)
-    os.rename(workshop.house.tree.root, f"{workshop.house.tree.root}.moved")
+    os.rename(workshop.app.tree.root, f"{workshop.app.tree.root}.moved")
     with pytest.raises(RootUnavailableError):
         scans.scanner.scan()
     assert scans.missing == []
@@ -280,7 +280,7 @@ def test_an_unreadable_directory_is_counted_each_time_and_reported_once(
     unprivileged: Callable[[], AbstractContextManager[None]],
 ) -> None:
     row = workshop.put(PATH, video)
-    give_away(os.path.dirname(workshop.house.tree.root))
+    give_away(os.path.dirname(workshop.app.tree.root))
     os.chmod(workshop.absolute(VIDEO_ID), 0)
     with capture_logs() as logs, unprivileged():
         counted = [scans.scanner.scan().unreadable for _ in range(2)]

@@ -142,9 +142,9 @@ WRONG = {
 def test_every_wrong_value_is_told_at_once_with_its_name_and_what_is_allowed(given: Given) -> None:
     given.environment(**WRONG, AWS_SECRET_ACCESS_KEY=SECRET)
     problems = given.problems()
-    assert {problem.partition(":")[0] for problem in problems} >= WRONG.keys()
-    assert any(problem.startswith("AWS_ACCESS_KEY_ID: it is missing") for problem in problems)
-    assert all("; allowed" in problem for problem in problems)
+    assert {failure.partition(":")[0] for failure in problems} >= WRONG.keys()
+    assert any(failure.startswith("AWS_ACCESS_KEY_ID: it is missing") for failure in problems)
+    assert all("; allowed" in failure for failure in problems)
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -173,8 +173,8 @@ def test_a_malformed_url_is_refused_without_repeating_its_password(
     given: Given, name: str, value: str
 ) -> None:
     given.environment(**{name: value})
-    (problem,) = given.problems()
-    assert problem.startswith(f"{name}: it")
+    (failure,) = given.problems()
+    assert failure.startswith(f"{name}: it")
 
 
 @pytest.mark.parametrize("value", ["127.0.0.1:0", "127.0.0.1:65536", ":9108", "host", "http://h:1"])
@@ -202,34 +202,34 @@ def test_a_log_level_may_be_in_any_case(given: Given) -> None:
 @pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
 def test_one_key_without_the_other_is_told(given: Given, name: str) -> None:
     given.environment(**{name: SECRET})
-    (problem,) = given.problems()
-    assert problem.endswith("it is missing; allowed: both keys or neither")
-    assert not problem.startswith(name)
+    (failure,) = given.problems()
+    assert failure.endswith("it is missing; allowed: both keys or neither")
+    assert not failure.startswith(name)
 
 
 @pytest.mark.parametrize("url", ["", "sqlite:////var/lib/x.sqlite3"])
 def test_the_compressors_catalog_without_its_database_is_told(given: Given, url: str) -> None:
     given.environment(CATALOG="compressor", DATABASE_URL=url)
-    (problem,) = given.problems()
-    assert problem.startswith("CATALOG: compressor needs its PostgreSQL")
+    (failure,) = given.problems()
+    assert failure.startswith("CATALOG: compressor needs its PostgreSQL")
 
 
 @pytest.mark.parametrize("catalog", ["own", "compressor", ""])
 def test_a_quality_that_the_catalog_refuses_is_told(given: Given, catalog: str) -> None:
     given.environment(CATALOG=catalog, QUALITIES="720p,hd,original", POSTGRES_DB="x")
-    (problem,) = given.problems()
-    assert problem.startswith("QUALITIES: the video_qualities table refuses hd;")
-    assert problem.endswith(",".join(QUALITIES))
+    (failure,) = given.problems()
+    assert failure.startswith("QUALITIES: the video_qualities table refuses hd;")
+    assert failure.endswith(",".join(QUALITIES))
 
 
 @pytest.mark.parametrize("word", ["true", "1", "ON", "Yes"])
 def test_a_shared_directory_needs_a_database_that_can_be_shared(given: Given, word: str) -> None:
     """On an SQLite file of each machine's own, every one of them would upload every file."""
     given.environment(SHARED_DIRECTORY=word)
-    (problem,) = given.problems()
-    assert problem.startswith("SHARED_DIRECTORY: daemons on several machines meet in PostgreSQL;")
+    (failure,) = given.problems()
+    assert failure.startswith("SHARED_DIRECTORY: daemons on several machines meet in PostgreSQL;")
     given.environment(DATABASE_URL="sqlite:////var/lib/x.sqlite3")
-    assert given.problems() == [problem]
+    assert given.problems() == [failure]
     given.environment(DATABASE_URL="postgresql://h/d")
     assert given.settings().ledger_instance == "shared:/srv/completed"
     given.environment(SHARED_DIRECTORY="false", DATABASE_URL="sqlite:////var/lib/x.sqlite3")

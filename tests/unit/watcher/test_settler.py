@@ -16,15 +16,15 @@ from db import Database, DatabaseError, ErrorKind, Identity, open_database, sqli
 from tests.peer import writer
 from watcher.detection.completeness import (
     Busy,
-    Examination,
+    FileStatus,
     Finished,
     Missing,
-    Quiet,
+    Observation,
+    QuietPeriod,
     Refused,
-    Sighting,
-    examine,
+    check_complete,
 )
-from watcher.detection.settler import BUSY_FIRST_SECONDS, BUSY_LONGEST_SECONDS, SPARE_ITEMS, Settler
+from watcher.detection.settler import BUSY_FIRST_SECONDS, BUSY_LONGEST_SECONDS, SPARE_ITEMS, Settler, Source
 from watcher.filesystem.openat import RootUnavailableError
 from watcher.filesystem.tree import Tree
 from watcher.supervision.liveness import Liveness
@@ -44,19 +44,19 @@ class Stand:
 
     database: Database
     now: float = 100.0
-    asked: queue.SimpleQueue[tuple[str, Sighting | None]] = field(default_factory=queue.SimpleQueue)
-    answers: defaultdict[str, queue.SimpleQueue[Examination | Exception]] = field(
+    asked: queue.SimpleQueue[tuple[str, Observation | None]] = field(default_factory=queue.SimpleQueue)
+    answers: defaultdict[str, queue.SimpleQueue[FileStatus | Exception]] = field(
         default_factory=lambda: defaultdict(queue.SimpleQueue)
     )
     refusals: list[Exception] = field(default_factory=list)
-    reported: queue.SimpleQueue[tuple[str, Examination]] = field(default_factory=queue.SimpleQueue)
+    reported: queue.SimpleQueue[tuple[str, FileStatus]] = field(default_factory=queue.SimpleQueue)
     liveness: Liveness = field(default_factory=Liveness)
     new: set[str] = field(default_factory=set)
     found: int = 0
 
     def settler(self, threads: int = 1) -> Settler:
         self._settler = Settler(
-            examine=self._examine,
+            check_complete=self._check_complete,
             report=self._report,
             database=self.database,
             liveness=self.liveness,
@@ -67,19 +67,19 @@ class Stand:
         self._settler.start()
         return self._settler
 
-    def expect(self, path: str) -> Sighting | None:
+    def expect(self, path: str) -> Observation | None:
         """Wait until a path is examined; returns the sighting that was handed in."""
         asked, previous = self.asked.get(timeout=WAIT_SECONDS)
         assert asked == path
         return previous
 
-    def answer(self, path: str, *answers: Examination | Exception) -> None:
+    def answer(self, path: str, *answers: FileStatus | Exception) -> None:
         for answer in answers:
             self.answers[path].put(answer)
 
     def expect_nothing_due(self) -> None:
         """Whatever is due comes before something that is noticed now, so only that may be examined."""
-        self._settler.notice(BARRIER)
+        self._settler.check(BARRIER)
         self.answer(BARRIER, Missing())
         self.expect(BARRIER)
         assert self.reported.get(timeout=WAIT_SECONDS) == (BARRIER, Missing())
@@ -97,18 +97,18 @@ class Stand:
         self._settler.request_stop()
         assert self._settler.join(WAIT_SECONDS)
 
-    def _examine(self, path: str, previous: Sighting | None) -> Examination:
+    def _check_complete(self, path: str, previous: Observation | None) -> FileStatus:
         self.asked.put((path, previous))
         answer = self.answers[path].get(timeout=WAIT_SECONDS)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    def _report(self, path: str, examination: Examination) -> bool:
+    def _report(self, path: str, file_status: FileStatus) -> bool:
         if self.refusals and path != BARRIER:
             raise self.refusals.pop()
-        self.reported.put((path, examination))
-        return path in self.new and isinstance(examination, Finished)
+        self.reported.put((path, file_status))
+        return path in self.new and isinstance(file_status, Finished)
 
     def _count(self) -> None:
         self.found += 1
@@ -131,9 +131,9 @@ def stand(database: Database) -> Iterator[Stand]:
 def test_a_new_file_that_only_a_scan_found_is_counted_when_it_is_recorded(stand: Stand) -> None:
     settler = stand.settler()
     stand.new = {"a"}
-    settler.find("a")
+    settler.check("a", Source.SCAN)
     stand.expect("a")
-    settler.find("a")
+    settler.check("a", Source.SCAN)
     stand.answer("a", FINISHED)
     stand.expect("a")
     stand.answer("a", Missing())
@@ -162,7 +162,7 @@ def test_a_file_that_an_event_told_of_too_is_not_one_that_only_a_scan_found(
 
 def test_what_a_scan_found_and_is_no_new_file_is_not_counted(stand: Stand) -> None:
     settler = stand.settler()
-    settler.find("a")
+    settler.check("a", Source.SCAN)
     stand.expect("a")
     stand.answer("a", Refused("It has two names."))
     stand.expect_nothing_due_after_report()
@@ -172,7 +172,7 @@ def test_what_a_scan_found_and_is_no_new_file_is_not_counted(stand: Stand) -> No
 def test_a_noticed_path_is_examined_reported_and_forgotten(stand: Stand) -> None:
     settler = stand.settler()
     stand.answer("a", Refused("It is a symbolic link."))
-    settler.notice("a")
+    settler.check("a")
     assert stand.reported.get(timeout=WAIT_SECONDS) == ("a", Refused("It is a symbolic link."))
     stand.expect("a")
     stand.expect_nothing_due()
@@ -183,7 +183,7 @@ def test_a_noticed_path_is_examined_reported_and_forgotten(stand: Stand) -> None
 
 def test_a_busy_file_is_reported_once_and_looked_at_ever_more_seldom(stand: Stand) -> None:
     settler = stand.settler()
-    settler.notice("a")
+    settler.check("a")
     stand.answer("a", BUSY)
     stand.expect("a")
     assert stand.reported.get(timeout=WAIT_SECONDS) == ("a", BUSY)
@@ -204,49 +204,49 @@ def test_a_busy_file_is_reported_once_and_looked_at_ever_more_seldom(stand: Stan
 
 def test_a_notice_ends_the_wait_for_a_writer_at_once(stand: Stand) -> None:
     settler = stand.settler()
-    settler.notice("a")
+    settler.check("a")
     stand.answer("a", BUSY, FINISHED)
     stand.expect("a")
     assert stand.reported.get(timeout=WAIT_SECONDS) == ("a", BUSY)
-    settler.notice("a")
+    settler.check("a")
     stand.expect("a")
     assert stand.reported.get(timeout=WAIT_SECONDS) == ("a", FINISHED)
 
 
 def test_a_quiet_file_is_looked_at_again_when_its_window_is_over_with_what_was_seen(stand: Stand) -> None:
     settler = stand.settler()
-    sighting = Sighting(IDENTITY, stand.now)
-    settler.notice("a")
-    stand.answer("a", Quiet(sighting, stand.now + 8))
+    observation = Observation(IDENTITY, stand.now)
+    settler.check("a")
+    stand.answer("a", QuietPeriod(observation, stand.now + 8))
     assert stand.expect("a") is None
     stand.expect_nothing_due()
     stand.advance(6)
     stand.expect_nothing_due()
     stand.advance(2)
-    assert stand.expect("a") == sighting
+    assert stand.expect("a") == observation
     stand.answer("a", FINISHED)
     assert stand.reported.get(timeout=WAIT_SECONDS) == ("a", FINISHED)
 
 
 def test_a_writer_seen_in_the_quiet_window_makes_it_start_anew(stand: Stand) -> None:
     settler = stand.settler()
-    settler.notice("a")
-    stand.answer("a", Quiet(Sighting(IDENTITY, stand.now), stand.now + 8), BUSY, FINISHED)
+    settler.check("a")
+    stand.answer("a", QuietPeriod(Observation(IDENTITY, stand.now), stand.now + 8), BUSY, FINISHED)
     stand.expect("a")
-    settler.notice("a")
+    settler.check("a")
     assert stand.expect("a") is not None
     assert stand.reported.get(timeout=WAIT_SECONDS) == ("a", BUSY)
-    settler.notice("a")
+    settler.check("a")
     assert stand.expect("a") is None
     assert stand.reported.get(timeout=WAIT_SECONDS) == ("a", FINISHED)
 
 
 def test_a_path_is_checked_by_one_thread_at_a_time_and_once_more_if_noticed_meanwhile(stand: Stand) -> None:
     settler = stand.settler(threads=2)
-    settler.notice("a")
+    settler.check("a")
     stand.expect("a")
     for _ in range(3):
-        settler.notice("a")
+        settler.check("a")
     stand.expect_nothing_due()
     stand.answer("a", FINISHED)
     assert stand.reported.get(timeout=WAIT_SECONDS) == ("a", FINISHED)
@@ -263,11 +263,11 @@ def test_a_path_in_trouble_is_kept_and_the_trouble_is_said_once(stand: Stand, tr
     with capture_logs() as logs:
         stand.refusals += [trouble] * 3
         stand.answer("a", FINISHED, FINISHED, FINISHED, FINISHED)
-        settler.notice("a")
+        settler.check("a")
         for delay in (2.0, 4.0, 8.0):
             stand.expect("a")
             stand.expect_nothing_due()
-            assert settler.problem is not None
+            assert settler.failure is not None
             assert len(settler) == 1
             stand.advance(delay * 0.75)
             stand.expect_nothing_due()
@@ -275,7 +275,7 @@ def test_a_path_in_trouble_is_kept_and_the_trouble_is_said_once(stand: Stand, tr
         stand.expect("a")
         assert stand.reported.get(timeout=WAIT_SECONDS) == ("a", FINISHED)
         stand.expect_nothing_due()
-        assert settler.problem is None
+        assert settler.failure is None
         assert len(settler) == 0
     told = [(log["event"], log["log_level"]) for log in logs]
     assert told == [("settling_paused", "warning"), ("settling_resumed", "info")]
@@ -283,31 +283,31 @@ def test_a_path_in_trouble_is_kept_and_the_trouble_is_said_once(stand: Stand, tr
 
 def test_a_path_that_needs_no_database_does_not_end_the_trouble_of_one_that_does(stand: Stand) -> None:
     settler = stand.settler()
-    settler.notice("busy")
+    settler.check("busy")
     stand.answer("busy", BUSY)
     stand.expect("busy")
     assert stand.reported.get(timeout=WAIT_SECONDS) == ("busy", BUSY)
     with capture_logs() as logs:
         stand.refusals.append(LOCKED)
         stand.answer("a", FINISHED)
-        settler.notice("a")
+        settler.check("a")
         stand.expect("a")
         stand.answer("busy", BUSY)
-        settler.notice("busy")
+        settler.check("busy")
         stand.expect("busy")
         stand.expect_nothing_due()
-        assert settler.problem is not None
+        assert settler.failure is not None
     assert [log["event"] for log in logs] == ["settling_paused"]
 
 
 def test_an_examination_that_finds_no_directory_keeps_the_path(stand: Stand) -> None:
     settler = stand.settler()
-    settler.notice("a")
+    settler.check("a")
     stand.answer("a", AWAY, FINISHED)
     stand.expect("a")
     stand.expect_nothing_due()
-    assert settler.problem is not None
-    assert settler.problem.code == "root-unavailable"
+    assert settler.failure is not None
+    assert settler.failure.code == "root-unavailable"
     stand.advance(2)
     stand.expect("a")
     assert stand.reported.get(timeout=WAIT_SECONDS) == ("a", FINISHED)
@@ -315,11 +315,11 @@ def test_an_examination_that_finds_no_directory_keeps_the_path(stand: Stand) -> 
 
 def test_a_storm_of_notices_takes_no_memory(stand: Stand) -> None:
     settler = stand.settler()
-    settler.notice("held")
+    settler.check("held")
     stand.expect("held")
     for _ in range(5 * SPARE_ITEMS):
-        settler.notice("a")
-        settler.notice("held")
+        settler.check("a")
+        settler.check("held")
     assert len(settler) == 2
     assert len(settler._queue) <= SPARE_ITEMS + 5
     stand.answer("held", Missing(), Missing())
@@ -329,7 +329,7 @@ def test_a_storm_of_notices_takes_no_memory(stand: Stand) -> None:
 
 def test_it_stops_at_once_while_paths_wait(stand: Stand) -> None:
     settler = stand.settler(threads=2)
-    settler.notice("a")
+    settler.check("a")
     stand.answer("a", BUSY)
     stand.expect("a")
     assert stand.reported.get(timeout=WAIT_SECONDS) == ("a", BUSY)
@@ -341,8 +341,8 @@ def test_it_stops_at_once_while_paths_wait(stand: Stand) -> None:
 
 def test_a_check_under_way_is_finished_before_its_thread_ends(stand: Stand) -> None:
     settler = stand.settler()
-    settler.notice("a")
-    settler.notice("b")
+    settler.check("a")
+    settler.check("b")
     stand.expect("a")
     settler.request_stop()
     settler.join(0.01)
@@ -358,31 +358,31 @@ def test_it_is_known_when_only_writers_are_waited_for(stand: Stand) -> None:
     settler = stand.settler()
     assert settler.wait_until_only_writers_remain(lambda: False)
     stand.answer("a", BUSY)
-    settler.notice("a")
+    settler.check("a")
     assert settler.wait_until_only_writers_remain(lambda: False)
     assert settler.waiting_for_writers() == ["a"]
-    settler.notice("b")
+    settler.check("b")
     stand.answer("b", AWAY)
     assert not settler.wait_until_only_writers_remain(lambda: False)
 
 
 def test_whoever_waits_for_the_end_of_settling_can_be_stopped(stand: Stand) -> None:
     settler = stand.settler()
-    settler.notice("a")
+    settler.check("a")
     stand.expect("a")
     assert not settler.wait_until_only_writers_remain(lambda: True)
     stand.answer("a", Missing())
 
 
 def test_a_file_is_settled_when_its_real_writer_closes_it(place: str, tree: Tree, database: Database) -> None:
-    found: queue.SimpleQueue[tuple[str, Examination]] = queue.SimpleQueue()
+    found: queue.SimpleQueue[tuple[str, FileStatus]] = queue.SimpleQueue()
 
-    def look(path: str, previous: Sighting | None) -> Examination:
-        return examine(tree, path, previous=previous, now=time.monotonic(), settle_seconds=0)
+    def look(path: str, previous: Observation | None) -> FileStatus:
+        return check_complete(tree, path, previous=previous, now=time.monotonic(), settle_seconds=0)
 
     settler = Settler(
-        examine=look,
-        report=lambda path, examination: found.put((path, examination)),
+        check_complete=look,
+        report=lambda path, file_status: found.put((path, file_status)),
         database=database,
         liveness=Liveness(),
         clock=time.monotonic,
@@ -391,13 +391,13 @@ def test_a_file_is_settled_when_its_real_writer_closes_it(place: str, tree: Tree
     try:
         with writer(f"{place}/a.avi", os.O_WRONLY | os.O_CREAT) as process:
             process.expect("opened")
-            settler.notice("a.avi")
+            settler.check("a.avi")
             assert isinstance(found.get(timeout=WAIT_SECONDS)[1], Busy)
             assert settler.wait_until_only_writers_remain(lambda: False)
             assert settler.waiting_for_writers() == ["a.avi"]
             process.go_on()
             process.expect("closed")
-            settler.notice("a.avi")
+            settler.check("a.avi")
             assert isinstance(found.get(timeout=WAIT_SECONDS)[1], Finished)
     finally:
         settler.request_stop()

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from watcher.detection.inotify import add_watch
 from watcher.detection.observer import TreeObserver
-from watcher.detection.observer_supervisor import Watchman
+from watcher.detection.observer_supervisor import ObserverSupervisor
 from watcher.filesystem.tree import Tree
 from watcher.supervision.liveness import Liveness
 from watcher.telemetry.metrics import Metrics
@@ -37,7 +37,7 @@ class Stand:
             lost_events=lambda: None,
             add=self._add,
         )
-        self.watchman = Watchman(
+        self.observer_supervisor = ObserverSupervisor(
             self.tree,
             self.observer,
             scan_everything=self._scan,
@@ -49,7 +49,7 @@ class Stand:
     def look(self) -> list[str]:
         """Have the watchman look; returns what was logged."""
         with capture_logs() as logs:
-            self.watchman.look()
+            self.observer_supervisor.look()
         return [entry["event"] for entry in logs]
 
     def sample(self, name: str) -> float | None:
@@ -72,8 +72,8 @@ def stand(place: str) -> Iterator[Stand]:
     os.mkdir(f"{place}/root")
     stand = Stand(f"{place}/root")
     yield stand
-    stand.watchman.request_stop()
-    assert stand.watchman.join(5)
+    stand.observer_supervisor.request_stop()
+    assert stand.observer_supervisor.join(5)
     assert not stand.observer.is_alive()
 
 
@@ -84,7 +84,7 @@ def write(path: str) -> None:
 
 def test_nothing_is_said_while_all_is_well(stand: Stand) -> None:
     assert [stand.look(), stand.look()] == [[], []]
-    assert stand.watchman.trouble == ""
+    assert stand.observer_supervisor.trouble == ""
     assert (stand.scans, stand.returns) == (0, 0)
     assert stand.sample("root_available") == 1
     assert stand.sample("observer_restarts_total") == 0
@@ -95,17 +95,17 @@ def test_a_root_that_is_deleted_and_made_again_is_watched_again_once_it_is_not_e
     os.rename(stand.root, f"{stand.root}.deleted")
     assert stand.look() == ["observer_unavailable"]
     assert stand.look() == []
-    assert "No such file" in stand.watchman.trouble
+    assert "No such file" in stand.observer_supervisor.trouble
     assert stand.sample("root_available") == 0
     os.mkdir(stand.root)
     assert stand.look() == ["observer_unavailable"]
     assert stand.look() == []
-    assert "empty" in stand.watchman.trouble
+    assert "empty" in stand.observer_supervisor.trouble
     write(f"{stand.root}/a.mp4")
     assert (stand.scans, stand.returns) == (0, 0)
     assert stand.look() == ["root_taken_up", "observer_restarted"]
     assert (stand.scans, stand.returns) == (1, 1)
-    assert stand.watchman.trouble == ""
+    assert stand.observer_supervisor.trouble == ""
     assert stand.sample("root_available") == 1
     assert stand.sample("observer_restarts_total") == 1
     assert stand.observer.is_alive()
@@ -145,11 +145,11 @@ def test_without_a_watch_for_the_root_scans_have_to_do_until_there_is_one(stand:
     stand.refuses = True
     assert stand.look() == ["observer_unavailable"]
     assert stand.look() == []
-    assert "cannot be watched" in stand.watchman.trouble
+    assert "cannot be watched" in stand.observer_supervisor.trouble
     assert stand.sample("root_available") == 1
     stand.refuses = False
     assert stand.look() == ["observer_restarted"]
-    assert (stand.scans, stand.watchman.trouble) == (1, "")
+    assert (stand.scans, stand.observer_supervisor.trouble) == (1, "")
 
 
 def test_watches_that_ran_out_are_a_trouble_until_there_is_room_and_then_a_scan(stand: Stand) -> None:
@@ -158,12 +158,12 @@ def test_watches_that_ran_out_are_a_trouble_until_there_is_room_and_then_a_scan(
     stand.refuses = True
     stand.observer.watch("x")
     stand.refuses = False
-    assert "1 directories are not watched" in stand.watchman.trouble
-    assert "max_user_watches" in stand.watchman.trouble
+    assert "1 directories are not watched" in stand.observer_supervisor.trouble
+    assert "max_user_watches" in stand.observer_supervisor.trouble
     stand.look()
-    assert (stand.scans, stand.watchman.trouble) == (1, "")
+    assert (stand.scans, stand.observer_supervisor.trouble) == (1, "")
 
 
 def test_it_looks_at_once_when_it_starts_and_ends_when_it_is_told_to(stand: Stand) -> None:
-    stand.watchman.start()
+    stand.observer_supervisor.start()
     assert stand.observer.is_alive()
