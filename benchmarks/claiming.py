@@ -22,9 +22,9 @@ from rich.console import Console
 from rich.table import Table
 
 from db import Database, Ledger, State, Upload, open_database, sqlite_url
-from tests.crowd import BACKOFF, INSTANCE, RETENTION, Crowd, gather
-from tests.plans import Plan, plans_of
-from tests.postgres import PostgresUnavailableError, running_postgres
+from tests.support.bulk_ledger import BACKOFF, INSTANCE, RETENTION, Crowd, gather
+from tests.support.postgres import PostgresUnavailableError, running_postgres
+from tests.support.query_plans import Plan, plans_of
 from watcher.app.wiring import RELEASE_BATCH
 
 MOST_MS = 5.0

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings as hypothesis_settings
 
-from tests.postgres import PostgresServer, PostgresUnavailableError, running_postgres
+from tests.support.postgres import PostgresServer, PostgresUnavailableError, running_postgres
 
 # What an example costs is the machine's affair, which may stall for longer than any deadline.
 hypothesis_settings.register_profile("without deadline", deadline=None)
 hypothesis_settings.load_profile("without deadline")
 
-pytest_plugins = ["tests.secrecy", "tests.faults.plugin"]
+pytest_plugins = ["tests.support.secret_search", "tests.faults.plugin"]
 
 JOIN_SECONDS = 5.0
 """Threads that were told to stop may take this long, all together; it is waited only while there are any."""

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.beside.scene import Scene, platform
+from tests.beside.platform import Scene, platform
 from tests.integration.conftest import s3, server  # noqa: F401  # fixtures
-from tests.postgres import PostgresServer
-from tests.s3_server import S3Server, forget_aws
+from tests.support.postgres import PostgresServer
+from tests.support.s3_server import S3Server, forget_aws
 from tests.unit.watcher.conftest import place  # noqa: F401  # fixture
 
 

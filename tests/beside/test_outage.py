@@ -9,12 +9,12 @@ from collections.abc import Iterator
 import pytest
 
 from db import State
-from tests.beside.scene import QUALITIES, Scene, platform, wait_until
+from tests.beside.platform import QUALITIES, Scene, platform, wait_until
 from tests.beside.verdict import problems, rows_of, unfinished, uploads_of
-from tests.daemon import running_daemon
-from tests.fault_proxy import Answer, Forward, Request
-from tests.postgres import PostgresServer
-from tests.s3_server import S3Server
+from tests.support.daemon_process import running_daemon
+from tests.support.fault_proxy import Answer, Forward, Request
+from tests.support.postgres import PostgresServer
+from tests.support.s3_server import S3Server
 
 pytestmark = pytest.mark.timeout(300)
 

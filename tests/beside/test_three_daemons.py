@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from tests.beside.scene import AWKWARD_NAMES, QUALITIES, Scene, wait_until
+from tests.beside.platform import AWKWARD_NAMES, QUALITIES, Scene, wait_until
 from tests.beside.verdict import problems, rows_of, unfinished
-from tests.daemon import DaemonProcess, running_daemon
+from tests.support.daemon_process import DaemonProcess, running_daemon
 from watcher.settings.model import Settings
 
 pytestmark = pytest.mark.timeout(400)

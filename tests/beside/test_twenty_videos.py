@@ -8,10 +8,10 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from tests.beside.scene import AWKWARD_NAMES, QUALITIES, Scene, wait_until
+from tests.beside.platform import AWKWARD_NAMES, QUALITIES, Scene, wait_until
 from tests.beside.verdict import problems, rows_of, unfinished
 from tests.compressor.steps import Step
-from tests.daemon import DaemonProcess, running_daemon
+from tests.support.daemon_process import DaemonProcess, running_daemon
 
 pytestmark = pytest.mark.timeout(300)
 

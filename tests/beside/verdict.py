@@ -12,8 +12,8 @@ from urllib.request import ProxyHandler, build_opener
 import psycopg
 
 from db import Ledger, Upload, open_database, pending_migrations
-from tests.beside.scene import Scene
-from tests.workshop import BUCKET
+from tests.beside.platform import Scene
+from tests.support.harness import BUCKET
 
 
 @dataclass(frozen=True)

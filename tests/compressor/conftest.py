@@ -8,7 +8,7 @@ import pytest
 
 from tests.compressor.database import create_schema
 from tests.compressor.sources import make_source
-from tests.postgres import PostgresServer
+from tests.support.postgres import PostgresServer
 
 
 @pytest.fixture(scope="session")

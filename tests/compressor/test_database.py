@@ -8,7 +8,7 @@ import pytest
 from tests.compressor.database import add_video, connect, create_schema, delete_video
 from tests.compressor.postgres_recorder import PostgresRecorder
 from tests.compressor.recorder import Recorder
-from tests.postgres import PostgresServer
+from tests.support.postgres import PostgresServer
 
 VIDEO_ID = "0f8fad5b-d9cb-469f-a165-70867728950e"
 INSERT = "INSERT INTO video_qualities (video_id, quality, url, is_default) VALUES (%s, %s, 'url', %s)"

@@ -7,7 +7,7 @@ import pytest
 
 from tests.compressor.__main__ import main
 from tests.compressor.database import add_video, connect
-from tests.postgres import PostgresServer
+from tests.support.postgres import PostgresServer
 
 VIDEO_ID = "0f8fad5b-d9cb-469f-a165-70867728950e"
 

@@ -17,9 +17,9 @@ from botocore.config import Config
 
 from storage import StorageConfig
 from tests.conformance.localstack import LocalStackUnavailableError, running_localstack
-from tests.conformance.wishes import localstack_is_required
+from tests.conformance.suite_options import localstack_is_required
 from tests.demo.processes import s3_server
-from tests.s3_server import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY
+from tests.support.s3_server import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

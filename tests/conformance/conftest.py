@@ -10,9 +10,9 @@ import pytest
 
 from storage import ObjectStore
 from tests.conformance.backends import Backend, open_backend
-from tests.conformance.wishes import chosen_backends
-from tests.fault_proxy import FaultProxy
-from tests.s3_server import forget_aws
+from tests.conformance.suite_options import chosen_backends
+from tests.support.fault_proxy import FaultProxy
+from tests.support.s3_server import forget_aws
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from http.client import HTTPException
 from urllib.request import urlopen
 
-from tests.conformance.wishes import localstack_is_required
+from tests.conformance.suite_options import localstack_is_required
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 REQUIREMENTS = os.path.join(HERE, "localstack-requirements.txt")

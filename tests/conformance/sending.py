@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from storage import Multipart, ObjectStore, Sent, SourceFile, Target, WriteCondition
 from tests.conformance.files import source_of
-from tests.fault_proxy import Answer, Forward, Request
+from tests.support.fault_proxy import Answer, Forward, Request
 
 VIDEO = "video/mp4"
 PATIENCE_SECONDS = 30.0
@@ -68,7 +68,7 @@ class StopAfterParts:
         self._given_up.set()
 
     def __call__(self, request: Request, forward: Forward) -> Answer | None:
-        """As `tests.fault_proxy.Fault`."""
+        """As `tests.support.fault_proxy.Fault`."""
         match request.action:
             case "UploadPart" if request.part_number <= self._parts:
                 answer = forward()

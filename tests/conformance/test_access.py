@@ -9,7 +9,7 @@ import pytest
 from storage import ObjectStore, Target
 from tests.conformance.backends import Backend
 from tests.conformance.files import MIB, make_file, source_of
-from tests.fault_proxy import FaultProxy
+from tests.support.fault_proxy import FaultProxy
 
 EVERYBODY = "http://acs.amazonaws.com/groups/global/AllUsers"
 TAGS = {"team": "video + more", "a=b/c:d@e": "ü_1.-"}

@@ -15,8 +15,8 @@ from storage import ErrorKind, Multipart, ObjectStore, StorageError, Target, Wri
 from tests.conformance.backends import Backend
 from tests.conformance.files import MIB, make_file, source_of
 from tests.conformance.sending import VIDEO, Watched
-from tests.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
-from tests.s3_server import config_for
+from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
+from tests.support.s3_server import config_for
 
 SMALL = 1000
 LARGE = 17 * MIB

@@ -12,7 +12,7 @@ from storage import Confirmation, ErrorKind, ObjectStore, SourceFile, StorageErr
 from tests.conformance.backends import Backend
 from tests.conformance.files import MIB, content_of, make_file, source_of
 from tests.conformance.sending import Watched, send
-from tests.fault_proxy import Answer, Fault, FaultProxy, Forward, Request
+from tests.support.fault_proxy import Answer, Fault, FaultProxy, Forward, Request
 
 SMALL = 300_000
 LARGE = 17 * MIB + 5

@@ -8,7 +8,7 @@ import pytest
 
 from storage import ErrorKind, ObjectStore, StorageError
 from tests.conformance.backends import Backend
-from tests.fault_proxy import FaultProxy, s3_error
+from tests.support.fault_proxy import FaultProxy, s3_error
 
 
 def test_objects_below_a_prefix_are_listed_by_key_with_size_and_time_in_utc(

@@ -11,7 +11,7 @@ import pytest
 
 from storage import ObjectStore, OpenMultipart
 from tests.conformance.backends import Backend
-from tests.fault_proxy import Answer, FaultProxy, Forward, Request
+from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from storage import ObjectStore, Verdict, part_size_for
 from tests.conformance.backends import Backend
 from tests.conformance.files import MIB, content_of, make_file, source_of
 from tests.conformance.sending import Watched, parts_sent
-from tests.fault_proxy import FaultProxy
+from tests.support.fault_proxy import FaultProxy
 
 PART = 8 * MIB
 THRESHOLD = 16 * MIB

@@ -21,10 +21,10 @@ from rich.console import Console
 from rich.measure import Measurement
 
 from db import OwnCatalog, open_database
+from tests.demo.ledger_watch import ProgressView, Watch, watch
 from tests.demo.processes import StartError, last_lines, running, s3_server, stop
-from tests.demo.scene import Scene
+from tests.demo.setup import Scene
 from tests.demo.verdict import Verdict, judge, table_of
-from tests.demo.watching import ProgressView, Watch, watch
 
 LONGEST_SECONDS = 90
 """It takes a tenth of that on two cores with nothing else to do."""

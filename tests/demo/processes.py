@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.demo.scene import clean_environment
+from tests.demo.setup import clean_environment
 
 PROJECT = Path(__file__).parents[2]
 

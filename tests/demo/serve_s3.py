@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import sys
 
-from tests.demo.scene import BUCKET
-from tests.s3_server import S3Server
+from tests.demo.setup import BUCKET
+from tests.support.s3_server import S3Server
 
 if __name__ == "__main__":
     with S3Server() as server:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.compressor.sources import make_source
 from tests.demo.processes import PROJECT, running
-from tests.demo.scene import QUALITIES
+from tests.demo.setup import QUALITIES
 
 pytestmark = pytest.mark.long
 

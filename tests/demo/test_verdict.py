@@ -10,7 +10,7 @@ from threading import Thread
 import pytest
 
 from db import Database, Identity, Ledger, OwnCatalog, Upload, migrate, open_database, sqlite_url
-from tests.demo.scene import INSTANCE, Rendition
+from tests.demo.setup import INSTANCE, Rendition
 from tests.demo.verdict import fetch_and_compare, judge, table_of
 
 VIDEO_ID = "0f8fad5b-d9cb-469f-a165-70867728950e"

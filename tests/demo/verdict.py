@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from db import Catalog, DatabaseError, State, Upload
-from tests.demo.scene import Rendition
+from tests.demo.setup import Rendition
 from watcher.telemetry.formatting import human_size
 
 _CHUNK = 1 << 20

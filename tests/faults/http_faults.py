@@ -6,8 +6,8 @@ import asyncio
 import random
 from dataclasses import dataclass
 
-from tests.fault_proxy import Answer, s3_error
 from tests.faults.wire_faults import CutError, Fault, Strike, never
+from tests.support.fault_proxy import Answer, s3_error
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from urllib.parse import urlsplit
 
 import h11
 
-from tests.fault_proxy import Answer
 from tests.faults.wire import BLOCK, Wire
 from tests.faults.wire_faults import CutError, Fault, Injection, Requests
-from tests.s3_requests import action_of
+from tests.support.fault_proxy import Answer
+from tests.support.s3_requests import action_of
 
 _HOP_BY_HOP = frozenset({b"connection", b"keep-alive"})
 

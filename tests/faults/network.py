@@ -18,7 +18,7 @@ from tests.faults.http_faults import (
     Throttled,
 )
 from tests.faults.wire_faults import BlackHole, Cut, Delayed, Fault, Injection, Refused, Requests
-from tests.s3_requests import BODIES, WRITES
+from tests.support.s3_requests import BODIES, WRITES
 
 HEADS: Final = frozenset({"HeadObject"})
 IMPATIENT: Final = MappingProxyType({"STALL_SECONDS": 1})

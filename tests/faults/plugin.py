@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.faults.catalogue import FAULTS
+from tests.faults.files_at_stake import Stakes
 from tests.faults.outcomes import PROPERTY, Outcome, Outcomes, as_table, put_into
-from tests.faults.stakes import Stakes
-from tests.s3_server import S3Server
+from tests.support.s3_server import S3Server
 
 FAULT = "fault"
 """The property by which a test's report tells which fault it is about."""

@@ -17,12 +17,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from db import State
-from tests.daemon import DaemonProcess, running_daemon
-from tests.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
 from tests.faults.catalogue import CLOCKS, SKEWED
-from tests.faults.stakes import Stakes
+from tests.faults.files_at_stake import Stakes
 from tests.integration.test_daemon import rows
-from tests.workshop import VIDEO_ID, settings_for
+from tests.support.daemon_process import DaemonProcess, running_daemon
+from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
+from tests.support.harness import VIDEO_ID, settings_for
 from watcher.settings.model import Settings
 
 LIBRARIES = ("/usr/lib/*/faketime/libfaketimeMT.so.1", "/usr/lib*/faketime/libfaketimeMT.so.1")

@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 
 from db import OwnCatalog, open_database
-from tests.catalog_rows import catalog_rows
-from tests.daemon import running_daemon
-from tests.fault_proxy import FaultProxy
 from tests.faults.catalogue import killed_at
-from tests.faults.stakes import Stakes
+from tests.faults.files_at_stake import Stakes
 from tests.integration.test_upload_rules import padded
-from tests.media import Media
-from tests.postgres import PostgresServer
-from tests.s3_server import S3Server
-from tests.workshop import BUCKET, VIDEO_ID, settings_for
+from tests.support.catalog_rows import catalog_rows
+from tests.support.daemon_process import running_daemon
+from tests.support.fault_proxy import FaultProxy
+from tests.support.harness import BUCKET, VIDEO_ID, settings_for
+from tests.support.media import Media
+from tests.support.postgres import PostgresServer
+from tests.support.s3_server import S3Server
 from watcher.failpoints import VARIABLE, Point
 from watcher.settings.model import Settings
 

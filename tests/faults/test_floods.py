@@ -21,12 +21,12 @@ import pytest
 from pydantic import SecretStr
 
 from db import Ledger, open_database
-from tests.daemon import DaemonProcess, running_daemon
 from tests.faults.outcomes import Outcome
 from tests.faults.plugin import ReportOutcome
 from tests.large.sink import Sink, running_sink
+from tests.support.daemon_process import DaemonProcess, running_daemon
+from tests.support.harness import settings_for
 from tests.unit.watcher.test_metrics import free_address
-from tests.workshop import settings_for
 from watcher.settings.model import CatalogKind, Settings
 
 DIRECTORIES = 100_000

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from db import State
-from tests.fault_proxy import Answer, FaultProxy, Forward, Request
+from tests.faults.files_at_stake import Stakes
 from tests.faults.going_well import going_well, states
 from tests.faults.mounts import Mount, small_disk
-from tests.faults.stakes import Stakes
 from tests.integration.test_daemon import command, keys, rows
-from tests.s3_server import S3Server
-from tests.workshop import VIDEO_ID, settings_for
+from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request
+from tests.support.harness import VIDEO_ID, settings_for
+from tests.support.s3_server import S3Server
 from watcher.settings.model import Settings
 
 pytestmark = pytest.mark.timeout(240)

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from tests.daemon import DaemonProcess, environment_of, running_daemon
-from tests.faults.stakes import Stakes
-from tests.hostile import HOSTILE_VIDEO, KINDS, LINKED_VIDEO, Ground
-from tests.integration.command import Command
+from tests.faults.files_at_stake import Stakes
 from tests.integration.conftest import MakeSettings
-from tests.media import Media
-from tests.s3_server import S3Server
-from tests.workshop import BUCKET, VIDEO_ID
+from tests.support.cli_process import Command
+from tests.support.daemon_process import DaemonProcess, environment_of, running_daemon
+from tests.support.harness import BUCKET, VIDEO_ID
+from tests.support.hostile_files import HOSTILE_VIDEO, KINDS, LINKED_VIDEO, Ground
+from tests.support.media import Media
+from tests.support.s3_server import S3Server
 from watcher.settings.model import Settings
 
 GOOD = f"{VIDEO_ID}/good_720p.mp4"

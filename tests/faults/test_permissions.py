@@ -8,13 +8,13 @@ from collections.abc import Callable
 import pytest
 
 from db import State
+from tests.faults.files_at_stake import Stakes
 from tests.faults.going_well import going_well, states
 from tests.faults.mounts import run
-from tests.faults.stakes import Stakes
 from tests.integration.conftest import MakeSettings
 from tests.integration.test_daemon import command
-from tests.s3_server import S3Server
-from tests.workshop import VIDEO_ID
+from tests.support.harness import VIDEO_ID
+from tests.support.s3_server import S3Server
 from watcher.settings.model import Settings
 
 pytestmark = pytest.mark.timeout(240)

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-from tests.fault_proxy import Answer
-from tests.s3_requests import BODIES, WRITES
+from tests.support.fault_proxy import Answer
+from tests.support.s3_requests import BODIES, WRITES
 
 Strike = Callable[[], int]
 """What a fault calls whenever it strikes; returns how often it has by then."""

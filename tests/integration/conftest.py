@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from tests.catalog_rows import CatalogRows, catalog_rows
-from tests.fault_proxy import FaultProxy
-from tests.media import Media
-from tests.postgres import PostgresServer
-from tests.s3_server import S3Server, forget_aws
+from tests.support.catalog_rows import CatalogRows, catalog_rows
+from tests.support.fault_proxy import FaultProxy
+from tests.support.harness import BUCKET, Harness, open_harness, settings_for
+from tests.support.media import Media
+from tests.support.postgres import PostgresServer
+from tests.support.s3_server import S3Server, forget_aws
 from tests.unit.watcher.conftest import _sigio_is_ignored, media, place  # noqa: F401  # fixtures
-from tests.workshop import BUCKET, Workshop, open_workshop, settings_for
 from watcher.settings.model import Settings
 
 MakeSettings = Callable[..., Settings]
-OpenWorkshop = Callable[..., Workshop]
+MakeHarness = Callable[..., Harness]
 
 
 @pytest.fixture(autouse=True)
@@ -59,12 +59,12 @@ def settings(place: str, proxy: FaultProxy) -> MakeSettings:  # noqa: F811  # th
 
 
 @pytest.fixture
-def workshop(settings: MakeSettings, server: S3Server) -> Iterator[OpenWorkshop]:
+def make_harness(settings: MakeSettings, server: S3Server) -> Iterator[MakeHarness]:
     """Opens workshops on one directory: one after the other they are lives of the same daemon."""
     with ExitStack() as stack:
 
-        def open_one(**changes: Any) -> Workshop:
-            return stack.enter_context(open_workshop(settings(**changes), server))
+        def open_one(**changes: Any) -> Harness:
+            return stack.enter_context(open_harness(settings(**changes), server))
 
         yield open_one
 
@@ -77,11 +77,11 @@ def rows(postgres: PostgresServer) -> Iterator[CatalogRows]:
 
 
 @pytest.fixture
-def beside(workshop: OpenWorkshop, rows: CatalogRows) -> OpenWorkshop:
+def beside(make_harness: MakeHarness, rows: CatalogRows) -> MakeHarness:
     """Opens workshops beside the compressor's catalog."""
 
-    def open_one(**changes: Any) -> Workshop:
-        return workshop(**{"DATABASE_URL": rows.url, "CATALOG": "compressor", **changes})
+    def open_one(**changes: Any) -> Harness:
+        return make_harness(**{"DATABASE_URL": rows.url, "CATALOG": "compressor", **changes})
 
     return open_one
 

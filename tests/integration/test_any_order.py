@@ -12,18 +12,18 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 from psycopg import sql
 
-from tests.catalog_rows import CatalogRows
-from tests.fault_proxy import FaultProxy
 from tests.faults.catalogue import EVERYTHING
-from tests.faults.life import Life
-from tests.faults.machine import AnyOrder
 from tests.faults.outages import DatabaseOutages, database_outages
 from tests.faults.outcomes import Outcome
 from tests.faults.plugin import ReportOutcome
-from tests.postgres import MEMORY
-from tests.s3_server import S3Server
+from tests.faults.simulated_daemon import Life
+from tests.faults.state_machine import AnyOrder
+from tests.support.catalog_rows import CatalogRows
+from tests.support.fault_proxy import FaultProxy
+from tests.support.harness import BUCKET, VIDEO_ID, open_harness, settings_for
+from tests.support.postgres import MEMORY
+from tests.support.s3_server import S3Server
 from tests.unit.watcher.conftest import make_place
-from tests.workshop import BUCKET, VIDEO_ID, open_workshop, settings_for
 
 EXAMPLES = int(os.environ.get("ANY_ORDER_EXAMPLES", "200"))
 IS_SOAK = "ANY_ORDER_AT_RANDOM" in os.environ
@@ -75,7 +75,7 @@ def machine(
         pass
 
     # One life outside of all keeps the S3 client, which is slow to make, from being made for each.
-    with database_outages(rows.url, rows.connection) as outages, open_workshop(chosen, server):
+    with database_outages(rows.url, rows.connection) as outages, open_harness(chosen, server):
         Machine.begin = staticmethod(partial(begin, outages))
         yield Machine
 

@@ -10,12 +10,12 @@ import pytest
 
 from db import State, Upload
 from storage import StorageError
-from tests.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
-from tests.integration.beside import LOCAL, Compressor, compressor, publish  # noqa: F401  # the fixture
-from tests.integration.command import Command
-from tests.integration.conftest import OpenWorkshop
-from tests.s3_server import S3Server
-from tests.workshop import BUCKET, LEASE, VIDEO_ID, Workshop
+from tests.integration.conftest import MakeHarness
+from tests.support.catalog_harness import LOCAL, Compressor, compressor, publish  # noqa: F401  # the fixture
+from tests.support.cli_process import Command
+from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
+from tests.support.harness import BUCKET, LEASE, VIDEO_ID, Harness
+from tests.support.s3_server import S3Server
 from watcher.operations.audit import Audit, Finding, Issue
 
 PATH = f"{VIDEO_ID}/good_720p.mp4"
@@ -26,17 +26,17 @@ pytestmark = [pytest.mark.long, pytest.mark.usefixtures("server")]
 
 
 @pytest.fixture
-def beside(workshop: OpenWorkshop, compressor: Compressor) -> Callable[..., Workshop]:  # noqa: F811
+def beside(make_harness: MakeHarness, compressor: Compressor) -> Callable[..., Harness]:  # noqa: F811
     """Opens the house beside a compressor."""
-    return lambda **changes: workshop(**compressor.settings, **changes)
+    return lambda **changes: make_harness(**compressor.settings, **changes)
 
 
-def audited(workshop: Workshop, *, fix: bool = False) -> list[Finding]:
-    return list(Audit(workshop.app, fix=fix).findings())
+def audited(harness: Harness, *, fix: bool = False) -> list[Finding]:
+    return list(Audit(harness.app, fix=fix).findings())
 
 
-def issues(workshop: Workshop, *, fix: bool = False) -> list[tuple[Issue, bool]]:
-    return [(finding.issue, finding.is_fixed) for finding in audited(workshop, fix=fix)]
+def issues(harness: Harness, *, fix: bool = False) -> list[tuple[Issue, bool]]:
+    return [(finding.issue, finding.is_fixed) for finding in audited(harness, fix=fix)]
 
 
 def remove_object(server: S3Server) -> None:
@@ -48,22 +48,22 @@ def replace_object(server: S3Server) -> None:
 
 
 def test_where_everything_is_as_it_should_be_nothing_is_found(
-    beside: Callable[..., Workshop],
+    beside: Callable[..., Harness],
     compressor: Compressor,  # noqa: F811
     video: bytes,
 ) -> None:
     """Published with its local copy, and released without it."""
-    workshop = beside()
-    publish(workshop, compressor, PATH, video)
-    assert audited(workshop) == []
-    workshop.step(State.PUBLISHED)
-    assert workshop.row(PATH).state is State.RELEASED
-    assert audited(workshop, fix=True) == []
+    harness = beside()
+    publish(harness, compressor, PATH, video)
+    assert audited(harness) == []
+    harness.step(State.PUBLISHED)
+    assert harness.row(PATH).state is State.RELEASED
+    assert audited(harness, fix=True) == []
 
 
 @pytest.mark.parametrize("harm", [remove_object, replace_object])
 def test_an_object_that_is_gone_is_uploaded_again_and_the_row_goes_back_until_then(
-    beside: Callable[..., Workshop],
+    beside: Callable[..., Harness],
     compressor: Compressor,  # noqa: F811
     server: S3Server,
     video: bytes,
@@ -73,133 +73,133 @@ def test_an_object_that_is_gone_is_uploaded_again_and_the_row_goes_back_until_th
 
     What somebody else has put in its place the upload stage replaces only if that is older than the row.
     """
-    workshop = beside()
-    upload, _ = publish(workshop, compressor, PATH, video)
+    harness = beside()
+    upload, _ = publish(harness, compressor, PATH, video)
     harm(server)
-    assert issues(workshop) == [(Issue.OBJECT_GONE, False)]
-    assert (workshop.row(PATH), compressor.urls()) == (upload, [upload.url])
-    assert issues(workshop, fix=True) == [(Issue.OBJECT_GONE, True)]
-    assert (workshop.row(PATH).state, compressor.urls()) == (State.PENDING, [LOCAL_URL])
+    assert issues(harness) == [(Issue.OBJECT_GONE, False)]
+    assert (harness.row(PATH), compressor.urls()) == (upload, [upload.url])
+    assert issues(harness, fix=True) == [(Issue.OBJECT_GONE, True)]
+    assert (harness.row(PATH).state, compressor.urls()) == (State.PENDING, [LOCAL_URL])
     if harm is replace_object:
         return
-    workshop.step(State.PENDING)
-    workshop.step(State.VERIFIED)
-    assert (audited(workshop), compressor.urls()) == ([], [upload.url])
-    assert workshop.object(workshop.row(PATH)) == video
+    harness.step(State.PENDING)
+    harness.step(State.VERIFIED)
+    assert (audited(harness), compressor.urls()) == ([], [upload.url])
+    assert harness.object(harness.row(PATH)) == video
 
 
 @pytest.mark.parametrize("state", [State.PUBLISHED, State.RELEASED])
 def test_an_object_without_a_local_copy_is_reported_as_lost_and_nothing_is_changed(
-    beside: Callable[..., Workshop],
+    beside: Callable[..., Harness],
     compressor: Compressor,  # noqa: F811
     server: S3Server,
     video: bytes,
     state: State,
 ) -> None:
-    workshop = beside()
-    publish(workshop, compressor, PATH, video)
+    harness = beside()
+    publish(harness, compressor, PATH, video)
     if state is State.RELEASED:
-        workshop.step(State.PUBLISHED)
+        harness.step(State.PUBLISHED)
     else:
-        os.unlink(workshop.absolute(PATH))
+        os.unlink(harness.absolute(PATH))
     remove_object(server)
-    before = workshop.row(PATH)
+    before = harness.row(PATH)
     assert before.state is state
-    assert issues(workshop, fix=True) == [(Issue.LOST, False)]
-    assert workshop.row(PATH) == before
+    assert issues(harness, fix=True) == [(Issue.LOST, False)]
+    assert harness.row(PATH) == before
 
 
 def test_without_its_file_system_no_copy_is_taken_for_gone(
-    beside: Callable[..., Workshop],
+    beside: Callable[..., Harness],
     compressor: Compressor,  # noqa: F811
     server: S3Server,
     video: bytes,
 ) -> None:
     """An empty directory may be one that is not mounted: what is in it is unknown."""
-    workshop = beside()
-    publish(workshop, compressor, PATH, video)
-    os.rename(workshop.absolute(VIDEO_ID), f"{workshop.app.tree.root}.elsewhere")
+    harness = beside()
+    publish(harness, compressor, PATH, video)
+    os.rename(harness.absolute(VIDEO_ID), f"{harness.app.tree.root}.elsewhere")
     remove_object(server)
-    assert issues(workshop, fix=True) == [(Issue.UNKNOWN, False)]
+    assert issues(harness, fix=True) == [(Issue.UNKNOWN, False)]
 
 
 @pytest.mark.parametrize("state", [State.PUBLISHED, State.RELEASED])
 def test_a_row_that_went_back_to_its_local_url_is_published_again(
-    beside: Callable[..., Workshop],
+    beside: Callable[..., Harness],
     compressor: Compressor,  # noqa: F811
     video: bytes,
     state: State,
 ) -> None:
-    workshop = beside()
-    upload, row = publish(workshop, compressor, PATH, video)
+    harness = beside()
+    upload, row = publish(harness, compressor, PATH, video)
     if state is State.RELEASED:
-        workshop.step(State.PUBLISHED)
+        harness.step(State.PUBLISHED)
     compressor.set_url(row, LOCAL_URL)
-    assert issues(workshop) == [(Issue.ROW_ASTRAY, False)]
+    assert issues(harness) == [(Issue.ROW_ASTRAY, False)]
     assert compressor.urls() == [LOCAL_URL]
-    assert issues(workshop, fix=True) == [(Issue.ROW_ASTRAY, True)]
+    assert issues(harness, fix=True) == [(Issue.ROW_ASTRAY, True)]
     assert compressor.urls() == [upload.url]
-    assert audited(workshop) == []
+    assert audited(harness) == []
 
 
 def test_a_ready_row_that_nobody_has_published_onto_yet_is_given_the_url_of_the_verified_object(
-    beside: Callable[..., Workshop],
+    beside: Callable[..., Harness],
     compressor: Compressor,  # noqa: F811
     video: bytes,
 ) -> None:
     """An upload that was verified when the daemon ended, and a second row of a file that did not change."""
-    workshop = beside()
-    publish(workshop, compressor, PATH, video)
+    harness = beside()
+    publish(harness, compressor, PATH, video)
     other = f"{VIDEO_ID}/other_720p.mp4"
     compressor.encode(other)
-    workshop.put(other, video)
-    catalog_thread = workshop.app.catalog_thread
+    harness.put(other, video)
+    catalog_thread = harness.app.catalog_thread
     assert catalog_thread is not None
     catalog_thread.gate.ask()
-    workshop.step(State.PENDING)
+    harness.step(State.PENDING)
     compressor.encode(PATH)
-    assert issues(workshop) == [(Issue.ROW_ASTRAY, False), (Issue.ROW_ASTRAY, False)]
-    assert issues(workshop, fix=True) == [(Issue.ROW_ASTRAY, True), (Issue.ROW_ASTRAY, True)]
-    assert workshop.row(other).state is State.PUBLISHED
-    assert set(compressor.urls()) == {workshop.row(PATH).url, workshop.row(other).url}
+    assert issues(harness) == [(Issue.ROW_ASTRAY, False), (Issue.ROW_ASTRAY, False)]
+    assert issues(harness, fix=True) == [(Issue.ROW_ASTRAY, True), (Issue.ROW_ASTRAY, True)]
+    assert harness.row(other).state is State.PUBLISHED
+    assert set(compressor.urls()) == {harness.row(PATH).url, harness.row(other).url}
 
 
 @pytest.mark.parametrize("deletes", [False, True])
 def test_an_object_whose_rows_were_deleted_is_deleted_only_if_that_is_wished(
-    beside: Callable[..., Workshop],
+    beside: Callable[..., Harness],
     compressor: Compressor,  # noqa: F811
     video: bytes,
     deletes: bool,
 ) -> None:
     """And never without --fix. An object that is gone as well is what everybody wants."""
-    workshop = beside(DELETE_ORPHANS=deletes)
-    publish(workshop, compressor, PATH, video)
-    workshop.step(State.PUBLISHED)
-    released = workshop.row(PATH)
+    harness = beside(DELETE_ORPHANS=deletes)
+    publish(harness, compressor, PATH, video)
+    harness.step(State.PUBLISHED)
+    released = harness.row(PATH)
     compressor.delete()
-    assert issues(workshop) == [(Issue.ORPHAN, False)]
-    assert workshop.object(released) == video
-    assert issues(workshop, fix=True) == [(Issue.ORPHAN, deletes)]
-    assert workshop.object(released) == (None if deletes else video)
-    assert issues(workshop) == [] if deletes else [(Issue.ORPHAN, False)]
+    assert issues(harness) == [(Issue.ORPHAN, False)]
+    assert harness.object(released) == video
+    assert issues(harness, fix=True) == [(Issue.ORPHAN, deletes)]
+    assert harness.object(released) == (None if deletes else video)
+    assert issues(harness) == [] if deletes else [(Issue.ORPHAN, False)]
 
 
 def test_objects_that_the_ledger_does_not_know_are_counted_and_left_alone(
-    beside: Callable[..., Workshop],
+    beside: Callable[..., Harness],
     compressor: Compressor,  # noqa: F811
     server: S3Server,
     video: bytes,
 ) -> None:
     """Only below the prefix; one that a catalog row shows is told of as such. They are no fault."""
-    workshop = beside()
-    upload, _ = publish(workshop, compressor, PATH, video)
+    harness = beside()
+    upload, _ = publish(harness, compressor, PATH, video)
     shown = KEY.replace("good", "earlier")
     for key in (shown, "videos/x.bin", "elsewhere/y.mp4"):
         server.client().put_object(Bucket=BUCKET, Key=key, Body=b"x")
     assert upload.url is not None
     second = compressor.begin(f"{VIDEO_ID}/earlier_480p.mp4", "480p")
     compressor.set_url(second, upload.url.replace("good", "earlier"))
-    auditing = Audit(workshop.app, fix=True)
+    auditing = Audit(harness.app, fix=True)
     found = {finding.key: finding for finding in auditing.findings()}
     assert set(found) == {shown, "videos/x.bin"}
     assert {(finding.issue, finding.is_open) for finding in found.values()} == {(Issue.NOT_OURS, False)}
@@ -210,96 +210,96 @@ def test_objects_that_the_ledger_does_not_know_are_counted_and_left_alone(
 
 
 def test_what_may_not_be_seen_is_unknown_and_never_missing(
-    beside: Callable[..., Workshop],
+    beside: Callable[..., Harness],
     compressor: Compressor,  # noqa: F811
     proxy: FaultProxy,
     video: bytes,
 ) -> None:
     """A 403 for the object and for the listing; the upload stays as it is."""
-    workshop = beside()
-    upload, _ = publish(workshop, compressor, PATH, video)
+    harness = beside()
+    upload, _ = publish(harness, compressor, PATH, video)
     proxy.fault = lambda _request, _forward: s3_error(403, "AccessDenied")
-    assert issues(workshop, fix=True) == [(Issue.UNKNOWN, False), (Issue.UNKNOWN, False)]
-    assert (workshop.row(PATH), compressor.urls()) == (upload, [upload.url])
+    assert issues(harness, fix=True) == [(Issue.UNKNOWN, False), (Issue.UNKNOWN, False)]
+    assert (harness.row(PATH), compressor.urls()) == (upload, [upload.url])
 
 
 def test_an_upload_that_somebody_works_on_is_his(
-    beside: Callable[..., Workshop],
+    beside: Callable[..., Harness],
     compressor: Compressor,  # noqa: F811
     server: S3Server,
     video: bytes,
 ) -> None:
     """Neither found nor touched while it is claimed; its worker finds out himself."""
-    workshop = beside()
-    _, row = publish(workshop, compressor, PATH, video)
-    (claimed,) = workshop.app.ledger.claim(State.PUBLISHED, 1, lease=LEASE, horizon=timedelta(days=9))
+    harness = beside()
+    _, row = publish(harness, compressor, PATH, video)
+    (claimed,) = harness.app.ledger.claim(State.PUBLISHED, 1, lease=LEASE, horizon=timedelta(days=9))
     remove_object(server)
     compressor.set_url(row, LOCAL_URL)
-    assert audited(workshop, fix=True) == []
-    assert workshop.row(PATH) == claimed
+    assert audited(harness, fix=True) == []
+    assert harness.row(PATH) == claimed
 
 
 def test_an_upload_that_moves_on_while_its_object_is_asked_for_is_left_alone(
-    beside: Callable[..., Workshop],
+    beside: Callable[..., Harness],
     compressor: Compressor,  # noqa: F811
     proxy: FaultProxy,
     server: S3Server,
     video: bytes,
 ) -> None:
     """A daemon takes the row in the very moment of the audit's HEAD, and gives it back."""
-    workshop = beside()
-    upload, _ = publish(workshop, compressor, PATH, video)
+    harness = beside()
+    upload, _ = publish(harness, compressor, PATH, video)
     remove_object(server)
     held: list[Upload] = []
 
     def take(request: Request, forward: Forward) -> Answer:
         if request.method == "HEAD" and not held:
-            held.extend(workshop.app.ledger.claim(State.PUBLISHED, 1, lease=LEASE, horizon=timedelta(days=9)))
-            workshop.app.ledger.return_claim(held[0])
+            held.extend(harness.app.ledger.claim(State.PUBLISHED, 1, lease=LEASE, horizon=timedelta(days=9)))
+            harness.app.ledger.return_claim(held[0])
         return forward()
 
     proxy.fault = take
-    assert audited(workshop, fix=True) == []
-    assert (workshop.row(PATH).state, held[0].id) == (State.PUBLISHED, upload.id)
+    assert audited(harness, fix=True) == []
+    assert (harness.row(PATH).state, held[0].id) == (State.PUBLISHED, upload.id)
 
 
 def test_earlier_content_of_a_key_is_not_missed(
-    beside: Callable[..., Workshop],
+    beside: Callable[..., Harness],
     compressor: Compressor,  # noqa: F811
     video: bytes,
 ) -> None:
     """Compressed again after its release: the older upload's object is rightly another one now."""
-    workshop = beside()
-    publish(workshop, compressor, PATH, video)
-    workshop.step(State.PUBLISHED)
-    publish(workshop, compressor, PATH, video + b"\0\0\0\x08free")
-    assert audited(workshop, fix=True) == []
+    harness = beside()
+    publish(harness, compressor, PATH, video)
+    harness.step(State.PUBLISHED)
+    publish(harness, compressor, PATH, video + b"\0\0\0\x08free")
+    assert audited(harness, fix=True) == []
 
 
 def test_a_server_that_fails_again_and_again_ends_the_audit(
-    beside: Callable[..., Workshop],
+    beside: Callable[..., Harness],
     compressor: Compressor,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
     proxy: FaultProxy,
     video: bytes,
 ) -> None:
     """One bad moment makes one object unknown; a server that is away would make all of them so."""
-    workshop = beside()
-    publish(workshop, compressor, PATH, video)
+    harness = beside()
+    publish(harness, compressor, PATH, video)
     proxy.fault = lambda request, forward: Answer(503) if request.method == "HEAD" else forward()
-    assert issues(workshop, fix=True) == [(Issue.UNKNOWN, False)]
+    assert issues(harness, fix=True) == [(Issue.UNKNOWN, False)]
     monkeypatch.setattr("watcher.operations.audit.GIVE_UP", 1)
     with pytest.raises(StorageError) as caught:
-        audited(workshop)
+        audited(harness)
     assert caught.value.status == 503
 
 
 @pytest.mark.parametrize("catalog", ["own", "none"])
 def test_with_a_catalog_of_our_own_or_none_what_can_be_compared_is(
-    workshop: OpenWorkshop, server: S3Server, video: bytes, catalog: str
+    make_harness: MakeHarness, server: S3Server, video: bytes, catalog: str
 ) -> None:
     """An object that is gone, and with rows of ours one that went astray."""
-    opened = workshop(CATALOG=catalog)
+    opened = make_harness(CATALOG=catalog)
     opened.put(PATH, video)
     opened.step(State.PENDING)
     opened.step(State.VERIFIED)
@@ -319,15 +319,15 @@ def test_with_a_catalog_of_our_own_or_none_what_can_be_compared_is(
 
 
 def test_the_command_tells_what_it_found_and_ends_with_1_until_it_is_mended(
-    beside: Callable[..., Workshop],
+    beside: Callable[..., Harness],
     compressor: Compressor,  # noqa: F811
     place: str,
     server: S3Server,
     video: bytes,
 ) -> None:
     """For people and for programs; an object that is not ours is no reason to end with 1."""
-    workshop = beside()
-    upload, row = publish(workshop, compressor, PATH, video)
+    harness = beside()
+    upload, row = publish(harness, compressor, PATH, video)
     compressor.set_url(row, LOCAL_URL)
     server.client().put_object(Bucket=BUCKET, Key="videos/x.bin", Body=b"x")
     command = Command(place, server.url, {**compressor.settings, "INSTANCE_ID": "test"})
@@ -348,15 +348,15 @@ def test_the_command_tells_what_it_found_and_ends_with_1_until_it_is_mended(
 
 
 def test_what_is_lost_is_said_loudly(
-    beside: Callable[..., Workshop],
+    beside: Callable[..., Harness],
     compressor: Compressor,  # noqa: F811
     place: str,
     server: S3Server,
     video: bytes,
 ) -> None:
-    workshop = beside()
-    publish(workshop, compressor, PATH, video)
-    workshop.step(State.PUBLISHED)
+    harness = beside()
+    publish(harness, compressor, PATH, video)
+    harness.step(State.PUBLISHED)
     remove_object(server)
     command = Command(place, server.url, {**compressor.settings, "INSTANCE_ID": "test"})
     for form in ((), ("--json",), ("--fix",)):
@@ -366,7 +366,7 @@ def test_what_is_lost_is_said_loudly(
 
 
 def test_many_findings_are_counted_and_only_the_first_of_a_kind_are_told(
-    beside: Callable[..., Workshop],
+    beside: Callable[..., Harness],
     place: str,
     compressor: Compressor,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,

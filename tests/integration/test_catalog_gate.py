@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 
 from db import State
-from tests.catalog_rows import CatalogRows
-from tests.fault_proxy import FaultProxy, s3_error
-from tests.integration.conftest import OpenWorkshop
+from tests.integration.conftest import MakeHarness
 from tests.integration.test_upload_rules import sent
-from tests.s3_server import S3Server
-from tests.workshop import BUCKET, VIDEO_ID, Workshop
+from tests.support.catalog_rows import CatalogRows
+from tests.support.fault_proxy import FaultProxy, s3_error
+from tests.support.harness import BUCKET, VIDEO_ID, Harness
+from tests.support.s3_server import S3Server
 from watcher.errors import NOT_NEWER
 
 NAME = "my video_720p.mp4"
@@ -18,258 +18,258 @@ PATH = f"{VIDEO_ID}/{NAME}"
 ORIGINAL = f"{VIDEO_ID}/my video.mp4"
 
 
-def finish(shop: Workshop, path: str = PATH) -> None:
+def finish(harness: Harness, path: str = PATH) -> None:
     """Let the path's upload go as far as it can without waiting."""
-    shop.ask()
-    shop.finish(path)
+    harness.ask()
+    harness.finish(path)
 
 
-def public(shop: Workshop, key: str) -> str:
-    return shop.app.context.naming.public_url_of(key)
+def public(harness: Harness, key: str) -> str:
+    return harness.app.context.naming.public_url_of(key)
 
 
 def test_a_file_waits_for_its_row_and_only_the_url_of_that_is_changed(
-    beside: OpenWorkshop, rows: CatalogRows, proxy: FaultProxy, video: bytes
+    beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
 ) -> None:
-    shop = beside()
+    harness = beside()
     row = rows.insert(NAME, "720p", "processing", codec="h264")
-    assert shop.put(PATH, video).awaits_row
-    assert shop.ask() == 0
-    assert shop.step(State.PENDING) == []
+    assert harness.put(PATH, video).awaits_row
+    assert harness.ask() == 0
+    assert harness.step(State.PENDING) == []
     assert proxy.actions == []
     rows.update(row, status="ready", file_size=len(video))
     before = rows.read(row)
-    assert shop.ask() == 1
-    assert shop.finish(PATH).state is State.RELEASED
+    assert harness.ask() == 1
+    assert harness.finish(PATH).state is State.RELEASED
     after = rows.read(row)
-    assert after["url"] == public(shop, f"videos/{VIDEO_ID}/{NAME}")
+    assert after["url"] == public(harness, f"videos/{VIDEO_ID}/{NAME}")
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {"url", "updated_at"}
 
 
 def test_a_failed_row_rejects_a_file_however_good_it_looks(
-    beside: OpenWorkshop, rows: CatalogRows, proxy: FaultProxy, video: bytes
+    beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
 ) -> None:
     """ffmpeg stopped with SIGTERM leaves a valid file; the row alone says that it is not to be used."""
-    shop = beside()
+    harness = beside()
     row = rows.insert(NAME, "720p", "failed")
-    shop.put(PATH, video)
-    finish(shop)
-    upload = shop.row(PATH)
+    harness.put(PATH, video)
+    finish(harness)
+    upload = harness.row(PATH)
     assert (upload.state, upload.error_code) == (State.REJECTED, "encode-failed")
     assert proxy.actions == []
-    assert os.path.exists(shop.absolute(PATH))
+    assert os.path.exists(harness.absolute(PATH))
     assert rows.url_of(row).startswith("https://example.com/")
 
 
-def test_a_row_may_come_long_after_its_file(beside: OpenWorkshop, rows: CatalogRows, video: bytes) -> None:
-    shop = beside()
-    shop.put(PATH, video)
-    assert shop.ask() == 0
-    assert shop.app.ledger.count_awaiting_row() == 1
+def test_a_row_may_come_long_after_its_file(beside: MakeHarness, rows: CatalogRows, video: bytes) -> None:
+    harness = beside()
+    harness.put(PATH, video)
+    assert harness.ask() == 0
+    assert harness.app.ledger.count_awaiting_row() == 1
     row = rows.insert(NAME, "720p")
-    finish(shop)
-    assert shop.row(PATH).state is State.RELEASED
-    assert rows.url_of(row) == public(shop, f"videos/{VIDEO_ID}/{NAME}")
+    finish(harness)
+    assert harness.row(PATH).state is State.RELEASED
+    assert rows.url_of(row) == public(harness, f"videos/{VIDEO_ID}/{NAME}")
 
 
 def test_the_gate_is_asked_again_right_before_sending(
-    beside: OpenWorkshop, rows: CatalogRows, proxy: FaultProxy, video: bytes
+    beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
 ) -> None:
     """A second encode has begun since: what is on disk may be about to be overwritten."""
-    shop = beside()
+    harness = beside()
     rows.insert(NAME, "720p")
-    shop.put(PATH, video)
-    shop.ask()
+    harness.put(PATH, video)
+    harness.ask()
     again = rows.insert(NAME, "720p", "processing")
-    (upload,) = shop.step(State.PENDING)
+    (upload,) = harness.step(State.PENDING)
     assert (upload.state, upload.awaits_row, upload.error_code) == (State.PENDING, True, "row-processing")
     assert proxy.actions == []
     rows.update(again, status="ready")
-    finish(shop)
-    assert shop.row(PATH).state is State.RELEASED
+    finish(harness)
+    assert harness.row(PATH).state is State.RELEASED
 
 
 def test_what_was_hashed_for_an_attempt_that_failed_is_not_sent_past_the_gate_either(
-    beside: OpenWorkshop, rows: CatalogRows, proxy: FaultProxy, video: bytes
+    beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
 ) -> None:
-    shop = beside()
+    harness = beside()
     rows.insert(NAME, "720p")
-    shop.put(PATH, video)
-    shop.ask()
+    harness.put(PATH, video)
+    harness.ask()
     proxy.fault = lambda _request, _forward: s3_error(503, "SlowDown")
-    (postponed,) = shop.step(State.PENDING)
+    (postponed,) = harness.step(State.PENDING)
     assert (postponed.attempts, postponed.checksum is None) == (1, False)
     proxy.fault = lambda _request, forward: forward()
     del proxy.requests[:]
     rows.insert(NAME, "720p", "processing")
-    shop.app.ledger.make_due([postponed.id])
-    (upload,) = shop.step(State.PENDING)
+    harness.app.ledger.make_due([postponed.id])
+    (upload,) = harness.step(State.PENDING)
     assert (upload.awaits_row, upload.error_code) == (True, "row-processing")
     assert proxy.actions == []
 
 
 def test_a_row_that_let_a_file_through_and_failed_since_turns_it_away(
-    beside: OpenWorkshop, rows: CatalogRows, proxy: FaultProxy, video: bytes
+    beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
 ) -> None:
-    shop = beside()
+    harness = beside()
     row = rows.insert(NAME, "720p")
-    shop.put(PATH, video)
-    shop.ask()
+    harness.put(PATH, video)
+    harness.ask()
     rows.update(row, status="failed")
-    (upload,) = shop.step(State.PENDING)
+    (upload,) = harness.step(State.PENDING)
     assert (upload.state, upload.error_code) == (State.REJECTED, "encode-failed")
     assert proxy.actions == []
 
 
 def test_what_was_turned_away_stays_so_while_its_newest_row_says_failed(
-    beside: OpenWorkshop, rows: CatalogRows, video: bytes
+    beside: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
     """An older row that is ready and shows no object of ours is not the one that decides."""
-    shop = beside()
+    harness = beside()
     rows.insert(NAME, "720p")
     rows.insert(NAME, "720p", "failed")
-    rejected = shop.put(PATH, video)
-    shop.ask()
-    before = shop.events(PATH)
-    assert shop.sweep() == 0
-    (upload,) = shop.app.ledger.uploads(ids=[rejected.id])
+    rejected = harness.put(PATH, video)
+    harness.ask()
+    before = harness.events(PATH)
+    assert harness.sweep() == 0
+    (upload,) = harness.app.ledger.uploads(ids=[rejected.id])
     assert (upload.state, upload.error_code) == (State.REJECTED, "encode-failed")
-    assert shop.events(PATH) == before
+    assert harness.events(PATH) == before
 
 
 def test_a_second_encode_that_fails_leaves_object_and_older_row_as_they_were(
-    beside: OpenWorkshop, rows: CatalogRows, video: bytes
+    beside: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    shop = beside(KEEP_LOCAL=True)
+    harness = beside(KEEP_LOCAL=True)
     good = rows.insert(NAME, "720p")
-    shop.put(PATH, video)
-    finish(shop)
-    first = shop.row(PATH)
+    harness.put(PATH, video)
+    finish(harness)
+    first = harness.row(PATH)
     before = rows.read(good)
     rows.insert(NAME, "720p", "failed")
     broken = video + b"\0\0\0\x08free"
-    assert shop.put(PATH, broken).id != first.id
-    finish(shop)
-    assert shop.row(PATH).state is State.REJECTED
-    assert shop.object(first) == video
+    assert harness.put(PATH, broken).id != first.id
+    finish(harness)
+    assert harness.row(PATH).state is State.REJECTED
+    assert harness.object(first) == video
     assert rows.read(good) == before
-    with open(shop.absolute(PATH), "rb") as file:
+    with open(harness.absolute(PATH), "rb") as file:
         assert file.read() == broken
 
 
 def test_a_second_encode_that_fails_before_it_opens_the_file_does_not_stop_the_first(
-    beside: OpenWorkshop, rows: CatalogRows, video: bytes
+    beside: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
     """The content was let through for the older row, and has not changed since: it is still that row's."""
-    shop = beside()
+    harness = beside()
     good = rows.insert(NAME, "720p")
-    shop.put(PATH, video)
-    shop.ask()
+    harness.put(PATH, video)
+    harness.ask()
     failed = rows.insert(NAME, "720p", "failed")
-    assert shop.finish(PATH).state is State.RELEASED
-    assert rows.url_of(good) == public(shop, f"videos/{VIDEO_ID}/{NAME}")
+    assert harness.finish(PATH).state is State.RELEASED
+    assert rows.url_of(good) == public(harness, f"videos/{VIDEO_ID}/{NAME}")
     assert rows.url_of(failed).startswith("https://example.com/")
 
 
 def test_a_failed_encode_of_the_same_size_is_not_taken_for_what_was_let_through(
-    beside: OpenWorkshop, rows: CatalogRows, proxy: FaultProxy, video: bytes
+    beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
 ) -> None:
     """Nothing of the first one has been read yet, so its size is all that is known of its content."""
-    shop = beside()
+    harness = beside()
     rows.insert(NAME, "720p")
     good = video + b"\0\0\0\x09free1"
-    shop.put(PATH, good)
-    assert shop.ask() == 1
+    harness.put(PATH, good)
+    assert harness.ask() == 1
     second = rows.insert(NAME, "720p", "processing")
-    os.utime(shop.absolute(shop.write(PATH, good[:-1] + b"2")), (1, 1))
-    shop.settle(PATH)
+    os.utime(harness.absolute(harness.write(PATH, good[:-1] + b"2")), (1, 1))
+    harness.settle(PATH)
     rows.update(second, status="failed")
-    finish(shop)
-    assert (shop.row(PATH).state, shop.row(PATH).error_code) == (State.REJECTED, "encode-failed")
+    finish(harness)
+    assert (harness.row(PATH).state, harness.row(PATH).error_code) == (State.REJECTED, "encode-failed")
     assert sent(proxy) == []
 
 
 def test_a_second_encode_that_is_good_replaces_the_object_and_both_rows_show_it(
-    beside: OpenWorkshop, rows: CatalogRows, video: bytes
+    beside: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    shop = beside(KEEP_LOCAL=True)
+    harness = beside(KEEP_LOCAL=True)
     first = rows.insert(NAME, "720p")
-    shop.put(PATH, video)
-    finish(shop)
+    harness.put(PATH, video)
+    finish(harness)
     second = rows.insert(NAME, "720p", url=f"https://elsewhere.example/{VIDEO_ID}/{NAME}")
     better = video + b"\0\0\0\x08free"
-    upload = shop.put(PATH, better)
-    finish(shop)
-    assert shop.object(upload) == better
-    assert {rows.url_of(first), rows.url_of(second)} == {public(shop, upload.object_key)}
+    upload = harness.put(PATH, better)
+    finish(harness)
+    assert harness.object(upload) == better
+    assert {rows.url_of(first), rows.url_of(second)} == {public(harness, upload.object_key)}
 
 
 def test_what_a_power_cut_left_of_a_file_does_not_replace_its_good_object(
-    beside: OpenWorkshop, rows: CatalogRows, proxy: FaultProxy, server: S3Server, video: bytes
+    beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, server: S3Server, video: bytes
 ) -> None:
     """A verified object is replaced only for a newer row; the damaged file waits for one, and is not hashed
     over and over for it."""
-    shop = beside(KEEP_LOCAL=True)
+    harness = beside(KEEP_LOCAL=True)
     rows.insert("my video.mp4", "original")
-    shop.put(ORIGINAL, video)
-    finish(shop, ORIGINAL)
-    good = shop.row(ORIGINAL)
-    shop.put(ORIGINAL, bytes(len(video) + 1))
+    harness.put(ORIGINAL, video)
+    finish(harness, ORIGINAL)
+    good = harness.row(ORIGINAL)
+    harness.put(ORIGINAL, bytes(len(video) + 1))
     del proxy.requests[:]
-    finish(shop, ORIGINAL)
-    damaged = shop.row(ORIGINAL)
+    finish(harness, ORIGINAL)
+    damaged = harness.row(ORIGINAL)
     assert damaged.id != good.id
     assert (damaged.state, damaged.awaits_row, damaged.error_code) == (State.PENDING, True, NOT_NEWER)
     assert sent(proxy) == []
-    assert shop.ask() == 0
-    assert shop.object(good) == video
+    assert harness.ask() == 0
+    assert harness.object(good) == video
     rows.insert("my video.mp4", "original")
-    finish(shop, ORIGINAL)
-    assert shop.row(ORIGINAL).state is State.PUBLISHED
-    assert shop.object(good) == bytes(len(video) + 1)
+    finish(harness, ORIGINAL)
+    assert harness.row(ORIGINAL).state is State.PUBLISHED
+    assert harness.object(good) == bytes(len(video) + 1)
 
 
 def test_an_original_that_the_compressor_could_read_is_uploaded_whatever_its_container(
-    beside: OpenWorkshop, rows: CatalogRows, video: bytes
+    beside: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    shop = beside()
+    harness = beside()
     odd = video[:-100]
-    upload = shop.put(ORIGINAL, odd)
+    upload = harness.put(ORIGINAL, odd)
     assert (upload.state, upload.finding is not None) == (State.PENDING, True)
     rows.insert("my video.mp4", "original")
-    finish(shop, ORIGINAL)
-    assert shop.object(shop.row(ORIGINAL)) == odd
+    finish(harness, ORIGINAL)
+    assert harness.object(harness.row(ORIGINAL)) == odd
 
 
 def test_a_rendition_with_an_incomplete_container_is_rejected_even_if_its_row_is_ready(
-    beside: OpenWorkshop, rows: CatalogRows, proxy: FaultProxy, video: bytes
+    beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
 ) -> None:
-    shop = beside()
+    harness = beside()
     rows.insert(NAME, "720p")
-    shop.put(PATH, video[:-100])
-    finish(shop)
-    upload = shop.row(PATH)
+    harness.put(PATH, video[:-100])
+    finish(harness)
+    upload = harness.row(PATH)
     assert (upload.state, upload.error_code) == (State.REJECTED, "incomplete")
     assert proxy.actions == []
 
 
 def test_the_row_tells_an_original_from_a_rendition_of_the_same_name(
-    beside: OpenWorkshop, rows: CatalogRows, server: S3Server, video: bytes
+    beside: MakeHarness, rows: CatalogRows, server: S3Server, video: bytes
 ) -> None:
     """A source called `clip_720p.mp4`: its 720p rendition comes first, and so does the row of that."""
-    shop = beside()
+    harness = beside()
     original, rendition = f"{VIDEO_ID}/clip_720p.mp4", f"{VIDEO_ID}/clip_720p_720p.mp4"
     of_rendition = rows.insert("clip_720p_720p.mp4", "720p")
-    shop.put(rendition, video)
-    shop.put(original, video + b"\0\0\0\x08free")
-    assert shop.ask() == 1
+    harness.put(rendition, video)
+    harness.put(original, video + b"\0\0\0\x08free")
+    assert harness.ask() == 1
     of_original = rows.insert("clip_720p.mp4", "original")
-    finish(shop, original)
-    shop.finish(rendition)
-    assert (shop.row(original).quality, shop.row(original).filename) == ("original", "clip_720p.mp4")
-    assert rows.url_of(of_original) == public(shop, f"videos/{VIDEO_ID}/clip_720p_original.mp4")
-    assert rows.url_of(of_rendition) == public(shop, f"videos/{VIDEO_ID}/clip_720p_720p.mp4")
+    finish(harness, original)
+    harness.finish(rendition)
+    assert (harness.row(original).quality, harness.row(original).filename) == ("original", "clip_720p.mp4")
+    assert rows.url_of(of_original) == public(harness, f"videos/{VIDEO_ID}/clip_720p_original.mp4")
+    assert rows.url_of(of_rendition) == public(harness, f"videos/{VIDEO_ID}/clip_720p_720p.mp4")
     keys = server.client().list_objects_v2(Bucket=BUCKET)["Contents"]
     assert sorted(key["Key"] for key in keys) == [
         f"videos/{VIDEO_ID}/clip_720p_720p.mp4",
@@ -278,44 +278,44 @@ def test_the_row_tells_an_original_from_a_rendition_of_the_same_name(
 
 
 def test_an_object_that_the_compressor_uploaded_itself_is_adopted_once_it_is_confirmed(
-    beside: OpenWorkshop, rows: CatalogRows, proxy: FaultProxy, server: S3Server, video: bytes
+    beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, server: S3Server, video: bytes
 ) -> None:
     """Its URL names the object as the file name stands; players get it percent-encoded."""
-    shop = beside()
+    harness = beside()
     key = f"videos/{VIDEO_ID}/{NAME}"
     server.client().put_object(
         Bucket=BUCKET, Key=key, Body=video, ACL="public-read", ChecksumAlgorithm="CRC64NVME"
     )
-    row = rows.insert(NAME, "720p", url=f"{shop.app.context.naming.public_base}/{key}")
-    shop.put(PATH, video)
-    finish(shop)
-    assert shop.row(PATH).state is State.RELEASED
+    row = rows.insert(NAME, "720p", url=f"{harness.app.context.naming.public_base}/{key}")
+    harness.put(PATH, video)
+    finish(harness)
+    assert harness.row(PATH).state is State.RELEASED
     assert sent(proxy) == []
-    assert rows.url_of(row) == public(shop, key)
+    assert rows.url_of(row) == public(harness, key)
 
 
 def test_a_file_that_vanishes_while_it_waits_is_gone(
-    beside: OpenWorkshop, rows: CatalogRows, video: bytes
+    beside: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    shop = beside()
-    shop.put(f"{VIDEO_ID}/other_144p.mp4", video)
-    shop.put(PATH, video)
-    os.remove(shop.absolute(PATH))
-    shop.app.scanner.scan()
-    shop.step(State.PENDING)
-    assert shop.row(PATH).state is State.GONE
+    harness = beside()
+    harness.put(f"{VIDEO_ID}/other_144p.mp4", video)
+    harness.put(PATH, video)
+    os.remove(harness.absolute(PATH))
+    harness.app.scanner.scan()
+    harness.step(State.PENDING)
+    assert harness.row(PATH).state is State.GONE
 
 
 def test_a_retried_upload_is_judged_by_its_row_again(
-    beside: OpenWorkshop, rows: CatalogRows, video: bytes
+    beside: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    shop = beside()
+    harness = beside()
     row = rows.insert(NAME, "720p", "failed")
-    shop.put(PATH, video)
-    finish(shop)
-    shop.app.ledger.reopen(shop.row(PATH).id, reason="retried by hand")
-    (upload,) = shop.step(State.PENDING)
+    harness.put(PATH, video)
+    finish(harness)
+    harness.app.ledger.reopen(harness.row(PATH).id, reason="retried by hand")
+    (upload,) = harness.step(State.PENDING)
     assert upload.state is State.REJECTED
     rows.update(row, status="ready")
-    shop.sweep()
-    assert shop.finish(PATH).state is State.RELEASED
+    harness.sweep()
+    assert harness.finish(PATH).state is State.RELEASED

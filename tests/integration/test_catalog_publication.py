@@ -7,12 +7,12 @@ import os
 import pytest
 
 from db import State
-from tests.catalog_rows import BASE_URL, CatalogRows
 from tests.compressor.database import add_video
-from tests.fault_proxy import FaultProxy
-from tests.integration.conftest import OpenWorkshop
-from tests.s3_server import S3Server
-from tests.workshop import BUCKET, VIDEO_ID, Workshop
+from tests.integration.conftest import MakeHarness
+from tests.support.catalog_rows import BASE_URL, CatalogRows
+from tests.support.fault_proxy import FaultProxy
+from tests.support.harness import BUCKET, VIDEO_ID, Harness
+from tests.support.s3_server import S3Server
 from watcher.errors import ROW_GONE
 
 NAME = "my video_720p.mp4"
@@ -23,58 +23,58 @@ ORIGINAL = f"{VIDEO_ID}/{ORIGINAL_NAME}"
 ORIGINAL_KEY = f"videos/{VIDEO_ID}/my video_original.mp4"
 
 
-def publish(shop: Workshop, path: str = PATH) -> None:
+def publish(harness: Harness, path: str = PATH) -> None:
     """Take the path's upload to `published`."""
-    shop.ask()
-    shop.step(State.PENDING)
-    shop.step(State.VERIFIED)
-    assert shop.row(path).state is State.PUBLISHED
+    harness.ask()
+    harness.step(State.PENDING)
+    harness.step(State.VERIFIED)
+    assert harness.row(path).state is State.PUBLISHED
 
 
-def verify(shop: Workshop) -> None:
+def verify(harness: Harness) -> None:
     """Take the uploads at the gate to `verified`."""
-    shop.ask()
-    (upload,) = shop.step(State.PENDING)
+    harness.ask()
+    (upload,) = harness.step(State.PENDING)
     assert upload.state is State.VERIFIED
 
 
-def public(shop: Workshop, key: str = KEY) -> str:
-    return shop.app.context.naming.public_url_of(key)
+def public(harness: Harness, key: str = KEY) -> str:
+    return harness.app.context.naming.public_url_of(key)
 
 
-def watch(shop: Workshop) -> int:
-    assert shop.app.catalog_thread is not None
-    return shop.app.catalog_thread.republisher.watch()
+def watch(harness: Harness) -> int:
+    assert harness.app.catalog_thread is not None
+    return harness.app.catalog_thread.republisher.watch()
 
 
-def republished(shop: Workshop) -> float | None:
-    return shop.app.metrics.registry.get_sample_value("video_uploader_republished_rows_total")
+def republished(harness: Harness) -> float | None:
+    return harness.app.metrics.registry.get_sample_value("video_uploader_republished_rows_total")
 
 
 @pytest.mark.parametrize("status", ["processing", "failed"])
 def test_a_url_is_published_onto_ready_rows_only(
-    beside: OpenWorkshop, rows: CatalogRows, video: bytes, status: str
+    beside: MakeHarness, rows: CatalogRows, video: bytes, status: str
 ) -> None:
     """No row that could be given it means to look again, not success."""
-    shop = beside()
+    harness = beside()
     row = rows.insert(NAME, "720p")
-    shop.put(PATH, video)
-    verify(shop)
+    harness.put(PATH, video)
+    verify(harness)
     rows.update(row, status=status)
-    (upload,) = shop.step(State.VERIFIED)
+    (upload,) = harness.step(State.VERIFIED)
     assert (upload.state, upload.error_code) == (State.VERIFIED, "row-missing")
     assert rows.url_of(row) == f"{BASE_URL}/{PATH}"
     rows.update(row, status="ready")
-    assert shop.sweep() == 0
-    shop.step(State.VERIFIED)
-    assert shop.row(PATH).state is State.PUBLISHED
-    assert rows.url_of(row) == public(shop)
+    assert harness.sweep() == 0
+    harness.step(State.VERIFIED)
+    assert harness.row(PATH).state is State.PUBLISHED
+    assert rows.url_of(row) == public(harness)
 
 
 def test_every_ready_row_of_the_file_is_given_the_url_and_no_other_row(
-    beside: OpenWorkshop, rows: CatalogRows, video: bytes
+    beside: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    shop = beside()
+    harness = beside()
     ours = [rows.insert(NAME, "720p", url=f"https://{host}.example/{PATH}") for host in ("a", "b")]
     others = [
         rows.insert("my video_480p.mp4", "480p"),
@@ -84,26 +84,26 @@ def test_every_ready_row_of_the_file_is_given_the_url_and_no_other_row(
     ]
     before = [rows.read(row) for row in others]
     rows.update(ours[1], created_at="2999-01-01")
-    shop.put(PATH, video)
-    publish(shop)
-    assert {rows.url_of(row) for row in ours} == {public(shop)}
+    harness.put(PATH, video)
+    publish(harness)
+    assert {rows.url_of(row) for row in ours} == {public(harness)}
     assert [rows.read(row) for row in others] == before
 
 
 def test_a_row_that_shows_no_file_at_all_is_found_by_video_and_quality(
-    beside: OpenWorkshop, rows: CatalogRows, video: bytes
+    beside: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    shop = beside()
+    harness = beside()
     row = rows.insert(NAME, "720p", url="https://player.example/watch?v=1")
     other = rows.insert(NAME, "480p", url="https://player.example/watch?v=2")
-    shop.put(PATH, video)
-    publish(shop)
-    assert rows.url_of(row) == public(shop)
+    harness.put(PATH, video)
+    publish(harness)
+    assert rows.url_of(row) == public(harness)
     assert rows.url_of(other) == "https://player.example/watch?v=2"
 
 
 def test_an_address_of_ours_from_before_is_replaced_by_the_present_one(
-    beside: OpenWorkshop, rows: CatalogRows, video: bytes
+    beside: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
     """The original's old URL does not end in its file's name; the ledger remembers that it was ours."""
     old = beside(KEEP_LOCAL=True, AWS_S3_BASE_URL="https://old.example")
@@ -119,252 +119,252 @@ def test_an_address_of_ours_from_before_is_replaced_by_the_present_one(
 
 
 def test_a_row_that_went_back_is_published_again_and_counted(
-    beside: OpenWorkshop, rows: CatalogRows, video: bytes
+    beside: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
     """The copy may be released already: what is in S3 is what players need."""
-    shop = beside()
+    harness = beside()
     row = rows.insert(NAME, "720p")
-    shop.put(PATH, video)
-    shop.ask()
-    assert shop.finish(PATH).state is State.RELEASED
-    assert watch(shop) == 0
+    harness.put(PATH, video)
+    harness.ask()
+    assert harness.finish(PATH).state is State.RELEASED
+    assert watch(harness) == 0
     rows.update(row, url=f"{BASE_URL}/{PATH}")
-    assert watch(shop) == 1
-    assert rows.url_of(row) == public(shop)
-    assert republished(shop) == 1
-    assert shop.events(PATH)[-1] == "republished"
+    assert watch(harness) == 1
+    assert rows.url_of(row) == public(harness)
+    assert republished(harness) == 1
+    assert harness.events(PATH)[-1] == "republished"
 
 
 def test_a_row_that_appears_for_a_file_that_did_not_change_is_published_by_the_sweep(
-    beside: OpenWorkshop, rows: CatalogRows, proxy: FaultProxy, video: bytes
+    beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
 ) -> None:
     """Compressed again while the original is still there: nothing is copied, and no event comes."""
-    shop = beside(KEEP_LOCAL=True)
+    harness = beside(KEEP_LOCAL=True)
     rows.insert(ORIGINAL_NAME, "original")
-    shop.put(ORIGINAL, video)
-    publish(shop, ORIGINAL)
+    harness.put(ORIGINAL, video)
+    publish(harness, ORIGINAL)
     del proxy.requests[:]
     again = rows.insert(ORIGINAL_NAME, "original")
-    assert shop.sweep() == 1
-    assert rows.url_of(again) == public(shop, ORIGINAL_KEY)
-    assert shop.row(ORIGINAL).catalog_row_id == again
+    assert harness.sweep() == 1
+    assert rows.url_of(again) == public(harness, ORIGINAL_KEY)
+    assert harness.row(ORIGINAL).catalog_row_id == again
     assert proxy.actions == []
-    assert shop.sweep() == 0
+    assert harness.sweep() == 0
 
 
 def test_a_newer_row_of_other_content_waits_for_its_own_upload(
-    beside: OpenWorkshop, rows: CatalogRows, video: bytes
+    beside: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
     """The old object is not what the new row is about, even though it has the same URL."""
-    shop = beside()
+    harness = beside()
     first = rows.insert(NAME, "720p")
-    shop.put(PATH, video)
-    verify(shop)
+    harness.put(PATH, video)
+    verify(harness)
     second = rows.insert(NAME, "720p")
-    shop.write(PATH, video + b"\0\0\0\x08free")
-    shop.step(State.VERIFIED)
-    assert rows.url_of(first) == public(shop)
+    harness.write(PATH, video + b"\0\0\0\x08free")
+    harness.step(State.VERIFIED)
+    assert rows.url_of(first) == public(harness)
     assert rows.url_of(second) == f"{BASE_URL}/{PATH}"
-    assert shop.sweep() == 0
-    shop.settle(PATH)
-    publish(shop)
-    assert rows.url_of(second) == public(shop)
+    assert harness.sweep() == 0
+    harness.settle(PATH)
+    publish(harness)
+    assert rows.url_of(second) == public(harness)
 
 
 def test_a_row_deleted_before_publication_ends_the_upload_and_keeps_object_and_file(
-    beside: OpenWorkshop, rows: CatalogRows, video: bytes
+    beside: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    shop = beside()
+    harness = beside()
     row = rows.insert(NAME, "720p")
-    shop.put(PATH, video)
-    verify(shop)
+    harness.put(PATH, video)
+    verify(harness)
     rows.delete(row)
-    (upload,) = shop.step(State.VERIFIED)
+    (upload,) = harness.step(State.VERIFIED)
     assert (upload.state, upload.error_code) == (State.GONE, ROW_GONE)
-    assert shop.object(upload) == video
-    assert os.path.exists(shop.absolute(PATH))
-    assert shop.app.scanner.scan().noticed == 0
+    assert harness.object(upload) == video
+    assert os.path.exists(harness.absolute(PATH))
+    assert harness.app.scanner.scan().noticed == 0
     back = rows.insert(NAME, "720p")
-    shop.sweep()
-    assert shop.finish(PATH).state is State.RELEASED
-    assert rows.url_of(back) == public(shop)
+    harness.sweep()
+    assert harness.finish(PATH).state is State.RELEASED
+    assert rows.url_of(back) == public(harness)
 
 
 def test_a_lost_object_gives_each_row_back_what_it_showed_before(
-    beside: OpenWorkshop, rows: CatalogRows, server: S3Server, video: bytes
+    beside: MakeHarness, rows: CatalogRows, server: S3Server, video: bytes
 ) -> None:
     """The local URL begins as each request wished: it is remembered, not made up."""
-    shop = beside()
+    harness = beside()
     locals_ = [f"https://{host}.example/{PATH}" for host in ("a", "b")]
     ids = [rows.insert(NAME, "720p", url=url) for url in locals_]
-    shop.put(PATH, video)
-    publish(shop)
+    harness.put(PATH, video)
+    publish(harness)
     server.client().delete_object(Bucket=BUCKET, Key=KEY)
-    (upload,) = shop.step(State.PUBLISHED)
+    (upload,) = harness.step(State.PUBLISHED)
     assert upload.state is State.PENDING
     assert [rows.url_of(row) for row in ids] == locals_
-    assert shop.finish(PATH).state is State.RELEASED
-    assert {rows.url_of(row) for row in ids} == {public(shop)}
+    assert harness.finish(PATH).state is State.RELEASED
+    assert {rows.url_of(row) for row in ids} == {public(harness)}
 
 
 def test_a_row_that_goes_back_while_the_object_is_lost_is_left_as_it_is(
-    beside: OpenWorkshop, rows: CatalogRows, video: bytes, server: S3Server
+    beside: MakeHarness, rows: CatalogRows, video: bytes, server: S3Server
 ) -> None:
     """What it showed before is not known, so it keeps the address; whoever changes that knows better."""
-    shop = beside()
-    row = rows.insert(NAME, "720p", url=public(shop))
-    shop.put(PATH, video)
-    publish(shop)
+    harness = beside()
+    row = rows.insert(NAME, "720p", url=public(harness))
+    harness.put(PATH, video)
+    publish(harness)
     server.client().delete_object(Bucket=BUCKET, Key=KEY)
-    (lost,) = shop.step(State.PUBLISHED)
-    assert (lost.state, rows.url_of(row)) == (State.PENDING, public(shop))
+    (lost,) = harness.step(State.PUBLISHED)
+    assert (lost.state, rows.url_of(row)) == (State.PENDING, public(harness))
     rows.update(row, url=f"{BASE_URL}/{PATH}")
-    assert watch(shop) == 0
+    assert watch(harness) == 0
     assert rows.url_of(row) == f"{BASE_URL}/{PATH}"
 
 
 def test_a_copy_is_not_released_while_the_compressor_is_about_to_write_its_path(
-    beside: OpenWorkshop, rows: CatalogRows, video: bytes
+    beside: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    shop = beside()
+    harness = beside()
     rows.insert(NAME, "720p")
-    shop.put(PATH, video)
-    publish(shop)
+    harness.put(PATH, video)
+    publish(harness)
     again = rows.insert(NAME, "720p", "processing")
-    (upload,) = shop.step(State.PUBLISHED)
+    (upload,) = harness.step(State.PUBLISHED)
     assert (upload.state, upload.error_code) == (State.PUBLISHED, "catalog-busy")
-    assert os.path.exists(shop.absolute(PATH))
+    assert os.path.exists(harness.absolute(PATH))
     rows.delete(again)
-    shop.app.ledger.adopt_identity(upload, upload.identity)
-    assert shop.app.context.catalog.reason_to_keep_copy(upload) is None
+    harness.app.ledger.adopt_identity(upload, upload.identity)
+    assert harness.app.context.catalog.reason_to_keep_copy(upload) is None
 
 
 def test_a_copy_is_not_released_while_a_row_still_shows_it(
-    beside: OpenWorkshop, rows: CatalogRows, video: bytes
+    beside: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    shop = beside()
+    harness = beside()
     row = rows.insert(NAME, "720p")
-    shop.put(PATH, video)
-    publish(shop)
+    harness.put(PATH, video)
+    publish(harness)
     rows.update(row, url=f"{BASE_URL}/{PATH}")
-    (upload,) = shop.step(State.PUBLISHED)
+    (upload,) = harness.step(State.PUBLISHED)
     assert (upload.state, upload.error_code) == (State.PUBLISHED, "catalog-busy")
 
 
 def test_an_original_is_kept_while_the_compressor_is_at_work_on_its_video(
-    beside: OpenWorkshop, rows: CatalogRows, video: bytes
+    beside: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
     """At the end it looks whether the original is there, and then probes it: gone by then is lost."""
-    shop = beside()
+    harness = beside()
     row = rows.insert(ORIGINAL_NAME, "original")
     rows.insert(NAME, "720p", "processing")
-    shop.put(ORIGINAL, video)
-    publish(shop, ORIGINAL)
-    reason_to_keep_copy = shop.app.context.catalog.reason_to_keep_copy(shop.row(ORIGINAL))
+    harness.put(ORIGINAL, video)
+    publish(harness, ORIGINAL)
+    reason_to_keep_copy = harness.app.context.catalog.reason_to_keep_copy(harness.row(ORIGINAL))
     assert reason_to_keep_copy is not None
     assert "original" in reason_to_keep_copy
-    assert rows.url_of(row) == public(shop, ORIGINAL_KEY)
+    assert rows.url_of(row) == public(harness, ORIGINAL_KEY)
 
 
 @pytest.mark.parametrize("deletes", [False, True])
 def test_the_object_of_a_deleted_video_is_kept_and_reported_or_deleted_as_wished(
-    beside: OpenWorkshop, rows: CatalogRows, video: bytes, deletes: bool
+    beside: MakeHarness, rows: CatalogRows, video: bytes, deletes: bool
 ) -> None:
-    shop = beside(DELETE_ORPHANS=deletes)
+    harness = beside(DELETE_ORPHANS=deletes)
     row = rows.insert(NAME, "720p")
-    shop.put(PATH, video)
-    shop.ask()
-    upload = shop.finish(PATH)
-    orphans = shop.app.catalog_thread.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
+    harness.put(PATH, video)
+    harness.ask()
+    upload = harness.finish(PATH)
+    orphans = harness.app.catalog_thread.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
     assert (orphans.look(), orphans.kept) == (0, 0)
     rows.delete(row)
     assert orphans.look() == deletes
     assert orphans.kept == (not deletes)
-    assert shop.object(upload) == (None if deletes else video)
+    assert harness.object(upload) == (None if deletes else video)
     assert (orphans.look(), orphans.kept) == (0, not deletes)
 
 
 def test_an_object_is_not_deleted_while_any_row_leads_to_it(
-    beside: OpenWorkshop, rows: CatalogRows, video: bytes
+    beside: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
     """Not even one of another video, which somebody pointed at it by hand."""
-    shop = beside(DELETE_ORPHANS=True)
+    harness = beside(DELETE_ORPHANS=True)
     row = rows.insert(NAME, "720p")
-    shop.put(PATH, video)
-    shop.ask()
-    upload = shop.finish(PATH)
+    harness.put(PATH, video)
+    harness.ask()
+    upload = harness.finish(PATH)
     other = VIDEO_ID.replace("0b8e", "1b8e")
     add_video(rows.url, other)
-    pointed = rows.insert("another_480p.mp4", "480p", video_id=other, url=public(shop))
+    pointed = rows.insert("another_480p.mp4", "480p", video_id=other, url=public(harness))
     rows.delete(row)
-    orphans = shop.app.catalog_thread.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
+    orphans = harness.app.catalog_thread.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
     assert orphans.look() == 0
-    assert shop.object(upload) == video
+    assert harness.object(upload) == video
     rows.delete(pointed)
     assert orphans.look() == 1
 
 
 def test_an_object_whose_copy_is_still_to_be_released_is_deleted_after_that(
-    beside: OpenWorkshop, rows: CatalogRows, video: bytes
+    beside: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
     """Deleting it before would send it again."""
-    shop = beside(DELETE_ORPHANS=True)
+    harness = beside(DELETE_ORPHANS=True)
     row = rows.insert(NAME, "720p")
-    shop.put(PATH, video)
-    publish(shop)
+    harness.put(PATH, video)
+    publish(harness)
     rows.delete(row)
-    orphans = shop.app.catalog_thread.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
+    orphans = harness.app.catalog_thread.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
     assert (orphans.look(), orphans.kept) == (0, 1)
-    (upload,) = shop.step(State.PUBLISHED)
+    (upload,) = harness.step(State.PUBLISHED)
     assert upload.state is State.RELEASED
     assert orphans.look() == 1
 
 
 def test_with_copies_kept_for_good_the_object_is_deleted_and_the_file_waits_for_a_row(
-    beside: OpenWorkshop, rows: CatalogRows, video: bytes
+    beside: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    shop = beside(DELETE_ORPHANS=True, KEEP_LOCAL=True)
+    harness = beside(DELETE_ORPHANS=True, KEEP_LOCAL=True)
     row = rows.insert(NAME, "720p")
-    shop.put(PATH, video)
-    publish(shop)
+    harness.put(PATH, video)
+    publish(harness)
     rows.delete(row)
-    orphans = shop.app.catalog_thread.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
+    orphans = harness.app.catalog_thread.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
     assert orphans.look() == 1
-    (upload,) = shop.step(State.PENDING)
+    (upload,) = harness.step(State.PENDING)
     assert (upload.state, upload.awaits_row) == (State.PENDING, True)
-    assert os.path.exists(shop.absolute(PATH))
+    assert os.path.exists(harness.absolute(PATH))
 
 
 def test_an_object_whose_row_was_deleted_before_publication_is_an_orphan_too(
-    beside: OpenWorkshop, rows: CatalogRows, video: bytes
+    beside: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    shop = beside(DELETE_ORPHANS=True)
+    harness = beside(DELETE_ORPHANS=True)
     row = rows.insert(NAME, "720p")
-    shop.put(PATH, video)
-    verify(shop)
+    harness.put(PATH, video)
+    verify(harness)
     rows.delete(row)
-    (upload,) = shop.step(State.VERIFIED)
+    (upload,) = harness.step(State.VERIFIED)
     assert upload.state is State.GONE
-    orphans = shop.app.catalog_thread.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
+    orphans = harness.app.catalog_thread.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
     assert orphans.look() == 1
-    assert shop.object(upload) is None
+    assert harness.object(upload) is None
     assert orphans.look() == 0
 
 
 def test_the_object_of_another_host_is_not_taken_for_a_lost_one(
-    beside: OpenWorkshop, rows: CatalogRows, proxy: FaultProxy, server: S3Server, video: bytes
+    beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, server: S3Server, video: bytes
 ) -> None:
     """Two hosts compressed the same video one after the other: the later one's object stays as it is."""
-    shop = beside(KEEP_LOCAL=True)
+    harness = beside(KEEP_LOCAL=True)
     rows.insert(NAME, "720p")
-    shop.put(PATH, video)
-    publish(shop)
+    harness.put(PATH, video)
+    publish(harness)
     other = beside(INSTANCE_ID="other", KEEP_LOCAL=True)
     rows.insert(NAME, "720p")
-    shop.write(PATH, video + b"\0\0\0\x08free")
+    harness.write(PATH, video + b"\0\0\0\x08free")
     other.settle(PATH)
     publish(other)
-    shop.app.policy.keep_local = False
-    (upload,) = shop.step(State.PUBLISHED)
+    harness.app.policy.keep_local = False
+    (upload,) = harness.step(State.PUBLISHED)
     assert (upload.state, upload.error_code) == (State.PUBLISHED, "object-replaced")
-    assert shop.object(upload) == video + b"\0\0\0\x08free"
+    assert harness.object(upload) == video + b"\0\0\0\x08free"

@@ -15,12 +15,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from db import State
-from tests.cdn import Cdn, asked_to_forget
-from tests.daemon import DaemonProcess, running_daemon
-from tests.fault_proxy import Answer, FaultProxy, Forward, Request
-from tests.integration.conftest import MakeSettings, OpenWorkshop
-from tests.s3_server import S3Server
-from tests.workshop import BUCKET, VIDEO_ID, Workshop
+from tests.integration.conftest import MakeHarness, MakeSettings
+from tests.support.cloudfront_server import Cdn, asked_to_forget
+from tests.support.daemon_process import DaemonProcess, running_daemon
+from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request
+from tests.support.harness import BUCKET, VIDEO_ID, Harness
+from tests.support.s3_server import S3Server
 from watcher.app.single_pass import OnceRun
 from watcher.settings.model import Settings
 
@@ -54,100 +54,100 @@ def with_cdn(cdn: Cdn, proxy: FaultProxy) -> dict[str, Any]:
     return {"CLOUDFRONT_DISTRIBUTION_ID": cdn.id, "AWS_ENDPOINT_URL_CLOUDFRONT": proxy.url}
 
 
-def flush(shop: Workshop) -> None:
-    assert shop.app.invalidator is not None
-    shop.app.invalidator.flush()
+def flush(harness: Harness) -> None:
+    assert harness.app.invalidator is not None
+    harness.app.invalidator.flush()
 
 
 def test_a_first_upload_is_invalidated_by_nobody(
-    workshop: OpenWorkshop, proxy: FaultProxy, with_cdn: dict[str, Any], video: bytes
+    make_harness: MakeHarness, proxy: FaultProxy, with_cdn: dict[str, Any], video: bytes
 ) -> None:
-    shop = workshop(**with_cdn)
-    shop.put(PATH, video)
-    assert shop.finish(PATH).state is State.RELEASED
-    flush(shop)
+    harness = make_harness(**with_cdn)
+    harness.put(PATH, video)
+    assert harness.finish(PATH).state is State.RELEASED
+    flush(harness)
     assert asked_to_forget(proxy) == []
 
 
 @pytest.mark.parametrize("state", [State.VERIFIED, State.PUBLISHED, State.RELEASED])
 def test_an_object_that_is_replaced_leaves_the_caches(
-    workshop: OpenWorkshop, cdn: Cdn, with_cdn: dict[str, Any], video: bytes, state: State
+    make_harness: MakeHarness, cdn: Cdn, with_cdn: dict[str, Any], video: bytes, state: State
 ) -> None:
     """However far the row of the earlier content had come."""
-    shop = workshop(**with_cdn)
-    shop.put(PATH, video)
+    harness = make_harness(**with_cdn)
+    harness.put(PATH, video)
     for stage in (State.PENDING, State.VERIFIED, State.PUBLISHED)[
         : [State.VERIFIED, State.PUBLISHED, State.RELEASED].index(state) + 1
     ]:
-        shop.step(stage)
-    assert shop.row(PATH).state is state
-    shop.put(PATH, longer(video))
-    (row,) = shop.step(State.PENDING)
+        harness.step(stage)
+    assert harness.row(PATH).state is state
+    harness.put(PATH, longer(video))
+    (row,) = harness.step(State.PENDING)
     assert row.state is State.VERIFIED
-    assert "replaced" in shop.events(PATH)
-    flush(shop)
+    assert "replaced" in harness.events(PATH)
+    flush(harness)
     assert cdn.forgotten() == [[CDN_PATH]]
 
 
 def test_the_same_content_again_is_no_replacement(
-    workshop: OpenWorkshop, proxy: FaultProxy, with_cdn: dict[str, Any], video: bytes
+    make_harness: MakeHarness, proxy: FaultProxy, with_cdn: dict[str, Any], video: bytes
 ) -> None:
-    shop = workshop(**with_cdn)
+    harness = make_harness(**with_cdn)
     for _ in range(2):
-        shop.put(PATH, video)
-        assert shop.finish(PATH).state is State.RELEASED
-    flush(shop)
+        harness.put(PATH, video)
+        assert harness.finish(PATH).state is State.RELEASED
+    flush(harness)
     assert asked_to_forget(proxy) == []
 
 
 def test_nothing_is_invalidated_before_the_new_object_is_confirmed(
-    workshop: OpenWorkshop, proxy: FaultProxy, with_cdn: dict[str, Any], video: bytes
+    make_harness: MakeHarness, proxy: FaultProxy, with_cdn: dict[str, Any], video: bytes
 ) -> None:
     """A cache that is emptied too early fills itself with the old object again."""
-    shop = workshop(**with_cdn)
-    shop.put(PATH, video)
-    shop.finish(PATH)
+    harness = make_harness(**with_cdn)
+    harness.put(PATH, video)
+    harness.finish(PATH)
     proxy.fault = lambda request, forward: Answer(503) if request.action == "PutObject" else forward()
-    shop.put(PATH, longer(video))
-    (row,) = shop.step(State.PENDING)
+    harness.put(PATH, longer(video))
+    (row,) = harness.step(State.PENDING)
     assert row.state is State.PENDING
-    flush(shop)
+    flush(harness)
     assert asked_to_forget(proxy) == []
 
 
 def test_a_receipt_and_the_wish_to_invalidate_are_written_together_or_not_at_all(
-    workshop: OpenWorkshop, with_cdn: dict[str, Any], video: bytes
+    make_harness: MakeHarness, with_cdn: dict[str, Any], video: bytes
 ) -> None:
-    shop = workshop(**with_cdn)
-    shop.put(PATH, video)
-    shop.finish(PATH)
-    shop.put(PATH, longer(video))
-    with shop.app.database.operation("take the table away") as connected:
+    harness = make_harness(**with_cdn)
+    harness.put(PATH, video)
+    harness.finish(PATH)
+    harness.put(PATH, longer(video))
+    with harness.app.database.operation("take the table away") as connected:
         connected.execute_sql("ALTER TABLE invalidations RENAME TO hidden")
-    (row,) = shop.step(State.PENDING)
+    (row,) = harness.step(State.PENDING)
     assert (row.state, row.error_code) == (State.PENDING, "database")
 
 
 def test_a_wish_outlives_the_daemon(
-    workshop: OpenWorkshop, cdn: Cdn, with_cdn: dict[str, Any], video: bytes
+    make_harness: MakeHarness, cdn: Cdn, with_cdn: dict[str, Any], video: bytes
 ) -> None:
-    shop = workshop(**with_cdn)
-    shop.put(PATH, video)
-    shop.finish(PATH)
-    shop.put(PATH, longer(video))
-    shop.step(State.PENDING)
-    flush(workshop(**with_cdn))
+    harness = make_harness(**with_cdn)
+    harness.put(PATH, video)
+    harness.finish(PATH)
+    harness.put(PATH, longer(video))
+    harness.step(State.PENDING)
+    flush(make_harness(**with_cdn))
     assert cdn.forgotten() == [[CDN_PATH]]
 
 
-def test_without_a_distribution_nothing_is_asked_or_kept(workshop: OpenWorkshop, video: bytes) -> None:
-    shop = workshop()
-    assert shop.app.invalidator is None
-    assert set(shop.app.breakers) == {"upload", "publish", "release"}
+def test_without_a_distribution_nothing_is_asked_or_kept(make_harness: MakeHarness, video: bytes) -> None:
+    harness = make_harness()
+    assert harness.app.invalidator is None
+    assert set(harness.app.breakers) == {"upload", "publish", "release"}
     for content in (video, longer(video)):
-        shop.put(PATH, content)
-        assert shop.finish(PATH).state is State.RELEASED
-    with shop.app.database.operation("look") as connected:
+        harness.put(PATH, content)
+        assert harness.finish(PATH).state is State.RELEASED
+    with harness.app.database.operation("look") as connected:
         assert connected.execute_sql("SELECT * FROM invalidations").fetchall() == []
 
 
@@ -193,15 +193,15 @@ def test_run_once_says_that_the_cdn_could_not_be_told(
 
 
 def test_an_interrupted_run_asks_nothing_more(
-    workshop: OpenWorkshop, proxy: FaultProxy, with_cdn: dict[str, Any]
+    make_harness: MakeHarness, proxy: FaultProxy, with_cdn: dict[str, Any]
 ) -> None:
-    shop = workshop(**with_cdn)
-    assert shop.app.invalidator is not None
-    shop.app.invalidator.request("a")
+    harness = make_harness(**with_cdn)
+    assert harness.app.invalidator is not None
+    harness.app.invalidator.request("a")
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()
     signals.put(signal.SIGTERM)
     with capture_logs():
-        undone = OnceRun(shop.app, signals=signals).run()
+        undone = OnceRun(harness.app, signals=signals).run()
     assert any("interrupted" in line for line in undone)
     assert asked_to_forget(proxy) == []
 
@@ -219,8 +219,12 @@ def test_the_daemon_tells_the_cdn_and_stops_promptly(
     assert cdn.forgotten() == [[CDN_PATH]]
 
 
-def test_a_distribution_that_must_not_be_told_is_said_everywhere_and_holds_up_no_upload(
-    settings: MakeSettings, workshop: OpenWorkshop, proxy: FaultProxy, with_cdn: dict[str, Any], video: bytes
+def test_a_refused_invalidation_is_said_everywhere_and_holds_up_no_upload(
+    settings: MakeSettings,
+    make_harness: MakeHarness,
+    proxy: FaultProxy,
+    with_cdn: dict[str, Any],
+    video: bytes,
 ) -> None:
     proxy.fault = lambda request, forward: NO_ACCESS if request.path.endswith("/invalidation") else forward()
     given = settings(**with_cdn, LOG_FORMAT="json", KEEP_LOCAL=True)
@@ -232,7 +236,7 @@ def test_a_distribution_that_must_not_be_told_is_said_everywhere_and_holds_up_no
         assert "cloudfront:CreateInvalidation" in paused["reason"]
         daemon.expect("upload_published", count=2)
         stop(daemon)
-    report = workshop(**with_cdn).app.ledger.instance_report()
+    report = make_harness(**with_cdn).app.ledger.instance_report()
     assert report is not None
     said = report.report["paused"]
     assert isinstance(said, dict)
@@ -245,19 +249,19 @@ def stop(daemon: DaemonProcess) -> None:
     assert daemon.expect("daemon_stopped")["in_time"]
 
 
-def test_a_domain_of_the_cdn_makes_the_urls_and_wins(workshop: OpenWorkshop, video: bytes) -> None:
-    shop = workshop(CLOUDFRONT_DOMAIN="d1.cloudfront.net", AWS_S3_BASE_URL="https://other.example")
-    shop.put(PATH, video)
-    assert shop.finish(PATH).url == f"https://d1.cloudfront.net{CDN_PATH}"
+def test_a_domain_of_the_cdn_makes_the_urls_and_wins(make_harness: MakeHarness, video: bytes) -> None:
+    harness = make_harness(CLOUDFRONT_DOMAIN="d1.cloudfront.net", AWS_S3_BASE_URL="https://other.example")
+    harness.put(PATH, video)
+    assert harness.finish(PATH).url == f"https://d1.cloudfront.net{CDN_PATH}"
 
 
 def test_a_url_that_everyone_can_fetch_is_published(
-    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes
 ) -> None:
-    shop = workshop(VERIFY_PUBLIC_URL=True)
-    shop.put(PATH, video)
-    shop.step(State.PENDING)
-    (row,) = shop.step(State.VERIFIED)
+    harness = make_harness(VERIFY_PUBLIC_URL=True)
+    harness.put(PATH, video)
+    harness.step(State.PENDING)
+    (row,) = harness.step(State.VERIFIED)
     assert row.state is State.PUBLISHED
     asked = [request for request in proxy.requests if request.method == "GET"]
     assert [(request.path, "Authorization" in request.headers) for request in asked] == [
@@ -266,33 +270,33 @@ def test_a_url_that_everyone_can_fetch_is_published(
 
 
 def test_unless_it_is_wished_no_url_is_fetched(
-    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes
 ) -> None:
-    shop = workshop()
-    shop.put(PATH, video)
-    assert shop.finish(PATH).state is State.RELEASED
+    harness = make_harness()
+    harness.put(PATH, video)
+    assert harness.finish(PATH).state is State.RELEASED
     assert [request for request in proxy.requests if request.method == "GET"] == []
 
 
 def test_a_url_that_nobody_can_fetch_is_not_published_and_pauses_the_stage(
-    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes
 ) -> None:
-    shop = workshop(VERIFY_PUBLIC_URL=True, AWS_S3_ACL="none")
-    shop.put(PATH, video)
-    shop.step(State.PENDING)
+    harness = make_harness(VERIFY_PUBLIC_URL=True, AWS_S3_ACL="none")
+    harness.put(PATH, video)
+    harness.step(State.PENDING)
     with pytest.raises(HTTPError):
-        urlopen(shop.row(PATH).url or "")
-    (row,) = shop.step(State.VERIFIED)
+        urlopen(harness.row(PATH).url or "")
+    (row,) = harness.step(State.VERIFIED)
     assert (row.state, row.attempts, row.error_code) == (State.VERIFIED, 0, "not-public")
-    assert shop.catalog_urls()[0].startswith("file:")
-    failure = shop.app.breakers["publish"].failure
+    assert harness.catalog_urls()[0].startswith("file:")
+    failure = harness.app.breakers["publish"].failure
     assert failure is not None
     for word in ("AWS_S3_ACL=public-read", "bucket policy", "CLOUDFRONT_DOMAIN"):
         assert word in failure.sentence
-    shop.server.client().put_object_acl(Bucket=BUCKET, Key=row.object_key, ACL="public-read")
-    (row,) = shop.step(State.VERIFIED)
+    harness.server.client().put_object_acl(Bucket=BUCKET, Key=row.object_key, ACL="public-read")
+    (row,) = harness.step(State.VERIFIED)
     assert row.state is State.PUBLISHED
-    assert shop.app.breakers["publish"].failure is None
+    assert harness.app.breakers["publish"].failure is None
 
 
 @pytest.mark.parametrize(
@@ -303,7 +307,7 @@ def test_a_url_that_nobody_can_fetch_is_not_published_and_pauses_the_stage(
     ],
 )
 def test_a_row_waits_while_its_url_gives_something_else(
-    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes, change: dict[str, str], code: str
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes, change: dict[str, str], code: str
 ) -> None:
     """A cache that still has the object of earlier content, or a page that says that something is wrong."""
 
@@ -311,14 +315,14 @@ def test_a_row_waits_while_its_url_gives_something_else(
         return forward().having(**change) if request.method == "GET" else forward()
 
     proxy.fault = lie
-    shop = workshop(VERIFY_PUBLIC_URL=True)
-    shop.put(PATH, video)
-    shop.step(State.PENDING)
-    (row,) = shop.step(State.VERIFIED)
+    harness = make_harness(VERIFY_PUBLIC_URL=True)
+    harness.put(PATH, video)
+    harness.step(State.PENDING)
+    (row,) = harness.step(State.VERIFIED)
     assert (row.state, row.attempts, row.error_code) == (State.VERIFIED, 1, code)
-    assert shop.app.breakers["publish"].failure is None
-    assert shop.catalog_urls()[0].startswith("file:")
+    assert harness.app.breakers["publish"].failure is None
+    assert harness.catalog_urls()[0].startswith("file:")
     proxy.fault = lambda _request, forward: forward()
-    shop.app.ledger.make_due([row.id])
-    (row,) = shop.step(State.VERIFIED)
+    harness.app.ledger.make_due([row.id])
+    (row,) = harness.step(State.VERIFIED)
     assert row.state is State.PUBLISHED

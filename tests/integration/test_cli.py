@@ -19,12 +19,12 @@ from urllib.request import urlopen
 import pytest
 
 from db import Ledger, State, sqlite_url
-from tests.fault_proxy import Answer, FaultProxy, Forward, s3_error
-from tests.media import Media
-from tests.s3_server import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, S3Server
+from tests.support.fault_proxy import Answer, FaultProxy, Forward, s3_error
+from tests.support.harness import BUCKET, VIDEO_ID
+from tests.support.media import Media
+from tests.support.s3_server import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, S3Server
 from tests.unit.watcher.conftest import make_place
 from tests.unit.watcher.test_metrics import free_address
-from tests.workshop import BUCKET, VIDEO_ID
 from watcher.app.factories import connect
 from watcher.cli.app import app
 from watcher.settings.model import Settings

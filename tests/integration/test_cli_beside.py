@@ -9,11 +9,11 @@ import psycopg
 import pytest
 
 from db import State
-from tests.integration.beside import Compressor, compressor, pass_gate, publish  # noqa: F401  # the fixture
-from tests.integration.command import Command
-from tests.integration.conftest import OpenWorkshop
-from tests.s3_server import S3Server
-from tests.workshop import VIDEO_ID, Workshop
+from tests.integration.conftest import MakeHarness
+from tests.support.catalog_harness import Compressor, compressor, pass_gate, publish  # noqa: F401  # the fixture
+from tests.support.cli_process import Command
+from tests.support.harness import VIDEO_ID, Harness
+from tests.support.s3_server import S3Server
 from watcher.operations.catalog_checks import check_catalog
 
 pytestmark = pytest.mark.long
@@ -25,9 +25,9 @@ UNKNOWN = f"{VIDEO_ID}/unknown_144p.mp4"
 
 
 @pytest.fixture
-def beside(workshop: OpenWorkshop, compressor: Compressor) -> Workshop:  # noqa: F811
+def beside(make_harness: MakeHarness, compressor: Compressor) -> Harness:  # noqa: F811
     """A house beside a compressor."""
-    return workshop(**compressor.settings)
+    return make_harness(**compressor.settings)
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def command(place: str, server: S3Server, compressor: Compressor) -> Command:  #
 
 
 @pytest.fixture
-def waiting(beside: Workshop, compressor: Compressor, video: bytes) -> str:  # noqa: F811
+def waiting(beside: Harness, compressor: Compressor, video: bytes) -> str:  # noqa: F811
     """Two files wait at the gate: one whose row is processing, and one that has none; gives the row's id."""
     row = compressor.begin(PROCESSING, "480p")
     beside.put(PROCESSING, video)
@@ -45,7 +45,7 @@ def waiting(beside: Workshop, compressor: Compressor, video: bytes) -> str:  # n
     return row
 
 
-def make_wait_since(beside: Workshop, path: str, **ago: float) -> None:
+def make_wait_since(beside: Harness, path: str, **ago: float) -> None:
     with beside.app.database.operation("make a file wait for longer") as connected:
         connected.execute_sql(
             "UPDATE video_uploader.uploads SET due_at = now() - %s WHERE path = %s", (timedelta(**ago), path)
@@ -53,7 +53,7 @@ def make_wait_since(beside: Workshop, path: str, **ago: float) -> None:
 
 
 def test_explain_tells_which_row_is_waited_for_since_when_and_whether_that_is_too_long(
-    beside: Workshop, command: Command, waiting: str
+    beside: Harness, command: Command, waiting: str
 ) -> None:
     make_wait_since(beside, PROCESSING, minutes=10)
     make_wait_since(beside, UNKNOWN, hours=2)
@@ -68,7 +68,7 @@ def test_explain_tells_which_row_is_waited_for_since_when_and_whether_that_is_to
 
 
 def test_status_and_list_tell_how_many_wait_and_how_many_of_them_too_long(
-    beside: Workshop, command: Command, waiting: str
+    beside: Harness, command: Command, waiting: str
 ) -> None:
     make_wait_since(beside, UNKNOWN, hours=2)
     summary = command.here("status", "--json").json()
@@ -80,14 +80,14 @@ def test_status_and_list_tell_how_many_wait_and_how_many_of_them_too_long(
     assert command.here("list").out.count(" awaits-row ") == 2
 
 
-def test_status_tells_of_orphans_as_the_daemon_last_saw_them(beside: Workshop, command: Command) -> None:
+def test_status_tells_of_orphans_as_the_daemon_last_saw_them(beside: Harness, command: Command) -> None:
     beside.app.ledger.heartbeat({"phase": "running", "orphans": 3})
     assert command.here("status", "--json").json()["orphans"] == 3
     assert "Objects whose catalog rows were deleted: 3; `video-uploader audit`" in command.here("status").out
 
 
 def test_a_dry_run_goes_by_the_rows_whether_or_not_the_ledger_knows_the_file(
-    beside: Workshop,
+    beside: Harness,
     command: Command,
     compressor: Compressor,  # noqa: F811
     waiting: str,
@@ -123,7 +123,7 @@ def test_a_dry_run_needs_no_ledger_to_ask_the_catalog(command: Command) -> None:
     assert command.here("db", "status").code == 1
 
 
-def outcomes(beside: Workshop) -> dict[str, str]:
+def outcomes(beside: Harness) -> dict[str, str]:
     app = beside.app
     found = list(check_catalog(app.settings, app.database, ledger_is_current=True))
     assert all(result.mend for result in found if result.outcome != "ok")
@@ -131,7 +131,7 @@ def outcomes(beside: Workshop) -> dict[str, str]:
 
 
 def test_doctor_is_content_with_the_compressors_table_as_it_is(
-    beside: Workshop,
+    beside: Harness,
     compressor: Compressor,  # noqa: F811
     video: bytes,
 ) -> None:
@@ -142,7 +142,7 @@ def test_doctor_is_content_with_the_compressors_table_as_it_is(
     )
 
 
-def test_doctor_warns_of_a_table_without_a_useful_index(beside: Workshop, compressor: Compressor) -> None:  # noqa: F811
+def test_doctor_warns_of_a_table_without_a_useful_index(beside: Harness, compressor: Compressor) -> None:  # noqa: F811
     """An index of some rows only, or one that begins with another column, does not find a video's rows."""
     with psycopg.connect(compressor.url) as connection:
         connection.execute("DROP INDEX video_qualities_by_video")
@@ -151,7 +151,7 @@ def test_doctor_warns_of_a_table_without_a_useful_index(beside: Workshop, compre
 
 
 def test_doctor_sees_a_row_of_the_future(
-    beside: Workshop,
+    beside: Harness,
     compressor: Compressor,  # noqa: F811
     video: bytes,
 ) -> None:
@@ -167,7 +167,7 @@ def test_doctor_sees_a_row_of_the_future(
 
 
 def test_doctor_fails_where_the_compressors_table_is_not(
-    beside: Workshop,
+    beside: Harness,
     compressor: Compressor,  # noqa: F811
 ) -> None:
     with psycopg.connect(compressor.url) as connection:

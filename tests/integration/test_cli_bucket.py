@@ -10,10 +10,10 @@ from urllib.request import urlopen
 
 import pytest
 
-from tests.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
-from tests.integration.command import Command
-from tests.s3_server import REGION, S3Server
-from tests.workshop import BUCKET
+from tests.support.cli_process import Command
+from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
+from tests.support.harness import BUCKET
+from tests.support.s3_server import REGION, S3Server
 
 pytestmark = pytest.mark.long
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from db import MIGRATIONS
-from tests.integration.command import Command
-from tests.postgres import PostgresServer
+from tests.support.cli_process import Command
+from tests.support.postgres import PostgresServer
 
 pytestmark = pytest.mark.long
 

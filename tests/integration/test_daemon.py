@@ -17,16 +17,16 @@ from urllib.request import urlopen
 import pytest
 
 from db import Ledger, State, Upload, open_database
-from tests.daemon import environment_of, running_daemon
-from tests.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
 from tests.faults.http_wire import HttpWire
 from tests.faults.wire_faults import BlackHole
 from tests.integration.conftest import MakeSettings
 from tests.integration.test_upload_rules import padded
-from tests.media import Media, encoding
-from tests.s3_server import S3Server
-from tests.secrecy import ensure_untold
-from tests.workshop import BUCKET, VIDEO_ID, settings_for
+from tests.support.daemon_process import environment_of, running_daemon
+from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
+from tests.support.harness import BUCKET, VIDEO_ID, settings_for
+from tests.support.media import Media, encoding
+from tests.support.s3_server import S3Server
+from tests.support.secret_search import ensure_untold
 from watcher.failpoints import VARIABLE, Point
 from watcher.settings.model import Settings
 

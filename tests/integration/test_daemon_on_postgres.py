@@ -11,12 +11,12 @@ import psycopg
 import pytest
 
 from db import Ledger, State
-from tests.daemon import running_daemon
 from tests.integration.conftest import MakeSettings
-from tests.media import Media
-from tests.postgres import PostgresServer
-from tests.s3_server import S3Server
-from tests.workshop import BUCKET, VIDEO_ID
+from tests.support.daemon_process import running_daemon
+from tests.support.harness import BUCKET, VIDEO_ID
+from tests.support.media import Media
+from tests.support.postgres import PostgresServer
+from tests.support.s3_server import S3Server
 from watcher.app.factories import connect
 
 pytestmark = pytest.mark.long

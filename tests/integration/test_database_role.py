@@ -14,14 +14,14 @@ import pytest
 from psycopg import sql
 
 from db import MIGRATIONS, State, migrate
-from tests.certificates import make_certificate
-from tests.integration.beside import LOCAL, Compressor, compressor_on, pass_gate
-from tests.integration.command import Command
 from tests.integration.conftest import MakeSettings
-from tests.postgres import PostgresServer
-from tests.postgres_tls import tls_before
-from tests.s3_server import S3Server
-from tests.workshop import BUCKET, VIDEO_ID, Workshop
+from tests.support.catalog_harness import LOCAL, Compressor, compressor_on, pass_gate
+from tests.support.certificates import make_certificate
+from tests.support.cli_process import Command
+from tests.support.harness import BUCKET, VIDEO_ID, Harness
+from tests.support.postgres import PostgresServer
+from tests.support.postgres_tls import tls_before
+from tests.support.s3_server import S3Server
 from watcher.app.wiring import open_application
 
 README = Path(__file__).parents[2] / "README.md"
@@ -83,15 +83,15 @@ def test_the_granted_role_does_all_of_the_work_and_alters_nothing_of_the_compres
     role = settings(DATABASE_URL=url_of_role(compressor), CATALOG="compressor")
     with open_application(role) as app, app.database.session():
         assert migrate(app.database) == list(MIGRATIONS)
-        workshop = Workshop(app, server)
+        harness = Harness(app, server)
         row = compressor.begin(PATH)
-        workshop.put(PATH, video)
-        assert pass_gate(workshop) == 0
+        harness.put(PATH, video)
+        assert pass_gate(harness) == 0
         compressor.end(row, PATH)
-        assert pass_gate(workshop) == 1
-        workshop.step(State.PENDING)
-        workshop.step(State.VERIFIED)
-        upload = workshop.row(PATH)
+        assert pass_gate(harness) == 1
+        harness.step(State.PENDING)
+        harness.step(State.VERIFIED)
+        upload = harness.row(PATH)
         assert (upload.state, compressor.urls()) == (State.PUBLISHED, [upload.url])
         naming = app.context.naming
         urls = {"public_url": naming.public_url(upload), "local_url": naming.local_url(upload)}

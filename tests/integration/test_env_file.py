@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from tests.integration.command import Command
+from tests.support.cli_process import Command
 
 pytestmark = pytest.mark.long
 

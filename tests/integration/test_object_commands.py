@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import pytest
 
 from db import Invalidations, State
-from tests.daemon import environment_of
-from tests.fault_proxy import FaultProxy, s3_error
 from tests.integration.conftest import MakeSettings
-from tests.peer import writer
-from tests.s3_server import S3Server
-from tests.workshop import BUCKET, VIDEO_ID, open_workshop
+from tests.support.daemon_process import environment_of
+from tests.support.fault_proxy import FaultProxy, s3_error
+from tests.support.harness import BUCKET, VIDEO_ID, open_harness
+from tests.support.peer_process import writer
+from tests.support.s3_server import S3Server
 from watcher.app.factories import connect
 from watcher.settings.model import Settings
 
@@ -185,7 +185,7 @@ def test_what_was_replaced_by_hand_waits_for_the_daemon_to_tell_the_cdn(
     run: Run, file: str, settings: MakeSettings, server: S3Server, video: bytes
 ) -> None:
     given = {"CLOUDFRONT_DISTRIBUTION_ID": "E1", "AWS_ENDPOINT_URL_CLOUDFRONT": "http://127.0.0.1:9"}
-    with open_workshop(settings(), server):
+    with open_harness(settings(), server):
         pass
     assert run("upload", file, **given).code == 0
     assert waiting(settings()) == []
@@ -213,8 +213,8 @@ def test_the_daemon_takes_what_was_uploaded_by_hand_as_it_is(
     run: Run, file: str, settings: MakeSettings, server: S3Server, proxy: FaultProxy
 ) -> None:
     assert run("upload", file).code == 0
-    with open_workshop(settings(), server) as shop:
-        shop.settle(PATH)
-        (row,) = shop.step(State.PENDING)
+    with open_harness(settings(), server) as harness:
+        harness.settle(PATH)
+        (row,) = harness.step(State.PENDING)
     assert row.state is State.VERIFIED
     assert proxy.actions.count("PutObject") == 1

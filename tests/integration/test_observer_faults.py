@@ -13,14 +13,14 @@ from urllib.request import urlopen
 import pytest
 
 from db import State
-from tests.daemon import DaemonProcess, running_daemon
-from tests.fault_proxy import FaultProxy, no_fault, s3_error
-from tests.faults.stakes import Stakes
+from tests.faults.files_at_stake import Stakes
 from tests.integration.conftest import MakeSettings
 from tests.integration.test_daemon import OTHER_VIDEO, PATH, command, place_file, rows
-from tests.media import Media
+from tests.support.daemon_process import DaemonProcess, running_daemon
+from tests.support.fault_proxy import FaultProxy, no_fault, s3_error
+from tests.support.harness import VIDEO_ID
+from tests.support.media import Media
 from tests.unit.watcher.test_metrics import free_address
-from tests.workshop import VIDEO_ID
 from watcher.settings.model import Settings
 
 pytestmark = pytest.mark.long

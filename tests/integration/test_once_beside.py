@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from db import State
-from tests.integration.beside import Compressor, compressor, publish  # noqa: F401  # the fixture
-from tests.integration.command import Command
-from tests.integration.conftest import OpenWorkshop
-from tests.s3_server import S3Server
-from tests.workshop import BUCKET, VIDEO_ID
+from tests.integration.conftest import MakeHarness
+from tests.support.catalog_harness import Compressor, compressor, publish  # noqa: F401  # the fixture
+from tests.support.cli_process import Command
+from tests.support.harness import BUCKET, VIDEO_ID
+from tests.support.s3_server import S3Server
 
 pytestmark = pytest.mark.long
 
@@ -27,12 +27,12 @@ def command(place: str, server: S3Server, compressor: Compressor) -> Command:  #
 def test_what_is_ready_is_published_and_what_still_waits_for_its_row_is_undone(
     command: Command,
     compressor: Compressor,  # noqa: F811
-    workshop: OpenWorkshop,
+    make_harness: MakeHarness,
     server: S3Server,
     video: bytes,
 ) -> None:
     """One row is ready, one failed, one processing, and one file has none at all."""
-    opened = workshop(**compressor.settings)
+    opened = make_harness(**compressor.settings)
     for path in (GOOD, FAILED, WAITING, UNKNOWN):
         opened.write(path, video)
     compressor.encode(GOOD)
@@ -60,11 +60,11 @@ def test_what_is_ready_is_published_and_what_still_waits_for_its_row_is_undone(
 def test_a_row_that_appeared_for_a_file_that_did_not_change_is_published_onto_at_the_start(
     command: Command,
     compressor: Compressor,  # noqa: F811
-    workshop: OpenWorkshop,
+    make_harness: MakeHarness,
     video: bytes,
 ) -> None:
     """Also what was rejected is taken up again when its encode turns out to be good."""
-    opened = workshop(**compressor.settings)
+    opened = make_harness(**compressor.settings)
     upload, _ = publish(opened, compressor, GOOD, video)
     compressor.fail(row := compressor.begin(FAILED, "480p"))
     opened.put(FAILED, video)

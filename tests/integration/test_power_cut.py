@@ -12,14 +12,14 @@ from collections.abc import Callable
 import pytest
 
 from db import State
-from tests.fault_proxy import FaultProxy
-from tests.faults.stakes import Stakes
-from tests.integration.conftest import OpenWorkshop
+from tests.faults.files_at_stake import Stakes
+from tests.integration.conftest import MakeHarness
 from tests.integration.test_release_rules import FREE_BOX, content, published
 from tests.integration.test_resume_rules import FIVE_PARTS, interrupted, open_multiparts
 from tests.integration.test_upload_rules import padded
-from tests.s3_server import S3Server
-from tests.workshop import BUCKET, VIDEO_ID, Workshop
+from tests.support.fault_proxy import FaultProxy
+from tests.support.harness import BUCKET, VIDEO_ID, Harness
+from tests.support.s3_server import S3Server
 from watcher.errors import INCOMPLETE, LOCAL_DAMAGED, ROLLED_BACK
 
 PATH = f"{VIDEO_ID}/my_video_720p.mp4"
@@ -42,9 +42,9 @@ def zeros_behind_the_index(video: bytes) -> bytes:
     return video[:-1000] + b"\0" * 1000
 
 
-def leave(shop: Workshop, damaged: bytes, *, seconds_back: int = 0) -> None:
+def leave(harness: Harness, damaged: bytes, *, seconds_back: int = 0) -> None:
     """Have a power cut leave that: the same inode, with the same time or that of an earlier write."""
-    path = shop.absolute(PATH)
+    path = harness.absolute(PATH)
     before = os.stat(path)
     with open(path, "r+b") as file:
         file.write(damaged)
@@ -54,8 +54,8 @@ def leave(shop: Workshop, damaged: bytes, *, seconds_back: int = 0) -> None:
 
 
 @pytest.fixture
-def shop(workshop: OpenWorkshop) -> Workshop:
-    opened: Workshop = workshop(RELEASE_AFTER_SECONDS=3600)
+def harness(make_harness: MakeHarness) -> Harness:
+    opened: Harness = make_harness(RELEASE_AFTER_SECONDS=3600)
     return opened
 
 
@@ -72,119 +72,119 @@ def shop(workshop: OpenWorkshop) -> Workshop:
     ids=["zeros", "short", "zeros behind the index", "an older state of the file", "another size"],
 )
 def test_a_damaged_copy_of_a_published_file_is_rejected_and_its_object_stays(
-    shop: Workshop, video: bytes, stakes: Stakes, damage: Damage, seconds_back: int, code: str
+    harness: Harness, video: bytes, stakes: Stakes, damage: Damage, seconds_back: int, code: str
 ) -> None:
-    published(shop, video)
+    published(harness, video)
     stakes.add(PATH, video)
-    good = shop.row(PATH)
-    leave(shop, damage(video), seconds_back=seconds_back)
+    good = harness.row(PATH)
+    leave(harness, damage(video), seconds_back=seconds_back)
     stakes.inject()
-    row = shop.settle(PATH)
+    row = harness.settle(PATH)
     assert row is not None
     assert (row.state, row.error_code) == (State.REJECTED, code)
-    shop.finish(PATH)
-    assert shop.object(good) == video
-    assert content(shop) == damage(video)
-    assert shop.catalog_urls() == [f"/{BUCKET}/{good.object_key}"]
-    stakes.judge(shop.app.settings)
+    harness.finish(PATH)
+    assert harness.object(good) == video
+    assert content(harness) == damage(video)
+    assert harness.catalog_urls() == [f"/{BUCKET}/{good.object_key}"]
+    stakes.judge(harness.app.settings)
 
 
-def test_without_any_catalog_it_is_the_same(workshop: OpenWorkshop, video: bytes) -> None:
-    shop = workshop(CATALOG="none", RELEASE_AFTER_SECONDS=3600)
-    published(shop, video)
-    good = shop.row(PATH)
-    leave(shop, zeros_behind_the_index(video), seconds_back=1)
-    shop.settle(PATH)
-    assert shop.finish(PATH).error_code == ROLLED_BACK
-    assert shop.object(good) == video
+def test_without_any_catalog_it_is_the_same(make_harness: MakeHarness, video: bytes) -> None:
+    harness = make_harness(CATALOG="none", RELEASE_AFTER_SECONDS=3600)
+    published(harness, video)
+    good = harness.row(PATH)
+    leave(harness, zeros_behind_the_index(video), seconds_back=1)
+    harness.settle(PATH)
+    assert harness.finish(PATH).error_code == ROLLED_BACK
+    assert harness.object(good) == video
 
 
-def test_it_stays_rejected_when_its_identity_changes_once_more(shop: Workshop, video: bytes) -> None:
-    published(shop, video)
-    good = shop.row(PATH)
-    leave(shop, zeros_behind_the_index(video), seconds_back=1)
-    shop.settle(PATH)
-    leave(shop, zeros_behind_the_index(video), seconds_back=1)
-    row = shop.settle(PATH)
+def test_it_stays_rejected_when_its_identity_changes_once_more(harness: Harness, video: bytes) -> None:
+    published(harness, video)
+    good = harness.row(PATH)
+    leave(harness, zeros_behind_the_index(video), seconds_back=1)
+    harness.settle(PATH)
+    leave(harness, zeros_behind_the_index(video), seconds_back=1)
+    row = harness.settle(PATH)
     assert row is not None
     assert (row.state, row.error_code) == (State.REJECTED, ROLLED_BACK)
-    assert shop.object(good) == video
+    assert harness.object(good) == video
 
 
-def test_an_operator_has_the_last_word(shop: Workshop, video: bytes) -> None:
-    published(shop, video)
-    leave(shop, zeros_behind_the_index(video), seconds_back=1)
-    row = shop.settle(PATH)
+def test_an_operator_has_the_last_word(harness: Harness, video: bytes) -> None:
+    published(harness, video)
+    leave(harness, zeros_behind_the_index(video), seconds_back=1)
+    row = harness.settle(PATH)
     assert row is not None
-    shop.app.ledger.reopen(row.id, reason="retried by hand")
-    assert shop.object(shop.finish(PATH)) == zeros_behind_the_index(video)
+    harness.app.ledger.reopen(row.id, reason="retried by hand")
+    assert harness.object(harness.finish(PATH)) == zeros_behind_the_index(video)
 
 
-def test_the_good_content_restored_in_its_place_is_taken_for_what_it_is(shop: Workshop, video: bytes) -> None:
-    published(shop, video)
-    leave(shop, zeros_behind_the_index(video), seconds_back=1)
-    shop.settle(PATH)
-    leave(shop, video, seconds_back=1)
-    shop.settle(PATH)
-    shop.finish(PATH)
-    assert shop.row(PATH).state is State.PUBLISHED
-    assert "adopted" in shop.events(PATH)
+def test_the_good_content_restored_in_its_place_is_recognised(harness: Harness, video: bytes) -> None:
+    published(harness, video)
+    leave(harness, zeros_behind_the_index(video), seconds_back=1)
+    harness.settle(PATH)
+    leave(harness, video, seconds_back=1)
+    harness.settle(PATH)
+    harness.finish(PATH)
+    assert harness.row(PATH).state is State.PUBLISHED
+    assert "adopted" in harness.events(PATH)
 
 
-def test_content_that_was_written_since_replaces_the_object(shop: Workshop, video: bytes) -> None:
-    published(shop, video)
-    shop.write(PATH, video + FREE_BOX)
-    shop.settle(PATH)
-    assert shop.object(shop.finish(PATH)) == video + FREE_BOX
+def test_content_that_was_written_since_replaces_the_object(harness: Harness, video: bytes) -> None:
+    published(harness, video)
+    harness.write(PATH, video + FREE_BOX)
+    harness.settle(PATH)
+    assert harness.object(harness.finish(PATH)) == video + FREE_BOX
 
 
 def test_another_file_put_in_its_place_replaces_the_object_however_old_it_is(
-    shop: Workshop, video: bytes
+    harness: Harness, video: bytes
 ) -> None:
     """`mv` and `cp -p` keep the time; what they bring is meant to be there."""
-    published(shop, video)
-    shop.write(f"{PATH}.part", video + FREE_BOX)
-    os.utime(shop.absolute(f"{PATH}.part"), ns=(1, 1))
-    os.replace(shop.absolute(f"{PATH}.part"), shop.absolute(PATH))
-    shop.settle(PATH)
-    assert shop.object(shop.finish(PATH)) == video + FREE_BOX
+    published(harness, video)
+    harness.write(f"{PATH}.part", video + FREE_BOX)
+    os.utime(harness.absolute(f"{PATH}.part"), ns=(1, 1))
+    os.replace(harness.absolute(f"{PATH}.part"), harness.absolute(PATH))
+    harness.settle(PATH)
+    assert harness.object(harness.finish(PATH)) == video + FREE_BOX
 
 
 def test_damage_that_no_identity_shows_goes_with_the_copy_and_the_good_object_stays(
-    workshop: OpenWorkshop, video: bytes
+    make_harness: MakeHarness, video: bytes
 ) -> None:
     """Size, time and inode are the same: the copy is given up for an object that was looked at just now."""
-    shop = workshop()
-    published(shop, video)
-    leave(shop, zeros(video))
-    shop.settle(PATH)
-    assert shop.finish(PATH).state is State.RELEASED
-    assert shop.object(shop.row(PATH)) == video
+    harness = make_harness()
+    published(harness, video)
+    leave(harness, zeros(video))
+    harness.settle(PATH)
+    assert harness.finish(PATH).state is State.RELEASED
+    assert harness.object(harness.row(PATH)) == video
 
 
 def test_a_damaged_copy_is_not_sent_for_an_object_that_was_lost(
-    shop: Workshop, video: bytes, server: S3Server
+    harness: Harness, video: bytes, server: S3Server
 ) -> None:
     """What was hashed once is hashed again before it is sent: the same file with other content is broken."""
-    shop.app.policy.retention *= 0
-    published(shop, video)
-    leave(shop, zeros(video))
-    server.client().delete_object(Bucket=BUCKET, Key=shop.row(PATH).object_key)
-    shop.app.ledger.reschedule_published(shop.app.policy.retention)
-    assert shop.step(State.PUBLISHED)[0].state is State.PENDING
-    (row,) = shop.step(State.PENDING)
+    harness.app.policy.retention *= 0
+    published(harness, video)
+    leave(harness, zeros(video))
+    server.client().delete_object(Bucket=BUCKET, Key=harness.row(PATH).object_key)
+    harness.app.ledger.reschedule_published(harness.app.policy.retention)
+    assert harness.step(State.PUBLISHED)[0].state is State.PENDING
+    (row,) = harness.step(State.PENDING)
     assert (row.state, row.error_code) == (State.FAILED, LOCAL_DAMAGED)
-    assert shop.object(row) is None
-    assert content(shop) == zeros(video)
-    shop.app.ledger.reopen(row.id, reason="retried by hand")
-    assert shop.step(State.PENDING)[0].state is State.VERIFIED
+    assert harness.object(row) is None
+    assert content(harness) == zeros(video)
+    harness.app.ledger.reopen(row.id, reason="retried by hand")
+    assert harness.step(State.PENDING)[0].state is State.VERIFIED
 
 
 def test_the_parts_of_a_file_that_was_damaged_in_the_middle_of_its_upload_are_given_up(
-    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes, server: S3Server
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes, server: S3Server
 ) -> None:
-    row = interrupted(workshop(), proxy, video)
-    leave(next_life := workshop(), zeros(padded(video, FIVE_PARTS)))
+    row = interrupted(make_harness(), proxy, video)
+    leave(next_life := make_harness(), zeros(padded(video, FIVE_PARTS)))
     next_life.app.ledger.release_all_claims()
     (failed,) = next_life.step(State.PENDING)
     assert (failed.id, failed.state, failed.error_code) == (row.id, State.FAILED, LOCAL_DAMAGED)

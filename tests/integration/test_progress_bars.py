@@ -13,11 +13,11 @@ import time
 
 import pytest
 
-from tests.daemon import environment_of
-from tests.fault_proxy import Answer, FaultProxy, Forward, Request
 from tests.integration.conftest import MakeSettings
 from tests.integration.test_upload_rules import padded
-from tests.workshop import VIDEO_ID
+from tests.support.daemon_process import environment_of
+from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request
+from tests.support.harness import VIDEO_ID
 
 pytestmark = pytest.mark.long
 

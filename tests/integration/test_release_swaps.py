@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from db import State
-from tests.faults.stakes import Stakes
-from tests.integration.conftest import OpenWorkshop
+from tests.faults.files_at_stake import Stakes
+from tests.integration.conftest import MakeHarness
 from tests.integration.test_release_rules import FREE_BOX, content, published
-from tests.peer import Peer, peer
-from tests.workshop import VIDEO_ID, Workshop
+from tests.support.harness import VIDEO_ID, Harness
+from tests.support.peer_process import Peer, peer
 from watcher import failpoints
 from watcher.failpoints import Point
 
@@ -40,16 +40,16 @@ with open(sys.argv[2], "rb") as fresh, open(descriptor, "wb") as file:
 print("written", flush=True)
 """
 
-Swap = Callable[[Workshop, str, bytes], None]
+Swap = Callable[[Harness, str, bytes], None]
 
 
-def replace(shop: Workshop, path: str, fresh: bytes) -> None:
-    shop.write(f"{path}.part", fresh)
-    os.replace(shop.absolute(f"{path}.part"), shop.absolute(path))
+def replace(harness: Harness, path: str, fresh: bytes) -> None:
+    harness.write(f"{path}.part", fresh)
+    os.replace(harness.absolute(f"{path}.part"), harness.absolute(path))
 
 
-def rewrite(shop: Workshop, path: str, fresh: bytes) -> None:
-    shop.write(path, fresh)
+def rewrite(harness: Harness, path: str, fresh: bytes) -> None:
+    harness.write(path, fresh)
 
 
 def in_a_thread(swap: Swap, stack: ExitStack) -> Swap:
@@ -70,7 +70,7 @@ def paths() -> Iterator[tuple[str, str]]:
 
 
 def release_with(
-    shop: Workshop, monkeypatch: pytest.MonkeyPatch, point: str, swap: Callable[[], None]
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, point: str, swap: Callable[[], None]
 ) -> None:
     """Run the last stage, with the swap at that point of it."""
 
@@ -82,9 +82,9 @@ def release_with(
         patch.setattr(failpoints, "hook", hook)
         if point == "before":
             swap()
-        shop.while_waiting = swap if point == "wait" else lambda: None
-        shop.step(State.PUBLISHED)
-    shop.while_waiting = lambda: None
+        harness.while_waiting = swap if point == "wait" else lambda: None
+        harness.step(State.PUBLISHED)
+    harness.while_waiting = lambda: None
 
 
 @pytest.mark.parametrize(
@@ -95,77 +95,77 @@ def release_with(
     ],
 )
 def test_new_content_survives_at_its_path_and_is_uploaded_in_turn(
-    workshop: OpenWorkshop, monkeypatch: pytest.MonkeyPatch, video: bytes, stakes: Stakes, swap: Swap
+    make_harness: MakeHarness, monkeypatch: pytest.MonkeyPatch, video: bytes, stakes: Stakes, swap: Swap
 ) -> None:
-    shop = workshop()
+    harness = make_harness()
     fresh = video + FREE_BOX
     for point, path in paths():
-        published(shop, video, path)
+        published(harness, video, path)
         stakes.add(path, video)
-        old = shop.row(path)
+        old = harness.row(path)
         with ExitStack() as stack:
             act = in_a_thread(swap, stack) if point is Point.LINKED_ASIDE else swap
-            release_with(shop, monkeypatch, point, partial(act, shop, path, fresh))
+            release_with(harness, monkeypatch, point, partial(act, harness, path, fresh))
         stakes.add(path, fresh)
         stakes.inject()
-        assert content(shop, path) == fresh, point
-        assert os.listdir(shop.absolute(VIDEO_ID)) == [os.path.basename(path)], point
-        shop.settle(path)
-        final = shop.finish(path)
+        assert content(harness, path) == fresh, point
+        assert os.listdir(harness.absolute(VIDEO_ID)) == [os.path.basename(path)], point
+        harness.settle(path)
+        final = harness.finish(path)
         assert final.id != old.id, point
-        assert (final.state, shop.object(final)) == (State.RELEASED, fresh), point
-    stakes.judge(shop.app.settings)
+        assert (final.state, harness.object(final)) == (State.RELEASED, fresh), point
+    stakes.judge(harness.app.settings)
 
 
 @pytest.mark.fault("file opened by an encoder at every step of its release")
 def test_an_encoder_that_opens_the_file_meanwhile_writes_what_is_uploaded_in_turn(
-    workshop: OpenWorkshop, monkeypatch: pytest.MonkeyPatch, video: bytes, stakes: Stakes, place: str
+    make_harness: MakeHarness, monkeypatch: pytest.MonkeyPatch, video: bytes, stakes: Stakes, place: str
 ) -> None:
     """Another process is in the middle of open(O_TRUNC), which waits where the lease stands in its way."""
-    shop = workshop()
+    harness = make_harness()
     fresh = os.path.join(place, "fresh.mp4")
     with open(fresh, "wb") as file:
         file.write(video + FREE_BOX)
     for point, path in paths():
-        published(shop, video, path)
+        published(harness, video, path)
         stakes.add(path, video)
         with ExitStack() as stack:
             encoders: list[Peer] = []
 
             def encode(at: str = path, stack: ExitStack = stack, encoders: list[Peer] = encoders) -> None:
-                encoder = stack.enter_context(peer(ENCODE, shop.absolute(at), fresh))
+                encoder = stack.enter_context(peer(ENCODE, harness.absolute(at), fresh))
                 encoder.expect("starting")
                 encoders.append(encoder)
 
-            release_with(shop, monkeypatch, point, encode)
+            release_with(harness, monkeypatch, point, encode)
             stakes.add(path, video + FREE_BOX)
             stakes.inject()
             encoders[0].expect("written")
-        shop.settle(path)
-        assert shop.finish(path).state is State.RELEASED, point
-    stakes.judge(shop.app.settings)
+        harness.settle(path)
+        assert harness.finish(path).state is State.RELEASED, point
+    stakes.judge(harness.app.settings)
 
 
 @pytest.mark.fault("file hard-linked at every step of its release")
 def test_content_with_a_second_name_stays_under_that_name(
-    workshop: OpenWorkshop, monkeypatch: pytest.MonkeyPatch, video: bytes, stakes: Stakes
+    make_harness: MakeHarness, monkeypatch: pytest.MonkeyPatch, video: bytes, stakes: Stakes
 ) -> None:
     """Where the last look could still see it, under both."""
-    shop = workshop()
+    harness = make_harness()
     for point, path in paths():
-        published(shop, video, path)
-        second = shop.absolute(f"{path}.second")
+        published(harness, video, path)
+        second = harness.absolute(f"{path}.second")
 
         def link(at: str = path, second: str = second) -> None:
-            for name in os.listdir(shop.absolute(VIDEO_ID)):
+            for name in os.listdir(harness.absolute(VIDEO_ID)):
                 if not name.endswith(".second"):
-                    os.link(os.path.join(shop.absolute(VIDEO_ID), name), second)
+                    os.link(os.path.join(harness.absolute(VIDEO_ID), name), second)
                     return
 
         stakes.add(path, video)
-        release_with(shop, monkeypatch, point, link)
+        release_with(harness, monkeypatch, point, link)
         stakes.inject()
-        names = set(os.listdir(shop.absolute(VIDEO_ID)))
+        names = set(os.listdir(harness.absolute(VIDEO_ID)))
         if point in {Point.UNLINKED, Point.RECORDED}:
             assert names == set(), point
             continue
@@ -173,33 +173,33 @@ def test_content_with_a_second_name_stays_under_that_name(
             assert file.read() == video, point
         was_seen = point != Point.LEASED
         assert (os.path.basename(path) in names) == was_seen, point
-        assert (shop.row(path).state is State.PUBLISHED) == was_seen, point
+        assert (harness.row(path).state is State.PUBLISHED) == was_seen, point
         for name in names:
-            os.unlink(os.path.join(shop.absolute(VIDEO_ID), name))
-    stakes.judge(shop.app.settings)
+            os.unlink(os.path.join(harness.absolute(VIDEO_ID), name))
+    stakes.judge(harness.app.settings)
 
 
 @pytest.mark.fault("symbolic link in its place at every step of its release")
 def test_a_symbolic_link_that_appears_at_the_path_is_left_and_so_is_what_it_leads_to(
-    workshop: OpenWorkshop, monkeypatch: pytest.MonkeyPatch, video: bytes, place: str, stakes: Stakes
+    make_harness: MakeHarness, monkeypatch: pytest.MonkeyPatch, video: bytes, place: str, stakes: Stakes
 ) -> None:
-    shop = workshop()
+    harness = make_harness()
     elsewhere = os.path.join(place, "elsewhere.mp4")
     for point, path in paths():
-        published(shop, video, path)
+        published(harness, video, path)
 
         def point_elsewhere(at: str = path) -> None:
-            if os.path.exists(shop.absolute(at)):
-                os.rename(shop.absolute(at), elsewhere)
+            if os.path.exists(harness.absolute(at)):
+                os.rename(harness.absolute(at), elsewhere)
             else:
-                shop.write(f"../{os.path.basename(elsewhere)}", video)
-            os.symlink(elsewhere, shop.absolute(at))
+                harness.write(f"../{os.path.basename(elsewhere)}", video)
+            os.symlink(elsewhere, harness.absolute(at))
 
         stakes.add(path, video)
-        release_with(shop, monkeypatch, point, point_elsewhere)
+        release_with(harness, monkeypatch, point, point_elsewhere)
         stakes.inject()
-        assert os.path.islink(shop.absolute(path)), point
-        assert content(shop, path) == video, point
-        os.unlink(shop.absolute(path))
-        assert os.listdir(shop.absolute(VIDEO_ID)) == [], point
-    stakes.judge(shop.app.settings)
+        assert os.path.islink(harness.absolute(path)), point
+        assert content(harness, path) == video, point
+        os.unlink(harness.absolute(path))
+        assert os.listdir(harness.absolute(VIDEO_ID)) == [], point
+    stakes.judge(harness.app.settings)

@@ -9,11 +9,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from db import State, Upload
-from tests.fault_proxy import Answer, FaultProxy, Forward, Request, no_fault, s3_error
-from tests.integration.conftest import OpenWorkshop
+from tests.integration.conftest import MakeHarness
 from tests.integration.test_upload_rules import padded
-from tests.s3_server import S3Server
-from tests.workshop import BUCKET, VIDEO_ID, Workshop
+from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, no_fault, s3_error
+from tests.support.harness import BUCKET, VIDEO_ID, Harness
+from tests.support.s3_server import S3Server
 from watcher.stages.abandoned_multiparts import LOOK_SECONDS, PERIOD_SECONDS, AbandonedMultiparts
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.liveness import Liveness
@@ -32,20 +32,20 @@ def open_multiparts(server: S3Server) -> list[str]:
     ]
 
 
-def interrupted(shop: Workshop, proxy: FaultProxy, video: bytes) -> Upload:
+def interrupted(harness: Harness, proxy: FaultProxy, video: bytes) -> Upload:
     """A row whose upload was stopped after the server had some of its parts."""
-    shop.put(PATH, padded(video, FIVE_PARTS))
+    harness.put(PATH, padded(video, FIVE_PARTS))
 
     def stop_after_the_second(request: Request, forward: Forward) -> Answer:
         answer = forward()
         if proxy.actions.count("UploadPart") >= 2:
-            shop.stop_requested = True
+            harness.stop_requested = True
         return answer
 
     proxy.fault = stop_after_the_second
-    (row,) = shop.step(State.PENDING)
+    (row,) = harness.step(State.PENDING)
     proxy.fault = lambda _request, forward: forward()
-    shop.stop_requested = False
+    harness.stop_requested = False
     assert row.state is State.PENDING
     assert row.multipart_id is not None
     del proxy.requests[:]
@@ -53,15 +53,15 @@ def interrupted(shop: Workshop, proxy: FaultProxy, video: bytes) -> Upload:
 
 
 def test_an_interrupted_upload_goes_on_with_the_parts_that_are_there(
-    workshop: OpenWorkshop, proxy: FaultProxy, server: S3Server, video: bytes
+    make_harness: MakeHarness, proxy: FaultProxy, server: S3Server, video: bytes
 ) -> None:
     """Also in the next life of the daemon: the ledger keeps the multipart's id and part size."""
-    row = interrupted(workshop(), proxy, video)
+    row = interrupted(make_harness(), proxy, video)
     kept = (
         server.client().list_parts(Bucket=BUCKET, Key=KEY, UploadId=row.multipart_id or "").get("Parts", [])
     )
     assert kept
-    next_life = workshop()
+    next_life = make_harness()
     next_life.app.ledger.release_all_claims()
     with capture_logs() as logs:
         assert next_life.app.abandoned_multiparts.adopt_or_abort()
@@ -76,77 +76,77 @@ def test_an_interrupted_upload_goes_on_with_the_parts_that_are_there(
 
 
 def test_new_content_gives_up_the_parts_of_the_old_one(
-    workshop: OpenWorkshop, proxy: FaultProxy, server: S3Server, video: bytes
+    make_harness: MakeHarness, proxy: FaultProxy, server: S3Server, video: bytes
 ) -> None:
-    shop = workshop()
-    old = interrupted(shop, proxy, video)
+    harness = make_harness()
+    old = interrupted(harness, proxy, video)
     fresh = padded(video, FIVE_PARTS) + FREE_BOX
-    shop.put(PATH, fresh)
-    assert shop.app.abandoned_multiparts.sweep() == 1
+    harness.put(PATH, fresh)
+    assert harness.app.abandoned_multiparts.sweep() == 1
     assert open_multiparts(server) == []
-    assert "aborted" in [event.event for event in shop.app.ledger.events(old.id)]
-    assert shop.object(shop.finish(PATH)) == fresh
+    assert "aborted" in [event.event for event in harness.app.ledger.events(old.id)]
+    assert harness.object(harness.finish(PATH)) == fresh
 
 
 def test_an_abort_that_fails_is_repeated_until_it_is_done(
-    workshop: OpenWorkshop, proxy: FaultProxy, server: S3Server, video: bytes, place: str
+    make_harness: MakeHarness, proxy: FaultProxy, server: S3Server, video: bytes, place: str
 ) -> None:
     """The file is gone, and the server is ill when its parts are to be removed."""
-    shop = workshop()
-    interrupted(shop, proxy, video)
-    shop.write(f"{VIDEO_ID}/other.txt", b"")
-    os.unlink(shop.absolute(PATH))
-    (gone,) = shop.step(State.PENDING)
+    harness = make_harness()
+    interrupted(harness, proxy, video)
+    harness.write(f"{VIDEO_ID}/other.txt", b"")
+    os.unlink(harness.absolute(PATH))
+    (gone,) = harness.step(State.PENDING)
     assert gone.state is State.GONE
     proxy.fault = lambda request, forward: (
         s3_error(503, "SlowDown") if request.method == "DELETE" else forward()
     )
     with pytest.raises(Exception, match="SlowDown"):
-        shop.app.abandoned_multiparts.sweep()
+        harness.app.abandoned_multiparts.sweep()
     assert open_multiparts(server) == [KEY]
     proxy.fault = lambda _request, forward: forward()
-    assert shop.app.abandoned_multiparts.sweep() == 1
+    assert harness.app.abandoned_multiparts.sweep() == 1
     assert open_multiparts(server) == []
-    assert shop.app.abandoned_multiparts.sweep() == 0
+    assert harness.app.abandoned_multiparts.sweep() == 0
 
 
 def test_at_the_start_only_what_this_ledger_knows_is_aborted(
-    workshop: OpenWorkshop, server: S3Server, video: bytes
+    make_harness: MakeHarness, server: S3Server, video: bytes
 ) -> None:
     """A crash between the server's answer and our note leaves one of our keys; another host's is not ours."""
-    shop = workshop()
-    shop.put(PATH, video)
+    harness = make_harness()
+    harness.put(PATH, video)
     foreign = f"videos/{VIDEO_ID}/of_another_host_720p.mp4"
     for key in (KEY, foreign):
         server.client().create_multipart_upload(Bucket=BUCKET, Key=key)
-    assert shop.app.abandoned_multiparts.adopt_or_abort()
+    assert harness.app.abandoned_multiparts.adopt_or_abort()
     assert open_multiparts(server) == [foreign]
 
 
 def test_a_multipart_whose_beginner_never_got_the_answer_is_aborted_within_the_hour(
-    workshop: OpenWorkshop, proxy: FaultProxy, server: S3Server, video: bytes
+    make_harness: MakeHarness, proxy: FaultProxy, server: S3Server, video: bytes
 ) -> None:
     """As long as somebody is at work on the key it may be what he has begun a moment ago, and is left."""
-    shop = workshop()
-    ledger, now = shop.app.ledger, 0.0
+    harness = make_harness()
+    ledger, now = harness.app.ledger, 0.0
     abandoned_multiparts = AbandonedMultiparts(
         database=ledger.database,
         ledger=ledger,
-        store=shop.app.context.store,
+        store=harness.app.context.store,
         prefix="videos",
         backoff=Backoff(),
         liveness=Liveness(),
         clock=lambda: now,
     )
     assert abandoned_multiparts.adopt_or_abort()
-    shop.put(PATH, padded(video, FIVE_PARTS))
+    harness.put(PATH, padded(video, FIVE_PARTS))
 
     def lose_the_answer(request: Request, forward: Forward) -> Answer | None:
         answer = forward()
         return None if request.action == "CreateMultipartUpload" else answer
 
     proxy.fault = lose_the_answer
-    (row,) = shop.step(State.PENDING)
+    (row,) = harness.step(State.PENDING)
     assert (row.state, row.multipart_id) == (State.PENDING, None)
     leftover = open_multiparts(server)
     assert set(leftover) == {KEY}
@@ -166,10 +166,10 @@ def test_a_multipart_whose_beginner_never_got_the_answer_is_aborted_within_the_h
 
 
 def test_a_server_that_cannot_be_asked_does_not_keep_the_daemon_from_starting_and_is_told_once(
-    workshop: OpenWorkshop, proxy: FaultProxy
+    make_harness: MakeHarness, proxy: FaultProxy
 ) -> None:
     proxy.fault = lambda _request, _forward: s3_error(403, "AccessDenied")
-    abandoned_multiparts = workshop().app.abandoned_multiparts
+    abandoned_multiparts = make_harness().app.abandoned_multiparts
     with capture_logs() as logs:
         assert not abandoned_multiparts.adopt_or_abort()
         assert not abandoned_multiparts.adopt_or_abort()
@@ -177,51 +177,51 @@ def test_a_server_that_cannot_be_asked_does_not_keep_the_daemon_from_starting_an
 
 
 def test_a_foreign_object_that_is_newer_than_the_file_is_never_replaced(
-    workshop: OpenWorkshop, server: S3Server, video: bytes
+    make_harness: MakeHarness, server: S3Server, video: bytes
 ) -> None:
-    shop = workshop()
-    shop.put(PATH, video)
+    harness = make_harness()
+    harness.put(PATH, video)
     server.client().put_object(Bucket=BUCKET, Key=KEY, Body=b"somebody else's")
     # The server tells times in whole seconds: the file's row is made older than any rounding.
-    age(shop, PATH, timedelta(seconds=-5))
-    (row,) = shop.step(State.PENDING)
+    age(harness, PATH, timedelta(seconds=-5))
+    (row,) = harness.step(State.PENDING)
     assert (row.state, row.error_code) == (State.FAILED, "foreign-object")
     assert "newer" in (row.last_error or "")
-    assert shop.object(row) == b"somebody else's"
+    assert harness.object(row) == b"somebody else's"
 
 
 def test_a_foreign_object_that_is_older_than_the_file_is_replaced_on_condition(
-    workshop: OpenWorkshop, server: S3Server, proxy: FaultProxy, video: bytes
+    make_harness: MakeHarness, server: S3Server, proxy: FaultProxy, video: bytes
 ) -> None:
     """`If-Match` with the ETag that was seen: what somebody writes meanwhile survives."""
-    shop = workshop()
+    harness = make_harness()
     etag = server.client().put_object(Bucket=BUCKET, Key=KEY, Body=b"somebody else's")["ETag"]
-    shop.put(PATH, video)
-    age(shop, PATH, timedelta(seconds=5))
-    (row,) = shop.step(State.PENDING)
+    harness.put(PATH, video)
+    age(harness, PATH, timedelta(seconds=5))
+    (row,) = harness.step(State.PENDING)
     assert row.state is State.VERIFIED
     assert [r.headers.get("If-Match") for r in proxy.requests if r.action == "PutObject"] == [etag]
-    assert shop.object(row) == video
+    assert harness.object(row) == video
 
 
-def test_our_own_earlier_object_is_replaced_however_new_it_is(workshop: OpenWorkshop, video: bytes) -> None:
+def test_our_own_earlier_object_is_replaced_even_if_new(make_harness: MakeHarness, video: bytes) -> None:
     """Compressed again within the second: the ledger knows the object's ETag."""
-    shop = workshop(RELEASE_AFTER_SECONDS=3600)
-    shop.put(PATH, video)
-    shop.step(State.PENDING)
-    shop.put(PATH, video + FREE_BOX)
-    age(shop, PATH, timedelta(seconds=-5))
-    (row,) = shop.step(State.PENDING)
+    harness = make_harness(RELEASE_AFTER_SECONDS=3600)
+    harness.put(PATH, video)
+    harness.step(State.PENDING)
+    harness.put(PATH, video + FREE_BOX)
+    age(harness, PATH, timedelta(seconds=-5))
+    (row,) = harness.step(State.PENDING)
     assert row.state is State.VERIFIED
-    assert shop.object(row) == video + FREE_BOX
+    assert harness.object(row) == video + FREE_BOX
 
 
 def test_an_object_that_appears_meanwhile_is_not_overwritten(
-    workshop: OpenWorkshop, server: S3Server, proxy: FaultProxy, video: bytes
+    make_harness: MakeHarness, server: S3Server, proxy: FaultProxy, video: bytes
 ) -> None:
     """The first upload of a key goes with `If-None-Match: *`."""
-    shop = workshop()
-    shop.put(PATH, video)
+    harness = make_harness()
+    harness.put(PATH, video)
 
     def appear(request: Request, forward: Forward) -> Answer:
         if request.action == "PutObject":
@@ -230,13 +230,13 @@ def test_an_object_that_appears_meanwhile_is_not_overwritten(
         return forward()
 
     proxy.fault = appear
-    (row,) = shop.step(State.PENDING)
+    (row,) = harness.step(State.PENDING)
     assert (row.state, row.attempts) == (State.PENDING, 1)
-    assert shop.object(row) == b"somebody else's"
+    assert harness.object(row) == b"somebody else's"
 
 
 def test_a_bucket_without_acls_whose_policy_is_public_is_good_enough(
-    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes
 ) -> None:
     """moto decides about strangers by ACLs alone, so the proxy answers them as a public policy would."""
 
@@ -246,18 +246,18 @@ def test_a_bucket_without_acls_whose_policy_is_public_is_good_enough(
         return refuse_acls(request, forward)
 
     proxy.fault = let_strangers_in
-    shop = workshop()
-    shop.put(PATH, video)
-    (row,) = shop.step(State.PENDING)
+    harness = make_harness()
+    harness.put(PATH, video)
+    (row,) = harness.step(State.PENDING)
     assert row.state is State.VERIFIED
-    shop.put(f"{VIDEO_ID}/second_720p.mp4", video)
+    harness.put(f"{VIDEO_ID}/second_720p.mp4", video)
     del proxy.requests[:]
-    shop.step(State.PENDING)
+    harness.step(State.PENDING)
     assert [request.headers.get("x-amz-acl") for request in proxy.requests] == [None] * len(proxy.requests)
 
 
 def test_a_bucket_without_acls_that_is_not_public_pauses_with_the_three_ways_out(
-    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes
 ) -> None:
     def refuse_strangers(request: Request, forward: Forward) -> Answer:
         if is_from_a_stranger(request):
@@ -265,44 +265,44 @@ def test_a_bucket_without_acls_that_is_not_public_pauses_with_the_three_ways_out
         return refuse_acls(request, forward)
 
     proxy.fault = refuse_strangers
-    shop = workshop()
-    shop.put(PATH, video)
+    harness = make_harness()
+    harness.put(PATH, video)
     for _ in range(2):
-        (row,) = shop.step(State.PENDING)
+        (row,) = harness.step(State.PENDING)
         assert (row.state, row.attempts, row.error_code) == (
             State.PENDING,
             0,
             "AccessControlListNotSupported",
         )
-    failure = shop.app.runners[State.PENDING].breaker.failure
+    failure = harness.app.runners[State.PENDING].breaker.failure
     assert failure is not None
     for way in ("policy", "Object Ownership", "AWS_S3_ACL=none"):
         assert way in failure.sentence
 
 
 def test_without_an_acl_nothing_is_sent_and_nothing_is_asked(
-    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes
 ) -> None:
-    shop = workshop(AWS_S3_ACL="none")
-    shop.put(PATH, video)
-    shop.step(State.PENDING)
+    harness = make_harness(AWS_S3_ACL="none")
+    harness.put(PATH, video)
+    harness.step(State.PENDING)
     assert proxy.actions == ["HeadObject", "PutObject", "HeadObject"]
     assert all("x-amz-acl" not in request.headers for request in proxy.requests)
 
 
 def test_the_options_of_every_object_are_sent_with_it(
-    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes
 ) -> None:
-    shop = workshop(
+    harness = make_harness(
         AWS_S3_STORAGE_CLASS="STANDARD_IA",
         AWS_S3_SSE="AES256",
         AWS_S3_TAGS="team=video&kind=a b",
         AWS_S3_EXPECTED_BUCKET_OWNER="123456789012",
         AWS_S3_CACHE_CONTROL="no-cache",
     )
-    shop.put(PATH, padded(video, FIVE_PARTS))
-    shop.put(f"{VIDEO_ID}/small_720p.mp4", video)
-    shop.step(State.PENDING)
+    harness.put(PATH, padded(video, FIVE_PARTS))
+    harness.put(f"{VIDEO_ID}/small_720p.mp4", video)
+    harness.step(State.PENDING)
     creates = [r for r in proxy.requests if r.action in {"PutObject", "CreateMultipartUpload"}]
     assert len(creates) == 2
     for request in creates:
@@ -326,9 +326,9 @@ def is_from_a_stranger(request: Request) -> bool:
     return "authorization" not in {name.lower() for name in request.headers}
 
 
-def age(shop: Workshop, path: str, by: timedelta) -> None:
+def age(harness: Harness, path: str, by: timedelta) -> None:
     """Make a path's row newer by so much than it is (older, if negative)."""
-    row = shop.row(path)
-    uploads = shop.app.database.tables.uploads
-    with shop.app.database.transaction():
+    row = harness.row(path)
+    uploads = harness.app.database.tables.uploads
+    with harness.app.database.transaction():
         uploads.update(discovered_at=row.discovered_at + by).where(uploads.id == row.id).execute()

@@ -12,15 +12,15 @@ import pytest
 from psycopg import sql
 
 from db import State, Upload
-from tests.fault_proxy import Answer, FaultProxy, Forward, Request
 from tests.integration.conftest import MakeSettings
-from tests.integration.shared import OpenHouse, house_of, let_claims_run_out, shared  # noqa: F401  # fixtures
 from tests.integration.test_release_rules import content, published
 from tests.integration.test_resume_rules import FREE_BOX, KEY, PATH, interrupted, open_multiparts
 from tests.integration.test_upload_rules import LARGE, padded
-from tests.postgres import PostgresServer
-from tests.s3_server import S3Server
-from tests.workshop import BUCKET, LEASE, VIDEO_ID, Workshop, open_workshop, settings_for
+from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request
+from tests.support.harness import BUCKET, LEASE, VIDEO_ID, Harness, open_harness, settings_for
+from tests.support.postgres import PostgresServer
+from tests.support.s3_server import S3Server
+from tests.support.shared_directory import OpenHouse, house_of, let_claims_run_out, shared  # noqa: F401  # fixtures
 from watcher.app.single_pass import OnceRun
 from watcher.detection.completeness import FileStatus, Finished, Unreadable, check_complete
 from watcher.filesystem import removal
@@ -34,30 +34,30 @@ pytestmark = pytest.mark.long
 # ruff: noqa: F811
 
 
-def look(shop: Workshop) -> FileStatus:
+def look(harness: Harness) -> FileStatus:
     """What a daemon finds at the path."""
-    return check_complete(shop.app.tree, PATH, previous=None, now=time.monotonic(), settle_seconds=0)
+    return check_complete(harness.app.tree, PATH, previous=None, now=time.monotonic(), settle_seconds=0)
 
 
-def states(shop: Workshop) -> list[State]:
-    return [row.state for row in shop.app.ledger.uploads()]
+def states(harness: Harness) -> list[State]:
+    return [row.state for row in harness.app.ledger.uploads()]
 
 
-def claim(shop: Workshop, state: State) -> list[Upload]:
+def claim(harness: Harness, state: State) -> list[Upload]:
     """Claim what is due, and do nothing with it."""
-    stage = shop.app.runners[state].stage
-    return shop.app.ledger.claim(state, 9, lease=LEASE, horizon=stage.horizon)
+    stage = harness.app.runners[state].stage
+    return harness.app.ledger.claim(state, 9, lease=LEASE, horizon=stage.horizon)
 
 
-def advance(shop: Workshop, state: State, rows: list[Upload]) -> None:
+def advance(harness: Harness, state: State, rows: list[Upload]) -> None:
     """Go on with rows that were claimed earlier."""
-    runner = shop.app.runners[state]
+    runner = harness.app.runners[state]
     runner.stage.advance(rows, Work(runner.error_policy, lambda: False, lambda: None, lambda _: False))
 
 
-def told(shop: Workshop, event: str) -> int:
+def told(harness: Harness, event: str) -> int:
     """How often the stories of all uploads tell of an event."""
-    ledger = shop.app.ledger
+    ledger = harness.app.ledger
     return sum(told.event == event for row in ledger.uploads() for told in ledger.events(row.id))
 
 
@@ -73,7 +73,7 @@ def test_daemons_with_directories_of_their_own_work_on_their_own_files_alone(
         CATALOG="none",
         INSTANCE_ID="other",
     )
-    with open_workshop(one, server) as a, open_workshop(other, server) as b:
+    with open_harness(one, server) as a, open_harness(other, server) as b:
         a.put(PATH, video)
         b.put(f"{VIDEO_ID}/else_720p.mp4", video)
         assert [row.path for row in a.step(State.PENDING)] == [PATH]
@@ -90,8 +90,8 @@ def test_a_new_file_that_two_daemons_see_at_once_has_one_row(
     a, b = house_of("a"), house_of("b")
     a.write(PATH, video)
     monkeypatch.setattr(b.app.ledger, "current", lambda _path: None)
-    for shop in (a, b):
-        shop.enqueuer.take(PATH, look(shop))
+    for harness in (a, b):
+        harness.enqueuer.take(PATH, look(harness))
     assert states(a) == [State.PENDING]
 
 
@@ -104,8 +104,8 @@ def test_a_changed_file_that_two_daemons_see_at_once_supersedes_once(
     before = a.row(PATH)
     a.write(PATH, video + FREE_BOX)
     monkeypatch.setattr(b.app.ledger, "current", lambda _path: before)
-    for shop in (a, b):
-        shop.enqueuer.take(PATH, look(shop))
+    for harness in (a, b):
+        harness.enqueuer.take(PATH, look(harness))
     assert states(a) == [State.SUPERSEDED, State.PENDING]
 
 
@@ -133,8 +133,8 @@ def test_an_unreadable_file_that_two_daemons_see_fails_once_and_is_mended_once(
 ) -> None:
     a, b = house_of("a"), house_of("b")
     a.write(PATH, video)
-    for shop in (a, b):
-        shop.enqueuer.take(PATH, Unreadable("It must not be read."))
+    for harness in (a, b):
+        harness.enqueuer.take(PATH, Unreadable("It must not be read."))
     assert states(a) == [State.FAILED]
     seen = look(a), look(b)
     a.enqueuer.take(PATH, seen[0])
@@ -316,7 +316,7 @@ def test_a_multipart_of_another_hosts_file_of_the_same_key_is_not_aborted(
         CATALOG="none",
         INSTANCE_ID="other",
     )
-    with open_workshop(one, server) as a, open_workshop(other, server) as b:
+    with open_harness(one, server) as a, open_harness(other, server) as b:
         interrupted(a, proxy, video)
         b.put(PATH, video)
         assert b.app.abandoned_multiparts.adopt_or_abort()

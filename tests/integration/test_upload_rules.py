@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from db import DatabaseError, ErrorKind, State, Upload
-from tests.fault_proxy import Answer, FaultProxy, Forward, Request, no_fault, s3_error
-from tests.integration.conftest import OpenWorkshop
-from tests.peer import writer
-from tests.s3_server import S3Server
-from tests.workshop import BUCKET, LEASE, VIDEO_ID, Workshop
+from tests.integration.conftest import MakeHarness
+from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, no_fault, s3_error
+from tests.support.harness import BUCKET, LEASE, VIDEO_ID, Harness
+from tests.support.peer_process import writer
+from tests.support.s3_server import S3Server
 
 PATH = f"{VIDEO_ID}/my video_720p.mp4"
 LARGE = 17 * 1024 * 1024
@@ -32,15 +32,17 @@ def sent(proxy: FaultProxy) -> list[str]:
 
 
 def test_a_finished_file_becomes_a_confirmed_public_object(
-    workshop: OpenWorkshop, server: S3Server, video: bytes
+    make_harness: MakeHarness, server: S3Server, video: bytes
 ) -> None:
     """Key, content, media type, caching, ACL and receipt are what the contract and the settings say."""
-    shop = workshop()
-    shop.put(PATH, video)
-    (row,) = shop.step(State.PENDING)
+    harness = make_harness()
+    harness.put(PATH, video)
+    (row,) = harness.step(State.PENDING)
     assert (row.state, row.confirmed_by, row.attempts) == (State.VERIFIED, "checksum", 0)
     assert row.object_key == f"videos/{VIDEO_ID}/my video_720p.mp4"
-    assert row.url == f"{shop.app.settings.aws_endpoint_url}/{BUCKET}/videos/{VIDEO_ID}/my%20video_720p.mp4"
+    assert (
+        row.url == f"{harness.app.settings.aws_endpoint_url}/{BUCKET}/videos/{VIDEO_ID}/my%20video_720p.mp4"
+    )
     assert row.verified_at is not None
     head = server.client().head_object(Bucket=BUCKET, Key=row.object_key, ChecksumMode="ENABLED")
     assert (head["ContentType"], head["CacheControl"]) == ("video/mp4", "public, max-age=3600")
@@ -48,212 +50,212 @@ def test_a_finished_file_becomes_a_confirmed_public_object(
     assert head["Metadata"]["video-id"] == VIDEO_ID
     grants = server.client().get_object_acl(Bucket=BUCKET, Key=row.object_key)["Grants"]
     assert any(grant["Grantee"].get("URI", "").endswith("AllUsers") for grant in grants)
-    assert shop.object(row) == video
+    assert harness.object(row) == video
 
 
 @pytest.mark.parametrize("size", [16 * 1024 * 1024 - 1, 16 * 1024 * 1024, LARGE])
-def test_a_file_of_any_size_arrives_whole(workshop: OpenWorkshop, video: bytes, size: int) -> None:
+def test_a_file_of_any_size_arrives_whole(make_harness: MakeHarness, video: bytes, size: int) -> None:
     """Below and above the border between a single PUT and a multipart upload."""
-    shop = workshop()
+    harness = make_harness()
     content = padded(video, size)
-    shop.put(PATH, content)
-    (row,) = shop.step(State.PENDING)
+    harness.put(PATH, content)
+    (row,) = harness.step(State.PENDING)
     assert (row.state, row.confirmed_by, row.bytes_sent) == (State.VERIFIED, "checksum", size)
-    assert shop.object(row) == content
+    assert harness.object(row) == content
 
 
-def claimed(shop: Workshop, state: State) -> Upload:
+def claimed(harness: Harness, state: State) -> Upload:
     """The one upload in a state, taken as its stage would."""
-    (row,) = shop.app.ledger.claim(state, 1, lease=LEASE, horizon=LEASE)
+    (row,) = harness.app.ledger.claim(state, 1, lease=LEASE, horizon=LEASE)
     return row
 
 
 @pytest.mark.parametrize("size", [70_000, LARGE])
 def test_where_no_checksum_is_kept_the_etag_from_our_own_parts_confirms(
-    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes, size: int
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes, size: int
 ) -> None:
     def keep_no_checksums(request: Request, forward: Forward) -> Answer:
         return forward().having(x_amz_checksum_crc64nvme=None, x_amz_checksum_type=None)
 
     proxy.fault = keep_no_checksums
-    shop = workshop()
-    shop.put(PATH, padded(video, size))
-    (row,) = shop.step(State.PENDING)
+    harness = make_harness()
+    harness.put(PATH, padded(video, size))
+    (row,) = harness.step(State.PENDING)
     assert (row.state, row.confirmed_by) == (State.VERIFIED, "etag")
     del proxy.requests[:]
-    shop.app.ledger.advance(claimed(shop, State.VERIFIED), State.PENDING)
-    (row,) = shop.step(State.PENDING)
+    harness.app.ledger.advance(claimed(harness, State.VERIFIED), State.PENDING)
+    (row,) = harness.step(State.PENDING)
     assert (row.state, row.confirmed_by, sent(proxy)) == (State.VERIFIED, "etag", [])
 
 
-def test_a_file_that_is_open_for_writing_is_not_settled(workshop: OpenWorkshop, video: bytes) -> None:
-    shop = workshop()
-    shop.write(PATH, video)
-    with writer(shop.absolute(PATH), os.O_WRONLY) as process:
+def test_a_file_that_is_open_for_writing_is_not_settled(make_harness: MakeHarness, video: bytes) -> None:
+    harness = make_harness()
+    harness.write(PATH, video)
+    with writer(harness.absolute(PATH), os.O_WRONLY) as process:
         process.expect("opened")
-        assert shop.settle(PATH) is None
-    row = shop.settle(PATH)
+        assert harness.settle(PATH) is None
+    row = harness.settle(PATH)
     assert row is not None
 
 
 def test_a_file_opened_for_writing_after_it_settled_is_not_uploaded(
-    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes
 ) -> None:
     """A row may wait for hours; what counts is that nobody writes when the bytes are read."""
-    shop = workshop()
-    shop.put(PATH, video)
-    with writer(shop.absolute(PATH), os.O_WRONLY) as process:
+    harness = make_harness()
+    harness.put(PATH, video)
+    with writer(harness.absolute(PATH), os.O_WRONLY) as process:
         process.expect("opened")
-        (row,) = shop.step(State.PENDING)
+        (row,) = harness.step(State.PENDING)
     assert (row.state, row.attempts, row.error_code) == (State.PENDING, 0, "local-changed")
     assert proxy.actions == []
 
 
 def test_a_file_replaced_after_it_settled_is_looked_at_before_anything_is_sent(
-    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes
 ) -> None:
     """The new content was never found to be complete: it may be a truncated one."""
-    shop = workshop()
-    shop.put(PATH, video)
-    shop.write(PATH, video[:-100])
-    (row,) = shop.step(State.PENDING)
+    harness = make_harness()
+    harness.put(PATH, video)
+    harness.write(PATH, video[:-100])
+    (row,) = harness.step(State.PENDING)
     assert (row.state, row.error_code) == (State.PENDING, "local-changed")
     assert proxy.actions == []
-    assert len(shop.app.settler) == 1
+    assert len(harness.app.settler) == 1
 
 
 @pytest.mark.parametrize("size", [70_000, LARGE])
 def test_a_file_that_grows_while_it_is_sent_is_not_verified(
-    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes, size: int
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes, size: int
 ) -> None:
-    shop = workshop()
-    shop.put(PATH, padded(video, size))
+    harness = make_harness()
+    harness.put(PATH, padded(video, size))
 
     def grow(request: Request, forward: Forward) -> Answer:
         if request.action in {"PutObject", "UploadPart"}:
-            with open(shop.absolute(PATH), "ab") as file:
+            with open(harness.absolute(PATH), "ab") as file:
                 file.write(b"\0\0\0\x08free")
         return forward()
 
     proxy.fault = grow
-    (row,) = shop.step(State.PENDING)
+    (row,) = harness.step(State.PENDING)
     assert (row.state, row.error_code) == (State.PENDING, "local-changed")
     proxy.fault = lambda _request, forward: forward()
-    shop.settle(PATH)
-    final = shop.finish(PATH)
+    harness.settle(PATH)
+    final = harness.finish(PATH)
     assert final.id != row.id
     assert final.state is State.RELEASED
-    stored = shop.object(final)
+    stored = harness.object(final)
     assert stored is not None
     assert len(stored) > size
 
 
 def test_a_file_that_another_one_replaces_while_it_is_sent_is_not_verified(
-    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes
 ) -> None:
     """Nothing about the open file tells of it: only a look at the path does."""
-    shop = workshop()
-    shop.put(PATH, video)
+    harness = make_harness()
+    harness.put(PATH, video)
 
     def replace(request: Request, forward: Forward) -> Answer:
         answer = forward()
         if request.action == "PutObject":
-            shop.write(f"{PATH}.part", padded(video, 70_000))
-            os.replace(shop.absolute(f"{PATH}.part"), shop.absolute(PATH))
+            harness.write(f"{PATH}.part", padded(video, 70_000))
+            os.replace(harness.absolute(f"{PATH}.part"), harness.absolute(PATH))
         return answer
 
     proxy.fault = replace
-    (row,) = shop.step(State.PENDING)
+    (row,) = harness.step(State.PENDING)
     assert (row.state, row.error_code) == (State.PENDING, "local-changed")
     proxy.fault = lambda _request, forward: forward()
-    shop.settle(PATH)
-    assert shop.object(shop.finish(PATH)) == padded(video, 70_000)
+    harness.settle(PATH)
+    assert harness.object(harness.finish(PATH)) == padded(video, 70_000)
 
 
 def test_a_file_truncated_in_the_middle_never_becomes_an_object(
-    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes
 ) -> None:
     """The compressor truncates in place when it compresses again; the multipart upload is given up."""
-    shop = workshop()
-    shop.put(PATH, padded(video, LARGE))
+    harness = make_harness()
+    harness.put(PATH, padded(video, LARGE))
 
     def truncate(request: Request, forward: Forward) -> Answer:
         if request.action == "UploadPart" and request.part_number == 1:
-            os.truncate(shop.absolute(PATH), 1000)
+            os.truncate(harness.absolute(PATH), 1000)
         return forward()
 
     proxy.fault = truncate
-    (row,) = shop.step(State.PENDING)
+    (row,) = harness.step(State.PENDING)
     assert row.state is State.PENDING
     assert "CompleteMultipartUpload" not in proxy.actions
     assert proxy.actions[-1] == "AbortMultipartUpload"
-    assert shop.object(row) is None
+    assert harness.object(row) is None
 
 
 def test_a_truncated_mp4_is_rejected_and_nothing_is_sent(
-    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes
 ) -> None:
-    shop = workshop()
-    row = shop.put(PATH, video[:-100])
+    harness = make_harness()
+    row = harness.put(PATH, video[:-100])
     assert (row.state, row.error_code) == (State.REJECTED, "incomplete")
-    assert shop.step(State.PENDING) == []
+    assert harness.step(State.PENDING) == []
     assert proxy.actions == []
-    assert os.path.exists(shop.absolute(PATH))
-    assert shop.catalog_urls() == []
+    assert os.path.exists(harness.absolute(PATH))
+    assert harness.catalog_urls() == []
 
 
 @pytest.mark.parametrize("level", ["file", "directory"])
 def test_nothing_behind_a_symbolic_link_is_ever_uploaded(
-    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes, place: str, level: str
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes, place: str, level: str
 ) -> None:
     """Neither a link to a file outside, nor a file below a directory that is a link."""
-    shop = workshop()
+    harness = make_harness()
     outside = os.path.join(place, "outside")
     os.makedirs(outside)
     with open(os.path.join(outside, os.path.basename(PATH)), "wb") as file:
         file.write(video)
     if level == "file":
-        os.makedirs(shop.absolute(VIDEO_ID))
-        os.symlink(os.path.join(outside, os.path.basename(PATH)), shop.absolute(PATH))
+        os.makedirs(harness.absolute(VIDEO_ID))
+        os.symlink(os.path.join(outside, os.path.basename(PATH)), harness.absolute(PATH))
     else:
-        os.symlink(outside, shop.absolute(VIDEO_ID))
-    assert shop.settle(PATH) is None
-    shop.app.scanner.scan()
-    assert len(shop.app.settler) == 0
+        os.symlink(outside, harness.absolute(VIDEO_ID))
+    assert harness.settle(PATH) is None
+    harness.app.scanner.scan()
+    assert len(harness.app.settler) == 0
     assert proxy.actions == []
 
 
 def test_a_file_exchanged_for_a_symbolic_link_after_it_settled_is_not_uploaded(
-    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes, place: str
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes, place: str
 ) -> None:
-    shop = workshop()
-    shop.put(PATH, video)
-    os.rename(shop.absolute(PATH), os.path.join(place, "secret"))
-    os.symlink(os.path.join(place, "secret"), shop.absolute(PATH))
-    (row,) = shop.step(State.PENDING)
+    harness = make_harness()
+    harness.put(PATH, video)
+    os.rename(harness.absolute(PATH), os.path.join(place, "secret"))
+    os.symlink(os.path.join(place, "secret"), harness.absolute(PATH))
+    (row,) = harness.step(State.PENDING)
     assert (row.state, row.error_code) == (State.FAILED, "not-ours")
     assert proxy.actions == []
 
 
 def test_a_second_name_of_a_file_keeps_it_from_being_uploaded(
-    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes, place: str
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes, place: str
 ) -> None:
-    shop = workshop()
-    shop.write(PATH, video)
-    os.link(shop.absolute(PATH), os.path.join(place, "second name"))
-    assert shop.settle(PATH) is None
+    harness = make_harness()
+    harness.write(PATH, video)
+    os.link(harness.absolute(PATH), os.path.join(place, "second name"))
+    assert harness.settle(PATH) is None
     assert proxy.actions == []
 
 
 def test_a_file_with_a_second_name_is_uploaded_where_that_is_allowed(
-    workshop: OpenWorkshop, video: bytes, place: str
+    make_harness: MakeHarness, video: bytes, place: str
 ) -> None:
-    shop = workshop(ALLOW_HARD_LINKS=True)
-    shop.write(PATH, video)
-    os.link(shop.absolute(PATH), os.path.join(place, "second name"))
-    row = shop.settle(PATH)
+    harness = make_harness(ALLOW_HARD_LINKS=True)
+    harness.write(PATH, video)
+    os.link(harness.absolute(PATH), os.path.join(place, "second name"))
+    row = harness.settle(PATH)
     assert row is not None
-    assert shop.object(shop.finish(PATH)) == video
+    assert harness.object(harness.finish(PATH)) == video
 
 
 Change = Callable[[Answer], Answer]
@@ -271,72 +273,72 @@ Change = Callable[[Answer], Answer]
     ids=["another size", "another checksum", "no checksum and another ETag"],
 )
 def test_an_object_that_is_not_the_file_is_never_published(
-    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes, change: Change
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes, change: Change
 ) -> None:
     def lie(request: Request, forward: Forward) -> Answer:
         answer = forward()
         return change(answer) if request.action == "HeadObject" and answer.status == 200 else answer
 
     proxy.fault = lie
-    shop = workshop()
-    shop.put(PATH, video)
-    (row,) = shop.step(State.PENDING)
+    harness = make_harness()
+    harness.put(PATH, video)
+    (row,) = harness.step(State.PENDING)
     assert (row.state, row.error_code, row.attempts) == (State.PENDING, "object-differs", 1)
-    assert shop.step(State.VERIFIED) == []
-    assert [url for url in shop.catalog_urls() if not url.startswith("file:")] == []
-    assert os.path.exists(shop.absolute(PATH))
+    assert harness.step(State.VERIFIED) == []
+    assert [url for url in harness.catalog_urls() if not url.startswith("file:")] == []
+    assert os.path.exists(harness.absolute(PATH))
 
 
 def test_an_object_that_is_not_there_after_it_was_sent_is_never_published(
-    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes
 ) -> None:
     proxy.fault = lambda request, forward: Answer(404) if request.action == "HeadObject" else forward()
-    shop = workshop()
-    shop.put(PATH, video)
-    (row,) = shop.step(State.PENDING)
+    harness = make_harness()
+    harness.put(PATH, video)
+    (row,) = harness.step(State.PENDING)
     assert (row.state, row.error_code) == (State.PENDING, "object-missing")
 
 
 def test_a_403_is_unknown_so_it_is_sent_and_then_pauses_the_stage(
-    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes
 ) -> None:
     """Before sending it means send, whatever is there; after sending it is an environment error of no row."""
     proxy.fault = lambda request, forward: Answer(403) if request.action == "HeadObject" else forward()
-    shop = workshop()
-    shop.put(PATH, video)
-    (row,) = shop.step(State.PENDING)
+    harness = make_harness()
+    harness.put(PATH, video)
+    (row,) = harness.step(State.PENDING)
     assert sent(proxy) == ["PutObject"]
     (put,) = [request for request in proxy.requests if request.action == "PutObject"]
     assert not {"If-Match", "If-None-Match"} & set(put.headers)
     assert (row.state, row.attempts) == (State.PENDING, 0)
-    failure = shop.app.runners[State.PENDING].breaker.failure
+    failure = harness.app.runners[State.PENDING].breaker.failure
     assert failure is not None
     assert "s3:GetObject" in failure.sentence
 
 
 def test_what_was_sent_is_not_sent_again_while_nobody_may_know_what_became_of_it(
-    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes
 ) -> None:
     """A bucket that may be written and not be read: every probe of the stage would send the file again."""
     proxy.fault = lambda request, forward: Answer(403) if request.action == "HeadObject" else forward()
-    shop = workshop()
-    shop.put(PATH, video)
+    harness = make_harness()
+    harness.put(PATH, video)
     for _ in range(3):
-        (row,) = shop.step(State.PENDING)
+        (row,) = harness.step(State.PENDING)
         assert (row.state, row.error_code) == (State.PENDING, "object-unknown")
     proxy.fault = no_fault
-    (row,) = shop.step(State.PENDING)
+    (row,) = harness.step(State.PENDING)
     assert row.state is State.VERIFIED
     assert sent(proxy) == ["PutObject"]
 
 
 def test_a_confirmation_is_recorded_as_soon_as_the_database_is_back(
-    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes, monkeypatch: pytest.MonkeyPatch
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The object is neither sent nor looked for all over again."""
-    shop = workshop()
-    shop.put(PATH, video)
-    advance = shop.app.ledger.advance
+    harness = make_harness()
+    harness.put(PATH, video)
+    advance = harness.app.ledger.advance
     failures = iter([DatabaseError(ErrorKind.TRANSIENT, "make an upload verified", "it is gone", "Wait.")])
 
     def fail_once(upload: Upload, to: State, **facts: Any) -> Upload:
@@ -344,22 +346,22 @@ def test_a_confirmation_is_recorded_as_soon_as_the_database_is_back(
             raise failure
         return advance(upload, to, **facts)
 
-    monkeypatch.setattr(shop.app.ledger, "advance", fail_once)
-    (row,) = shop.step(State.PENDING)
-    assert (row.state, row.attempts, len(shop.waited)) == (State.VERIFIED, 0, 1)
+    monkeypatch.setattr(harness.app.ledger, "advance", fail_once)
+    (row,) = harness.step(State.PENDING)
+    assert (row.state, row.attempts, len(harness.waited)) == (State.VERIFIED, 0, 1)
     assert proxy.actions == ["HeadObject", "PutObject", "HeadObject"]
 
 
 def test_an_object_that_is_in_place_already_is_adopted(
-    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes
 ) -> None:
     """An earlier life was killed after the object was complete and before it was recorded."""
-    shop = workshop()
-    shop.put(PATH, video)
-    shop.step(State.PENDING)
-    os.remove(os.path.join(os.path.dirname(shop.app.tree.root), "state", "ledger.sqlite3"))
+    harness = make_harness()
+    harness.put(PATH, video)
+    harness.step(State.PENDING)
+    os.remove(os.path.join(os.path.dirname(harness.app.tree.root), "state", "ledger.sqlite3"))
     del proxy.requests[:]
-    second = workshop(DATABASE_URL=f"sqlite://{os.path.dirname(shop.app.tree.root)}/second.sqlite3")
+    second = make_harness(DATABASE_URL=f"sqlite://{os.path.dirname(harness.app.tree.root)}/second.sqlite3")
     second.settle(PATH)
     (row,) = second.step(State.PENDING)
     assert row.state is State.VERIFIED
@@ -371,145 +373,145 @@ def test_an_object_that_is_in_place_already_is_adopted(
     ("status", "code"), [(403, "AccessDenied"), (404, "NoSuchBucket"), (403, "InvalidAccessKeyId")]
 )
 def test_what_is_wrong_with_the_environment_pauses_the_stage_and_fails_no_row(
-    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes, status: int, code: str
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes, status: int, code: str
 ) -> None:
     def refuse(request: Request, forward: Forward) -> Answer:
         return s3_error(status, code) if request.action == "PutObject" else forward()
 
     proxy.fault = refuse
-    shop = workshop()
-    shop.put(PATH, video)
-    (row,) = shop.step(State.PENDING)
+    harness = make_harness()
+    harness.put(PATH, video)
+    (row,) = harness.step(State.PENDING)
     assert (row.state, row.attempts, row.error_code) == (State.PENDING, 0, code)
-    breaker = shop.app.runners[State.PENDING].breaker
+    breaker = harness.app.runners[State.PENDING].breaker
     assert breaker.failure is not None
     proxy.fault = lambda _request, forward: forward()
-    assert shop.finish(PATH).state is State.RELEASED
+    assert harness.finish(PATH).state is State.RELEASED
     assert breaker.failure is None
 
 
 def test_a_transient_error_postpones_the_row_and_counts_the_attempt(
-    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes
 ) -> None:
     proxy.fault = lambda request, forward: (
         s3_error(503, "SlowDown") if request.action == "PutObject" else forward()
     )
-    shop = workshop()
-    shop.put(PATH, video)
-    (row,) = shop.step(State.PENDING)
+    harness = make_harness()
+    harness.put(PATH, video)
+    (row,) = harness.step(State.PENDING)
     assert (row.state, row.attempts, row.error_code) == (State.PENDING, 1, "SlowDown")
-    assert shop.app.runners[State.PENDING].breaker.failure is None
+    assert harness.app.runners[State.PENDING].breaker.failure is None
 
 
 def test_a_file_too_large_for_the_server_fails_with_a_sentence(
-    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes
 ) -> None:
     proxy.fault = lambda request, forward: (
         s3_error(400, "EntityTooLarge") if request.action == "PutObject" else forward()
     )
-    shop = workshop()
-    shop.put(PATH, video)
-    (row,) = shop.step(State.PENDING)
+    harness = make_harness()
+    harness.put(PATH, video)
+    (row,) = harness.step(State.PENDING)
     assert (row.state, row.error_code) == (State.FAILED, "EntityTooLarge")
     assert row.last_error
-    assert os.path.exists(shop.absolute(PATH))
+    assert os.path.exists(harness.absolute(PATH))
 
 
-def test_two_files_for_one_key_do_not_overwrite_each_other(workshop: OpenWorkshop, video: bytes) -> None:
+def test_two_files_for_one_key_do_not_overwrite_each_other(make_harness: MakeHarness, video: bytes) -> None:
     """`clip.mp4` is the original of the same key that `clip_original.mp4` has; the first one keeps it."""
-    shop = workshop()
-    first = shop.put(f"{VIDEO_ID}/clip.mp4", video)
-    second = shop.put(f"{VIDEO_ID}/clip_original.mp4", video + b"\0\0\0\x08free")
+    harness = make_harness()
+    first = harness.put(f"{VIDEO_ID}/clip.mp4", video)
+    second = harness.put(f"{VIDEO_ID}/clip_original.mp4", video + b"\0\0\0\x08free")
     assert first.object_key == second.object_key
-    shop.step(State.PENDING)
-    assert shop.row(first.path).state is State.VERIFIED
-    failed = shop.row(second.path)
+    harness.step(State.PENDING)
+    assert harness.row(first.path).state is State.VERIFIED
+    failed = harness.row(second.path)
     assert (failed.state, failed.error_code) == (State.FAILED, "key-taken")
     assert first.path in (failed.last_error or "")
-    assert shop.object(first) == video
+    assert harness.object(first) == video
 
 
 def test_a_stop_in_the_middle_gives_the_row_back_at_once(
-    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes
 ) -> None:
-    shop = workshop()
-    shop.put(PATH, padded(video, LARGE))
+    harness = make_harness()
+    harness.put(PATH, padded(video, LARGE))
 
     def stop(request: Request, forward: Forward) -> Answer:
         if request.action == "UploadPart":
-            shop.stop_requested = True
+            harness.stop_requested = True
         return forward()
 
     proxy.fault = stop
-    (row,) = shop.step(State.PENDING)
+    (row,) = harness.step(State.PENDING)
     assert (row.state, row.attempts, row.claimed_by) == (State.PENDING, 0, None)
-    assert row.due_at <= shop.app.ledger.now()
-    assert shop.object(row) is None
-    shop.stop_requested = False
+    assert row.due_at <= harness.app.ledger.now()
+    assert harness.object(row) is None
+    harness.stop_requested = False
     proxy.fault = lambda _request, forward: forward()
-    assert shop.finish(PATH).state is State.RELEASED
+    assert harness.finish(PATH).state is State.RELEASED
 
 
 def test_content_that_arrives_during_an_upload_supersedes_it(
-    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes
 ) -> None:
     """Compressed again: the old upload is fenced off and the object ends with the new content."""
-    shop = workshop()
-    old = shop.put(PATH, video)
+    harness = make_harness()
+    old = harness.put(PATH, video)
     fresh = padded(video, 90_000)
     rows: list[Upload | None] = []
 
     def replace(request: Request, forward: Forward) -> Answer:
         if request.action == "PutObject" and not rows:
-            shop.write(PATH, fresh)
-            rows.append(shop.settle(PATH))
+            harness.write(PATH, fresh)
+            rows.append(harness.settle(PATH))
         return forward()
 
     proxy.fault = replace
-    shop.step(State.PENDING, limit=1)
-    assert shop.app.ledger.uploads(ids=[old.id])[0].state is State.SUPERSEDED
-    final = shop.finish(PATH)
+    harness.step(State.PENDING, limit=1)
+    assert harness.app.ledger.uploads(ids=[old.id])[0].state is State.SUPERSEDED
+    final = harness.finish(PATH)
     assert (final.state, final.size) == (State.RELEASED, len(fresh))
-    assert shop.object(final) == fresh
+    assert harness.object(final) == fresh
 
 
 def test_a_changed_mtime_alone_is_not_new_content(
-    workshop: OpenWorkshop, proxy: FaultProxy, video: bytes, place: str
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes, place: str
 ) -> None:
     """`shutil.copy2` sets the source's mtime after the close: the row goes on and nothing is sent twice."""
-    shop = workshop()
-    first = shop.put(PATH, video)
-    shop.step(State.PENDING)
-    os.utime(shop.absolute(PATH), ns=(0, 1_000_000_000))
-    second = shop.settle(PATH)
+    harness = make_harness()
+    first = harness.put(PATH, video)
+    harness.step(State.PENDING)
+    os.utime(harness.absolute(PATH), ns=(0, 1_000_000_000))
+    second = harness.settle(PATH)
     assert second is not None
     assert (second.id, second.state) == (first.id, State.VERIFIED)
     assert second.mtime_ns == 1_000_000_000
     assert sent(proxy) == ["PutObject"]
-    assert shop.finish(PATH).state is State.RELEASED
+    assert harness.finish(PATH).state is State.RELEASED
 
 
 def test_a_file_that_disappears_before_it_is_confirmed_is_gone_until_it_comes_back(
-    workshop: OpenWorkshop, video: bytes, place: str
+    make_harness: MakeHarness, video: bytes, place: str
 ) -> None:
-    shop = workshop()
-    shop.put(PATH, video)
-    shutil.move(shop.absolute(PATH), os.path.join(place, "elsewhere"))
-    (row,) = shop.step(State.PENDING)
+    harness = make_harness()
+    harness.put(PATH, video)
+    shutil.move(harness.absolute(PATH), os.path.join(place, "elsewhere"))
+    (row,) = harness.step(State.PENDING)
     assert (row.state, row.error_code) == (State.GONE, "local-missing")
-    shutil.move(os.path.join(place, "elsewhere"), shop.absolute(PATH))
-    back = shop.settle(PATH)
+    shutil.move(os.path.join(place, "elsewhere"), harness.absolute(PATH))
+    back = harness.settle(PATH)
     assert back is not None
     assert (back.id, back.state) == (row.id, State.PENDING)
-    assert shop.finish(PATH).state is State.RELEASED
+    assert harness.finish(PATH).state is State.RELEASED
 
 
-def test_an_empty_directory_is_not_believed(workshop: OpenWorkshop, video: bytes, place: str) -> None:
+def test_an_empty_directory_is_not_believed(make_harness: MakeHarness, video: bytes, place: str) -> None:
     """An unmounted file system leaves an empty directory: the stage pauses and no row is gone."""
-    shop = workshop()
-    shop.put(PATH, video)
-    os.rename(shop.absolute(VIDEO_ID), os.path.join(place, "unmounted"))
-    (row,) = shop.step(State.PENDING)
+    harness = make_harness()
+    harness.put(PATH, video)
+    os.rename(harness.absolute(VIDEO_ID), os.path.join(place, "unmounted"))
+    (row,) = harness.step(State.PENDING)
     assert (row.state, row.error_code) == (State.PENDING, "root-unavailable")
-    os.rename(os.path.join(place, "unmounted"), shop.absolute(VIDEO_ID))
-    assert shop.finish(PATH).state is State.RELEASED
+    os.rename(os.path.join(place, "unmounted"), harness.absolute(VIDEO_ID))
+    assert harness.finish(PATH).state is State.RELEASED

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from db import Ledger, State, Upload, open_database
-from tests.daemon import DaemonProcess, running_daemon
 from tests.large.sink import Sink, running_sink
 from tests.large.sparse_video import make_sparse_video
-from tests.media import Media
-from tests.s3_server import forget_aws
+from tests.support.daemon_process import DaemonProcess, running_daemon
+from tests.support.harness import VIDEO_ID, settings_for
+from tests.support.media import Media
+from tests.support.s3_server import forget_aws
 from tests.unit.watcher.conftest import media, place  # noqa: F401  # fixtures
-from tests.workshop import VIDEO_ID, settings_for
 from watcher.settings.model import Settings
 
 GIB = 1024**3

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import tomllib
+from collections import Counter
 from functools import cache
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PACKAGES = ("watcher", "storage", "db")
 LONGEST_MODULE = 600
+MOST_MODULES = 26
 LEVELS = frozenset({"debug", "info", "warning", "error", "exception", "critical"})
 
 
@@ -86,6 +88,12 @@ def test_no_module_outgrows_its_reason(module: str) -> None:
     """Past 600 lines a module is two; which two is for its author to say."""
     with open(os.path.join(ROOT, module), encoding="utf-8") as file:
         assert sum(1 for _ in file) <= LONGEST_MODULE
+
+
+def test_no_folder_holds_more_than_one_looks_through() -> None:
+    """More than 18 modules side by side are several concepts: they want folders of their own."""
+    counts = Counter(os.path.dirname(module) for module in modules(*PACKAGES))
+    assert not {folder: count for folder, count in counts.items() if count > MOST_MODULES}
 
 
 def log_events() -> dict[str, str]:

@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.s3_server import SECRET_ACCESS_KEY
-from tests.secrecy import ensure_left_untold, judge
+from tests.support.s3_server import SECRET_ACCESS_KEY
+from tests.support.secret_search import ensure_left_untold, judge
 
 
 @pytest.mark.parametrize(

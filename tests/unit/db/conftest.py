@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from db import Database, Ledger, OwnCatalog, migrate, sqlite_url
-from tests.postgres import PostgresServer
-from tests.unit.db.places import Clock, Place
+from tests.support.databases import Clock, Place
+from tests.support.postgres import PostgresServer
 
 
 @pytest.fixture

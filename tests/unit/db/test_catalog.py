@@ -17,7 +17,7 @@ from db import (
     OwnCatalog,
     State,
 )
-from tests.unit.db.places import LOCAL_URL, PUBLIC_URL, VIDEO_ID, bring, enqueue
+from tests.support.databases import LOCAL_URL, PUBLIC_URL, VIDEO_ID, bring, enqueue
 
 
 def announce(catalog: Catalog, ledger: Ledger, **changes: Any) -> None:

@@ -9,7 +9,7 @@ from threading import Barrier
 import pytest
 
 from db import ClaimLostError, Database, Identity, Ledger, State, Upload
-from tests.unit.db.places import HORIZON, LEASE, PUBLIC_URL, Clock, Place, bring, claim, enqueue, only
+from tests.support.databases import HORIZON, LEASE, PUBLIC_URL, Clock, Place, bring, claim, enqueue, only
 
 
 def test_the_longest_due_are_claimed_first_and_no_more_than_wanted(ledger: Ledger, clock: Clock) -> None:

@@ -11,10 +11,10 @@ import psycopg
 import pytest
 
 from db import CompressorTable, Database, Ledger, Publications, State, migrate, open_database
-from tests.catalog_rows import BASE_URL, CatalogRows, catalog_rows
 from tests.compressor.database import add_video
-from tests.postgres import PostgresServer
-from tests.unit.db.places import VIDEO_ID, bring, enqueue
+from tests.support.catalog_rows import BASE_URL, CatalogRows, catalog_rows
+from tests.support.databases import VIDEO_ID, bring, enqueue
+from tests.support.postgres import PostgresServer
 
 OTHER_VIDEO = VIDEO_ID.replace("0b8e", "1b8e")
 PUBLIC_URL = "https://bucket.example/a"

@@ -3,7 +3,7 @@
 import pytest
 
 from db import ClaimLostError, Database, DatabaseError, ErrorKind, Ledger, OwnCatalog, State
-from tests.unit.db.places import LOCAL_URL, PUBLIC_URL, bring, enqueue
+from tests.support.databases import LOCAL_URL, PUBLIC_URL, bring, enqueue
 
 
 def write(database: Database, table: str, assignments: str) -> None:

@@ -22,8 +22,8 @@ from db import (
     open_database,
     sqlite_url,
 )
-from tests.postgres import PostgresServer
-from tests.unit.db.places import Place, enqueue
+from tests.support.databases import Place, enqueue
+from tests.support.postgres import PostgresServer
 
 
 def file_of(place: Place) -> str:

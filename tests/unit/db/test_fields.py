@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from db import Database, Identity, Ledger, State
-from tests.unit.db.places import VIDEO_ID, Clock, enqueue
+from tests.support.databases import VIDEO_ID, Clock, enqueue
 
 UNSIGNED_64 = st.integers(min_value=0, max_value=2**64 - 1)
 SIGNED_64 = st.integers(min_value=-(2**63), max_value=2**63 - 1)

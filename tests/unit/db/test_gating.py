@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from db import Admission, CatalogRow, ClaimLostError, Ledger, State, Upload
-from tests.unit.db.places import HORIZON, VIDEO_ID, Clock, bring, claim, enqueue, only
+from tests.support.databases import HORIZON, VIDEO_ID, Clock, bring, claim, enqueue, only
 
 ROW_ID = "1b8e3f60-9d5c-4c1a-8f8e-3b1f0a7d2c11"
 LATER_ID = "2b8e3f60-9d5c-4c1a-8f8e-3b1f0a7d2c11"

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from db import Database, Invalidations, Ledger, State
-from tests.unit.db.places import CHECKSUM, STEPS, Clock, Place, bring, claim, enqueue, only
+from tests.support.databases import CHECKSUM, STEPS, Clock, Place, bring, claim, enqueue, only
 
 OTHER_CHECKSUM = "AAAAAAAAAAE="
 KEY = "videos/v/my_video_720p.mp4"

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from db import Database, Ledger, State, Upload
-from tests.unit.db.places import PUBLIC_URL, Clock, bring, enqueue
+from tests.support.databases import PUBLIC_URL, Clock, bring, enqueue
 
 KEY = "videos/k"
 OTHER_CHECKSUM = "AAAAAAAAAAE="

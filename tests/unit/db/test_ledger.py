@@ -15,7 +15,7 @@ from db import (
     UnknownUploadError,
     Upload,
 )
-from tests.unit.db.places import (
+from tests.support.databases import (
     CHECKSUM,
     IDENTITY,
     PUBLIC_URL,

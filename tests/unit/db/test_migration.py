@@ -14,8 +14,8 @@ import pytest
 from psycopg import sql
 
 from db import Database, DatabaseError, ErrorKind, Ledger, migrate, pending_migrations, schema_version
-from tests.postgres import PostgresServer
-from tests.unit.db.places import Place, enqueue
+from tests.support.databases import Place, enqueue
+from tests.support.postgres import PostgresServer
 
 ALL = ["0001_initial", "0002_invalidations", "0003_catalog_rows"]
 HISTORY = "schema_migration"

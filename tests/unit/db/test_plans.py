@@ -9,9 +9,9 @@ from datetime import timedelta
 import pytest
 
 from db import Database, Ledger, State
-from tests.crowd import BACKOFF, INSTANCE, RETENTION, Crowd, gather
-from tests.plans import plans_of
-from tests.unit.db.places import LEASE, Place
+from tests.support.bulk_ledger import BACKOFF, INSTANCE, RETENTION, Crowd, gather
+from tests.support.databases import LEASE, Place
+from tests.support.query_plans import plans_of
 
 ROWS = 20_000
 """So many that PostgreSQL has a reason to use an index at all."""

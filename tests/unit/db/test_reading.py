@@ -7,7 +7,7 @@ from itertools import islice
 import pytest
 
 from db import Database, InstanceReport, Ledger, LedgerReader, State
-from tests.unit.db.places import Clock, bring, enqueue, only
+from tests.support.databases import Clock, bring, enqueue, only
 
 OTHER_VIDEO = "6f1c2a8e-0d1b-4b43-9f4e-2a3b4c5d6e7f"
 

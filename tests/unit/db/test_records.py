@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from db import Identity, Ledger, State, Upload, format_time
 from db.records import parse_time
-from tests.unit.db.places import VIDEO_ID, bring, enqueue
+from tests.support.databases import VIDEO_ID, bring, enqueue
 
 LISTED = """
     id video_id filename quality path device inode size mtime_ns checksum etag version_id object_key url state

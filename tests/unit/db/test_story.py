@@ -4,7 +4,7 @@ from contextlib import suppress
 
 from db import Database, Ledger, UploadEvent
 from db.upload_events import EVENTS_KEPT
-from tests.unit.db.places import Clock, enqueue
+from tests.support.databases import Clock, enqueue
 
 
 def test_events_are_told_in_order_with_their_time(ledger: Ledger, clock: Clock) -> None:

@@ -13,8 +13,8 @@ import pytest
 from psycopg import sql
 
 from db import Database, DatabaseError, ErrorKind, Ledger, State, migrate, open_database, sqlite_url
-from tests.postgres import PostgresServer
-from tests.unit.db.places import CHECKSUM, Place, enqueue
+from tests.support.databases import CHECKSUM, Place, enqueue
+from tests.support.postgres import PostgresServer
 
 
 def test_a_locked_file_is_a_matter_of_time(sqlite_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

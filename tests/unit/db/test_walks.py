@@ -18,7 +18,7 @@ from db import (
     State,
     Upload,
 )
-from tests.unit.db.places import STEPS, Clock, claim, enqueue
+from tests.support.databases import STEPS, Clock, claim, enqueue
 
 PATHS = count()
 WORDS = {state.value for state in State}

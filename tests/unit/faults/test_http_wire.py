@@ -25,7 +25,7 @@ from tests.faults.http_faults import (
 )
 from tests.faults.http_wire import HttpWire
 from tests.faults.wire_faults import BlackHole, Delayed, Fault, Injection, Refused, Requests
-from tests.s3_requests import BODIES, WRITES
+from tests.support.s3_requests import BODIES, WRITES
 
 BODY = bytes(range(256)) * 400
 ANSWER = b"the server's answer"

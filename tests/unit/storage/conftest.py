@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from storage import ObjectStore, SourceFile
-from tests.certificates import Certificate, make_certificate
-from tests.fault_proxy import FaultProxy
-from tests.s3_server import S3Server, config_for, forget_aws
+from tests.support.certificates import Certificate, make_certificate
+from tests.support.fault_proxy import FaultProxy
+from tests.support.s3_server import S3Server, config_for, forget_aws
 
 
 @pytest.fixture(autouse=True)

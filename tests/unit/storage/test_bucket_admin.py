@@ -13,8 +13,8 @@ from storage.bucket.documents import (
     Transition,
     wanted,
 )
-from tests.fault_proxy import Answer, Fault, FaultProxy, Forward, Request, s3_error
-from tests.s3_server import REGION, S3Server, config_for
+from tests.support.fault_proxy import Answer, Fault, FaultProxy, Forward, Request, s3_error
+from tests.support.s3_server import REGION, S3Server, config_for
 
 WISHES = DesiredBucket(
     bucket="renditions",

@@ -21,9 +21,9 @@ from storage import (
 from storage.bucket.documents import DesiredBucket
 from storage.checks.connectivity import BASICS
 from storage.checks.probe_object import CONTENT, Probe
-from tests.certificates import Certificate
-from tests.fault_proxy import Answer, FaultProxy, Forward, Request, no_fault, s3_error
-from tests.s3_server import REGION, S3Server, config_for
+from tests.support.certificates import Certificate
+from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, no_fault, s3_error
+from tests.support.s3_server import REGION, S3Server, config_for
 
 Checked = dict[str, CheckResult]
 ORIGINS = ("https://player.example",)

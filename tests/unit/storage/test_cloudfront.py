@@ -16,9 +16,9 @@ from storage import (
     invalidation_paths,
     public_url,
 )
-from tests.cdn import Cdn, asked_to_forget, references
-from tests.fault_proxy import Answer, FaultProxy, Forward, Request
-from tests.s3_server import S3Server, config_for
+from tests.support.cloudfront_server import Cdn, asked_to_forget, references
+from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request
+from tests.support.s3_server import S3Server, config_for
 
 KEY = "videos/0b8e3f60-9d5c-4c1a-8f8e-3b1f0a7d2c11/my_video_720p.mp4"
 

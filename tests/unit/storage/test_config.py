@@ -4,7 +4,7 @@ import pytest
 
 from storage import ObjectStore, StorageConfig
 from storage.aws.clients import Access
-from tests.s3_server import config_for
+from tests.support.s3_server import config_for
 
 
 @pytest.mark.parametrize(

@@ -26,9 +26,9 @@ from storage import (
     object_key,
     public_url,
 )
-from tests.certificates import Certificate
-from tests.fault_proxy import Answer, Fault, FaultProxy, Forward, Request, s3_error
-from tests.s3_server import S3Server, config_for
+from tests.support.certificates import Certificate
+from tests.support.fault_proxy import Answer, Fault, FaultProxy, Forward, Request, s3_error
+from tests.support.s3_server import S3Server, config_for
 
 MIB = 1024 * 1024
 SMALL = random.Random(1).randbytes(300_000)

@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from storage import ErrorKind, PublicCheck, StorageError
-from tests.certificates import Certificate
-from tests.fault_proxy import Answer, FaultProxy, Forward, Request
-from tests.s3_server import S3Server
+from tests.support.certificates import Certificate
+from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request
+from tests.support.s3_server import S3Server
 
 KEY = "videos/v/my video_720p.mp4"
 CONTENT = bytes(1000)

@@ -19,8 +19,8 @@ from storage import (
     WriteCondition,
     checksums,
 )
-from tests.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
-from tests.s3_server import S3Server, config_for
+from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
+from tests.support.s3_server import S3Server, config_for
 
 MIB = 1024 * 1024
 PART = 8 * MIB

@@ -9,8 +9,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from storage import ErrorKind, Renditions, S3Service, StorageError
-from tests.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
-from tests.s3_server import S3Server, config_for
+from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
+from tests.support.s3_server import S3Server, config_for
 
 VIDEO_ID = "0b8e3f60-9d5c-4c1a-8f8e-3b1f0a7d2c11"
 NAME = (VIDEO_ID, "my video.mp4", "720p")

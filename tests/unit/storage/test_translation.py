@@ -7,9 +7,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from storage import ErrorKind, ObjectStore, StorageError
 from storage.aws.errors import ENVIRONMENT_CODES, OBJECT_CODES, translate, translated
-from tests.certificates import Certificate
-from tests.fault_proxy import FaultProxy
-from tests.s3_server import S3Server, config_for
+from tests.support.certificates import Certificate
+from tests.support.fault_proxy import FaultProxy
+from tests.support.s3_server import S3Server, config_for
 
 KEY = "videos/a.mp4"
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from storage import Distribution, ErrorKind, ObjectStore, StorageError
-from tests.fault_proxy import Answer, Fault, FaultProxy, Forward, Request
-from tests.s3_server import config_for
+from tests.support.fault_proxy import Answer, Fault, FaultProxy, Forward, Request
+from tests.support.s3_server import config_for
 
 KEY = "videos/key"
 Ask = Callable[[ObjectStore], object]

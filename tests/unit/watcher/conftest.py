@@ -8,11 +8,11 @@ from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
-from tests.media import Media, make_media
-from tests.postgres import MEMORY
-from tests.s3_server import S3Server, forget_aws
-from tests.secrecy import ensure_left_untold
-from tests.workshop import Workshop, open_workshop, settings_for
+from tests.support.harness import Harness, open_harness, settings_for
+from tests.support.media import Media, make_media
+from tests.support.postgres import MEMORY
+from tests.support.s3_server import S3Server, forget_aws
+from tests.support.secret_search import ensure_left_untold
 from watcher.filesystem import leases
 from watcher.filesystem.openat import owned
 from watcher.filesystem.tree import Tree
@@ -80,11 +80,11 @@ def unprivileged() -> Callable[[], AbstractContextManager[None]]:
 
 
 @pytest.fixture
-def workshop(place: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workshop]:
+def harness(place: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Harness]:
     """A house whose S3 server does not run: nothing gets that far here."""
     forget_aws(monkeypatch)
-    with open_workshop(settings_for(place, "http://127.0.0.1:9"), S3Server()) as workshop:
-        yield workshop
+    with open_harness(settings_for(place, "http://127.0.0.1:9"), S3Server()) as harness:
+        yield harness
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from db import Upload
-from tests.unit.db.places import enqueue
-from tests.workshop import Workshop
+from tests.support.databases import enqueue
+from tests.support.harness import Harness
 from watcher.telemetry.transfer_progress import TransferProgress
 
 
@@ -31,9 +31,9 @@ def transfer_progress(seconds: Seconds) -> TransferProgress:
 
 
 @pytest.fixture
-def upload(workshop: Workshop) -> Upload:
+def upload(harness: Harness) -> Upload:
     """A row of 1,000 bytes."""
-    return enqueue(workshop.app.ledger)
+    return enqueue(harness.app.ledger)
 
 
 def test_rate_and_time_left_follow_from_bytes_and_seconds(

@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from db import DatabaseError, ErrorKind
-from tests.workshop import Workshop
+from tests.support.harness import Harness
 from watcher.catalog.catalog_thread import LONGEST_SECONDS, ORPHANS_SECONDS, SHORTEST_SECONDS, CatalogThread
 from watcher.catalog.gate import FRESH, CatalogGate
 from watcher.catalog.orphans import Orphans
@@ -46,13 +46,13 @@ def script() -> Scripted:
 
 
 @pytest.fixture
-def catalog_thread(workshop: Workshop, script: Scripted) -> CatalogThread:
+def catalog_thread(harness: Harness, script: Scripted) -> CatalogThread:
     return CatalogThread(
         cast("CatalogGate", script),
         cast("Republisher", script),
         cast("Orphans", script),
-        database=workshop.app.database,
-        liveness=workshop.app.liveness,
+        database=harness.app.database,
+        liveness=harness.app.liveness,
         clock=lambda: script.now,
     )
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.media import Media, encoding
+from tests.support.media import Media, encoding
 from watcher import containers
 from watcher.containers.reading import MAX_ELEMENTS
 from watcher.filesystem.openat import owned

@@ -14,7 +14,7 @@ import pytest
 
 from db import MIGRATIONS, Ledger, migrate
 from storage import CheckResult, Outcome
-from tests.workshop import VIDEO_ID, settings_for
+from tests.support.harness import VIDEO_ID, settings_for
 from watcher.app.factories import connect
 from watcher.filesystem import instance_lock
 from watcher.operations import directory_checks

@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager, closing
 import pytest
 
 from db import Ledger, State, migrate
-from tests.fault_proxy import FaultProxy
-from tests.media import Media
-from tests.workshop import VIDEO_ID, settings_for
+from tests.support.fault_proxy import FaultProxy
+from tests.support.harness import VIDEO_ID, settings_for
+from tests.support.media import Media
 from watcher.app.factories import connect, naming, path_template
 from watcher.filesystem.tree import Tree
 from watcher.operations.dry_run import Plan, Planner, count_actions, reading_ledger

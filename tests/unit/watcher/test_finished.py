@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager, ExitStack
 import pytest
 
 from db import Identity
-from tests.media import Media, encoding
-from tests.peer import peer, writer
+from tests.support.media import Media, encoding
+from tests.support.peer_process import peer, writer
 from watcher import containers
 from watcher.detection.completeness import (
     Busy,

@@ -20,8 +20,8 @@ from db import (
 )
 from db import ErrorKind as DatabaseErrorKind
 from storage import ErrorKind, KeyTooLongError, SourceChangedError, StorageError, UploadCancelledError
-from tests.unit.db.places import IDENTITY, VIDEO_ID, bring, enqueue
-from tests.workshop import Workshop
+from tests.support.databases import IDENTITY, VIDEO_ID, bring, enqueue
+from tests.support.harness import Harness
 from watcher.errors import DeferError, Kind, ReexamineError, StageError
 from watcher.filesystem.openat import FileMissingError, NotOursError, RootUnavailableError, UnreadableError
 from watcher.stages.error_policy import LOOK_AGAIN_SECONDS, ErrorPolicy
@@ -44,12 +44,12 @@ def database_error(kind: DatabaseErrorKind) -> DatabaseError:
 class Stand:
     """A guard on a real ledger, with backoff that is always as long as it can be, and what it asked for."""
 
-    workshop: Workshop
+    harness: Harness
     now: float = 0.0
     looked_again: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        app = self.workshop.app
+        app = self.harness.app
         self.ledger = app.ledger
         self.breaker = CircuitBreaker(clock=lambda: self.now, backoff=Backoff(base=2.0))
         self.error_policy: ErrorPolicy = replace(
@@ -59,7 +59,7 @@ class Stand:
             look_again=self.looked_again.append,
         )
         # Something has to be in the root, or nothing that is missing is believed.
-        self.workshop.write("something.txt", b"x")
+        self.harness.write("something.txt", b"x")
 
     def claim(self, path: str = "v/a_720p.mp4", state: State = State.PENDING) -> Upload:
         row = self.ledger.current(path) or enqueue(self.ledger, path)
@@ -84,8 +84,8 @@ class Stand:
 
 
 @pytest.fixture
-def stand(workshop: Workshop) -> Stand:
-    return Stand(workshop)
+def stand(harness: Harness) -> Stand:
+    return Stand(harness)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_after_a_transient_error_the_row_waits_ever_longer_and_the_stage_goes_on
         (row,) = stand.ledger.claim(State.PENDING, 1, lease=LEASE, horizon=timedelta(0))
     assert stand.breaker.failure is None
     assert (
-        stand.workshop.app.metrics.registry.get_sample_value(
+        stand.harness.app.metrics.registry.get_sample_value(
             "video_uploader_setbacks_total", {"stage": "upload", "kind": "transient"}
         )
         == 4
@@ -238,9 +238,9 @@ def test_a_missing_file_is_gone(stand: Stand) -> None:
 def test_a_missing_file_is_not_gone_while_its_whole_directory_may_be_away(
     stand: Stand, accident: str
 ) -> None:
-    root = stand.workshop.app.tree.root
+    root = stand.harness.app.tree.root
     if accident == "emptied":
-        os.unlink(stand.workshop.absolute("something.txt"))
+        os.unlink(stand.harness.absolute("something.txt"))
     else:
         os.rename(root, f"{root}.moved")
     row = stand.attempt(stand.claim(), FileMissingError("a", "There is no such file."))

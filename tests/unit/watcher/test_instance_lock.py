@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from tests.peer import peer
+from tests.support.peer_process import peer
 from watcher.filesystem.instance_lock import (
     InstanceRunningError,
     LockUnavailableError,

@@ -12,10 +12,10 @@ from structlog.testing import capture_logs
 
 from db import Database, Invalidations, migrate, open_database
 from storage import MAX_PATHS, Distribution
-from tests.cdn import Cdn, asked_to_forget, references
-from tests.fault_proxy import Answer, FaultProxy, Forward, Request
-from tests.s3_server import S3Server, config_for, forget_aws
-from tests.unit.db.places import Clock
+from tests.support.cloudfront_server import Cdn, asked_to_forget, references
+from tests.support.databases import Clock
+from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request
+from tests.support.s3_server import S3Server, config_for, forget_aws
 from watcher.errors import Kind
 from watcher.stages.cdn_invalidation import DATABASE_RETRY_SECONDS, LONGEST_WAIT_SECONDS, NAME, Invalidator
 from watcher.supervision.backoff import Backoff

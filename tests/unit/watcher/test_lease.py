@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager, ExitStack
 
 import pytest
 
-from tests.media import Media, encoding
-from tests.peer import writer
+from tests.support.media import Media, encoding
+from tests.support.peer_process import writer
 from watcher.filesystem import leases
 from watcher.filesystem.leases import Hold, Writers
 from watcher.filesystem.openat import owned
@@ -186,13 +186,13 @@ _HOLD_WHILE_A_WRITER_COMES = """
 import os, subprocess, sys
 from watcher.filesystem import leases
 if sys.argv[2] == "ignoring":
-    lease.ignore_sigio()
+    leases.ignore_sigio()
 descriptor = os.open(sys.argv[1], os.O_RDONLY)
 with subprocess.Popen(["sh", "-c", 'read _; : >> "$1"', "sh", sys.argv[1]], stdin=subprocess.PIPE) as writer:
-    with lease.hold(descriptor):
+    with leases.hold(descriptor):
         writer.stdin.write(b"\\n")
         writer.stdin.flush()
-        while lease.still_held(descriptor):
+        while leases.still_held(descriptor):
             os.sched_yield()
 """
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from db import ClaimLostError, DatabaseError, ErrorKind
-from tests.workshop import Workshop
+from tests.support.harness import Harness
 from watcher.stages.error_policy import ErrorPolicy
 from watcher.stages.recording import retry_until_committed
 from watcher.stages.runner import Work
@@ -43,8 +43,8 @@ class Attempts:
 
 
 @pytest.fixture
-def run(workshop: Workshop) -> Callable[[Attempts], None]:
-    error_policy = next(iter(workshop.app.runners.values())).error_policy
+def run(harness: Harness) -> Callable[[Attempts], None]:
+    error_policy = next(iter(harness.app.runners.values())).error_policy
     return lambda attempts: retry_until_committed(attempts.record, attempts.work(error_policy))
 
 

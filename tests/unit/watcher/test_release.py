@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 import pytest
 
 from db import Identity
-from tests.peer import Peer, writer
+from tests.support.peer_process import Peer, writer
 from tests.unit.watcher.conftest import NOBODY
 from watcher.filesystem import leases
 from watcher.filesystem.leases import Hold

@@ -16,8 +16,8 @@ from structlog.testing import capture_logs
 from db import DatabaseError, ErrorKind, Ledger, State, Upload
 from storage import ErrorKind as StorageErrorKind
 from storage import StorageError, UploadCancelledError
-from tests.unit.db.places import LEASE, STEPS, Clock, enqueue
-from tests.workshop import Workshop
+from tests.support.databases import LEASE, STEPS, Clock, enqueue
+from tests.support.harness import Harness
 from watcher.errors import Failure, Kind
 from watcher.stages.runner import StageRunner, Work
 from watcher.supervision.backoff import Backoff
@@ -64,8 +64,8 @@ class ScriptedStage:
 class Stand:
     """A runner with a ledger whose clock, and a pause whose clock, the test moves."""
 
-    def __init__(self, workshop: Workshop) -> None:
-        app = workshop.app
+    def __init__(self, harness: Harness) -> None:
+        app = harness.app
         self.database = app.database
         self.clock = Clock()
         self.ledger = Ledger(app.database, app.ledger.instance, clock=self.clock)
@@ -109,8 +109,8 @@ class Stand:
 
 
 @pytest.fixture
-def stand(workshop: Workshop) -> Iterator[Stand]:
-    stand = Stand(workshop)
+def stand(harness: Harness) -> Iterator[Stand]:
+    stand = Stand(harness)
     yield stand
     for runner in stand.started:
         runner.request_stop()

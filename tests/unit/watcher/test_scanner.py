@@ -12,9 +12,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from db import State, Upload
-from tests.unit.db.places import bring
+from tests.support.databases import bring
+from tests.support.harness import VIDEO_ID, Harness
 from tests.unit.watcher.conftest import NOBODY
-from tests.workshop import VIDEO_ID, Workshop
 from watcher.app.factories import path_template
 from watcher.detection import scanner as scanner_module
 from watcher.detection.scanner import Scanner
@@ -54,11 +54,11 @@ class Watched:
 
 
 @pytest.fixture
-def scans(workshop: Workshop) -> Scans:
+def scans(harness: Harness) -> Scans:
     noticed: list[str] = []
     missing: list[Upload] = []
     found: list[str] = []
-    app = workshop.app
+    app = harness.app
     scanner = Scanner(
         tree=app.tree,
         template=path_template(app.settings),
@@ -70,14 +70,14 @@ def scans(workshop: Workshop) -> Scans:
 
 
 def test_a_new_file_counts_as_found_only_by_a_full_scan_after_the_first(
-    workshop: Workshop, scans: Scans, video: bytes
+    harness: Harness, scans: Scans, video: bytes
 ) -> None:
-    workshop.write(PATH, video)
+    harness.write(PATH, video)
     scans.scanner.scan(VIDEO_ID)
     scans.scanner.scan()
     assert (scans.noticed, scans.found) == ([PATH, PATH], [])
-    workshop.settle(PATH)
-    workshop.write(OTHER, video)
+    harness.settle(PATH)
+    harness.write(OTHER, video)
     scans.scanner.scan(VIDEO_ID)
     assert (scans.noticed, scans.found) == ([PATH, PATH, OTHER], [])
     scans.scanner.scan()
@@ -85,23 +85,23 @@ def test_a_new_file_counts_as_found_only_by_a_full_scan_after_the_first(
 
 
 def test_a_file_whose_row_is_looked_at_again_does_not_count_as_found(
-    workshop: Workshop, scans: Scans, video: bytes
+    harness: Harness, scans: Scans, video: bytes
 ) -> None:
-    row = workshop.put(PATH, video)
+    row = harness.put(PATH, video)
     scans.scanner.scan()
-    workshop.app.ledger.advance(row, State.FAILED, error="Because.", error_code="unreadable")
+    harness.app.ledger.advance(row, State.FAILED, error="Because.", error_code="unreadable")
     scans.scanner.scan()
     assert (scans.noticed, scans.found) == ([PATH], [])
 
 
-def test_every_directory_is_told_before_it_is_listed(workshop: Workshop, scans: Scans, video: bytes) -> None:
+def test_every_directory_is_told_before_it_is_listed(harness: Harness, scans: Scans, video: bytes) -> None:
     """A file that is made as soon as its directory is watched is found, or else told by the kernel."""
-    os.makedirs(workshop.absolute(VIDEO_ID))
-    os.makedirs(workshop.absolute(f"{VIDEO_ID}/.cache"))
+    os.makedirs(harness.absolute(VIDEO_ID))
+    os.makedirs(harness.absolute(f"{VIDEO_ID}/.cache"))
 
     def write(directory: str) -> None:
         if directory == VIDEO_ID:
-            workshop.write(PATH, video)
+            harness.write(PATH, video)
 
     watched = Watched(then=write)
     scans.scanner.watch_with(watched)
@@ -112,30 +112,30 @@ def test_every_directory_is_told_before_it_is_listed(workshop: Workshop, scans: 
     assert watched.told[4:] == [VIDEO_ID]
 
 
-def test_a_scan_that_fails_or_is_stopped_does_not_come_to_its_end(workshop: Workshop, scans: Scans) -> None:
+def test_a_scan_that_fails_or_is_stopped_does_not_come_to_its_end(harness: Harness, scans: Scans) -> None:
     watched = Watched()
-    workshop.write(PATH, b"x")
+    harness.write(PATH, b"x")
     scans.scanner.watch_with(watched)
     scans.scanner.scan(stopped=lambda: True)
-    os.rename(workshop.app.tree.root, f"{workshop.app.tree.root}.moved")
+    os.rename(harness.app.tree.root, f"{harness.app.tree.root}.moved")
     with pytest.raises(RootUnavailableError):
         scans.scanner.scan()
     assert "(end)" not in watched.told
 
 
 def test_an_unknown_file_is_noticed_and_a_settled_one_is_not(
-    workshop: Workshop, scans: Scans, video: bytes
+    harness: Harness, scans: Scans, video: bytes
 ) -> None:
-    workshop.put(PATH, video)
-    workshop.write(OTHER, video)
+    harness.put(PATH, video)
+    harness.write(OTHER, video)
     report = scans.scanner.scan()
     assert scans.noticed == [OTHER]
     assert (report.files, report.noticed, report.ignored, report.missing) == (2, 1, 0, 0)
 
 
-def test_a_changed_file_is_noticed(workshop: Workshop, scans: Scans, video: bytes) -> None:
-    workshop.put(PATH, video)
-    os.utime(workshop.absolute(PATH), ns=(1, 1))
+def test_a_changed_file_is_noticed(harness: Harness, scans: Scans, video: bytes) -> None:
+    harness.put(PATH, video)
+    os.utime(harness.absolute(PATH), ns=(1, 1))
     scans.scanner.scan()
     assert scans.noticed == [PATH]
 
@@ -155,66 +155,66 @@ def test_a_changed_file_is_noticed(workshop: Workshop, scans: Scans, video: byte
     ],
 )
 def test_a_file_that_did_not_change_is_noticed_only_where_a_look_can_help(
-    workshop: Workshop, scans: Scans, video: bytes, state: State, code: str | None, is_noticed: bool
+    harness: Harness, scans: Scans, video: bytes, state: State, code: str | None, is_noticed: bool
 ) -> None:
-    row = workshop.put(PATH, video)
+    row = harness.put(PATH, video)
     if code is None:
-        bring(workshop.app.ledger, row, state)
+        bring(harness.app.ledger, row, state)
     else:
-        workshop.app.ledger.advance(row, state, error="Because.", error_code=code)
+        harness.app.ledger.advance(row, state, error="Because.", error_code=code)
     scans.scanner.scan()
     assert scans.noticed == [PATH] * is_noticed
 
 
 def test_files_are_compared_with_the_ledger_a_page_at_a_time(
-    workshop: Workshop, scans: Scans, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, scans: Scans, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scanner_module, "PAGE", 4)
-    paths = {workshop.write(f"{VIDEO_ID}/{number}_720p.mp4", b"x") for number in range(10)}
+    paths = {harness.write(f"{VIDEO_ID}/{number}_720p.mp4", b"x") for number in range(10)}
     asked: list[int] = []
-    current_many = workshop.app.ledger.current_many
+    current_many = harness.app.ledger.current_many
 
     def counted(paths: Iterable[str]) -> dict[str, Upload]:
         page = list(paths)
         asked.append(len(page))
         return current_many(page)
 
-    monkeypatch.setattr(workshop.app.ledger, "current_many", counted)
+    monkeypatch.setattr(harness.app.ledger, "current_many", counted)
     scans.scanner.scan()
     assert set(scans.noticed) == paths
     assert asked == [4, 4, 2]
 
 
 def test_a_scan_ends_between_two_pages_when_it_is_told_to(
-    workshop: Workshop, scans: Scans, monkeypatch: pytest.MonkeyPatch, video: bytes
+    harness: Harness, scans: Scans, monkeypatch: pytest.MonkeyPatch, video: bytes
 ) -> None:
     monkeypatch.setattr(scanner_module, "PAGE", 4)
-    workshop.put(PATH, video)
-    os.unlink(workshop.absolute(PATH))
+    harness.put(PATH, video)
+    os.unlink(harness.absolute(PATH))
     for number in range(10):
-        workshop.write(f"{VIDEO_ID}/{number}_720p.mp4", b"x")
+        harness.write(f"{VIDEO_ID}/{number}_720p.mp4", b"x")
     scans.scanner.scan(stopped=lambda: bool(scans.noticed))
     assert len(scans.noticed) == 4
     assert scans.missing == []
 
 
 def test_what_is_not_a_video_is_ignored_and_ignored_directories_are_not_entered(
-    workshop: Workshop, scans: Scans
+    harness: Harness, scans: Scans
 ) -> None:
-    workshop.write(f"{VIDEO_ID}/notes.txt", b"x")
-    workshop.write(f"{VIDEO_ID}/b\udcff_720p.mp4", b"x")
-    workshop.write(f"{VIDEO_ID}/.cache/x_720p.mp4", b"x")
-    workshop.write(".trash/deep/x_720p.mp4", b"x")
+    harness.write(f"{VIDEO_ID}/notes.txt", b"x")
+    harness.write(f"{VIDEO_ID}/b\udcff_720p.mp4", b"x")
+    harness.write(f"{VIDEO_ID}/.cache/x_720p.mp4", b"x")
+    harness.write(".trash/deep/x_720p.mp4", b"x")
     report = scans.scanner.scan()
     assert scans.noticed == []
     assert (report.files, report.ignored) == (0, 2)
 
 
-def test_only_what_is_below_a_directory_is_looked_at(workshop: Workshop, scans: Scans, video: bytes) -> None:
-    row = workshop.put(PATH, video)
-    os.unlink(workshop.absolute(PATH))
-    workshop.write(OTHER, video)
-    workshop.write(f"{VIDEO_ID[::-1]}/x_720p.mp4", video)
+def test_only_what_is_below_a_directory_is_looked_at(harness: Harness, scans: Scans, video: bytes) -> None:
+    row = harness.put(PATH, video)
+    os.unlink(harness.absolute(PATH))
+    harness.write(OTHER, video)
+    harness.write(f"{VIDEO_ID[::-1]}/x_720p.mp4", video)
     report = scans.scanner.scan(VIDEO_ID)
     assert scans.noticed == [OTHER]
     assert report.files == 1
@@ -236,55 +236,55 @@ def test_only_what_is_below_a_directory_is_looked_at(workshop: Workshop, scans: 
     ],
 )
 def test_rows_that_need_their_file_are_told_when_it_is_missing(
-    workshop: Workshop, scans: Scans, video: bytes, state: State, is_missed: bool
+    harness: Harness, scans: Scans, video: bytes, state: State, is_missed: bool
 ) -> None:
-    row = bring(workshop.app.ledger, workshop.put(PATH, video), state)
-    os.unlink(workshop.absolute(PATH))
+    row = bring(harness.app.ledger, harness.put(PATH, video), state)
+    os.unlink(harness.absolute(PATH))
     report = scans.scanner.scan()
     assert [upload.id for upload in scans.missing] == [row.id] * is_missed
     assert report.missing == is_missed
 
 
 def test_something_else_at_the_path_is_not_a_missing_file(
-    workshop: Workshop, scans: Scans, video: bytes
+    harness: Harness, scans: Scans, video: bytes
 ) -> None:
-    workshop.put(PATH, video)
-    os.link(workshop.absolute(PATH), workshop.absolute(f"{VIDEO_ID}/second"))
+    harness.put(PATH, video)
+    os.link(harness.absolute(PATH), harness.absolute(f"{VIDEO_ID}/second"))
     scans.scanner.scan()
     assert scans.missing == []
 
 
-def test_an_empty_root_is_never_believed(workshop: Workshop, scans: Scans, video: bytes) -> None:
-    workshop.put(PATH, video)
-    shutil.rmtree(workshop.absolute(VIDEO_ID))
+def test_an_empty_root_is_never_believed(harness: Harness, scans: Scans, video: bytes) -> None:
+    harness.put(PATH, video)
+    shutil.rmtree(harness.absolute(VIDEO_ID))
     with pytest.raises(RootUnavailableError, match="is its file system mounted"):
         scans.scanner.scan()
     assert scans.missing == []
-    assert workshop.row(PATH).state is State.PENDING
+    assert harness.row(PATH).state is State.PENDING
 
 
 def test_a_root_that_went_away_is_an_error_and_not_an_empty_directory(
-    workshop: Workshop, scans: Scans, video: bytes
+    harness: Harness, scans: Scans, video: bytes
 ) -> None:
-    workshop.put(PATH, video)
-    os.rename(workshop.app.tree.root, f"{workshop.app.tree.root}.moved")
+    harness.put(PATH, video)
+    os.rename(harness.app.tree.root, f"{harness.app.tree.root}.moved")
     with pytest.raises(RootUnavailableError):
         scans.scanner.scan()
     assert scans.missing == []
 
 
 def test_an_unreadable_directory_is_counted_each_time_and_reported_once(
-    workshop: Workshop,
+    harness: Harness,
     scans: Scans,
     video: bytes,
     unprivileged: Callable[[], AbstractContextManager[None]],
 ) -> None:
-    row = workshop.put(PATH, video)
-    give_away(os.path.dirname(workshop.app.tree.root))
-    os.chmod(workshop.absolute(VIDEO_ID), 0)
+    row = harness.put(PATH, video)
+    give_away(os.path.dirname(harness.app.tree.root))
+    os.chmod(harness.absolute(VIDEO_ID), 0)
     with capture_logs() as logs, unprivileged():
         counted = [scans.scanner.scan().unreadable for _ in range(2)]
-    os.chmod(workshop.absolute(VIDEO_ID), 0o755)
+    os.chmod(harness.absolute(VIDEO_ID), 0o755)
     assert counted == [1, 1]
     assert list(scans.scanner.unreadable.first(5)) == [VIDEO_ID]
     with capture_logs() as later_logs:
@@ -293,7 +293,7 @@ def test_an_unreadable_directory_is_counted_each_time_and_reported_once(
     told = [(log["event"], log["log_level"], log["path"]) for log in logs + later_logs]
     assert told == [("directory_unreadable", "warning", VIDEO_ID), ("directory_readable", "info", VIDEO_ID)]
     assert scans.missing == []
-    assert workshop.row(PATH) == row
+    assert harness.row(PATH) == row
 
 
 def give_away(directory: str) -> None:
@@ -304,8 +304,8 @@ def give_away(directory: str) -> None:
                 os.chown(os.path.join(below, name), NOBODY, NOBODY)
 
 
-def test_files_set_aside_are_reported_and_not_noticed(workshop: Workshop, scans: Scans) -> None:
-    aside = workshop.write(f"{VIDEO_ID}/.video-uploader-7.aside", b"x")
+def test_files_set_aside_are_reported_and_not_noticed(harness: Harness, scans: Scans) -> None:
+    aside = harness.write(f"{VIDEO_ID}/.video-uploader-7.aside", b"x")
     report = scans.scanner.scan()
     assert report.asides == [aside]
     assert scans.noticed == []

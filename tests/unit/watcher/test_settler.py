@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from db import Database, DatabaseError, ErrorKind, Identity, open_database, sqlite_url
-from tests.peer import writer
+from tests.support.peer_process import writer
 from watcher.detection.completeness import (
     Busy,
     FileStatus,

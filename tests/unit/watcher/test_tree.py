@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 import pytest
 
 from db import Identity
-from tests.peer import peer
+from tests.support.peer_process import peer
 from watcher.filesystem.tree import (
     MAX_DEPTH,
     FileMissingError,

@@ -12,7 +12,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from tests.compressor.database import add_video, create_schema
-from tests.workshop import VIDEO_ID
+from tests.support.harness import VIDEO_ID
 
 BASE_URL = "https://example.com/videos"
 

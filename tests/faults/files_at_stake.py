@@ -17,8 +17,8 @@ from typing import Any
 from db import State
 from tests.faults.outcomes import Outcome
 from tests.integration.test_daemon import place_file, rows
-from tests.s3_server import S3Server
-from tests.workshop import BUCKET
+from tests.support.harness import BUCKET
+from tests.support.s3_server import S3Server
 from watcher.settings.model import Settings
 
 BELIEVED = frozenset({State.VERIFIED, State.PUBLISHED, State.RELEASED})

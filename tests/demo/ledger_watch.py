@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 
 from db import Database, DatabaseError, LedgerReader, State, Upload
-from tests.demo.scene import INSTANCE, Rendition
+from tests.demo.setup import INSTANCE, Rendition
 
 _LOOKS_PER_SECOND = 10
 

@@ -14,8 +14,8 @@ from db import State, Upload
 from tests.compressor.database import add_video, create_schema, delete_video
 from tests.compressor.ffmpeg import Probe
 from tests.compressor.postgres_recorder import PostgresRecorder
-from tests.postgres import PostgresServer
-from tests.workshop import VIDEO_ID, Workshop
+from tests.support.harness import VIDEO_ID, Harness
+from tests.support.postgres import PostgresServer
 
 LOCAL = "https://example.com/videos"
 FOUND = Probe(file_size=1, duration=1.0, codec="mpeg4", width=160, height=90)
@@ -87,20 +87,20 @@ def compressor(postgres: PostgresServer) -> Iterator[Compressor]:
         yield made
 
 
-def pass_gate(workshop: Workshop) -> int:
+def pass_gate(harness: Harness) -> int:
     """Have the gate asked; says how many uploads wait no longer."""
-    catalog_thread = workshop.app.catalog_thread
+    catalog_thread = harness.app.catalog_thread
     assert catalog_thread is not None
     return catalog_thread.gate.ask()
 
 
-def publish(workshop: Workshop, compressor: Compressor, path: str, content: bytes) -> tuple[Upload, str]:
+def publish(harness: Harness, compressor: Compressor, path: str, content: bytes) -> tuple[Upload, str]:
     """A file of a quality 720p goes all the way to `published`; returns its upload, and its row's id."""
     row = compressor.encode(path)
-    workshop.put(path, content)
-    assert pass_gate(workshop) == 1
-    workshop.step(State.PENDING)
-    workshop.step(State.VERIFIED)
-    upload = workshop.row(path)
+    harness.put(path, content)
+    assert pass_gate(harness) == 1
+    harness.step(State.PENDING)
+    harness.step(State.VERIFIED)
+    upload = harness.row(path)
     assert upload.state is State.PUBLISHED, upload
     return upload, row

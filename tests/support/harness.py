@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from db import State, Upload, migrate
-from tests.s3_server import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, S3Server
+from tests.support.s3_server import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, S3Server
 from watcher.app.wiring import Application, open_application
 from watcher.detection.completeness import check_complete
 from watcher.settings.model import Settings
@@ -46,7 +46,7 @@ def settings_for(directory: str, s3_url: str, **changes: Any) -> Settings:
 
 
 @dataclass
-class Workshop:
+class Harness:
     """The house and what a test does with it."""
 
     app: Application
@@ -146,9 +146,9 @@ class Workshop:
 
 
 @contextmanager
-def open_workshop(settings: Settings, server: S3Server) -> Iterator[Workshop]:
+def open_harness(settings: Settings, server: S3Server) -> Iterator[Harness]:
     """A workshop with an up-to-date ledger."""
     with open_application(settings) as app:
         migrate(app.database)
         with app.database.session():
-            yield Workshop(app, server)
+            yield Harness(app, server)

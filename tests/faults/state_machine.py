@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from db import State
-from tests.faults.life import Life
-from tests.faults.scene import NAMES
+from tests.faults.invariants import NAMES
+from tests.faults.simulated_daemon import Life
 from watcher.failpoints import Point
 
 NAME = st.sampled_from(NAMES)

@@ -13,9 +13,9 @@ from datetime import timedelta
 
 from db import DatabaseError, State
 from storage import StorageError
-from tests.faults.scene import NAMES
-from tests.faults.world import World
-from tests.workshop import Workshop, open_workshop
+from tests.faults.invariants import NAMES
+from tests.faults.simulated_environment import World
+from tests.support.harness import Harness, open_harness
 from watcher import failpoints
 from watcher.failpoints import Point
 from watcher.filesystem.openat import TreeError
@@ -37,7 +37,7 @@ class Life(World):
 
     surprises: dict[Point, Callable[[], None]] = field(default_factory=dict)
     """What happens the next time that a step is reached."""
-    shop: Workshop | None = None
+    harness: Harness | None = None
     """None while there is no daemon: one that starts waits for its database."""
     _stack: ExitStack = field(default_factory=ExitStack)
 
@@ -48,26 +48,26 @@ class Life(World):
 
     def settle(self, name: str) -> None:
         """An event says that something is there."""
-        self._do(lambda shop: shop.settle(self.path(name)))
+        self._do(lambda harness: harness.settle(self.path(name)))
 
     def scan(self) -> None:
         """A full scan with all that follows it."""
 
-        def scan(shop: Workshop) -> None:
-            shop.app.asides.repair(shop.app.scanner.scan().asides)
-            shop.sweep()
+        def scan(harness: Harness) -> None:
+            harness.app.asides.repair(harness.app.scanner.scan().asides)
+            harness.sweep()
             for name in NAMES:
-                shop.settle(self.path(name))
+                harness.settle(self.path(name))
 
         self._do(scan)
 
     def ask(self) -> None:
         """The gate is asked."""
-        self._do(Workshop.ask)
+        self._do(Harness.ask)
 
     def step(self, state: State) -> None:
         """A stage works on what is due now by the database's clock."""
-        self._do(lambda shop: shop.step(state))
+        self._do(lambda harness: harness.step(state))
 
     def step_at_once(self, state: State) -> None:
         """A stage works on everything, for nobody waits here."""
@@ -79,8 +79,8 @@ class Life(World):
     def watch(self) -> None:
         """The rows just published are looked at."""
 
-        def watch(shop: Workshop) -> None:
-            catalog_thread = shop.app.catalog_thread
+        def watch(harness: Harness) -> None:
+            catalog_thread = harness.app.catalog_thread
             assert catalog_thread is not None
             catalog_thread.republisher.watch()
 
@@ -88,8 +88,8 @@ class Life(World):
 
     def wait(self) -> None:
         """As much time goes by as anything may ever have to wait for: the longest backoff, and a claim."""
-        shop = self.running()
-        longest = max(runner.stage.horizon for runner in shop.app.runners.values())
+        harness = self.running()
+        longest = max(runner.stage.horizon for runner in harness.app.runners.values())
         self.jump(longest + timedelta(seconds=self.settings.claim_seconds + 1))
 
     def crash(self) -> None:
@@ -109,45 +109,45 @@ class Life(World):
         with suppress(DatabaseError):
             self._stack.close()
         self._stack = ExitStack()
-        self.shop = None
+        self.harness = None
 
     def _be_surprised(self, failpoint: Point) -> None:
         if surprise := self.surprises.pop(failpoint, None):
             surprise()
 
-    def _do(self, act: Callable[[Workshop], object]) -> None:
-        if self.shop is None:
+    def _do(self, act: Callable[[Harness], object]) -> None:
+        if self.harness is None:
             self._start()
-        if self.shop is None:
+        if self.harness is None:
             return
         try:
-            act(self.shop)
+            act(self.harness)
         except CrashError:
             self.restart()
         except REPORTED:
             return
 
-    def running(self) -> Workshop:
+    def running(self) -> Harness:
         """The daemon, which runs if it can."""
-        if self.shop is None:
+        if self.harness is None:
             self._start()
-        assert self.shop is not None, "the daemon does not start"
-        return self.shop
+        assert self.harness is not None, "the daemon does not start"
+        return self.harness
 
     def _start(self) -> None:
         try:
-            self.shop = self._stack.enter_context(open_workshop(self.settings, self.server))
-            self.shop.while_waiting = self._be_patient
-            self.shop.app.ledger.release_all_claims()
+            self.harness = self._stack.enter_context(open_harness(self.settings, self.server))
+            self.harness.while_waiting = self._be_patient
+            self.harness.app.ledger.release_all_claims()
             with suppress(StorageError):
-                self.shop.app.abandoned_multiparts.adopt_or_abort()
-            self.shop.app.asides.repair(self.shop.app.scanner.scan().asides)
+                self.harness.app.abandoned_multiparts.adopt_or_abort()
+            self.harness.app.asides.repair(self.harness.app.scanner.scan().asides)
         except REPORTED:
             self.close()
             failpoints.hook = self._be_surprised
 
     def _be_patient(self) -> None:
         """What only waits for its database gets it back in the end."""
-        assert self.shop is not None
-        if self.database.is_away and len(self.shop.waited) % MOST_WAITS == 0:
+        assert self.harness is not None
+        if self.database.is_away and len(self.harness.waited) % MOST_WAITS == 0:
             self.database.come_back()

@@ -6,8 +6,8 @@ from xml.etree import ElementTree as ET
 
 import boto3
 
-from tests.fault_proxy import FaultProxy, Request
-from tests.s3_server import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY
+from tests.support.fault_proxy import FaultProxy, Request
+from tests.support.s3_server import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY
 
 _NAMESPACE = "{http://cloudfront.amazonaws.com/doc/2020-05-31/}"
 

@@ -10,10 +10,10 @@ from datetime import timedelta
 
 from awscrt.checksums import crc64nvme
 
-from tests.catalog_rows import BASE_URL
-from tests.fault_proxy import Answer, Forward, Request, s3_error
-from tests.faults.scene import Row, Scene, content_of, md5
-from tests.workshop import BUCKET
+from tests.faults.invariants import Row, Scene, content_of, md5
+from tests.support.catalog_rows import BASE_URL
+from tests.support.fault_proxy import Answer, Forward, Request, s3_error
+from tests.support.harness import BUCKET
 
 _END = b"the end of a complete file"
 _CHECKSUM = "x-amz-checksum-crc64nvme"

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from tests.secrecy import ensure_untold
+from tests.support.secret_search import ensure_untold
 from watcher.settings.model import Settings
 
 EXPECT_SECONDS = 20.0

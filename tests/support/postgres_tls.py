@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from urllib.parse import parse_qs, urlsplit
 
-from tests.certificates import Certificate
+from tests.support.certificates import Certificate
 
 _PACKET = 8
 _SSL_REQUEST = (80877103).to_bytes(4, "big")

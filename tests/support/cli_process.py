@@ -17,9 +17,9 @@ from unittest.mock import patch
 import pytest
 import structlog
 
-from tests.s3_server import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY
-from tests.secrecy import ensure_untold
-from tests.workshop import BUCKET
+from tests.support.harness import BUCKET
+from tests.support.s3_server import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY
+from tests.support.secret_search import ensure_untold
 from watcher.cli.app import main
 
 SECONDS = 50

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from storage import checksums
-from tests.fault_proxy import Answer, Forward, Request, s3_error
-from tests.s3_requests import BODIES
+from tests.support.fault_proxy import Answer, Forward, Request, s3_error
+from tests.support.s3_requests import BODIES
 
 CHECKSUM_HEADER = "x-amz-checksum-crc64nvme"
 

@@ -10,11 +10,11 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.catalog_rows import CatalogRows
-from tests.fault_proxy import FaultProxy
 from tests.faults.outages import DatabaseOutages
-from tests.s3_server import S3Server
-from tests.workshop import BUCKET, VIDEO_ID
+from tests.support.catalog_rows import CatalogRows
+from tests.support.fault_proxy import FaultProxy
+from tests.support.harness import BUCKET, VIDEO_ID
+from tests.support.s3_server import S3Server
 from watcher.filesystem.removal import parse_quarantine_name
 from watcher.settings.model import Settings
 

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qs, urlsplit
 
-from tests.s3_requests import action_of
+from tests.support.s3_requests import action_of
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ import pytest
 
 from db import Database
 from tests.integration.conftest import MakeSettings
-from tests.postgres import PostgresServer
-from tests.s3_server import S3Server
-from tests.workshop import Workshop, open_workshop
+from tests.support.harness import Harness, open_harness
+from tests.support.postgres import PostgresServer
+from tests.support.s3_server import S3Server
 from watcher.settings.model import Settings
 
-OpenHouse = Callable[..., Workshop]
+OpenHouse = Callable[..., Harness]
 
 
 @pytest.fixture
@@ -36,8 +36,8 @@ def house_of(shared: MakeSettings, server: S3Server) -> Iterator[OpenHouse]:
     """Opens the house of the daemon of a name, to be stepped by hand."""
     with ExitStack() as stack:
 
-        def open_one(name: str, **changes: Any) -> Workshop:
-            return stack.enter_context(open_workshop(shared(INSTANCE_ID=name, **changes), server))
+        def open_one(name: str, **changes: Any) -> Harness:
+            return stack.enter_context(open_harness(shared(INSTANCE_ID=name, **changes), server))
 
         yield open_one
 

@@ -19,10 +19,10 @@ from urllib.parse import unquote, urlsplit
 
 from tests.compressor.database import create_schema
 from tests.compressor.sources import make_large_source, make_source
-from tests.fault_proxy import Answer, FaultProxy, Forward, Request
-from tests.postgres import PostgresServer
-from tests.s3_server import S3Server
-from tests.workshop import BUCKET, settings_for
+from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request
+from tests.support.harness import BUCKET, settings_for
+from tests.support.postgres import PostgresServer
+from tests.support.s3_server import S3Server
 from watcher.settings.model import Settings
 
 QUALITIES = ("144p", "240p", "360p", "480p", "720p")

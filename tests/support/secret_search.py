@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.s3_server import SECRET_ACCESS_KEY
+from tests.support.s3_server import SECRET_ACCESS_KEY
 
 LARGEST_FILE = 64 << 20
 WRITTEN_BY_TESTS = (".env", "environment")

@@ -1,0 +1,1 @@
+"""What tests are built from: real servers, real files, processes, and ways to misbehave."""
