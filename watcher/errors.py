@@ -19,26 +19,43 @@ class Kind(StrEnum):
     OBJECT = "object"
 
 
-ROOT_UNAVAILABLE = "root-unavailable"
-UNREADABLE = "unreadable"
-NOT_OURS = "not-ours"
-KEY_TAKEN = "key-taken"
-LOCAL_MISSING = "local-missing"
-LOCAL_CHANGED = "local-changed"
-LOCAL_AWAY = "local-away"
-LOCAL_DAMAGED = "local-damaged"
-NOT_REMOVABLE = "not-removable"
-ROLLED_BACK = "rolled-back"
-INCOMPLETE = "incomplete"
-NOT_NEWER = "row-not-newer"
-ROW_GONE = "row-gone"
-OBJECT_LOST = "object-lost"
-OBJECT_REPLACED = "object-replaced"
-OBJECT_UNKNOWN = "object-unknown"
-RETENTION = "retention"
-"""What a published copy waits for that is released in time."""
+class Code(StrEnum):
+    """Every error code that this package gives; those of S3 and of `storage` are in `StorageError.code`."""
 
-MENDABLE_CODES = frozenset({UNREADABLE, NOT_OURS})
+    CATALOG_BUSY = "catalog-busy"
+    DATABASE = "database"
+    ENCODE_FAILED = "encode-failed"
+    FOREIGN_OBJECT = "foreign-object"
+    INCOMPLETE = "incomplete"
+    INTERNAL = "internal"
+    KEY_TAKEN = "key-taken"
+    LEFT_ASIDE = "left-aside"
+    LOCAL_AWAY = "local-away"
+    LOCAL_CHANGED = "local-changed"
+    LOCAL_DAMAGED = "local-damaged"
+    LOCAL_IO = "local-io"
+    LOCAL_MISSING = "local-missing"
+    LOCAL_SYSTEM = "local-system"
+    NO_ROW = "no-row"
+    NOT_OURS = "not-ours"
+    NOT_REMOVABLE = "not-removable"
+    OBJECT_DIFFERS = "object-differs"
+    OBJECT_LOST = "object-lost"
+    OBJECT_MISSING = "object-missing"
+    OBJECT_REPLACED = "object-replaced"
+    OBJECT_UNKNOWN = "object-unknown"
+    RETENTION = "retention"
+    """A published copy waits for this until it is released."""
+    ROLLED_BACK = "rolled-back"
+    ROOT_UNAVAILABLE = "root-unavailable"
+    ROW_GONE = "row-gone"
+    ROW_MISSING = "row-missing"
+    ROW_NOT_NEWER = "row-not-newer"
+    ROW_PROCESSING = "row-processing"
+    UNREADABLE = "unreadable"
+
+
+MENDABLE_CODES = frozenset({Code.UNREADABLE, Code.NOT_OURS})
 """Codes of `failed` rows whose reason the file system can take away: looked at again by every scan."""
 
 _TRANSIENT_ERRNOS = frozenset({errno.EAGAIN, errno.EINTR, errno.ESTALE})
@@ -107,19 +124,19 @@ def failure_of(exc: Exception) -> Failure:
         case StorageError():
             return Failure(Kind(exc.kind.value), exc.code, str(exc))
         case DatabaseError():
-            return Failure(Kind(exc.kind.value), "database", str(exc))
+            return Failure(Kind(exc.kind.value), Code.DATABASE, str(exc))
         case RootUnavailableError():
-            return Failure(Kind.ENVIRONMENT, ROOT_UNAVAILABLE, str(exc))
+            return Failure(Kind.ENVIRONMENT, Code.ROOT_UNAVAILABLE, str(exc))
         case NotOursError():
-            return Failure(Kind.OBJECT, NOT_OURS, str(exc))
+            return Failure(Kind.OBJECT, Code.NOT_OURS, str(exc))
         case UnreadableError() if exc.errno in _MENDS:
-            return Failure(Kind.ENVIRONMENT, "local-system", str(exc))
+            return Failure(Kind.ENVIRONMENT, Code.LOCAL_SYSTEM, str(exc))
         case UnreadableError() if exc.errno in _TRANSIENT_ERRNOS:
-            return Failure(Kind.TRANSIENT, "local-io", str(exc))
+            return Failure(Kind.TRANSIENT, Code.LOCAL_IO, str(exc))
         case UnreadableError():
-            return Failure(Kind.OBJECT, UNREADABLE, str(exc))
+            return Failure(Kind.OBJECT, Code.UNREADABLE, str(exc))
         case OSError() if exc.errno in _MENDS:
             mend = _MENDS[exc.errno]
-            return Failure(Kind.ENVIRONMENT, "local-system", f"This machine refused: {exc}; {mend}")
+            return Failure(Kind.ENVIRONMENT, Code.LOCAL_SYSTEM, f"This machine refused: {exc}; {mend}")
         case _:
-            return Failure(Kind.TRANSIENT, "local-io", f"Reading or writing the local file failed: {exc}.")
+            return Failure(Kind.TRANSIENT, Code.LOCAL_IO, f"Reading or writing the local file failed: {exc}.")

@@ -11,7 +11,7 @@ from tests.support.catalog_rows import CatalogRows
 from tests.support.fault_proxy import FaultProxy, s3_error
 from tests.support.harness import BUCKET, VIDEO_ID, Harness
 from tests.support.s3_server import S3Server
-from watcher.errors import NOT_NEWER
+from watcher.errors import Code
 
 NAME = "my video_720p.mp4"
 PATH = f"{VIDEO_ID}/{NAME}"
@@ -220,7 +220,11 @@ def test_what_a_power_cut_left_of_a_file_does_not_replace_its_good_object(
     finish(harness, ORIGINAL)
     damaged = harness.row(ORIGINAL)
     assert damaged.id != good.id
-    assert (damaged.state, damaged.awaits_row, damaged.error_code) == (State.PENDING, True, NOT_NEWER)
+    assert (damaged.state, damaged.awaits_row, damaged.error_code) == (
+        State.PENDING,
+        True,
+        Code.ROW_NOT_NEWER,
+    )
     assert sent(proxy) == []
     assert harness.ask() == 0
     assert harness.object(good) == video

@@ -13,7 +13,7 @@ from tests.support.catalog_rows import BASE_URL, CatalogRows
 from tests.support.fault_proxy import FaultProxy
 from tests.support.harness import BUCKET, VIDEO_ID, Harness
 from tests.support.s3_server import S3Server
-from watcher.errors import ROW_GONE
+from watcher.errors import Code
 
 NAME = "my video_720p.mp4"
 PATH = f"{VIDEO_ID}/{NAME}"
@@ -180,7 +180,7 @@ def test_a_row_deleted_before_publication_ends_the_upload_and_keeps_object_and_f
     verify(harness)
     rows.delete(row)
     (upload,) = harness.step(State.VERIFIED)
-    assert (upload.state, upload.error_code) == (State.GONE, ROW_GONE)
+    assert (upload.state, upload.error_code) == (State.GONE, Code.ROW_GONE)
     assert harness.object(upload) == video
     assert os.path.exists(harness.absolute(PATH))
     assert harness.app.scanner.scan().noticed == 0

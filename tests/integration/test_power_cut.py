@@ -20,7 +20,7 @@ from tests.integration.test_upload_rules import padded
 from tests.support.fault_proxy import FaultProxy
 from tests.support.harness import BUCKET, VIDEO_ID, Harness
 from tests.support.s3_server import S3Server
-from watcher.errors import INCOMPLETE, LOCAL_DAMAGED, ROLLED_BACK
+from watcher.errors import Code
 
 PATH = f"{VIDEO_ID}/my_video_720p.mp4"
 
@@ -63,11 +63,11 @@ def harness(make_harness: MakeHarness) -> Harness:
 @pytest.mark.parametrize(
     ("damage", "seconds_back", "code"),
     [
-        (zeros, 1, INCOMPLETE),
-        (short, 0, INCOMPLETE),
-        (zeros_behind_the_index, 1, ROLLED_BACK),
-        (lambda video: video + FREE_BOX, 1, ROLLED_BACK),
-        (lambda video: video + FREE_BOX, 0, ROLLED_BACK),
+        (zeros, 1, Code.INCOMPLETE),
+        (short, 0, Code.INCOMPLETE),
+        (zeros_behind_the_index, 1, Code.ROLLED_BACK),
+        (lambda video: video + FREE_BOX, 1, Code.ROLLED_BACK),
+        (lambda video: video + FREE_BOX, 0, Code.ROLLED_BACK),
     ],
     ids=["zeros", "short", "zeros behind the index", "an older state of the file", "another size"],
 )
@@ -95,7 +95,7 @@ def test_without_any_catalog_it_is_the_same(make_harness: MakeHarness, video: by
     good = harness.row(PATH)
     leave(harness, zeros_behind_the_index(video), seconds_back=1)
     harness.settle(PATH)
-    assert harness.finish(PATH).error_code == ROLLED_BACK
+    assert harness.finish(PATH).error_code == Code.ROLLED_BACK
     assert harness.object(good) == video
 
 
@@ -107,7 +107,7 @@ def test_it_stays_rejected_when_its_identity_changes_once_more(harness: Harness,
     leave(harness, zeros_behind_the_index(video), seconds_back=1)
     row = harness.settle(PATH)
     assert row is not None
-    assert (row.state, row.error_code) == (State.REJECTED, ROLLED_BACK)
+    assert (row.state, row.error_code) == (State.REJECTED, Code.ROLLED_BACK)
     assert harness.object(good) == video
 
 
@@ -173,7 +173,7 @@ def test_a_damaged_copy_is_not_sent_for_an_object_that_was_lost(
     harness.app.ledger.reschedule_published(harness.app.policy.retention)
     assert harness.step(State.PUBLISHED)[0].state is State.PENDING
     (row,) = harness.step(State.PENDING)
-    assert (row.state, row.error_code) == (State.FAILED, LOCAL_DAMAGED)
+    assert (row.state, row.error_code) == (State.FAILED, Code.LOCAL_DAMAGED)
     assert harness.object(row) is None
     assert content(harness) == zeros(video)
     harness.app.ledger.reopen(row.id, reason="retried by hand")
@@ -187,6 +187,6 @@ def test_the_parts_of_a_file_that_was_damaged_in_the_middle_of_its_upload_are_gi
     leave(next_life := make_harness(), zeros(padded(video, FIVE_PARTS)))
     next_life.app.ledger.release_all_claims()
     (failed,) = next_life.step(State.PENDING)
-    assert (failed.id, failed.state, failed.error_code) == (row.id, State.FAILED, LOCAL_DAMAGED)
+    assert (failed.id, failed.state, failed.error_code) == (row.id, State.FAILED, Code.LOCAL_DAMAGED)
     assert open_multiparts(server) == []
     assert next_life.object(failed) is None

@@ -15,7 +15,7 @@ from tests.support.fault_proxy import Answer, FaultProxy
 from tests.support.harness import BUCKET, VIDEO_ID, Harness
 from tests.support.peer_process import writer
 from tests.support.s3_server import S3Server
-from watcher.errors import LOCAL_CHANGED, OBJECT_REPLACED
+from watcher.errors import Code
 from watcher.filesystem import removal
 
 PATH = f"{VIDEO_ID}/my_video_720p.mp4"
@@ -211,7 +211,7 @@ def test_an_object_that_a_later_upload_of_another_instance_replaced_is_left_to_i
     checksum, etag = "AAAAAAAAAAA=", put["ETag"].strip('"')
     other.advance(later, State.VERIFIED, checksum=checksum, etag=etag, confirmed_by="checksum", url=row.url)
     (kept,) = harness.step(State.PUBLISHED)
-    assert (kept.state, kept.error_code) == (State.PUBLISHED, OBJECT_REPLACED)
+    assert (kept.state, kept.error_code) == (State.PUBLISHED, Code.OBJECT_REPLACED)
     assert content(harness) == video
     assert harness.object(kept) == video + FREE_BOX
 
@@ -307,7 +307,7 @@ def test_a_writer_that_opened_the_file_aside_gets_it_back(make_harness: MakeHarn
         harness.while_waiting = open_the_inode
         (row,) = harness.step(State.PUBLISHED)
     assert harness.waited == [1.0]
-    assert (row.state, row.error_code, row.attempts) == (State.PUBLISHED, LOCAL_CHANGED, 0)
+    assert (row.state, row.error_code, row.attempts) == (State.PUBLISHED, Code.LOCAL_CHANGED, 0)
     assert len(harness.app.settler) == 1
     assert os.listdir(harness.absolute(VIDEO_ID)) == [os.path.basename(PATH)]
 

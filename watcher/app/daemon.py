@@ -16,7 +16,7 @@ from watcher.app.wiring import Application
 from watcher.detection.observer import TreeObserver
 from watcher.detection.observer_supervisor import ObserverSupervisor
 from watcher.detection.scanner import ScanReport
-from watcher.errors import ROOT_UNAVAILABLE
+from watcher.errors import Code
 from watcher.filesystem.pruning import prune_directories
 from watcher.settings.loading import SettingsError
 from watcher.settings.model import Settings
@@ -155,7 +155,7 @@ class Daemon:
 
     def _probe_after_root_returned(self) -> None:
         for breaker in self._app.breakers.values():
-            breaker.probe_soon(ROOT_UNAVAILABLE)
+            breaker.probe_soon(Code.ROOT_UNAVAILABLE)
         for state in self._app.runners:
             self._app.context.wake(state)
 

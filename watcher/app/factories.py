@@ -8,8 +8,7 @@ from db import Catalog, Database, Ledger, NoCatalog, OwnCatalog, open_database
 from storage import StorageConfig
 from watcher.catalog.compressor_catalog import CompressorCatalog
 from watcher.filesystem.tree import Tree
-from watcher.naming import Naming
-from watcher.renditions import PathTemplate
+from watcher.renditions import Naming, PathTemplate
 from watcher.settings.model import CatalogKind, Settings
 
 OTHER_THREADS = 16

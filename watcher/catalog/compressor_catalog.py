@@ -11,13 +11,8 @@ from datetime import datetime, timedelta
 
 from db import CatalogRow, CompressorTable, Database, Gate, Ledger, Publications, Upload
 from watcher.catalog.row_matching import rows_of_file
-from watcher.errors import INCOMPLETE, NOT_NEWER
-from watcher.naming import Naming
-from watcher.renditions import ORIGINAL
-
-NO_ROW = "no-row"
-PROCESSING = "row-processing"
-ENCODE_FAILED = "encode-failed"
+from watcher.errors import Code
+from watcher.renditions import ORIGINAL, Naming
 
 AT_WORK = timedelta(seconds=5)
 """So long after a row of a video was changed the compressor may still look for the original's file."""
@@ -59,7 +54,7 @@ class CompressorCatalog:
         """The same, by rows that have been read already: all of the upload's video."""
         of_file = rows_of_file(upload, rows, self._naming)
         if not of_file:
-            return Gate.wait(NO_ROW, "The compressor's catalog has no row for it yet.")
+            return Gate.wait(Code.NO_ROW, "The compressor's catalog has no row for it yet.")
         newest = of_file[-1]
         match newest.status:
             case "ready":
@@ -67,7 +62,9 @@ class CompressorCatalog:
             case "failed":
                 return self._after_failure(upload, of_file)
             case _:
-                return Gate.wait(PROCESSING, "The compressor is still at work: its newest row is processing.")
+                return Gate.wait(
+                    Code.ROW_PROCESSING, "The compressor is still encoding: its newest row is processing."
+                )
 
     def publish(self, upload: Upload, *, public_url: str, local_url: str, is_current: bool = True) -> int:
         """Give every ready row of the file the public URL; say how many show it now."""
@@ -143,11 +140,11 @@ class CompressorCatalog:
         return self.table.any_shows(sorted(urls))
 
     def _admit(self, upload: Upload, row: CatalogRow) -> Gate:
-        if upload.error_code == NOT_NEWER and not _is_newer(row, upload):
+        if upload.error_code == Code.ROW_NOT_NEWER and not _is_newer(row, upload):
             reason = "Its object was verified for this very row: only content of a newer row may replace it."
-            return Gate.wait(NOT_NEWER, reason)
+            return Gate.wait(Code.ROW_NOT_NEWER, reason)
         if upload.finding is not None and row.quality != ORIGINAL:
-            return Gate.rejected(INCOMPLETE, upload.finding)
+            return Gate.rejected(Code.INCOMPLETE, upload.finding)
         return Gate.opened(row)
 
     def _after_failure(self, upload: Upload, of_file: Sequence[CatalogRow]) -> Gate:
@@ -155,7 +152,7 @@ class CompressorCatalog:
         for row in of_file:
             if row.id == upload.catalog_row_id and row.status == "ready":
                 return self._admit(upload, row)
-        return Gate.rejected(ENCODE_FAILED, "The compressor says that the encode failed.")
+        return Gate.rejected(Code.ENCODE_FAILED, "The compressor says that the encode failed.")
 
     def _ready(self, upload: Upload, *, is_current: bool, locked: bool = False) -> list[CatalogRow]:
         """The rows that are to show the object: see `show`."""

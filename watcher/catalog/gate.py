@@ -11,7 +11,7 @@ from db import CatalogRow, ClaimLostError, Gate, GateVerdict, Ledger, State, Upl
 from storage import KeyTooLongError
 from watcher.catalog.compressor_catalog import CompressorCatalog
 from watcher.catalog.row_matching import admission
-from watcher.naming import Naming
+from watcher.renditions import Naming
 from watcher.telemetry.logging import row_context
 
 log = structlog.get_logger()

@@ -9,7 +9,7 @@ import structlog
 from db import ClaimLostError, Ledger, State, Upload
 from storage import ObjectStore
 from watcher.catalog.compressor_catalog import CompressorCatalog
-from watcher.errors import ROW_GONE
+from watcher.errors import Code
 from watcher.settings.policy import Policy
 from watcher.telemetry.logging import RepeatFilter, row_context
 
@@ -67,7 +67,7 @@ class Orphans:
                 last = publication.upload_id
                 yield from self._ledger.uploads(ids=[last])
         for upload in self._ledger.iter_uploads(state=State.GONE):
-            if upload.error_code == ROW_GONE and upload.verified_at is not None:
+            if upload.error_code == Code.ROW_GONE and upload.verified_at is not None:
                 yield upload
 
     def delete(self, upload: Upload) -> bool:

@@ -9,10 +9,10 @@ from datetime import timedelta
 import structlog
 
 from db import CatalogRow, ClaimLostError, IllegalTransitionError, Ledger, State, Upload
-from watcher.catalog.compressor_catalog import ENCODE_FAILED, CompressorCatalog
-from watcher.errors import ROW_GONE
+from watcher.catalog.compressor_catalog import CompressorCatalog
+from watcher.errors import Code
 from watcher.filesystem.tree import Tree
-from watcher.naming import Naming
+from watcher.renditions import Naming
 from watcher.telemetry.logging import row_context
 from watcher.telemetry.metrics import Metrics
 
@@ -22,7 +22,7 @@ WATCHED = timedelta(minutes=10)
 """So long after its publication a row is looked at every few seconds."""
 
 CONCERNED = frozenset({State.VERIFIED, State.PUBLISHED, State.REJECTED, State.GONE})
-_TURNED_AWAY = frozenset({ENCODE_FAILED, ROW_GONE})
+_TURNED_AWAY = frozenset({Code.ENCODE_FAILED, Code.ROW_GONE})
 """Codes of stopped uploads whose reason a row can take away."""
 
 

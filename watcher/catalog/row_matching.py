@@ -8,8 +8,7 @@ from urllib.parse import unquote
 
 from db import Admission, CatalogRow, Upload
 from storage import StorageError
-from watcher.naming import Naming, rendition_of
-from watcher.renditions import ORIGINAL
+from watcher.renditions import ORIGINAL, Naming, rendition_of
 
 
 def rows_of_file(

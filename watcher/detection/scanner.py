@@ -13,7 +13,7 @@ import structlog
 from db import Ledger, State, Upload
 from watcher.detection.blind_spots import UnreadableDirectories
 from watcher.detection.settler import Source
-from watcher.errors import MENDABLE_CODES, ROW_GONE
+from watcher.errors import MENDABLE_CODES, Code
 from watcher.filesystem.openat import NotOursError, UnreadableError
 from watcher.filesystem.removal import is_away, parse_quarantine_name
 from watcher.filesystem.tree import FoundFile, Tree, UnreadableDirectory
@@ -172,5 +172,5 @@ def is_settled(row: Upload) -> bool:
 def is_mended_by_file(row: Upload) -> bool:
     """Whether a row stopped for want of a readable file, so that its being there takes the reason away."""
     if row.state is State.GONE:
-        return row.error_code != ROW_GONE
+        return row.error_code != Code.ROW_GONE
     return row.state is State.FAILED and row.error_code in MENDABLE_CODES

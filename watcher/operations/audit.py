@@ -17,7 +17,7 @@ from db import ClaimLostError, State, Upload
 from storage import Confirmation, ErrorKind, ListedObject, StorageError, Verdict, parse_object_key
 from watcher.app.wiring import Application
 from watcher.catalog.orphans import Orphans
-from watcher.errors import OBJECT_REPLACED, StageError
+from watcher.errors import Code, StageError
 from watcher.filesystem.openat import TreeError
 from watcher.stages.lost_objects import ensure_reuploadable, requeue_lost
 from watcher.stages.publish import PublishStage
@@ -141,7 +141,7 @@ class Audit:
         try:
             ensure_reuploadable(self._context, upload, answer)
         except StageError as exc:
-            if exc.failure.code == OBJECT_REPLACED:
+            if exc.failure.code == Code.OBJECT_REPLACED:
                 return None
             return self._lost(upload, exc.failure.sentence)
         except TreeError as exc:

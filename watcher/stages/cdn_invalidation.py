@@ -12,7 +12,7 @@ import structlog
 
 from db import Database, DatabaseError, Invalidation, Invalidations
 from storage import MAX_PATHS, Distribution, StorageError, invalidation_paths
-from watcher.errors import Failure, Kind, failure_of
+from watcher.errors import Code, Failure, Kind, failure_of
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.circuit_breaker import CircuitBreaker
 from watcher.supervision.liveness import Liveness
@@ -187,7 +187,7 @@ class Invalidator:
 
     def _recover_database(self) -> None:
         failure = self.breaker.failure
-        if failure is not None and failure.code == "database" and self.breaker.clear():
+        if failure is not None and failure.code == Code.DATABASE and self.breaker.clear():
             log.info("stage_resumed", stage=NAME)
 
     def _reference(self, batch: Sequence[Invalidation]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from db import Catalog, Database, Ledger, State
 from storage import AclFallback, ObjectStore, PublicCheck
 from watcher.filesystem.tree import Tree
-from watcher.naming import Naming
+from watcher.renditions import Naming
 from watcher.stages.cdn_invalidation import Invalidator
 from watcher.supervision.backoff import Backoff
 from watcher.telemetry.metrics import Metrics

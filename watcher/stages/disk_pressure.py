@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import structlog
 
 from db import JSON, Database, DatabaseError, Ledger, State
-from watcher.errors import RETENTION
+from watcher.errors import Code
 from watcher.filesystem.openat import RootUnavailableError, owned
 from watcher.filesystem.tree import Tree
 from watcher.settings.policy import Policy
@@ -123,7 +123,7 @@ class DiskPressure:
         if not self.is_high or self._policy.keep_local:
             return 0
         hastened = self._ledger.make_due_for_space(
-            State.PUBLISHED, size=self._excess(), limit=HASTENED, waiting_for=RETENTION
+            State.PUBLISHED, size=self._excess(), limit=HASTENED, waiting_for=Code.RETENTION
         )
         if hastened:
             self._wake(State.PUBLISHED)

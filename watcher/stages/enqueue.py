@@ -11,7 +11,7 @@ from db import ClaimLostError, Identity, IllegalTransitionError, State, Upload
 from storage import KeyTooLongError, SourceFile, StorageError
 from watcher.detection.completeness import Busy, FileStatus, Finished, Missing, Refused, Unreadable
 from watcher.detection.scanner import is_mended_by_file
-from watcher.errors import INCOMPLETE, LOCAL_CHANGED, NOT_OURS, ROLLED_BACK, UNREADABLE
+from watcher.errors import Code
 from watcher.failpoints import Point, failpoint
 from watcher.filesystem.openat import FileMissingError, NotOursError, UnreadableError, owned
 from watcher.renditions import Ignored, PathTemplate, Rendition
@@ -62,7 +62,7 @@ class Enqueuer:
             case Refused(reason):
                 if self._refusals.is_news(path, reason):
                     log.warning("file_refused", reason=reason, **context)
-                self._fail_waiting(path, NOT_OURS, reason)
+                self._fail_waiting(path, Code.NOT_OURS, reason)
             case Unreadable(reason):
                 return self._take_unreadable(path, rendition, reason)
             case Missing():
@@ -101,12 +101,12 @@ class Enqueuer:
             with self._database.transaction():
                 reopened = self._reopen(known, "the file is there and can be read", finding)
                 if reopened is not None and finding is not None and not self._catalog.has_gate:
-                    self._end(reopened, Ending(State.REJECTED, INCOMPLETE, finding))
+                    self._end(reopened, Ending(State.REJECTED, Code.INCOMPLETE, finding))
                 elif reopened is not None:
                     self._announce(reopened)
             self._wake(State.PENDING)
             return
-        if known.error_code == LOCAL_CHANGED:
+        if known.error_code == Code.LOCAL_CHANGED:
             self._ledger.make_due([known.id])
         self._wake(known.state)
 
@@ -142,13 +142,13 @@ class Enqueuer:
     def _ending(self, path: str, identity: Identity, finding: str | None) -> Ending | None:
         """What is wrong with new content, where nobody but the file itself can tell."""
         if finding is not None:
-            return Ending(State.REJECTED, INCOMPLETE, finding)
+            return Ending(State.REJECTED, Code.INCOMPLETE, finding)
         proven = self._rolled_back_from(path, identity)
         if proven is None:
             return None
         return Ending(
             State.REJECTED,
-            ROLLED_BACK,
+            Code.ROLLED_BACK,
             f"Its content is not what upload {proven.id} confirmed in S3, and yet it was not written since:"
             " a power cut or a broken disk leaves that. The good object stays. Restore the file from it, or"
             " retry this upload if it is meant to replace the object.",
@@ -229,7 +229,7 @@ class Enqueuer:
 
     def _take_unreadable(self, path: str, rendition: Rendition, reason: str) -> bool:
         """Keep an unreadable file in view as a failed row, for there is nothing else that would show it."""
-        if self._fail_waiting(path, UNREADABLE, reason):
+        if self._fail_waiting(path, Code.UNREADABLE, reason):
             return False
         known = self._ledger.current(path)
         try:
@@ -239,7 +239,7 @@ class Enqueuer:
             return False
         if identity is None or (known is not None and known.state.is_live and known.identity == identity):
             return False
-        return self._record_new(path, rendition, identity, Ending(State.FAILED, UNREADABLE, reason))
+        return self._record_new(path, rendition, identity, Ending(State.FAILED, Code.UNREADABLE, reason))
 
     def _fail_waiting(self, path: str, code: str, reason: str) -> bool:
         """Make the path's waiting row fail, if there is one; a worker that claimed it finds out itself."""

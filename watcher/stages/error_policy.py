@@ -11,17 +11,7 @@ import structlog
 
 from db import ClaimLostError, DatabaseError, Ledger, State, Upload
 from storage import SourceChangedError, UploadCancelledError
-from watcher.errors import (
-    HANDLED_ERRORS,
-    LOCAL_AWAY,
-    LOCAL_CHANGED,
-    LOCAL_MISSING,
-    DeferError,
-    Failure,
-    Kind,
-    ReexamineError,
-    failure_of,
-)
+from watcher.errors import HANDLED_ERRORS, Code, DeferError, Failure, Kind, ReexamineError, failure_of
 from watcher.filesystem.openat import FileMissingError, NotOursError, RootUnavailableError, UnreadableError
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.circuit_breaker import CircuitBreaker
@@ -77,7 +67,7 @@ class ErrorPolicy:
                     self._wait(upload, exc)
                 case SourceChangedError() | ReexamineError():
                     log.info("file_changed", reason=str(exc))
-                    self._look_again(upload, LOCAL_CHANGED, str(exc))
+                    self._look_again(upload, Code.LOCAL_CHANGED, str(exc))
                 case FileMissingError():
                     self._gone(upload, exc)
                 case _:
@@ -131,13 +121,13 @@ class ErrorPolicy:
             self._setback(upload, failure_of(unavailable))
             return
         if is_away:
-            self._look_again(upload, LOCAL_AWAY, "Its file is set aside by a release that is under way.")
+            self._look_again(upload, Code.LOCAL_AWAY, "Its file is set aside by a release that is under way.")
         elif upload.state is State.PENDING:
             log.warning("upload_gone", reason=exc.reason)
             error = "The local file disappeared before it was confirmed in S3."
-            self.ledger.advance(upload, State.GONE, error=error, error_code=LOCAL_MISSING)
+            self.ledger.advance(upload, State.GONE, error=error, error_code=Code.LOCAL_MISSING)
         else:
-            self._look_again(upload, LOCAL_MISSING, str(exc))
+            self._look_again(upload, Code.LOCAL_MISSING, str(exc))
 
     def _look_again(self, upload: Upload, code: str, reason: str) -> None:
         self.ledger.postpone(

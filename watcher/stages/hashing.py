@@ -8,7 +8,7 @@ import structlog
 
 from db import State, Upload
 from storage import SourceFile
-from watcher.errors import LOCAL_DAMAGED
+from watcher.errors import Code
 from watcher.stages.context import StageContext
 from watcher.stages.runner import Work
 
@@ -33,8 +33,8 @@ def ensure_checksum(context: StageContext, upload: Upload, source: SourceFile, w
     with context.database.transaction("record that a file is damaged"):
         # For a retry, what is there now counts: somebody has looked at it.
         now = _with_checksum(context, upload, checksum)
-        context.ledger.advance(now, State.FAILED, error=reason, error_code=LOCAL_DAMAGED)
-    log.error("upload_failed", code=LOCAL_DAMAGED, reason=reason)
+        context.ledger.advance(now, State.FAILED, error=reason, error_code=Code.LOCAL_DAMAGED)
+    log.error("upload_failed", code=Code.LOCAL_DAMAGED, reason=reason)
     return None
 
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 import structlog
 
 from db import State, Upload
-from watcher.errors import ROW_GONE, Kind, StageError
+from watcher.errors import Code, Kind, StageError
 from watcher.failpoints import Point, failpoint
 from watcher.settings.policy import Policy
 from watcher.stages.context import StageContext
@@ -80,7 +80,7 @@ class PublishStage:
             if not rows:
                 raise StageError(
                     Kind.TRANSIENT,
-                    "row-missing",
+                    Code.ROW_MISSING,
                     f"No catalog row of video {upload.video_id} could be given the URL {public_url}.",
                 )
             failpoint(Point.ROW_PUBLISHED)
@@ -94,5 +94,5 @@ class PublishStage:
 
     def _give_up(self, upload: Upload) -> None:
         error = "Its catalog row was deleted before its URL could be published. The local file is kept."
-        self._ledger.advance(upload, State.GONE, error=error, error_code=ROW_GONE)
+        self._ledger.advance(upload, State.GONE, error=error, error_code=Code.ROW_GONE)
         log.warning("upload_gone", reason=error)

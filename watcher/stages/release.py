@@ -10,16 +10,7 @@ import structlog
 
 from db import ClaimLostError, DatabaseError, State, Upload
 from storage import Verdict
-from watcher.errors import (
-    NOT_REMOVABLE,
-    OBJECT_UNKNOWN,
-    RETENTION,
-    DeferError,
-    Kind,
-    ReexamineError,
-    StageError,
-    failure_of,
-)
+from watcher.errors import Code, DeferError, Kind, ReexamineError, StageError, failure_of
 from watcher.failpoints import Point, failpoint
 from watcher.filesystem import removal
 from watcher.filesystem.removal import Kept, LeftInQuarantine, Outcome, Quarantined, Released, Restored
@@ -111,9 +102,9 @@ class ReleaseStage:
             self._ledger.record(upload, published_at=self._ledger.now())
             left = self._policy.retention
         if left > timedelta(0) and not self._is_pressed():
-            raise DeferError(RETENTION, "It is kept until the retention is over.", left.total_seconds())
+            raise DeferError(Code.RETENTION, "It is kept until the retention is over.", left.total_seconds())
         if reason_to_keep_copy := self._catalog.reason_to_keep_copy(upload):
-            raise DeferError("catalog-busy", reason_to_keep_copy, CATALOG_BUSY_SECONDS)
+            raise DeferError(Code.CATALOG_BUSY, reason_to_keep_copy, CATALOG_BUSY_SECONDS)
 
     def _retention_left(self, upload: Upload) -> timedelta:
         if upload.published_at is None:
@@ -161,7 +152,7 @@ class ReleaseStage:
                 return True
             case Verdict.UNKNOWN:
                 raise StageError(
-                    Kind.ENVIRONMENT, OBJECT_UNKNOWN, f"Before the release: {confirmation.detail}"
+                    Kind.ENVIRONMENT, Code.OBJECT_UNKNOWN, f"Before the release: {confirmation.detail}"
                 )
             case _:
                 ensure_reuploadable(self._context, upload, confirmation)
@@ -186,7 +177,7 @@ class ReleaseStage:
             case Restored(reason):
                 raise ReexamineError(reason)
             case LeftInQuarantine(reason):
-                raise StageError(Kind.TRANSIENT, "left-aside", reason)
+                raise StageError(Kind.TRANSIENT, Code.LEFT_ASIDE, reason)
 
     def _record_released(self, upload: Upload, detail: str) -> None:
         self._ledger.advance(upload, State.RELEASED, detail=detail)
@@ -201,4 +192,4 @@ def _kept(kept: Kept) -> Exception:
     failure = failure_of(kept.error)
     if failure.kind is Kind.ENVIRONMENT:
         return StageError(failure.kind, failure.code, failure.sentence)
-    return StageError(Kind.TRANSIENT, NOT_REMOVABLE, kept.reason)
+    return StageError(Kind.TRANSIENT, Code.NOT_REMOVABLE, kept.reason)

@@ -12,7 +12,7 @@ from typing import Protocol
 import structlog
 
 from db import ClaimLostError, Database, DatabaseError, Ledger, State, Upload
-from watcher.errors import Failure, failure_of
+from watcher.errors import Code, Failure, failure_of
 from watcher.stages.error_policy import ErrorPolicy
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.liveness import Liveness, Pulse
@@ -209,7 +209,7 @@ class StageRunner:
     def _recover_without_probe(self) -> None:
         """The database answers again, and no row is there, or held, whose success would say so."""
         failure = self.breaker.failure
-        if failure is not None and failure.code == "database" and self.breaker.clear():
+        if failure is not None and failure.code == Code.DATABASE and self.breaker.clear():
             log.info("stage_resumed", stage=self.stage.name)
 
     def _renew(self) -> None:
@@ -261,7 +261,7 @@ class StageRunner:
         for row in rows:
             try:
                 self._ledger.postpone(
-                    row, delay=self.error_policy.backoff.longest, error=sentence, error_code="internal"
+                    row, delay=self.error_policy.backoff.longest, error=sentence, error_code=Code.INTERNAL
                 )
             except (ClaimLostError, DatabaseError):
                 log.warning("postpone_failed", upload=row.id)

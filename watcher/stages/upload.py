@@ -22,14 +22,7 @@ from storage import (
     part_size_for,
 )
 from watcher.catalog.row_matching import admission
-from watcher.errors import (
-    KEY_TAKEN,
-    NOT_NEWER,
-    DeferError,
-    Kind,
-    ReexamineError,
-    StageError,
-)
+from watcher.errors import Code, DeferError, Kind, ReexamineError, StageError
 from watcher.failpoints import Point, failpoint
 from watcher.filesystem import leases
 from watcher.filesystem.openat import owned
@@ -153,10 +146,10 @@ class UploadStage:
             return
         if rival.state is State.PENDING and self._tree.stat(rival.path) is None:
             reason = f"{rival.path}, which had the same object key, is being given up."
-            raise DeferError(KEY_TAKEN, reason, RIVAL_SECONDS)
+            raise DeferError(Code.KEY_TAKEN, reason, RIVAL_SECONDS)
         raise StageError(
             Kind.OBJECT,
-            KEY_TAKEN,
+            Code.KEY_TAKEN,
             f"{rival.path} already has the object key {upload.object_key}; rename or remove one of the two, "
             f"then retry {upload.id}.",
         )
@@ -193,8 +186,8 @@ class UploadStage:
             f"The object {upload.object_key} was verified for catalog row {proven.catalog_row_id} (upload "
             f"{proven.id}) and has other content: it is replaced only for a newer row."
         )
-        log.warning("upload_awaits_row", code=NOT_NEWER, reason=reason)
-        self._ledger.await_row(upload, reason=reason, code=NOT_NEWER)
+        log.warning("upload_awaits_row", code=Code.ROW_NOT_NEWER, reason=reason)
+        self._ledger.await_row(upload, reason=reason, code=Code.ROW_NOT_NEWER)
 
     def _adopt(self, upload: Upload, there: Confirmation) -> Receipt | None:
         """The receipt of an object that is in place already: an earlier life, or somebody else, sent it."""
@@ -226,7 +219,7 @@ class UploadStage:
         if there.last_modified is not None and there.last_modified >= appeared_at:
             raise StageError(
                 Kind.OBJECT,
-                "foreign-object",
+                Code.FOREIGN_OBJECT,
                 f"An object {upload.object_key!r} of other content is there which this ledger does not know, "
                 f"and it is newer than this file; remove the one that is wrong, then retry {upload.id}.",
             )
@@ -288,8 +281,8 @@ def _unconfirmed(confirmation: Confirmation) -> StageError:
     after = f"After it was sent: {confirmation.detail}"
     match confirmation.verdict:
         case Verdict.MISSING:
-            return StageError(Kind.TRANSIENT, "object-missing", f"{after} It is sent again.")
+            return StageError(Kind.TRANSIENT, Code.OBJECT_MISSING, f"{after} It is sent again.")
         case Verdict.DIFFERS:
-            return StageError(Kind.TRANSIENT, "object-differs", f"{after} It is sent again.")
+            return StageError(Kind.TRANSIENT, Code.OBJECT_DIFFERS, f"{after} It is sent again.")
         case _:
-            return StageError(Kind.ENVIRONMENT, "object-unknown", after)
+            return StageError(Kind.ENVIRONMENT, Code.OBJECT_UNKNOWN, after)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from db import CatalogRow
 from tests.unit.watcher.test_outlook import ROW as UPLOAD
 from watcher.catalog.row_matching import admission, rows_of_file
-from watcher.naming import Naming, rendition_of
+from watcher.renditions import Naming, rendition_of
 
 VIDEO = UPLOAD.video_id
 LOCAL = f"https://example.com/videos/{VIDEO}"
