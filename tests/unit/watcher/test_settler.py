@@ -142,18 +142,18 @@ def test_a_new_file_that_only_a_scan_found_is_counted_when_it_is_recorded(stand:
     assert stand.found == 1
 
 
-@pytest.mark.parametrize("order", [("notice", "find"), ("find", "notice")])
+@pytest.mark.parametrize("order", [(Source.EVENT, Source.SCAN), (Source.SCAN, Source.EVENT)])
 def test_a_file_that_an_event_told_of_too_is_not_one_that_only_a_scan_found(
-    stand: Stand, order: tuple[str, str]
+    stand: Stand, order: tuple[Source, Source]
 ) -> None:
     """One that is written for hours is met by many scans."""
     settler = stand.settler()
     stand.new = {"a"}
-    getattr(settler, order[0])("a")
+    settler.check("a", order[0])
     stand.expect("a")
     stand.answer("a", BUSY)
     assert stand.reported.get(timeout=WAIT_SECONDS) == ("a", BUSY)
-    getattr(settler, order[1])("a")
+    settler.check("a", order[1])
     stand.expect("a")
     stand.answer("a", FINISHED)
     stand.expect_nothing_due_after_report()
