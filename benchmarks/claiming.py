@@ -103,7 +103,7 @@ def cases(database: Database, ledger: Ledger, crowd: Crowd) -> Iterator[Case]:
     yield Case("next_due, some are", next_due(State.PENDING, BACKOFF), due)
     yield Case("next_due, none is", next_due(State.PUBLISHED, RETENTION), due)
     held = ledger.claim(State.PENDING, RELEASE_BATCH, lease=LEASE, horizon=BACKOFF)
-    yield Case(f"renew {RELEASE_BATCH} claims", lambda: ledger.renew(held, LEASE))
+    yield Case(f"renew {RELEASE_BATCH} claims", lambda: ledger.renew_claims(held, LEASE))
     gate = frozenset({"uploads_awaiting_row"})
     page = min(500, crowd.awaiting_row // 2)
     yield Case(
@@ -112,7 +112,7 @@ def cases(database: Database, ledger: Ledger, crowd: Crowd) -> Iterator[Case]:
     yield Case("list as many further on", gate_page(ledger, page, crowd.rows // 2), gate, times=50)
     yield Case("count what is at the gate", ledger.count_awaiting_row, times=20)
     since = frozenset({"uploads_awaiting_since"})
-    yield Case("find the oldest at the gate", ledger.oldest_awaiting_row, since)
+    yield Case("find the oldest at the gate", ledger.awaiting_row_since, since)
     yield Case("free an earlier run's claims, at its start", ledger.release_all_claims, times=1)
 
 

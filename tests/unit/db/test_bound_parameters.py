@@ -22,7 +22,7 @@ QUOTED_NAMES = frozenset(
         ("db/migrations/0002_invalidations.py", "statement.format(schema=schema, **types)"),
         ("db/migrations/0003_catalog_rows.py", "statement.format(schema=schema, **types)"),
         ("db/compressor_table.py", "query.format(table='%s')"),
-        ("db/querying.py", "', '.join((f'\"{field.name}\"' for field in fields(Upload)))"),
+        ("db/ledger_reader.py", "', '.join((f'\"{field.name}\"' for field in fields(Upload)))"),
     }
 )
 """Texts that are not constants: those of migrations, which take a quoted schema and our own types' names,

@@ -51,7 +51,7 @@ def test_a_renewed_claim_stays(ledger: Ledger, clock: Clock) -> None:
     enqueue(ledger)
     claimed = only(claim(ledger))
     clock.now += LEASE / 2
-    ledger.renew([claimed], LEASE)
+    ledger.renew_claims([claimed], LEASE)
     clock.now += LEASE / 2
     assert claim(ledger) == []
     assert ledger.record(claimed, bytes_sent=1).claimed_until == clock.now + LEASE / 2
@@ -63,7 +63,7 @@ def test_a_lost_claim_is_not_renewed(ledger: Ledger, clock: Clock) -> None:
     clock.now += LEASE
     claimed = only(claim(ledger))
     clock.now += LEASE / 2
-    ledger.renew([late], LEASE)
+    ledger.renew_claims([late], LEASE)
     assert ledger.current(claimed.path) == claimed
 
 
@@ -237,8 +237,8 @@ def test_only_what_waits_for_nothing_else_is_hastened(ledger: Ledger, clock: Clo
     failed, busy, asked = due(ledger)
     hour = timedelta(hours=1)
     ledger.postpone(failed, delay=hour, error="It failed.", error_code="object-unknown")
-    ledger.wait(busy, delay=hour, reason="It is being encoded.", code="catalog-busy")
+    ledger.defer(busy, delay=hour, reason="It is being encoded.", code="catalog-busy")
     assert make_due_for_space(ledger, 30) == 0
-    ledger.wait(asked, delay=hour, reason="It is kept.", code="retention")
+    ledger.defer(asked, delay=hour, reason="It is kept.", code="retention")
     assert make_due_for_space(ledger, 30) == 1
     assert [upload.id for upload in due(ledger)] == [asked.id]

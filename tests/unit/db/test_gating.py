@@ -103,10 +103,10 @@ def test_those_that_wait_are_listed_a_page_at_a_time_and_counted_by_age(ledger: 
     assert ledger.awaiting_row(limit=1, after=first.id) == [second]
     assert ledger.count_awaiting_row() == 2
     assert ledger.count_awaiting_row(longer_than=timedelta(minutes=30)) == 1
-    assert ledger.oldest_awaiting_row() == began
+    assert ledger.awaiting_row_since() == began
     ledger.admit(first, by(clock))
     ledger.admit(second, by(clock))
-    assert (ledger.count_awaiting_row(), ledger.oldest_awaiting_row()) == (0, None)
+    assert (ledger.count_awaiting_row(), ledger.awaiting_row_since()) == (0, None)
 
 
 def test_the_same_content_can_stand_for_a_newer_row_but_not_for_an_older_one(
@@ -128,9 +128,9 @@ def test_an_object_that_was_deleted_on_purpose_is_a_proof_no_more_unless_it_is_a
     ledger: Ledger,
 ) -> None:
     gone = bring(ledger, bring(ledger, enqueue(ledger, "v/a"), State.VERIFIED), State.GONE)
-    ledger.forget_object(gone, "deleted videos/a")
+    ledger.mark_object_deleted(gone, "deleted videos/a")
     assert only(ledger.uploads(ids=[gone.id])).verified_at is None
     released = bring(ledger, enqueue(ledger, "v/b"), State.RELEASED)
-    ledger.forget_object(released, "deleted videos/b")
+    ledger.mark_object_deleted(released, "deleted videos/b")
     assert only(ledger.uploads(ids=[released.id])) == released
     assert ledger.events(released.id)[-1].event == "object-deleted"

@@ -18,7 +18,7 @@ def invalidations(database: Database, clock: Clock) -> Invalidations:
 
 
 def waiting_keys(invalidations: Invalidations, limit: int = 100) -> list[str]:
-    return [invalidation.object_key for invalidation in invalidations.waiting(limit)]
+    return [invalidation.object_key for invalidation in invalidations.unsent(limit)]
 
 
 def test_what_was_asked_for_waits_in_order_until_it_was_sent(
@@ -28,8 +28,8 @@ def test_what_was_asked_for_waits_in_order_until_it_was_sent(
         invalidations.request(key)
     assert waiting_keys(invalidations) == ["b", "a é%?", "c"]
     assert waiting_keys(invalidations, limit=2) == ["b", "a é%?"]
-    assert {invalidation.requested_at for invalidation in invalidations.waiting(9)} == {clock.now}
-    invalidations.mark_sent(invalidations.waiting(2))
+    assert {invalidation.requested_at for invalidation in invalidations.unsent(9)} == {clock.now}
+    invalidations.mark_sent(invalidations.unsent(2))
     assert waiting_keys(invalidations) == ["c"]
 
 
@@ -41,7 +41,7 @@ def test_the_last_sending_is_remembered_by_the_clock_of_claims(
     for key in ("a", "b"):
         invalidations.request(key)
         sent.append(clock.advance(minutes=2))
-        invalidations.mark_sent(invalidations.waiting(1))
+        invalidations.mark_sent(invalidations.unsent(1))
         assert invalidations.last_sent_at() == sent[-1]
     assert sent[1] - sent[0] == timedelta(minutes=2)
 
@@ -51,7 +51,7 @@ def test_what_was_sent_before_the_last_time_is_forgotten(
 ) -> None:
     for key in ("a", "b", "c"):
         invalidations.request(key)
-        invalidations.mark_sent(invalidations.waiting(1))
+        invalidations.mark_sent(invalidations.unsent(1))
     with database.operation("count rows") as connected:
         table = database.tables.invalidations
         assert connected.execute(table.select(table.object_key)).fetchall() == [("c",)]
@@ -59,7 +59,7 @@ def test_what_was_sent_before_the_last_time_is_forgotten(
 
 def test_a_key_asked_for_again_while_it_is_on_its_way_is_sent_again(invalidations: Invalidations) -> None:
     invalidations.request("a")
-    on_its_way = invalidations.waiting(9)
+    on_its_way = invalidations.unsent(9)
     invalidations.request("a")
     invalidations.mark_sent(on_its_way)
     assert waiting_keys(invalidations) == ["a"]
@@ -82,15 +82,15 @@ def test_every_instance_has_its_own(invalidations: Invalidations, database: Data
     other = Invalidations(database, "other", clock=clock)
     other.request("a")
     assert waiting_keys(invalidations) == []
-    invalidations.mark_sent(other.waiting(9))
+    invalidations.mark_sent(other.unsent(9))
     assert waiting_keys(other) == ["a"]
-    other.mark_sent(other.waiting(9))
+    other.mark_sent(other.unsent(9))
     assert invalidations.last_sent_at() is None
 
 
 def test_they_outlive_the_process(invalidations: Invalidations, place: Place, clock: Clock) -> None:
     invalidations.request("sent")
-    invalidations.mark_sent(invalidations.waiting(9))
+    invalidations.mark_sent(invalidations.unsent(9))
     invalidations.request("waiting")
     with closing(place.open()) as reopened:
         later = Invalidations(reopened, "main", clock=clock)
@@ -106,7 +106,7 @@ def verified(ledger: Ledger, checksum: str = CHECKSUM, path: str = "v/my_video_7
 
 def replaces(ledger: Ledger, checksum: str = OTHER_CHECKSUM) -> bool:
     upload = enqueue(ledger, object_key=KEY)
-    return ledger.replaces(ledger.record(upload, checksum=checksum))
+    return ledger.replaces_other_content(ledger.record(upload, checksum=checksum))
 
 
 def test_a_first_upload_replaces_nothing(ledger: Ledger) -> None:
@@ -159,4 +159,4 @@ def test_what_came_later_was_not_replaced(ledger: Ledger) -> None:
     """The question is about the past of a row, whatever happened to its key since."""
     first = ledger.record(enqueue(ledger, object_key=KEY), checksum=OTHER_CHECKSUM)
     verified(ledger)
-    assert not ledger.replaces(only(ledger.uploads(ids=[first.id])))
+    assert not ledger.replaces_other_content(only(ledger.uploads(ids=[first.id])))

@@ -95,7 +95,7 @@ def test_an_identity_is_adopted_without_disturbing_the_work(ledger: Ledger) -> N
     enqueue(ledger)
     claimed = only(claim(ledger))
     renumbered = Identity(device=1, inode=2, size=1_000, mtime_ns=3)
-    adopted = ledger.adopt_identity(claimed, renumbered)
+    adopted = ledger.update_identity(claimed, renumbered)
     assert adopted.identity == renumbered
     assert (adopted.state, adopted.claim, adopted.claimed_by) == (State.PENDING, claimed.claim, "main")
     assert ledger.events(claimed.id)[-1].event == "identity"
@@ -208,7 +208,7 @@ def test_an_upload_that_does_not_exist_is_named(ledger: Ledger) -> None:
     with pytest.raises(UnknownUploadError, match="no upload 4711"):
         ledger.reopen(4711, reason="by hand")
     with pytest.raises(UnknownUploadError):
-        ledger.note(4711, "event", "detail")
+        ledger.append_event(4711, "event", "detail")
 
 
 def test_a_postponed_upload_waits_and_counts(ledger: Ledger, clock: Clock) -> None:
@@ -247,7 +247,7 @@ def test_waiting_for_somebody_else_is_no_failure(ledger: Ledger, clock: Clock) -
     upload = ledger.postpone(enqueue(ledger), delay=timedelta(0), error="timeout", error_code="timeout")
     claimed = only(claim(ledger))
     for reason in ("the row is not ready", "the row is still not ready"):
-        waiting = ledger.wait(claimed, delay=timedelta(seconds=5), reason=reason, code="gate")
+        waiting = ledger.defer(claimed, delay=timedelta(seconds=5), reason=reason, code="gate")
         assert waiting.due_at == clock.advance(seconds=5)
         (claimed,) = claim(ledger)
     assert (waiting.state, waiting.attempts, waiting.claimed_by) == (State.PENDING, upload.attempts, None)

@@ -54,7 +54,7 @@ def reading(ledger: Ledger) -> dict[str, tuple[Callable[[], object], set[str]]]:
         "next due, none is": (lambda: ledger.next_due(State.PUBLISHED, horizon=RETENTION), {"uploads_due"}),
         "a page of the gate": (lambda: ledger.awaiting_row(limit=20), {"uploads_awaiting_row"}),
         "a later page": (lambda: ledger.awaiting_row(limit=20, after=ROWS // 2), {"uploads_awaiting_row"}),
-        "the oldest at the gate": (ledger.oldest_awaiting_row, {"uploads_awaiting_since"}),
+        "the oldest at the gate": (ledger.awaiting_row_since, {"uploads_awaiting_since"}),
         "how many are at the gate": (
             ledger.count_awaiting_row,
             {"uploads_awaiting_since", "uploads_awaiting_row"},
@@ -76,7 +76,7 @@ def test_what_is_claimed_and_renewed_is_found_by_its_number(empty: Database, cro
     ledger = Ledger(empty, INSTANCE)
 
     def work() -> None:
-        ledger.renew(ledger.claim(State.PENDING, 8, lease=LEASE, horizon=BACKOFF), LEASE)
+        ledger.renew_claims(ledger.claim(State.PENDING, 8, lease=LEASE, horizon=BACKOFF), LEASE)
 
     updates = [plan for plan in plans_of(empty, work) if plan.statement.startswith("UPDATE")]
     assert [plan.reads_by for plan in updates] == [{"primary key"}, {"primary key"}]
@@ -88,7 +88,7 @@ def test_postgresql_writes_no_index_for_a_claim(postgres_place: Place) -> None:
         gather(database, ROWS)
         ledger = Ledger(database, INSTANCE)
         with database.transaction(), database.operation("count what was rewritten") as connected:
-            ledger.renew(ledger.claim(State.PENDING, 64, lease=LEASE, horizon=BACKOFF), LEASE)
+            ledger.renew_claims(ledger.claim(State.PENDING, 64, lease=LEASE, horizon=BACKOFF), LEASE)
             cursor = connected.execute_sql(
                 "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_xact_user_tables"
                 " WHERE schemaname = %s AND relname = 'uploads'",

@@ -1,14 +1,17 @@
 """What the package hands out is plain, immutable and ready for JSON."""
 
 import json
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, fields
 from datetime import UTC, datetime, timedelta, timezone
+from types import NoneType
+from typing import get_args, get_type_hints
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from db import Identity, Ledger, State, Upload, format_time
+from db.models import UploadRow
 from db.records import parse_time
 from tests.support.databases import VIDEO_ID, bring, enqueue
 
@@ -21,6 +24,13 @@ LISTED = """
 
 def test_an_upload_lists_itself_under_the_documented_names(ledger: Ledger) -> None:
     assert set(LISTED.split()) <= enqueue(ledger).as_dict().keys()
+
+
+def test_an_upload_has_the_columns_of_the_model_in_their_order() -> None:
+    columns = UploadRow._meta.sorted_fields
+    assert [field.name for field in fields(Upload)] == [column.name for column in columns]
+    nullable = {name for name, hint in get_type_hints(Upload).items() if NoneType in get_args(hint)}
+    assert nullable == {column.name for column in columns if column.null}
 
 
 def test_an_upload_survives_json(ledger: Ledger) -> None:

@@ -124,7 +124,7 @@ class TestSqliteFile:
         blocker = os.path.join(tmp_path, "file")
         with open(blocker, "w", encoding="ascii"):
             pass
-        with pytest.raises(DatabaseError, match="Choose a place") as caught:
+        with pytest.raises(DatabaseError, match="Choose a directory") as caught:
             open_database(sqlite_url(os.path.join(blocker, "ledger.sqlite3")))
         assert caught.value.kind is ErrorKind.ENVIRONMENT
 

@@ -84,7 +84,7 @@ def test_a_commit_that_cannot_be_written_says_why(sqlite_place: Place) -> None:
 
 def test_tables_that_are_missing_are_the_operators_affair(place: Place) -> None:
     with closing(place.open()) as database:
-        with pytest.raises(DatabaseError, match="the daemon updates them") as caught:
+        with pytest.raises(DatabaseError, match="which updates them") as caught:
             Ledger(database, "main").counts()
         assert caught.value.kind is ErrorKind.ENVIRONMENT
         assert caught.value.operation == "count the uploads"
@@ -182,16 +182,16 @@ def test_a_pool_with_no_connection_left_is_a_matter_of_time(
 @pytest.mark.parametrize(
     ("state", "kind", "hint"),
     [
-        ("22001", ErrorKind.OBJECT, "cannot be written as it is"),
-        ("25006", ErrorKind.ENVIRONMENT, "only reads"),
+        ("22001", ErrorKind.OBJECT, "cannot be written with these values"),
+        ("25006", ErrorKind.ENVIRONMENT, "is read-only"),
         ("28P01", ErrorKind.ENVIRONMENT, "password"),
-        ("40001", ErrorKind.TRANSIENT, "by itself"),
+        ("40001", ErrorKind.TRANSIENT, "automatically"),
         ("42P01", ErrorKind.ENVIRONMENT, "db migrate"),
         ("53100", ErrorKind.ENVIRONMENT, "Free some space"),
         ("53300", ErrorKind.TRANSIENT, "more connections"),
-        ("57P03", ErrorKind.TRANSIENT, "by itself"),
-        ("58030", ErrorKind.ENVIRONMENT, "its own disk"),
-        ("XX000", ErrorKind.ENVIRONMENT, "not expected"),
+        ("57P03", ErrorKind.TRANSIENT, "automatically"),
+        ("58030", ErrorKind.ENVIRONMENT, "its disk"),
+        ("XX000", ErrorKind.ENVIRONMENT, "unexpected"),
     ],
 )
 def test_what_a_server_says_is_judged_by_its_code(

@@ -64,25 +64,25 @@ def test_live_uploads_are_those_in_the_states_wanted(ledger: Ledger, monkeypatch
     monkeypatch.setattr("db.ledger_reader.PAGE", 1)
     in_every_state(ledger)
     wanted = {State.PENDING, State.REJECTED, State.FAILED}
-    assert {upload.state for upload in ledger.live_uploads(wanted)} == wanted
-    assert list(ledger.live_uploads(set())) == []
+    assert {upload.state for upload in ledger.iter_in_states(wanted)} == wanted
+    assert list(ledger.iter_in_states(set())) == []
 
 
 def test_another_path_with_the_same_key_is_found(ledger: Ledger, database: Database) -> None:
     enqueue(Ledger(database, "other"), "theirs", object_key="key")
     mine = enqueue(ledger, "mine", object_key="key")
-    assert ledger.same_key(mine) is None
+    assert ledger.key_conflict(mine) is None
     elder = enqueue(ledger, "elder", object_key="key")
     enqueue(ledger, "younger", object_key="key")
     enqueue(ledger, "other", object_key="other key")
-    assert ledger.same_key(mine) == elder
-    assert ledger.same_key(elder) == mine
+    assert ledger.key_conflict(mine) == elder
+    assert ledger.key_conflict(elder) == mine
 
 
 @pytest.mark.parametrize("state", list(State))
 def test_only_who_has_or_wants_the_object_is_a_rival(ledger: Ledger, state: State) -> None:
     bring(ledger, enqueue(ledger, "rival", object_key="key"), state)
-    rival = ledger.same_key(enqueue(ledger, "mine", object_key="key"))
+    rival = ledger.key_conflict(enqueue(ledger, "mine", object_key="key"))
     assert (rival is not None) == (state.is_open or state is State.RELEASED)
 
 
