@@ -1,4 +1,4 @@
-"""The compressor's table, read by indexes and written in one column alone."""
+"""The compressor's table is read through its indexes, and only its column `url` is written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from db import CompressorTable, Database, Ledger, Publications, State, migrate, open_database
 from tests.compressor.database import add_video
 from tests.support.catalog_rows import BASE_URL, CatalogRows, catalog_rows
-from tests.support.databases import VIDEO_ID, bring, enqueue
+from tests.support.databases import VIDEO_ID, advance_to, enqueue
 from tests.support.postgres import PostgresServer
 
 OTHER_VIDEO = VIDEO_ID.replace("0b8e", "1b8e")
@@ -91,9 +91,9 @@ def test_the_gates_question_is_one_query_that_indexes_answer(
     assert isinstance(asked, tuple)
     rows.connection.execute("SET enable_seqscan = off")
     plan = rows.connection.execute(f"EXPLAIN {asked[0]}", asked[1]).fetchall()
-    told = "\n".join(line["QUERY PLAN"] for line in plan)
-    assert "uploads_awaiting_row" in told
-    assert "Seq Scan" not in told
+    steps = "\n".join(line["QUERY PLAN"] for line in plan)
+    assert "uploads_awaiting_row" in steps
+    assert "Seq Scan" not in steps
 
 
 def test_rows_that_are_about_to_be_written_to_are_locked_and_others_are_not(
@@ -109,7 +109,7 @@ def test_rows_that_are_about_to_be_written_to_are_locked_and_others_are_not(
 
 
 def may_be_locked(rows: CatalogRows, row_id: str) -> bool:
-    """Whether the compressor could change the row at this moment without waiting."""
+    """Whether the compressor could change the row now without waiting for a lock."""
     try:
         rows.connection.execute("SELECT 1 FROM video_qualities WHERE id = %s FOR UPDATE NOWAIT", [row_id])
     except psycopg.errors.LockNotAvailable:
@@ -132,7 +132,7 @@ def test_a_url_is_given_only_to_a_row_that_still_is_as_it_was_read(
 def test_what_does_not_show_what_was_published_is_found(
     rows: CatalogRows, table: CompressorTable, ledger: Ledger
 ) -> None:
-    upload = bring(ledger, enqueue(ledger), State.PUBLISHED)
+    upload = advance_to(ledger, enqueue(ledger), State.PUBLISHED)
     shown, back, new = (rows.insert("a_720p.mp4", "720p") for _ in range(3))
     rows.insert("a_480p.mp4", "480p", "processing")
     rows.insert("a_480p.mp4", "480p", video_id=OTHER_VIDEO)
@@ -152,7 +152,7 @@ def test_what_does_not_show_what_was_published_is_found(
 def test_a_publication_remembers_what_stood_there_before_however_often_it_is_repeated(
     rows: CatalogRows, table: CompressorTable, ledger: Ledger
 ) -> None:
-    upload = bring(ledger, enqueue(ledger), State.PUBLISHED)
+    upload = advance_to(ledger, enqueue(ledger), State.PUBLISHED)
     row_id = rows.insert("a_720p.mp4", "720p")
     publications = Publications(ledger.database, "main")
     (row,) = table.rows_of_video(VIDEO_ID)

@@ -1,4 +1,4 @@
-"""The ledger answers what it is asked, about its own instance, in a bounded amount of memory."""
+"""Queries of the ledger concern its own instance and use a bounded amount of memory."""
 
 import os
 from datetime import timedelta
@@ -7,20 +7,20 @@ from itertools import islice
 import pytest
 
 from db import Database, InstanceReport, Ledger, LedgerReader, State
-from tests.support.databases import Clock, bring, enqueue, only
+from tests.support.databases import Clock, advance_to, enqueue, only
 
 OTHER_VIDEO = "6f1c2a8e-0d1b-4b43-9f4e-2a3b4c5d6e7f"
 
 
 def in_every_state(ledger: Ledger) -> None:
-    """One upload a state, whose path is the state's word."""
+    """Add an upload in each state, whose path is the state's value."""
     for state in State:
-        bring(ledger, enqueue(ledger, state.value), state)
+        advance_to(ledger, enqueue(ledger, state.value), state)
 
 
 def test_the_current_upload_is_the_newest_of_its_path(ledger: Ledger) -> None:
-    bring(ledger, enqueue(ledger), State.RELEASED)
-    newest = bring(ledger, enqueue(ledger), State.RELEASED)
+    advance_to(ledger, enqueue(ledger), State.RELEASED)
+    newest = advance_to(ledger, enqueue(ledger), State.RELEASED)
     enqueue(ledger, "another.mp4")
     assert ledger.current(newest.path) == newest
     assert ledger.current("unknown.mp4") is None
@@ -81,7 +81,7 @@ def test_another_path_with_the_same_key_is_found(ledger: Ledger, database: Datab
 
 @pytest.mark.parametrize("state", list(State))
 def test_only_who_has_or_wants_the_object_is_a_rival(ledger: Ledger, state: State) -> None:
-    bring(ledger, enqueue(ledger, "rival", object_key="key"), state)
+    advance_to(ledger, enqueue(ledger, "rival", object_key="key"), state)
     rival = ledger.key_conflict(enqueue(ledger, "mine", object_key="key"))
     assert (rival is not None) == (state.is_open or state is State.RELEASED)
 
@@ -96,7 +96,7 @@ def test_uploads_are_counted_by_state(ledger: Ledger, database: Database) -> Non
 
 def test_the_oldest_pending_upload_was_discovered_first(ledger: Ledger, clock: Clock) -> None:
     assert ledger.oldest_pending() is None
-    bring(ledger, enqueue(ledger, "a"), State.VERIFIED)
+    advance_to(ledger, enqueue(ledger, "a"), State.VERIFIED)
     oldest = enqueue(ledger, "b")
     clock.advance(seconds=1)
     enqueue(ledger, "c")

@@ -1,4 +1,4 @@
-"""What the package hands out is plain, immutable and ready for JSON."""
+"""Records are plain, immutable and ready for JSON."""
 
 import json
 from dataclasses import FrozenInstanceError, fields
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from db import Identity, Ledger, State, Upload, format_time
 from db.models import UploadRow
 from db.records import parse_time
-from tests.support.databases import VIDEO_ID, bring, enqueue
+from tests.support.databases import VIDEO_ID, advance_to, enqueue
 
 LISTED = """
     id video_id filename quality path device inode size mtime_ns checksum etag version_id object_key url state
@@ -34,7 +34,7 @@ def test_an_upload_has_the_columns_of_the_model_in_their_order() -> None:
 
 
 def test_an_upload_survives_json(ledger: Ledger) -> None:
-    upload = bring(ledger, enqueue(ledger), State.VERIFIED)
+    upload = advance_to(ledger, enqueue(ledger), State.VERIFIED)
     listed = json.loads(json.dumps(upload.as_dict()))
     assert listed["state"] == "verified"
     assert listed["video_id"] == VIDEO_ID

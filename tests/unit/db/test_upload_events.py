@@ -1,4 +1,4 @@
-"""Each upload's story is kept in order, from its first line on, and does not grow without end."""
+"""Each upload's events are kept in order, the first one included, and are bounded in number."""
 
 from contextlib import suppress
 
@@ -7,7 +7,7 @@ from db.upload_events import EVENTS_KEPT
 from tests.support.databases import Clock, enqueue
 
 
-def test_events_are_told_in_order_with_their_time(ledger: Ledger, clock: Clock) -> None:
+def test_events_are_kept_in_order_with_their_time(ledger: Ledger, clock: Clock) -> None:
     upload = enqueue(ledger)
     clock.advance(seconds=1)
     ledger.append_event(upload.id, "adopted", "the object was there already")
@@ -19,7 +19,7 @@ def test_events_are_told_in_order_with_their_time(ledger: Ledger, clock: Clock) 
     }
 
 
-def test_a_long_story_keeps_its_beginning_and_its_end(database: Database, ledger: Ledger) -> None:
+def test_the_first_and_the_newest_events_are_kept(database: Database, ledger: Ledger) -> None:
     other = enqueue(ledger, "other.mp4")
     upload = enqueue(ledger)
     with database.transaction():
@@ -33,7 +33,7 @@ def test_a_long_story_keeps_its_beginning_and_its_end(database: Database, ledger
     assert len(ledger.events(other.id)) == 1
 
 
-def test_a_story_that_is_just_full_is_whole(database: Database, ledger: Ledger) -> None:
+def test_as_many_events_as_are_kept_are_complete(database: Database, ledger: Ledger) -> None:
     upload = enqueue(ledger)
     with database.transaction():
         for number in range(EVENTS_KEPT - 1):
@@ -43,7 +43,7 @@ def test_a_story_that_is_just_full_is_whole(database: Database, ledger: Ledger) 
     assert [event.detail for event in ledger.events(upload.id)[1:3]] == ["1", "2"]
 
 
-def test_what_is_rolled_back_was_never_told(database: Database, ledger: Ledger) -> None:
+def test_an_event_is_rolled_back_with_its_transaction(database: Database, ledger: Ledger) -> None:
     upload = enqueue(ledger)
     with suppress(LookupError), database.transaction():
         ledger.append_event(upload.id, "noted", "something")
