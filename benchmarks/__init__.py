@@ -1,1 +1,1 @@
-"""What the daemon's work costs: programs that measure, print a table, and fail where a promise is broken."""
+"""Benchmarks that print a table and fail if a documented limit is exceeded."""

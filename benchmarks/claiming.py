@@ -1,7 +1,7 @@
-"""What a claim costs in a ledger of a million uploads: ``python -m benchmarks.claiming [--rows N]``.
+"""The cost of a claim in a ledger of a million uploads: ``python -m benchmarks.claiming [--rows N]``.
 
-Exits 0 only if claiming a batch took less than `MOST_MS` on SQLite and on PostgreSQL, and every question was
-answered by the index that was made for it; 1 if not.
+Exits with 0 if claiming a batch took less than `MAX_MS` on SQLite and on PostgreSQL and every query was
+answered by the index made for it, otherwise with 1.
 """
 
 from __future__ import annotations
@@ -22,36 +22,36 @@ from rich.console import Console
 from rich.table import Table
 
 from db import Database, Ledger, State, Upload, open_database, sqlite_url
-from tests.support.bulk_ledger import BACKOFF, INSTANCE, RETENTION, Crowd, gather
+from tests.support.bulk_ledger import BACKOFF, INSTANCE, RETENTION, RowCounts, fill_ledger
 from tests.support.postgres import PostgresUnavailableError, running_postgres
-from tests.support.query_plans import Plan, plans_of
+from tests.support.query_plans import Plan, explain
 from watcher.app.wiring import RELEASE_BATCH
 
-MOST_MS = 5.0
-"""What claiming a batch may cost, in the median."""
+MAX_MS = 5.0
+"""The limit for claiming a batch, in the median."""
 
 LEASE = timedelta(minutes=1)
 BATCHES = 100
-ROUNDS = 5
-"""A claim that takes too long is measured again, so often at most: this machine may be busy otherwise."""
+MAX_ROUNDS = 5
+"""How often a claim that exceeds the limit is measured, because the machine may be busy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Something that is done all day, and what follows it off the clock."""
+    """An operation to measure, and what follows it without being measured."""
 
-    what: str
-    act: Callable[[], Any]
+    name: str
+    run: Callable[[], Any]
     index: frozenset[str] = frozenset()
-    """What its SELECTs must be answered by; where none is named nothing is asked."""
+    """The indexes that must answer its SELECTs; not checked if empty."""
     is_claim: bool = False
-    then: Callable[[Any], object] = lambda _: None
+    cleanup: Callable[[Any], object] = lambda _: None
     times: int = BATCHES
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """How long a case took, in milliseconds, and what is wrong with it."""
+class Measurement:
+    """How long a case took, in milliseconds, and which requirement it misses."""
 
     case: Case
     milliseconds: Sequence[float]
@@ -59,17 +59,17 @@ class Measured:
 
     @property
     def median(self) -> float:
-        """Half of them took less."""
+        """The median."""
         return statistics.median(self.milliseconds)
 
     @property
     def p95(self) -> float:
-        """Nineteen of twenty took less."""
+        """The 95th percentile."""
         return sorted(self.milliseconds)[len(self.milliseconds) * 95 // 100]
 
 
-def cases(database: Database, ledger: Ledger, crowd: Crowd) -> Iterator[Case]:
-    """What the daemon asks its ledger, in the order in which it can be measured."""
+def cases(database: Database, ledger: Ledger, counts: RowCounts) -> Iterator[Case]:
+    """The daemon's operations on its ledger, in an order in which they can be measured."""
 
     def due_again(after: timedelta) -> Callable[[Sequence[Upload]], None]:
         return lambda uploads: end_claims(database, uploads, ledger.now() + after)
@@ -83,12 +83,16 @@ def cases(database: Database, ledger: Ledger, crowd: Crowd) -> Iterator[Case]:
     due = frozenset({"uploads_due"})
     yield Case("commit one small row, for comparison", committing(database, ledger))
     for limit in (1, RELEASE_BATCH):
-        act = claim(State.PENDING, limit, BACKOFF)
+        run_claim = claim(State.PENDING, limit, BACKOFF)
         yield Case(
-            f"claim {limit} of {crowd.due:,} due", act, due, is_claim=True, then=due_again(timedelta(0))
+            f"claim {limit} of {counts.due:,} due",
+            run_claim,
+            due,
+            is_claim=True,
+            cleanup=due_again(timedelta(0)),
         )
     yield Case(
-        f"claim {RELEASE_BATCH}, none of {crowd.published:,} is due",
+        f"claim {RELEASE_BATCH}, none of {counts.published:,} is due",
         claim(State.PUBLISHED, RELEASE_BATCH, RETENTION),
         due,
         is_claim=True,
@@ -98,26 +102,26 @@ def cases(database: Database, ledger: Ledger, crowd: Crowd) -> Iterator[Case]:
         claim(State.PUBLISHED, RELEASE_BATCH, timedelta(minutes=1)),
         due,
         is_claim=True,
-        then=due_again(RETENTION / 2),
+        cleanup=due_again(RETENTION / 2),
     )
     yield Case("next_due, some are", next_due(State.PENDING, BACKOFF), due)
     yield Case("next_due, none is", next_due(State.PUBLISHED, RETENTION), due)
     held = ledger.claim(State.PENDING, RELEASE_BATCH, lease=LEASE, horizon=BACKOFF)
-    yield Case(f"renew {RELEASE_BATCH} claims", lambda: ledger.renew(held, LEASE))
+    yield Case(f"renew {RELEASE_BATCH} claims", lambda: ledger.renew_claims(held, LEASE))
     gate = frozenset({"uploads_awaiting_row"})
-    page = min(500, crowd.awaiting_row // 2)
+    page = min(500, counts.awaiting_row // 2)
     yield Case(
-        f"list {page} of {crowd.awaiting_row:,} at the gate", gate_page(ledger, page, 0), gate, times=50
+        f"list {page} of {counts.awaiting_row:,} at the gate", gate_page(ledger, page, 0), gate, times=50
     )
-    yield Case("list as many further on", gate_page(ledger, page, crowd.rows // 2), gate, times=50)
+    yield Case("list as many further on", gate_page(ledger, page, counts.rows // 2), gate, times=50)
     yield Case("count what is at the gate", ledger.count_awaiting_row, times=20)
     since = frozenset({"uploads_awaiting_since"})
-    yield Case("find the oldest at the gate", ledger.oldest_awaiting_row, since)
-    yield Case("free an earlier run's claims, at its start", ledger.release_all_claims, times=1)
+    yield Case("find the oldest at the gate", ledger.awaiting_row_since, since)
+    yield Case("end an earlier run's claims, at startup", ledger.release_all_claims, times=1)
 
 
 def end_claims(database: Database, uploads: Sequence[Upload], due_at: datetime) -> None:
-    """Have nobody hold uploads any more, and all be due then: as workers do, but in one statement."""
+    """End the claims of uploads and make them due at `due_at`, in one statement."""
     rows = database.tables.uploads
     ended = {"claimed_by": None, "claimed_until": None, "claim": rows.claim + 1, "due_at": due_at}
     with database.transaction("end claims"):
@@ -125,78 +129,80 @@ def end_claims(database: Database, uploads: Sequence[Upload], due_at: datetime) 
 
 
 def committing(database: Database, ledger: Ledger) -> Callable[[], None]:
-    """The least that a transaction can write: what the disk takes of every claim."""
+    """A minimal transaction, whose time is the disk's share of every claim."""
     ledger.heartbeat({})
     instances = database.tables.instances
 
     def commit() -> None:
-        with database.transaction("commit next to nothing"):
+        with database.transaction("commit one small row"):
             instances.update(pid=instances.pid + 1).execute()
 
     return commit
 
 
 def gate_page(ledger: Ledger, limit: int, after: int) -> Callable[[], list[Upload]]:
-    """One page of what waits for its catalog row."""
+    """A query for one page of the uploads at the catalog gate."""
     return lambda: ledger.awaiting_row(limit=limit, after=after)
 
 
-def measure(case: Case, database: Database) -> Measured:
-    """Time a case, and look at its plans."""
-    problem = wrong_way(case, plans_of(database, lambda: case.then(case.act()))) if case.index else None
+def measure(case: Case, database: Database) -> Measurement:
+    """Time a case and check its plans."""
+    problem = plan_problem(case, explain(database, lambda: case.cleanup(case.run()))) if case.index else None
     rounds = [timed(case)]
-    while case.is_claim and statistics.median(rounds[-1]) >= MOST_MS and len(rounds) < ROUNDS:
+    while case.is_claim and statistics.median(rounds[-1]) >= MAX_MS and len(rounds) < MAX_ROUNDS:
         rounds.append(timed(case))
-    best = Measured(case, min(rounds, key=statistics.median), problem)
-    if problem is None and case.is_claim and best.median >= MOST_MS:
-        problem = f"took {best.median:.1f} ms in the median, not less than {MOST_MS:g} ms"
-        return Measured(case, best.milliseconds, problem)
+    best = Measurement(case, min(rounds, key=statistics.median), problem)
+    if problem is None and case.is_claim and best.median >= MAX_MS:
+        problem = f"took {best.median:.1f} ms in the median, not less than {MAX_MS:g} ms"
+        return Measurement(case, best.milliseconds, problem)
     return best
 
 
 def timed(case: Case) -> list[float]:
-    """How many milliseconds it took each time."""
+    """The milliseconds that each run took."""
     taken = []
     for _ in range(case.times):
         started = time.perf_counter()
-        result = case.act()
+        result = case.run()
         taken.append((time.perf_counter() - started) * 1000)
-        case.then(result)
+        case.cleanup(result)
     return taken
 
 
-def wrong_way(case: Case, plans: Sequence[Plan]) -> str | None:
-    """What is wrong with the way the database takes, if anything is."""
+def plan_problem(case: Case, plans: Sequence[Plan]) -> str | None:
+    """A description of the first plan that does not use the wanted index; None if all do."""
     for plan in plans:
-        if plan.statement.startswith("SELECT") and not (plan.reads_by and plan.reads_by <= case.index):
+        if plan.statement.startswith("SELECT") and not (
+            plan.access_paths and plan.access_paths <= case.index
+        ):
             return "is not answered by its index:\n" + "\n".join((plan.statement, *plan.steps))
     return None
 
 
 def run(name: str, database: Database, rows: int, console: Console) -> list[str]:
-    """Fill one database and measure everything on it; returns what went wrong."""
+    """Fill one database and measure every case on it; returns the missed requirements."""
     started = time.monotonic()
     with console.status(f"{name}: filling a ledger with {rows:,} uploads …"):
-        crowd = gather(database, rows)
+        counts = fill_ledger(database, rows)
     seconds = time.monotonic() - started
     ledger = Ledger(database, INSTANCE)
     table = Table(
-        title=f"{name}: {crowd.rows:,} uploads, {crowd.due:,} due, {crowd.held:,} held by another",
+        title=f"{name}: {counts.rows:,} uploads, {counts.due:,} due, {counts.held:,} held by another",
         title_justify="left",
         caption_justify="left",
     )
-    table.add_column("what", no_wrap=True)
+    table.add_column("operation", no_wrap=True)
     for heading in ("batches", "median", "p95", "max"):
         table.add_column(heading, justify="right")
     problems = []
     with database.session(), console.status(f"{name}: measuring …"):
-        for case in cases(database, ledger, crowd):
+        for case in cases(database, ledger, counts):
             measured = measure(case, database)
             times = (measured.median, measured.p95, max(measured.milliseconds))
-            table.add_row(case.what, str(case.times), *(f"{number:.2f}" for number in times))
+            table.add_row(case.name, str(case.times), *(f"{number:.2f}" for number in times))
             if measured.problem:
-                problems.append(f"{name}: {case.what} {measured.problem}")
-    # Whoever reads the times has to know how much else this machine was doing.
+                problems.append(f"{name}: {case.name} {measured.problem}")
+    # The times depend on what else the machine was doing.
     load = f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} processors"
     table.caption = f"Times are in milliseconds. Filled in {seconds:.0f} s. Load {load}."
     console.print(table)
@@ -205,16 +211,16 @@ def run(name: str, database: Database, rows: int, console: Console) -> list[str]
 
 @contextmanager
 def sqlite() -> Iterator[Database]:
-    """A file in a directory of its own, on the disk that TMPDIR is on."""
+    """A SQLite file in a temporary directory."""
     with tempfile.TemporaryDirectory(prefix="claiming-") as directory:
-        with_file = sqlite_url(os.path.join(directory, "ledger.sqlite3"))
-        with closing(open_database(with_file)) as database:
+        url = sqlite_url(os.path.join(directory, "ledger.sqlite3"))
+        with closing(open_database(url)) as database:
             yield database
 
 
 @contextmanager
 def postgresql() -> Iterator[Database]:
-    """A server of its own, on the same disk. Raises PostgresUnavailableError."""
+    """A PostgreSQL server in a temporary directory. Raises PostgresUnavailableError."""
     with (
         running_postgres() as server,
         server.fresh_schema() as schema,
@@ -224,14 +230,14 @@ def postgresql() -> Iterator[Database]:
 
 
 def main() -> int:
-    """Measure on both databases."""
+    """Run the benchmark on both databases."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.claiming", description=__doc__.partition("\n")[0]
     )
     parser.add_argument("--rows", type=int, default=1_000_000, help="how many uploads (default: %(default)s)")
     rows = parser.parse_args().rows
     if rows < 20_000:
-        parser.error("in fewer than 20,000 rows there is nothing to find")
+        parser.error("--rows must be at least 20000: in a smaller table indexes make no difference")
     console = Console(highlight=False)
     console.width = max(console.width, 100)
     problems: list[str] = []
@@ -246,7 +252,7 @@ def main() -> int:
     if problems:
         return 1
     console.print(
-        f"Claiming a batch took less than {MOST_MS:g} ms in the median, and every question was answered by "
+        f"Claiming a batch took less than {MAX_MS:g} ms in the median, and every query was answered by "
         "its index, on both databases.",
         style="green",
     )

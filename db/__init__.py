@@ -1,4 +1,7 @@
-"""The ledger (what was done and must be done) and the catalog (where players find it). Knows no S3."""
+"""The ledger (what was done with each file and is due) and the catalog (the URLs that players are given).
+
+Independent of S3 and of `watcher`.
+"""
 
 from db.catalog import Catalog, NoCatalog, OwnCatalog
 from db.catalog_models import QUALITIES
@@ -14,7 +17,6 @@ from db.errors import (
     LedgerError,
     UnknownUploadError,
 )
-from db.facts import Admission, Progress, Proof
 from db.invalidations import Invalidation, Invalidations
 from db.ledger import Ledger
 from db.ledger_reader import LedgerReader
@@ -22,11 +24,14 @@ from db.migration import MIGRATIONS, migrate, pending_migrations, schema_version
 from db.publications import Publication, Publications
 from db.records import (
     JSON,
+    Admission,
     CatalogRow,
     Gate,
     GateVerdict,
     Identity,
     InstanceReport,
+    Progress,
+    Proof,
     Upload,
     UploadEvent,
     format_time,

@@ -1,8 +1,7 @@
-"""The catalog: the rows that players' URLs come from, as one interface over whoever owns them.
+"""The catalog: the rows that hold the URLs players are given, as one interface over its implementations.
 
-The words `local_url` and `public_url` are a rendition's two addresses: where it can be played until the
-upload is confirmed, and from then on. Calls may be repeated at will, and may share a `Database.transaction`
-with the ledger. Every method may raise DatabaseError.
+`local_url` and `public_url` are a rendition's two addresses: before its upload is verified, and after. Every
+method is idempotent, may share a `Database.transaction` with the ledger and may raise DatabaseError.
 """
 
 import os
@@ -16,46 +15,46 @@ from db.records import CatalogRow, Gate, Upload
 
 
 class Catalog(Protocol):
-    """What the daemon asks of a catalog."""
+    """The interface of a catalog."""
 
     @property
     def creates_rows(self) -> bool:
-        """Whether `announce` makes rows, or somebody else does."""
+        """Whether `announce` creates rows; otherwise the catalog's owner does."""
 
     @property
     def has_gate(self) -> bool:
-        """Whether files wait for rows that somebody else makes, and whose word on the encode counts."""
+        """Whether files wait for rows of the catalog's owner, which also say whether the encode succeeded."""
 
     def announce(self, upload: Upload, *, local_url: str, public_url: str) -> None:
-        """See to it that the rendition has a row, which players can use before anything is uploaded."""
+        """Make sure that the rendition has a row, so that it can be played before it is uploaded."""
 
     def gate(self, upload: Upload) -> Gate:
         """Whether the file may be sent yet."""
 
     def publish(self, upload: Upload, *, public_url: str, local_url: str, is_current: bool = True) -> int:
-        """Point the rendition's rows at the object and say how many do now; 0 means look again later.
+        """Set the public URL in the rendition's rows; returns how many have it now. After 0, retry later.
 
-        `is_current` says whether the file at the path still is what was uploaded.
+        `is_current` says whether the path still holds the content that was uploaded.
         """
 
     def stale_rows(self, upload: Upload, *, public_url: str, local_url: str, is_current: bool = True) -> int:
-        """How many rows `publish` would have to change, or to make, for players to find the object."""
+        """How many rows `publish` would have to change or create so that players find the object."""
 
     def rows_deleted(self, upload: Upload) -> bool:
-        """Whether the rendition had rows and has none any more: it was deleted."""
+        """Whether the rendition had rows that were all deleted."""
 
     def revert_to_local_url(self, upload: Upload, *, public_url: str, local_url: str) -> int:
-        """Point the rendition's rows back at the local copy, for the object is lost; say how many changed."""
+        """Set the local URL again, because the object is lost; returns how many rows changed."""
 
     def reason_to_keep_copy(self, upload: Upload) -> str | None:
-        """Why the local copy must not be given up yet, as a sentence; None if nothing speaks against it."""
+        """Why the local copy must not be deleted yet, as a sentence; None if it may be."""
 
     def rows(self, video_id: str) -> Sequence[CatalogRow]:
         """The rows of a video, oldest first."""
 
 
 class OwnCatalog:
-    """A catalog of our own, for where there is no compressor's: `video_qualities` in our own database.
+    """The catalog that the uploader keeps where there is no compressor's: its own `video_qualities`.
 
     Its rows are `ready` from the start.
     """
@@ -68,9 +67,9 @@ class OwnCatalog:
         self._qualities = database.tables.qualities
 
     def announce(self, upload: Upload, *, local_url: str, public_url: str) -> None:
-        """Insert a ready row with the local URL, unless a row of the rendition has one of the two already.
+        """Insert a ready row with the local URL, unless a row of the rendition has one of the two URLs.
 
-        A row that shows the object of earlier content stays as it is until `publish`.
+        A row that shows the object of earlier content stays unchanged until `publish`.
         """
         with self._database.transaction(f"announce {upload.path} in the catalog"):
             if self._count(upload, local_url, public_url):
@@ -88,34 +87,34 @@ class OwnCatalog:
                 updated_at=now,
             ).execute()
 
-    def gate(self, upload: Upload) -> Gate:  # noqa: ARG002 - the protocol's; every upload is welcome here
-        """Open: nobody else has a say in what is sent."""
+    def gate(self, upload: Upload) -> Gate:  # noqa: ARG002 - the protocol's
+        """Open: this catalog has no gate."""
         return Gate.opened()
 
     def publish(self, upload: Upload, *, public_url: str, local_url: str, is_current: bool = True) -> int:  # noqa: ARG002
-        """Give the rendition's rows the public URL and the object's size; say how many have it now."""
+        """Set the public URL and the object's size in the rendition's rows; returns how many have them."""
         with self._database.transaction(f"publish {upload.path} in the catalog"):
             self._rewrite(upload, local_url, public_url)
             self._rewrite(upload, public_url, public_url)
             return self._count(upload, public_url)
 
     def stale_rows(self, upload: Upload, *, public_url: str, local_url: str, is_current: bool = True) -> int:  # noqa: ARG002
-        """The rows that still have the local URL; a row that is missing is one, too."""
-        with self._database.operation("look for rows that do not show an object"):
+        """The number of rows that have the local URL; 1 if no row has either URL."""
+        with self._database.operation("count the rows that do not show an object"):
             return self._count(upload, local_url) or int(not self._count(upload, public_url))
 
     def revert_to_local_url(self, upload: Upload, *, public_url: str, local_url: str) -> int:
-        """Give the rendition's rows that have the public URL the local one again; say how many."""
-        with self._database.transaction(f"withdraw {upload.path} from the catalog"):
+        """Set the local URL in the rendition's rows that have the public one; returns how many."""
+        with self._database.transaction(f"revert {upload.path} to its local URL in the catalog"):
             return self._rewrite(upload, public_url, local_url)
 
     def rows_deleted(self, upload: Upload) -> bool:  # noqa: ARG002
-        """Never: a row that is missing is made."""
+        """Always False: a missing row is created."""
         return False
 
     def reason_to_keep_copy(self, upload: Upload) -> str | None:
-        """Unless a row shows the object, players need the local copy."""
-        with self._database.operation("see whether the catalog needs the local copy"):
+        """A sentence unless a row has the URL of the object."""
+        with self._database.operation("check whether the catalog needs the local copy"):
             if upload.url is not None and self._count(upload, upload.url):
                 return None
         return "No catalog row shows the object: players need the local copy."
@@ -129,7 +128,7 @@ class OwnCatalog:
             return [CatalogRow(*row) for row in query.order_by(qualities.created_at, qualities.id).tuples()]
 
     def _rewrite(self, upload: Upload, present_url: str, url: str) -> int:
-        """Change the rows that have `present_url`, and only those that are not yet as they should be."""
+        """Update the rows that have `present_url` and differ from the wanted values."""
         qualities = self._qualities
         due = (qualities.url != url) | qualities.file_size.is_null() | (qualities.file_size != upload.size)
         change = qualities.update(url=url, file_size=upload.size, updated_at=self._database.now())
@@ -140,7 +139,7 @@ class OwnCatalog:
         return int(query.count())
 
     def _of(self, upload: Upload, *urls: str) -> tuple[Any, ...]:
-        """Which rows are this rendition's: several files of one video and quality differ in their URLs."""
+        """True of this rendition's rows: several files of one video and quality differ in their URLs."""
         qualities = self._qualities
         return (
             qualities.video_id == upload.video_id,
@@ -150,7 +149,7 @@ class OwnCatalog:
 
 
 class NoCatalog:
-    """For where nobody keeps a catalog: every file may be sent, and publishing writes nothing."""
+    """For deployments without a catalog: every file may be sent, and publishing writes nothing."""
 
     creates_rows = False
     has_gate = False
@@ -158,32 +157,32 @@ class NoCatalog:
     def announce(self, upload: Upload, *, local_url: str, public_url: str) -> None:
         """Write nothing."""
 
-    def gate(self, upload: Upload) -> Gate:  # noqa: ARG002 - the protocol's; every upload is welcome here
+    def gate(self, upload: Upload) -> Gate:  # noqa: ARG002 - the protocol's
         """Open."""
         return Gate.opened()
 
     def publish(self, upload: Upload, *, public_url: str, local_url: str, is_current: bool = True) -> int:  # noqa: ARG002
-        """1, as if there were a row: the upload goes on."""
+        """1, as if there were a row, so that the upload proceeds."""
         return 1
 
     def stale_rows(self, upload: Upload, *, public_url: str, local_url: str, is_current: bool = True) -> int:  # noqa: ARG002
-        """0: there is no row that could be amiss."""
+        """0: there are no rows."""
         return 0
 
     def rows_deleted(self, upload: Upload) -> bool:  # noqa: ARG002
-        """Never: there is nothing that could be deleted."""
+        """Always False: there are no rows."""
         return False
 
     def revert_to_local_url(self, upload: Upload, *, public_url: str, local_url: str) -> int:  # noqa: ARG002
-        """0: there is no row to change."""
+        """0: there are no rows."""
         return 0
 
     def reason_to_keep_copy(self, upload: Upload) -> str | None:  # noqa: ARG002
-        """None: no row needs the local copy."""
+        """None: there are no rows that need the local copy."""
         return None
 
     def rows(self, video_id: str) -> list[CatalogRow]:  # noqa: ARG002
-        """None."""
+        """An empty list."""
         return []
 
 

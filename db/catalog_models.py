@@ -1,4 +1,4 @@
-"""The catalogs as peewee models: our own table, the compressor's, and what we published onto its rows."""
+"""The catalogs as peewee models: our own table, the compressor's, and what was published onto its rows."""
 
 from peewee import (
     SQL,
@@ -17,16 +17,16 @@ from peewee import (
 from db.fields import CanonicalUuidField, UtcTimeField
 
 QUALITIES = ("144p", "240p", "360p", "480p", "720p", "1080p", "1440p", "2160p", "original")
-"""The quality words that the catalog's schema accepts: the compressor's own list."""
+"""The values of `quality` that the schema accepts: the compressor's list."""
 
 
-def words_in_sql(*words: str) -> str:
-    """The words as SQL lists them behind IN."""
+def sql_list(*words: str) -> str:
+    """The words as a list for SQL's IN."""
     return "(" + ", ".join(f"'{word}'" for word in words) + ")"
 
 
 QUALITY_CHECKS = (
-    Check(f"quality IN {words_in_sql(*QUALITIES)}", "video_qualities_quality_known"),
+    Check(f"quality IN {sql_list(*QUALITIES)}", "video_qualities_quality_known"),
     Check("status IN ('processing', 'ready', 'failed')", "video_qualities_status_known"),
 )
 
@@ -36,7 +36,7 @@ class PublicationRow(Model):
 
     row_id = CanonicalUuidField(primary_key=True)
     upload: "ForeignKeyField[Model]"
-    """Added by `db.models.bind`, for it must refer to the uploads of the same database."""
+    """Added by `db.models.bind`: it has to refer to the uploads of the same database."""
     instance = TextField()
     url = TextField()
     local_url = TextField(null=True)
@@ -44,9 +44,9 @@ class PublicationRow(Model):
 
 
 class CompressorRow(Model):
-    """The compressor's table `video_qualities`: the columns we read, of which we write `url` alone.
+    """The compressor's table `video_qualities`: the columns that are read; only `url` is ever written.
 
-    It is never made or changed by us. Its times do not know their zone.
+    The compressor owns the table and its schema. Its times have no time zone.
     """
 
     id = CanonicalUuidField(primary_key=True)
@@ -60,9 +60,9 @@ class CompressorRow(Model):
 
 
 class QualityRow(Model):
-    """Our own catalog: the compressor's table `video_qualities`, its columns and checks.
+    """Our own catalog: the columns and checks of the compressor's table `video_qualities`.
 
-    Its foreign key to `videos` is missing, for there is no such table here, and its times know their zone.
+    Its times have a time zone, and it has no foreign key to `videos`, a table that does not exist here.
     """
 
     id = CanonicalUuidField(primary_key=True)
@@ -96,7 +96,7 @@ class QualityRow(Model):
 
 
 def index_qualities(qualities: type[QualityRow]) -> None:
-    """Give our own catalog its indexes."""
+    """Add the indexes of our own catalog."""
     qualities.add_index(qualities.video_id, qualities.quality, name="video_qualities_of_video")
     qualities.add_index(
         qualities.video_id,

@@ -1,4 +1,4 @@
-"""The compressor's table: everything may be read of it, and of what is in it `url` alone may be changed."""
+"""The compressor's table `video_qualities`: its rows are read, and only their `url` is ever changed."""
 
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
@@ -14,10 +14,10 @@ _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 class CompressorTable:
-    """The rows of `video_qualities`, for one instance of the ledger that is kept beside them.
+    """The rows of `video_qualities`, and how they relate to the uploads of one instance in the same database.
 
-    The times that the compressor writes do not know their zone; they are taken to be in the server's. Every
-    method may raise DatabaseError.
+    The compressor's times have no time zone; they are read in the server's. Every method may raise
+    DatabaseError.
     """
 
     def __init__(self, database: Database, instance: str) -> None:
@@ -26,20 +26,20 @@ class CompressorTable:
         self._rows = database.tables.compressor_rows
         self._uploads = database.tables.uploads
 
-    def of_video(self, video_id: str, *, locked: bool = False) -> list[CatalogRow]:
-        """The rows of a video, oldest first; `locked` until the end of the transaction."""
+    def rows_of_video(self, video_id: str, *, locked: bool = False) -> list[CatalogRow]:
+        """The rows of a video, oldest first; `locked` locks them until the end of the transaction."""
         query = self._select().where(self._rows.video_id == video_id).order_by(self._rows.id)
         if locked:
             query = query.for_update()
         with self._database.operation("read the compressor's catalog"):
             return _sorted(_row(values) for values in query.dicts())
 
-    def of_waiting(
+    def rows_of_waiting(
         self, *, since: datetime | None = None, after: int = 0, limit: int
     ) -> list[tuple[Upload, list[CatalogRow]]]:
-        """What waits at the catalog gate, and all rows of its videos: one query, answered by indexes.
+        """The uploads at the catalog gate, each with all rows of its video: one query that indexes answer.
 
-        At most `limit` uploads with numbers behind `after`, only those waiting since `since` or later.
+        Reads at most `limit` uploads with ids above `after`, only those whose wait began at `since` or later.
         """
         uploads, rows = self._uploads, self._rows
         page: Any = uploads.select(uploads.id).where(
@@ -59,7 +59,7 @@ class CompressorTable:
             .order_by(uploads.id)
         )
         found: dict[int, tuple[Upload, list[CatalogRow]]] = {}
-        with self._database.operation("ask the catalog for waiting files"):
+        with self._database.operation("read the catalog rows of waiting uploads"):
             for values in query.dicts():
                 of_row = {name: values.pop(f"row_{name}") for name in self._columns()}
                 entry = found.setdefault(values["id"], (Upload(**values), []))
@@ -67,18 +67,18 @@ class CompressorTable:
                     entry[1].append(_row(of_row))
         return [(upload, _sorted(of_video)) for upload, of_video in found.values()]
 
-    def not_shown(self, states: Collection[State]) -> dict[str, list[CatalogRow]]:
-        """By video, the ready rows that do not show what we last published onto them, or nothing of ours yet.
+    def unpublished_rows(self, states: Collection[State]) -> dict[str, list[CatalogRow]]:
+        """The ready rows that do not have the URL last published onto them, if any was, by video id.
 
-        Of videos that have an upload in one of the states.
+        Reads only videos that have an upload in one of the states.
         """
         uploads, rows, shown = self._uploads, self._rows, self._database.tables.publications
-        of_ours: Any = uploads.select(uploads.video_id).where(
+        videos: Any = uploads.select(uploads.video_id).where(
             uploads.instance == self._instance, uploads.state.in_(sorted(states))
         )
         as_published: Any = shown.select(shown.row_id).where(shown.row_id == rows.id, shown.url == rows.url)
         query = self._select().where(
-            rows.status == "ready", rows.video_id.in_(of_ours), ~fn.EXISTS(as_published)
+            rows.status == "ready", rows.video_id.in_(videos), ~fn.EXISTS(as_published)
         )
         found: dict[str, list[CatalogRow]] = {}
         with self._database.operation("compare the catalog with what was published"):
@@ -87,8 +87,8 @@ class CompressorTable:
                 found.setdefault(row.video_id, []).append(row)
         return found
 
-    def gone_back(self, since: datetime) -> list[CatalogRow]:
-        """The ready rows published onto since then that show another URL than we gave them."""
+    def reverted_rows(self, since: datetime) -> list[CatalogRow]:
+        """The ready rows that were published onto after `since` and have another URL again."""
         rows, shown = self._rows, self._database.tables.publications
         query = (
             self._select()
@@ -100,33 +100,33 @@ class CompressorTable:
                 rows.url != shown.url,
             )
         )
-        with self._database.operation("watch the rows that were published"):
+        with self._database.operation("compare the rows published lately with the catalog"):
             return [_row(values) for values in query.dicts()]
 
-    def set_url(self, shown: Iterable[CatalogRow], url: str) -> int:
-        """Give rows a URL, each only if it still is as it was read; says how many it was given to."""
+    def set_url(self, read: Iterable[CatalogRow], url: str) -> int:
+        """Set the URL of rows, each only if it has not changed since it was read; returns how many."""
         rows = self._rows
         changed = 0
         with self._database.transaction("publish a URL in the compressor's catalog"):
-            for row in shown:
+            for row in read:
                 as_read = (rows.id == row.id, rows.status == row.status, rows.url == row.url)
                 changed += int(rows.update(url=url).where(*as_read).execute())
         return changed
 
-    def any_shows(self, urls: Sequence[str]) -> bool:
-        """Whether any row at all, of whatever video, has one of the URLs. Reads the whole table."""
+    def any_row_shows(self, urls: Sequence[str]) -> bool:
+        """Whether any row of any video has one of the URLs. Scans the whole table."""
         query: Any = self._rows.select(self._rows.id).where(self._rows.url.in_(list(urls))).limit(1)
-        with self._database.operation("see whether a row shows an object"):
+        with self._database.operation("check whether a row shows an object"):
             return query.scalar() is not None
 
-    def may_set_url(self) -> bool:
-        """Whether our role may change `url`."""
-        return bool(self._tell("SELECT has_column_privilege({table}::regclass, 'url', 'UPDATE')"))
+    def can_set_url(self) -> bool:
+        """Whether the database user has the privilege to update `url`."""
+        return bool(self._inspect("SELECT has_column_privilege({table}::regclass, 'url', 'UPDATE')"))
 
     def has_video_index(self) -> bool:
-        """Whether an index of the whole table leads with `video_id`."""
+        """Whether a valid, not partial index has `video_id` as its first column."""
         return bool(
-            self._tell(
+            self._inspect(
                 "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_index i JOIN pg_catalog.pg_attribute a"
                 " ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]"
                 " WHERE i.indrelid = {table}::regclass AND a.attname = 'video_id'"
@@ -134,10 +134,10 @@ class CompressorTable:
             )
         )
 
-    def _tell(self, query: str) -> object:
-        """The one value that a question about the table itself has for an answer."""
+    def _inspect(self, query: str) -> object:
+        """The result of a query, of one value, about the table itself."""
         table = f'"{self._database.catalog_schema}"."video_qualities"'
-        with self._database.operation("ask about the compressor's table") as connected:
+        with self._database.operation("inspect the compressor's table") as connected:
             (value,) = connected.execute_sql(query.format(table="%s"), (table,)).fetchone()
         return value
 

@@ -1,4 +1,4 @@
-"""From a database URL to a peewee database that is configured but not yet connected."""
+"""Resolves a database URL to a configured peewee database that is not connected yet."""
 
 import os
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ STALE_SECONDS = 300
 _POSTGRES_DEFAULTS = {
     "application_name": "video-uploader",
     "connect_timeout": "10",
-    # A server that vanished without a word is noticed within a minute instead of after hours (tcp(7)).
+    # A server that stops responding is detected within a minute instead of after hours (tcp(7)).
     "keepalives_idle": "30",
     "keepalives_interval": "10",
     "keepalives_count": "3",
@@ -29,8 +29,8 @@ _POSTGRES_DEFAULTS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """A database that can be connected to, which SQL it speaks and, if it is a file, where that is."""
+class DatabaseTarget:
+    """A database to connect to; `file` is the path of a SQLite file."""
 
     dialect: Dialect
     peewee: peewee.Database
@@ -38,32 +38,32 @@ class Target:
 
 
 class SqliteDatabase(peewee.SqliteDatabase):
-    """SQLite, which has rolled back by itself when the disk is full (sqlite.org/lang_transaction.html)."""
+    """SQLite, which rolls back by itself when the disk is full (sqlite.org/lang_transaction.html)."""
 
     def rollback(self) -> None:
-        """Roll back what there still is to roll back."""
+        """Roll back unless SQLite has done so."""
         typed: Any = self  # peewee's stubs leave `connection` untyped
         if typed.connection().in_transaction:
             super().rollback()
 
 
 def sqlite_url(path: str) -> str:
-    """The URL of a SQLite file; `path` is absolute and may hold any characters."""
+    """The URL of a SQLite file; `path` is absolute and may contain any characters."""
     return "sqlite://" + quote(path)
 
 
-def parse_url(url: str, *, read_only: bool, max_connections: int) -> Target:
-    """Understand `url`; make a SQLite file that is missing and may be written (mode 0600), and its directory.
+def resolve_url(url: str, *, read_only: bool, max_connections: int) -> DatabaseTarget:
+    """Parse `url` and configure its database; unless `read_only`, create a missing SQLite file (mode 0600).
 
-    Raises DatabaseUrlError for a URL that is not understood and DatabaseError if the file cannot be made. The
-    URL never appears in a message, for it may hold a password.
+    Raises DatabaseUrlError if the URL is invalid, DatabaseError if the file cannot be created. No message
+    contains the URL, which may hold a password.
     """
     scheme = url.partition(":")[0]
     if scheme == "sqlite":
         path = _sqlite_path(url)
-        return Target(Dialect.SQLITE, _sqlite(path, read_only), path)
+        return DatabaseTarget(Dialect.SQLITE, _sqlite(path, read_only), path)
     if scheme in {"postgresql", "postgres"}:
-        return Target(Dialect.POSTGRESQL, _postgresql(url, read_only, max_connections))
+        return DatabaseTarget(Dialect.POSTGRESQL, _postgresql(url, read_only, max_connections))
     raise DatabaseUrlError("it begins with neither sqlite:// nor postgresql://")
 
 
@@ -81,7 +81,7 @@ def _sqlite_path(url: str) -> str:
 
 def _sqlite(path: str, read_only: bool) -> peewee.Database:
     if not read_only:
-        _make_file(path)
+        _create_file(path)
     return SqliteDatabase(
         f"file:{quote(path)}?mode={'ro' if read_only else 'rw'}",
         uri=True,
@@ -93,8 +93,8 @@ def _sqlite(path: str, read_only: bool) -> peewee.Database:
     )
 
 
-def _make_file(path: str) -> None:
-    """Make the file before SQLite would, readable by all; the files beside it take over its mode."""
+def _create_file(path: str) -> None:
+    """Create the file with mode 0600, which SQLite's own files beside it inherit; SQLite would use 0644."""
     try:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -103,7 +103,7 @@ def _make_file(path: str) -> None:
             ErrorKind.ENVIRONMENT,
             f"open the database file {path}",
             exc.strerror or str(exc),
-            "Choose a place that the user the daemon runs as can write to, or change its owner.",
+            "Choose a directory that the daemon's user can write to, or change the owner of this one.",
         ) from exc
 
 
@@ -111,8 +111,8 @@ def _postgresql(url: str, read_only: bool, max_connections: int) -> peewee.Datab
     try:
         given = conninfo_to_dict(url)
     except psycopg.ProgrammingError:
-        # libpq quotes the URL, and with it the password, in its sentence.
-        raise DatabaseUrlError("PostgreSQL's own library cannot read it") from None
+        # libpq's message quotes the URL, which may hold the password.
+        raise DatabaseUrlError("libpq cannot parse it") from None
     parameters = _POSTGRES_DEFAULTS | {name: str(value) for name, value in given.items()}
     if "dbname" not in parameters:
         raise DatabaseUrlError("it names no database")

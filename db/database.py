@@ -1,4 +1,4 @@
-"""One open database: connections that belong to threads, transactions, and errors in our own words."""
+"""An open database: connections that belong to threads, transactions, and errors as `DatabaseError`."""
 
 import os
 import threading
@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import peewee
 
-from db.connection_url import Target, parse_url
+from db.connection_url import DatabaseTarget, resolve_url
 from db.driver_errors import translated
 from db.errors import DatabaseError, DatabaseUrlError, ErrorKind
 from db.fields import Dialect
@@ -21,14 +21,15 @@ DEFAULT_CONNECTIONS = 20
 
 
 class Database:
-    """A SQLite file or a PostgreSQL database; made by `open_database`.
+    """A SQLite file or a PostgreSQL database; opened by `open_database`.
 
-    Any thread may use it. A thread that wraps its life in `session` keeps one connection for it; outside of a
-    session every operation opens a connection and closes it again. A connection on which something went wrong
-    is not used again.
+    Thread-safe. A thread keeps one connection for the duration of a `session`; outside of a session every
+    operation opens a connection and closes it. A connection on which an operation failed is not used again.
     """
 
-    def __init__(self, target: Target, *, schema: str | None, catalog_schema: str | None = None) -> None:
+    def __init__(
+        self, target: DatabaseTarget, *, schema: str | None, catalog_schema: str | None = None
+    ) -> None:
         self.dialect = target.dialect
         self.schema = schema
         self.catalog_schema = catalog_schema
@@ -39,7 +40,7 @@ class Database:
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        """Keep this thread's connection until the end of the block, then close it. Nests."""
+        """Keep this thread's connection open until the end of the block. Can be nested."""
         self._thread.depth += 1
         try:
             yield
@@ -50,15 +51,15 @@ class Database:
                     self._peewee.close()
 
     @contextmanager
-    def operation(self, what: str) -> Iterator[Any]:
-        """A connected `peewee.Database`, for a block that does what the words `what` say.
+    def operation(self, name: str) -> Iterator[Any]:
+        """A connected `peewee.Database`, for the block; `name` is the operation's in error messages.
 
-        It is typed `Any`, for peewee leaves the methods that matter here untyped. Raises DatabaseError for
-        whatever goes wrong with the database in the block.
+        It is typed `Any`, because peewee's stubs leave the methods used here untyped. Raises DatabaseError
+        for any error of the database in the block.
         """
         with self.session():
             try:
-                with translated(what):
+                with translated(name):
                     self._peewee.connect(reuse_if_open=True)
                     yield self._peewee
             except DatabaseError as error:
@@ -67,13 +68,14 @@ class Database:
                 raise
 
     @contextmanager
-    def transaction(self, what: str = "complete a transaction") -> Iterator[None]:
-        """All or nothing. On SQLite it holds the write lock from the start (`BEGIN IMMEDIATE`). Nests.
+    def transaction(self, name: str = "complete a transaction") -> Iterator[None]:
+        """Commit the block, or roll it back if it raises. Can be nested; an inner one is a savepoint.
 
-        Raises DatabaseError, which says that it could not do `what`.
+        On SQLite it holds the write lock from the start (`BEGIN IMMEDIATE`). Raises DatabaseError with the
+        operation `name`.
         """
         failure: BaseException | None = None
-        with self.operation(what):
+        with self.operation(name):
             try:
                 with self._atomic():
                     try:
@@ -82,25 +84,25 @@ class Database:
                         failure = exc
                         raise
             except peewee.PeeweeException:
-                # A rollback fails where the transaction was over already: what ended it is what counts.
+                # The rollback fails if the transaction has ended already: the error that ended it counts.
                 if failure is None:
                     raise
                 raise failure from failure.__cause__
 
     def exists(self) -> bool:
-        """Whether there is anything to connect to: False only for a SQLite file that is not there."""
+        """Whether there is a database to connect to: False only for a SQLite file that does not exist."""
         return self._file is None or os.path.exists(self._file)
 
     def now(self) -> datetime:
-        """The database server's time; with SQLite, which has no server, this machine's."""
+        """The database server's time, in UTC; with SQLite, which has no server, this machine's."""
         if self.dialect is Dialect.SQLITE:
             return datetime.now(UTC)
-        with self.operation("ask the database for its time") as connected:
+        with self.operation("read the time of the database") as connected:
             (time,) = connected.execute_sql("SELECT clock_timestamp()").fetchone()
             return cast("datetime", time).astimezone(UTC)
 
     def close(self) -> None:
-        """Close every connection; on SQLite those of other threads end with their sessions. Idempotent."""
+        """Close every connection; on SQLite those of other threads close with their sessions. Idempotent."""
         with translated("close the database"):
             close_all = getattr(self._peewee, "close_all", self._peewee.close)
             close_all()
@@ -111,14 +113,14 @@ class Database:
         return self._peewee.atomic()
 
     def _discard_connection(self) -> None:
-        """Really close this thread's connection: a pool would hand it to the next."""
+        """Close this thread's connection for good; returned to the pool it would be used again."""
         with translated("close a broken connection"):
             discard = getattr(self._peewee, "manual_close", self._peewee.close)
             discard()
 
 
 class _ThreadState(threading.local):
-    """How many sessions and operations are open, one in the other, in this thread."""
+    """The number of nested sessions and operations that are open in this thread."""
 
     depth = 0
 
@@ -133,14 +135,14 @@ def open_database(
 ) -> Database:
     """Open `sqlite:///absolute/path` or `postgresql://user:password@host:port/database`.
 
-    Connects when first used. On PostgreSQL all tables live in `schema` ("video_uploader" unless given), the
+    Connects when first used. On PostgreSQL the tables are in `schema` ("video_uploader" by default), the
     compressor's in `catalog_schema`, and at most `max_connections` are open at a time. On SQLite a missing
-    file is made, readable by its owner only, and its directory too. With `read_only` nothing is ever made or
+    file and its directory are created with access for the owner only. With `read_only` nothing is created or
     changed.
 
-    Raises DatabaseUrlError if the URL is not understood, DatabaseError if a SQLite file cannot be made.
+    Raises DatabaseUrlError if the URL is invalid, DatabaseError if a SQLite file cannot be created.
     """
-    target = parse_url(url, read_only=read_only, max_connections=max_connections)
+    target = resolve_url(url, read_only=read_only, max_connections=max_connections)
     if target.dialect is Dialect.SQLITE:
         if schema is not None:
             raise DatabaseUrlError("a SQLite database has no schemas")

@@ -1,8 +1,7 @@
-"""Turns what peewee and the drivers raise into `DatabaseError`: the one place that knows their codes.
+"""Translates exceptions of peewee and the database drivers into `DatabaseError`.
 
-Governing sources: SQLite "Result and Error Codes" (sqlite.org/rescode.html) and PostgreSQL's appendix
-"PostgreSQL Error Codes" (SQLSTATE). An error that reaches us without a code comes from a connection that
-could not be made or broke, and is transient.
+Sources: SQLite, "Result and Error Codes" (sqlite.org/rescode.html); PostgreSQL, appendix "PostgreSQL Error
+Codes" (SQLSTATE). An error without a code comes from a connection that failed or broke, and is transient.
 """
 
 import sqlite3
@@ -15,25 +14,25 @@ from playhouse.pool import MaxConnectionsExceeded
 
 from db.errors import DatabaseError, ErrorKind
 
-_WAIT = "It is tried again by itself"
+_WAIT = "It is retried automatically"
 _SCHEMA = (
-    "The tables do not fit this version of the program: the daemon updates them when it starts, or "
-    "`video-uploader db migrate` does."
+    "The tables do not match this version of the program: start the daemon, which updates them, or run "
+    "`video-uploader db migrate`."
 )
-_READABLE = "Check that the file and its directory exist and belong to the user the daemon runs as."
+_READABLE = "Check that the file and its directory exist and belong to the user that the daemon runs as."
 _WRITABLE = (
-    "Check that the file and its directory belong to the user the daemon runs as, and whether the file system"
-    " has become read-only: the system log says why; mend it and mount it for writing."
+    "Check that the file and its directory belong to the user that the daemon runs as, and that the file"
+    " system is mounted for writing; if it has become read-only, the system log says why."
 )
-_CREDENTIALS = "Check user, password and database name in DATABASE_URL (or the POSTGRES_* settings)."
+_CREDENTIALS = "Check the user, password and database name in DATABASE_URL (or in the POSTGRES_* settings)."
 _DISK = "Free some space on the database's disk."
-_VALUES = "This row cannot be written as it is; others are not concerned."
+_VALUES = "This row cannot be written with these values; other rows are not affected."
 _DAMAGED = "The database file is damaged or not a SQLite database: restore it from a backup or move it away."
-_UNEXPECTED = "This is not expected of a working database; its own log may say more."
+_UNEXPECTED = "This error is unexpected; the database's log may say more."
 
 _TRANSIENT = ErrorKind.TRANSIENT, f"{_WAIT}."
 _REACHABLE = (
-    "check that the server runs and can be reached, and that DATABASE_URL is right, with its sslmode and "
+    "check that the server runs and can be reached, and that DATABASE_URL is correct, including sslmode and "
     "sslrootcert if it has them."
 )
 _UNREACHABLE = ErrorKind.TRANSIENT, f"{_WAIT}; if it lasts, {_REACHABLE}"
@@ -53,7 +52,7 @@ _SQLITE: Mapping[int, tuple[ErrorKind, str]] = {
     sqlite3.SQLITE_READONLY: (ErrorKind.ENVIRONMENT, _WRITABLE),
     sqlite3.SQLITE_IOERR: (
         ErrorKind.ENVIRONMENT,
-        "Check the database's disk, and that there is room on it; the system log may say more.",
+        "Check the database's disk and its free space; the system log may say more.",
     ),
     sqlite3.SQLITE_FULL: (ErrorKind.ENVIRONMENT, _DISK),
     sqlite3.SQLITE_CORRUPT: (ErrorKind.ENVIRONMENT, _DAMAGED),
@@ -62,45 +61,48 @@ _SQLITE: Mapping[int, tuple[ErrorKind, str]] = {
     sqlite3.SQLITE_TOOBIG: (ErrorKind.OBJECT, _VALUES),
     sqlite3.SQLITE_MISMATCH: (ErrorKind.OBJECT, _VALUES),
 }
-"""By primary result code, the low byte of the extended one."""
+"""By primary result code, which is the low byte of the extended one."""
 
 _POSTGRES: Mapping[str, tuple[ErrorKind, str]] = {
     "08": _UNREACHABLE,
     "22": (ErrorKind.OBJECT, _VALUES),
     "23": (ErrorKind.OBJECT, _VALUES),
-    "25006": (ErrorKind.ENVIRONMENT, "The server only reads: point DATABASE_URL at the primary."),
+    "25006": (ErrorKind.ENVIRONMENT, "The server is read-only: point DATABASE_URL at the primary."),
     "25P03": _TRANSIENT,
     "28": (ErrorKind.ENVIRONMENT, _CREDENTIALS),
     "3D": (ErrorKind.ENVIRONMENT, _CREDENTIALS),
     "3F": (ErrorKind.ENVIRONMENT, _SCHEMA),
     "40": _TRANSIENT,
     "42": (ErrorKind.ENVIRONMENT, _SCHEMA),
-    "42501": (ErrorKind.ENVIRONMENT, "Grant the database user what is missing (GRANT … TO …)."),
+    "42501": (ErrorKind.ENVIRONMENT, "Grant the database user the missing privilege (GRANT … TO …)."),
     "53": _EXHAUSTED,
     "53100": (ErrorKind.ENVIRONMENT, _DISK),
     "54": (ErrorKind.OBJECT, _VALUES),
     "55": _TRANSIENT,
     "57": _UNREACHABLE,
-    "58": (ErrorKind.ENVIRONMENT, "The server has trouble with its own disk or system; its log says more."),
+    "58": (
+        ErrorKind.ENVIRONMENT,
+        "The server reports a failure of its disk or system; its log says more.",
+    ),
 }
 """By the whole SQLSTATE, else by its class, the first two characters."""
 
 
 @contextmanager
 def translated(operation: str) -> Iterator[None]:
-    """Run a block in which whatever peewee or a driver raises becomes a `DatabaseError` about `operation`."""
+    """Run a block; an exception of peewee or a driver becomes a `DatabaseError` about `operation`."""
     try:
         yield
     except (peewee.PeeweeException, psycopg.Error, sqlite3.Error) as exc:
-        kind, hint = _judge(exc)
+        kind, hint = _classify(exc)
         raise DatabaseError(kind, operation, _first_line(exc), hint) from exc
     except MaxConnectionsExceeded as exc:
         kind, hint = _TRANSIENT
         raise DatabaseError(kind, operation, "all connections are in use", hint) from exc
 
 
-def _judge(exc: Exception) -> tuple[ErrorKind, str]:
-    """Kind and hint, by the code of the driver's error, which peewee's wrapper of it keeps as `orig`."""
+def _classify(exc: Exception) -> tuple[ErrorKind, str]:
+    """Kind and hint for the code of the driver's error, which peewee's wrapper keeps as `orig`."""
     driver_error = getattr(exc, "orig", exc)
     if isinstance(driver_error, psycopg.Error) and driver_error.sqlstate:
         state = driver_error.sqlstate
@@ -112,5 +114,5 @@ def _judge(exc: Exception) -> tuple[ErrorKind, str]:
 
 
 def _first_line(exc: BaseException) -> str:
-    """The driver's sentence without the excerpt of SQL that PostgreSQL appends below it."""
+    """The driver's message without the excerpt of SQL that PostgreSQL appends to it."""
     return str(exc).strip().partition("\n")[0] or type(exc).__name__

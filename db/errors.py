@@ -1,7 +1,7 @@
-"""What can go wrong in this package, in its own words.
+"""The exceptions of this package.
 
-`db.driver_errors` turns driver and peewee errors into `DatabaseError`; code outside this package branches
-on `kind` and on the class, never on a message.
+`db.driver_errors` translates exceptions of peewee and the drivers into `DatabaseError`. Callers branch on the
+class and on `kind`, never on a message.
 """
 
 from enum import StrEnum
@@ -10,20 +10,20 @@ from db.states import State
 
 
 class ErrorKind(StrEnum):
-    """Who can help: time, the operator, or nobody but this one row's owner."""
+    """What resolves the error: a retry, the operator, or a change of the row."""
 
     TRANSIENT = "transient"
-    """Trying again later can help: the database is busy or away."""
+    """A later retry can succeed: the database is busy or unreachable."""
     ENVIRONMENT = "environment"
-    """Nothing works until somebody changes something: permissions, disk space, a missing schema."""
+    """No retry succeeds until an operator acts: permissions, disk space, a missing schema."""
     OBJECT = "object"
-    """The database refuses these values; other rows are not concerned."""
+    """The database rejects these values; other rows are not affected."""
 
 
 class DatabaseError(Exception):
-    """The database did not do what was asked.
+    """A database operation failed.
 
-    `kind` says whether a retry can help, `operation` what was tried, `hint` what a person can do about it.
+    `kind` says whether a retry can succeed, `operation` what was attempted, `hint` what the operator can do.
     """
 
     def __init__(self, kind: ErrorKind, operation: str, reason: str, hint: str) -> None:
@@ -35,46 +35,46 @@ class DatabaseError(Exception):
 
 
 class DatabaseUrlError(DatabaseError, ValueError):
-    """The database URL cannot be understood. Always of the kind `environment`."""
+    """The database URL is invalid. Always of the kind `environment`."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(
             ErrorKind.ENVIRONMENT,
-            "understand the database URL",
+            "parse the database URL",
             reason,
             "Write sqlite:///absolute/path or postgresql://user:password@host:5432/database.",
         )
 
 
 class LedgerError(Exception):
-    """The ledger refused a request; the row is as it was before."""
+    """The ledger refused a change; the row is as it was before."""
 
 
 class IllegalTransitionError(LedgerError):
-    """A state was asked for that cannot follow the present one (`db.TRANSITIONS`)."""
+    """The requested state cannot follow the present one (`db.TRANSITIONS`)."""
 
     def __init__(self, upload_id: int, present: State, wanted: State) -> None:
-        super().__init__(f"Upload {upload_id} is {present} and cannot become {wanted} from there.")
+        super().__init__(f"Upload {upload_id} is {present} and cannot become {wanted}.")
         self.upload_id = upload_id
         self.present = present
         self.wanted = wanted
 
 
 class ClaimLostError(LedgerError):
-    """The row moved on since it was read: another worker claimed it, or newer content superseded it.
+    """The row has changed since it was read: another worker claimed it, or newer content superseded it.
 
-    Whoever gets this stops working on the row and writes nothing more about it.
+    The caller must stop working on the row and write nothing more to it.
     """
 
     def __init__(self, upload_id: int, claim: int) -> None:
-        super().__init__(f"Claim {claim} on upload {upload_id} is no longer ours; its row has moved on.")
+        super().__init__(f"Claim {claim} on upload {upload_id} is lost: the row has changed since.")
         self.upload_id = upload_id
         self.claim = claim
 
 
 class UnknownUploadError(LedgerError):
-    """No upload of this instance has that number."""
+    """No upload of this instance has that id."""
 
     def __init__(self, upload_id: int) -> None:
-        super().__init__(f"There is no upload {upload_id} in this instance; `list` shows those there are.")
+        super().__init__(f"There is no upload {upload_id} in this instance; `list` shows the existing ones.")
         self.upload_id = upload_id

@@ -1,7 +1,7 @@
-"""Column types that hold the same value on SQLite and on PostgreSQL.
+"""Column types that hold the same values on SQLite and on PostgreSQL.
 
-`COLUMN_TYPES` names what each becomes on either; `open_database` hands it to peewee. The conversions do not
-depend on the database: PostgreSQL takes the same text for `uuid` and `timestamptz` that SQLite stores.
+`COLUMN_TYPES` maps each to its SQL type on either; `open_database` passes it to peewee. The conversions do
+not depend on the database: PostgreSQL accepts for `uuid` and `timestamptz` the text that SQLite stores.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from db.states import State
 
 
 class Dialect(StrEnum):
-    """Which SQL a database speaks."""
+    """The SQL dialect of a database."""
 
     SQLITE = "sqlite"
     POSTGRESQL = "postgresql"
@@ -41,7 +41,7 @@ class UtcTimeField(_Column):
     field_type = "UTC_TIME"
 
     def db_value(self, value: datetime | None) -> str | None:
-        """The text form. A naive time is refused: nobody could say which moment it means."""
+        """The text form. Raises ValueError for a naive time, which denotes no moment."""
         if value is None:
             return None
         if value.tzinfo is None:
@@ -59,7 +59,7 @@ class CanonicalUuidField(_Column):
     field_type = "CANONICAL_UUID"
 
     def db_value(self, value: str | UUID | None) -> str | None:
-        """The canonical text. ValueError if it is no UUID."""
+        """The canonical text. Raises ValueError if it is no UUID."""
         return None if value is None else str(UUID(str(value)))
 
     def python_value(self, value: str | UUID | None) -> str | None:
@@ -70,14 +70,14 @@ class CanonicalUuidField(_Column):
 class Unsigned64Field(_Column):
     """An unsigned 64-bit number (a device or inode) in a signed bigint.
 
-    Both databases only have signed ones, so numbers from 2**63 on are stored as their two's complement:
-    equality and indexes work, order does not. In SQL by hand such a number shows up negative.
+    Neither database has an unsigned type, so numbers from 2**63 on are stored in two's complement: equality
+    and indexes work, order does not. Plain SQL shows such a number as negative.
     """
 
     field_type = "BIGINT"
 
     def db_value(self, value: int | None) -> int | None:
-        """The signed number with the same 64 bits. OverflowError if it has more."""
+        """The signed number with the same 64 bits. Raises OverflowError if it has more."""
         return None if value is None else int.from_bytes(value.to_bytes(8, "big"), "big", signed=True)
 
     def python_value(self, value: int | None) -> int | None:
@@ -86,14 +86,14 @@ class Unsigned64Field(_Column):
 
 
 class StateField(_Column):
-    """A `State` as its word."""
+    """A `State`, stored as its value."""
 
     field_type = "TEXT"
 
     def db_value(self, value: State | str | None) -> str | None:
-        """The word. ValueError if it names no state."""
+        """The value. Raises ValueError if it is no state."""
         return None if value is None else State(value).value
 
     def python_value(self, value: str | None) -> State | None:
-        """The state the word names."""
+        """The state with this value."""
         return None if value is None else State(value)

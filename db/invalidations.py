@@ -1,8 +1,8 @@
-"""What a CDN in front of the bucket must be told to forget, kept until it has been told.
+"""A queue of the objects that a CDN in front of the bucket has to drop from its caches.
 
-A request is written in the transaction that records what it is about, so that no crash comes between. Every
-replacement gets a row of its own: one that is asked for while an earlier one of the same key is on its way is
-sent again, because the earlier one may have come too soon.
+A request is committed in the transaction that records the replacement, so that a crash cannot separate them.
+Every replacement has its own row: a key that is requested again while its earlier invalidation is being sent
+is sent again, because the earlier one may have preceded the replacement.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from db.database import Database
 
 @dataclass(frozen=True, slots=True)
 class Invalidation:
-    """One replaced object that the CDN has not been told of yet."""
+    """One replaced object whose invalidation has not been sent yet."""
 
     id: int
     object_key: str
@@ -39,39 +39,39 @@ class Invalidations:
         self._rows = database.tables.invalidations
 
     def now(self) -> datetime:
-        """The time that the other methods go by."""
+        """The time that the other methods use, in UTC."""
         return self._clock().astimezone(UTC)
 
     def request(self, object_key: str) -> None:
-        """Have the CDN told that the object of this key was replaced."""
+        """Queue an invalidation for the object of this key."""
         rows = self._rows
-        with self._database.transaction("ask for an invalidation"):
+        with self._database.transaction("request an invalidation"):
             rows.insert(instance=self.instance, object_key=object_key, requested_at=self.now()).execute()
 
-    def waiting(self, limit: int) -> list[Invalidation]:
-        """What the CDN has not been told of yet, oldest first, at most `limit`."""
+    def unsent(self, limit: int) -> list[Invalidation]:
+        """The invalidations that have not been sent yet, oldest first, at most `limit`."""
         rows = self._rows
         query: Any = rows.select(rows.id, rows.object_key, rows.requested_at)
-        query = query.where(self._ours, rows.sent_at.is_null()).order_by(rows.id).limit(limit)
+        query = query.where(self._in_instance, rows.sent_at.is_null()).order_by(rows.id).limit(limit)
         with self._database.operation("list the invalidations"):
             return [Invalidation(*row) for row in query.tuples()]
 
     def last_sent_at(self) -> datetime | None:
-        """When the CDN was last told of anything; None if never."""
+        """When the last invalidation was sent; None if none was."""
         rows = self._rows
-        query: Any = rows.select(rows.sent_at).where(self._ours, rows.sent_at.is_null(False))
-        with self._database.operation("see when an invalidation was last sent"):
+        query: Any = rows.select(rows.sent_at).where(self._in_instance, rows.sent_at.is_null(False))
+        with self._database.operation("look up when an invalidation was last sent"):
             found: datetime | None = query.order_by(rows.sent_at.desc()).limit(1).scalar()
             return found
 
     def mark_sent(self, batch: Sequence[Invalidation]) -> None:
-        """The CDN was told of these now. Those of batches before are forgotten: the table stays small."""
+        """Record that these were sent now. Deletes earlier sent ones, so that the table stays small."""
         rows = self._rows
-        with self._database.transaction("note that invalidations were sent"):
-            rows.delete().where(self._ours, rows.sent_at.is_null(False)).execute()
+        with self._database.transaction("record that invalidations were sent"):
+            rows.delete().where(self._in_instance, rows.sent_at.is_null(False)).execute()
             sent = rows.id.in_([invalidation.id for invalidation in batch])
-            rows.update(sent_at=self.now()).where(self._ours, sent).execute()
+            rows.update(sent_at=self.now()).where(self._in_instance, sent).execute()
 
     @property
-    def _ours(self) -> peewee.Expression:
+    def _in_instance(self) -> peewee.Expression:
         return self._rows.instance == self.instance

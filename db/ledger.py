@@ -1,25 +1,28 @@
-"""The ledger: what was done with every file and what must be done next.
+"""The ledger: what was done with every file and what has to be done next.
 
-Every change of a row goes through here, in one transaction with the event that tells of it. Writers are
-fenced: a change is accepted only for the state and claim number of the `Upload` it is asked for, and every
-change that ends a claim makes the number grow, so that an `Upload` can be spent once.
+Every change of a row is made here, in one transaction with the event that records it. `Upload.claim` is a
+fencing token: a write is accepted only while the row has the state and the claim number of the `Upload` that
+is passed, and every new claim and every end of one increments the number.
 """
 
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any, Unpack
 
 from peewee import SQL, fn
 
 from db.database import Database
-from db.errors import IllegalTransitionError
-from db.facts import Progress, Proof, only
+from db.errors import ClaimLostError, IllegalTransitionError, UnknownUploadError
 from db.fields import Dialect
-from db.gating import Gating
-from db.records import JSON, Identity, Upload
+from db.ledger_reader import LedgerReader
+from db.records import JSON, Admission, CatalogRow, Identity, Progress, Proof, Upload, check_facts
 from db.states import OPEN_STATES, STOPPED_STATES, TRANSITIONS, State
+
+LONGEST_LEASE = timedelta(hours=1)
+"""The upper limit of a claim's lease, whatever the configuration of a daemon."""
 
 _AT_ONCE = timedelta(0)
 _STAMPS: Mapping[State, str] = {
@@ -37,10 +40,10 @@ _UNPROVEN: Mapping[str, int | None] = {
 }
 
 
-class Ledger(Gating):
+class Ledger(LedgerReader):
     """The ledger of one instance, for reading and writing.
 
-    Methods that take an `Upload` raise ClaimLostError, and change nothing, if its row has moved on since.
+    Methods that take an `Upload` raise ClaimLostError, and change nothing, if its row has changed since.
     """
 
     def __init__(
@@ -54,6 +57,8 @@ class Ledger(Gating):
         super().__init__(database, instance, worker=worker, clock=clock)
         self._started_at: datetime | None = None
 
+    # Rows and states
+
     def enqueue(
         self,
         path: str,
@@ -66,19 +71,18 @@ class Ledger(Gating):
         finding: str | None = None,
         awaits_row: bool = False,
     ) -> Upload | None:
-        """Add a pending upload for new content at `path`, due now, or waiting at the catalog gate since now.
+        """Add a pending upload for new content at `path`, due now or waiting at the catalog gate from now on.
 
-        The upload that spoke for the path until now, unless it was released, becomes `superseded`, and
-        whoever works on it has lost the claim. None if this very content has been added in the meantime, by
-        another daemon on a shared directory.
+        The live upload of the path becomes `superseded` and its claim is lost. Returns None if this very
+        content has been added in the meantime, by another daemon on a shared directory.
         """
         uploads = self._uploads
         with self._database.transaction(f"enqueue {path}"):
             self.lock_path(path)
             now = self.now()
-            live: Any = uploads.select().where(self._ours, self._is_live, uploads.path == path)
+            live: Any = uploads.select().where(self._in_instance, self._is_live, uploads.path == path)
             if self._database.dialect is Dialect.POSTGRESQL:
-                # What is being released at this moment is either released by now, or not any more.
+                # Waits for a concurrent transaction that releases the live upload, and sees its result.
                 live = live.for_update()
             replaced = self._fetch("look up a path", live)
             if any(upload.identity == identity for upload in replaced):
@@ -94,52 +98,47 @@ class Ledger(Gating):
                 filename=filename,
                 quality=quality,
                 object_key=object_key,
-                device=identity.device,
-                inode=identity.inode,
-                size=identity.size,
-                mtime_ns=identity.mtime_ns,
                 finding=finding,
                 awaits_row=awaits_row,
                 state=State.PENDING,
                 due_at=now,
                 discovered_at=now,
                 changed_at=now,
+                **asdict(identity),
             ).execute()
             for upload in replaced:
-                self._story.tell(upload.id, now, State.SUPERSEDED, f"by upload {new_id}")
-            self._story.tell(new_id, now, "discovered", f"{identity.size} bytes at {path}")
+                self._upload_events.append(upload.id, now, State.SUPERSEDED, f"by upload {new_id}")
+            self._upload_events.append(new_id, now, "discovered", f"{identity.size} bytes at {path}")
             return self._get(new_id)
 
-    def adopt_identity(self, upload: Upload, identity: Identity) -> Upload:
-        """Note that the same content is now known under another identity (devices renumber at boot).
+    def lock_path(self, path: str) -> None:
+        """Keep others from adding an upload for the path until the end of the transaction.
+
+        Does nothing on SQLite, where a transaction holds the only write lock.
+        """
+        if self._database.dialect is Dialect.POSTGRESQL:
+            with self._database.operation("lock a path") as connected:
+                connected.execute_sql(
+                    "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"{self.instance}/{path}",)
+                )
+
+    def update_identity(self, upload: Upload, identity: Identity) -> Upload:
+        """Record that the same content has another identity now (device numbers can change at boot).
 
         Needs no claim and disturbs none. Raises UnknownUploadError.
         """
         uploads = self._uploads
-        with self._database.transaction("adopt a file's identity"):
-            uploads.update(
-                device=identity.device, inode=identity.inode, size=identity.size, mtime_ns=identity.mtime_ns
-            ).where(self._ours, uploads.id == upload.id).execute()
-            self._story.tell(upload.id, self.now(), "identity", f"{upload.identity} is now {identity}")
+        with self._database.transaction("update a file's identity"):
+            uploads.update(**asdict(identity)).where(self._in_instance, uploads.id == upload.id).execute()
+            self._upload_events.append(
+                upload.id, self.now(), "identity", f"{upload.identity} is now {identity}"
+            )
             return self._get(upload.id)
 
     def record(self, upload: Upload, **facts: Unpack[Progress]) -> Upload:
-        """Note how far the work on a claimed upload has come; its state and claim stay."""
+        """Record the progress of a claimed upload. Its state and claim stay."""
         with self._database.transaction("record an upload's progress"):
-            return self._change(upload, only(facts, Progress))
-
-    def forget_multipart(self, upload: Upload) -> bool:
-        """Note that an upload's multipart is no more: it was aborted. False if it has another one by now.
-
-        Needs no claim, for it is done to uploads that nobody works on.
-        """
-        uploads = self._uploads
-        same = (uploads.id == upload.id) & (uploads.multipart_id == upload.multipart_id)
-        with self._database.transaction("forget a multipart upload"):
-            if not uploads.update(multipart_id=None).where(self._ours, same).execute():
-                return False
-            self._story.tell(upload.id, self.now(), "aborted", f"multipart upload {upload.multipart_id}")
-            return True
+            return self._change(upload, check_facts(facts, Progress))
 
     def advance(
         self,
@@ -154,10 +153,10 @@ class Ledger(Gating):
     ) -> Upload:
         """Move an upload to another state: the one guarded transition. Its next stage is due after `due_in`.
 
-        Ends the claim, starts to count attempts anew, and replaces the last error by `error` (with
-        `error_code`, a short stable word). What is moved back to `pending` loses its proof.
+        Ends the claim, resets the attempts, and replaces the last error by `error` (with `error_code`, a
+        short stable word). An upload that moves back to `pending` loses its proof.
 
-        Raises IllegalTransitionError if `to` cannot follow, ClaimLostError if the row has moved on.
+        Raises IllegalTransitionError if `to` cannot follow, ClaimLostError if the row has changed since.
         """
         if to not in TRANSITIONS[upload.state]:
             raise IllegalTransitionError(upload.id, upload.state, to)
@@ -179,17 +178,9 @@ class Ledger(Gating):
                 values[_STAMPS[to]] = now
             if to is State.VERIFIED:
                 values["multipart_id"] = None
-            changed = self._change(upload, values | only(facts, Proof))
-            self._story.tell(upload.id, now, to, detail or error or "")
+            changed = self._change(upload, values | check_facts(facts, Proof))
+            self._upload_events.append(upload.id, now, to, detail or error or "")
             return changed
-
-    def forget_object(self, upload: Upload, detail: str) -> None:
-        """Note that the object was deleted on purpose. A released upload keeps its receipt: it was there."""
-        uploads = self._uploads
-        unproven = uploads.update(dict(_UNPROVEN)).where(self._ours, uploads.id == upload.id)
-        with self._database.transaction("forget an object"):
-            unproven.where(uploads.state == State.GONE).execute()
-            self._story.tell(upload.id, self.now(), "object-deleted", detail)
 
     def reopen(self, upload_id: int, *, reason: str, finding: str | None = None) -> Upload:
         """Make a rejected, failed or gone upload pending again, due now; `finding` is of its container.
@@ -203,33 +194,135 @@ class Ledger(Gating):
             reopened = self.advance(upload, State.PENDING, detail=reason)
             return reopened if finding is None else self._change(reopened, {"finding": finding})
 
-    def make_due(self, which: Iterable[int] | State) -> int:
-        """Make uploads that wait after an error due now, their attempts forgotten; say how many there were.
+    def mark_multipart_aborted(self, upload: Upload) -> bool:
+        """Record that the upload's multipart upload was aborted. False if it has another one by now.
 
-        `which` is a state or the numbers of uploads. Only open ones that nobody works on are concerned, and
-        of those only the ones with an error: what waits for retention keeps waiting.
+        Needs no claim: it is called for uploads that have none.
         """
         uploads = self._uploads
-        wanted = uploads.state == which if isinstance(which, State) else uploads.id.in_(list(which))
-        waiting = (
-            uploads.state.in_(sorted(OPEN_STATES))
-            & uploads.last_error.is_null(False)
-            & uploads.claimed_until.is_null()
-        )
-        with self._database.transaction("hurry waiting uploads"):
+        same = (uploads.id == upload.id) & (uploads.multipart_id == upload.multipart_id)
+        with self._database.transaction("record that a multipart upload was aborted"):
+            if not uploads.update(multipart_id=None).where(self._in_instance, same).execute():
+                return False
+            self._upload_events.append(
+                upload.id, self.now(), "aborted", f"multipart upload {upload.multipart_id}"
+            )
+            return True
+
+    def mark_object_deleted(self, upload: Upload, detail: str) -> None:
+        """Record that the object was deleted on purpose. A released upload keeps its proof as a receipt."""
+        uploads = self._uploads
+        unproven = uploads.update(dict(_UNPROVEN)).where(self._in_instance, uploads.id == upload.id)
+        with self._database.transaction("record that an object was deleted"):
+            unproven.where(uploads.state == State.GONE).execute()
+            self._upload_events.append(upload.id, self.now(), "object-deleted", detail)
+
+    def append_event(self, upload_id: int, event: str, detail: str) -> None:
+        """Append an event to the upload's events. Raises UnknownUploadError."""
+        with self._database.transaction("append an event"):
+            self._get(upload_id)
+            self._upload_events.append(upload_id, self.now(), event, detail)
+
+    # Claims
+
+    def claim(self, state: State, limit: int, *, lease: timedelta, horizon: timedelta) -> list[Upload]:
+        """Claim at most `limit` uploads in `state` that are due and not claimed, longest due first.
+
+        The claims last for `lease`, which `renew_claims` extends; then another worker may claim the uploads.
+        An upload due later than `horizon` (the longest backoff) from now counts as due: the clock must have
+        jumped; so does one whose claim ends later than any can. An upload at the catalog gate is never due.
+        """
+        uploads = self._uploads
+        with self._database.transaction("claim uploads"):
             now = self.now()
-            hurried = list(uploads.select(uploads.id).where(self._ours, wanted, waiting).scalars())
-            for upload_id in hurried:
-                uploads.update(due_at=now, attempts=0).where(uploads.id == upload_id, waiting).execute()
-                self._story.tell(upload_id, now, "hurried", "due now instead of later")
-            return len(hurried)
+            # Two ranges of one index; a single condition with OR would read every row that is not due yet.
+            free = self._is_free(now, lease)
+            chosen = self._claimable(state, free, uploads.due_at <= now, limit)
+            if len(chosen) < limit:
+                chosen += self._claimable(state, free, uploads.due_at > now + horizon, limit - len(chosen))
+            if not chosen:
+                return []
+            until = now + lease
+            is_chosen = uploads.id.in_([values["id"] for values in chosen])
+            uploads.update(claim=uploads.claim + 1, claimed_by=self.worker, claimed_until=until).where(
+                is_chosen
+            ).execute()
+        # The rows were locked, so their new values are known without another query.
+        for values in chosen:
+            values.update(claim=values["claim"] + 1, claimed_by=self.worker, claimed_until=until)
+        return [Upload(**values) for values in chosen]
+
+    def claim_one(self, upload_id: int, *, lease: timedelta) -> Upload | None:
+        """Claim one upload, whatever its state; None if it is claimed already or does not exist.
+
+        For work beside the stages; `release_claim` ends the claim.
+        """
+        uploads = self._uploads
+        with self._database.transaction("claim an upload"):
+            now = self.now()
+            values = {"claim": uploads.claim + 1, "claimed_by": self.worker, "claimed_until": now + lease}
+            claiming = uploads.update(values).where(
+                self._in_instance, uploads.id == upload_id, self._is_free(now, lease)
+            )
+            return self._get(upload_id) if claiming.execute() else None
+
+    def renew_claims(self, claims: Iterable[Upload], lease: timedelta) -> None:
+        """Extend the claims that are still valid to `lease` from now; lost ones stay lost."""
+        uploads = self._uploads
+        alike: dict[tuple[State, int], list[int]] = {}
+        for upload in claims:
+            alike.setdefault((upload.state, upload.claim), []).append(upload.id)
+        with self._database.transaction("renew claims"):
+            until = self.now() + lease
+            # One statement for all rows with the same claim number, which most rows share.
+            for (state, claim), ids in alike.items():
+                uploads.update(claimed_until=until).where(
+                    uploads.id.in_(ids), uploads.state == state, uploads.claim == claim
+                ).execute()
+
+    def require_claim(self, upload: Upload) -> None:
+        """Check that the claim is still valid, before an action that no later write can fence.
+
+        Raises ClaimLostError if the row has changed since.
+        """
+        query = self._uploads.select().where(*self._fence(upload))
+        if self._first("check a claim", query) is None:
+            raise ClaimLostError(upload.id, upload.claim)
+
+    def release_claim(self, upload: Upload) -> None:
+        """End a claim and change nothing else. Does nothing if the claim was lost."""
+        with self._database.transaction("end a claim"):
+            self._uploads.update(self._end_of_claim).where(*self._fence(upload)).execute()
+
+    def return_claim(self, upload: Upload) -> None:
+        """End a claim and make the upload due now, no attempt counted. Does nothing if the claim was lost."""
+        with self._database.transaction("return a claim"):
+            values = {"due_at": self.now(), **self._end_of_claim}
+            self._uploads.update(values).where(*self._fence(upload)).execute()
+
+    def release_all_claims(self) -> int:
+        """End every claim of this worker; returns how many there were.
+
+        For the start of a daemon whose file lock proves that no other one runs under its name.
+        """
+        uploads = self._uploads
+        # Scans the whole table, once a run. An index of claims would slow each of them down, and the one that
+        # SQLite would choose for the bare column visits the table in the order of the paths.
+        in_instance = (uploads.instance + "") == self.instance
+        with self._database.transaction("end the claims of an earlier run"):
+            ending = uploads.update(**self._end_of_claim).where(
+                in_instance, uploads.claimed_until.is_null(False), uploads.claimed_by == self.worker
+            )
+            return int(ending.execute())
+
+    # Due times
 
     def postpone(
         self, upload: Upload, *, delay: timedelta, error: str, error_code: str, count: bool = True
     ) -> Upload:
-        """Try the upload's present stage again after `delay`, for it failed. Ends the claim.
+        """Record a failure and retry the upload's present stage after `delay`. Ends the claim.
 
-        `count` makes it an attempt; what is not counted is told in the story once while it stays the same.
+        `count` makes it an attempt; a failure that is not counted gets one event while its error is the same.
         """
         with self._database.transaction("postpone an upload"):
             now = self.now()
@@ -241,26 +334,71 @@ class Ledger(Gating):
             }
             changed = self._change(upload, values | self._end_of_claim)
             if count or error != upload.last_error:
-                self._story.tell(upload.id, now, "postponed", error)
+                self._upload_events.append(upload.id, now, "postponed", error)
             return changed
 
-    def wait(self, upload: Upload, *, delay: timedelta, reason: str, code: str) -> Upload:
-        """Ask the upload's present stage again after `delay`, for somebody else has to do something first.
+    def defer(self, upload: Upload, *, delay: timedelta, reason: str, code: str) -> Upload:
+        """Run the upload's present stage again after `delay`, because a precondition is not met yet.
 
-        Ends the claim. It is no failure: no attempt, no error; the story tells it once while it is the same.
+        Ends the claim. It is no failure: no attempt, no error, and one event while the code is the same.
         """
-        with self._database.transaction("have an upload wait"):
+        with self._database.transaction("defer an upload"):
             now = self.now()
-            values = {"due_at": now + delay, "last_error": None, "error_code": code}
-            changed = self._change(upload, values | self._end_of_claim)
-            if code != upload.error_code:
-                self._story.tell(upload.id, now, "waiting", reason)
-            return changed
+            return self._wait(upload, now, {"due_at": now + delay}, reason, code)
+
+    def make_due(self, which: Iterable[int] | State) -> int:
+        """Make uploads that wait after an error due now and reset their attempts; returns how many.
+
+        `which` is a state or the ids of uploads. Changes only open uploads without a claim, and of those only
+        the ones with an error: what waits for retention keeps waiting.
+        """
+        uploads = self._uploads
+        wanted = uploads.state == which if isinstance(which, State) else uploads.id.in_(list(which))
+        waiting = (
+            uploads.state.in_(sorted(OPEN_STATES))
+            & uploads.last_error.is_null(False)
+            & uploads.claimed_until.is_null()
+        )
+        with self._database.transaction("make waiting uploads due"):
+            now = self.now()
+            due = list(uploads.select(uploads.id).where(self._in_instance, wanted, waiting).scalars())
+            for upload_id in due:
+                uploads.update(due_at=now, attempts=0).where(uploads.id == upload_id, waiting).execute()
+                self._upload_events.append(upload_id, now, "hurried", "due now instead of later")
+            return len(due)
+
+    def make_due_for_space(self, state: State, *, size: int, limit: int, waiting_for: str) -> int:
+        """Make the longest waiting uploads of a state due now, until `size` bytes of files are due.
+
+        Returns how many were made due. Changes at most `limit` uploads, only those whose `error_code` is
+        `waiting_for` or not set: a failed upload keeps its backoff. Bytes that are due already count.
+        """
+        uploads = self._uploads
+        has_not_failed = uploads.error_code.is_null() | (uploads.error_code == waiting_for)
+        with self._database.transaction("make uploads due to free space"):
+            now = self.now()
+            due_already: Any = uploads.select(fn.COALESCE(fn.SUM(uploads.size), 0)).where(
+                self._is_queued(state), uploads.due_at <= now
+            )
+            left = size - int(due_already.scalar())
+            waiting: Any = uploads.select(uploads.id, uploads.size).where(
+                self._is_queued(state), uploads.due_at > now, uploads.claimed_until.is_null(), has_not_failed
+            )
+            chosen: list[int] = []
+            for upload_id, file_size in waiting.order_by(uploads.due_at, uploads.id).limit(limit).tuples():
+                if left <= 0:
+                    break
+                left -= file_size
+                chosen.append(upload_id)
+            if chosen:
+                free = uploads.id.in_(chosen) & uploads.claimed_until.is_null()
+                uploads.update(due_at=now).where(free).execute()
+            return len(chosen)
 
     def reschedule_published(self, retention: timedelta) -> int:
-        """Make every published upload that nobody works on due `retention` after its publication.
+        """Make every published upload without a claim due `retention` after its publication.
 
-        For a retention that has changed. Says how many rows there were.
+        For a retention that has changed. Returns how many uploads there were.
         """
         uploads = self._uploads
         waiting = (uploads.state == State.PUBLISHED) & uploads.claimed_until.is_null()
@@ -271,16 +409,49 @@ class Ledger(Gating):
             shift = f"+{retention.total_seconds():.3f} seconds"
             due = fn.strftime("%Y-%m-%dT%H:%M:%f000Z", uploads.published_at, shift)
         with self._database.transaction("reschedule the published uploads"):
-            return int(uploads.update(due_at=due).where(self._ours, waiting).execute())
+            return int(uploads.update(due_at=due).where(self._in_instance, waiting).execute())
 
-    def note(self, upload_id: int, event: str, detail: str) -> None:
-        """Add an event to the upload's story. Raises UnknownUploadError."""
-        with self._database.transaction("note an event"):
-            self._get(upload_id)
-            self._story.tell(upload_id, self.now(), event, detail)
+    # The catalog gate: an upload there is pending and not claimable; `due_at` is when its wait began.
+
+    def await_row(self, upload: Upload, *, reason: str, code: str) -> Upload:
+        """Make a pending upload wait at the catalog gate from now on. Ends the claim; it is no failure.
+
+        There is one event while the code is the same. Raises ClaimLostError.
+        """
+        with self._database.transaction("make an upload wait for its catalog row"):
+            now = self.now()
+            return self._wait(upload, now, {"due_at": now, "awaits_row": True}, reason, code)
+
+    def admit(self, upload: Upload, admission: Admission) -> Upload:
+        """Let an upload through the catalog gate: it is due now. Raises ClaimLostError."""
+        with self._database.transaction("let an upload through the catalog gate"):
+            now = self.now()
+            values: dict[str, Any] = {"awaits_row": False, "due_at": now, "error_code": None, **admission}
+            changed = self._change(upload, values | self._end_of_claim)
+            self._upload_events.append(
+                upload.id, now, "admitted", f"for catalog row {admission['catalog_row_id']}"
+            )
+            return changed
+
+    def leave_gate(self, upload: Upload) -> Upload:
+        """Take an upload from the catalog gate undecided, so that the first stage checks its file."""
+        with self._database.transaction("take an upload from the catalog gate"):
+            values = {"awaits_row": False, "due_at": self.now()}
+            return self._change(upload, values | self._end_of_claim)
+
+    def note_newer_row(self, upload: Upload, row: CatalogRow) -> None:
+        """Record that the same content belongs to a newer catalog row, too. Needs no claim, disturbs none."""
+        uploads = self._uploads
+        is_older = uploads.catalog_row_at.is_null() | (uploads.catalog_row_at < row.created_at)
+        with self._database.transaction("record a newer catalog row"):
+            uploads.update(catalog_row_id=row.id, catalog_row_at=row.created_at).where(
+                self._in_instance, uploads.id == upload.id, is_older
+            ).execute()
+
+    # Instances
 
     def heartbeat(self, report: Mapping[str, JSON]) -> None:
-        """Say that this worker's daemon, the calling process, is alive and how it is doing."""
+        """Record that this worker's daemon, the calling process, is alive, and its report."""
         instances = self._database.tables.instances
         with self._database.transaction("write the daemon's report"):
             now = self.now()
@@ -293,3 +464,58 @@ class Ledger(Gating):
             }
             insert = instances.insert(instance=self.worker, **values)
             insert.on_conflict(conflict_target=[instances.instance], update=values).execute()
+
+    # Fenced writes
+
+    def _claimable(self, state: State, free: Any, due: Any, limit: int) -> list[dict[str, Any]]:
+        uploads = self._uploads
+        query: Any = uploads.select(self._all_columns).where(self._is_queued(state), due, free)
+        query = query.order_by(uploads.due_at, uploads.id).limit(limit)
+        if self._database.dialect is Dialect.POSTGRESQL:
+            query = query.for_update(skip_locked=True)
+        return self._fetch_values("read what can be claimed", query)
+
+    def _is_free(self, now: datetime, lease: timedelta) -> Any:
+        """True of a row without a claim, or whose claim has expired.
+
+        Also true if the claim was made before the clock was set back: no claim lasts for more than
+        `LONGEST_LEASE`, and none of this worker for more than `lease`. Twice that is allowed, because a claim
+        that another thread made since `now` was read ends a moment after `now + lease`.
+        """
+        claimed_by, until = self._uploads.claimed_by, self._uploads.claimed_until
+        is_own = (claimed_by == self.worker) & (until > now + 2 * lease)
+        return until.is_null() | (until <= now) | (until > now + max(lease, LONGEST_LEASE)) | is_own
+
+    @property
+    def _end_of_claim(self) -> dict[str, Any]:
+        """Ends a claim and fences its holder off."""
+        return {"claimed_by": None, "claimed_until": None, "claim": self._uploads.claim + 1}
+
+    def _fence(self, upload: Upload) -> tuple[Any, ...]:
+        """True of the row only while it has the state and the claim number of `upload`."""
+        uploads = self._uploads
+        return uploads.id == upload.id, uploads.state == upload.state, uploads.claim == upload.claim
+
+    def _wait(
+        self, upload: Upload, now: datetime, values: Mapping[str, Any], reason: str, code: str
+    ) -> Upload:
+        """Make an upload wait without an error, and append an event unless it waits for the same already."""
+        no_error = {"last_error": None, "error_code": code}
+        changed = self._change(upload, {**values, **no_error, **self._end_of_claim})
+        if code != upload.error_code:
+            self._upload_events.append(upload.id, now, "waiting", reason)
+        return changed
+
+    def _change(self, upload: Upload, values: Mapping[str, Any]) -> Upload:
+        uploads = self._uploads
+        if values and not uploads.update(values).where(*self._fence(upload)).execute():
+            raise ClaimLostError(upload.id, upload.claim)
+        return self._get(upload.id)
+
+    def _get(self, upload_id: int) -> Upload:
+        uploads = self._uploads
+        query = uploads.select().where(self._in_instance, uploads.id == upload_id)
+        found = self._first("read an upload", query)
+        if found is None:
+            raise UnknownUploadError(upload_id)
+        return found

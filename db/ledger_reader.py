@@ -1,30 +1,72 @@
-"""The questions one can ask the ledger. Nothing here changes a row."""
+"""Queries of the ledger. Nothing here changes a row."""
 
 import json
-from collections.abc import Collection, Iterable, Iterator
-from datetime import datetime, timedelta
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import fields
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any
 
 import peewee
 from peewee import SQL, fn
 
-from db.key_history import KeyHistory
+from db.database import Database
 from db.records import InstanceReport, Upload, UploadEvent
 from db.states import ENDED_STATES, State
+from db.upload_events import UploadEvents
 
 PAGE = 500
-MOST_HELD = 1_000
-"""Claims that are looked at to see when the first of them ends."""
+MAX_CLAIMS_READ = 1_000
+"""How many claims are read to find the one that ends first."""
+
+_PLAIN = (peewee.TextField, peewee.IntegerField)
+"""Columns whose values need no conversion from what either driver returns."""
 
 
-class LedgerReader(KeyHistory):
-    """The ledger of one instance, for reading."""
+class LedgerReader:
+    """The ledger of one instance, for reading.
+
+    `worker` is the name of the calling daemon where it differs from the instance's: several daemons share the
+    ledger of a shared directory. `clock` replaces the database's time. Every method may raise DatabaseError
+    and works on its own connection unless the thread is in a `Database.session`.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        instance: str,
+        *,
+        worker: str | None = None,
+        clock: Callable[[], datetime] | None = None,
+    ) -> None:
+        self.instance = instance
+        self.worker = worker or instance
+        self._database = database
+        self._clock = clock or database.now
+        self._uploads = database.tables.uploads
+        self._upload_events = UploadEvents(database)
+        self._all_columns = peewee.SQL(", ".join(f'"{field.name}"' for field in fields(Upload)))
+        """The columns of a frequent SELECT, rendered once instead of for every query."""
+        columns = {field.name: getattr(self._uploads, field.name) for field in fields(Upload)}
+        self._conversions: dict[str, Callable[[Any], Any]] = {
+            name: column.python_value for name, column in columns.items() if not isinstance(column, _PLAIN)
+        }
+
+    @property
+    def database(self) -> Database:
+        """The database that holds the ledger."""
+        return self._database
+
+    def now(self) -> datetime:
+        """The time that claims, due times and events refer to, in UTC."""
+        return self._clock().astimezone(UTC)
+
+    # Uploads
 
     def current(self, path: str) -> Upload | None:
         """The newest upload of the path."""
         uploads = self._uploads
-        query = uploads.select().where(self._ours, uploads.path == path).order_by(uploads.id.desc())
+        query = uploads.select().where(self._in_instance, uploads.path == path).order_by(uploads.id.desc())
         return self._first("look up a path", query)
 
     def current_many(self, paths: Iterable[str]) -> dict[str, Upload]:
@@ -33,7 +75,7 @@ class LedgerReader(KeyHistory):
         remaining = iter(paths)
         found: dict[str, Upload] = {}
         while page := list(islice(remaining, PAGE)):
-            of_paths = uploads.select(fn.MAX(uploads.id)).where(self._ours, uploads.path.in_(page))
+            of_paths = uploads.select(fn.MAX(uploads.id)).where(self._in_instance, uploads.path.in_(page))
             newest = uploads.select().where(uploads.id.in_(of_paths.group_by(uploads.path)))
             found.update((upload.path, upload) for upload in self._fetch("look up paths", newest))
         return found
@@ -60,29 +102,65 @@ class LedgerReader(KeyHistory):
         path: str | None = None,
         all_instances: bool = False,
     ) -> Iterator[Upload]:
-        """Like `uploads`, but a page at a time, so that memory stays bounded however many there are."""
+        """Like `uploads`, but reads one page at a time, so that memory use is bounded."""
         return self._pages(self._matching(state, video_id, None, path, all_instances))
 
-    def live_uploads(self, states: Collection[State]) -> Iterator[Upload]:
-        """The uploads in any of the states, a page at a time, so that memory stays bounded."""
-        return self._pages(self._uploads.select().where(self._ours, self._uploads.state.in_(sorted(states))))
+    def iter_in_states(self, states: Collection[State]) -> Iterator[Upload]:
+        """The uploads in any of the states, read one page at a time, so that memory use is bounded."""
+        uploads = self._uploads
+        return self._pages(uploads.select().where(self._in_instance, uploads.state.in_(sorted(states))))
 
     def abandoned_multiparts(self, limit: int) -> list[Upload]:
-        """Uploads that are past sending, or given up, and whose multipart upload may still be open in S3."""
+        """The uploads that are no longer pending and whose multipart upload may still be open in S3."""
         uploads = self._uploads
         query = uploads.select().where(
-            self._ours, uploads.multipart_id.is_null(False), uploads.state != State.PENDING
+            self._in_instance, uploads.multipart_id.is_null(False), uploads.state != State.PENDING
         )
         return self._fetch("list abandoned multipart uploads", query.order_by(uploads.id).limit(limit))
 
-    def next_due(self, state: State, *, horizon: timedelta, awaits_others: bool = True) -> datetime | None:
-        """When the next upload of `state` can be claimed; None if there is none. It may have passed already.
+    def oldest_pending(self) -> Upload | None:
+        """The pending upload that was discovered first."""
+        uploads = self._uploads
+        query = uploads.select().where(self._in_instance, uploads.state == State.PENDING)
+        return self._first(
+            "find the oldest pending upload", query.order_by(uploads.discovered_at, uploads.id)
+        )
 
-        An upload due later than `horizon` from now counts as due now: the clock must have jumped. One that
-        another daemon holds is due when its claim runs out; `awaits_others` says whether that counts.
+    def last_errors(self, limit: int) -> list[Upload]:
+        """The live uploads that have an error, the one with the latest event first."""
+        uploads, events = self._uploads, self._database.tables.events
+        query = (
+            uploads.select()
+            .join(events, on=events.upload == uploads.id)
+            .where(self._in_instance, self._is_live, uploads.last_error.is_null(False))
+            .group_by(uploads.id)
+            .order_by(fn.MAX(events.id).desc())
+            .limit(limit)
+        )
+        return self._fetch("list the last errors", query)
+
+    def counts(self) -> dict[State, int]:
+        """The number of uploads in each state, zeros included."""
+        return self._counts(self._in_instance).get(self.instance, dict.fromkeys(State, 0))
+
+    def counts_by_instance(self) -> dict[str, dict[State, int]]:
+        """The number of uploads in each state, for every instance that has uploads."""
+        return self._counts()
+
+    def events(self, upload_id: int) -> list[UploadEvent]:
+        """The upload's events, oldest first."""
+        return self._upload_events.read(upload_id)
+
+    # Claims and due times
+
+    def next_due(self, state: State, *, horizon: timedelta, awaits_others: bool = True) -> datetime | None:
+        """When the next upload of `state` can be claimed, which may be in the past; None if there is none.
+
+        An upload that is due later than `horizon` from now counts as due now: the clock must have jumped. One
+        that another daemon has claimed is due when the claim ends; `awaits_others` says whether it counts.
         """
         uploads = self._uploads
-        with self._database.operation("see when the next upload is due"):
+        with self._database.operation("find when the next upload is due"):
             now = self.now()
             later: Any = uploads.select(uploads.due_at).where(self._is_queued(state), uploads.due_at > now)
             times = [
@@ -92,92 +170,185 @@ class LedgerReader(KeyHistory):
             ]
         return min((time for time in times if time is not None), default=None)
 
-    def counts(self) -> dict[State, int]:
-        """How many uploads there are in each state, zeros included."""
-        return self._counts(self._ours).get(self.instance, dict.fromkeys(State, 0))
+    def is_claimed(self, upload: Upload) -> bool:
+        """Whether any daemon, this one included, has a claim on the upload that has not expired."""
+        return upload.claimed_until is not None and upload.claimed_until > self.now()
 
-    def counts_by_instance(self) -> dict[str, dict[State, int]]:
-        """The same for every instance that has uploads."""
-        return self._counts()
+    def is_claimed_by_another(self, upload: Upload) -> bool:
+        """Whether a daemon other than this one has a claim on the upload that has not expired."""
+        return upload.claimed_by != self.worker and self.is_claimed(upload)
 
-    def oldest_pending(self) -> Upload | None:
-        """The pending upload that was discovered first."""
+    # The catalog gate
+
+    def awaiting_row(self, *, limit: int, after: int = 0) -> list[Upload]:
+        """The uploads that wait at the catalog gate and have an id above `after`, by id."""
         uploads = self._uploads
-        query = uploads.select().where(self._ours, uploads.state == State.PENDING)
-        return self._first(
-            "find the oldest pending upload", query.order_by(uploads.discovered_at, uploads.id)
-        )
+        query = uploads.select().where(self._at_gate, uploads.id > after)
+        return self._fetch("list what waits for a catalog row", query.order_by(uploads.id).limit(limit))
 
-    def last_errors(self, limit: int) -> list[Upload]:
-        """The live uploads that carry an error, the one that something happened to last first."""
-        uploads, events = self._uploads, self._database.tables.events
-        query = (
-            uploads.select()
-            .join(events, on=events.upload == uploads.id)
-            .where(self._ours, self._is_live, uploads.last_error.is_null(False))
-            .group_by(uploads.id)
-            .order_by(fn.MAX(events.id).desc())
-            .limit(limit)
-        )
-        return self._fetch("list the last errors", query)
+    def count_awaiting_row(self, *, longer_than: timedelta = timedelta(0)) -> int:
+        """The number of uploads that have waited at the catalog gate for longer than that."""
+        uploads = self._uploads
+        query: Any = uploads.select(fn.COUNT(uploads.id)).where(self._at_gate)
+        with self._database.operation("count what waits for a catalog row"):
+            return int(query.where(uploads.due_at <= self.now() - longer_than).scalar())
 
-    def events(self, upload_id: int) -> list[UploadEvent]:
-        """The upload's story in the order it happened."""
-        return self._story.read(upload_id)
+    def awaiting_row_since(self) -> datetime | None:
+        """When the longest wait at the catalog gate began; None if no upload waits."""
+        uploads = self._uploads
+        query: Any = uploads.select(uploads.due_at).where(self._at_gate).order_by(uploads.due_at)
+        with self._database.operation("find what has waited longest for a catalog row"):
+            found: datetime | None = query.limit(1).scalar()
+            return found
+
+    def last_admitted(self) -> Upload | None:
+        """The newest upload that was admitted for a catalog row."""
+        uploads = self._uploads
+        query = uploads.select().where(self._in_instance, uploads.catalog_row_at.is_null(False))
+        return self._first("find the last admitted upload", query.order_by(uploads.id.desc()))
+
+    # Object keys: several uploads, of one path or of several, can have the same key.
+
+    def key_conflict(self, upload: Upload) -> Upload | None:
+        """The oldest upload of another path that has, or is going to have, the same object key.
+
+        Two files with one key would overwrite each other's object.
+        """
+        uploads = self._uploads
+        query = uploads.select().where(
+            self._in_instance,
+            uploads.object_key == upload.object_key,
+            uploads.path != upload.path,
+            uploads.state.in_([State.PENDING, State.VERIFIED, State.PUBLISHED, State.RELEASED]),
+        )
+        return self._first("look for another file of the same key", query.order_by(uploads.id))
+
+    def uploads_of_key(self, object_key: str, *, all_instances: bool = False) -> list[Upload]:
+        """Every upload that has or had this object key, oldest first."""
+        uploads = self._uploads
+        query = uploads.select().where(uploads.object_key == object_key).order_by(uploads.id)
+        if not all_instances:
+            query = query.where(self._in_instance)
+        return self._fetch("look up an object key", query)
+
+    def replaces_other_content(self, upload: Upload) -> bool:
+        """Whether an earlier upload of the same object key was ever verified with another checksum."""
+        uploads = self._uploads
+        query = uploads.select().where(
+            self._in_instance,
+            uploads.id < upload.id,
+            uploads.object_key == upload.object_key,
+            uploads.checksum != upload.checksum,
+            self._was_verified,
+        )
+        return self._first("check whether an upload replaces an object", query) is not None
+
+    def other_content_for_row(self, upload: Upload) -> Upload | None:
+        """An upload, of any instance, whose content must not be replaced by this one's.
+
+        It has the same object key and another checksum, and was verified for the catalog row that this upload
+        was admitted for, or for a newer one.
+        """
+        if upload.catalog_row_at is None:
+            return None
+        uploads = self._uploads
+        query = uploads.select().where(
+            uploads.id != upload.id,
+            uploads.object_key == upload.object_key,
+            uploads.checksum != upload.checksum,
+            uploads.catalog_row_at >= upload.catalog_row_at,
+            self._was_verified,
+        )
+        return self._first("look up what an object was verified for", query.order_by(uploads.id.desc()))
+
+    def replaced_by(self, upload: Upload, etag: str) -> Upload | None:
+        """The later upload, of any instance, that replaced the upload's object by one with this ETag."""
+        uploads = self._uploads
+        query = uploads.select().where(
+            uploads.object_key == upload.object_key,
+            uploads.id > upload.id,
+            uploads.etag == etag,
+            self._was_verified,
+        )
+        return self._first("look up what replaced an object", query)
+
+    def latest_verified_ids(self, object_keys: Collection[str]) -> dict[str, int]:
+        """The id of the latest upload, of any instance, whose object is verified, by object key."""
+        uploads = self._uploads
+        verified = [State.VERIFIED, State.PUBLISHED, State.RELEASED]
+        query: Any = uploads.select(uploads.object_key, fn.MAX(uploads.id)).where(
+            uploads.object_key.in_(list(object_keys)), uploads.state.in_(verified)
+        )
+        with self._database.operation("look up the uploads of object keys"):
+            return dict(query.group_by(uploads.object_key).tuples())
+
+    def known_keys(self, object_keys: Collection[str]) -> set[str]:
+        """Those of the object keys that any upload, of any instance, has or had."""
+        uploads = self._uploads
+        query: Any = uploads.select(uploads.object_key).where(uploads.object_key.in_(list(object_keys)))
+        with self._database.operation("look up object keys"):
+            return set(query.distinct().scalars())
+
+    def is_known_etag(self, object_key: str, etag: str) -> bool:
+        """Whether an upload, of any instance, has sent an object with this ETag under the key."""
+        uploads = self._uploads
+        query = uploads.select().where(uploads.object_key == object_key, uploads.etag == etag)
+        return self._first("look up an ETag", query) is not None
+
+    def urls_of_path(self, path: str) -> set[str]:
+        """Every public URL that an object of this path was ever given."""
+        uploads = self._uploads
+        query: Any = uploads.select(uploads.url).where(
+            self._in_instance, uploads.path == path, uploads.url.is_null(False)
+        )
+        with self._database.operation("list the URLs of a path"):
+            return set(query.distinct().scalars())
+
+    # Instances
 
     def instance_report(self) -> InstanceReport | None:
-        """What this worker's daemon last said about itself."""
+        """The latest report of this worker's daemon."""
         return next((report for report in self.instance_reports() if report.instance == self.worker), None)
 
     def instance_reports(self) -> list[InstanceReport]:
-        """What every daemon that uses this database last said about itself, by name."""
+        """The latest report of every daemon that uses this database, by name."""
         instances = self._database.tables.instances
         query: Any = instances.select().order_by(instances.instance)
         with self._database.operation("read the daemons' reports"):
             return [InstanceReport(**row | {"report": json.loads(row["report"])}) for row in query.dicts()]
 
-    def _counts(self, *of: peewee.Expression) -> dict[str, dict[State, int]]:
-        uploads = self._uploads
-        query: Any = uploads.select(uploads.instance, uploads.state, fn.COUNT(uploads.id))
-        if of:
-            query = query.where(*of)
-        counts: dict[str, dict[State, int]] = {}
-        with self._database.operation("count the uploads"):
-            for instance, state, number in query.group_by(uploads.instance, uploads.state).tuples():
-                counts.setdefault(instance, dict.fromkeys(State, 0))[state] = number
-        return counts
+    # Conditions
 
-    def _claimable_at(self, state: State, due: Any, now: datetime, *, awaits_others: bool) -> datetime | None:
-        """When the first of what is due can be claimed: at once, or when a claim ends if all are held.
-
-        What is held is read row by row: it is no more than all workers together have room for, and an index
-        for it would have to be written by every claim.
-        """
-        uploads = self._uploads
-        queued = (self._is_queued(state), due)
-        free: Any = uploads.select(uploads.due_at).where(*queued, uploads.claimed_until.is_null())
-        first: datetime | None = free.order_by(uploads.due_at).limit(1).scalar()
-        if first is not None:
-            return min(first, now)
-        # In the order of the index, and with a limit, or PostgreSQL may read the whole table: it cannot know
-        # that hardly any of the published rows are among those that were due long ago.
-        held: Any = uploads.select(uploads.claimed_until).where(*queued)
-        if not awaits_others:
-            held = held.where((uploads.claimed_by == self.worker) | (uploads.claimed_until <= now))
-        ends: list[datetime | None] = list(held.order_by(uploads.due_at).limit(MOST_HELD).scalars())
-        return min((end for end in ends if end is not None), default=None)
-
-    def _is_queued(self, state: State) -> peewee.Expression:
-        """True of what a stage may claim once it is due; in the words of the index `uploads_due`."""
-        uploads = self._uploads
-        queued: peewee.Expression = (
-            self._ours & (uploads.state == state) & (uploads.awaits_row == SQL("FALSE"))
-        )
-        return queued
+    @property
+    def _in_instance(self) -> peewee.Expression:
+        return self._uploads.instance == self.instance
 
     @property
     def _is_live(self) -> peewee.Expression:
         return self._uploads.state.not_in(sorted(ENDED_STATES))
+
+    @property
+    def _at_gate(self) -> Any:
+        """Worded like the conditions of the indexes `uploads_awaiting_row` and `uploads_awaiting_since`."""
+        uploads = self._uploads
+        return self._in_instance & (uploads.awaits_row == SQL("TRUE")) & (uploads.state == State.PENDING)
+
+    def _is_queued(self, state: State) -> peewee.Expression:
+        """True of what a stage may claim once it is due; worded like the condition of `uploads_due`."""
+        uploads = self._uploads
+        queued: peewee.Expression = (
+            self._in_instance & (uploads.state == state) & (uploads.awaits_row == SQL("FALSE"))
+        )
+        return queued
+
+    @property
+    def _was_verified(self) -> Any:
+        """True of a row that is verified or was, by its events: a row loses its proof with its object."""
+        uploads, events = self._uploads, self._database.tables.events
+        verified: Any = events.select(events.id).where(
+            events.upload == uploads.id, events.event == State.VERIFIED.value
+        )
+        return uploads.verified_at.is_null(False) | fn.EXISTS(verified)
 
     def _matching(
         self,
@@ -188,7 +359,7 @@ class LedgerReader(KeyHistory):
         all_instances: bool,
     ) -> Any:
         uploads = self._uploads
-        query = uploads.select() if all_instances else uploads.select().where(self._ours)
+        query = uploads.select() if all_instances else uploads.select().where(self._in_instance)
         if state is not None:
             query = query.where(uploads.state == state)
         if video_id is not None:
@@ -199,9 +370,64 @@ class LedgerReader(KeyHistory):
             query = query.where(uploads.path == path)
         return query
 
+    # Execution
+
+    def _counts(self, *conditions: peewee.Expression) -> dict[str, dict[State, int]]:
+        uploads = self._uploads
+        query: Any = uploads.select(uploads.instance, uploads.state, fn.COUNT(uploads.id))
+        if conditions:
+            query = query.where(*conditions)
+        counts: dict[str, dict[State, int]] = {}
+        with self._database.operation("count the uploads"):
+            for instance, state, number in query.group_by(uploads.instance, uploads.state).tuples():
+                counts.setdefault(instance, dict.fromkeys(State, 0))[state] = number
+        return counts
+
+    def _claimable_at(self, state: State, due: Any, now: datetime, *, awaits_others: bool) -> datetime | None:
+        """When the first of what is due can be claimed: at once, or when a claim ends if all are claimed.
+
+        The claims are read row by row: there are no more of them than all workers can have at a time, and
+        every claim would have to write an index of them.
+        """
+        uploads = self._uploads
+        queued = (self._is_queued(state), due)
+        free: Any = uploads.select(uploads.due_at).where(*queued, uploads.claimed_until.is_null())
+        first: datetime | None = free.order_by(uploads.due_at).limit(1).scalar()
+        if first is not None:
+            return min(first, now)
+        # In the order of the index and with a limit, or PostgreSQL may scan the whole table: its statistics
+        # do not say that hardly any published row is among those that were due long ago.
+        claimed: Any = uploads.select(uploads.claimed_until).where(*queued)
+        if not awaits_others:
+            claimed = claimed.where((uploads.claimed_by == self.worker) | (uploads.claimed_until <= now))
+        ends: list[datetime | None] = list(claimed.order_by(uploads.due_at).limit(MAX_CLAIMS_READ).scalars())
+        return min((end for end in ends if end is not None), default=None)
+
     def _pages(self, query: Any) -> Iterator[Upload]:
         number = self._uploads.id
         after = 0
         while page := self._fetch("list uploads", query.where(number > after).order_by(number).limit(PAGE)):
             yield from page
             after = page[-1].id
+
+    def _first(self, operation: str, query: Any) -> Upload | None:
+        return next(iter(self._fetch(operation, query.limit(1))), None)
+
+    def _fetch(self, operation: str, query: Any) -> list[Upload]:
+        return [Upload(**values) for values in self._fetch_values(operation, query)]
+
+    def _fetch_values(self, operation: str, query: Any) -> list[dict[str, Any]]:
+        """The columns of the uploads that `query` selects, by name.
+
+        Converts only the columns that need it; peewee would call a function for every value.
+        """
+        with self._database.operation(operation) as connected:
+            cursor = connected.execute(query)
+            names = [column[0] for column in cursor.description]
+            found = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        for name in self._conversions.keys() & names:
+            convert = self._conversions[name]
+            for values in found:
+                if values[name] is not None:
+                    values[name] = convert(values[name])
+        return found

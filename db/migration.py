@@ -1,4 +1,4 @@
-"""Brings the tables up to date, whoever else may be trying the same at the same moment."""
+"""Applies schema migrations, safely when several processes start at once."""
 
 import re
 import time
@@ -15,9 +15,9 @@ from db.database import Database
 from db.errors import DatabaseError, ErrorKind
 
 _LOCK = 0x7669_6465_6F75_706C
-"""The advisory lock of this program's migrations: "videoupl" in ASCII."""
+"""The key of the migrations' advisory lock: "videoupl" in ASCII."""
 
-_PAUSE_SECONDS = 0.02
+_RETRY_SECONDS = 0.02
 
 MIGRATIONS = tuple(
     sorted(
@@ -26,26 +26,26 @@ MIGRATIONS = tuple(
         if re.fullmatch(r"\d{4}_\w+\.py", entry.name)
     )
 )
-"""The names of all migrations there are, in order."""
+"""The names of all migrations, in order."""
 
 
 def migrate(database: Database) -> list[str]:
-    """Apply what is missing, all or nothing, and say what was applied: the migrations' names in order.
+    """Apply the missing migrations in one transaction; returns their names in order.
 
-    Safe if several processes start at once. Makes the schema on PostgreSQL; on SQLite also switches the file
-    to write-ahead logging, which it remembers. Raises DatabaseError.
+    Safe if several processes start at once. Creates the schema on PostgreSQL; on SQLite switches the file to
+    write-ahead logging, which persists. Raises DatabaseError.
     """
     with database.session():
         if database.schema is None:
             _use_write_ahead_log(database)
         with (
             database.transaction(),
-            database.operation("bring the tables up to date") as connected,
+            database.operation("migrate the tables") as connected,
             _runner(database, connected) as runner,
         ):
             if database.schema is not None:
                 connected.execute_sql("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-                _make_schema(database.schema, connected)
+                _create_schema(database.schema, connected)
             applied: list[str] = runner.up()
             return applied
 
@@ -53,16 +53,16 @@ def migrate(database: Database) -> list[str]:
 def pending_migrations(database: Database) -> list[str]:
     """The names of the migrations that `migrate` would apply, in order. Changes nothing."""
     with (
-        database.operation("see which tables are out of date") as connected,
+        database.operation("list the pending migrations") as connected,
         _runner(database, connected) as runner,
     ):
         return [migration.name for migration in runner.status() if not migration.applied]
 
 
 def schema_version(database: Database) -> str | None:
-    """The name of the latest migration that was applied; None if there was none. Changes nothing."""
+    """The name of the latest migration applied; None if there is none. Changes nothing."""
     with (
-        database.operation("see which version the tables have") as connected,
+        database.operation("read the version of the tables") as connected,
         _runner(database, connected) as runner,
     ):
         return max((migration.name for migration in runner.status() if migration.applied), default=None)
@@ -74,8 +74,8 @@ def _runner(database: Database, connected: Any) -> Iterator[Any]:
         yield Runner(connected, directory=str(directory), schema=database.schema)
 
 
-def _make_schema(schema: str, connected: Any) -> None:
-    """Make the schema unless it is there: making one takes a right that an operator may keep to himself."""
+def _create_schema(schema: str, connected: Any) -> None:
+    """Create the schema if it is missing: CREATE needs a privilege that the daemon's user may not have."""
     query = "SELECT count(*) FROM pg_catalog.pg_namespace WHERE nspname = %s"
     (found,) = connected.execute_sql(query, (schema,)).fetchone()
     if not found:
@@ -83,7 +83,7 @@ def _make_schema(schema: str, connected: Any) -> None:
 
 
 def _use_write_ahead_log(database: Database) -> None:
-    """Switch the journal; while another process does the same SQLite is busy at once instead of waiting."""
+    """Switch the journal mode, with retries: SQLite ignores its busy timeout while another does so."""
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:
@@ -92,6 +92,6 @@ def _use_write_ahead_log(database: Database) -> None:
         except DatabaseError as error:
             if error.kind is not ErrorKind.TRANSIENT or time.monotonic() > deadline:
                 raise
-            time.sleep(_PAUSE_SECONDS)
+            time.sleep(_RETRY_SECONDS)
         else:
             return

@@ -1,7 +1,7 @@
-"""The tables as peewee models. They never leave this package; `db.records` is what others see.
+"""The tables as peewee models. They stay within this package; callers get the values of `db.records`.
 
-The classes here belong to no database. `bind` makes the set that belongs to one, with its constraints and
-indexes, so that several databases can be open in one process.
+The classes here belong to no database. `bind` derives the models of one, with its constraints and indexes, so
+that several databases can be open in one process.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from db.catalog_models import (
     PublicationRow,
     QualityRow,
     index_qualities,
-    words_in_sql,
+    sql_list,
 )
 from db.fields import CanonicalUuidField, StateField, Unsigned64Field, UtcTimeField
 from db.states import ENDED_STATES, State
@@ -36,7 +36,7 @@ _M = TypeVar("_M", bound=Model)
 
 
 class UploadRow(Model):
-    """The ledger: one row a content of a file (`db.records.Upload` names the units)."""
+    """The ledger: one row per content of a file. `db.records.Upload` documents the columns."""
 
     id = BigAutoField()
     instance = TextField()
@@ -77,18 +77,18 @@ class UploadRow(Model):
 
 
 class EventRow(Model):
-    """The story of each upload, for `explain`."""
+    """The events of each upload, for `explain`."""
 
     id = BigAutoField()
     upload: "ForeignKeyField[UploadRow]"
-    """Added by `bind`, for it must refer to the uploads of the same database."""
+    """Added by `bind`: it has to refer to the uploads of the same database."""
     at = UtcTimeField()
     event = TextField()
     detail = TextField()
 
 
 class InstanceRow(Model):
-    """What each running daemon last said about itself."""
+    """The latest report of each running daemon."""
 
     instance = TextField(primary_key=True)
     pid = BigIntegerField()
@@ -98,7 +98,7 @@ class InstanceRow(Model):
 
 
 class InvalidationRow(Model):
-    """What a CDN must be told to forget (`db.invalidations`)."""
+    """The queue of CDN invalidations (`db.invalidations`)."""
 
     id = BigAutoField()
     instance = TextField()
@@ -107,11 +107,11 @@ class InvalidationRow(Model):
     sent_at = UtcTimeField(null=True)
 
 
-_PROVEN = words_in_sql(State.VERIFIED, State.PUBLISHED, State.RELEASED)
-_VISIBLE = words_in_sql(State.PUBLISHED, State.RELEASED)
+_PROVEN = sql_list(State.VERIFIED, State.PUBLISHED, State.RELEASED)
+_VISIBLE = sql_list(State.PUBLISHED, State.RELEASED)
 
 _UPLOAD_CHECKS = (
-    Check(f"state IN {words_in_sql(*State)}", "uploads_state_known"),
+    Check(f"state IN {sql_list(*State)}", "uploads_state_known"),
     Check("attempts >= 0", "uploads_attempts_counted"),
     Check("size >= 0", "uploads_size_counted"),
     Check("confirmed_by IN ('checksum', 'etag')", "uploads_confirmed_by_known"),
@@ -141,7 +141,7 @@ class Tables:
 
     @property
     def all(self) -> tuple[type[Model], ...]:
-        """Every table of ours, those that others refer to first."""
+        """Every table that the migrations create, referenced tables first."""
         return (
             self.uploads,
             self.events,
@@ -153,7 +153,7 @@ class Tables:
 
 
 def bind(database: peewee.Database, schema: str | None, catalog_schema: str | None = None) -> Tables:
-    """The models of `database`, their tables in `schema` (None on SQLite, which has none).
+    """The models of `database`, with their tables in `schema` (None on SQLite, which has no schemas).
 
     The compressor's table is in `catalog_schema`.
     """
@@ -201,7 +201,7 @@ def _reference(uploads: type[UploadRow]) -> Any:
 
 
 def _index_uploads(uploads: type[UploadRow]) -> None:
-    """What a claim changes is in none of these: so PostgreSQL rewrites a row without writing any index."""
+    """Add the indexes. None has a column that a claim changes, so that PostgreSQL can make a HOT update."""
     uploads.add_index(
         uploads.instance,
         uploads.path,

@@ -1,7 +1,7 @@
-"""Which rows of the compressor's catalog show which objects, and what stood there before.
+"""Which rows of the compressor's catalog show which objects, and the local URLs that they had before.
 
-The compressor's table remembers neither: its local URL begins as each request wished, and whoever takes an
-object back needs it again.
+The compressor's table has no room for either. A local URL cannot be derived, because each request chooses its
+base, and it is needed again when an object is lost.
 """
 
 from collections.abc import Iterator
@@ -17,13 +17,13 @@ PAGE = 500
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """One row that was given the public URL of an upload's object."""
+    """One catalog row onto which the public URL of an upload's object was published."""
 
     row_id: str
     upload_id: int
     url: str
     local_url: str | None
-    """What it showed before; None if it showed the object already."""
+    """The URL it had before; None if it had the object's already."""
     published_at: datetime
 
 
@@ -37,33 +37,33 @@ class Publications:
         self._rows = database.tables.compressor_rows
 
     def record(self, row: CatalogRow, upload: Upload, url: str, at: datetime) -> None:
-        """Note that a row, as it was read, shows `url` from now on."""
+        """Record that a row, passed as it was read, has the URL `url` from now on."""
         shown = self._shown
         local_url = None if row.url == url else row.url
         values = {"upload": upload.id, "instance": self._instance, "url": url, "published_at": at}
         if local_url is not None:
             values["local_url"] = local_url
-        with self._database.transaction("note a publication"):
+        with self._database.transaction("record a publication"):
             insert = shown.insert(row_id=row.id, **values)
             insert.on_conflict(conflict_target=[shown.row_id], update=values).execute()
 
-    def of_rows(self, row_ids: list[str]) -> dict[str, Publication]:
-        """The publications onto rows, by the rows' ids."""
+    def by_row_id(self, row_ids: list[str]) -> dict[str, Publication]:
+        """The publications onto the rows with these ids, by row id."""
         query = self._select().where(self._shown.row_id.in_(row_ids))
         return {publication.row_id: publication for publication in self._fetch(query)}
 
-    def forget(self, row_ids: list[str]) -> None:
-        """Rows that show nothing of ours any more, or are no more."""
-        with self._database.transaction("forget publications"):
+    def delete(self, row_ids: list[str]) -> None:
+        """Delete the publications onto rows that show no object of ours any more, or do not exist."""
+        with self._database.transaction("delete publications"):
             self._shown.delete().where(self._shown.row_id.in_(row_ids)).execute()
 
-    def forget_upload(self, upload: Upload) -> None:
-        """Nothing shows the upload's object any more."""
-        with self._database.transaction("forget an upload's publications"):
+    def delete_of_upload(self, upload: Upload) -> None:
+        """Delete the publications of an upload whose object no row shows any more."""
+        with self._database.transaction("delete an upload's publications"):
             self._shown.delete().where(self._shown.upload == upload.id).execute()
 
     def of_deleted_rows(self) -> Iterator[Publication]:
-        """The publications whose rows were deleted since, a page at a time."""
+        """The publications whose rows no longer exist, read one page at a time."""
         shown, rows = self._shown, self._rows
         query = self._select().left_outer_join(rows, on=rows.id == shown.row_id)
         return self._pages(query.where(shown.instance == self._instance, rows.id.is_null()))

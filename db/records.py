@@ -1,4 +1,4 @@
-"""What this package hands out: plain immutable values, never database models.
+"""The values that this package takes and returns: plain and immutable, never database models.
 
 All times are aware and in UTC.
 """
@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Any, TypedDict
 
 from db.states import State
 
@@ -18,7 +19,7 @@ JSON = str | int | float | bool | None | Sequence["JSON"] | Mapping[str, "JSON"]
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Which content a path held when it was looked at, as `fstat` tells it.
+    """Which content a path held when it was examined, from `fstat(2)`.
 
     `device` and `inode` are unsigned 64-bit numbers, `size` is in bytes, `mtime_ns` in nanoseconds since the
     epoch.
@@ -32,9 +33,10 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """One row of the ledger as it was when it was read: one rendition's journey.
+    """One row of the ledger as it was when it was read: the upload of one content of one file.
 
-    `claim` fences writers: `Ledger` accepts a write only from whoever holds the present number.
+    The fields are the columns of `db.models.UploadRow`, in the same order. `claim` is a fencing token:
+    `Ledger` accepts a write only with the row's present number.
     """
 
     id: int
@@ -60,20 +62,20 @@ class Upload:
     url: str | None
     """The public URL, once known."""
     finding: str | None
-    """What is wrong with its container, where the catalog is to say whether that matters."""
+    """What is wrong with its container, where the catalog decides whether that matters."""
     awaits_row: bool
-    """Whether it waits at the catalog gate; `due_at` then says since when."""
+    """Whether it waits at the catalog gate; `due_at` is then when the wait began."""
     catalog_row_id: str | None
-    """The catalog row that it was let through the gate for, and may be published onto."""
+    """The catalog row that it was admitted for and may be published onto."""
     catalog_row_at: datetime | None
-    """When that row was made, by the catalog."""
+    """The catalog's creation time of that row."""
     state: State
     attempts: int
     """Failed attempts since the last transition."""
     due_at: datetime
     last_error: str | None
     error_code: str | None
-    """A short stable word for `last_error`, for code to branch on."""
+    """A short stable word for `last_error`, for code to branch on; set alone, what the upload waits for."""
     claimed_by: str | None
     claim: int
     claimed_until: datetime | None
@@ -94,26 +96,74 @@ class Upload:
         return Identity(self.device, self.inode, self.size, self.mtime_ns)
 
     def as_dict(self) -> dict[str, JSON]:
-        """The row under its column names, ready for JSON; times as ISO 8601 in UTC, ending in 'Z'."""
+        """The row by column name, ready for JSON; times as ISO 8601 in UTC, ending in 'Z'."""
         return {field.name: _as_json(getattr(self, field.name)) for field in fields(self)}
+
+
+class Admission(TypedDict):
+    """What the catalog gate decides when it admits an upload: the row, and the names that follow from it."""
+
+    catalog_row_id: str
+    catalog_row_at: datetime
+    filename: str
+    quality: str
+    object_key: str
+
+
+class Progress(TypedDict, total=False):
+    """What a stage may record while it works on an upload (units as in `Upload`)."""
+
+    catalog_row_id: str
+    catalog_row_at: datetime
+    filename: str
+    quality: str
+    object_key: str
+
+    checksum: str | None
+    etag: str | None
+    multipart_id: str | None
+    part_size: int | None
+    bytes_sent: int
+    url: str | None
+    published_at: datetime
+
+
+class Proof(TypedDict, total=False):
+    """What a stage may record when it moves an upload to another state (units as in `Upload`)."""
+
+    checksum: str | None
+    etag: str | None
+    version_id: str | None
+    confirmed_by: str | None
+    url: str | None
+
+
+def check_facts(facts: Mapping[str, Any], allowed: type[Progress | Proof]) -> dict[str, Any]:
+    """The facts, all of which `allowed` declares: a stage cannot write a state or a claim with them.
+
+    Raises TypeError.
+    """
+    if unknown := facts.keys() - allowed.__annotations__.keys():
+        raise TypeError(f"not a fact that may be recorded here: {', '.join(sorted(unknown))}")
+    return dict(facts)
 
 
 @dataclass(frozen=True, slots=True)
 class UploadEvent:
-    """One line of an upload's story."""
+    """One event in an upload's history."""
 
     at: datetime
     event: str
     detail: str
 
     def as_dict(self) -> dict[str, JSON]:
-        """The event ready for JSON, its time as ISO 8601 in UTC."""
+        """The event, ready for JSON; its time as ISO 8601 in UTC."""
         return {"at": format_time(self.at), "event": self.event, "detail": self.detail}
 
 
 @dataclass(frozen=True, slots=True)
 class InstanceReport:
-    """What a running daemon last said about itself."""
+    """The latest report of a running daemon."""
 
     instance: str
     pid: int
@@ -124,7 +174,7 @@ class InstanceReport:
 
 @dataclass(frozen=True, slots=True)
 class CatalogRow:
-    """One row of the catalog: where players find one quality of one video."""
+    """One row of the catalog: the URL at which players find one quality of one video."""
 
     id: str
     video_id: str
@@ -139,12 +189,12 @@ class CatalogRow:
 
     @property
     def age_order(self) -> tuple[datetime, str]:
-        """What sorts rows from the oldest to the newest."""
+        """The sort key for rows from the oldest to the newest."""
         return self.created_at, self.id
 
 
 class GateVerdict(StrEnum):
-    """What the catalog says about sending a file."""
+    """Whether the catalog lets a file be sent."""
 
     OPEN = "open"
     WAIT = "wait"
@@ -153,9 +203,9 @@ class GateVerdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """The catalog gate's answer: a row that lets the file through, or a sentence that says why not.
+    """The catalog gate's answer: the row that the file is admitted for, or the reason why it is not.
 
-    `code` is a short stable word for the sentence. A catalog whose rows nobody waits for opens without one.
+    `code` is a short stable word for `reason`, a sentence. A catalog without a gate admits without a row.
     """
 
     verdict: GateVerdict
@@ -170,27 +220,27 @@ class Gate:
 
     @classmethod
     def opened(cls, row: CatalogRow | None = None) -> Gate:
-        """The file may be sent, for this row if there is one."""
+        """An answer that lets the file be sent, for this row if there is one."""
         return cls(GateVerdict.OPEN, row=row)
 
     @classmethod
     def wait(cls, code: str, reason: str) -> Gate:
-        """The catalog has not decided yet."""
+        """An answer that makes the file wait: the catalog has not decided yet."""
         return cls(GateVerdict.WAIT, code, reason)
 
     @classmethod
     def rejected(cls, code: str, reason: str) -> Gate:
-        """The file must not be sent."""
+        """An answer that forbids sending the file."""
         return cls(GateVerdict.REJECTED, code, reason)
 
 
 def format_time(time: datetime) -> str:
-    """A time as fixed-width ISO 8601 in UTC with microseconds, so that its text sorts as the time does."""
+    """A time as fixed-width ISO 8601 in UTC with microseconds, so that texts sort in order of time."""
     return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def parse_time(text: str) -> datetime:
-    """The time that `format_time` wrote."""
+    """The inverse of `format_time`."""
     return datetime.fromisoformat(text)
 
 

@@ -1,7 +1,7 @@
-"""The states of an upload and the one map of which may follow which.
+"""The states of an upload and the transitions between them.
 
-The same words stand in the schema's CHECK constraints; `Ledger.advance` and `Ledger.reopen` are the only code
-that moves a row along this map.
+The schema's CHECK constraints hold the same words. Only `Ledger.advance`, `Ledger.reopen` and
+`Ledger.enqueue` change a row's state.
 """
 
 from collections.abc import Mapping
@@ -10,38 +10,38 @@ from types import MappingProxyType
 
 
 class State(StrEnum):
-    """Where an upload is on its way from a file on disk to a published object and free space."""
+    """How far an upload has come from a file on disk to a published object and free space."""
 
     PENDING = "pending"
-    """Finished on disk, not yet proven to be in S3."""
+    """Complete on disk, not yet verified in S3."""
     VERIFIED = "verified"
-    """A HEAD answered with the file's size and checksum (or its ETag, where a server keeps no checksum)."""
+    """HeadObject returned the file's size and checksum (or ETag, where the server stores no checksum)."""
     PUBLISHED = "published"
-    """The catalog points at the object."""
+    """The catalog has the object's URL."""
     RELEASED = "released"
-    """The local copy was given up. The end of the way of every good file."""
+    """The local copy was deleted: the final state of a successful upload."""
     REJECTED = "rejected"
-    """The compressor said failed, or the container is incomplete. Nothing was sent, the copy is kept."""
+    """The compressor reported a failure or the container is incomplete. Nothing is sent, the copy is kept."""
     FAILED = "failed"
-    """This one object cannot be uploaded as it is. A person must act; the copy is kept."""
+    """This object cannot be uploaded as it is. An operator must act; the copy is kept."""
     GONE = "gone"
-    """The file disappeared before it was confirmed, or its catalog row before it was published."""
+    """The file disappeared before it was verified, or its catalog row before it was published."""
     SUPERSEDED = "superseded"
-    """Newer content came to the same path; its own row took over."""
+    """Newer content at the same path has a row of its own."""
 
     @property
     def is_open(self) -> bool:
-        """Whether a stage of the daemon still has work to do on such a row."""
+        """Whether a stage of the daemon has work to do on such a row."""
         return self in OPEN_STATES
 
     @property
     def is_live(self) -> bool:
-        """Whether such a row is the one that speaks for its path: at most one a path is live."""
+        """Whether such a row represents the present content of its path; at most one row per path is live."""
         return self not in ENDED_STATES
 
     @property
     def is_stopped(self) -> bool:
-        """Whether such a row waits for `Ledger.reopen`: it stays as it is until somebody asks again."""
+        """Whether such a row stays unchanged until `Ledger.reopen` is called for it."""
         return self in STOPPED_STATES
 
 
@@ -63,4 +63,4 @@ TRANSITIONS: Mapping[State, frozenset[State]] = MappingProxyType(
         State.SUPERSEDED: frozenset(),
     }
 )
-"""For every state, the states that may come next. What is not listed cannot be written."""
+"""For every state, the states that may follow. `Ledger` refuses any other transition."""

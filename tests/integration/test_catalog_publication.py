@@ -235,7 +235,7 @@ def test_a_copy_is_not_released_while_the_compressor_is_about_to_write_its_path(
     assert (upload.state, upload.error_code) == (State.PUBLISHED, "catalog-busy")
     assert os.path.exists(harness.absolute(PATH))
     rows.delete(again)
-    harness.app.ledger.adopt_identity(upload, upload.identity)
+    harness.app.ledger.update_identity(upload, upload.identity)
     assert harness.app.context.catalog.reason_to_keep_copy(upload) is None
 
 

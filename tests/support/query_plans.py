@@ -1,4 +1,4 @@
-"""Which way a database takes to the rows: the plans of the very statements that the code sends it."""
+"""The query plans of the statements that the code executes."""
 
 from __future__ import annotations
 
@@ -13,45 +13,45 @@ from db.fields import Dialect
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a database means to answer a statement."""
+    """The plan of a statement."""
 
     statement: str
     steps: tuple[str, ...]
 
     @property
-    def reads_by(self) -> set[str]:
-        """The indexes it reads `uploads` by, or its whole table: "uploads_due", "primary key", "table"."""
-        return {way for step in self.steps if (way := _way(step)) is not None}
+    def access_paths(self) -> set[str]:
+        """How it reads `uploads`: the names of indexes, "primary key", or "table" for a scan."""
+        return {way for step in self.steps if (way := _access_path(step)) is not None}
 
 
-def plans_of(database: Database, act: Callable[[], object]) -> list[Plan]:
-    """Do something, and have every SELECT and UPDATE of `uploads` explained that it took, in their order."""
-    sent: list[tuple[str, Any]] = []
+def explain(database: Database, action: Callable[[], object]) -> list[Plan]:
+    """Call `action` and return the plan of every SELECT and UPDATE of `uploads` that it executes."""
+    executed: list[tuple[str, Any]] = []
     with database.operation("explain statements") as connected:
 
-        def note(event: Any) -> None:
-            sent.append((event.sql, event.params))
+        def record(event: Any) -> None:
+            executed.append((event.sql, event.params))
 
-        connected.query_hooks.append(note)
+        connected.query_hooks.append(record)
         try:
-            act()
+            action()
         finally:
-            connected.query_hooks.remove(note)
+            connected.query_hooks.remove(record)
         return [
-            Plan(statement, _explained(database, connected, statement, parameters))
-            for statement, parameters in sent
+            Plan(statement, _explain_one(database, connected, statement, parameters))
+            for statement, parameters in executed
             if re.match(r'(SELECT|UPDATE)\b.*"uploads"', statement)
         ]
 
 
-def _explained(database: Database, connected: Any, statement: str, parameters: Any) -> tuple[str, ...]:
+def _explain_one(database: Database, connected: Any, statement: str, parameters: Any) -> tuple[str, ...]:
     word = "EXPLAIN" if database.dialect is Dialect.POSTGRESQL else "EXPLAIN QUERY PLAN"
     return tuple(
         row[-1].strip() for row in connected.execute_sql(f"{word} {statement}", parameters).fetchall()
     )
 
 
-def _way(step: str) -> str | None:
+def _access_path(step: str) -> str | None:
     if found := re.search(
         r"Scan (?:Backward )?(?:using|on) (uploads_\w+)|USING (?:COVERING )?INDEX (\w+)", step
     ):

@@ -139,7 +139,7 @@ class OnceRun:
     def _in_words(self, upload: Upload) -> str:
         if upload.awaits_row:
             return "waits for its catalog row"
-        if self._app.ledger.is_held_by_another(upload):
+        if self._app.ledger.is_claimed_by_another(upload):
             return f"{upload.state}: {upload.claimed_by} is at work on it"
         return upload.state + (f": {upload.last_error}" if upload.last_error else "")
 

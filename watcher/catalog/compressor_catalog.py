@@ -48,7 +48,7 @@ class CompressorCatalog:
 
     def gate(self, upload: Upload) -> Gate:
         """What the file's newest row says at this moment."""
-        return self.decide(upload, self.table.of_video(upload.video_id))
+        return self.decide(upload, self.table.rows_of_video(upload.video_id))
 
     def decide(self, upload: Upload, rows: Sequence[CatalogRow]) -> Gate:
         """The same, by rows that have been read already: all of the upload's video."""
@@ -100,14 +100,14 @@ class CompressorCatalog:
         """
         with self._database.transaction(f"withdraw {upload.path} from the compressor's catalog"):
             showing = [row for row in self._rows_of(upload, locked=True) if row.url == public_url]
-            before = self.publications.of_rows([row.id for row in showing])
+            before = self.publications.by_row_id([row.id for row in showing])
             fallback = local_url if self._local_fallback else None
             changed = 0
             for row in showing:
                 earlier = before[row.id].local_url if row.id in before else None
                 if (url := earlier or fallback) is not None:
                     changed += self.table.set_url([row], url)
-                    self.publications.forget([row.id])
+                    self.publications.delete([row.id])
             return changed
 
     def rows_deleted(self, upload: Upload) -> bool:
@@ -117,7 +117,7 @@ class CompressorCatalog:
     def reason_to_keep_copy(self, upload: Upload) -> str | None:
         """Whether the compressor may still look at the file, or a row does not show the object."""
         with self._database.operation("see whether the catalog needs the local copy"):
-            rows = self.table.of_video(upload.video_id)
+            rows = self.table.rows_of_video(upload.video_id)
             of_file = rows_of_file(upload, rows, self._naming, known_urls=self._known_urls(upload))
             now = self._ledger.now()
         if any(row.status == "processing" for row in of_file):
@@ -130,14 +130,14 @@ class CompressorCatalog:
 
     def rows(self, video_id: str) -> list[CatalogRow]:
         """The rows of a video, oldest first."""
-        return self.table.of_video(video_id)
+        return self.table.rows_of_video(video_id)
 
     def needs(self, upload: Upload) -> bool:
         """Whether any row at all leads to the upload's object, or would be given its URL."""
         if self._rows_of(upload):
             return True
         urls = {self._naming.public_url(upload), *self._known_urls(upload)}
-        return self.table.any_shows(sorted(urls))
+        return self.table.any_row_shows(sorted(urls))
 
     def _admit(self, upload: Upload, row: CatalogRow) -> Gate:
         if upload.error_code == Code.ROW_NOT_NEWER and not _is_newer(row, upload):
@@ -163,11 +163,11 @@ class CompressorCatalog:
         ]
 
     def _rows_of(self, upload: Upload, *, locked: bool = False) -> list[CatalogRow]:
-        rows = self.table.of_video(upload.video_id, locked=locked)
+        rows = self.table.rows_of_video(upload.video_id, locked=locked)
         return rows_of_file(upload, rows, self._naming, known_urls=self._known_urls(upload))
 
     def _known_urls(self, upload: Upload) -> Collection[str]:
-        return self._ledger.urls_of(upload.path)
+        return self._ledger.urls_of_path(upload.path)
 
 
 def _is_newer(row: CatalogRow, upload: Upload) -> bool:

@@ -41,7 +41,7 @@ class CatalogGate:
         """
         since = self._ledger.now() - FRESH if fresh_only else None
         decided = after = 0
-        while page := self._catalog.table.of_waiting(since=since, after=after, limit=PAGE):
+        while page := self._catalog.table.rows_of_waiting(since=since, after=after, limit=PAGE):
             for upload, rows in page:
                 decided += self._settle(upload, self._catalog.decide(upload, rows))
             after = page[-1][0].id

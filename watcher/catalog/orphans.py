@@ -72,7 +72,7 @@ class Orphans:
 
     def delete(self, upload: Upload) -> bool:
         """Delete an orphan's object, unless somebody is at work on its key; False if it has to wait."""
-        if any(self._is_at_work(other) for other in self._ledger.of_key(upload.object_key)):
+        if any(self._is_at_work(other) for other in self._ledger.uploads_of_key(upload.object_key)):
             return False
         try:
             if upload.state is State.PUBLISHED:
@@ -81,8 +81,10 @@ class Orphans:
         except ClaimLostError:
             return False
         self._store.delete(upload.object_key)
-        self._catalog.publications.forget_upload(upload)
-        self._ledger.forget_object(upload, f"deleted {upload.object_key}, which no catalog row leads to")
+        self._catalog.publications.delete_of_upload(upload)
+        self._ledger.mark_object_deleted(
+            upload, f"deleted {upload.object_key}, which no catalog row leads to"
+        )
         log.info("orphan_deleted", key=upload.object_key, **row_context(upload))
         return True
 

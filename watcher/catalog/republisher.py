@@ -48,15 +48,15 @@ class Republisher:
 
     def watch(self) -> int:
         """Look at the rows that were published in the last minutes; says how many had gone back."""
-        gone_back = self._catalog.table.gone_back(self._ledger.now() - WATCHED)
-        before = self._catalog.publications.of_rows([row.id for row in gone_back])
+        gone_back = self._catalog.table.reverted_rows(self._ledger.now() - WATCHED)
+        before = self._catalog.publications.by_row_id([row.id for row in gone_back])
         uploads = self._ledger.uploads(ids={publication.upload_id for publication in before.values()})
         return sum(self.republish(upload) for upload in uploads)
 
     def sweep(self) -> int:
         """Compare every ready row of the videos we have anything of with what was published onto it."""
         changed = 0
-        for video_id, rows in self._catalog.table.not_shown(CONCERNED).items():
+        for video_id, rows in self._catalog.table.unpublished_rows(CONCERNED).items():
             for upload in self._ledger.uploads(video_id=video_id):
                 changed += self._bring_together(upload, rows)
         return changed
@@ -69,7 +69,9 @@ class Republisher:
         shown = self._catalog.show(upload, url, is_current=self._tree.holds(upload.path, upload.identity))
         if shown.changed:
             self._metrics.republished.inc(shown.changed)
-            self._ledger.note(upload.id, "republished", f"onto {shown.changed} rows that did not show {url}")
+            self._ledger.append_event(
+                upload.id, "republished", f"onto {shown.changed} rows that did not show {url}"
+            )
             log.warning("upload_republished", rows=shown.changed, url=url, **row_context(upload))
         return shown.changed
 

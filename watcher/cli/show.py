@@ -73,7 +73,7 @@ def _summary(settings: Settings, ledger: Ledger) -> dict[str, object]:
 
 
 def _gate_summary(settings: Settings, ledger: Ledger) -> dict[str, JSON]:
-    since = ledger.oldest_awaiting_row()
+    since = ledger.awaiting_row_since()
     timeout = timedelta(seconds=settings.catalog_row_timeout)
     return {
         "uploads": ledger.count_awaiting_row(),
@@ -88,7 +88,7 @@ def orphans(report: InstanceReport | None) -> int:
 
 
 def _print_gate(settings: Settings, ledger: Ledger) -> None:
-    waiting, since = ledger.count_awaiting_row(), ledger.oldest_awaiting_row()
+    waiting, since = ledger.count_awaiting_row(), ledger.awaiting_row_since()
     if not waiting or since is None:
         return
     timeout = timedelta(seconds=settings.catalog_row_timeout)

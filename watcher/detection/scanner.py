@@ -144,7 +144,7 @@ class Scanner:
                 self._check(path, Source.EVENT)
 
     def _sweep(self, report: ScanReport, stopped: Callable[[], bool]) -> None:
-        for upload in self._ledger.live_uploads(SWEPT_STATES):
+        for upload in self._ledger.iter_in_states(SWEPT_STATES):
             if stopped():
                 return
             try:

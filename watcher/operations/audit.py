@@ -90,8 +90,8 @@ class Audit:
         Raises `db.DatabaseError`, and `storage.StorageError` if the server can not be asked at all.
         """
         with ThreadPoolExecutor(CONFIRMATIONS, thread_name_prefix="audit") as pool:
-            for page in _pages(self._ledger.live_uploads(PROVEN)):
-                latest = self._ledger.latest_of_keys({upload.object_key for upload in page})
+            for page in _pages(self._ledger.iter_in_states(PROVEN)):
+                latest = self._ledger.latest_verified_ids({upload.object_key for upload in page})
                 ours = [upload for upload in page if latest.get(upload.object_key) == upload.id]
                 for upload, answer in zip(ours, pool.map(self._confirm, ours), strict=True):
                     self.confirmed += 1
@@ -199,11 +199,11 @@ class Audit:
             with self._context.database.transaction("publish a URL again"):
                 self._catalog.announce(upload, local_url=local_url, public_url=url)
                 self._catalog.publish(upload, public_url=url, local_url=local_url)
-                self._ledger.note(upload.id, "republished", url)
+                self._ledger.append_event(upload.id, "republished", url)
 
     def _is_replaced_now(self, upload: Upload) -> bool:
         """Whether other content is on its way to the key."""
-        return any(other.state is State.PENDING for other in self._ledger.of_key(upload.object_key))
+        return any(other.state is State.PENDING for other in self._ledger.uploads_of_key(upload.object_key))
 
     def _is_left_alone(self, upload: Upload) -> bool:
         """Whether the row is as it was read, and nobody works on it."""

@@ -26,7 +26,7 @@ def check_catalog(
     table = CompressorTable(database, settings.ledger_instance)
     name = f"{settings.catalog_schema}.video_qualities"
     try:
-        table.of_video(NOBODY)
+        table.rows_of_video(NOBODY)
     except DatabaseError as exc:
         yield failed(
             "catalog",
@@ -46,7 +46,7 @@ def check_catalog(
 
 
 def _url(table: CompressorTable, name: str) -> CheckResult:
-    if table.may_set_url():
+    if table.can_set_url():
         return ok("catalog URL", "This role may change url in it.")
     return failed(
         "catalog URL",

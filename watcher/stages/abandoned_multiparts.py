@@ -118,7 +118,7 @@ class AbandonedMultiparts:
         aborted = 0
         for upload in self._ledger.abandoned_multiparts(BATCH):
             self._store.abort(upload.object_key, upload.multipart_id or "")
-            if not self._ledger.forget_multipart(upload):
+            if not self._ledger.mark_multipart_aborted(upload):
                 # Another daemon of the directory has swept it, too.
                 continue
             aborted += 1
@@ -128,7 +128,7 @@ class AbandonedMultiparts:
     def _judge(self, found: OpenMultipart) -> bool:
         """Adopt it, abort it, or leave it to whose it is; False if it cannot be told yet whose it is."""
         # Asked after S3 was: whoever began it since had his claim by then.
-        everybodys = self._ledger.of_key(found.key, all_instances=True)
+        everybodys = self._ledger.uploads_of_key(found.key, all_instances=True)
         uploads = [upload for upload in everybodys if upload.instance == self._ledger.instance]
         if not uploads:
             return True
@@ -137,12 +137,12 @@ class AbandonedMultiparts:
             if not self._has_looked:
                 log.info("multipart_adopted", key=found.key)
             return True
-        if any(self._ledger.is_held(upload) for upload in pending):
+        if any(self._ledger.is_claimed(upload) for upload in pending):
             return False
         self._store.abort(found.key, found.upload_id)
         for upload in uploads:
             if upload.multipart_id == found.upload_id:
-                self._ledger.forget_multipart(upload)
+                self._ledger.mark_multipart_aborted(upload)
         log.info("multipart_aborted", key=found.key)
         return True
 

@@ -96,7 +96,7 @@ class Invalidator:
 
     def has_waiting(self) -> bool:
         """Whether the CDN has not been told of everything yet."""
-        return bool(self._invalidations.waiting(1))
+        return bool(self._invalidations.unsent(1))
 
     def flush(self) -> float:
         """Send one batch, if there is one and its time has come; how many seconds to wait before the next.
@@ -130,7 +130,7 @@ class Invalidator:
         """The oldest requests whose paths fit into one batch, and the paths; a key asked for twice is one."""
         batch: list[Invalidation] = []
         paths: dict[str, None] = {}
-        for invalidation in self._invalidations.waiting(MAX_PATHS):
+        for invalidation in self._invalidations.unsent(MAX_PATHS):
             grown = paths | dict.fromkeys(invalidation_paths(invalidation.object_key))
             if len(grown) > MAX_PATHS:
                 break

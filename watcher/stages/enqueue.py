@@ -87,7 +87,7 @@ class Enqueuer:
                 self._take_unchanged(known, finding)
                 return False
             if self._has_same_content(known, identity, finding):
-                refreshed = self._ledger.adopt_identity(known, identity)
+                refreshed = self._ledger.update_identity(known, identity)
                 self._take_unchanged(refreshed, finding)
                 return False
         return self._take_new(path, rendition, identity, finding)

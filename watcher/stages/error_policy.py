@@ -142,7 +142,7 @@ class ErrorPolicy:
     def _wait(self, upload: Upload, exc: DeferError) -> None:
         log.debug("attempt_waits", code=exc.code, reason=exc.reason)
         delay = timedelta(seconds=exc.delay_seconds)
-        self.ledger.wait(upload, delay=delay, reason=exc.reason, code=exc.code)
+        self.ledger.defer(upload, delay=delay, reason=exc.reason, code=exc.code)
 
     def _trip(self, failure: Failure) -> None:
         if self.breaker.trip(failure):

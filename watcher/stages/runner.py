@@ -216,7 +216,7 @@ class StageRunner:
         with self._changed:
             in_flight = list(self._in_flight.values())
         if in_flight:
-            self._ledger.renew(in_flight, self._lease)
+            self._ledger.renew_claims(in_flight, self._lease)
 
     def _report_trouble(self, failure: Failure) -> None:
         if self.breaker.trip(failure):

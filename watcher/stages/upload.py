@@ -94,7 +94,7 @@ class UploadStage:
             if there.verdict is Verdict.UNKNOWN and upload.etag is not None:
                 # It was sent once: that nobody can tell what became of it is no reason to send it again.
                 raise _unconfirmed(there)
-            if there.verdict is Verdict.DIFFERS and (proven := self._ledger.proof_for_row(upload)):
+            if there.verdict is Verdict.DIFFERS and (proven := self._ledger.other_content_for_row(upload)):
                 self._await_newer_row(upload, proven)
                 return
             receipt = self._adopt(upload, there)
@@ -120,10 +120,10 @@ class UploadStage:
                 confirmed_by=receipt.confirmed_by,
                 url=self._naming.public_url(upload),
             )
-            if self._invalidator is None or not self._ledger.replaces(upload):
+            if self._invalidator is None or not self._ledger.replaces_other_content(upload):
                 return
             self._invalidator.request(upload.object_key)
-            self._ledger.note(
+            self._ledger.append_event(
                 upload.id, "replaced", "the CDN is told to forget the object of earlier content"
             )
         self._invalidator.wake()
@@ -141,7 +141,7 @@ class UploadStage:
             raise ReexamineError("It changed while it was sent, or another file stands at its path now.")
 
     def _require_own_key(self, upload: Upload) -> None:
-        rival = self._ledger.same_key(upload)
+        rival = self._ledger.key_conflict(upload)
         if rival is None or (rival.state is State.PENDING and rival.id > upload.id):
             return
         if rival.state is State.PENDING and self._tree.stat(rival.path) is None:
@@ -195,7 +195,7 @@ class UploadStage:
             return None
         self._acl_fallback.ensure(upload.object_key)
         abort_multipart(self._context, upload)
-        self._ledger.note(upload.id, "adopted", there.detail)
+        self._ledger.append_event(upload.id, "adopted", there.detail)
         self._metrics.adopted.inc()
         log.info("object_adopted", key=upload.object_key)
         return there.receipt
@@ -213,7 +213,7 @@ class UploadStage:
 
     def _require_replaceable(self, upload: Upload, there: Confirmation) -> None:
         """An object that no row of ours knows is replaced only if it is older than the file's row."""
-        if there.etag is not None and self._ledger.known_etag(upload.object_key, there.etag):
+        if there.etag is not None and self._ledger.is_known_etag(upload.object_key, there.etag):
             return
         appeared_at = upload.catalog_row_at or upload.discovered_at
         if there.last_modified is not None and there.last_modified >= appeared_at:

@@ -1,1 +1,1 @@
-"""Tests of `db`, each of them on SQLite and on a real PostgreSQL."""
+"""Tests of `db`, on SQLite and on a real PostgreSQL."""

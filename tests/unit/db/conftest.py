@@ -1,4 +1,4 @@
-"""The databases that every test here runs on: a fresh SQLite file, a fresh schema of a PostgreSQL."""
+"""Fixtures: each test runs on a new SQLite file and on a new schema of a PostgreSQL server."""
 
 import os
 from collections.abc import Iterator
@@ -6,31 +6,31 @@ from collections.abc import Iterator
 import pytest
 
 from db import Database, Ledger, OwnCatalog, migrate, sqlite_url
-from tests.support.databases import Clock, Place
+from tests.support.databases import Clock, DatabaseAddress
 from tests.support.postgres import PostgresServer
 
 
 @pytest.fixture
-def sqlite_place(tmp_path: os.PathLike[str]) -> Place:
-    return Place(sqlite_url(os.path.join(tmp_path, "state", "ledger é%?#.sqlite3")), None)
+def sqlite_address(tmp_path: os.PathLike[str]) -> DatabaseAddress:
+    return DatabaseAddress(sqlite_url(os.path.join(tmp_path, "state", "ledger é%?#.sqlite3")), None)
 
 
 @pytest.fixture
-def postgres_place(postgres: PostgresServer) -> Iterator[Place]:
+def postgres_address(postgres: PostgresServer) -> Iterator[DatabaseAddress]:
     with postgres.fresh_schema() as schema:
-        yield Place(postgres.url, schema)
+        yield DatabaseAddress(postgres.url, schema)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest) -> Place:
-    name = "sqlite_place" if request.param == "sqlite" else "postgres_place"
-    found: Place = request.getfixturevalue(name)
+def address(request: pytest.FixtureRequest) -> DatabaseAddress:
+    name = "sqlite_address" if request.param == "sqlite" else "postgres_address"
+    found: DatabaseAddress = request.getfixturevalue(name)
     return found
 
 
 @pytest.fixture
-def database(place: Place) -> Iterator[Database]:
-    database = place.open()
+def database(address: DatabaseAddress) -> Iterator[Database]:
+    database = address.open()
     migrate(database)
     yield database
     database.close()

@@ -1,7 +1,7 @@
-"""Every piece of SQL is a constant, and every value is a parameter: no name of a file can become a command.
+"""Every SQL text is a constant and every value a bound parameter, so that no file name can inject SQL.
 
-Read off the source of all packages, for no test could try every value. A text of SQL may be put together
-from constants; what else goes into one are the names of schemas and types, in the few places listed here.
+Checked in the source of all packages, because no test could try every value. A text may be concatenated from
+constants; apart from these only names of schemas, types and columns may be inserted, where listed here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 from tests.unit.test_architecture import PACKAGES, modules, parsed
 
 TAKES_SQL = frozenset({"execute_sql", "SQL", "executescript", "raw", "RawQuery"})
-"""Calls whose first argument is SQL; `execute` is one too where it is not given a query object."""
+"""Calls whose first argument is SQL; so is that of `execute`, unless it is a query object."""
 
 QUOTED_NAMES = frozenset(
     {
@@ -22,15 +22,15 @@ QUOTED_NAMES = frozenset(
         ("db/migrations/0002_invalidations.py", "statement.format(schema=schema, **types)"),
         ("db/migrations/0003_catalog_rows.py", "statement.format(schema=schema, **types)"),
         ("db/compressor_table.py", "query.format(table='%s')"),
-        ("db/querying.py", "', '.join((f'\"{field.name}\"' for field in fields(Upload)))"),
+        ("db/ledger_reader.py", "', '.join((f'\"{field.name}\"' for field in fields(Upload)))"),
     }
 )
-"""Texts that are not constants: those of migrations, which take a quoted schema and our own types' names,
-questions about one table, into which nothing but a placeholder is put, and the columns of our own record."""
+"""Texts that are not constants: migrations, into which a quoted schema and names of types are inserted;
+queries about one table, into which a placeholder is inserted; the column names of the record `Upload`."""
 
 
 def is_constant(node: ast.expr, known: frozenset[str] = frozenset()) -> bool:
-    """Whether an expression is made of literals alone, or is a name that only ever stands for one."""
+    """Whether an expression consists of literals and of names that are only ever assigned literals."""
     match node:
         case ast.Constant():
             return True
@@ -44,7 +44,7 @@ def is_constant(node: ast.expr, known: frozenset[str] = frozenset()) -> bool:
 
 
 def constants_of(tree: ast.Module) -> frozenset[str]:
-    """The names that a module assigns literals to, and nothing else anywhere in it."""
+    """The names that a module assigns only literals to."""
     literal: dict[ast.AST, str] = {}
     stored: dict[ast.AST, str] = {}
     for node in ast.walk(tree):
@@ -58,7 +58,7 @@ def constants_of(tree: ast.Module) -> frozenset[str]:
 
 
 def unbound(tree: ast.Module) -> Iterator[str]:
-    """Every text of SQL in a module that is not a constant, as its source."""
+    """The source of every SQL text in a module that is not a constant."""
     known = constants_of(tree)
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call) or not node.args:
@@ -115,7 +115,7 @@ def test_a_text_whose_values_are_bound_is_not(source: str) -> None:
 
 
 def test_the_schema_in_a_migration_is_quoted_so_that_it_cannot_end_its_name() -> None:
-    """Every migration that puts the schema into its text doubles the quotes in it."""
+    """Every migration that inserts the schema into its text doubles the quotes in it."""
     listed = {module for module, _ in QUOTED_NAMES if module.startswith("db/migrations/")}
     for module in listed:
         assert ast.unparse(

@@ -1,4 +1,4 @@
-"""The catalog shows each rendition where it can be played: first on disk, then in S3."""
+"""The catalog has the local URL of each rendition first, and the public one once it is uploaded."""
 
 from dataclasses import replace
 from typing import Any
@@ -17,7 +17,7 @@ from db import (
     OwnCatalog,
     State,
 )
-from tests.support.databases import LOCAL_URL, PUBLIC_URL, VIDEO_ID, bring, enqueue
+from tests.support.databases import LOCAL_URL, PUBLIC_URL, VIDEO_ID, advance_to, enqueue
 
 
 def announce(catalog: Catalog, ledger: Ledger, **changes: Any) -> None:
@@ -106,7 +106,7 @@ def test_a_lost_object_is_withdrawn(ledger: Ledger, catalog: OwnCatalog) -> None
 
 def test_the_local_copy_is_needed_until_the_row_shows_the_object(ledger: Ledger, catalog: OwnCatalog) -> None:
     announce(catalog, ledger)
-    upload = bring(ledger, enqueue(ledger), State.PUBLISHED)
+    upload = advance_to(ledger, enqueue(ledger), State.PUBLISHED)
     assert catalog.reason_to_keep_copy(enqueue(ledger))
     assert catalog.reason_to_keep_copy(upload)
     catalog.publish(upload, public_url=PUBLIC_URL, local_url=LOCAL_URL)
@@ -117,7 +117,7 @@ def test_catalog_and_ledger_change_together_or_not_at_all(
     database: Database, ledger: Ledger, catalog: OwnCatalog
 ) -> None:
     announce(catalog, ledger)
-    upload = bring(ledger, enqueue(ledger), State.VERIFIED)
+    upload = advance_to(ledger, enqueue(ledger), State.VERIFIED)
 
     def publish_what_the_ledger_refuses() -> None:
         with database.transaction():

@@ -1,4 +1,4 @@
-"""An upload is worked on by one worker at a time, whoever asks, and whoever is late writes nothing."""
+"""An upload has at most one claim at a time, and a worker whose claim has expired writes nothing."""
 
 import subprocess
 import sys
@@ -9,7 +9,17 @@ from threading import Barrier
 import pytest
 
 from db import ClaimLostError, Database, Identity, Ledger, State, Upload
-from tests.support.databases import HORIZON, LEASE, PUBLIC_URL, Clock, Place, bring, claim, enqueue, only
+from tests.support.databases import (
+    HORIZON,
+    LEASE,
+    PUBLIC_URL,
+    Clock,
+    DatabaseAddress,
+    advance_to,
+    claim,
+    enqueue,
+    only,
+)
 
 
 def test_the_longest_due_are_claimed_first_and_no_more_than_wanted(ledger: Ledger, clock: Clock) -> None:
@@ -32,7 +42,7 @@ def test_a_claim_says_whose_it_is_and_until_when(ledger: Ledger, clock: Clock) -
 
 def test_only_the_wanted_state_is_claimed(ledger: Ledger) -> None:
     for state in State:
-        bring(ledger, enqueue(ledger, state.value), state)
+        advance_to(ledger, enqueue(ledger, state.value), state)
     for state in State:
         assert [upload.path for upload in claim(ledger, state)] == [state.value]
 
@@ -51,7 +61,7 @@ def test_a_renewed_claim_stays(ledger: Ledger, clock: Clock) -> None:
     enqueue(ledger)
     claimed = only(claim(ledger))
     clock.now += LEASE / 2
-    ledger.renew([claimed], LEASE)
+    ledger.renew_claims([claimed], LEASE)
     clock.now += LEASE / 2
     assert claim(ledger) == []
     assert ledger.record(claimed, bytes_sent=1).claimed_until == clock.now + LEASE / 2
@@ -63,7 +73,7 @@ def test_a_lost_claim_is_not_renewed(ledger: Ledger, clock: Clock) -> None:
     clock.now += LEASE
     claimed = only(claim(ledger))
     clock.now += LEASE / 2
-    ledger.renew([late], LEASE)
+    ledger.renew_claims([late], LEASE)
     assert ledger.current(claimed.path) == claimed
 
 
@@ -81,7 +91,7 @@ def test_the_claims_of_an_earlier_run_are_freed(ledger: Ledger, database: Databa
     assert other.current(theirs.path) == theirs
 
 
-def test_who_is_due_beyond_the_longest_backoff_is_due_now(ledger: Ledger, clock: Clock) -> None:
+def test_an_upload_due_beyond_the_longest_backoff_is_due_now(ledger: Ledger, clock: Clock) -> None:
     upload = enqueue(ledger)
     ledger.postpone(upload, delay=HORIZON, error="no", error_code="no")
     assert claim(ledger) == []
@@ -94,7 +104,7 @@ def test_who_is_due_beyond_the_longest_backoff_is_due_now(ledger: Ledger, clock:
 def test_a_claim_that_was_made_since_the_time_was_read_is_not_taken_for_one_of_the_future(
     ledger: Ledger, clock: Clock
 ) -> None:
-    """Two threads of one worker read the time one after the other, and claim in the other order."""
+    """Two threads of one worker read the time in one order and claim in the other."""
     enqueue(ledger)
     clock.advance(minutes=1)
     assert len(claim(ledger)) == 1
@@ -105,7 +115,7 @@ def test_a_claim_that_was_made_since_the_time_was_read_is_not_taken_for_one_of_t
 def test_a_claim_from_before_the_clock_was_set_back_holds_nothing(
     ledger: Ledger, database: Database, clock: Clock
 ) -> None:
-    """Whoever is at work renews it by the new time; one that nobody renews would last until that is over."""
+    """A running worker renews its claim by the new time; an abandoned one would last until the old time."""
     enqueue(ledger)
     clock.advance(minutes=10)
     late = only(claim(ledger))
@@ -133,7 +143,7 @@ def test_the_next_due_time_is_the_earliest_at_which_a_claim_can_succeed(ledger: 
     enqueue(ledger, "b")
     claim(ledger)
     assert next_due() == LEASE
-    bring(ledger, enqueue(ledger, "c"), State.FAILED)
+    advance_to(ledger, enqueue(ledger, "c"), State.FAILED)
     assert next_due() == LEASE
 
 
@@ -157,7 +167,7 @@ def test_workers_in_threads_never_claim_the_same_row(database: Database, ledger:
     assert sorted(claimed) == sorted(upload.id for upload in ledger.uploads())
 
 
-CLAIM_WHEN_TOLD = """
+CLAIM_ON_SIGNAL = """
 import sys
 from datetime import timedelta
 from db import Ledger, State, open_database
@@ -176,12 +186,12 @@ database.close()
 """
 
 
-def test_workers_in_processes_never_claim_the_same_row(place: Place, database: Database) -> None:
+def test_workers_in_processes_never_claim_the_same_row(address: DatabaseAddress, database: Database) -> None:
     ledger = Ledger(database, "main")
     with database.transaction():
         for number in range(60):
             enqueue(ledger, f"{number}.mp4")
-    command = [sys.executable, "-c", CLAIM_WHEN_TOLD, place.url, place.schema or ""]
+    command = [sys.executable, "-c", CLAIM_ON_SIGNAL, address.url, address.schema or ""]
     processes = [
         subprocess.Popen(
             [*command, f"worker-{number}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -200,11 +210,11 @@ def test_workers_in_processes_never_claim_the_same_row(place: Place, database: D
 
 
 def waiting(ledger: Ledger, clock: Clock, count: int, size: int = 10) -> list[int]:
-    """Published uploads, a second apart, that wait for an hour; their numbers."""
+    """The ids of published uploads, a second apart, that wait for an hour."""
     numbers = []
     for number in range(count):
         identity = Identity(device=1, inode=number, size=size, mtime_ns=1)
-        upload = bring(ledger, enqueue(ledger, f"v/{number}", identity=identity), State.VERIFIED)
+        upload = advance_to(ledger, enqueue(ledger, f"v/{number}", identity=identity), State.VERIFIED)
         ledger.advance(upload, State.PUBLISHED, url=PUBLIC_URL, due_in=timedelta(hours=1))
         numbers.append(upload.id)
         clock.advance(seconds=1)
@@ -219,9 +229,7 @@ def make_due_for_space(ledger: Ledger, size: int, limit: int = 10) -> int:
     return ledger.make_due_for_space(State.PUBLISHED, size=size, limit=limit, waiting_for="retention")
 
 
-def test_those_that_have_waited_longest_are_hastened_until_their_files_suffice(
-    ledger: Ledger, clock: Clock
-) -> None:
+def test_the_longest_waiting_are_made_due_until_their_files_suffice(ledger: Ledger, clock: Clock) -> None:
     numbers = waiting(ledger, clock, 4)
     assert make_due_for_space(ledger, 11) == 2
     assert make_due_for_space(ledger, 11) == 0, "what is due already counts"
@@ -230,15 +238,15 @@ def test_those_that_have_waited_longest_are_hastened_until_their_files_suffice(
     assert make_due_for_space(ledger, 0) == 0
 
 
-def test_only_what_waits_for_nothing_else_is_hastened(ledger: Ledger, clock: Clock) -> None:
-    """A failed attempt keeps its backoff, another's turn is his, and what is claimed is under way."""
+def test_only_what_waits_for_nothing_else_is_made_due(ledger: Ledger, clock: Clock) -> None:
+    """A failed upload keeps its backoff, and so does one that waits for something else."""
     waiting(ledger, clock, 3)
     make_due_for_space(ledger, 30)
     failed, busy, asked = due(ledger)
     hour = timedelta(hours=1)
     ledger.postpone(failed, delay=hour, error="It failed.", error_code="object-unknown")
-    ledger.wait(busy, delay=hour, reason="It is being encoded.", code="catalog-busy")
+    ledger.defer(busy, delay=hour, reason="It is being encoded.", code="catalog-busy")
     assert make_due_for_space(ledger, 30) == 0
-    ledger.wait(asked, delay=hour, reason="It is kept.", code="retention")
+    ledger.defer(asked, delay=hour, reason="It is kept.", code="retention")
     assert make_due_for_space(ledger, 30) == 1
     assert [upload.id for upload in due(ledger)] == [asked.id]

@@ -1,13 +1,13 @@
-"""The schema itself refuses what no code should ever write."""
+"""The schema's constraints reject rows that the code must never write."""
 
 import pytest
 
 from db import ClaimLostError, Database, DatabaseError, ErrorKind, Ledger, OwnCatalog, State
-from tests.support.databases import LOCAL_URL, PUBLIC_URL, bring, enqueue
+from tests.support.databases import LOCAL_URL, PUBLIC_URL, advance_to, enqueue
 
 
 def write(database: Database, table: str, assignments: str) -> None:
-    """Change every row of a table by hand."""
+    """Update every row of a table with plain SQL."""
     prefix = f'"{database.schema}".' if database.schema else ""
     with database.operation(f"write {assignments}") as connected:
         connected.execute_sql(f"UPDATE {prefix}{table} SET {assignments}")
@@ -41,7 +41,7 @@ ILLEGAL: list[tuple[State, str]] = [
 def test_an_illegal_row_cannot_be_written_by_hand(
     database: Database, ledger: Ledger, state: State, assignments: str
 ) -> None:
-    upload = bring(ledger, enqueue(ledger), state)
+    upload = advance_to(ledger, enqueue(ledger), state)
     with pytest.raises(DatabaseError) as caught:
         write(database, "uploads", assignments)
     assert caught.value.kind is ErrorKind.OBJECT

@@ -1,4 +1,4 @@
-"""Columns give back what was put into them, and look the same on both databases."""
+"""Columns return the values that were stored, the same on both databases."""
 
 from datetime import UTC, datetime, timedelta, timezone
 

@@ -1,4 +1,4 @@
-"""What waits at the catalog gate waits as long as it takes, and is let through by exactly one row."""
+"""An upload waits at the catalog gate without a time limit and is admitted for exactly one row."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from db import Admission, CatalogRow, ClaimLostError, Ledger, State, Upload
-from tests.support.databases import HORIZON, VIDEO_ID, Clock, bring, claim, enqueue, only
+from tests.support.databases import HORIZON, VIDEO_ID, Clock, advance_to, claim, enqueue, only
 
 ROW_ID = "1b8e3f60-9d5c-4c1a-8f8e-3b1f0a7d2c11"
 LATER_ID = "2b8e3f60-9d5c-4c1a-8f8e-3b1f0a7d2c11"
@@ -56,7 +56,7 @@ def test_a_row_lets_it_through_and_decides_its_names(ledger: Ledger, clock: Cloc
 
 
 def test_of_two_that_let_it_through_one_is_too_late(ledger: Ledger, clock: Clock) -> None:
-    """Two daemons on a shared directory ask the same gate."""
+    """Two daemons on a shared directory work on the same gate."""
     upload = waiting(ledger)
     ledger.admit(upload, by(clock))
     with pytest.raises(ClaimLostError):
@@ -64,7 +64,7 @@ def test_of_two_that_let_it_through_one_is_too_late(ledger: Ledger, clock: Clock
 
 
 def test_a_claimed_upload_can_be_sent_back_to_the_gate(ledger: Ledger, clock: Clock) -> None:
-    """It is no failure, and the story tells it once while the reason is the same."""
+    """It is no failure, and there is one event while the code is the same."""
     upload = enqueue(ledger)
     claimed = only(claim(ledger))
     clock.advance(seconds=3)
@@ -79,7 +79,7 @@ def test_a_claimed_upload_can_be_sent_back_to_the_gate(ledger: Ledger, clock: Cl
 
 
 def claim_after(ledger: Ledger, upload: Upload) -> list[Upload]:
-    """Take it from the gate and claim it."""
+    """Take an upload from the gate and claim what is due."""
     ledger.leave_gate(upload)
     return claim(ledger)
 
@@ -103,10 +103,10 @@ def test_those_that_wait_are_listed_a_page_at_a_time_and_counted_by_age(ledger: 
     assert ledger.awaiting_row(limit=1, after=first.id) == [second]
     assert ledger.count_awaiting_row() == 2
     assert ledger.count_awaiting_row(longer_than=timedelta(minutes=30)) == 1
-    assert ledger.oldest_awaiting_row() == began
+    assert ledger.awaiting_row_since() == began
     ledger.admit(first, by(clock))
     ledger.admit(second, by(clock))
-    assert (ledger.count_awaiting_row(), ledger.oldest_awaiting_row()) == (0, None)
+    assert (ledger.count_awaiting_row(), ledger.awaiting_row_since()) == (0, None)
 
 
 def test_the_same_content_can_stand_for_a_newer_row_but_not_for_an_older_one(
@@ -127,10 +127,10 @@ def test_the_same_content_can_stand_for_a_newer_row_but_not_for_an_older_one(
 def test_an_object_that_was_deleted_on_purpose_is_a_proof_no_more_unless_it_is_a_receipt(
     ledger: Ledger,
 ) -> None:
-    gone = bring(ledger, bring(ledger, enqueue(ledger, "v/a"), State.VERIFIED), State.GONE)
-    ledger.forget_object(gone, "deleted videos/a")
+    gone = advance_to(ledger, advance_to(ledger, enqueue(ledger, "v/a"), State.VERIFIED), State.GONE)
+    ledger.mark_object_deleted(gone, "deleted videos/a")
     assert only(ledger.uploads(ids=[gone.id])).verified_at is None
-    released = bring(ledger, enqueue(ledger, "v/b"), State.RELEASED)
-    ledger.forget_object(released, "deleted videos/b")
+    released = advance_to(ledger, enqueue(ledger, "v/b"), State.RELEASED)
+    ledger.mark_object_deleted(released, "deleted videos/b")
     assert only(ledger.uploads(ids=[released.id])) == released
     assert ledger.events(released.id)[-1].event == "object-deleted"

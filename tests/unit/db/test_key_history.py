@@ -1,4 +1,4 @@
-"""Whose an object is, told by everything that ever had its key: also by other instances' uploads."""
+"""Queries by object key, which consider every upload of the key, also of other instances."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from db import Database, Ledger, State, Upload
-from tests.support.databases import PUBLIC_URL, Clock, bring, enqueue
+from tests.support.databases import PUBLIC_URL, Clock, advance_to, enqueue
 
 KEY = "videos/k"
 OTHER_CHECKSUM = "AAAAAAAAAAE="
@@ -14,7 +14,7 @@ ROW_ID = "1b8e3f60-9d5c-4c1a-8f8e-3b1f0a7d2c11"
 
 
 def sent(ledger: Ledger, path: str, checksum: str, at: timedelta, clock: Clock, etag: str = "e") -> Upload:
-    """A pending upload of the key with a checksum, let through for a row made at that time."""
+    """A pending upload of the key with a checksum, admitted for a row created `at` from now."""
     facts: dict[str, Any] = {"catalog_row_id": ROW_ID, "catalog_row_at": clock.now + at}
     return ledger.record(enqueue(ledger, path, object_key=KEY), checksum=checksum, etag=etag, **facts)
 
@@ -33,9 +33,9 @@ def test_a_proof_for_the_same_or_a_newer_row_stands_against_other_content(
     same = sent(ledger, "b", "AAAAAAAAAAA=", timedelta(0), clock)
     older = sent(ledger, "c", "AAAAAAAAAAA=", timedelta(seconds=-1), clock)
     newer = sent(ledger, "d", "AAAAAAAAAAA=", timedelta(seconds=1), clock)
-    assert ledger.proof_for_row(same) == proven
-    assert ledger.proof_for_row(older) == proven
-    assert ledger.proof_for_row(newer) is None
+    assert ledger.other_content_for_row(same) == proven
+    assert ledger.other_content_for_row(older) == proven
+    assert ledger.other_content_for_row(newer) is None
 
 
 def test_the_same_content_and_what_was_never_proven_stand_against_nothing(
@@ -43,15 +43,15 @@ def test_the_same_content_and_what_was_never_proven_stand_against_nothing(
 ) -> None:
     verify(ledger, sent(ledger, "a", "AAAAAAAAAAA=", timedelta(0), clock))
     sent(ledger, "b", OTHER_CHECKSUM, timedelta(0), clock)
-    assert ledger.proof_for_row(sent(ledger, "c", "AAAAAAAAAAA=", timedelta(0), clock)) is None
-    assert ledger.proof_for_row(enqueue(ledger, "d", object_key=KEY)) is None
+    assert ledger.other_content_for_row(sent(ledger, "c", "AAAAAAAAAAA=", timedelta(0), clock)) is None
+    assert ledger.other_content_for_row(enqueue(ledger, "d", object_key=KEY)) is None
 
 
 def test_a_proof_counts_even_after_its_object_was_lost(ledger: Ledger, clock: Clock) -> None:
     lost = ledger.advance(
         verify(ledger, sent(ledger, "a", OTHER_CHECKSUM, timedelta(0), clock)), State.PENDING
     )
-    found = ledger.proof_for_row(sent(ledger, "b", "AAAAAAAAAAA=", timedelta(0), clock))
+    found = ledger.other_content_for_row(sent(ledger, "b", "AAAAAAAAAAA=", timedelta(0), clock))
     assert found is not None
     assert found.id == lost.id
 
@@ -73,15 +73,15 @@ def test_an_etag_is_known_whichever_instance_sent_it(
     ledger: Ledger, database: Database, clock: Clock
 ) -> None:
     sent(Ledger(database, "elsewhere", clock=clock), "a", OTHER_CHECKSUM, timedelta(0), clock, "theirs")
-    assert ledger.known_etag(KEY, "theirs")
-    assert not ledger.known_etag(KEY, "foreign")
-    assert not ledger.known_etag("videos/another", "theirs")
+    assert ledger.is_known_etag(KEY, "theirs")
+    assert not ledger.is_known_etag(KEY, "foreign")
+    assert not ledger.is_known_etag("videos/another", "theirs")
 
 
 def test_every_address_that_a_path_was_ever_published_under_is_remembered(ledger: Ledger) -> None:
-    bring(ledger, enqueue(ledger, "a"), State.PUBLISHED)
-    second = bring(ledger, enqueue(ledger, "a"), State.VERIFIED)
+    advance_to(ledger, enqueue(ledger, "a"), State.PUBLISHED)
+    second = advance_to(ledger, enqueue(ledger, "a"), State.VERIFIED)
     ledger.advance(second, State.PUBLISHED, url="https://new.example/a")
-    bring(ledger, enqueue(ledger, "b"), State.VERIFIED)
-    assert ledger.urls_of("a") == {PUBLIC_URL, "https://new.example/a"}
-    assert ledger.urls_of("b") == set()
+    advance_to(ledger, enqueue(ledger, "b"), State.VERIFIED)
+    assert ledger.urls_of_path("a") == {PUBLIC_URL, "https://new.example/a"}
+    assert ledger.urls_of_path("b") == set()

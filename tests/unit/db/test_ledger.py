@@ -1,4 +1,4 @@
-"""Every change of a row is guarded, stamped, told of, and made by nobody who has lost the row."""
+"""Every change of a row is fenced, follows the transitions, sets its times and appends an event."""
 
 from datetime import timedelta
 from typing import Any
@@ -19,10 +19,10 @@ from tests.support.databases import (
     CHECKSUM,
     IDENTITY,
     PUBLIC_URL,
-    STEPS,
+    STATE_FACTS,
     VIDEO_ID,
     Clock,
-    bring,
+    advance_to,
     claim,
     enqueue,
     only,
@@ -32,7 +32,7 @@ STEPS_OF_THE_MAP = [(present, to) for present in State for to in sorted(TRANSITI
 JUMPS_OFF_THE_MAP = [(present, to) for present in State for to in State if to not in TRANSITIONS[present]]
 
 
-def story(ledger: Ledger, upload: Upload) -> list[tuple[str, str]]:
+def events_of(ledger: Ledger, upload: Upload) -> list[tuple[str, str]]:
     return [(event.event, event.detail) for event in ledger.events(upload.id)]
 
 
@@ -44,22 +44,22 @@ def test_a_new_upload_is_pending_and_due(ledger: Ledger, clock: Clock) -> None:
     assert upload.object_key == "videos/v/a_720p.mp4"
     assert (upload.state, upload.attempts, upload.claim, upload.bytes_sent) == (State.PENDING, 0, 0, 0)
     assert {upload.due_at, upload.discovered_at, upload.changed_at} == {clock.now}
-    assert story(ledger, upload) == [("discovered", "1000 bytes at v/a_720p.mp4")]
+    assert events_of(ledger, upload) == [("discovered", "1000 bytes at v/a_720p.mp4")]
 
 
 @pytest.mark.parametrize("state", [state for state in State if state.is_live])
 def test_new_content_supersedes_what_stood_for_its_path(ledger: Ledger, state: State) -> None:
-    old = bring(ledger, enqueue(ledger), state)
+    old = advance_to(ledger, enqueue(ledger), state)
     new = enqueue(ledger)
     replaced = only(ledger.uploads(ids=[old.id]))
     assert ledger.current(old.path) == new
     assert (new.state, replaced.state) == (State.PENDING, State.SUPERSEDED)
     assert replaced.claim > old.claim
-    assert story(ledger, replaced)[-1] == ("superseded", f"by upload {new.id}")
+    assert events_of(ledger, replaced)[-1] == ("superseded", f"by upload {new.id}")
 
 
 def test_new_content_leaves_a_released_upload_as_it_is(ledger: Ledger) -> None:
-    old = bring(ledger, enqueue(ledger), State.RELEASED)
+    old = advance_to(ledger, enqueue(ledger), State.RELEASED)
     enqueue(ledger)
     assert ledger.uploads(ids=[old.id]) == [old]
 
@@ -71,13 +71,13 @@ def test_the_worker_of_superseded_content_can_write_nothing_more(ledger: Ledger)
     with pytest.raises(ClaimLostError):
         ledger.record(late, bytes_sent=1)
     with pytest.raises(ClaimLostError):
-        ledger.advance(late, State.VERIFIED, **STEPS[State.VERIFIED])
+        ledger.advance(late, State.VERIFIED, **STATE_FACTS[State.VERIFIED])
     with pytest.raises(ClaimLostError):
         ledger.postpone(late, delay=timedelta(0), error="timeout", error_code="timeout")
 
 
 def test_the_same_content_is_added_once(ledger: Ledger) -> None:
-    """Two daemons on a shared directory may both find it: the second one is told that it is known."""
+    """Two daemons on a shared directory may both find it; the second call returns None."""
     first = enqueue(ledger, identity=IDENTITY)
     again = ledger.enqueue(
         first.path,
@@ -95,7 +95,7 @@ def test_an_identity_is_adopted_without_disturbing_the_work(ledger: Ledger) -> N
     enqueue(ledger)
     claimed = only(claim(ledger))
     renumbered = Identity(device=1, inode=2, size=1_000, mtime_ns=3)
-    adopted = ledger.adopt_identity(claimed, renumbered)
+    adopted = ledger.update_identity(claimed, renumbered)
     assert adopted.identity == renumbered
     assert (adopted.state, adopted.claim, adopted.claimed_by) == (State.PENDING, claimed.claim, "main")
     assert ledger.events(claimed.id)[-1].event == "identity"
@@ -106,12 +106,12 @@ def test_an_identity_is_adopted_without_disturbing_the_work(ledger: Ledger) -> N
 def test_a_step_of_the_map_is_taken_stamped_and_told(
     ledger: Ledger, clock: Clock, present: State, to: State
 ) -> None:
-    upload = bring(ledger, enqueue(ledger), present)
+    upload = advance_to(ledger, enqueue(ledger), present)
     now = clock.advance(minutes=1)
-    moved = ledger.advance(upload, to, detail="why", due_in=timedelta(hours=1), **STEPS.get(to, {}))
+    moved = ledger.advance(upload, to, detail="why", due_in=timedelta(hours=1), **STATE_FACTS.get(to, {}))
     assert ledger.current(upload.path) == moved
     assert (moved.state, moved.changed_at, moved.due_at) == (to, now, now + timedelta(hours=1))
-    assert story(ledger, upload)[-1] == (to.value, "why")
+    assert events_of(ledger, upload)[-1] == (to.value, "why")
     stamps: dict[State, Any] = {
         State.VERIFIED: moved.verified_at,
         State.PUBLISHED: moved.published_at,
@@ -122,15 +122,15 @@ def test_a_step_of_the_map_is_taken_stamped_and_told(
 
 @pytest.mark.parametrize(("present", "to"), JUMPS_OFF_THE_MAP)
 def test_a_jump_off_the_map_is_refused(ledger: Ledger, present: State, to: State) -> None:
-    upload = bring(ledger, enqueue(ledger), present)
+    upload = advance_to(ledger, enqueue(ledger), present)
     with pytest.raises(IllegalTransitionError, match=f"is {present} and cannot become {to}"):
-        ledger.advance(upload, to, **STEPS.get(to, {}))
+        ledger.advance(upload, to, **STATE_FACTS.get(to, {}))
     assert ledger.current(upload.path) == upload
 
 
 @pytest.mark.parametrize("present", [State.VERIFIED, State.PUBLISHED])
 def test_an_upload_whose_object_is_lost_loses_its_proof(ledger: Ledger, present: State) -> None:
-    upload = bring(ledger, enqueue(ledger), present)
+    upload = advance_to(ledger, enqueue(ledger), present)
     lost = ledger.advance(upload, State.PENDING, error="S3 has lost it", error_code="object-lost")
     proof = (lost.verified_at, lost.published_at, lost.etag, lost.version_id, lost.confirmed_by)
     assert proof == (None,) * 5
@@ -144,7 +144,7 @@ def test_a_step_ends_the_claim_and_forgets_the_errors(ledger: Ledger) -> None:
     ledger.postpone(upload, delay=timedelta(0), error="timeout", error_code="timeout")
     claimed = only(claim(ledger))
     assert (claimed.attempts, claimed.last_error) == (1, "timeout")
-    verified = ledger.advance(claimed, State.VERIFIED, **STEPS[State.VERIFIED])
+    verified = ledger.advance(claimed, State.VERIFIED, **STATE_FACTS[State.VERIFIED])
     assert (verified.attempts, verified.last_error, verified.error_code) == (0, None, None)
     assert (verified.claimed_by, verified.claimed_until) == (None, None)
 
@@ -153,7 +153,7 @@ def test_a_step_can_be_taken_once(ledger: Ledger) -> None:
     upload = enqueue(ledger)
     ledger.advance(upload, State.GONE)
     with pytest.raises(ClaimLostError):
-        ledger.advance(upload, State.VERIFIED, **STEPS[State.VERIFIED])
+        ledger.advance(upload, State.VERIFIED, **STATE_FACTS[State.VERIFIED])
 
 
 def test_a_snapshot_is_spent_even_if_the_row_comes_back_to_its_state(ledger: Ledger) -> None:
@@ -194,12 +194,12 @@ def test_a_stopped_upload_is_reopened(ledger: Ledger, clock: Clock, state: State
     reopened = ledger.reopen(upload.id, reason="by hand")
     assert (reopened.state, reopened.attempts, reopened.due_at) == (State.PENDING, 0, now)
     assert (reopened.last_error, reopened.error_code) == (None, None)
-    assert story(ledger, upload)[-1] == ("pending", "by hand")
+    assert events_of(ledger, upload)[-1] == ("pending", "by hand")
 
 
 @pytest.mark.parametrize("state", [state for state in State if not state.is_stopped])
 def test_any_other_upload_is_not_reopened(ledger: Ledger, state: State) -> None:
-    upload = bring(ledger, enqueue(ledger), state)
+    upload = advance_to(ledger, enqueue(ledger), state)
     with pytest.raises(IllegalTransitionError):
         ledger.reopen(upload.id, reason="by hand")
 
@@ -208,7 +208,7 @@ def test_an_upload_that_does_not_exist_is_named(ledger: Ledger) -> None:
     with pytest.raises(UnknownUploadError, match="no upload 4711"):
         ledger.reopen(4711, reason="by hand")
     with pytest.raises(UnknownUploadError):
-        ledger.note(4711, "event", "detail")
+        ledger.append_event(4711, "event", "detail")
 
 
 def test_a_postponed_upload_waits_and_counts(ledger: Ledger, clock: Clock) -> None:
@@ -222,46 +222,46 @@ def test_a_postponed_upload_waits_and_counts(ledger: Ledger, clock: Clock) -> No
     assert (waiting.last_error, waiting.error_code) == ("S3 timed out.", "timeout")
     assert waiting.claimed_by is None
     assert waiting.changed_at == claimed.changed_at
-    assert story(ledger, claimed)[-1] == ("postponed", "S3 timed out.")
+    assert events_of(ledger, claimed)[-1] == ("postponed", "S3 timed out.")
     assert claim(ledger) == []
     clock.advance(minutes=5)
     assert only(claim(ledger)).id == claimed.id
 
 
-def test_a_wait_that_is_nobodys_fault_is_not_counted(ledger: Ledger) -> None:
+def test_a_failure_need_not_be_counted_as_an_attempt(ledger: Ledger) -> None:
     waiting = ledger.postpone(
         enqueue(ledger), delay=timedelta(seconds=1), error="not ready", error_code="gate", count=False
     )
     assert waiting.attempts == 0
 
 
-def test_a_failure_that_does_not_count_is_told_once(ledger: Ledger) -> None:
+def test_a_failure_that_does_not_count_has_one_event(ledger: Ledger) -> None:
     upload = enqueue(ledger)
     for error, count in (("a", False), ("a", False), ("b", False), ("b", True), ("b", True)):
         upload = ledger.postpone(upload, delay=timedelta(0), error=error, error_code="no", count=count)
-    told = [detail for event, detail in story(ledger, upload) if event == "postponed"]
-    assert told == ["a", "b", "b", "b"]
+    details = [detail for event, detail in events_of(ledger, upload) if event == "postponed"]
+    assert details == ["a", "b", "b", "b"]
 
 
-def test_waiting_for_somebody_else_is_no_failure(ledger: Ledger, clock: Clock) -> None:
+def test_a_deferred_upload_has_no_error_and_no_attempt(ledger: Ledger, clock: Clock) -> None:
     upload = ledger.postpone(enqueue(ledger), delay=timedelta(0), error="timeout", error_code="timeout")
     claimed = only(claim(ledger))
     for reason in ("the row is not ready", "the row is still not ready"):
-        waiting = ledger.wait(claimed, delay=timedelta(seconds=5), reason=reason, code="gate")
+        waiting = ledger.defer(claimed, delay=timedelta(seconds=5), reason=reason, code="gate")
         assert waiting.due_at == clock.advance(seconds=5)
         (claimed,) = claim(ledger)
     assert (waiting.state, waiting.attempts, waiting.claimed_by) == (State.PENDING, upload.attempts, None)
     assert (waiting.last_error, waiting.error_code) == (None, "gate")
-    assert story(ledger, upload)[2:] == [("waiting", "the row is not ready")]
+    assert events_of(ledger, upload)[2:] == [("waiting", "the row is not ready")]
 
 
 def test_a_new_retention_holds_for_what_is_published(ledger: Ledger, clock: Clock) -> None:
     for path in ("working", "waiting", "later"):
-        verified = bring(ledger, enqueue(ledger, path), State.VERIFIED)
+        verified = advance_to(ledger, enqueue(ledger, path), State.VERIFIED)
         clock.advance(seconds=1.25)
         ledger.advance(verified, State.PUBLISHED, url=PUBLIC_URL, due_in=timedelta(hours=path == "later"))
     (working,) = claim(ledger, State.PUBLISHED, limit=1)
-    untouched = bring(ledger, enqueue(ledger, "verified"), State.VERIFIED)
+    untouched = advance_to(ledger, enqueue(ledger, "verified"), State.VERIFIED)
     assert ledger.reschedule_published(timedelta(days=2, milliseconds=500)) == 2
     for path in ("waiting", "later"):
         upload = only(ledger.uploads(path=path))
@@ -290,7 +290,7 @@ def test_what_was_lost_cannot_be_given_back(ledger: Ledger, clock: Clock) -> Non
     assert ledger.current(late.path) == claimed
 
 
-def test_who_waits_after_an_error_can_be_hurried(ledger: Ledger, clock: Clock) -> None:
+def test_an_upload_that_waits_after_an_error_can_be_made_due(ledger: Ledger, clock: Clock) -> None:
     waiting = [
         ledger.postpone(enqueue(ledger, path), delay=timedelta(hours=1), error="no", error_code="no")
         for path in ("a", "b", "c")
@@ -304,8 +304,8 @@ def test_who_waits_after_an_error_can_be_hurried(ledger: Ledger, clock: Clock) -
     assert ledger.events(waiting[0].id)[-1].event == "hurried"
 
 
-def test_who_works_or_waits_for_anything_else_is_not_hurried(ledger: Ledger) -> None:
-    in_retention = bring(ledger, enqueue(ledger, "a"), State.VERIFIED)
+def test_a_claimed_upload_or_one_without_an_error_is_not_made_due(ledger: Ledger) -> None:
+    in_retention = advance_to(ledger, enqueue(ledger, "a"), State.VERIFIED)
     ledger.advance(in_retention, State.PUBLISHED, url=PUBLIC_URL, due_in=timedelta(days=1))
     ledger.postpone(enqueue(ledger, "b"), delay=timedelta(0), error="no", error_code="no")
     working = only(claim(ledger))

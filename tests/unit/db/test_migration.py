@@ -1,4 +1,4 @@
-"""Migrations give exactly the models' schema, whoever else runs them at the same time."""
+"""Migrations create exactly the schema of the models, also if several processes run them at once."""
 
 import re
 import sqlite3
@@ -14,7 +14,7 @@ import pytest
 from psycopg import sql
 
 from db import Database, DatabaseError, ErrorKind, Ledger, migrate, pending_migrations, schema_version
-from tests.support.databases import Place, enqueue
+from tests.support.databases import DatabaseAddress, enqueue
 from tests.support.postgres import PostgresServer
 
 ALL = ["0001_initial", "0002_invalidations", "0003_catalog_rows"]
@@ -22,7 +22,7 @@ HISTORY = "schema_migration"
 
 
 def sqlite_schema(database: Database) -> set[tuple[str, ...]]:
-    """Every statement that made something, in parts, without what makes no difference: the parts' order."""
+    """Every CREATE statement, split into parts and without differences in formatting."""
     with database.operation("read the schema") as connected:
         cursor = connected.execute_sql(
             "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND tbl_name <> ?", (HISTORY,)
@@ -31,7 +31,7 @@ def sqlite_schema(database: Database) -> set[tuple[str, ...]]:
 
 
 def parts_of(statement: str) -> tuple[str, ...]:
-    """A table's columns and constraints, sorted: columns that came later stand behind the constraints."""
+    """A table's columns and constraints, sorted: columns that were added later follow the constraints."""
     if not statement.startswith("CREATETABLE"):
         return (statement,)
     head, _, body = statement.removesuffix(")").partition("(")
@@ -73,32 +73,32 @@ def make_from_models(database: Database) -> None:
         connected.create_tables(database.tables.all)
 
 
-def test_migrations_give_the_models_schema_on_sqlite(sqlite_place: Place, tmp_path: Path) -> None:
-    modelled = Place(f"sqlite://{tmp_path}/modelled.sqlite3", None)
-    with closing(sqlite_place.open()) as migrated, closing(modelled.open()) as other:
+def test_migrations_give_the_models_schema_on_sqlite(sqlite_address: DatabaseAddress, tmp_path: Path) -> None:
+    modelled = DatabaseAddress(f"sqlite://{tmp_path}/modelled.sqlite3", None)
+    with closing(sqlite_address.open()) as migrated, closing(modelled.open()) as other:
         migrate(migrated)
         make_from_models(other)
         assert sqlite_schema(migrated) == sqlite_schema(other)
 
 
 def test_migrations_give_the_models_schema_on_postgresql(
-    postgres: PostgresServer, postgres_place: Place
+    postgres: PostgresServer, postgres_address: DatabaseAddress
 ) -> None:
-    assert postgres_place.schema is not None
-    with closing(postgres_place.open()) as database:
+    assert postgres_address.schema is not None
+    with closing(postgres_address.open()) as database:
         migrate(database)
     with postgres.fresh_schema() as schema:
         postgres.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
-        with closing(Place(postgres.url, schema).open()) as modelled:
+        with closing(DatabaseAddress(postgres.url, schema).open()) as modelled:
             make_from_models(modelled)
             postgres.execute(sql.SQL("CREATE TABLE {} ()").format(sql.Identifier(schema, HISTORY)))
-        migrated = postgres_schema(postgres, postgres_place.schema)
+        migrated = postgres_schema(postgres, postgres_address.schema)
         assert migrated == postgres_schema(postgres, schema)
     assert all(migrated)
 
 
-def test_migrations_are_applied_once(place: Place) -> None:
-    with closing(place.open()) as database:
+def test_migrations_are_applied_once(address: DatabaseAddress) -> None:
+    with closing(address.open()) as database:
         assert pending_migrations(database) == ALL
         assert migrate(database) == ALL
         upload = enqueue(Ledger(database, "main"))
@@ -107,24 +107,24 @@ def test_migrations_are_applied_once(place: Place) -> None:
         assert Ledger(database, "main").current(upload.path) == upload
 
 
-def test_the_version_of_the_schema_is_that_of_the_latest_migration(place: Place) -> None:
-    with closing(place.open()) as database:
+def test_the_version_of_the_schema_is_that_of_the_latest_migration(address: DatabaseAddress) -> None:
+    with closing(address.open()) as database:
         assert schema_version(database) is None
         migrate(database)
         assert schema_version(database) == ALL[-1]
 
 
 def test_looking_for_pending_migrations_makes_nothing(
-    postgres: PostgresServer, postgres_place: Place
+    postgres: PostgresServer, postgres_address: DatabaseAddress
 ) -> None:
-    with closing(postgres_place.open(read_only=True)) as database:
+    with closing(postgres_address.open(read_only=True)) as database:
         assert pending_migrations(database) == ALL
     assert postgres.execute(
-        sql.SQL("SELECT count(*) FROM pg_namespace WHERE nspname = {}").format(postgres_place.schema)
+        sql.SQL("SELECT count(*) FROM pg_namespace WHERE nspname = {}").format(postgres_address.schema)
     ) == [(0,)]
 
 
-MIGRATE_WHEN_TOLD = """
+MIGRATE_ON_SIGNAL = """
 import sys
 from db import migrate, open_database
 database = open_database(sys.argv[1], schema=sys.argv[2] or None)
@@ -135,8 +135,8 @@ database.close()
 """
 
 
-def test_processes_that_start_at_once_migrate_once(place: Place) -> None:
-    command = [sys.executable, "-c", MIGRATE_WHEN_TOLD, place.url, place.schema or ""]
+def test_processes_that_start_at_once_migrate_once(address: DatabaseAddress) -> None:
+    command = [sys.executable, "-c", MIGRATE_ON_SIGNAL, address.url, address.schema or ""]
     processes = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)
     ]
@@ -152,10 +152,12 @@ def test_processes_that_start_at_once_migrate_once(place: Place) -> None:
     assert [process.returncode for process in processes] == [0, 0, 0, 0]
 
 
-def test_a_file_that_is_busy_is_waited_for(sqlite_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_busy_is_waited_for(
+    sqlite_address: DatabaseAddress, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("db.connection_url.BUSY_SECONDS", 0)
-    with closing(sqlite_place.open()) as database, ExitStack() as elsewhere:
-        path = unquote(sqlite_place.url.removeprefix("sqlite://"))
+    with closing(sqlite_address.open()) as database, ExitStack() as elsewhere:
+        path = unquote(sqlite_address.url.removeprefix("sqlite://"))
         holder = elsewhere.enter_context(closing(sqlite3.connect(path, isolation_level=None)))
         holder.execute("BEGIN EXCLUSIVE")
         monkeypatch.setattr("db.migration.time.sleep", lambda _: holder.rollback())
@@ -163,11 +165,11 @@ def test_a_file_that_is_busy_is_waited_for(sqlite_place: Place, monkeypatch: pyt
 
 
 def test_a_file_that_stays_busy_is_a_matter_of_time(
-    sqlite_place: Place, monkeypatch: pytest.MonkeyPatch
+    sqlite_address: DatabaseAddress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("db.connection_url.BUSY_SECONDS", 0)
     monkeypatch.setattr("db.migration.BUSY_SECONDS", 0)
-    with closing(sqlite_place.open()) as holder, closing(sqlite_place.open()) as database:
+    with closing(sqlite_address.open()) as holder, closing(sqlite_address.open()) as database:
         with holder.transaction(), pytest.raises(DatabaseError) as caught:
             migrate(database)
         assert caught.value.kind is ErrorKind.TRANSIENT

@@ -1,4 +1,4 @@
-"""The package is a leaf: it needs nobody else of the house."""
+"""The package imports no other package of this project and exports what it documents."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import db
 IMPORTED = "import sys, db; print(*{name.partition('.')[0] for name in sys.modules})"
 
 
-def test_it_imports_no_other_package_of_the_house() -> None:
+def test_it_imports_no_other_package_of_this_project() -> None:
     imported = subprocess.run(
         [sys.executable, "-c", IMPORTED], capture_output=True, text=True, check=True, timeout=30
     )

@@ -1,16 +1,19 @@
-"""What the package hands out is plain, immutable and ready for JSON."""
+"""Records are plain, immutable and ready for JSON."""
 
 import json
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, fields
 from datetime import UTC, datetime, timedelta, timezone
+from types import NoneType
+from typing import get_args, get_type_hints
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from db import Identity, Ledger, State, Upload, format_time
+from db.models import UploadRow
 from db.records import parse_time
-from tests.support.databases import VIDEO_ID, bring, enqueue
+from tests.support.databases import VIDEO_ID, advance_to, enqueue
 
 LISTED = """
     id video_id filename quality path device inode size mtime_ns checksum etag version_id object_key url state
@@ -23,8 +26,15 @@ def test_an_upload_lists_itself_under_the_documented_names(ledger: Ledger) -> No
     assert set(LISTED.split()) <= enqueue(ledger).as_dict().keys()
 
 
+def test_an_upload_has_the_columns_of_the_model_in_their_order() -> None:
+    columns = UploadRow._meta.sorted_fields
+    assert [field.name for field in fields(Upload)] == [column.name for column in columns]
+    nullable = {name for name, hint in get_type_hints(Upload).items() if NoneType in get_args(hint)}
+    assert nullable == {column.name for column in columns if column.null}
+
+
 def test_an_upload_survives_json(ledger: Ledger) -> None:
-    upload = bring(ledger, enqueue(ledger), State.VERIFIED)
+    upload = advance_to(ledger, enqueue(ledger), State.VERIFIED)
     listed = json.loads(json.dumps(upload.as_dict()))
     assert listed["state"] == "verified"
     assert listed["video_id"] == VIDEO_ID

@@ -1,4 +1,4 @@
-"""The map of states is the one the design draws."""
+"""The transitions between states are those of the design."""
 
 import pytest
 

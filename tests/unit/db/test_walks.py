@@ -1,4 +1,4 @@
-"""However a row is pushed around, what stands in the ledger is legal, proven and told."""
+"""After any sequence of changes a row is in a legal state, has its proof and has its events."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -18,7 +18,7 @@ from db import (
     State,
     Upload,
 )
-from tests.support.databases import STEPS, Clock, claim, enqueue
+from tests.support.databases import STATE_FACTS, Clock, claim, enqueue
 
 PATHS = count()
 WORDS = {state.value for state in State}
@@ -28,7 +28,7 @@ Push = Callable[[Ledger, Upload], object]
 
 
 def advance(to: State) -> Push:
-    return lambda ledger, upload: ledger.advance(upload, to, **STEPS.get(to, {}))
+    return lambda ledger, upload: ledger.advance(upload, to, **STATE_FACTS.get(to, {}))
 
 
 def advance_without_proof(to: State) -> Push:
@@ -49,7 +49,7 @@ PUSHES: tuple[Push, ...] = (
 
 
 def push(ledger: Ledger, upload: Upload, how: Push) -> None:
-    """Push once; what is refused changes nothing, which `check` sees."""
+    """Apply a change; one that is refused changes nothing, which `check` verifies."""
     try:
         how(ledger, upload)
     except IllegalTransitionError:
@@ -60,16 +60,16 @@ def push(ledger: Ledger, upload: Upload, how: Push) -> None:
 
 
 def check(ledger: Ledger, upload: Upload) -> None:
-    """What is true of every row at all times."""
+    """The invariants of every row."""
     if upload.state in PROVEN:
         assert None not in {upload.verified_at, upload.checksum}
     if upload.state in PROVEN - {State.VERIFIED}:
         assert None not in {upload.published_at, upload.url}
     assert (upload.state is State.RELEASED) == (upload.released_at is not None)
     assert (upload.claimed_by is None) == (upload.claimed_until is None)
-    told = [event.event for event in ledger.events(upload.id)]
-    assert told[0] == "discovered"
-    states = [State.PENDING, *(State(event) for event in told if event in WORDS)]
+    events = [event.event for event in ledger.events(upload.id)]
+    assert events[0] == "discovered"
+    states = [State.PENDING, *(State(event) for event in events if event in WORDS)]
     assert states[-1] is upload.state
     for before, after in pairwise(states):
         assert after in TRANSITIONS[before]

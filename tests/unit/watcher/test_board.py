@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from db import Upload
-from tests.support.databases import enqueue
-from tests.support.harness import Harness
+from tests.support.uploads import make_upload
 from watcher.telemetry.transfer_progress import TransferProgress
 
 
@@ -31,9 +30,8 @@ def transfer_progress(seconds: Seconds) -> TransferProgress:
 
 
 @pytest.fixture
-def upload(harness: Harness) -> Upload:
-    """A row of 1,000 bytes."""
-    return enqueue(harness.app.ledger)
+def upload() -> Upload:
+    return make_upload(size=1_000)
 
 
 def test_rate_and_time_left_follow_from_bytes_and_seconds(

@@ -20,7 +20,7 @@ from db import (
 )
 from db import ErrorKind as DatabaseErrorKind
 from storage import ErrorKind, KeyTooLongError, SourceChangedError, StorageError, UploadCancelledError
-from tests.support.databases import IDENTITY, VIDEO_ID, bring, enqueue
+from tests.support.databases import IDENTITY, VIDEO_ID, advance_to, enqueue
 from tests.support.harness import Harness
 from watcher.errors import DeferError, Kind, ReexamineError, StageError
 from watcher.filesystem.openat import FileMissingError, NotOursError, RootUnavailableError, UnreadableError
@@ -64,7 +64,7 @@ class Stand:
     def claim(self, path: str = "v/a_720p.mp4", state: State = State.PENDING) -> Upload:
         row = self.ledger.current(path) or enqueue(self.ledger, path)
         if row.state is not state:
-            bring(self.ledger, row, state)
+            advance_to(self.ledger, row, state)
         (claimed,) = self.ledger.claim(state, 1, lease=LEASE, horizon=timedelta(hours=1))
         return claimed
 

@@ -6,7 +6,7 @@ import pytest
 
 from db import Database, Ledger
 from tests.support.databases import Clock, enqueue
-from tests.unit.db.conftest import clock, database, place, postgres_place, sqlite_place  # noqa: F401
+from tests.unit.db.conftest import address, clock, database, postgres_address, sqlite_address  # noqa: F401
 from watcher.cli import instances
 
 # The fixtures are named as parameters below.

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from db import DatabaseError, ErrorKind, Identity, State, Upload
 from storage import SourceFile
-from tests.support.databases import LEASE, STEPS
+from tests.support.databases import LEASE, STATE_FACTS
 from tests.support.harness import VIDEO_ID, Harness, open_harness, settings_for
 from tests.support.s3_server import S3Server
 from tests.unit.watcher.test_scanner import give_away
@@ -40,7 +40,7 @@ def hash_and_bring(harness: Harness, row: Upload, *states: State) -> Upload:
         checksum = SourceFile(fd).checksum()
     row = harness.app.ledger.record(row, checksum=checksum)
     for state in states:
-        facts = {**STEPS.get(state, {})}
+        facts = {**STATE_FACTS.get(state, {})}
         facts.pop("checksum", None)
         row = harness.app.ledger.advance(row, state, **facts)
     return row

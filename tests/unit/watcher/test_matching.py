@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from db import CatalogRow
-from tests.unit.watcher.test_outlook import ROW as UPLOAD
+from tests.support.uploads import make_upload
 from watcher.catalog.row_matching import admission, rows_of_file
 from watcher.renditions import Naming, rendition_of
 
+UPLOAD = make_upload()
 VIDEO = UPLOAD.video_id
 LOCAL = f"https://example.com/videos/{VIDEO}"
 NAMING = Naming(prefix="videos", public_base="https://bucket.example", local_base="file:///completed")

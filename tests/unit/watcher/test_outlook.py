@@ -1,60 +1,21 @@
 """What will happen next, in a sentence for every situation."""
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
-from db import CatalogRow, State, Upload
+from db import CatalogRow, State
+from tests.support.uploads import NOW, make_upload
 from watcher.operations.next_step import at_gate, outlook
 
-NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-ROW = Upload(
-    id=7,
-    instance="test",
-    path="v/a_720p.mp4",
-    video_id="0b8e3f60-9d5c-4c1a-8f8e-3b1f0a7d2c11",
-    filename="a.mp4",
-    quality="720p",
-    device=1,
-    inode=2,
-    size=4 * 1024 * 1024,
-    mtime_ns=3,
-    checksum=None,
-    etag=None,
-    version_id=None,
-    confirmed_by=None,
-    object_key="videos/v/a_720p.mp4",
-    url=None,
-    finding=None,
-    awaits_row=False,
-    catalog_row_id=None,
-    catalog_row_at=None,
-    state=State.PENDING,
-    attempts=0,
-    due_at=NOW,
-    last_error=None,
-    error_code=None,
-    claimed_by=None,
-    claim=0,
-    claimed_until=None,
-    multipart_id=None,
-    part_size=None,
-    bytes_sent=0,
-    discovered_at=NOW,
-    changed_at=NOW,
-    verified_at=None,
-    published_at=None,
-    released_at=None,
-)
 IN_AN_HOUR = NOW + timedelta(hours=1)
 
 
 def told(
     *, running: bool = True, paused: dict[str, str] | None = None, keep: bool = False, **changes: object
 ) -> str:
-    row = replace(ROW, **changes)  # type: ignore[arg-type]  # the fields of Upload
-    return outlook(row, now=NOW, is_running=running, paused=paused or {}, keep_local=keep)
+    return outlook(make_upload(**changes), now=NOW, is_running=running, paused=paused or {}, keep_local=keep)
 
 
 @pytest.mark.parametrize(
@@ -141,8 +102,8 @@ def test_what_waits_at_the_gate_waits_for_its_row_unless_the_catalog_cannot_be_a
 def test_the_gate_shows_the_newest_row_and_whether_it_takes_too_long() -> None:
     """Each of what can be seen there: nothing, one row, several."""
     hour = timedelta(hours=1)
-    upload = replace(ROW, awaits_row=True, due_at=NOW - hour)
-    row = CatalogRow("r1", ROW.video_id, "720p", "https://x/a_720p.mp4", "processing", None, NOW, NOW)
+    upload = make_upload(awaits_row=True, due_at=NOW - hour)
+    row = CatalogRow("r1", upload.video_id, "720p", "https://x/a_720p.mp4", "processing", None, NOW, NOW)
     assert at_gate(upload, [], now=NOW, timeout=hour) == (
         "It waits for its catalog row since 2026-01-02 02:04:05Z, for 1 h. The catalog has no row of it."
     )

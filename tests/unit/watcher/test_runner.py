@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from db import DatabaseError, ErrorKind, Ledger, State, Upload
 from storage import ErrorKind as StorageErrorKind
 from storage import StorageError, UploadCancelledError
-from tests.support.databases import LEASE, STEPS, Clock, enqueue
+from tests.support.databases import LEASE, STATE_FACTS, Clock, enqueue
 from tests.support.harness import Harness
 from watcher.errors import Failure, Kind
 from watcher.stages.runner import StageRunner, Work
@@ -56,7 +56,7 @@ class ScriptedStage:
         for upload in uploads:
             with work.error_policy.handling(upload):
                 self.act(upload, work)
-                proof: dict[str, Any] = STEPS[State.VERIFIED]
+                proof: dict[str, Any] = STATE_FACTS[State.VERIFIED]
                 self.ledger.advance(upload, State.VERIFIED, **proof)
             self.ended.put(upload)
 
@@ -119,7 +119,7 @@ def stand(harness: Harness) -> Iterator[Stand]:
 
 
 def until(holds: Callable[[], bool]) -> None:
-    """Wait until something holds that another thread is about to bring about."""
+    """Wait until something holds that another thread is about to advance_to about."""
     deadline = time.monotonic() + WAIT_SECONDS
     pause = threading.Event()
     while not holds():

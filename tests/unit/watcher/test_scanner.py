@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from db import State, Upload
-from tests.support.databases import bring
+from tests.support.databases import advance_to
 from tests.support.harness import VIDEO_ID, Harness
 from tests.unit.watcher.conftest import NOBODY
 from watcher.app.factories import path_template
@@ -159,7 +159,7 @@ def test_a_file_that_did_not_change_is_noticed_only_where_a_look_can_help(
 ) -> None:
     row = harness.put(PATH, video)
     if code is None:
-        bring(harness.app.ledger, row, state)
+        advance_to(harness.app.ledger, row, state)
     else:
         harness.app.ledger.advance(row, state, error="Because.", error_code=code)
     scans.scanner.scan()
@@ -238,7 +238,7 @@ def test_only_what_is_below_a_directory_is_looked_at(harness: Harness, scans: Sc
 def test_rows_that_need_their_file_are_told_when_it_is_missing(
     harness: Harness, scans: Scans, video: bytes, state: State, is_missed: bool
 ) -> None:
-    row = bring(harness.app.ledger, harness.put(PATH, video), state)
+    row = advance_to(harness.app.ledger, harness.put(PATH, video), state)
     os.unlink(harness.absolute(PATH))
     report = scans.scanner.scan()
     assert [upload.id for upload in scans.missing] == [row.id] * is_missed

@@ -1,4 +1,4 @@
-"""Whatever a driver raises comes out as our own error, of the kind that says who can help."""
+"""Errors of the drivers are raised as `DatabaseError`, of the kind that says what resolves them."""
 
 import os
 import resource
@@ -13,13 +13,15 @@ import pytest
 from psycopg import sql
 
 from db import Database, DatabaseError, ErrorKind, Ledger, State, migrate, open_database, sqlite_url
-from tests.support.databases import CHECKSUM, Place, enqueue
+from tests.support.databases import CHECKSUM, DatabaseAddress, enqueue
 from tests.support.postgres import PostgresServer
 
 
-def test_a_locked_file_is_a_matter_of_time(sqlite_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_locked_file_is_a_matter_of_time(
+    sqlite_address: DatabaseAddress, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("db.connection_url.BUSY_SECONDS", 0.01)
-    with closing(sqlite_place.open()) as holder, closing(sqlite_place.open()) as other:
+    with closing(sqlite_address.open()) as holder, closing(sqlite_address.open()) as other:
         migrate(holder)
         with holder.transaction(), pytest.raises(DatabaseError, match="locked") as caught:
             enqueue(Ledger(other, "main"))
@@ -37,7 +39,7 @@ def test_a_file_that_is_no_database_is_the_operators_affair(tmp_path: os.PathLik
 
 
 def fill_up(database: Database) -> None:
-    """Write until something gives way, with every page of the transaction held back until it is committed."""
+    """Write until the database is full, in one transaction."""
     with database.operation("leave no room to grow") as connected:
         connected.execute_sql("PRAGMA max_page_count = 1")
     with database.transaction():
@@ -45,8 +47,8 @@ def fill_up(database: Database) -> None:
             enqueue(Ledger(database, "main"), f"{number}.mp4")
 
 
-def test_a_full_disk_is_the_operators_affair(sqlite_place: Place) -> None:
-    with closing(sqlite_place.open()) as database, database.session():
+def test_a_full_disk_is_the_operators_affair(sqlite_address: DatabaseAddress) -> None:
+    with closing(sqlite_address.open()) as database, database.session():
         migrate(database)
         with pytest.raises(DatabaseError, match="Free some space") as caught:
             fill_up(database)
@@ -71,8 +73,8 @@ def commit_what_cannot_be_written(ledger: Ledger, database: Database) -> None:
         until_committed.enter_context(files_that_cannot_grow())
 
 
-def test_a_commit_that_cannot_be_written_says_why(sqlite_place: Place) -> None:
-    with closing(sqlite_place.open()) as database, database.session():
+def test_a_commit_that_cannot_be_written_says_why(sqlite_address: DatabaseAddress) -> None:
+    with closing(sqlite_address.open()) as database, database.session():
         migrate(database)
         ledger = Ledger(database, "main")
         with pytest.raises(DatabaseError, match="disk I/O error") as caught:
@@ -82,9 +84,9 @@ def test_a_commit_that_cannot_be_written_says_why(sqlite_place: Place) -> None:
         assert enqueue(ledger).id == 1
 
 
-def test_tables_that_are_missing_are_the_operators_affair(place: Place) -> None:
-    with closing(place.open()) as database:
-        with pytest.raises(DatabaseError, match="the daemon updates them") as caught:
+def test_tables_that_are_missing_are_the_operators_affair(address: DatabaseAddress) -> None:
+    with closing(address.open()) as database:
+        with pytest.raises(DatabaseError, match="which updates them") as caught:
             Ledger(database, "main").counts()
         assert caught.value.kind is ErrorKind.ENVIRONMENT
         assert caught.value.operation == "count the uploads"
@@ -99,9 +101,9 @@ def test_values_that_the_schema_refuses_concern_that_row_only(ledger: Ledger) ->
 
 
 def test_a_connection_that_breaks_is_a_matter_of_time_and_replaced(
-    postgres: PostgresServer, postgres_place: Place
+    postgres: PostgresServer, postgres_address: DatabaseAddress
 ) -> None:
-    with closing(postgres_place.open()) as database, database.session():
+    with closing(postgres_address.open()) as database, database.session():
         migrate(database)
         ledger = Ledger(database, "main")
         upload = enqueue(ledger)
@@ -113,9 +115,9 @@ def test_a_connection_that_breaks_is_a_matter_of_time_and_replaced(
 
 
 def test_a_transaction_whose_connection_breaks_leaves_nothing(
-    postgres: PostgresServer, postgres_place: Place
+    postgres: PostgresServer, postgres_address: DatabaseAddress
 ) -> None:
-    with closing(postgres_place.open()) as database, database.session():
+    with closing(postgres_address.open()) as database, database.session():
         migrate(database)
         ledger = Ledger(database, "main")
 
@@ -131,7 +133,7 @@ def test_a_transaction_whose_connection_breaks_leaves_nothing(
 
 
 def test_a_server_that_is_away_is_a_matter_of_time(tmp_path: os.PathLike[str]) -> None:
-    database = open_database(f"postgresql://somebody@/postgres?host={tmp_path}")
+    database = open_database(f"postgresql://user@/postgres?host={tmp_path}")
     with pytest.raises(DatabaseError, match="check that the server runs") as caught:
         Ledger(database, "main").now()
     database.close()
@@ -139,15 +141,15 @@ def test_a_server_that_is_away_is_a_matter_of_time(tmp_path: os.PathLike[str]) -
 
 
 def test_a_role_without_rights_is_the_operators_affair(
-    postgres: PostgresServer, postgres_place: Place
+    postgres: PostgresServer, postgres_address: DatabaseAddress
 ) -> None:
-    with closing(postgres_place.open()) as database:
+    with closing(postgres_address.open()) as database:
         migrate(database)
-    role = sql.Identifier(f"reader_of_{postgres_place.schema}")
+    role = sql.Identifier(f"reader_of_{postgres_address.schema}")
     postgres.execute(sql.SQL("CREATE ROLE {} LOGIN").format(role))
     try:
-        url = postgres.url.replace("postgres:@", f"reader_of_{postgres_place.schema}@")
-        unprivileged = open_database(url, schema=postgres_place.schema)
+        url = postgres.url.replace("postgres:@", f"reader_of_{postgres_address.schema}@")
+        unprivileged = open_database(url, schema=postgres_address.schema)
         with pytest.raises(DatabaseError, match="GRANT") as caught:
             Ledger(unprivileged, "main").counts()
         unprivileged.close()
@@ -157,10 +159,10 @@ def test_a_role_without_rights_is_the_operators_affair(
 
 
 def test_a_pool_with_no_connection_left_is_a_matter_of_time(
-    postgres_place: Place, monkeypatch: pytest.MonkeyPatch
+    postgres_address: DatabaseAddress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("db.connection_url.POOL_SECONDS", 0.01)
-    with closing(postgres_place.open(max_connections=1)) as database:
+    with closing(postgres_address.open(max_connections=1)) as database:
         migrate(database)
         taken, done = threading.Event(), threading.Event()
 
@@ -182,24 +184,24 @@ def test_a_pool_with_no_connection_left_is_a_matter_of_time(
 @pytest.mark.parametrize(
     ("state", "kind", "hint"),
     [
-        ("22001", ErrorKind.OBJECT, "cannot be written as it is"),
-        ("25006", ErrorKind.ENVIRONMENT, "only reads"),
+        ("22001", ErrorKind.OBJECT, "cannot be written with these values"),
+        ("25006", ErrorKind.ENVIRONMENT, "is read-only"),
         ("28P01", ErrorKind.ENVIRONMENT, "password"),
-        ("40001", ErrorKind.TRANSIENT, "by itself"),
+        ("40001", ErrorKind.TRANSIENT, "automatically"),
         ("42P01", ErrorKind.ENVIRONMENT, "db migrate"),
         ("53100", ErrorKind.ENVIRONMENT, "Free some space"),
         ("53300", ErrorKind.TRANSIENT, "more connections"),
-        ("57P03", ErrorKind.TRANSIENT, "by itself"),
-        ("58030", ErrorKind.ENVIRONMENT, "its own disk"),
-        ("XX000", ErrorKind.ENVIRONMENT, "not expected"),
+        ("57P03", ErrorKind.TRANSIENT, "automatically"),
+        ("58030", ErrorKind.ENVIRONMENT, "its disk"),
+        ("XX000", ErrorKind.ENVIRONMENT, "unexpected"),
     ],
 )
 def test_what_a_server_says_is_judged_by_its_code(
-    postgres_place: Place, state: str, kind: ErrorKind, hint: str
+    postgres_address: DatabaseAddress, state: str, kind: ErrorKind, hint: str
 ) -> None:
     raising = f"DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{state}'; END $$"
     with (
-        closing(postgres_place.open()) as database,
+        closing(postgres_address.open()) as database,
         pytest.raises(DatabaseError, match=hint) as caught,
         database.operation("hear what it says") as connected,
     ):

@@ -1,4 +1,4 @@
-"""The compressor's table, read by indexes and written in one column alone."""
+"""The compressor's table is read through its indexes, and only its column `url` is written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from db import CompressorTable, Database, Ledger, Publications, State, migrate, open_database
 from tests.compressor.database import add_video
 from tests.support.catalog_rows import BASE_URL, CatalogRows, catalog_rows
-from tests.support.databases import VIDEO_ID, bring, enqueue
+from tests.support.databases import VIDEO_ID, advance_to, enqueue
 from tests.support.postgres import PostgresServer
 
 OTHER_VIDEO = VIDEO_ID.replace("0b8e", "1b8e")
@@ -50,7 +50,7 @@ def test_rows_come_oldest_first_with_times_in_the_servers_zone(
     newer = rows.insert("a_720p.mp4", "720p", "processing")
     older = rows.insert("a_720p.mp4", "720p", created_at="2020-01-02 03:04:05")
     rows.insert("a_720p.mp4", "720p", video_id=OTHER_VIDEO)
-    found = table.of_video(VIDEO_ID)
+    found = table.rows_of_video(VIDEO_ID)
     assert [(row.id, row.status) for row in found] == [(older, "ready"), (newer, "processing")]
     zone = rows.connection.execute("SELECT '2020-01-02 03:04:05'::timestamp::timestamptz AS t").fetchone()
     assert zone is not None
@@ -62,7 +62,7 @@ def test_a_row_without_times_is_older_than_any(rows: CatalogRows, table: Compres
     timeless = rows.insert("a_720p.mp4", "720p")
     rows.update(timeless, created_at=None)
     rows.insert("a_720p.mp4", "720p", created_at="1980-01-01")
-    assert table.of_video(VIDEO_ID)[0].id == timeless
+    assert table.rows_of_video(VIDEO_ID)[0].id == timeless
 
 
 def test_what_waits_comes_with_all_rows_of_its_video_and_without_where_there_are_none(
@@ -72,13 +72,13 @@ def test_what_waits_comes_with_all_rows_of_its_video_and_without_where_there_are
     second = enqueue(ledger, "w/b_720p.mp4", awaits_row=True, video_id=OTHER_VIDEO)
     enqueue(ledger, "v/c_720p.mp4")
     ids = {rows.insert("a_720p.mp4", "720p"), rows.insert("b_480p.mp4", "480p")}
-    found = table.of_waiting(limit=10)
+    found = table.rows_of_waiting(limit=10)
     assert [upload for upload, _ in found] == [first, second]
     assert [{row.id for row in of_video} for _, of_video in found] == [ids, set()]
-    assert [upload for upload, _ in table.of_waiting(limit=10, after=first.id)] == [second]
-    assert len(table.of_waiting(limit=1)) == 1
-    assert table.of_waiting(limit=10, since=ledger.now() + timedelta(hours=1)) == []
-    assert CompressorTable(ledger.database, "other").of_waiting(limit=10) == []
+    assert [upload for upload, _ in table.rows_of_waiting(limit=10, after=first.id)] == [second]
+    assert len(table.rows_of_waiting(limit=1)) == 1
+    assert table.rows_of_waiting(limit=10, since=ledger.now() + timedelta(hours=1)) == []
+    assert CompressorTable(ledger.database, "other").rows_of_waiting(limit=10) == []
 
 
 def test_the_gates_question_is_one_query_that_indexes_answer(
@@ -86,14 +86,14 @@ def test_the_gates_question_is_one_query_that_indexes_answer(
 ) -> None:
     enqueue(ledger, awaits_row=True)
     with caplog.at_level("DEBUG", "peewee"):
-        table.of_waiting(limit=10)
+        table.rows_of_waiting(limit=10)
     (asked,) = [record.msg for record in caplog.records if "uploads" in str(record.msg)]
     assert isinstance(asked, tuple)
     rows.connection.execute("SET enable_seqscan = off")
     plan = rows.connection.execute(f"EXPLAIN {asked[0]}", asked[1]).fetchall()
-    told = "\n".join(line["QUERY PLAN"] for line in plan)
-    assert "uploads_awaiting_row" in told
-    assert "Seq Scan" not in told
+    steps = "\n".join(line["QUERY PLAN"] for line in plan)
+    assert "uploads_awaiting_row" in steps
+    assert "Seq Scan" not in steps
 
 
 def test_rows_that_are_about_to_be_written_to_are_locked_and_others_are_not(
@@ -101,15 +101,15 @@ def test_rows_that_are_about_to_be_written_to_are_locked_and_others_are_not(
 ) -> None:
     row_id = rows.insert("a_720p.mp4", "720p")
     with database.transaction():
-        table.of_video(VIDEO_ID)
+        table.rows_of_video(VIDEO_ID)
         assert may_be_locked(rows, row_id)
-        table.of_video(VIDEO_ID, locked=True)
+        table.rows_of_video(VIDEO_ID, locked=True)
         assert not may_be_locked(rows, row_id)
     assert may_be_locked(rows, row_id)
 
 
 def may_be_locked(rows: CatalogRows, row_id: str) -> bool:
-    """Whether the compressor could change the row at this moment without waiting."""
+    """Whether the compressor could change the row now without waiting for a lock."""
     try:
         rows.connection.execute("SELECT 1 FROM video_qualities WHERE id = %s FOR UPDATE NOWAIT", [row_id])
     except psycopg.errors.LockNotAvailable:
@@ -121,7 +121,7 @@ def test_a_url_is_given_only_to_a_row_that_still_is_as_it_was_read(
     rows: CatalogRows, table: CompressorTable
 ) -> None:
     row_id = rows.insert("a_720p.mp4", "720p")
-    (row,) = table.of_video(VIDEO_ID)
+    (row,) = table.rows_of_video(VIDEO_ID)
     assert table.set_url([replace(row, url="https://other.example/x")], PUBLIC_URL) == 0
     assert table.set_url([replace(row, status="processing")], PUBLIC_URL) == 0
     assert rows.url_of(row_id) == row.url
@@ -132,44 +132,44 @@ def test_a_url_is_given_only_to_a_row_that_still_is_as_it_was_read(
 def test_what_does_not_show_what_was_published_is_found(
     rows: CatalogRows, table: CompressorTable, ledger: Ledger
 ) -> None:
-    upload = bring(ledger, enqueue(ledger), State.PUBLISHED)
+    upload = advance_to(ledger, enqueue(ledger), State.PUBLISHED)
     shown, back, new = (rows.insert("a_720p.mp4", "720p") for _ in range(3))
     rows.insert("a_480p.mp4", "480p", "processing")
     rows.insert("a_480p.mp4", "480p", video_id=OTHER_VIDEO)
     publications = Publications(ledger.database, "main")
-    for row in table.of_video(VIDEO_ID):
+    for row in table.rows_of_video(VIDEO_ID):
         if row.id in {shown, back}:
             publications.record(row, upload, PUBLIC_URL, ledger.now())
     rows.update(shown, url=PUBLIC_URL)
-    assert {row.id for row in table.not_shown([State.PUBLISHED])[VIDEO_ID]} == {back, new}
-    assert table.not_shown([State.VERIFIED]) == {}
-    assert [row.id for row in table.gone_back(ledger.now() - timedelta(minutes=1))] == [back]
+    assert {row.id for row in table.unpublished_rows([State.PUBLISHED])[VIDEO_ID]} == {back, new}
+    assert table.unpublished_rows([State.VERIFIED]) == {}
+    assert [row.id for row in table.reverted_rows(ledger.now() - timedelta(minutes=1))] == [back]
     rows.update(back, status="processing")
-    assert table.gone_back(ledger.now() - timedelta(minutes=1)) == []
-    assert table.gone_back(ledger.now() + timedelta(minutes=1)) == []
+    assert table.reverted_rows(ledger.now() - timedelta(minutes=1)) == []
+    assert table.reverted_rows(ledger.now() + timedelta(minutes=1)) == []
 
 
 def test_a_publication_remembers_what_stood_there_before_however_often_it_is_repeated(
     rows: CatalogRows, table: CompressorTable, ledger: Ledger
 ) -> None:
-    upload = bring(ledger, enqueue(ledger), State.PUBLISHED)
+    upload = advance_to(ledger, enqueue(ledger), State.PUBLISHED)
     row_id = rows.insert("a_720p.mp4", "720p")
     publications = Publications(ledger.database, "main")
-    (row,) = table.of_video(VIDEO_ID)
+    (row,) = table.rows_of_video(VIDEO_ID)
     publications.record(row, upload, PUBLIC_URL, ledger.now())
     publications.record(replace(row, url=PUBLIC_URL), upload, PUBLIC_URL, ledger.now())
-    found = publications.of_rows([row_id])[row_id]
+    found = publications.by_row_id([row_id])[row_id]
     assert (found.local_url, found.url) == (f"{BASE_URL}/{VIDEO_ID}/a_720p.mp4", PUBLIC_URL)
     assert list(publications.of_deleted_rows()) == []
     rows.delete(row_id)
     assert [publication.row_id for publication in publications.of_deleted_rows()] == [row_id]
-    publications.forget_upload(upload)
-    assert publications.of_rows([row_id]) == {}
+    publications.delete_of_upload(upload)
+    assert publications.by_row_id([row_id]) == {}
 
 
 def test_any_row_that_shows_an_address_is_found_whatever_its_video(
     rows: CatalogRows, table: CompressorTable
 ) -> None:
     rows.insert("x.mp4", "original", video_id=OTHER_VIDEO, url=PUBLIC_URL)
-    assert table.any_shows(["https://nobody.example/", PUBLIC_URL])
-    assert not table.any_shows(["https://nobody.example/"])
+    assert table.any_row_shows(["https://nobody.example/", PUBLIC_URL])
+    assert not table.any_row_shows(["https://nobody.example/"])

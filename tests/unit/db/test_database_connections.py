@@ -1,4 +1,4 @@
-"""Connections belong to threads and are closed; transactions are all or nothing."""
+"""Connections belong to threads and are closed; transactions are atomic."""
 
 import os
 import stat
@@ -22,16 +22,16 @@ from db import (
     open_database,
     sqlite_url,
 )
-from tests.support.databases import Place, enqueue
+from tests.support.databases import DatabaseAddress, enqueue
 from tests.support.postgres import PostgresServer
 
 
-def file_of(place: Place) -> str:
-    return unquote(place.url.removeprefix("sqlite://"))
+def file_of(address: DatabaseAddress) -> str:
+    return unquote(address.url.removeprefix("sqlite://"))
 
 
 def open_handles(path: str) -> list[str]:
-    """The files of that path that this process has open."""
+    """The open files of this process whose paths begin with `path`."""
     found = []
     for fd in os.listdir("/proc/self/fd"):
         try:
@@ -51,7 +51,7 @@ def connections(postgres: PostgresServer) -> int:
 
 
 def fail_after(database: Database, work: Callable[[], object]) -> None:
-    """Do something in a transaction that then fails."""
+    """Call `work` in a transaction that then fails."""
     with database.transaction():
         work()
         raise LookupError
@@ -63,8 +63,8 @@ def pragma(database: Database, name: str) -> object:
 
 
 class TestSqliteFile:
-    def test_it_is_written_ahead_synced_and_waits_for_others(self, sqlite_place: Place) -> None:
-        with closing(sqlite_place.open()) as database:
+    def test_it_is_written_ahead_synced_and_waits_for_others(self, sqlite_address: DatabaseAddress) -> None:
+        with closing(sqlite_address.open()) as database:
             migrate(database)
             settings = {
                 name: pragma(database, name)
@@ -72,9 +72,11 @@ class TestSqliteFile:
             }
         assert settings == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 5000}
 
-    def test_only_its_owner_can_read_it_and_what_lies_beside_it(self, sqlite_place: Place) -> None:
-        path = file_of(sqlite_place)
-        with closing(sqlite_place.open()) as database, database.session():
+    def test_only_its_owner_can_read_it_and_what_lies_beside_it(
+        self, sqlite_address: DatabaseAddress
+    ) -> None:
+        path = file_of(sqlite_address)
+        with closing(sqlite_address.open()) as database, database.session():
             migrate(database)
             enqueue(Ledger(database, "main"))
             files = [entry.path for entry in os.scandir(os.path.dirname(path))]
@@ -82,40 +84,42 @@ class TestSqliteFile:
             assert {stat.S_IMODE(os.stat(file).st_mode) for file in files} == {0o600}
         assert stat.S_IMODE(os.stat(os.path.dirname(path)).st_mode) == 0o700
 
-    def test_no_connection_outlives_its_use(self, sqlite_place: Place) -> None:
-        database = sqlite_place.open()
+    def test_no_connection_outlives_its_use(self, sqlite_address: DatabaseAddress) -> None:
+        database = sqlite_address.open()
         migrate(database)
         enqueue(Ledger(database, "main"))
         with pytest.raises(DatabaseError), database.operation("fail") as connected:
             connected.execute_sql("SELECT * FROM nowhere")
-        assert open_handles(file_of(sqlite_place)) == []
+        assert open_handles(file_of(sqlite_address)) == []
 
-    def test_a_session_keeps_its_threads_connection_and_closes_it(self, sqlite_place: Place) -> None:
-        database = sqlite_place.open()
+    def test_a_session_keeps_its_threads_connection_and_closes_it(
+        self, sqlite_address: DatabaseAddress
+    ) -> None:
+        database = sqlite_address.open()
         migrate(database)
         ledger = Ledger(database, "main")
 
         def live(path: str) -> int:
             with database.session():
                 enqueue(ledger, path)
-                return len(open_handles(file_of(sqlite_place)))
+                return len(open_handles(file_of(sqlite_address)))
 
         with ThreadPoolExecutor(1) as pool:
             assert pool.submit(live, "a.mp4").result() > 0
-        assert open_handles(file_of(sqlite_place)) == []
+        assert open_handles(file_of(sqlite_address)) == []
         database.close()
 
-    def test_opened_for_reading_it_must_exist(self, sqlite_place: Place) -> None:
-        database = sqlite_place.open(read_only=True)
+    def test_opened_for_reading_it_must_exist(self, sqlite_address: DatabaseAddress) -> None:
+        database = sqlite_address.open(read_only=True)
         with pytest.raises(DatabaseError) as caught:
             Ledger(database, "main").counts()
         assert caught.value.kind is ErrorKind.ENVIRONMENT
-        assert not os.path.exists(os.path.dirname(file_of(sqlite_place)))
+        assert not os.path.exists(os.path.dirname(file_of(sqlite_address)))
 
-    def test_it_exists_once_somebody_opened_it_for_writing(self, sqlite_place: Place) -> None:
-        reader = sqlite_place.open(read_only=True)
+    def test_it_exists_once_it_was_opened_for_writing(self, sqlite_address: DatabaseAddress) -> None:
+        reader = sqlite_address.open(read_only=True)
         assert not reader.exists()
-        sqlite_place.open().close()
+        sqlite_address.open().close()
         assert reader.exists()
 
     def test_a_directory_that_cannot_be_made_is_the_operators_affair(
@@ -124,13 +128,13 @@ class TestSqliteFile:
         blocker = os.path.join(tmp_path, "file")
         with open(blocker, "w", encoding="ascii"):
             pass
-        with pytest.raises(DatabaseError, match="Choose a place") as caught:
+        with pytest.raises(DatabaseError, match="Choose a directory") as caught:
             open_database(sqlite_url(os.path.join(blocker, "ledger.sqlite3")))
         assert caught.value.kind is ErrorKind.ENVIRONMENT
 
 
-def test_a_reader_sees_what_a_writer_commits_and_can_write_nothing(place: Place) -> None:
-    with closing(place.open()) as writer, closing(place.open(read_only=True)) as reader:
+def test_a_reader_sees_what_a_writer_commits_and_can_write_nothing(address: DatabaseAddress) -> None:
+    with closing(address.open()) as writer, closing(address.open(read_only=True)) as reader:
         migrate(writer)
         with reader.session():
             assert Ledger(reader, "main").current("a.mp4") is None
@@ -166,13 +170,13 @@ def test_the_time_is_aware_and_that_of_the_world(database: Database) -> None:
 
 
 class TestPostgresPool:
-    def test_a_server_is_always_there_to_be_asked(self, postgres_place: Place) -> None:
-        assert postgres_place.open(read_only=True).exists()
+    def test_a_server_is_always_there_to_be_asked(self, postgres_address: DatabaseAddress) -> None:
+        assert postgres_address.open(read_only=True).exists()
 
     def test_threads_share_a_bounded_number_of_connections(
-        self, postgres: PostgresServer, postgres_place: Place
+        self, postgres: PostgresServer, postgres_address: DatabaseAddress
     ) -> None:
-        with closing(postgres_place.open(max_connections=2)) as database:
+        with closing(postgres_address.open(max_connections=2)) as database:
             migrate(database)
             together = threading.Barrier(2)
 
@@ -186,19 +190,23 @@ class TestPostgresPool:
                 assert list(pool.map(count, range(2))) == [2, 2]
                 assert list(pool.map(count, range(2))) == [2, 2]
 
-    def test_closing_leaves_no_connection(self, postgres: PostgresServer, postgres_place: Place) -> None:
-        database = postgres_place.open()
+    def test_closing_leaves_no_connection(
+        self, postgres: PostgresServer, postgres_address: DatabaseAddress
+    ) -> None:
+        database = postgres_address.open()
         migrate(database)
         database.close()
-        # A backend ends a moment after its client hung up.
+        # A backend ends a moment after its client has disconnected.
         while connections(postgres):
             pass
 
-    def test_all_tables_live_in_the_schema(self, postgres: PostgresServer, postgres_place: Place) -> None:
-        with closing(postgres_place.open()) as database:
+    def test_all_tables_live_in_the_schema(
+        self, postgres: PostgresServer, postgres_address: DatabaseAddress
+    ) -> None:
+        with closing(postgres_address.open()) as database:
             migrate(database)
         found = postgres.execute(
-            sql.SQL("SELECT tablename FROM pg_tables WHERE schemaname = {}").format(postgres_place.schema)
+            sql.SQL("SELECT tablename FROM pg_tables WHERE schemaname = {}").format(postgres_address.schema)
         )
         tables = {
             "uploads",

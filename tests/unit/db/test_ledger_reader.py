@@ -1,4 +1,4 @@
-"""The ledger answers what it is asked, about its own instance, in a bounded amount of memory."""
+"""Queries of the ledger concern its own instance and use a bounded amount of memory."""
 
 import os
 from datetime import timedelta
@@ -7,20 +7,20 @@ from itertools import islice
 import pytest
 
 from db import Database, InstanceReport, Ledger, LedgerReader, State
-from tests.support.databases import Clock, bring, enqueue, only
+from tests.support.databases import Clock, advance_to, enqueue, only
 
 OTHER_VIDEO = "6f1c2a8e-0d1b-4b43-9f4e-2a3b4c5d6e7f"
 
 
 def in_every_state(ledger: Ledger) -> None:
-    """One upload a state, whose path is the state's word."""
+    """Add an upload in each state, whose path is the state's value."""
     for state in State:
-        bring(ledger, enqueue(ledger, state.value), state)
+        advance_to(ledger, enqueue(ledger, state.value), state)
 
 
 def test_the_current_upload_is_the_newest_of_its_path(ledger: Ledger) -> None:
-    bring(ledger, enqueue(ledger), State.RELEASED)
-    newest = bring(ledger, enqueue(ledger), State.RELEASED)
+    advance_to(ledger, enqueue(ledger), State.RELEASED)
+    newest = advance_to(ledger, enqueue(ledger), State.RELEASED)
     enqueue(ledger, "another.mp4")
     assert ledger.current(newest.path) == newest
     assert ledger.current("unknown.mp4") is None
@@ -64,25 +64,25 @@ def test_live_uploads_are_those_in_the_states_wanted(ledger: Ledger, monkeypatch
     monkeypatch.setattr("db.ledger_reader.PAGE", 1)
     in_every_state(ledger)
     wanted = {State.PENDING, State.REJECTED, State.FAILED}
-    assert {upload.state for upload in ledger.live_uploads(wanted)} == wanted
-    assert list(ledger.live_uploads(set())) == []
+    assert {upload.state for upload in ledger.iter_in_states(wanted)} == wanted
+    assert list(ledger.iter_in_states(set())) == []
 
 
 def test_another_path_with_the_same_key_is_found(ledger: Ledger, database: Database) -> None:
     enqueue(Ledger(database, "other"), "theirs", object_key="key")
     mine = enqueue(ledger, "mine", object_key="key")
-    assert ledger.same_key(mine) is None
+    assert ledger.key_conflict(mine) is None
     elder = enqueue(ledger, "elder", object_key="key")
     enqueue(ledger, "younger", object_key="key")
     enqueue(ledger, "other", object_key="other key")
-    assert ledger.same_key(mine) == elder
-    assert ledger.same_key(elder) == mine
+    assert ledger.key_conflict(mine) == elder
+    assert ledger.key_conflict(elder) == mine
 
 
 @pytest.mark.parametrize("state", list(State))
 def test_only_who_has_or_wants_the_object_is_a_rival(ledger: Ledger, state: State) -> None:
-    bring(ledger, enqueue(ledger, "rival", object_key="key"), state)
-    rival = ledger.same_key(enqueue(ledger, "mine", object_key="key"))
+    advance_to(ledger, enqueue(ledger, "rival", object_key="key"), state)
+    rival = ledger.key_conflict(enqueue(ledger, "mine", object_key="key"))
     assert (rival is not None) == (state.is_open or state is State.RELEASED)
 
 
@@ -96,7 +96,7 @@ def test_uploads_are_counted_by_state(ledger: Ledger, database: Database) -> Non
 
 def test_the_oldest_pending_upload_was_discovered_first(ledger: Ledger, clock: Clock) -> None:
     assert ledger.oldest_pending() is None
-    bring(ledger, enqueue(ledger, "a"), State.VERIFIED)
+    advance_to(ledger, enqueue(ledger, "a"), State.VERIFIED)
     oldest = enqueue(ledger, "b")
     clock.advance(seconds=1)
     enqueue(ledger, "c")
