@@ -78,7 +78,7 @@ def test_the_oldest_published_copies_go_until_there_is_room_and_the_others_stay(
     assert relieve(harness) == 0
     assert left(harness) == [path(2), path(3)]
     events = harness.app.ledger.events(harness.row(path(0)).id)
-    assert events[-1].detail == "the local copy was removed, early, for the disk is full"
+    assert events[-1].detail == "the local copy was removed early, because the disk is full"
     sample = harness.app.metrics.registry.get_sample_value
     assert sample("video_uploader_released_early_bytes_total") == 2 * len(video)
 

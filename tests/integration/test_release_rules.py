@@ -335,7 +335,7 @@ def test_a_crash_while_the_file_is_aside_is_repaired_at_the_next_start(
     assert not os.path.exists(harness.absolute(PATH))
     next_life = make_harness()
     report = next_life.app.scanner.scan()
-    next_life.app.asides.repair(report.asides)
+    next_life.app.quarantine_repair.run(report.asides)
     assert content(next_life) == video
     (released,) = next_life.step(State.PUBLISHED)
     assert released.state is State.RELEASED
@@ -419,7 +419,7 @@ def test_of_a_file_with_a_second_name_only_the_name_in_the_directory_goes(
     with open(other, "rb") as file:
         assert file.read() == video
     story = [event.detail for event in harness.app.ledger.events(row.id)]
-    assert "the local name was removed; the file has 1 other names (hard links)" in story
+    assert "the local name was removed; other hard links of the file: 1" in story
     assert harness.app.metrics.released._value.get() == 0
 
 

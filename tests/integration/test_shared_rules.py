@@ -175,7 +175,7 @@ def test_a_file_in_the_middle_of_another_daemons_release_is_left_aside(
         report = b.app.scanner.scan()
         assert len(report.asides) == 1
         b.app.ledger.release_all_claims()
-        b.app.asides.repair(report.asides)
+        b.app.quarantine_repair.run(report.asides)
         assert not os.path.exists(a.absolute(PATH))
 
     a.while_waiting = start
@@ -190,10 +190,10 @@ def test_what_a_dead_daemon_left_aside_is_repaired_by_another_one(house_of: Open
     (row,) = claim(a, State.PUBLISHED)
     removal.quarantine(a.app.tree, PATH, row.id, row.identity, claim=row.claim)
     asides = b.app.scanner.scan().asides
-    b.app.asides.repair(asides)
+    b.app.quarantine_repair.run(asides)
     assert not os.path.exists(b.absolute(PATH))
     let_claims_run_out(b.app.database)
-    b.app.asides.repair(asides)
+    b.app.quarantine_repair.run(asides)
     assert content(b) == video
     assert b.row(PATH).claimed_until is None
 
@@ -208,12 +208,12 @@ def test_an_upload_that_was_superseded_a_moment_ago_may_still_be_under_release(
     removal.quarantine(a.app.tree, PATH, row.id, row.identity, claim=row.claim)
     b.put(PATH, video + FREE_BOX)
     asides = b.app.scanner.scan().asides
-    b.app.asides.repair(asides)
+    b.app.quarantine_repair.run(asides)
     assert b.app.scanner.scan().asides == asides
     uploads = b.app.database.tables.uploads
     with b.app.database.transaction():
         uploads.update(changed_at=row.changed_at - LEASE).where(uploads.id == row.id).execute()
-    b.app.asides.repair(asides)
+    b.app.quarantine_repair.run(asides)
     assert b.app.scanner.scan().asides == []
     assert content(b) == video + FREE_BOX
 

@@ -36,14 +36,13 @@ from watcher.settings.model import Settings
 from watcher.settings.policy import Policy
 from watcher.stages import cdn_invalidation
 from watcher.stages.abandoned_multiparts import AbandonedMultiparts
-from watcher.stages.asides import Quarantine
 from watcher.stages.cdn_invalidation import Invalidator
 from watcher.stages.context import StageContext
 from watcher.stages.disk_pressure import DiskPressure
 from watcher.stages.enqueue import Enqueuer
 from watcher.stages.error_policy import ErrorPolicy
 from watcher.stages.publish import PublishStage
-from watcher.stages.release import ReleaseStage
+from watcher.stages.release import QuarantineRepair, ReleaseStage
 from watcher.stages.runner import Stage, StageRunner
 from watcher.stages.upload import UploadStage
 from watcher.supervision.backoff import Backoff
@@ -67,7 +66,7 @@ class Application:
     context: StageContext
     liveness: Liveness
     abandoned_multiparts: AbandonedMultiparts
-    asides: Quarantine
+    quarantine_repair: QuarantineRepair
     enqueuer: Enqueuer
     settler: Settler
     scan_scheduler: ScanScheduler
@@ -180,7 +179,7 @@ def _assemble(
         backoff=ROW_BACKOFF,
         liveness=liveness,
     )
-    asides = Quarantine(
+    quarantine_repair = QuarantineRepair(
         context.tree,
         context.ledger,
         lease=timedelta(seconds=settings.claim_seconds),
@@ -229,7 +228,7 @@ def _assemble(
         context,
         liveness,
         abandoned_multiparts,
-        asides,
+        quarantine_repair,
         enqueuer,
         settler,
         scan_scheduler,

@@ -34,13 +34,7 @@ class Enqueuer:
     """Takes what the settler found and brings the ledger up to it; every method is safe to repeat."""
 
     def __init__(self, context: StageContext, template: PathTemplate) -> None:
-        self._tree = context.tree
-        self._database = context.database
-        self._ledger = context.ledger
-        self._catalog = context.catalog
-        self._naming = context.naming
-        self._wake = context.wake
-        self._check_gate = context.check_gate
+        self._context = context
         self._template = template
         self._refusals = RepeatFilter()
 
@@ -75,19 +69,19 @@ class Enqueuer:
             self._reopen(upload, "the local file is no longer there")
         elif upload.awaits_row:
             with suppress(ClaimLostError):
-                self._ledger.leave_gate(upload)
-        self._wake(State.PENDING)
+                self._context.ledger.leave_gate(upload)
+        self._context.wake(State.PENDING)
 
     def _take_finished(
         self, path: str, rendition: Rendition, identity: Identity, finding: str | None
     ) -> bool:
-        known = self._ledger.current(path)
+        known = self._context.ledger.current(path)
         if known is not None and known.state.is_live:
             if known.identity == identity:
                 self._take_unchanged(known, finding)
                 return False
             if self._has_same_content(known, identity, finding):
-                refreshed = self._ledger.adopt_identity(known, identity)
+                refreshed = self._context.ledger.adopt_identity(known, identity)
                 self._take_unchanged(refreshed, finding)
                 return False
         return self._take_new(path, rendition, identity, finding)
@@ -98,22 +92,22 @@ class Enqueuer:
         Its container may never have been looked into before: a file that cannot be read is recorded unseen.
         """
         if is_mended_by_file(known):
-            with self._database.transaction():
+            with self._context.database.transaction():
                 reopened = self._reopen(known, "the file is there and can be read", finding)
-                if reopened is not None and finding is not None and not self._catalog.has_gate:
+                if reopened is not None and finding is not None and not self._context.catalog.has_gate:
                     self._end(reopened, Ending(State.REJECTED, Code.INCOMPLETE, finding))
                 elif reopened is not None:
                     self._announce(reopened)
-            self._wake(State.PENDING)
+            self._context.wake(State.PENDING)
             return
         if known.error_code == Code.LOCAL_CHANGED:
-            self._ledger.make_due([known.id])
-        self._wake(known.state)
+            self._context.ledger.make_due([known.id])
+        self._context.wake(known.state)
 
     def _reopen(self, upload: Upload, reason: str, finding: str | None = None) -> Upload | None:
         """Make a stopped row pending; None if a person or another daemon did so a moment ago."""
         try:
-            return self._ledger.reopen(upload.id, reason=reason, finding=finding)
+            return self._context.ledger.reopen(upload.id, reason=reason, finding=finding)
         except (IllegalTransitionError, ClaimLostError):
             return None
 
@@ -128,7 +122,7 @@ class Enqueuer:
             is_vouched_for = known.catalog_row_id is not None
             return known.state is State.PENDING and finding == known.finding and not is_vouched_for
         try:
-            with owned(self._tree.open(known.path)) as fd:
+            with owned(self._context.tree.open(known.path)) as fd:
                 return SourceFile(fd).checksum() == known.checksum
         except (FileMissingError, NotOursError, UnreadableError, StorageError):
             # The next look finds out; until then it is taken for new content, which loses nothing.
@@ -136,7 +130,7 @@ class Enqueuer:
 
     def _take_new(self, path: str, rendition: Rendition, identity: Identity, finding: str | None) -> bool:
         """A catalog that has a say tells whether a doubtful container matters: people upload odd files."""
-        ending = None if self._catalog.has_gate else self._ending(path, identity, finding)
+        ending = None if self._context.catalog.has_gate else self._ending(path, identity, finding)
         return self._record_new(path, rendition, identity, ending, finding)
 
     def _ending(self, path: str, identity: Identity, finding: str | None) -> Ending | None:
@@ -159,7 +153,9 @@ class Enqueuer:
 
         Whoever writes a file gives it a later time, and whoever replaces it another inode.
         """
-        confirmed = [upload for upload in self._ledger.uploads(path=path) if upload.verified_at is not None]
+        confirmed = [
+            upload for upload in self._context.ledger.uploads(path=path) if upload.verified_at is not None
+        ]
         if not confirmed or confirmed[-1].state is State.RELEASED:
             return None
         proven = confirmed[-1]
@@ -176,13 +172,13 @@ class Enqueuer:
         finding: str | None = None,
     ) -> bool:
         try:
-            key = self._naming.key(rendition)
+            key = self._context.naming.key(rendition)
         except KeyTooLongError as exc:
             key, ending = exc.key or "", Ending(State.FAILED, exc.code, str(exc))
-        with self._database.transaction():
+        with self._context.database.transaction():
             if not self._is_still_there(path, identity):
                 return False
-            upload = self._ledger.enqueue(
+            upload = self._context.ledger.enqueue(
                 path,
                 video_id=rendition.video_id,
                 filename=rendition.filename,
@@ -190,7 +186,7 @@ class Enqueuer:
                 object_key=key,
                 identity=identity,
                 finding=finding,
-                awaits_row=self._catalog.has_gate and ending is None,
+                awaits_row=self._context.catalog.has_gate and ending is None,
             )
             if upload is None:
                 return False
@@ -201,39 +197,41 @@ class Enqueuer:
         failpoint(Point.ENQUEUED)
         if ending is None:
             log.info("file_finished", size=identity.size, key=key, **row_context(upload))
-            self._wake(State.PENDING)
-            self._check_gate()
+            self._context.wake(State.PENDING)
+            self._context.check_gate()
         return True
 
     def _is_still_there(self, path: str, identity: Identity) -> bool:
         """Whether a finding is still true, where others may have finished with the file since it was made."""
-        if not self._tree.is_shared:
+        if not self._context.tree.is_shared:
             return True
-        self._ledger.lock_path(path)
+        self._context.ledger.lock_path(path)
         try:
-            return self._tree.stat(path) == identity
+            return self._context.tree.stat(path) == identity
         except (NotOursError, UnreadableError):
             return True
 
     def _end(self, upload: Upload, ending: Ending) -> None:
-        self._ledger.advance(upload, ending.state, error=ending.reason, error_code=ending.code)
+        self._context.ledger.advance(upload, ending.state, error=ending.reason, error_code=ending.code)
         if ending.state is State.REJECTED:
             log.warning("upload_rejected", code=ending.code, reason=ending.reason, **row_context(upload))
         else:
             log.error("upload_failed", code=ending.code, reason=ending.reason, **row_context(upload))
 
     def _announce(self, upload: Upload) -> None:
-        self._catalog.announce(
-            upload, local_url=self._naming.local_url(upload), public_url=self._naming.public_url(upload)
+        self._context.catalog.announce(
+            upload,
+            local_url=self._context.naming.local_url(upload),
+            public_url=self._context.naming.public_url(upload),
         )
 
     def _take_unreadable(self, path: str, rendition: Rendition, reason: str) -> bool:
         """Keep an unreadable file in view as a failed row, for there is nothing else that would show it."""
         if self._fail_waiting(path, Code.UNREADABLE, reason):
             return False
-        known = self._ledger.current(path)
+        known = self._context.ledger.current(path)
         try:
-            identity = self._tree.stat(path)
+            identity = self._context.tree.stat(path)
         except (NotOursError, UnreadableError):
             # Not even its size can be told, so there is no row to write; the scan names the directory.
             return False
@@ -243,7 +241,7 @@ class Enqueuer:
 
     def _fail_waiting(self, path: str, code: str, reason: str) -> bool:
         """Make the path's waiting row fail, if there is one; a worker that claimed it finds out itself."""
-        known = self._ledger.current(path)
+        known = self._context.ledger.current(path)
         if known is None or known.state is not State.PENDING:
             return False
         if known.claimed_by is None:

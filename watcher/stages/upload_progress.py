@@ -23,9 +23,7 @@ class UploadProgress:
     """Tells the ledger how far an upload is, seldom enough not to be a load, and whether it is still ours."""
 
     def __init__(self, context: StageContext, upload: Upload, work: Work, clock: Callable[[], float]) -> None:
-        self._ledger = context.ledger
-        self._metrics = context.metrics
-        self._transfer_progress = context.transfer_progress
+        self._context = context
         self._upload = upload
         self._work = work
         self._clock = clock
@@ -36,11 +34,11 @@ class UploadProgress:
     @contextmanager
     def shown(self, *, is_resumed: bool) -> Iterator[None]:
         """Have the upload on the board for the length of a `with` block."""
-        self._transfer_progress.begin(self._upload, is_resumed=is_resumed)
+        self._context.transfer_progress.begin(self._upload, is_resumed=is_resumed)
         try:
             yield
         finally:
-            self._transfer_progress.end(self._upload)
+            self._context.transfer_progress.end(self._upload)
 
     def begin(self, multipart: Multipart) -> None:
         """Note a multipart upload before any part is sent, so that a crash leaves nothing nobody knows of.
@@ -48,15 +46,17 @@ class UploadProgress:
         Raises what the ledger raises: bytes that could not be found again are not sent.
         """
         failpoint(Point.MULTIPART_CREATED)
-        self._ledger.record(self._upload, multipart_id=multipart.upload_id, part_size=multipart.part_size)
+        self._context.ledger.record(
+            self._upload, multipart_id=multipart.upload_id, part_size=multipart.part_size
+        )
         failpoint(Point.MULTIPART_RECORDED)
 
     def __call__(self, bytes_sent: int) -> None:
         """Take in how many bytes S3 has accepted so far; fewer than before change nothing."""
         self._work.beat()
-        self._metrics.bytes_sent.inc(max(0, bytes_sent - self._seen))
+        self._context.metrics.bytes_sent.inc(max(0, bytes_sent - self._seen))
         self._seen = max(self._seen, bytes_sent)
-        self._transfer_progress.move(self._upload, self._seen)
+        self._context.transfer_progress.move(self._upload, self._seen)
         failpoint(Point.PART_SENT)
         # Before an object is completed it is made sure that this is still ours to do.
         is_complete = bytes_sent >= self._upload.size
@@ -70,7 +70,7 @@ class UploadProgress:
 
     def _record(self, facts: Progress) -> None:
         try:
-            self._ledger.record(self._upload, **facts)
+            self._context.ledger.record(self._upload, **facts)
         except ClaimLostError:
             self.claim_is_lost = True
         except DatabaseError as exc:

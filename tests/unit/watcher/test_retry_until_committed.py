@@ -10,8 +10,8 @@ import pytest
 from db import ClaimLostError, DatabaseError, ErrorKind
 from tests.support.harness import Harness
 from watcher.stages.error_policy import ErrorPolicy
-from watcher.stages.recording import retry_until_committed
 from watcher.stages.runner import Work
+from watcher.stages.upload import retry_until_committed
 
 
 def trouble(kind: ErrorKind) -> DatabaseError:

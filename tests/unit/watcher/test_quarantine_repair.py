@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from db import Database, Ledger, State, Upload, migrate, open_database, sqlite_url
 from watcher.filesystem.removal import Quarantined, quarantine, quarantine_name
 from watcher.filesystem.tree import Tree, identity_of
-from watcher.stages.asides import Quarantine
+from watcher.stages.release import QuarantineRepair
 
 VIDEO = "0b8e3f60-9d5c-4c1a-8f8e-3b1f0a7d2c11"
 PATH = f"{VIDEO}/a_720p.mp4"
@@ -66,7 +66,7 @@ def repair(tree: Tree, ledger: Ledger, *, is_shared: bool = False) -> list[tuple
     """Repair whatever is set aside; returns the events and outcomes that were logged."""
     asides = [f"{VIDEO}/{name}" for name in names(tree) if name.endswith(".aside")]
     with capture_logs() as logged:
-        Quarantine(tree, ledger, lease=LEASE, is_shared=is_shared).repair(asides)
+        QuarantineRepair(tree, ledger, lease=LEASE, is_shared=is_shared).run(asides)
     return [(line["event"], line.get("outcome")) for line in logged]
 
 
@@ -119,7 +119,7 @@ def test_a_name_that_only_looks_like_ours_stays(root: Tree, ledger: Ledger) -> N
 def test_one_that_cannot_be_repaired_does_not_keep_the_others_from_it(root: Tree, ledger: Ledger) -> None:
     upload = crash_in_release(root, ledger)
     with capture_logs() as logged:
-        Quarantine(root, ledger, lease=LEASE).repair(
+        QuarantineRepair(root, ledger, lease=LEASE).run(
             [f"gone/{quarantine_name(upload.id)}", f"{VIDEO}/{quarantine_name(upload.id)}"]
         )
     assert [line["event"] for line in logged] == ["aside_unrepaired", "aside_repaired"]
