@@ -91,7 +91,7 @@ def pass_gate(harness: Harness) -> int:
     """Have the gate asked; says how many uploads wait no longer."""
     catalog_thread = harness.app.catalog_thread
     assert catalog_thread is not None
-    return catalog_thread.gate.ask()
+    return catalog_thread.gate.admit_waiting()
 
 
 def publish(harness: Harness, compressor: Compressor, path: str, content: bytes) -> tuple[Upload, str]:

@@ -87,7 +87,7 @@ class Harness:
         """Have the catalog gate asked once about everything that waits at it."""
         minder = self.app.catalog_thread
         assert minder is not None
-        return minder.gate.ask()
+        return minder.gate.admit_waiting()
 
     def sweep(self) -> int:
         """Have the catalog's rows compared with what was published."""

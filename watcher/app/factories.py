@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from urllib.parse import parse_qsl
 
-from db import Catalog, Database, Ledger, NoCatalog, OwnCatalog, open_database
+from db import Catalog, CompressorTable, Database, Ledger, NoCatalog, OwnCatalog, State, open_database
 from storage import StorageConfig
 from watcher.catalog.compressor_catalog import CompressorCatalog
+from watcher.catalog.gate import CatalogGate
 from watcher.filesystem.tree import Tree
 from watcher.renditions import Naming, PathTemplate
 from watcher.settings.model import CatalogKind, Settings
@@ -106,3 +108,10 @@ def make_catalog(settings: Settings, ledger: Ledger) -> Catalog:
                 naming(settings),
                 local_fallback=settings.local_base_url is not None,
             )
+
+
+def make_gate(settings: Settings, ledger: Ledger, *, wake: Callable[[State], None]) -> CatalogGate | None:
+    """The gate of the compressor's catalog; None where another catalog is configured."""
+    if settings.catalog_kind is not CatalogKind.COMPRESSOR:
+        return None
+    return CatalogGate(CompressorTable(ledger.database, ledger.instance), ledger, naming(settings), wake=wake)

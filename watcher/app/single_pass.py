@@ -87,7 +87,7 @@ class OnceRun:
         app = self._app
         if app.catalog_thread is None:
             return True
-        app.catalog_thread.gate.ask()
+        app.catalog_thread.gate.admit_waiting()
         return app.ledger.count_awaiting_row() == app.ledger.count_awaiting_row(longer_than=GATE_PATIENCE)
 
     def _wait_until_drained(self) -> None:

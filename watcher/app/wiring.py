@@ -16,6 +16,7 @@ from watcher.app.factories import (
     connect,
     ledger_of,
     make_catalog,
+    make_gate,
     naming,
     path_template,
     storage_config,
@@ -23,7 +24,6 @@ from watcher.app.factories import (
 )
 from watcher.catalog.catalog_thread import CatalogThread
 from watcher.catalog.compressor_catalog import CompressorCatalog
-from watcher.catalog.gate import CatalogGate
 from watcher.catalog.orphans import Orphans
 from watcher.catalog.republisher import Republisher
 from watcher.detection.completeness import FileStatus, Observation, check_complete
@@ -144,11 +144,16 @@ def _assemble(
         for catalog_thread in catalog_threads:
             catalog_thread.check_gate()
 
+    def wake(state: State) -> None:
+        if state in runners:
+            runners[state].wake()
+
     context = StageContext(
         tree=tree_of(settings),
         database=database,
         ledger=ledger,
         catalog=make_catalog(settings, ledger),
+        gate=make_gate(settings, ledger, wake=wake),
         store=store,
         acl_fallback=AclFallback(store, is_wanted=settings.aws_s3_acl == "public-read"),
         naming=naming(settings),
@@ -168,7 +173,7 @@ def _assemble(
         public_check=PublicCheck(ca_bundle=os.environ.get("AWS_CA_BUNDLE"))
         if settings.verify_public_url
         else None,
-        wake=lambda state: runners[state].wake() if state in runners else None,
+        wake=wake,
         check_gate=check_gate,
     )
     abandoned_multiparts = AbandonedMultiparts(
@@ -242,13 +247,13 @@ def _assemble(
 def _make_catalog_thread(
     settings: Settings, policy: Policy, context: StageContext, liveness: Liveness
 ) -> CatalogThread | None:
-    catalog = context.catalog
-    if not isinstance(catalog, CompressorCatalog):
+    catalog, gate = context.catalog, context.gate
+    if not isinstance(catalog, CompressorCatalog) or gate is None:
         return None
     ledger, naming = context.ledger, context.naming
     return CatalogThread(
-        CatalogGate(catalog, ledger, naming, wake=context.wake),
-        Republisher(catalog, ledger, naming, context.tree, metrics=context.metrics, wake=context.wake),
+        gate,
+        Republisher(catalog, gate, ledger, naming, context.tree, metrics=context.metrics, wake=context.wake),
         Orphans(catalog, ledger, context.store, policy, deletes=settings.delete_orphans),
         database=context.database,
         liveness=liveness,

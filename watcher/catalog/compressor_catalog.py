@@ -5,13 +5,12 @@ The compressor writes its rows as it likes; this side reads them, decides, and c
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from db import CatalogRow, CompressorTable, Database, Gate, Ledger, Publications, Upload
-from watcher.catalog.row_matching import rows_of_file
-from watcher.errors import Code
+from db import CatalogRow, CompressorTable, Database, Ledger, Publications, Upload
+from watcher.catalog.row_matching import is_newer, rows_of_file
 from watcher.renditions import ORIGINAL, Naming
 
 AT_WORK = timedelta(seconds=5)
@@ -33,7 +32,6 @@ class CompressorCatalog:
     """`Catalog` over the compressor's table. `local_fallback` is whether `local_url` may stand in a row."""
 
     creates_rows = False
-    has_gate = True
 
     def __init__(self, database: Database, ledger: Ledger, naming: Naming, *, local_fallback: bool) -> None:
         self._database = database
@@ -45,26 +43,6 @@ class CompressorCatalog:
 
     def announce(self, upload: Upload, *, local_url: str, public_url: str) -> None:
         """Nothing: the compressor makes its rows itself."""
-
-    def gate(self, upload: Upload) -> Gate:
-        """What the file's newest row says at this moment."""
-        return self.decide(upload, self.table.of_video(upload.video_id))
-
-    def decide(self, upload: Upload, rows: Sequence[CatalogRow]) -> Gate:
-        """The same, by rows that have been read already: all of the upload's video."""
-        of_file = rows_of_file(upload, rows, self._naming)
-        if not of_file:
-            return Gate.wait(Code.NO_ROW, "The compressor's catalog has no row for it yet.")
-        newest = of_file[-1]
-        match newest.status:
-            case "ready":
-                return self._admit(upload, newest)
-            case "failed":
-                return self._after_failure(upload, of_file)
-            case _:
-                return Gate.wait(
-                    Code.ROW_PROCESSING, "The compressor is still encoding: its newest row is processing."
-                )
 
     def publish(self, upload: Upload, *, public_url: str, local_url: str, is_current: bool = True) -> int:
         """Give every ready row of the file the public URL; say how many show it now."""
@@ -139,27 +117,12 @@ class CompressorCatalog:
         urls = {self._naming.public_url(upload), *self._known_urls(upload)}
         return self.table.any_shows(sorted(urls))
 
-    def _admit(self, upload: Upload, row: CatalogRow) -> Gate:
-        if upload.error_code == Code.ROW_NOT_NEWER and not _is_newer(row, upload):
-            reason = "Its object was verified for this very row: only content of a newer row may replace it."
-            return Gate.wait(Code.ROW_NOT_NEWER, reason)
-        if upload.finding is not None and row.quality != ORIGINAL:
-            return Gate.rejected(Code.INCOMPLETE, upload.finding)
-        return Gate.opened(row)
-
-    def _after_failure(self, upload: Upload, of_file: Sequence[CatalogRow]) -> Gate:
-        """A second encode that fails before it opens the file leaves what an earlier row let through."""
-        for row in of_file:
-            if row.id == upload.catalog_row_id and row.status == "ready":
-                return self._admit(upload, row)
-        return Gate.rejected(Code.ENCODE_FAILED, "The compressor says that the encode failed.")
-
     def _ready(self, upload: Upload, *, is_current: bool, locked: bool = False) -> list[CatalogRow]:
         """The rows that are to show the object: see `show`."""
         return [
             row
             for row in self._rows_of(upload, locked=locked)
-            if row.status == "ready" and (is_current or not _is_newer(row, upload))
+            if row.status == "ready" and (is_current or not is_newer(row, upload))
         ]
 
     def _rows_of(self, upload: Upload, *, locked: bool = False) -> list[CatalogRow]:
@@ -168,10 +131,6 @@ class CompressorCatalog:
 
     def _known_urls(self, upload: Upload) -> Collection[str]:
         return self._ledger.urls_of(upload.path)
-
-
-def _is_newer(row: CatalogRow, upload: Upload) -> bool:
-    return upload.catalog_row_at is not None and row.created_at > upload.catalog_row_at
 
 
 def _is_at_work(row: CatalogRow, now: datetime) -> bool:

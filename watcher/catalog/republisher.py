@@ -9,7 +9,9 @@ from datetime import timedelta
 import structlog
 
 from db import CatalogRow, ClaimLostError, IllegalTransitionError, Ledger, State, Upload
+from storage import KeyTooLongError
 from watcher.catalog.compressor_catalog import CompressorCatalog
+from watcher.catalog.gate import Admitted, CatalogGate
 from watcher.errors import Code
 from watcher.filesystem.tree import Tree
 from watcher.renditions import Naming
@@ -32,6 +34,7 @@ class Republisher:
     def __init__(
         self,
         catalog: CompressorCatalog,
+        gate: CatalogGate,
         ledger: Ledger,
         naming: Naming,
         tree: Tree,
@@ -40,6 +43,7 @@ class Republisher:
         wake: Callable[[State], None],
     ) -> None:
         self._catalog = catalog
+        self._gate = gate
         self._ledger = ledger
         self._naming = naming
         self._tree = tree
@@ -81,9 +85,16 @@ class Republisher:
                 self._ledger.make_due([upload.id])
                 self._wake(State.VERIFIED)
             case State.REJECTED | State.GONE if upload.error_code in _TURNED_AWAY:
-                if self._catalog.decide(upload, self._catalog.rows(upload.video_id)).is_open:
-                    # Another daemon may have seen the row first.
+                if self._may_be_sent(upload):
+                    # Another daemon may have reopened it already.
                     with suppress(ClaimLostError, IllegalTransitionError):
                         self._ledger.reopen(upload.id, reason=f"catalog row {rows[-1].id} is ready")
                     self._wake(State.PENDING)
         return 0
+
+    def _may_be_sent(self, upload: Upload) -> bool:
+        try:
+            return isinstance(self._gate.admit(upload), Admitted)
+        except KeyTooLongError:
+            # Reopened, the upload fails with this error.
+            return True

@@ -6,7 +6,7 @@ import posixpath
 from collections.abc import Collection, Sequence
 from urllib.parse import unquote
 
-from db import Admission, CatalogRow, Upload
+from db import CatalogRow, Upload
 from storage import StorageError
 from watcher.renditions import ORIGINAL, Naming, rendition_of
 
@@ -36,19 +36,9 @@ def rows_of_file(
     return sorted(found, key=lambda row: row.age_order)
 
 
-def admission(upload: Upload, row: CatalogRow, naming: Naming) -> Admission:
-    """What a row settles about a file: its quality, and with it the object's key.
-
-    Raises `storage.KeyTooLongError`.
-    """
-    rendition = rendition_of(upload.video_id, upload.path, row.quality)
-    return Admission(
-        catalog_row_id=row.id,
-        catalog_row_at=row.created_at,
-        filename=rendition.filename,
-        quality=rendition.quality,
-        object_key=naming.key(rendition),
-    )
+def is_newer(row: CatalogRow, upload: Upload) -> bool:
+    """Whether a row is newer than the one that the upload was admitted for."""
+    return upload.catalog_row_at is not None and row.created_at > upload.catalog_row_at
 
 
 def _key(upload: Upload, quality: str, naming: Naming) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from db import Catalog, Database, Ledger, State
 from storage import AclFallback, ObjectStore, PublicCheck
+from watcher.catalog.gate import CatalogGate
 from watcher.filesystem.tree import Tree
 from watcher.renditions import Naming
 from watcher.stages.cdn_invalidation import Invalidator
@@ -30,6 +31,7 @@ class StageContext:
     database: Database
     ledger: Ledger
     catalog: Catalog
+    gate: CatalogGate | None
     store: ObjectStore
     acl_fallback: AclFallback
     naming: Naming

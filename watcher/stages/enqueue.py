@@ -94,7 +94,7 @@ class Enqueuer:
         if is_mended_by_file(known):
             with self._context.database.transaction():
                 reopened = self._reopen(known, "the file is there and can be read", finding)
-                if reopened is not None and finding is not None and not self._context.catalog.has_gate:
+                if reopened is not None and finding is not None and self._context.gate is None:
                     self._end(reopened, Ending(State.REJECTED, Code.INCOMPLETE, finding))
                 elif reopened is not None:
                     self._announce(reopened)
@@ -130,7 +130,7 @@ class Enqueuer:
 
     def _take_new(self, path: str, rendition: Rendition, identity: Identity, finding: str | None) -> bool:
         """A catalog that has a say tells whether a doubtful container matters: people upload odd files."""
-        ending = None if self._context.catalog.has_gate else self._ending(path, identity, finding)
+        ending = self._ending(path, identity, finding) if self._context.gate is None else None
         return self._record_new(path, rendition, identity, ending, finding)
 
     def _ending(self, path: str, identity: Identity, finding: str | None) -> Ending | None:
@@ -186,7 +186,7 @@ class Enqueuer:
                 object_key=key,
                 identity=identity,
                 finding=finding,
-                awaits_row=self._context.catalog.has_gate and ending is None,
+                awaits_row=self._context.gate is not None and ending is None,
             )
             if upload is None:
                 return False

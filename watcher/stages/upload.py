@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import structlog
 
-from db import CatalogRow, DatabaseError, ErrorKind, GateVerdict, State, Upload
+from db import Admission, DatabaseError, ErrorKind, State, Upload
 from storage import (
     Confirmation,
     Multipart,
@@ -21,7 +21,7 @@ from storage import (
     WriteCondition,
     part_size_for,
 )
-from watcher.catalog.row_matching import admission
+from watcher.catalog.gate import Admitted, Rejected, Waiting
 from watcher.errors import Code, DeferError, Kind, ReexamineError, StageError
 from watcher.failpoints import Point, failpoint
 from watcher.filesystem import leases
@@ -144,31 +144,32 @@ class UploadStage:
         )
 
     def _pass_gate(self, upload: Upload) -> Upload | None:
-        """Ask the gate once more, for the row may have changed; None if the upload does not go on."""
-        gate = self._context.catalog.gate(upload)
-        match gate.verdict:
-            case GateVerdict.WAIT:
-                self._context.ledger.await_row(upload, reason=gate.reason, code=gate.code)
-                log.info("upload_awaits_row", code=gate.code, reason=gate.reason)
+        """Ask the gate again, because the row may have changed; None if the upload must not be sent now."""
+        if self._context.gate is None:
+            return upload
+        match self._context.gate.admit(upload):
+            case Admitted(admission):
+                return self._apply_admission(upload, admission)
+            case Waiting(code, reason):
+                self._context.ledger.await_row(upload, reason=reason, code=code)
+                log.info("upload_awaits_row", code=code, reason=reason)
                 self._context.check_gate()
-                return None
-            case GateVerdict.REJECTED:
-                log.warning("upload_rejected", code=gate.code, reason=gate.reason)
-                self._context.ledger.advance(upload, State.REJECTED, error=gate.reason, error_code=gate.code)
-                return None
-        return upload if gate.row is None else self._named_by(upload, gate.row)
+            case Rejected(code, reason):
+                log.warning("upload_rejected", code=code, reason=reason)
+                self._context.ledger.advance(upload, State.REJECTED, error=reason, error_code=code)
+        return None
 
-    def _named_by(self, upload: Upload, row: CatalogRow) -> Upload:
-        """The upload under the names that its row gives it; parts sent under another key are given up."""
-        settled = admission(upload, row, self._context.naming)
+    def _apply_admission(self, upload: Upload, admission: Admission) -> Upload:
+        """Record the names that the row gives the upload; parts sent under another key are aborted."""
         if upload.finding is not None:
             log.warning("container_doubtful", finding=upload.finding)
-        if settled["object_key"] == upload.object_key and row.id == upload.catalog_row_id:
+        has_other_key = admission["object_key"] != upload.object_key
+        if not has_other_key and admission["catalog_row_id"] == upload.catalog_row_id:
             return upload
-        if settled["object_key"] != upload.object_key and upload.multipart_id is not None:
+        if has_other_key and upload.multipart_id is not None:
             self._abort_multipart(upload)
             upload = self._context.ledger.record(upload, multipart_id=None, part_size=None)
-        return self._context.ledger.record(upload, **settled)
+        return self._context.ledger.record(upload, **admission)
 
     def _ensure_checksum(self, upload: Upload, source: SourceFile, work: Work) -> Upload | None:
         """Hash the file, every time; return the upload with its checksum, or None if the file is damaged.

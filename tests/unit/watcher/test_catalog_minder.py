@@ -26,7 +26,7 @@ class Scripted:
     looked: int = 0
     fail: Callable[[], None] = lambda: None
 
-    def ask(self, *, fresh_only: bool = False) -> int:
+    def admit_waiting(self, *, fresh_only: bool = False) -> int:
         self.fail()
         self.asked.append(fresh_only)
         return 0

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from db import CatalogRow
+from db import CatalogRow, CompressorTable, Ledger, open_database, sqlite_url
 from tests.unit.watcher.test_outlook import ROW as UPLOAD
-from watcher.catalog.row_matching import admission, rows_of_file
+from watcher.catalog.gate import Admitted, CatalogGate
+from watcher.catalog.row_matching import rows_of_file
 from watcher.renditions import Naming, rendition_of
 
 VIDEO = UPLOAD.video_id
@@ -102,16 +105,23 @@ def test_without_any_such_row_video_and_quality_decide_unless_it_shows_another_f
         ("clip.mov", "original", "clip.mov", "clip_original.mov"),
     ],
 )
-def test_the_row_s_quality_decides_the_key(name: str, quality: str, filename: str, key: str) -> None:
+def test_the_row_s_quality_decides_the_key(
+    tmp_path: Path, name: str, quality: str, filename: str, key: str
+) -> None:
     chosen = row(f"{LOCAL}/{name}", quality)
-    settled = admission(replace(UPLOAD, path=f"{VIDEO}/{name}"), chosen, NAMING)
-    assert settled == {
-        "catalog_row_id": chosen.id,
-        "catalog_row_at": chosen.created_at,
-        "filename": filename,
-        "quality": quality,
-        "object_key": f"videos/{VIDEO}/{key}",
-    }
+    with closing(open_database(sqlite_url(str(tmp_path / "ledger.sqlite3")))) as database:
+        table, ledger = CompressorTable(database, "test"), Ledger(database, "test")
+        gate = CatalogGate(table, ledger, NAMING, wake=lambda _: None)
+        decision = gate.admit(replace(UPLOAD, path=f"{VIDEO}/{name}"), [chosen])
+    assert decision == Admitted(
+        {
+            "catalog_row_id": chosen.id,
+            "catalog_row_at": chosen.created_at,
+            "filename": filename,
+            "quality": quality,
+            "object_key": f"videos/{VIDEO}/{key}",
+        }
+    )
 
 
 @given(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=30))
