@@ -157,7 +157,7 @@ class Daemon:
         for breaker in self._app.breakers.values():
             breaker.probe_soon(Code.ROOT_UNAVAILABLE)
         for state in self._app.runners:
-            self._app.context.wake(state)
+            self._app.context.signals.wake_stage(state)
 
     def _main_loop(self) -> None:
         """Wait for signals, and in between tell everybody how it goes."""
@@ -228,7 +228,7 @@ class Daemon:
             app.ledger.reschedule_published(app.policy.retention)
         except DatabaseError as exc:
             log.warning("retention_not_rescheduled", reason=str(exc))
-        app.context.wake(State.PUBLISHED)
+        app.context.signals.wake_stage(State.PUBLISHED)
         self._settings = fresh
         log.info("settings_reloaded", changed=sorted(changed.keys() - set(later)))
 

@@ -70,7 +70,7 @@ class Enqueuer:
         elif upload.awaits_row:
             with suppress(ClaimLostError):
                 self._context.ledger.leave_gate(upload)
-        self._context.wake(State.PENDING)
+        self._context.signals.wake_stage(State.PENDING)
 
     def _take_finished(
         self, path: str, rendition: Rendition, identity: Identity, finding: str | None
@@ -98,11 +98,11 @@ class Enqueuer:
                     self._end(reopened, Ending(State.REJECTED, Code.INCOMPLETE, finding))
                 elif reopened is not None:
                     self._announce(reopened)
-            self._context.wake(State.PENDING)
+            self._context.signals.wake_stage(State.PENDING)
             return
         if known.error_code == Code.LOCAL_CHANGED:
             self._context.ledger.make_due([known.id])
-        self._context.wake(known.state)
+        self._context.signals.wake_stage(known.state)
 
     def _reopen(self, upload: Upload, reason: str, finding: str | None = None) -> Upload | None:
         """Make a stopped row pending; None if a person or another daemon did so a moment ago."""
@@ -197,8 +197,8 @@ class Enqueuer:
         failpoint(Point.ENQUEUED)
         if ending is None:
             log.info("file_finished", size=identity.size, key=key, **row_context(upload))
-            self._context.wake(State.PENDING)
-            self._context.check_gate()
+            self._context.signals.wake_stage(State.PENDING)
+            self._context.signals.check_gate()
         return True
 
     def _is_still_there(self, path: str, identity: Identity) -> bool:

@@ -47,4 +47,4 @@ def requeue_lost(context: StageContext, upload: Upload, confirmation: Confirmati
         )
         context.ledger.advance(upload, State.PENDING, detail="the object was lost", error=confirmation.detail)
     log.error("object_lost", reason=confirmation.detail, **row_context(upload))
-    context.wake(State.PENDING)
+    context.signals.wake_stage(State.PENDING)

@@ -85,7 +85,7 @@ class PublishStage:
         failpoint(Point.PUBLISHED)
         self._context.metrics.published.inc()
         log.info("upload_published", url=public_url)
-        self._context.wake(State.PUBLISHED)
+        self._context.signals.wake_stage(State.PUBLISHED)
 
     def _give_up(self, upload: Upload) -> None:
         error = "Its catalog row was deleted before its URL could be published. The local file is kept."

@@ -95,7 +95,7 @@ class UploadStage:
         failpoint(Point.VERIFIED)
         self._context.metrics.confirmed.labels(by=receipt.confirmed_by).inc()
         log.info("upload_verified", confirmed_by=receipt.confirmed_by, etag=receipt.etag, size=upload.size)
-        self._context.wake(State.VERIFIED)
+        self._context.signals.wake_stage(State.VERIFIED)
 
     def _record_verified(self, upload: Upload, receipt: Receipt) -> None:
         """Record the receipt and, in the same transaction, request the invalidation of a replaced object."""
@@ -153,7 +153,7 @@ class UploadStage:
             case Waiting(code, reason):
                 self._context.ledger.await_row(upload, reason=reason, code=code)
                 log.info("upload_awaits_row", code=code, reason=reason)
-                self._context.check_gate()
+                self._context.signals.check_gate()
             case Rejected(code, reason):
                 log.warning("upload_rejected", code=code, reason=reason)
                 self._context.ledger.advance(upload, State.REJECTED, error=reason, error_code=code)

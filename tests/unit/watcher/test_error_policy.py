@@ -24,7 +24,7 @@ from tests.support.databases import IDENTITY, VIDEO_ID, bring, enqueue
 from tests.support.harness import Harness
 from watcher.errors import DeferError, Kind, ReexamineError, StageError
 from watcher.filesystem.openat import FileMissingError, NotOursError, RootUnavailableError, UnreadableError
-from watcher.stages.error_policy import LOOK_AGAIN_SECONDS, ErrorPolicy
+from watcher.stages.error_policy import REEXAMINE_SECONDS, ErrorPolicy
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.circuit_breaker import CircuitBreaker
 
@@ -46,7 +46,7 @@ class Stand:
 
     harness: Harness
     now: float = 0.0
-    looked_again: list[str] = field(default_factory=list)
+    reexamined: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         app = self.harness.app
@@ -56,7 +56,7 @@ class Stand:
             app.runners[State.PENDING].error_policy,
             breaker=self.breaker,
             backoff=Backoff(base=1.0, cap=LONGEST, uniform=lambda _, longest: longest),
-            look_again=self.looked_again.append,
+            reexamine=self.reexamined.append,
         )
         # Something has to be in the root, or nothing that is missing is believed.
         self.harness.write("something.txt", b"x")
@@ -217,8 +217,8 @@ def test_a_file_that_changed_is_given_back_to_the_settler_and_counts_no_attempt(
 ) -> None:
     row = stand.attempt(stand.claim(), trouble)
     assert (row.state, row.attempts, row.error_code) == (State.PENDING, 0, "local-changed")
-    assert 0 < stand.seconds_to_next_attempt(row) <= LOOK_AGAIN_SECONDS
-    assert stand.looked_again == [row.path]
+    assert 0 < stand.seconds_to_next_attempt(row) <= REEXAMINE_SECONDS
+    assert stand.reexamined == [row.path]
     assert stand.breaker.failure is None
 
 
@@ -254,7 +254,7 @@ def test_a_file_that_is_missing_after_its_confirmation_is_looked_for_again(
 ) -> None:
     row = stand.attempt(stand.claim(state=state), FileMissingError("a", "There is no such file."))
     assert (row.state, row.error_code) == (state, "local-missing")
-    assert stand.looked_again == [row.path]
+    assert stand.reexamined == [row.path]
 
 
 def superseded(stand: Stand, row: Upload) -> Upload:
