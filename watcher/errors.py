@@ -11,7 +11,7 @@ from storage import StorageError
 from watcher.filesystem.openat import NotOursError, RootUnavailableError, UnreadableError
 
 
-class Kind(StrEnum):
+class FailureKind(StrEnum):
     """The three kinds of errors; see the README's table of what happens after each."""
 
     TRANSIENT = "transient"
@@ -73,7 +73,7 @@ _MENDS = {
 class Failure:
     """One failure: what kind it is, a stable code, and a sentence a person can act on."""
 
-    kind: Kind
+    kind: FailureKind
     code: str
     sentence: str
 
@@ -81,7 +81,7 @@ class Failure:
 class StageError(Exception):
     """Raised by a stage that found a reason of its own not to go on with a row."""
 
-    def __init__(self, kind: Kind, code: str, sentence: str) -> None:
+    def __init__(self, kind: FailureKind, code: str, sentence: str) -> None:
         super().__init__(sentence)
         self.failure = Failure(kind, code, sentence)
 
@@ -122,21 +122,23 @@ def failure_of(exc: Exception) -> Failure:
         case StageError():
             return exc.failure
         case StorageError():
-            return Failure(Kind(exc.kind.value), exc.code, str(exc))
+            return Failure(FailureKind(exc.kind.value), exc.code, str(exc))
         case DatabaseError():
-            return Failure(Kind(exc.kind.value), Code.DATABASE, str(exc))
+            return Failure(FailureKind(exc.kind.value), Code.DATABASE, str(exc))
         case RootUnavailableError():
-            return Failure(Kind.ENVIRONMENT, Code.ROOT_UNAVAILABLE, str(exc))
+            return Failure(FailureKind.ENVIRONMENT, Code.ROOT_UNAVAILABLE, str(exc))
         case NotOursError():
-            return Failure(Kind.OBJECT, Code.NOT_OURS, str(exc))
+            return Failure(FailureKind.OBJECT, Code.NOT_OURS, str(exc))
         case UnreadableError() if exc.errno in _MENDS:
-            return Failure(Kind.ENVIRONMENT, Code.LOCAL_SYSTEM, str(exc))
+            return Failure(FailureKind.ENVIRONMENT, Code.LOCAL_SYSTEM, str(exc))
         case UnreadableError() if exc.errno in _TRANSIENT_ERRNOS:
-            return Failure(Kind.TRANSIENT, Code.LOCAL_IO, str(exc))
+            return Failure(FailureKind.TRANSIENT, Code.LOCAL_IO, str(exc))
         case UnreadableError():
-            return Failure(Kind.OBJECT, Code.UNREADABLE, str(exc))
+            return Failure(FailureKind.OBJECT, Code.UNREADABLE, str(exc))
         case OSError() if exc.errno in _MENDS:
             mend = _MENDS[exc.errno]
-            return Failure(Kind.ENVIRONMENT, Code.LOCAL_SYSTEM, f"This machine refused: {exc}; {mend}")
+            return Failure(FailureKind.ENVIRONMENT, Code.LOCAL_SYSTEM, f"This machine refused: {exc}; {mend}")
         case _:
-            return Failure(Kind.TRANSIENT, Code.LOCAL_IO, f"Reading or writing the local file failed: {exc}.")
+            return Failure(
+                FailureKind.TRANSIENT, Code.LOCAL_IO, f"Reading or writing the local file failed: {exc}."
+            )

@@ -25,7 +25,7 @@ from tests.support.media import Media
 from tests.support.s3_server import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, S3Server
 from tests.unit.watcher.conftest import make_place
 from tests.unit.watcher.test_metrics import free_address
-from watcher.app.factories import connect
+from watcher.app.factories import open_ledger_database
 from watcher.cli.app import app
 from watcher.settings.model import Settings
 from watcher.settings.report import MASK
@@ -135,7 +135,7 @@ class Command:
             name: value for name, value in self.environment.items() if name.lower() in Settings.model_fields
         }
         settings = Settings(**values)  # type: ignore[arg-type]  # as the environment gives them
-        with closing(connect(settings)) as database:
+        with closing(open_ledger_database(settings)) as database:
             yield Ledger(database, settings.instance)
 
 

@@ -10,7 +10,7 @@ from signal import SIGHUP
 import structlog
 
 from db import DatabaseError, State
-from watcher.app.factories import path_template
+from watcher.app.factories import make_path_template
 from watcher.app.status_report import DaemonStatus
 from watcher.app.wiring import Application
 from watcher.detection.observer import TreeObserver
@@ -72,7 +72,7 @@ class Daemon:
         self._reload_settings = reload_settings
         self._clock = clock
         self._metrics_server = MetricsServer(app.metrics, app.settings.metrics_address)
-        self._template = path_template(app.settings)
+        self._template = make_path_template(app.settings)
         observer = TreeObserver(
             app.tree.root,
             notice_file=app.settler.check,

@@ -17,7 +17,7 @@ OTHER_THREADS = 16
 """Connections for the threads that do not upload: those that settle, claim, scan, mind, publish, release."""
 
 
-def path_template(settings: Settings) -> PathTemplate:
+def make_path_template(settings: Settings) -> PathTemplate:
     """The template that the settings describe."""
     return PathTemplate(
         settings.path_template,
@@ -27,7 +27,7 @@ def path_template(settings: Settings) -> PathTemplate:
     )
 
 
-def storage_config(settings: Settings) -> StorageConfig:
+def make_storage_config(settings: Settings) -> StorageConfig:
     """What storage is told; boto3 reads neither our ``.env`` nor ``AWS_REGION``, so everything is said."""
     key, secret, token = (
         settings.aws_access_key_id,
@@ -60,16 +60,16 @@ def storage_config(settings: Settings) -> StorageConfig:
     )
 
 
-def naming(settings: Settings) -> Naming:
+def make_naming(settings: Settings) -> Naming:
     """The names that the settings give to renditions."""
     return Naming(
         prefix=settings.aws_s3_videos_prefix,
-        public_base=storage_config(settings).public_base_url,
+        public_base=make_storage_config(settings).public_base_url,
         local_base=settings.local_base,
     )
 
 
-def connect(settings: Settings, *, read_only: bool = False) -> Database:
+def open_ledger_database(settings: Settings, *, read_only: bool = False) -> Database:
     """The ledger's database, not touched yet."""
     return open_database(
         settings.ledger_url,
@@ -80,12 +80,12 @@ def connect(settings: Settings, *, read_only: bool = False) -> Database:
     )
 
 
-def ledger_of(settings: Settings, database: Database) -> Ledger:
+def make_ledger(settings: Settings, database: Database) -> Ledger:
     """This daemon's ledger, or that of everybody on a shared directory under this daemon's name."""
     return Ledger(database, settings.ledger_instance, worker=settings.instance)
 
 
-def tree_of(settings: Settings) -> Tree:
+def make_tree(settings: Settings) -> Tree:
     """The watched directory; raises `watcher.filesystem.openat.RootUnavailableError`."""
     return Tree(
         settings.completed_dir,
@@ -105,7 +105,7 @@ def make_catalog(settings: Settings, ledger: Ledger) -> Catalog:
             return CompressorCatalog(
                 ledger.database,
                 ledger,
-                naming(settings),
+                make_naming(settings),
                 local_fallback=settings.local_base_url is not None,
             )
 
@@ -114,4 +114,6 @@ def make_gate(settings: Settings, ledger: Ledger, *, wake: Callable[[State], Non
     """The gate of the compressor's catalog; None where another catalog is configured."""
     if settings.catalog_kind is not CatalogKind.COMPRESSOR:
         return None
-    return CatalogGate(CompressorTable(ledger.database, ledger.instance), ledger, naming(settings), wake=wake)
+    return CatalogGate(
+        CompressorTable(ledger.database, ledger.instance), ledger, make_naming(settings), wake=wake
+    )

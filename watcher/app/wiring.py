@@ -13,14 +13,14 @@ from functools import partial
 from db import Database, Invalidations, Ledger, State
 from storage import AclFallback, Distribution, ObjectStore, PublicCheck
 from watcher.app.factories import (
-    connect,
-    ledger_of,
     make_catalog,
     make_gate,
-    naming,
-    path_template,
-    storage_config,
-    tree_of,
+    make_ledger,
+    make_naming,
+    make_path_template,
+    make_storage_config,
+    make_tree,
+    open_ledger_database,
 )
 from watcher.catalog.catalog_thread import CatalogThread
 from watcher.catalog.compressor_catalog import CompressorCatalog
@@ -115,9 +115,9 @@ def open_application(settings: Settings, *, policy: Policy | None = None) -> Ite
 
     Raises `watcher.filesystem.openat.RootUnavailableError`, `db.DatabaseError` and `storage.StorageError`.
     """
-    config = storage_config(settings)
+    config = make_storage_config(settings)
     with ExitStack() as closing:
-        database = connect(settings)
+        database = open_ledger_database(settings)
         closing.callback(database.close)
         store = closing.enter_context(ObjectStore(config))
         distribution = None
@@ -204,7 +204,7 @@ def build_context(
     """Build what all stages work with; its signals are not connected yet."""
     signals = Signals()
     metrics = Metrics()
-    ledger = ledger_of(settings, database)
+    ledger = make_ledger(settings, database)
     invalidator = public_check = None
     if distribution is not None:
         invalidator = Invalidator(
@@ -218,14 +218,14 @@ def build_context(
         # boto3 reads the same variable.
         public_check = PublicCheck(ca_bundle=os.environ.get("AWS_CA_BUNDLE"))
     return StageContext(
-        tree=tree_of(settings),
+        tree=make_tree(settings),
         database=database,
         ledger=ledger,
         catalog=make_catalog(settings, ledger),
         gate=make_gate(settings, ledger, wake=signals.wake_stage),
         store=store,
         acl_fallback=AclFallback(store, is_wanted=settings.aws_s3_acl == "public-read"),
-        naming=naming(settings),
+        naming=make_naming(settings),
         backoff=ROW_BACKOFF,
         metrics=metrics,
         transfer_progress=TransferProgress(),
@@ -239,7 +239,7 @@ def build_detection(
     settings: Settings, policy: Policy, *, context: StageContext, liveness: Liveness
 ) -> tuple[Enqueuer, Settler, Scanner, ScanScheduler]:
     """Build what finds finished files and enqueues them."""
-    template = path_template(settings)
+    template = make_path_template(settings)
     enqueuer = Enqueuer(context, template)
     settler = Settler(
         check_complete=partial(_check_complete, context.tree, settings.settle_seconds),

@@ -11,7 +11,14 @@ from typing import Any
 
 from db import LedgerReader, State, Upload, pending_migrations
 from storage import StorageError
-from watcher.app.factories import connect, ledger_of, make_gate, naming, path_template, tree_of
+from watcher.app.factories import (
+    make_gate,
+    make_ledger,
+    make_naming,
+    make_path_template,
+    make_tree,
+    open_ledger_database,
+)
 from watcher.catalog.gate import Admitted, CatalogGate, Rejected, Waiting
 from watcher.detection.completeness import Finished, QuietPeriod, check_complete
 from watcher.detection.examining import in_words
@@ -37,9 +44,9 @@ class Planner:
         self, settings: Settings, ledger: LedgerReader | None, gate: CatalogGate | None = None
     ) -> None:
         self._settings = settings
-        self._tree = tree_of(settings)
-        self._template = path_template(settings)
-        self._naming = naming(settings)
+        self._tree = make_tree(settings)
+        self._template = make_path_template(settings)
+        self._naming = make_naming(settings)
         self._ledger = ledger
         self._gate = gate
 
@@ -127,11 +134,11 @@ _WORDS_OF_KNOWN = {
 @contextmanager
 def reading_ledger(settings: Settings) -> Iterator[LedgerReader | None]:
     """The ledger for reading only; None where there is none yet."""
-    database = connect(settings, read_only=True)
+    database = open_ledger_database(settings, read_only=True)
     try:
         with database.session():
             is_there = database.exists() and not pending_migrations(database)
-            yield ledger_of(settings, database) if is_there else None
+            yield make_ledger(settings, database) if is_there else None
     finally:
         database.close()
 
@@ -139,8 +146,8 @@ def reading_ledger(settings: Settings) -> Iterator[LedgerReader | None]:
 @contextmanager
 def reading_gate(settings: Settings) -> Iterator[CatalogGate | None]:
     """The catalog gate for reading only, with or without a ledger; None without the compressor's catalog."""
-    with closing(connect(settings, read_only=True)) as database, database.session():
-        yield make_gate(settings, ledger_of(settings, database), wake=lambda _: None)
+    with closing(open_ledger_database(settings, read_only=True)) as database, database.session():
+        yield make_gate(settings, make_ledger(settings, database), wake=lambda _: None)
 
 
 def count_actions(plans: Iterator[Plan], tally: Counter[str]) -> Iterator[Plan]:

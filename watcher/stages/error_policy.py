@@ -11,7 +11,7 @@ import structlog
 
 from db import ClaimLostError, DatabaseError, Ledger, State, Upload
 from storage import SourceChangedError, UploadCancelledError
-from watcher.errors import HANDLED_ERRORS, Code, DeferError, Failure, Kind, ReexamineError, failure_of
+from watcher.errors import HANDLED_ERRORS, Code, DeferError, Failure, FailureKind, ReexamineError, failure_of
 from watcher.filesystem.openat import FileMissingError, NotOursError, RootUnavailableError, UnreadableError
 from watcher.filesystem.removal import is_away
 from watcher.filesystem.tree import Tree
@@ -78,7 +78,7 @@ class ErrorPolicy:
     def _handle_failure(self, upload: Upload, failure: Failure) -> None:
         self.metrics.setbacks.labels(stage=self.stage, kind=failure.kind).inc()
         match failure.kind:
-            case Kind.ENVIRONMENT:
+            case FailureKind.ENVIRONMENT:
                 self._trip(failure)
                 self.ledger.postpone(
                     upload,
@@ -87,7 +87,7 @@ class ErrorPolicy:
                     error_code=failure.code,
                     count=False,
                 )
-            case Kind.TRANSIENT:
+            case FailureKind.TRANSIENT:
                 delay = self.backoff.delay(upload.attempts)
                 log.warning(
                     "attempt_failed",
@@ -97,7 +97,7 @@ class ErrorPolicy:
                     retry_in_seconds=round(delay.total_seconds(), 1),
                 )
                 self.ledger.postpone(upload, delay=delay, error=failure.sentence, error_code=failure.code)
-            case Kind.OBJECT:
+            case FailureKind.OBJECT:
                 self._fail(upload, failure)
 
     def _fail(self, upload: Upload, failure: Failure) -> None:

@@ -6,7 +6,7 @@ import structlog
 
 from db import State, Upload
 from storage import Confirmation
-from watcher.errors import Code, Kind, StageError
+from watcher.errors import Code, FailureKind, StageError
 from watcher.stages.context import StageContext
 from watcher.telemetry.logging import row_context
 
@@ -21,14 +21,14 @@ def ensure_reuploadable(context: StageContext, upload: Upload, confirmation: Con
     """
     if confirmation.etag and (later := context.ledger.replaced_by(upload, confirmation.etag)):
         raise StageError(
-            Kind.OBJECT,
+            FailureKind.OBJECT,
             Code.OBJECT_REPLACED,
             f"{confirmation.detail} It is that of upload {later.id} of {later.instance}, which came "
             "later for the same video and file name. The local copy is kept.",
         )
     if context.tree.stat(upload.path) is None:
         raise StageError(
-            Kind.OBJECT,
+            FailureKind.OBJECT,
             Code.OBJECT_LOST,
             f"{confirmation.detail} The local copy is gone, too: restore one of the two.",
         )

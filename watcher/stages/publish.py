@@ -8,7 +8,7 @@ from datetime import timedelta
 import structlog
 
 from db import State, Upload
-from watcher.errors import Code, Kind, StageError
+from watcher.errors import Code, FailureKind, StageError
 from watcher.failpoints import Point, failpoint
 from watcher.settings.policy import Policy
 from watcher.stages.context import StageContext
@@ -74,7 +74,7 @@ class PublishStage:
                 return
             if not rows:
                 raise StageError(
-                    Kind.TRANSIENT,
+                    FailureKind.TRANSIENT,
                     Code.ROW_MISSING,
                     f"No catalog row of video {upload.video_id} could be given the URL {public_url}.",
                 )

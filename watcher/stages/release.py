@@ -14,7 +14,7 @@ import structlog
 
 from db import ClaimLostError, DatabaseError, Ledger, State, Upload
 from storage import Verdict
-from watcher.errors import Code, DeferError, Kind, ReexamineError, StageError, failure_of
+from watcher.errors import Code, DeferError, FailureKind, ReexamineError, StageError, failure_of
 from watcher.failpoints import Point, failpoint
 from watcher.filesystem import removal
 from watcher.filesystem.openat import FileMissingError, NotOursError, UnreadableError
@@ -157,7 +157,7 @@ class ReleaseStage:
                 return True
             case Verdict.UNKNOWN:
                 raise StageError(
-                    Kind.ENVIRONMENT, Code.OBJECT_UNKNOWN, f"Before the release: {confirmation.detail}"
+                    FailureKind.ENVIRONMENT, Code.OBJECT_UNKNOWN, f"Before the release: {confirmation.detail}"
                 )
             case _:
                 ensure_reuploadable(self._context, upload, confirmation)
@@ -182,7 +182,7 @@ class ReleaseStage:
             case Restored(reason):
                 raise ReexamineError(reason)
             case LeftInQuarantine(reason):
-                raise StageError(Kind.TRANSIENT, Code.LEFT_ASIDE, reason)
+                raise StageError(FailureKind.TRANSIENT, Code.LEFT_ASIDE, reason)
 
     def _record_released(self, upload: Upload, detail: str) -> None:
         self._context.ledger.advance(upload, State.RELEASED, detail=detail)
@@ -195,9 +195,9 @@ def _error_of(kept: Kept) -> Exception:
     if kept.error is None:
         return ReexamineError(kept.reason)
     failure = failure_of(kept.error)
-    if failure.kind is Kind.ENVIRONMENT:
+    if failure.kind is FailureKind.ENVIRONMENT:
         return StageError(failure.kind, failure.code, failure.sentence)
-    return StageError(Kind.TRANSIENT, Code.NOT_REMOVABLE, kept.reason)
+    return StageError(FailureKind.TRANSIENT, Code.NOT_REMOVABLE, kept.reason)
 
 
 class QuarantineRepair:

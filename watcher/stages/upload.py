@@ -22,7 +22,7 @@ from storage import (
     part_size_for,
 )
 from watcher.catalog.gate import Admitted, Rejected, Waiting
-from watcher.errors import Code, DeferError, Kind, ReexamineError, StageError
+from watcher.errors import Code, DeferError, FailureKind, ReexamineError, StageError
 from watcher.failpoints import Point, failpoint
 from watcher.filesystem import leases
 from watcher.filesystem.openat import owned
@@ -137,7 +137,7 @@ class UploadStage:
             reason = f"{rival.path}, which has the same object key, no longer exists."
             raise DeferError(Code.KEY_TAKEN, reason, RIVAL_SECONDS)
         raise StageError(
-            Kind.OBJECT,
+            FailureKind.OBJECT,
             Code.KEY_TAKEN,
             f"{rival.path} already has the object key {upload.object_key}; rename or remove one of the two, "
             f"then retry {upload.id}.",
@@ -245,7 +245,7 @@ class UploadStage:
         appeared_at = upload.catalog_row_at or upload.discovered_at
         if there.last_modified is not None and there.last_modified >= appeared_at:
             raise StageError(
-                Kind.OBJECT,
+                FailureKind.OBJECT,
                 Code.FOREIGN_OBJECT,
                 f"S3 has an object {upload.object_key!r} with other content that is not in this ledger and "
                 f"is newer than this file. Remove the wrong one of the two, then retry {upload.id}.",
@@ -308,11 +308,11 @@ def _unconfirmed(confirmation: Confirmation) -> StageError:
     after = f"After sending: {confirmation.detail}"
     match confirmation.verdict:
         case Verdict.MISSING:
-            return StageError(Kind.TRANSIENT, Code.OBJECT_MISSING, f"{after} The file is sent again.")
+            return StageError(FailureKind.TRANSIENT, Code.OBJECT_MISSING, f"{after} The file is sent again.")
         case Verdict.DIFFERS:
-            return StageError(Kind.TRANSIENT, Code.OBJECT_DIFFERS, f"{after} The file is sent again.")
+            return StageError(FailureKind.TRANSIENT, Code.OBJECT_DIFFERS, f"{after} The file is sent again.")
         case _:
-            return StageError(Kind.ENVIRONMENT, Code.OBJECT_UNKNOWN, after)
+            return StageError(FailureKind.ENVIRONMENT, Code.OBJECT_UNKNOWN, after)
 
 
 def retry_until_committed(record: Callable[[], None], work: Work) -> None:

@@ -22,7 +22,7 @@ from db import ErrorKind as DatabaseErrorKind
 from storage import ErrorKind, KeyTooLongError, SourceChangedError, StorageError, UploadCancelledError
 from tests.support.databases import IDENTITY, VIDEO_ID, bring, enqueue
 from tests.support.harness import Harness
-from watcher.errors import DeferError, Kind, ReexamineError, StageError
+from watcher.errors import DeferError, FailureKind, ReexamineError, StageError
 from watcher.filesystem.openat import FileMissingError, NotOursError, RootUnavailableError, UnreadableError
 from watcher.stages.error_policy import REEXAMINE_SECONDS, ErrorPolicy
 from watcher.supervision.backoff import Backoff
@@ -93,7 +93,7 @@ def stand(harness: Harness) -> Stand:
     [
         (storage_error(ErrorKind.TRANSIENT, "SlowDown"), "SlowDown"),
         (database_error(DatabaseErrorKind.TRANSIENT), "database"),
-        (StageError(Kind.TRANSIENT, "object-missing", "It is not there."), "object-missing"),
+        (StageError(FailureKind.TRANSIENT, "object-missing", "It is not there."), "object-missing"),
         (OSError(errno.EIO, "Input/output error"), "local-io"),
         (UnreadableError("a", "Stale file handle.", errno.ESTALE), "local-io"),
     ],
@@ -133,7 +133,7 @@ def test_there_is_no_limit_on_attempts_and_the_wait_is_capped(stand: Stand) -> N
     [
         (storage_error(ErrorKind.ENVIRONMENT, "AccessDenied"), "AccessDenied"),
         (database_error(DatabaseErrorKind.ENVIRONMENT), "database"),
-        (StageError(Kind.ENVIRONMENT, "object-unknown", "403."), "object-unknown"),
+        (StageError(FailureKind.ENVIRONMENT, "object-unknown", "403."), "object-unknown"),
         (RootUnavailableError("/completed", "It is not there."), "root-unavailable"),
         (OSError(errno.ENOSPC, "No space left on device"), "local-system"),
         (UnreadableError("a", "Too many open files.", errno.EMFILE), "local-system"),
@@ -153,7 +153,7 @@ def test_an_environment_error_pauses_the_stage_once_and_fails_no_row(
         assert (row.state, row.attempts, row.error_code, row.claimed_by) == (State.PENDING, 0, code, None)
         assert row.last_error
     assert stand.breaker.failure is not None
-    assert (stand.breaker.failure.kind, stand.breaker.failure.code) == (Kind.ENVIRONMENT, code)
+    assert (stand.breaker.failure.kind, stand.breaker.failure.code) == (FailureKind.ENVIRONMENT, code)
     assert [(log["event"], log["log_level"]) for log in logs] == [("stage_paused", "error")]
 
 
@@ -174,7 +174,7 @@ def test_what_gets_through_ends_the_pause_and_is_said_once(stand: Stand) -> None
     [
         (storage_error(ErrorKind.OBJECT, "EntityTooLarge"), "EntityTooLarge"),
         (KeyTooLongError("videos/k", 2000, 1024), "key-too-long"),
-        (StageError(Kind.OBJECT, "key-taken", "Rename one."), "key-taken"),
+        (StageError(FailureKind.OBJECT, "key-taken", "Rename one."), "key-taken"),
         (NotOursError("a", "It is a symbolic link."), "not-ours"),
         (UnreadableError("a", "Permission denied.", errno.EACCES), "unreadable"),
     ],
