@@ -55,7 +55,7 @@ class Life(World):
 
         def scan(harness: Harness) -> None:
             harness.app.quarantine_repair.run(harness.app.scanner.scan().asides)
-            harness.sweep()
+            harness.check_rows()
             for name in NAMES:
                 harness.settle(self.path(name))
 
@@ -63,7 +63,7 @@ class Life(World):
 
     def ask(self) -> None:
         """The gate is asked."""
-        self._do(Harness.ask)
+        self._do(Harness.admit_waiting)
 
     def step(self, state: State) -> None:
         """A stage works on what is due now by the database's clock."""
@@ -82,7 +82,7 @@ class Life(World):
         def watch(harness: Harness) -> None:
             catalog_thread = harness.app.catalog_thread
             assert catalog_thread is not None
-            catalog_thread.republisher.watch()
+            catalog_thread.republisher.check_recent()
 
         self._do(watch)
 

@@ -25,7 +25,7 @@ ORIGINAL_KEY = f"videos/{VIDEO_ID}/my video_original.mp4"
 
 def publish(harness: Harness, path: str = PATH) -> None:
     """Take the path's upload to `published`."""
-    harness.ask()
+    harness.admit_waiting()
     harness.step(State.PENDING)
     harness.step(State.VERIFIED)
     assert harness.row(path).state is State.PUBLISHED
@@ -33,7 +33,7 @@ def publish(harness: Harness, path: str = PATH) -> None:
 
 def verify(harness: Harness) -> None:
     """Take the uploads at the gate to `verified`."""
-    harness.ask()
+    harness.admit_waiting()
     (upload,) = harness.step(State.PENDING)
     assert upload.state is State.VERIFIED
 
@@ -44,7 +44,7 @@ def public(harness: Harness, key: str = KEY) -> str:
 
 def watch(harness: Harness) -> int:
     assert harness.app.catalog_thread is not None
-    return harness.app.catalog_thread.republisher.watch()
+    return harness.app.catalog_thread.republisher.check_recent()
 
 
 def republished(harness: Harness) -> float | None:
@@ -65,7 +65,7 @@ def test_a_url_is_published_onto_ready_rows_only(
     assert (upload.state, upload.error_code) == (State.VERIFIED, "row-missing")
     assert rows.url_of(row) == f"{BASE_URL}/{PATH}"
     rows.update(row, status="ready")
-    assert harness.sweep() == 0
+    assert harness.check_rows() == 0
     harness.step(State.VERIFIED)
     assert harness.row(PATH).state is State.PUBLISHED
     assert rows.url_of(row) == public(harness)
@@ -125,7 +125,7 @@ def test_a_row_that_went_back_is_published_again_and_counted(
     harness = beside()
     row = rows.insert(NAME, "720p")
     harness.put(PATH, video)
-    harness.ask()
+    harness.admit_waiting()
     assert harness.finish(PATH).state is State.RELEASED
     assert watch(harness) == 0
     rows.update(row, url=f"{BASE_URL}/{PATH}")
@@ -145,11 +145,11 @@ def test_a_row_that_appears_for_a_file_that_did_not_change_is_published_by_the_s
     publish(harness, ORIGINAL)
     del proxy.requests[:]
     again = rows.insert(ORIGINAL_NAME, "original")
-    assert harness.sweep() == 1
+    assert harness.check_rows() == 1
     assert rows.url_of(again) == public(harness, ORIGINAL_KEY)
     assert harness.row(ORIGINAL).catalog_row_id == again
     assert proxy.actions == []
-    assert harness.sweep() == 0
+    assert harness.check_rows() == 0
 
 
 def test_a_newer_row_of_other_content_waits_for_its_own_upload(
@@ -165,7 +165,7 @@ def test_a_newer_row_of_other_content_waits_for_its_own_upload(
     harness.step(State.VERIFIED)
     assert rows.url_of(first) == public(harness)
     assert rows.url_of(second) == f"{BASE_URL}/{PATH}"
-    assert harness.sweep() == 0
+    assert harness.check_rows() == 0
     harness.settle(PATH)
     publish(harness)
     assert rows.url_of(second) == public(harness)
@@ -185,7 +185,7 @@ def test_a_row_deleted_before_publication_ends_the_upload_and_keeps_object_and_f
     assert os.path.exists(harness.absolute(PATH))
     assert harness.app.scanner.scan().noticed == 0
     back = rows.insert(NAME, "720p")
-    harness.sweep()
+    harness.check_rows()
     assert harness.finish(PATH).state is State.RELEASED
     assert rows.url_of(back) == public(harness)
 
@@ -273,15 +273,15 @@ def test_the_object_of_a_deleted_video_is_kept_and_reported_or_deleted_as_wished
     harness = beside(DELETE_ORPHANS=deletes)
     row = rows.insert(NAME, "720p")
     harness.put(PATH, video)
-    harness.ask()
+    harness.admit_waiting()
     upload = harness.finish(PATH)
     orphans = harness.app.catalog_thread.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
-    assert (orphans.look(), orphans.kept) == (0, 0)
+    assert (orphans.process_all(), orphans.kept) == (0, 0)
     rows.delete(row)
-    assert orphans.look() == deletes
+    assert orphans.process_all() == deletes
     assert orphans.kept == (not deletes)
     assert harness.object(upload) == (None if deletes else video)
-    assert (orphans.look(), orphans.kept) == (0, not deletes)
+    assert (orphans.process_all(), orphans.kept) == (0, not deletes)
 
 
 def test_an_object_is_not_deleted_while_any_row_leads_to_it(
@@ -291,17 +291,17 @@ def test_an_object_is_not_deleted_while_any_row_leads_to_it(
     harness = beside(DELETE_ORPHANS=True)
     row = rows.insert(NAME, "720p")
     harness.put(PATH, video)
-    harness.ask()
+    harness.admit_waiting()
     upload = harness.finish(PATH)
     other = VIDEO_ID.replace("0b8e", "1b8e")
     add_video(rows.url, other)
     pointed = rows.insert("another_480p.mp4", "480p", video_id=other, url=public(harness))
     rows.delete(row)
     orphans = harness.app.catalog_thread.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
-    assert orphans.look() == 0
+    assert orphans.process_all() == 0
     assert harness.object(upload) == video
     rows.delete(pointed)
-    assert orphans.look() == 1
+    assert orphans.process_all() == 1
 
 
 def test_an_object_whose_copy_is_still_to_be_released_is_deleted_after_that(
@@ -314,10 +314,10 @@ def test_an_object_whose_copy_is_still_to_be_released_is_deleted_after_that(
     publish(harness)
     rows.delete(row)
     orphans = harness.app.catalog_thread.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
-    assert (orphans.look(), orphans.kept) == (0, 1)
+    assert (orphans.process_all(), orphans.kept) == (0, 1)
     (upload,) = harness.step(State.PUBLISHED)
     assert upload.state is State.RELEASED
-    assert orphans.look() == 1
+    assert orphans.process_all() == 1
 
 
 def test_with_copies_kept_for_good_the_object_is_deleted_and_the_file_waits_for_a_row(
@@ -329,7 +329,7 @@ def test_with_copies_kept_for_good_the_object_is_deleted_and_the_file_waits_for_
     publish(harness)
     rows.delete(row)
     orphans = harness.app.catalog_thread.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
-    assert orphans.look() == 1
+    assert orphans.process_all() == 1
     (upload,) = harness.step(State.PENDING)
     assert (upload.state, upload.awaits_row) == (State.PENDING, True)
     assert os.path.exists(harness.absolute(PATH))
@@ -346,9 +346,9 @@ def test_an_object_whose_row_was_deleted_before_publication_is_an_orphan_too(
     (upload,) = harness.step(State.VERIFIED)
     assert upload.state is State.GONE
     orphans = harness.app.catalog_thread.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
-    assert orphans.look() == 1
+    assert orphans.process_all() == 1
     assert harness.object(upload) is None
-    assert orphans.look() == 0
+    assert orphans.process_all() == 0
 
 
 def test_the_object_of_another_host_is_not_taken_for_a_lost_one(

@@ -21,7 +21,7 @@ from tests.support.daemon_process import DaemonProcess, running_daemon
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request
 from tests.support.harness import BUCKET, VIDEO_ID, Harness
 from tests.support.s3_server import S3Server
-from watcher.app.single_pass import OnceRun
+from watcher.app.single_pass import SinglePass
 from watcher.settings.model import Settings
 
 pytestmark = pytest.mark.long
@@ -201,7 +201,7 @@ def test_an_interrupted_run_asks_nothing_more(
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()
     signals.put(signal.SIGTERM)
     with capture_logs():
-        undone = OnceRun(harness.app, signals=signals).run()
+        undone = SinglePass(harness.app, signals=signals).run()
     assert any("interrupted" in line for line in undone)
     assert asked_to_forget(proxy) == []
 

@@ -21,7 +21,7 @@ from tests.support.harness import BUCKET, LEASE, VIDEO_ID, Harness, open_harness
 from tests.support.postgres import PostgresServer
 from tests.support.s3_server import S3Server
 from tests.support.shared_directory import OpenHouse, house_of, let_claims_run_out, shared  # noqa: F401  # fixtures
-from watcher.app.single_pass import OnceRun
+from watcher.app.single_pass import SinglePass
 from watcher.detection.completeness import FileStatus, Finished, Unreadable, check_complete
 from watcher.filesystem import removal
 from watcher.filesystem.openat import FileMissingError
@@ -91,7 +91,7 @@ def test_a_new_file_that_two_daemons_see_at_once_has_one_row(
     a.write(PATH, video)
     monkeypatch.setattr(b.app.ledger, "current", lambda _path: None)
     for harness in (a, b):
-        harness.enqueuer.take(PATH, look(harness))
+        harness.enqueuer.handle(PATH, look(harness))
     assert states(a) == [State.PENDING]
 
 
@@ -105,7 +105,7 @@ def test_a_changed_file_that_two_daemons_see_at_once_supersedes_once(
     a.write(PATH, video + FREE_BOX)
     monkeypatch.setattr(b.app.ledger, "current", lambda _path: before)
     for harness in (a, b):
-        harness.enqueuer.take(PATH, look(harness))
+        harness.enqueuer.handle(PATH, look(harness))
     assert states(a) == [State.SUPERSEDED, State.PENDING]
 
 
@@ -124,7 +124,7 @@ def test_a_finding_that_is_not_true_any_more_makes_no_row(
     else:
         a.put(PATH, video + FREE_BOX)
     before = states(a)
-    b.enqueuer.take(PATH, found)
+    b.enqueuer.handle(PATH, found)
     assert states(a) == before
 
 
@@ -134,11 +134,11 @@ def test_an_unreadable_file_that_two_daemons_see_fails_once_and_is_mended_once(
     a, b = house_of("a"), house_of("b")
     a.write(PATH, video)
     for harness in (a, b):
-        harness.enqueuer.take(PATH, Unreadable("It must not be read."))
+        harness.enqueuer.handle(PATH, Unreadable("It must not be read."))
     assert states(a) == [State.FAILED]
     seen = look(a), look(b)
-    a.enqueuer.take(PATH, seen[0])
-    b.enqueuer.take(PATH, seen[1])
+    a.enqueuer.handle(PATH, seen[0])
+    b.enqueuer.handle(PATH, seen[1])
     assert states(a) == [State.PENDING]
     assert told(a, "pending") == 1
 
@@ -151,13 +151,13 @@ def test_a_vanished_file_that_two_daemons_miss_is_looked_at_once(
     a, b = house_of("a"), house_of("b")
     a.write(PATH, video)
     a.write(f"{VIDEO_ID}/other.txt", b"")
-    a.enqueuer.take(PATH, Unreadable("It must not be read."))
+    a.enqueuer.handle(PATH, Unreadable("It must not be read."))
     failed = a.row(PATH)
     os.unlink(a.absolute(PATH))
-    a.enqueuer.reconsider_missing(failed)
+    a.enqueuer.handle_missing(failed)
     if moment == "after it is read":
         monkeypatch.setattr(b.app.ledger, "_get", lambda _id: failed)
-    b.enqueuer.reconsider_missing(failed)
+    b.enqueuer.handle_missing(failed)
     monkeypatch.undo()
     assert states(a) == [State.PENDING]
     b.step(State.PENDING)
@@ -387,8 +387,8 @@ def test_one_pass_does_not_wait_for_what_another_daemon_works_on_and_says_so(
     a.app.ledger.claim(State.PENDING, 1, lease=LEASE / 12, horizon=LEASE)
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()
     started = time.monotonic()
-    undone = OnceRun(b.app, signals=signals).run()
-    assert undone == [f"{PATH}: pending: a is at work on it"]
+    undone = SinglePass(b.app, signals=signals).run()
+    assert undone == [f"{PATH}: pending: a is working on it"]
     assert time.monotonic() - started < LEASE.total_seconds() / 12
 
 

@@ -1,1 +1,1 @@
-"""Puts the program together from the settings and runs it: as a daemon, or once."""
+"""Builds the application from the settings and runs it, as a daemon or for a single pass."""

@@ -146,7 +146,7 @@ class Daemon:
             self._first_scan_succeeded = True
             self._signals.put(WAKE)
         if app.catalog_thread is not None:
-            app.catalog_thread.republisher.sweep()
+            app.catalog_thread.republisher.check_all()
         if app.policy.prune_after is not None:
             prune_directories(app.tree, app.policy.prune_after, ignores=self._ignores)
 

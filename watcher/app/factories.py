@@ -1,4 +1,4 @@
-"""What the settings mean for each collaborator, one function each."""
+"""Factories: make each collaborator from the settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from watcher.renditions import Naming, PathTemplate
 from watcher.settings.model import CatalogKind, Settings
 
 OTHER_THREADS = 16
-"""Connections for the threads that do not upload: those that settle, claim, scan, mind, publish, release."""
+"""Database connections of the threads other than the upload workers."""
 
 
 def make_path_template(settings: Settings) -> PathTemplate:
@@ -28,7 +28,7 @@ def make_path_template(settings: Settings) -> PathTemplate:
 
 
 def make_storage_config(settings: Settings) -> StorageConfig:
-    """What storage is told; boto3 reads neither our ``.env`` nor ``AWS_REGION``, so everything is said."""
+    """The configuration of storage, complete: boto3 reads neither ``.env`` nor ``AWS_REGION``."""
     key, secret, token = (
         settings.aws_access_key_id,
         settings.aws_secret_access_key,
@@ -61,7 +61,7 @@ def make_storage_config(settings: Settings) -> StorageConfig:
 
 
 def make_naming(settings: Settings) -> Naming:
-    """The names that the settings give to renditions."""
+    """The object keys and URLs that the settings give to renditions."""
     return Naming(
         prefix=settings.aws_s3_videos_prefix,
         public_base=make_storage_config(settings).public_base_url,
@@ -70,7 +70,7 @@ def make_naming(settings: Settings) -> Naming:
 
 
 def open_ledger_database(settings: Settings, *, read_only: bool = False) -> Database:
-    """The ledger's database, not touched yet."""
+    """The ledger's database; the first query connects to it."""
     return open_database(
         settings.ledger_url,
         schema=settings.database_schema if settings.on_postgresql else None,
@@ -81,7 +81,7 @@ def open_ledger_database(settings: Settings, *, read_only: bool = False) -> Data
 
 
 def make_ledger(settings: Settings, database: Database) -> Ledger:
-    """This daemon's ledger, or that of everybody on a shared directory under this daemon's name."""
+    """The ledger of this daemon, or that of all daemons that share the directory."""
     return Ledger(database, settings.ledger_instance, worker=settings.instance)
 
 
@@ -95,7 +95,7 @@ def make_tree(settings: Settings) -> Tree:
 
 
 def make_catalog(settings: Settings, ledger: Ledger) -> Catalog:
-    """The catalog that the settings ask for."""
+    """The catalog that CATALOG selects."""
     match settings.catalog_kind:
         case CatalogKind.OWN:
             return OwnCatalog(ledger.database)

@@ -243,7 +243,7 @@ def build_detection(
     enqueuer = Enqueuer(context, template)
     settler = Settler(
         check_complete=partial(_check_complete, context.tree, settings.settle_seconds),
-        report=enqueuer.take,
+        report=enqueuer.handle,
         database=context.database,
         liveness=liveness,
         clock=time.monotonic,
@@ -254,7 +254,7 @@ def build_detection(
         template=template,
         ledger=context.ledger,
         check=settler.check,
-        missing=enqueuer.reconsider_missing,
+        missing=enqueuer.handle_missing,
     )
     scan_scheduler = ScanScheduler(
         scanner,

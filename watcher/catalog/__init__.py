@@ -1,1 +1,1 @@
-"""The compressor's rows: which are a file's, when it may be sent, where its URL must stand."""
+"""The compressor's catalog: admits uploads by its rows and publishes URLs into them."""

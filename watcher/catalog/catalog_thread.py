@@ -93,13 +93,13 @@ class CatalogThread:
         now = self._clock()
         if now >= self._all_due_at:
             self.gate.admit_waiting()
-            self.republisher.watch()
+            self.republisher.check_recent()
             self._all_due_at = now + LONGEST_SECONDS
         elif self._is_fresh(now):
             self.gate.admit_waiting(fresh_only=True)
         if now >= self._orphans_due_at:
             self._orphans_due_at = now + ORPHANS_SECONDS
-            self.orphans.look()
+            self.orphans.process_all()
         return self._pause(now)
 
     def _is_fresh(self, now: float) -> bool:

@@ -16,7 +16,7 @@ import typer
 
 from db import migrate
 from watcher.app.daemon import Daemon
-from watcher.app.single_pass import OnceRun
+from watcher.app.single_pass import SinglePass
 from watcher.app.wiring import Application, open_application
 from watcher.cli.common import (
     EXIT_FAILED,
@@ -99,7 +99,7 @@ def _run_daemon(app: Application, called: Invocation, signals: queue.SimpleQueue
 
 
 def _run_once(app: Application, signals: queue.SimpleQueue[int]) -> None:
-    undone = OnceRun(app, signals=signals).run()
+    undone = SinglePass(app, signals=signals).run()
     for line in undone[:LINES_SHOWN]:
         echo_error(f"video-uploader: {line}")
     if len(undone) > LINES_SHOWN:

@@ -1,1 +1,1 @@
-"""What advances an upload: enqueue, upload, publish, release, and what happens to a row that cannot go on."""
+"""The stages that advance an upload: enqueue, upload, publish, release; and how their errors are handled."""

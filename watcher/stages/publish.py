@@ -1,4 +1,4 @@
-"""The second stage: a confirmed object's URL goes where players read it."""
+"""The publish stage: writes the URL of a confirmed object into the catalog."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = structlog.get_logger()
 
 
 class PublishStage:
-    """Points the catalog at verified objects; the policy says how long the local copy stays after that."""
+    """Publishes the URLs of verified uploads; the policy sets when their local copies are due for release."""
 
     name = "publish"
     state = State.VERIFIED
@@ -29,25 +29,25 @@ class PublishStage:
         self._policy = policy
 
     def is_enabled(self) -> bool:
-        """Always: what is verified is published."""
+        """Always True: no setting turns publication off."""
         return True
 
     @property
     def horizon(self) -> timedelta:
-        """Rows wait for their backoff and nothing else."""
+        """The longest backoff: nothing else delays a verified upload."""
         return self._context.backoff.longest
 
     def advance(self, uploads: Sequence[Upload], work: Work) -> None:
-        """Take each row from `verified` to `published`; row and catalog change together or not at all.
+        """Advance each upload from `verified` to `published`; ledger and catalog change in one transaction.
 
-        If it is wished, what players will fetch is fetched first, for nobody else would notice what they see.
+        With VERIFY_PUBLIC_URL the URL is fetched first, as a player would fetch it.
         """
         for upload in uploads:
             with work.error_policy.handling(upload):
                 self.publish(upload)
 
     def publish(self, upload: Upload) -> None:
-        """Take one row on. Raises what keeps it from going on, and `db.ClaimLostError` if it has moved on."""
+        """Publish one upload. Raises `db.ClaimLostError` and the errors that `ErrorPolicy` handles."""
         public_url, local_url = (
             self._context.naming.public_url(upload),
             self._context.naming.local_url(upload),
@@ -70,13 +70,13 @@ class PublishStage:
                     upload, public_url=public_url, local_url=local_url, is_current=is_current
                 )
             if not rows and self._context.catalog.rows_deleted(upload):
-                self._give_up(upload)
+                self._abandon(upload)
                 return
             if not rows:
                 raise StageError(
                     FailureKind.TRANSIENT,
                     Code.ROW_MISSING,
-                    f"No catalog row of video {upload.video_id} could be given the URL {public_url}.",
+                    f"Video {upload.video_id} has no catalog row that can be given the URL {public_url}.",
                 )
             failpoint(Point.ROW_PUBLISHED)
             self._context.ledger.advance(
@@ -87,7 +87,7 @@ class PublishStage:
         log.info("upload_published", url=public_url)
         self._context.signals.wake_stage(State.PUBLISHED)
 
-    def _give_up(self, upload: Upload) -> None:
+    def _abandon(self, upload: Upload) -> None:
         error = "Its catalog row was deleted before its URL could be published. The local file is kept."
         self._context.ledger.advance(upload, State.GONE, error=error, error_code=Code.ROW_GONE)
         log.warning("upload_gone", reason=error)

@@ -31,11 +31,11 @@ class Scripted:
         self.asked.append(fresh_only)
         return 0
 
-    def watch(self) -> int:
+    def check_recent(self) -> int:
         self.watched += 1
         return 0
 
-    def look(self) -> int:
+    def process_all(self) -> int:
         self.looked += 1
         return 0
 

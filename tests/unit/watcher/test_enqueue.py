@@ -165,7 +165,7 @@ def test_what_can_not_be_hashed_any_more_is_not_taken_for_what_was_hashed(
     harness.write(f"{PATH}.part", bytes(len(video)))
     other = identity(harness, f"{PATH}.part")
     os.unlink(harness.absolute(PATH))
-    assert harness.app.enqueuer.take(PATH, Finished(other, None))
+    assert harness.app.enqueuer.handle(PATH, Finished(other, None))
     (kept,) = harness.app.ledger.uploads(ids=[old.id])
     assert (kept.state, kept.identity) == (State.SUPERSEDED, old.identity)
 
@@ -199,7 +199,7 @@ def test_an_unreadable_file_fails_in_view_and_is_picked_up_when_mended(
         found = look(harness)
     assert isinstance(found, Unreadable)
     for _ in range(2):
-        harness.enqueuer.take(PATH, found)
+        harness.enqueuer.handle(PATH, found)
         row = harness.row(PATH)
         assert (row.state, row.error_code, row.last_error) == (State.FAILED, "unreadable", found.reason)
     assert len(harness.app.ledger.uploads()) == 1
@@ -215,7 +215,7 @@ def test_a_file_that_can_be_read_at_last_and_is_incomplete_is_rejected(
     harness: Harness, video: bytes
 ) -> None:
     harness.write(PATH, video[CUT])
-    harness.enqueuer.take(PATH, Unreadable("The system says: Permission denied."))
+    harness.enqueuer.handle(PATH, Unreadable("The system says: Permission denied."))
     row = harness.row(PATH)
     assert row.state is State.FAILED
     fresh = harness.settle(PATH)
@@ -226,7 +226,7 @@ def test_a_file_that_can_be_read_at_last_and_is_incomplete_is_rejected(
 
 def test_a_waiting_row_whose_file_became_unreadable_fails(harness: Harness, video: bytes) -> None:
     row = harness.put(PATH, video)
-    harness.enqueuer.take(PATH, Unreadable("Reading it failed."))
+    harness.enqueuer.handle(PATH, Unreadable("Reading it failed."))
     fresh = harness.row(PATH)
     assert (fresh.id, fresh.state, fresh.error_code) == (row.id, State.FAILED, "unreadable")
 
@@ -234,7 +234,7 @@ def test_a_waiting_row_whose_file_became_unreadable_fails(harness: Harness, vide
 def test_a_row_that_a_worker_holds_is_left_to_it(harness: Harness, video: bytes) -> None:
     harness.put(PATH, video)
     (row,) = harness.app.ledger.claim(State.PENDING, 1, lease=LEASE, horizon=LEASE)
-    harness.enqueuer.take(PATH, Unreadable("Reading it failed."))
+    harness.enqueuer.handle(PATH, Unreadable("Reading it failed."))
     assert harness.row(PATH) == row
 
 
@@ -246,7 +246,7 @@ def test_a_row_that_a_worker_claims_at_this_moment_is_left_to_it(
     (row,) = ledger.claim(State.PENDING, 1, lease=LEASE, horizon=LEASE)
     with monkeypatch.context() as late:
         late.setattr(ledger, "current", lambda _: seen)
-        harness.enqueuer.take(PATH, Unreadable("Reading it failed."))
+        harness.enqueuer.handle(PATH, Unreadable("Reading it failed."))
     assert harness.row(PATH) == row
 
 
@@ -258,7 +258,7 @@ def test_an_unreadable_directory_makes_no_row_and_no_exception(
     os.chmod(harness.absolute(VIDEO_ID), 0)
     with unprivileged():
         found = look(harness)
-        harness.enqueuer.take(PATH, found)
+        harness.enqueuer.handle(PATH, found)
     os.chmod(harness.absolute(VIDEO_ID), 0o755)
     assert isinstance(found, Unreadable)
     assert harness.app.ledger.current(PATH) is None
@@ -332,9 +332,9 @@ def test_a_stopped_row_without_a_file_is_given_to_the_first_stage(
     row = harness.app.ledger.advance(
         harness.put(PATH, video), state, error="Because.", error_code="key-taken"
     )
-    harness.enqueuer.reconsider_missing(row)
+    harness.enqueuer.handle_missing(row)
     assert harness.row(PATH).state is State.PENDING
-    harness.enqueuer.reconsider_missing(row)
+    harness.enqueuer.handle_missing(row)
     assert harness.row(PATH).state is State.PENDING
 
 
@@ -348,5 +348,5 @@ def test_a_row_that_is_reopened_by_hand_at_this_moment_needs_no_second_time(
     reopened = ledger.reopen(gone.id, reason="by hand")
     with monkeypatch.context() as late:
         late.setattr(ledger, "current", lambda _: gone)
-        harness.enqueuer.take(PATH, Finished(gone.identity, None))
+        harness.enqueuer.handle(PATH, Finished(gone.identity, None))
     assert harness.row(PATH) == reopened
