@@ -22,10 +22,7 @@ from watcher.app.factories import (
     make_tree,
     open_ledger_database,
 )
-from watcher.catalog.catalog_thread import CatalogThread
-from watcher.catalog.compressor_catalog import CompressorCatalog
-from watcher.catalog.orphans import Orphans
-from watcher.catalog.republisher import Republisher
+from watcher.catalog import CatalogThread, CompressorCatalog, Orphans, Republisher
 from watcher.detection.completeness import FileStatus, Observation, check_complete
 from watcher.detection.scan_scheduler import ScanScheduler
 from watcher.detection.scanner import Scanner
@@ -33,17 +30,22 @@ from watcher.detection.settler import Settler
 from watcher.filesystem.tree import Tree
 from watcher.settings.model import Settings
 from watcher.settings.policy import Policy
-from watcher.stages import cdn_invalidation
-from watcher.stages.abandoned_multiparts import AbandonedMultiparts
-from watcher.stages.cdn_invalidation import Invalidator
-from watcher.stages.context import Signals, StageContext
-from watcher.stages.disk_pressure import DiskPressure
-from watcher.stages.enqueue import Enqueuer
-from watcher.stages.error_policy import ErrorPolicy
-from watcher.stages.publish import PublishStage
-from watcher.stages.release import QuarantineRepair, ReleaseStage
-from watcher.stages.runner import Stage, StageRunner
-from watcher.stages.upload import UploadStage
+from watcher.stages import (
+    AbandonedMultiparts,
+    DiskPressure,
+    Enqueuer,
+    ErrorPolicy,
+    Invalidator,
+    PublishStage,
+    QuarantineRepair,
+    ReleaseStage,
+    Signals,
+    Stage,
+    StageContext,
+    StageRunner,
+    UploadStage,
+    cdn_invalidation,
+)
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.circuit_breaker import CircuitBreaker
 from watcher.supervision.liveness import Liveness

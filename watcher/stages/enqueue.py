@@ -143,8 +143,8 @@ class Enqueuer:
             State.REJECTED,
             Code.ROLLED_BACK,
             f"Its content differs from the object of upload {proven.id}, although it was not written since: "
-            "a power cut or a failing disk leaves that. The object is kept. Restore the file from it, or retry "
-            "this upload to replace the object.",
+            "a power cut or a failing disk leaves that. The object is kept. Restore the file from it, or "
+            "retry this upload to replace the object.",
         )
 
     def _rolled_back_from(self, path: str, identity: Identity) -> Upload | None:
