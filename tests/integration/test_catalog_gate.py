@@ -1,4 +1,4 @@
-"""Nothing is sent before the compressor says that its encode is good: the gate, on real rows."""
+"""The catalog gate on real rows: nothing is sent before its row is ready."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ORIGINAL = f"{VIDEO_ID}/my video.mp4"
 
 
 def finish(harness: Harness, path: str = PATH) -> None:
-    """Let the path's upload go as far as it can without waiting."""
+    """Run the gate and all stages once."""
     harness.admit_waiting()
     harness.finish(path)
 
@@ -50,7 +50,7 @@ def test_a_file_waits_for_its_row_and_only_the_url_of_that_is_changed(
 def test_a_failed_row_rejects_a_file_however_good_it_looks(
     beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
 ) -> None:
-    """ffmpeg stopped with SIGTERM leaves a valid file; the row alone says that it is not to be used."""
+    """ffmpeg stopped with SIGTERM leaves a valid file; only the row shows that it must not be used."""
     harness = beside()
     row = rows.insert(NAME, "720p", "failed")
     harness.put(PATH, video)
@@ -90,7 +90,7 @@ def test_the_gate_is_asked_again_right_before_sending(
     assert harness.row(PATH).state is State.RELEASED
 
 
-def test_what_was_hashed_for_an_attempt_that_failed_is_not_sent_past_the_gate_either(
+def test_a_retried_attempt_passes_the_gate_again(
     beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
 ) -> None:
     harness = beside()
@@ -109,7 +109,7 @@ def test_what_was_hashed_for_an_attempt_that_failed_is_not_sent_past_the_gate_ei
     assert proxy.actions == []
 
 
-def test_a_row_that_let_a_file_through_and_failed_since_turns_it_away(
+def test_a_row_that_admitted_a_file_and_failed_since_rejects_it(
     beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
 ) -> None:
     harness = beside()
@@ -122,7 +122,7 @@ def test_a_row_that_let_a_file_through_and_failed_since_turns_it_away(
     assert proxy.actions == []
 
 
-def test_what_was_turned_away_stays_so_while_its_newest_row_says_failed(
+def test_a_rejected_upload_stays_rejected_while_its_newest_row_is_failed(
     beside: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
     """An older row that is ready and shows no object of ours is not the one that decides."""
@@ -161,7 +161,7 @@ def test_a_second_encode_that_fails_leaves_object_and_older_row_as_they_were(
 def test_a_second_encode_that_fails_before_it_opens_the_file_does_not_stop_the_first(
     beside: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    """The content was let through for the older row, and has not changed since: it is still that row's."""
+    """The content was admitted for the older row and has not changed since: it still belongs to that row."""
     harness = beside()
     good = rows.insert(NAME, "720p")
     harness.put(PATH, video)
@@ -172,7 +172,7 @@ def test_a_second_encode_that_fails_before_it_opens_the_file_does_not_stop_the_f
     assert rows.url_of(failed).startswith("https://example.com/")
 
 
-def test_a_failed_encode_of_the_same_size_is_not_taken_for_what_was_let_through(
+def test_a_failed_encode_of_the_same_size_is_not_taken_for_what_was_admitted(
     beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
 ) -> None:
     """Nothing of the first one has been read yet, so its size is all that is known of its content."""
