@@ -125,13 +125,8 @@ def open_application(settings: Settings, *, policy: Policy | None = None) -> Ite
         distribution = None
         if config.cloudfront_distribution_id:
             distribution = closing.enter_context(Distribution(config))
-        yield build_application(
-            settings,
-            policy or Policy.of(settings),
-            database=database,
-            store=store,
-            distribution=distribution,
-        )
+        policy = policy or Policy.of(settings)
+        yield build_application(settings, policy, database=database, store=store, distribution=distribution)
 
 
 def build_application(
@@ -151,9 +146,9 @@ def build_application(
         settings, policy, context=context, liveness=liveness
     )
     disk_pressure = DiskPressure(
-        context.tree,
-        context.ledger,
-        policy,
+        tree=context.tree,
+        ledger=context.ledger,
+        policy=policy,
         database=database,
         metrics=context.metrics,
         liveness=liveness,
@@ -180,8 +175,8 @@ def build_application(
             liveness=liveness,
         ),
         quarantine_repair=QuarantineRepair(
-            context.tree,
-            context.ledger,
+            tree=context.tree,
+            ledger=context.ledger,
             lease=timedelta(seconds=settings.claim_seconds),
             is_shared=settings.shared_directory,
         ),
@@ -210,8 +205,8 @@ def build_context(
     invalidator = public_check = None
     if distribution is not None:
         invalidator = Invalidator(
-            distribution,
-            Invalidations(database, settings.ledger_instance),
+            distribution=distribution,
+            invalidations=Invalidations(database, settings.ledger_instance),
             database=database,
             liveness=liveness,
             metrics=metrics,
@@ -259,7 +254,7 @@ def build_detection(
         missing=enqueuer.handle_missing,
     )
     scan_scheduler = ScanScheduler(
-        scanner,
+        scanner=scanner,
         database=context.database,
         period=lambda: policy.rescan_seconds,
         liveness=liveness,
@@ -298,7 +293,7 @@ def build_stages(
             metrics=context.metrics,
         )
         runners[stage.state] = StageRunner(
-            stage,
+            stage=stage,
             database=context.database,
             ledger=context.ledger,
             error_policy=error_policy,
@@ -318,13 +313,17 @@ def build_catalog(
     if not isinstance(catalog, CompressorCatalog) or gate is None:
         return None
     republisher = Republisher(
-        catalog,
-        gate,
-        ledger,
-        context.naming,
-        context.tree,
+        catalog=catalog,
+        gate=gate,
+        ledger=ledger,
+        naming=context.naming,
+        tree=context.tree,
         metrics=context.metrics,
         wake=context.signals.wake_stage,
     )
-    orphans = Orphans(catalog, ledger, context.store, policy, deletes=settings.delete_orphans)
-    return CatalogThread(gate, republisher, orphans, database=context.database, liveness=liveness)
+    orphans = Orphans(
+        catalog=catalog, ledger=ledger, store=context.store, policy=policy, deletes=settings.delete_orphans
+    )
+    return CatalogThread(
+        gate=gate, republisher=republisher, orphans=orphans, database=context.database, liveness=liveness
+    )

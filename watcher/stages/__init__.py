@@ -6,10 +6,9 @@ from watcher.stages.context import Signals, StageContext
 from watcher.stages.disk_pressure import DiskPressure
 from watcher.stages.enqueue import Enqueuer
 from watcher.stages.error_policy import ErrorPolicy
-from watcher.stages.lost_objects import ensure_reuploadable, requeue_lost
 from watcher.stages.publish import PublishStage
 from watcher.stages.release import QuarantineRepair, ReleaseStage
-from watcher.stages.runner import Stage, StageRunner, Work
+from watcher.stages.runner import Stage, StageRunner
 from watcher.stages.upload import UploadStage
 
 __all__ = [
@@ -26,7 +25,4 @@ __all__ = [
     "StageContext",
     "StageRunner",
     "UploadStage",
-    "Work",
-    "ensure_reuploadable",
-    "requeue_lost",
 ]

@@ -23,7 +23,7 @@ from watcher.telemetry.metrics import Metrics
 log = structlog.get_logger()
 
 REEXAMINE_SECONDS = 2.0
-"""When an upload is tried again whose file is being examined."""
+"""How soon an upload is tried again while its file is examined."""
 
 
 @dataclass(frozen=True, slots=True)
