@@ -39,7 +39,7 @@ def requeue_lost(context: StageContext, upload: Upload, confirmation: Confirmati
 
     Call `ensure_reuploadable` first. Raises `db.ClaimLostError` if another worker claimed the upload.
     """
-    with context.database.transaction("take a lost object back"):
+    with context.database.transaction("requeue a lost object"):
         context.catalog.revert_to_local_url(
             upload,
             public_url=context.naming.public_url(upload),
