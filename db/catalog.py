@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 from db.database import Database
-from db.records import CatalogRow, Gate, Upload
+from db.records import CatalogRow, Upload
 
 
 class Catalog(Protocol):
@@ -21,15 +21,8 @@ class Catalog(Protocol):
     def creates_rows(self) -> bool:
         """Whether `announce` creates rows; otherwise the catalog's owner does."""
 
-    @property
-    def has_gate(self) -> bool:
-        """Whether files wait for rows of the catalog's owner, which also say whether the encode succeeded."""
-
     def announce(self, upload: Upload, *, local_url: str, public_url: str) -> None:
         """Make sure that the rendition has a row, so that it can be played before it is uploaded."""
-
-    def gate(self, upload: Upload) -> Gate:
-        """Whether the file may be sent yet."""
 
     def publish(self, upload: Upload, *, public_url: str, local_url: str, is_current: bool = True) -> int:
         """Set the public URL in the rendition's rows; returns how many have it now. After 0, retry later.
@@ -60,7 +53,6 @@ class OwnCatalog:
     """
 
     creates_rows = True
-    has_gate = False
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -86,10 +78,6 @@ class OwnCatalog:
                 created_at=now,
                 updated_at=now,
             ).execute()
-
-    def gate(self, upload: Upload) -> Gate:  # noqa: ARG002 - the protocol's
-        """Open: this catalog has no gate."""
-        return Gate.opened()
 
     def publish(self, upload: Upload, *, public_url: str, local_url: str, is_current: bool = True) -> int:  # noqa: ARG002
         """Set the public URL and the object's size in the rendition's rows; returns how many have them."""
@@ -152,14 +140,9 @@ class NoCatalog:
     """For deployments without a catalog: every file may be sent, and publishing writes nothing."""
 
     creates_rows = False
-    has_gate = False
 
     def announce(self, upload: Upload, *, local_url: str, public_url: str) -> None:
         """Write nothing."""
-
-    def gate(self, upload: Upload) -> Gate:  # noqa: ARG002 - the protocol's
-        """Open."""
-        return Gate.opened()
 
     def publish(self, upload: Upload, *, public_url: str, local_url: str, is_current: bool = True) -> int:  # noqa: ARG002
         """1, as if there were a row, so that the upload proceeds."""

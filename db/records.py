@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Any, TypedDict
 
 from db.states import State
@@ -191,47 +190,6 @@ class CatalogRow:
     def age_order(self) -> tuple[datetime, str]:
         """The sort key for rows from the oldest to the newest."""
         return self.created_at, self.id
-
-
-class GateVerdict(StrEnum):
-    """Whether the catalog lets a file be sent."""
-
-    OPEN = "open"
-    WAIT = "wait"
-    REJECTED = "rejected"
-
-
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """The catalog gate's answer: the row that the file is admitted for, or the reason why it is not.
-
-    `code` is a short stable word for `reason`, a sentence. A catalog without a gate admits without a row.
-    """
-
-    verdict: GateVerdict
-    code: str = ""
-    reason: str = ""
-    row: CatalogRow | None = None
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the file may be sent."""
-        return self.verdict is GateVerdict.OPEN
-
-    @classmethod
-    def opened(cls, row: CatalogRow | None = None) -> Gate:
-        """An answer that lets the file be sent, for this row if there is one."""
-        return cls(GateVerdict.OPEN, row=row)
-
-    @classmethod
-    def wait(cls, code: str, reason: str) -> Gate:
-        """An answer that makes the file wait: the catalog has not decided yet."""
-        return cls(GateVerdict.WAIT, code, reason)
-
-    @classmethod
-    def rejected(cls, code: str, reason: str) -> Gate:
-        """An answer that forbids sending the file."""
-        return cls(GateVerdict.REJECTED, code, reason)
 
 
 def format_time(time: datetime) -> str:
