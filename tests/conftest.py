@@ -15,7 +15,7 @@ from tests.support.postgres import PostgresServer, PostgresUnavailableError, run
 hypothesis_settings.register_profile("without deadline", deadline=None)
 hypothesis_settings.load_profile("without deadline")
 
-pytest_plugins = ["tests.support.secret_search", "tests.faults.plugin"]
+pytest_plugins = ["tests.support.secret_search", "tests.support.fixtures", "tests.faults.plugin"]
 
 JOIN_SECONDS = 5.0
 """Threads that were told to stop may take this long, all together; it is waited only while there are any."""

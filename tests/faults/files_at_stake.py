@@ -16,7 +16,7 @@ from typing import Any
 
 from db import State
 from tests.faults.outcomes import Outcome
-from tests.integration.test_daemon import place_file, rows
+from tests.support.daemon_process import place_file, rows
 from tests.support.harness import BUCKET
 from tests.support.s3_server import S3Server
 from watcher.settings.model import Settings

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from db import State
-from tests.integration.test_daemon import rows
-from tests.support.daemon_process import DaemonProcess, running_daemon
+from tests.support.daemon_process import DaemonProcess, rows, running_daemon
 from watcher.settings.model import Settings
 
 

@@ -19,8 +19,7 @@ import pytest
 from db import State
 from tests.faults.catalogue import CLOCKS, SKEWED
 from tests.faults.files_at_stake import Stakes
-from tests.integration.test_daemon import rows
-from tests.support.daemon_process import DaemonProcess, running_daemon
+from tests.support.daemon_process import DaemonProcess, rows, running_daemon
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
 from tests.support.harness import VIDEO_ID, settings_for
 from watcher.settings.model import Settings

@@ -13,7 +13,6 @@ import pytest
 from db import OwnCatalog, open_database
 from tests.faults.catalogue import killed_at
 from tests.faults.files_at_stake import Stakes
-from tests.integration.test_upload_rules import padded
 from tests.support.catalog_rows import catalog_rows
 from tests.support.daemon_process import running_daemon
 from tests.support.fault_proxy import FaultProxy
@@ -21,6 +20,7 @@ from tests.support.harness import BUCKET, VIDEO_ID, settings_for
 from tests.support.media import Media
 from tests.support.postgres import PostgresServer
 from tests.support.s3_server import S3Server
+from tests.support.video_files import padded
 from watcher.failpoints import VARIABLE, Point
 from watcher.settings.model import Settings
 
@@ -88,7 +88,7 @@ def own_urls(settings: Settings) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "step", [pytest.param(point, marks=pytest.mark.fault(killed_at(point))) for point in Point]
+    "point", [pytest.param(point, marks=pytest.mark.fault(killed_at(point))) for point in Point]
 )
 def test_a_kill_at_any_step_loses_nothing_and_leaves_nothing(
     app: Scene,

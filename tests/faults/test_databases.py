@@ -19,14 +19,13 @@ from tests.faults.files_at_stake import Stakes
 from tests.faults.going_well import going_well
 from tests.faults.wire import Wire
 from tests.faults.wire_faults import BlackHole, Cut, Delayed, Fault, Refused
-from tests.integration.test_daemon import rows
-from tests.integration.test_upload_rules import padded
 from tests.support.catalog_rows import catalog_rows
-from tests.support.daemon_process import DaemonProcess
+from tests.support.daemon_process import DaemonProcess, rows
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, no_fault
 from tests.support.harness import BUCKET, VIDEO_ID, settings_for
 from tests.support.media import Media
 from tests.support.postgres import PostgresServer
+from tests.support.video_files import padded
 from watcher.settings.model import Settings
 
 pytestmark = pytest.mark.timeout(240)

@@ -12,11 +12,11 @@ from db import State
 from tests.faults.files_at_stake import Stakes
 from tests.faults.going_well import going_well, states
 from tests.faults.mounts import bind, failing_disk, slow_view, small_disk, unmount
-from tests.integration.test_daemon import command
-from tests.integration.test_upload_rules import padded
+from tests.support.daemon_process import command
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, no_fault, s3_error
 from tests.support.harness import VIDEO_ID, settings_for
 from tests.support.s3_server import S3Server
+from tests.support.video_files import padded
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -12,7 +12,8 @@ from db import State
 from tests.faults.files_at_stake import Stakes
 from tests.faults.going_well import going_well, states
 from tests.faults.mounts import Mount, small_disk
-from tests.integration.test_daemon import command, keys, rows
+from tests.support.bucket_contents import keys
+from tests.support.daemon_process import command, rows
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request
 from tests.support.harness import VIDEO_ID, settings_for
 from tests.support.s3_server import S3Server

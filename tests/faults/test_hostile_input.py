@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from tests.faults.files_at_stake import Stakes
-from tests.integration.conftest import MakeSettings
 from tests.support.cli_process import Command
 from tests.support.daemon_process import DaemonProcess, environment_of, running_daemon
-from tests.support.harness import BUCKET, VIDEO_ID
+from tests.support.harness import BUCKET, VIDEO_ID, MakeSettings
 from tests.support.hostile_files import HOSTILE_VIDEO, KINDS, LINKED_VIDEO, Ground
 from tests.support.media import Media
 from tests.support.s3_server import S3Server

@@ -12,13 +12,12 @@ from db import State
 from tests.faults.files_at_stake import Stakes
 from tests.faults.http_wire import HttpWire
 from tests.faults.network import CONSTANT, HIDING, LASTING, PASSING, Trouble
-from tests.integration.test_daemon import rows
-from tests.integration.test_upload_rules import padded
-from tests.support.daemon_process import DaemonProcess, running_daemon
+from tests.support.daemon_process import DaemonProcess, rows, running_daemon
 from tests.support.fault_proxy import FaultProxy
 from tests.support.harness import VIDEO_ID, settings_for
 from tests.support.s3_server import S3Server
 from tests.support.strict_s3_server import refuse_wrong_checksums
+from tests.support.video_files import padded
 from watcher.settings.model import Settings
 
 SMALL = tuple(f"{VIDEO_ID}/clip{number}_144p.mp4" for number in range(1, 5))

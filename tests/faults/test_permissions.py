@@ -11,9 +11,8 @@ from db import State
 from tests.faults.files_at_stake import Stakes
 from tests.faults.going_well import going_well, states
 from tests.faults.mounts import run
-from tests.integration.conftest import MakeSettings
-from tests.integration.test_daemon import command
-from tests.support.harness import VIDEO_ID
+from tests.support.daemon_process import command
+from tests.support.harness import VIDEO_ID, MakeSettings
 from tests.support.s3_server import S3Server
 from watcher.settings.model import Settings
 

@@ -23,7 +23,7 @@ from tests.support.fault_proxy import FaultProxy
 from tests.support.harness import BUCKET, VIDEO_ID, open_harness, settings_for
 from tests.support.postgres import MEMORY
 from tests.support.s3_server import S3Server
-from tests.unit.watcher.conftest import make_place
+from tests.support.temporary_directory import make_place
 
 EXAMPLES = int(os.environ.get("ANY_ORDER_EXAMPLES", "200"))
 IS_SOAK = "ANY_ORDER_AT_RANDOM" in os.environ

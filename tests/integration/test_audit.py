@@ -10,11 +10,10 @@ import pytest
 
 from db import State, Upload
 from storage import StorageError
-from tests.integration.conftest import MakeHarness
 from tests.support.catalog_harness import LOCAL, Compressor, compressor, publish  # noqa: F401  # the fixture
 from tests.support.cli_process import Command
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
-from tests.support.harness import BUCKET, LEASE, VIDEO_ID, Harness
+from tests.support.harness import BUCKET, LEASE, VIDEO_ID, Harness, MakeHarness
 from tests.support.s3_server import S3Server
 from watcher.operations.audit import Audit, Finding, Issue
 

@@ -11,11 +11,10 @@ import pytest
 
 from tests.beside.platform import QUALITIES, Scene, platform, wait_until
 from tests.beside.verdict import problems, rows_of, unfinished
-from tests.integration.conftest import MakeSettings
-from tests.integration.test_daemon import rows as ledger_of
 from tests.support.catalog_rows import CatalogRows
+from tests.support.daemon_process import rows as ledger_of
 from tests.support.daemon_process import running_daemon
-from tests.support.harness import VIDEO_ID
+from tests.support.harness import VIDEO_ID, MakeSettings
 from tests.support.media import Media
 from tests.support.postgres import PostgresServer
 from tests.support.s3_server import S3Server

@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 
 from db import State
-from tests.integration.conftest import MakeHarness
-from tests.integration.test_upload_rules import sent
 from tests.support.catalog_rows import CatalogRows
-from tests.support.fault_proxy import FaultProxy, s3_error
-from tests.support.harness import BUCKET, VIDEO_ID, Harness
+from tests.support.fault_proxy import FaultProxy, s3_error, sent
+from tests.support.harness import BUCKET, VIDEO_ID, Harness, MakeHarness
 from tests.support.s3_server import S3Server
 from watcher.errors import Code
 

@@ -8,10 +8,9 @@ import pytest
 
 from db import State
 from tests.compressor.database import add_video
-from tests.integration.conftest import MakeHarness
 from tests.support.catalog_rows import BASE_URL, CatalogRows
 from tests.support.fault_proxy import FaultProxy
-from tests.support.harness import BUCKET, VIDEO_ID, Harness
+from tests.support.harness import BUCKET, VIDEO_ID, Harness, MakeHarness
 from tests.support.s3_server import S3Server
 from watcher.errors import Code
 

@@ -9,10 +9,9 @@ import psycopg
 import pytest
 
 from db import State
-from tests.integration.conftest import MakeHarness
 from tests.support.catalog_harness import Compressor, compressor, pass_gate, publish  # noqa: F401  # the fixture
 from tests.support.cli_process import Command
-from tests.support.harness import VIDEO_ID, Harness
+from tests.support.harness import VIDEO_ID, Harness, MakeHarness
 from tests.support.s3_server import S3Server
 from watcher.operations.catalog_checks import check_catalog
 

@@ -14,13 +14,12 @@ import pytest
 
 from db import State
 from tests.faults.files_at_stake import Stakes
-from tests.integration.conftest import MakeSettings
-from tests.integration.test_daemon import OTHER_VIDEO, PATH, command, place_file, rows
-from tests.support.daemon_process import DaemonProcess, running_daemon
+from tests.support.daemon_process import DaemonProcess, command, place_file, rows, running_daemon
 from tests.support.fault_proxy import FaultProxy, no_fault, s3_error
-from tests.support.harness import VIDEO_ID
+from tests.support.harness import VIDEO_ID, MakeSettings
 from tests.support.media import Media
-from tests.unit.watcher.test_metrics import free_address
+from tests.support.ports import free_address
+from tests.support.video_files import OTHER_VIDEO, PATH
 from watcher.settings.model import Settings
 
 pytestmark = pytest.mark.long

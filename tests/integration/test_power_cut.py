@@ -13,13 +13,12 @@ import pytest
 
 from db import State
 from tests.faults.files_at_stake import Stakes
-from tests.integration.conftest import MakeHarness
-from tests.integration.test_release_rules import FREE_BOX, content, published
-from tests.integration.test_resume_rules import FIVE_PARTS, interrupted, open_multiparts
-from tests.integration.test_upload_rules import padded
+from tests.support.bucket_contents import open_multiparts
 from tests.support.fault_proxy import FaultProxy
-from tests.support.harness import BUCKET, VIDEO_ID, Harness
+from tests.support.harness import BUCKET, VIDEO_ID, Harness, MakeHarness
 from tests.support.s3_server import S3Server
+from tests.support.uploads_in_progress import FIVE_PARTS, content, interrupted, published
+from tests.support.video_files import FREE_BOX, padded
 from watcher.errors import Code
 
 PATH = f"{VIDEO_ID}/my_video_720p.mp4"

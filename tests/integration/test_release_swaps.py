@@ -13,10 +13,10 @@ import pytest
 
 from db import State
 from tests.faults.files_at_stake import Stakes
-from tests.integration.conftest import MakeHarness
-from tests.integration.test_release_rules import FREE_BOX, content, published
-from tests.support.harness import VIDEO_ID, Harness
+from tests.support.harness import VIDEO_ID, Harness, MakeHarness
 from tests.support.peer_process import Peer, peer
+from tests.support.uploads_in_progress import content, published
+from tests.support.video_files import FREE_BOX
 from watcher import failpoints
 from watcher.failpoints import Point
 

@@ -159,3 +159,8 @@ class FaultProxy:
                 pass
 
         return Handler
+
+
+def sent(proxy: FaultProxy) -> list[str]:
+    """The requests so far that wrote anything."""
+    return [action for action in proxy.actions if action != "HeadObject"]

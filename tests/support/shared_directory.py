@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from db import Database
-from tests.integration.conftest import MakeSettings
-from tests.support.harness import Harness, open_harness
+from tests.support.harness import Harness, MakeSettings, open_harness
 from tests.support.postgres import PostgresServer
 from tests.support.s3_server import S3Server
 from watcher.settings.model import Settings

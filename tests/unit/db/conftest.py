@@ -1,44 +1,13 @@
 """The databases that every test here runs on: a fresh SQLite file, a fresh schema of a PostgreSQL."""
 
-import os
-from collections.abc import Iterator
-
 import pytest
 
-from db import Database, Ledger, OwnCatalog, migrate, sqlite_url
-from tests.support.databases import Clock, Place
-from tests.support.postgres import PostgresServer
+from db import Database, Ledger, OwnCatalog
+from tests.support.database_fixtures import clock, database, place, postgres_place, sqlite_place  # noqa: F401
+from tests.support.databases import Clock
 
-
-@pytest.fixture
-def sqlite_place(tmp_path: os.PathLike[str]) -> Place:
-    return Place(sqlite_url(os.path.join(tmp_path, "state", "ledger é%?#.sqlite3")), None)
-
-
-@pytest.fixture
-def postgres_place(postgres: PostgresServer) -> Iterator[Place]:
-    with postgres.fresh_schema() as schema:
-        yield Place(postgres.url, schema)
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest) -> Place:
-    name = "sqlite_place" if request.param == "sqlite" else "postgres_place"
-    found: Place = request.getfixturevalue(name)
-    return found
-
-
-@pytest.fixture
-def database(place: Place) -> Iterator[Database]:
-    database = place.open()
-    migrate(database)
-    yield database
-    database.close()
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
+# The fixtures are named as parameters below.
+# ruff: noqa: F811
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.unit.test_architecture import PACKAGES, modules, parsed
+from tests.support.source_tree import PACKAGES, modules, parsed
 
 TAKES_SQL = frozenset({"execute_sql", "SQL", "executescript", "raw", "RawQuery"})
 """Calls whose first argument is SQL; `execute` is one too where it is not given a query object."""

@@ -1,6 +1,10 @@
-"""What the tests of the fault tests' tools share with the integration tests."""
+"""Fixtures of the tests of the fault tests' tools."""
 
 from __future__ import annotations
 
-from tests.integration.conftest import _no_aws_environment, s3, server, video  # noqa: F401  # fixtures
-from tests.unit.watcher.conftest import _sigio_is_ignored, media, place  # noqa: F401  # fixtures
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _isolated(no_aws_environment: None, sigio_ignored: None) -> None:
+    """The AWS settings of this machine play no part, and a broken lease kills nothing."""

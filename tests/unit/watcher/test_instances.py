@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from db import Database, Ledger
+from tests.support.database_fixtures import clock, database, place, postgres_place, sqlite_place  # noqa: F401
 from tests.support.databases import Clock, enqueue
-from tests.unit.db.conftest import clock, database, place, postgres_place, sqlite_place  # noqa: F401
 from watcher.cli import instances
 
 # The fixtures are named as parameters below.

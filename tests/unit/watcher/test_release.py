@@ -9,7 +9,7 @@ import pytest
 
 from db import Identity
 from tests.support.peer_process import Peer, writer
-from tests.unit.watcher.conftest import NOBODY
+from tests.support.unprivileged import NOBODY
 from watcher.filesystem import leases
 from watcher.filesystem.leases import Hold
 from watcher.filesystem.removal import (
