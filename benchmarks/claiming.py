@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from db import Database, Ledger, State, Upload, open_database, sqlite_url
-from tests.support.bulk_ledger import BACKOFF, INSTANCE, RETENTION, Crowd, gather
+from tests.support.bulk_ledger import BACKOFF, INSTANCE, RETENTION, LedgerCounts, fill_ledger
 from tests.support.postgres import PostgresUnavailableError, running_postgres
 from tests.support.query_plans import Plan, plans_of
 from watcher.app.wiring import RELEASE_BATCH
@@ -68,7 +68,7 @@ class Measured:
         return sorted(self.milliseconds)[len(self.milliseconds) * 95 // 100]
 
 
-def cases(database: Database, ledger: Ledger, crowd: Crowd) -> Iterator[Case]:
+def cases(database: Database, ledger: Ledger, counts: LedgerCounts) -> Iterator[Case]:
     """What the daemon asks its ledger, in the order in which it can be measured."""
 
     def due_again(after: timedelta) -> Callable[[Sequence[Upload]], None]:
@@ -85,10 +85,10 @@ def cases(database: Database, ledger: Ledger, crowd: Crowd) -> Iterator[Case]:
     for limit in (1, RELEASE_BATCH):
         act = claim(State.PENDING, limit, BACKOFF)
         yield Case(
-            f"claim {limit} of {crowd.due:,} due", act, due, is_claim=True, then=due_again(timedelta(0))
+            f"claim {limit} of {counts.due:,} due", act, due, is_claim=True, then=due_again(timedelta(0))
         )
     yield Case(
-        f"claim {RELEASE_BATCH}, none of {crowd.published:,} is due",
+        f"claim {RELEASE_BATCH}, none of {counts.published:,} is due",
         claim(State.PUBLISHED, RELEASE_BATCH, RETENTION),
         due,
         is_claim=True,
@@ -105,11 +105,11 @@ def cases(database: Database, ledger: Ledger, crowd: Crowd) -> Iterator[Case]:
     held = ledger.claim(State.PENDING, RELEASE_BATCH, lease=LEASE, horizon=BACKOFF)
     yield Case(f"renew {RELEASE_BATCH} claims", lambda: ledger.renew(held, LEASE))
     gate = frozenset({"uploads_awaiting_row"})
-    page = min(500, crowd.awaiting_row // 2)
+    page = min(500, counts.awaiting_row // 2)
     yield Case(
-        f"list {page} of {crowd.awaiting_row:,} at the gate", gate_page(ledger, page, 0), gate, times=50
+        f"list {page} of {counts.awaiting_row:,} at the gate", gate_page(ledger, page, 0), gate, times=50
     )
-    yield Case("list as many further on", gate_page(ledger, page, crowd.rows // 2), gate, times=50)
+    yield Case("list as many further on", gate_page(ledger, page, counts.rows // 2), gate, times=50)
     yield Case("count what is at the gate", ledger.count_awaiting_row, times=20)
     since = frozenset({"uploads_awaiting_since"})
     yield Case("find the oldest at the gate", ledger.oldest_awaiting_row, since)
@@ -177,11 +177,11 @@ def run(name: str, database: Database, rows: int, console: Console) -> list[str]
     """Fill one database and measure everything on it; returns what went wrong."""
     started = time.monotonic()
     with console.status(f"{name}: filling a ledger with {rows:,} uploads …"):
-        crowd = gather(database, rows)
+        counts = fill_ledger(database, rows)
     seconds = time.monotonic() - started
     ledger = Ledger(database, INSTANCE)
     table = Table(
-        title=f"{name}: {crowd.rows:,} uploads, {crowd.due:,} due, {crowd.held:,} held by another",
+        title=f"{name}: {counts.rows:,} uploads, {counts.due:,} due, {counts.held:,} held by another",
         title_justify="left",
         caption_justify="left",
     )
@@ -190,7 +190,7 @@ def run(name: str, database: Database, rows: int, console: Console) -> list[str]
         table.add_column(heading, justify="right")
     problems = []
     with database.session(), console.status(f"{name}: measuring …"):
-        for case in cases(database, ledger, crowd):
+        for case in cases(database, ledger, counts):
             measured = measure(case, database)
             times = (measured.median, measured.p95, max(measured.milliseconds))
             table.add_row(case.what, str(case.times), *(f"{number:.2f}" for number in times))

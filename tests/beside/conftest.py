@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.beside.platform import Scene, platform
+from tests.beside.platform import Platform, running_platform
 from tests.support.postgres import PostgresServer
 from tests.support.s3_server import S3Server
 
@@ -17,7 +17,7 @@ def _isolated(no_aws_environment: None) -> None:
 
 
 @pytest.fixture
-def scene(place: str, postgres: PostgresServer, server: S3Server) -> Iterator[Scene]:
+def platform(place: str, postgres: PostgresServer, server: S3Server) -> Iterator[Platform]:
     """The compressor's database and directory, and an empty bucket."""
-    with platform(place, postgres, server) as running:
+    with running_platform(place, postgres, server) as running:
         yield running

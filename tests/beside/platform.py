@@ -63,7 +63,7 @@ class Video:
 
 
 @dataclass
-class Scene:
+class Platform:
     """Where everything is.
 
     `asked_at` and `appeared_at` say, by key, when the server was first asked to take an object, and each time
@@ -189,13 +189,13 @@ class Compression:
 
 
 @contextmanager
-def platform(directory: str, postgres: PostgresServer, s3: S3Server) -> Iterator[Scene]:
+def running_platform(directory: str, postgres: PostgresServer, s3: S3Server) -> Iterator[Platform]:
     """A fresh database with the compressor's tables, an empty bucket, and a proxy that counts."""
     with postgres.fresh_database() as url, FaultProxy(s3.url) as proxy:
         create_schema(url)
-        scene = Scene(Path(directory), url, s3, proxy)
-        proxy.fault = scene.count
-        yield scene
+        platform = Platform(Path(directory), url, s3, proxy)
+        proxy.fault = platform.count
+        yield platform
 
 
 def wait_until(is_so: Callable[[], bool], seconds: float, what: Callable[[], object]) -> None:

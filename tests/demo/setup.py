@@ -41,7 +41,7 @@ class Rendition:
 
 
 @dataclass(frozen=True)
-class Scene:
+class DemoSetup:
     """Everything below `root`."""
 
     root: Path

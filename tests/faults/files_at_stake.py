@@ -26,7 +26,7 @@ BELIEVED = frozenset({State.VERIFIED, State.PUBLISHED, State.RELEASED})
 
 
 @dataclass
-class Stakes:
+class FilesAtStake:
     """What a test puts at stake. Its bucket keeps every version of every object, so that none goes unseen."""
 
     fault: str

@@ -32,7 +32,7 @@ class Row:
 
 
 @dataclass
-class Scene:
+class KnownState:
     """The real parts of one example, and what is known to be true of them."""
 
     settings: Settings

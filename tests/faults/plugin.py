@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.catalogue import FAULTS
-from tests.faults.files_at_stake import Stakes
+from tests.faults.files_at_stake import FilesAtStake
 from tests.faults.outcomes import PROPERTY, Outcome, Outcomes, as_table, put_into
 from tests.support.s3_server import S3Server
 
@@ -69,11 +69,13 @@ def report_outcome(request: pytest.FixtureRequest) -> ReportOutcome:
 
 
 @pytest.fixture
-def stakes(request: pytest.FixtureRequest, report_outcome: ReportOutcome, server: S3Server) -> Stakes:
+def files_at_stake(
+    request: pytest.FixtureRequest, report_outcome: ReportOutcome, server: S3Server
+) -> FilesAtStake:
     """What is at stake in a test of the fault that it is marked with."""
     fault = fault_of(request.node)
     assert fault is not None, "a test of what is at stake is marked with the fault that it injects"
-    return Stakes(fault, server, report_outcome)
+    return FilesAtStake(fault, server, report_outcome)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -82,7 +84,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
     result = yield
     if fault_of(pyfuncitem) is not None:
         verdicts = [name for name, _ in pyfuncitem.user_properties if name == PROPERTY]
-        assert verdicts, "the test neither called stakes.judge() nor reported an outcome of its own"
+        assert verdicts, "the test neither called files_at_stake.judge() nor reported an outcome of its own"
     return result
 
 

@@ -14,7 +14,7 @@ from datetime import timedelta
 from db import DatabaseError, State
 from storage import StorageError
 from tests.faults.invariants import NAMES
-from tests.faults.simulated_environment import World
+from tests.faults.simulated_environment import SimulatedEnvironment
 from tests.support.harness import Harness, open_harness
 from watcher import failpoints
 from watcher.failpoints import Point
@@ -32,7 +32,7 @@ class CrashError(BaseException):
 
 
 @dataclass
-class Life(World):
+class SimulatedDaemon(SimulatedEnvironment):
     """The world with a daemon in it."""
 
     surprises: dict[Point, Callable[[], None]] = field(default_factory=dict)

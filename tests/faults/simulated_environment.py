@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from awscrt.checksums import crc64nvme
 
-from tests.faults.invariants import Row, Scene, content_of, md5
+from tests.faults.invariants import KnownState, Row, content_of, md5
 from tests.support.catalog_rows import BASE_URL
 from tests.support.fault_proxy import Answer, Forward, Request, s3_error
 from tests.support.harness import BUCKET
@@ -26,7 +26,7 @@ _LEDGER_TIMES = {
 
 
 @dataclass
-class World(Scene):
+class SimulatedEnvironment(KnownState):
     """The scene, and what happens in it."""
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from db import State
 from tests.faults.catalogue import CLOCKS, SKEWED
-from tests.faults.files_at_stake import Stakes
+from tests.faults.files_at_stake import FilesAtStake
 from tests.support.daemon_process import DaemonProcess, rows, running_daemon
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
 from tests.support.harness import VIDEO_ID, settings_for
@@ -113,7 +113,7 @@ def test_whatever_waits_when_the_clock_jumps_goes_on_within_seconds(
     clock: Clock,
     chosen: Settings,
     proxy: FaultProxy,
-    stakes: Stakes,
+    files_at_stake: FilesAtStake,
     video: bytes,
     jump: timedelta | None,
 ) -> None:
@@ -125,39 +125,39 @@ def test_whatever_waits_when_the_clock_jumps_goes_on_within_seconds(
 
     proxy.fault = fail
     with daemon_with(clock, chosen) as daemon:
-        stakes.put(chosen, FAILING, video + b"\0\0\0\x09free1")
+        files_at_stake.put(chosen, FAILING, video + b"\0\0\0\x09free1")
         daemon.expect("attempt_failed", path=FAILING, count=2)
-        stakes.put(chosen, KEPT, video + b"\0\0\0\x09free2")
+        files_at_stake.put(chosen, KEPT, video + b"\0\0\0\x09free2")
         daemon.expect("upload_published", path=KEPT)
         clock.set(-since_1970() if jump is None else jump)
-        stakes.inject()
+        files_at_stake.inject()
         proxy.fault = lambda _request, forward: forward()
-        stakes.put(chosen, LATE, video + b"\0\0\0\x09free3")
+        files_at_stake.put(chosen, LATE, video + b"\0\0\0\x09free3")
         for path in (KEPT, FAILING, LATE):
             daemon.expect("upload_released", path=path)
-        stakes.recovered()
+        files_at_stake.recovered()
     assert sum(row.claim for row in rows(chosen)) < MOST_CLAIMS
-    stakes.judge(chosen)
+    files_at_stake.judge(chosen)
 
 
 @pytest.mark.fault(SKEWED)
 def test_signatures_of_a_wrong_clock_pause_the_uploads_until_it_is_right_again(
-    clock: Clock, chosen: Settings, proxy: FaultProxy, stakes: Stakes, video: bytes
+    clock: Clock, chosen: Settings, proxy: FaultProxy, files_at_stake: FilesAtStake, video: bytes
 ) -> None:
     proxy.fault = refuse_skewed
     with daemon_with(clock, chosen) as daemon:
-        stakes.put(chosen, KEPT, video + b"\0\0\0\x09free1")
+        files_at_stake.put(chosen, KEPT, video + b"\0\0\0\x09free1")
         daemon.expect("upload_published", path=KEPT)
         clock.set(-DAY)
-        stakes.put(chosen, LATE, video + b"\0\0\0\x09free2")
+        files_at_stake.put(chosen, LATE, video + b"\0\0\0\x09free2")
         paused = daemon.expect("stage_paused", stage="upload")
         assert "clock" in paused["reason"]
-        stakes.inject()
+        files_at_stake.inject()
         assert [row.state for row in rows(chosen) if row.path == LATE] == [State.PENDING]
         clock.set(timedelta(0))
-        stakes.over()
+        files_at_stake.over()
         for path in (KEPT, LATE):
             daemon.expect("upload_released", path=path)
         daemon.expect("stage_resumed", stage="upload")
-        stakes.recovered()
-    stakes.judge(chosen)
+        files_at_stake.recovered()
+    files_at_stake.judge(chosen)

@@ -16,7 +16,7 @@ def _isolated(no_aws_environment: None, sigio_ignored: None) -> None:
 
 
 @pytest.fixture
-def beside(make_harness: MakeHarness, rows: CatalogRows) -> MakeHarness:
+def make_catalog_harness(make_harness: MakeHarness, rows: CatalogRows) -> MakeHarness:
     """Opens workshops beside the compressor's catalog."""
 
     def open_one(**changes: Any) -> Harness:

@@ -27,9 +27,9 @@ def public(harness: Harness, key: str) -> str:
 
 
 def test_a_file_waits_for_its_row_and_only_the_url_of_that_is_changed(
-    beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
 ) -> None:
-    harness = beside()
+    harness = make_catalog_harness()
     row = rows.insert(NAME, "720p", "processing", codec="h264")
     assert harness.put(PATH, video).awaits_row
     assert harness.ask() == 0
@@ -46,10 +46,10 @@ def test_a_file_waits_for_its_row_and_only_the_url_of_that_is_changed(
 
 
 def test_a_failed_row_rejects_a_file_however_good_it_looks(
-    beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
 ) -> None:
     """ffmpeg stopped with SIGTERM leaves a valid file; the row alone says that it is not to be used."""
-    harness = beside()
+    harness = make_catalog_harness()
     row = rows.insert(NAME, "720p", "failed")
     harness.put(PATH, video)
     finish(harness)
@@ -60,8 +60,10 @@ def test_a_failed_row_rejects_a_file_however_good_it_looks(
     assert rows.url_of(row).startswith("https://example.com/")
 
 
-def test_a_row_may_come_long_after_its_file(beside: MakeHarness, rows: CatalogRows, video: bytes) -> None:
-    harness = beside()
+def test_a_row_may_come_long_after_its_file(
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
+) -> None:
+    harness = make_catalog_harness()
     harness.put(PATH, video)
     assert harness.ask() == 0
     assert harness.app.ledger.count_awaiting_row() == 1
@@ -72,10 +74,10 @@ def test_a_row_may_come_long_after_its_file(beside: MakeHarness, rows: CatalogRo
 
 
 def test_the_gate_is_asked_again_right_before_sending(
-    beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
 ) -> None:
     """A second encode has begun since: what is on disk may be about to be overwritten."""
-    harness = beside()
+    harness = make_catalog_harness()
     rows.insert(NAME, "720p")
     harness.put(PATH, video)
     harness.ask()
@@ -89,9 +91,9 @@ def test_the_gate_is_asked_again_right_before_sending(
 
 
 def test_what_was_hashed_for_an_attempt_that_failed_is_not_sent_past_the_gate_either(
-    beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
 ) -> None:
-    harness = beside()
+    harness = make_catalog_harness()
     rows.insert(NAME, "720p")
     harness.put(PATH, video)
     harness.ask()
@@ -108,9 +110,9 @@ def test_what_was_hashed_for_an_attempt_that_failed_is_not_sent_past_the_gate_ei
 
 
 def test_a_row_that_let_a_file_through_and_failed_since_turns_it_away(
-    beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
 ) -> None:
-    harness = beside()
+    harness = make_catalog_harness()
     row = rows.insert(NAME, "720p")
     harness.put(PATH, video)
     harness.ask()
@@ -121,10 +123,10 @@ def test_a_row_that_let_a_file_through_and_failed_since_turns_it_away(
 
 
 def test_what_was_turned_away_stays_so_while_its_newest_row_says_failed(
-    beside: MakeHarness, rows: CatalogRows, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
     """An older row that is ready and shows no object of ours is not the one that decides."""
-    harness = beside()
+    harness = make_catalog_harness()
     rows.insert(NAME, "720p")
     rows.insert(NAME, "720p", "failed")
     rejected = harness.put(PATH, video)
@@ -137,9 +139,9 @@ def test_what_was_turned_away_stays_so_while_its_newest_row_says_failed(
 
 
 def test_a_second_encode_that_fails_leaves_object_and_older_row_as_they_were(
-    beside: MakeHarness, rows: CatalogRows, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    harness = beside(KEEP_LOCAL=True)
+    harness = make_catalog_harness(KEEP_LOCAL=True)
     good = rows.insert(NAME, "720p")
     harness.put(PATH, video)
     finish(harness)
@@ -157,10 +159,10 @@ def test_a_second_encode_that_fails_leaves_object_and_older_row_as_they_were(
 
 
 def test_a_second_encode_that_fails_before_it_opens_the_file_does_not_stop_the_first(
-    beside: MakeHarness, rows: CatalogRows, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
     """The content was let through for the older row, and has not changed since: it is still that row's."""
-    harness = beside()
+    harness = make_catalog_harness()
     good = rows.insert(NAME, "720p")
     harness.put(PATH, video)
     harness.ask()
@@ -171,10 +173,10 @@ def test_a_second_encode_that_fails_before_it_opens_the_file_does_not_stop_the_f
 
 
 def test_a_failed_encode_of_the_same_size_is_not_taken_for_what_was_let_through(
-    beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
 ) -> None:
     """Nothing of the first one has been read yet, so its size is all that is known of its content."""
-    harness = beside()
+    harness = make_catalog_harness()
     rows.insert(NAME, "720p")
     good = video + b"\0\0\0\x09free1"
     harness.put(PATH, good)
@@ -189,9 +191,9 @@ def test_a_failed_encode_of_the_same_size_is_not_taken_for_what_was_let_through(
 
 
 def test_a_second_encode_that_is_good_replaces_the_object_and_both_rows_show_it(
-    beside: MakeHarness, rows: CatalogRows, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    harness = beside(KEEP_LOCAL=True)
+    harness = make_catalog_harness(KEEP_LOCAL=True)
     first = rows.insert(NAME, "720p")
     harness.put(PATH, video)
     finish(harness)
@@ -204,11 +206,11 @@ def test_a_second_encode_that_is_good_replaces_the_object_and_both_rows_show_it(
 
 
 def test_what_a_power_cut_left_of_a_file_does_not_replace_its_good_object(
-    beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, server: S3Server, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, proxy: FaultProxy, server: S3Server, video: bytes
 ) -> None:
     """A verified object is replaced only for a newer row; the damaged file waits for one, and is not hashed
     over and over for it."""
-    harness = beside(KEEP_LOCAL=True)
+    harness = make_catalog_harness(KEEP_LOCAL=True)
     rows.insert("my video.mp4", "original")
     harness.put(ORIGINAL, video)
     finish(harness, ORIGINAL)
@@ -233,9 +235,9 @@ def test_what_a_power_cut_left_of_a_file_does_not_replace_its_good_object(
 
 
 def test_an_original_that_the_compressor_could_read_is_uploaded_whatever_its_container(
-    beside: MakeHarness, rows: CatalogRows, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    harness = beside()
+    harness = make_catalog_harness()
     odd = video[:-100]
     upload = harness.put(ORIGINAL, odd)
     assert (upload.state, upload.finding is not None) == (State.PENDING, True)
@@ -245,9 +247,9 @@ def test_an_original_that_the_compressor_could_read_is_uploaded_whatever_its_con
 
 
 def test_a_rendition_with_an_incomplete_container_is_rejected_even_if_its_row_is_ready(
-    beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
 ) -> None:
-    harness = beside()
+    harness = make_catalog_harness()
     rows.insert(NAME, "720p")
     harness.put(PATH, video[:-100])
     finish(harness)
@@ -257,10 +259,10 @@ def test_a_rendition_with_an_incomplete_container_is_rejected_even_if_its_row_is
 
 
 def test_the_row_tells_an_original_from_a_rendition_of_the_same_name(
-    beside: MakeHarness, rows: CatalogRows, server: S3Server, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, server: S3Server, video: bytes
 ) -> None:
     """A source called `clip_720p.mp4`: its 720p rendition comes first, and so does the row of that."""
-    harness = beside()
+    harness = make_catalog_harness()
     original, rendition = f"{VIDEO_ID}/clip_720p.mp4", f"{VIDEO_ID}/clip_720p_720p.mp4"
     of_rendition = rows.insert("clip_720p_720p.mp4", "720p")
     harness.put(rendition, video)
@@ -280,10 +282,10 @@ def test_the_row_tells_an_original_from_a_rendition_of_the_same_name(
 
 
 def test_an_object_that_the_compressor_uploaded_itself_is_adopted_once_it_is_confirmed(
-    beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, server: S3Server, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, proxy: FaultProxy, server: S3Server, video: bytes
 ) -> None:
     """Its URL names the object as the file name stands; players get it percent-encoded."""
-    harness = beside()
+    harness = make_catalog_harness()
     key = f"videos/{VIDEO_ID}/{NAME}"
     server.client().put_object(
         Bucket=BUCKET, Key=key, Body=video, ACL="public-read", ChecksumAlgorithm="CRC64NVME"
@@ -297,9 +299,9 @@ def test_an_object_that_the_compressor_uploaded_itself_is_adopted_once_it_is_con
 
 
 def test_a_file_that_vanishes_while_it_waits_is_gone(
-    beside: MakeHarness, rows: CatalogRows, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    harness = beside()
+    harness = make_catalog_harness()
     harness.put(f"{VIDEO_ID}/other_144p.mp4", video)
     harness.put(PATH, video)
     os.remove(harness.absolute(PATH))
@@ -309,9 +311,9 @@ def test_a_file_that_vanishes_while_it_waits_is_gone(
 
 
 def test_a_retried_upload_is_judged_by_its_row_again(
-    beside: MakeHarness, rows: CatalogRows, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    harness = beside()
+    harness = make_catalog_harness()
     row = rows.insert(NAME, "720p", "failed")
     harness.put(PATH, video)
     finish(harness)

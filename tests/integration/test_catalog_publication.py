@@ -52,10 +52,10 @@ def republished(harness: Harness) -> float | None:
 
 @pytest.mark.parametrize("status", ["processing", "failed"])
 def test_a_url_is_published_onto_ready_rows_only(
-    beside: MakeHarness, rows: CatalogRows, video: bytes, status: str
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes, status: str
 ) -> None:
     """No row that could be given it means to look again, not success."""
-    harness = beside()
+    harness = make_catalog_harness()
     row = rows.insert(NAME, "720p")
     harness.put(PATH, video)
     verify(harness)
@@ -71,9 +71,9 @@ def test_a_url_is_published_onto_ready_rows_only(
 
 
 def test_every_ready_row_of_the_file_is_given_the_url_and_no_other_row(
-    beside: MakeHarness, rows: CatalogRows, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    harness = beside()
+    harness = make_catalog_harness()
     ours = [rows.insert(NAME, "720p", url=f"https://{host}.example/{PATH}") for host in ("a", "b")]
     others = [
         rows.insert("my video_480p.mp4", "480p"),
@@ -90,9 +90,9 @@ def test_every_ready_row_of_the_file_is_given_the_url_and_no_other_row(
 
 
 def test_a_row_that_shows_no_file_at_all_is_found_by_video_and_quality(
-    beside: MakeHarness, rows: CatalogRows, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    harness = beside()
+    harness = make_catalog_harness()
     row = rows.insert(NAME, "720p", url="https://player.example/watch?v=1")
     other = rows.insert(NAME, "480p", url="https://player.example/watch?v=2")
     harness.put(PATH, video)
@@ -102,15 +102,15 @@ def test_a_row_that_shows_no_file_at_all_is_found_by_video_and_quality(
 
 
 def test_an_address_of_ours_from_before_is_replaced_by_the_present_one(
-    beside: MakeHarness, rows: CatalogRows, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
     """The original's old URL does not end in its file's name; the ledger remembers that it was ours."""
-    old = beside(KEEP_LOCAL=True, AWS_S3_BASE_URL="https://old.example")
+    old = make_catalog_harness(KEEP_LOCAL=True, AWS_S3_BASE_URL="https://old.example")
     first = rows.insert(ORIGINAL_NAME, "original")
     old.put(ORIGINAL, video)
     publish(old, ORIGINAL)
     assert rows.url_of(first) == f"https://old.example/{ORIGINAL_KEY.replace(' ', '%20')}"
-    new = beside(KEEP_LOCAL=True, AWS_S3_BASE_URL="https://new.example")
+    new = make_catalog_harness(KEEP_LOCAL=True, AWS_S3_BASE_URL="https://new.example")
     rows.insert(ORIGINAL_NAME, "original")
     new.put(ORIGINAL, video + b"\0\0\0\x08free")
     publish(new, ORIGINAL)
@@ -118,10 +118,10 @@ def test_an_address_of_ours_from_before_is_replaced_by_the_present_one(
 
 
 def test_a_row_that_went_back_is_published_again_and_counted(
-    beside: MakeHarness, rows: CatalogRows, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
     """The copy may be released already: what is in S3 is what players need."""
-    harness = beside()
+    harness = make_catalog_harness()
     row = rows.insert(NAME, "720p")
     harness.put(PATH, video)
     harness.ask()
@@ -135,10 +135,10 @@ def test_a_row_that_went_back_is_published_again_and_counted(
 
 
 def test_a_row_that_appears_for_a_file_that_did_not_change_is_published_by_the_sweep(
-    beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
 ) -> None:
     """Compressed again while the original is still there: nothing is copied, and no event comes."""
-    harness = beside(KEEP_LOCAL=True)
+    harness = make_catalog_harness(KEEP_LOCAL=True)
     rows.insert(ORIGINAL_NAME, "original")
     harness.put(ORIGINAL, video)
     publish(harness, ORIGINAL)
@@ -152,10 +152,10 @@ def test_a_row_that_appears_for_a_file_that_did_not_change_is_published_by_the_s
 
 
 def test_a_newer_row_of_other_content_waits_for_its_own_upload(
-    beside: MakeHarness, rows: CatalogRows, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
     """The old object is not what the new row is about, even though it has the same URL."""
-    harness = beside()
+    harness = make_catalog_harness()
     first = rows.insert(NAME, "720p")
     harness.put(PATH, video)
     verify(harness)
@@ -171,9 +171,9 @@ def test_a_newer_row_of_other_content_waits_for_its_own_upload(
 
 
 def test_a_row_deleted_before_publication_ends_the_upload_and_keeps_object_and_file(
-    beside: MakeHarness, rows: CatalogRows, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    harness = beside()
+    harness = make_catalog_harness()
     row = rows.insert(NAME, "720p")
     harness.put(PATH, video)
     verify(harness)
@@ -190,10 +190,10 @@ def test_a_row_deleted_before_publication_ends_the_upload_and_keeps_object_and_f
 
 
 def test_a_lost_object_gives_each_row_back_what_it_showed_before(
-    beside: MakeHarness, rows: CatalogRows, server: S3Server, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, server: S3Server, video: bytes
 ) -> None:
     """The local URL begins as each request wished: it is remembered, not made up."""
-    harness = beside()
+    harness = make_catalog_harness()
     locals_ = [f"https://{host}.example/{PATH}" for host in ("a", "b")]
     ids = [rows.insert(NAME, "720p", url=url) for url in locals_]
     harness.put(PATH, video)
@@ -207,10 +207,10 @@ def test_a_lost_object_gives_each_row_back_what_it_showed_before(
 
 
 def test_a_row_that_goes_back_while_the_object_is_lost_is_left_as_it_is(
-    beside: MakeHarness, rows: CatalogRows, video: bytes, server: S3Server
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes, server: S3Server
 ) -> None:
     """What it showed before is not known, so it keeps the address; whoever changes that knows better."""
-    harness = beside()
+    harness = make_catalog_harness()
     row = rows.insert(NAME, "720p", url=public(harness))
     harness.put(PATH, video)
     publish(harness)
@@ -223,9 +223,9 @@ def test_a_row_that_goes_back_while_the_object_is_lost_is_left_as_it_is(
 
 
 def test_a_copy_is_not_released_while_the_compressor_is_about_to_write_its_path(
-    beside: MakeHarness, rows: CatalogRows, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    harness = beside()
+    harness = make_catalog_harness()
     rows.insert(NAME, "720p")
     harness.put(PATH, video)
     publish(harness)
@@ -239,9 +239,9 @@ def test_a_copy_is_not_released_while_the_compressor_is_about_to_write_its_path(
 
 
 def test_a_copy_is_not_released_while_a_row_still_shows_it(
-    beside: MakeHarness, rows: CatalogRows, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    harness = beside()
+    harness = make_catalog_harness()
     row = rows.insert(NAME, "720p")
     harness.put(PATH, video)
     publish(harness)
@@ -251,10 +251,10 @@ def test_a_copy_is_not_released_while_a_row_still_shows_it(
 
 
 def test_an_original_is_kept_while_the_compressor_is_at_work_on_its_video(
-    beside: MakeHarness, rows: CatalogRows, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
     """At the end it looks whether the original is there, and then probes it: gone by then is lost."""
-    harness = beside()
+    harness = make_catalog_harness()
     row = rows.insert(ORIGINAL_NAME, "original")
     rows.insert(NAME, "720p", "processing")
     harness.put(ORIGINAL, video)
@@ -267,9 +267,9 @@ def test_an_original_is_kept_while_the_compressor_is_at_work_on_its_video(
 
 @pytest.mark.parametrize("deletes", [False, True])
 def test_the_object_of_a_deleted_video_is_kept_and_reported_or_deleted_as_wished(
-    beside: MakeHarness, rows: CatalogRows, video: bytes, deletes: bool
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes, deletes: bool
 ) -> None:
-    harness = beside(DELETE_ORPHANS=deletes)
+    harness = make_catalog_harness(DELETE_ORPHANS=deletes)
     row = rows.insert(NAME, "720p")
     harness.put(PATH, video)
     harness.ask()
@@ -284,10 +284,10 @@ def test_the_object_of_a_deleted_video_is_kept_and_reported_or_deleted_as_wished
 
 
 def test_an_object_is_not_deleted_while_any_row_leads_to_it(
-    beside: MakeHarness, rows: CatalogRows, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
     """Not even one of another video, which somebody pointed at it by hand."""
-    harness = beside(DELETE_ORPHANS=True)
+    harness = make_catalog_harness(DELETE_ORPHANS=True)
     row = rows.insert(NAME, "720p")
     harness.put(PATH, video)
     harness.ask()
@@ -304,10 +304,10 @@ def test_an_object_is_not_deleted_while_any_row_leads_to_it(
 
 
 def test_an_object_whose_copy_is_still_to_be_released_is_deleted_after_that(
-    beside: MakeHarness, rows: CatalogRows, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
     """Deleting it before would send it again."""
-    harness = beside(DELETE_ORPHANS=True)
+    harness = make_catalog_harness(DELETE_ORPHANS=True)
     row = rows.insert(NAME, "720p")
     harness.put(PATH, video)
     publish(harness)
@@ -320,9 +320,9 @@ def test_an_object_whose_copy_is_still_to_be_released_is_deleted_after_that(
 
 
 def test_with_copies_kept_for_good_the_object_is_deleted_and_the_file_waits_for_a_row(
-    beside: MakeHarness, rows: CatalogRows, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    harness = beside(DELETE_ORPHANS=True, KEEP_LOCAL=True)
+    harness = make_catalog_harness(DELETE_ORPHANS=True, KEEP_LOCAL=True)
     row = rows.insert(NAME, "720p")
     harness.put(PATH, video)
     publish(harness)
@@ -335,9 +335,9 @@ def test_with_copies_kept_for_good_the_object_is_deleted_and_the_file_waits_for_
 
 
 def test_an_object_whose_row_was_deleted_before_publication_is_an_orphan_too(
-    beside: MakeHarness, rows: CatalogRows, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    harness = beside(DELETE_ORPHANS=True)
+    harness = make_catalog_harness(DELETE_ORPHANS=True)
     row = rows.insert(NAME, "720p")
     harness.put(PATH, video)
     verify(harness)
@@ -351,14 +351,14 @@ def test_an_object_whose_row_was_deleted_before_publication_is_an_orphan_too(
 
 
 def test_the_object_of_another_host_is_not_taken_for_a_lost_one(
-    beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, server: S3Server, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, proxy: FaultProxy, server: S3Server, video: bytes
 ) -> None:
     """Two hosts compressed the same video one after the other: the later one's object stays as it is."""
-    harness = beside(KEEP_LOCAL=True)
+    harness = make_catalog_harness(KEEP_LOCAL=True)
     rows.insert(NAME, "720p")
     harness.put(PATH, video)
     publish(harness)
-    other = beside(INSTANCE_ID="other", KEEP_LOCAL=True)
+    other = make_catalog_harness(INSTANCE_ID="other", KEEP_LOCAL=True)
     rows.insert(NAME, "720p")
     harness.write(PATH, video + b"\0\0\0\x08free")
     other.settle(PATH)

@@ -17,7 +17,7 @@ RETENTION = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Crowd:
+class LedgerCounts:
     """How many uploads there are: in all, and of the kinds that have to be told apart."""
 
     rows: int
@@ -60,7 +60,7 @@ class _Words:
         return f"strftime('%Y-%m-%dT%H:%M:%f000Z', 'now', ({seconds}) || ' seconds')"
 
 
-def gather(database: Database, rows: int) -> Crowd:
+def fill_ledger(database: Database, rows: int) -> LedgerCounts:
     """Bring an empty database up to date and fill it; its indexes are made anew, and what it knows of them.
 
     Of every thousand 700 are released, 200 published, 10 pending and due, 30 at the catalog gate, 50 pending
@@ -80,7 +80,7 @@ def gather(database: Database, rows: int) -> Crowd:
         # Outside of a transaction, as VACUUM must be; it is what autovacuum does soon after.
         is_server = database.dialect is Dialect.POSTGRESQL
         connected.execute_sql(f"VACUUM ANALYZE {words.table}" if is_server else "ANALYZE")
-        return Crowd(*connected.execute_sql(f"SELECT {_COUNTED} FROM {words.table}").fetchone())
+        return LedgerCounts(*connected.execute_sql(f"SELECT {_COUNTED} FROM {words.table}").fetchone())
 
 
 _INDEXES = {

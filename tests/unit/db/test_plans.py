@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 from db import Database, Ledger, State
-from tests.support.bulk_ledger import BACKOFF, INSTANCE, RETENTION, Crowd, gather
+from tests.support.bulk_ledger import BACKOFF, INSTANCE, RETENTION, LedgerCounts, fill_ledger
 from tests.support.databases import LEASE, Place
 from tests.support.query_plans import plans_of
 
@@ -25,17 +25,17 @@ def empty(place: Place) -> Iterator[Database]:
 
 
 @pytest.fixture
-def crowd(empty: Database) -> Crowd:
-    return gather(empty, ROWS)
+def counts(empty: Database) -> LedgerCounts:
+    return fill_ledger(empty, ROWS)
 
 
-def test_the_crowd_is_what_it_is_said_to_be(empty: Database, crowd: Crowd) -> None:
+def test_the_crowd_is_what_it_is_said_to_be(empty: Database, counts: LedgerCounts) -> None:
     ledger = Ledger(empty, INSTANCE)
-    assert crowd == Crowd(ROWS, due=200, held=2, awaiting_row=600, published=4_000)
+    assert counts == LedgerCounts(ROWS, due=200, held=2, awaiting_row=600, published=4_000)
     claimed = ledger.claim(State.PENDING, ROWS, lease=LEASE, horizon=BACKOFF)
-    assert len(claimed) == crowd.due
+    assert len(claimed) == counts.due
     assert ledger.claim(State.PUBLISHED, ROWS, lease=LEASE, horizon=RETENTION) == []
-    assert ledger.count_awaiting_row() == crowd.awaiting_row
+    assert ledger.count_awaiting_row() == counts.awaiting_row
 
 
 def reading(ledger: Ledger) -> dict[str, tuple[Callable[[], object], set[str]]]:
@@ -62,7 +62,7 @@ def reading(ledger: Ledger) -> dict[str, tuple[Callable[[], object], set[str]]]:
     }
 
 
-def test_what_is_asked_all_day_is_answered_by_its_index(empty: Database, crowd: Crowd) -> None:
+def test_what_is_asked_all_day_is_answered_by_its_index(empty: Database, counts: LedgerCounts) -> None:
     ledger = Ledger(empty, INSTANCE)
     for what, (ask, indexes) in reading(ledger).items():
         plans = [plan for plan in plans_of(empty, ask) if plan.statement.startswith("SELECT")]
@@ -72,7 +72,7 @@ def test_what_is_asked_all_day_is_answered_by_its_index(empty: Database, crowd: 
             assert plan.reads_by <= indexes, (what, plan)
 
 
-def test_what_is_claimed_and_renewed_is_found_by_its_number(empty: Database, crowd: Crowd) -> None:
+def test_what_is_claimed_and_renewed_is_found_by_its_number(empty: Database, counts: LedgerCounts) -> None:
     ledger = Ledger(empty, INSTANCE)
 
     def work() -> None:
@@ -85,7 +85,7 @@ def test_what_is_claimed_and_renewed_is_found_by_its_number(empty: Database, cro
 def test_postgresql_writes_no_index_for_a_claim(postgres_place: Place) -> None:
     """What a claim and its renewal change is in no index, and every page has room for more of its rows."""
     with closing(postgres_place.open()) as database:
-        gather(database, ROWS)
+        fill_ledger(database, ROWS)
         ledger = Ledger(database, INSTANCE)
         with database.transaction(), database.operation("count what was rewritten") as connected:
             ledger.renew(ledger.claim(State.PENDING, 64, lease=LEASE, horizon=BACKOFF), LEASE)
