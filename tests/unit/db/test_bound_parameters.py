@@ -117,6 +117,7 @@ def test_a_text_whose_values_are_bound_is_not(source: str) -> None:
 def test_the_schema_in_a_migration_is_quoted_so_that_it_cannot_end_its_name() -> None:
     """Every migration that puts the schema into its text doubles the quotes in it."""
     listed = {module for module, _ in QUOTED_NAMES if module.startswith("db/migrations/")}
+    assert listed
     for module in listed:
         assert ast.unparse(
             ast.parse("""'"{}".'.format(migrator.schema.replace('"', '""'))""")
