@@ -1,4 +1,4 @@
-"""What must be true when everything has come to rest, whatever happened on the way."""
+"""What must be true once nothing is under way any more."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def uploads_of(platform: Platform, instance: str = "test") -> list[Upload]:
 
 
 def unfinished(platform: Platform, instance: str = "test") -> list[str]:
-    """What is still on its way: ready rows without a public URL, and uploads that a stage has to work on."""
+    """What is unfinished: ready rows without a public URL, and uploads that a stage has to work on."""
     hidden = [row for row in rows_of(platform) if row.status == "ready" and not is_public(platform, row)]
     return [f"row {row.quality} {row.url}" for row in hidden] + [
         f"{upload.path} {upload.state} awaits_row={upload.awaits_row} {upload.error_code} {upload.last_error}"
@@ -99,7 +99,7 @@ def objects(platform: Platform) -> set[str]:
 
 
 def local_files(platform: Platform) -> set[str]:
-    """The paths of all files below the watched directory, set-aside ones included."""
+    """The paths of all files below the watched directory, quarantined ones included."""
     return {
         os.path.relpath(os.path.join(directory, name), platform.completed)
         for directory, _, names in os.walk(platform.completed)

@@ -104,7 +104,7 @@ def _is_good(console: Console, verdicts: list[Verdict], trouble: str | None) -> 
     """Print what was found."""
     if verdicts:
         table = table_of(verdicts)
-        # A line that is too wide is broken by the window, so that a URL stays one word for whoever copies it.
+        # A line that is too wide is broken by the window, so that a URL can be copied as one word.
         widest = console.options.update(max_width=1000)
         console.width = max(console.width, Measurement.get(console, widest, table).maximum)
         console.print(table)

@@ -44,7 +44,7 @@ class CutInBody(Fault):
 
 @dataclass(frozen=True)
 class StalledInBody(Fault):
-    """Half of the body comes through, then nothing any more, and nobody says so."""
+    """Forwards half of the body, then nothing, and keeps the connection open."""
 
     @property
     def name(self) -> str:

@@ -84,7 +84,7 @@ class Disk:
             pytest.skip(f"no error can be made in a file system here: {error}")
 
     def repair(self) -> None:
-        """What an operator does when nobody uses it any more: check it, and mount it again."""
+        """Check the unused file system and mount it again, as an operator does."""
         unmount(self.path)
         subprocess.run(["e2fsck", "-fy", self.image], check=False, capture_output=True, timeout=20)
         self.mount()

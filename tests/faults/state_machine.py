@@ -1,7 +1,7 @@
-"""The rules by which a life goes on, and what must be true after every step of it and at its end.
+"""The rules by which an example goes on, and what must be true after every step and at its end.
 
-What matters only right before or in the middle of a certain step is let happen there (`before_…`,
-`while_…`), for by chance alone it hardly ever would.
+Rules named `before_…` and `while_…` act right before or in the middle of a certain step, which chance alone
+would hardly ever hit.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ SURPRISES: dict[Point, tuple[str, ...]] = {
     Point.PUBLISHED: ("encode", "begin", "point_back", "delete_object"),
     Point.LINKED_ASIDE: ("knock", "begin", "remove"),
 }
-"""What the world does in the middle of a stage, where neither lease nor transaction keeps it from that."""
+"""What happens in the middle of a stage, where neither a lease nor a transaction prevents it."""
 WHILE_ASIDE = ("encode", "begin", "write_aside", "write_aside")
 SURPRISE = st.sampled_from([(point, what) for point, several in SURPRISES.items() for what in several])
 
@@ -61,7 +61,7 @@ LONG_AGO, FAR_AHEAD = 86_400, 4_000_000_000
 
 
 class AnyOrder(RuleBasedStateMachine):
-    """Everything that can happen, in any order. `begin` makes a new life; it is set by who runs this."""
+    """Everything that can happen, in any order. `begin` starts a daemon; the test sets it."""
 
     begin: Callable[[], SimulatedDaemon]
     daemon: SimulatedDaemon

@@ -66,8 +66,8 @@ def deployment(place: str, proxy: FaultProxy, own_postgres: PostgresServer) -> I
 
 
 class Held:
-    """The answers to one kind of request, once a multipart upload has begun: S3 has done it, and nobody hears
-    of it until the test lets them go."""
+    """The answers to one kind of request, once a multipart upload has begun: S3 has done it, and the
+    answers are held back until the test releases them."""
 
     def __init__(self, proxy: FaultProxy, action: str) -> None:
         self._done, self._let_go = threading.Event(), threading.Event()

@@ -68,7 +68,7 @@ def test_a_disk_that_fills_up_in_the_middle_of_an_upload_only_delays(
 ) -> None:
     """What S3 has confirmed cannot be written down until there is room, and is not sent a second time.
 
-    Not even that it failed can be written down: the claim runs out, and whoever takes the row looks first.
+    Not even the failure can be recorded: the claim expires, and the next holder looks at the object first.
     """
     settings = on(disk, proxy, CLAIM_SECONDS=5)
     filled: list[str] = []

@@ -74,7 +74,7 @@ def put_small(files_at_stake: FilesAtStake, settings: Settings, video: bytes) ->
 
 
 def ensure_reported(daemon: DaemonProcess, trouble: Trouble) -> None:
-    """Whoever reads the log learns what was wrong, and nothing else."""
+    """The log says what was wrong, and nothing else."""
     told = (line for line in daemon.events if line["event"] in {"attempt_failed", "stage_paused"})
     codes = {line["code"] for line in told}
     if trouble.code is not None:

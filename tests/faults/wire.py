@@ -28,7 +28,7 @@ class Wire:
 
     def __init__(self, upstream: str) -> None:
         self._upstream = upstream
-        # Holds the port while nobody listens on it.
+        # Holds the port while nothing listens on it.
         self._holder = _bound(0)
         self.port: int = self._holder.getsockname()[1]
         self._injection = Injection(Fault(), Requests())

@@ -89,7 +89,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Refused(Fault):
-    """Nobody listens, and open connections are cut; it is injected once, and once for each of those."""
+    """Refuses connections and cuts open ones; counted once, and once for each of those."""
 
     cuts_open_connections = True
     refuses_connections = True
@@ -120,7 +120,7 @@ class Cut(Fault):
 
 @dataclass(frozen=True)
 class BlackHole(Fault):
-    """Nothing comes through any more and nobody says so: no end, no reset, no answer."""
+    """Forwards nothing any more: no end, no reset, no answer."""
 
     @property
     def name(self) -> str:

@@ -17,7 +17,7 @@ def _isolated(no_aws_environment: None, sigio_ignored: None) -> None:
 
 @pytest.fixture
 def make_catalog_harness(make_harness: MakeHarness, rows: CatalogRows) -> MakeHarness:
-    """Opens workshops beside the compressor's catalog."""
+    """Opens harnesses whose catalog is the compressor's."""
 
     def open_one(**changes: Any) -> Harness:
         return make_harness(**{"DATABASE_URL": rows.url, "CATALOG": "compressor", **changes})

@@ -24,7 +24,7 @@ class LedgerCounts:
     due: int
     """Pending, and to be claimed at once."""
     held: int
-    """Pending and due before all others, but somebody's."""
+    """Pending and due before all others, but claimed by another worker."""
     awaiting_row: int
     published: int
     """None of them is due, and each is within the retention."""

@@ -1,4 +1,4 @@
-"""A compressor's database beside the house, written into by the stand-in's hand."""
+"""A compressor's database, written into by the stand-in compressor's recorder."""
 
 from __future__ import annotations
 
@@ -30,35 +30,35 @@ class Compressor:
 
     @property
     def settings(self) -> dict[str, str]:
-        """What makes the sidecar work beside it."""
+        """The settings of a daemon that uses it."""
         return {"DATABASE_URL": self.url, "CATALOG": "compressor"}
 
     def begin(self, path: str, quality: str = "720p") -> str:
-        """An encode onto a path begins; returns the row's id."""
+        """Begin an encode onto a path; returns the row's id."""
         video_id = posixpath.dirname(path)
         add_video(self.url, video_id)
         return self.recorder.processing(video_id, quality, f"{LOCAL}/{path}")
 
     def end(self, row: str, path: str) -> None:
-        """It ends well, and the local URL is written once more."""
+        """End it well; the local URL is written once more."""
         self.recorder.ready(row, f"{LOCAL}/{path}", FOUND)
 
     def encode(self, path: str, quality: str = "720p") -> str:
-        """Both; returns the row's id."""
+        """Begin and end an encode; returns the row's id."""
         row = self.begin(path, quality)
         self.end(row, path)
         return row
 
     def fail(self, row: str) -> None:
-        """It ends badly."""
+        """End it badly."""
         self.recorder.failed(row)
 
     def delete(self, video_id: str = VIDEO_ID) -> None:
-        """Somebody deletes the video, and with it its rows."""
+        """Delete the video, and with it its rows."""
         assert delete_video(self.url, video_id)
 
     def urls(self, video_id: str = VIDEO_ID) -> list[str]:
-        """What players are given for a video."""
+        """The URLs that players are given for a video."""
         with psycopg.connect(self.url) as connection:
             rows = connection.execute(
                 "SELECT url FROM video_qualities WHERE video_id = %s ORDER BY created_at, id", [video_id]
@@ -66,7 +66,7 @@ class Compressor:
             return [str(url) for (url,) in rows]
 
     def set_url(self, row: str, url: str) -> None:
-        """Somebody writes another URL into a row."""
+        """Write another URL into a row."""
         with psycopg.connect(self.url) as connection:
             connection.execute("UPDATE video_qualities SET url = %s WHERE id = %s", [url, row])
 
@@ -88,14 +88,14 @@ def compressor(postgres: PostgresServer) -> Iterator[Compressor]:
 
 
 def pass_gate(harness: Harness) -> int:
-    """Have the gate asked; says how many uploads wait no longer."""
+    """Run the catalog gate; returns how many uploads wait no longer."""
     catalog_thread = harness.app.catalog_thread
     assert catalog_thread is not None
     return catalog_thread.gate.ask()
 
 
 def publish(harness: Harness, compressor: Compressor, path: str, content: bytes) -> tuple[Upload, str]:
-    """A file of a quality 720p goes all the way to `published`; returns its upload, and its row's id."""
+    """Bring a file of quality 720p to `published`; returns its upload and its row's id."""
     row = compressor.encode(path)
     harness.put(path, content)
     assert pass_gate(harness) == 1

@@ -43,7 +43,7 @@ class CatalogRows:
         return str(row["id"])
 
     def update(self, row_id: str, **columns: object) -> None:
-        """Change columns of a row as the compressor, or somebody at a prompt, would."""
+        """Change columns of a row, as the compressor or an operator does."""
         changes = sql.SQL(", ").join(
             sql.SQL("{} = {}").format(sql.Identifier(name), sql.Placeholder()) for name in columns
         )

@@ -38,13 +38,13 @@ class Clock:
 
 @dataclass(frozen=True)
 class Place:
-    """An address of a database that does not exist before somebody opens it."""
+    """The address of a database that is created when it is first opened."""
 
     url: str
     schema: str | None
 
     def open(self, **options: Any) -> Database:
-        """Open it anew, as another process would."""
+        """Open a connection, as another process does."""
         return open_database(self.url, schema=self.schema, **options)
 
 
@@ -68,7 +68,7 @@ def claim(ledger: Ledger, state: State = State.PENDING, limit: int = 10) -> list
 
 
 def bring(ledger: Ledger, upload: Upload, state: State) -> Upload:
-    """Take a pending upload to a state by the shortest legal way."""
+    """Take a pending upload to a state by the shortest permitted path."""
     for step in WAYS[state]:
         facts: dict[str, Any] = STEPS.get(step, {})
         upload = ledger.advance(upload, step, **facts)

@@ -1,6 +1,6 @@
-"""Fixtures that several suites share, a plugin of pytest by the root's conftest.
+"""Fixtures that several suites share; the root's conftest makes this module a plugin of pytest.
 
-What a suite has active in all of its tests is for its own conftest to say.
+Fixtures that are active in every test of a suite are named by that suite's own conftest.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def server(s3: S3Server) -> Iterator[S3Server]:
 
 @pytest.fixture
 def proxy(server: S3Server) -> Iterator[FaultProxy]:
-    """A proxy before the server, which counts requests and does as it is told."""
+    """A proxy before the server, which records requests and injects faults."""
     with FaultProxy(server.url) as running:
         yield running
 
@@ -85,7 +85,7 @@ def settings(place: str, proxy: FaultProxy) -> MakeSettings:
 
 @pytest.fixture
 def make_harness(settings: MakeSettings, server: S3Server) -> Iterator[MakeHarness]:
-    """Opens workshops on one directory: one after the other they are lives of the same daemon."""
+    """Opens harnesses on one directory; one after the other they are restarts of the same daemon."""
     with ExitStack() as stack:
 
         def open_one(**changes: Any) -> Harness:

@@ -1,4 +1,4 @@
-"""A whole house on real parts, driven step by step: a directory, a ledger, an S3 server, and no threads."""
+"""The application with a real directory, ledger and S3 server, driven step by step without threads."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def settings_for(directory: str, s3_url: str, **changes: Any) -> Settings:
         "INSTANCE_ID": "test",
         "RELEASE_AFTER_SECONDS": 0,
         "METRICS_ADDRESS": "",
-        # How full the disk is that the tests run on is no concern of theirs.
+        # The fill level of the disk that the tests run on must not matter.
         "DISK_PRESSURE_PERCENT": 100,
     }
     return Settings(**values | changes)
@@ -47,7 +47,7 @@ def settings_for(directory: str, s3_url: str, **changes: Any) -> Settings:
 
 @dataclass
 class Harness:
-    """The house and what a test does with it."""
+    """The application, and what a test does with it."""
 
     app: Application
     server: S3Server
@@ -57,7 +57,7 @@ class Harness:
 
     @property
     def enqueuer(self) -> Enqueuer:
-        """The house's intake."""
+        """The application's enqueuer."""
         return self.app.enqueuer
 
     def absolute(self, path: str) -> str:
@@ -72,7 +72,7 @@ class Harness:
         return path
 
     def settle(self, path: str) -> Upload | None:
-        """Examine a path once and take what was found; returns the row that speaks for it."""
+        """Check a path once and enqueue what was found; returns the path's current row."""
         found = check_complete(self.app.tree, path, previous=None, now=time.monotonic(), settle_seconds=0)
         self.enqueuer.take(path, found)
         return self.app.ledger.current(path)
@@ -84,13 +84,13 @@ class Harness:
         return row
 
     def ask(self) -> int:
-        """Have the catalog gate asked once about everything that waits at it."""
+        """Run the catalog gate once for everything that waits at it."""
         minder = self.app.catalog_thread
         assert minder is not None
         return minder.gate.ask()
 
     def sweep(self) -> int:
-        """Have the catalog's rows compared with what was published."""
+        """Compare the catalog's rows with what was published, once."""
         minder = self.app.catalog_thread
         assert minder is not None
         return minder.republisher.sweep()
@@ -123,7 +123,7 @@ class Harness:
         return row
 
     def events(self, path: str) -> list[str]:
-        """The names of the events in the story of a path's newest row."""
+        """The names of the recorded events of a path's newest row."""
         return [event.event for event in self.app.ledger.events(self.row(path).id)]
 
     def object(self, upload: Upload) -> bytes | None:
@@ -147,7 +147,7 @@ class Harness:
 
 @contextmanager
 def open_harness(settings: Settings, server: S3Server) -> Iterator[Harness]:
-    """A workshop with an up-to-date ledger."""
+    """A harness with an up-to-date ledger."""
     with open_application(settings) as app:
         migrate(app.database)
         with app.database.session():

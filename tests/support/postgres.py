@@ -56,14 +56,14 @@ class PostgresServer:
 
     @contextmanager
     def fresh_schema(self) -> Iterator[str]:
-        """The name of a schema nobody has used; what was made in it is dropped afterwards."""
+        """The name of an unused schema; it is dropped afterwards."""
         name = f"test_{uuid.uuid4().hex}"
         yield name
         self.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(name)))
 
     @contextmanager
     def fresh_database(self) -> Iterator[str]:
-        """The URL of a new, empty database; it is dropped afterwards, whoever is still connected to it."""
+        """The URL of a new, empty database; it is dropped afterwards, open connections included."""
         name = f"test_{uuid.uuid4().hex}"
         self.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         try:

@@ -32,7 +32,7 @@ def shared(postgres: PostgresServer, settings: MakeSettings) -> Iterator[MakeSet
 
 @pytest.fixture
 def house_of(shared: MakeSettings, server: S3Server) -> Iterator[OpenHouse]:
-    """Opens the house of the daemon of a name, to be stepped by hand."""
+    """Opens the harness of the daemon with a name."""
     with ExitStack() as stack:
 
         def open_one(name: str, **changes: Any) -> Harness:
@@ -42,7 +42,7 @@ def house_of(shared: MakeSettings, server: S3Server) -> Iterator[OpenHouse]:
 
 
 def let_claims_run_out(database: Database) -> None:
-    """Have whoever holds an upload be silent for too long."""
+    """Let every claim expire."""
     uploads = database.tables.uploads
     with database.transaction():
         past = database.now() - timedelta(seconds=1)

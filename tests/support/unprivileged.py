@@ -1,4 +1,4 @@
-"""Files and blocks of code without privileges, also where the tests run as root."""
+"""The user without privileges, and files that belong to it where the tests run as root."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ NOBODY = 65534
 
 
 def give_away(directory: str) -> None:
-    """Let somebody without privileges own everything below a directory."""
+    """Give everything below a directory to the user without privileges."""
     if os.geteuid() == 0:
         for below, directories, files in os.walk(directory):
             for name in (".", *directories, *files):

@@ -47,7 +47,7 @@ def unprivileged() -> Callable[[], AbstractContextManager[None]]:
 
 @pytest.fixture
 def harness(place: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Harness]:
-    """A house whose S3 server does not run: nothing gets that far here."""
+    """A harness whose S3 server does not run."""
     forget_aws(monkeypatch)
     with open_harness(settings_for(place, "http://127.0.0.1:9"), S3Server()) as harness:
         yield harness
