@@ -1,4 +1,4 @@
-"""PostgreSQL goes away in the middle of everything, for twenty seconds, and comes back."""
+"""PostgreSQL stops for twenty seconds while uploads are in flight, and starts again."""
 
 from __future__ import annotations
 

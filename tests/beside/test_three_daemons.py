@@ -1,4 +1,4 @@
-"""Three daemons on one directory, one of them killed every few seconds: all arrives, and hardly twice."""
+"""Three daemons on one directory, one killed every few seconds: everything arrives, hardly anything twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Twenty videos: whenever the daemon starts, wherever the compressor is slow, every row ends as it must."""
+"""Every row of twenty videos ends as it must, whenever the daemon starts, wherever the compressor is slow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Watching the daemon through its ledger, from outside and without a word to it."""
+"""Watching the daemon through its ledger."""
 
 from __future__ import annotations
 

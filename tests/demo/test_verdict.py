@@ -1,4 +1,4 @@
-"""The demo's judgement: it must not call good what is not."""
+"""The demo's verdict calls nothing good that is not."""
 
 from collections.abc import Iterator
 from contextlib import closing

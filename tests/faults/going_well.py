@@ -1,4 +1,4 @@
-"""A daemon that has to go well whatever is done to the ground under it."""
+"""A daemon that must not fail while its file system does."""
 
 from __future__ import annotations
 

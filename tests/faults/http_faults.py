@@ -1,4 +1,4 @@
-"""The faults of servers, and of networks that strike a request in a certain place, each by its name."""
+"""Faults of HTTP servers, and faults that strike a request in a certain place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every fault of the network before S3, and of S3 as the network shows it, that the daemon is put through."""
+"""The faults of S3 and of the network before it that tests inject."""
 
 from __future__ import annotations
 

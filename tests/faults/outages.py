@@ -32,7 +32,7 @@ class DatabaseOutages:
             continue
 
     def come_back(self) -> None:
-        """Let everybody in again."""
+        """Accept connections again."""
         if self.is_away:
             self._allow(True)
 

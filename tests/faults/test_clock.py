@@ -1,4 +1,4 @@
-"""The wall clock jumps while files are under way, as when an administrator sets it: nothing waits for it.
+"""The wall clock jumps during uploads, as when an administrator sets it: no upload waits for it.
 
 The daemon is the real one, its clock libfaketime's. The ledger is SQLite's, whose time is the daemon's own.
 """
@@ -32,7 +32,7 @@ RECOVERY_SECONDS = 15.0
 MOST_SKEW = timedelta(minutes=15)
 DAY = timedelta(days=1)
 MOST_CLAIMS = 60
-"""So often three files may be looked at, all stages together; what is due all the time is far more often."""
+"""How often three files may be claimed, all stages together; a busy loop claims far more often."""
 
 KEPT, FAILING, LATE = (f"{VIDEO_ID}/{name}_720p.mp4" for name in ("kept", "failing", "late"))
 
@@ -45,7 +45,7 @@ class Clock:
     file: str
 
     def set(self, offset: timedelta) -> None:
-        """Let it jump to so far ahead of, or behind, the real time."""
+        """Set the offset to the real time."""
         with open(f"{self.file}.new", "w") as file:
             file.write(f"{round(offset.total_seconds()):+d}")
         os.rename(f"{self.file}.new", self.file)
@@ -78,7 +78,7 @@ def chosen(place: str, proxy: FaultProxy) -> Settings:
 
 @contextmanager
 def daemon_with(clock: Clock, settings: Settings) -> Iterator[DaemonProcess]:
-    """A daemon with this clock, which ends well when it is told to."""
+    """A daemon with this clock, which must stop with status 0."""
     with running_daemon(settings, environment=clock.environment) as daemon:
         daemon.patience_seconds = RECOVERY_SECONDS
         daemon.expect("daemon_ready")
@@ -93,7 +93,7 @@ def since_1970() -> timedelta:
 
 
 def refuse_skewed(request: Request, forward: Forward) -> Answer:
-    """S3 takes no request that was signed at another time than its own; this server would."""
+    """Reject requests signed at another time than the server's, as S3 does and moto does not."""
     signed = next(value for name, value in request.headers.items() if name.lower() == "x-amz-date")
     signed_at = datetime.strptime(signed, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     if abs(signed_at - datetime.now(UTC)) <= MOST_SKEW:

@@ -1,4 +1,4 @@
-"""The daemon is killed at every step of a file's way and started again: nothing is lost, nothing is left."""
+"""The daemon is killed at every failpoint and started again: nothing is lost, nothing is left over."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ KEY = f"videos/{VIDEO_ID}/{NAME}"
 
 @dataclass
 class Deployment:
-    """What a daemon is started on, and what must be true in the end."""
+    """What a daemon is started with, and what must be true in the end."""
 
     settings: Settings
     server: S3Server

@@ -1,4 +1,4 @@
-"""The database goes away while S3 does what cannot be written down: nothing is lost, nothing sent twice."""
+"""The database fails while S3 does what cannot be recorded: nothing is lost, and nothing is sent twice."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FROZEN_SECONDS = 8.0
 
 @dataclass
 class Deployment:
-    """A daemon's settings beside the compressor's tables, and what players are given in the end."""
+    """A daemon's settings for the compressor's tables, and the URLs that players must be given in the end."""
 
     settings: Settings
     url: str
@@ -86,7 +86,7 @@ class Held:
         assert self._done.wait(PATIENCE_SECONDS)
 
     def go_on(self) -> None:
-        """Let all answers go."""
+        """Release all answers."""
         self._let_go.set()
 
 
@@ -115,7 +115,7 @@ def test_what_s3_did_while_the_database_was_away_is_written_down_when_it_is_back
     files_at_stake: FilesAtStake,
     action: str,
 ) -> None:
-    """It goes after S3 has done something, and before the daemon hears of it."""
+    """The database stops after S3 has done something, and before the daemon gets the answer."""
     held = Held(proxy, action)
     with going_well(deployment.settings) as daemon:
         paths = put_all(files_at_stake, deployment.settings, media)
@@ -168,7 +168,7 @@ def test_a_database_that_answers_nothing_for_a_while_is_waited_for(
     media: Media,
     files_at_stake: FilesAtStake,
 ) -> None:
-    """For longer than a claim lasts: the daemon that comes back to its rows still has them."""
+    """The freeze outlasts the claims; the daemon still holds its rows afterwards."""
     held = Held(proxy, "UploadPart")
     with going_well(deployment.settings) as daemon:
         paths = put_all(files_at_stake, deployment.settings, media)

@@ -1,4 +1,4 @@
-"""The file system under the real daemon is read-only, slow or unmounted: nothing fails, all goes on."""
+"""The file system under the real daemon is read-only, slow or unmounted: no upload fails, and all resume."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_file_system_that_became_read_only_pauses_the_release_and_nothing_else
 def test_a_disk_that_fails_under_ledger_and_videos_pauses_everything_until_it_is_mounted_again(
     place: str, proxy: FaultProxy, server: S3Server, video: bytes, files_at_stake: FilesAtStake
 ) -> None:
-    """The kernel finds an error right when S3 has the file, which can no longer be written down."""
+    """The file system turns read-only when S3 has the file, so that the upload cannot be recorded."""
     with failing_disk(os.path.join(place, "disk")) as disk:
         settings = settings_for(disk.path, proxy.url)
 
@@ -86,7 +86,7 @@ def test_a_disk_that_fails_under_ledger_and_videos_pauses_everything_until_it_is
 def test_a_slow_file_system_only_takes_longer(
     place: str, proxy: FaultProxy, server: S3Server, video: bytes, files_at_stake: FilesAtStake
 ) -> None:
-    """What is still being written, slowly, is not taken for finished; then it is read just as slowly."""
+    """A file that is written slowly is not taken for finished; then it is read as slowly."""
     settings = settings_for(place, proxy.url, SETTLE_SECONDS=1)
     fast = os.path.join(place, "fast")
     os.mkdir(fast)

@@ -1,4 +1,4 @@
-"""A hundred thousand directories, and files that come as fast as they can be written: nothing is missed.
+"""A hundred thousand directories, and files that arrive as fast as they can be written: none is missed.
 
 Figures that depend on how busy the machine is are held as processor time, and printed besides as they were.
 """

@@ -1,4 +1,4 @@
-"""The disk under the real daemon fills up: nothing fails, all goes on when there is room."""
+"""The disk under the real daemon fills up: no upload fails, and all resume when there is room."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def on(disk: Mount, proxy: FaultProxy, **changes: Any) -> Settings:
 def test_a_full_disk_under_ledger_and_videos_only_delays(
     disk: Mount, proxy: FaultProxy, server: S3Server, video: bytes, files_at_stake: FilesAtStake
 ) -> None:
-    """A file is finished while not a byte can be written, not even that it is there."""
+    """A file is finished while not even its row can be written."""
     settings = on(disk, proxy)
     with going_well(settings) as daemon:
         target = os.path.join(settings.completed_dir, PATH)
@@ -66,7 +66,7 @@ def test_a_full_disk_under_ledger_and_videos_only_delays(
 def test_a_disk_that_fills_up_in_the_middle_of_an_upload_only_delays(
     disk: Mount, proxy: FaultProxy, server: S3Server, video: bytes, action: str, files_at_stake: FilesAtStake
 ) -> None:
-    """What S3 has confirmed cannot be written down until there is room, and is not sent a second time.
+    """A confirmed upload is recorded once there is room, and is not sent a second time.
 
     Not even the failure can be recorded: the claim expires, and the next holder looks at the object first.
     """

@@ -47,7 +47,7 @@ def each(troubles: Sequence[Trouble]) -> pytest.MarkDecorator:
 def at_work(
     files_at_stake: FilesAtStake, settings: Settings, paths: Sequence[str] = PATHS
 ) -> Iterator[DaemonProcess]:
-    """A daemon that must bring everything at stake to its end, and nothing unforeseen happens meanwhile."""
+    """A daemon that must release everything at stake without an unexpected error."""
     with running_daemon(settings) as daemon:
         daemon.expect("daemon_ready")
         yield daemon

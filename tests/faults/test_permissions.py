@@ -1,4 +1,4 @@
-"""What the real daemon may not read or remove is told with its mend, and taken up when mended."""
+"""What the real daemon may not read or remove is reported with its remedy, and resumed once that is done."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WITHOUT_PRIVILEGES = (
     *("setpriv", "--bounding-set", "-dac_override,-dac_read_search,-fowner"),
     *("--inh-caps", "-dac_override,-dac_read_search,-fowner"),
 )
-"""Root that may not pass over permissions: what is not its own and open to it, it can not read."""
+"""Root without the capabilities that override permissions."""
 
 
 def closed_file(settings: Settings) -> Callable[[], None]:
@@ -50,7 +50,7 @@ def test_a_file_that_may_not_be_read_is_told_with_its_mend_and_picked_up_when_me
     close: Callable[[Settings], Callable[[], None]],
     files_at_stake: FilesAtStake,
 ) -> None:
-    """An event tells of the mend: no scan has to come by."""
+    """An event reports that permissions were restored: no scan is needed."""
     require_setpriv()
     chosen = settings(RESCAN_SECONDS=NEVER)
     files_at_stake.put(chosen, PATH, video)
@@ -94,7 +94,7 @@ def test_a_directory_that_may_not_be_read_is_told_with_its_mend_and_picked_up_wh
 def test_a_directory_whose_owner_changed_keeps_its_files_until_that_is_mended(
     settings: MakeSettings, server: S3Server, video: bytes, files_at_stake: FilesAtStake
 ) -> None:
-    """What can be read is uploaded; that the copy cannot be given up is told, and tried again."""
+    """The readable file is uploaded; that its copy cannot be deleted is reported and retried."""
     require_setpriv()
     chosen = settings(RESCAN_SECONDS=1)
     directory = os.path.dirname(files_at_stake.put(chosen, PATH, video))

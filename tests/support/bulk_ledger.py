@@ -1,4 +1,4 @@
-"""Ledgers of as many uploads as one likes, filled by the databases themselves."""
+"""Ledgers of any number of uploads, filled by statements of the database itself."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def running_daemon(
 
 
 def command(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line beside the daemon."""
+    """Run a command with the daemon's settings."""
     ran = subprocess.run(
         [sys.executable, "-m", "watcher", *arguments],
         env=environment_of(settings),
@@ -147,7 +147,7 @@ def command(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[
 
 
 def rows(settings: Settings) -> list[Upload]:
-    """The ledger, read from outside."""
+    """The ledger's rows, read on a connection of their own."""
     database = open_database(settings.ledger_url, read_only=True)
     try:
         return Ledger(database, settings.instance).uploads()

@@ -162,5 +162,5 @@ class FaultProxy:
 
 
 def sent(proxy: FaultProxy) -> list[str]:
-    """The requests so far that wrote anything."""
+    """The actions so far other than HEAD requests."""
     return [action for action in proxy.actions if action != "HeadObject"]

@@ -15,7 +15,7 @@ WAIT_SECONDS = 10
 
 @dataclass
 class Told:
-    """What the observer told."""
+    """The paths that the observer reported."""
 
     files: queue.SimpleQueue[str] = field(default_factory=queue.SimpleQueue)
     directories: queue.SimpleQueue[str] = field(default_factory=queue.SimpleQueue)
@@ -29,7 +29,7 @@ class Told:
 
 
 def expect(told: queue.SimpleQueue[str], path: str) -> None:
-    """Wait until a path is told; others may come before it."""
+    """Wait until a path is reported; others may come before it."""
     while told.get(timeout=WAIT_SECONDS) != path:
         continue
 

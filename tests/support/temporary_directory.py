@@ -17,7 +17,7 @@ from watcher.filesystem.openat import owned
 
 @contextmanager
 def make_place(*first: str) -> Iterator[str]:
-    """What `place` is, for fixtures that live longer than a test, or want it in one of these first."""
+    """A directory as in the fixture `place`, preferably below one of the parents given."""
     for parent in (*first, tempfile.gettempdir(), "/var/tmp", MEMORY):
         if os.path.isdir(parent) and _leases_work(parent):
             with tempfile.TemporaryDirectory(prefix="video-uploader-test-", dir=parent) as directory:

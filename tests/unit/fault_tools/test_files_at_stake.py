@@ -1,4 +1,4 @@
-"""The verdict on what was at stake sees what it is there to see."""
+"""The verdict on files at stake finds every loss, wrong object and double upload."""
 
 from __future__ import annotations
 
