@@ -47,11 +47,11 @@ benchmark: $(VENV)/.installed
 # Every fault, under the real daemon, and a table of what came of it, which is put into README.md if it is whole.
 FAULTS := -m pytest -n 2 --dist worksteal -m fault tests/faults tests/integration
 faults: $(VENV)/.installed
-	$(BIN)/python $(FAULTS) --fault-table README.md $(PYTEST_ARGS)
+	ANY_ORDER_EXAMPLES=200 $(BIN)/python $(FAULTS) --fault-table README.md $(PYTEST_ARGS)
 
 # Every fault once, in five minutes; the flood is a smaller one.
 faults-once: $(VENV)/.installed
-	FLOOD_FILES=4000 ANY_ORDER_EXAMPLES=40 $(BIN)/python $(FAULTS) --each-fault-once $(PYTEST_ARGS)
+	FLOOD_FILES=4000 $(BIN)/python $(FAULTS) --each-fault-once $(PYTEST_ARGS)
 
 # What finds more the longer it runs, each for about SECONDS: the container walks on mutated files, whose new kinds
 # of findings join tests/faults/corpus; everything that can happen in any order; the play beside the compressor.

@@ -1,4 +1,4 @@
-"""What every test is held to, to end the threads it started, and what is too slow to start twice."""
+"""Checks of every test, PostgreSQL servers, and the plugins of the tests."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tests.support.postgres import PostgresServer, PostgresUnavailableError, run
 hypothesis_settings.register_profile("without deadline", deadline=None)
 hypothesis_settings.load_profile("without deadline")
 
-pytest_plugins = ["tests.support.secret_search", "tests.faults.plugin"]
+pytest_plugins = ["tests.support.secret_search", "tests.support.fixtures", "tests.faults.plugin"]
 
 JOIN_SECONDS = 5.0
-"""Threads that were told to stop may take this long, all together; it is waited only while there are any."""
+"""How long all stopped threads together may take to end."""
 
 
 @pytest.fixture(autouse=True)
 def _no_thread_is_left() -> Iterator[None]:
-    """A thread that outlives its test is a leak; those of servers for the whole session were there before."""
+    """Fails a test that leaves a thread running; threads of session-wide servers were there before."""
     before = set(threading.enumerate())
     yield
     deadline = time.monotonic() + JOIN_SECONDS
@@ -46,7 +46,7 @@ def postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def own_postgres() -> Iterator[PostgresServer]:
-    """A PostgreSQL server that a test may stop and start: nobody else uses it."""
+    """A PostgreSQL server of the test's own, which it may stop and start."""
     try:
         with running_postgres() as server:
             yield server

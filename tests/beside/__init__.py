@@ -1,1 +1,1 @@
-"""The daemon beside the stand-in compressor: real encodes, real rows, real objects, whoever starts first."""
+"""The daemon beside the stand-in compressor: real encodes, rows and objects, in every order of starting."""

@@ -6,20 +6,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.beside.platform import Scene, platform
-from tests.integration.conftest import s3, server  # noqa: F401  # fixtures
+from tests.beside.platform import Platform, running_platform
 from tests.support.postgres import PostgresServer
-from tests.support.s3_server import S3Server, forget_aws
-from tests.unit.watcher.conftest import place  # noqa: F401  # fixture
+from tests.support.s3_server import S3Server
 
 
 @pytest.fixture(autouse=True)
-def _no_aws_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    forget_aws(monkeypatch)
+def _isolated(no_aws_environment: None) -> None:
+    """The AWS settings of this machine play no part."""
 
 
 @pytest.fixture
-def scene(place: str, postgres: PostgresServer, server: S3Server) -> Iterator[Scene]:  # noqa: F811  # fixtures
+def platform(place: str, postgres: PostgresServer, server: S3Server) -> Iterator[Platform]:
     """The compressor's database and directory, and an empty bucket."""
-    with platform(place, postgres, server) as running:
+    with running_platform(place, postgres, server) as running:
         yield running

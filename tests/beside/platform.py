@@ -27,7 +27,7 @@ from watcher.settings.model import Settings
 
 QUALITIES = ("144p", "240p", "360p", "480p", "720p")
 SHRINK = 8
-"""Heights are divided by this: what is tested is the order of things, not ffmpeg's patience."""
+"""Heights are divided by this, so that encodes are quick."""
 
 AWKWARD_NAMES = (
     "my_video.mp4",
@@ -63,8 +63,8 @@ class Video:
 
 
 @dataclass
-class Scene:
-    """Where everything is.
+class Platform:
+    """The directories, servers and sources of one test.
 
     `asked_at` and `appeared_at` say, by key, when the server was first asked to take an object, and each time
     that one was complete, in monotonic seconds.
@@ -189,17 +189,17 @@ class Compression:
 
 
 @contextmanager
-def platform(directory: str, postgres: PostgresServer, s3: S3Server) -> Iterator[Scene]:
+def running_platform(directory: str, postgres: PostgresServer, s3: S3Server) -> Iterator[Platform]:
     """A fresh database with the compressor's tables, an empty bucket, and a proxy that counts."""
     with postgres.fresh_database() as url, FaultProxy(s3.url) as proxy:
         create_schema(url)
-        scene = Scene(Path(directory), url, s3, proxy)
-        proxy.fault = scene.count
-        yield scene
+        platform = Platform(Path(directory), url, s3, proxy)
+        proxy.fault = platform.count
+        yield platform
 
 
 def wait_until(is_so: Callable[[], bool], seconds: float, what: Callable[[], object]) -> None:
-    """Ask again and again until it is so; fail with `what` there is instead."""
+    """Poll a condition until it holds; fail with the value of `what` at the deadline."""
     deadline = time.monotonic() + seconds
     passing = threading.Event()
     while not is_so():

@@ -1,4 +1,4 @@
-"""PostgreSQL goes away in the middle of everything, for twenty seconds, and comes back."""
+"""PostgreSQL stops for twenty seconds while uploads are in flight, and starts again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from db import State
-from tests.beside.platform import QUALITIES, Scene, platform, wait_until
+from tests.beside.platform import QUALITIES, Platform, running_platform, wait_until
 from tests.beside.verdict import problems, rows_of, unfinished, uploads_of
 from tests.support.daemon_process import running_daemon
 from tests.support.fault_proxy import Answer, Forward, Request
@@ -23,49 +23,49 @@ PATIENCE_SECONDS = 120.0
 
 
 @pytest.fixture
-def scene(place: str, own_postgres: PostgresServer, server: S3Server) -> Iterator[Scene]:
-    with platform(place, own_postgres, server) as running:
+def platform(place: str, own_postgres: PostgresServer, server: S3Server) -> Iterator[Platform]:
+    with running_platform(place, own_postgres, server) as running:
         yield running
 
 
 def test_uploads_in_flight_go_on_and_are_recorded_when_the_database_is_back(
-    scene: Scene, own_postgres: PostgresServer
+    platform: Platform, own_postgres: PostgresServer
 ) -> None:
     """A multipart upload of which the database sees the beginning and the end, and small ones."""
-    large = scene.large_video("large.mov", seconds=1)
-    small = scene.videos(["before.mp4", "a b.mp4"])
+    large = platform.large_video("large.mov", seconds=1)
+    small = platform.videos(["before.mp4", "a b.mp4"])
     in_flight, go_on = threading.Event(), threading.Event()
 
     def hold_the_second_part(request: Request, forward: Forward) -> Answer | None:
         if request.action == "UploadPart" and request.part_number == 2:
             in_flight.set()
             assert go_on.wait(PATIENCE_SECONDS)
-        return scene.count(request, forward)
+        return platform.count(request, forward)
 
-    scene.proxy.fault = hold_the_second_part
-    key = scene.key(large.video_id, "original")
+    platform.proxy.fault = hold_the_second_part
+    key = platform.key(large.video_id, "original")
     with (
-        running_daemon(scene.settings(), log=str(scene.directory / "daemon.log")) as daemon,
-        scene.compressing([large, *small]) as compression,
+        running_daemon(platform.settings(), log=str(platform.directory / "daemon.log")) as daemon,
+        platform.compressing([large, *small]) as compression,
     ):
         compression.outcomes()
         assert in_flight.wait(PATIENCE_SECONDS)
         own_postgres.stop()
         try:
             go_on.set()
-            wait_until(lambda: scene.completions[key] == 1, OUTAGE_SECONDS, lambda: scene.completions)
+            wait_until(lambda: platform.completions[key] == 1, OUTAGE_SECONDS, lambda: platform.completions)
             threading.Event().wait(OUTAGE_SECONDS)
             assert daemon.process.poll() is None
         finally:
             own_postgres.start()
-        wait_until(lambda: not unfinished(scene), PATIENCE_SECONDS, lambda: unfinished(scene))
-        assert problems(scene) == []
+        wait_until(lambda: not unfinished(platform), PATIENCE_SECONDS, lambda: unfinished(platform))
+        assert problems(platform) == []
         daemon.signal(signal.SIGTERM)
         assert daemon.wait() == 0
-    assert set(scene.completions.values()) == {1}
+    assert set(platform.completions.values()) == {1}
     # A copy that is dated back after its row was seen begins anew, before anything was sent.
-    released = [upload.path for upload in uploads_of(scene) if upload.state is State.RELEASED]
-    assert len(rows_of(scene)) == len(released) == len(set(released)) == 3 * (len(QUALITIES) + 1)
-    log = (scene.directory / "daemon.log").read_text()
+    released = [upload.path for upload in uploads_of(platform) if upload.state is State.RELEASED]
+    assert len(rows_of(platform)) == len(released) == len(set(released)) == 3 * (len(QUALITIES) + 1)
+    log = (platform.directory / "daemon.log").read_text()
     assert '"event": "record_waits"' in log
     assert '"internal_error"' not in log

@@ -1,4 +1,4 @@
-"""What must be true when everything has come to rest, whatever happened on the way."""
+"""What must be true once nothing is under way any more."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.request import ProxyHandler, build_opener
 import psycopg
 
 from db import Ledger, Upload, open_database, pending_migrations
-from tests.beside.platform import Scene
+from tests.beside.platform import Platform
 from tests.support.harness import BUCKET
 
 
@@ -27,9 +27,9 @@ class Row:
     url: str
 
 
-def rows_of(scene: Scene) -> list[Row]:
+def rows_of(platform: Platform) -> list[Row]:
     """Every row, oldest first."""
-    with psycopg.connect(scene.database_url, autocommit=True) as connection:
+    with psycopg.connect(platform.database_url, autocommit=True) as connection:
         found = connection.execute(
             "SELECT id::text, video_id::text, quality, status, url FROM video_qualities"
             " ORDER BY created_at, id"
@@ -37,28 +37,28 @@ def rows_of(scene: Scene) -> list[Row]:
     return [Row(*row) for row in found]
 
 
-def uploads_of(scene: Scene, instance: str = "test") -> list[Upload]:
+def uploads_of(platform: Platform, instance: str = "test") -> list[Upload]:
     """The ledger's rows."""
-    with closing(open_database(scene.database_url)) as database:
+    with closing(open_database(platform.database_url)) as database:
         return [] if pending_migrations(database) else Ledger(database, instance).uploads()
 
 
-def unfinished(scene: Scene, instance: str = "test") -> list[str]:
-    """What is still on its way: ready rows without a public URL, and uploads that a stage has to work on."""
-    hidden = [row for row in rows_of(scene) if row.status == "ready" and not is_public(scene, row)]
+def unfinished(platform: Platform, instance: str = "test") -> list[str]:
+    """What is unfinished: ready rows without a public URL, and uploads that a stage has to work on."""
+    hidden = [row for row in rows_of(platform) if row.status == "ready" and not is_public(platform, row)]
     return [f"row {row.quality} {row.url}" for row in hidden] + [
         f"{upload.path} {upload.state} awaits_row={upload.awaits_row} {upload.error_code} {upload.last_error}"
-        for upload in uploads_of(scene, instance)
+        for upload in uploads_of(platform, instance)
         if upload.state.is_open
     ]
 
 
-def is_public(scene: Scene, row: Row) -> bool:
+def is_public(platform: Platform, row: Row) -> bool:
     """Whether a row shows an object."""
-    return row.url.startswith(f"{scene.proxy.url}/{BUCKET}/")
+    return row.url.startswith(f"{platform.proxy.url}/{BUCKET}/")
 
 
-def problems(scene: Scene, *, broken: Collection[str] = (), kept: Collection[str] = ()) -> list[str]:
+def problems(platform: Platform, *, broken: Collection[str] = (), kept: Collection[str] = ()) -> list[str]:
     """Everything that is not as it must be; empty if all is well.
 
     `broken` are the paths whose encodes were made to fail; `kept` are further objects that may be there.
@@ -66,42 +66,42 @@ def problems(scene: Scene, *, broken: Collection[str] = (), kept: Collection[str
     found: list[str] = []
     fetch = build_opener(ProxyHandler({}))
     keys: set[str] = set(kept)
-    for row in rows_of(scene):
-        path = scene.output(row.video_id, row.quality)
+    for row in rows_of(platform):
+        path = platform.output(row.video_id, row.quality)
         if row.status == "ready":
-            if not is_public(scene, row):
+            if not is_public(platform, row):
                 found.append(f"a ready row without a public URL: {row}")
                 continue
-            keys.add(scene.key(row.video_id, row.quality))
+            keys.add(platform.key(row.video_id, row.quality))
             with fetch.open(row.url, timeout=30) as answer:
-                if answer.read() != (scene.aside / path).read_bytes():
+                if answer.read() != (platform.aside / path).read_bytes():
                     found.append(f"other bytes than the compressor wrote: {row}")
         elif row.status == "failed":
-            if is_public(scene, row):
+            if is_public(platform, row):
                 found.append(f"a failed row with a public URL: {row}")
             if path not in broken:
                 found.append(f"a good encode that was turned into a failed one: {row}")
         else:
             found.append(f"a row that is still processing: {row}")
-    found += [f"an object without a reason: {key}" for key in sorted(objects(scene) - keys)]
-    found += [f"an object that is missing: {key}" for key in sorted(keys - objects(scene))]
-    left = sorted(local_files(scene) - set(broken))
+    found += [f"an object without a reason: {key}" for key in sorted(objects(platform) - keys)]
+    found += [f"an object that is missing: {key}" for key in sorted(keys - objects(platform))]
+    left = sorted(local_files(platform) - set(broken))
     found += [f"a local file that should be released: {path}" for path in left]
-    uploads: Any = scene.s3.client().list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
+    uploads: Any = platform.s3.client().list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
     found += [f"an open multipart upload: {upload['Key']}" for upload in uploads]
     return found
 
 
-def objects(scene: Scene) -> set[str]:
+def objects(platform: Platform) -> set[str]:
     """The keys of all objects in the bucket."""
-    pages = scene.s3.client().get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
+    pages = platform.s3.client().get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
     return {entry["Key"] for page in pages for entry in page.get("Contents", [])}
 
 
-def local_files(scene: Scene) -> set[str]:
-    """The paths of all files below the watched directory, set-aside ones included."""
+def local_files(platform: Platform) -> set[str]:
+    """The paths of all files below the watched directory, quarantined ones included."""
     return {
-        os.path.relpath(os.path.join(directory, name), scene.completed)
-        for directory, _, names in os.walk(scene.completed)
+        os.path.relpath(os.path.join(directory, name), platform.completed)
+        for directory, _, names in os.walk(platform.completed)
         for name in names
     }

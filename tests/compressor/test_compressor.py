@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.compressor.compressor import Compressor
-from tests.compressor.ffmpeg import FfmpegError, Probe, probe
+from tests.compressor.ffmpeg import Probe, probe
 from tests.compressor.sources import make_large_source
-from tests.compressor.steps import Hook, Step
+from tests.compressor.steps import Step
 
 VIDEO_ID = "0f8fad5b-d9cb-469f-a165-70867728950e"
 BASE_URL = f"https://example.com/videos/{VIDEO_ID}"
@@ -78,18 +78,6 @@ def test_rows_and_files_come_in_the_contracts_order(
     ]
 
 
-def test_the_directory_of_a_video_is_there_before_its_first_row(
-    source: Path, compressor: Compressor, journal: Journal
-) -> None:
-    seen: list[bool] = []
-
-    def look(step: Step, video_id: str, quality: str | None) -> None:
-        seen.append((journal.completed_dir / video_id).is_dir())
-
-    next(replace(compressor, hook=look).compress(VIDEO_ID, source))
-    assert seen[0]
-
-
 def test_the_original_is_a_copy_with_the_sources_old_time(source: Path, compressor: Compressor) -> None:
     *_, original = compressor.compress(VIDEO_ID, source)
     assert original.path.read_bytes() == source.read_bytes()
@@ -109,28 +97,6 @@ def test_compressing_again_overwrites_in_place_and_copies_no_original(
     assert [before == after for before, after in zip(first, second, strict=True)] == [False, False, True]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_an_encode_that_fails_is_recorded_and_leaves_its_broken_file(
-    source: Path, compressor: Compressor, journal: Journal, number: signal.Signals
-) -> None:
-    failing = replace(compressor, failures={(VIDEO_ID, quality): number for quality in compressor.qualities})
-    *renditions, original = failing.compress(VIDEO_ID, source)
-    assert all(outcome.path.stat().st_size and outcome.error for outcome in renditions)
-    assert original.error is None
-    verdicts = [entry[0] for entry in journal.entries]
-    assert verdicts == ["processing", "failed"] * 2 + ["finished", "original", "describe"]
-    assert ("finished", VIDEO_ID, "None") in journal.entries
-
-
-def test_sigkill_in_the_middle_leaves_48_bytes_without_an_index(source: Path, compressor: Compressor) -> None:
-    killed = replace(compressor, failures={(VIDEO_ID, "144p"): signal.SIGKILL})
-    low, high, _ = killed.compress(VIDEO_ID, source)
-    assert low.error == f"ffmpeg ended with -9 on {low.path}"
-    content = low.path.read_bytes()
-    assert (len(content), content[4:8], b"moov" in content) == (48, b"ftyp", False)
-    assert high.error is None
-
-
 def test_sigterm_in_the_middle_leaves_a_valid_but_shorter_mp4(source: Path, compressor: Compressor) -> None:
     stopped = replace(compressor, failures={(VIDEO_ID, "240p"): signal.SIGTERM})
     low, high, _ = stopped.compress(VIDEO_ID, source)
@@ -140,10 +106,14 @@ def test_sigterm_in_the_middle_leaves_a_valid_but_shorter_mp4(source: Path, comp
 
 
 def test_every_step_is_told_in_order_with_its_video_and_quality(source: Path, compressor: Compressor) -> None:
+    """The directory of the video is there before its first row."""
     told: list[tuple[Step, str, str | None]] = []
-    failing = replace(
-        compressor, hook=lambda *step: told.append(step), failures={(VIDEO_ID, "240p"): signal.SIGKILL}
-    )
+
+    def hear(step: Step, video_id: str, quality: str | None) -> None:
+        assert (compressor.completed_dir / video_id).is_dir()
+        told.append((step, video_id, quality))
+
+    failing = replace(compressor, hook=hear, failures={(VIDEO_ID, "240p"): signal.SIGKILL})
     list(failing.compress(VIDEO_ID, source))
     assert {video_id for _, video_id, _ in told} == {VIDEO_ID}
     assert [(step, quality) for step, _, quality in told] == [
@@ -180,30 +150,6 @@ def test_the_file_is_open_from_the_start_of_an_encode_until_its_end(
     assert seen == {Step.ENCODE_STARTED: (True, False), Step.ENCODED: (False, True)}
 
 
-def test_a_good_encode_whose_file_is_taken_away_before_the_probe_is_a_failed_one(
-    source: Path, compressor: Compressor, journal: Journal
-) -> None:
-    outcome = next(replace(compressor, hook=_gone_at(Step.ENCODED, journal)).compress(VIDEO_ID, source))
-    assert outcome.error
-    assert [entry[0] for entry in journal.entries] == ["processing", "failed"]
-
-
-def test_a_file_that_is_taken_away_after_the_probe_is_still_a_good_one(
-    source: Path, compressor: Compressor, journal: Journal
-) -> None:
-    outcome = next(replace(compressor, hook=_gone_at(Step.PROBED, journal)).compress(VIDEO_ID, source))
-    assert outcome.error is None
-    assert [entry[0] for entry in journal.entries] == ["processing", "ready"]
-
-
-def test_an_original_that_is_taken_away_before_the_probe_gets_no_row(
-    source: Path, compressor: Compressor, journal: Journal
-) -> None:
-    *_, original = replace(compressor, hook=_gone_at(Step.COPIED, journal)).compress(VIDEO_ID, source)
-    assert original.error
-    assert journal.entries[-1][0] == "finished"
-
-
 def test_a_copy_is_kept_aside_even_of_what_is_taken_away_at_once(source: Path, tmp_path: Path) -> None:
     """Somebody may release a file as soon as its row says that it is ready."""
 
@@ -225,35 +171,6 @@ def test_the_large_source_is_large_enough_for_a_multipart_upload(tmp_path: Path)
     assert (tmp_path / "large.mov").stat().st_size > 16 * 1024 * 1024
 
 
-def test_what_is_no_video_is_told_with_ffmpegs_own_words(tmp_path: Path) -> None:
-    (tmp_path / "notes.mp4").write_text("no video")
-    with pytest.raises(FfmpegError, match=r"notes\.mp4|Invalid data"):
-        probe(tmp_path / "notes.mp4")
-
-
-def test_a_shrunken_rendition_keeps_its_name_and_is_smaller(source: Path, compressor: Compressor) -> None:
-    small = replace(compressor, qualities=["1080p", "144p"], shrink=8)
-    low, high, _ = small.compress(VIDEO_ID, source)
-    assert [probe(outcome.path).height for outcome in (low, high)] == [18, 134]
-    assert (low.path.name, high.path.name) == (f"{source.stem}_144p.mp4", f"{source.stem}_1080p.mp4")
-
-
-def test_a_request_has_an_address_of_its_own(source: Path, compressor: Compressor, journal: Journal) -> None:
-    list(compressor.compress(VIDEO_ID, source, video_url_base="http://videos.example:8080/v"))
-    urls = [entry[-1] for entry in journal.entries if entry[0] in {"processing", "ready", "original"}]
-    assert len(urls) == 5
-    assert all(url.startswith(f"http://videos.example:8080/v/{VIDEO_ID}/{source.stem}") for url in urls)
-
-
-def test_a_probe_tells_all_that_a_row_has_a_column_for(source: Path) -> None:
-    found = probe(source)
-    assert (found.container, found.codec, found.audio_codec) == ("mp4", "h264", "aac")
-    assert (found.width, found.height, found.fps, found.aspect_ratio) == (320, 180, 30.0, "16:9")
-    assert (found.pixel_format, found.audio_sample_rate, found.audio_channels) == ("yuv420p", 44100, 1)
-    assert found.bitrate
-    assert found.audio_bitrate
-
-
 def _is_open_elsewhere(path: Path) -> bool:
     """Whether a process of this machine has the file open for writing."""
     for link in Path("/proc").glob("[0-9]*/fd/*"):
@@ -263,14 +180,3 @@ def _is_open_elsewhere(path: Path) -> bool:
         except OSError:
             continue
     return False
-
-
-def _gone_at(lost_at: Step, journal: Journal) -> Hook:
-    """A hook that takes the video's newest file away at a step."""
-
-    def take_away(step: Step, video_id: str, quality: str | None) -> None:
-        if step is lost_at:
-            files = (journal.completed_dir / video_id).iterdir()
-            max(files, key=lambda path: path.stat().st_ctime_ns).unlink()
-
-    return take_away

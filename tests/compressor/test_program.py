@@ -1,12 +1,11 @@
 """The program: what it says, writes and ends with."""
 
 from pathlib import Path
-from threading import Event
 
 import pytest
 
 from tests.compressor.__main__ import main
-from tests.compressor.database import add_video, connect
+from tests.compressor.database import connect
 from tests.support.postgres import PostgresServer
 
 VIDEO_ID = "0f8fad5b-d9cb-469f-a165-70867728950e"
@@ -28,15 +27,6 @@ def test_the_program_compresses_several_videos_and_says_what_became_of_them(
     )
 
 
-def test_the_program_ends_with_1_when_an_output_is_not_good(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    source = tmp_path / "notes.mp4"
-    source.write_text("no video")
-    assert main(["--source", str(source), "--completed-dir", str(tmp_path), "--qualities", "144p"]) == 1
-    assert "ffmpeg ended with" in capsys.readouterr().out
-
-
 def test_the_program_keeps_the_rows_of_what_it_compresses(
     source: Path, tmp_path: Path, postgres: PostgresServer
 ) -> None:
@@ -55,18 +45,6 @@ def test_the_program_keeps_the_rows_of_what_it_compresses(
             assert videos.fetchall() == [(VIDEO_ID, source.stem, "published")]
 
 
-def test_the_program_deletes_a_video_and_says_if_there_is_none(
-    database: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    add_video(database, VIDEO_ID)
-    arguments = ["--database", database, "--delete", VIDEO_ID]
-    assert [main(arguments), main(arguments)] == [0, 1]
-    assert capsys.readouterr().out.splitlines() == [
-        f"deleted: {VIDEO_ID}",
-        f"not there to be deleted: {VIDEO_ID}",
-    ]
-
-
 def test_a_video_that_the_database_refuses_is_reported_as_not_good(
     source: Path, tmp_path: Path, database: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -78,27 +56,12 @@ def test_a_video_that_the_database_refuses_is_reported_as_not_good(
     assert str(source) in said
 
 
-def test_a_delay_ends_when_the_program_is_to_stop(
-    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    stopped = Event()
-    stopped.set()
-    arguments = [*_work(source, tmp_path, "144p"), "--delay", "row-inserted=3600"]
-    assert main(arguments, stopped=stopped) == 1
-    assert capsys.readouterr().out.startswith("ready: ")
-
-
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ([], "--source"),
-        (["--delete", VIDEO_ID], "need --database"),
-        (["--source", "a.mp4"], "--source needs"),
         (["--delay", "soon=1"], "'soon' is none of row-inserted"),
         (["--fail", f"{VIDEO_ID}:144p=SIGHUP"], "'SIGHUP' is neither"),
         (["--fail", f"{VIDEO_ID}:145p=SIGTERM"], "'145p' is none of"),
-        (["--again", "-1"], "less than none"),
-        (["--shrink", "0"], "less than 1"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_the_reason(

@@ -19,6 +19,7 @@ from storage import StorageConfig
 from tests.conformance.localstack import LocalStackUnavailableError, running_localstack
 from tests.conformance.suite_options import localstack_is_required
 from tests.demo.processes import s3_server
+from tests.support.fault_proxy import FaultProxy
 from tests.support.s3_server import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY
 
 if TYPE_CHECKING:
@@ -186,3 +187,10 @@ def _bucket_on(
             backend.clear("")
             client.delete_bucket(Bucket=bucket)
         client.close()
+
+
+def proxy_before(backend: Backend) -> FaultProxy:
+    """A proxy before a server; skips the test where there can be none."""
+    if backend.url.startswith("https:"):
+        pytest.skip(f"the proxy cannot stand before {backend.url}: it speaks plain http to the server")
+    return FaultProxy(backend.url)

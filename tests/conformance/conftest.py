@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from storage import ObjectStore
-from tests.conformance.backends import Backend, open_backend
+from tests.conformance.backends import Backend, open_backend, proxy_before
 from tests.conformance.suite_options import chosen_backends
 from tests.support.fault_proxy import FaultProxy
 from tests.support.s3_server import forget_aws
@@ -46,15 +46,8 @@ def key(prefix: str) -> str:
 @pytest.fixture
 def proxy(backend: Backend) -> Iterator[FaultProxy]:
     """Counts what the server is asked, and does what it is told in between."""
-    with before(backend) as running:
+    with proxy_before(backend) as running:
         yield running
-
-
-def before(backend: Backend) -> FaultProxy:
-    """Another proxy, for another life of the client."""
-    if backend.url.startswith("https:"):
-        pytest.skip(f"the proxy cannot stand before {backend.url}: it speaks plain http to the server")
-    return FaultProxy(backend.url)
 
 
 @pytest.fixture

@@ -12,8 +12,7 @@ from dataclasses import replace
 import pytest
 
 from storage import Multipart, ObjectStore, SourceChangedError, UploadCancelledError, Verdict
-from tests.conformance.backends import Backend
-from tests.conformance.conftest import before
+from tests.conformance.backends import Backend, proxy_before
 from tests.conformance.files import MIB, content_of, make_file, source_of
 from tests.conformance.sending import StopAfterParts, Watched, parts_sent
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request
@@ -32,7 +31,7 @@ def kill(backend: Backend, path: str, key: str, parts: int) -> Multipart:
         "AWS_ACCESS_KEY_ID": backend.access_key_id,
         "AWS_SECRET_ACCESS_KEY": backend.secret_access_key,
     }
-    with before(backend) as proxy:
+    with proxy_before(backend) as proxy:
         command = [sys.executable, "-m", "tests.conformance.sender"]
         command += [proxy.url, backend.region, backend.bucket, key, path]
         with subprocess.Popen(
@@ -51,7 +50,7 @@ def cancel(backend: Backend, path: str, key: str, parts: int) -> Multipart:
     """Cancel an upload in this process, when the server has `parts` parts."""
     watched = Watched()
     with (
-        before(backend) as proxy,
+        proxy_before(backend) as proxy,
         ObjectStore(backend.config(proxy.url)) as store,
         source_of(path) as source,
     ):
@@ -164,7 +163,11 @@ def test_an_upload_can_be_broken_off_again_and_again(
         watched.send(store, source, key, resume=multipart)
     fault.give_up()
     assert not watched.multiparts
-    with before(backend) as third, ObjectStore(backend.config(third.url)) as later, source_of(path) as source:
+    with (
+        proxy_before(backend) as third,
+        ObjectStore(backend.config(third.url)) as later,
+        source_of(path) as source,
+    ):
         Watched().send(later, source, key, resume=multipart)
         assert parts_sent(third.requests) == [5]
     assert backend.content(key) == content_of(path)

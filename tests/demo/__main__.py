@@ -23,7 +23,7 @@ from rich.measure import Measurement
 from db import OwnCatalog, open_database
 from tests.demo.ledger_watch import ProgressView, Watch, watch
 from tests.demo.processes import StartError, last_lines, running, s3_server, stop
-from tests.demo.setup import Scene
+from tests.demo.setup import DemoSetup
 from tests.demo.verdict import Verdict, judge, table_of
 
 LONGEST_SECONDS = 90
@@ -39,7 +39,7 @@ def main() -> int:
     console = Console(highlight=False)
     try:
         with _directory(console, keep=options.keep) as root:
-            return _play(console, Scene(root))
+            return _play(console, DemoSetup(root))
     except StartError as exc:
         console.print(str(exc), style="red", markup=False)
         return 1
@@ -48,44 +48,44 @@ def main() -> int:
         return 130
 
 
-def _play(console: Console, scene: Scene) -> int:
+def _play(console: Console, setup: DemoSetup) -> int:
     started = time.monotonic()
     with console.status("Making two source videos …"):
-        scene.prepare()
-    verdicts, trouble = _act(console, scene)
+        setup.prepare()
+    verdicts, trouble = _act(console, setup)
     seconds = time.monotonic() - started
     if _is_good(console, verdicts, trouble):
         console.print(f"It took {seconds:.0f} s.")
         return 0
     console.print(f"Failed after {seconds:.0f} s. {trouble or ''}", style="red", markup=False)
     for name in ("compressor", "daemon"):
-        words = last_lines(scene.log(name))
+        words = last_lines(setup.log(name))
         console.print(f"The {name}'s last words:", words, sep="\n", markup=False, soft_wrap=True)
     return 1
 
 
-def _act(console: Console, scene: Scene) -> tuple[list[Verdict], str | None]:
+def _act(console: Console, setup: DemoSetup) -> tuple[list[Verdict], str | None]:
     """Run everything to its end; returns what was found, and what went wrong with the run itself."""
-    renditions = list(scene.renditions())
+    renditions = list(setup.renditions())
     with ExitStack() as stack:
-        endpoint = stack.enter_context(s3_server(scene.log("s3")))
-        console.print(f"S3 is at {endpoint}, the daemon watches {scene.completed}.", soft_wrap=True)
+        endpoint = stack.enter_context(s3_server(setup.log("s3")))
+        console.print(f"S3 is at {endpoint}, the daemon watches {setup.completed}.", soft_wrap=True)
         daemon = stack.enter_context(
             running(
                 "watcher",
                 "run",
-                log=scene.log("daemon"),
-                environment=scene.daemon_environment(endpoint),
-                directory=scene.state,
+                log=setup.log("daemon"),
+                environment=setup.daemon_environment(endpoint),
+                directory=setup.state,
             )
         )
         compressor = stack.enter_context(
-            running("tests.compressor", *scene.compressor_arguments(), log=scene.log("compressor"))
+            running("tests.compressor", *setup.compressor_arguments(), log=setup.log("compressor"))
         )
-        console.print(f"A compressor makes {len(renditions)} files of {len(scene.videos)} videos.")
-        database = stack.enter_context(closing(open_database(scene.database_url, read_only=True)))
+        console.print(f"A compressor makes {len(renditions)} files of {len(setup.videos)} videos.")
+        database = stack.enter_context(closing(open_database(setup.database_url, read_only=True)))
         watcher = Watch(database)
-        view = ProgressView(console, scene.completed, renditions)
+        view = ProgressView(console, setup.completed, renditions)
         trouble = watch(
             watcher, view, renditions, compressor=compressor, daemon=daemon, seconds=LONGEST_SECONDS
         )
@@ -96,7 +96,7 @@ def _act(console: Console, scene: Scene) -> tuple[list[Verdict], str | None]:
         if watcher.trouble is not None:
             return [], f"{trouble or ''} {watcher.trouble}".strip()
         catalog = OwnCatalog(database)
-        verdicts = judge(renditions, uploads, catalog, completed=scene.completed, aside=scene.aside)
+        verdicts = judge(renditions, uploads, catalog, completed=setup.completed, aside=setup.aside)
     return verdicts, trouble
 
 
@@ -104,7 +104,7 @@ def _is_good(console: Console, verdicts: list[Verdict], trouble: str | None) -> 
     """Print what was found."""
     if verdicts:
         table = table_of(verdicts)
-        # A line that is too wide is broken by the window, so that a URL stays one word for whoever copies it.
+        # A line that is too wide is broken by the window, so that a URL can be copied as one word.
         widest = console.options.update(max_width=1000)
         console.width = max(console.width, Measurement.get(console, widest, table).maximum)
         console.print(table)

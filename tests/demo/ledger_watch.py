@@ -1,4 +1,4 @@
-"""Watching the daemon through its ledger, from outside and without a word to it."""
+"""Watching the daemon through its ledger."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class ProgressView:
                 exists = (self._completed / rendition.path).exists()
                 self.progress.update(task, stage="being written" if exists else "awaited")
                 continue
-            # Whoever adopts an object that is already there sends nothing.
+            # An object that is adopted is not sent.
             sent = upload.bytes_sent if upload.state is State.PENDING else upload.size
             word = _WORDS.get(upload.state, upload.state.value)
             self.progress.update(task, total=upload.size, completed=sent, stage=word)

@@ -54,7 +54,7 @@ def running(
 def stop(process: subprocess.Popen[str]) -> int:
     """End the process and its children, gently first; returns its exit code."""
     if process.poll() is None:
-        # As long as it has not been waited for, the number of its group is nobody else's.
+        # Until it has been waited for, the number of its group is not reused.
         os.killpg(process.pid, signal.SIGTERM)
         try:
             process.wait(_STOP_SECONDS)

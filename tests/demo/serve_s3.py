@@ -1,6 +1,6 @@
 """An S3 server as a program: says its URL on stdout, and ends when its stdin does.
 
-So it ends with whoever started it, even one that was killed.
+So it ends with the process that started it, even if that was killed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the demo plays with: its directories, its videos and the settings of the daemon."""
+"""The demo's directories and videos, and the settings of its daemon."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KEPT_FROM_THE_ENVIRONMENT = ("LANG", "LC_ALL", "PATH", "PYTHONPATH", "TMPDIR", 
 
 @dataclass(frozen=True)
 class Video:
-    """One source that somebody might have uploaded."""
+    """One source video."""
 
     name: str
     seconds: float
@@ -41,7 +41,7 @@ class Rendition:
 
 
 @dataclass(frozen=True)
-class Scene:
+class DemoSetup:
     """Everything below `root`."""
 
     root: Path

@@ -21,11 +21,11 @@ pytestmark = pytest.mark.long
 @contextmanager
 def demo(directory: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """The demo, with `directory` for its temporary files and an environment that could lead it astray."""
-    stale_rows = {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_PROFILE": "nobody", "KEEP_LOCAL": "true"}
+    stray = {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_PROFILE": "nobody", "KEEP_LOCAL": "true"}
     with subprocess.Popen(
         [sys.executable, "-m", "tests.demo", *arguments],
         cwd=PROJECT,
-        env=os.environ | stale_rows | {"TMPDIR": str(directory)},
+        env=os.environ | stray | {"TMPDIR": str(directory)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

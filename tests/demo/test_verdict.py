@@ -1,4 +1,4 @@
-"""The demo's judgement: it must not call good what is not."""
+"""The demo's verdict calls nothing good that is not."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -67,37 +67,23 @@ def upload(database: Database) -> Upload:
     return found
 
 
-@pytest.mark.parametrize("size", [0, 1, len(CONTENT)])
-def test_what_is_the_same_is_found_to_be_the_same(size: int, served: tuple[Path, str], kept: Path) -> None:
+def test_one_byte_is_a_difference(served: tuple[Path, str], kept: Path) -> None:
     directory, url = served
-    kept.write_bytes(CONTENT[:size])
-    (directory / "object").write_bytes(CONTENT[:size])
+    (directory / "object").write_bytes(CONTENT)
     assert fetch_and_compare(f"{url}/object", kept) is None
+    for content in (CONTENT[:-1], CONTENT + b"!", b"!" + CONTENT[1:], CONTENT[:-1] + b"!", b""):
+        (directory / "object").write_bytes(content)
+        assert "differs" in (fetch_and_compare(f"{url}/object", kept) or "")
 
 
-@pytest.mark.parametrize(
-    "content",
-    [CONTENT[:-1], CONTENT + b"!", b"!" + CONTENT[1:], CONTENT[:-1] + b"!", b""],
-    ids=["shorter", "longer", "another first byte", "another last byte", "empty"],
-)
-def test_one_byte_is_a_difference(content: bytes, served: tuple[Path, str], kept: Path) -> None:
-    directory, url = served
-    (directory / "object").write_bytes(content)
-    assert "differs" in (fetch_and_compare(f"{url}/object", kept) or "")
-
-
-def test_what_a_stranger_cannot_have_is_told(served: tuple[Path, str], kept: Path) -> None:
-    _, url = served
-    assert "404" in (fetch_and_compare(f"{url}/object", kept) or "")
-    assert fetch_and_compare(kept.as_uri(), kept) == f"{kept.as_uri()} is not a public URL"
-
-
-def test_without_a_copy_kept_aside_nothing_is_called_the_same(
-    served: tuple[Path, str], tmp_path: Path
+def test_what_cannot_be_fetched_or_compared_is_not_called_the_same(
+    served: tuple[Path, str], kept: Path, tmp_path: Path
 ) -> None:
     directory, url = served
-    (directory / "object").write_bytes(b"")
-    assert fetch_and_compare(f"{url}/object", tmp_path / "nothing") == "no copy was kept aside"
+    (directory / "empty").write_bytes(b"")
+    assert fetch_and_compare(f"{url}/empty", tmp_path / "nothing") == "no copy was kept aside"
+    assert "404" in (fetch_and_compare(f"{url}/object", kept) or "")
+    assert fetch_and_compare(kept.as_uri(), kept) == f"{kept.as_uri()} is not a public URL"
 
 
 def test_an_upload_on_its_way_is_not_called_good_whatever_its_url_gives(

@@ -1,4 +1,4 @@
-"""Whether what the daemon says is so: every object is fetched as a stranger would, and compared."""
+"""The demo's verdict: every object is fetched without credentials and compared."""
 
 from __future__ import annotations
 

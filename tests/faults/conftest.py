@@ -1,15 +1,10 @@
-"""What the fault tests share with the integration tests."""
+"""Fixtures of the fault tests."""
 
 from __future__ import annotations
 
-from tests.integration.conftest import (  # noqa: F401  # fixtures
-    _no_aws_environment,
-    make_harness,
-    proxy,
-    rows,
-    s3,
-    server,
-    settings,
-    video,
-)
-from tests.unit.watcher.conftest import _sigio_is_ignored, media, place  # noqa: F401  # fixtures
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _isolated(no_aws_environment: None, sigio_ignored: None) -> None:
+    """The AWS settings of this machine play no part, and a broken lease kills nothing."""

@@ -83,7 +83,7 @@ def inspect(content: bytes, extension: str, size: int | None = None) -> tuple[st
 
 
 def real_files(family: str) -> list[Path]:
-    """The files of the corpus that ffmpeg wrote and nobody has touched."""
+    """The unchanged files of the corpus, as ffmpeg wrote them."""
     return [path for path in corpus(family) if path.name.startswith("real-")]
 
 

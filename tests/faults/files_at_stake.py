@@ -1,7 +1,7 @@
 """The files at stake while a fault is injected, and the verdict on what became of them.
 
-The verdict asks nobody who has an interest: S3 lists every version of every object, the directory what is
-left, the ledger what it believes.
+The verdict does not rely on the daemon: it compares every version of every object in S3, the files that
+are left, and the rows of the ledger.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from db import State
 from tests.faults.outcomes import Outcome
-from tests.integration.test_daemon import place_file, rows
+from tests.support.daemon_process import place_file, rows
 from tests.support.harness import BUCKET
 from tests.support.s3_server import S3Server
 from watcher.settings.model import Settings
@@ -26,8 +26,8 @@ BELIEVED = frozenset({State.VERIFIED, State.PUBLISHED, State.RELEASED})
 
 
 @dataclass
-class Stakes:
-    """What a test puts at stake. Its bucket keeps every version of every object, so that none goes unseen."""
+class FilesAtStake:
+    """The files that a test puts at stake. The bucket is versioned, so that every upload is seen."""
 
     fault: str
     server: S3Server
@@ -44,13 +44,13 @@ class Stakes:
         )
 
     def add(self, path: str, content: bytes) -> None:
-        """Somebody finished a good file, or put a new content in its place: from now on that must survive."""
+        """Put the content of a finished file at stake; a later call for the same path replaces it."""
         self._contents.setdefault(path, []).append(content)
 
     def put(self, settings: Settings, path: str, content: bytes, *, at_stake: str = "") -> str:
         """Write a file below the watched directory and put it at stake; returns where it is.
 
-        What is only going to get its name is `at_stake` under that one.
+        A file that is renamed later is put at stake under the name given as `at_stake`.
         """
         target = os.path.join(settings.completed_dir, path)
         os.makedirs(os.path.dirname(target), exist_ok=True)
@@ -66,22 +66,22 @@ class Stakes:
             self.add(path, file.read())
 
     def inject(self, times: int = 1) -> None:
-        """The fault was injected, just now or until now."""
+        """Count injections of the fault; the time to recover is counted from the last one."""
         self.injected += times
         self._over_at = time.monotonic()
 
     def over(self) -> None:
-        """What lasted is over now: from here on the time to recover counts."""
+        """Note the end of a fault that lasted: the time to recover is counted from here."""
         self._over_at = time.monotonic()
 
     def recovered(self) -> None:
-        """Everything is where it belongs, as the daemon says; the verdict comes later."""
+        """Note that the daemon has recovered by its own account; `judge` verifies it."""
         self._recovered_at = time.monotonic()
 
     def judge(self, settings: Settings) -> None:
-        """Decide what became of everything that is at stake; fails the test if anything did.
+        """Compare what is at stake with what is left; fails the test if anything was lost, wrong or doubled.
 
-        Where the daemon's own word was not waited for with `recovered`, this is when it recovered.
+        The daemon counts as recovered now, unless `recovered` was called before.
         """
         ended_at = self._recovered_at or time.monotonic()
         current, versions = self._objects()
@@ -111,7 +111,7 @@ class Stakes:
         assert self.outcome.is_good, f"{self.outcome}: lost {lost}, wrong {wrong}, doubled {doubled}"
 
     def _bad_objects(self, versions: dict[str, list[bytes]]) -> list[str]:
-        """Objects of no file at stake, and such as were never the content of theirs."""
+        """Objects of no file at stake, and objects with content that their file never had."""
         good = {_key(path): contents for path, contents in self._contents.items()}
         return [
             f"{key} has content that was never finished"
@@ -121,7 +121,7 @@ class Stakes:
         ]
 
     def _objects(self) -> tuple[dict[str, bytes], dict[str, list[bytes]]]:
-        """What is in S3 by key, and everything that ever was: deleting leaves the versions before."""
+        """The current objects by key, and every version that ever was: deletion keeps earlier versions."""
         client = self.server.client()
         current: dict[str, bytes] = {}
         versions: dict[str, list[bytes]] = {}
@@ -155,7 +155,7 @@ def _files(directory: str, sizes: set[int]) -> set[bytes]:
 
 
 def _unfounded(settings: Settings, current: dict[str, bytes]) -> list[str]:
-    """What the ledger believes to be in S3 and is not."""
+    """Rows of the ledger that claim an object which is not in S3."""
     return [
         f"{row.path} is {row.state} without an object"
         for row in rows(settings)

@@ -1,4 +1,4 @@
-"""A daemon that has to go well whatever is done to the ground under it."""
+"""A daemon that must not fail while its file system does."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from db import State
-from tests.integration.test_daemon import rows
-from tests.support.daemon_process import DaemonProcess, running_daemon
+from tests.support.daemon_process import DaemonProcess, rows, running_daemon
 from watcher.settings.model import Settings
 
 

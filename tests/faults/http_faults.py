@@ -1,4 +1,4 @@
-"""The faults of servers, and of networks that strike a request in a certain place, each by its name."""
+"""Faults of HTTP servers, and faults that strike a request in a certain place."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class CutInBody(Fault):
 
 @dataclass(frozen=True)
 class StalledInBody(Fault):
-    """Half of the body comes through, then nothing any more, and nobody says so."""
+    """Forwards half of the body, then nothing, and keeps the connection open."""
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""The same proxy before an HTTP server: it knows where requests begin and end, and what they ask for."""
+"""The proxy for HTTP: it parses requests and knows their S3 actions."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class _Peer:
         self._writer = writer
 
     async def receive(self) -> h11.Event:
-        """What the other side says next; `CutError` if it makes no sense or is broken off."""
+        """The other side's next event; `CutError` if it is invalid or broken off."""
         try:
             while (event := self.http.next_event()) is h11.NEED_DATA:
                 self.http.receive_data(await self._reader.read(BLOCK))
@@ -88,7 +88,7 @@ class _Peer:
             continue
 
     def bytes_of(self, events: list[h11.Event]) -> bytes:
-        """How it is said on the wire; to be sent, for the connection takes it as said."""
+        """The bytes of an event, which must be sent: the connection counts them as sent."""
         return b"".join(self.http.send(event) or b"" for event in events)
 
     async def write(self, raw: bytes) -> None:

@@ -1,6 +1,6 @@
-"""What is known to be true of one example's world, and where to look: at nothing that the daemon says.
+"""What is known to be true of one example, read from files, S3 and tables, never from the daemon.
 
-It sees what is there, whatever state the daemon, or its way to the database, is in.
+It can be read whatever state the daemon, or its connection to the database, is in.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Row:
 
 
 @dataclass
-class Scene:
-    """The real parts of one example, and what is known to be true of them."""
+class KnownState:
+    """The servers and directories of one example, and what is known to be true of them."""
 
     settings: Settings
     server: S3Server
@@ -49,14 +49,14 @@ class Scene:
     contents: dict[str, bytes] = field(default_factory=dict)
     """Everything that was ever written, by its MD5."""
     excused: set[bytes] = field(default_factory=set)
-    """Contents that somebody else than the daemon has destroyed."""
+    """Contents that were destroyed, but not by the daemon."""
     away: dict[str, bytes] = field(default_factory=dict)
     zeroed: set[bytes | None] = field(default_factory=set)
     broken: int = 0
-    """So many more requests S3 refuses."""
+    """How many more requests S3 refuses."""
     _seen: tuple[object, dict[str, bytes | None]] | None = None
     own_deletions: int = 0
-    """What was deleted past the proxy."""
+    """How many objects were deleted without the proxy."""
 
     def path(self, name: str) -> str:
         """Relative to the watched directory."""
@@ -75,11 +75,11 @@ class Scene:
         return content_of(self.absolute(name))
 
     def aside(self, name: str) -> bytes | None:
-        """What is set aside and belongs to the file."""
+        """The content of the file's quarantined copy."""
         return next((content_of(path) for path in self.asides(name)), None)
 
     def objects(self) -> dict[str, bytes | None]:
-        """What S3 has, by file name: told by its ETag, which is the MD5 of what somebody once wrote."""
+        """The content of each file's object, identified by its ETag, the MD5 of what was once written."""
         # It is listed anew only if something has been written since.
         writes = sum(request.method in {"PUT", "POST", "DELETE"} for request in self.proxy.requests)
         state = (writes, self.own_deletions)
@@ -105,7 +105,7 @@ class Scene:
         return newest if newest is not None and newest.status == "processing" else None
 
     def excuse_replaced(self, name: str) -> None:
-        """What the object of the newest ready row has replaced is missed by nobody, even without that row."""
+        """Excuse what the object of the newest ready row has replaced, even once that row is deleted."""
         ready = [row.content for row in self.known if row.name == name and row.status == "ready"]
         if ready and ready[-1] == self.stored(name):
             self.excused.update(content for content in ready[:-1] if content and content != ready[-1])
@@ -127,7 +127,7 @@ class Scene:
         return proofs.fetchone() is not None
 
     def asides(self, name: str) -> list[str]:
-        """Where what belongs to a file is set aside."""
+        """The paths of a file's quarantined copies."""
         directory = os.path.dirname(self.absolute(name))
         ids = {entry: parse_quarantine_name(entry) for entry in sorted(os.listdir(directory))}
         if not any(ids.values()):

@@ -72,7 +72,7 @@ class Disk:
         run("mount", "-o", "loop,errors=remount-ro", self.image, self.path)
 
     def fail(self) -> None:
-        """Let the kernel find the file system in error: nothing can be written from here on; see ext4(5)."""
+        """Make the kernel find an error, after which the file system is read-only; see ext4(5)."""
         found = subprocess.run(
             ["findmnt", "-no", "SOURCE", self.path], check=True, capture_output=True, text=True, timeout=20
         )
@@ -84,7 +84,7 @@ class Disk:
             pytest.skip(f"no error can be made in a file system here: {error}")
 
     def repair(self) -> None:
-        """What an operator does when nobody uses it any more: check it, and mount it again."""
+        """Check the unused file system and mount it again, as an operator does."""
         unmount(self.path)
         subprocess.run(["e2fsck", "-fy", self.image], check=False, capture_output=True, timeout=20)
         self.mount()

@@ -1,4 +1,4 @@
-"""Every fault of the network before S3, and of S3 as the network shows it, that the daemon is put through."""
+"""The faults of S3 and of the network before it that tests inject."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ LASTING: Final = (
 """They last until they are relieved."""
 
 HIDING: Final = Trouble(Answered(403, "AccessDenied"), Requests(HEADS), "object-unknown")
-"""Files may be sent, and nobody may know what became of them."""
+"""Uploads may be made, and their results may not be verified."""
 
 CONSTANT: Final = (
     Trouble(Answered(500, "InternalError"), Requests(every=3), "InternalError", may_go_unseen=True),

@@ -1,4 +1,4 @@
-"""A database that goes away for real and comes back: nobody gets in, and whoever was in is thrown out."""
+"""Outages of a database: connections are refused, and open ones are terminated."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class DatabaseOutages:
             continue
 
     def come_back(self) -> None:
-        """Let everybody in again."""
+        """Accept connections again."""
         if self.is_away:
             self._allow(True)
 

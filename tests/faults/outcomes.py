@@ -1,4 +1,4 @@
-"""What became of the files at stake in each fault, as a row of a table, and that table in the README."""
+"""The outcome of each fault as a row of a table, and that table in the README."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Outcome:
 
     @property
     def is_good(self) -> bool:
-        """Whether the fault came at all, something was at stake, and nothing came of it."""
+        """Whether the fault was injected, something was at stake, and no harm was done."""
         return min(self.injected, self.at_stake) > 0 and not (self.lost or self.wrong or self.doubled)
 
     def plus(self, other: Outcome) -> Outcome:

@@ -1,4 +1,4 @@
-"""pytest, told of faults: each test names the one that it injects, and the run ends with a table of them.
+"""A pytest plugin: each fault test names the fault that it injects, and the run ends with a table of them.
 
 ``--each-fault-once`` runs one test of every fault; ``--fault-table README`` writes the table there,
 if every fault of the catalogue was injected and nothing failed.
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.catalogue import FAULTS
-from tests.faults.files_at_stake import Stakes
+from tests.faults.files_at_stake import FilesAtStake
 from tests.faults.outcomes import PROPERTY, Outcome, Outcomes, as_table, put_into
 from tests.support.s3_server import S3Server
 
@@ -38,7 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Faults that the catalogue does not know are refused; each may be wanted only once."""
+    """Refuse faults that the catalogue does not list; choose one test of each if asked to."""
     tests_of: dict[str, list[pytest.Item]] = {}
     for item in items:
         name = fault_of(item)
@@ -64,30 +64,32 @@ def fault_of(item: pytest.Item) -> str | None:
 
 @pytest.fixture
 def report_outcome(request: pytest.FixtureRequest) -> ReportOutcome:
-    """Takes the verdict of a test that comes to it by itself."""
+    """Takes the outcome of a test that does not use `files_at_stake`."""
     return lambda outcome: request.node.user_properties.append(outcome.as_property())
 
 
 @pytest.fixture
-def stakes(request: pytest.FixtureRequest, report_outcome: ReportOutcome, server: S3Server) -> Stakes:
-    """What is at stake in a test of the fault that it is marked with."""
+def files_at_stake(
+    request: pytest.FixtureRequest, report_outcome: ReportOutcome, server: S3Server
+) -> FilesAtStake:
+    """The files at stake in a test that is marked with a fault."""
     fault = fault_of(request.node)
     assert fault is not None, "a test of what is at stake is marked with the fault that it injects"
-    return Stakes(fault, server, report_outcome)
+    return FilesAtStake(fault, server, report_outcome)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
-    """A test of a fault that passes without a verdict has proven nothing."""
+    """Fail a fault test that passes without a verdict: it has proven nothing."""
     result = yield
     if fault_of(pyfuncitem) is not None:
         verdicts = [name for name, _ in pyfuncitem.user_properties if name == PROPERTY]
-        assert verdicts, "the test neither called stakes.judge() nor reported an outcome of its own"
+        assert verdicts, "the test neither called files_at_stake.judge() nor reported an outcome of its own"
     return result
 
 
 class FaultTable:
-    """Gathers what the tests report, from whichever process they ran in, and tells it at the end."""
+    """Collects the outcomes that tests report, from every worker process, and prints the table."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config

@@ -1,7 +1,7 @@
-"""A daemon's life in its world, in any order: its threads' work, step by step, with crashes and outages.
+"""A daemon without threads, whose work is done step by step, in any order, with crashes and outages.
 
-A crash is an exception that nothing catches, thrown at a named step; then everything is built anew from what
-is on the disk and in the database.
+A crash is an exception that nothing catches, raised at a failpoint; then a new daemon starts from what is on
+the disk and in the database.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from datetime import timedelta
 from db import DatabaseError, State
 from storage import StorageError
 from tests.faults.invariants import NAMES
-from tests.faults.simulated_environment import World
+from tests.faults.simulated_environment import SimulatedEnvironment
 from tests.support.harness import Harness, open_harness
 from watcher import failpoints
 from watcher.failpoints import Point
@@ -24,19 +24,19 @@ REPORTED = (DatabaseError, StorageError, TreeError)
 """What the daemon's threads report and try again."""
 
 MOST_WAITS = 3
-"""So often something is tried again that the database must take, before it is back."""
+"""How often a commit is retried before the database comes back."""
 
 
 class CrashError(BaseException):
-    """Nothing catches it, as nothing catches SIGKILL."""
+    """Stands for SIGKILL: nothing catches it."""
 
 
 @dataclass
-class Life(World):
-    """The world with a daemon in it."""
+class SimulatedDaemon(SimulatedEnvironment):
+    """The environment with a daemon in it."""
 
     surprises: dict[Point, Callable[[], None]] = field(default_factory=dict)
-    """What happens the next time that a step is reached."""
+    """What happens the next time that a failpoint is reached."""
     harness: Harness | None = None
     """None while there is no daemon: one that starts waits for its database."""
     _stack: ExitStack = field(default_factory=ExitStack)
@@ -47,11 +47,11 @@ class Life(World):
         self._start()
 
     def settle(self, name: str) -> None:
-        """An event says that something is there."""
+        """Handle an event about a file."""
         self._do(lambda harness: harness.settle(self.path(name)))
 
     def scan(self) -> None:
-        """A full scan with all that follows it."""
+        """Run a full scan and what follows it."""
 
         def scan(harness: Harness) -> None:
             harness.app.quarantine_repair.run(harness.app.scanner.scan().asides)
@@ -66,18 +66,18 @@ class Life(World):
         self._do(Harness.admit_waiting)
 
     def step(self, state: State) -> None:
-        """A stage works on what is due now by the database's clock."""
+        """Run a stage on what is due by the database's clock."""
         self._do(lambda harness: harness.step(state))
 
     def step_at_once(self, state: State) -> None:
-        """A stage works on everything, for nobody waits here."""
+        """Make every row due, then run a stage."""
         self.rows.connection.execute(
             "UPDATE video_uploader.uploads SET due_at = now(), claimed_until = NULL WHERE NOT awaits_row"
         )
         self.step(state)
 
     def watch(self) -> None:
-        """The rows just published are looked at."""
+        """Check the rows that were published a moment ago."""
 
         def watch(harness: Harness) -> None:
             catalog_thread = harness.app.catalog_thread
@@ -87,23 +87,23 @@ class Life(World):
         self._do(watch)
 
     def wait(self) -> None:
-        """As much time goes by as anything may ever have to wait for: the longest backoff, and a claim."""
+        """Let as much time pass as anything ever waits: the longest backoff and the length of a claim."""
         harness = self.running()
         longest = max(runner.stage.horizon for runner in harness.app.runners.values())
         self.jump(longest + timedelta(seconds=self.settings.claim_seconds + 1))
 
     def crash(self) -> None:
-        """For a step at which the daemon dies."""
+        """Kill the daemon; called at a failpoint."""
         raise CrashError
 
     def restart(self) -> None:
-        """A new life, from what is on the disk and in the database."""
+        """Start a new daemon from what is on the disk and in the database."""
         self.close()
         failpoints.hook = self._be_surprised
         self._start()
 
     def close(self) -> None:
-        """The end of the daemon."""
+        """Stop the daemon."""
         self.surprises.clear()
         failpoints.hook = None
         with suppress(DatabaseError):
@@ -128,7 +128,7 @@ class Life(World):
             return
 
     def running(self) -> Harness:
-        """The daemon, which runs if it can."""
+        """The daemon, started if it does not run."""
         if self.harness is None:
             self._start()
         assert self.harness is not None, "the daemon does not start"
@@ -147,7 +147,7 @@ class Life(World):
             failpoints.hook = self._be_surprised
 
     def _be_patient(self) -> None:
-        """What only waits for its database gets it back in the end."""
+        """End the outage after a number of retries."""
         assert self.harness is not None
         if self.database.is_away and len(self.harness.waited) % MOST_WAITS == 0:
             self.database.come_back()

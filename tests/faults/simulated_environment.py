@@ -1,4 +1,4 @@
-"""What a compressor, people, servers and clocks do around a daemon: everything real, one act at a time."""
+"""What a compressor, operators, servers and clocks do to a daemon's environment, one act at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from awscrt.checksums import crc64nvme
 
-from tests.faults.invariants import Row, Scene, content_of, md5
+from tests.faults.invariants import KnownState, Row, content_of, md5
 from tests.support.catalog_rows import BASE_URL
 from tests.support.fault_proxy import Answer, Forward, Request, s3_error
 from tests.support.harness import BUCKET
@@ -26,8 +26,8 @@ _LEDGER_TIMES = {
 
 
 @dataclass
-class World(Scene):
-    """The scene, and what happens in it."""
+class SimulatedEnvironment(KnownState):
+    """What is known to be true, and what changes it."""
 
     def __post_init__(self) -> None:
         self.proxy.fault = self._refuse_what_differs
@@ -87,7 +87,7 @@ class World(Scene):
     # People and accidents
 
     def truncate(self, name: str) -> None:
-        """A power cut, or somebody, shortens the file."""
+        """Shorten the file, as a power cut does."""
         if content := self.on_disk(name):
             self._excuse(name, self.on_disk(name))
             self._put(name, content[: len(content) // 2])
@@ -95,7 +95,7 @@ class World(Scene):
     def zero(self, name: str) -> None:
         """A power cut leaves zeros in a file that is complete by its structure.
 
-        Only who has proven the content before can tell: a row that was never proven vouches for them.
+        Only an earlier proof of the content can tell; without one, the row vouches for the zeros.
         """
         content = self.on_disk(name)
         if content and content.endswith(_END):
@@ -107,13 +107,13 @@ class World(Scene):
             self._put(name, zeros)
 
     def remove(self, name: str) -> None:
-        """Somebody removes the file."""
+        """Remove the file."""
         if self.on_disk(name) is not None:
             self._excuse(name, self.on_disk(name))
             os.remove(self.absolute(name))
 
     def move_away(self, name: str) -> None:
-        """Somebody renames the file to what is none of ours."""
+        """Rename the file to a name outside of the template."""
         content = self.on_disk(name)
         if content is not None and name not in self.away:
             os.rename(self.absolute(name), self.absolute(f"{name}.tmp"))
@@ -132,21 +132,21 @@ class World(Scene):
             os.close(os.open(self.absolute(name), os.O_WRONLY | os.O_NONBLOCK))
 
     def write_aside(self, name: str) -> None:
-        """The compressor has had the file open since before it was set aside, and writes its next encode."""
+        """Write the next encode through a descriptor that was opened before the file was quarantined."""
         for path in self.asides(name):
             self.begin(name)
             self._excuse(name, content_of(path))
             self._put(name, self._new_content(), path)
 
     def delete_row(self, name: str) -> None:
-        """Somebody deletes the newest row."""
+        """Delete the newest row."""
         if row := self.newest(name):
             self.excuse_replaced(name)
             self.rows.delete(row.id)
             self.known.remove(row)
 
     def disown(self, name: str) -> None:
-        """Somebody finds the newest encode bad, and marks its row failed before anything of it is sent."""
+        """Mark the newest row failed before anything of its file is sent."""
         row = self.newest(name)
         if row is not None and row.status == "ready" and not self.is_public(row):
             vouched = [other.content for other in self.known if other is not row]
@@ -156,13 +156,13 @@ class World(Scene):
                 self.rows.update(row.id, status="failed")
 
     def point_back(self, name: str) -> None:
-        """Somebody gives a row its local URL again."""
+        """Give a row its local URL again."""
         for row in self.known:
             if row.name == name and row.status == "ready":
                 self.rows.update(row.id, url=f"{BASE_URL}/{self.path(name)}")
 
     def delete_object(self, name: str) -> None:
-        """Somebody deletes the object behind our back."""
+        """Delete the object without the proxy."""
         content = self.stored(name)
         if content is not None:
             self.excuse_replaced(name)
@@ -228,7 +228,7 @@ class World(Scene):
         return forward()
 
     def _excuse(self, name: str, content: bytes | None) -> None:
-        """Somebody else than the daemon is about to destroy a content of a file."""
+        """Excuse a content that is about to be destroyed, but not by the daemon."""
         if content is not None and content != self.stored(name):
             self.excused.add(content)
 
@@ -241,7 +241,7 @@ class World(Scene):
             file.write(content)
 
     def _new_content(self) -> bytes:
-        """A complete video that nobody has seen before."""
+        """A complete video with new content."""
         self.made += 1
         payload = self.made.to_bytes(8) + _END
         return self.video + (len(payload) + 8).to_bytes(4) + b"free" + payload

@@ -1,7 +1,7 @@
-"""The rules by which a life goes on, and what must be true after every step of it and at its end.
+"""The rules by which an example goes on, and what must be true after every step and at its end.
 
-What matters only right before or in the middle of a certain step is let happen there (`before_…`,
-`while_…`), for by chance alone it hardly ever would.
+Rules named `before_…` and `while_…` act right before or in the middle of a certain step, which chance alone
+would hardly ever hit.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from db import State
 from tests.faults.invariants import NAMES
-from tests.faults.simulated_daemon import Life
+from tests.faults.simulated_daemon import SimulatedDaemon
 from watcher.failpoints import Point
 
 NAME = st.sampled_from(NAMES)
@@ -52,7 +52,7 @@ SURPRISES: dict[Point, tuple[str, ...]] = {
     Point.PUBLISHED: ("encode", "begin", "point_back", "delete_object"),
     Point.LINKED_ASIDE: ("knock", "begin", "remove"),
 }
-"""What the world does in the middle of a stage, where neither lease nor transaction keeps it from that."""
+"""What happens in the middle of a stage, where neither a lease nor a transaction prevents it."""
 WHILE_ASIDE = ("encode", "begin", "write_aside", "write_aside")
 SURPRISE = st.sampled_from([(point, what) for point, several in SURPRISES.items() for what in several])
 
@@ -61,98 +61,98 @@ LONG_AGO, FAR_AHEAD = 86_400, 4_000_000_000
 
 
 class AnyOrder(RuleBasedStateMachine):
-    """Everything that can happen, in any order. `begin` makes a new life; it is set by who runs this."""
+    """Everything that can happen, in any order. `begin` starts a daemon; the test sets it."""
 
-    begin: Callable[[], Life]
-    life: Life
+    begin: Callable[[], SimulatedDaemon]
+    daemon: SimulatedDaemon
 
     @initialize()
-    def be_born(self) -> None:
-        self.life = type(self).begin()
+    def start_daemon(self) -> None:
+        self.daemon = type(self).begin()
 
     # The compressor and people
 
     @rule(name=NAME, what=st.sampled_from(["begin", "write", "write", "half", "conclude", "fail"]))
     def encode_goes_on(self, name: str, what: str) -> None:
-        is_under_way = self.life.processing(name) is not None
+        is_under_way = self.daemon.processing(name) is not None
         if what == "half" and is_under_way:
-            self.life.write(name, complete=False)
+            self.daemon.write(name, complete=False)
         elif what != "half" and is_under_way == (what != "begin"):
-            getattr(self.life, what)(name)
+            getattr(self.daemon, what)(name)
 
     @rule(name=NAME, complete=st.sampled_from([None, True, False]))
     def encode_in_one_go(self, name: str, complete: bool | None) -> None:
         if complete is None:
-            self.life.encode(name)
+            self.daemon.encode(name)
         else:
-            self.life.encode_badly(name, complete=complete)
+            self.daemon.encode_badly(name, complete=complete)
 
     @rule(name=NAME, what=st.sampled_from(["truncate", "zero", "remove", "move_away", "move_back"]))
     def somebody_meddles_with_files(self, name: str, what: str) -> None:
-        getattr(self.life, what)(name)
+        getattr(self.daemon, what)(name)
 
     @rule(
         name=NAME,
         what=st.sampled_from(["second_row", "delete_row", "point_back", "delete_object", "disown"]),
     )
     def somebody_meddles_with_rows_and_objects(self, name: str, what: str) -> None:
-        getattr(self.life, what)(name)
+        getattr(self.daemon, what)(name)
 
     # Servers and clocks
 
     @rule(status=st.sampled_from([None, 503, 403]), requests=st.integers(1, 8))
     def s3_breaks(self, status: int | None, requests: int) -> None:
         if status is None:
-            self.life.lose_answers(requests)
+            self.daemon.lose_answers(requests)
         else:
-            self.life.break_s3(status, requests)
+            self.daemon.break_s3(status, requests)
 
     @rule()
     def the_database_comes_or_goes(self) -> None:
-        if self.life.database.is_away:
-            self.life.database.come_back()
+        if self.daemon.database.is_away:
+            self.daemon.database.come_back()
         else:
-            self.life.database.go_away()
+            self.daemon.database.go_away()
 
     @rule(by=JUMPS, forward=st.booleans(), state=STAGE)
     def the_clock_jumps(self, by: timedelta, forward: bool, state: State) -> None:
         """And whatever is due then, or not any more, is worked on by that clock alone."""
-        self.life.jump(by if forward else -by)
-        self.life.step(state)
+        self.daemon.jump(by if forward else -by)
+        self.daemon.step(state)
 
     @rule(name=NAME, at=st.sampled_from([LONG_AGO, FAR_AHEAD]))
     def a_file_is_of_another_time(self, name: str, at: int) -> None:
-        self.life.touch(name, at)
+        self.daemon.touch(name, at)
 
     # The daemon
 
     @rule(point=REACHED, crash=st.booleans())
     def an_end_is_coming(self, point: Point, crash: bool) -> None:
         """Of the daemon, or of its database."""
-        self.life.surprises[point] = self.life.crash if crash else self.life.database.go_away
+        self.daemon.surprises[point] = self.daemon.crash if crash else self.daemon.database.go_away
 
     @rule(name=NAME, surprise=SURPRISE)
     def a_surprise_is_coming(self, name: str, surprise: tuple[Point, str]) -> None:
         point, what = surprise
-        self.life.surprises[point] = lambda: getattr(self.life, what)(name)
+        self.daemon.surprises[point] = lambda: getattr(self.daemon, what)(name)
 
     @rule()
     def restart(self) -> None:
-        self.life.restart()
+        self.daemon.restart()
 
     @rule(name=NAME)
     def an_event_comes(self, name: str) -> None:
-        self.life.settle(name)
+        self.daemon.settle(name)
 
     @rule(all_of_it=st.booleans())
     def the_catalog_is_minded(self, all_of_it: bool) -> None:
         if all_of_it:
-            self.life.ask()
-        self.life.watch()
+            self.daemon.ask()
+        self.daemon.watch()
 
     @rule(state=STAGE)
     def a_stage_works(self, state: State) -> None:
-        self.life.step_at_once(state)
+        self.daemon.step_at_once(state)
 
     @rule(last=STAGE)
     def the_daemon_works(self, last: State) -> None:
@@ -182,99 +182,99 @@ class AnyOrder(RuleBasedStateMachine):
     @invariant()
     def nothing_is_lost_and_nothing_bad_is_shown(self) -> None:
         """Only ready rows are public, only what was ready is in S3, and what is ready is somewhere."""
-        life: Life | None = getattr(self, "life", None)
-        if life is None:
+        daemon: SimulatedDaemon | None = getattr(self, "daemon", None)
+        if daemon is None:
             return
-        for row in life.known:
-            assert row.status == "ready" or not life.is_public(row), f"{row} is public"
-        for name, content in life.objects().items():
-            assert content is None or content in life.called_ready[name], f"{name}: a bad object"
-            life.excuse_replaced(name)
-            newest = life.newest(name)
-            if newest is None or newest.content is None or newest.content in life.excused:
+        for row in daemon.known:
+            assert row.status == "ready" or not daemon.is_public(row), f"{row} is public"
+        for name, content in daemon.objects().items():
+            assert content is None or content in daemon.called_ready[name], f"{name}: a bad object"
+            daemon.excuse_replaced(name)
+            newest = daemon.newest(name)
+            if newest is None or newest.content is None or newest.content in daemon.excused:
                 continue
-            places = (content, life.on_disk(name), life.away.get(name), life.aside(name))
+            places = (content, daemon.on_disk(name), daemon.away.get(name), daemon.aside(name))
             assert newest.content in places, f"{name}: the content of row {newest.id} is lost"
 
     def teardown(self) -> None:
-        life: Life | None = getattr(self, "life", None)
-        if life is None:
+        daemon: SimulatedDaemon | None = getattr(self, "daemon", None)
+        if daemon is None:
             return
         try:
             self._come_to_rest()
         finally:
-            life.close()
-            life.database.come_back()
+            daemon.close()
+            daemon.database.come_back()
 
     def _come_to_rest(self) -> None:
-        """All is mended, the encodes end, and the daemon has all the time it needs, but no new life.
+        """All is mended, the encodes end, and the daemon has all the time it needs, but no new daemon.
 
         Even if the clock was set back by a day at this moment.
         """
-        life = self.life
+        daemon = self.daemon
         self._all_works()
-        life.jump(-timedelta(days=1))
+        daemon.jump(-timedelta(days=1))
         for name in NAMES:
-            life.move_back(name)
-            life.conclude(name)
-        wanted = {name: life.on_disk(name) for name in NAMES}
+            daemon.move_back(name)
+            daemon.conclude(name)
+        wanted = {name: daemon.on_disk(name) for name in NAMES}
         before: object = None
         for _ in range(MOST_ROUNDS):
-            life.wait()
-            self._work(point=life.step)
-            life.watch()
-            uploads = life.running().app.ledger.uploads()
+            daemon.wait()
+            self._work(point=daemon.step)
+            daemon.watch()
+            uploads = daemon.running().app.ledger.uploads()
             if before == (before := [(upload.id, upload.state, upload.awaits_row) for upload in uploads]):
                 break
         for name in NAMES:
-            newest = life.newest(name)
+            newest = daemon.newest(name)
             if newest is None or newest.status != "ready" or newest.content is None:
                 continue
-            current = life.running().app.ledger.current(life.path(name))
+            current = daemon.running().app.ledger.current(daemon.path(name))
             is_proven = current is not None and current.state in PROVEN
-            if newest.content == wanted[name] or (is_proven and newest.content == life.stored(name)):
+            if newest.content == wanted[name] or (is_proven and newest.content == daemon.stored(name)):
                 self._ensure_finished(name, newest.content)
 
     def _ensure_finished(self, name: str, content: bytes) -> None:
-        life = self.life
+        daemon = self.daemon
         story: Any = [
             (upload.state, upload.error_code, upload.last_error)
-            for upload in life.running().app.ledger.uploads(path=life.path(name))
+            for upload in daemon.running().app.ledger.uploads(path=daemon.path(name))
         ]
-        assert life.stored(name) == content, story
-        for row in life.known:
+        assert daemon.stored(name) == content, story
+        for row in daemon.known:
             if row.name == name and row.status == "ready":
-                assert life.is_public(row), (row.id, story)
-        assert life.aside(name) is None
-        assert life.on_disk(name) != content, story
+                assert daemon.is_public(row), (row.id, story)
+        assert daemon.aside(name) is None
+        assert daemon.on_disk(name) != content, story
 
     def _at_a_turn(self, name: str, start: str, what: str, state: State) -> None:
         """A file gets as far as a stage; then something happens, and then the stage works."""
         self._begin(name, start)
         self._work(STAGES[: STAGES.index(state)])
-        getattr(self.life, what)(name)
-        self.life.step_at_once(state)
+        getattr(self.daemon, what)(name)
+        self.daemon.step_at_once(state)
 
     def _in_the_middle(self, name: str, start: str, point: Point, what: str) -> None:
         """A file goes its whole way, and something happens when it gets to a step of it."""
         self._begin(name, start)
-        self.life.surprises[point] = lambda: getattr(self.life, what)(name)
+        self.daemon.surprises[point] = lambda: getattr(self.daemon, what)(name)
         self._work()
 
     def _begin(self, name: str, start: str) -> None:
         self._all_works()
         if start != "nothing":
-            getattr(self.life, start)(name)
+            getattr(self.daemon, start)(name)
 
     def _all_works(self) -> None:
         """Whatever is broken is mended, and there is a daemon."""
-        self.life.surprises.clear()
-        self.life.mend_s3()
-        self.life.database.come_back()
-        self.life.running()
+        self.daemon.surprises.clear()
+        self.daemon.mend_s3()
+        self.daemon.database.come_back()
+        self.daemon.running()
 
     def _work(self, stages: tuple[State, ...] = STAGES, point: Callable[[State], None] | None = None) -> None:
-        self.life.scan()
-        self.life.ask()
+        self.daemon.scan()
+        self.daemon.ask()
         for state in stages:
-            (point or self.life.step_at_once)(state)
+            (point or self.daemon.step_at_once)(state)

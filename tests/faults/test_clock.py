@@ -1,4 +1,4 @@
-"""The wall clock jumps while files are under way, as when an administrator sets it: nothing waits for it.
+"""The wall clock jumps during uploads, as when an administrator sets it: no upload waits for it.
 
 The daemon is the real one, its clock libfaketime's. The ledger is SQLite's, whose time is the daemon's own.
 """
@@ -18,9 +18,8 @@ import pytest
 
 from db import State
 from tests.faults.catalogue import CLOCKS, SKEWED
-from tests.faults.files_at_stake import Stakes
-from tests.integration.test_daemon import rows
-from tests.support.daemon_process import DaemonProcess, running_daemon
+from tests.faults.files_at_stake import FilesAtStake
+from tests.support.daemon_process import DaemonProcess, rows, running_daemon
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
 from tests.support.harness import VIDEO_ID, settings_for
 from watcher.settings.model import Settings
@@ -33,7 +32,7 @@ RECOVERY_SECONDS = 15.0
 MOST_SKEW = timedelta(minutes=15)
 DAY = timedelta(days=1)
 MOST_CLAIMS = 60
-"""So often three files may be looked at, all stages together; what is due all the time is far more often."""
+"""How often three files may be claimed, all stages together; a busy loop claims far more often."""
 
 KEPT, FAILING, LATE = (f"{VIDEO_ID}/{name}_720p.mp4" for name in ("kept", "failing", "late"))
 
@@ -46,7 +45,7 @@ class Clock:
     file: str
 
     def set(self, offset: timedelta) -> None:
-        """Let it jump to so far ahead of, or behind, the real time."""
+        """Set the offset to the real time."""
         with open(f"{self.file}.new", "w") as file:
             file.write(f"{round(offset.total_seconds()):+d}")
         os.rename(f"{self.file}.new", self.file)
@@ -79,7 +78,7 @@ def chosen(place: str, proxy: FaultProxy) -> Settings:
 
 @contextmanager
 def daemon_with(clock: Clock, settings: Settings) -> Iterator[DaemonProcess]:
-    """A daemon with this clock, which ends well when it is told to."""
+    """A daemon with this clock, which must stop with status 0."""
     with running_daemon(settings, environment=clock.environment) as daemon:
         daemon.patience_seconds = RECOVERY_SECONDS
         daemon.expect("daemon_ready")
@@ -94,7 +93,7 @@ def since_1970() -> timedelta:
 
 
 def refuse_skewed(request: Request, forward: Forward) -> Answer:
-    """S3 takes no request that was signed at another time than its own; this server would."""
+    """Reject requests signed at another time than the server's, as S3 does and moto does not."""
     signed = next(value for name, value in request.headers.items() if name.lower() == "x-amz-date")
     signed_at = datetime.strptime(signed, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     if abs(signed_at - datetime.now(UTC)) <= MOST_SKEW:
@@ -114,7 +113,7 @@ def test_whatever_waits_when_the_clock_jumps_goes_on_within_seconds(
     clock: Clock,
     chosen: Settings,
     proxy: FaultProxy,
-    stakes: Stakes,
+    files_at_stake: FilesAtStake,
     video: bytes,
     jump: timedelta | None,
 ) -> None:
@@ -126,39 +125,39 @@ def test_whatever_waits_when_the_clock_jumps_goes_on_within_seconds(
 
     proxy.fault = fail
     with daemon_with(clock, chosen) as daemon:
-        stakes.put(chosen, FAILING, video + b"\0\0\0\x09free1")
+        files_at_stake.put(chosen, FAILING, video + b"\0\0\0\x09free1")
         daemon.expect("attempt_failed", path=FAILING, count=2)
-        stakes.put(chosen, KEPT, video + b"\0\0\0\x09free2")
+        files_at_stake.put(chosen, KEPT, video + b"\0\0\0\x09free2")
         daemon.expect("upload_published", path=KEPT)
         clock.set(-since_1970() if jump is None else jump)
-        stakes.inject()
+        files_at_stake.inject()
         proxy.fault = lambda _request, forward: forward()
-        stakes.put(chosen, LATE, video + b"\0\0\0\x09free3")
+        files_at_stake.put(chosen, LATE, video + b"\0\0\0\x09free3")
         for path in (KEPT, FAILING, LATE):
             daemon.expect("upload_released", path=path)
-        stakes.recovered()
+        files_at_stake.recovered()
     assert sum(row.claim for row in rows(chosen)) < MOST_CLAIMS
-    stakes.judge(chosen)
+    files_at_stake.judge(chosen)
 
 
 @pytest.mark.fault(SKEWED)
 def test_signatures_of_a_wrong_clock_pause_the_uploads_until_it_is_right_again(
-    clock: Clock, chosen: Settings, proxy: FaultProxy, stakes: Stakes, video: bytes
+    clock: Clock, chosen: Settings, proxy: FaultProxy, files_at_stake: FilesAtStake, video: bytes
 ) -> None:
     proxy.fault = refuse_skewed
     with daemon_with(clock, chosen) as daemon:
-        stakes.put(chosen, KEPT, video + b"\0\0\0\x09free1")
+        files_at_stake.put(chosen, KEPT, video + b"\0\0\0\x09free1")
         daemon.expect("upload_published", path=KEPT)
         clock.set(-DAY)
-        stakes.put(chosen, LATE, video + b"\0\0\0\x09free2")
+        files_at_stake.put(chosen, LATE, video + b"\0\0\0\x09free2")
         paused = daemon.expect("stage_paused", stage="upload")
         assert "clock" in paused["reason"]
-        stakes.inject()
+        files_at_stake.inject()
         assert [row.state for row in rows(chosen) if row.path == LATE] == [State.PENDING]
         clock.set(timedelta(0))
-        stakes.over()
+        files_at_stake.over()
         for path in (KEPT, LATE):
             daemon.expect("upload_released", path=path)
         daemon.expect("stage_resumed", stage="upload")
-        stakes.recovered()
-    stakes.judge(chosen)
+        files_at_stake.recovered()
+    files_at_stake.judge(chosen)

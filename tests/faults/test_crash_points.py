@@ -1,4 +1,4 @@
-"""The daemon is killed at every step of a file's way and started again: nothing is lost, nothing is left."""
+"""The daemon is killed at every failpoint and started again: nothing is lost, nothing is left over."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import pytest
 
 from db import OwnCatalog, open_database
 from tests.faults.catalogue import killed_at
-from tests.faults.files_at_stake import Stakes
-from tests.integration.test_upload_rules import padded
+from tests.faults.files_at_stake import FilesAtStake
 from tests.support.catalog_rows import catalog_rows
 from tests.support.daemon_process import running_daemon
 from tests.support.fault_proxy import FaultProxy
@@ -21,6 +20,7 @@ from tests.support.harness import BUCKET, VIDEO_ID, settings_for
 from tests.support.media import Media
 from tests.support.postgres import PostgresServer
 from tests.support.s3_server import S3Server
+from tests.support.video_files import padded
 from watcher.failpoints import VARIABLE, Point
 from watcher.settings.model import Settings
 
@@ -31,8 +31,8 @@ KEY = f"videos/{VIDEO_ID}/{NAME}"
 
 
 @dataclass
-class Scene:
-    """What a daemon is started on, and what must be true in the end."""
+class Deployment:
+    """What a daemon is started with, and what must be true in the end."""
 
     settings: Settings
     server: S3Server
@@ -57,12 +57,12 @@ class Scene:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def app(
+def deployment(
     request: pytest.FixtureRequest,
     place: str,
     proxy: FaultProxy,
     server: S3Server,
-) -> Iterator[Scene]:
+) -> Iterator[Deployment]:
     """A directory, an empty bucket, and a catalog: our own on SQLite, the compressor's on PostgreSQL."""
     if request.param == "sqlite":
         settings = settings_for(place, proxy.url)
@@ -70,13 +70,13 @@ def app(
         def url_of_own_row() -> str:
             return own_urls(settings)[0]
 
-        yield Scene(settings, server, url_of_own_row)
+        yield Deployment(settings, server, url_of_own_row)
         return
     postgres: PostgresServer = request.getfixturevalue("postgres")
     with postgres.fresh_database() as url, catalog_rows(url) as rows:
         row = rows.insert(NAME, "720p")
         settings = settings_for(place, proxy.url, DATABASE_URL=url, CATALOG="compressor")
-        yield Scene(settings, server, lambda: rows.url_of(row))
+        yield Deployment(settings, server, lambda: rows.url_of(row))
 
 
 def own_urls(settings: Settings) -> list[str]:
@@ -88,27 +88,27 @@ def own_urls(settings: Settings) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "step", [pytest.param(point, marks=pytest.mark.fault(killed_at(point))) for point in Point]
+    "point", [pytest.param(point, marks=pytest.mark.fault(killed_at(point))) for point in Point]
 )
 def test_a_kill_at_any_step_loses_nothing_and_leaves_nothing(
-    app: Scene,
+    deployment: Deployment,
     media: Media,
-    stakes: Stakes,
+    files_at_stake: FilesAtStake,
     point: Point,
 ) -> None:
     with open(media.faststart, "rb") as file:
         content = padded(file.read(), LARGE)
-    stakes.put(app.settings, PATH, content)
-    with running_daemon(app.settings, environment={VARIABLE: point.value}) as daemon:
+    files_at_stake.put(deployment.settings, PATH, content)
+    with running_daemon(deployment.settings, environment={VARIABLE: point.value}) as daemon:
         assert daemon.wait(30) == -signal.SIGKILL
-    stakes.inject()
-    with running_daemon(app.settings) as daemon:
+    files_at_stake.inject()
+    with running_daemon(deployment.settings) as daemon:
         if point is Point.RECORDED:
             daemon.expect("daemon_ready")
         else:
             daemon.expect("upload_released", path=PATH)
-        stakes.recovered()
+        files_at_stake.recovered()
         daemon.signal(signal.SIGTERM)
         assert daemon.wait() == 0
-    app.ensure_all_is_well(content)
-    stakes.judge(app.settings)
+    deployment.ensure_all_is_well(content)
+    files_at_stake.judge(deployment.settings)

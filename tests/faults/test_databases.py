@@ -1,4 +1,4 @@
-"""The database goes away while S3 does what cannot be written down: nothing is lost, nothing sent twice."""
+"""The database fails while S3 does what cannot be recorded: nothing is lost, and nothing is sent twice."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
-from tests.faults.files_at_stake import Stakes
+from tests.faults.files_at_stake import FilesAtStake
 from tests.faults.going_well import going_well
 from tests.faults.wire import Wire
 from tests.faults.wire_faults import BlackHole, Cut, Delayed, Fault, Refused
-from tests.integration.test_daemon import rows
-from tests.integration.test_upload_rules import padded
 from tests.support.catalog_rows import catalog_rows
-from tests.support.daemon_process import DaemonProcess
+from tests.support.daemon_process import DaemonProcess, rows
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, no_fault
 from tests.support.harness import BUCKET, VIDEO_ID, settings_for
 from tests.support.media import Media
 from tests.support.postgres import PostgresServer
+from tests.support.video_files import padded
 from watcher.settings.model import Settings
 
 pytestmark = pytest.mark.timeout(240)
@@ -40,8 +39,8 @@ FROZEN_SECONDS = 8.0
 
 
 @dataclass
-class Beside:
-    """A daemon's settings beside the compressor's tables, and what players are given in the end."""
+class Deployment:
+    """A daemon's settings for the compressor's tables, and the URLs that players must be given in the end."""
 
     settings: Settings
     url: str
@@ -56,19 +55,19 @@ class Beside:
 
 
 @pytest.fixture
-def beside(place: str, proxy: FaultProxy, own_postgres: PostgresServer) -> Iterator[Beside]:
+def deployment(place: str, proxy: FaultProxy, own_postgres: PostgresServer) -> Iterator[Deployment]:
     with own_postgres.fresh_database() as url:
         with catalog_rows(url) as compressor:
             for path, quality in {**SMALL, LARGE: "1080p"}.items():
                 compressor.insert(path.rpartition("/")[2], quality)
-        yield Beside(
+        yield Deployment(
             settings_for(place, proxy.url, DATABASE_URL=url, CATALOG="compressor", CLAIM_SECONDS=5), url
         )
 
 
 class Held:
-    """The answers to one kind of request, once a multipart upload has begun: S3 has done it, and nobody hears
-    of it until the test lets them go."""
+    """The answers to one kind of request, once a multipart upload has begun: S3 has done it, and the
+    answers are held back until the test releases them."""
 
     def __init__(self, proxy: FaultProxy, action: str) -> None:
         self._done, self._let_go = threading.Event(), threading.Event()
@@ -87,49 +86,58 @@ class Held:
         assert self._done.wait(PATIENCE_SECONDS)
 
     def go_on(self) -> None:
-        """Let all answers go."""
+        """Release all answers."""
         self._let_go.set()
 
 
-def put_all(stakes: Stakes, settings: Settings, media: Media) -> list[str]:
+def put_all(files_at_stake: FilesAtStake, settings: Settings, media: Media) -> list[str]:
     """Let small files arrive, and one that is sent in parts; returns their paths."""
     for path in SMALL:
-        stakes.copy(settings, path, media.faststart)
+        files_at_stake.copy(settings, path, media.faststart)
     with open(media.faststart, "rb") as file:
-        stakes.put(settings, LARGE, padded(file.read(), LARGE_BYTES))
+        files_at_stake.put(settings, LARGE, padded(file.read(), LARGE_BYTES))
     return [*SMALL, LARGE]
 
 
-def expect_all(daemon: DaemonProcess, stakes: Stakes, paths: list[str]) -> None:
+def expect_all(daemon: DaemonProcess, files_at_stake: FilesAtStake, paths: list[str]) -> None:
     for path in paths:
         daemon.expect("upload_released", path=path)
-    stakes.recovered()
+    files_at_stake.recovered()
 
 
 @pytest.mark.fault("PostgreSQL stopped in the middle of uploads")
 @pytest.mark.parametrize("action", ["UploadPart", "CompleteMultipartUpload", "HeadObject"])
 def test_what_s3_did_while_the_database_was_away_is_written_down_when_it_is_back(
-    beside: Beside, proxy: FaultProxy, own_postgres: PostgresServer, media: Media, stakes: Stakes, action: str
+    deployment: Deployment,
+    proxy: FaultProxy,
+    own_postgres: PostgresServer,
+    media: Media,
+    files_at_stake: FilesAtStake,
+    action: str,
 ) -> None:
-    """It goes after S3 has done something, and before the daemon hears of it."""
+    """The database stops after S3 has done something, and before the daemon gets the answer."""
     held = Held(proxy, action)
-    with going_well(beside.settings) as daemon:
-        paths = put_all(stakes, beside.settings, media)
+    with going_well(deployment.settings) as daemon:
+        paths = put_all(files_at_stake, deployment.settings, media)
         held.wait()
         own_postgres.stop()
-        stakes.inject()
+        files_at_stake.inject()
         held.go_on()
         daemon.expect("stage_paused", code="database")
         own_postgres.start()
-        stakes.over()
-        expect_all(daemon, stakes, paths)
-    beside.ensure_all_are_public()
-    stakes.judge(beside.settings)
+        files_at_stake.over()
+        expect_all(daemon, files_at_stake, paths)
+    deployment.ensure_all_are_public()
+    files_at_stake.judge(deployment.settings)
 
 
 @pytest.mark.fault("every connection to PostgreSQL ended at every request to S3")
 def test_connections_that_end_all_the_time_only_delay(
-    beside: Beside, proxy: FaultProxy, own_postgres: PostgresServer, media: Media, stakes: Stakes
+    deployment: Deployment,
+    proxy: FaultProxy,
+    own_postgres: PostgresServer,
+    media: Media,
+    files_at_stake: FilesAtStake,
 ) -> None:
     one_at_a_time = threading.Lock()
 
@@ -137,49 +145,53 @@ def test_connections_that_end_all_the_time_only_delay(
         answer = forward()
         with one_at_a_time:
             own_postgres.terminate_connections()
-            stakes.inject()
+            files_at_stake.inject()
         return answer
 
-    with going_well(beside.settings) as daemon:
+    with going_well(deployment.settings) as daemon:
         proxy.fault = end_all
-        paths = put_all(stakes, beside.settings, media)
+        paths = put_all(files_at_stake, deployment.settings, media)
         daemon.expect("file_finished", count=len(paths))
         daemon.expect("attempt_failed")
         proxy.fault = no_fault
-        stakes.over()
-        expect_all(daemon, stakes, paths)
-    beside.ensure_all_are_public()
-    stakes.judge(beside.settings)
+        files_at_stake.over()
+        expect_all(daemon, files_at_stake, paths)
+    deployment.ensure_all_are_public()
+    files_at_stake.judge(deployment.settings)
 
 
 @pytest.mark.fault("PostgreSQL frozen, connections open")
 def test_a_database_that_answers_nothing_for_a_while_is_waited_for(
-    beside: Beside, proxy: FaultProxy, own_postgres: PostgresServer, media: Media, stakes: Stakes
+    deployment: Deployment,
+    proxy: FaultProxy,
+    own_postgres: PostgresServer,
+    media: Media,
+    files_at_stake: FilesAtStake,
 ) -> None:
-    """For longer than a claim lasts: the daemon that comes back to its rows still has them."""
+    """The freeze outlasts the claims; the daemon still holds its rows afterwards."""
     held = Held(proxy, "UploadPart")
-    with going_well(beside.settings) as daemon:
-        paths = put_all(stakes, beside.settings, media)
+    with going_well(deployment.settings) as daemon:
+        paths = put_all(files_at_stake, deployment.settings, media)
         held.wait()
         with own_postgres.frozen():
-            stakes.inject()
+            files_at_stake.inject()
             held.go_on()
             with pytest.raises(subprocess.TimeoutExpired):
                 daemon.process.wait(FROZEN_SECONDS)
-        stakes.over()
-        expect_all(daemon, stakes, paths)
-    beside.ensure_all_are_public()
-    stakes.judge(beside.settings)
+        files_at_stake.over()
+        expect_all(daemon, files_at_stake, paths)
+    deployment.ensure_all_are_public()
+    files_at_stake.judge(deployment.settings)
 
 
 @contextmanager
-def wired(beside: Beside) -> Iterator[tuple[Wire, Settings]]:
+def wired(deployment: Deployment) -> Iterator[tuple[Wire, Settings]]:
     """The network before PostgreSQL, and the settings of a daemon on the far side of it."""
-    url = urlsplit(beside.url)
+    url = urlsplit(deployment.url)
     (directory,) = parse_qs(url.query)["host"]
     with Wire(os.path.join(directory, ".s.PGSQL.5432")) as wire:
         far = url._replace(netloc=f"{url.username}@127.0.0.1:{wire.port}", query="").geturl()
-        yield wire, beside.settings.model_copy(update={"database_url": SecretStr(far)})
+        yield wire, deployment.settings.model_copy(update={"database_url": SecretStr(far)})
 
 
 @pytest.mark.parametrize(
@@ -193,37 +205,39 @@ def wired(beside: Beside) -> Iterator[tuple[Wire, Settings]]:
     ],
 )
 def test_a_database_that_cannot_be_reached_is_waited_for(
-    beside: Beside, proxy: FaultProxy, media: Media, stakes: Stakes, fault: Fault
+    deployment: Deployment, proxy: FaultProxy, media: Media, files_at_stake: FilesAtStake, fault: Fault
 ) -> None:
     """A kernel resets what was silent for too long; here the test does it."""
     held = Held(proxy, "UploadPart")
-    with wired(beside) as (wire, settings), going_well(settings) as daemon:
-        paths = put_all(stakes, settings, media)
+    with wired(deployment) as (wire, settings), going_well(settings) as daemon:
+        paths = put_all(files_at_stake, settings, media)
         held.wait()
         injection = wire.inject(fault)
         held.go_on()
         injection.wait_for(1)
         with pytest.raises(subprocess.TimeoutExpired):
             daemon.process.wait(FROZEN_SECONDS)
-        stakes.inject(injection.injected)
+        files_at_stake.inject(injection.injected)
         wire.inject(Cut())
         wire.relieve()
-        stakes.over()
-        expect_all(daemon, stakes, paths)
-    beside.ensure_all_are_public()
-    stakes.judge(beside.settings)
+        files_at_stake.over()
+        expect_all(daemon, files_at_stake, paths)
+    deployment.ensure_all_are_public()
+    files_at_stake.judge(deployment.settings)
 
 
 @pytest.mark.fault("PostgreSQL: every message delayed by 20 ms")
-def test_a_database_far_away_only_takes_longer(beside: Beside, media: Media, stakes: Stakes) -> None:
-    with wired(beside) as (wire, settings):
+def test_a_database_far_away_only_takes_longer(
+    deployment: Deployment, media: Media, files_at_stake: FilesAtStake
+) -> None:
+    with wired(deployment) as (wire, settings):
         injection = wire.inject(Delayed(0.02))
         with going_well(settings) as daemon:
-            paths = put_all(stakes, settings, media)
-            expect_all(daemon, stakes, paths)
-        stakes.inject(injection.injected)
-    beside.ensure_all_are_public()
-    stakes.judge(beside.settings)
+            paths = put_all(files_at_stake, settings, media)
+            expect_all(daemon, files_at_stake, paths)
+        files_at_stake.inject(injection.injected)
+    deployment.ensure_all_are_public()
+    files_at_stake.judge(deployment.settings)
 
 
 @contextmanager
@@ -238,15 +252,15 @@ def locked(settings: Settings) -> Iterator[None]:
 
 @pytest.mark.fault("ledger locked by another program")
 def test_a_ledger_that_another_program_has_locked_only_delays(
-    place: str, proxy: FaultProxy, media: Media, stakes: Stakes
+    place: str, proxy: FaultProxy, media: Media, files_at_stake: FilesAtStake
 ) -> None:
     settings = settings_for(place, proxy.url)
     with going_well(settings) as daemon:
         with locked(settings):
-            stakes.inject()
-            paths = put_all(stakes, settings, media)
+            files_at_stake.inject()
+            paths = put_all(files_at_stake, settings, media)
             daemon.expect("settling_paused", code="database")
             assert rows(settings) == []
-        stakes.over()
-        expect_all(daemon, stakes, paths)
-    stakes.judge(settings)
+        files_at_stake.over()
+        expect_all(daemon, files_at_stake, paths)
+    files_at_stake.judge(settings)

@@ -1,4 +1,4 @@
-"""The file system under the real daemon is read-only, slow or unmounted: nothing fails, all goes on."""
+"""The file system under the real daemon is read-only, slow or unmounted: no upload fails, and all resume."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import time
 import pytest
 
 from db import State
-from tests.faults.files_at_stake import Stakes
+from tests.faults.files_at_stake import FilesAtStake
 from tests.faults.going_well import going_well, states
 from tests.faults.mounts import bind, failing_disk, slow_view, small_disk, unmount
-from tests.integration.test_daemon import command
-from tests.integration.test_upload_rules import padded
+from tests.support.daemon_process import command
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, no_fault, s3_error
 from tests.support.harness import VIDEO_ID, settings_for
 from tests.support.s3_server import S3Server
+from tests.support.video_files import padded
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -28,32 +28,32 @@ SLOW = 2_000_000
 
 @pytest.mark.fault("file system of the videos read-only")
 def test_a_file_system_that_became_read_only_pauses_the_release_and_nothing_else(
-    place: str, proxy: FaultProxy, server: S3Server, video: bytes, stakes: Stakes
+    place: str, proxy: FaultProxy, server: S3Server, video: bytes, files_at_stake: FilesAtStake
 ) -> None:
     with small_disk(os.path.join(place, "completed")) as disk:
         settings = settings_for(place, proxy.url, RESCAN_SECONDS=1)
-        stakes.put(settings, PATH, video)
+        files_at_stake.put(settings, PATH, video)
         disk.remount("ro")
-        stakes.inject()
+        files_at_stake.inject()
         with going_well(settings) as daemon:
             daemon.expect("upload_published", path=PATH)
             told = daemon.expect("stage_paused", stage="release", code="local-system")
             assert "mount that file system for writing" in told["reason"]
             assert "Read-only" in command(settings, "explain", PATH).stdout
             disk.remount("rw")
-            stakes.over()
+            files_at_stake.over()
             daemon.expect("stage_resumed", stage="release")
             daemon.expect("upload_released", path=PATH)
-            stakes.recovered()
+            files_at_stake.recovered()
         assert os.listdir(os.path.join(settings.completed_dir, VIDEO_ID)) == []
-        stakes.judge(settings)
+        files_at_stake.judge(settings)
 
 
 @pytest.mark.fault("file system of the videos and the ledger read-only")
 def test_a_disk_that_fails_under_ledger_and_videos_pauses_everything_until_it_is_mounted_again(
-    place: str, proxy: FaultProxy, server: S3Server, video: bytes, stakes: Stakes
+    place: str, proxy: FaultProxy, server: S3Server, video: bytes, files_at_stake: FilesAtStake
 ) -> None:
-    """The kernel finds an error right when S3 has the file, which can no longer be written down."""
+    """The file system turns read-only when S3 has the file, so that the upload cannot be recorded."""
     with failing_disk(os.path.join(place, "disk")) as disk:
         settings = settings_for(disk.path, proxy.url)
 
@@ -61,12 +61,12 @@ def test_a_disk_that_fails_under_ledger_and_videos_pauses_everything_until_it_is
             answer = forward()
             if request.action == "PutObject":
                 disk.fail()
-                stakes.inject()
+                files_at_stake.inject()
             return answer
 
         proxy.fault = fail
         with going_well(settings) as daemon:
-            stakes.put(settings, PATH, video)
+            files_at_stake.put(settings, PATH, video)
             told = daemon.expect("stage_paused", stage="upload", code="database")
             assert "mount it for writing" in told["reason"]
         proxy.fault = no_fault
@@ -74,37 +74,37 @@ def test_a_disk_that_fails_under_ledger_and_videos_pauses_everything_until_it_is
         assert refused.returncode == 1
         assert "Traceback" not in refused.stderr
         disk.repair()
-        stakes.over()
+        files_at_stake.over()
         with going_well(settings) as daemon:
             daemon.expect("upload_released", path=PATH)
-            stakes.recovered()
+            files_at_stake.recovered()
         assert proxy.actions.count("PutObject") == 1
-        stakes.judge(settings)
+        files_at_stake.judge(settings)
 
 
 @pytest.mark.fault("file system slow: 2 MB/s, by way of FUSE")
 def test_a_slow_file_system_only_takes_longer(
-    place: str, proxy: FaultProxy, server: S3Server, video: bytes, stakes: Stakes
+    place: str, proxy: FaultProxy, server: S3Server, video: bytes, files_at_stake: FilesAtStake
 ) -> None:
-    """What is still being written, slowly, is not taken for finished; then it is read just as slowly."""
+    """A file that is written slowly is not taken for finished; then it is read as slowly."""
     settings = settings_for(place, proxy.url, SETTLE_SECONDS=1)
     fast = os.path.join(place, "fast")
     os.mkdir(fast)
     content = padded(video, 4_000_000)
     with slow_view(fast, settings.completed_dir, SLOW), going_well(settings) as daemon:
         started = time.monotonic()
-        stakes.put(settings, PATH, content)
-        stakes.inject()
+        files_at_stake.put(settings, PATH, content)
+        files_at_stake.inject()
         assert time.monotonic() - started > len(content) / SLOW / 2
         daemon.expect("upload_released", path=PATH)
-        stakes.recovered()
+        files_at_stake.recovered()
         assert sum(line["event"] == "file_finished" for line in daemon.events) == 1
-        stakes.judge(settings)
+        files_at_stake.judge(settings)
 
 
 @pytest.mark.fault("watched directory unmounted and mounted again")
 def test_a_directory_that_is_unmounted_and_mounted_again_loses_nothing(
-    place: str, proxy: FaultProxy, server: S3Server, video: bytes, stakes: Stakes
+    place: str, proxy: FaultProxy, server: S3Server, video: bytes, files_at_stake: FilesAtStake
 ) -> None:
     """One file is pending, one published: neither is gone, nor released, nor taken for missing."""
     shown = os.path.join(place, "disk")
@@ -114,28 +114,28 @@ def test_a_directory_that_is_unmounted_and_mounted_again_loses_nothing(
     is_mounted = True
     try:
         with going_well(settings) as daemon:
-            stakes.put(settings, OTHER, video)
+            files_at_stake.put(settings, OTHER, video)
             daemon.expect("upload_published", path=OTHER)
             proxy.fault = lambda request, forward: (
                 s3_error(503, "SlowDown") if request.action == "PutObject" else forward()
             )
-            stakes.put(settings, PATH, video)
+            files_at_stake.put(settings, PATH, video)
             daemon.expect("attempt_failed", path=PATH)
             unmount(settings.completed_dir)
             is_mounted = False
-            stakes.inject()
+            files_at_stake.inject()
             daemon.expect("scan_failed", code="root-unavailable")
             proxy.fault = no_fault
             daemon.expect("stage_paused", stage="upload", code="root-unavailable")
             assert states(settings) == {PATH: State.PENDING, OTHER: State.PUBLISHED}
             bind(shown, settings.completed_dir)
             is_mounted = True
-            stakes.over()
+            files_at_stake.over()
             daemon.expect("scan_recovered")
             daemon.expect("upload_published", path=PATH)
-            stakes.recovered()
+            files_at_stake.recovered()
         assert states(settings) == {PATH: State.PUBLISHED, OTHER: State.PUBLISHED}
-        stakes.judge(settings)
+        files_at_stake.judge(settings)
     finally:
         if is_mounted:
             subprocess.run(["umount", "--lazy", settings.completed_dir], check=False, timeout=20)

@@ -1,4 +1,4 @@
-"""A hundred thousand directories, and files that come as fast as they can be written: nothing is missed.
+"""A hundred thousand directories, and files that arrive as fast as they can be written: none is missed.
 
 Figures that depend on how busy the machine is are held as processor time, and printed besides as they were.
 """
@@ -26,7 +26,7 @@ from tests.faults.plugin import ReportOutcome
 from tests.large.sink import Sink, running_sink
 from tests.support.daemon_process import DaemonProcess, running_daemon
 from tests.support.harness import settings_for
-from tests.unit.watcher.test_metrics import free_address
+from tests.support.ports import free_address
 from watcher.settings.model import CatalogKind, Settings
 
 DIRECTORIES = 100_000

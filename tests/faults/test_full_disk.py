@@ -1,4 +1,4 @@
-"""The disk under the real daemon fills up: nothing fails, all goes on when there is room."""
+"""The disk under the real daemon fills up: no upload fails, and all resume when there is room."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from db import State
-from tests.faults.files_at_stake import Stakes
+from tests.faults.files_at_stake import FilesAtStake
 from tests.faults.going_well import going_well, states
 from tests.faults.mounts import Mount, small_disk
-from tests.integration.test_daemon import command, keys, rows
+from tests.support.bucket_contents import keys
+from tests.support.daemon_process import command, rows
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request
 from tests.support.harness import VIDEO_ID, settings_for
 from tests.support.s3_server import S3Server
@@ -37,37 +38,37 @@ def on(disk: Mount, proxy: FaultProxy, **changes: Any) -> Settings:
 
 @pytest.mark.fault("disk full under the ledger and the videos")
 def test_a_full_disk_under_ledger_and_videos_only_delays(
-    disk: Mount, proxy: FaultProxy, server: S3Server, video: bytes, stakes: Stakes
+    disk: Mount, proxy: FaultProxy, server: S3Server, video: bytes, files_at_stake: FilesAtStake
 ) -> None:
-    """A file is finished while not a byte can be written, not even that it is there."""
+    """A file is finished while not even its row can be written."""
     settings = on(disk, proxy)
     with going_well(settings) as daemon:
         target = os.path.join(settings.completed_dir, PATH)
-        waiting = stakes.put(settings, f"{PATH}.part", video, at_stake=PATH)
+        waiting = files_at_stake.put(settings, f"{PATH}.part", video, at_stake=PATH)
         disk.fill()
         os.rename(waiting, target)
-        stakes.inject()
+        files_at_stake.inject()
         told = daemon.expect("settling_paused", code="database")
         assert "Free some space" in told["reason"]
         assert rows(settings) == []
         disk.empty()
-        stakes.over()
+        files_at_stake.over()
         daemon.expect("settling_resumed")
         daemon.expect("upload_released", path=PATH)
-        stakes.recovered()
+        files_at_stake.recovered()
     assert states(settings) == {PATH: State.RELEASED}
     assert keys(server) == {f"videos/{PATH}"}
-    stakes.judge(settings)
+    files_at_stake.judge(settings)
 
 
 @pytest.mark.fault("disk full in the middle of an upload")
 @pytest.mark.parametrize("action", ["PutObject", "HeadObject"])
 def test_a_disk_that_fills_up_in_the_middle_of_an_upload_only_delays(
-    disk: Mount, proxy: FaultProxy, server: S3Server, video: bytes, action: str, stakes: Stakes
+    disk: Mount, proxy: FaultProxy, server: S3Server, video: bytes, action: str, files_at_stake: FilesAtStake
 ) -> None:
-    """What S3 has confirmed cannot be written down until there is room, and is not sent a second time.
+    """A confirmed upload is recorded once there is room, and is not sent a second time.
 
-    Not even that it failed can be written down: the claim runs out, and whoever takes the row looks first.
+    Not even the failure can be recorded: the claim expires, and the next holder looks at the object first.
     """
     settings = on(disk, proxy, CLAIM_SECONDS=5)
     filled: list[str] = []
@@ -77,66 +78,66 @@ def test_a_disk_that_fills_up_in_the_middle_of_an_upload_only_delays(
         if request.action == action and len(filled) < 1 and proxy.actions.count("PutObject"):
             filled.append(request.action)
             disk.fill()
-            stakes.inject()
+            files_at_stake.inject()
         return answer
 
     proxy.fault = fill
     with going_well(settings) as daemon:
-        stakes.put(settings, PATH, video)
+        files_at_stake.put(settings, PATH, video)
         daemon.expect("stage_paused", stage="upload", code="database")
         assert states(settings) == {PATH: State.PENDING}
         disk.empty()
-        stakes.over()
+        files_at_stake.over()
         daemon.expect("upload_released", path=PATH)
-        stakes.recovered()
+        files_at_stake.recovered()
     assert filled == [action]
     assert proxy.actions.count("PutObject") == 1
     assert states(settings) == {PATH: State.RELEASED}
-    stakes.judge(settings)
+    files_at_stake.judge(settings)
 
 
 @pytest.mark.fault("disk full when the daemon starts")
 def test_a_daemon_that_finds_no_room_at_its_start_says_so_and_fails_nothing(
-    disk: Mount, proxy: FaultProxy, server: S3Server, video: bytes, stakes: Stakes
+    disk: Mount, proxy: FaultProxy, server: S3Server, video: bytes, files_at_stake: FilesAtStake
 ) -> None:
     """It ends with a sentence; systemd starts it again, and the first time that there is room it stays."""
     settings = on(disk, proxy)
     with going_well(settings):
         pass
-    stakes.put(settings, PATH, video)
+    files_at_stake.put(settings, PATH, video)
     disk.fill()
-    stakes.inject()
+    files_at_stake.inject()
     refused = command(settings, "run")
     assert refused.returncode == 1
     assert "room on it" in refused.stderr
     assert "Traceback" not in refused.stderr
     disk.empty()
-    stakes.over()
+    files_at_stake.over()
     with going_well(settings) as daemon:
         daemon.expect("upload_released", path=PATH)
-        stakes.recovered()
-    stakes.judge(settings)
+        files_at_stake.recovered()
+    files_at_stake.judge(settings)
 
 
 @pytest.mark.fault("disk nearly full of published copies")
 def test_the_oldest_published_copies_make_room_on_a_disk_that_is_nearly_full(
-    disk: Mount, proxy: FaultProxy, server: S3Server, video: bytes, stakes: Stakes
+    disk: Mount, proxy: FaultProxy, server: S3Server, video: bytes, files_at_stake: FilesAtStake
 ) -> None:
     settings = on(disk, proxy, RELEASE_AFTER_SECONDS=86400, DISK_PRESSURE_PERCENT=50)
     large = video + b"\0\x0f\0\0free" + b"\0" * (0xF0000 - 8)
     with going_well(settings) as daemon:
-        stakes.put(settings, PATH, large)
+        files_at_stake.put(settings, PATH, large)
         daemon.expect("upload_published", path=PATH)
-        stakes.put(settings, OTHER, large)
+        files_at_stake.put(settings, OTHER, large)
         daemon.expect("upload_published", path=OTHER)
-        stakes.put(settings, f"{VIDEO_ID}/log.txt", b"\0" * 0x40000)
-        stakes.inject()
+        files_at_stake.put(settings, f"{VIDEO_ID}/log.txt", b"\0" * 0x40000)
+        files_at_stake.inject()
         daemon.expect("disk_pressure")
         daemon.expect("upload_released", path=PATH)
         daemon.expect("disk_pressure_over")
-        stakes.recovered()
+        files_at_stake.recovered()
         assert states(settings) == {PATH: State.RELEASED, OTHER: State.PUBLISHED}
         report = command(settings, "status", "--json").stdout
         assert '"used_percent"' in report
     assert os.path.exists(os.path.join(settings.completed_dir, OTHER))
-    stakes.judge(settings)
+    files_at_stake.judge(settings)

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.faults.files_at_stake import Stakes
-from tests.integration.conftest import MakeSettings
+from tests.faults.files_at_stake import FilesAtStake
 from tests.support.cli_process import Command
 from tests.support.daemon_process import DaemonProcess, environment_of, running_daemon
-from tests.support.harness import BUCKET, VIDEO_ID
+from tests.support.harness import BUCKET, VIDEO_ID, MakeSettings
 from tests.support.hostile_files import HOSTILE_VIDEO, KINDS, LINKED_VIDEO, Ground
 from tests.support.media import Media
 from tests.support.s3_server import S3Server
@@ -72,25 +71,25 @@ def test_of_a_directory_full_of_hostile_things_only_the_good_files_are_published
     ground: Ground,
     media: Media,
     place: str,
-    stakes: Stakes,
+    files_at_stake: FilesAtStake,
     is_there_before: bool,
 ) -> None:
     """A scan passes over what is no regular file; an event names it, and it is looked at."""
     chosen = settings(RESCAN_SECONDS=1, LOG_LEVEL="DEBUG")
-    stakes.inject(len(KINDS))
+    files_at_stake.inject(len(KINDS))
     if is_there_before:
         leave_all(ground)
-        stakes.copy(chosen, GOOD, media.faststart)
+        files_at_stake.copy(chosen, GOOD, media.faststart)
     with running_daemon(chosen) as daemon:
         daemon.expect("daemon_ready")
         if not is_there_before:
             leave_all(ground)
-            stakes.copy(chosen, GOOD, media.faststart)
+            files_at_stake.copy(chosen, GOOD, media.faststart)
         daemon.expect("upload_released", path=GOOD)
         daemon.expect("file_refused", path=f"{HOSTILE_VIDEO}/hard_720p.mp4")
-        stakes.copy(chosen, LATER, media.faststart)
+        files_at_stake.copy(chosen, LATER, media.faststart)
         daemon.expect("upload_released", path=LATER)
-        stakes.recovered()
+        files_at_stake.recovered()
         scans = sum(line["event"] == "scan_completed" for line in daemon.events)
         daemon.expect("scan_completed", count=scans + 2)
         assert objects(server) == {f"videos/{GOOD}", f"videos/{LATER}"}
@@ -105,7 +104,7 @@ def test_of_a_directory_full_of_hostile_things_only_the_good_files_are_published
     assert objects(server) == {f"videos/{GOOD}", f"videos/{LATER}"}
     with open(ground.secret, "rb") as secret, open(media.plain, "rb") as original:
         assert secret.read() == original.read()
-    stakes.judge(chosen)
+    files_at_stake.judge(chosen)
 
 
 def ensure_words_are_printable(command: Command, ground: Ground) -> None:
@@ -130,7 +129,7 @@ def ensure_words_are_printable(command: Command, ground: Ground) -> None:
 @pytest.mark.fault("100,000 files in one directory")
 @pytest.mark.timeout(300)
 def test_among_a_hundred_thousand_files_the_good_ones_are_found_with_little_memory(
-    settings: MakeSettings, server: S3Server, ground: Ground, media: Media, stakes: Stakes
+    settings: MakeSettings, server: S3Server, ground: Ground, media: Media, files_at_stake: FilesAtStake
 ) -> None:
     """Most of them are no videos, some links, some empty; one good file is there before, one comes later."""
     chosen = settings()
@@ -144,17 +143,17 @@ def test_among_a_hundred_thousand_files_the_good_ones_are_found_with_little_memo
                 os.close(os.open(ground.at(f".video-uploader-{number}.aside"), os.O_CREAT | os.O_WRONLY))
             case _:
                 os.close(os.open(ground.at(f"{number}.log"), os.O_CREAT | os.O_WRONLY))
-    stakes.copy(chosen, GOOD, media.faststart)
-    stakes.inject(FLOOD)
+    files_at_stake.copy(chosen, GOOD, media.faststart)
+    files_at_stake.inject(FLOOD)
     with running_daemon(chosen) as daemon:
         daemon.patience_seconds = 120.0
         daemon.expect("upload_released", path=GOOD)
-        stakes.copy(chosen, LATER, media.faststart)
+        files_at_stake.copy(chosen, LATER, media.faststart)
         daemon.expect("upload_released", path=LATER)
-        stakes.recovered()
+        files_at_stake.recovered()
         daemon.expect("daemon_ready")
         assert peak_memory_kib(daemon) < MEMORY_LIMIT_KIB
         daemon.signal(signal.SIGTERM)
         assert daemon.wait() == 0
     assert objects(server) == {f"videos/{GOOD}", f"videos/{LATER}"}
-    stakes.judge(chosen)
+    files_at_stake.judge(chosen)

@@ -9,16 +9,15 @@ from contextlib import contextmanager
 import pytest
 
 from db import State
-from tests.faults.files_at_stake import Stakes
+from tests.faults.files_at_stake import FilesAtStake
 from tests.faults.http_wire import HttpWire
 from tests.faults.network import CONSTANT, HIDING, LASTING, PASSING, Trouble
-from tests.integration.test_daemon import rows
-from tests.integration.test_upload_rules import padded
-from tests.support.daemon_process import DaemonProcess, running_daemon
+from tests.support.daemon_process import DaemonProcess, rows, running_daemon
 from tests.support.fault_proxy import FaultProxy
 from tests.support.harness import VIDEO_ID, settings_for
 from tests.support.s3_server import S3Server
 from tests.support.strict_s3_server import refuse_wrong_checksums
+from tests.support.video_files import padded
 from watcher.settings.model import Settings
 
 SMALL = tuple(f"{VIDEO_ID}/clip{number}_144p.mp4" for number in range(1, 5))
@@ -45,14 +44,16 @@ def each(troubles: Sequence[Trouble]) -> pytest.MarkDecorator:
 
 
 @contextmanager
-def at_work(stakes: Stakes, settings: Settings, paths: Sequence[str] = PATHS) -> Iterator[DaemonProcess]:
-    """A daemon that must bring everything at stake to its end, and nothing unforeseen happens meanwhile."""
+def at_work(
+    files_at_stake: FilesAtStake, settings: Settings, paths: Sequence[str] = PATHS
+) -> Iterator[DaemonProcess]:
+    """A daemon that must release everything at stake without an unexpected error."""
     with running_daemon(settings) as daemon:
         daemon.expect("daemon_ready")
         yield daemon
         for path in paths:
             daemon.expect("upload_released", path=path)
-        stakes.recovered()
+        files_at_stake.recovered()
         daemon.signal(signal.SIGTERM)
         assert daemon.wait() == 0
     said = {line["event"] for line in daemon.events}
@@ -60,20 +61,20 @@ def at_work(stakes: Stakes, settings: Settings, paths: Sequence[str] = PATHS) ->
     assert [row.state for row in rows(settings)] == [State.RELEASED] * len(paths)
 
 
-def put_all(stakes: Stakes, settings: Settings, video: bytes) -> None:
+def put_all(files_at_stake: FilesAtStake, settings: Settings, video: bytes) -> None:
     """Four small files and one that is sent in parts."""
-    put_small(stakes, settings, video)
-    stakes.put(settings, LARGE, padded(video, LARGE_BYTES))
+    put_small(files_at_stake, settings, video)
+    files_at_stake.put(settings, LARGE, padded(video, LARGE_BYTES))
 
 
-def put_small(stakes: Stakes, settings: Settings, video: bytes) -> None:
+def put_small(files_at_stake: FilesAtStake, settings: Settings, video: bytes) -> None:
     """Four small files, each with content of its own."""
     for number, path in enumerate(SMALL, start=1):
-        stakes.put(settings, path, padded(video, len(video) + 100 * number))
+        files_at_stake.put(settings, path, padded(video, len(video) + 100 * number))
 
 
 def ensure_reported(daemon: DaemonProcess, trouble: Trouble) -> None:
-    """Whoever reads the log learns what was wrong, and nothing else."""
+    """The log says what was wrong, and nothing else."""
     told = (line for line in daemon.events if line["event"] in {"attempt_failed", "stage_paused"})
     codes = {line["code"] for line in told}
     if trouble.code is not None:
@@ -82,65 +83,65 @@ def ensure_reported(daemon: DaemonProcess, trouble: Trouble) -> None:
 
 @each(PASSING)
 def test_trouble_that_passes_costs_time_and_nothing_else(
-    stakes: Stakes, wire: HttpWire, place: str, video: bytes, trouble: Trouble
+    files_at_stake: FilesAtStake, wire: HttpWire, place: str, video: bytes, trouble: Trouble
 ) -> None:
     settings = settings_for(place, wire.url, **trouble.settings)
-    with at_work(stakes, settings) as daemon:
+    with at_work(files_at_stake, settings) as daemon:
         injection = wire.inject(trouble.fault, trouble.requests)
-        put_all(stakes, settings, video)
+        put_all(files_at_stake, settings, video)
         times = trouble.requests.first
         assert times is not None
         injection.wait_for(times)
-        stakes.inject(times)
+        files_at_stake.inject(times)
     ensure_reported(daemon, trouble)
-    stakes.judge(settings)
+    files_at_stake.judge(settings)
 
 
 @each(LASTING)
 def test_trouble_that_lasts_is_survived_until_it_is_over(
-    stakes: Stakes, wire: HttpWire, place: str, video: bytes, trouble: Trouble
+    files_at_stake: FilesAtStake, wire: HttpWire, place: str, video: bytes, trouble: Trouble
 ) -> None:
     settings = settings_for(place, wire.url, **trouble.settings)
-    with at_work(stakes, settings, (BEFORE, *PATHS)) as daemon:
+    with at_work(files_at_stake, settings, (BEFORE, *PATHS)) as daemon:
         # Uploads have begun, which a silence during the first look at the bucket would hold up for a minute.
-        stakes.put(settings, BEFORE, video)
+        files_at_stake.put(settings, BEFORE, video)
         daemon.expect("upload_verified")
         injection = wire.inject(trouble.fault, trouble.requests)
-        put_all(stakes, settings, video)
+        put_all(files_at_stake, settings, video)
         daemon.expect("attempt_failed", count=settings.upload_concurrency, code=trouble.code)
-        stakes.inject(injection.injected)
+        files_at_stake.inject(injection.injected)
         wire.relieve()
-        stakes.over()
+        files_at_stake.over()
     ensure_reported(daemon, trouble)
-    stakes.judge(settings)
+    files_at_stake.judge(settings)
 
 
 @each([HIDING])
 def test_what_is_hidden_after_it_was_sent_is_not_sent_again(
-    stakes: Stakes, wire: HttpWire, place: str, video: bytes, trouble: Trouble
+    files_at_stake: FilesAtStake, wire: HttpWire, place: str, video: bytes, trouble: Trouble
 ) -> None:
     """Every probe of the stage that it pauses would send a file once more."""
     settings = settings_for(place, wire.url)
-    with at_work(stakes, settings, SMALL) as daemon:
+    with at_work(files_at_stake, settings, SMALL) as daemon:
         injection = wire.inject(trouble.fault, trouble.requests)
-        put_small(stakes, settings, video)
+        put_small(files_at_stake, settings, video)
         # It is asked about each before and after it is sent, and then when the stage probes.
         injection.wait_for(2 * len(SMALL) + 1)
-        stakes.inject(injection.injected)
+        files_at_stake.inject(injection.injected)
         wire.relieve()
-        stakes.over()
+        files_at_stake.over()
     ensure_reported(daemon, trouble)
-    stakes.judge(settings)
+    files_at_stake.judge(settings)
 
 
 @each(CONSTANT)
 def test_trouble_that_never_ends_is_lived_with(
-    stakes: Stakes, wire: HttpWire, place: str, video: bytes, trouble: Trouble
+    files_at_stake: FilesAtStake, wire: HttpWire, place: str, video: bytes, trouble: Trouble
 ) -> None:
     settings = settings_for(place, wire.url, **trouble.settings)
     injection = wire.inject(trouble.fault, trouble.requests)
-    with at_work(stakes, settings) as daemon:
-        put_all(stakes, settings, video)
+    with at_work(files_at_stake, settings) as daemon:
+        put_all(files_at_stake, settings, video)
     ensure_reported(daemon, trouble)
-    stakes.inject(injection.injected)
-    stakes.judge(settings)
+    files_at_stake.inject(injection.injected)
+    files_at_stake.judge(settings)

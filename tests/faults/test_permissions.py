@@ -1,4 +1,4 @@
-"""What the real daemon may not read or remove is told with its mend, and taken up when mended."""
+"""What the real daemon may not read or remove is reported with its remedy, and resumed once that is done."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from collections.abc import Callable
 import pytest
 
 from db import State
-from tests.faults.files_at_stake import Stakes
+from tests.faults.files_at_stake import FilesAtStake
 from tests.faults.going_well import going_well, states
 from tests.faults.mounts import run
-from tests.integration.conftest import MakeSettings
-from tests.integration.test_daemon import command
-from tests.support.harness import VIDEO_ID
+from tests.support.daemon_process import command
+from tests.support.harness import VIDEO_ID, MakeSettings
 from tests.support.s3_server import S3Server
 from watcher.settings.model import Settings
 
@@ -26,7 +25,7 @@ WITHOUT_PRIVILEGES = (
     *("setpriv", "--bounding-set", "-dac_override,-dac_read_search,-fowner"),
     *("--inh-caps", "-dac_override,-dac_read_search,-fowner"),
 )
-"""Root that may not pass over permissions: what is not its own and open to it, it can not read."""
+"""Root without the capabilities that override permissions."""
 
 
 def closed_file(settings: Settings) -> Callable[[], None]:
@@ -49,68 +48,68 @@ def test_a_file_that_may_not_be_read_is_told_with_its_mend_and_picked_up_when_me
     server: S3Server,
     video: bytes,
     close: Callable[[Settings], Callable[[], None]],
-    stakes: Stakes,
+    files_at_stake: FilesAtStake,
 ) -> None:
-    """An event tells of the mend: no scan has to come by."""
+    """An event reports that permissions were restored: no scan is needed."""
     require_setpriv()
     chosen = settings(RESCAN_SECONDS=NEVER)
-    stakes.put(chosen, PATH, video)
+    files_at_stake.put(chosen, PATH, video)
     mend = close(chosen)
-    stakes.inject()
+    files_at_stake.inject()
     with going_well(chosen, through=WITHOUT_PRIVILEGES) as daemon:
         told = daemon.expect("upload_failed", path=PATH, code="unreadable")
         assert "Let the service run as the user who writes the files" in told["reason"]
         for words in (("explain", PATH), ("status",)):
             assert "Let the service run as" in command(chosen, *words).stdout
         mend()
-        stakes.over()
+        files_at_stake.over()
         daemon.expect("upload_released", path=PATH)
-        stakes.recovered()
+        files_at_stake.recovered()
     assert states(chosen) == {PATH: State.RELEASED}
-    stakes.judge(chosen)
+    files_at_stake.judge(chosen)
 
 
 @pytest.mark.fault("directory that may not be read")
 def test_a_directory_that_may_not_be_read_is_told_with_its_mend_and_picked_up_when_mended(
-    settings: MakeSettings, server: S3Server, video: bytes, stakes: Stakes
+    settings: MakeSettings, server: S3Server, video: bytes, files_at_stake: FilesAtStake
 ) -> None:
     require_setpriv()
     chosen = settings(RESCAN_SECONDS=1)
-    directory = os.path.dirname(stakes.put(chosen, PATH, video))
+    directory = os.path.dirname(files_at_stake.put(chosen, PATH, video))
     os.chmod(directory, 0)
-    stakes.inject()
+    files_at_stake.inject()
     with going_well(chosen, through=WITHOUT_PRIVILEGES) as daemon:
         told = daemon.expect("directory_unreadable", path=VIDEO_ID)
         assert "Let the service run as the user who writes the files" in told["reason"]
         daemon.expect("scan_completed", unreadable_directories=1)
         os.chmod(directory, 0o755)
-        stakes.over()
+        files_at_stake.over()
         daemon.expect("upload_released", path=PATH)
-        stakes.recovered()
+        files_at_stake.recovered()
     assert states(chosen) == {PATH: State.RELEASED}
-    stakes.judge(chosen)
+    files_at_stake.judge(chosen)
 
 
 @pytest.mark.fault("directory that now belongs to somebody else")
 def test_a_directory_whose_owner_changed_keeps_its_files_until_that_is_mended(
-    settings: MakeSettings, server: S3Server, video: bytes, stakes: Stakes
+    settings: MakeSettings, server: S3Server, video: bytes, files_at_stake: FilesAtStake
 ) -> None:
-    """What can be read is uploaded; that the copy cannot be given up is told, and tried again."""
+    """The readable file is uploaded; that its copy cannot be deleted is reported and retried."""
     require_setpriv()
     chosen = settings(RESCAN_SECONDS=1)
-    directory = os.path.dirname(stakes.put(chosen, PATH, video))
+    directory = os.path.dirname(files_at_stake.put(chosen, PATH, video))
     os.chown(directory, 65534, 65534)
-    stakes.inject()
+    files_at_stake.inject()
     with going_well(chosen, through=WITHOUT_PRIVILEGES) as daemon:
         told = daemon.expect("attempt_failed", path=PATH, code="not-removable")
         assert "run the service as the user who writes the files" in told["reason"]
         assert "Permission denied" in command(chosen, "explain", PATH).stdout
         os.chown(directory, 0, 0)
-        stakes.over()
+        files_at_stake.over()
         daemon.expect("upload_released", path=PATH)
-        stakes.recovered()
+        files_at_stake.recovered()
     assert os.listdir(directory) == []
-    stakes.judge(chosen)
+    files_at_stake.judge(chosen)
 
 
 def require_setpriv() -> None:

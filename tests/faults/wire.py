@@ -1,4 +1,4 @@
-"""A TCP proxy on the loopback interface that can be told to misbehave, in one thread."""
+"""A TCP proxy on the loopback interface that injects faults, in one thread."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Wire:
 
     def __init__(self, upstream: str) -> None:
         self._upstream = upstream
-        # Holds the port while nobody listens on it.
+        # Holds the port while nothing listens on it.
         self._holder = _bound(0)
         self.port: int = self._holder.getsockname()[1]
         self._injection = Injection(Fault(), Requests())
@@ -51,13 +51,13 @@ class Wire:
         self._holder.close()
 
     def inject(self, fault: Fault, requests: Requests | None = None) -> Injection:
-        """Have a fault strike from now on, instead of any other one; by default all that comes."""
+        """Inject a fault from now on, in place of any other; by default into every request."""
         injection = Injection(fault, requests or Requests())
         self._call(self._change(injection))
         return injection
 
     def relieve(self) -> None:
-        """Let everything pass again; what a fault has swallowed or cut stays lost."""
+        """End the fault; what it has swallowed or cut stays lost."""
         self._call(self._change(Injection(Fault(), Requests())))
 
     async def _change(self, injection: Injection) -> None:
@@ -133,7 +133,7 @@ class Wire:
             self._server = None
 
     def _call(self, work: Coroutine[Any, Any, None]) -> None:
-        """Have something done in the thread of the loop, and wait for it."""
+        """Run a function in the loop's thread, and wait for it."""
         asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE_SECONDS)
 
     def _run(self) -> None:

@@ -1,4 +1,4 @@
-"""What can go wrong with any connection, by names that people read in a table, and how it is injected."""
+"""Faults of connections, with the names that the table shows, and their injection."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.fault_proxy import Answer
 from tests.support.s3_requests import BODIES, WRITES
 
 Strike = Callable[[], int]
-"""What a fault calls whenever it strikes; returns how often it has by then."""
+"""Called by a fault each time that it strikes; returns how often it has struck."""
 
 WAIT_SECONDS = 20.0
 
@@ -89,7 +89,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Refused(Fault):
-    """Nobody listens, and open connections are cut; it is injected once, and once for each of those."""
+    """Refuses connections and cuts open ones; counted once, and once for each of those."""
 
     cuts_open_connections = True
     refuses_connections = True
@@ -120,7 +120,7 @@ class Cut(Fault):
 
 @dataclass(frozen=True)
 class BlackHole(Fault):
-    """Nothing comes through any more and nobody says so: no end, no reset, no answer."""
+    """Forwards nothing any more: no end, no reset, no answer."""
 
     @property
     def name(self) -> str:
@@ -138,7 +138,7 @@ class BlackHole(Fault):
 
 @dataclass(frozen=True)
 class Delayed(Fault):
-    """Everything takes longer to come through: every request, or every piece of what is not HTTP."""
+    """Delays every request, or every piece of other protocols."""
 
     seconds: float
 

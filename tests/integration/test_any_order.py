@@ -16,16 +16,16 @@ from tests.faults.catalogue import EVERYTHING
 from tests.faults.outages import DatabaseOutages, database_outages
 from tests.faults.outcomes import Outcome
 from tests.faults.plugin import ReportOutcome
-from tests.faults.simulated_daemon import Life
+from tests.faults.simulated_daemon import SimulatedDaemon
 from tests.faults.state_machine import AnyOrder
 from tests.support.catalog_rows import CatalogRows
 from tests.support.fault_proxy import FaultProxy
 from tests.support.harness import BUCKET, VIDEO_ID, open_harness, settings_for
 from tests.support.postgres import MEMORY
 from tests.support.s3_server import S3Server
-from tests.unit.watcher.conftest import make_place
+from tests.support.temporary_directory import make_place
 
-EXAMPLES = int(os.environ.get("ANY_ORDER_EXAMPLES", "200"))
+EXAMPLES = int(os.environ.get("ANY_ORDER_EXAMPLES", "40"))
 IS_SOAK = "ANY_ORDER_AT_RANDOM" in os.environ
 """A soak looks for what nobody has seen yet; a test run plays what the last one did."""
 STEPS = int(os.environ.get("ANY_ORDER_STEPS", "15"))
@@ -39,7 +39,7 @@ def in_memory() -> Iterator[str]:
 
 
 @pytest.fixture
-def lives() -> list[Life]:
+def daemons() -> list[SimulatedDaemon]:
     """Those that were played."""
     return []
 
@@ -51,7 +51,7 @@ def machine(
     server: S3Server,
     rows: CatalogRows,
     video: bytes,
-    lives: list[Life],
+    daemons: list[SimulatedDaemon],
 ) -> Iterator[type[AnyOrder]]:
     """A machine whose every life begins with an empty directory, empty tables and an empty bucket."""
     # No power cut of the database's own is played, and its syncs would be part of the time.
@@ -61,15 +61,15 @@ def machine(
     chosen = settings_for(in_memory, proxy.url, DATABASE_URL=rows.url, CATALOG="compressor")
     client = server.client()
 
-    def begin(outages: DatabaseOutages) -> Life:
+    def begin(outages: DatabaseOutages) -> SimulatedDaemon:
         shutil.rmtree(os.path.join(chosen.completed_dir, VIDEO_ID), ignore_errors=True)
         os.makedirs(os.path.join(chosen.completed_dir, VIDEO_ID))
         rows.connection.execute("TRUNCATE video_qualities, video_uploader.uploads CASCADE")
         for found in client.list_objects_v2(Bucket=BUCKET).get("Contents", []):
             client.delete_object(Bucket=BUCKET, Key=found["Key"])
         proxy.requests.clear()
-        lives.append(Life(chosen, server, proxy, rows, outages, video))
-        return lives[-1]
+        daemons.append(SimulatedDaemon(chosen, server, proxy, rows, outages, video))
+        return daemons[-1]
 
     class Machine(AnyOrder):
         pass
@@ -83,7 +83,7 @@ def machine(
 @pytest.mark.fault(EVERYTHING)
 @pytest.mark.timeout(600)
 def test_nothing_good_is_lost_whatever_happens_in_whatever_order(
-    machine: type[AnyOrder], lives: list[Life], report_outcome: ReportOutcome
+    machine: type[AnyOrder], daemons: list[SimulatedDaemon], report_outcome: ReportOutcome
 ) -> None:
     run_state_machine_as_test(
         machine,
@@ -96,4 +96,4 @@ def test_nothing_good_is_lost_whatever_happens_in_whatever_order(
             suppress_health_check=list(HealthCheck),
         ),
     )
-    report_outcome(Outcome(EVERYTHING, len(lives), sum(life.made for life in lives)))
+    report_outcome(Outcome(EVERYTHING, len(daemons), sum(daemon.made for daemon in daemons)))

@@ -10,11 +10,10 @@ import pytest
 
 from db import State, Upload
 from storage import StorageError
-from tests.integration.conftest import MakeHarness
 from tests.support.catalog_harness import LOCAL, Compressor, compressor, publish  # noqa: F401  # the fixture
 from tests.support.cli_process import Command
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
-from tests.support.harness import BUCKET, LEASE, VIDEO_ID, Harness
+from tests.support.harness import BUCKET, LEASE, VIDEO_ID, Harness, MakeHarness
 from tests.support.s3_server import S3Server
 from watcher.operations.audit import Audit, Finding, Issue
 
@@ -26,7 +25,7 @@ pytestmark = [pytest.mark.long, pytest.mark.usefixtures("server")]
 
 
 @pytest.fixture
-def beside(make_harness: MakeHarness, compressor: Compressor) -> Callable[..., Harness]:  # noqa: F811
+def make_compressor_harness(make_harness: MakeHarness, compressor: Compressor) -> Callable[..., Harness]:  # noqa: F811
     """Opens the house beside a compressor."""
     return lambda **changes: make_harness(**compressor.settings, **changes)
 
@@ -48,12 +47,12 @@ def replace_object(server: S3Server) -> None:
 
 
 def test_where_everything_is_as_it_should_be_nothing_is_found(
-    beside: Callable[..., Harness],
+    make_compressor_harness: Callable[..., Harness],
     compressor: Compressor,  # noqa: F811
     video: bytes,
 ) -> None:
     """Published with its local copy, and released without it."""
-    harness = beside()
+    harness = make_compressor_harness()
     publish(harness, compressor, PATH, video)
     assert audited(harness) == []
     harness.step(State.PUBLISHED)
@@ -63,7 +62,7 @@ def test_where_everything_is_as_it_should_be_nothing_is_found(
 
 @pytest.mark.parametrize("harm", [remove_object, replace_object])
 def test_an_object_that_is_gone_is_uploaded_again_and_the_row_goes_back_until_then(
-    beside: Callable[..., Harness],
+    make_compressor_harness: Callable[..., Harness],
     compressor: Compressor,  # noqa: F811
     server: S3Server,
     video: bytes,
@@ -73,7 +72,7 @@ def test_an_object_that_is_gone_is_uploaded_again_and_the_row_goes_back_until_th
 
     What somebody else has put in its place the upload stage replaces only if that is older than the row.
     """
-    harness = beside()
+    harness = make_compressor_harness()
     upload, _ = publish(harness, compressor, PATH, video)
     harm(server)
     assert issues(harness) == [(Issue.OBJECT_GONE, False)]
@@ -90,13 +89,13 @@ def test_an_object_that_is_gone_is_uploaded_again_and_the_row_goes_back_until_th
 
 @pytest.mark.parametrize("state", [State.PUBLISHED, State.RELEASED])
 def test_an_object_without_a_local_copy_is_reported_as_lost_and_nothing_is_changed(
-    beside: Callable[..., Harness],
+    make_compressor_harness: Callable[..., Harness],
     compressor: Compressor,  # noqa: F811
     server: S3Server,
     video: bytes,
     state: State,
 ) -> None:
-    harness = beside()
+    harness = make_compressor_harness()
     publish(harness, compressor, PATH, video)
     if state is State.RELEASED:
         harness.step(State.PUBLISHED)
@@ -110,13 +109,13 @@ def test_an_object_without_a_local_copy_is_reported_as_lost_and_nothing_is_chang
 
 
 def test_without_its_file_system_no_copy_is_taken_for_gone(
-    beside: Callable[..., Harness],
+    make_compressor_harness: Callable[..., Harness],
     compressor: Compressor,  # noqa: F811
     server: S3Server,
     video: bytes,
 ) -> None:
     """An empty directory may be one that is not mounted: what is in it is unknown."""
-    harness = beside()
+    harness = make_compressor_harness()
     publish(harness, compressor, PATH, video)
     os.rename(harness.absolute(VIDEO_ID), f"{harness.app.tree.root}.elsewhere")
     remove_object(server)
@@ -125,12 +124,12 @@ def test_without_its_file_system_no_copy_is_taken_for_gone(
 
 @pytest.mark.parametrize("state", [State.PUBLISHED, State.RELEASED])
 def test_a_row_that_went_back_to_its_local_url_is_published_again(
-    beside: Callable[..., Harness],
+    make_compressor_harness: Callable[..., Harness],
     compressor: Compressor,  # noqa: F811
     video: bytes,
     state: State,
 ) -> None:
-    harness = beside()
+    harness = make_compressor_harness()
     upload, row = publish(harness, compressor, PATH, video)
     if state is State.RELEASED:
         harness.step(State.PUBLISHED)
@@ -143,12 +142,12 @@ def test_a_row_that_went_back_to_its_local_url_is_published_again(
 
 
 def test_a_ready_row_that_nobody_has_published_onto_yet_is_given_the_url_of_the_verified_object(
-    beside: Callable[..., Harness],
+    make_compressor_harness: Callable[..., Harness],
     compressor: Compressor,  # noqa: F811
     video: bytes,
 ) -> None:
     """An upload that was verified when the daemon ended, and a second row of a file that did not change."""
-    harness = beside()
+    harness = make_compressor_harness()
     publish(harness, compressor, PATH, video)
     other = f"{VIDEO_ID}/other_720p.mp4"
     compressor.encode(other)
@@ -166,13 +165,13 @@ def test_a_ready_row_that_nobody_has_published_onto_yet_is_given_the_url_of_the_
 
 @pytest.mark.parametrize("deletes", [False, True])
 def test_an_object_whose_rows_were_deleted_is_deleted_only_if_that_is_wished(
-    beside: Callable[..., Harness],
+    make_compressor_harness: Callable[..., Harness],
     compressor: Compressor,  # noqa: F811
     video: bytes,
     deletes: bool,
 ) -> None:
     """And never without --fix. An object that is gone as well is what everybody wants."""
-    harness = beside(DELETE_ORPHANS=deletes)
+    harness = make_compressor_harness(DELETE_ORPHANS=deletes)
     publish(harness, compressor, PATH, video)
     harness.step(State.PUBLISHED)
     released = harness.row(PATH)
@@ -185,13 +184,13 @@ def test_an_object_whose_rows_were_deleted_is_deleted_only_if_that_is_wished(
 
 
 def test_objects_that_the_ledger_does_not_know_are_counted_and_left_alone(
-    beside: Callable[..., Harness],
+    make_compressor_harness: Callable[..., Harness],
     compressor: Compressor,  # noqa: F811
     server: S3Server,
     video: bytes,
 ) -> None:
     """Only below the prefix; one that a catalog row shows is told of as such. They are no fault."""
-    harness = beside()
+    harness = make_compressor_harness()
     upload, _ = publish(harness, compressor, PATH, video)
     shown = KEY.replace("good", "earlier")
     for key in (shown, "videos/x.bin", "elsewhere/y.mp4"):
@@ -210,13 +209,13 @@ def test_objects_that_the_ledger_does_not_know_are_counted_and_left_alone(
 
 
 def test_what_may_not_be_seen_is_unknown_and_never_missing(
-    beside: Callable[..., Harness],
+    make_compressor_harness: Callable[..., Harness],
     compressor: Compressor,  # noqa: F811
     proxy: FaultProxy,
     video: bytes,
 ) -> None:
     """A 403 for the object and for the listing; the upload stays as it is."""
-    harness = beside()
+    harness = make_compressor_harness()
     upload, _ = publish(harness, compressor, PATH, video)
     proxy.fault = lambda _request, _forward: s3_error(403, "AccessDenied")
     assert issues(harness, fix=True) == [(Issue.UNKNOWN, False), (Issue.UNKNOWN, False)]
@@ -224,13 +223,13 @@ def test_what_may_not_be_seen_is_unknown_and_never_missing(
 
 
 def test_an_upload_that_somebody_works_on_is_his(
-    beside: Callable[..., Harness],
+    make_compressor_harness: Callable[..., Harness],
     compressor: Compressor,  # noqa: F811
     server: S3Server,
     video: bytes,
 ) -> None:
     """Neither found nor touched while it is claimed; its worker finds out himself."""
-    harness = beside()
+    harness = make_compressor_harness()
     _, row = publish(harness, compressor, PATH, video)
     (claimed,) = harness.app.ledger.claim(State.PUBLISHED, 1, lease=LEASE, horizon=timedelta(days=9))
     remove_object(server)
@@ -240,14 +239,14 @@ def test_an_upload_that_somebody_works_on_is_his(
 
 
 def test_an_upload_that_moves_on_while_its_object_is_asked_for_is_left_alone(
-    beside: Callable[..., Harness],
+    make_compressor_harness: Callable[..., Harness],
     compressor: Compressor,  # noqa: F811
     proxy: FaultProxy,
     server: S3Server,
     video: bytes,
 ) -> None:
     """A daemon takes the row in the very moment of the audit's HEAD, and gives it back."""
-    harness = beside()
+    harness = make_compressor_harness()
     upload, _ = publish(harness, compressor, PATH, video)
     remove_object(server)
     held: list[Upload] = []
@@ -264,12 +263,12 @@ def test_an_upload_that_moves_on_while_its_object_is_asked_for_is_left_alone(
 
 
 def test_earlier_content_of_a_key_is_not_missed(
-    beside: Callable[..., Harness],
+    make_compressor_harness: Callable[..., Harness],
     compressor: Compressor,  # noqa: F811
     video: bytes,
 ) -> None:
     """Compressed again after its release: the older upload's object is rightly another one now."""
-    harness = beside()
+    harness = make_compressor_harness()
     publish(harness, compressor, PATH, video)
     harness.step(State.PUBLISHED)
     publish(harness, compressor, PATH, video + b"\0\0\0\x08free")
@@ -277,14 +276,14 @@ def test_earlier_content_of_a_key_is_not_missed(
 
 
 def test_a_server_that_fails_again_and_again_ends_the_audit(
-    beside: Callable[..., Harness],
+    make_compressor_harness: Callable[..., Harness],
     compressor: Compressor,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
     proxy: FaultProxy,
     video: bytes,
 ) -> None:
     """One bad moment makes one object unknown; a server that is away would make all of them so."""
-    harness = beside()
+    harness = make_compressor_harness()
     publish(harness, compressor, PATH, video)
     proxy.fault = lambda request, forward: Answer(503) if request.method == "HEAD" else forward()
     assert issues(harness, fix=True) == [(Issue.UNKNOWN, False)]
@@ -319,14 +318,14 @@ def test_with_a_catalog_of_our_own_or_none_what_can_be_compared_is(
 
 
 def test_the_command_tells_what_it_found_and_ends_with_1_until_it_is_mended(
-    beside: Callable[..., Harness],
+    make_compressor_harness: Callable[..., Harness],
     compressor: Compressor,  # noqa: F811
     place: str,
     server: S3Server,
     video: bytes,
 ) -> None:
     """For people and for programs; an object that is not ours is no reason to end with 1."""
-    harness = beside()
+    harness = make_compressor_harness()
     upload, row = publish(harness, compressor, PATH, video)
     compressor.set_url(row, LOCAL_URL)
     server.client().put_object(Bucket=BUCKET, Key="videos/x.bin", Body=b"x")
@@ -348,13 +347,13 @@ def test_the_command_tells_what_it_found_and_ends_with_1_until_it_is_mended(
 
 
 def test_what_is_lost_is_said_loudly(
-    beside: Callable[..., Harness],
+    make_compressor_harness: Callable[..., Harness],
     compressor: Compressor,  # noqa: F811
     place: str,
     server: S3Server,
     video: bytes,
 ) -> None:
-    harness = beside()
+    harness = make_compressor_harness()
     publish(harness, compressor, PATH, video)
     harness.step(State.PUBLISHED)
     remove_object(server)
@@ -366,13 +365,13 @@ def test_what_is_lost_is_said_loudly(
 
 
 def test_many_findings_are_counted_and_only_the_first_of_a_kind_are_told(
-    beside: Callable[..., Harness],
+    make_compressor_harness: Callable[..., Harness],
     place: str,
     compressor: Compressor,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
     server: S3Server,
 ) -> None:
-    beside()
+    make_compressor_harness()
     for number in range(5):
         server.client().put_object(Bucket=BUCKET, Key=f"videos/{number}.bin", Body=b"x")
     monkeypatch.setattr("watcher.cli.audit.SHOWN", 2)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 
 from db import State
-from tests.integration.conftest import MakeHarness
-from tests.integration.test_upload_rules import sent
 from tests.support.catalog_rows import CatalogRows
-from tests.support.fault_proxy import FaultProxy, s3_error
-from tests.support.harness import BUCKET, VIDEO_ID, Harness
+from tests.support.fault_proxy import FaultProxy, s3_error, sent
+from tests.support.harness import BUCKET, VIDEO_ID, Harness, MakeHarness
 from tests.support.s3_server import S3Server
 from watcher.errors import Code
 
@@ -29,9 +27,9 @@ def public(harness: Harness, key: str) -> str:
 
 
 def test_a_file_waits_for_its_row_and_only_the_url_of_that_is_changed(
-    beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
 ) -> None:
-    harness = beside()
+    harness = make_catalog_harness()
     row = rows.insert(NAME, "720p", "processing", codec="h264")
     assert harness.put(PATH, video).awaits_row
     assert harness.admit_waiting() == 0
@@ -48,10 +46,10 @@ def test_a_file_waits_for_its_row_and_only_the_url_of_that_is_changed(
 
 
 def test_a_failed_row_rejects_a_file_however_good_it_looks(
-    beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
 ) -> None:
     """ffmpeg stopped with SIGTERM leaves a valid file; only the row shows that it must not be used."""
-    harness = beside()
+    harness = make_catalog_harness()
     row = rows.insert(NAME, "720p", "failed")
     harness.put(PATH, video)
     finish(harness)
@@ -62,8 +60,10 @@ def test_a_failed_row_rejects_a_file_however_good_it_looks(
     assert rows.url_of(row).startswith("https://example.com/")
 
 
-def test_a_row_may_come_long_after_its_file(beside: MakeHarness, rows: CatalogRows, video: bytes) -> None:
-    harness = beside()
+def test_a_row_may_come_long_after_its_file(
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
+) -> None:
+    harness = make_catalog_harness()
     harness.put(PATH, video)
     assert harness.admit_waiting() == 0
     assert harness.app.ledger.count_awaiting_row() == 1
@@ -74,10 +74,10 @@ def test_a_row_may_come_long_after_its_file(beside: MakeHarness, rows: CatalogRo
 
 
 def test_the_gate_is_asked_again_right_before_sending(
-    beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
 ) -> None:
     """A second encode has begun since: what is on disk may be about to be overwritten."""
-    harness = beside()
+    harness = make_catalog_harness()
     rows.insert(NAME, "720p")
     harness.put(PATH, video)
     harness.admit_waiting()
@@ -91,9 +91,9 @@ def test_the_gate_is_asked_again_right_before_sending(
 
 
 def test_a_retried_attempt_passes_the_gate_again(
-    beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
 ) -> None:
-    harness = beside()
+    harness = make_catalog_harness()
     rows.insert(NAME, "720p")
     harness.put(PATH, video)
     harness.admit_waiting()
@@ -110,9 +110,9 @@ def test_a_retried_attempt_passes_the_gate_again(
 
 
 def test_a_row_that_admitted_a_file_and_failed_since_rejects_it(
-    beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
 ) -> None:
-    harness = beside()
+    harness = make_catalog_harness()
     row = rows.insert(NAME, "720p")
     harness.put(PATH, video)
     harness.admit_waiting()
@@ -123,10 +123,10 @@ def test_a_row_that_admitted_a_file_and_failed_since_rejects_it(
 
 
 def test_a_rejected_upload_stays_rejected_while_its_newest_row_is_failed(
-    beside: MakeHarness, rows: CatalogRows, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
     """An older row that is ready and shows no object of ours is not the one that decides."""
-    harness = beside()
+    harness = make_catalog_harness()
     rows.insert(NAME, "720p")
     rows.insert(NAME, "720p", "failed")
     rejected = harness.put(PATH, video)
@@ -139,9 +139,9 @@ def test_a_rejected_upload_stays_rejected_while_its_newest_row_is_failed(
 
 
 def test_a_second_encode_that_fails_leaves_object_and_older_row_as_they_were(
-    beside: MakeHarness, rows: CatalogRows, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    harness = beside(KEEP_LOCAL=True)
+    harness = make_catalog_harness(KEEP_LOCAL=True)
     good = rows.insert(NAME, "720p")
     harness.put(PATH, video)
     finish(harness)
@@ -159,10 +159,10 @@ def test_a_second_encode_that_fails_leaves_object_and_older_row_as_they_were(
 
 
 def test_a_second_encode_that_fails_before_it_opens_the_file_does_not_stop_the_first(
-    beside: MakeHarness, rows: CatalogRows, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
     """The content was admitted for the older row and has not changed since: it still belongs to that row."""
-    harness = beside()
+    harness = make_catalog_harness()
     good = rows.insert(NAME, "720p")
     harness.put(PATH, video)
     harness.admit_waiting()
@@ -173,10 +173,10 @@ def test_a_second_encode_that_fails_before_it_opens_the_file_does_not_stop_the_f
 
 
 def test_a_failed_encode_of_the_same_size_is_not_taken_for_what_was_admitted(
-    beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
 ) -> None:
     """Nothing of the first one has been read yet, so its size is all that is known of its content."""
-    harness = beside()
+    harness = make_catalog_harness()
     rows.insert(NAME, "720p")
     good = video + b"\0\0\0\x09free1"
     harness.put(PATH, good)
@@ -191,9 +191,9 @@ def test_a_failed_encode_of_the_same_size_is_not_taken_for_what_was_admitted(
 
 
 def test_a_second_encode_that_is_good_replaces_the_object_and_both_rows_show_it(
-    beside: MakeHarness, rows: CatalogRows, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    harness = beside(KEEP_LOCAL=True)
+    harness = make_catalog_harness(KEEP_LOCAL=True)
     first = rows.insert(NAME, "720p")
     harness.put(PATH, video)
     finish(harness)
@@ -206,11 +206,11 @@ def test_a_second_encode_that_is_good_replaces_the_object_and_both_rows_show_it(
 
 
 def test_what_a_power_cut_left_of_a_file_does_not_replace_its_good_object(
-    beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, server: S3Server, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, proxy: FaultProxy, server: S3Server, video: bytes
 ) -> None:
     """A verified object is replaced only for a newer row; the damaged file waits for one, and is not hashed
     over and over for it."""
-    harness = beside(KEEP_LOCAL=True)
+    harness = make_catalog_harness(KEEP_LOCAL=True)
     rows.insert("my video.mp4", "original")
     harness.put(ORIGINAL, video)
     finish(harness, ORIGINAL)
@@ -235,9 +235,9 @@ def test_what_a_power_cut_left_of_a_file_does_not_replace_its_good_object(
 
 
 def test_an_original_that_the_compressor_could_read_is_uploaded_whatever_its_container(
-    beside: MakeHarness, rows: CatalogRows, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    harness = beside()
+    harness = make_catalog_harness()
     odd = video[:-100]
     upload = harness.put(ORIGINAL, odd)
     assert (upload.state, upload.finding is not None) == (State.PENDING, True)
@@ -247,9 +247,9 @@ def test_an_original_that_the_compressor_could_read_is_uploaded_whatever_its_con
 
 
 def test_a_rendition_with_an_incomplete_container_is_rejected_even_if_its_row_is_ready(
-    beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
 ) -> None:
-    harness = beside()
+    harness = make_catalog_harness()
     rows.insert(NAME, "720p")
     harness.put(PATH, video[:-100])
     finish(harness)
@@ -259,10 +259,10 @@ def test_a_rendition_with_an_incomplete_container_is_rejected_even_if_its_row_is
 
 
 def test_the_row_tells_an_original_from_a_rendition_of_the_same_name(
-    beside: MakeHarness, rows: CatalogRows, server: S3Server, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, server: S3Server, video: bytes
 ) -> None:
     """A source called `clip_720p.mp4`: its 720p rendition comes first, and so does the row of that."""
-    harness = beside()
+    harness = make_catalog_harness()
     original, rendition = f"{VIDEO_ID}/clip_720p.mp4", f"{VIDEO_ID}/clip_720p_720p.mp4"
     of_rendition = rows.insert("clip_720p_720p.mp4", "720p")
     harness.put(rendition, video)
@@ -282,10 +282,10 @@ def test_the_row_tells_an_original_from_a_rendition_of_the_same_name(
 
 
 def test_an_object_that_the_compressor_uploaded_itself_is_adopted_once_it_is_confirmed(
-    beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, server: S3Server, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, proxy: FaultProxy, server: S3Server, video: bytes
 ) -> None:
     """Its URL names the object as the file name stands; players get it percent-encoded."""
-    harness = beside()
+    harness = make_catalog_harness()
     key = f"videos/{VIDEO_ID}/{NAME}"
     server.client().put_object(
         Bucket=BUCKET, Key=key, Body=video, ACL="public-read", ChecksumAlgorithm="CRC64NVME"
@@ -299,9 +299,9 @@ def test_an_object_that_the_compressor_uploaded_itself_is_adopted_once_it_is_con
 
 
 def test_a_file_that_vanishes_while_it_waits_is_gone(
-    beside: MakeHarness, rows: CatalogRows, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    harness = beside()
+    harness = make_catalog_harness()
     harness.put(f"{VIDEO_ID}/other_144p.mp4", video)
     harness.put(PATH, video)
     os.remove(harness.absolute(PATH))
@@ -311,9 +311,9 @@ def test_a_file_that_vanishes_while_it_waits_is_gone(
 
 
 def test_a_retried_upload_is_judged_by_its_row_again(
-    beside: MakeHarness, rows: CatalogRows, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    harness = beside()
+    harness = make_catalog_harness()
     row = rows.insert(NAME, "720p", "failed")
     harness.put(PATH, video)
     finish(harness)

@@ -8,10 +8,9 @@ import pytest
 
 from db import State
 from tests.compressor.database import add_video
-from tests.integration.conftest import MakeHarness
 from tests.support.catalog_rows import BASE_URL, CatalogRows
 from tests.support.fault_proxy import FaultProxy
-from tests.support.harness import BUCKET, VIDEO_ID, Harness
+from tests.support.harness import BUCKET, VIDEO_ID, Harness, MakeHarness
 from tests.support.s3_server import S3Server
 from watcher.errors import Code
 
@@ -53,10 +52,10 @@ def republished(harness: Harness) -> float | None:
 
 @pytest.mark.parametrize("status", ["processing", "failed"])
 def test_a_url_is_published_onto_ready_rows_only(
-    beside: MakeHarness, rows: CatalogRows, video: bytes, status: str
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes, status: str
 ) -> None:
     """Without a row that can be given the URL, publication is retried."""
-    harness = beside()
+    harness = make_catalog_harness()
     row = rows.insert(NAME, "720p")
     harness.put(PATH, video)
     verify(harness)
@@ -72,9 +71,9 @@ def test_a_url_is_published_onto_ready_rows_only(
 
 
 def test_every_ready_row_of_the_file_is_given_the_url_and_no_other_row(
-    beside: MakeHarness, rows: CatalogRows, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    harness = beside()
+    harness = make_catalog_harness()
     ours = [rows.insert(NAME, "720p", url=f"https://{host}.example/{PATH}") for host in ("a", "b")]
     others = [
         rows.insert("my video_480p.mp4", "480p"),
@@ -91,9 +90,9 @@ def test_every_ready_row_of_the_file_is_given_the_url_and_no_other_row(
 
 
 def test_a_row_that_shows_no_file_at_all_is_found_by_video_and_quality(
-    beside: MakeHarness, rows: CatalogRows, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    harness = beside()
+    harness = make_catalog_harness()
     row = rows.insert(NAME, "720p", url="https://player.example/watch?v=1")
     other = rows.insert(NAME, "480p", url="https://player.example/watch?v=2")
     harness.put(PATH, video)
@@ -103,15 +102,15 @@ def test_a_row_that_shows_no_file_at_all_is_found_by_video_and_quality(
 
 
 def test_an_address_of_ours_from_before_is_replaced_by_the_present_one(
-    beside: MakeHarness, rows: CatalogRows, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
     """The original's old URL does not end in its file's name; the ledger has recorded it."""
-    old = beside(KEEP_LOCAL=True, AWS_S3_BASE_URL="https://old.example")
+    old = make_catalog_harness(KEEP_LOCAL=True, AWS_S3_BASE_URL="https://old.example")
     first = rows.insert(ORIGINAL_NAME, "original")
     old.put(ORIGINAL, video)
     publish(old, ORIGINAL)
     assert rows.url_of(first) == f"https://old.example/{ORIGINAL_KEY.replace(' ', '%20')}"
-    new = beside(KEEP_LOCAL=True, AWS_S3_BASE_URL="https://new.example")
+    new = make_catalog_harness(KEEP_LOCAL=True, AWS_S3_BASE_URL="https://new.example")
     rows.insert(ORIGINAL_NAME, "original")
     new.put(ORIGINAL, video + b"\0\0\0\x08free")
     publish(new, ORIGINAL)
@@ -119,10 +118,10 @@ def test_an_address_of_ours_from_before_is_replaced_by_the_present_one(
 
 
 def test_a_row_that_went_back_is_published_again_and_counted(
-    beside: MakeHarness, rows: CatalogRows, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
     """The copy may be released already: players need the object."""
-    harness = beside()
+    harness = make_catalog_harness()
     row = rows.insert(NAME, "720p")
     harness.put(PATH, video)
     harness.admit_waiting()
@@ -136,10 +135,10 @@ def test_a_row_that_went_back_is_published_again_and_counted(
 
 
 def test_a_row_that_appears_for_a_file_that_did_not_change_is_published_by_the_sweep(
-    beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
 ) -> None:
     """Compressed again while the original is still there: nothing is copied, and no event comes."""
-    harness = beside(KEEP_LOCAL=True)
+    harness = make_catalog_harness(KEEP_LOCAL=True)
     rows.insert(ORIGINAL_NAME, "original")
     harness.put(ORIGINAL, video)
     publish(harness, ORIGINAL)
@@ -153,10 +152,10 @@ def test_a_row_that_appears_for_a_file_that_did_not_change_is_published_by_the_s
 
 
 def test_a_newer_row_of_other_content_waits_for_its_own_upload(
-    beside: MakeHarness, rows: CatalogRows, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
     """The old object does not belong to the new row, although it has the same URL."""
-    harness = beside()
+    harness = make_catalog_harness()
     first = rows.insert(NAME, "720p")
     harness.put(PATH, video)
     verify(harness)
@@ -172,9 +171,9 @@ def test_a_newer_row_of_other_content_waits_for_its_own_upload(
 
 
 def test_a_row_deleted_before_publication_ends_the_upload_and_keeps_object_and_file(
-    beside: MakeHarness, rows: CatalogRows, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    harness = beside()
+    harness = make_catalog_harness()
     row = rows.insert(NAME, "720p")
     harness.put(PATH, video)
     verify(harness)
@@ -191,10 +190,10 @@ def test_a_row_deleted_before_publication_ends_the_upload_and_keeps_object_and_f
 
 
 def test_a_lost_object_gives_each_row_back_what_it_showed_before(
-    beside: MakeHarness, rows: CatalogRows, server: S3Server, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, server: S3Server, video: bytes
 ) -> None:
     """Each request chose its own local URL: it is recorded, not derived."""
-    harness = beside()
+    harness = make_catalog_harness()
     locals_ = [f"https://{host}.example/{PATH}" for host in ("a", "b")]
     ids = [rows.insert(NAME, "720p", url=url) for url in locals_]
     harness.put(PATH, video)
@@ -208,10 +207,10 @@ def test_a_lost_object_gives_each_row_back_what_it_showed_before(
 
 
 def test_a_row_that_goes_back_while_the_object_is_lost_is_left_as_it_is(
-    beside: MakeHarness, rows: CatalogRows, video: bytes, server: S3Server
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes, server: S3Server
 ) -> None:
     """Its earlier URL is unknown, so it keeps the present one."""
-    harness = beside()
+    harness = make_catalog_harness()
     row = rows.insert(NAME, "720p", url=public(harness))
     harness.put(PATH, video)
     publish(harness)
@@ -224,9 +223,9 @@ def test_a_row_that_goes_back_while_the_object_is_lost_is_left_as_it_is(
 
 
 def test_a_copy_is_not_released_while_the_compressor_is_about_to_write_its_path(
-    beside: MakeHarness, rows: CatalogRows, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    harness = beside()
+    harness = make_catalog_harness()
     rows.insert(NAME, "720p")
     harness.put(PATH, video)
     publish(harness)
@@ -240,9 +239,9 @@ def test_a_copy_is_not_released_while_the_compressor_is_about_to_write_its_path(
 
 
 def test_a_copy_is_not_released_while_a_row_still_shows_it(
-    beside: MakeHarness, rows: CatalogRows, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    harness = beside()
+    harness = make_catalog_harness()
     row = rows.insert(NAME, "720p")
     harness.put(PATH, video)
     publish(harness)
@@ -252,10 +251,10 @@ def test_a_copy_is_not_released_while_a_row_still_shows_it(
 
 
 def test_an_original_is_kept_while_the_compressor_is_at_work_on_its_video(
-    beside: MakeHarness, rows: CatalogRows, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
     """The compressor checks for the original at its end and then probes it: it must not vanish in between."""
-    harness = beside()
+    harness = make_catalog_harness()
     row = rows.insert(ORIGINAL_NAME, "original")
     rows.insert(NAME, "720p", "processing")
     harness.put(ORIGINAL, video)
@@ -268,9 +267,9 @@ def test_an_original_is_kept_while_the_compressor_is_at_work_on_its_video(
 
 @pytest.mark.parametrize("deletes", [False, True])
 def test_the_object_of_a_deleted_video_is_kept_and_reported_or_deleted_as_configured(
-    beside: MakeHarness, rows: CatalogRows, video: bytes, deletes: bool
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes, deletes: bool
 ) -> None:
-    harness = beside(DELETE_ORPHANS=deletes)
+    harness = make_catalog_harness(DELETE_ORPHANS=deletes)
     row = rows.insert(NAME, "720p")
     harness.put(PATH, video)
     harness.admit_waiting()
@@ -285,10 +284,10 @@ def test_the_object_of_a_deleted_video_is_kept_and_reported_or_deleted_as_config
 
 
 def test_an_object_is_not_deleted_while_any_row_references_it(
-    beside: MakeHarness, rows: CatalogRows, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
     """Not even one of another video that was edited by hand."""
-    harness = beside(DELETE_ORPHANS=True)
+    harness = make_catalog_harness(DELETE_ORPHANS=True)
     row = rows.insert(NAME, "720p")
     harness.put(PATH, video)
     harness.admit_waiting()
@@ -305,10 +304,10 @@ def test_an_object_is_not_deleted_while_any_row_references_it(
 
 
 def test_an_object_whose_copy_is_still_to_be_released_is_deleted_after_that(
-    beside: MakeHarness, rows: CatalogRows, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
     """Deleting it before would send it again."""
-    harness = beside(DELETE_ORPHANS=True)
+    harness = make_catalog_harness(DELETE_ORPHANS=True)
     row = rows.insert(NAME, "720p")
     harness.put(PATH, video)
     publish(harness)
@@ -321,9 +320,9 @@ def test_an_object_whose_copy_is_still_to_be_released_is_deleted_after_that(
 
 
 def test_with_copies_kept_for_good_the_object_is_deleted_and_the_file_waits_for_a_row(
-    beside: MakeHarness, rows: CatalogRows, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    harness = beside(DELETE_ORPHANS=True, KEEP_LOCAL=True)
+    harness = make_catalog_harness(DELETE_ORPHANS=True, KEEP_LOCAL=True)
     row = rows.insert(NAME, "720p")
     harness.put(PATH, video)
     publish(harness)
@@ -336,9 +335,9 @@ def test_with_copies_kept_for_good_the_object_is_deleted_and_the_file_waits_for_
 
 
 def test_an_object_whose_row_was_deleted_before_publication_is_an_orphan_too(
-    beside: MakeHarness, rows: CatalogRows, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    harness = beside(DELETE_ORPHANS=True)
+    harness = make_catalog_harness(DELETE_ORPHANS=True)
     row = rows.insert(NAME, "720p")
     harness.put(PATH, video)
     verify(harness)
@@ -352,14 +351,14 @@ def test_an_object_whose_row_was_deleted_before_publication_is_an_orphan_too(
 
 
 def test_the_object_of_another_host_is_not_taken_for_a_lost_one(
-    beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, server: S3Server, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, proxy: FaultProxy, server: S3Server, video: bytes
 ) -> None:
     """Two hosts compressed the same video one after the other: the later one's object stays as it is."""
-    harness = beside(KEEP_LOCAL=True)
+    harness = make_catalog_harness(KEEP_LOCAL=True)
     rows.insert(NAME, "720p")
     harness.put(PATH, video)
     publish(harness)
-    other = beside(INSTANCE_ID="other", KEEP_LOCAL=True)
+    other = make_catalog_harness(INSTANCE_ID="other", KEEP_LOCAL=True)
     rows.insert(NAME, "720p")
     harness.write(PATH, video + b"\0\0\0\x08free")
     other.settle(PATH)

@@ -15,11 +15,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from db import State
-from tests.integration.conftest import MakeHarness, MakeSettings
 from tests.support.cloudfront_server import Cdn, asked_to_forget
 from tests.support.daemon_process import DaemonProcess, running_daemon
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request
-from tests.support.harness import BUCKET, VIDEO_ID, Harness
+from tests.support.harness import BUCKET, VIDEO_ID, Harness, MakeHarness, MakeSettings
 from tests.support.s3_server import S3Server
 from watcher.app.single_pass import SinglePass
 from watcher.settings.model import Settings

@@ -22,9 +22,9 @@ from db import Ledger, State, sqlite_url
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, s3_error
 from tests.support.harness import BUCKET, VIDEO_ID
 from tests.support.media import Media
+from tests.support.ports import free_address
 from tests.support.s3_server import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, S3Server
-from tests.unit.watcher.conftest import make_place
-from tests.unit.watcher.test_metrics import free_address
+from tests.support.temporary_directory import make_place
 from watcher.app.factories import open_ledger_database
 from watcher.cli.app import app
 from watcher.settings.model import Settings

@@ -7,8 +7,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,59 +14,19 @@ from urllib.request import urlopen
 
 import pytest
 
-from db import Ledger, State, Upload, open_database
+from db import State
 from tests.faults.http_wire import HttpWire
 from tests.faults.wire_faults import BlackHole
-from tests.integration.conftest import MakeSettings
-from tests.integration.test_upload_rules import padded
-from tests.support.daemon_process import environment_of, running_daemon
+from tests.support.bucket_contents import keys
+from tests.support.daemon_process import command, place_file, rows, running_daemon
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
-from tests.support.harness import BUCKET, VIDEO_ID, settings_for
+from tests.support.harness import BUCKET, VIDEO_ID, MakeSettings, settings_for
 from tests.support.media import Media, encoding
 from tests.support.s3_server import S3Server
-from tests.support.secret_search import ensure_untold
+from tests.support.video_files import OTHER_VIDEO, PATH, padded
 from watcher.failpoints import VARIABLE, Point
-from watcher.settings.model import Settings
 
-PATH = f"{VIDEO_ID}/my_video_720p.mp4"
-OTHER_VIDEO = "1c9f4a71-0e6d-4d2b-9f9f-4c2a1b8e3d22"
 SHUTDOWN_SECONDS = 10
-
-
-def place_file(settings: Settings, path: str, source: str) -> None:
-    """Copy a file to a path below the watched directory, the way the compressor copies an original."""
-    target = os.path.join(settings.completed_dir, path)
-    os.makedirs(os.path.dirname(target), exist_ok=True)
-    shutil.copy2(source, target)
-
-
-def rows(settings: Settings) -> list[Upload]:
-    """The ledger, read from outside."""
-    database = open_database(settings.ledger_url, read_only=True)
-    try:
-        return Ledger(database, settings.instance).uploads()
-    finally:
-        database.close()
-
-
-def keys(server: S3Server) -> set[str]:
-    """The objects in the bucket."""
-    listed = server.client().list_objects_v2(Bucket=BUCKET).get("Contents", [])
-    return {entry["Key"] for entry in listed}
-
-
-def command(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line beside the daemon."""
-    ran = subprocess.run(
-        [sys.executable, "-m", "watcher", *arguments],
-        env=environment_of(settings),
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    ensure_untold(ran.stdout, ran.stderr)
-    return ran
 
 
 def test_every_way_of_arriving_is_seen_without_waiting_for_the_periodic_scan(

@@ -11,9 +11,8 @@ import psycopg
 import pytest
 
 from db import Ledger, State
-from tests.integration.conftest import MakeSettings
 from tests.support.daemon_process import running_daemon
-from tests.support.harness import BUCKET, VIDEO_ID
+from tests.support.harness import BUCKET, VIDEO_ID, MakeSettings
 from tests.support.media import Media
 from tests.support.postgres import PostgresServer
 from tests.support.s3_server import S3Server

@@ -14,11 +14,10 @@ import pytest
 from psycopg import sql
 
 from db import MIGRATIONS, State, migrate
-from tests.integration.conftest import MakeSettings
 from tests.support.catalog_harness import LOCAL, Compressor, compressor_on
 from tests.support.certificates import make_certificate
 from tests.support.cli_process import Command
-from tests.support.harness import BUCKET, VIDEO_ID, Harness
+from tests.support.harness import BUCKET, VIDEO_ID, Harness, MakeSettings
 from tests.support.postgres import PostgresServer
 from tests.support.postgres_tls import tls_proxy
 from tests.support.s3_server import S3Server

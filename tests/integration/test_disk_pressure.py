@@ -10,9 +10,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from db import State
-from tests.integration.conftest import MakeHarness
 from tests.support.fault_proxy import Answer, FaultProxy
-from tests.support.harness import BUCKET, VIDEO_ID, Harness
+from tests.support.harness import BUCKET, VIDEO_ID, Harness, MakeHarness
 from tests.support.peer_process import writer
 from tests.support.s3_server import S3Server
 from watcher.stages.disk_pressure import Fullness

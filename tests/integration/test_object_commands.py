@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import pytest
 
 from db import Invalidations, State
-from tests.integration.conftest import MakeSettings
 from tests.support.daemon_process import environment_of
 from tests.support.fault_proxy import FaultProxy, s3_error
-from tests.support.harness import BUCKET, VIDEO_ID, open_harness
+from tests.support.harness import BUCKET, VIDEO_ID, MakeSettings, open_harness
 from tests.support.peer_process import writer
 from tests.support.s3_server import S3Server
 from watcher.app.factories import open_ledger_database

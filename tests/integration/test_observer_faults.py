@@ -13,14 +13,13 @@ from urllib.request import urlopen
 import pytest
 
 from db import State
-from tests.faults.files_at_stake import Stakes
-from tests.integration.conftest import MakeSettings
-from tests.integration.test_daemon import OTHER_VIDEO, PATH, command, place_file, rows
-from tests.support.daemon_process import DaemonProcess, running_daemon
+from tests.faults.files_at_stake import FilesAtStake
+from tests.support.daemon_process import DaemonProcess, command, place_file, rows, running_daemon
 from tests.support.fault_proxy import FaultProxy, no_fault, s3_error
-from tests.support.harness import VIDEO_ID
+from tests.support.harness import VIDEO_ID, MakeSettings
 from tests.support.media import Media
-from tests.unit.watcher.test_metrics import free_address
+from tests.support.ports import free_address
+from tests.support.video_files import OTHER_VIDEO, PATH
 from watcher.settings.model import Settings
 
 pytestmark = pytest.mark.long
@@ -100,7 +99,7 @@ def disk(chosen: Settings) -> Iterator[Disk]:
 @pytest.mark.fault("watched directory deleted and made again")
 @pytest.mark.parametrize("way", ["deleted", "moved away"])
 def test_a_root_that_is_made_again_is_taken_up_as_soon_as_it_is_not_empty(
-    chosen: Settings, proxy: FaultProxy, media: Media, way: str, stakes: Stakes
+    chosen: Settings, proxy: FaultProxy, media: Media, way: str, files_at_stake: FilesAtStake
 ) -> None:
     """Until then what the ledger waits for is not gone."""
     refuse_puts(proxy)
@@ -111,7 +110,7 @@ def test_a_root_that_is_made_again_is_taken_up_as_soon_as_it_is_not_empty(
             shutil.rmtree(chosen.completed_dir)
         else:
             os.rename(chosen.completed_dir, f"{chosen.completed_dir}.moved")
-        stakes.inject()
+        files_at_stake.inject()
         daemon.expect("observer_unavailable")
         assert scrape(chosen)["root_available"] == 0
         os.mkdir(chosen.completed_dir)
@@ -119,30 +118,30 @@ def test_a_root_that_is_made_again_is_taken_up_as_soon_as_it_is_not_empty(
         daemon.expect("scan_failed", code="root-unavailable")
         assert states(chosen) == {PATH: State.PENDING}
         proxy.fault = no_fault
-        stakes.copy(chosen, OTHER, media.faststart)
-        stakes.over()
+        files_at_stake.copy(chosen, OTHER, media.faststart)
+        files_at_stake.over()
         daemon.expect("observer_restarted")
         daemon.expect("upload_published", path=OTHER)
-        stakes.recovered()
+        files_at_stake.recovered()
         assert scrape(chosen)["root_available"] == 1
         assert scrape(chosen)["observer_restarts_total"] >= 1
         daemon.expect("upload_gone", path=PATH)
-    stakes.judge(chosen)
+    files_at_stake.judge(chosen)
 
 
 @pytest.mark.fault("watched directory unmounted and mounted again")
 def test_what_lies_beneath_an_unmounted_root_is_not_believed_and_the_root_is_when_it_returns(
-    chosen: Settings, proxy: FaultProxy, media: Media, place: str, disk: Disk, stakes: Stakes
+    chosen: Settings, proxy: FaultProxy, media: Media, place: str, disk: Disk, files_at_stake: FilesAtStake
 ) -> None:
     refuse_puts(proxy)
     os.mkdir(f"{place}/disk")
     place_file(chosen, OTHER, media.faststart)
     disk.mount("--bind", f"{place}/disk")
-    stakes.copy(chosen, PATH, media.faststart)
+    files_at_stake.copy(chosen, PATH, media.faststart)
     with noticing(chosen) as daemon:
         daemon.expect("file_finished", path=PATH)
         disk.unmount()
-        stakes.inject()
+        files_at_stake.inject()
         assert "not mounted" in daemon.expect("observer_unavailable")["reason"]
         daemon.signal(signal.SIGHUP)
         daemon.expect("scan_failed", code="root-unavailable")
@@ -150,31 +149,31 @@ def test_what_lies_beneath_an_unmounted_root_is_not_believed_and_the_root_is_whe
         daemon.expect("stage_paused", stage="upload", code="root-unavailable")
         assert states(chosen) == {PATH: State.PENDING}
         disk.mount("--bind", f"{place}/disk")
-        stakes.over()
+        files_at_stake.over()
         daemon.expect("observer_restarted")
         daemon.expect("upload_published", path=PATH)
-        stakes.recovered()
+        files_at_stake.recovered()
         assert states(chosen) == {PATH: State.PUBLISHED}
-    stakes.judge(chosen)
+    files_at_stake.judge(chosen)
 
 
 @pytest.mark.fault("another file system mounted in its place")
 def test_another_file_system_at_the_same_place_is_taken_up(
-    chosen: Settings, media: Media, disk: Disk, stakes: Stakes
+    chosen: Settings, media: Media, disk: Disk, files_at_stake: FilesAtStake
 ) -> None:
     disk.mount("-t", "tmpfs", "none")
-    stakes.copy(chosen, PATH, media.faststart)
+    files_at_stake.copy(chosen, PATH, media.faststart)
     with noticing(chosen) as daemon:
         daemon.expect("upload_published", path=PATH)
         disk.unmount()
-        stakes.inject()
+        files_at_stake.inject()
         daemon.expect("observer_unavailable")
         disk.mount("-t", "tmpfs", "none")
-        stakes.copy(chosen, OTHER, media.faststart)
-        stakes.over()
+        files_at_stake.copy(chosen, OTHER, media.faststart)
+        files_at_stake.over()
         daemon.expect("upload_published", path=OTHER)
-        stakes.recovered()
-    stakes.judge(chosen)
+        files_at_stake.recovered()
+    files_at_stake.judge(chosen)
 
 
 def test_a_root_that_is_away_is_said_in_the_status(chosen: Settings, media: Media) -> None:
@@ -187,27 +186,27 @@ def test_a_root_that_is_away_is_said_in_the_status(chosen: Settings, media: Medi
 
 @pytest.mark.fault("directory that may not be read")
 def test_a_directory_that_may_not_be_read_is_told_and_looked_into_when_it_may(
-    chosen: Settings, media: Media, stakes: Stakes
+    chosen: Settings, media: Media, files_at_stake: FilesAtStake
 ) -> None:
     prefix = able_to("setpriv", "--bounding-set=-dac_override,-dac_read_search")
     directory = os.path.join(chosen.completed_dir, VIDEO_ID)
     with noticing(chosen, *prefix) as daemon:
         os.mkdir(directory, mode=0)
-        stakes.inject()
+        files_at_stake.inject()
         daemon.expect("directory_unreadable", path=VIDEO_ID)
         assert scrape(chosen)["unreadable_directories"] == 1
-        stakes.copy(chosen, PATH, media.faststart)
+        files_at_stake.copy(chosen, PATH, media.faststart)
         os.chmod(directory, 0o755)
-        stakes.over()
+        files_at_stake.over()
         daemon.expect("directory_readable", path=VIDEO_ID)
         daemon.expect("upload_published", path=PATH)
-        stakes.recovered()
+        files_at_stake.recovered()
         assert scrape(chosen)["unreadable_directories"] == 0
         os.chmod(directory, 0)
         daemon.expect("directory_unreadable", path=VIDEO_ID, count=2)
         assert f"{VIDEO_ID} cannot be looked into" in status(daemon, chosen)
     os.chmod(directory, 0o755)
-    stakes.judge(chosen)
+    files_at_stake.judge(chosen)
 
 
 def able_to(*prefix: str) -> Sequence[str]:
@@ -226,7 +225,7 @@ def set_watch_limit(limit: int) -> Sequence[str]:
 
 @pytest.mark.fault("inotify watches exhausted")
 def test_watches_that_run_out_are_said_and_scans_find_what_they_would_have_told(
-    settings: MakeSettings, media: Media, stakes: Stakes
+    settings: MakeSettings, media: Media, files_at_stake: FilesAtStake
 ) -> None:
     """The kernel's real limit, in a user namespace of the daemon's own."""
     prefix = able_to("unshare", "--user", "--map-root-user", *set_watch_limit(5))
@@ -239,42 +238,42 @@ def test_watches_that_run_out_are_said_and_scans_find_what_they_would_have_told(
         daemon.expect("daemon_ready")
         sampled = scrape(chosen)
         assert (sampled["watched_directories"], sampled["unwatched_directories"]) == (5, 6)
-        stakes.inject(int(sampled["unwatched_directories"]))
+        files_at_stake.inject(int(sampled["unwatched_directories"]))
         for video in videos:
-            stakes.copy(chosen, f"{video}/a_144p.mp4", media.faststart)
-        stakes.over()
+            files_at_stake.copy(chosen, f"{video}/a_144p.mp4", media.faststart)
+        files_at_stake.over()
         daemon.expect("upload_published", count=10)
-        stakes.recovered()
+        files_at_stake.recovered()
         assert 1 <= scrape(chosen)["found_by_scan_files_total"] <= 10
         assert "observer paused: 6 directories are not watched" in status(daemon, chosen)
         assert [line["event"] for line in daemon.events].count("watches_exhausted") == 1
-    stakes.judge(chosen)
+    files_at_stake.judge(chosen)
 
 
 @pytest.mark.fault("inotify watches exhausted")
 def test_watches_that_are_allowed_later_are_used_without_a_restart(
-    chosen: Settings, media: Media, stakes: Stakes
+    chosen: Settings, media: Media, files_at_stake: FilesAtStake
 ) -> None:
     prefix = able_to("unshare", "--user", "--map-root-user", *set_watch_limit(1))
     os.mkdir(os.path.join(chosen.completed_dir, VIDEO_ID))
     with running_daemon(chosen, through=prefix) as daemon:
         daemon.expect("watches_exhausted")
         daemon.expect("daemon_ready")
-        stakes.inject()
+        files_at_stake.inject()
         subprocess.run(
             ["nsenter", "--user", f"--target={daemon.process.pid}", *set_watch_limit(100), "true"], check=True
         )
         assert daemon.expect("watches_complete")["watched"] == 2
-        stakes.copy(chosen, PATH, media.faststart)
+        files_at_stake.copy(chosen, PATH, media.faststart)
         daemon.expect("upload_published", path=PATH)
-        stakes.recovered()
+        files_at_stake.recovered()
         assert scrape(chosen)["found_by_scan_files_total"] == 0
-    stakes.judge(chosen)
+    files_at_stake.judge(chosen)
 
 
 @pytest.mark.fault("event queue overflowed")
 def test_what_was_lost_when_the_kernels_queue_overflowed_is_found_and_counted(
-    chosen: Settings, media: Media, stakes: Stakes
+    chosen: Settings, media: Media, files_at_stake: FilesAtStake
 ) -> None:
     with noticing(chosen) as daemon:
         daemon.signal(signal.SIGSTOP)
@@ -282,26 +281,26 @@ def test_what_was_lost_when_the_kernels_queue_overflowed_is_found_and_counted(
             with open(os.path.join(chosen.completed_dir, f"{number}.txt"), "wb"):
                 pass
         for path in (PATH, OTHER):
-            stakes.copy(chosen, path, media.faststart)
-        stakes.inject()
+            files_at_stake.copy(chosen, path, media.faststart)
+        files_at_stake.inject()
         daemon.signal(signal.SIGCONT)
         daemon.expect("events_lost")
         for path in (PATH, OTHER):
             daemon.expect("upload_published", path=path)
-        stakes.recovered()
+        files_at_stake.recovered()
         sampled = scrape(chosen)
         assert sampled["event_queue_overflows_total"] == 1
         assert sampled["found_by_scan_files_total"] == 2
         later = f"{VIDEO_ID}/later_144p.mp4"
-        stakes.copy(chosen, later, media.faststart)
+        files_at_stake.copy(chosen, later, media.faststart)
         daemon.expect("upload_published", path=later)
         assert scrape(chosen)["found_by_scan_files_total"] == 2
-    stakes.judge(chosen)
+    files_at_stake.judge(chosen)
 
 
 @pytest.mark.fault("directory renamed while it is scanned")
 def test_a_directory_that_is_renamed_is_scanned_under_its_new_name(
-    chosen: Settings, media: Media, stakes: Stakes
+    chosen: Settings, media: Media, files_at_stake: FilesAtStake
 ) -> None:
     """To and fro, while scans run; the last thing that happens is that it has its right name."""
     wrong, right = (os.path.join(chosen.completed_dir, name) for name in ("wrong", VIDEO_ID))
@@ -309,18 +308,18 @@ def test_a_directory_that_is_renamed_is_scanned_under_its_new_name(
     os.mkdir(wrong)
     shutil.copy(media.faststart, os.path.join(wrong, "a_144p.mp4"))
     with open(media.faststart, "rb") as file:
-        stakes.add(a, file.read())
+        files_at_stake.add(a, file.read())
     with noticing(chosen) as daemon:
         for _ in range(RENAMED):
             daemon.signal(signal.SIGHUP)
             os.rename(wrong, right)
             daemon.signal(signal.SIGHUP)
             os.rename(right, wrong)
-            stakes.inject(2)
+            files_at_stake.inject(2)
         os.rename(wrong, right)
-        stakes.over()
+        files_at_stake.over()
         daemon.expect("upload_published", path=a)
-        stakes.recovered()
-        stakes.copy(chosen, b, media.faststart)
+        files_at_stake.recovered()
+        files_at_stake.copy(chosen, b, media.faststart)
         daemon.expect("upload_published", path=b)
-    stakes.judge(chosen)
+    files_at_stake.judge(chosen)

@@ -12,14 +12,13 @@ from collections.abc import Callable
 import pytest
 
 from db import State
-from tests.faults.files_at_stake import Stakes
-from tests.integration.conftest import MakeHarness
-from tests.integration.test_release_rules import FREE_BOX, content, published
-from tests.integration.test_resume_rules import FIVE_PARTS, interrupted, open_multiparts
-from tests.integration.test_upload_rules import padded
+from tests.faults.files_at_stake import FilesAtStake
+from tests.support.bucket_contents import open_multiparts
 from tests.support.fault_proxy import FaultProxy
-from tests.support.harness import BUCKET, VIDEO_ID, Harness
+from tests.support.harness import BUCKET, VIDEO_ID, Harness, MakeHarness
 from tests.support.s3_server import S3Server
+from tests.support.uploads_in_progress import FIVE_PARTS, content, interrupted, published
+from tests.support.video_files import FREE_BOX, padded
 from watcher.errors import Code
 
 PATH = f"{VIDEO_ID}/my_video_720p.mp4"
@@ -72,13 +71,13 @@ def harness(make_harness: MakeHarness) -> Harness:
     ids=["zeros", "short", "zeros behind the index", "an older state of the file", "another size"],
 )
 def test_a_damaged_copy_of_a_published_file_is_rejected_and_its_object_stays(
-    harness: Harness, video: bytes, stakes: Stakes, damage: Damage, seconds_back: int, code: str
+    harness: Harness, video: bytes, files_at_stake: FilesAtStake, damage: Damage, seconds_back: int, code: str
 ) -> None:
     published(harness, video)
-    stakes.add(PATH, video)
+    files_at_stake.add(PATH, video)
     good = harness.row(PATH)
     leave(harness, damage(video), seconds_back=seconds_back)
-    stakes.inject()
+    files_at_stake.inject()
     row = harness.settle(PATH)
     assert row is not None
     assert (row.state, row.error_code) == (State.REJECTED, code)
@@ -86,7 +85,7 @@ def test_a_damaged_copy_of_a_published_file_is_rejected_and_its_object_stays(
     assert harness.object(good) == video
     assert content(harness) == damage(video)
     assert harness.catalog_urls() == [f"/{BUCKET}/{good.object_key}"]
-    stakes.judge(harness.app.settings)
+    files_at_stake.judge(harness.app.settings)
 
 
 def test_without_any_catalog_it_is_the_same(make_harness: MakeHarness, video: bytes) -> None:

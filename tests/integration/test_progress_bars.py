@@ -13,11 +13,10 @@ import time
 
 import pytest
 
-from tests.integration.conftest import MakeSettings
-from tests.integration.test_upload_rules import padded
 from tests.support.daemon_process import environment_of
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request
-from tests.support.harness import VIDEO_ID
+from tests.support.harness import VIDEO_ID, MakeSettings
+from tests.support.video_files import padded
 
 pytestmark = pytest.mark.long
 

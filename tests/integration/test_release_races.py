@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from db import State
-from tests.faults.files_at_stake import Stakes
-from tests.integration.conftest import MakeHarness
-from tests.integration.test_release_rules import FREE_BOX, content, published
-from tests.support.harness import VIDEO_ID, Harness
+from tests.faults.files_at_stake import FilesAtStake
+from tests.support.harness import VIDEO_ID, Harness, MakeHarness
 from tests.support.peer_process import Peer, peer
+from tests.support.uploads_in_progress import content, published
+from tests.support.video_files import FREE_BOX
 from watcher import failpoints
 from watcher.failpoints import Point
 
@@ -95,31 +95,39 @@ def release_with(
     ],
 )
 def test_new_content_survives_at_its_path_and_is_uploaded_in_turn(
-    make_harness: MakeHarness, monkeypatch: pytest.MonkeyPatch, video: bytes, stakes: Stakes, swap: Swap
+    make_harness: MakeHarness,
+    monkeypatch: pytest.MonkeyPatch,
+    video: bytes,
+    files_at_stake: FilesAtStake,
+    swap: Swap,
 ) -> None:
     harness = make_harness()
     fresh = video + FREE_BOX
     for point, path in paths():
         published(harness, video, path)
-        stakes.add(path, video)
+        files_at_stake.add(path, video)
         old = harness.row(path)
         with ExitStack() as stack:
             act = in_a_thread(swap, stack) if point is Point.LINKED_ASIDE else swap
             release_with(harness, monkeypatch, point, partial(act, harness, path, fresh))
-        stakes.add(path, fresh)
-        stakes.inject()
+        files_at_stake.add(path, fresh)
+        files_at_stake.inject()
         assert content(harness, path) == fresh, point
         assert os.listdir(harness.absolute(VIDEO_ID)) == [os.path.basename(path)], point
         harness.settle(path)
         final = harness.finish(path)
         assert final.id != old.id, point
         assert (final.state, harness.object(final)) == (State.RELEASED, fresh), point
-    stakes.judge(harness.app.settings)
+    files_at_stake.judge(harness.app.settings)
 
 
 @pytest.mark.fault("file opened by an encoder at every step of its release")
 def test_an_encoder_that_opens_the_file_meanwhile_writes_what_is_uploaded_in_turn(
-    make_harness: MakeHarness, monkeypatch: pytest.MonkeyPatch, video: bytes, stakes: Stakes, place: str
+    make_harness: MakeHarness,
+    monkeypatch: pytest.MonkeyPatch,
+    video: bytes,
+    files_at_stake: FilesAtStake,
+    place: str,
 ) -> None:
     """Another process is in the middle of open(O_TRUNC), which waits where the lease stands in its way."""
     harness = make_harness()
@@ -128,7 +136,7 @@ def test_an_encoder_that_opens_the_file_meanwhile_writes_what_is_uploaded_in_tur
         file.write(video + FREE_BOX)
     for point, path in paths():
         published(harness, video, path)
-        stakes.add(path, video)
+        files_at_stake.add(path, video)
         with ExitStack() as stack:
             encoders: list[Peer] = []
 
@@ -138,17 +146,17 @@ def test_an_encoder_that_opens_the_file_meanwhile_writes_what_is_uploaded_in_tur
                 encoders.append(encoder)
 
             release_with(harness, monkeypatch, point, encode)
-            stakes.add(path, video + FREE_BOX)
-            stakes.inject()
+            files_at_stake.add(path, video + FREE_BOX)
+            files_at_stake.inject()
             encoders[0].expect("written")
         harness.settle(path)
         assert harness.finish(path).state is State.RELEASED, point
-    stakes.judge(harness.app.settings)
+    files_at_stake.judge(harness.app.settings)
 
 
 @pytest.mark.fault("file hard-linked at every step of its release")
 def test_content_with_a_second_name_stays_under_that_name(
-    make_harness: MakeHarness, monkeypatch: pytest.MonkeyPatch, video: bytes, stakes: Stakes
+    make_harness: MakeHarness, monkeypatch: pytest.MonkeyPatch, video: bytes, files_at_stake: FilesAtStake
 ) -> None:
     """Under both names, if the last check could still see it."""
     harness = make_harness()
@@ -162,9 +170,9 @@ def test_content_with_a_second_name_stays_under_that_name(
                     os.link(os.path.join(harness.absolute(VIDEO_ID), name), second)
                     return
 
-        stakes.add(path, video)
+        files_at_stake.add(path, video)
         release_with(harness, monkeypatch, point, link)
-        stakes.inject()
+        files_at_stake.inject()
         names = set(os.listdir(harness.absolute(VIDEO_ID)))
         if point in {Point.UNLINKED, Point.RECORDED}:
             assert names == set(), point
@@ -176,12 +184,16 @@ def test_content_with_a_second_name_stays_under_that_name(
         assert (harness.row(path).state is State.PUBLISHED) == was_seen, point
         for name in names:
             os.unlink(os.path.join(harness.absolute(VIDEO_ID), name))
-    stakes.judge(harness.app.settings)
+    files_at_stake.judge(harness.app.settings)
 
 
 @pytest.mark.fault("symbolic link in its place at every step of its release")
 def test_a_symbolic_link_that_appears_at_the_path_is_left_and_so_is_what_it_leads_to(
-    make_harness: MakeHarness, monkeypatch: pytest.MonkeyPatch, video: bytes, place: str, stakes: Stakes
+    make_harness: MakeHarness,
+    monkeypatch: pytest.MonkeyPatch,
+    video: bytes,
+    place: str,
+    files_at_stake: FilesAtStake,
 ) -> None:
     harness = make_harness()
     elsewhere = os.path.join(place, "elsewhere.mp4")
@@ -195,11 +207,11 @@ def test_a_symbolic_link_that_appears_at_the_path_is_left_and_so_is_what_it_lead
                 harness.write(f"../{os.path.basename(elsewhere)}", video)
             os.symlink(elsewhere, harness.absolute(at))
 
-        stakes.add(path, video)
+        files_at_stake.add(path, video)
         release_with(harness, monkeypatch, point, point_elsewhere)
-        stakes.inject()
+        files_at_stake.inject()
         assert os.path.islink(harness.absolute(path)), point
         assert content(harness, path) == video, point
         os.unlink(harness.absolute(path))
         assert os.listdir(harness.absolute(VIDEO_ID)) == [], point
-    stakes.judge(harness.app.settings)
+    files_at_stake.judge(harness.app.settings)

@@ -10,29 +10,14 @@ from typing import Any
 import pytest
 
 from db import DatabaseError, ErrorKind, Ledger, State
-from tests.integration.conftest import MakeHarness
 from tests.support.fault_proxy import Answer, FaultProxy
-from tests.support.harness import BUCKET, VIDEO_ID, Harness
+from tests.support.harness import BUCKET, VIDEO_ID, MakeHarness
 from tests.support.peer_process import writer
 from tests.support.s3_server import S3Server
+from tests.support.uploads_in_progress import content, published
+from tests.support.video_files import FREE_BOX, PATH
 from watcher.errors import Code
 from watcher.filesystem import removal
-
-PATH = f"{VIDEO_ID}/my_video_720p.mp4"
-FREE_BOX = b"\0\0\0\x08free"
-
-
-def published(harness: Harness, video: bytes, path: str = PATH) -> None:
-    """Bring a new file to `published`."""
-    harness.put(path, video)
-    harness.step(State.PENDING)
-    harness.step(State.VERIFIED)
-    assert harness.row(path).state is State.PUBLISHED
-
-
-def content(harness: Harness, path: str = PATH) -> bytes:
-    with open(harness.absolute(path), "rb") as file:
-        return file.read()
 
 
 def test_players_get_the_local_url_until_the_object_is_confirmed(

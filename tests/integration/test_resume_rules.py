@@ -8,48 +8,16 @@ from datetime import timedelta
 import pytest
 from structlog.testing import capture_logs
 
-from db import State, Upload
-from tests.integration.conftest import MakeHarness
-from tests.integration.test_upload_rules import padded
+from db import State
+from tests.support.bucket_contents import open_multiparts
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, no_fault, s3_error
-from tests.support.harness import BUCKET, VIDEO_ID, Harness
+from tests.support.harness import BUCKET, VIDEO_ID, Harness, MakeHarness
 from tests.support.s3_server import S3Server
+from tests.support.uploads_in_progress import FIVE_PARTS, KEY, interrupted
+from tests.support.video_files import FREE_BOX, PATH, padded
 from watcher.stages.abandoned_multiparts import LOOK_SECONDS, PERIOD_SECONDS, AbandonedMultiparts
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.liveness import Liveness
-
-PATH = f"{VIDEO_ID}/my_video_720p.mp4"
-KEY = f"videos/{PATH}"
-PART = 8 * 1024 * 1024
-FIVE_PARTS = 5 * PART - 100
-FREE_BOX = b"\0\0\0\x08free"
-
-
-def open_multiparts(server: S3Server) -> list[str]:
-    """The keys of the multipart uploads that are neither completed nor aborted."""
-    return [
-        found["Key"] for found in server.client().list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
-    ]
-
-
-def interrupted(harness: Harness, proxy: FaultProxy, video: bytes) -> Upload:
-    """A row whose upload was stopped after the server had some of its parts."""
-    harness.put(PATH, padded(video, FIVE_PARTS))
-
-    def stop_after_the_second(request: Request, forward: Forward) -> Answer:
-        answer = forward()
-        if proxy.actions.count("UploadPart") >= 2:
-            harness.stop_requested = True
-        return answer
-
-    proxy.fault = stop_after_the_second
-    (row,) = harness.step(State.PENDING)
-    proxy.fault = lambda _request, forward: forward()
-    harness.stop_requested = False
-    assert row.state is State.PENDING
-    assert row.multipart_id is not None
-    del proxy.requests[:]
-    return row
 
 
 def test_an_interrupted_upload_resumes_with_the_parts_in_s3(

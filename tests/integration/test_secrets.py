@@ -13,14 +13,13 @@ from urllib.request import urlopen
 import pytest
 
 from storage import ObjectStore
-from tests.integration.conftest import MakeSettings
 from tests.support.cli_process import Command
 from tests.support.daemon_process import environment_of, running_daemon
 from tests.support.fault_proxy import FaultProxy, s3_error
-from tests.support.harness import VIDEO_ID
+from tests.support.harness import VIDEO_ID, MakeSettings
 from tests.support.media import Media
+from tests.support.ports import free_address
 from tests.support.secret_search import ensure_untold, files_below, shapes_of
-from tests.unit.watcher.test_metrics import free_address
 from watcher.app.factories import make_storage_config, open_ledger_database
 from watcher.cli.app import app
 from watcher.cli.common import EXIT_FAILED, EXIT_USAGE

@@ -15,15 +15,14 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from db import State, Upload
-from tests.integration.conftest import MakeSettings
-from tests.integration.test_daemon import PATH, command, keys, place_file
-from tests.integration.test_upload_rules import LARGE, padded
-from tests.support.daemon_process import DaemonProcess, running_daemon
+from tests.support.bucket_contents import keys
+from tests.support.daemon_process import DaemonProcess, command, place_file, running_daemon
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request
-from tests.support.harness import BUCKET, VIDEO_ID
+from tests.support.harness import BUCKET, VIDEO_ID, MakeSettings
 from tests.support.media import Media
 from tests.support.s3_server import S3Server
 from tests.support.shared_directory import shared  # noqa: F401  # a fixture
+from tests.support.video_files import LARGE, PATH, padded
 from watcher.app.factories import make_ledger, open_ledger_database
 from watcher.settings.model import Settings
 

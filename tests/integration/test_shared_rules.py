@@ -12,15 +12,14 @@ import pytest
 from psycopg import sql
 
 from db import State, Upload
-from tests.integration.conftest import MakeSettings
-from tests.integration.test_release_rules import content, published
-from tests.integration.test_resume_rules import FREE_BOX, KEY, PATH, interrupted, open_multiparts
-from tests.integration.test_upload_rules import LARGE, padded
+from tests.support.bucket_contents import open_multiparts
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request
-from tests.support.harness import BUCKET, LEASE, VIDEO_ID, Harness, open_harness, settings_for
+from tests.support.harness import BUCKET, LEASE, VIDEO_ID, Harness, MakeSettings, open_harness, settings_for
 from tests.support.postgres import PostgresServer
 from tests.support.s3_server import S3Server
 from tests.support.shared_directory import OpenHarness, harness_of, let_claims_run_out, shared  # noqa: F401  # fixtures
+from tests.support.uploads_in_progress import KEY, content, interrupted, published
+from tests.support.video_files import FREE_BOX, LARGE, PATH, padded
 from watcher.app.single_pass import SinglePass
 from watcher.detection.completeness import FileStatus, Finished, Unreadable, check_complete
 from watcher.filesystem import removal

@@ -10,25 +10,13 @@ from typing import Any
 import pytest
 
 from db import DatabaseError, ErrorKind, State, Upload
-from tests.integration.conftest import MakeHarness
-from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, no_fault, s3_error
-from tests.support.harness import BUCKET, LEASE, VIDEO_ID, Harness
+from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, no_fault, s3_error, sent
+from tests.support.harness import BUCKET, LEASE, VIDEO_ID, Harness, MakeHarness
 from tests.support.peer_process import writer
 from tests.support.s3_server import S3Server
+from tests.support.video_files import LARGE, padded
 
 PATH = f"{VIDEO_ID}/my video_720p.mp4"
-LARGE = 17 * 1024 * 1024
-
-
-def padded(video: bytes, size: int) -> bytes:
-    """The video, made larger by a box of free space at its end (ISO/IEC 14496-12, 8.1.2)."""
-    length = size - len(video)
-    return video + length.to_bytes(4) + b"free" + bytes(length - 8)
-
-
-def sent(proxy: FaultProxy) -> list[str]:
-    """The write requests so far."""
-    return [action for action in proxy.actions if action != "HeadObject"]
 
 
 def test_a_finished_file_becomes_a_confirmed_public_object(

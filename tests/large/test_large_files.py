@@ -18,7 +18,6 @@ from tests.support.daemon_process import DaemonProcess, running_daemon
 from tests.support.harness import VIDEO_ID, settings_for
 from tests.support.media import Media
 from tests.support.s3_server import forget_aws
-from tests.unit.watcher.conftest import media, place  # noqa: F401  # fixtures
 from watcher.settings.model import Settings
 
 GIB = 1024**3
@@ -48,7 +47,7 @@ def sink() -> Iterator[Sink]:
 
 
 @pytest.fixture
-def settings(place: str, sink: Sink, media: Media) -> Settings:  # noqa: F811  # the fixtures
+def settings(place: str, sink: Sink, media: Media) -> Settings:  # the fixtures
     """Settings of a daemon whose directory holds the large file; it keeps its local copy."""
     chosen = settings_for(place, sink.url, KEEP_LOCAL=True)
     path = os.path.join(chosen.completed_dir, PATH)
@@ -141,7 +140,7 @@ def test_after_a_kill_only_the_rest_is_sent(
 def test_the_bandwidth_is_kept_within_five_percent_and_changes_by_a_signal(
     settings: Settings,
     sink: Sink,
-    place: str,  # noqa: F811  # the fixture
+    place: str,  # the fixture
 ) -> None:
     """Counted at the server over ten seconds each, after the first ones in which connections are opened."""
     arrivals: list[tuple[float, int]] = []

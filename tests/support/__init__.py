@@ -1,1 +1,1 @@
-"""What tests are built from: real servers, real files, processes, and ways to misbehave."""
+"""Helpers and fixtures of the tests: real servers, files and processes, and faults."""

@@ -14,7 +14,7 @@ from cryptography.x509.oid import NameOID
 
 @dataclass(frozen=True)
 class Certificate:
-    """Self-signed: trusted by nobody but a client that is given `path`."""
+    """Self-signed: trusted only by a client that is given `path`."""
 
     path: Path
     server_side: ssl.SSLContext

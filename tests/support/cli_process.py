@@ -20,12 +20,10 @@ import structlog
 from tests.support.harness import BUCKET
 from tests.support.s3_server import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY
 from tests.support.secret_search import ensure_untold
+from tests.support.source_tree import ROOT
 from watcher.cli.app import main
 
 SECONDS = 50
-
-_TREE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-"""The command is the one of this tree, wherever the packages may be installed from."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ class Command:
         os.makedirs(completed, exist_ok=True)
         environment = {
             "PATH": os.environ["PATH"],
-            "PYTHONPATH": _TREE,
+            "PYTHONPATH": ROOT,
             "COMPLETED_DIR": completed,
             "STATE_DIRECTORY": os.path.join(self.place, "state"),
             "AWS_ENDPOINT_URL": self.s3_url,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from db import Ledger, Upload, open_database
 from tests.support.secret_search import ensure_untold
+from tests.support.source_tree import ROOT
 from watcher.settings.model import Settings
 
 EXPECT_SECONDS = 20.0
@@ -29,7 +32,7 @@ def environment_of(settings: Settings, **extra: str) -> dict[str, str]:
             value = value.get_secret_value()
         given[field.upper()] = ",".join(value) if isinstance(value, tuple) else str(value)
     # The daemon is the one of this tree, wherever the packages may be installed from.
-    tree = {"PYTHONPATH": os.path.dirname(os.path.dirname(os.path.abspath(__file__)))}
+    tree = {"PYTHONPATH": ROOT}
     return {**kept, **tree, **given, "STATE_DIRECTORY": os.path.dirname(settings.completed_dir), **extra}
 
 
@@ -127,3 +130,33 @@ def running_daemon(
             if process.poll() is None:
                 process.kill()
         ensure_untold(bytes(daemon.raw))
+
+
+def command(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command with the daemon's settings."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "watcher", *arguments],
+        env=environment_of(settings),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    ensure_untold(ran.stdout, ran.stderr)
+    return ran
+
+
+def rows(settings: Settings) -> list[Upload]:
+    """The ledger's rows, read on a connection of their own."""
+    database = open_database(settings.ledger_url, read_only=True)
+    try:
+        return Ledger(database, settings.instance).uploads()
+    finally:
+        database.close()
+
+
+def place_file(settings: Settings, path: str, source: str) -> None:
+    """Copy a file to a path below the watched directory, the way the compressor copies an original."""
+    target = os.path.join(settings.completed_dir, path)
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    shutil.copy2(source, target)

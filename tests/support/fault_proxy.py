@@ -159,3 +159,8 @@ class FaultProxy:
                 pass
 
         return Handler
+
+
+def sent(proxy: FaultProxy) -> list[str]:
+    """The actions so far other than HEAD requests."""
+    return [action for action in proxy.actions if action != "HeadObject"]

@@ -154,3 +154,7 @@ def open_harness(settings: Settings, server: S3Server) -> Iterator[Harness]:
         migrate(app.database)
         with app.database.session():
             yield Harness(app, server)
+
+
+MakeSettings = Callable[..., Settings]
+MakeHarness = Callable[..., Harness]

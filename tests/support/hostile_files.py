@@ -1,4 +1,4 @@
-"""Everything that somebody who may write into the watched directory could leave there, a row a kind."""
+"""Everything that an attacker with write access to the watched directory could leave there."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Ground:
 
     @property
     def hard_linked(self) -> str:
-        """Another one, which is somebody else's: the first must have no second name that protects it."""
+        """Another secret file, owned by another user: a second name would protect the first one."""
         return os.path.join(self.outside, "others_720p.mp4")
 
     def at(self, name: str) -> str:

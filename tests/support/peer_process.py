@@ -1,4 +1,4 @@
-"""Another process that does something to a file, one step after the other, each when the test says so."""
+"""Another process that acts on a file step by step, as the test orders."""
 
 import select
 import subprocess
@@ -21,7 +21,7 @@ print("closed", flush=True)
 
 
 class Peer:
-    """The other process, which says what it has done in lines and goes on when it is told to."""
+    """The other process, which prints a line for each step and waits for orders."""
 
     def __init__(self, process: "subprocess.Popen[str]", lines: IO[str], orders: IO[str]) -> None:
         self.process = process
@@ -29,7 +29,7 @@ class Peer:
         self._orders = orders
 
     def expect(self, line: str) -> None:
-        """Wait until it says that it is so far."""
+        """Wait for its next line."""
         assert self._lines.readline() == f"{line}\n"
 
     def says_nothing(self) -> bool:
@@ -37,7 +37,7 @@ class Peer:
         return not select.select([self._lines], [], [], 0)[0]
 
     def go_on(self) -> None:
-        """Let it do the next thing."""
+        """Order its next step."""
         self._orders.write("\n")
         self._orders.flush()
 

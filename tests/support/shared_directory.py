@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from db import Database
-from tests.integration.conftest import MakeSettings
-from tests.support.harness import Harness, open_harness
+from tests.support.harness import Harness, MakeSettings, open_harness
 from tests.support.postgres import PostgresServer
 from tests.support.s3_server import S3Server
 from watcher.settings.model import Settings
@@ -43,7 +42,7 @@ def harness_of(shared: MakeSettings, server: S3Server) -> Iterator[OpenHarness]:
 
 
 def let_claims_run_out(database: Database) -> None:
-    """Have whoever holds an upload be silent for too long."""
+    """Let every claim expire."""
     uploads = database.tables.uploads
     with database.transaction():
         past = database.now() - timedelta(seconds=1)

@@ -8,32 +8,14 @@ import re
 import subprocess
 import tomllib
 from collections import Counter
-from functools import cache
 
 import pytest
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-PACKAGES = ("watcher", "storage", "db")
+from tests.support.source_tree import PACKAGES, ROOT, modules, parsed
+
 LONGEST_MODULE = 600
 MOST_MODULES = 18
 LEVELS = frozenset({"debug", "info", "warning", "error", "exception", "critical"})
-
-
-def modules(*packages: str) -> list[str]:
-    """The paths of every module of packages, relative to the repository."""
-    return sorted(
-        os.path.relpath(os.path.join(directory, name), ROOT)
-        for package in packages
-        for directory, _, names in os.walk(os.path.join(ROOT, package))
-        for name in names
-        if name.endswith(".py")
-    )
-
-
-@cache
-def parsed(module: str) -> ast.Module:
-    with open(os.path.join(ROOT, module), encoding="utf-8") as file:
-        return ast.parse(file.read(), module)
 
 
 def pyproject() -> dict[str, object]:

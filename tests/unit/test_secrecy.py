@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from urllib.parse import quote
 
@@ -24,24 +23,12 @@ def test_a_test_that_prints_or_logs_a_secret_fails(secret: str) -> None:
     assert "a secret was told: signing with" in str(report.longrepr)
 
 
-def test_a_test_that_tells_none_passes() -> None:
-    report = pytest.TestReport(
-        "a test", ("", 0, ""), {}, "passed", None, "call", [("Captured log call", "ok")]
-    )
-    judge(report)
-    assert report.passed
-
-
-@pytest.mark.parametrize("path", ["state/ledger.sqlite3", "daemon.log"])
-def test_a_secret_that_is_left_beside_the_videos_is_found(tmp_path: Path, path: str) -> None:
-    (tmp_path / os.path.dirname(path)).mkdir(exist_ok=True)
-    (tmp_path / path).write_bytes(b"\0" * 5000 + SECRET_ACCESS_KEY.encode())
+def test_a_secret_that_is_left_in_a_file_is_found_except_in_videos_and_env_files(tmp_path: Path) -> None:
+    for path in ("completed/clip.mp4", ".env"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(SECRET_ACCESS_KEY)
+    ensure_left_untold(str(tmp_path))
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "ledger.sqlite3").write_bytes(b"\0" * 5000 + SECRET_ACCESS_KEY.encode())
     with pytest.raises(AssertionError, match="a secret was told"):
         ensure_left_untold(str(tmp_path))
-
-
-@pytest.mark.parametrize("path", ["completed/clip.mp4", ".env"])
-def test_what_a_test_has_put_there_itself_is_left_out(tmp_path: Path, path: str) -> None:
-    (tmp_path / "completed").mkdir()
-    (tmp_path / path).write_text(SECRET_ACCESS_KEY)
-    ensure_left_untold(str(tmp_path))

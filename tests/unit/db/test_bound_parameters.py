@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.unit.test_architecture import PACKAGES, modules, parsed
+from tests.support.source_tree import PACKAGES, modules, parsed
 
 TAKES_SQL = frozenset({"execute_sql", "SQL", "executescript", "raw", "RawQuery"})
 """Calls whose first argument is SQL; so is that of `execute`, unless it is a query object."""
@@ -117,6 +117,7 @@ def test_a_text_whose_values_are_bound_is_not(source: str) -> None:
 def test_the_schema_in_a_migration_is_quoted_so_that_it_cannot_end_its_name() -> None:
     """Every migration that inserts the schema into its text doubles the quotes in it."""
     listed = {module for module, _ in QUOTED_NAMES if module.startswith("db/migrations/")}
+    assert listed
     for module in listed:
         assert ast.unparse(
             ast.parse("""'"{}".'.format(migrator.schema.replace('"', '""'))""")

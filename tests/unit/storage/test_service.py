@@ -134,9 +134,7 @@ def test_a_refusal_is_logged_and_not_raised(
     by_event = {line["event"]: line for line in logs}
     assert by_event["service_delete_failed"]["code"] == code
     assert "service_upload_failed" in by_event
-    for line in logs:
-        if line["event"] == "concurrency_lowered":
-            continue
+    for line in (line for line in logs if line["event"] != "concurrency_lowered"):
         assert line["log_level"] == "error"
         assert line["reason"]
         assert (line["video_id"], line["filename"], line["quality"]) == NAME

@@ -1,58 +1,24 @@
-"""What the watcher's tests share: a directory where leases work, real videos, a life without privileges."""
+"""Fixtures of the watcher's unit tests."""
 
 import os
-import signal
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import pytest
 
 from tests.support.harness import Harness, open_harness, settings_for
-from tests.support.media import Media, make_media
-from tests.support.postgres import MEMORY
+from tests.support.observed_paths import Told
 from tests.support.s3_server import S3Server, forget_aws
-from tests.support.secret_search import ensure_left_untold
-from watcher.filesystem import leases
-from watcher.filesystem.openat import owned
+from tests.support.tree_files import open_descriptors
+from tests.support.unprivileged import NOBODY
+from watcher.detection.observer import TreeObserver
 from watcher.filesystem.tree import Tree
-
-NOBODY = 65534
 
 
 @pytest.fixture(autouse=True)
-def _sigio_is_ignored() -> Iterator[None]:
+def _like_the_daemon(sigio_ignored: None) -> None:
     """A broken lease must not kill the tests either."""
-    before = signal.getsignal(signal.SIGIO)
-    leases.ignore_sigio()
-    yield
-    signal.signal(signal.SIGIO, before)
-
-
-@pytest.fixture(scope="session")
-def media(tmp_path_factory: pytest.TempPathFactory) -> Media:
-    """Real videos, made once."""
-    return make_media(str(tmp_path_factory.mktemp("media")))
-
-
-@pytest.fixture
-def place() -> Iterator[str]:
-    """An empty directory that anyone may enter, on a file system whose leases can be trusted."""
-    with make_place() as directory:
-        yield directory
-
-
-@contextmanager
-def make_place(*first: str) -> Iterator[str]:
-    """What `place` is, for fixtures that live longer than a test, or want it in one of these first."""
-    for parent in (*first, tempfile.gettempdir(), "/var/tmp", MEMORY):
-        if os.path.isdir(parent) and _leases_work(parent):
-            with tempfile.TemporaryDirectory(prefix="video-uploader-test-", dir=parent) as directory:
-                os.chmod(directory, 0o755)
-                yield directory
-                ensure_left_untold(directory)
-                return
-    pytest.skip("no directory here is on a file system whose read leases can be trusted")
 
 
 @pytest.fixture
@@ -81,24 +47,43 @@ def unprivileged() -> Callable[[], AbstractContextManager[None]]:
 
 @pytest.fixture
 def harness(place: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Harness]:
-    """A house whose S3 server does not run: nothing gets that far here."""
+    """A harness whose S3 server does not run."""
     forget_aws(monkeypatch)
     with open_harness(settings_for(place, "http://127.0.0.1:9"), S3Server()) as harness:
         yield harness
 
 
 @pytest.fixture
-def video(media: Media) -> bytes:
-    """The bytes of a complete MP4."""
-    with open(media.faststart, "rb") as file:
-        return file.read()
+def root(tmp_path: Path) -> str:
+    """An empty directory to be watched."""
+    os.mkdir(tmp_path / "completed")
+    return str(tmp_path / "completed")
 
 
-def _leases_work(parent: str) -> bool:
-    with tempfile.NamedTemporaryFile(dir=parent) as file:
-        file.flush()
-        path = file.name
-        descriptor = os.open(path, os.O_RDONLY)
-        with owned(descriptor):
-            file.close()
-            return leases.ask(descriptor) is leases.Writers.NONE
+@pytest.fixture
+def told() -> Told:
+    """What `observer` reported."""
+    return Told()
+
+
+@pytest.fixture
+def observer(root: str, told: Told) -> Iterator[TreeObserver]:
+    """An observer of `root` that is not started; it must close what it opened."""
+    before = set(os.listdir("/proc/self/fd"))
+    observer = TreeObserver(
+        root,
+        notice_file=told.files.put,
+        notice_directory=told.directories.put,
+        lost_events=told.lost.set,
+    )
+    yield observer
+    observer.stop()
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.fixture
+def no_descriptor_left() -> Iterator[None]:
+    """Fails a test that leaves a descriptor open."""
+    before = open_descriptors()
+    yield
+    assert open_descriptors() == before

@@ -15,7 +15,7 @@ from storage import SourceFile
 from tests.support.databases import LEASE, STATE_FACTS
 from tests.support.harness import VIDEO_ID, Harness, open_harness, settings_for
 from tests.support.s3_server import S3Server
-from tests.unit.watcher.test_scanner import give_away
+from tests.support.unprivileged import give_away
 from watcher.detection.completeness import FileStatus, Finished, Unreadable, check_complete
 from watcher.filesystem.openat import identity_of, owned
 

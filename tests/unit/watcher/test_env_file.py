@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from tests.unit.watcher.conftest import NOBODY
+from tests.support.unprivileged import NOBODY
 from watcher.settings.file_permissions import complaints
 from watcher.settings.loading import SettingsError, load_settings
 from watcher.settings.report import exposed_secrets

@@ -41,7 +41,7 @@ def database_error(kind: DatabaseErrorKind) -> DatabaseError:
 
 
 @dataclass
-class Stand:
+class ErrorPolicyFixture:
     """An error policy on a real ledger, with the longest possible backoff, that records its calls."""
 
     harness: Harness
@@ -84,8 +84,8 @@ class Stand:
 
 
 @pytest.fixture
-def stand(harness: Harness) -> Stand:
-    return Stand(harness)
+def fixture(harness: Harness) -> ErrorPolicyFixture:
+    return ErrorPolicyFixture(harness)
 
 
 @pytest.mark.parametrize(
@@ -100,32 +100,32 @@ def stand(harness: Harness) -> Stand:
     ids=["storage", "database", "stage", "file", "handle"],
 )
 def test_after_a_transient_error_the_row_waits_ever_longer_and_the_stage_continues(
-    stand: Stand, trouble: Exception, code: str
+    fixture: ErrorPolicyFixture, trouble: Exception, code: str
 ) -> None:
-    row = stand.claim()
+    row = fixture.claim()
     for attempts, longest in enumerate([1, 2, 4, 8], start=1):
         with capture_logs() as logs:
-            failed = stand.attempt(row, trouble)
+            failed = fixture.attempt(row, trouble)
         assert (failed.state, failed.attempts, failed.error_code) == (State.PENDING, attempts, code)
         assert failed.claimed_by is None
         assert failed.last_error
-        assert longest - 0.9 < stand.seconds_to_next_attempt(failed) <= longest
+        assert longest - 0.9 < fixture.seconds_to_next_attempt(failed) <= longest
         assert [(log["event"], log["log_level"]) for log in logs] == [("attempt_failed", "warning")]
         # With a horizon of zero every waiting row is due now.
-        (row,) = stand.ledger.claim(State.PENDING, 1, lease=LEASE, horizon=timedelta(0))
-    assert stand.breaker.failure is None
+        (row,) = fixture.ledger.claim(State.PENDING, 1, lease=LEASE, horizon=timedelta(0))
+    assert fixture.breaker.failure is None
     assert (
-        stand.harness.app.metrics.registry.get_sample_value(
+        fixture.harness.app.metrics.registry.get_sample_value(
             "video_uploader_setbacks_total", {"stage": "upload", "kind": "transient"}
         )
         == 4
     )
 
 
-def test_there_is_no_limit_on_attempts_and_the_wait_is_capped(stand: Stand) -> None:
-    row = stand.attempt(replace(stand.claim(), attempts=10_000), storage_error(ErrorKind.TRANSIENT, "x"))
+def test_there_is_no_limit_on_attempts_and_the_wait_is_capped(fixture: ErrorPolicyFixture) -> None:
+    row = fixture.attempt(replace(fixture.claim(), attempts=10_000), storage_error(ErrorKind.TRANSIENT, "x"))
     assert (row.state, row.attempts) == (State.PENDING, 10_001)
-    assert LONGEST - 1 < stand.seconds_to_next_attempt(row) <= LONGEST
+    assert LONGEST - 1 < fixture.seconds_to_next_attempt(row) <= LONGEST
 
 
 @pytest.mark.parametrize(
@@ -141,31 +141,31 @@ def test_there_is_no_limit_on_attempts_and_the_wait_is_capped(stand: Stand) -> N
     ids=["storage", "database", "stage", "root", "disk", "descriptors"],
 )
 def test_an_environment_error_pauses_the_stage_once_and_fails_no_row(
-    stand: Stand, trouble: Exception, code: str
+    fixture: ErrorPolicyFixture, trouble: Exception, code: str
 ) -> None:
     for number in range(3):
-        enqueue(stand.ledger, f"v/{number}_720p.mp4")
-    claimed = stand.ledger.claim(State.PENDING, 3, lease=LEASE, horizon=LEASE)
+        enqueue(fixture.ledger, f"v/{number}_720p.mp4")
+    claimed = fixture.ledger.claim(State.PENDING, 3, lease=LEASE, horizon=LEASE)
     with capture_logs() as logs:
-        rows = [stand.attempt(row, trouble) for row in claimed]
+        rows = [fixture.attempt(row, trouble) for row in claimed]
     assert len(rows) == 3
     for row in rows:
         assert (row.state, row.attempts, row.error_code, row.claimed_by) == (State.PENDING, 0, code, None)
         assert row.last_error
-    assert stand.breaker.failure is not None
-    assert (stand.breaker.failure.kind, stand.breaker.failure.code) == (FailureKind.ENVIRONMENT, code)
+    assert fixture.breaker.failure is not None
+    assert (fixture.breaker.failure.kind, fixture.breaker.failure.code) == (FailureKind.ENVIRONMENT, code)
     assert [(log["event"], log["log_level"]) for log in logs] == [("stage_paused", "error")]
 
 
-def test_a_success_ends_the_pause_and_is_logged_once(stand: Stand) -> None:
-    row = stand.attempt(stand.claim(), storage_error(ErrorKind.ENVIRONMENT, "AccessDenied"))
-    assert stand.seconds_to_next_attempt(row) <= 0
+def test_a_success_ends_the_pause_and_is_logged_once(fixture: ErrorPolicyFixture) -> None:
+    row = fixture.attempt(fixture.claim(), storage_error(ErrorKind.ENVIRONMENT, "AccessDenied"))
+    assert fixture.seconds_to_next_attempt(row) <= 0
     with capture_logs() as logs:
         for _ in range(2):
-            row = stand.claim()
-            stand.attempt(row)
-            stand.ledger.return_claim(row)
-    assert stand.breaker.failure is None
+            row = fixture.claim()
+            fixture.attempt(row)
+            fixture.ledger.return_claim(row)
+    assert fixture.breaker.failure is None
     assert [log["event"] for log in logs] == ["stage_resumed"]
 
 
@@ -181,83 +181,85 @@ def test_a_success_ends_the_pause_and_is_logged_once(stand: Stand) -> None:
     ids=["too-large", "key", "stage", "link", "unreadable"],
 )
 def test_an_object_error_fails_this_row_alone_with_what_to_do(
-    stand: Stand, trouble: Exception, code: str
+    fixture: ErrorPolicyFixture, trouble: Exception, code: str
 ) -> None:
     with capture_logs() as logs:
-        row = stand.attempt(stand.claim(), trouble)
+        row = fixture.attempt(fixture.claim(), trouble)
     assert (row.state, row.error_code, row.claimed_by) == (State.FAILED, code, None)
     assert row.last_error == (trouble.failure.sentence if isinstance(trouble, StageError) else str(trouble))
-    assert stand.breaker.failure is None
+    assert fixture.breaker.failure is None
     assert [(log["event"], log["log_level"]) for log in logs] == [("upload_failed", "error")]
 
 
 @pytest.mark.parametrize("state", [State.VERIFIED, State.PUBLISHED])
-def test_a_row_whose_object_is_safe_never_fails_for_good(stand: Stand, state: State) -> None:
-    row = stand.attempt(stand.claim(state=state), NotOursError("a", "It is a symbolic link."))
+def test_a_row_whose_object_is_safe_never_fails_for_good(fixture: ErrorPolicyFixture, state: State) -> None:
+    row = fixture.attempt(fixture.claim(state=state), NotOursError("a", "It is a symbolic link."))
     assert (row.state, row.attempts, row.error_code) == (state, 1, "not-ours")
-    assert LONGEST - 1 < stand.seconds_to_next_attempt(row) <= LONGEST
+    assert LONGEST - 1 < fixture.seconds_to_next_attempt(row) <= LONGEST
 
 
-def test_a_deferred_row_counts_no_attempt_and_no_error(stand: Stand) -> None:
-    row = stand.attempt(stand.claim(), DeferError("catalog-gate", "The row is not ready yet.", 3.0))
+def test_a_deferred_row_counts_no_attempt_and_no_error(fixture: ErrorPolicyFixture) -> None:
+    row = fixture.attempt(fixture.claim(), DeferError("catalog-gate", "The row is not ready yet.", 3.0))
     assert (row.state, row.attempts, row.last_error, row.error_code) == (
         State.PENDING,
         0,
         None,
         "catalog-gate",
     )
-    assert 2 < stand.seconds_to_next_attempt(row) <= 3
+    assert 2 < fixture.seconds_to_next_attempt(row) <= 3
 
 
 @pytest.mark.parametrize(
     "trouble", [SourceChangedError("size was 1 and is 2"), ReexamineError("Another file stands there.")]
 )
 def test_a_file_that_changed_is_given_back_to_the_settler_and_counts_no_attempt(
-    stand: Stand, trouble: Exception
+    fixture: ErrorPolicyFixture, trouble: Exception
 ) -> None:
-    row = stand.attempt(stand.claim(), trouble)
+    row = fixture.attempt(fixture.claim(), trouble)
     assert (row.state, row.attempts, row.error_code) == (State.PENDING, 0, "local-changed")
-    assert 0 < stand.seconds_to_next_attempt(row) <= REEXAMINE_SECONDS
-    assert stand.reexamined == [row.path]
-    assert stand.breaker.failure is None
+    assert 0 < fixture.seconds_to_next_attempt(row) <= REEXAMINE_SECONDS
+    assert fixture.reexamined == [row.path]
+    assert fixture.breaker.failure is None
 
 
-def test_an_interrupted_attempt_leaves_the_row_as_it_was(stand: Stand) -> None:
-    row = stand.attempt(stand.claim(), UploadCancelledError())
+def test_an_interrupted_attempt_leaves_the_row_as_it_was(fixture: ErrorPolicyFixture) -> None:
+    row = fixture.attempt(fixture.claim(), UploadCancelledError())
     assert (row.state, row.attempts, row.last_error, row.claimed_by) == (State.PENDING, 0, None, None)
-    assert stand.seconds_to_next_attempt(row) <= 0
+    assert fixture.seconds_to_next_attempt(row) <= 0
 
 
-def test_a_missing_file_is_gone(stand: Stand) -> None:
-    row = stand.attempt(stand.claim(), FileMissingError("a", "There is no such file."))
+def test_a_missing_file_is_gone(fixture: ErrorPolicyFixture) -> None:
+    row = fixture.attempt(fixture.claim(), FileMissingError("a", "There is no such file."))
     assert (row.state, row.error_code) == (State.GONE, "local-missing")
     assert row.last_error == "The local file disappeared before it was confirmed in S3."
 
 
 @pytest.mark.parametrize("accident", ["emptied", "moved"])
 def test_a_missing_file_is_not_gone_while_its_whole_directory_may_be_missing(
-    stand: Stand, accident: str
+    fixture: ErrorPolicyFixture, accident: str
 ) -> None:
-    root = stand.harness.app.tree.root
+    root = fixture.harness.app.tree.root
     if accident == "emptied":
-        os.unlink(stand.harness.absolute("something.txt"))
+        os.unlink(fixture.harness.absolute("something.txt"))
     else:
         os.rename(root, f"{root}.moved")
-    row = stand.attempt(stand.claim(), FileMissingError("a", "There is no such file."))
+    row = fixture.attempt(fixture.claim(), FileMissingError("a", "There is no such file."))
     assert (row.state, row.attempts, row.error_code) == (State.PENDING, 0, "root-unavailable")
-    assert stand.breaker.failure is not None
+    assert fixture.breaker.failure is not None
 
 
 @pytest.mark.parametrize("state", [State.VERIFIED, State.PUBLISHED])
-def test_a_file_that_is_missing_after_its_confirmation_is_examined_again(stand: Stand, state: State) -> None:
-    row = stand.attempt(stand.claim(state=state), FileMissingError("a", "There is no such file."))
+def test_a_file_that_is_missing_after_its_confirmation_is_examined_again(
+    fixture: ErrorPolicyFixture, state: State
+) -> None:
+    row = fixture.attempt(fixture.claim(state=state), FileMissingError("a", "There is no such file."))
     assert (row.state, row.error_code) == (state, "local-missing")
-    assert stand.reexamined == [row.path]
+    assert fixture.reexamined == [row.path]
 
 
-def superseded(stand: Stand, row: Upload) -> Upload:
-    enqueue(stand.ledger, row.path, identity=replace(IDENTITY, size=7))
-    return stand.row(row)
+def superseded(fixture: ErrorPolicyFixture, row: Upload) -> Upload:
+    enqueue(fixture.ledger, row.path, identity=replace(IDENTITY, size=7))
+    return fixture.row(row)
 
 
 @pytest.mark.parametrize(
@@ -274,33 +276,35 @@ def superseded(stand: Stand, row: Upload) -> Upload:
     ],
     ids=lambda trouble: type(trouble).__name__,
 )
-def test_a_worker_that_lost_the_claim_changes_nothing(stand: Stand, trouble: Exception) -> None:
-    row = stand.claim()
-    before = superseded(stand, row)
-    assert stand.attempt(row, trouble) == before
+def test_a_worker_that_lost_the_claim_changes_nothing(
+    fixture: ErrorPolicyFixture, trouble: Exception
+) -> None:
+    row = fixture.claim()
+    before = superseded(fixture, row)
+    assert fixture.attempt(row, trouble) == before
     assert before.state is State.SUPERSEDED
 
 
-def test_a_lost_claim_does_not_end_a_pause(stand: Stand) -> None:
-    stand.attempt(stand.claim(), storage_error(ErrorKind.ENVIRONMENT, "AccessDenied"))
+def test_a_lost_claim_does_not_end_a_pause(fixture: ErrorPolicyFixture) -> None:
+    fixture.attempt(fixture.claim(), storage_error(ErrorKind.ENVIRONMENT, "AccessDenied"))
     with capture_logs() as logs:
-        stand.attempt(stand.claim(), ClaimLostError(1, 1))
-    assert stand.breaker.failure is not None
+        fixture.attempt(fixture.claim(), ClaimLostError(1, 1))
+    assert fixture.breaker.failure is not None
     assert [log["event"] for log in logs] == ["claim_lost"]
 
 
 def test_a_decision_that_cannot_be_written_is_left_to_the_claim_and_pauses_the_stage(
-    stand: Stand, monkeypatch: pytest.MonkeyPatch
+    fixture: ErrorPolicyFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def locked(*_: object, **__: object) -> None:
         raise database_error(DatabaseErrorKind.TRANSIENT)
 
-    row = stand.claim()
+    row = fixture.claim()
     with monkeypatch.context() as broken:
-        broken.setattr(stand.ledger, "postpone", locked)
-        assert stand.attempt(row, storage_error(ErrorKind.TRANSIENT, "SlowDown")) == row
-    assert stand.breaker.failure is not None
-    assert stand.breaker.failure.code == "database"
+        broken.setattr(fixture.ledger, "postpone", locked)
+        assert fixture.attempt(row, storage_error(ErrorKind.TRANSIENT, "SlowDown")) == row
+    assert fixture.breaker.failure is not None
+    assert fixture.breaker.failure.code == "database"
 
 
 @pytest.mark.parametrize(
@@ -308,16 +312,16 @@ def test_a_decision_that_cannot_be_written_is_left_to_the_claim_and_pauses_the_s
     [ValueError("a bug"), KeyError("a bug"), IllegalTransitionError(1, State.PENDING, State.RELEASED)],
     ids=lambda bug: type(bug).__name__,
 )
-def test_an_unexpected_error_passes_through(stand: Stand, bug: Exception) -> None:
-    row = stand.claim()
+def test_an_unexpected_error_passes_through(fixture: ErrorPolicyFixture, bug: Exception) -> None:
+    row = fixture.claim()
     with pytest.raises(type(bug)):
-        stand.attempt(row, bug)
-    assert stand.row(row) == row
+        fixture.attempt(row, bug)
+    assert fixture.row(row) == row
 
 
-def test_every_log_line_of_an_attempt_is_bound_to_its_row(stand: Stand) -> None:
-    row = stand.claim()
-    with stand.error_policy.handling(row):
+def test_every_log_line_of_an_attempt_is_bound_to_its_row(fixture: ErrorPolicyFixture) -> None:
+    row = fixture.claim()
+    with fixture.error_policy.handling(row):
         bound = structlog.contextvars.get_contextvars()
     assert bound == {
         "stage": "upload",

@@ -5,8 +5,14 @@ from __future__ import annotations
 import pytest
 
 from db import Database, Ledger
+from tests.support.database_fixtures import (  # noqa: F401  # fixtures
+    address,
+    clock,
+    database,
+    postgres_address,
+    sqlite_address,
+)
 from tests.support.databases import Clock, enqueue
-from tests.unit.db.conftest import address, clock, database, postgres_address, sqlite_address  # noqa: F401
 from watcher.cli import instances
 
 # The fixtures are named as parameters below.

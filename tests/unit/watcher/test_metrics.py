@@ -11,12 +11,8 @@ from urllib.request import urlopen
 import pytest
 from structlog.testing import capture_logs
 
+from tests.support.ports import free_address
 from watcher.telemetry.metrics import CATALOG_GAUGES, Metrics, MetricsServer
-
-
-def free_address() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return f"127.0.0.1:{listening.getsockname()[1]}"
 
 
 @contextmanager

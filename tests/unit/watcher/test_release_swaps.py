@@ -305,6 +305,7 @@ def points(way: Callable[[Calls, Tree, str], object], place: str) -> list[str]:
     """The system calls of an undisturbed run."""
     calls = Calls()
     way(calls, *prepared(place))
+    assert calls.names
     return calls.names
 
 

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from db import State, Upload
 from tests.support.databases import advance_to
 from tests.support.harness import VIDEO_ID, Harness
-from tests.unit.watcher.conftest import NOBODY
+from tests.support.unprivileged import give_away
 from watcher.app.factories import make_path_template
 from watcher.detection import scanner as scanner_module
 from watcher.detection.scanner import Scanner
@@ -294,14 +294,6 @@ def test_an_unreadable_directory_is_counted_each_time_and_reported_once(
     assert told == [("directory_unreadable", "warning", VIDEO_ID), ("directory_readable", "info", VIDEO_ID)]
     assert scans.missing == []
     assert harness.row(PATH) == row
-
-
-def give_away(directory: str) -> None:
-    """Let somebody without privileges own everything below a directory."""
-    if os.geteuid() == 0:
-        for below, directories, files in os.walk(directory):
-            for name in (".", *directories, *files):
-                os.chown(os.path.join(below, name), NOBODY, NOBODY)
 
 
 def test_files_set_aside_are_reported_and_not_noticed(harness: Harness, scans: Scans) -> None:

@@ -2,53 +2,24 @@
 
 import errno
 import os
-import shutil
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 
 import pytest
 
 from db import Identity
 from tests.support.peer_process import peer
+from tests.support.tree_files import Unprivileged, read, write
 from watcher.filesystem.tree import (
-    MAX_DEPTH,
     FileMissingError,
-    FoundFile,
     NotOursError,
-    RootUnavailableError,
     Tree,
-    UnreadableDirectory,
     UnreadableError,
     identity_of,
     owned,
 )
 
-Unprivileged = Callable[[], AbstractContextManager[None]]
-
-
-def write(place: str, relative: str, content: bytes = b"video") -> str:
-    path = os.path.join(place, relative)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, "wb") as file:
-        file.write(content)
-    return path
-
-
-def open_descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
-@pytest.fixture(autouse=True)
-def _nothing_stays_open() -> Iterator[None]:
-    before = open_descriptors()
-    yield
-    assert open_descriptors() == before
-
-
-def read(tree: Tree, relative: str) -> bytes:
-    with owned(tree.open(relative)) as descriptor:
-        return os.read(descriptor, 100)
+pytestmark = pytest.mark.usefixtures("no_descriptor_left")
 
 
 @pytest.mark.parametrize(
@@ -297,172 +268,3 @@ def test_the_operator_may_put_the_root_behind_a_link_of_his_own(
     os.unlink(link)
     os.symlink(str(elsewhere), link)
     assert read(tree, "a.mp4") == b"video"
-
-
-def every_use(tree: Tree) -> list[Callable[[], object]]:
-    return [
-        tree.check_root,
-        tree.believe_missing,
-        tree.open_root,
-        lambda: tree.exists("a.mp4"),
-        lambda: tree.open("a.mp4"),
-        lambda: tree.open_parent("a.mp4"),
-        lambda: tree.stat("a.mp4"),
-        lambda: list(tree.walk()),
-        lambda: list(tree.walk("x")),
-    ]
-
-
-def test_a_root_that_is_gone_is_never_taken_for_an_empty_one(place: str) -> None:
-    root = f"{place}/root"
-    os.mkdir(root)
-    tree = Tree(root)
-    os.rmdir(root)
-    for use in every_use(tree):
-        with pytest.raises(RootUnavailableError, match="No such file"):
-            use()
-
-
-def test_another_directory_in_place_of_the_root_is_never_taken_for_it(place: str) -> None:
-    root = f"{place}/root"
-    write(root, "a.mp4")
-    write(root, "x/a.mp4")
-    tree = Tree(root)
-    os.rename(root, f"{root}.unmounted")
-    os.mkdir(root)
-    for use in every_use(tree):
-        with pytest.raises(RootUnavailableError, match="Another directory"):
-            use()
-    os.rmdir(root)
-    os.rename(f"{root}.unmounted", root)
-    assert read(tree, "a.mp4") == b"video"
-
-
-def test_a_root_that_may_not_be_listed_is_unavailable(place: str, unprivileged: Unprivileged) -> None:
-    root = f"{place}/root"
-    write(root, "a.mp4")
-    tree = Tree(root)
-    os.chmod(root, 0)
-    with unprivileged():
-        for use in (tree.check_root, tree.believe_missing, lambda: list(tree.walk())):
-            with pytest.raises(RootUnavailableError, match="Permission denied"):
-                use()
-        with pytest.raises(RootUnavailableError):
-            Tree(root)
-    os.chmod(root, 0o755)
-
-
-def test_a_root_that_never_was_there_or_is_a_file_is_unavailable(place: str) -> None:
-    with pytest.raises(RootUnavailableError, match="No such file"):
-        Tree(f"{place}/nothing")
-    with pytest.raises(RootUnavailableError, match="Not a directory"):
-        Tree(write(place, "file"))
-
-
-def test_a_missing_file_proves_nothing_while_the_root_is_empty(place: str, tree: Tree) -> None:
-    with pytest.raises(RootUnavailableError, match="mounted"):
-        tree.believe_missing()
-    write(place, "a.mp4")
-    tree.believe_missing()
-
-
-def test_a_walk_finds_every_regular_file_and_nothing_else(place: str, tree: Tree) -> None:
-    wanted = {"a.mp4", "x/b.mp4", "x/y/c.mp4", "x/y/" + os.fsdecode(b"\xff")}
-    paths = {relative: write(place, relative) for relative in wanted}
-    os.symlink("a.mp4", f"{place}/link.mp4")
-    os.symlink("x", f"{place}/linked")
-    os.mkfifo(f"{place}/fifo.mp4")
-    os.mkdir(f"{place}/empty")
-    met: list[str] = []
-
-    def enter(path: str) -> bool:
-        met.append(path)
-        return True
-
-    found = list(tree.walk(enter=enter))
-    assert sorted(met) == ["empty", "x", "x/y"]
-    assert {entry.path for entry in found} == wanted
-    assert len(found) == len(wanted)
-    for entry in found:
-        assert isinstance(entry, FoundFile)
-        assert entry.identity == identity_of(os.stat(paths[entry.path]))
-
-
-def test_a_walk_can_begin_below_and_leave_directories_out(place: str, tree: Tree) -> None:
-    for relative in ("a.mp4", "x/b.mp4", "x/y/c.mp4", "x/z/d.mp4"):
-        write(place, relative)
-    assert {entry.path for entry in tree.walk("x")} == {"x/b.mp4", "x/y/c.mp4", "x/z/d.mp4"}
-    assert {entry.path for entry in tree.walk("x/y")} == {"x/y/c.mp4"}
-    assert {e.path for e in tree.walk(enter=lambda path: path != "x/z")} == {"a.mp4", "x/b.mp4", "x/y/c.mp4"}
-    assert list(tree.walk("nothing")) == []
-
-
-def test_a_directory_that_cannot_be_read_is_reported_and_the_others_are_walked(
-    place: str, tree: Tree, unprivileged: Unprivileged
-) -> None:
-    write(place, "x/a.mp4")
-    write(place, "y/b.mp4")
-    os.chmod(f"{place}/x", 0)
-    with unprivileged():
-        found = {entry.path: entry for entry in tree.walk()}
-        below = list(tree.walk("x"))
-    os.chmod(f"{place}/x", 0o755)
-    assert found.keys() == {"x", "y/b.mp4"}
-    unreadable = found["x"]
-    assert isinstance(unreadable, UnreadableDirectory)
-    assert "Permission denied" in unreadable.reason
-    assert below == [unreadable]
-
-
-def test_a_root_that_fails_in_the_middle_of_a_walk_is_unavailable_not_empty(
-    place: str, tree: Tree, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write(place, "x/a.mp4")
-
-    def broken_disk(_: int) -> Iterator[str]:
-        raise OSError(errno.EIO, "Input/output error")
-
-    monkeypatch.setattr(os, "scandir", broken_disk)
-    with pytest.raises(RootUnavailableError, match="Input/output error"):
-        list(tree.walk())
-    with pytest.raises(RootUnavailableError, match="Input/output error"):
-        tree.check_root()
-    assert list(tree.walk("x")) == [UnreadableDirectory("x", "The system says: Input/output error.")]
-
-
-def test_a_walk_survives_that_everything_vanishes_or_moves_meanwhile(place: str, tree: Tree) -> None:
-    for number in range(20):
-        write(place, f"{number}/a.mp4")
-        write(place, f"{number}/b/c.mp4")
-    walk = tree.walk()
-    next(walk)
-    for number in range(10):
-        shutil.rmtree(f"{place}/{number}")
-    for number in range(10, 15):
-        os.rename(f"{place}/{number}", f"{place}/moved-{number}")
-    for number in range(15, 20):
-        shutil.rmtree(f"{place}/{number}")
-        write(place, str(number))
-    assert all(isinstance(entry, FoundFile) for entry in walk)
-
-
-def test_a_walk_keeps_two_descriptors_a_level_open_and_none_after_it_is_abandoned(
-    place: str, tree: Tree
-) -> None:
-    for number in range(50):
-        write(place, f"{number}/x/a.mp4")
-    before = open_descriptors()
-    walk = tree.walk()
-    assert max(open_descriptors() - before for _ in walk) == 3 * 2
-    walk = tree.walk()
-    next(walk)
-    del walk
-    assert open_descriptors() == before
-
-
-def test_a_walk_does_not_go_deeper_than_any_template_could(place: str, tree: Tree) -> None:
-    deepest = "/".join(["d"] * MAX_DEPTH)
-    write(place, f"{deepest}/a.mp4")
-    write(place, f"{deepest}/d/b.mp4")
-    found = {entry.path: type(entry) for entry in tree.walk()}
-    assert found == {f"{deepest}/a.mp4": FoundFile, f"{deepest}/d": UnreadableDirectory}

@@ -19,7 +19,7 @@ from watcher.telemetry.metrics import Metrics
 
 
 @dataclass
-class Stand:
+class ObserverSupervisorFixture:
     """A watchman over a real directory and a real observer; the kernel refuses watches while `refuses`."""
 
     root: str
@@ -68,13 +68,13 @@ class Stand:
 
 
 @pytest.fixture
-def stand(place: str) -> Iterator[Stand]:
+def fixture(place: str) -> Iterator[ObserverSupervisorFixture]:
     os.mkdir(f"{place}/root")
-    stand = Stand(f"{place}/root")
-    yield stand
-    stand.observer_supervisor.request_stop()
-    assert stand.observer_supervisor.join(5)
-    assert not stand.observer.is_alive()
+    fixture = ObserverSupervisorFixture(f"{place}/root")
+    yield fixture
+    fixture.observer_supervisor.request_stop()
+    assert fixture.observer_supervisor.join(5)
+    assert not fixture.observer.is_alive()
 
 
 def write(path: str) -> None:
@@ -82,88 +82,98 @@ def write(path: str) -> None:
         file.write(b"x")
 
 
-def test_nothing_is_said_while_all_is_well(stand: Stand) -> None:
-    assert [stand.look(), stand.look()] == [[], []]
-    assert stand.observer_supervisor.trouble == ""
-    assert (stand.scans, stand.returns) == (0, 0)
-    assert stand.sample("root_available") == 1
-    assert stand.sample("observer_restarts_total") == 0
+def test_nothing_is_said_while_all_is_well(fixture: ObserverSupervisorFixture) -> None:
+    assert [fixture.look(), fixture.look()] == [[], []]
+    assert fixture.observer_supervisor.trouble == ""
+    assert (fixture.scans, fixture.returns) == (0, 0)
+    assert fixture.sample("root_available") == 1
+    assert fixture.sample("observer_restarts_total") == 0
 
 
-def test_a_root_that_is_deleted_and_made_again_is_watched_again_once_it_is_not_empty(stand: Stand) -> None:
-    stand.look()
-    os.rename(stand.root, f"{stand.root}.deleted")
-    assert stand.look() == ["observer_unavailable"]
-    assert stand.look() == []
-    assert "No such file" in stand.observer_supervisor.trouble
-    assert stand.sample("root_available") == 0
-    os.mkdir(stand.root)
-    assert stand.look() == ["observer_unavailable"]
-    assert stand.look() == []
-    assert "empty" in stand.observer_supervisor.trouble
-    write(f"{stand.root}/a.mp4")
-    assert (stand.scans, stand.returns) == (0, 0)
-    assert stand.look() == ["root_taken_up", "observer_restarted"]
-    assert (stand.scans, stand.returns) == (1, 1)
-    assert stand.observer_supervisor.trouble == ""
-    assert stand.sample("root_available") == 1
-    assert stand.sample("observer_restarts_total") == 1
-    assert stand.observer.is_alive()
-    assert stand.look() == []
+def test_a_root_that_is_deleted_and_made_again_is_watched_again_once_it_is_not_empty(
+    fixture: ObserverSupervisorFixture,
+) -> None:
+    fixture.look()
+    os.rename(fixture.root, f"{fixture.root}.deleted")
+    assert fixture.look() == ["observer_unavailable"]
+    assert fixture.look() == []
+    assert "No such file" in fixture.observer_supervisor.trouble
+    assert fixture.sample("root_available") == 0
+    os.mkdir(fixture.root)
+    assert fixture.look() == ["observer_unavailable"]
+    assert fixture.look() == []
+    assert "empty" in fixture.observer_supervisor.trouble
+    write(f"{fixture.root}/a.mp4")
+    assert (fixture.scans, fixture.returns) == (0, 0)
+    assert fixture.look() == ["root_taken_up", "observer_restarted"]
+    assert (fixture.scans, fixture.returns) == (1, 1)
+    assert fixture.observer_supervisor.trouble == ""
+    assert fixture.sample("root_available") == 1
+    assert fixture.sample("observer_restarts_total") == 1
+    assert fixture.observer.is_alive()
+    assert fixture.look() == []
 
 
-def test_the_same_root_that_comes_back_is_scanned(stand: Stand) -> None:
-    stand.look()
-    os.rename(stand.root, f"{stand.root}.away")
-    stand.look()
-    os.rename(f"{stand.root}.away", stand.root)
-    assert stand.look() == ["observer_restarted"]
-    assert (stand.scans, stand.returns) == (1, 1)
+def test_the_same_root_that_comes_back_is_scanned(fixture: ObserverSupervisorFixture) -> None:
+    fixture.look()
+    os.rename(fixture.root, f"{fixture.root}.away")
+    fixture.look()
+    os.rename(f"{fixture.root}.away", fixture.root)
+    assert fixture.look() == ["observer_restarted"]
+    assert (fixture.scans, fixture.returns) == (1, 1)
 
 
-def test_a_root_that_is_exchanged_between_two_looks_is_noticed(stand: Stand) -> None:
-    stand.look()
-    os.rename(stand.root, f"{stand.root}.before")
-    os.mkdir(stand.root)
-    write(f"{stand.root}/a.mp4")
-    assert stand.look() == ["observer_unavailable"]
-    assert stand.look() == ["root_taken_up", "observer_restarted"]
+def test_a_root_that_is_exchanged_between_two_looks_is_noticed(fixture: ObserverSupervisorFixture) -> None:
+    fixture.look()
+    os.rename(fixture.root, f"{fixture.root}.before")
+    os.mkdir(fixture.root)
+    write(f"{fixture.root}/a.mp4")
+    assert fixture.look() == ["observer_unavailable"]
+    assert fixture.look() == ["root_taken_up", "observer_restarted"]
 
 
-def test_an_observer_that_died_is_started_again_and_everything_scanned(stand: Stand) -> None:
-    stand.look()
-    watches = stand.observer._watches
+def test_an_observer_that_died_is_started_again_and_everything_scanned(
+    fixture: ObserverSupervisorFixture,
+) -> None:
+    fixture.look()
+    watches = fixture.observer._watches
     assert watches is not None
     watches.stop()
     watches.join(5)
-    assert stand.look() == ["observer_restarted"]
-    assert (stand.scans, stand.returns) == (1, 0)
-    assert stand.observer.is_alive()
+    assert fixture.look() == ["observer_restarted"]
+    assert (fixture.scans, fixture.returns) == (1, 0)
+    assert fixture.observer.is_alive()
 
 
-def test_without_a_watch_for_the_root_scans_have_to_do_until_there_is_one(stand: Stand) -> None:
-    stand.refuses = True
-    assert stand.look() == ["observer_unavailable"]
-    assert stand.look() == []
-    assert "cannot be watched" in stand.observer_supervisor.trouble
-    assert stand.sample("root_available") == 1
-    stand.refuses = False
-    assert stand.look() == ["observer_restarted"]
-    assert (stand.scans, stand.observer_supervisor.trouble) == (1, "")
+def test_without_a_watch_for_the_root_scans_have_to_do_until_there_is_one(
+    fixture: ObserverSupervisorFixture,
+) -> None:
+    fixture.refuses = True
+    assert fixture.look() == ["observer_unavailable"]
+    assert fixture.look() == []
+    assert "cannot be watched" in fixture.observer_supervisor.trouble
+    assert fixture.sample("root_available") == 1
+    fixture.refuses = False
+    assert fixture.look() == ["observer_restarted"]
+    assert (fixture.scans, fixture.observer_supervisor.trouble) == (1, "")
 
 
-def test_watches_that_ran_out_are_a_trouble_until_there_is_room_and_then_a_scan(stand: Stand) -> None:
-    os.mkdir(f"{stand.root}/x")
-    stand.look()
-    stand.refuses = True
-    stand.observer.watch("x")
-    stand.refuses = False
-    assert "1 directories are not watched" in stand.observer_supervisor.trouble
-    assert "max_user_watches" in stand.observer_supervisor.trouble
-    stand.look()
-    assert (stand.scans, stand.observer_supervisor.trouble) == (1, "")
+def test_watches_that_ran_out_are_a_trouble_until_there_is_room_and_then_a_scan(
+    fixture: ObserverSupervisorFixture,
+) -> None:
+    os.mkdir(f"{fixture.root}/x")
+    fixture.look()
+    fixture.refuses = True
+    fixture.observer.watch("x")
+    fixture.refuses = False
+    assert "1 directories are not watched" in fixture.observer_supervisor.trouble
+    assert "max_user_watches" in fixture.observer_supervisor.trouble
+    fixture.look()
+    assert (fixture.scans, fixture.observer_supervisor.trouble) == (1, "")
 
 
-def test_it_looks_at_once_when_it_starts_and_ends_when_it_is_told_to(stand: Stand) -> None:
-    stand.observer_supervisor.start()
-    assert stand.observer.is_alive()
+def test_it_looks_at_once_when_it_starts_and_ends_when_it_is_told_to(
+    fixture: ObserverSupervisorFixture,
+) -> None:
+    fixture.observer_supervisor.start()
+    assert fixture.observer.is_alive()

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 from db import State
-from tests.integration.conftest import MakeHarness
 from tests.support.catalog_harness import Compressor, compressor, publish  # noqa: F401  # the fixture
 from tests.support.cli_process import Command
-from tests.support.harness import BUCKET, VIDEO_ID
+from tests.support.harness import BUCKET, VIDEO_ID, MakeHarness
 from tests.support.s3_server import S3Server
 
 pytestmark = pytest.mark.long

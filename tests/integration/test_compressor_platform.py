@@ -9,13 +9,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.beside.platform import QUALITIES, Scene, platform, wait_until
+from tests.beside.platform import QUALITIES, Platform, running_platform, wait_until
 from tests.beside.verdict import problems, rows_of, unfinished
-from tests.integration.conftest import MakeSettings
-from tests.integration.test_daemon import rows as ledger_of
 from tests.support.catalog_rows import CatalogRows
+from tests.support.daemon_process import rows as ledger_of
 from tests.support.daemon_process import running_daemon
-from tests.support.harness import VIDEO_ID
+from tests.support.harness import VIDEO_ID, MakeSettings
 from tests.support.media import Media
 from tests.support.postgres import PostgresServer
 from tests.support.s3_server import S3Server
@@ -26,27 +25,27 @@ PATIENCE_SECONDS = 40.0
 
 
 @pytest.fixture
-def scene(place: str, postgres: PostgresServer, server: S3Server) -> Iterator[Scene]:
+def platform(place: str, postgres: PostgresServer, server: S3Server) -> Iterator[Platform]:
     """The compressor's database and directory, and an empty bucket."""
-    with platform(place, postgres, server) as running:
+    with running_platform(place, postgres, server) as running:
         yield running
 
 
-def test_every_good_row_ends_with_a_public_url_and_every_failed_one_without(scene: Scene) -> None:
+def test_every_good_row_ends_with_a_public_url_and_every_failed_one_without(platform: Platform) -> None:
     """One source is called like a rendition; one encode is killed, one stopped: its file looks good."""
-    videos = scene.videos(["clip_720p.mp4", "Été #1 100% (final).v2.mp4", "plain.mov"])
+    videos = platform.videos(["clip_720p.mp4", "Été #1 100% (final).v2.mp4", "plain.mov"])
     failing = {(videos[0].video_id, "240p"): "SIGKILL", (videos[1].video_id, "360p"): "SIGTERM"}
     options = [f"--fail={video}:{quality}={how}" for (video, quality), how in failing.items()]
-    with running_daemon(scene.settings(), log=str(scene.directory / "daemon.log")) as daemon:
-        with scene.compressing(videos, *options) as compression:
+    with running_daemon(platform.settings(), log=str(platform.directory / "daemon.log")) as daemon:
+        with platform.compressing(videos, *options) as compression:
             assert len(compression.outcomes()) == len(videos) * (len(QUALITIES) + 1)
-        wait_until(lambda: not unfinished(scene), PATIENCE_SECONDS, lambda: unfinished(scene))
-        assert problems(scene, broken={scene.output(*output) for output in failing}) == []
+        wait_until(lambda: not unfinished(platform), PATIENCE_SECONDS, lambda: unfinished(platform))
+        assert problems(platform, broken={platform.output(*output) for output in failing}) == []
         daemon.signal(signal.SIGTERM)
         assert daemon.wait() == 0
-    failed = [(row.video_id, row.quality) for row in rows_of(scene) if row.status == "failed"]
+    failed = [(row.video_id, row.quality) for row in rows_of(platform) if row.status == "failed"]
     assert sorted(failed) == sorted(failing)
-    assert set(scene.completions.values()) == {1}
+    assert set(platform.completions.values()) == {1}
 
 
 def test_a_row_that_appears_for_a_file_that_did_not_change_is_found_by_the_next_scan(

@@ -9,10 +9,9 @@ import psycopg
 import pytest
 
 from db import State
-from tests.integration.conftest import MakeHarness
 from tests.support.catalog_harness import Compressor, compressor, publish  # noqa: F401  # the fixture
 from tests.support.cli_process import Command
-from tests.support.harness import VIDEO_ID, Harness
+from tests.support.harness import VIDEO_ID, Harness, MakeHarness
 from tests.support.s3_server import S3Server
 from watcher.operations.catalog_checks import check_catalog
 
@@ -25,7 +24,7 @@ UNKNOWN = f"{VIDEO_ID}/unknown_144p.mp4"
 
 
 @pytest.fixture
-def beside(make_harness: MakeHarness, compressor: Compressor) -> Harness:  # noqa: F811
+def compressor_harness(make_harness: MakeHarness, compressor: Compressor) -> Harness:  # noqa: F811
     """A house beside a compressor."""
     return make_harness(**compressor.settings)
 
@@ -36,27 +35,27 @@ def command(place: str, server: S3Server, compressor: Compressor) -> Command:  #
 
 
 @pytest.fixture
-def waiting(beside: Harness, compressor: Compressor, video: bytes) -> str:  # noqa: F811
+def waiting(compressor_harness: Harness, compressor: Compressor, video: bytes) -> str:  # noqa: F811
     """Two files wait at the gate: one whose row is processing, and one that has none; gives the row's id."""
     row = compressor.begin(PROCESSING, "480p")
-    beside.put(PROCESSING, video)
-    beside.put(UNKNOWN, video)
-    assert beside.admit_waiting() == 0
+    compressor_harness.put(PROCESSING, video)
+    compressor_harness.put(UNKNOWN, video)
+    assert compressor_harness.admit_waiting() == 0
     return row
 
 
-def make_wait_since(beside: Harness, path: str, **ago: float) -> None:
-    with beside.app.database.operation("make a file wait for longer") as connected:
+def make_wait_since(compressor_harness: Harness, path: str, **ago: float) -> None:
+    with compressor_harness.app.database.operation("make a file wait for longer") as connected:
         connected.execute_sql(
             "UPDATE video_uploader.uploads SET due_at = now() - %s WHERE path = %s", (timedelta(**ago), path)
         )
 
 
 def test_explain_tells_which_row_is_waited_for_since_when_and_whether_that_is_too_long(
-    beside: Harness, command: Command, waiting: str
+    compressor_harness: Harness, command: Command, waiting: str
 ) -> None:
-    make_wait_since(beside, PROCESSING, minutes=10)
-    make_wait_since(beside, UNKNOWN, hours=2)
+    make_wait_since(compressor_harness, PROCESSING, minutes=10)
+    make_wait_since(compressor_harness, UNKNOWN, hours=2)
     told = command.here("explain", PROCESSING)
     assert told.code == 0
     (waits,) = [line.strip() for line in told.out.splitlines() if line.startswith("    Waits: ")]
@@ -68,9 +67,9 @@ def test_explain_tells_which_row_is_waited_for_since_when_and_whether_that_is_to
 
 
 def test_status_and_list_tell_how_many_wait_and_how_many_of_them_too_long(
-    beside: Harness, command: Command, waiting: str
+    compressor_harness: Harness, command: Command, waiting: str
 ) -> None:
-    make_wait_since(beside, UNKNOWN, hours=2)
+    make_wait_since(compressor_harness, UNKNOWN, hours=2)
     summary = command.here("status", "--json").json()
     assert (summary["awaiting_row"]["uploads"], summary["awaiting_row"]["overdue"]) == (2, 1)
     assert summary["awaiting_row"]["oldest_since"] is not None
@@ -80,14 +79,16 @@ def test_status_and_list_tell_how_many_wait_and_how_many_of_them_too_long(
     assert command.here("list").out.count(" awaits-row ") == 2
 
 
-def test_status_tells_of_orphans_as_the_daemon_last_saw_them(beside: Harness, command: Command) -> None:
-    beside.app.ledger.heartbeat({"phase": "running", "orphans": 3})
+def test_status_tells_of_orphans_as_the_daemon_last_saw_them(
+    compressor_harness: Harness, command: Command
+) -> None:
+    compressor_harness.app.ledger.heartbeat({"phase": "running", "orphans": 3})
     assert command.here("status", "--json").json()["orphans"] == 3
     assert "Objects whose catalog rows were deleted: 3; `video-uploader audit`" in command.here("status").out
 
 
 def test_a_dry_run_goes_by_the_rows_whether_or_not_the_ledger_knows_the_file(
-    beside: Harness,
+    compressor_harness: Harness,
     command: Command,
     compressor: Compressor,  # noqa: F811
     waiting: str,
@@ -96,7 +97,7 @@ def test_a_dry_run_goes_by_the_rows_whether_or_not_the_ledger_knows_the_file(
     """The original's row names its quality, although its name says another; nothing is changed by it."""
     named = f"{VIDEO_ID}/clip_720p.mp4"
     for path in (READY, FAILED, named):
-        beside.write(path, video)
+        compressor_harness.write(path, video)
     ready = compressor.encode(READY)
     compressor.fail(compressor.begin(FAILED, "360p"))
     original = compressor.encode(named, "original")
@@ -113,7 +114,7 @@ def test_a_dry_run_goes_by_the_rows_whether_or_not_the_ledger_knows_the_file(
         ]
     )
     assert ran.out.endswith("Nothing was done. 1 to reject, 2 to upload, 2 to wait\n")
-    assert len(beside.app.ledger.uploads()) == 2
+    assert len(compressor_harness.app.ledger.uploads()) == 2
 
 
 def test_a_dry_run_needs_no_ledger_to_ask_the_catalog(command: Command) -> None:
@@ -123,35 +124,38 @@ def test_a_dry_run_needs_no_ledger_to_ask_the_catalog(command: Command) -> None:
     assert command.here("db", "status").code == 1
 
 
-def outcomes(beside: Harness) -> dict[str, str]:
-    app = beside.app
+def outcomes(compressor_harness: Harness) -> dict[str, str]:
+    app = compressor_harness.app
     found = list(check_catalog(app.settings, app.database, ledger_is_current=True))
     assert all(result.mend for result in found if result.outcome != "ok")
     return {result.name: result.outcome.value for result in found}
 
 
 def test_doctor_is_content_with_the_compressors_table_as_it_is(
-    beside: Harness,
+    compressor_harness: Harness,
     compressor: Compressor,  # noqa: F811
     video: bytes,
 ) -> None:
-    publish(beside, compressor, READY, video)
-    assert beside.row(READY).state is State.PUBLISHED
-    assert outcomes(beside) == dict.fromkeys(
+    publish(compressor_harness, compressor, READY, video)
+    assert compressor_harness.row(READY).state is State.PUBLISHED
+    assert outcomes(compressor_harness) == dict.fromkeys(
         ("catalog", "catalog URL", "catalog index", "catalog clock"), "ok"
     )
 
 
-def test_doctor_warns_of_a_table_without_a_useful_index(beside: Harness, compressor: Compressor) -> None:  # noqa: F811
+def test_doctor_warns_of_a_table_without_a_useful_index(
+    compressor_harness: Harness,
+    compressor: Compressor,  # noqa: F811
+) -> None:
     """An index of some rows only, or one that begins with another column, does not find a video's rows."""
     with psycopg.connect(compressor.url) as connection:
         connection.execute("DROP INDEX video_qualities_by_video")
         connection.execute("CREATE INDEX ON video_qualities (quality, video_id)")
-    assert outcomes(beside)["catalog index"] == "warning"
+    assert outcomes(compressor_harness)["catalog index"] == "warning"
 
 
 def test_doctor_sees_a_row_of_the_future(
-    beside: Harness,
+    compressor_harness: Harness,
     compressor: Compressor,  # noqa: F811
     video: bytes,
 ) -> None:
@@ -161,16 +165,16 @@ def test_doctor_sees_a_row_of_the_future(
         connection.execute(
             "UPDATE video_qualities SET created_at = created_at + interval '5 hours' WHERE id = %s", [row]
         )
-    beside.put(READY, video)
-    assert beside.admit_waiting() == 1
-    assert outcomes(beside)["catalog clock"] == "warning"
+    compressor_harness.put(READY, video)
+    assert compressor_harness.admit_waiting() == 1
+    assert outcomes(compressor_harness)["catalog clock"] == "warning"
 
 
 def test_doctor_fails_where_the_compressors_table_is_not(
-    beside: Harness,
+    compressor_harness: Harness,
     compressor: Compressor,  # noqa: F811
 ) -> None:
     with psycopg.connect(compressor.url) as connection:
         connection.execute("ALTER TABLE video_qualities RENAME TO other")
-    found = outcomes(beside)
+    found = outcomes(compressor_harness)
     assert (found["catalog"], found["catalog URL"]) == ("failed", "warning")
