@@ -6,18 +6,13 @@ value means unset. The environment wins over ``.env``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_settings import DotEnvSettingsSource, EnvSettingsSource
 
-from db import QUALITIES
 from watcher.settings import file_permissions as files
-from watcher.settings.model import CatalogKind, Settings
-
-_YES = frozenset({"1", "true", "t", "yes", "y", "on"})
-"""What pydantic takes for true."""
+from watcher.settings.model import CONFLICT, Settings
 
 
 class SettingsError(Exception):
@@ -65,47 +60,10 @@ def load_settings(env_file: str | None = ".env") -> Settings:
     given: dict[str, Any] = {}
     for values in reversed(sources.values()):
         given.update(values)
-    disagreements = _disagreements(given)
     try:
-        settings = Settings(**given)
+        return Settings(**given)
     except ValidationError as exc:
-        raise SettingsError(_problems(exc) + disagreements) from exc
-    if disagreements:
-        raise SettingsError(disagreements)
-    return settings
-
-
-def _disagreements(given: Mapping[str, str]) -> list[str]:
-    """Values that are each allowed but do not go together; told from the raw values, which may be wrong."""
-    problems = []
-    keys = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
-    if len(missing := keys - given.keys()) == 1:
-        problems.append(f"{missing.pop()}: it is missing; allowed: both keys or neither")
-    transition = {"LIFECYCLE_TRANSITION_DAYS", "LIFECYCLE_TRANSITION_CLASS"}
-    if len(missing := transition - given.keys()) == 1:
-        problems.append(f"{missing.pop()}: it is missing; allowed: both days and class, or neither")
-    on_postgresql = given.get("DATABASE_URL", "postgres" if "POSTGRES_DB" in given else "").startswith(
-        "postgres"
-    )
-    if given.get("CATALOG") == CatalogKind.COMPRESSOR and not on_postgresql:
-        problems.append(
-            "CATALOG: compressor needs its PostgreSQL; allowed: with DATABASE_URL or POSTGRES_DB set"
-        )
-    if given.get("SHARED_DIRECTORY", "").strip().lower() in _YES and not on_postgresql:
-        problems.append(
-            "SHARED_DIRECTORY: daemons on several machines meet in PostgreSQL; "
-            "allowed: with DATABASE_URL or POSTGRES_DB set"
-        )
-    qualities = {word.strip() for word in given.get("QUALITIES", "").split(",")} - {""}
-    if "AWS_S3_SSE_KMS_KEY_ID" in given and given.get("AWS_S3_SSE") != "aws:kms":
-        problems.append("AWS_S3_SSE_KMS_KEY_ID: it is not used; allowed: with AWS_S3_SSE=aws:kms")
-    foreign = sorted(qualities - set(QUALITIES))
-    if foreign and given.get("CATALOG") != CatalogKind.NONE:
-        problems.append(
-            f"QUALITIES: the video_qualities table refuses {', '.join(foreign)}; "
-            f"allowed with a catalog: {','.join(QUALITIES)}"
-        )
-    return problems
+        raise SettingsError(_problems(exc)) from exc
 
 
 def _problems(exc: ValidationError) -> list[str]:
@@ -113,6 +71,9 @@ def _problems(exc: ValidationError) -> list[str]:
     for error in exc.errors(include_url=False, include_input=False):
         reason = error["msg"].removeprefix("Value error, ")
         name = str(error["loc"][0])
+        if error["type"] == CONFLICT:
+            problems.append(f"{name}: {reason}")
+            continue
         extra = Settings.model_fields[name.lower()].json_schema_extra
         allowed = extra["allowed"] if isinstance(extra, dict) else ""
         if error["type"] == "missing":

@@ -1,24 +1,237 @@
-"""Every setting: its name, its type, its default, and what it means."""
+"""Every setting: its name, its type, its default, what it means, and which settings exclude each other."""
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
-from typing import Annotated, Literal
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote
 
-from db import sqlite_url
+from pydantic import (
+    AliasGenerator,
+    Field,
+    ModelWrapValidatorHandler,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from db import QUALITIES, sqlite_url
+from watcher.renditions import TEMPLATE_HELP
 from watcher.settings import types
-from watcher.settings.settings_base import setting
-from watcher.settings.settings_local import CatalogKind, LocalSettings
-from watcher.settings.settings_s3 import S3Settings
-
-__all__ = ["CatalogKind", "Settings", "state_directory"]
 
 
-class Settings(S3Settings, LocalSettings):
-    """The settings of one instance; attributes are the documented names in lower case."""
+class CatalogKind(StrEnum):
+    """Which program creates the rows that players read."""
+
+    OWN = "own"
+    COMPRESSOR = "compressor"
+    NONE = "none"
+
+
+def setting(meaning: str, allowed: str, default: Any = ..., **constraints: Any) -> Any:
+    """Declare a setting: `meaning` and `allowed` (which values are valid) are texts for the user."""
+    return Field(default=default, description=meaning, json_schema_extra={"allowed": allowed}, **constraints)
+
+
+class Settings(BaseSettings):
+    """The settings of one instance; attributes are the documented names in lower case.
+
+    Raises `pydantic.ValidationError` for every wrong value and every conflict between settings at once;
+    no error repeats a secret.
+    """
+
+    model_config = SettingsConfigDict(
+        alias_generator=AliasGenerator(validation_alias=str.upper),
+        case_sensitive=True,
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    # Files, ledger and catalog
+
+    completed_dir: types.Directory = setting("Directory to watch.", "a directory's absolute path")
+    path_template: types.Template = setting(
+        "How a path below it names a rendition. A file `{video_id}/{filename}{ext}` without a known quality "
+        "is the `original`; so is the suffix `_original`. Without `{filename}` it is the word `video`.",
+        TEMPLATE_HELP,
+        "{video_id}/{filename}_{quality}{ext}",
+    )
+    video_extensions: types.Extensions = setting(
+        "Nothing else is ever uploaded: a log beside the videos must not become public.",
+        "extensions with their dot, separated by commas",
+        (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".ts"),
+    )
+    qualities: types.Qualities = setting(
+        "The quality words; a subset of the default unless `CATALOG=none`.",
+        "words of letters and digits, separated by commas",
+        QUALITIES,
+    )
+    ignore_patterns: types.Patterns = setting(
+        "Names of files and directories that are never looked at.",
+        "shell patterns, separated by commas",
+        (".*", "*.tmp", "*.part", "*.partial", "*~"),
+    )
+    allow_hard_links: bool = setting(
+        "Upload files that have other names (hard links) too. Whoever may write into the directory can then "
+        "publish any file on its file system that he can link to. A release takes away only the name in the "
+        "directory; the content stays under the others.",
+        "true or false",
+        False,
+    )
+    database_url: types.DatabaseUrl | None = setting(
+        "The ledger's database. Unset: PostgreSQL from the `POSTGRES_*` names when `POSTGRES_DB` is set, "
+        "else an SQLite file in `$STATE_DIRECTORY`, else in the user's state directory.",
+        "sqlite:///absolute/path or postgresql://user:password@host:port/database",
+        None,
+    )
+    database_schema: types.Identifier = setting(
+        "The schema of our own tables on PostgreSQL.", "a lower-case SQL identifier", "video_uploader"
+    )
+    database_auto_migrate: bool = setting(
+        "`run` brings our tables up to date when it starts. Else `db migrate` has to.", "true or false", True
+    )
+    catalog: CatalogKind | None = setting(
+        "Who creates the `video_qualities` rows. Unset: `own` on SQLite, `compressor` on PostgreSQL.",
+        "own, compressor or none",
+        None,
+    )
+    catalog_schema: types.Identifier = setting(
+        "The schema of the compressor's table `video_qualities`.", "a lower-case SQL identifier", "public"
+    )
+    catalog_row_timeout: float = setting(
+        "Seconds after which a finished file without a catalog row that is ready is reported. It is kept "
+        "and uploaded whenever the row comes.",
+        "1 to 31536000",
+        3600,
+        ge=1,
+        le=31_536_000,
+    )
+    delete_orphans: bool = setting(
+        "Delete the objects whose catalog rows were deleted. Else they are kept and reported.",
+        "true or false",
+        False,
+    )
+    local_base_url: types.Url | None = setting(
+        "The beginning of the local URL that stands in the row until the upload is confirmed (`own` "
+        "catalog). Unset: `file://` and the directory.",
+        "an absolute URL",
+        None,
+    )
+    postgres_host: str = setting("The compressor's database server.", "a name or address", "localhost")
+    postgres_port: int = setting("Its port.", "1 to 65535", 5432, ge=1, le=65535)
+    postgres_user: str = setting("Its user.", "a role's name", "postgres")
+    postgres_password: SecretStr | None = setting(
+        "Its password; empty means trust authentication.", "text", None
+    )
+    postgres_db: str = setting("Its database.", "a database's name", "lambrk")
+
+    # Bucket, objects and CDN
+
+    aws_access_key_id: SecretStr | None = setting(
+        "Goes with the secret key. Both unset: what boto3 finds (profile, instance role, …).",
+        "text",
+        None,
+    )
+    aws_secret_access_key: SecretStr | None = setting("The secret key.", "text", None)
+    aws_session_token: SecretStr | None = setting("The session token of temporary keys.", "text", None)
+    aws_region: str = setting("The bucket's region.", "a region's name", "ap-south-1")
+    aws_s3_bucket: types.Bucket = setting("The bucket.", "a bucket's name: 3 to 63 of a-z 0-9 . -", "lam-brk")
+    aws_s3_base_url: types.Url | None = setting(
+        "The beginning of public URLs. Unset: derived from bucket and region, or from the endpoint.",
+        "an absolute URL",
+        None,
+    )
+    cloudfront_domain: types.HostName | None = setting(
+        "Makes the public URLs, and wins over `AWS_S3_BASE_URL`.", "a host name", None
+    )
+    cloudfront_distribution_id: types.DistributionId | None = setting(
+        "Has the path of an object that was replaced invalidated.", "a distribution's id", None
+    )
+    aws_endpoint_url_cloudfront: types.Url | None = setting(
+        "CloudFront's API elsewhere than at AWS.", "an http or https URL", None
+    )
+    verify_public_url: bool = setting(
+        "Fetch from the public URL before it is published.", "true or false", False
+    )
+    aws_s3_videos_prefix: types.Prefix = setting(
+        "The beginning of object keys.", "a path without a leading or trailing slash", "videos"
+    )
+    aws_endpoint_url: types.Url | None = setting(
+        "An S3-compatible server instead of AWS.", "an http or https URL", None
+    )
+    aws_s3_acl: Literal["public-read", "none"] = setting(
+        "The canned ACL of every object.", "public-read or none", "public-read"
+    )
+    aws_s3_cache_control: str = setting(
+        "`Cache-Control` of every object; an object can be replaced under its key.",
+        "a Cache-Control value",
+        "public, max-age=3600",
+    )
+    aws_s3_storage_class: str | None = setting(
+        "The storage class of every object. Unset: the bucket's default.",
+        "a class's name: STANDARD_IA, …",
+        None,
+    )
+    aws_s3_sse: Literal["AES256", "aws:kms"] | None = setting(
+        "Encryption at rest. Unset: the bucket's default.", "AES256 or aws:kms", None
+    )
+    aws_s3_sse_kms_key_id: str | None = setting(
+        "The key for `AWS_S3_SSE=aws:kms`. Unset: the account's default key.", "a key's id or ARN", None
+    )
+    aws_s3_tags: types.Tags | None = setting(
+        "Tags of every object.", "name=value pairs separated by &, at most 10", None
+    )
+    aws_s3_expected_bucket_owner: types.AccountId | None = setting(
+        "Requests are refused if the bucket belongs to another account.", "an account's 12 digits", None
+    )
+    max_bandwidth: types.Bandwidth | None = setting(
+        "What all uploads together may send. Unset or `none`: no limit.",
+        "a rate such as 20MB/s, 500Mbit/s or none",
+        None,
+    )
+    stall_seconds: float = setting(
+        "A request that makes no progress for so long is given up and tried again.",
+        "1 to 3600",
+        60,
+        ge=1,
+        le=3600,
+    )
+    cors_origins: types.Origins = setting(
+        "Origins whose scripts may read the objects: what `bucket setup` allows and `doctor` tries.",
+        "`*`, or origins such as https://example.com, separated by commas",
+        ("*",),
+    )
+    lifecycle_transition_days: int | None = setting(
+        "`bucket setup` lets objects of this age move to the class below. Unset: never.",
+        "0 to 36500",
+        None,
+        ge=0,
+        le=36500,
+    )
+    lifecycle_transition_class: (
+        Literal["STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR", "GLACIER", "DEEP_ARCHIVE"]
+        | None
+    ) = setting(
+        "The storage class they move to; out of `GLACIER` and `DEEP_ARCHIVE` nothing can be played.",
+        "STANDARD_IA, ONEZONE_IA, INTELLIGENT_TIERING, GLACIER_IR, GLACIER or DEEP_ARCHIVE",
+        None,
+    )
+    lifecycle_expire_days: int | None = setting(
+        "`bucket setup` lets objects of this age be deleted, whoever still links to them. Unset: never.",
+        "1 to 36500",
+        None,
+        ge=1,
+        le=36500,
+    )
+
+    # The daemon
 
     instance_id: types.InstanceName | None = setting(
         "This daemon's name in the ledger. Unset: the host name.",
@@ -76,6 +289,36 @@ class Settings(S3Settings, LocalSettings):
         "Unset: `console` on a terminal, else `json`.", "json or console", None
     )
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Accept constructor arguments only: `load_settings` reads the sources and orders them."""
+        del settings_cls, env_settings, dotenv_settings, file_secret_settings
+        return (init_settings,)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _check_combinations(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Report conflicts together with wrong values, so that one attempt shows everything to correct."""
+        conflicts = list(_conflicts(values)) if isinstance(values, Mapping) else []
+        if not conflicts:
+            return handler(values)
+        wrong: list[InitErrorDetails] = []
+        try:
+            handler(values)
+        except ValidationError as exc:
+            wrong = [
+                {"type": PydanticCustomError(error["type"], error["msg"]), "loc": error["loc"], "input": None}
+                for error in exc.errors(include_url=False, include_context=False, include_input=False)
+            ]
+        raise ValidationError.from_exception_data(cls.__name__, [*wrong, *conflicts], hide_input=True)
+
     @property
     def instance(self) -> str:
         """This daemon's name in the ledger."""
@@ -125,3 +368,57 @@ def state_directory(environ: Mapping[str, str] = os.environ) -> str:
         return given.split(":")[0]
     base = environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
     return os.path.join(base, "video-uploader")
+
+
+_TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
+"""The texts that pydantic takes for true."""
+
+CONFLICT = "conflict"
+"""The type of errors about combinations; their messages end with what is allowed."""
+
+
+def _conflicts(values: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
+    """Yield an error for each refused combination; works on raw values, which may themselves be wrong."""
+    given = {name: _as_text(value) for name, value in values.items() if value is not None}
+    keys = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    if len(missing := keys - given.keys()) == 1:
+        yield _conflict(missing.pop(), "it is missing; allowed: both keys or neither")
+    transition = {"LIFECYCLE_TRANSITION_DAYS", "LIFECYCLE_TRANSITION_CLASS"}
+    if len(missing := transition - given.keys()) == 1:
+        yield _conflict(missing.pop(), "it is missing; allowed: both days and class, or neither")
+    url = given.get("DATABASE_URL", "postgres" if "POSTGRES_DB" in given else "")
+    on_postgresql = url.startswith("postgres")
+    if given.get("CATALOG") == CatalogKind.COMPRESSOR and not on_postgresql:
+        yield _conflict(
+            "CATALOG", "compressor needs its PostgreSQL; allowed: with DATABASE_URL or POSTGRES_DB set"
+        )
+    if given.get("SHARED_DIRECTORY", "").strip().lower() in _TRUE and not on_postgresql:
+        yield _conflict(
+            "SHARED_DIRECTORY",
+            "daemons on several machines meet in PostgreSQL; allowed: with DATABASE_URL or POSTGRES_DB set",
+        )
+    if "AWS_S3_SSE_KMS_KEY_ID" in given and given.get("AWS_S3_SSE") != "aws:kms":
+        yield _conflict("AWS_S3_SSE_KMS_KEY_ID", "it is not used; allowed: with AWS_S3_SSE=aws:kms")
+    qualities = {word.strip() for word in given.get("QUALITIES", "").split(",")} - {""}
+    foreign = sorted(qualities - set(QUALITIES))
+    if foreign and given.get("CATALOG") != CatalogKind.NONE:
+        yield _conflict(
+            "QUALITIES",
+            f"the video_qualities table refuses {', '.join(foreign)}; "
+            f"allowed with a catalog: {','.join(QUALITIES)}",
+        )
+
+
+def _conflict(name: str, sentence: str) -> InitErrorDetails:
+    return {"type": PydanticCustomError(CONFLICT, sentence), "loc": (name,), "input": None}
+
+
+def _as_text(value: object) -> str:
+    """Return a value as the environment would give it."""
+    match value:
+        case SecretStr():
+            return value.get_secret_value()
+        case list() | tuple():
+            return ",".join(map(str, value))
+        case _:
+            return str(value)

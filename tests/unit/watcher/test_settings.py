@@ -4,8 +4,10 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from db import QUALITIES
 from watcher.settings.loading import SettingsError, load_settings, read_sources
@@ -234,6 +236,29 @@ def test_a_shared_directory_needs_a_database_that_can_be_shared(given: Given, wo
     assert given.settings().ledger_instance == "shared:/srv/completed"
     given.environment(SHARED_DIRECTORY="false", DATABASE_URL="sqlite:////var/lib/x.sqlite3")
     assert given.settings().ledger_instance == given.settings().instance
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("AWS_ACCESS_KEY_ID", {"AWS_SECRET_ACCESS_KEY": SECRET}),
+        ("LIFECYCLE_TRANSITION_DAYS", {"LIFECYCLE_TRANSITION_CLASS": "GLACIER"}),
+        ("AWS_S3_SSE_KMS_KEY_ID", {"AWS_S3_SSE_KMS_KEY_ID": "key"}),
+        ("CATALOG", {"CATALOG": CatalogKind.COMPRESSOR}),
+        ("SHARED_DIRECTORY", {"SHARED_DIRECTORY": True}),
+        ("QUALITIES", {"QUALITIES": ("720p", "hd")}),
+    ],
+)
+def test_the_model_itself_refuses_settings_that_conflict_and_every_wrong_value_with_them(
+    given: Given, name: str, values: dict[str, Any]
+) -> None:
+    with pytest.raises(ValidationError, match=f"(?s){name}\n.*; allowed") as refused:
+        Settings(**{"COMPLETED_DIR": "/srv/completed", **values})
+    assert [error["loc"] for error in refused.value.errors()] == [(name,)]
+    with pytest.raises(ValidationError) as refused:
+        Settings(**{"COMPLETED_DIR": "relative", **values})
+    assert [error["loc"] for error in refused.value.errors()] == [("COMPLETED_DIR",), (name,)]
+    assert SECRET not in repr(refused.value.errors())
 
 
 def test_any_quality_goes_without_a_catalog(given: Given) -> None:
