@@ -125,7 +125,7 @@ def open_application(settings: Settings, *, policy: Policy | None = None) -> Ite
         distribution = (
             closing.enter_context(Distribution(config)) if config.cloudfront_distribution_id else None
         )
-        yield _assemble(settings, policy or Policy.of(settings), database, store, distribution)
+        yield _assemble(settings, policy or Policy.from_settings(settings), database, store, distribution)
 
 
 def _assemble(

@@ -58,116 +58,127 @@ class Settings(BaseSettings):
 
     completed_dir: types.Directory = setting("Directory to watch.", "a directory's absolute path")
     path_template: types.Template = setting(
-        "How a path below it names a rendition. A file `{video_id}/{filename}{ext}` without a known quality "
-        "is the `original`; so is the suffix `_original`. Without `{filename}` it is the word `video`.",
+        "How a path below it names a rendition. A file `{video_id}/{filename}{ext}` without a known "
+        "quality is the `original`; so is one with the suffix `_original`. Without `{filename}` in the "
+        "template, the file name is `video`.",
         TEMPLATE_HELP,
         "{video_id}/{filename}_{quality}{ext}",
     )
     video_extensions: types.Extensions = setting(
-        "Nothing else is ever uploaded: a log beside the videos must not become public.",
+        "Only files with these extensions are uploaded: a log beside the videos must not become public.",
         "extensions with their dot, separated by commas",
         (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".ts"),
     )
     qualities: types.Qualities = setting(
-        "The quality words; a subset of the default unless `CATALOG=none`.",
+        "Names of the qualities; a subset of the default unless `CATALOG=none`.",
         "words of letters and digits, separated by commas",
         QUALITIES,
     )
     ignore_patterns: types.Patterns = setting(
-        "Names of files and directories that are never looked at.",
+        "Names of files and directories that are ignored.",
         "shell patterns, separated by commas",
         (".*", "*.tmp", "*.part", "*.partial", "*~"),
     )
     allow_hard_links: bool = setting(
-        "Upload files that have other names (hard links) too. Whoever may write into the directory can then "
-        "publish any file on its file system that he can link to. A release takes away only the name in the "
-        "directory; the content stays under the others.",
+        "Upload files that have several names (hard links). A user who can write to the directory can "
+        "then publish any file of its file system that they may link to. A release removes only the name in "
+        "the directory; the content stays under the others.",
         "true or false",
         False,
     )
     database_url: types.DatabaseUrl | None = setting(
-        "The ledger's database. Unset: PostgreSQL from the `POSTGRES_*` names when `POSTGRES_DB` is set, "
+        "The ledger's database. Unset: PostgreSQL from the `POSTGRES_*` settings if `POSTGRES_DB` is set, "
         "else an SQLite file in `$STATE_DIRECTORY`, else in the user's state directory.",
         "sqlite:///absolute/path or postgresql://user:password@host:port/database",
         None,
     )
     database_schema: types.Identifier = setting(
-        "The schema of our own tables on PostgreSQL.", "a lower-case SQL identifier", "video_uploader"
+        "Schema of the uploader's own tables on PostgreSQL.", "a lower-case SQL identifier", "video_uploader"
     )
     database_auto_migrate: bool = setting(
-        "`run` brings our tables up to date when it starts. Else `db migrate` has to.", "true or false", True
+        "`run` migrates the uploader's tables when it starts. If false, `db migrate` has to.",
+        "true or false",
+        True,
     )
     catalog: CatalogKind | None = setting(
-        "Who creates the `video_qualities` rows. Unset: `own` on SQLite, `compressor` on PostgreSQL.",
+        "Which program creates the `video_qualities` rows. Unset: `own` on SQLite, `compressor` on "
+        "PostgreSQL.",
         "own, compressor or none",
         None,
     )
     catalog_schema: types.Identifier = setting(
-        "The schema of the compressor's table `video_qualities`.", "a lower-case SQL identifier", "public"
+        "Schema of the compressor's table `video_qualities`.", "a lower-case SQL identifier", "public"
     )
     catalog_row_timeout: float = setting(
-        "Seconds after which a finished file without a catalog row that is ready is reported. It is kept "
-        "and uploaded whenever the row comes.",
+        "Seconds after which a finished file without a ready catalog row is reported. The file is kept, "
+        "and uploaded once the row is ready.",
         "1 to 31536000",
         3600,
         ge=1,
         le=31_536_000,
     )
     delete_orphans: bool = setting(
-        "Delete the objects whose catalog rows were deleted. Else they are kept and reported.",
+        "Delete objects whose catalog rows were deleted. If false, they are kept and reported.",
         "true or false",
         False,
     )
     local_base_url: types.Url | None = setting(
-        "The beginning of the local URL that stands in the row until the upload is confirmed (`own` "
-        "catalog). Unset: `file://` and the directory.",
+        "Start of the local URL that the catalog row holds until the upload is confirmed (`own` catalog). "
+        "Unset: `file://` and the directory.",
         "an absolute URL",
         None,
     )
-    postgres_host: str = setting("The compressor's database server.", "a name or address", "localhost")
-    postgres_port: int = setting("Its port.", "1 to 65535", 5432, ge=1, le=65535)
-    postgres_user: str = setting("Its user.", "a role's name", "postgres")
-    postgres_password: SecretStr | None = setting(
-        "Its password; empty means trust authentication.", "text", None
+    postgres_host: str = setting(
+        "Host of the compressor's database server.", "a name or address", "localhost"
     )
-    postgres_db: str = setting("Its database.", "a database's name", "lambrk")
+    postgres_port: int = setting("Port of the server.", "1 to 65535", 5432, ge=1, le=65535)
+    postgres_user: str = setting("User to log in as.", "a role's name", "postgres")
+    postgres_password: SecretStr | None = setting(
+        "Password of the user; empty for trust authentication.", "text", None
+    )
+    postgres_db: str = setting("Name of the database.", "a database's name", "lambrk")
 
     # Bucket, objects and CDN
 
     aws_access_key_id: SecretStr | None = setting(
-        "Goes with the secret key. Both unset: what boto3 finds (profile, instance role, …).",
+        "Access key; needs the secret key. Both unset: the credentials that boto3 finds (profile, "
+        "instance role, …).",
         "text",
         None,
     )
-    aws_secret_access_key: SecretStr | None = setting("The secret key.", "text", None)
-    aws_session_token: SecretStr | None = setting("The session token of temporary keys.", "text", None)
-    aws_region: str = setting("The bucket's region.", "a region's name", "ap-south-1")
-    aws_s3_bucket: types.Bucket = setting("The bucket.", "a bucket's name: 3 to 63 of a-z 0-9 . -", "lam-brk")
+    aws_secret_access_key: SecretStr | None = setting("Secret key.", "text", None)
+    aws_session_token: SecretStr | None = setting("Session token of temporary credentials.", "text", None)
+    aws_region: str = setting("Region of the bucket.", "a region's name", "ap-south-1")
+    aws_s3_bucket: types.Bucket = setting(
+        "Name of the bucket.", "a bucket's name: 3 to 63 of a-z 0-9 . -", "lam-brk"
+    )
     aws_s3_base_url: types.Url | None = setting(
-        "The beginning of public URLs. Unset: derived from bucket and region, or from the endpoint.",
+        "Start of public URLs. Unset: derived from bucket and region, or from the endpoint.",
         "an absolute URL",
         None,
     )
     cloudfront_domain: types.HostName | None = setting(
-        "Makes the public URLs, and wins over `AWS_S3_BASE_URL`.", "a host name", None
+        "Domain name of the CDN; public URLs start with it instead of `AWS_S3_BASE_URL`.", "a host name", None
     )
     cloudfront_distribution_id: types.DistributionId | None = setting(
-        "Has the path of an object that was replaced invalidated.", "a distribution's id", None
+        "CloudFront distribution in which the path of a replaced object is invalidated.",
+        "a distribution's id",
+        None,
     )
     aws_endpoint_url_cloudfront: types.Url | None = setting(
-        "CloudFront's API elsewhere than at AWS.", "an http or https URL", None
+        "Endpoint of the CloudFront API. Unset: that of AWS.", "an http or https URL", None
     )
     verify_public_url: bool = setting(
-        "Fetch from the public URL before it is published.", "true or false", False
+        "Fetch the object from its public URL before the URL is published.", "true or false", False
     )
     aws_s3_videos_prefix: types.Prefix = setting(
-        "The beginning of object keys.", "a path without a leading or trailing slash", "videos"
+        "Prefix of object keys.", "a path without a leading or trailing slash", "videos"
     )
     aws_endpoint_url: types.Url | None = setting(
-        "An S3-compatible server instead of AWS.", "an http or https URL", None
+        "Endpoint of an S3-compatible server. Unset: that of AWS.", "an http or https URL", None
     )
     aws_s3_acl: Literal["public-read", "none"] = setting(
-        "The canned ACL of every object.", "public-read or none", "public-read"
+        "Canned ACL of every object.", "public-read or none", "public-read"
     )
     aws_s3_cache_control: str = setting(
         "`Cache-Control` of every object; an object can be replaced under its key.",
@@ -175,41 +186,41 @@ class Settings(BaseSettings):
         "public, max-age=3600",
     )
     aws_s3_storage_class: str | None = setting(
-        "The storage class of every object. Unset: the bucket's default.",
+        "Storage class of every object. Unset: the bucket's default.",
         "a class's name: STANDARD_IA, …",
         None,
     )
     aws_s3_sse: Literal["AES256", "aws:kms"] | None = setting(
-        "Encryption at rest. Unset: the bucket's default.", "AES256 or aws:kms", None
+        "Server-side encryption. Unset: the bucket's default.", "AES256 or aws:kms", None
     )
     aws_s3_sse_kms_key_id: str | None = setting(
-        "The key for `AWS_S3_SSE=aws:kms`. Unset: the account's default key.", "a key's id or ARN", None
+        "KMS key for `AWS_S3_SSE=aws:kms`. Unset: the account's default key.", "a key's id or ARN", None
     )
     aws_s3_tags: types.Tags | None = setting(
         "Tags of every object.", "name=value pairs separated by &, at most 10", None
     )
     aws_s3_expected_bucket_owner: types.AccountId | None = setting(
-        "Requests are refused if the bucket belongs to another account.", "an account's 12 digits", None
+        "Account that owns the bucket; requests fail if another account does.", "an account's 12 digits", None
     )
     max_bandwidth: types.Bandwidth | None = setting(
-        "What all uploads together may send. Unset or `none`: no limit.",
+        "Bandwidth limit of all uploads together. Unset or `none`: no limit.",
         "a rate such as 20MB/s, 500Mbit/s or none",
         None,
     )
     stall_seconds: float = setting(
-        "A request that makes no progress for so long is given up and tried again.",
+        "A request that makes no progress for this long is cancelled and retried.",
         "1 to 3600",
         60,
         ge=1,
         le=3600,
     )
     cors_origins: types.Origins = setting(
-        "Origins whose scripts may read the objects: what `bucket setup` allows and `doctor` tries.",
+        "Origins whose scripts may read the objects: `bucket setup` allows them and `doctor` tests them.",
         "`*`, or origins such as https://example.com, separated by commas",
         ("*",),
     )
     lifecycle_transition_days: int | None = setting(
-        "`bucket setup` lets objects of this age move to the class below. Unset: never.",
+        "Age in days at which objects move to the class below, as set up by `bucket setup`. Unset: never.",
         "0 to 36500",
         None,
         ge=0,
@@ -219,12 +230,13 @@ class Settings(BaseSettings):
         Literal["STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR", "GLACIER", "DEEP_ARCHIVE"]
         | None
     ) = setting(
-        "The storage class they move to; out of `GLACIER` and `DEEP_ARCHIVE` nothing can be played.",
+        "Storage class that they move to; objects in `GLACIER` and `DEEP_ARCHIVE` cannot be played.",
         "STANDARD_IA, ONEZONE_IA, INTELLIGENT_TIERING, GLACIER_IR, GLACIER or DEEP_ARCHIVE",
         None,
     )
     lifecycle_expire_days: int | None = setting(
-        "`bucket setup` lets objects of this age be deleted, whoever still links to them. Unset: never.",
+        "Age in days at which objects are deleted, even if links to them exist, as set up by `bucket "
+        "setup`. Unset: never.",
         "1 to 36500",
         None,
         ge=1,
@@ -234,59 +246,65 @@ class Settings(BaseSettings):
     # The daemon
 
     instance_id: types.InstanceName | None = setting(
-        "This daemon's name in the ledger. Unset: the host name.",
+        "Name of this daemon in the ledger. Unset: the host name.",
         "1 to 100 printable characters",
         None,
     )
     shared_directory: bool = setting(
-        "Several daemons work on this one directory, each seeing it under the same path and using the same "
-        "database; every file is uploaded by whichever takes it first.",
+        "Several daemons share this directory, under the same path and with the same database; each file "
+        "is uploaded by the first one that claims it.",
         "true or false",
         False,
     )
     claim_seconds: float = setting(
-        "A daemon that has given no sign of life for so long loses the uploads it was working on to others.",
+        "A daemon that does not renew its claims for this long loses the claimed uploads to other daemons.",
         "5 to 3600",
         60,
         ge=5,
         le=3600,
     )
-    upload_concurrency: int = setting("Files uploaded at once.", "1 to 64", 4, ge=1, le=64)
+    upload_concurrency: int = setting("Number of files uploaded at once.", "1 to 64", 4, ge=1, le=64)
     settle_seconds: float = setting(
-        "Quiet window on size, mtime and inode where no lease can be had.", "0.1 to 3600", 5, ge=0.1, le=3600
+        "How long size, mtime and inode must stay unchanged where the kernel grants no lease.",
+        "0.1 to 3600",
+        5,
+        ge=0.1,
+        le=3600,
     )
-    rescan_seconds: float = setting("Period of the full scan.", "1 to 86400", 300, ge=1, le=86400)
+    rescan_seconds: float = setting("Interval between full scans.", "1 to 86400", 300, ge=1, le=86400)
     release_after_seconds: float = setting(
-        "How long the local copy stays after publication: people may still be playing it from its local URL.",
+        "How long the local copy is kept after publication: players may still use its local URL.",
         "0 to 315360000",
         86400,
         ge=0,
         le=315_360_000,
     )
     disk_pressure_percent: float = setting(
-        "Fuller than this, the watched directory's file system has published copies released at once, the "
-        "oldest first. 100: never.",
+        "If the file system of the watched directory is fuller than this, published copies are released "
+        "at once, the oldest first. 100: never.",
         "1 to 100",
         90,
         ge=1,
         le=100,
     )
-    keep_local: bool = setting("Never release a local copy; wins over everything.", "true or false", False)
+    keep_local: bool = setting(
+        "Never release a local copy; takes precedence over every other setting.", "true or false", False
+    )
     prune_directories_after_days: float | None = setting(
-        "Remove empty directories that have not changed for so long. Unset: never.",
+        "Remove empty directories that have not changed for this many days. Unset: never.",
         "more than 0, up to 36500",
         None,
         gt=0,
         le=36500,
     )
     metrics_address: types.Address = setting(
-        "Where `/metrics` is served; empty: nowhere.", "host:port, or empty", "127.0.0.1:9108"
+        "Address that `/metrics` is served on; empty: not served.", "host:port, or empty", "127.0.0.1:9108"
     )
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], types.UpperCase] = setting(
-        "The least severe log line that is written.", "DEBUG, INFO, WARNING or ERROR", "INFO"
+        "Lowest severity that is logged.", "DEBUG, INFO, WARNING or ERROR", "INFO"
     )
     log_format: Literal["json", "console"] | None = setting(
-        "Unset: `console` on a terminal, else `json`.", "json or console", None
+        "Format of log lines. Unset: `console` on a terminal, else `json`.", "json or console", None
     )
 
     @classmethod
@@ -321,12 +339,12 @@ class Settings(BaseSettings):
 
     @property
     def instance(self) -> str:
-        """This daemon's name in the ledger."""
+        """``INSTANCE_ID``, or the host name."""
         return self.instance_id or socket.gethostname()
 
     @property
     def ledger_instance(self) -> str:
-        """Whose uploads these are in the ledger: this daemon's, or everybody's on a shared directory."""
+        """The instance that owns the ledger rows: this daemon, or all daemons of a shared directory."""
         return f"shared:{self.completed_dir}" if self.shared_directory else self.instance
 
     @property
@@ -353,17 +371,20 @@ class Settings(BaseSettings):
 
     @property
     def catalog_kind(self) -> CatalogKind:
-        """``CATALOG``, or what the database suggests."""
+        """``CATALOG``, or the default for the kind of database."""
         return self.catalog or (CatalogKind.COMPRESSOR if self.on_postgresql else CatalogKind.OWN)
 
     @property
     def local_base(self) -> str:
-        """The beginning of local URLs, without a trailing slash."""
+        """Start of local URLs, without a trailing slash."""
         return self.local_base_url or f"file://{quote(self.completed_dir)}"
 
 
 def state_directory(environ: Mapping[str, str] = os.environ) -> str:
-    """The directory for what must survive a restart: systemd's, else the user's (XDG)."""
+    """Return the directory for state that survives a restart.
+
+    That is systemd's (systemd.exec(5)), else one in the user's (XDG Base Directory Specification).
+    """
     if given := environ.get("STATE_DIRECTORY"):
         return given.split(":")[0]
     base = environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 import pytest
 
 from tests.unit.watcher.conftest import NOBODY
-from watcher.settings.file_permissions import complaints
+from watcher.settings.file_permissions import permission_problems
 from watcher.settings.loading import SettingsError, load_settings
 from watcher.settings.report import exposed_secrets
 
@@ -45,7 +45,7 @@ def refusal(path: str) -> str:
 @pytest.mark.parametrize(("mode", "who"), [(0o602, "everybody"), (0o622, "everybody"), (0o620, "group ")])
 def test_a_file_that_others_may_write_is_refused_with_what_to_do(env_file: str, mode: int, who: str) -> None:
     os.chmod(env_file, mode)
-    assert f"{env_file} may be changed by {who}" in refusal(env_file)
+    assert f"{env_file} can be changed by {who}" in refusal(env_file)
     assert f"chmod go-w {env_file}" in refusal(env_file)
 
 
@@ -58,7 +58,7 @@ def test_a_file_that_its_owner_alone_may_write_is_read(env_file: str, mode: int)
 @pytest.mark.parametrize("mode", [0o777, 0o757, 0o775])
 def test_a_file_that_others_may_replace_is_refused(env_file: str, place: str, mode: int) -> None:
     os.chmod(place, mode)
-    assert f"may be replaced by {'everybody' if mode & stat.S_IWOTH else 'group '}" in refusal(env_file)
+    assert f"can be replaced by {'everybody' if mode & stat.S_IWOTH else 'group '}" in refusal(env_file)
     assert f"chmod go-w {place}" in refusal(env_file)
 
 
@@ -73,7 +73,7 @@ def test_behind_a_link_both_directories_count(env_file: str, place: str) -> None
     target, link = os.path.join(place, "target", "e"), os.path.join(place, "link", "e")
     os.rename(env_file, target)
     os.symlink(target, link)
-    assert complaints(link) == []
+    assert permission_problems(link) == []
     for directory in (os.path.dirname(target), os.path.dirname(link)):
         os.chmod(directory, 0o777)
         assert f"its directory {directory}" in refusal(link)
@@ -93,13 +93,13 @@ def test_what_belongs_to_root_is_believed_by_everybody(
     env_file: str, unprivileged: Callable[[], AbstractContextManager[None]]
 ) -> None:
     with unprivileged():
-        assert complaints(env_file) == []
+        assert permission_problems(env_file) == []
 
 
 def test_a_file_that_is_not_there_is_no_complaint(place: str) -> None:
     os.chmod(place, 0o777)
-    assert complaints(os.path.join(place, "nothing")) == []
-    assert complaints(os.path.join(place, "no directory", "nothing")) == []
+    assert permission_problems(os.path.join(place, "nothing")) == []
+    assert permission_problems(os.path.join(place, "no directory", "nothing")) == []
 
 
 def test_secrets_that_everybody_can_read_are_named_and_others_are_not(env_file: str) -> None:
