@@ -681,7 +681,7 @@ def test_the_bare_command_shows_its_help_and_is_wrong_usage(offline: Command) ->
     ran = offline()
     assert ran.code == 2
     assert "Usage: video-uploader" in ran.out
-    assert ran.err == "video-uploader: It was not said what to do; see --help.\n"
+    assert ran.err == "video-uploader: No command was given; see --help.\n"
 
 
 def test_the_version_is_told(offline: Command) -> None:

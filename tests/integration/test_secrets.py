@@ -23,7 +23,7 @@ from tests.support.secret_search import ensure_untold, files_below, shapes_of
 from tests.unit.watcher.test_metrics import free_address
 from watcher.app.factories import connect, storage_config
 from watcher.cli.app import app
-from watcher.cli.common import EXIT_FAILED, EXIT_USAGE
+from watcher.cli.exit_codes import EXIT_FAILED, EXIT_USAGE
 
 pytestmark = pytest.mark.long
 

@@ -9,9 +9,12 @@ from typing import Annotated
 import typer
 
 from watcher.app.wiring import open_application
-from watcher.cli.common import EXIT_FAILED, echo, echo_error, invocation, open_ledger, print_json
+from watcher.cli.exit_codes import EXIT_FAILED
+from watcher.cli.invocation import invocation
+from watcher.cli.ledger_access import open_ledger
+from watcher.cli.output import echo, echo_error, print_json
 from watcher.operations.audit import Audit, Finding, Issue
-from watcher.telemetry.logging import configure_logging
+from watcher.telemetry import configure_logging
 
 SHOWN = 100
 """Findings of one kind that are told one by one; the others are counted."""

@@ -22,8 +22,10 @@ from storage import (
     wanted,
 )
 from watcher.app.factories import storage_config
-from watcher.cli.common import EXIT_FAILED, echo, echo_error, invocation
-from watcher.settings.model import Settings
+from watcher.cli.exit_codes import EXIT_FAILED
+from watcher.cli.invocation import invocation
+from watcher.cli.output import echo, echo_error
+from watcher.settings import Settings
 
 bucket = typer.Typer(
     help="What the bucket says about itself: public reading, CORS, lifecycle.", no_args_is_help=True

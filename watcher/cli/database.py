@@ -9,8 +9,10 @@ import typer
 
 from db import MIGRATIONS, migrate, pending_migrations, schema_version
 from watcher.app.factories import connect
-from watcher.cli.common import EXIT_FAILED, CommandError, echo, invocation, print_json
-from watcher.settings.model import Settings
+from watcher.cli.exit_codes import EXIT_FAILED, CommandError
+from watcher.cli.invocation import invocation
+from watcher.cli.output import echo, print_json
+from watcher.settings import Settings
 
 database = typer.Typer(help="Our own tables: their version, and what is missing.", no_args_is_help=True)
 

@@ -9,18 +9,13 @@ import typer
 
 from storage import CheckResult, Outcome, check_storage, smallest_policy
 from watcher.app.factories import storage_config
-from watcher.cli.common import (
-    EXIT_FAILED,
-    EXIT_USAGE,
-    CommandError,
-    daemon_lock,
-    echo,
-    invocation,
-    print_json,
-)
+from watcher.cli.exit_codes import EXIT_FAILED, EXIT_USAGE, CommandError
+from watcher.cli.invocation import invocation
+from watcher.cli.ledger_access import daemon_lock
+from watcher.cli.output import echo, print_json
 from watcher.filesystem import leases
 from watcher.operations.doctor import check_host
-from watcher.settings.model import Settings
+from watcher.settings import Settings
 
 
 def doctor(

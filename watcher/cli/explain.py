@@ -13,22 +13,18 @@ import typer
 from db import Ledger, Upload
 from watcher.app.factories import make_catalog, naming, path_template, tree_of
 from watcher.catalog.row_matching import rows_of_file
-from watcher.cli.common import (
-    CommandError,
-    daemon_is_running,
-    echo,
-    invocation,
-    open_ledger,
-    path_below,
-)
-from watcher.cli.show import paused_stages
+from watcher.cli.exit_codes import CommandError
+from watcher.cli.invocation import invocation, path_below
+from watcher.cli.ledger_access import daemon_is_running, open_ledger
+from watcher.cli.output import echo
+from watcher.cli.status import paused_stages
 from watcher.detection.examining import describe
 from watcher.filesystem.openat import TreeError
 from watcher.filesystem.tree import FoundFile, Tree
 from watcher.operations.next_step import at_gate, outlook
 from watcher.renditions import Ignored, PathTemplate
-from watcher.settings.model import Settings
-from watcher.telemetry.formatting import human_size, human_time
+from watcher.settings import Settings
+from watcher.telemetry import human_size, human_time
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,22 +15,18 @@ import typer
 from db import DatabaseError, Invalidations
 from storage import Placed, Renditions
 from watcher.app.factories import path_template, storage_config
-from watcher.cli.common import (
-    EXIT_USAGE,
-    CommandError,
-    echo,
-    invocation,
-    open_ledger,
-    path_below,
-)
+from watcher.cli.exit_codes import EXIT_USAGE, CommandError
+from watcher.cli.invocation import invocation, path_below
+from watcher.cli.ledger_access import open_ledger
+from watcher.cli.output import echo
 from watcher.detection.completeness import Finished, check_complete
 from watcher.detection.examining import in_words
 from watcher.filesystem import leases
 from watcher.filesystem.openat import owned
 from watcher.filesystem.tree import Tree
 from watcher.renditions import Ignored, Rendition
-from watcher.settings.model import Settings
-from watcher.telemetry.formatting import printable
+from watcher.settings import Settings
+from watcher.telemetry import printable
 
 VideoId = Annotated[str | None, typer.Option(metavar="UUID", help="The video; goes with the other two.")]
 Filename = Annotated[str | None, typer.Option(help="The source's name, without the quality.")]

@@ -7,7 +7,10 @@ from typing import Annotated
 import typer
 
 from db import Ledger, State, Upload
-from watcher.cli.common import EXIT_USAGE, CommandError, echo, invocation, open_ledger
+from watcher.cli.exit_codes import EXIT_USAGE, CommandError
+from watcher.cli.invocation import invocation
+from watcher.cli.ledger_access import open_ledger
+from watcher.cli.output import echo
 
 RETRIABLE = (State.REJECTED, State.FAILED, State.GONE, State.PENDING, State.VERIFIED, State.PUBLISHED)
 

@@ -18,25 +18,16 @@ from db import migrate
 from watcher.app.daemon import Daemon
 from watcher.app.single_pass import OnceRun
 from watcher.app.wiring import Application, open_application
-from watcher.cli.common import (
-    EXIT_FAILED,
-    EXIT_OK,
-    EXIT_USAGE,
-    CommandError,
-    Invocation,
-    daemon_lock,
-    echo,
-    echo_error,
-    invocation,
-)
 from watcher.cli.database import require_up_to_date
+from watcher.cli.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE, CommandError
+from watcher.cli.invocation import Invocation, invocation
+from watcher.cli.ledger_access import daemon_lock
+from watcher.cli.output import echo, echo_error
 from watcher.filesystem import instance_lock, leases
 from watcher.operations.dry_run import Planner, count_actions, reading_catalog, reading_ledger
-from watcher.settings.model import Settings
-from watcher.settings.report import exposed_secrets
+from watcher.settings import Settings, exposed_secrets
 from watcher.supervision.sd_notify import Notifier
-from watcher.telemetry.logging import configure_logging
-from watcher.telemetry.progress_bars import showing
+from watcher.telemetry import configure_logging, show_progress
 
 log = structlog.get_logger()
 
@@ -76,7 +67,7 @@ def run(
     ):
         if settings.database_auto_migrate:
             migrate(app.database)
-        with app.database.session(), showing(app.context.transfer_progress):
+        with app.database.session(), show_progress(app.context.transfer_progress):
             if once:
                 _run_once(app, signals)
                 return

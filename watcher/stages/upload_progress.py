@@ -56,7 +56,7 @@ class UploadProgress:
         self._work.beat()
         self._metrics.bytes_sent.inc(max(0, bytes_sent - self._seen))
         self._seen = max(self._seen, bytes_sent)
-        self._transfer_progress.move(self._upload, self._seen)
+        self._transfer_progress.update(self._upload, self._seen)
         failpoint(Point.PART_SENT)
         # Before an object is completed it is made sure that this is still ours to do.
         is_complete = bytes_sent >= self._upload.size
