@@ -135,9 +135,9 @@ def test_a_row_that_went_back_to_its_local_url_is_published_again(
     if state is State.RELEASED:
         harness.step(State.PUBLISHED)
     compressor.set_url(row, LOCAL_URL)
-    assert issues(harness) == [(Issue.ROW_ASTRAY, False)]
+    assert issues(harness) == [(Issue.STALE_ROW, False)]
     assert compressor.urls() == [LOCAL_URL]
-    assert issues(harness, fix=True) == [(Issue.ROW_ASTRAY, True)]
+    assert issues(harness, fix=True) == [(Issue.STALE_ROW, True)]
     assert compressor.urls() == [upload.url]
     assert audited(harness) == []
 
@@ -158,8 +158,8 @@ def test_a_ready_row_that_nobody_has_published_onto_yet_is_given_the_url_of_the_
     catalog_thread.gate.ask()
     harness.step(State.PENDING)
     compressor.encode(PATH)
-    assert issues(harness) == [(Issue.ROW_ASTRAY, False), (Issue.ROW_ASTRAY, False)]
-    assert issues(harness, fix=True) == [(Issue.ROW_ASTRAY, True), (Issue.ROW_ASTRAY, True)]
+    assert issues(harness) == [(Issue.STALE_ROW, False), (Issue.STALE_ROW, False)]
+    assert issues(harness, fix=True) == [(Issue.STALE_ROW, True), (Issue.STALE_ROW, True)]
     assert harness.row(other).state is State.PUBLISHED
     assert set(compressor.urls()) == {harness.row(PATH).url, harness.row(other).url}
 
@@ -309,8 +309,8 @@ def test_with_a_catalog_of_our_own_or_none_what_can_be_compared_is(
     if catalog == "own":
         urls = {"public_url": naming.public_url(upload), "local_url": naming.local_url(upload)}
         opened.app.context.catalog.revert_to_local_url(upload, **urls)
-        assert issues(opened) == [(Issue.ROW_ASTRAY, False)]
-        assert issues(opened, fix=True) == [(Issue.ROW_ASTRAY, True)]
+        assert issues(opened) == [(Issue.STALE_ROW, False)]
+        assert issues(opened, fix=True) == [(Issue.STALE_ROW, True)]
         assert opened.catalog_urls() == [f"/{BUCKET}/{KEY}"]
     remove_object(server)
     assert issues(opened) == [(Issue.OBJECT_GONE, False)]

@@ -507,7 +507,7 @@ def test_explain_tells_the_story_of_a_path_in_order(used: Command, absolute: boo
     story = [line.split()[2].rstrip(":") for line in lines if re.match(r"    \d{4}-", line)]
     assert story == ["discovered", "verified", "published"]
     assert re.search(r"^    Confirmed .* by checksum [A-Za-z0-9+/]{11}=$", ran.out, re.MULTILINE)
-    assert "    Next: The daemon is not running; this goes on when it is started." in lines
+    assert "    Next: The daemon is not running; the upload continues when it is started." in lines
     assert re.search(rf"^Catalog row .*: 720p ready, url http://.*/{KEY}$", ran.out, re.MULTILINE)
 
 

@@ -64,7 +64,7 @@ def test_explain_tells_which_row_is_waited_for_since_when_and_whether_that_is_to
     assert f"Its row {waiting} is processing and shows https://example.com/videos/{PROCESSING}." in waits
     assert "CATALOG_ROW_TIMEOUT" not in waits
     told = command.here("explain", UNKNOWN)
-    assert "longer than CATALOG_ROW_TIMEOUT (1 h). The catalog has no row of it." in told.out
+    assert "longer than CATALOG_ROW_TIMEOUT (1 h). The catalog has no row for it." in told.out
 
 
 def test_status_and_list_tell_how_many_wait_and_how_many_of_them_too_long(

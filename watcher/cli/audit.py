@@ -13,7 +13,7 @@ from watcher.cli.exit_codes import EXIT_FAILED
 from watcher.cli.invocation import invocation
 from watcher.cli.ledger_access import open_ledger
 from watcher.cli.output import echo, echo_error, print_json
-from watcher.operations.audit import Audit, Finding, Issue
+from watcher.operations import Audit, Finding, Issue
 from watcher.telemetry import configure_logging
 
 SHOWN = 100

@@ -14,7 +14,7 @@ from watcher.cli.invocation import invocation
 from watcher.cli.ledger_access import daemon_lock
 from watcher.cli.output import echo, print_json
 from watcher.filesystem import leases
-from watcher.operations.doctor import check_host
+from watcher.operations import check_host
 from watcher.settings import Settings
 
 

@@ -21,7 +21,7 @@ from watcher.cli.status import paused_stages
 from watcher.detection.examining import describe
 from watcher.filesystem.openat import TreeError
 from watcher.filesystem.tree import FoundFile, Tree
-from watcher.operations.next_step import at_gate, outlook
+from watcher.operations import describe_gate, describe_next_step
 from watcher.renditions import Ignored, PathTemplate
 from watcher.settings import Settings
 from watcher.telemetry import human_size, human_time
@@ -79,7 +79,7 @@ class _Subject:
         if upload.awaits_row:
             echo(f"    Waits: {self._at_gate(upload)}")
         report = self.ledger.instance_report()
-        following = outlook(
+        following = describe_next_step(
             upload,
             now=self.ledger.now(),
             is_running=daemon_is_running(self.settings),
@@ -90,7 +90,7 @@ class _Subject:
 
     def _at_gate(self, upload: Upload) -> str:
         rows = make_catalog(self.settings, self.ledger).rows(upload.video_id)
-        return at_gate(
+        return describe_gate(
             upload,
             rows_of_file(upload, rows, naming(self.settings)),
             now=self.ledger.now(),

@@ -24,7 +24,7 @@ from watcher.cli.invocation import Invocation, invocation
 from watcher.cli.ledger_access import daemon_lock
 from watcher.cli.output import echo, echo_error
 from watcher.filesystem import instance_lock, leases
-from watcher.operations.dry_run import Planner, count_actions, reading_catalog, reading_ledger
+from watcher.operations import Planner, count_actions, reading_catalog, reading_ledger
 from watcher.settings import Settings, exposed_secrets
 from watcher.supervision.sd_notify import Notifier
 from watcher.telemetry import configure_logging, show_progress

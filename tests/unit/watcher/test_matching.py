@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from db import CatalogRow
-from tests.unit.watcher.test_outlook import ROW as UPLOAD
+from tests.unit.watcher.test_next_step import ROW as UPLOAD
 from watcher.catalog.row_matching import admission, rows_of_file
 from watcher.renditions import Naming, rendition_of
 
