@@ -375,7 +375,7 @@ def test_many_findings_are_counted_and_only_the_first_of_a_kind_are_told(
     beside()
     for number in range(5):
         server.client().put_object(Bucket=BUCKET, Key=f"videos/{number}.bin", Body=b"x")
-    monkeypatch.setattr("watcher.cli.audit.SHOWN", 2)
+    monkeypatch.setattr("watcher.cli.audit.MAX_SHOWN", 2)
     monkeypatch.setattr("watcher.operations.audit.PAGE", 2)
     command = Command(place, server.url, {**compressor.settings, "INSTANCE_ID": "test"})
     told = command.here("audit")

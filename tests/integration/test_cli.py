@@ -477,9 +477,7 @@ def test_retry_of_numbers_that_are_not_there_does_the_others_and_ends_with_1(cop
     ran = copy("retry", id_of(copy, CUT), "4711", "815")
     assert ran.code == 1
     assert "is pending again" in ran.out
-    assert ran.err == (
-        "video-uploader: There is no upload 815, 4711 in this instance; `list` shows those there are.\n"
-    )
+    assert ran.err == ("video-uploader: This instance has no upload 815, 4711; `list` shows its uploads.\n")
 
 
 def test_retry_with_nothing_to_do_says_so(online: Command) -> None:
@@ -535,7 +533,7 @@ def test_explain_says_why_a_file_is_ignored(used: Command) -> None:
     assert ran.out.splitlines() == [
         f"{VIDEO_ID}/notes.log",
         "  On disk: It is ignored: its extension .log is not in VIDEO_EXTENSIONS.",
-        "  Ledger: nothing is recorded for it.",
+        "  Ledger: no uploads are recorded.",
     ]
 
 
@@ -545,7 +543,7 @@ def test_explain_of_a_file_that_nobody_knows(used: Command) -> None:
     assert ran.out.splitlines()[:3] == [
         unknown,
         "  On disk: It is not there.",
-        "  Ledger: nothing is recorded for it.",
+        "  Ledger: no uploads are recorded.",
     ]
 
 
@@ -606,12 +604,12 @@ def test_a_file_named_env_in_the_working_directory_counts(offline: Command) -> N
     [
         (("frob",), "No such command 'frob'"),
         (("run", "--twice"), "No such option"),
-        (("run", "--dry-run"), "--dry-run goes with --once"),
+        (("run", "--dry-run"), "--dry-run requires --once"),
         (("list", "--state", "lost"), "'lost' is not one of 'pending'"),
         (("list", "--video", "720p"), "is not a UUID"),
         (("explain",), "Missing argument"),
-        (("retry",), "Say which"),
-        (("retry", "1", "--all"), "Say which"),
+        (("retry",), "Give either ids"),
+        (("retry", "1", "--all"), "Give either ids"),
         (("retry", "one"), "Invalid value"),
         (("retry", "9" * 30), "Invalid value"),
         (("retry", "--state", "released"), "nothing to retry"),

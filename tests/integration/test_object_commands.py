@@ -93,7 +93,7 @@ def test_a_file_is_uploaded_found_and_deleted(
     run: Run, file: str, server: S3Server, proxy: FaultProxy, video: bytes
 ) -> None:
     url = f"{proxy.url}/{BUCKET}/videos/{VIDEO_ID}/my%20video_720p.mp4\n"
-    assert "There is no object" in run("exists", PATH).refused(1)
+    assert "does not exist" in run("exists", PATH).refused(1)
     assert run("upload", file) == Ran(0, url, "")
     assert stored(server) == video
     assert run("exists", PATH) == Ran(0, url, "")
@@ -133,11 +133,11 @@ def test_delete_asks_and_takes_only_yes_for_an_answer(run: Run, file: str, serve
     ("arguments", "sentence"),
     [
         (("upload",), "PATH"),
-        (("exists",), "Say which"),
-        (("delete", "--yes"), "Say which"),
-        (("exists", PATH, *NAMED), "Say which"),
-        (("exists", *NAMED[:4]), "go together"),
-        (("upload", PATH, *NAMED[2:]), "go together"),
+        (("exists",), "Give either a path"),
+        (("delete", "--yes"), "Give either a path"),
+        (("exists", PATH, *NAMED), "Give either a path"),
+        (("exists", *NAMED[:4]), "must be given together"),
+        (("upload", PATH, *NAMED[2:]), "must be given together"),
         (("exists", *NAMED[:5], "999p"), "999p is not a quality"),
         (("exists", "--video-id", "x", *NAMED[2:]), "x is not a UUID"),
         (("exists", *NAMED[:2], "--filename", "a/b.mp4", *NAMED[4:]), "without a directory"),
@@ -206,7 +206,7 @@ def test_without_a_ledger_it_is_said_that_nobody_tells_the_cdn(run: Run, file: s
     ended = run("upload", file, CLOUDFRONT_DISTRIBUTION_ID="E1")
     assert ended.code == 1
     assert ended.out.startswith("http")
-    assert "the CDN will not be told" in ended.err
+    assert "its CDN invalidation was not recorded" in ended.err
 
 
 def test_the_daemon_takes_what_was_uploaded_by_hand_as_it_is(

@@ -1,4 +1,4 @@
-"""`video-uploader db`: our own tables, which `run` brings up to date by itself unless it is told not to."""
+"""`video-uploader db`: migrates the uploader's tables and shows their version."""
 
 from __future__ import annotations
 
@@ -14,39 +14,41 @@ from watcher.cli.invocation import invocation
 from watcher.cli.output import echo, print_json
 from watcher.settings import Settings
 
-database = typer.Typer(help="Our own tables: their version, and what is missing.", no_args_is_help=True)
+database = typer.Typer(
+    help="The uploader's tables: their version and pending migrations.", no_args_is_help=True
+)
 
 
 @database.command("migrate")
-def bring_up_to_date(context: typer.Context) -> None:
-    """Bring our tables up to date, all or nothing, whoever else does so at the same moment."""
+def apply_migrations(context: typer.Context) -> None:
+    """Apply all pending migrations in one transaction; safe to run concurrently."""
     with closing(connect(invocation(context).settings())) as opened:
         applied = migrate(opened)
     for name in applied:
         echo(f"Applied {name}.")
     if not applied:
-        echo("Nothing was missing: the tables are up to date.")
+        echo("Nothing to apply: the tables are up to date.")
 
 
 @database.command("status")
 def show_version(
-    context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False
+    context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
 ) -> None:
-    """The version of our tables, and the migrations that are missing. 1 if any is."""
+    """Show the version of the tables and the pending migrations. Exits with 1 if any are pending."""
     version, pending = version_of(invocation(context).settings())
     if as_json:
         print_json({"version": version, "pending": pending})
     else:
         echo(f"Version: {version or 'none, there are no tables yet'}")
         for name in pending:
-            echo(f"Missing: {name}")
-        echo("`video-uploader db migrate` applies what is missing." if pending else "Nothing is missing.")
+            echo(f"Pending: {name}")
+        echo("`video-uploader db migrate` applies them." if pending else "No migration is pending.")
     if pending:
         raise typer.Exit(EXIT_FAILED)
 
 
 def version_of(settings: Settings) -> tuple[str | None, list[str]]:
-    """The version of the tables and the migrations that are missing; makes nothing, not even a SQLite file.
+    """Return the version of the tables and the pending migrations; creates nothing, not even an SQLite file.
 
     Raises `db.DatabaseError`.
     """
@@ -57,13 +59,10 @@ def version_of(settings: Settings) -> tuple[str | None, list[str]]:
 
 
 def require_up_to_date(settings: Settings) -> None:
-    """Refuse tables that are not up to date: an operator wants to change them himself.
-
-    Raises `CommandError` and `db.DatabaseError`.
-    """
+    """Raise `CommandError` if a migration is pending, and `db.DatabaseError`."""
     _, pending = version_of(settings)
     if pending:
         raise CommandError(
-            f"The tables are not up to date ({', '.join(pending)} missing) and DATABASE_AUTO_MIGRATE is "
+            f"The tables are not up to date ({', '.join(pending)} pending) and DATABASE_AUTO_MIGRATE is "
             "false: run `video-uploader db migrate` first."
         )
