@@ -288,7 +288,7 @@ def test_a_server_that_fails_again_and_again_ends_the_audit(
     publish(harness, compressor, PATH, video)
     proxy.fault = lambda request, forward: Answer(503) if request.method == "HEAD" else forward()
     assert issues(harness, fix=True) == [(Issue.UNKNOWN, False)]
-    monkeypatch.setattr("watcher.operations.audit.GIVE_UP", 1)
+    monkeypatch.setattr("watcher.operations.audit.MAX_FAILURES", 1)
     with pytest.raises(StorageError) as caught:
         audited(harness)
     assert caught.value.status == 503

@@ -37,14 +37,14 @@ def test_migrate_applies_what_is_missing_and_names_it_and_then_says_that_nothing
 
 def test_status_tells_version_and_what_is_missing_and_makes_nothing(command: Command) -> None:
     before = command.here("db", "status", "--json")
-    assert (before.code, before.json()) == (1, {"version": None, "pending": list(MIGRATIONS)})
+    assert before.json(code=1) == {"version": None, "pending": list(MIGRATIONS)}
     told = command.here("db", "status")
     assert (told.code, told.err) == (1, "")
     assert "`video-uploader db migrate`" in told.out
     assert not os.path.exists(os.path.join(command.place, "state"))
     command.here("db", "migrate")
     after = command.here("db", "status", "--json")
-    assert (after.code, after.json()) == (0, {"version": MIGRATIONS[-1], "pending": []})
+    assert after.json() == {"version": MIGRATIONS[-1], "pending": []}
     assert command.here("db", "status").out == f"Version: {MIGRATIONS[-1]}\nNo migration is pending.\n"
 
 

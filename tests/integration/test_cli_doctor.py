@@ -76,13 +76,14 @@ def test_one_failed_check_is_exit_1_and_says_how_to_mend_it(
     assert (ran.code, ran.err) == (1, "")
     assert "s3:DeleteObject" in ran.out
     if form:
-        assert [result["name"] for result in ran.json() if result["outcome"] == "failed"] == ["DeleteObject"]
+        assert [result["name"] for result in ran.json(code=1) if result["outcome"] == "failed"] == [
+            "DeleteObject"
+        ]
 
 
 def test_a_missing_directory_does_not_keep_the_other_checks_from_being_made(command: Command) -> None:
     ran = command("doctor", "--json", COMPLETED_DIR="/nowhere/at/all")
-    assert ran.code == 1
-    outcomes = {result["name"]: result["outcome"] for result in ran.json()}
+    outcomes = {result["name"]: result["outcome"] for result in ran.json(code=1)}
     assert (outcomes["directory"], outcomes["DeleteObject"]) == ("failed", "ok")
 
 
