@@ -57,14 +57,14 @@ def test_explain_tells_which_row_is_waited_for_since_when_and_whether_that_is_to
 ) -> None:
     make_wait_since(beside, PROCESSING, minutes=10)
     make_wait_since(beside, UNKNOWN, hours=2)
-    told = command.here("explain", PROCESSING)
-    assert told.code == 0
-    (waits,) = [line.strip() for line in told.out.splitlines() if line.startswith("    Waits: ")]
+    ran = command.here("explain", PROCESSING)
+    assert ran.code == 0
+    (waits,) = [line.strip() for line in ran.out.splitlines() if line.startswith("    Waits: ")]
     assert re.search(r"since \d{4}-\d\d-\d\d .*, for 10 min\b", waits)
     assert f"Its row {waiting} is processing and shows https://example.com/videos/{PROCESSING}." in waits
     assert "CATALOG_ROW_TIMEOUT" not in waits
-    told = command.here("explain", UNKNOWN)
-    assert "longer than CATALOG_ROW_TIMEOUT (1 h). The catalog has no row for it." in told.out
+    ran = command.here("explain", UNKNOWN)
+    assert "longer than CATALOG_ROW_TIMEOUT (1 h). The catalog has no row for it." in ran.out
 
 
 def test_status_and_list_tell_how_many_wait_and_how_many_of_them_too_long(
@@ -75,8 +75,8 @@ def test_status_and_list_tell_how_many_wait_and_how_many_of_them_too_long(
     assert (summary["awaiting_row"]["uploads"], summary["awaiting_row"]["overdue"]) == (2, 1)
     assert summary["awaiting_row"]["oldest_since"] is not None
     assert summary["orphans"] == 0
-    told = command.here("status").out
-    assert "Waiting for their catalog rows: 2, 1 for longer than CATALOG_ROW_TIMEOUT (1 h); " in told
+    ran = command.here("status").out
+    assert "Waiting for their catalog rows: 2, 1 for longer than CATALOG_ROW_TIMEOUT (1 h); " in ran
     assert command.here("list").out.count(" awaits-row ") == 2
 
 

@@ -1,4 +1,4 @@
-"""`db migrate` and `db status`, and `run` where an operator changes tables himself; on both databases."""
+"""`db migrate` and `db status`, and `run` where the operator applies migrations; on both databases."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOWHERE = "http://127.0.0.1:9"
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def command(request: pytest.FixtureRequest, place: str) -> Iterator[Command]:
-    """The command before a database that nobody has used yet."""
+    """The command with an unused database."""
     if request.param == "sqlite":
         yield Command(place, NOWHERE)
         return
@@ -38,9 +38,9 @@ def test_migrate_applies_what_is_missing_and_names_it_and_then_says_that_nothing
 def test_status_tells_version_and_what_is_missing_and_makes_nothing(command: Command) -> None:
     before = command.here("db", "status", "--json")
     assert before.json(code=1) == {"version": None, "pending": list(MIGRATIONS)}
-    told = command.here("db", "status")
-    assert (told.code, told.err) == (1, "")
-    assert "`video-uploader db migrate`" in told.out
+    ran = command.here("db", "status")
+    assert (ran.code, ran.err) == (1, "")
+    assert "`video-uploader db migrate`" in ran.out
     assert not os.path.exists(os.path.join(command.place, "state"))
     command.here("db", "migrate")
     after = command.here("db", "status", "--json")

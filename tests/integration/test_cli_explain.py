@@ -56,7 +56,7 @@ def test_explain_says_why_a_file_is_ignored(used_command: Command) -> None:
     ]
 
 
-def test_explain_of_a_file_that_nobody_knows(used_command: Command) -> None:
+def test_explain_of_an_unknown_file(used_command: Command) -> None:
     unknown = f"{VIDEO_ID}/never_720p.mp4"
     ran = used_command("explain", unknown)
     assert ran.out.splitlines()[:3] == [
@@ -66,7 +66,7 @@ def test_explain_of_a_file_that_nobody_knows(used_command: Command) -> None:
     ]
 
 
-def test_explain_of_a_video_that_nobody_knows(used_command: Command) -> None:
+def test_explain_of_an_unknown_video(used_command: Command) -> None:
     unknown = VIDEO_ID.replace("0", "1")
     assert used_command("explain", unknown).refused(1).startswith(f"Nothing is known about video {unknown}")
 

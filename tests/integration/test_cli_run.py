@@ -50,9 +50,9 @@ def test_once_ends_with_1_and_a_sentence_for_what_was_rejected(online_command: C
     online_command.write(GOOD, video)
     ran = online_command("run", "--once")
     assert ran.code == 1
-    told = [line for line in ran.err.splitlines() if line.startswith("video-uploader: ")]
-    assert len(told) == 1
-    assert told[0].startswith(f"video-uploader: {CUT}: rejected: ")
+    sentences = [line for line in ran.err.splitlines() if line.startswith("video-uploader: ")]
+    assert len(sentences) == 1
+    assert sentences[0].startswith(f"video-uploader: {CUT}: rejected: ")
     states = {row["path"]: row["state"] for row in online_command("list", "--json").json()}
     assert states == {CUT: "rejected", GOOD: "published"}
 

@@ -1,4 +1,4 @@
-"""The command in a directory with a `.env`: whom it believes, and what it says of secrets in it."""
+"""The command in a directory with a `.env`: which files it refuses, and exposed secrets."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def command(place: str) -> Command:
 
 
 @pytest.mark.parametrize("arguments", [("run",), ("run", "--once"), ("status",), ("config",), ("doctor",)])
-def test_no_command_believes_a_file_that_others_can_write(
+def test_every_command_refuses_a_file_that_others_can_write(
     command: Command, env_file: str, arguments: tuple[str, ...]
 ) -> None:
     os.chmod(env_file, 0o666)

@@ -154,7 +154,7 @@ def waiting(settings: Settings) -> list[str]:
         return [invalidation.object_key for invalidation in found]
 
 
-def test_without_a_ledger_it_is_said_that_nobody_tells_the_cdn(
+def test_without_a_ledger_the_missing_invalidation_is_reported(
     online_command: Command, file: str, video: bytes
 ) -> None:
     assert online_command("upload", file, CLOUDFRONT_DISTRIBUTION_ID="E1").code == 0

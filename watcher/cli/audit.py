@@ -12,7 +12,7 @@ from watcher.app.wiring import open_application
 from watcher.cli.exit_codes import EXIT_FAILED
 from watcher.cli.invocation import invocation
 from watcher.cli.ledger_access import open_ledger
-from watcher.cli.output import echo, echo_error, print_json
+from watcher.cli.output import AsJson, echo, echo_error, print_json
 from watcher.operations import Audit, Finding, Issue
 from watcher.telemetry import configure_logging
 
@@ -47,7 +47,7 @@ def audit(
             "orphans if DELETE_ORPHANS is true.",
         ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compare every object with the ledger and the catalog. Exits with 1 if differences remain."""
     settings = invocation(context).settings()

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
 from watcher.cli.invocation import invocation
-from watcher.cli.output import print_json, print_table
+from watcher.cli.output import AsJson, print_json, print_table
 from watcher.settings import report_settings
 
 
-def config(
-    context: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
+def config(context: typer.Context, as_json: AsJson = False) -> None:
     """Show every setting, secrets masked, and where its value came from."""
     called = invocation(context)
     reports = report_settings(called.settings(), called.env_file)

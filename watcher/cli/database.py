@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import Annotated
 
 import typer
 
@@ -11,7 +10,7 @@ from db import MIGRATIONS, migrate, pending_migrations, schema_version
 from watcher.app.factories import connect
 from watcher.cli.exit_codes import EXIT_FAILED, CommandError
 from watcher.cli.invocation import invocation
-from watcher.cli.output import echo, print_json
+from watcher.cli.output import AsJson, echo, print_json
 from watcher.settings import Settings
 
 database = typer.Typer(
@@ -31,9 +30,7 @@ def apply_migrations(context: typer.Context) -> None:
 
 
 @database.command("status")
-def show_version(
-    context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
-) -> None:
+def show_version(context: typer.Context, as_json: AsJson = False) -> None:
     """Show the version of the tables and the pending migrations. Exits with 1 if any are pending."""
     version, pending = version_of(invocation(context).settings())
     if as_json:

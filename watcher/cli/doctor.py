@@ -12,7 +12,7 @@ from watcher.app.factories import storage_config
 from watcher.cli.exit_codes import EXIT_FAILED, EXIT_USAGE, CommandError
 from watcher.cli.invocation import invocation
 from watcher.cli.ledger_access import daemon_lock
-from watcher.cli.output import echo, print_json
+from watcher.cli.output import AsJson, echo, print_json
 from watcher.filesystem import leases
 from watcher.operations import check_host
 from watcher.settings import Settings
@@ -20,7 +20,7 @@ from watcher.settings import Settings
 
 def doctor(
     context: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     iam: Annotated[
         bool, typer.Option("--iam", help="Print the smallest sufficient IAM policy, and check nothing.")
     ] = False,

@@ -11,7 +11,7 @@ from db import State, Upload
 from watcher.cli.exit_codes import EXIT_USAGE, CommandError
 from watcher.cli.invocation import invocation
 from watcher.cli.ledger_access import open_ledger
-from watcher.cli.output import echo, print_json_array
+from watcher.cli.output import AsJson, echo, print_json_array
 from watcher.telemetry import human_size, human_time
 
 _LINE = "{:>8}  {:10}  {:8}  {:>10}  {:>5}  {:20}  {}"
@@ -21,7 +21,7 @@ def list_uploads(
     context: typer.Context,
     state: Annotated[State | None, typer.Option(help="Only uploads in this state.")] = None,
     video: Annotated[str | None, typer.Option(metavar="UUID", help="Only uploads of this video.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the uploads, oldest first."""
     video_id = _canonical(video)

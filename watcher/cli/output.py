@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from watcher.telemetry import printable
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+"""The option of every command that can print JSON."""
 
 
 def echo(text: str) -> None:

@@ -11,7 +11,7 @@ import typer
 from db import JSON, InstanceReport, Ledger, format_time
 from watcher.cli.invocation import invocation
 from watcher.cli.ledger_access import daemon_is_running, open_ledger
-from watcher.cli.output import echo, print_json, print_table
+from watcher.cli.output import AsJson, echo, print_json, print_table
 from watcher.cli.status_all import print_all, summarize_all
 from watcher.settings import Settings
 from watcher.telemetry import human_duration, human_size
@@ -24,7 +24,7 @@ def status(
     all_instances: Annotated[
         bool, typer.Option("--all", help="Show every daemon that uses the ledger's database, on any machine.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show the daemon, the number of uploads by state, the oldest pending one, the last errors."""
     settings = invocation(context).settings()

@@ -1,4 +1,4 @@
-"""A file of settings that somebody else may write is not believed, and one that all can read is told of."""
+"""A settings file that other users can write is refused, and one that all can read is reported."""
 
 from __future__ import annotations
 
@@ -89,14 +89,14 @@ def test_what_belongs_to_another_user_is_refused(env_file: str, place: str, what
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_what_belongs_to_root_is_believed_by_everybody(
+def test_what_belongs_to_root_is_trusted_by_every_user(
     env_file: str, unprivileged: Callable[[], AbstractContextManager[None]]
 ) -> None:
     with unprivileged():
         assert permission_problems(env_file) == []
 
 
-def test_a_file_that_is_not_there_is_no_complaint(place: str) -> None:
+def test_a_file_that_does_not_exist_is_no_problem(place: str) -> None:
     os.chmod(place, 0o777)
     assert permission_problems(os.path.join(place, "nothing")) == []
     assert permission_problems(os.path.join(place, "no directory", "nothing")) == []
@@ -107,12 +107,12 @@ def test_secrets_that_everybody_can_read_are_named_and_others_are_not(env_file: 
     os.chmod(env_file, 0o640)
     assert exposed_secrets(load_settings(env_file), env_file) == []
     os.chmod(env_file, 0o644)
-    told = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]
-    assert exposed_secrets(load_settings(env_file), env_file) == told
+    exposed = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]
+    assert exposed_secrets(load_settings(env_file), env_file) == exposed
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "exposed"),
     [
         ("postgresql://me:secret@db/x", ["DATABASE_URL"]),
         ("postgresql://db/x?password=secret", ["DATABASE_URL"]),
@@ -121,8 +121,8 @@ def test_secrets_that_everybody_can_read_are_named_and_others_are_not(env_file: 
     ],
 )
 def test_a_database_url_is_a_secret_if_it_has_a_password(
-    env_file: str, place: str, url: str, told: list[str]
+    env_file: str, place: str, url: str, exposed: list[str]
 ) -> None:
     write(env_file, f"COMPLETED_DIR={place}\nDATABASE_URL={url}\n")
     os.chmod(env_file, 0o644)
-    assert exposed_secrets(load_settings(env_file), env_file) == told
+    assert exposed_secrets(load_settings(env_file), env_file) == exposed

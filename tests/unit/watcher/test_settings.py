@@ -1,4 +1,4 @@
-"""The settings: where they come from, what they may be, and that no secret is ever told."""
+"""The settings: sources, valid values, derived values, and that no secret is shown."""
 
 import os
 import socket
@@ -48,7 +48,7 @@ class Given:
         return wrong.value.problems
 
     def report(self, name: str) -> tuple[str, str]:
-        """Value and source of a setting, as a person is shown them."""
+        """Value and source of a setting, as `config` shows them."""
         by_name = {entry.name: entry for entry in report_settings(self.settings(), self.env_file)}
         return by_name[name].value, by_name[name].source
 
@@ -141,7 +141,7 @@ WRONG = {
 }
 
 
-def test_every_wrong_value_is_told_at_once_with_its_name_and_what_is_allowed(given: Given) -> None:
+def test_every_wrong_value_is_reported_at_once_with_its_name_and_what_is_allowed(given: Given) -> None:
     given.environment(**WRONG, AWS_SECRET_ACCESS_KEY=SECRET)
     problems = given.problems()
     assert {failure.partition(":")[0] for failure in problems} >= WRONG.keys()
@@ -202,7 +202,7 @@ def test_a_log_level_may_be_in_any_case(given: Given) -> None:
 
 
 @pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
-def test_one_key_without_the_other_is_told(given: Given, name: str) -> None:
+def test_one_key_without_the_other_is_refused(given: Given, name: str) -> None:
     given.environment(**{name: SECRET})
     (failure,) = given.problems()
     assert failure.endswith("it is missing; allowed: both keys or neither")
@@ -210,14 +210,14 @@ def test_one_key_without_the_other_is_told(given: Given, name: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["", "sqlite:////var/lib/x.sqlite3"])
-def test_the_compressors_catalog_without_its_database_is_told(given: Given, url: str) -> None:
+def test_the_compressors_catalog_without_its_database_is_refused(given: Given, url: str) -> None:
     given.environment(CATALOG="compressor", DATABASE_URL=url)
     (failure,) = given.problems()
     assert failure.startswith("CATALOG: compressor needs its PostgreSQL")
 
 
 @pytest.mark.parametrize("catalog", ["own", "compressor", ""])
-def test_a_quality_that_the_catalog_refuses_is_told(given: Given, catalog: str) -> None:
+def test_a_quality_that_the_catalog_lacks_is_refused(given: Given, catalog: str) -> None:
     given.environment(CATALOG=catalog, QUALITIES="720p,hd,original", POSTGRES_DB="x")
     (failure,) = given.problems()
     assert failure.startswith("QUALITIES: the video_qualities table refuses hd;")
