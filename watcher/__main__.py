@@ -1,6 +1,6 @@
 """`python -m watcher` is the command `video-uploader`."""
 
-from watcher.cli.app import main
+from watcher.cli import main
 
 if __name__ == "__main__":
     main()

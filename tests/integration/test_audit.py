@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.long, pytest.mark.usefixtures("server")]
 
 @pytest.fixture
 def make_compressor_harness(make_harness: MakeHarness, compressor: Compressor) -> Callable[..., Harness]:  # noqa: F811
-    """Opens the house beside a compressor."""
+    """Opens the application beside a compressor."""
     return lambda **changes: make_harness(**compressor.settings, **changes)
 
 
@@ -68,9 +68,9 @@ def test_an_object_that_is_gone_is_uploaded_again_and_the_row_goes_back_until_th
     video: bytes,
     harm: Callable[[S3Server], None],
 ) -> None:
-    """Without --fix it is only told. With it row and ledger change together, and the stages do the rest.
+    """Without --fix it is only reported. With it row and ledger change together, and the stages do the rest.
 
-    What somebody else has put in its place the upload stage replaces only if that is older than the row.
+    What another program has put in its place the upload stage replaces only if that is older than the row.
     """
     harness = make_compressor_harness()
     upload, _ = publish(harness, compressor, PATH, video)
@@ -134,14 +134,14 @@ def test_a_row_that_went_back_to_its_local_url_is_published_again(
     if state is State.RELEASED:
         harness.step(State.PUBLISHED)
     compressor.set_url(row, LOCAL_URL)
-    assert issues(harness) == [(Issue.ROW_ASTRAY, False)]
+    assert issues(harness) == [(Issue.STALE_ROW, False)]
     assert compressor.urls() == [LOCAL_URL]
-    assert issues(harness, fix=True) == [(Issue.ROW_ASTRAY, True)]
+    assert issues(harness, fix=True) == [(Issue.STALE_ROW, True)]
     assert compressor.urls() == [upload.url]
     assert audited(harness) == []
 
 
-def test_a_ready_row_that_nobody_has_published_onto_yet_is_given_the_url_of_the_verified_object(
+def test_a_ready_row_without_a_published_url_is_given_the_url_of_the_verified_object(
     make_compressor_harness: Callable[..., Harness],
     compressor: Compressor,  # noqa: F811
     video: bytes,
@@ -157,8 +157,8 @@ def test_a_ready_row_that_nobody_has_published_onto_yet_is_given_the_url_of_the_
     catalog_thread.gate.admit_waiting()
     harness.step(State.PENDING)
     compressor.encode(PATH)
-    assert issues(harness) == [(Issue.ROW_ASTRAY, False), (Issue.ROW_ASTRAY, False)]
-    assert issues(harness, fix=True) == [(Issue.ROW_ASTRAY, True), (Issue.ROW_ASTRAY, True)]
+    assert issues(harness) == [(Issue.STALE_ROW, False), (Issue.STALE_ROW, False)]
+    assert issues(harness, fix=True) == [(Issue.STALE_ROW, True), (Issue.STALE_ROW, True)]
     assert harness.row(other).state is State.PUBLISHED
     assert set(compressor.urls()) == {harness.row(PATH).url, harness.row(other).url}
 
@@ -189,7 +189,7 @@ def test_objects_that_the_ledger_does_not_know_are_counted_and_left_alone(
     server: S3Server,
     video: bytes,
 ) -> None:
-    """Only below the prefix; one that a catalog row shows is told of as such. They are no fault."""
+    """Only below the prefix; one that a catalog row shows is reported as such. They are no fault."""
     harness = make_compressor_harness()
     upload, _ = publish(harness, compressor, PATH, video)
     shown = KEY.replace("good", "earlier")
@@ -287,7 +287,7 @@ def test_a_server_that_fails_again_and_again_ends_the_audit(
     publish(harness, compressor, PATH, video)
     proxy.fault = lambda request, forward: Answer(503) if request.method == "HEAD" else forward()
     assert issues(harness, fix=True) == [(Issue.UNKNOWN, False)]
-    monkeypatch.setattr("watcher.operations.audit.GIVE_UP", 1)
+    monkeypatch.setattr("watcher.operations.audit.MAX_FAILURES", 1)
     with pytest.raises(StorageError) as caught:
         audited(harness)
     assert caught.value.status == 503
@@ -297,7 +297,7 @@ def test_a_server_that_fails_again_and_again_ends_the_audit(
 def test_with_a_catalog_of_our_own_or_none_what_can_be_compared_is(
     make_harness: MakeHarness, server: S3Server, video: bytes, catalog: str
 ) -> None:
-    """An object that is gone, and with rows of ours one that went astray."""
+    """An object that is gone, and with our own rows a stale one."""
     opened = make_harness(CATALOG=catalog)
     opened.put(PATH, video)
     opened.step(State.PENDING)
@@ -308,8 +308,8 @@ def test_with_a_catalog_of_our_own_or_none_what_can_be_compared_is(
     if catalog == "own":
         urls = {"public_url": naming.public_url(upload), "local_url": naming.local_url(upload)}
         opened.app.context.catalog.revert_to_local_url(upload, **urls)
-        assert issues(opened) == [(Issue.ROW_ASTRAY, False)]
-        assert issues(opened, fix=True) == [(Issue.ROW_ASTRAY, True)]
+        assert issues(opened) == [(Issue.STALE_ROW, False)]
+        assert issues(opened, fix=True) == [(Issue.STALE_ROW, True)]
         assert opened.catalog_urls() == [f"/{BUCKET}/{KEY}"]
     remove_object(server)
     assert issues(opened) == [(Issue.OBJECT_GONE, False)]
@@ -317,7 +317,7 @@ def test_with_a_catalog_of_our_own_or_none_what_can_be_compared_is(
     assert opened.row(PATH).state is State.PENDING
 
 
-def test_the_command_tells_what_it_found_and_ends_with_1_until_it_is_mended(
+def test_the_command_tells_what_it_found_and_ends_with_1_until_it_is_fixed(
     make_compressor_harness: Callable[..., Harness],
     compressor: Compressor,  # noqa: F811
     place: str,
@@ -330,10 +330,10 @@ def test_the_command_tells_what_it_found_and_ends_with_1_until_it_is_mended(
     compressor.set_url(row, LOCAL_URL)
     server.client().put_object(Bucket=BUCKET, Key="videos/x.bin", Body=b"x")
     command = Command(place, server.url, {**compressor.settings, "INSTANCE_ID": "test"})
-    told = command.here("audit")
-    assert (told.code, told.err) == (1, "")
-    assert f"row-astray: {PATH} ({KEY}): " in told.out
-    assert "not-ours: videos/x.bin: " in told.out
+    ran = command.here("audit")
+    assert (ran.code, ran.err) == (1, "")
+    assert f"row-astray: {PATH} ({KEY}): " in ran.out
+    assert "not-ours: videos/x.bin: " in ran.out
     fixed = command.here("audit", "--fix", "--json")
     assert fixed.code == 0
     result = fixed.json()
@@ -359,9 +359,9 @@ def test_what_is_lost_is_said_loudly(
     remove_object(server)
     command = Command(place, server.url, {**compressor.settings, "INSTANCE_ID": "test"})
     for form in ((), ("--json",), ("--fix",)):
-        told = command.here("audit", *form)
-        assert told.code == 1
-        assert told.err.startswith("video-uploader: 1 objects are LOST")
+        ran = command.here("audit", *form)
+        assert ran.code == 1
+        assert ran.err.startswith("video-uploader: 1 objects are LOST")
 
 
 def test_many_findings_are_counted_and_only_the_first_of_a_kind_are_told(
@@ -374,12 +374,12 @@ def test_many_findings_are_counted_and_only_the_first_of_a_kind_are_told(
     make_compressor_harness()
     for number in range(5):
         server.client().put_object(Bucket=BUCKET, Key=f"videos/{number}.bin", Body=b"x")
-    monkeypatch.setattr("watcher.cli.audit.SHOWN", 2)
+    monkeypatch.setattr("watcher.cli.audit.MAX_SHOWN", 2)
     monkeypatch.setattr("watcher.operations.audit.PAGE", 2)
     command = Command(place, server.url, {**compressor.settings, "INSTANCE_ID": "test"})
-    told = command.here("audit")
-    assert told.code == 0
-    assert told.out.count("videos/") == 2
-    assert "not-ours: 3 more are not shown.\n" in told.out
+    ran = command.here("audit")
+    assert ran.code == 0
+    assert ran.out.count("videos/") == 2
+    assert "not-ours: 3 more are not shown.\n" in ran.out
     result = command.here("audit", "--json").json()
     assert (len(result["findings"]), result["counts"]["not-ours"]["found"]) == (2, 5)

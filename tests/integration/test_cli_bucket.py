@@ -1,4 +1,4 @@
-"""`bucket setup` and `bucket show` as a person runs them, on a real S3 server."""
+"""`bucket setup` and `bucket show` as processes, on a real S3 server."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def command(place: str, proxy: FaultProxy) -> Command:
 
 @pytest.fixture
 def others(empty: S3Server) -> S3Client:
-    """A bucket as AWS makes it, with documents of somebody else in it."""
+    """A bucket as AWS makes it, with documents of other programs."""
     empty.create_bucket(BUCKET)
     client = empty.client()
     client.put_bucket_policy(
@@ -259,8 +259,8 @@ def test_a_browser_may_read_afterwards_if_its_page_is_of_a_wanted_origin(
             headers={"Origin": origin, "Access-Control-Request-Method": "GET"},
         )
         with urlopen(preflight) as answer:
-            told: str | None = answer.headers.get("Access-Control-Allow-Origin")
-            return told
+            allowed: str | None = answer.headers.get("Access-Control-Allow-Origin")
+            return allowed
 
     assert allowed("https://player.example") == "https://player.example"
     with pytest.raises(OSError, match="403"):

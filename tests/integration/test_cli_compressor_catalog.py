@@ -56,14 +56,14 @@ def test_explain_tells_which_row_is_waited_for_since_when_and_whether_that_is_to
 ) -> None:
     make_wait_since(compressor_harness, PROCESSING, minutes=10)
     make_wait_since(compressor_harness, UNKNOWN, hours=2)
-    told = command.here("explain", PROCESSING)
-    assert told.code == 0
-    (waits,) = [line.strip() for line in told.out.splitlines() if line.startswith("    Waits: ")]
+    ran = command.here("explain", PROCESSING)
+    assert ran.code == 0
+    (waits,) = [line.strip() for line in ran.out.splitlines() if line.startswith("    Waits: ")]
     assert re.search(r"since \d{4}-\d\d-\d\d .*, for 10 min\b", waits)
     assert f"Its row {waiting} is processing and shows https://example.com/videos/{PROCESSING}." in waits
     assert "CATALOG_ROW_TIMEOUT" not in waits
-    told = command.here("explain", UNKNOWN)
-    assert "longer than CATALOG_ROW_TIMEOUT (1 h). The catalog has no row of it." in told.out
+    ran = command.here("explain", UNKNOWN)
+    assert "longer than CATALOG_ROW_TIMEOUT (1 h). The catalog has no row for it." in ran.out
 
 
 def test_status_and_list_tell_how_many_wait_and_how_many_of_them_too_long(
@@ -74,8 +74,8 @@ def test_status_and_list_tell_how_many_wait_and_how_many_of_them_too_long(
     assert (summary["awaiting_row"]["uploads"], summary["awaiting_row"]["overdue"]) == (2, 1)
     assert summary["awaiting_row"]["oldest_since"] is not None
     assert summary["orphans"] == 0
-    told = command.here("status").out
-    assert "Waiting for their catalog rows: 2, 1 for longer than CATALOG_ROW_TIMEOUT (1 h); " in told
+    ran = command.here("status").out
+    assert "Waiting for their catalog rows: 2, 1 for longer than CATALOG_ROW_TIMEOUT (1 h); " in ran
     assert command.here("list").out.count(" awaits-row ") == 2
 
 
@@ -108,8 +108,8 @@ def test_a_dry_run_goes_by_the_rows_whether_or_not_the_ledger_knows_the_file(
         [
             f"upload  {READY}: to videos/{READY}, as quality 720p: row {ready} is ready",
             f"upload  {named}: to {key}, as quality original: row {original} is ready",
-            f"reject  {FAILED}: The compressor reports that the encode failed.",
-            f"wait    {PROCESSING}: The compressor is still at work: its newest row is processing.",
+            f"reject  {FAILED}: The compressor says that the encode failed.",
+            f"wait    {PROCESSING}: The compressor is still encoding: its newest row is processing.",
             f"wait    {UNKNOWN}: The compressor's catalog has no row for it yet.",
         ]
     )

@@ -1,4 +1,4 @@
-"""`db migrate` and `db status`, and `run` where an operator changes tables himself; on both databases."""
+"""`db migrate` and `db status`, and `run` where the operator applies migrations; on both databases."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOWHERE = "http://127.0.0.1:9"
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def command(request: pytest.FixtureRequest, place: str) -> Iterator[Command]:
-    """The command before a database that nobody has used yet."""
+    """The command with an unused database."""
     if request.param == "sqlite":
         yield Command(place, NOWHERE)
         return
@@ -32,20 +32,20 @@ def test_migrate_applies_what_is_missing_and_names_it_and_then_says_that_nothing
     assert (first.code, first.err) == (0, "")
     assert first.out.splitlines() == [f"Applied {name}." for name in MIGRATIONS]
     second = command.here("db", "migrate")
-    assert (second.code, second.out) == (0, "Nothing was missing: the tables are up to date.\n")
+    assert (second.code, second.out) == (0, "Nothing to apply: the tables are up to date.\n")
 
 
 def test_status_tells_version_and_what_is_missing_and_makes_nothing(command: Command) -> None:
     before = command.here("db", "status", "--json")
-    assert (before.code, before.json()) == (1, {"version": None, "pending": list(MIGRATIONS)})
-    told = command.here("db", "status")
-    assert (told.code, told.err) == (1, "")
-    assert "`video-uploader db migrate`" in told.out
+    assert before.json(code=1) == {"version": None, "pending": list(MIGRATIONS)}
+    ran = command.here("db", "status")
+    assert (ran.code, ran.err) == (1, "")
+    assert "`video-uploader db migrate`" in ran.out
     assert not os.path.exists(os.path.join(command.place, "state"))
     command.here("db", "migrate")
     after = command.here("db", "status", "--json")
-    assert (after.code, after.json()) == (0, {"version": MIGRATIONS[-1], "pending": []})
-    assert command.here("db", "status").out == f"Version: {MIGRATIONS[-1]}\nNothing is missing.\n"
+    assert after.json() == {"version": MIGRATIONS[-1], "pending": []}
+    assert command.here("db", "status").out == f"Version: {MIGRATIONS[-1]}\nNo migration is pending.\n"
 
 
 def test_run_leaves_the_tables_to_an_operator_who_wants_to_change_them_himself(command: Command) -> None:
@@ -67,5 +67,5 @@ def test_two_that_migrate_at_once_do_not_collide(command: Command) -> None:
         outs = [process.communicate(timeout=50)[0] for process in (one, other)]
     assert [one.returncode, other.returncode] == [0, 0]
     assert sorted("".join(outs).splitlines()) == sorted(
-        [*(f"Applied {name}." for name in MIGRATIONS), "Nothing was missing: the tables are up to date."]
+        [*(f"Applied {name}." for name in MIGRATIONS), "Nothing to apply: the tables are up to date."]
     )

@@ -1,4 +1,4 @@
-"""`doctor` as a person runs it: a line a check, JSON for programs, and the exit code."""
+"""`doctor`: one line per check, JSON, and the exit code."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_for_people_it_is_one_line_a_check(command: Command) -> None:
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)])
-def test_one_failed_check_is_exit_1_and_says_how_to_mend_it(
+def test_one_failed_check_is_exit_1_and_says_how_to_fix_it(
     command: Command, proxy: FaultProxy, form: tuple[str, ...]
 ) -> None:
     def fault(request: Request, forward: Forward) -> Answer:
@@ -76,13 +76,14 @@ def test_one_failed_check_is_exit_1_and_says_how_to_mend_it(
     assert (ran.code, ran.err) == (1, "")
     assert "s3:DeleteObject" in ran.out
     if form:
-        assert [result["name"] for result in ran.json() if result["outcome"] == "failed"] == ["DeleteObject"]
+        assert [result["name"] for result in ran.json(code=1) if result["outcome"] == "failed"] == [
+            "DeleteObject"
+        ]
 
 
 def test_a_missing_directory_does_not_keep_the_other_checks_from_being_made(command: Command) -> None:
     ran = command("doctor", "--json", COMPLETED_DIR="/nowhere/at/all")
-    assert ran.code == 1
-    outcomes = {result["name"]: result["outcome"] for result in ran.json()}
+    outcomes = {result["name"]: result["outcome"] for result in ran.json(code=1)}
     assert (outcomes["directory"], outcomes["DeleteObject"]) == ("failed", "ok")
 
 
@@ -95,7 +96,7 @@ def test_secrets_are_not_shown(command: Command) -> None:
     assert "s3cr3t" not in ran.out + ran.err
 
 
-def test_iam_prints_a_policy_and_asks_nobody(command: Command, proxy: FaultProxy) -> None:
+def test_iam_prints_a_policy_and_sends_no_request(command: Command, proxy: FaultProxy) -> None:
     proxy.requests.clear()
     ran = command("doctor", "--iam", AWS_S3_ACL="none")
     assert (ran.code, ran.err) == (0, "")

@@ -140,7 +140,7 @@ def test_doctor_says_which_grant_is_missing(
     command.here("db", "migrate")
 
     def mend(name: str) -> str:
-        found = {result["name"]: result for result in command.here("doctor", "--json").json()}
+        found = {result["name"]: result for result in command.here("doctor", "--json").json(code=1)}
         assert found[name]["outcome"] == "failed"
         return str(found[name]["mend"])
 

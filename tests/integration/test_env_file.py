@@ -1,4 +1,4 @@
-"""The command in a directory with a `.env`: whom it believes, and what it says of secrets in it."""
+"""The command in a directory with a `.env`: which files it refuses, and exposed secrets."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ def command(place: str) -> Command:
 
 
 @pytest.mark.parametrize("arguments", [("run",), ("run", "--once"), ("status",), ("config",), ("doctor",)])
-def test_no_command_believes_a_file_that_others_can_write(
+def test_every_command_refuses_a_file_that_others_can_write(
     command: Command, env_file: str, arguments: tuple[str, ...]
 ) -> None:
     os.chmod(env_file, 0o666)
     ran = command(*arguments)
     assert (ran.code, ran.out) == (2, "")
-    assert ran.err == "video-uploader: .env may be changed by everybody; let nobody else: chmod go-w .env\n"
+    assert ran.err == "video-uploader: .env can be changed by everybody; restrict it: chmod go-w .env\n"
 
 
 def test_nor_one_that_others_can_replace(command: Command, env_file: str, place: str) -> None:
     os.chmod(place, 0o777)
     ran = command("--env-file", env_file, "status")
     assert ran.code == 2
-    assert f"{env_file} may be replaced by everybody" in ran.err
+    assert f"{env_file} can be replaced by everybody" in ran.err
 
 
 def test_secrets_that_everybody_can_read_are_told_of_in_the_log(command: Command, env_file: str) -> None:

@@ -221,7 +221,7 @@ class Daemon:
         }
         if later := sorted(name for name, field in changed.items() if field not in RELOADABLE):
             log.warning("restart_needed", settings=later)
-        app.policy.follow(fresh)
+        app.policy.update(fresh)
         app.context.store.set_bandwidth(fresh.bandwidth)
         configure_logging(fresh.log_level, app.settings.log_format)
         try:

@@ -72,7 +72,7 @@ class DaemonStatus:
             "unreadable": app.scanner.unreadable.first(SHOWN),
             "waiting_for_writers": app.settler.waiting_for_writers()[:SHOWN],
             "busy": {runner.stage.name: runner.busy for runner in app.runners.values()},
-            "uploads": [line.as_dict() for line in app.context.transfer_progress.lines()],
+            "uploads": [snapshot.as_dict() for snapshot in app.context.transfer_progress.snapshots()],
             "orphans": 0 if app.catalog_thread is None else app.catalog_thread.orphans.kept,
             "disk": app.disk_pressure.report(),
             "stalls": list(self.stalls),

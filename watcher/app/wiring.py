@@ -125,7 +125,7 @@ def open_application(settings: Settings, *, policy: Policy | None = None) -> Ite
         distribution = None
         if config.cloudfront_distribution_id:
             distribution = closing.enter_context(Distribution(config))
-        policy = policy or Policy.of(settings)
+        policy = policy or Policy.from_settings(settings)
         yield build_application(settings, policy, database=database, store=store, distribution=distribution)
 
 

@@ -1,1 +1,5 @@
-"""The command line: what a person types, and every error as one sentence that says what to change."""
+"""The command line: its commands, their output and exit codes."""
+
+from watcher.cli.app import main
+
+__all__ = ["main"]

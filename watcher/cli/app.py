@@ -1,4 +1,4 @@
-"""The command line itself: its commands, and how every expected error leaves it."""
+"""The command line: its commands, and how every expected error ends it."""
 
 from __future__ import annotations
 
@@ -12,24 +12,34 @@ import typer
 
 from db import DatabaseError, LedgerError
 from storage import StorageError
-from watcher.cli import audit, doctor, explain, objects, retry, run, show
+from watcher.cli import audit, config, doctor, explain, objects, retry, run, status
 from watcher.cli.bucket import bucket
-from watcher.cli.common import EXIT_FAILED, EXIT_OK, EXIT_USAGE, CommandError, Invocation, echo_error
 from watcher.cli.database import database
+from watcher.cli.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE, CommandError
+from watcher.cli.invocation import Invocation
+from watcher.cli.list import list_uploads
+from watcher.cli.output import echo_error
 from watcher.filesystem.instance_lock import InstanceRunningError, LockUnavailableError
 from watcher.filesystem.openat import TreeError
-from watcher.settings.loading import SettingsError
+from watcher.settings import SettingsError
 
 app = typer.Typer(
     name="video-uploader",
-    help="Puts finished videos into S3, proves that they arrived, publishes their URLs and frees the disk.",
+    help="Uploads finished videos to S3, verifies the objects, publishes their URLs and frees the disk.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
 
-_UNDOABLE = (DatabaseError, LedgerError, StorageError, TreeError, InstanceRunningError, LockUnavailableError)
+_EXPECTED_ERRORS = (
+    DatabaseError,
+    LedgerError,
+    StorageError,
+    TreeError,
+    InstanceRunningError,
+    LockUnavailableError,
+)
 
 
 def _print_version(wanted: bool) -> None:
@@ -44,7 +54,7 @@ def _options(
     env_file: Annotated[
         str | None,
         typer.Option(
-            help="A file of settings, NAME=value a line; the environment wins over it.", show_default=".env"
+            help="Settings file with lines NAME=value; the environment takes precedence.", show_default=".env"
         ),
     ] = None,
     _version: Annotated[
@@ -53,30 +63,30 @@ def _options(
     ] = False,
 ) -> None:
     if env_file is not None and (not os.path.exists(env_file) or os.path.isdir(env_file)):
-        raise CommandError(f"There is no file {env_file}; --env-file takes a file of settings.", EXIT_USAGE)
+        raise CommandError(f"There is no file {env_file}; --env-file takes a settings file.", EXIT_USAGE)
     context.obj = Invocation(env_file or ".env")
 
 
 app.command("run")(run.run)
-app.command("status")(show.status)
-app.command("list")(show.list_uploads)
+app.command("status")(status.status)
+app.command("list")(list_uploads)
 app.command("explain")(explain.explain)
 app.command("retry")(retry.retry)
 app.command("upload")(objects.upload)
 app.command("exists")(objects.exists)
 app.command("delete")(objects.delete)
 app.command("audit")(audit.audit)
-app.command("config")(show.config)
+app.command("config")(config.config)
 app.command("doctor")(doctor.doctor)
 app.add_typer(bucket, name="bucket")
 app.add_typer(database, name="db")
 
 
 def main() -> None:
-    """Run the command line and exit: 0 fine, 1 something could not be done, 2 usage or configuration."""
+    """Run the command line and exit with one of `watcher.cli.exit_codes`."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # A terminal whose encoding lacks a file name's characters gets escapes.
+            # Characters that the terminal's encoding lacks are escaped.
             stream.reconfigure(errors="backslashreplace")
     sys.exit(_exit_code())
 
@@ -90,22 +100,22 @@ def _exit_code() -> int:
     except CommandError as exc:
         return _refuse([str(exc)], exc.code)
     except typer.TyperException as exc:
-        return _refuse([_of_usage(exc)], EXIT_USAGE)
+        return _refuse([_usage_error(exc)], EXIT_USAGE)
     except typer.Abort:
         return _refuse(["It was interrupted."], EXIT_FAILED)
-    except _UNDOABLE as exc:
+    except _EXPECTED_ERRORS as exc:
         return _refuse([str(exc)], EXIT_FAILED)
     except BrokenPipeError:
-        # What is left in the buffer must not fail once more when the interpreter ends: Python's own advice.
+        # Keeps the flush at exit from failing again: see the signal module's note on SIGPIPE.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     return outcome if isinstance(outcome, int) else EXIT_OK
 
 
-def _of_usage(exc: typer.TyperException) -> str:
-    """What the user typed wrong, in one sentence; empty arguments show the help, which says nothing else."""
+def _usage_error(exc: typer.TyperException) -> str:
+    """Return what is wrong with the arguments in one sentence; without any, Typer gives no message."""
     sentence = exc.format_message().removesuffix(".").replace("Value error, ", "")
-    return f"{sentence or 'It was not said what to do'}; see --help."
+    return f"{sentence or 'No command was given'}; see --help."
 
 
 def _refuse(sentences: list[str], code: int) -> int:

@@ -1,4 +1,4 @@
-"""`video-uploader audit`: what is in the bucket, against what ledger and catalog say."""
+"""`video-uploader audit`: compares the bucket with ledger and catalog."""
 
 from __future__ import annotations
 
@@ -9,28 +9,31 @@ from typing import Annotated
 import typer
 
 from watcher.app.wiring import open_application
-from watcher.cli.common import EXIT_FAILED, echo, echo_error, invocation, open_ledger, print_json
-from watcher.operations.audit import Audit, Finding, Issue
-from watcher.telemetry.logging import configure_logging
+from watcher.cli.exit_codes import EXIT_FAILED
+from watcher.cli.invocation import invocation
+from watcher.cli.ledger_access import open_ledger
+from watcher.cli.output import AsJson, echo, echo_error, print_json
+from watcher.operations import Audit, Finding, Issue
+from watcher.telemetry import configure_logging
 
-SHOWN = 100
-"""Findings of one kind that are told one by one; the others are counted."""
+MAX_SHOWN = 100
+"""Findings of one kind that are printed; further ones are only counted."""
 
 
 class _Tally:
-    """Counts findings, and passes on as many of each kind as are told."""
+    """Counts findings by kind, and limits how many of each are printed."""
 
     def __init__(self) -> None:
         self.found: Counter[Issue] = Counter()
         self.fixed: Counter[Issue] = Counter()
         self.is_clean = True
 
-    def pass_on(self, findings: Iterable[Finding]) -> Iterator[Finding]:
+    def limit(self, findings: Iterable[Finding]) -> Iterator[Finding]:
         for finding in findings:
             self.found[finding.issue] += 1
             self.fixed[finding.issue] += finding.is_fixed
             self.is_clean = self.is_clean and not finding.is_open
-            if self.found[finding.issue] <= SHOWN:
+            if self.found[finding.issue] <= MAX_SHOWN:
                 yield finding
 
 
@@ -40,13 +43,13 @@ def audit(
         bool,
         typer.Option(
             "--fix",
-            help="Mend what can be mended: upload again what was lost, publish again, and delete orphans "
-            "if DELETE_ORPHANS is true.",
+            help="Repair what can be repaired: upload lost objects again, publish URLs again, and delete "
+            "orphans if DELETE_ORPHANS is true.",
         ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Compare every object with the ledger and the catalog. 0 if all is as it should be, or was mended."""
+    """Compare every object with the ledger and the catalog. Exits with 1 if differences remain."""
     settings = invocation(context).settings()
     configure_logging(settings.log_level, settings.log_format)
     with open_ledger(settings, read_only=True):
@@ -54,37 +57,37 @@ def audit(
     tally = _Tally()
     with open_application(settings) as app, app.database.session():
         auditing = Audit(app, fix=fix)
-        shown = tally.pass_on(auditing.findings())
+        shown = tally.limit(auditing.findings())
         if as_json:
             print_json(_as_json(auditing, tally, list(shown)))
         else:
             for finding in shown:
                 echo(_line(finding))
-            _sum_up(auditing, tally)
+            _print_totals(auditing, tally)
     if lost := tally.found[Issue.LOST]:
         echo_error(
-            f"video-uploader: {lost} objects are LOST, and no local copy of them is left: restore them "
-            "from a backup, or have the videos compressed again."
+            f"video-uploader: {lost} objects are LOST and have no local copy: restore them from a "
+            "backup, or have the videos compressed again."
         )
     if not tally.is_clean:
         raise typer.Exit(EXIT_FAILED)
 
 
 def _line(finding: Finding) -> str:
-    mended = "mended " if finding.is_fixed else ""
+    prefix = "fixed " if finding.is_fixed else ""
     name = f"{finding.upload.path} ({finding.key})" if finding.upload else finding.key
-    return f"{mended}{finding.issue}: {name}: {finding.detail}"
+    return f"{prefix}{finding.issue}: {name}: {finding.detail}"
 
 
-def _sum_up(auditing: Audit, tally: _Tally) -> None:
+def _print_totals(auditing: Audit, tally: _Tally) -> None:
     for issue, number in tally.found.items():
-        if number > SHOWN:
-            echo(f"{issue}: {number - SHOWN} more are not shown.")
+        if number > MAX_SHOWN:
+            echo(f"{issue}: {number - MAX_SHOWN} more are not shown.")
     echo(f"{auditing.confirmed} uploads were confirmed, {auditing.listed} objects were listed.")
     for issue in Issue:
         if number := tally.found[issue]:
-            mended = f", {tally.fixed[issue]} mended" if tally.fixed[issue] else ""
-            echo(f"{issue}: {number}{mended}")
+            fixed = f", {tally.fixed[issue]} fixed" if tally.fixed[issue] else ""
+            echo(f"{issue}: {number}{fixed}")
     if tally.is_clean:
         echo("Nothing is left to do.")
 

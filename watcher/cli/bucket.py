@@ -1,4 +1,4 @@
-"""`video-uploader bucket`: what the bucket says about itself, against what it should say."""
+"""`video-uploader bucket`: compares the bucket's configuration with the desired one, and sets it up."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from storage import (
     wanted,
 )
 from watcher.app.factories import make_storage_config
-from watcher.cli.common import EXIT_FAILED, echo, echo_error, invocation
-from watcher.settings.model import Settings
+from watcher.cli.exit_codes import EXIT_FAILED
+from watcher.cli.invocation import invocation
+from watcher.cli.output import echo, echo_error
+from watcher.settings import Settings
 
-bucket = typer.Typer(
-    help="What the bucket says about itself: public reading, CORS, lifecycle.", no_args_is_help=True
-)
+bucket = typer.Typer(help="The bucket's configuration: public access, CORS, lifecycle.", no_args_is_help=True)
 
 
 @bucket.command("setup")
@@ -37,7 +37,7 @@ def setup(
         bool, typer.Option("--dry-run", help="Show what would change, and write nothing.")
     ] = False,
 ) -> None:
-    """Create the bucket if it is missing, and merge in what players and uploads need of it."""
+    """Create the bucket if it is missing, and merge what uploads and players need into its configuration."""
     settings = invocation(context).settings()
     with BucketAdmin(make_storage_config(settings)) as admin:
         is_new = not admin.exists()
@@ -46,9 +46,9 @@ def setup(
             if not dry_run:
                 admin.create()
         present = admin.new_bucket if is_new and dry_run else admin.read()
-        refused = _bring_up_to_date(admin, present, wanted(present, bucket_wishes(settings)), dry_run=dry_run)
+        refused = _apply(admin, present, wanted(present, desired_bucket(settings)), dry_run=dry_run)
     for part in set(BucketDocument) - present.keys():
-        echo(f"{part}: this server has no such thing.")
+        echo(f"{part}: not supported by this server.")
     if dry_run:
         echo("Nothing was written.")
     if refused:
@@ -57,27 +57,27 @@ def setup(
 
 @bucket.command("show")
 def show(context: typer.Context) -> None:
-    """The bucket's documents as they are, and what `bucket setup` would change in them."""
+    """Show the bucket's configuration, and what `bucket setup` would change in it."""
     settings = invocation(context).settings()
     with BucketAdmin(make_storage_config(settings)) as admin:
         if not admin.exists():
             echo(f"There is no bucket {_name(settings)}. `bucket setup` creates it.")
             return
         present = admin.read()
-    wishes = wanted(present, bucket_wishes(settings))
+    desired = wanted(present, desired_bucket(settings))
     for part in BucketDocument:
         if part not in present:
-            echo(f"{part}: this server has no such thing.")
-        elif present[part] == wishes[part]:
+            echo(f"{part}: not supported by this server.")
+        elif present[part] == desired[part]:
             echo(f"{part}: as wanted.")
-            _say_lines(_lines(present[part]))
+            _echo_lines(_lines(present[part]))
         else:
             echo(f"{part}: not as wanted.")
-            _say_lines(diff(part, present[part], wishes[part]))
+            _echo_lines(diff(part, present[part], desired[part]))
 
 
-def bucket_wishes(settings: Settings) -> DesiredBucket:
-    """What the settings want of the bucket."""
+def desired_bucket(settings: Settings) -> DesiredBucket:
+    """Return the configuration that the settings ask for."""
     days, storage_class = settings.lifecycle_transition_days, settings.lifecycle_transition_class
     return DesiredBucket(
         bucket=settings.aws_s3_bucket,
@@ -92,30 +92,32 @@ def bucket_wishes(settings: Settings) -> DesiredBucket:
 
 
 def diff(part: BucketDocument, before: Document | None, after: Document | None) -> Iterator[str]:
-    """A unified diff of a document as it is and as it should be, with its whole text as context."""
+    """Return a unified diff between the present and the desired document, with full context."""
     old, new = _lines(before), _lines(after)
     context = max(len(old), len(new))
     return difflib.unified_diff(old, new, f"{part} (now)", f"{part} (wanted)", n=context, lineterm="")
 
 
-def _bring_up_to_date(
-    admin: BucketAdmin, present: Documents, wishes: Documents, *, dry_run: bool
+def _apply(
+    admin: BucketAdmin, present: Documents, desired: Documents, *, dry_run: bool
 ) -> list[BucketDocument]:
-    """Write what differs, and show it; returns the parts that the server refuses to know."""
+    """Write and show what differs; returns the documents that the server does not support."""
     refused = []
-    for part, document in wishes.items():
+    for part, document in desired.items():
         if document is None or document == present[part]:
             echo(f"{part}: as wanted.")
             continue
         echo(f"{part}: {'would be changed' if dry_run else 'is changed'}.")
-        _say_lines(diff(part, present[part], document))
+        _echo_lines(diff(part, present[part], document))
         try:
             if not dry_run:
                 admin.write(part, document)
         except StorageError as exc:
             if not is_unknown_to_server(exc):
                 raise
-            echo_error(f"video-uploader: {part} was not changed: this server does not know how ({exc.code}).")
+            echo_error(
+                f"video-uploader: {part} was not changed: this server does not support it ({exc.code})."
+            )
             refused.append(part)
     return refused
 
@@ -127,15 +129,15 @@ def _name(settings: Settings) -> str:
 def _lines(document: Document | None) -> list[str]:
     if document is None:
         return []
-    # Servers answer with the fields in an order of their own.
-    return json.dumps(document, indent=2, sort_keys=True, default=_plain, ensure_ascii=False).splitlines()
+    # The order of fields differs between servers.
+    return json.dumps(document, indent=2, sort_keys=True, default=_to_json, ensure_ascii=False).splitlines()
 
 
-def _plain(value: object) -> str:
-    """What JSON has no form for: the dates of lifecycle rules."""
+def _to_json(value: object) -> str:
+    """Convert a value that JSON lacks: the dates of lifecycle rules."""
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
-def _say_lines(lines: Iterator[str] | list[str]) -> None:
+def _echo_lines(lines: Iterator[str] | list[str]) -> None:
     for line in lines:
         echo(f"  {line}")

@@ -1,4 +1,4 @@
-"""`video-uploader doctor`: everything that has to be right, tried for real, and how to mend what is not."""
+"""`video-uploader doctor`: tests everything that the daemon needs, and says how to fix what fails."""
 
 from __future__ import annotations
 
@@ -9,32 +9,30 @@ import typer
 
 from storage import CheckResult, Outcome, check_storage, smallest_policy
 from watcher.app.factories import make_storage_config
-from watcher.cli.common import (
-    EXIT_FAILED,
-    EXIT_USAGE,
-    CommandError,
-    daemon_lock,
-    echo,
-    invocation,
-    print_json,
-)
+from watcher.cli.exit_codes import EXIT_FAILED, EXIT_USAGE, CommandError
+from watcher.cli.invocation import invocation
+from watcher.cli.ledger_access import daemon_lock
+from watcher.cli.output import AsJson, echo, print_json
 from watcher.filesystem import leases
-from watcher.operations.doctor import check_host
-from watcher.settings.model import Settings
+from watcher.operations import check_host
+from watcher.settings import Settings
 
 
 def doctor(
     context: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: AsJson = False,
     iam: Annotated[
-        bool, typer.Option("--iam", help="Print the smallest IAM policy that does, and check nothing.")
+        bool, typer.Option("--iam", help="Print the smallest sufficient IAM policy, and check nothing.")
     ] = False,
 ) -> None:
-    """Check credentials, bucket, permissions, public URLs, this machine and the database. 1 if any failed."""
+    """Check credentials, bucket, permissions, public URLs, this machine and the database.
+
+    Exits with 1 if a check failed.
+    """
     settings = invocation(context).settings()
     if iam:
         if as_json:
-            raise CommandError("--iam prints JSON anyway; leave --json away.", EXIT_USAGE)
+            raise CommandError("--iam always prints JSON; omit --json.", EXIT_USAGE)
         print_json(iam_policy(settings))
         return
     leases.ignore_sigio()
@@ -42,7 +40,7 @@ def doctor(
     for result in _checks(settings):
         results.append(result)
         if not as_json:
-            echo(line_of(result))
+            echo(format_result(result))
     if as_json:
         print_json([result.as_dict() for result in results])
     if any(result.outcome is Outcome.FAILED for result in results):
@@ -50,7 +48,7 @@ def doctor(
 
 
 def iam_policy(settings: Settings) -> dict[str, object]:
-    """The smallest policy for what the settings make the daemon do."""
+    """Return the smallest policy that the daemon needs with these settings."""
     return smallest_policy(
         settings.aws_s3_bucket,
         settings.aws_s3_videos_prefix,
@@ -62,8 +60,8 @@ def iam_policy(settings: Settings) -> dict[str, object]:
     )
 
 
-def line_of(result: CheckResult) -> str:
-    """A check as one line for people."""
+def format_result(result: CheckResult) -> str:
+    """Format a result as one line of text."""
     return f"{result.outcome:9}{result.name}: {result.detail} {result.mend}".rstrip()
 
 

@@ -1,4 +1,4 @@
-"""`video-uploader explain`: everything known about a file, why it is where it is, and what comes next."""
+"""`video-uploader explain`: the history of a file, why it is in its state, and what happens next."""
 
 from __future__ import annotations
 
@@ -13,45 +13,41 @@ import typer
 from db import Ledger, Upload
 from watcher.app.factories import make_catalog, make_naming, make_path_template, make_tree
 from watcher.catalog.row_matching import rows_of_file
-from watcher.cli.common import (
-    CommandError,
-    daemon_is_running,
-    echo,
-    invocation,
-    open_ledger,
-    path_below,
-)
-from watcher.cli.show import paused_stages
+from watcher.cli.exit_codes import CommandError
+from watcher.cli.invocation import invocation, path_below
+from watcher.cli.ledger_access import daemon_is_running, open_ledger
+from watcher.cli.output import echo
+from watcher.cli.status import paused_stages
 from watcher.detection.examining import describe
 from watcher.filesystem.openat import TreeError
 from watcher.filesystem.tree import FoundFile, Tree
-from watcher.operations.next_step import at_gate, outlook
+from watcher.operations import describe_gate, describe_next_step
 from watcher.renditions import Ignored, PathTemplate
-from watcher.settings.model import Settings
-from watcher.telemetry.formatting import human_size, human_time
+from watcher.settings import Settings
+from watcher.telemetry import human_size, human_time
 
 
 @dataclass(frozen=True, slots=True)
-class _Subject:
-    """What is explained, and with what."""
+class _Explainer:
+    """Prints what is known about files and videos."""
 
     settings: Settings
     ledger: Ledger
     template: PathTemplate
     tree: Tree | None
 
-    def file(self, path: str) -> None:
-        """Tell a path's whole story: the disk, the ledger row by row, what comes next."""
+    def print_file(self, path: str) -> None:
+        """Print the file on disk, its uploads with their events, and the next step of each."""
         echo(path)
         echo(f"  On disk: {self._on_disk(path)}")
         uploads = self.ledger.uploads(path=path) if _is_text(path) else []
         if not uploads:
-            echo("  Ledger: nothing is recorded for it.")
+            echo("  Ledger: no uploads are recorded.")
         for upload in uploads:
-            self._upload(upload)
+            self._print_upload(upload)
 
-    def catalog(self, video_id: str) -> None:
-        """Tell what players are given for a video."""
+    def print_catalog(self, video_id: str) -> None:
+        """Print the catalog rows of a video, whose URLs players get."""
         for row in make_catalog(self.settings, self.ledger).rows(video_id):
             echo(f"Catalog row {row.id}: {row.quality} {row.status}, url {row.url}")
 
@@ -60,13 +56,13 @@ class _Subject:
         if isinstance(classified, Ignored):
             return f"It is ignored: {classified.reason}."
         if self.tree is None:
-            return "The watched directory cannot be looked into now."
+            return "The watched directory cannot be read now."
         try:
             return describe(self.tree, path)
         except TreeError as exc:
             return f"Unknown: {exc}"
 
-    def _upload(self, upload: Upload) -> None:
+    def _print_upload(self, upload: Upload) -> None:
         echo(
             f"  Upload {upload.id}: {upload.state}, {upload.quality}, {human_size(upload.size)}, "
             f"as {upload.object_key}"
@@ -81,20 +77,20 @@ class _Subject:
         if upload.last_error:
             echo(f"    Why: {upload.last_error}")
         if upload.awaits_row:
-            echo(f"    Waits: {self._at_gate(upload)}")
+            echo(f"    Waits: {self._describe_gate(upload)}")
         report = self.ledger.instance_report()
-        following = outlook(
+        next_step = describe_next_step(
             upload,
             now=self.ledger.now(),
             is_running=daemon_is_running(self.settings),
             paused=paused_stages(report),
             keep_local=self.settings.keep_local,
         )
-        echo(f"    Next: {following}")
+        echo(f"    Next: {next_step}")
 
-    def _at_gate(self, upload: Upload) -> str:
+    def _describe_gate(self, upload: Upload) -> str:
         rows = make_catalog(self.settings, self.ledger).rows(upload.video_id)
-        return at_gate(
+        return describe_gate(
             upload,
             rows_of_file(upload, rows, make_naming(self.settings)),
             now=self.ledger.now(),
@@ -106,29 +102,29 @@ def explain(
     context: typer.Context,
     subject: Annotated[str, typer.Argument(metavar="PATH_OR_VIDEO_ID", help="A file, or a video's UUID.")],
 ) -> None:
-    """Everything known about a file, or about all files of a video, in the order it happened."""
+    """Show everything known about a file, or about all files of a video, in chronological order."""
     settings = invocation(context).settings()
     with open_ledger(settings, read_only=True) as ledger:
-        known = _Subject(settings, ledger, make_path_template(settings), _tree(settings))
+        explainer = _Explainer(settings, ledger, make_path_template(settings), _tree(settings))
         try:
             video_id = str(UUID(subject))
         except ValueError:
             path = path_below(settings, subject)
-            known.file(path)
-            classified = known.template.classify(path)
+            explainer.print_file(path)
+            classified = explainer.template.classify(path)
             if not isinstance(classified, Ignored):
-                known.catalog(classified.video_id)
+                explainer.print_catalog(classified.video_id)
             return
-        paths = sorted(set(_paths_of(known, video_id)))
+        paths = sorted(set(_paths_of(explainer, video_id)))
         for path in paths:
-            known.file(path)
-        known.catalog(video_id)
+            explainer.print_file(path)
+        explainer.print_catalog(video_id)
         if not paths:
             raise CommandError(f"Nothing is known about video {video_id}, and it has no directory.")
 
 
 def _is_text(path: str) -> bool:
-    """Whether a database can hold the path: a name of undecodable bytes is never recorded."""
+    """Whether a database can hold the path: undecodable names (PEP 383) are never recorded."""
     return path.isascii() or not any("\ud800" <= character <= "\udfff" for character in path)
 
 
@@ -139,10 +135,10 @@ def _tree(settings: Settings) -> Tree | None:
         return None
 
 
-def _paths_of(known: _Subject, video_id: str) -> Iterator[str]:
-    for upload in known.ledger.iter_uploads(video_id=video_id):
+def _paths_of(explainer: _Explainer, video_id: str) -> Iterator[str]:
+    for upload in explainer.ledger.iter_uploads(video_id=video_id):
         yield upload.path
-    if known.tree is not None:
-        for entry in known.tree.walk(video_id):
+    if explainer.tree is not None:
+        for entry in explainer.tree.walk(video_id):
             if isinstance(entry, FoundFile):
                 yield entry.path

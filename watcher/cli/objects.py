@@ -1,4 +1,4 @@
-"""`video-uploader upload`, `exists` and `delete`: one object by hand, with or without a daemon."""
+"""`video-uploader upload`, `exists` and `delete`: act on one object, with or without a daemon."""
 
 from __future__ import annotations
 
@@ -15,57 +15,58 @@ import typer
 from db import DatabaseError, Invalidations
 from storage import Placed, Renditions
 from watcher.app.factories import make_path_template, make_storage_config
-from watcher.cli.common import (
-    EXIT_USAGE,
-    CommandError,
-    echo,
-    invocation,
-    open_ledger,
-    path_below,
-)
+from watcher.cli.exit_codes import EXIT_USAGE, CommandError
+from watcher.cli.invocation import invocation, path_below
+from watcher.cli.ledger_access import open_ledger
+from watcher.cli.output import echo
 from watcher.detection.completeness import Finished, check_complete
 from watcher.detection.examining import in_words
 from watcher.filesystem import leases
 from watcher.filesystem.openat import owned
 from watcher.filesystem.tree import Tree
 from watcher.renditions import Ignored, Rendition
-from watcher.settings.model import Settings
-from watcher.telemetry.formatting import printable
+from watcher.settings import Settings
+from watcher.telemetry import printable
 
-VideoId = Annotated[str | None, typer.Option(metavar="UUID", help="The video; goes with the other two.")]
-Filename = Annotated[str | None, typer.Option(help="The source's name, without the quality.")]
-Quality = Annotated[str | None, typer.Option(help="One of the words of QUALITIES.")]
+VideoId = Annotated[
+    str | None, typer.Option(metavar="UUID", help="The video's id; requires --filename and --quality.")
+]
+Filename = Annotated[str | None, typer.Option(help="The source's file name, without the quality.")]
+Quality = Annotated[str | None, typer.Option(help="One of QUALITIES.")]
 ObjectPath = Annotated[
     str | None,
-    typer.Argument(metavar="[PATH]", help="A path below COMPLETED_DIR, whether or not it is there."),
+    typer.Argument(metavar="[PATH]", help="A path below COMPLETED_DIR; the file need not exist."),
 ]
 
 
 def upload(
     context: typer.Context,
     path: Annotated[
-        str, typer.Argument(metavar="PATH", help="A file below COMPLETED_DIR, or with the options any file.")
+        str,
+        typer.Argument(
+            metavar="PATH", help="A file below COMPLETED_DIR, or any file if the options are given."
+        ),
     ],
     video_id: VideoId = None,
     filename: Filename = None,
     quality: Quality = None,
 ) -> None:
-    """Upload one finished file, confirm that it arrived, and print its public URL."""
+    """Upload one finished file, confirm the object, and print its public URL."""
     settings = invocation(context).settings()
-    given = _given(settings, video_id, filename, quality)
+    given = _from_options(settings, video_id, filename, quality)
     below, relative = (
-        (settings.completed_dir, _below(settings, path))
+        (settings.completed_dir, _relative(settings, path))
         if given is None
         else os.path.split(os.path.abspath(path))
     )
-    rendition = given or _named(settings, relative)
+    rendition = given or _from_path(settings, relative)
     with (
-        _finished(Tree(below, allows_hard_links=settings.allow_hard_links), relative) as fd,
+        _open_finished(Tree(below, allows_hard_links=settings.allow_hard_links), relative) as fd,
         Renditions(make_storage_config(settings)) as renditions,
     ):
         placed = renditions.upload(fd, rendition.video_id, rendition.filename, rendition.quality)
     echo(placed.url)
-    _tell_cdn(settings, placed)
+    _request_invalidation(settings, placed)
 
 
 def exists(
@@ -75,7 +76,7 @@ def exists(
     filename: Filename = None,
     quality: Quality = None,
 ) -> None:
-    """Whether an object is there: prints its public URL, or exits with 1."""
+    """Print the public URL of an object, or exit with 1 if it does not exist."""
     settings = invocation(context).settings()
     name = _name(_rendition(settings, path, video_id, filename, quality))
     with Renditions(make_storage_config(settings)) as renditions:
@@ -89,15 +90,15 @@ def delete(
     video_id: VideoId = None,
     filename: Filename = None,
     quality: Quality = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Delete an object, after asking. While its local copy is there the daemon uploads it again."""
+    """Delete an object after confirmation. The daemon uploads it again if its local copy still exists."""
     settings = invocation(context).settings()
     name = _name(_rendition(settings, path, video_id, filename, quality))
     with Renditions(make_storage_config(settings)) as renditions:
         _require(renditions, name)
         if not yes:
-            _ask(f"Delete {renditions.key(*name)}, which players find at {renditions.url(*name)}?")
+            _confirm(f"Delete {renditions.key(*name)}, which players find at {renditions.url(*name)}?")
         renditions.delete(*name)
         echo(f"Deleted {renditions.key(*name)}.")
 
@@ -105,41 +106,41 @@ def delete(
 def _rendition(
     settings: Settings, path: str | None, video_id: str | None, filename: str | None, quality: str | None
 ) -> Rendition:
-    """What is meant, by a path or by the three options."""
-    given = _given(settings, video_id, filename, quality)
+    """Return the rendition that a path or the three options name."""
+    given = _from_options(settings, video_id, filename, quality)
     if (given is None) == (path is None):
-        raise CommandError("Say which: a path, or --video-id, --filename and --quality.", EXIT_USAGE)
-    return given or _named(settings, _below(settings, path or ""))
+        raise CommandError("Give either a path, or --video-id, --filename and --quality.", EXIT_USAGE)
+    return given or _from_path(settings, _relative(settings, path or ""))
 
 
-def _given(
+def _from_options(
     settings: Settings, video_id: str | None, filename: str | None, quality: str | None
 ) -> Rendition | None:
-    """The rendition that the three options name; None if none of them is given."""
+    """Return the rendition that the three options name; None if none of them is given."""
     if video_id is None and filename is None and quality is None:
         return None
     if video_id is None or filename is None or quality is None:
-        raise CommandError("--video-id, --filename and --quality go together.", EXIT_USAGE)
+        raise CommandError("--video-id, --filename and --quality must be given together.", EXIT_USAGE)
     if quality not in settings.qualities:
-        words = ", ".join(settings.qualities)
-        raise CommandError(f"{quality} is not a quality; --quality takes one of {words}.", EXIT_USAGE)
+        qualities = ", ".join(settings.qualities)
+        raise CommandError(f"{quality} is not a quality; --quality takes one of {qualities}.", EXIT_USAGE)
     if not filename or "/" in filename:
-        raise CommandError("--filename takes the name of a file, without a directory.", EXIT_USAGE)
+        raise CommandError("--filename takes a file name without a directory.", EXIT_USAGE)
     try:
         return Rendition(str(UUID(video_id)), filename, quality)
     except ValueError as exc:
         raise CommandError(f"{video_id} is not a UUID; --video-id takes a video's id.", EXIT_USAGE) from exc
 
 
-def _below(settings: Settings, path: str) -> str:
+def _relative(settings: Settings, path: str) -> str:
     try:
         return path_below(settings, path)
     except CommandError as exc:
         raise CommandError(f"{exc} Give --video-id, --filename and --quality.", EXIT_USAGE) from exc
 
 
-def _named(settings: Settings, relative: str) -> Rendition:
-    """The rendition that a path below the watched directory names."""
+def _from_path(settings: Settings, relative: str) -> Rendition:
+    """Return the rendition that a path below the watched directory names."""
     classified = make_path_template(settings).classify(relative)
     if isinstance(classified, Ignored):
         raise CommandError(
@@ -154,43 +155,45 @@ def _name(rendition: Rendition) -> tuple[str, str, str]:
 
 
 @contextmanager
-def _finished(tree: Tree, relative: str) -> Iterator[int]:
-    """The open file, if it is finished and complete by the daemon's own rules; refused otherwise.
+def _open_finished(tree: Tree, relative: str) -> Iterator[int]:
+    """Open a file that is finished and complete by the daemon's rules; refuse any other.
 
-    Where the kernel cannot say whether anybody writes, whoever typed the command knows.
+    If the kernel cannot tell whether it has writers, it is taken to have none: the user asked for it.
     """
     leases.ignore_sigio()
-    seen = check_complete(tree, relative, previous=None, now=time.monotonic(), settle_seconds=0)
-    if not isinstance(seen, Finished) or seen.finding is not None:
-        raise CommandError(f"{relative} was not uploaded. {in_words(seen)}")
+    status = check_complete(tree, relative, previous=None, now=time.monotonic(), settle_seconds=0)
+    if not isinstance(status, Finished) or status.finding is not None:
+        raise CommandError(f"{relative} was not uploaded. {in_words(status)}")
     with owned(tree.open(relative)) as fd:
-        if tree.identity(os.fstat(fd)) != seen.identity:
-            raise CommandError(f"{relative} was not uploaded. It changed while it was looked at.")
+        if tree.identity(os.fstat(fd)) != status.identity:
+            raise CommandError(f"{relative} was not uploaded. It changed during the check.")
         yield fd
 
 
 def _require(renditions: Renditions, name: tuple[str, str, str]) -> None:
     if not renditions.exists(*name):
-        raise CommandError(f"There is no object {renditions.key(*name)}.")
+        raise CommandError(f"The object {renditions.key(*name)} does not exist.")
 
 
-def _ask(question: str) -> None:
-    """Go on only if somebody says yes; the question goes where errors go, not among the results."""
+def _confirm(question: str) -> None:
+    """Ask on standard error; raises `CommandError` unless the user agrees."""
     print(printable(question), "[y/N] ", end="", file=sys.stderr, flush=True)
     answer = sys.stdin.readline()
     if not answer:
         print(file=sys.stderr)
-        raise CommandError("Nothing was deleted: nobody answered; --yes deletes without asking.")
+        raise CommandError("Nothing was deleted: there was no answer; --yes deletes without asking.")
     if answer.strip().lower() not in {"y", "yes"}:
         raise CommandError("Nothing was deleted.")
 
 
-def _tell_cdn(settings: Settings, placed: Placed) -> None:
-    """Have the daemon invalidate the path of an object that was replaced, in its own time."""
+def _request_invalidation(settings: Settings, placed: Placed) -> None:
+    """Record an invalidation of a replaced object for the daemon to request."""
     if not placed.replaced or settings.cloudfront_distribution_id is None:
         return
     try:
         with open_ledger(settings, read_only=False) as ledger:
             Invalidations(ledger.database, ledger.instance).request(placed.key)
     except (CommandError, DatabaseError) as exc:
-        raise CommandError(f"The object is in place, but the CDN will not be told of it: {exc}") from exc
+        raise CommandError(
+            f"The object is in place, but its CDN invalidation was not recorded: {exc}"
+        ) from exc

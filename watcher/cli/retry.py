@@ -1,4 +1,4 @@
-"""`video-uploader retry`: by hand, and it says what it did."""
+"""`video-uploader retry`: makes uploads pending or due at once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import Annotated
 import typer
 
 from db import Ledger, State, Upload
-from watcher.cli.common import EXIT_USAGE, CommandError, echo, invocation, open_ledger
+from watcher.cli.exit_codes import EXIT_USAGE, CommandError
+from watcher.cli.invocation import invocation
+from watcher.cli.ledger_access import open_ledger
+from watcher.cli.output import echo
 
 RETRIABLE = (State.REJECTED, State.FAILED, State.GONE, State.PENDING, State.VERIFIED, State.PUBLISHED)
 
@@ -15,28 +18,28 @@ RETRIABLE = (State.REJECTED, State.FAILED, State.GONE, State.PENDING, State.VERI
 def retry(
     context: typer.Context,
     ids: Annotated[
-        list[int] | None, typer.Argument(metavar="[ID]...", help="Numbers from `list`.", min=1, max=2**63 - 1)
+        list[int] | None, typer.Argument(metavar="[ID]...", help="Ids shown by `list`.", min=1, max=2**63 - 1)
     ] = None,
     state: Annotated[State | None, typer.Option(help="Every upload in this state.")] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Every upload that stopped or waits after an error.")
+        bool, typer.Option("--all", help="Every upload that stopped, or waits after an error.")
     ] = False,
 ) -> None:
-    """Try uploads again now: stopped ones become pending, ones that wait after an error are due at once."""
+    """Retry uploads now: stopped ones become pending, ones that wait after an error become due."""
     if bool(ids) + (state is not None) + everything != 1:
-        raise CommandError("Say which: numbers, or --state STATE, or --all.", EXIT_USAGE)
+        raise CommandError("Give either ids, or --state STATE, or --all.", EXIT_USAGE)
     if state is not None and state not in RETRIABLE:
-        raise CommandError(f"An upload that is {state} has ended; there is nothing to retry.", EXIT_USAGE)
+        raise CommandError(f"Uploads in the state {state} have ended; there is nothing to retry.", EXIT_USAGE)
     with open_ledger(invocation(context).settings(), read_only=False) as ledger:
-        chosen = ledger.uploads(ids=ids) if ids else _of_states(ledger, (state,) if state else RETRIABLE)
+        chosen = ledger.uploads(ids=ids) if ids else _in_states(ledger, (state,) if state else RETRIABLE)
         unknown = sorted(set(ids or ()) - {upload.id for upload in chosen})
         _retry(ledger, chosen)
     if unknown:
-        numbers = ", ".join(map(str, unknown))
-        raise CommandError(f"There is no upload {numbers} in this instance; `list` shows those there are.")
+        ids_text = ", ".join(map(str, unknown))
+        raise CommandError(f"This instance has no upload {ids_text}; `list` shows its uploads.")
 
 
-def _of_states(ledger: Ledger, states: tuple[State, ...]) -> list[Upload]:
+def _in_states(ledger: Ledger, states: tuple[State, ...]) -> list[Upload]:
     return [
         upload
         for state in states
@@ -51,12 +54,12 @@ def _retry(ledger: Ledger, chosen: list[Upload]) -> None:
         ledger.reopen(upload.id, reason="retried by hand")
         echo(f"{upload.id} {upload.path}: was {upload.state}, is pending again")
     waiting = [upload.id for upload in chosen if upload.state.is_open]
-    hurried = ledger.make_due(waiting) if waiting else 0
+    made_due = ledger.make_due(waiting) if waiting else 0
     ended = [upload for upload in chosen if not upload.state.is_stopped and not upload.state.is_open]
     for upload in ended:
         echo(f"{upload.id} {upload.path}: is {upload.state}, nothing to retry")
     echo(
-        f"{len(reopened)} pending again, {hurried} due now instead of later, "
-        f"{len(chosen) - len(reopened) - hurried} left as they were. "
-        "A running daemon takes them up within half a minute."
+        f"{len(reopened)} pending again, {made_due} due now instead of later, "
+        f"{len(chosen) - len(reopened) - made_due} left as they were. "
+        "A running daemon picks them up within 30 seconds."
     )

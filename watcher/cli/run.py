@@ -1,4 +1,4 @@
-"""`video-uploader run`: the daemon in the foreground, one pass, or only the plan of one."""
+"""`video-uploader run`: runs the daemon in the foreground, a single pass, or only plans one."""
 
 from __future__ import annotations
 
@@ -18,41 +18,35 @@ from db import migrate
 from watcher.app.daemon import Daemon
 from watcher.app.single_pass import SinglePass
 from watcher.app.wiring import Application, open_application
-from watcher.cli.common import (
-    EXIT_FAILED,
-    EXIT_OK,
-    EXIT_USAGE,
-    CommandError,
-    Invocation,
-    daemon_lock,
-    echo,
-    echo_error,
-    invocation,
-)
 from watcher.cli.database import require_up_to_date
+from watcher.cli.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE, CommandError
+from watcher.cli.invocation import Invocation, invocation
+from watcher.cli.ledger_access import daemon_lock
+from watcher.cli.output import echo, echo_error
 from watcher.filesystem import instance_lock, leases
-from watcher.operations.dry_run import Planner, count_actions, reading_gate, reading_ledger
-from watcher.settings.model import Settings
-from watcher.settings.report import exposed_secrets
+from watcher.operations import Planner, count_actions, reading_ledger
+from watcher.operations.dry_run import reading_gate
+from watcher.settings import Settings, exposed_secrets
 from watcher.supervision.sd_notify import Notifier
-from watcher.telemetry.logging import configure_logging
-from watcher.telemetry.progress_bars import showing
+from watcher.telemetry import configure_logging, show_progress
 
 log = structlog.get_logger()
 
-LINES_SHOWN = 20
+MAX_LINES = 20
 
 
 def run(
     context: typer.Context,
-    once: Annotated[bool, typer.Option("--once", help="Everything that is there now, then exit.")] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="Process the files that exist now, then exit.")
+    ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="With --once: say what would be done and why, and do nothing.")
+        bool, typer.Option("--dry-run", help="With --once: print what would be done and why, and do nothing.")
     ] = False,
 ) -> None:
-    """Watch the directory and upload what is finished, until told to stop."""
+    """Watch the directory and upload finished files until stopped."""
     if dry_run and not once:
-        raise CommandError("--dry-run goes with --once.", EXIT_USAGE)
+        raise CommandError("--dry-run requires --once.", EXIT_USAGE)
     called = invocation(context)
     settings = called.settings()
     configure_logging(settings.log_level, settings.log_format)
@@ -61,7 +55,7 @@ def run(
             "secrets_exposed",
             file=called.env_file,
             names=", ".join(exposed),
-            hint=f"Everybody on this machine can read them: chmod o-r {called.env_file}",
+            hint=f"Every user of this machine can read them: chmod o-r {called.env_file}",
         )
     leases.ignore_sigio()
     if dry_run:
@@ -76,13 +70,13 @@ def run(
     ):
         if settings.database_auto_migrate:
             migrate(app.database)
-        with app.database.session(), showing(app.context.transfer_progress):
+        with app.database.session(), show_progress(app.context.transfer_progress):
             if once:
                 _run_once(app, signals)
                 return
-            in_time = _run_daemon(app, called, signals)
-        if not in_time:
-            # A thread that is stuck would keep the interpreter from ending; nothing is lost by leaving it.
+            stopped_in_time = _run_daemon(app, called, signals)
+        if not stopped_in_time:
+            # A stuck thread would keep the interpreter from exiting; its upload is resumed after a restart.
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(EXIT_OK)
@@ -99,12 +93,12 @@ def _run_daemon(app: Application, called: Invocation, signals: queue.SimpleQueue
 
 
 def _run_once(app: Application, signals: queue.SimpleQueue[int]) -> None:
-    undone = SinglePass(app, signals=signals).run()
-    for line in undone[:LINES_SHOWN]:
+    problems = SinglePass(app, signals=signals).run()
+    for line in problems[:MAX_LINES]:
         echo_error(f"video-uploader: {line}")
-    if len(undone) > LINES_SHOWN:
-        echo_error(f"video-uploader: … and {len(undone) - LINES_SHOWN} more; `video-uploader status` tells.")
-    if undone:
+    if len(problems) > MAX_LINES:
+        echo_error(f"video-uploader: … and {len(problems) - MAX_LINES} more; see `video-uploader status`.")
+    if problems:
         raise typer.Exit(EXIT_FAILED)
 
 
@@ -119,7 +113,7 @@ def _print_plan(settings: Settings) -> None:
 
 @contextmanager
 def _caught_signals() -> Iterator[queue.SimpleQueue[int]]:
-    """What SIGTERM, SIGINT and SIGHUP put into a queue instead of ending the process."""
+    """Put SIGTERM, SIGINT and SIGHUP into a queue, instead of ending the process, during a `with` block."""
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     before = {number: signal.signal(number, lambda caught, _frame: signals.put(caught)) for number in numbers}

@@ -1,7 +1,6 @@
-"""Holds bucket, ledger and catalog against each other, beside a running daemon or without one.
+"""Compares bucket, ledger and catalog, whether or not the daemon is running.
 
-What the daemon would see to in its own time it sees to: a row that somebody works on is left alone, and so
-is one that moved on while it was looked at.
+A row that is claimed, or that changed during the comparison, is left to the daemon.
 """
 
 from __future__ import annotations
@@ -24,36 +23,36 @@ from watcher.stages.publish import PublishStage
 
 PROVEN = (State.VERIFIED, State.PUBLISHED, State.RELEASED)
 CONFIRMATIONS = 8
-"""HEAD requests at once."""
+"""Concurrent HEAD requests."""
 PAGE = 500
-GIVE_UP = 20
-"""So many requests that fail one after the other, and not for want of permission, end the audit."""
-LOOKED_UP = 100
-"""Objects that are not ours whose catalog rows are looked for."""
+MAX_FAILURES = 20
+"""Consecutive transient failures of requests after which the audit ends with the error."""
+MAX_LOOKUPS = 100
+"""Unknown objects for which the catalog is searched."""
 
 _T = TypeVar("_T")
 
 
 class Issue(StrEnum):
-    """What is not as it should be."""
+    """Kinds of differences."""
 
     LOST = "lost"
-    """The object is gone or another one, and there is no local copy."""
+    """The object is missing or differs, and there is no local copy."""
     OBJECT_GONE = "object-gone"
-    """The object is gone or another one; the local copy is there."""
-    ROW_ASTRAY = "row-astray"
-    """The object is in place, and a catalog row that should show it does not."""
+    """The object is missing or differs; the local copy exists."""
+    STALE_ROW = "row-astray"
+    """The object is in place, but a catalog row that should hold its URL does not."""
     ORPHAN = "orphan"
-    """No catalog row leads to the object any more."""
+    """The catalog rows of the object were deleted."""
     UNKNOWN = "unknown"
-    """It could not be found out."""
+    """The object could not be checked."""
     NOT_OURS = "not-ours"
-    """An object under the prefix that the ledger does not know. It may well be meant to be there."""
+    """An object under the prefix that is not in the ledger; it may be there on purpose."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is not as it should be, in a sentence, and whether it has been mended."""
+    """One difference, described in a sentence."""
 
     issue: Issue
     key: str
@@ -63,12 +62,12 @@ class Finding:
 
     @property
     def is_open(self) -> bool:
-        """Whether there is anything left to do about it."""
+        """Whether it still needs action."""
         return not self.is_fixed and self.issue is not Issue.NOT_OURS
 
 
 class Audit:
-    """One pass over everything; with `fix` it mends what it can. Memory does not grow with the numbers."""
+    """One comparison of everything; with `fix`, repairs what can be repaired. Uses constant memory."""
 
     def __init__(self, application: Application, *, fix: bool) -> None:
         self._application = application
@@ -80,14 +79,14 @@ class Audit:
         self._fix = fix
         self._failures = 0
         self.confirmed = 0
-        """Uploads whose objects were asked for."""
+        """Number of uploads whose objects were checked."""
         self.listed = 0
-        """Objects under the prefix."""
+        """Number of objects under the prefix."""
 
     def findings(self) -> Iterator[Finding]:
-        """Everything that is found, as it is found.
+        """Yield differences while comparing.
 
-        Raises `db.DatabaseError`, and `storage.StorageError` if the server can not be asked at all.
+        Raises `db.DatabaseError`, and `storage.StorageError` if the server does not answer at all.
         """
         with ThreadPoolExecutor(CONFIRMATIONS, thread_name_prefix="audit") as pool:
             for page in _pages(self._ledger.iter_in_states(PROVEN)):
@@ -95,14 +94,14 @@ class Audit:
                 ours = [upload for upload in page if latest.get(upload.object_key) == upload.id]
                 for upload, answer in zip(ours, pool.map(self._confirm, ours), strict=True):
                     self.confirmed += 1
-                    if finding := self._judge(upload, answer):
+                    if finding := self._check_object(upload, answer):
                         yield finding
         if self._application.catalog_thread is not None:
             yield from self._orphans(self._application.catalog_thread.orphans)
-        yield from self._not_ours()
+        yield from self._unknown_objects()
 
     def _confirm(self, upload: Upload) -> Confirmation | StorageError:
-        """Called in a thread of its own."""
+        """Runs in a thread of the pool."""
         try:
             return self._store.confirm(
                 upload.object_key,
@@ -113,28 +112,28 @@ class Audit:
         except StorageError as exc:
             return exc
 
-    def _judge(self, upload: Upload, answer: Confirmation | StorageError) -> Finding | None:
+    def _check_object(self, upload: Upload, answer: Confirmation | StorageError) -> Finding | None:
         if isinstance(answer, StorageError):
-            return self._unanswered(upload, answer)
+            return self._failed_request(upload, answer)
         self._failures = 0
         match answer.verdict:
             case Verdict.AGREES:
-                return self._look_at_rows(upload)
+                return self._check_rows(upload)
             case Verdict.UNKNOWN:
                 return Finding(Issue.UNKNOWN, upload.object_key, answer.detail, upload)
             case _:
-                return self._look_at_copy(upload, answer)
+                return self._check_local_copy(upload, answer)
 
-    def _unanswered(self, upload: Upload, error: StorageError) -> Finding:
+    def _failed_request(self, upload: Upload, error: StorageError) -> Finding:
         self._failures += 1
-        if error.kind is not ErrorKind.TRANSIENT or self._failures >= GIVE_UP:
+        if error.kind is not ErrorKind.TRANSIENT or self._failures >= MAX_FAILURES:
             raise error
         return Finding(Issue.UNKNOWN, upload.object_key, str(error), upload)
 
-    def _look_at_copy(self, upload: Upload, answer: Confirmation) -> Finding | None:
-        """The object is not the upload's: whether it can be uploaded again."""
+    def _check_local_copy(self, upload: Upload, answer: Confirmation) -> Finding | None:
+        """Check whether an object that is missing or differs can be uploaded again."""
         key = upload.object_key
-        if self._is_replaced_now(upload) or not self._is_left_alone(upload):
+        if self._is_replaced_now(upload) or not self._is_unchanged(upload):
             return None
         if self._catalog.rows_deleted(upload):
             return None
@@ -147,15 +146,17 @@ class Audit:
         except TreeError as exc:
             return Finding(Issue.UNKNOWN, key, f"{answer.detail} Its local copy: {exc}", upload)
         if upload.state is State.RELEASED:
-            detail = f"{answer.detail} A file is at its path again, which the daemon takes for a new one."
+            detail = (
+                f"{answer.detail} A file exists at its path again, which the daemon uploads as a new one."
+            )
             return Finding(Issue.OBJECT_GONE, key, detail, upload)
         if not self._fix:
-            return Finding(Issue.OBJECT_GONE, key, f"{answer.detail} The local copy is there.", upload)
+            return Finding(Issue.OBJECT_GONE, key, f"{answer.detail} The local copy exists.", upload)
         try:
             requeue_lost(self._context, upload, answer)
         except ClaimLostError:
             return None
-        detail = f"{answer.detail} The local copy is there, and its upload is pending again."
+        detail = f"{answer.detail} The local copy exists, and its upload is pending again."
         return Finding(Issue.OBJECT_GONE, key, detail, upload, is_fixed=True)
 
     def _lost(self, upload: Upload, sentence: str) -> Finding:
@@ -166,8 +167,8 @@ class Audit:
                 return Finding(Issue.UNKNOWN, upload.object_key, str(exc), upload)
         return Finding(Issue.LOST, upload.object_key, sentence, upload)
 
-    def _look_at_rows(self, upload: Upload) -> Finding | None:
-        """The object is in place: whether players are led to it."""
+    def _check_rows(self, upload: Upload) -> Finding | None:
+        """Check that the catalog rows of a confirmed object hold its URL."""
         naming, key = self._context.naming, upload.object_key
         url = upload.url or naming.public_url(upload)
         stale_rows = self._catalog.stale_rows(
@@ -176,20 +177,20 @@ class Audit:
             local_url=naming.local_url(upload),
             is_current=self._context.tree.holds(upload.path, upload.identity),
         )
-        if not stale_rows or not self._is_left_alone(upload):
+        if not stale_rows or not self._is_unchanged(upload):
             return None
-        told = f"{stale_rows} catalog rows that should show the object do not"
+        summary = f"{stale_rows} catalog rows that should show the object do not"
         if not self._fix:
-            return Finding(Issue.ROW_ASTRAY, key, f"{told}.", upload)
+            return Finding(Issue.STALE_ROW, key, f"{summary}.", upload)
         try:
-            self._publish_again(upload, url)
+            self._republish(upload, url)
         except ClaimLostError:
             return None
         except (StageError, StorageError) as exc:
-            return Finding(Issue.ROW_ASTRAY, key, f"{told}. {exc}", upload)
-        return Finding(Issue.ROW_ASTRAY, key, f"{told}; they were given {url}.", upload, is_fixed=True)
+            return Finding(Issue.STALE_ROW, key, f"{summary}. {exc}", upload)
+        return Finding(Issue.STALE_ROW, key, f"{summary}; their URL was set to {url}.", upload, is_fixed=True)
 
-    def _publish_again(self, upload: Upload, url: str) -> None:
+    def _republish(self, upload: Upload, url: str) -> None:
         if upload.state is State.VERIFIED:
             self._publishing.publish(upload)
         elif self._application.catalog_thread is not None:
@@ -202,11 +203,11 @@ class Audit:
                 self._ledger.append_event(upload.id, "republished", url)
 
     def _is_replaced_now(self, upload: Upload) -> bool:
-        """Whether other content is on its way to the key."""
+        """Whether an upload of other content to the key is pending."""
         return any(other.state is State.PENDING for other in self._ledger.uploads_of_key(upload.object_key))
 
-    def _is_left_alone(self, upload: Upload) -> bool:
-        """Whether the row is as it was read, and nobody works on it."""
+    def _is_unchanged(self, upload: Upload) -> bool:
+        """Whether the row is as it was read, and unclaimed."""
         (present,) = self._ledger.uploads(ids=[upload.id])
         is_claimed = present.claimed_until is not None and present.claimed_until > self._ledger.now()
         return (present.state, present.claim) == (upload.state, upload.claim) and not is_claimed
@@ -216,37 +217,39 @@ class Audit:
         for upload in orphans.find():
             answer = self._confirm(upload)
             if isinstance(answer, StorageError):
-                yield self._unanswered(upload, answer)
+                yield self._failed_request(upload, answer)
             elif answer.verdict is not Verdict.MISSING:
                 is_deleted = deletes and orphans.delete(upload)
-                then = "it was deleted" if is_deleted else _why_kept(deletes, self._fix)
-                told = f"No catalog row leads to it any more; {then}."
-                yield Finding(Issue.ORPHAN, upload.object_key, told, upload, is_fixed=is_deleted)
+                result = "it was deleted" if is_deleted else _why_kept(deletes, self._fix)
+                detail = f"Its catalog rows were deleted; {result}."
+                yield Finding(Issue.ORPHAN, upload.object_key, detail, upload, is_fixed=is_deleted)
 
-    def _not_ours(self) -> Iterator[Finding]:
+    def _unknown_objects(self) -> Iterator[Finding]:
         prefix = self._application.settings.aws_s3_videos_prefix.strip("/")
-        looked_up = 0
+        lookups = 0
         try:
             for page in _pages(self._store.objects(f"{prefix}/" if prefix else "")):
                 self.listed += len(page)
                 known = self._ledger.known_keys([entry.key for entry in page])
                 for entry in page:
                     if entry.key not in known:
-                        looked_up += 1
-                        yield Finding(Issue.NOT_OURS, entry.key, self._told(entry, looked_up <= LOOKED_UP))
+                        lookups += 1
+                        yield Finding(
+                            Issue.NOT_OURS, entry.key, self._describe(entry, lookups <= MAX_LOOKUPS)
+                        )
         except StorageError as exc:
             if exc.status != 403:
                 raise
             yield Finding(Issue.UNKNOWN, f"{prefix}/", str(exc))
 
-    def _told(self, entry: ListedObject, is_looked_up: bool) -> str:
-        told = f"The ledger does not know it: {entry.size} bytes, written {entry.written_at:%Y-%m-%d %H:%M}Z."
-        if is_looked_up and self._is_shown(entry.key):
-            return f"{told} A catalog row shows it."
-        return told
+    def _describe(self, entry: ListedObject, look_up: bool) -> str:
+        sentence = f"It is not in the ledger: {entry.size} bytes, written {entry.written_at:%Y-%m-%d %H:%M}Z."
+        return (
+            f"{sentence} A catalog row shows it." if look_up and self._is_in_catalog(entry.key) else sentence
+        )
 
-    def _is_shown(self, key: str) -> bool:
-        """Whether a catalog row leads to an object of a rendition that the ledger does not know."""
+    def _is_in_catalog(self, key: str) -> bool:
+        """Whether a catalog row holds the URL of an object that is not in the ledger."""
         settings, naming = self._application.settings, self._context.naming
         parsed = parse_object_key(settings.aws_s3_videos_prefix, key, settings.qualities)
         if parsed is None:
@@ -256,8 +259,8 @@ class Audit:
 
 def _why_kept(deletes: bool, fix: bool) -> str:
     if deletes:
-        return "it stays until its upload has ended or its local copy is released"
-    return "DELETE_ORPHANS is false, so it stays" if fix else "it stays"
+        return "it is kept until its upload has ended or its local copy is released"
+    return "it is kept, because DELETE_ORPHANS is false" if fix else "it is kept"
 
 
 def _pages(items: Iterable[_T]) -> Iterator[list[_T]]:

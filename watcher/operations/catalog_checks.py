@@ -1,4 +1,4 @@
-"""Whether the compressor's table is as the gate and the publication need it."""
+"""Checks that the compressor's table meets the needs of the catalog gate and of publication."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from uuid import UUID
 from db import CompressorTable, Database, DatabaseError
 from storage import CheckResult, failed, not_tried, ok, warning
 from watcher.app.factories import make_ledger
-from watcher.settings.model import Settings
-from watcher.telemetry.formatting import human_duration
+from watcher.settings import Settings
+from watcher.telemetry import human_duration
 
-NOBODY = str(UUID(int=0))
-"""The id of no video."""
+NIL_VIDEO_ID = str(UUID(int=0))
+"""The nil UUID (RFC 9562), which identifies no video."""
 NAMES = ("catalog URL", "catalog index", "catalog clock")
-AHEAD = timedelta(minutes=15)
-"""So far ahead of the database's clock no row can have been made."""
+MAX_CLOCK_LEAD = timedelta(minutes=15)
+"""A row further ahead of the database's clock indicates another time zone."""
 
 
 def check_catalog(
     settings: Settings, database: Database, *, ledger_is_current: bool
 ) -> Iterator[CheckResult]:
-    """The table can be read, its `url` changed, a video's rows found by an index, its times believed."""
+    """Check that the table can be read and `url` be updated, that `video_id` is indexed and times agree."""
     table = CompressorTable(database, settings.ledger_instance)
     name = f"{settings.catalog_schema}.video_qualities"
     try:
-        table.rows_of_video(NOBODY)
+        table.rows_of_video(NIL_VIDEO_ID)
     except DatabaseError as exc:
         yield failed(
             "catalog",
             f"The compressor's table {name} cannot be read: {exc.reason.strip().rstrip('.')}.",
-            "Let CATALOG_SCHEMA and the database URL lead to the compressor's database, and grant this role "
+            "Set CATALOG_SCHEMA and the database URL to those of the compressor, and grant this role "
             f"USAGE on the schema and SELECT, UPDATE (url) on {name}.",
         )
         yield from (not_tried(later, "catalog") for later in NAMES)
@@ -47,36 +47,36 @@ def check_catalog(
 
 def _url(table: CompressorTable, name: str) -> CheckResult:
     if table.can_set_url():
-        return ok("catalog URL", "This role may change url in it.")
+        return ok("catalog URL", "This role may update url in it.")
     return failed(
         "catalog URL",
-        "This role may not change url in it: nothing can be published.",
+        "This role may not update url in it, so nothing can be published.",
         f"GRANT UPDATE (url) ON {name} TO this role.",
     )
 
 
 def _index(table: CompressorTable, name: str) -> CheckResult:
     if table.has_video_index():
-        return ok("catalog index", "A video's rows are found by an index.")
+        return ok("catalog index", "An index on video_id exists.")
     return warning(
         "catalog index",
-        "No index leads with video_id: the gate reads the whole table each time it asks.",
+        "No index starts with video_id, so each check of the gate reads the whole table.",
         f"Have its owner run CREATE INDEX CONCURRENTLY ON {name} (video_id).",
     )
 
 
 def _clock(settings: Settings, database: Database) -> CheckResult:
-    """The compressor's times have no zone: if they are not of this role's, a row may be of the future."""
+    """Check the compressor's times, which have no time zone and are read in that of this role."""
     ledger = make_ledger(settings, database)
     admitted = ledger.last_admitted()
     if admitted is None or admitted.catalog_row_at is None:
-        return ok("catalog clock", "No row has let a file through yet that would tell of another time zone.")
+        return ok("catalog clock", "No file has passed the gate yet, so the time zones cannot be compared.")
     ahead = admitted.catalog_row_at - ledger.now()
-    if ahead <= AHEAD:
-        return ok("catalog clock", "Its rows are of times that can be.")
+    if ahead <= MAX_CLOCK_LEAD:
+        return ok("catalog clock", "The times of its rows are plausible.")
     return warning(
         "catalog clock",
-        f"Row {admitted.catalog_row_id} seems to be made {human_duration(ahead)} from now: the compressor "
-        "and this role have different time zones.",
-        "Give both roles the same one: ALTER ROLE … SET TimeZone = ….",
+        f"Row {admitted.catalog_row_id} is dated {human_duration(ahead)} in the future: the compressor "
+        "and this role use different time zones.",
+        "Set the same one for both roles: ALTER ROLE … SET TimeZone = ….",
     )

@@ -1,4 +1,4 @@
-"""Does the watched directory let us do what releasing a file takes? Tried for real, on a file of our own."""
+"""Checks that files in the watched directory can be read, leased and released, using a temporary file."""
 
 from __future__ import annotations
 
@@ -22,36 +22,36 @@ from watcher.filesystem.openat import (
     sentence,
 )
 from watcher.filesystem.tree import FoundFile, Tree, UnreadableDirectory
-from watcher.telemetry.formatting import human_size
+from watcher.telemetry import human_size
 
 NAMES = ("leases", "rename and unlink", "inotify", "disk space")
-"""The checks that make no sense without a directory."""
+"""The checks that need the directory."""
 
-INOTIFY = "/proc/sys/fs/inotify"
+INOTIFY_LIMITS = "/proc/sys/fs/inotify"
 SCARCE_BYTES = 100 << 20
 SCARCE_SHARE = 0.05
-PLACES_TRIED = 4
-"""In the directory itself and in so many below it: the rights that matter are often those of the latter."""
+MAX_SUBDIRECTORIES = 4
+"""Subdirectories that are tested besides the directory itself, because their permissions may differ."""
 
 
 @dataclass(slots=True)
 class _Survey:
-    """What a walk over the directory found."""
+    """Result of a walk over the directory."""
 
     directories: int = 1
     unreadable: tuple[str, str] | None = None
-    """The first path that cannot be looked into, and why."""
+    """The first path that cannot be read, and the reason."""
     foreign_file: str | None = None
-    """A file that belongs to somebody else, whose lease is not ours to take without a privilege."""
-    places: tuple[str, ...] = ()
-    """Directories below the watched one that have files in them."""
+    """A file of another user; a lease on it needs CAP_LEASE: see fcntl(2)."""
+    subdirectories: tuple[str, ...] = ()
+    """Directories below the watched one that contain files."""
 
 
-def check_directory(path: str, *, inotify: str = INOTIFY) -> Iterator[CheckResult]:
-    """Every check of the watched directory, one after the other as it ends.
+def check_directory(path: str, *, inotify: str = INOTIFY_LIMITS) -> Iterator[CheckResult]:
+    """Check the watched directory, yielding each result as it is known.
 
-    A small file whose name begins with '.' is made in it, and removed again. `inotify` is where the kernel
-    tells its limits.
+    Creates a small file whose name begins with '.', and removes it. `inotify` is the directory of the
+    kernel's limits: see inotify(7).
     """
     try:
         tree = Tree(path)
@@ -60,7 +60,7 @@ def check_directory(path: str, *, inotify: str = INOTIFY) -> Iterator[CheckResul
         yield failed(
             "directory",
             f"{path} cannot be read. {exc.reason}",
-            "Correct COMPLETED_DIR, mount its file system, or let this user read it.",
+            "Correct COMPLETED_DIR, mount its file system, or grant this user read access.",
         )
         yield from (not_tried(name, "directory") for name in NAMES)
         return
@@ -72,15 +72,15 @@ def check_directory(path: str, *, inotify: str = INOTIFY) -> Iterator[CheckResul
 
 
 def check_disk(name: str, path: str) -> CheckResult:
-    """Whether there is room left where `path` is."""
+    """Check the free space of the file system that holds `path`."""
     status = os.statvfs(path)
     free, size = status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
-    told = f"{human_size(free)} of {human_size(size)} are free where {path} is."
+    detail = f"{human_size(free)} of {human_size(size)} are free on the file system of {path}."
     if free < SCARCE_BYTES:
-        return failed(name, told, "Free some space there.")
+        return failed(name, detail, "Free some space there.")
     if free < size * SCARCE_SHARE:
-        return warning(name, told, "Free some space there, or shorten RELEASE_AFTER_SECONDS.")
-    return ok(name, told)
+        return warning(name, detail, "Free some space there, or shorten RELEASE_AFTER_SECONDS.")
+    return ok(name, detail)
 
 
 def _survey(tree: Tree) -> _Survey:
@@ -95,14 +95,18 @@ def _survey(tree: Tree) -> _Survey:
             case UnreadableDirectory():
                 survey.unreadable = survey.unreadable or (found.path, found.reason)
             case FoundFile(path=path):
-                _note(tree, survey, path)
+                _examine_file(tree, survey, path)
     return survey
 
 
-def _note(tree: Tree, survey: _Survey, path: str) -> None:
-    place = os.path.dirname(path)
-    if place and place not in survey.places and len(survey.places) < PLACES_TRIED:
-        survey.places += (place,)
+def _examine_file(tree: Tree, survey: _Survey, path: str) -> None:
+    directory = os.path.dirname(path)
+    if (
+        directory
+        and directory not in survey.subdirectories
+        and len(survey.subdirectories) < MAX_SUBDIRECTORIES
+    ):
+        survey.subdirectories += (directory,)
         try:
             with owned(tree.open(path)) as descriptor:
                 if os.fstat(descriptor).st_uid != os.geteuid():
@@ -110,7 +114,7 @@ def _note(tree: Tree, survey: _Survey, path: str) -> None:
         except UnreadableError as exc:
             survey.unreadable = survey.unreadable or (path, exc.reason)
         except (FileMissingError, NotOursError):
-            return  # it is gone by now, or is no concern of ours
+            return  # deleted meanwhile, or not a regular file of the directory
 
 
 def _directory(tree: Tree, survey: _Survey) -> CheckResult:
@@ -123,82 +127,84 @@ def _directory(tree: Tree, survey: _Survey) -> CheckResult:
             f"{path} in {tree.root} cannot be read. {reason}",
             "Run the daemon as the user who writes the files.",
         )
-    told = f"{tree.root} can be read; its file system is {kind}."
+    detail = f"{tree.root} can be read; its file system is {kind}."
     if kind not in leases.TRUSTED_FILE_SYSTEMS:
         return warning(
             "directory",
-            told,
-            "Writers may be out of this kernel's sight there: files must stay unchanged for SETTLE_SECONDS, "
-            "so set it longer than any pause of the encoder.",
+            detail,
+            "Writers on other machines are not visible to this kernel: files must stay unchanged for "
+            "SETTLE_SECONDS, so set it longer than any pause of the encoder.",
         )
-    return ok("directory", told)
+    return ok("directory", detail)
 
 
 def _leases(tree: Tree, survey: _Survey) -> CheckResult:
-    """Whether the kernel tells who writes, of a file of our own and of one that is somebody else's."""
-    quiet = "Until then files must stay unchanged for SETTLE_SECONDS."
+    """Check that the kernel grants leases, on our own file and on one of another user."""
+    fallback = "Until then files must stay unchanged for SETTLE_SECONDS."
     try:
-        with owned(tree.open_root()) as directory, _Trial(directory) as trial:
-            answer = leases.ask(trial.descriptor)
+        with owned(tree.open_root()) as directory, _TestFile(directory) as test_file:
+            answer = leases.ask(test_file.descriptor)
     except OSError as exc:
         return failed(
-            "leases", f"No file can be made in {tree.root} to try them. {sentence(exc)}", _AS_WRITER
+            "leases", f"No file can be created in {tree.root} to test them. {sentence(exc)}", _AS_WRITER
         )
     if answer is leases.Writers.UNKNOWN:
-        return warning("leases", "The kernel grants none there that can be relied upon.", quiet)
+        return warning("leases", "The kernel grants no reliable leases there.", fallback)
     if survey.foreign_file is not None:
         with suppress(FileMissingError, NotOursError), owned(tree.open(survey.foreign_file)) as descriptor:
             if leases.ask(descriptor) is leases.Writers.UNKNOWN:
                 return warning(
                     "leases",
                     f"{survey.foreign_file} belongs to another user, and no lease on it is granted.",
-                    f"Run the daemon as that user, or with CAP_LEASE. {quiet}",
+                    f"Run the daemon as that user, or with CAP_LEASE. {fallback}",
                 )
-    return ok("leases", "They are granted: the kernel tells when nobody writes a file any more.")
+    return ok("leases", "They are granted: the kernel tells when a file has no writers.")
 
 
-_AS_WRITER = "Run the daemon as the user who writes the files, or let its user write into the directory."
+_AS_WRITER = (
+    "Run the daemon as the user who writes the files, or grant its user write access to the directory."
+)
 
 
 def _rename_and_unlink(tree: Tree, survey: _Survey) -> CheckResult:
     name = "rename and unlink"
-    for place in ("", *survey.places):
-        shown = os.path.join(tree.root, place) if place else tree.root
+    for subdirectory in ("", *survey.subdirectories):
+        shown = os.path.join(tree.root, subdirectory) if subdirectory else tree.root
         try:
             with ExitStack() as stack:
-                directory = _open_place(tree, place)
+                directory = _open_directory(tree, subdirectory)
                 stack.callback(os.close, directory)
                 status = os.fstat(directory)
-                stack.enter_context(_Trial(directory)).play_release()
+                stack.enter_context(_TestFile(directory)).rename_and_unlink()
         except FileMissingError:
             continue
         except (OSError, TreeError) as exc:
             reason = exc.reason if isinstance(exc, TreeError) else sentence(exc)
-            return failed(name, f"In {shown} it is not possible. {reason}", _AS_WRITER)
+            return failed(name, f"It is not possible in {shown}. {reason}", _AS_WRITER)
         if status.st_mode & stat.S_ISVTX and os.geteuid() not in (0, status.st_uid):
             return failed(
                 name,
-                f"{shown} has the sticky bit: nobody but their owner may rename the files in it.",
-                "Run the daemon as the user who writes the files, or take the bit away (chmod -t).",
+                f"{shown} has the sticky bit, so only the owners of its files may rename them.",
+                "Run the daemon as the user who writes the files, or clear the bit (chmod -t).",
             )
-    return ok(name, f"Files in {tree.root} can be set aside, put back and removed.")
+    return ok(name, f"Files in {tree.root} can be renamed, restored and removed.")
 
 
-def _open_place(tree: Tree, place: str) -> int:
-    if not place:
+def _open_directory(tree: Tree, path: str) -> int:
+    if not path:
         return tree.open_root()
-    descriptor, _ = tree.open_parent(f"{place}/any")
+    descriptor, _ = tree.open_parent(f"{path}/any")
     return descriptor
 
 
-class _Trial:
-    """A file of our own in an open directory, for the length of a `with` block."""
+class _TestFile:
+    """A temporary file in an open directory, removed at the end of a `with` block."""
 
     def __init__(self, directory: int) -> None:
         self._directory = directory
-        # Ignored by IGNORE_PATTERNS, and without an extension that is ever uploaded.
+        # IGNORE_PATTERNS matches it by default, and it has no extension of a video.
         self._name = f".video-uploader-doctor-{uuid.uuid4().hex}"
-        self._other_name = f"{self._name}.aside"
+        self._other_name = f"{self._name}.quarantined"
         self.descriptor = -1
 
     def __enter__(self) -> Self:
@@ -215,11 +221,11 @@ class _Trial:
         os.close(self.descriptor)
         self._remove()
 
-    def play_release(self) -> None:
-        """Do what releasing a file and putting one back do: rename, link, unlink. Raises OSError."""
-        here = {"src_dir_fd": self._directory, "dst_dir_fd": self._directory}
-        os.rename(self._name, self._other_name, **here)
-        os.link(self._other_name, self._name, **here, follow_symlinks=False)
+    def rename_and_unlink(self) -> None:
+        """Make the system calls of releasing and restoring a file: rename, link, unlink. Raises OSError."""
+        directory = {"src_dir_fd": self._directory, "dst_dir_fd": self._directory}
+        os.rename(self._name, self._other_name, **directory)
+        os.link(self._other_name, self._name, **directory, follow_symlinks=False)
         os.unlink(self._other_name, dir_fd=self._directory)
 
     def _remove(self) -> None:
@@ -235,18 +241,22 @@ def _inotify(survey: _Survey, inotify: str) -> CheckResult:
             with open(os.path.join(inotify, limit), encoding="ascii") as file:
                 limits[limit] = int(file.read())
         except OSError as exc:
-            return warning("inotify", f"Its limit {limit} cannot be read. {sentence(exc)}", _SCANS)
+            return warning("inotify", f"Its limit {limit} cannot be read. {sentence(exc)}", _ONLY_SCANS)
     allowed, needed = limits["max_user_watches"], survey.directories
-    told = f"{needed} directories are to be watched, and fs.inotify.max_user_watches is {allowed}"
+    detail = f"{needed} directories need a watch, and fs.inotify.max_user_watches is {allowed}"
     if limits["max_user_instances"] < 1:
-        return failed("inotify", "fs.inotify.max_user_instances is 0.", f"Raise it with sysctl. {_SCANS}")
+        return failed(
+            "inotify", "fs.inotify.max_user_instances is 0.", f"Raise it with sysctl. {_ONLY_SCANS}"
+        )
     if needed > allowed:
-        return failed("inotify", f"{told}.", f"Raise it with sysctl. {_SCANS}")
+        return failed("inotify", f"{detail}.", f"Raise it with sysctl. {_ONLY_SCANS}")
     if needed > allowed // 2:
         return warning(
-            "inotify", f"{told}: more than half of it.", "Raise it with sysctl; other programs watch, too."
+            "inotify",
+            f"{detail}: they need more than half of it.",
+            "Raise it with sysctl; other programs use watches too.",
         )
-    return ok("inotify", f"{told}.")
+    return ok("inotify", f"{detail}.")
 
 
-_SCANS = "Without watches, files are found by scans alone, every RESCAN_SECONDS."
+_ONLY_SCANS = "Without watches, files are found only by scans, every RESCAN_SECONDS."

@@ -1,4 +1,4 @@
-"""Says for every file what a run would do and why, and does nothing: no table, no row, no request is made."""
+"""Plans what a run would do with every file, and why; writes nothing and sends no request."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from watcher.detection.examining import in_words
 from watcher.detection.scanner import is_settled
 from watcher.filesystem.tree import FoundFile, UnreadableDirectory
 from watcher.renditions import Ignored, Rendition
-from watcher.settings.model import Settings
+from watcher.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What would be done with one path: `action` is a single word, `reason` says why."""
+    """What a run would do with one path: `action` is a single word, `reason` a phrase."""
 
     path: str
     action: str
@@ -38,7 +38,7 @@ class Plan:
 
 
 class Planner:
-    """Compares the directory with the ledger, or with an empty one where there is none yet."""
+    """Compares the directory with the ledger, or with an empty one if there is none yet."""
 
     def __init__(
         self, settings: Settings, ledger: LedgerReader | None, gate: CatalogGate | None = None
@@ -51,7 +51,7 @@ class Planner:
         self._gate = gate
 
     def plans(self) -> Iterator[Plan]:
-        """A plan for every file, in the order of the directory; memory does not grow with their number."""
+        """Yield a plan for every file, in the order of the directory. Uses constant memory."""
         for entry in self._tree.walk(enter=lambda path: self._template.ignores(path) is None):
             if isinstance(entry, UnreadableDirectory):
                 yield Plan(entry.path, "skip", entry.reason)
@@ -66,7 +66,7 @@ class Planner:
         if known is not None and known.identity == entry.identity and is_settled(known):
             if known.state is State.PENDING and self._gate is not None:
                 return self._plan_at_gate(known)
-            return Plan(entry.path, *_WORDS_OF_KNOWN[known.state])
+            return Plan(entry.path, *_PLAN_BY_STATE[known.state])
         return self._plan_new(entry, rendition)
 
     def _plan_new(self, entry: FoundFile, rendition: Rendition) -> Plan:
@@ -114,7 +114,7 @@ class Planner:
 
 
 def _as_recorded(entry: FoundFile, rendition: Rendition, key: str, finding: str | None) -> Upload:
-    """A finished file as the ledger would have it."""
+    """Return the row that the ledger would hold for a finished file."""
     values: dict[str, Any] = dict.fromkeys(field.name for field in fields(Upload))
     values |= {name: getattr(entry.identity, name) for name in ("device", "inode", "size", "mtime_ns")}
     values |= {"path": entry.path, "video_id": rendition.video_id, "filename": rendition.filename}
@@ -122,18 +122,18 @@ def _as_recorded(entry: FoundFile, rendition: Rendition, key: str, finding: str 
     return Upload(**values)
 
 
-_WORDS_OF_KNOWN = {
-    State.PENDING: ("upload", "it is in the ledger already and waits for its turn"),
-    State.VERIFIED: ("publish", "it is in S3, confirmed, and its URL is not published yet"),
-    State.PUBLISHED: ("release", "it is published; its local copy goes when the retention is over"),
+_PLAN_BY_STATE = {
+    State.PENDING: ("upload", "it is in the ledger already and waits to be uploaded"),
+    State.VERIFIED: ("publish", "it is confirmed in S3, and its URL is not published yet"),
+    State.PUBLISHED: ("release", "it is published; its local copy is released after the retention"),
     State.REJECTED: ("skip", "it was rejected, and has not changed since; see `explain`"),
-    State.FAILED: ("skip", "it failed and a person must act; see `explain`"),
+    State.FAILED: ("skip", "it failed and needs action; see `explain`"),
 }
 
 
 @contextmanager
 def reading_ledger(settings: Settings) -> Iterator[LedgerReader | None]:
-    """The ledger for reading only; None where there is none yet."""
+    """Open the ledger read-only; None if there is none yet."""
     database = open_ledger_database(settings, read_only=True)
     try:
         with database.session():
@@ -151,7 +151,7 @@ def reading_gate(settings: Settings) -> Iterator[CatalogGate | None]:
 
 
 def count_actions(plans: Iterator[Plan], tally: Counter[str]) -> Iterator[Plan]:
-    """Pass the plans through and count their actions."""
+    """Yield the plans unchanged while counting their actions."""
     for plan in plans:
         tally[plan.action] += 1
         yield plan

@@ -1,7 +1,7 @@
-"""Who else may write or read the file of settings: it says where videos go, and holds the keys to get there.
+"""Which other users may write or read the settings file, which holds credentials and decides where videos go.
 
-Whoever can write it can send every video to a bucket of his own. Group and others count alike, as they do
-for ssh: nobody can tell from here who is in a group. Reading is the operator's to grant to a group.
+Group and others count alike, as they do for ssh, because the members of a group cannot be determined
+reliably. Read access for a group is left to the operator.
 """
 
 from __future__ import annotations
@@ -12,43 +12,44 @@ import stat
 _ROOT = 0
 
 
-def complaints(path: str) -> list[str]:
-    """Why a file of settings must not be believed, a sentence each; none for a file that is not there.
+def permission_problems(path: str) -> list[str]:
+    """Return one sentence for each way in which another user can change a settings file.
 
-    Its directory counts too, for who may write that can put another file in its place; behind a symbolic
-    link both directories do. Those further up are not looked at. Raises OSError.
+    A file that does not exist has no problems. The directory counts too, because a user who can write to
+    it can replace the file; behind a symbolic link both directories count, those above them do not.
+    Raises OSError.
     """
     try:
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return []
-    found = []
-    if who := _other_writers(status):
-        found.append(f"{path} may be changed by {who}; let nobody else: {_mend(path, status)}")
+    problems = []
+    if writer := _other_writer(status):
+        problems.append(f"{path} can be changed by {writer}; restrict it: {_remedy(path, status)}")
     for directory in sorted(
         {os.path.dirname(os.path.abspath(path)), os.path.dirname(os.path.realpath(path))}
     ):
-        above = os.stat(directory)
-        is_sticky = bool(above.st_mode & stat.S_ISVTX)
-        # In a sticky directory like /tmp only the owners of file and directory can replace a file.
-        if (who := _other_writers(above)) and not (is_sticky and _is_trusted(above.st_uid)):
-            found.append(
-                f"{path} may be replaced by {who}, who can write to its directory {directory}; "
-                f"let nobody else: {_mend(directory, above)}"
+        parent = os.stat(directory)
+        is_sticky = bool(parent.st_mode & stat.S_ISVTX)
+        # In a sticky directory only the owners of file and directory can replace a file: see chmod(1).
+        if (writer := _other_writer(parent)) and not (is_sticky and _is_trusted(parent.st_uid)):
+            problems.append(
+                f"{path} can be replaced by {writer}, who can write to its directory {directory}; "
+                f"restrict it: {_remedy(directory, parent)}"
             )
-    return found
+    return problems
 
 
-def everybody_reads(path: str) -> bool:
-    """Whether everybody on this machine may read a file; nobody reads one that is not there."""
+def is_world_readable(path: str) -> bool:
+    """Whether every user of this machine may read a file; False if it does not exist."""
     try:
         return bool(os.stat(path).st_mode & stat.S_IROTH)
     except OSError:
         return False
 
 
-def _other_writers(status: os.stat_result) -> str | None:
-    """Who else than root and this program's user may write something, in words."""
+def _other_writer(status: os.stat_result) -> str | None:
+    """Name a writer other than root and this program's user; None if there is none."""
     if not _is_trusted(status.st_uid):
         return f"its owner, user {status.st_uid}"
     if status.st_mode & stat.S_IWOTH:
@@ -60,5 +61,5 @@ def _is_trusted(user: int) -> bool:
     return user in {_ROOT, os.geteuid()}
 
 
-def _mend(path: str, status: os.stat_result) -> str:
+def _remedy(path: str, status: os.stat_result) -> str:
     return f"chmod go-w {path}" if _is_trusted(status.st_uid) else f"chown {os.geteuid()} {path}"

@@ -1,23 +1,18 @@
-"""Reads the settings from where they are given, and says all that is wrong with them at once.
+"""Reads the settings from the environment and a file, and reports every error in them at once.
 
-The compressor's own file can be shared: names that are not ours are ignored, and an empty
-value means unset. The environment wins over ``.env``.
+The file can be shared with the compressor: names that are not settings are ignored, and an empty value
+means unset. The environment takes precedence over the file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_settings import DotEnvSettingsSource, EnvSettingsSource
 
-from db import QUALITIES
-from watcher.settings import file_permissions as files
-from watcher.settings.model import CatalogKind, Settings
-
-_YES = frozenset({"1", "true", "t", "yes", "y", "on"})
-"""What pydantic takes for true."""
+from watcher.settings.file_permissions import permission_problems
+from watcher.settings.model import CONFLICT, Settings
 
 
 class SettingsError(Exception):
@@ -29,9 +24,9 @@ class SettingsError(Exception):
 
 
 def read_sources(env_file: str | None) -> dict[str, dict[str, Any]]:
-    """What the environment and the file give, by source in order of precedence; empty means unset.
+    """Return the values that are set in the environment and in the file, in order of precedence.
 
-    ``METRICS_ADDRESS`` is the exception: it is given empty to switch metrics off.
+    Empty means unset, except for ``METRICS_ADDRESS``, where it disables metrics.
     """
     sources = {
         "environment": EnvSettingsSource(Settings, env_ignore_empty=False)(),
@@ -49,14 +44,14 @@ def read_sources(env_file: str | None) -> dict[str, dict[str, Any]]:
 
 
 def load_settings(env_file: str | None = ".env") -> Settings:
-    """Read and check the settings.
+    """Read and validate the settings.
 
-    Raises `SettingsError` with every wrong value at once, or because others may write the file; values of
-    secrets are never repeated.
+    Raises `SettingsError` with a sentence for every wrong value, or if other users can change the file;
+    no sentence repeats a secret.
     """
     try:
-        if env_file is not None and (complaints := files.complaints(env_file)):
-            raise SettingsError(complaints)
+        if env_file is not None and (problems := permission_problems(env_file)):
+            raise SettingsError(problems)
         sources = read_sources(env_file)
     except UnicodeDecodeError as exc:
         raise SettingsError([f"{env_file} is not UTF-8 text ({exc.reason} at byte {exc.start})"]) from exc
@@ -65,57 +60,21 @@ def load_settings(env_file: str | None = ".env") -> Settings:
     given: dict[str, Any] = {}
     for values in reversed(sources.values()):
         given.update(values)
-    disagreements = _disagreements(given)
     try:
-        settings = Settings(**given)
+        return Settings(**given)
     except ValidationError as exc:
-        raise SettingsError(_problems(exc) + disagreements) from exc
-    if disagreements:
-        raise SettingsError(disagreements)
-    return settings
+        raise SettingsError(_sentences(exc)) from exc
 
 
-def _disagreements(given: Mapping[str, str]) -> list[str]:
-    """Values that are each allowed but do not go together; told from the raw values, which may be wrong."""
-    problems = []
-    keys = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
-    if len(missing := keys - given.keys()) == 1:
-        problems.append(f"{missing.pop()}: it is missing; allowed: both keys or neither")
-    transition = {"LIFECYCLE_TRANSITION_DAYS", "LIFECYCLE_TRANSITION_CLASS"}
-    if len(missing := transition - given.keys()) == 1:
-        problems.append(f"{missing.pop()}: it is missing; allowed: both days and class, or neither")
-    on_postgresql = given.get("DATABASE_URL", "postgres" if "POSTGRES_DB" in given else "").startswith(
-        "postgres"
-    )
-    if given.get("CATALOG") == CatalogKind.COMPRESSOR and not on_postgresql:
-        problems.append(
-            "CATALOG: compressor needs its PostgreSQL; allowed: with DATABASE_URL or POSTGRES_DB set"
-        )
-    if given.get("SHARED_DIRECTORY", "").strip().lower() in _YES and not on_postgresql:
-        problems.append(
-            "SHARED_DIRECTORY: daemons on several machines meet in PostgreSQL; "
-            "allowed: with DATABASE_URL or POSTGRES_DB set"
-        )
-    qualities = {word.strip() for word in given.get("QUALITIES", "").split(",")} - {""}
-    if "AWS_S3_SSE_KMS_KEY_ID" in given and given.get("AWS_S3_SSE") != "aws:kms":
-        problems.append("AWS_S3_SSE_KMS_KEY_ID: it is not used; allowed: with AWS_S3_SSE=aws:kms")
-    foreign = sorted(qualities - set(QUALITIES))
-    if foreign and given.get("CATALOG") != CatalogKind.NONE:
-        problems.append(
-            f"QUALITIES: the video_qualities table refuses {', '.join(foreign)}; "
-            f"allowed with a catalog: {','.join(QUALITIES)}"
-        )
-    return problems
-
-
-def _problems(exc: ValidationError) -> list[str]:
-    problems = []
+def _sentences(exc: ValidationError) -> list[str]:
+    sentences = []
     for error in exc.errors(include_url=False, include_input=False):
-        reason = error["msg"].removeprefix("Value error, ")
         name = str(error["loc"][0])
-        extra = Settings.model_fields[name.lower()].json_schema_extra
-        allowed = extra["allowed"] if isinstance(extra, dict) else ""
+        reason = error["msg"].removeprefix("Value error, ")
         if error["type"] == "missing":
             reason = "it is required and not set"
-        problems.append(f"{name}: {reason}; allowed: {allowed}")
-    return problems
+        if error["type"] != CONFLICT:
+            extra = Settings.model_fields[name.lower()].json_schema_extra
+            reason += f"; allowed: {extra['allowed'] if isinstance(extra, dict) else ''}"
+        sentences.append(f"{name}: {reason}")
+    return sentences

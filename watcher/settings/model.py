@@ -1,89 +1,350 @@
-"""Every setting: its name, its type, its default, and what it means."""
+"""Every setting: its name, its type, its default, what it means, and which settings exclude each other."""
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
-from typing import Annotated, Literal
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote
 
-from db import sqlite_url
+from pydantic import (
+    AliasGenerator,
+    Field,
+    ModelWrapValidatorHandler,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from db import QUALITIES, sqlite_url
+from watcher.renditions import TEMPLATE_HELP
 from watcher.settings import types
-from watcher.settings.settings_base import setting
-from watcher.settings.settings_local import CatalogKind, LocalSettings
-from watcher.settings.settings_s3 import S3Settings
-
-__all__ = ["CatalogKind", "Settings", "state_directory"]
 
 
-class Settings(S3Settings, LocalSettings):
-    """The settings of one instance; attributes are the documented names in lower case."""
+class CatalogKind(StrEnum):
+    """Which program creates the rows that players read."""
+
+    OWN = "own"
+    COMPRESSOR = "compressor"
+    NONE = "none"
+
+
+def setting(meaning: str, allowed: str, default: Any = ..., **constraints: Any) -> Any:
+    """Declare a setting: `meaning` and `allowed` (which values are valid) are texts for the user."""
+    return Field(default=default, description=meaning, json_schema_extra={"allowed": allowed}, **constraints)
+
+
+class Settings(BaseSettings):
+    """The settings of one instance; attributes are the documented names in lower case.
+
+    Raises `pydantic.ValidationError` for every wrong value and every conflict between settings at once;
+    no error repeats a secret.
+    """
+
+    model_config = SettingsConfigDict(
+        alias_generator=AliasGenerator(validation_alias=str.upper),
+        case_sensitive=True,
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    # Files, ledger and catalog
+
+    completed_dir: types.Directory = setting("Directory to watch.", "a directory's absolute path")
+    path_template: types.Template = setting(
+        "How a path below it names a rendition. A file `{video_id}/{filename}{ext}` without a known "
+        "quality is the `original`; so is one with the suffix `_original`. Without `{filename}` in the "
+        "template, the file name is `video`.",
+        TEMPLATE_HELP,
+        "{video_id}/{filename}_{quality}{ext}",
+    )
+    video_extensions: types.Extensions = setting(
+        "Only files with these extensions are uploaded: a log beside the videos must not become public.",
+        "extensions with their dot, separated by commas",
+        (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".ts"),
+    )
+    qualities: types.Qualities = setting(
+        "Names of the qualities; a subset of the default unless `CATALOG=none`.",
+        "words of letters and digits, separated by commas",
+        QUALITIES,
+    )
+    ignore_patterns: types.Patterns = setting(
+        "Names of files and directories that are ignored.",
+        "shell patterns, separated by commas",
+        (".*", "*.tmp", "*.part", "*.partial", "*~"),
+    )
+    allow_hard_links: bool = setting(
+        "Upload files that have several names (hard links). A user who can write to the directory can "
+        "then publish any file of its file system that they may link to. A release removes only the name in "
+        "the directory; the content stays under the others.",
+        "true or false",
+        False,
+    )
+    database_url: types.DatabaseUrl | None = setting(
+        "The ledger's database. Unset: PostgreSQL from the `POSTGRES_*` settings if `POSTGRES_DB` is set, "
+        "else an SQLite file in `$STATE_DIRECTORY`, else in the user's state directory.",
+        "sqlite:///absolute/path or postgresql://user:password@host:port/database",
+        None,
+    )
+    database_schema: types.Identifier = setting(
+        "Schema of the uploader's own tables on PostgreSQL.", "a lower-case SQL identifier", "video_uploader"
+    )
+    database_auto_migrate: bool = setting(
+        "`run` migrates the uploader's tables when it starts. If false, `db migrate` has to.",
+        "true or false",
+        True,
+    )
+    catalog: CatalogKind | None = setting(
+        "Which program creates the `video_qualities` rows. Unset: `own` on SQLite, `compressor` on "
+        "PostgreSQL.",
+        "own, compressor or none",
+        None,
+    )
+    catalog_schema: types.Identifier = setting(
+        "Schema of the compressor's table `video_qualities`.", "a lower-case SQL identifier", "public"
+    )
+    catalog_row_timeout: float = setting(
+        "Seconds after which a finished file without a ready catalog row is reported. The file is kept, "
+        "and uploaded once the row is ready.",
+        "1 to 31536000",
+        3600,
+        ge=1,
+        le=31_536_000,
+    )
+    delete_orphans: bool = setting(
+        "Delete objects whose catalog rows were deleted. If false, they are kept and reported.",
+        "true or false",
+        False,
+    )
+    local_base_url: types.Url | None = setting(
+        "Start of the local URL that the catalog row holds until the upload is confirmed (`own` catalog). "
+        "Unset: `file://` and the directory.",
+        "an absolute URL",
+        None,
+    )
+    postgres_host: str = setting(
+        "Host of the compressor's database server.", "a name or address", "localhost"
+    )
+    postgres_port: int = setting("Port of the server.", "1 to 65535", 5432, ge=1, le=65535)
+    postgres_user: str = setting("User to log in as.", "a role's name", "postgres")
+    postgres_password: SecretStr | None = setting(
+        "Password of the user; empty for trust authentication.", "text", None
+    )
+    postgres_db: str = setting("Name of the database.", "a database's name", "lambrk")
+
+    # Bucket, objects and CDN
+
+    aws_access_key_id: SecretStr | None = setting(
+        "Access key; needs the secret key. Both unset: the credentials that boto3 finds (profile, "
+        "instance role, …).",
+        "text",
+        None,
+    )
+    aws_secret_access_key: SecretStr | None = setting("Secret key.", "text", None)
+    aws_session_token: SecretStr | None = setting("Session token of temporary credentials.", "text", None)
+    aws_region: str = setting("Region of the bucket.", "a region's name", "ap-south-1")
+    aws_s3_bucket: types.Bucket = setting(
+        "Name of the bucket.", "a bucket's name: 3 to 63 of a-z 0-9 . -", "lam-brk"
+    )
+    aws_s3_base_url: types.Url | None = setting(
+        "Start of public URLs. Unset: derived from bucket and region, or from the endpoint.",
+        "an absolute URL",
+        None,
+    )
+    cloudfront_domain: types.HostName | None = setting(
+        "Domain name of the CDN; public URLs start with it instead of `AWS_S3_BASE_URL`.", "a host name", None
+    )
+    cloudfront_distribution_id: types.DistributionId | None = setting(
+        "CloudFront distribution in which the path of a replaced object is invalidated.",
+        "a distribution's id",
+        None,
+    )
+    aws_endpoint_url_cloudfront: types.Url | None = setting(
+        "Endpoint of the CloudFront API. Unset: that of AWS.", "an http or https URL", None
+    )
+    verify_public_url: bool = setting(
+        "Fetch the object from its public URL before the URL is published.", "true or false", False
+    )
+    aws_s3_videos_prefix: types.Prefix = setting(
+        "Prefix of object keys.", "a path without a leading or trailing slash", "videos"
+    )
+    aws_endpoint_url: types.Url | None = setting(
+        "Endpoint of an S3-compatible server. Unset: that of AWS.", "an http or https URL", None
+    )
+    aws_s3_acl: Literal["public-read", "none"] = setting(
+        "Canned ACL of every object.", "public-read or none", "public-read"
+    )
+    aws_s3_cache_control: str = setting(
+        "`Cache-Control` of every object; an object can be replaced under its key.",
+        "a Cache-Control value",
+        "public, max-age=3600",
+    )
+    aws_s3_storage_class: str | None = setting(
+        "Storage class of every object. Unset: the bucket's default.",
+        "a class's name: STANDARD_IA, …",
+        None,
+    )
+    aws_s3_sse: Literal["AES256", "aws:kms"] | None = setting(
+        "Server-side encryption. Unset: the bucket's default.", "AES256 or aws:kms", None
+    )
+    aws_s3_sse_kms_key_id: str | None = setting(
+        "KMS key for `AWS_S3_SSE=aws:kms`. Unset: the account's default key.", "a key's id or ARN", None
+    )
+    aws_s3_tags: types.Tags | None = setting(
+        "Tags of every object.", "name=value pairs separated by &, at most 10", None
+    )
+    aws_s3_expected_bucket_owner: types.AccountId | None = setting(
+        "Account that owns the bucket; requests fail if another account does.", "an account's 12 digits", None
+    )
+    max_bandwidth: types.Bandwidth | None = setting(
+        "Bandwidth limit of all uploads together. Unset or `none`: no limit.",
+        "a rate such as 20MB/s, 500Mbit/s or none",
+        None,
+    )
+    stall_seconds: float = setting(
+        "A request that makes no progress for this long is cancelled and retried.",
+        "1 to 3600",
+        60,
+        ge=1,
+        le=3600,
+    )
+    cors_origins: types.Origins = setting(
+        "Origins whose scripts may read the objects: `bucket setup` allows them and `doctor` tests them.",
+        "`*`, or origins such as https://example.com, separated by commas",
+        ("*",),
+    )
+    lifecycle_transition_days: int | None = setting(
+        "Age in days at which objects move to the class below, as set up by `bucket setup`. Unset: never.",
+        "0 to 36500",
+        None,
+        ge=0,
+        le=36500,
+    )
+    lifecycle_transition_class: (
+        Literal["STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR", "GLACIER", "DEEP_ARCHIVE"]
+        | None
+    ) = setting(
+        "Storage class that they move to; objects in `GLACIER` and `DEEP_ARCHIVE` cannot be played.",
+        "STANDARD_IA, ONEZONE_IA, INTELLIGENT_TIERING, GLACIER_IR, GLACIER or DEEP_ARCHIVE",
+        None,
+    )
+    lifecycle_expire_days: int | None = setting(
+        "Age in days at which objects are deleted, even if links to them exist, as set up by `bucket "
+        "setup`. Unset: never.",
+        "1 to 36500",
+        None,
+        ge=1,
+        le=36500,
+    )
+
+    # The daemon
 
     instance_id: types.InstanceName | None = setting(
-        "This daemon's name in the ledger. Unset: the host name.",
+        "Name of this daemon in the ledger. Unset: the host name.",
         "1 to 100 printable characters",
         None,
     )
     shared_directory: bool = setting(
-        "Several daemons work on this one directory, each seeing it under the same path and using the same "
-        "database; every file is uploaded by whichever takes it first.",
+        "Several daemons share this directory, under the same path and with the same database; each file "
+        "is uploaded by the first one that claims it.",
         "true or false",
         False,
     )
     claim_seconds: float = setting(
-        "A daemon that has given no sign of life for so long loses the uploads it was working on to others.",
+        "A daemon that does not renew its claims for this long loses the claimed uploads to other daemons.",
         "5 to 3600",
         60,
         ge=5,
         le=3600,
     )
-    upload_concurrency: int = setting("Files uploaded at once.", "1 to 64", 4, ge=1, le=64)
+    upload_concurrency: int = setting("Number of files uploaded at once.", "1 to 64", 4, ge=1, le=64)
     settle_seconds: float = setting(
-        "Quiet window on size, mtime and inode where no lease can be had.", "0.1 to 3600", 5, ge=0.1, le=3600
+        "How long size, mtime and inode must stay unchanged where the kernel grants no lease.",
+        "0.1 to 3600",
+        5,
+        ge=0.1,
+        le=3600,
     )
-    rescan_seconds: float = setting("Period of the full scan.", "1 to 86400", 300, ge=1, le=86400)
+    rescan_seconds: float = setting("Interval between full scans.", "1 to 86400", 300, ge=1, le=86400)
     release_after_seconds: float = setting(
-        "How long the local copy stays after publication: people may still be playing it from its local URL.",
+        "How long the local copy is kept after publication: players may still use its local URL.",
         "0 to 315360000",
         86400,
         ge=0,
         le=315_360_000,
     )
     disk_pressure_percent: float = setting(
-        "Fuller than this, the watched directory's file system has published copies released at once, the "
-        "oldest first. 100: never.",
+        "If the file system of the watched directory is fuller than this, published copies are released "
+        "at once, the oldest first. 100: never.",
         "1 to 100",
         90,
         ge=1,
         le=100,
     )
-    keep_local: bool = setting("Never release a local copy; wins over everything.", "true or false", False)
+    keep_local: bool = setting(
+        "Never release a local copy; takes precedence over every other setting.", "true or false", False
+    )
     prune_directories_after_days: float | None = setting(
-        "Remove empty directories that have not changed for so long. Unset: never.",
+        "Remove empty directories that have not changed for this many days. Unset: never.",
         "more than 0, up to 36500",
         None,
         gt=0,
         le=36500,
     )
     metrics_address: types.Address = setting(
-        "Where `/metrics` is served; empty: nowhere.", "host:port, or empty", "127.0.0.1:9108"
+        "Address that `/metrics` is served on; empty: not served.", "host:port, or empty", "127.0.0.1:9108"
     )
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], types.UpperCase] = setting(
-        "The least severe log line that is written.", "DEBUG, INFO, WARNING or ERROR", "INFO"
+        "Lowest severity that is logged.", "DEBUG, INFO, WARNING or ERROR", "INFO"
     )
     log_format: Literal["json", "console"] | None = setting(
-        "Unset: `console` on a terminal, else `json`.", "json or console", None
+        "Format of log lines. Unset: `console` on a terminal, else `json`.", "json or console", None
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Accept constructor arguments only: `load_settings` reads the sources and orders them."""
+        del settings_cls, env_settings, dotenv_settings, file_secret_settings
+        return (init_settings,)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _check_combinations(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Report conflicts together with wrong values, so that one attempt shows everything to correct."""
+        conflicts = list(_conflicts(values)) if isinstance(values, Mapping) else []
+        if not conflicts:
+            return handler(values)
+        wrong: list[InitErrorDetails] = []
+        try:
+            handler(values)
+        except ValidationError as exc:
+            wrong = [
+                {"type": PydanticCustomError(error["type"], error["msg"]), "loc": error["loc"], "input": None}
+                for error in exc.errors(include_url=False, include_context=False, include_input=False)
+            ]
+        raise ValidationError.from_exception_data(cls.__name__, [*wrong, *conflicts], hide_input=True)
 
     @property
     def instance(self) -> str:
-        """This daemon's name in the ledger."""
+        """``INSTANCE_ID``, or the host name."""
         return self.instance_id or socket.gethostname()
 
     @property
     def ledger_instance(self) -> str:
-        """Whose uploads these are in the ledger: this daemon's, or everybody's on a shared directory."""
+        """The instance that owns the ledger rows: this daemon, or all daemons of a shared directory."""
         return f"shared:{self.completed_dir}" if self.shared_directory else self.instance
 
     @property
@@ -110,18 +371,75 @@ class Settings(S3Settings, LocalSettings):
 
     @property
     def catalog_kind(self) -> CatalogKind:
-        """``CATALOG``, or what the database suggests."""
+        """``CATALOG``, or the default for the kind of database."""
         return self.catalog or (CatalogKind.COMPRESSOR if self.on_postgresql else CatalogKind.OWN)
 
     @property
     def local_base(self) -> str:
-        """The beginning of local URLs, without a trailing slash."""
+        """Start of local URLs, without a trailing slash."""
         return self.local_base_url or f"file://{quote(self.completed_dir)}"
 
 
 def state_directory(environ: Mapping[str, str] = os.environ) -> str:
-    """The directory for what must survive a restart: systemd's, else the user's (XDG)."""
+    """Return the directory for state that survives a restart.
+
+    That is systemd's (systemd.exec(5)), else one in the user's (XDG Base Directory Specification).
+    """
     if given := environ.get("STATE_DIRECTORY"):
         return given.split(":")[0]
     base = environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
     return os.path.join(base, "video-uploader")
+
+
+_TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
+"""The texts that pydantic takes for true."""
+
+CONFLICT = "conflict"
+"""The type of errors about combinations; their messages end with what is allowed."""
+
+
+def _conflicts(values: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
+    """Yield an error for each refused combination; works on raw values, which may themselves be wrong."""
+    given = {name: _as_text(value) for name, value in values.items() if value is not None}
+    keys = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    if len(missing := keys - given.keys()) == 1:
+        yield _conflict(missing.pop(), "it is missing; allowed: both keys or neither")
+    transition = {"LIFECYCLE_TRANSITION_DAYS", "LIFECYCLE_TRANSITION_CLASS"}
+    if len(missing := transition - given.keys()) == 1:
+        yield _conflict(missing.pop(), "it is missing; allowed: both days and class, or neither")
+    url = given.get("DATABASE_URL", "postgres" if "POSTGRES_DB" in given else "")
+    on_postgresql = url.startswith("postgres")
+    if given.get("CATALOG") == CatalogKind.COMPRESSOR and not on_postgresql:
+        yield _conflict(
+            "CATALOG", "compressor needs its PostgreSQL; allowed: with DATABASE_URL or POSTGRES_DB set"
+        )
+    if given.get("SHARED_DIRECTORY", "").strip().lower() in _TRUE and not on_postgresql:
+        yield _conflict(
+            "SHARED_DIRECTORY",
+            "daemons on several machines meet in PostgreSQL; allowed: with DATABASE_URL or POSTGRES_DB set",
+        )
+    if "AWS_S3_SSE_KMS_KEY_ID" in given and given.get("AWS_S3_SSE") != "aws:kms":
+        yield _conflict("AWS_S3_SSE_KMS_KEY_ID", "it is not used; allowed: with AWS_S3_SSE=aws:kms")
+    qualities = {word.strip() for word in given.get("QUALITIES", "").split(",")} - {""}
+    foreign = sorted(qualities - set(QUALITIES))
+    if foreign and given.get("CATALOG") != CatalogKind.NONE:
+        yield _conflict(
+            "QUALITIES",
+            f"the video_qualities table refuses {', '.join(foreign)}; "
+            f"allowed with a catalog: {','.join(QUALITIES)}",
+        )
+
+
+def _conflict(name: str, sentence: str) -> InitErrorDetails:
+    return {"type": PydanticCustomError(CONFLICT, sentence), "loc": (name,), "input": None}
+
+
+def _as_text(value: object) -> str:
+    """Return a value as the environment would give it."""
+    match value:
+        case SecretStr():
+            return value.get_secret_value()
+        case list() | tuple():
+            return ",".join(map(str, value))
+        case _:
+            return str(value)

@@ -1,4 +1,4 @@
-"""The part of the settings that a reload changes while the daemon runs."""
+"""The settings that a reload changes while the daemon runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from watcher.settings.model import Settings
 
 @dataclass(slots=True)
 class Policy:
-    """The settings that a reload changes while the daemon runs."""
+    """Retention, scan interval and disk limit; shared by all threads and updated in place on SIGHUP."""
 
     retention: timedelta
     keep_local: bool
@@ -19,14 +19,14 @@ class Policy:
     disk_percent: float = 100
 
     @classmethod
-    def of(cls, settings: Settings) -> Policy:
-        """The policy that the settings ask for."""
+    def from_settings(cls, settings: Settings) -> Policy:
+        """Return the policy of the settings."""
         policy = cls(timedelta(), keep_local=False, rescan_seconds=0)
-        policy.follow(settings)
+        policy.update(settings)
         return policy
 
-    def follow(self, settings: Settings) -> None:
-        """Take over what the settings ask for now."""
+    def update(self, settings: Settings) -> None:
+        """Take over the values of the settings."""
         days = settings.prune_directories_after_days
         self.retention = timedelta(seconds=settings.release_after_seconds)
         self.keep_local = settings.keep_local

@@ -1,4 +1,4 @@
-"""The settings as a person may see them: secrets masked, and where each value came from."""
+"""The settings for display: secrets masked, each value with its source."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import SecretStr
 
-from watcher.settings.file_permissions import everybody_reads
+from watcher.settings.file_permissions import is_world_readable
 from watcher.settings.loading import read_sources
 from watcher.settings.model import Settings
 
@@ -16,7 +16,7 @@ MASK = "********"
 
 @dataclass(frozen=True, slots=True)
 class SettingReport:
-    """One setting; ``value`` is masked where it is a secret, ``source`` is where it came from."""
+    """One setting: its value, masked if it is secret, and the source that the value came from."""
 
     name: str
     value: str
@@ -24,7 +24,7 @@ class SettingReport:
 
 
 def report_settings(settings: Settings, env_file: str | None = ".env") -> list[SettingReport]:
-    """Every setting in the order of the documentation; derived defaults are shown as what they become."""
+    """Return every setting in the documented order; a derived default is shown as its effective value."""
     sources = read_sources(env_file)
     derived = {
         "database_url": mask_url(settings.ledger_url),
@@ -35,7 +35,7 @@ def report_settings(settings: Settings, env_file: str | None = ".env") -> list[S
     return [
         SettingReport(
             field.upper(),
-            derived.get(field) or _shown(getattr(settings, field)),
+            derived.get(field) or _format(getattr(settings, field)),
             next((source for source, given in sources.items() if field.upper() in given), "default"),
         )
         for field in Settings.model_fields
@@ -43,33 +43,33 @@ def report_settings(settings: Settings, env_file: str | None = ".env") -> list[S
 
 
 def exposed_secrets(settings: Settings, env_file: str) -> list[str]:
-    """The names of secrets that a file of settings gives, if everybody on this machine can read it."""
-    if not everybody_reads(env_file):
+    """Return the names of the secrets in a settings file that every user of this machine can read."""
+    if not is_world_readable(env_file):
         return []
     return sorted(name for name in read_sources(env_file)[env_file] if _is_secret(settings, name))
 
 
 def _is_secret(settings: Settings, name: str) -> bool:
-    """Whether a setting's value is to be kept from others; a database's URL is if it has a password."""
+    """Whether a setting's value is secret; a database URL is if it holds a password."""
     if name == "DATABASE_URL":
         return mask_url(settings.ledger_url) != settings.ledger_url
     return isinstance(getattr(settings, name.lower()), SecretStr)
 
 
 def mask_url(url: str) -> str:
-    """The URL with any password in it replaced by asterisks."""
-    # To the last @, for whoever forgot to encode a '/' or '@' in a password must not see it printed.
+    """Return the URL with every password in it replaced by asterisks."""
+    # Up to the last @: a password may hold a '/' or '@' that was not percent-encoded.
     url = re.sub(r"(?<=//)([^/:@]*):.*@", rf"\1:{MASK}@", url)
     return re.sub(r"(?i)((?:password|passwd|sslpassword)=)[^&]*", rf"\1{MASK}", url)
 
 
-def shown_default(field: str) -> str:
-    """The documented default of a setting, as `report_settings` would show it; empty where there is none."""
+def format_default(field: str) -> str:
+    """Return a setting's documented default as `report_settings` shows it; empty if it has none."""
     info = Settings.model_fields[field]
-    return "" if info.is_required() else _shown(info.default)
+    return "" if info.is_required() else _format(info.default)
 
 
-def _shown(value: object) -> str:
+def _format(value: object) -> str:
     match value:
         case None:
             return ""

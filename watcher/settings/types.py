@@ -1,4 +1,4 @@
-"""The shapes that setting values may have; each refuses what it cannot be with a short reason."""
+"""Types of setting values; each refuses an invalid value with a short reason."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def _split(value: object) -> object:
     return value
 
 
-def _each(pattern: str, complaint: str) -> Callable[[tuple[str, ...]], tuple[str, ...]]:
+def _all_match(pattern: str, reason: str) -> Callable[[tuple[str, ...]], tuple[str, ...]]:
     def check(words: tuple[str, ...]) -> tuple[str, ...]:
         for word in words:
             if not re.fullmatch(pattern, word):
-                raise ValueError(f"{word!r} {complaint}")
+                raise ValueError(f"{word!r} {reason}")
         if not words:
             raise ValueError("the list is empty")
         return words
@@ -32,10 +32,10 @@ def _each(pattern: str, complaint: str) -> Callable[[tuple[str, ...]], tuple[str
     return check
 
 
-def _whole(pattern: str, complaint: str) -> Callable[[str], str]:
+def _matches(pattern: str, reason: str) -> Callable[[str], str]:
     def check(value: str) -> str:
         if not re.fullmatch(pattern, value):
-            raise ValueError(complaint)
+            raise ValueError(reason)
         return value
 
     return check
@@ -59,7 +59,7 @@ def _parts(url: str) -> SplitResult:
     try:
         return urlsplit(url)
     except ValueError:
-        # The original sentence quotes the URL, and with it the password.
+        # The original message quotes the URL, including its password.
         raise ValueError("it is malformed") from None
 
 
@@ -67,19 +67,19 @@ def _database_url(value: SecretStr) -> SecretStr:
     parts = _parts(value.get_secret_value())
     sqlite = parts.scheme == "sqlite" and not parts.netloc and len(parts.path) > 1
     if not sqlite and parts.scheme not in {"postgresql", "postgres"}:
-        raise ValueError("it is neither")
+        raise ValueError("its scheme is not supported")
     for server in parts.netloc.rpartition("@")[2].split(","):
         if not re.fullmatch(r"(\[[^]]*\]|[^:]*)(:\d*)?", server):
-            raise ValueError("its port is no number; user and password must be percent-encoded")
+            raise ValueError("its port is not a number; user and password must be percent-encoded")
     return value
 
 
 def _url(value: str) -> str:
     parts = _parts(value)
     if not parts.scheme or not (parts.netloc or parts.scheme == "file"):
-        raise ValueError("it is not one")
+        raise ValueError("it is not absolute")
     if "@" in parts.netloc or parts.query or parts.fragment:
-        # What is said here is shown, and published.
+        # These URLs are displayed and published.
         raise ValueError("it has a user, a query or a fragment")
     return value.rstrip("/")
 
@@ -92,15 +92,15 @@ def _prefix(value: str) -> str:
 
 def _instance(value: str) -> str:
     if not value.isprintable() or len(value) > 100:
-        raise ValueError("it is longer, or has control characters")
+        raise ValueError("it is too long or has control characters")
     return value
 
 
 def _address(value: str) -> str:
     if value and not re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\s:\[\]]+):\d{1,5}", value):
-        raise ValueError("it is neither")
+        raise ValueError("it is not host:port")
     if value and not 1 <= int(value.rpartition(":")[2]) <= 65535:
-        raise ValueError("there is no such port")
+        raise ValueError("its port is out of range")
     return value
 
 
@@ -109,7 +109,7 @@ _POWERS = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3}
 
 
 def bytes_per_second(text: str) -> float | None:
-    """The rate that a text such as ``20MB/s``, ``500Mbit/s`` or ``none`` names; None for no limit.
+    """Return the rate that a text such as ``20MB/s``, ``500Mbit/s`` or ``none`` names; None for no limit.
 
     Prefixes are decimal (IEC 80000-13's ``Ki``, ``Mi`` and ``Gi`` are binary). Raises ValueError.
     """
@@ -117,7 +117,7 @@ def bytes_per_second(text: str) -> float | None:
         return None
     match = _RATE.fullmatch(text)
     if match is None or not float(match["amount"]):
-        raise ValueError("it is no rate above nothing")
+        raise ValueError("it is not a rate above zero")
     factor = float(1024 if match["binary"] else 1000) ** _POWERS[match["prefix"]]
     return float(match["amount"]) * factor / (8 if match["unit"] == "bit" else 1)
 
@@ -130,7 +130,7 @@ def _bandwidth(value: str) -> str:
 def _tags(value: str) -> str:
     tags = parse_qsl(value, keep_blank_values=True, strict_parsing=True)
     if len(tags) > 10 or len(dict(tags)) != len(tags):
-        raise ValueError("there are more than 10, or a name stands in it twice")
+        raise ValueError("it has more than 10 tags, or a name twice")
     return value
 
 
@@ -142,22 +142,30 @@ _SplitWords = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
 Directory = Annotated[str, AfterValidator(_directory)]
 Template = Annotated[str, AfterValidator(_template)]
-Extensions = Annotated[_SplitWords, AfterValidator(_each(r"\.[A-Za-z0-9]+", "is not an extension"))]
-Qualities = Annotated[_SplitWords, AfterValidator(_each(r"[A-Za-z0-9]{1,20}", "is not a quality word"))]
-Origins = Annotated[_SplitWords, AfterValidator(_each(r"\*|https?://[^/\s]+", "is not an origin"))]
-Patterns = Annotated[_SplitWords, AfterValidator(_each(r"[^/]+", "has a slash; patterns match single names"))]
+Extensions = Annotated[_SplitWords, AfterValidator(_all_match(r"\.[A-Za-z0-9]+", "is not an extension"))]
+Qualities = Annotated[_SplitWords, AfterValidator(_all_match(r"[A-Za-z0-9]{1,20}", "is not a quality word"))]
+Origins = Annotated[_SplitWords, AfterValidator(_all_match(r"\*|https?://[^/\s]+", "is not an origin"))]
+Patterns = Annotated[
+    _SplitWords, AfterValidator(_all_match(r"[^/]+", "has a slash; patterns match single names"))
+]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
-Identifier = Annotated[str, AfterValidator(_whole(r"[a-z_][a-z0-9_]{0,62}", "it is not one"))]
+Identifier = Annotated[
+    str, AfterValidator(_matches(r"[a-z_][a-z0-9_]{0,62}", "it is not a lower-case identifier"))
+]
 Url = Annotated[str, AfterValidator(_url)]
 HostName = Annotated[
-    str, AfterValidator(_whole(r"(?!-)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})+", "it is not one"))
+    str, AfterValidator(_matches(r"(?!-)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})+", "it is not a host name"))
 ]
-DistributionId = Annotated[str, AfterValidator(_whole(r"[A-Za-z0-9]{1,64}", "it is not one"))]
-Bucket = Annotated[str, AfterValidator(_whole(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "it is not one"))]
+DistributionId = Annotated[
+    str, AfterValidator(_matches(r"[A-Za-z0-9]{1,64}", "it is not a distribution's id"))
+]
+Bucket = Annotated[
+    str, AfterValidator(_matches(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "it is not a bucket name"))
+]
 Prefix = Annotated[str, AfterValidator(_prefix)]
 InstanceName = Annotated[str, AfterValidator(_instance)]
 Address = Annotated[str, AfterValidator(_address)]
-AccountId = Annotated[str, AfterValidator(_whole(r"\d{12}", "it is not one"))]
+AccountId = Annotated[str, AfterValidator(_matches(r"\d{12}", "it is not 12 digits"))]
 Bandwidth = Annotated[str, AfterValidator(_bandwidth)]
 Tags = Annotated[str, AfterValidator(_tags)]
 UpperCase = BeforeValidator(_upper)

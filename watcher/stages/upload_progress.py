@@ -56,7 +56,7 @@ class UploadProgress:
         self._work.beat()
         self._context.metrics.bytes_sent.inc(max(0, bytes_sent - self._seen))
         self._seen = max(self._seen, bytes_sent)
-        self._context.transfer_progress.move(self._upload, self._seen)
+        self._context.transfer_progress.update(self._upload, self._seen)
         failpoint(Point.PART_SENT)
         # The claim is checked before the object is completed.
         is_complete = bytes_sent >= self._upload.size

@@ -1,1 +1,21 @@
-"""What a person or a program is told: logs, metrics, transfer progress."""
+"""What the daemon shows to people and programs: logs, metrics, transfer progress."""
+
+from watcher.telemetry.formatting import human_duration, human_size, human_time, printable
+from watcher.telemetry.logging import RepeatFilter, configure_logging, row_context
+from watcher.telemetry.metrics import Metrics
+from watcher.telemetry.progress_bars import show_progress
+from watcher.telemetry.transfer_progress import Snapshot, TransferProgress
+
+__all__ = [
+    "Metrics",
+    "RepeatFilter",
+    "Snapshot",
+    "TransferProgress",
+    "configure_logging",
+    "human_duration",
+    "human_size",
+    "human_time",
+    "printable",
+    "row_context",
+    "show_progress",
+]

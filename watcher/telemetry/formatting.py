@@ -1,4 +1,4 @@
-"""Words made fit for a person's terminal."""
+"""Formats names, sizes, durations and times for a terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def printable(text: str) -> str:
-    """The text with control characters and undecodable bytes as escapes: none may reach a terminal."""
+    """Return the text with control characters and undecodable bytes escaped, safe for a terminal."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape", "surrogatepass").decode()
         for character in text
@@ -16,7 +16,7 @@ def printable(text: str) -> str:
 
 
 def human_size(size: float) -> str:
-    """A number of bytes in binary units, such as ``1.5 MiB``."""
+    """Format a number of bytes in binary units (IEC 80000-13), such as ``1.5 MiB``."""
     for unit in _UNITS:
         if size < 1024 or unit == _UNITS[-1]:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
@@ -25,7 +25,7 @@ def human_size(size: float) -> str:
 
 
 def human_duration(duration: timedelta) -> str:
-    """A length of time in its two largest units, such as ``3 h 20 min``; the past counts as no time."""
+    """Format a duration in its two largest units, such as ``3 h 20 min``; a negative one as ``0 s``."""
     seconds = max(0, round(duration.total_seconds()))
     parts = []
     for name, length in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
@@ -36,5 +36,5 @@ def human_duration(duration: timedelta) -> str:
 
 
 def human_time(moment: datetime | None) -> str:
-    """A time in UTC to the second, or a dash."""
+    """Format a UTC time to the second, and None as a dash."""
     return moment.strftime("%Y-%m-%d %H:%M:%SZ") if moment else "-"

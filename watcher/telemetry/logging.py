@@ -1,4 +1,4 @@
-"""Structured logging to standard error: one line an event, under a stable name, with its context bound."""
+"""Structured logging to standard error: one line per event, with a stable name and bound context."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from watcher.telemetry.formatting import printable
 
 
 def configure_logging(level: str, log_format: str | None, stream: TextIO | None = None) -> None:
-    """Send every log line, of this program and of its libraries, to `stream` (default: standard error).
+    """Send the log lines of this program and its libraries to `stream` (default: standard error).
 
     `log_format` is ``json``, ``console``, or None for ``console`` on a terminal and ``json`` elsewhere.
     """
@@ -36,7 +36,7 @@ def configure_logging(level: str, log_format: str | None, stream: TextIO | None 
     )
     renderer: list[structlog.typing.Processor] = (
         [
-            # A plain trace: the pretty one shows local variables, and credentials are among them.
+            # A plain traceback: the pretty one shows local variables, which include credentials.
             structlog.processors.format_exc_info,
             _printable_values,
             structlog.dev.ConsoleRenderer(
@@ -56,7 +56,7 @@ def configure_logging(level: str, log_format: str | None, stream: TextIO | None 
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    # Python would print them as they are, and a library may name files in them.
+    # Unless captured, warnings are printed unescaped, and a library may name files in them.
     logging.captureWarnings(True)
     for chatty in ("boto3", "botocore", "s3transfer", "urllib3", "peewee", "watchdog"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level]))
@@ -88,7 +88,7 @@ def _printable(text: str, *, keeps_lines: bool) -> str:
 
 
 class _StandardError(io.TextIOBase):
-    """Whatever standard error is at the moment: progress bars take it over while they are drawn."""
+    """The current standard error, which progress bars replace while they are shown."""
 
     def write(self, text: str) -> int:
         return sys.stderr.write(text)
@@ -98,26 +98,26 @@ class _StandardError(io.TextIOBase):
 
 
 class RepeatFilter:
-    """Knows what was said already, so that no scan has to say it again; bounded, safe for threads."""
+    """Remembers messages, so that repeated scans log each only once; bounded and thread-safe."""
 
     def __init__(self, size: int = 4096) -> None:
         self._size = size
-        self._said: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._seen: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._lock = threading.Lock()
 
     def is_news(self, subject: str, message: str) -> bool:
-        """Whether this was not among the last things said; it is from now on."""
+        """Whether the message about the subject is not remembered; it is from now on."""
         with self._lock:
-            is_news = (subject, message) not in self._said
-            self._said[subject, message] = None
-            self._said.move_to_end((subject, message))
-            if len(self._said) > self._size:
-                self._said.popitem(last=False)
+            is_news = (subject, message) not in self._seen
+            self._seen[subject, message] = None
+            self._seen.move_to_end((subject, message))
+            if len(self._seen) > self._size:
+                self._seen.popitem(last=False)
             return is_news
 
 
 def row_context(upload: Upload) -> dict[str, object]:
-    """What every log line about a row is bound to."""
+    """Return the context that every log line about an upload is bound to."""
     return {
         "upload": upload.id,
         "video_id": upload.video_id,

@@ -1,4 +1,4 @@
-"""Progress bars on a terminal, below the log lines: one for every upload under way."""
+"""Progress bars on a terminal, below the log lines: one for every running upload."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ REFRESH_SECONDS = 0.25
 
 
 @contextmanager
-def showing(transfer_progress: TransferProgress) -> Iterator[None]:
-    """Draw the board for the length of a `with` block, if standard error is a terminal."""
+def show_progress(transfer_progress: TransferProgress) -> Iterator[None]:
+    """Draw a bar for each upload during a `with` block, if standard error is a terminal."""
     if not sys.stderr.isatty():
         yield
         return
     stopping = threading.Event()
-    # Live output and log lines share the terminal: rich takes standard error over and keeps them apart.
+    # rich redirects standard error, so that log lines are printed above the bars.
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -43,24 +43,26 @@ def showing(transfer_progress: TransferProgress) -> Iterator[None]:
         transient=True,
         redirect_stderr=True,
     ) as progress:
-        drawer = threading.Thread(
-            target=_draw_until, args=(progress, transfer_progress, stopping), name="display", daemon=True
+        refresher = threading.Thread(
+            target=_refresh_until, args=(progress, transfer_progress, stopping), name="display", daemon=True
         )
-        drawer.start()
+        refresher.start()
         try:
             yield
         finally:
             stopping.set()
-            drawer.join()
+            refresher.join()
 
 
-def _draw_until(progress: Progress, transfer_progress: TransferProgress, stopping: threading.Event) -> None:
+def _refresh_until(
+    progress: Progress, transfer_progress: TransferProgress, stopping: threading.Event
+) -> None:
     tasks: dict[int, TaskID] = {}
     while not stopping.wait(REFRESH_SECONDS):
-        lines = {line.upload_id: line for line in transfer_progress.lines()}
-        for upload_id in tasks.keys() - lines.keys():
+        snapshots = {snapshot.upload_id: snapshot for snapshot in transfer_progress.snapshots()}
+        for upload_id in tasks.keys() - snapshots.keys():
             progress.remove_task(tasks.pop(upload_id))
-        for upload_id, line in lines.items():
+        for upload_id, snapshot in snapshots.items():
             if upload_id not in tasks:
-                tasks[upload_id] = progress.add_task(escape(printable(line.path)), total=line.size)
-            progress.update(tasks[upload_id], completed=line.bytes_sent)
+                tasks[upload_id] = progress.add_task(escape(printable(snapshot.path)), total=snapshot.size)
+            progress.update(tasks[upload_id], completed=snapshot.bytes_sent)

@@ -1,4 +1,4 @@
-"""The uploads under way in this process, for whoever shows them: bytes, rate, and time left."""
+"""Progress of the uploads that this process is sending: bytes, rate, and time left."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from db import JSON, Upload
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """How far one upload is, in bytes; `rate` is in bytes per second, without parts kept from before."""
+class Snapshot:
+    """Progress of one upload, in bytes; `rate` is in bytes per second and ignores parts kept from before."""
 
     upload_id: int
     path: str
@@ -22,11 +22,11 @@ class Line:
 
     @property
     def seconds_left(self) -> float | None:
-        """How long the rest takes at this rate; None while nothing has moved."""
+        """Time until the rest is sent at this rate; None while nothing has been sent."""
         return (self.size - self.bytes_sent) / self.rate if self.rate > 0 else None
 
     def as_dict(self) -> dict[str, JSON]:
-        """The line for JSON, whole bytes per second and whole seconds."""
+        """Return the snapshot for JSON, in whole bytes per second and whole seconds."""
         left = self.seconds_left
         return {
             "id": self.upload_id,
@@ -39,56 +39,49 @@ class Line:
 
 
 @dataclass(slots=True)
-class _Journey:
+class _Transfer:
     upload: Upload
     is_resumed: bool
-    began_at: float
-    began_with: int = 0
+    started_at: float
+    kept_bytes: int = 0
     bytes_sent: int | None = None
+
+    def snapshot(self, now: float) -> Snapshot:
+        sent = self.bytes_sent or 0
+        rate = (sent - self.kept_bytes) / max(now - self.started_at, 0.001) if sent else 0.0
+        return Snapshot(self.upload.id, self.upload.path, self.upload.size, sent, rate)
 
 
 class TransferProgress:
-    """Knows how far every upload of this process is; for any number of threads.
-
-    `clock` gives monotonic seconds.
-    """
+    """Progress of every upload of this process; thread-safe. `clock` returns monotonic seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._journeys: dict[int, _Journey] = {}
+        self._transfers: dict[int, _Transfer] = {}
 
     def begin(self, upload: Upload, *, is_resumed: bool) -> None:
-        """An upload begins; what the first report of a resumed one says was there before."""
+        """Add an upload. If it is resumed, its first update counts the parts kept from before."""
         with self._lock:
-            self._journeys[upload.id] = _Journey(upload, is_resumed, self._clock())
+            self._transfers[upload.id] = _Transfer(upload, is_resumed, self._clock())
 
-    def move(self, upload: Upload, bytes_sent: int) -> None:
-        """S3 has accepted so many bytes. It never goes back, and never past the end of the file."""
+    def update(self, upload: Upload, bytes_sent: int) -> None:
+        """Set how many bytes S3 has accepted; the number never decreases or exceeds the file's size."""
         with self._lock:
-            journey = self._journeys.get(upload.id)
-            if journey is None:
+            transfer = self._transfers.get(upload.id)
+            if transfer is None:
                 return
-            if journey.bytes_sent is None and journey.is_resumed:
-                journey.began_with = bytes_sent
-            journey.bytes_sent = min(upload.size, max(journey.bytes_sent or 0, bytes_sent))
+            if transfer.bytes_sent is None and transfer.is_resumed:
+                transfer.kept_bytes = bytes_sent
+            transfer.bytes_sent = min(upload.size, max(transfer.bytes_sent or 0, bytes_sent))
 
     def end(self, upload: Upload) -> None:
-        """The upload is over, for better or worse."""
+        """Remove an upload that has succeeded or failed."""
         with self._lock:
-            self._journeys.pop(upload.id, None)
+            self._transfers.pop(upload.id, None)
 
-    def lines(self) -> list[Line]:
-        """Every upload under way, the oldest first."""
+    def snapshots(self) -> list[Snapshot]:
+        """Return the progress of every upload, the oldest first."""
         with self._lock:
             now = self._clock()
-            return [
-                Line(
-                    journey.upload.id,
-                    journey.upload.path,
-                    journey.upload.size,
-                    sent := journey.bytes_sent or 0,
-                    (sent - journey.began_with) / max(now - journey.began_at, 0.001) if sent else 0.0,
-                )
-                for journey in self._journeys.values()
-            ]
+            return [transfer.snapshot(now) for transfer in self._transfers.values()]

@@ -20,7 +20,7 @@ from watcher.filesystem import instance_lock
 from watcher.operations import directory_checks
 from watcher.operations.directory_checks import check_directory, check_disk
 from watcher.operations.doctor import check_host
-from watcher.settings.model import Settings
+from watcher.settings import CatalogKind, Settings
 
 Checked = dict[str, CheckResult]
 Unprivileged = Callable[[], AbstractContextManager[None]]
@@ -89,7 +89,7 @@ def test_a_directory_that_others_may_not_read_fails(completed: str, unprivileged
     assert outcomes(checked, Outcome.FAILED) == {"directory"}
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="somebody else's files take another user")
+@pytest.mark.skipif(os.geteuid() != 0, reason="files of another user need root")
 @pytest.mark.parametrize("inner", [VIDEO_ID, f"{VIDEO_ID}/a_720p.mp4"])
 def test_what_cannot_be_read_below_the_directory_is_named(
     completed: str, unprivileged: Unprivileged, inner: str
@@ -108,7 +108,7 @@ def test_the_file_system_is_told_and_one_where_leases_prove_nothing_is_a_warning
     assert "SETTLE_SECONDS" in checked["directory"].mend
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="somebody else's files take another user")
+@pytest.mark.skipif(os.geteuid() != 0, reason="files of another user need root")
 def test_a_directory_that_cannot_be_written_cannot_release(
     completed: str, unprivileged: Unprivileged
 ) -> None:
@@ -118,7 +118,7 @@ def test_a_directory_that_cannot_be_written_cannot_release(
     assert "user who writes the files" in checked["rename and unlink"].mend
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="somebody else's files take another user")
+@pytest.mark.skipif(os.geteuid() != 0, reason="files of another user need root")
 def test_a_videos_directory_that_cannot_be_written_cannot_release_though_the_one_above_can(
     completed: str, unprivileged: Unprivileged
 ) -> None:
@@ -129,7 +129,7 @@ def test_a_videos_directory_that_cannot_be_written_cannot_release_though_the_one
     assert VIDEO_ID in checked["rename and unlink"].detail
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="somebody else's files take another user")
+@pytest.mark.skipif(os.geteuid() != 0, reason="files of another user need root")
 def test_a_lease_on_somebody_elses_file_takes_that_user_or_a_capability(
     completed: str, unprivileged: Unprivileged
 ) -> None:
@@ -140,7 +140,7 @@ def test_a_lease_on_somebody_elses_file_takes_that_user_or_a_capability(
     assert "CAP_LEASE" in leases.mend
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="somebody else's files take another user")
+@pytest.mark.skipif(os.geteuid() != 0, reason="files of another user need root")
 def test_the_sticky_bit_keeps_others_from_releasing(completed: str, unprivileged: Unprivileged) -> None:
     os.chmod(os.path.join(completed, VIDEO_ID), stat.S_ISVTX | 0o777)
     os.chmod(completed, 0o777)
@@ -194,10 +194,10 @@ def test_limits_that_cannot_be_read_are_a_warning(completed: str, tmp_path: Path
 )
 def test_free_space_is_told(place: str, monkeypatch: pytest.MonkeyPatch, free: int, outcome: Outcome) -> None:
     block = 4096
-    told = os.statvfs_result(
+    scarce = os.statvfs_result(
         (block, block, (1 << 40) // block, free // block, free // block, 9, 9, 9, 0, 255)
     )
-    monkeypatch.setattr(os, "statvfs", lambda _: told)
+    monkeypatch.setattr(os, "statvfs", lambda _: scarce)
     assert check_disk("disk space", place).outcome is outcome
 
 
@@ -228,7 +228,7 @@ def test_before_the_first_start_the_database_is_only_missing(
     assert not os.path.exists(made.ledger_url.removeprefix("sqlite://"))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="somebody else's directory takes another user")
+@pytest.mark.skipif(os.geteuid() != 0, reason="a directory of another user needs root")
 def test_a_database_that_could_not_be_made_fails(
     settings: Callable[..., Settings], lock: str, unprivileged: Unprivileged
 ) -> None:
@@ -283,7 +283,8 @@ def test_a_database_that_is_away_fails_without_telling_its_password(
 def test_a_catalog_whose_table_is_gone_fails_unless_none_is_kept(
     settings: Callable[..., Settings], lock: str, catalog: str, outcome: Outcome
 ) -> None:
-    made = settings(CATALOG=catalog)
+    # Copied, because the settings of a compressor on SQLite are refused.
+    made = settings().model_copy(update={"catalog": CatalogKind(catalog)})
     with closing(open_ledger_database(made)) as database:
         migrate(database)
         with database.operation("drop the table") as connected:
@@ -328,7 +329,7 @@ def test_the_last_heartbeat_of_a_daemon_that_ended_is_no_second_one(
     assert (daemon.outcome, "No daemon" in daemon.detail) == (Outcome.OK, True)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="somebody else's lock takes another user")
+@pytest.mark.skipif(os.geteuid() != 0, reason="a lock of another user needs root")
 def test_a_lock_that_cannot_be_asked_fails(
     settings: Callable[..., Settings], lock: str, unprivileged: Unprivileged
 ) -> None:

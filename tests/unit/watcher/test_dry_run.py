@@ -22,7 +22,7 @@ KEY = f"videos/{VIDEO_ID}/good_720p.mp4"
 
 
 @pytest.fixture
-def nobody() -> Iterator[FaultProxy]:
+def unused_server() -> Iterator[FaultProxy]:
     """An S3 server that must not be asked for anything."""
     with FaultProxy() as proxy:
         yield proxy
@@ -30,9 +30,9 @@ def nobody() -> Iterator[FaultProxy]:
 
 
 @pytest.fixture
-def settings(place: str, nobody: FaultProxy) -> Settings:
+def settings(place: str, unused_server: FaultProxy) -> Settings:
     os.makedirs(f"{place}/completed/{VIDEO_ID}")
-    return settings_for(place, nobody.url)
+    return settings_for(place, unused_server.url)
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def content(path: str) -> bytes:
 def everything(directory: str) -> dict[str, tuple[int, int, bytes]]:
     """Every file below a directory: inode, mtime and content.
 
-    But for the two files that whoever reads a SQLite database in WAL mode needs beside it
+    Except for the two files that a reader of an SQLite database in WAL mode needs beside it
     (sqlite.org/wal.html, "Read-Only Databases"): they hold no row.
     """
     found: dict[str, tuple[int, int, bytes]] = {}

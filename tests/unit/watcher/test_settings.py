@@ -1,11 +1,13 @@
-"""The settings: where they come from, what they may be, and that no secret is ever told."""
+"""The settings: sources, valid values, derived values, and that no secret is shown."""
 
 import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from db import QUALITIES
 from watcher.settings.loading import SettingsError, load_settings, read_sources
@@ -46,7 +48,7 @@ class Given:
         return wrong.value.problems
 
     def report(self, name: str) -> tuple[str, str]:
-        """Value and source of a setting, as a person is shown them."""
+        """Value and source of a setting, as `config` shows them."""
         by_name = {entry.name: entry for entry in report_settings(self.settings(), self.env_file)}
         return by_name[name].value, by_name[name].source
 
@@ -139,7 +141,7 @@ WRONG = {
 }
 
 
-def test_every_wrong_value_is_told_at_once_with_its_name_and_what_is_allowed(given: Given) -> None:
+def test_every_wrong_value_is_reported_at_once_with_its_name_and_what_is_allowed(given: Given) -> None:
     given.environment(**WRONG, AWS_SECRET_ACCESS_KEY=SECRET)
     problems = given.problems()
     assert {failure.partition(":")[0] for failure in problems} >= WRONG.keys()
@@ -200,7 +202,7 @@ def test_a_log_level_may_be_in_any_case(given: Given) -> None:
 
 
 @pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
-def test_one_key_without_the_other_is_told(given: Given, name: str) -> None:
+def test_one_key_without_the_other_is_refused(given: Given, name: str) -> None:
     given.environment(**{name: SECRET})
     (failure,) = given.problems()
     assert failure.endswith("it is missing; allowed: both keys or neither")
@@ -208,14 +210,14 @@ def test_one_key_without_the_other_is_told(given: Given, name: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["", "sqlite:////var/lib/x.sqlite3"])
-def test_the_compressors_catalog_without_its_database_is_told(given: Given, url: str) -> None:
+def test_the_compressors_catalog_without_its_database_is_refused(given: Given, url: str) -> None:
     given.environment(CATALOG="compressor", DATABASE_URL=url)
     (failure,) = given.problems()
     assert failure.startswith("CATALOG: compressor needs its PostgreSQL")
 
 
 @pytest.mark.parametrize("catalog", ["own", "compressor", ""])
-def test_a_quality_that_the_catalog_refuses_is_told(given: Given, catalog: str) -> None:
+def test_a_quality_that_the_catalog_lacks_is_refused(given: Given, catalog: str) -> None:
     given.environment(CATALOG=catalog, QUALITIES="720p,hd,original", POSTGRES_DB="x")
     (failure,) = given.problems()
     assert failure.startswith("QUALITIES: the video_qualities table refuses hd;")
@@ -234,6 +236,29 @@ def test_a_shared_directory_needs_a_database_that_can_be_shared(given: Given, wo
     assert given.settings().ledger_instance == "shared:/srv/completed"
     given.environment(SHARED_DIRECTORY="false", DATABASE_URL="sqlite:////var/lib/x.sqlite3")
     assert given.settings().ledger_instance == given.settings().instance
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("AWS_ACCESS_KEY_ID", {"AWS_SECRET_ACCESS_KEY": SECRET}),
+        ("LIFECYCLE_TRANSITION_DAYS", {"LIFECYCLE_TRANSITION_CLASS": "GLACIER"}),
+        ("AWS_S3_SSE_KMS_KEY_ID", {"AWS_S3_SSE_KMS_KEY_ID": "key"}),
+        ("CATALOG", {"CATALOG": CatalogKind.COMPRESSOR}),
+        ("SHARED_DIRECTORY", {"SHARED_DIRECTORY": True}),
+        ("QUALITIES", {"QUALITIES": ("720p", "hd")}),
+    ],
+)
+def test_the_model_itself_refuses_settings_that_conflict_and_every_wrong_value_with_them(
+    given: Given, name: str, values: dict[str, Any]
+) -> None:
+    with pytest.raises(ValidationError, match=f"(?s){name}\n.*; allowed") as refused:
+        Settings(**{"COMPLETED_DIR": "/srv/completed", **values})
+    assert [error["loc"] for error in refused.value.errors()] == [(name,)]
+    with pytest.raises(ValidationError) as refused:
+        Settings(**{"COMPLETED_DIR": "relative", **values})
+    assert [error["loc"] for error in refused.value.errors()] == [("COMPLETED_DIR",), (name,)]
+    assert SECRET not in repr(refused.value.errors())
 
 
 def test_any_quality_goes_without_a_catalog(given: Given) -> None:

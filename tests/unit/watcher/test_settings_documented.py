@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from watcher.settings.model import Settings
-from watcher.settings.report import shown_default
+from watcher.settings.report import format_default
 
 README = Path(__file__).parents[3] / "README.md"
 DERIVED = {"COMPLETED_DIR": "required"}
@@ -15,7 +15,7 @@ def settings_table() -> list[str]:
     rows = []
     for field, info in Settings.model_fields.items():
         name = field.upper()
-        default = DERIVED.get(name) or (f"`{shown}`" if (shown := shown_default(field)) else "")
+        default = DERIVED.get(name) or (f"`{shown}`" if (shown := format_default(field)) else "")
         cells = (f"`{name}`", default, info.description or "")
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return ["| name | default | meaning |", "| --- | --- | --- |", *rows]

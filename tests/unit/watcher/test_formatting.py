@@ -1,4 +1,4 @@
-"""Words for a terminal: nothing raw, sizes and times that people read."""
+"""Text for a terminal: escaped names, readable sizes and times."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""One line an event, never a raw control character, and libraries speak through the same mouth."""
+"""Log lines: one per event, without raw control characters, for this program and its libraries."""
 
 import io
 import json
@@ -163,16 +163,16 @@ def test_a_new_level_counts_for_loggers_that_are_there_already() -> None:
 
 
 def test_only_the_first_time_is_news_for_each_subject_and_message() -> None:
-    said = RepeatFilter()
+    seen = RepeatFilter()
     asked = [("a", "x"), ("a", "x"), ("a", "y"), ("b", "x"), ("a", "x")]
-    assert [said.is_news(*each) for each in asked] == [True, False, True, True, False]
+    assert [seen.is_news(*each) for each in asked] == [True, False, True, True, False]
 
 
 def test_what_was_said_long_ago_is_forgotten_so_that_memory_is_bounded() -> None:
-    said = RepeatFilter(size=3)
+    seen = RepeatFilter(size=3)
     for subject in "abc":
-        said.is_news(subject, "x")
-    assert not said.is_news("a", "x")
-    assert said.is_news("d", "x")
-    assert not said.is_news("a", "x"), "what is said again and again stays known"
-    assert said.is_news("b", "x"), "the oldest is forgotten"
+        seen.is_news(subject, "x")
+    assert not seen.is_news("a", "x")
+    assert seen.is_news("d", "x")
+    assert not seen.is_news("a", "x"), "a repeated message is remembered"
+    assert seen.is_news("b", "x"), "the oldest is forgotten"

@@ -1,4 +1,4 @@
-"""What is known of the uploads under way: bytes, rate and time left."""
+"""Progress of running uploads: bytes, rate and time left."""
 
 from __future__ import annotations
 
@@ -38,24 +38,24 @@ def test_rate_and_time_left_follow_from_bytes_and_seconds(
     transfer_progress: TransferProgress, seconds: Seconds, upload: Upload
 ) -> None:
     transfer_progress.begin(upload, is_resumed=False)
-    (line,) = transfer_progress.lines()
-    assert (line.bytes_sent, line.rate, line.seconds_left) == (0, 0.0, None)
+    (snapshot,) = transfer_progress.snapshots()
+    assert (snapshot.bytes_sent, snapshot.rate, snapshot.seconds_left) == (0, 0.0, None)
     seconds.now = 10.0
-    transfer_progress.move(upload, 200)
-    (line,) = transfer_progress.lines()
-    assert (line.bytes_sent, line.rate, line.seconds_left) == (200, 20.0, 40.0)
-    assert line.as_dict()["bytes_per_second"] == 20
+    transfer_progress.update(upload, 200)
+    (snapshot,) = transfer_progress.snapshots()
+    assert (snapshot.bytes_sent, snapshot.rate, snapshot.seconds_left) == (200, 20.0, 40.0)
+    assert snapshot.as_dict()["bytes_per_second"] == 20
 
 
 def test_parts_that_were_kept_count_as_sent_and_not_for_the_rate(
     transfer_progress: TransferProgress, seconds: Seconds, upload: Upload
 ) -> None:
     transfer_progress.begin(upload, is_resumed=True)
-    transfer_progress.move(upload, 600)
+    transfer_progress.update(upload, 600)
     seconds.now = 10.0
-    transfer_progress.move(upload, 800)
-    (line,) = transfer_progress.lines()
-    assert (line.bytes_sent, line.rate, line.seconds_left) == (800, 20.0, 10.0)
+    transfer_progress.update(upload, 800)
+    (snapshot,) = transfer_progress.snapshots()
+    assert (snapshot.bytes_sent, snapshot.rate, snapshot.seconds_left) == (800, 20.0, 10.0)
 
 
 def test_an_upload_never_goes_back_and_never_past_its_end(
@@ -63,15 +63,15 @@ def test_an_upload_never_goes_back_and_never_past_its_end(
 ) -> None:
     """A part that is sent twice does not count twice."""
     transfer_progress.begin(upload, is_resumed=False)
-    transfer_progress.move(upload, 500)
-    transfer_progress.move(upload, 300)
-    assert transfer_progress.lines()[0].bytes_sent == 500
-    transfer_progress.move(upload, 1_500)
-    assert transfer_progress.lines()[0].bytes_sent == upload.size == 1_000
+    transfer_progress.update(upload, 500)
+    transfer_progress.update(upload, 300)
+    assert transfer_progress.snapshots()[0].bytes_sent == 500
+    transfer_progress.update(upload, 1_500)
+    assert transfer_progress.snapshots()[0].bytes_sent == upload.size == 1_000
 
 
-def test_an_upload_that_is_over_is_off_the_board(transfer_progress: TransferProgress, upload: Upload) -> None:
+def test_an_upload_that_is_over_is_removed(transfer_progress: TransferProgress, upload: Upload) -> None:
     transfer_progress.begin(upload, is_resumed=False)
     transfer_progress.end(upload)
-    transfer_progress.move(upload, 500)
-    assert transfer_progress.lines() == []
+    transfer_progress.update(upload, 500)
+    assert transfer_progress.snapshots() == []

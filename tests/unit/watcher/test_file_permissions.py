@@ -1,4 +1,4 @@
-"""A file of settings that somebody else may write is not believed, and one that all can read is told of."""
+"""A settings file that other users can write is refused, and one that all can read is reported."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 import pytest
 
 from tests.support.unprivileged import NOBODY
-from watcher.settings.file_permissions import complaints
+from watcher.settings.file_permissions import permission_problems
 from watcher.settings.loading import SettingsError, load_settings
 from watcher.settings.report import exposed_secrets
 
@@ -45,7 +45,7 @@ def refusal(path: str) -> str:
 @pytest.mark.parametrize(("mode", "who"), [(0o602, "everybody"), (0o622, "everybody"), (0o620, "group ")])
 def test_a_file_that_others_may_write_is_refused_with_what_to_do(env_file: str, mode: int, who: str) -> None:
     os.chmod(env_file, mode)
-    assert f"{env_file} may be changed by {who}" in refusal(env_file)
+    assert f"{env_file} can be changed by {who}" in refusal(env_file)
     assert f"chmod go-w {env_file}" in refusal(env_file)
 
 
@@ -58,7 +58,7 @@ def test_a_file_that_its_owner_alone_may_write_is_read(env_file: str, mode: int)
 @pytest.mark.parametrize("mode", [0o777, 0o757, 0o775])
 def test_a_file_that_others_may_replace_is_refused(env_file: str, place: str, mode: int) -> None:
     os.chmod(place, mode)
-    assert f"may be replaced by {'everybody' if mode & stat.S_IWOTH else 'group '}" in refusal(env_file)
+    assert f"can be replaced by {'everybody' if mode & stat.S_IWOTH else 'group '}" in refusal(env_file)
     assert f"chmod go-w {place}" in refusal(env_file)
 
 
@@ -73,7 +73,7 @@ def test_behind_a_link_both_directories_count(env_file: str, place: str) -> None
     target, link = os.path.join(place, "target", "e"), os.path.join(place, "link", "e")
     os.rename(env_file, target)
     os.symlink(target, link)
-    assert complaints(link) == []
+    assert permission_problems(link) == []
     for directory in (os.path.dirname(target), os.path.dirname(link)):
         os.chmod(directory, 0o777)
         assert f"its directory {directory}" in refusal(link)
@@ -89,17 +89,17 @@ def test_what_belongs_to_another_user_is_refused(env_file: str, place: str, what
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_what_belongs_to_root_is_believed_by_everybody(
+def test_what_belongs_to_root_is_trusted_by_every_user(
     env_file: str, unprivileged: Callable[[], AbstractContextManager[None]]
 ) -> None:
     with unprivileged():
-        assert complaints(env_file) == []
+        assert permission_problems(env_file) == []
 
 
-def test_a_file_that_is_not_there_is_no_complaint(place: str) -> None:
+def test_a_file_that_does_not_exist_is_no_problem(place: str) -> None:
     os.chmod(place, 0o777)
-    assert complaints(os.path.join(place, "nothing")) == []
-    assert complaints(os.path.join(place, "no directory", "nothing")) == []
+    assert permission_problems(os.path.join(place, "nothing")) == []
+    assert permission_problems(os.path.join(place, "no directory", "nothing")) == []
 
 
 def test_secrets_that_everybody_can_read_are_named_and_others_are_not(env_file: str) -> None:
@@ -107,12 +107,12 @@ def test_secrets_that_everybody_can_read_are_named_and_others_are_not(env_file: 
     os.chmod(env_file, 0o640)
     assert exposed_secrets(load_settings(env_file), env_file) == []
     os.chmod(env_file, 0o644)
-    told = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]
-    assert exposed_secrets(load_settings(env_file), env_file) == told
+    exposed = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]
+    assert exposed_secrets(load_settings(env_file), env_file) == exposed
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "exposed"),
     [
         ("postgresql://me:secret@db/x", ["DATABASE_URL"]),
         ("postgresql://db/x?password=secret", ["DATABASE_URL"]),
@@ -121,8 +121,8 @@ def test_secrets_that_everybody_can_read_are_named_and_others_are_not(env_file: 
     ],
 )
 def test_a_database_url_is_a_secret_if_it_has_a_password(
-    env_file: str, place: str, url: str, told: list[str]
+    env_file: str, place: str, url: str, exposed: list[str]
 ) -> None:
     write(env_file, f"COMPLETED_DIR={place}\nDATABASE_URL={url}\n")
     os.chmod(env_file, 0o644)
-    assert exposed_secrets(load_settings(env_file), env_file) == told
+    assert exposed_secrets(load_settings(env_file), env_file) == exposed

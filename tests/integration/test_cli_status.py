@@ -1,0 +1,97 @@
+"""`status` and `list` as processes: output for people and programs."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import pytest
+
+from db import State
+from tests.support.cli_process import CUT, GOOD, KEY, SECONDS, Command
+from tests.support.harness import VIDEO_ID
+
+pytestmark = pytest.mark.long
+
+COLUMNS = set(
+    re.findall(
+        r"\w+",
+        "path id video_id filename quality device inode size mtime_ns checksum etag version_id object_key "
+        "url state attempts due_at last_error instance claimed_by claim claimed_until multipart_id part_size "
+        "bytes_sent discovered_at verified_at published_at released_at",
+    )
+)
+"""What scripts may rely on."""
+
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
+
+
+def test_list_as_json_has_every_column_and_times_in_utc(used_command: Command) -> None:
+    rows = used_command("list", "--json").json()
+    assert [row["path"] for row in rows] == [row["path"] for row in sorted(rows, key=lambda row: row["id"])]
+    for row in rows:
+        assert row.keys() >= COLUMNS
+        for name, value in row.items():
+            if name.endswith(("_at", "_until")) and value is not None:
+                assert TIME.fullmatch(value), name
+    good = next(row for row in rows if row["path"] == GOOD)
+    assert (good["video_id"], good["filename"], good["quality"]) == (VIDEO_ID, "good.mp4", "720p")
+    assert good["object_key"] == KEY
+    assert good["url"].endswith(KEY)
+    assert None not in {good[f"{word}_at"] for word in ("discovered", "verified", "published", "due")}
+    assert good["released_at"] is None
+
+
+def test_list_takes_a_state_and_a_video(used_command: Command) -> None:
+    def paths(*arguments: str) -> list[str]:
+        return [row["path"] for row in used_command("list", "--json", *arguments).json()]
+
+    assert paths("--state", "rejected") == [CUT]
+    assert paths("--video", VIDEO_ID.upper(), "--state", "published") == [GOOD]
+    assert paths("--video", VIDEO_ID.replace("0", "1")) == []
+
+
+def test_list_for_people_is_a_line_a_row(used_command: Command) -> None:
+    ran = used_command("list")
+    heading, *lines = ran.out.splitlines()
+    assert heading.split() == ["ID", "STATE", "QUALITY", "SIZE", "SENT", "CHANGED", "PATH"]
+    assert sorted(line.split()[-1] for line in lines) == sorted([GOOD, CUT])
+
+
+def test_status_counts_and_tells_the_last_errors(used_command: Command) -> None:
+    status = used_command("status", "--json").json()
+    assert status["counts"]["published"] == status["counts"]["rejected"] == 1
+    assert set(status["counts"]) == {state.value for state in State}
+    assert status["instance"] == "test"
+    assert status["running"] is False
+    assert status["oldest_pending"] is None
+    (error,) = status["last_errors"]
+    assert error["path"] == CUT
+    ran = used_command("status")
+    assert (ran.code, ran.err) == (0, "")
+    assert re.search(r"^published +1 *$", ran.out, re.MULTILINE)
+    assert "Last errors:" in ran.out
+    assert CUT in ran.out
+
+
+def test_status_tells_what_is_pending_for_longest(copied_command: Command) -> None:
+    copied_command("retry", "--all")
+    assert copied_command("status", "--json").json()["oldest_pending"]["path"] == CUT
+    assert f"Oldest pending: {CUT}, for " in copied_command("status").out
+
+
+@pytest.mark.parametrize("arguments", [("status",), ("list",), ("retry", "--all"), ("explain", GOOD)])
+def test_before_the_first_run_there_is_no_ledger_and_none_is_made(
+    offline_command: Command, arguments: tuple[str, ...]
+) -> None:
+    assert "`video-uploader run` once" in offline_command(*arguments).refused(1)
+    assert not os.path.exists(os.path.join(offline_command.place, "state"))
+
+
+def test_a_reader_that_goes_away_is_no_error_to_shout_about(used_command: Command) -> None:
+    with used_command.popen("list", "--json") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(timeout=SECONDS) == 1

@@ -1,0 +1,144 @@
+"""Usage of the command: `config`, help, and errors of arguments and settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+
+import pytest
+
+from tests.support.cli_process import Command
+from tests.support.s3_server import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY
+from watcher.cli.app import app
+from watcher.settings import Settings
+from watcher.settings.report import MASK
+
+pytestmark = pytest.mark.long
+
+COMMANDS = {
+    "audit",
+    "run",
+    "status",
+    "list",
+    "explain",
+    "retry",
+    "upload",
+    "exists",
+    "delete",
+    "config",
+    "doctor",
+}
+
+
+def test_config_shows_every_setting_with_its_source_and_no_secret(offline_command: Command) -> None:
+    with open(os.path.join(offline_command.place, "settings"), "w", encoding="utf-8") as file:
+        file.write("UPLOAD_CONCURRENCY=7\nAWS_REGION=from-the-file\nPENDING_DIR=/x\n")
+    database = "postgresql://u:s3cr3t@127.0.0.1:1/db"
+    changes = {"DATABASE_URL": database, "CATALOG": "own"}
+    shown = offline_command("--env-file", "settings", "config", "--json", **changes).json()
+    assert list(shown) == [name.upper() for name in Settings.model_fields]
+    assert shown["UPLOAD_CONCURRENCY"] == {"value": "7", "source": "settings"}
+    assert shown["AWS_REGION"] == {"value": REGION, "source": "environment"}
+    assert shown["RESCAN_SECONDS"] == {"value": "300", "source": "default"}
+    assert shown["AWS_SECRET_ACCESS_KEY"] == {"value": MASK, "source": "environment"}
+    assert shown["DATABASE_URL"]["value"] == f"postgresql://u:{MASK}@127.0.0.1:1/db"
+    ran = offline_command("config", **changes)
+    assert ran.out.splitlines()[0].split() == ["NAME", "VALUE", "FROM"]
+    for secret in (SECRET_ACCESS_KEY, ACCESS_KEY_ID, "s3cr3t"):
+        assert secret not in ran.out + json.dumps(shown)
+
+
+def test_a_file_named_env_in_the_working_directory_counts(offline_command: Command) -> None:
+    with open(os.path.join(offline_command.place, ".env"), "w", encoding="utf-8") as file:
+        file.write("UPLOAD_CONCURRENCY=7\n")
+    assert offline_command("config", "--json").json()["UPLOAD_CONCURRENCY"] == {
+        "value": "7",
+        "source": ".env",
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("frob",), "No such command 'frob'"),
+        (("run", "--twice"), "No such option"),
+        (("run", "--dry-run"), "--dry-run requires --once"),
+        (("list", "--state", "lost"), "'lost' is not one of 'pending'"),
+        (("list", "--video", "720p"), "is not a UUID"),
+        (("explain",), "Missing argument"),
+        (("retry",), "Give either ids"),
+        (("retry", "1", "--all"), "Give either ids"),
+        (("retry", "one"), "Invalid value"),
+        (("retry", "9" * 30), "Invalid value"),
+        (("retry", "--state", "released"), "nothing to retry"),
+        (("--env-file", "not-there", "config"), "There is no file not-there"),
+        (("--env-file", ".", "config"), "There is no file ."),
+    ],
+)
+def test_wrong_usage_is_one_sentence_and_2(
+    offline_command: Command, arguments: tuple[str, ...], words: str
+) -> None:
+    assert words in offline_command(*arguments).refused(2)
+
+
+@pytest.mark.parametrize("arguments", [("run",), ("list",), ("explain", "x"), ("config",)])
+def test_a_wrong_setting_is_one_sentence_and_2_for_every_command(
+    offline_command: Command, arguments: tuple[str, ...]
+) -> None:
+    sentence = offline_command(*arguments, UPLOAD_CONCURRENCY="many").refused(2)
+    assert sentence.startswith("UPLOAD_CONCURRENCY: ")
+    assert sentence.endswith("; allowed: 1 to 64")
+
+
+def test_all_wrong_settings_are_told_at_once(offline_command: Command) -> None:
+    ran = offline_command("run", UPLOAD_CONCURRENCY="0", LOG_LEVEL="LOUD", COMPLETED_DIR=None)
+    assert (ran.code, ran.out) == (2, "")
+    names = [line.split(":")[1].strip() for line in ran.err.splitlines()]
+    assert sorted(names) == ["COMPLETED_DIR", "LOG_LEVEL", "UPLOAD_CONCURRENCY"]
+
+
+def test_a_directory_that_is_not_there_is_1(offline_command: Command) -> None:
+    missing = os.path.join(offline_command.place, "missing")
+    assert missing in offline_command("run", "--once", COMPLETED_DIR=missing).refused(1)
+    assert missing in offline_command("run", "--once", "--dry-run", COMPLETED_DIR=missing).refused(1)
+
+
+def test_a_database_that_does_not_answer_is_1_without_its_password(offline_command: Command) -> None:
+    url = "postgresql://u:s3cr3t@127.0.0.1:1/db"
+    sentence = offline_command("status", DATABASE_URL=url, CATALOG="own").refused(1)
+    assert "DATABASE_URL" in sentence
+    assert "s3cr3t" not in sentence
+
+
+def test_a_state_directory_that_cannot_be_made_is_1(offline_command: Command) -> None:
+    sentence = offline_command("run", "--once", STATE_DIRECTORY="/proc/nowhere").refused(1)
+    assert "STATE_DIRECTORY" in sentence
+
+
+def test_the_help_names_every_command_that_there_is(offline_command: Command) -> None:
+    ran = offline_command("--help")
+    assert ran.code == 0
+    registered = {command.name for command in app.registered_commands}
+    assert registered == COMMANDS
+    assert {group.name for group in app.registered_groups} == {"bucket", "db"}
+    section = ran.out.partition("Commands")[2]
+    assert set(re.findall(r"^\W*([a-z]+)\s", section, re.MULTILINE)) >= registered
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_explains_itself_without_any_setting(offline_command: Command, command: str) -> None:
+    ran = offline_command(command, "--help", COMPLETED_DIR=None)
+    assert (ran.code, ran.err) == (0, "")
+    assert f"Usage: video-uploader {command}" in ran.out
+
+
+def test_the_bare_command_shows_its_help_and_is_wrong_usage(offline_command: Command) -> None:
+    ran = offline_command()
+    assert ran.code == 2
+    assert "Usage: video-uploader" in ran.out
+    assert ran.err == "video-uploader: No command was given; see --help.\n"
+
+
+def test_the_version_is_told(offline_command: Command) -> None:
+    assert re.fullmatch(r"video-uploader \d+\.\d+\.\d+\n", offline_command("--version").out)

@@ -1,0 +1,24 @@
+"""A daemon's last report, as `status` shows it."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from db import JSON, InstanceReport
+from watcher.cli.status import report_lines
+
+
+def report(**values: JSON) -> InstanceReport:
+    now = datetime(2025, 1, 1, tzinfo=UTC)
+    return InstanceReport(instance="test", pid=1, started_at=now, heartbeat_at=now, report=values)
+
+
+def test_a_disk_that_is_too_full_is_shown() -> None:
+    (line,) = report_lines(report(disk={"used_percent": 93.1, "limit_percent": 90, "is_high": True}))
+    assert "93.1 % full" in line
+    assert "DISK_PRESSURE_PERCENT is 90" in line
+
+
+@pytest.mark.parametrize("values", [{}, {"disk": {"used_percent": 3, "limit_percent": 90, "is_high": False}}])
+def test_a_disk_with_room_is_not(values: dict[str, JSON]) -> None:
+    assert report_lines(report(**values)) == []

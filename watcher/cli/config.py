@@ -1,0 +1,19 @@
+"""`video-uploader config`: every setting and its source."""
+
+from __future__ import annotations
+
+import typer
+
+from watcher.cli.invocation import invocation
+from watcher.cli.output import AsJson, print_json, print_table
+from watcher.settings import report_settings
+
+
+def config(context: typer.Context, as_json: AsJson = False) -> None:
+    """Show every setting, secrets masked, and where its value came from."""
+    called = invocation(context)
+    reports = report_settings(called.settings(), called.env_file)
+    if as_json:
+        print_json({report.name: {"value": report.value, "source": report.source} for report in reports})
+    else:
+        print_table(["NAME", "VALUE", "FROM"], [[r.name, r.value, r.source] for r in reports])

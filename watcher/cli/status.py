@@ -1,0 +1,152 @@
+"""`video-uploader status`: the state of the daemon and its uploads, from the ledger alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Annotated
+
+import typer
+
+from db import JSON, InstanceReport, Ledger, format_time
+from watcher.cli.invocation import invocation
+from watcher.cli.ledger_access import daemon_is_running, open_ledger
+from watcher.cli.output import AsJson, echo, print_json, print_table
+from watcher.cli.status_all import print_all, summarize_all
+from watcher.settings import Settings
+from watcher.telemetry import human_duration, human_size
+
+ERRORS_SHOWN = 5
+
+
+def status(
+    context: typer.Context,
+    all_instances: Annotated[
+        bool, typer.Option("--all", help="Show every daemon that uses the ledger's database, on any machine.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show the daemon, the number of uploads by state, the oldest pending one, the last errors."""
+    settings = invocation(context).settings()
+    with open_ledger(settings, read_only=True) as ledger:
+        match all_instances, as_json:
+            case True, True:
+                print_json(summarize_all(ledger))
+            case True, False:
+                print_all(ledger)
+            case False, True:
+                print_json(_summary(settings, ledger))
+            case _:
+                _print_status(settings, ledger)
+
+
+def _summary(settings: Settings, ledger: Ledger) -> dict[str, object]:
+    report = ledger.instance_report()
+    oldest = ledger.oldest_pending()
+    return {
+        "instance": ledger.worker,
+        "ledger": ledger.instance,
+        "directory": settings.completed_dir,
+        "running": daemon_is_running(settings),
+        "heartbeat_at": format_time(report.heartbeat_at) if report else None,
+        "report": report.report if report else None,
+        "counts": {state.value: number for state, number in ledger.counts().items()},
+        "oldest_pending": oldest.as_dict() if oldest else None,
+        "awaiting_row": _gate_summary(settings, ledger),
+        "orphans": _orphans(report),
+        "last_errors": [upload.as_dict() for upload in ledger.last_errors(ERRORS_SHOWN)],
+    }
+
+
+def _gate_summary(settings: Settings, ledger: Ledger) -> dict[str, JSON]:
+    since = ledger.awaiting_row_since()
+    timeout = timedelta(seconds=settings.catalog_row_timeout)
+    return {
+        "uploads": ledger.count_awaiting_row(),
+        "overdue": ledger.count_awaiting_row(longer_than=timeout),
+        "oldest_since": format_time(since) if since else None,
+    }
+
+
+def _orphans(report: InstanceReport | None) -> int:
+    """Return the number of objects whose catalog rows were deleted, as of the daemon's last report."""
+    return int(str(report.report.get("orphans", 0))) if report else 0
+
+
+def _print_status(settings: Settings, ledger: Ledger) -> None:
+    report = ledger.instance_report()
+    is_running = daemon_is_running(settings)
+    echo(f"Instance {ledger.worker} on {settings.completed_dir}: {_daemon_state(report, is_running, ledger)}")
+    for line in report_lines(report) if is_running else ():
+        echo(f"  {line}")
+    if settings.shared_directory:
+        echo("The uploads are those of every daemon on this directory; `status --all` shows each daemon.")
+    print_table(["STATE", "UPLOADS"], [[state, str(number)] for state, number in ledger.counts().items()])
+    if oldest := ledger.oldest_pending():
+        waited = human_duration(ledger.now() - oldest.discovered_at)
+        echo(f"Oldest pending: {oldest.path}, for {waited} (id {oldest.id})")
+    _print_gate(settings, ledger)
+    if kept := _orphans(report):
+        echo(f"Objects whose catalog rows were deleted: {kept}; `video-uploader audit` lists them")
+    if errors := ledger.last_errors(ERRORS_SHOWN):
+        echo("Last errors:")
+        for upload in errors:
+            echo(f"  {upload.id} {upload.path} ({upload.state}): {upload.last_error}")
+
+
+def _print_gate(settings: Settings, ledger: Ledger) -> None:
+    waiting, since = ledger.count_awaiting_row(), ledger.awaiting_row_since()
+    if not waiting or since is None:
+        return
+    timeout = timedelta(seconds=settings.catalog_row_timeout)
+    overdue = ledger.count_awaiting_row(longer_than=timeout)
+    late = f", {overdue} for longer than CATALOG_ROW_TIMEOUT ({human_duration(timeout)})" if overdue else ""
+    waited = human_duration(ledger.now() - since)
+    echo(f"Waiting for their catalog rows: {waiting}{late}; the oldest for {waited}")
+
+
+def _daemon_state(report: InstanceReport | None, is_running: bool, ledger: Ledger) -> str:
+    if report is None:
+        return "the daemon is running." if is_running else "the daemon has never run."
+    ago = human_duration(ledger.now() - report.heartbeat_at)
+    if is_running:
+        return f"the daemon is running (process {report.pid}, heartbeat {ago} ago)."
+    return f"the daemon is not running (last heartbeat {ago} ago)."
+
+
+def report_lines(report: InstanceReport | None) -> list[str]:
+    """Return a running daemon's last report as lines of text."""
+    if report is None:
+        return []
+    lines = [f"{name} paused: {reason}" for name, reason in paused_stages(report).items()]
+    if settling := report.report.get("settling"):
+        lines.append(f"{settling} files are not known to be finished yet")
+    lines += _disk_lines(report.report.get("disk"))
+    unreadable = report.report.get("unreadable")
+    if isinstance(unreadable, Mapping):
+        lines += [f"{path} cannot be looked into: {reason}" for path, reason in unreadable.items()]
+    uploads = report.report.get("uploads")
+    if isinstance(uploads, Sequence):
+        lines += [_upload_line(upload) for upload in uploads if isinstance(upload, Mapping)]
+    return lines
+
+
+def _disk_lines(disk: JSON) -> list[str]:
+    if not isinstance(disk, Mapping) or not disk.get("is_high"):
+        return []
+    used, limit = disk["used_percent"], disk["limit_percent"]
+    line = f"the disk of the directory is {used} % full (DISK_PRESSURE_PERCENT is {limit})"
+    return [f"{line}: published copies are released at once, unless KEEP_LOCAL is set"]
+
+
+def _upload_line(upload: Mapping[str, JSON]) -> str:
+    size, sent = int(str(upload["size"])), int(str(upload["bytes_sent"]))
+    rate, left = int(str(upload["bytes_per_second"])), upload["seconds_left"]
+    rest = "" if left is None else f", {human_duration(timedelta(seconds=int(str(left))))} left"
+    return f"{upload['path']}: {human_size(sent)} of {human_size(size)}, {human_size(rate)}/s{rest}"
+
+
+def paused_stages(report: InstanceReport | None) -> Mapping[str, str]:
+    """Return the paused parts of the daemon by name, with the reasons."""
+    paused = report.report.get("paused") if report else None
+    return {str(name): str(reason) for name, reason in paused.items()} if isinstance(paused, Mapping) else {}
