@@ -8,6 +8,7 @@ from storage.bucket.admin import BucketAdmin, is_unknown_to_server
 from storage.bucket.documents import BucketDocument, DesiredBucket, Document, Documents, Transition, wanted
 from storage.bucket.iam_policy import smallest_policy
 from storage.checks.connectivity import check_storage
+from storage.checks.public_reads import PublicCheck
 from storage.checks.results import CheckResult, Outcome, failed, not_tried, ok, warning
 from storage.cloudfront import MAX_PATHS, Distribution, invalidation_paths
 from storage.config import StorageConfig
@@ -22,7 +23,6 @@ from storage.errors import (
 )
 from storage.keys import ParsedKey, key_of_url, object_key, parse_object_key, public_url
 from storage.object_store import ListedObject, ObjectStore
-from storage.public_check import PublicCheck
 from storage.rendition_store import Placed, Renditions
 from storage.s3_service import S3Service
 from storage.source_file import FileIdentity, SourceFile

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import structlog
 
+from storage.aws.errors import PUBLIC_MODES
 from storage.errors import ErrorKind, StorageError
 from storage.object_store import ObjectStore
 from storage.transfer.single_put import Sent
@@ -14,10 +15,9 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger("storage")
 ACLS_DISABLED = "AccessControlListNotSupported"
 """S3's own code, https://docs.aws.amazon.com/AmazonS3/latest/userguide/about-object-ownership.html."""
 
-WAYS_OUT = (
-    "The bucket has ACLs disabled and its objects are not public. Give it a policy that allows everybody "
-    "s3:GetObject on the prefix; or enable its ACLs (Object Ownership: Bucket owner preferred); or set "
-    "AWS_S3_ACL=none if nobody is to fetch the objects from S3 itself."
+_HINT = (
+    f"The bucket has ACLs disabled and its objects are not public. {PUBLIC_MODES} If the objects are not "
+    "meant to be public, set AWS_S3_ACL=none."
 )
 
 
@@ -58,7 +58,7 @@ class AclFallback:
         if not self._is_wanted:
             return
         if not self._store.is_public(key):
-            raise StorageError(ErrorKind.ENVIRONMENT, "make public", key, ACLS_DISABLED, WAYS_OUT)
+            raise StorageError(ErrorKind.ENVIRONMENT, "make public", key, ACLS_DISABLED, _HINT)
         with self._lock:
             is_news, self._is_said = self._is_refused and not self._is_said, True
         if is_news:

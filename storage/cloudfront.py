@@ -11,13 +11,14 @@ from typing import Any, Self
 from urllib.parse import quote
 
 import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
-from storage.aws.answers import required
 from storage.aws.errors import translate, unreadable
-from storage.aws.response_parsing import botocore_session
+from storage.aws.response_parsing import botocore_session, required
+from storage.aws.trust import Trust
 from storage.config import StorageConfig
 from storage.errors import ErrorKind, StorageError
 from storage.keys import public_url
@@ -56,7 +57,9 @@ class Distribution:
         if config.cloudfront_distribution_id is None:
             raise ValueError("the configuration names no distribution")
         self.id = config.cloudfront_distribution_id
-        self._client = _make_client(config)
+        session = botocore_session()
+        self._trust = Trust(session)
+        self._client = _make_client(config, session, self._trust)
 
     def __enter__(self) -> Self:
         return self
@@ -69,6 +72,7 @@ class Distribution:
     def close(self) -> None:
         """Give back the connections. No call may be under way or follow."""
         self._client.close()
+        self._trust.close()
 
     def invalidate(self, paths: Iterable[str], *, reference: str) -> str:
         """Have at most `MAX_PATHS` paths, as `invalidation_paths` writes them, forgotten by all caches.
@@ -107,16 +111,17 @@ def invalidation_paths(key: str) -> list[str]:
     return list(dict.fromkeys(written.replace("~", "%7E") for written in asked_for))
 
 
-def _make_client(config: StorageConfig) -> Any:
+def _make_client(config: StorageConfig, session: botocore.session.Session, trust: Trust) -> Any:
     """A client without a request being made; the region says which partition of AWS is meant."""
     try:
-        return boto3.session.Session(botocore_session=botocore_session()).client(
+        return boto3.session.Session(botocore_session=session).client(
             "cloudfront",
             region_name=config.region,
             endpoint_url=config.cloudfront_endpoint_url,
             aws_access_key_id=config.access_key_id,
             aws_secret_access_key=config.secret_access_key,
             aws_session_token=config.session_token,
+            verify=trust.bundle_file,
             config=Config(  # type: ignore[call-arg]  # the stubs lack ignore_configured_endpoint_urls
                 # AWS_ENDPOINT_URL names an S3 server, which knows nothing of CloudFront.
                 ignore_configured_endpoint_urls=True,

@@ -8,9 +8,9 @@ from typing import Self
 
 from botocore.exceptions import ClientError
 
-from storage.aws.answers import present, required, unquoted, version
 from storage.aws.clients import expected_owner
 from storage.aws.errors import http_status, translated
+from storage.aws.response_parsing import present, required, unquoted, version
 from storage.config import StorageConfig
 from storage.errors import StorageError, UploadCancelledError
 from storage.source_file import SourceFile, never

@@ -3,7 +3,6 @@
 Every setting that matters is said here, none left to what the machine happens to have.
 """
 
-import os
 from contextlib import closing
 from functools import cached_property
 from io import BytesIO
@@ -16,11 +15,11 @@ from botocore.compat import HTTPHeaders
 from botocore.config import Config
 from botocore.credentials import Credentials, ReadOnlyCredentials
 from botocore.exceptions import NoCredentialsError
-from botocore.httpsession import get_cert_path
 from urllib3.response import HTTPResponse
 
 from storage.aws.errors import translated
 from storage.aws.response_parsing import botocore_session
+from storage.aws.trust import Trust
 from storage.config import StorageConfig
 from storage.errors import ErrorKind, StorageError
 
@@ -42,8 +41,9 @@ class Access:
     def __init__(self, config: StorageConfig) -> None:
         self._config = config
         with translated("set up the S3 client", None):
-            self._botocore = botocore_session()
-            self._session = boto3.session.Session(botocore_session=self._botocore)
+            session = botocore_session()
+            self._session = boto3.session.Session(botocore_session=session)
+        self.trust = Trust(session)
 
     @cached_property
     def client(self) -> "S3Client":
@@ -60,6 +60,7 @@ class Access:
         for name in ("client", "anonymous"):
             if name in self.__dict__:
                 self.__dict__[name].close()
+        self.trust.close()
 
     @cached_property
     def bucket_url(self) -> str:
@@ -79,12 +80,6 @@ class Access:
             with translated("find the address of the bucket", None):
                 client.head_object(Bucket=self._config.bucket, Key="k")
         return seen[0].removesuffix("/k")
-
-    @property
-    def ca_bundle(self) -> str:
-        """The file or directory with the authorities that boto3 trusts."""
-        configured = self._botocore.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE")
-        return str(configured or get_cert_path(True))
 
     def credentials(self) -> ReadOnlyCredentials:
         """Credentials that are valid now; those that expire are refreshed first, which may take requests.
@@ -113,6 +108,7 @@ class Access:
                     aws_access_key_id=config.access_key_id,
                     aws_secret_access_key=config.secret_access_key,
                     aws_session_token=config.session_token,
+                    verify=self.trust.bundle_file,
                     config=_botocore_config(config, signature or "s3v4"),
                 )
         except ValueError as exc:

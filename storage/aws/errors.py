@@ -31,10 +31,11 @@ _BUCKET = "Create the bucket, or correct AWS_S3_BUCKET."
 _REGION = "Set AWS_REGION to the region the bucket is in."
 _ENDPOINT = "Check AWS_ENDPOINT_URL, AWS_REGION, AWS_S3_BUCKET and AWS_S3_VIDEOS_PREFIX."
 _CLOCK = "Set this machine's clock (NTP): S3 refuses requests that are more than 15 minutes off."
-_ACL = (
-    "There are three ways out: set AWS_S3_ACL=none and make objects public with a bucket policy; or set it "
-    "and serve them through CloudFront (CLOUDFRONT_DOMAIN); or enable ACLs on the bucket (object ownership "
-    "'bucket owner preferred')."
+PUBLIC_MODES = (
+    "Objects are made public in one of three ways: AWS_S3_ACL=public-read, on a bucket that has ACLs enabled "
+    "(Object Ownership: bucket owner preferred); AWS_S3_ACL=none and a bucket policy that allows everyone "
+    "s3:GetObject under AWS_S3_VIDEOS_PREFIX; or AWS_S3_ACL=none and a CDN that may read the bucket "
+    "(CLOUDFRONT_DOMAIN for CloudFront). `video-uploader bucket setup` sets the bucket up for the first two."
 )
 _OPTIONS = (
     "The server does not take one of the options: correct AWS_S3_STORAGE_CLASS, AWS_S3_SSE, "
@@ -51,7 +52,7 @@ _RETRIED = "It is tried again by itself."
 
 ENVIRONMENT_CODES: Mapping[str, str] = MappingProxyType(
     {
-        "AccessControlListNotSupported": _ACL,
+        "AccessControlListNotSupported": f"The bucket has ACLs disabled. {PUBLIC_MODES}",
         "AccessDenied": _PERMISSIONS,
         "AccessForbidden": _PERMISSIONS,
         "AccountProblem": _ACCOUNT,
@@ -72,7 +73,7 @@ ENVIRONMENT_CODES: Mapping[str, str] = MappingProxyType(
         "InvalidTag": _OPTIONS,
         "InvalidToken": _EXPIRED,
         "NoSuchBucket": _BUCKET,
-        "NotImplemented": f"The server does not know something that is asked of it, most often ACLs. {_ACL}",
+        "NotImplemented": f"The server does not support part of the request, most often ACLs. {PUBLIC_MODES}",
         "NotSignedUp": _ACCOUNT,
         "PermanentRedirect": _REGION,
         "QuotaExceeded": _FULL,
@@ -162,6 +163,23 @@ def translated(operation: str, key: str | None) -> Iterator[None]:
         raise unreadable(operation, key) from exc
 
 
+def certificate_error(error: BaseException) -> ssl.SSLCertVerificationError | None:
+    """The failed verification of a certificate among the causes of `error`, if there is one.
+
+    urllib3 passes the original exception on as an argument or as `reason`.
+    """
+    seen: set[int] = set()
+    waiting: list[object] = [error]
+    while waiting:
+        cause = waiting.pop()
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return cause
+        if isinstance(cause, BaseException) and id(cause) not in seen:
+            seen.add(id(cause))
+            waiting += [cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args]
+    return None
+
+
 def unreadable(operation: str, key: str | None) -> StorageError:
     """The `StorageError` that says that an answer to `operation` on `key` makes no sense."""
     return StorageError(
@@ -193,7 +211,7 @@ def _from_answer(error: ClientError, operation: str, key: str | None) -> Storage
 
 
 def _from_client(error: BotoCoreError, operation: str, key: str | None) -> StorageError:
-    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in _causes(error)):
+    if certificate_error(error) is not None:
         return StorageError(ErrorKind.ENVIRONMENT, operation, key, "untrusted-certificate", CERTIFICATE_HINT)
     for exception, (code, hint) in _ENVIRONMENT_EXCEPTIONS.items():
         if isinstance(error, exception):
@@ -202,15 +220,3 @@ def _from_client(error: BotoCoreError, operation: str, key: str | None) -> Stora
         if isinstance(error, exception):
             return StorageError(ErrorKind.TRANSIENT, operation, key, code, f"{error} {_RETRIED}")
     return StorageError(ErrorKind.TRANSIENT, operation, key, "unexpected", f"{error} {_RETRIED}")
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """`error` and what it came from; urllib3 hands the original on as an argument or as `reason`."""
-    seen: set[int] = set()
-    waiting: list[object] = [error]
-    while waiting:
-        cause = waiting.pop()
-        if isinstance(cause, BaseException) and id(cause) not in seen:
-            seen.add(id(cause))
-            yield cause
-            waiting += [cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args]

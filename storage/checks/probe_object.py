@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from storage import checksums
-from storage.aws.answers import required, unquoted, version
 from storage.aws.clients import expected_owner
 from storage.aws.errors import translated
+from storage.aws.response_parsing import required, unquoted, version
 from storage.bucket.documents import bucket_arn, folder, objects_arn
-from storage.checks.public_reads import Publicity
+from storage.checks.public_reads import PublicReads
 from storage.checks.results import CheckResult, Outcome, failed, not_tried, ok, warning
 from storage.config import StorageConfig
 from storage.errors import ErrorKind, StorageError
@@ -50,7 +50,7 @@ class Probe:
         self._config = config
         self._key = f"{folder(config.prefix)}.video-uploader-probe-{uuid.uuid4()}"
         self._target: Any = {"Bucket": config.bucket, "Key": self._key, **expected_owner(config)}
-        self._publicity = Publicity(
+        self._public_reads = PublicReads(
             config, self._key, CONTENT, cors_origins=cors_origins, cdn_domain=cdn_domain
         )
         self._versions: list[str] = []
@@ -73,11 +73,13 @@ class Probe:
         yield acl
         yield self._try("GetObject", "s3:GetObject", self._get)
         yield self._try("HeadObject", "s3:GetObject", self._head)
-        seen = self._publicity.url()
+        seen = self._public_reads.url()
         yield seen
-        yield self._publicity.acl(is_accepted=acl.outcome is Outcome.OK, is_public=seen.outcome is Outcome.OK)
-        yield self._publicity.cors()
-        yield self._publicity.cdn()
+        yield self._public_reads.acl(
+            is_accepted=acl.outcome is Outcome.OK, is_public=seen.outcome is Outcome.OK
+        )
+        yield self._public_reads.cors()
+        yield self._public_reads.cdn()
         yield self._try("multipart", _MULTIPART_ACTIONS, self._multipart)
         # Last, for it may leave other content behind.
         yield self._checksums()

@@ -1,8 +1,6 @@
 """One S3 client of the CRT for the process, and what all uploads share: connections, memory, bandwidth."""
 
-import os
 import queue
-import re
 import socket
 import ssl
 import threading
@@ -19,6 +17,7 @@ from botocore.credentials import ReadOnlyCredentials
 
 from storage.aws.clients import CONNECT_TIMEOUT_SECONDS, Access
 from storage.aws.errors import CERTIFICATE_HINT
+from storage.aws.trust import Trust
 from storage.config import StorageConfig
 from storage.errors import ErrorKind, StorageError, UploadCancelledError
 from storage.source_file import never
@@ -37,7 +36,6 @@ POLL_SECONDS = 0.1
 OVERLOADED = frozenset({"SlowDown", "ServiceUnavailable", "http-503", "http-429", "RequestLimitExceeded"})
 """Error codes by which servers ask for fewer requests at once."""
 
-_CERTIFICATES = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _GBPS_PER_CONNECTION = 0.4
 """The CRT opens ten connections for up to 2 Gbit/s, and then one for each so much of its target."""
 _FEWEST_GBPS = 2.0
@@ -172,7 +170,7 @@ class CrtClient:
             region=region,
             signing_config=create_default_s3_signing_config(region=region, credential_provider=provider),
             tls_mode=S3RequestTlsMode.ENABLED if secure else S3RequestTlsMode.DISABLED,
-            tls_connection_options=_tls_options(self.access.ca_bundle) if secure else None,
+            tls_connection_options=_tls_options(self.access.trust) if secure else None,
             throughput_target_gbps=max(_FEWEST_GBPS, self._config.connections * _GBPS_PER_CONNECTION),
             # The fewest there can be: 0 means its default of 5. Patience is ours.
             retry_config=S3RetryConfig(max_retries=1, backoff_scale_factor_ms=100, max_backoff_secs=1),
@@ -187,9 +185,7 @@ class CrtClient:
         """
         if self._trusted:
             return
-        bundle = self.access.ca_bundle
-        where = {"capath" if os.path.isdir(bundle) else "cafile": bundle}
-        context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, **where)
+        context = self.access.trust.context()
         try:
             with (
                 socket.create_connection((self._hostname, self._port), CONNECT_TIMEOUT_SECONDS) as connection,
@@ -220,25 +216,15 @@ class _Credentials:
         return AwsCredentials(current.access_key, current.secret_key, current.token)
 
 
-def _tls_options(bundle: str) -> TlsConnectionOptions:
-    """Trust for what boto3 trusts; raises `StorageError` of kind environment for an unusable bundle."""
+def _tls_options(trust: Trust) -> TlsConnectionOptions:
+    """TLS that trusts what boto3 trusts. Raises `StorageError` for unusable authorities."""
     options = TlsContextOptions()
+    # Unlike OpenSSL, the CRT refuses a file that holds anything but certificates.
+    options.override_default_trust_store(trust.certificates.encode("ascii"))
     try:
-        if os.path.isdir(bundle):
-            options.override_default_trust_store_from_path(ca_dirpath=bundle)
-        else:
-            with open(bundle, "rb") as file:
-                # Unlike OpenSSL, the CRT refuses a file that holds anything else.
-                options.override_default_trust_store(b"\n".join(_CERTIFICATES.findall(file.read())))
         return ClientTlsContext(options).new_connection_options()
-    except (OSError, RuntimeError) as exc:  # RuntimeError is what the CRT's constructors raise
-        raise StorageError(
-            ErrorKind.ENVIRONMENT,
-            "set up TLS",
-            None,
-            "bad-settings",
-            f"{bundle} holds no authorities that can be used ({exc}): correct AWS_CA_BUNDLE, or unset it.",
-        ) from exc
+    except RuntimeError as exc:  # what the CRT's constructors raise
+        raise trust.unusable(str(exc)) from exc
 
 
 def _silent(request: Request) -> StorageError:

@@ -8,7 +8,7 @@ from awscrt.s3 import S3ResponseError
 from botocore.exceptions import ClientError
 
 from storage.aws.errors import translate
-from storage.aws.replies import Reply
+from storage.aws.response_parsing import Response
 from storage.errors import ErrorKind, StorageError
 
 _ANSWERS: Mapping[str, tuple[int, str]] = MappingProxyType(
@@ -38,9 +38,9 @@ _CONNECTION_PREFIXES = ("AWS_IO_", "AWS_ERROR_HTTP_")
 def translate_crt(error: AwsCrtError, operation: str, doing: str, key: str | None) -> StorageError:
     """What `error`, raised by a request for S3's `operation`, means for `doing` something on `key`."""
     if isinstance(error, S3ResponseError):
-        reply = Reply(int(error.status_code), tuple(error.headers or ()), bytes(error.body or b""))
+        response = Response(int(error.status_code), tuple(error.headers or ()), bytes(error.body or b""))
         try:
-            reply.read(operation, doing, key)
+            response.parse(operation, doing, key)
         except ClientError as exc:
             return translate(exc, doing, key)
         except StorageError as exc:

@@ -11,7 +11,7 @@ from awscrt.http import HttpHeaders, HttpRequest
 from awscrt.s3 import S3Client, S3Request, S3RequestType
 
 from storage.aws.errors import translated
-from storage.aws.replies import Reply
+from storage.aws.response_parsing import Response
 from storage.transfer.crt_errors import translate_crt
 
 
@@ -117,7 +117,7 @@ class CrtRequest:
         except AwsCrtError as exc:
             raise translate_crt(exc, request.operation, request.doing, request.key) from exc
         with translated(request.doing, request.key):
-            return Reply(self._status, self._headers, bytes(self._body)).read(
+            return Response(self._status, self._headers, bytes(self._body)).parse(
                 request.operation, request.doing, request.key
             )
 

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import structlog
 
 from storage import checksums
-from storage.aws.answers import required, unquoted, version
+from storage.aws.response_parsing import required, unquoted, version
 from storage.config import StorageConfig
 from storage.errors import SourceChangedError, StorageError
 from storage.transfer.crt_client import REQUEST_SECONDS, CrtClient

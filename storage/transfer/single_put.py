@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 import structlog
 
 from storage import checksums
-from storage.aws.answers import unquoted, version
+from storage.aws.response_parsing import unquoted, version
 from storage.config import StorageConfig
 from storage.errors import PreconditionError, SourceChangedError, StorageError, UploadCancelledError
 from storage.source_file import SourceFile

@@ -84,7 +84,7 @@ def config_for(url: str, bucket: str, **settings: object) -> StorageConfig:
 def forget_aws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hide every AWS setting, credential and proxy of this machine from the code under test."""
     for name in os.environ:
-        if name.startswith("AWS_") or name.lower().endswith("_proxy"):
+        if name.startswith("AWS_") or name.lower().endswith("_proxy") or name == "REQUESTS_CA_BUNDLE":
             monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -165,10 +164,7 @@ def _assemble(
             liveness=liveness,
             metrics=metrics,
         ),
-        # boto3 takes the same name from the environment.
-        public_check=PublicCheck(ca_bundle=os.environ.get("AWS_CA_BUNDLE"))
-        if settings.verify_public_url
-        else None,
+        public_check=PublicCheck() if settings.verify_public_url else None,
         wake=lambda state: runners[state].wake() if state in runners else None,
         check_gate=check_gate,
     )

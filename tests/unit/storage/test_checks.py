@@ -13,11 +13,10 @@ from storage import (
     CheckResult,
     Outcome,
     StorageConfig,
-    StorageError,
-    anonymous_http,
     check_storage,
     wanted,
 )
+from storage.anonymous_http import AnonymousHttp
 from storage.bucket.documents import DesiredBucket
 from storage.checks.connectivity import BASICS
 from storage.checks.probe_object import CONTENT, Probe
@@ -391,7 +390,7 @@ def test_the_cdn_is_asked_by_its_domain(
 
     def through(request: Request, forward: Forward) -> Answer:
         bare = f"{s3.url}/{ready}{request.path}"
-        answer = anonymous_http.ask(bare)
+        answer = AnonymousHttp().fetch(bare)
         return Answer(answer.status, {"x-cache": "Miss from cloudfront"}, answer.body)
 
     with FaultProxy(fault=through, tls=certificate.server_side) as cdn:
@@ -402,23 +401,6 @@ def test_the_cdn_is_asked_by_its_domain(
     assert (good.outcome, bad.outcome) == (Outcome.OK, Outcome.FAILED)
     assert "Miss from cloudfront" in good.detail
     assert "origin access control" in bad.mend
-
-
-@pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://127.0.0.1/x", "nonsense"])
-def test_only_http_is_spoken_to_urls(url: str) -> None:
-    with pytest.raises(StorageError):
-        anonymous_http.ask(url)
-
-
-def test_a_redirect_is_an_answer_and_is_not_followed(proxy: FaultProxy) -> None:
-    proxy.fault = always(Answer(302, {"location": f"{proxy.url}/other"}))
-    assert anonymous_http.ask(f"{proxy.url}/one").status == 302
-    assert len(proxy.requests) == 1
-
-
-def test_an_answer_that_never_ends_is_cut_off(proxy: FaultProxy) -> None:
-    proxy.fault = always(Answer(200, {}, b"x" * (anonymous_http.MAX_BODY_BYTES + 5)))
-    assert len(anonymous_http.ask(proxy.url).body) == anonymous_http.MAX_BODY_BYTES
 
 
 def test_a_result_is_ready_for_json(config: StorageConfig, proxy: FaultProxy) -> None:
