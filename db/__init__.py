@@ -23,8 +23,6 @@ from db.publications import Publication, Publications
 from db.records import (
     JSON,
     CatalogRow,
-    Gate,
-    GateVerdict,
     Identity,
     InstanceReport,
     Upload,
@@ -47,8 +45,6 @@ __all__ = [
     "DatabaseError",
     "DatabaseUrlError",
     "ErrorKind",
-    "Gate",
-    "GateVerdict",
     "Identity",
     "IllegalTransitionError",
     "InstanceReport",

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 from db.database import Database
-from db.records import CatalogRow, Gate, Upload
+from db.records import CatalogRow, Upload
 
 
 class Catalog(Protocol):
@@ -22,15 +22,8 @@ class Catalog(Protocol):
     def creates_rows(self) -> bool:
         """Whether `announce` makes rows, or somebody else does."""
 
-    @property
-    def has_gate(self) -> bool:
-        """Whether files wait for rows that somebody else makes, and whose word on the encode counts."""
-
     def announce(self, upload: Upload, *, local_url: str, public_url: str) -> None:
         """See to it that the rendition has a row, which players can use before anything is uploaded."""
-
-    def gate(self, upload: Upload) -> Gate:
-        """Whether the file may be sent yet."""
 
     def publish(self, upload: Upload, *, public_url: str, local_url: str, is_current: bool = True) -> int:
         """Point the rendition's rows at the object and say how many do now; 0 means look again later.
@@ -61,7 +54,6 @@ class OwnCatalog:
     """
 
     creates_rows = True
-    has_gate = False
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -87,10 +79,6 @@ class OwnCatalog:
                 created_at=now,
                 updated_at=now,
             ).execute()
-
-    def gate(self, upload: Upload) -> Gate:  # noqa: ARG002 - the protocol's; every upload is welcome here
-        """Open: nobody else has a say in what is sent."""
-        return Gate.opened()
 
     def publish(self, upload: Upload, *, public_url: str, local_url: str, is_current: bool = True) -> int:  # noqa: ARG002
         """Give the rendition's rows the public URL and the object's size; say how many have it now."""
@@ -153,14 +141,9 @@ class NoCatalog:
     """For where nobody keeps a catalog: every file may be sent, and publishing writes nothing."""
 
     creates_rows = False
-    has_gate = False
 
     def announce(self, upload: Upload, *, local_url: str, public_url: str) -> None:
         """Write nothing."""
-
-    def gate(self, upload: Upload) -> Gate:  # noqa: ARG002 - the protocol's; every upload is welcome here
-        """Open."""
-        return Gate.opened()
 
     def publish(self, upload: Upload, *, public_url: str, local_url: str, is_current: bool = True) -> int:  # noqa: ARG002
         """1, as if there were a row: the upload goes on."""

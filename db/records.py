@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from enum import StrEnum
 
 from db.states import State
 
@@ -141,47 +140,6 @@ class CatalogRow:
     def age_order(self) -> tuple[datetime, str]:
         """What sorts rows from the oldest to the newest."""
         return self.created_at, self.id
-
-
-class GateVerdict(StrEnum):
-    """What the catalog says about sending a file."""
-
-    OPEN = "open"
-    WAIT = "wait"
-    REJECTED = "rejected"
-
-
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """The catalog gate's answer: a row that lets the file through, or a sentence that says why not.
-
-    `code` is a short stable word for the sentence. A catalog whose rows nobody waits for opens without one.
-    """
-
-    verdict: GateVerdict
-    code: str = ""
-    reason: str = ""
-    row: CatalogRow | None = None
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the file may be sent."""
-        return self.verdict is GateVerdict.OPEN
-
-    @classmethod
-    def opened(cls, row: CatalogRow | None = None) -> Gate:
-        """The file may be sent, for this row if there is one."""
-        return cls(GateVerdict.OPEN, row=row)
-
-    @classmethod
-    def wait(cls, code: str, reason: str) -> Gate:
-        """The catalog has not decided yet."""
-        return cls(GateVerdict.WAIT, code, reason)
-
-    @classmethod
-    def rejected(cls, code: str, reason: str) -> Gate:
-        """The file must not be sent."""
-        return cls(GateVerdict.REJECTED, code, reason)
 
 
 def format_time(time: datetime) -> str:

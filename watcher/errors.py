@@ -1,4 +1,4 @@
-"""What went wrong, in one shape, whichever package said it: the kind decides what happens next."""
+"""Failures: every package's errors in one form, whose kind decides what happens next."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from storage import StorageError
 from watcher.filesystem.openat import NotOursError, RootUnavailableError, UnreadableError
 
 
-class Kind(StrEnum):
-    """The three kinds of errors; see the README's table of what happens after each."""
+class FailureKind(StrEnum):
+    """The three kinds of failures; the README has a table of what happens after each."""
 
     TRANSIENT = "transient"
     ENVIRONMENT = "environment"
@@ -20,7 +20,7 @@ class Kind(StrEnum):
 
 
 class Code(StrEnum):
-    """Every error code that this package gives; those of S3 and of `storage` are in `StorageError.code`."""
+    """Every error code of this package; `StorageError.code` has those of S3 and of `storage`."""
 
     CATALOG_BUSY = "catalog-busy"
     DATABASE = "database"
@@ -45,7 +45,7 @@ class Code(StrEnum):
     OBJECT_REPLACED = "object-replaced"
     OBJECT_UNKNOWN = "object-unknown"
     RETENTION = "retention"
-    """A published copy waits for this until it is released."""
+    """The reason why a published copy is not released yet."""
     ROLLED_BACK = "rolled-back"
     ROOT_UNAVAILABLE = "root-unavailable"
     ROW_GONE = "row-gone"
@@ -56,38 +56,38 @@ class Code(StrEnum):
 
 
 MENDABLE_CODES = frozenset({Code.UNREADABLE, Code.NOT_OURS})
-"""Codes of `failed` rows whose reason the file system can take away: looked at again by every scan."""
+"""Codes of `failed` rows that every scan checks again, because the cause is in the file system."""
 
 _TRANSIENT_ERRNOS = frozenset({errno.EAGAIN, errno.EINTR, errno.ESTALE})
-_MENDS = {
-    errno.ENOSPC: "make room on that disk.",
-    errno.EDQUOT: "make room, or raise this user's quota.",
-    errno.EROFS: "mount that file system for writing; the system log says what made it read-only.",
+_REMEDIES = {
+    errno.ENOSPC: "free space on that disk.",
+    errno.EDQUOT: "free space, or raise this user's quota.",
+    errno.EROFS: "remount that file system read-write; the system log says why it is read-only.",
     errno.EMFILE: "raise the limit of open files (LimitNOFILE= in the unit).",
-    errno.ENFILE: "raise the limit of open files of the whole system (fs.file-max).",
+    errno.ENFILE: "raise the system-wide limit of open files (fs.file-max).",
 }
-"""What to do about the errors that are of the whole machine, and of no single file."""
+"""What to do about the errors that concern the whole machine rather than one file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One failure: what kind it is, a stable code, and a sentence a person can act on."""
+    """One failure: its kind, a stable code, and a sentence for the operator."""
 
-    kind: Kind
+    kind: FailureKind
     code: str
     sentence: str
 
 
 class StageError(Exception):
-    """Raised by a stage that found a reason of its own not to go on with a row."""
+    """Raised by a stage for a failure that no lower layer reported."""
 
-    def __init__(self, kind: Kind, code: str, sentence: str) -> None:
+    def __init__(self, kind: FailureKind, code: str, sentence: str) -> None:
         super().__init__(sentence)
         self.failure = Failure(kind, code, sentence)
 
 
 class DeferError(Exception):
-    """Raised by a stage whose row has to wait for somebody else: no failure, and no attempt is counted."""
+    """Raised by a stage whose upload must wait. It is not a failure, and no attempt is counted."""
 
     def __init__(self, code: str, reason: str, delay_seconds: float) -> None:
         super().__init__(reason)
@@ -97,7 +97,7 @@ class DeferError(Exception):
 
 
 class ReexamineError(Exception):
-    """Raised by a stage whose file is not as it was settled: the settler has to look at the path again."""
+    """Raised by a stage whose file has changed since it was settled: it must be examined again."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -113,30 +113,32 @@ HANDLED_ERRORS = (
     RootUnavailableError,
     OSError,
 )
-"""Every exception that `failure_of` has a sentence for; a file that is missing is a fact, not a failure."""
+"""The exceptions that `failure_of` accepts. A missing file is not a failure."""
 
 
 def failure_of(exc: Exception) -> Failure:
-    """The problem that an exception of `HANDLED_ERRORS` stands for."""
+    """The failure that an exception of `HANDLED_ERRORS` stands for."""
     match exc:
         case StageError():
             return exc.failure
         case StorageError():
-            return Failure(Kind(exc.kind.value), exc.code, str(exc))
+            return Failure(FailureKind(exc.kind.value), exc.code, str(exc))
         case DatabaseError():
-            return Failure(Kind(exc.kind.value), Code.DATABASE, str(exc))
+            return Failure(FailureKind(exc.kind.value), Code.DATABASE, str(exc))
         case RootUnavailableError():
-            return Failure(Kind.ENVIRONMENT, Code.ROOT_UNAVAILABLE, str(exc))
+            return Failure(FailureKind.ENVIRONMENT, Code.ROOT_UNAVAILABLE, str(exc))
         case NotOursError():
-            return Failure(Kind.OBJECT, Code.NOT_OURS, str(exc))
-        case UnreadableError() if exc.errno in _MENDS:
-            return Failure(Kind.ENVIRONMENT, Code.LOCAL_SYSTEM, str(exc))
+            return Failure(FailureKind.OBJECT, Code.NOT_OURS, str(exc))
+        case UnreadableError() if exc.errno in _REMEDIES:
+            return Failure(FailureKind.ENVIRONMENT, Code.LOCAL_SYSTEM, str(exc))
         case UnreadableError() if exc.errno in _TRANSIENT_ERRNOS:
-            return Failure(Kind.TRANSIENT, Code.LOCAL_IO, str(exc))
+            return Failure(FailureKind.TRANSIENT, Code.LOCAL_IO, str(exc))
         case UnreadableError():
-            return Failure(Kind.OBJECT, Code.UNREADABLE, str(exc))
-        case OSError() if exc.errno in _MENDS:
-            mend = _MENDS[exc.errno]
-            return Failure(Kind.ENVIRONMENT, Code.LOCAL_SYSTEM, f"This machine refused: {exc}; {mend}")
+            return Failure(FailureKind.OBJECT, Code.UNREADABLE, str(exc))
+        case OSError() if exc.errno in _REMEDIES:
+            sentence = f"The system refused: {exc}; {_REMEDIES[exc.errno]}"
+            return Failure(FailureKind.ENVIRONMENT, Code.LOCAL_SYSTEM, sentence)
         case _:
-            return Failure(Kind.TRANSIENT, Code.LOCAL_IO, f"Reading or writing the local file failed: {exc}.")
+            return Failure(
+                FailureKind.TRANSIENT, Code.LOCAL_IO, f"Reading or writing the local file failed: {exc}."
+            )

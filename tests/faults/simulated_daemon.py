@@ -54,8 +54,8 @@ class Life(World):
         """A full scan with all that follows it."""
 
         def scan(harness: Harness) -> None:
-            harness.app.asides.repair(harness.app.scanner.scan().asides)
-            harness.sweep()
+            harness.app.quarantine_repair.run(harness.app.scanner.scan().asides)
+            harness.check_rows()
             for name in NAMES:
                 harness.settle(self.path(name))
 
@@ -63,7 +63,7 @@ class Life(World):
 
     def ask(self) -> None:
         """The gate is asked."""
-        self._do(Harness.ask)
+        self._do(Harness.admit_waiting)
 
     def step(self, state: State) -> None:
         """A stage works on what is due now by the database's clock."""
@@ -82,7 +82,7 @@ class Life(World):
         def watch(harness: Harness) -> None:
             catalog_thread = harness.app.catalog_thread
             assert catalog_thread is not None
-            catalog_thread.republisher.watch()
+            catalog_thread.republisher.check_recent()
 
         self._do(watch)
 
@@ -141,7 +141,7 @@ class Life(World):
             self.harness.app.ledger.release_all_claims()
             with suppress(StorageError):
                 self.harness.app.abandoned_multiparts.adopt_or_abort()
-            self.harness.app.asides.repair(self.harness.app.scanner.scan().asides)
+            self.harness.app.quarantine_repair.run(self.harness.app.scanner.scan().asides)
         except REPORTED:
             self.close()
             failpoints.hook = self._be_surprised

@@ -155,7 +155,7 @@ def test_a_ready_row_that_nobody_has_published_onto_yet_is_given_the_url_of_the_
     harness.put(other, video)
     catalog_thread = harness.app.catalog_thread
     assert catalog_thread is not None
-    catalog_thread.gate.ask()
+    catalog_thread.gate.admit_waiting()
     harness.step(State.PENDING)
     compressor.encode(PATH)
     assert issues(harness) == [(Issue.ROW_ASTRAY, False), (Issue.ROW_ASTRAY, False)]

@@ -1,4 +1,4 @@
-"""Nothing is sent before the compressor says that its encode is good: the gate, on real rows."""
+"""The catalog gate on real rows: nothing is sent before its row is ready."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ ORIGINAL = f"{VIDEO_ID}/my video.mp4"
 
 
 def finish(harness: Harness, path: str = PATH) -> None:
-    """Let the path's upload go as far as it can without waiting."""
-    harness.ask()
+    """Run the gate and all stages once."""
+    harness.admit_waiting()
     harness.finish(path)
 
 
@@ -34,12 +34,12 @@ def test_a_file_waits_for_its_row_and_only_the_url_of_that_is_changed(
     harness = beside()
     row = rows.insert(NAME, "720p", "processing", codec="h264")
     assert harness.put(PATH, video).awaits_row
-    assert harness.ask() == 0
+    assert harness.admit_waiting() == 0
     assert harness.step(State.PENDING) == []
     assert proxy.actions == []
     rows.update(row, status="ready", file_size=len(video))
     before = rows.read(row)
-    assert harness.ask() == 1
+    assert harness.admit_waiting() == 1
     assert harness.finish(PATH).state is State.RELEASED
     after = rows.read(row)
     assert after["url"] == public(harness, f"videos/{VIDEO_ID}/{NAME}")
@@ -50,7 +50,7 @@ def test_a_file_waits_for_its_row_and_only_the_url_of_that_is_changed(
 def test_a_failed_row_rejects_a_file_however_good_it_looks(
     beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
 ) -> None:
-    """ffmpeg stopped with SIGTERM leaves a valid file; the row alone says that it is not to be used."""
+    """ffmpeg stopped with SIGTERM leaves a valid file; only the row shows that it must not be used."""
     harness = beside()
     row = rows.insert(NAME, "720p", "failed")
     harness.put(PATH, video)
@@ -65,7 +65,7 @@ def test_a_failed_row_rejects_a_file_however_good_it_looks(
 def test_a_row_may_come_long_after_its_file(beside: MakeHarness, rows: CatalogRows, video: bytes) -> None:
     harness = beside()
     harness.put(PATH, video)
-    assert harness.ask() == 0
+    assert harness.admit_waiting() == 0
     assert harness.app.ledger.count_awaiting_row() == 1
     row = rows.insert(NAME, "720p")
     finish(harness)
@@ -80,7 +80,7 @@ def test_the_gate_is_asked_again_right_before_sending(
     harness = beside()
     rows.insert(NAME, "720p")
     harness.put(PATH, video)
-    harness.ask()
+    harness.admit_waiting()
     again = rows.insert(NAME, "720p", "processing")
     (upload,) = harness.step(State.PENDING)
     assert (upload.state, upload.awaits_row, upload.error_code) == (State.PENDING, True, "row-processing")
@@ -90,13 +90,13 @@ def test_the_gate_is_asked_again_right_before_sending(
     assert harness.row(PATH).state is State.RELEASED
 
 
-def test_what_was_hashed_for_an_attempt_that_failed_is_not_sent_past_the_gate_either(
+def test_a_retried_attempt_passes_the_gate_again(
     beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
 ) -> None:
     harness = beside()
     rows.insert(NAME, "720p")
     harness.put(PATH, video)
-    harness.ask()
+    harness.admit_waiting()
     proxy.fault = lambda _request, _forward: s3_error(503, "SlowDown")
     (postponed,) = harness.step(State.PENDING)
     assert (postponed.attempts, postponed.checksum is None) == (1, False)
@@ -109,20 +109,20 @@ def test_what_was_hashed_for_an_attempt_that_failed_is_not_sent_past_the_gate_ei
     assert proxy.actions == []
 
 
-def test_a_row_that_let_a_file_through_and_failed_since_turns_it_away(
+def test_a_row_that_admitted_a_file_and_failed_since_rejects_it(
     beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
 ) -> None:
     harness = beside()
     row = rows.insert(NAME, "720p")
     harness.put(PATH, video)
-    harness.ask()
+    harness.admit_waiting()
     rows.update(row, status="failed")
     (upload,) = harness.step(State.PENDING)
     assert (upload.state, upload.error_code) == (State.REJECTED, "encode-failed")
     assert proxy.actions == []
 
 
-def test_what_was_turned_away_stays_so_while_its_newest_row_says_failed(
+def test_a_rejected_upload_stays_rejected_while_its_newest_row_is_failed(
     beside: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
     """An older row that is ready and shows no object of ours is not the one that decides."""
@@ -130,9 +130,9 @@ def test_what_was_turned_away_stays_so_while_its_newest_row_says_failed(
     rows.insert(NAME, "720p")
     rows.insert(NAME, "720p", "failed")
     rejected = harness.put(PATH, video)
-    harness.ask()
+    harness.admit_waiting()
     before = harness.events(PATH)
-    assert harness.sweep() == 0
+    assert harness.check_rows() == 0
     (upload,) = harness.app.ledger.uploads(ids=[rejected.id])
     assert (upload.state, upload.error_code) == (State.REJECTED, "encode-failed")
     assert harness.events(PATH) == before
@@ -161,18 +161,18 @@ def test_a_second_encode_that_fails_leaves_object_and_older_row_as_they_were(
 def test_a_second_encode_that_fails_before_it_opens_the_file_does_not_stop_the_first(
     beside: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    """The content was let through for the older row, and has not changed since: it is still that row's."""
+    """The content was admitted for the older row and has not changed since: it still belongs to that row."""
     harness = beside()
     good = rows.insert(NAME, "720p")
     harness.put(PATH, video)
-    harness.ask()
+    harness.admit_waiting()
     failed = rows.insert(NAME, "720p", "failed")
     assert harness.finish(PATH).state is State.RELEASED
     assert rows.url_of(good) == public(harness, f"videos/{VIDEO_ID}/{NAME}")
     assert rows.url_of(failed).startswith("https://example.com/")
 
 
-def test_a_failed_encode_of_the_same_size_is_not_taken_for_what_was_let_through(
+def test_a_failed_encode_of_the_same_size_is_not_taken_for_what_was_admitted(
     beside: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
 ) -> None:
     """Nothing of the first one has been read yet, so its size is all that is known of its content."""
@@ -180,7 +180,7 @@ def test_a_failed_encode_of_the_same_size_is_not_taken_for_what_was_let_through(
     rows.insert(NAME, "720p")
     good = video + b"\0\0\0\x09free1"
     harness.put(PATH, good)
-    assert harness.ask() == 1
+    assert harness.admit_waiting() == 1
     second = rows.insert(NAME, "720p", "processing")
     os.utime(harness.absolute(harness.write(PATH, good[:-1] + b"2")), (1, 1))
     harness.settle(PATH)
@@ -226,7 +226,7 @@ def test_what_a_power_cut_left_of_a_file_does_not_replace_its_good_object(
         Code.ROW_NOT_NEWER,
     )
     assert sent(proxy) == []
-    assert harness.ask() == 0
+    assert harness.admit_waiting() == 0
     assert harness.object(good) == video
     rows.insert("my video.mp4", "original")
     finish(harness, ORIGINAL)
@@ -267,7 +267,7 @@ def test_the_row_tells_an_original_from_a_rendition_of_the_same_name(
     of_rendition = rows.insert("clip_720p_720p.mp4", "720p")
     harness.put(rendition, video)
     harness.put(original, video + b"\0\0\0\x08free")
-    assert harness.ask() == 1
+    assert harness.admit_waiting() == 1
     of_original = rows.insert("clip_720p.mp4", "original")
     finish(harness, original)
     harness.finish(rendition)
@@ -321,5 +321,5 @@ def test_a_retried_upload_is_judged_by_its_row_again(
     (upload,) = harness.step(State.PENDING)
     assert upload.state is State.REJECTED
     rows.update(row, status="ready")
-    harness.sweep()
+    harness.check_rows()
     assert harness.finish(PATH).state is State.RELEASED

@@ -1,4 +1,4 @@
-"""Where the URL goes, whether it stays there, and what becomes of objects whose rows are deleted."""
+"""Publication into the compressor's catalog, republication, and objects whose rows were deleted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ORIGINAL_KEY = f"videos/{VIDEO_ID}/my video_original.mp4"
 
 def publish(harness: Harness, path: str = PATH) -> None:
     """Take the path's upload to `published`."""
-    harness.ask()
+    harness.admit_waiting()
     harness.step(State.PENDING)
     harness.step(State.VERIFIED)
     assert harness.row(path).state is State.PUBLISHED
@@ -33,7 +33,7 @@ def publish(harness: Harness, path: str = PATH) -> None:
 
 def verify(harness: Harness) -> None:
     """Take the uploads at the gate to `verified`."""
-    harness.ask()
+    harness.admit_waiting()
     (upload,) = harness.step(State.PENDING)
     assert upload.state is State.VERIFIED
 
@@ -42,9 +42,9 @@ def public(harness: Harness, key: str = KEY) -> str:
     return harness.app.context.naming.public_url_of(key)
 
 
-def watch(harness: Harness) -> int:
+def check_recent(harness: Harness) -> int:
     assert harness.app.catalog_thread is not None
-    return harness.app.catalog_thread.republisher.watch()
+    return harness.app.catalog_thread.republisher.check_recent()
 
 
 def republished(harness: Harness) -> float | None:
@@ -55,7 +55,7 @@ def republished(harness: Harness) -> float | None:
 def test_a_url_is_published_onto_ready_rows_only(
     beside: MakeHarness, rows: CatalogRows, video: bytes, status: str
 ) -> None:
-    """No row that could be given it means to look again, not success."""
+    """Without a row that can be given the URL, publication is retried."""
     harness = beside()
     row = rows.insert(NAME, "720p")
     harness.put(PATH, video)
@@ -65,7 +65,7 @@ def test_a_url_is_published_onto_ready_rows_only(
     assert (upload.state, upload.error_code) == (State.VERIFIED, "row-missing")
     assert rows.url_of(row) == f"{BASE_URL}/{PATH}"
     rows.update(row, status="ready")
-    assert harness.sweep() == 0
+    assert harness.check_rows() == 0
     harness.step(State.VERIFIED)
     assert harness.row(PATH).state is State.PUBLISHED
     assert rows.url_of(row) == public(harness)
@@ -105,7 +105,7 @@ def test_a_row_that_shows_no_file_at_all_is_found_by_video_and_quality(
 def test_an_address_of_ours_from_before_is_replaced_by_the_present_one(
     beside: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    """The original's old URL does not end in its file's name; the ledger remembers that it was ours."""
+    """The original's old URL does not end in its file's name; the ledger has recorded it."""
     old = beside(KEEP_LOCAL=True, AWS_S3_BASE_URL="https://old.example")
     first = rows.insert(ORIGINAL_NAME, "original")
     old.put(ORIGINAL, video)
@@ -121,15 +121,15 @@ def test_an_address_of_ours_from_before_is_replaced_by_the_present_one(
 def test_a_row_that_went_back_is_published_again_and_counted(
     beside: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    """The copy may be released already: what is in S3 is what players need."""
+    """The copy may be released already: players need the object."""
     harness = beside()
     row = rows.insert(NAME, "720p")
     harness.put(PATH, video)
-    harness.ask()
+    harness.admit_waiting()
     assert harness.finish(PATH).state is State.RELEASED
-    assert watch(harness) == 0
+    assert check_recent(harness) == 0
     rows.update(row, url=f"{BASE_URL}/{PATH}")
-    assert watch(harness) == 1
+    assert check_recent(harness) == 1
     assert rows.url_of(row) == public(harness)
     assert republished(harness) == 1
     assert harness.events(PATH)[-1] == "republished"
@@ -145,17 +145,17 @@ def test_a_row_that_appears_for_a_file_that_did_not_change_is_published_by_the_s
     publish(harness, ORIGINAL)
     del proxy.requests[:]
     again = rows.insert(ORIGINAL_NAME, "original")
-    assert harness.sweep() == 1
+    assert harness.check_rows() == 1
     assert rows.url_of(again) == public(harness, ORIGINAL_KEY)
     assert harness.row(ORIGINAL).catalog_row_id == again
     assert proxy.actions == []
-    assert harness.sweep() == 0
+    assert harness.check_rows() == 0
 
 
 def test_a_newer_row_of_other_content_waits_for_its_own_upload(
     beside: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    """The old object is not what the new row is about, even though it has the same URL."""
+    """The old object does not belong to the new row, although it has the same URL."""
     harness = beside()
     first = rows.insert(NAME, "720p")
     harness.put(PATH, video)
@@ -165,7 +165,7 @@ def test_a_newer_row_of_other_content_waits_for_its_own_upload(
     harness.step(State.VERIFIED)
     assert rows.url_of(first) == public(harness)
     assert rows.url_of(second) == f"{BASE_URL}/{PATH}"
-    assert harness.sweep() == 0
+    assert harness.check_rows() == 0
     harness.settle(PATH)
     publish(harness)
     assert rows.url_of(second) == public(harness)
@@ -185,7 +185,7 @@ def test_a_row_deleted_before_publication_ends_the_upload_and_keeps_object_and_f
     assert os.path.exists(harness.absolute(PATH))
     assert harness.app.scanner.scan().noticed == 0
     back = rows.insert(NAME, "720p")
-    harness.sweep()
+    harness.check_rows()
     assert harness.finish(PATH).state is State.RELEASED
     assert rows.url_of(back) == public(harness)
 
@@ -193,7 +193,7 @@ def test_a_row_deleted_before_publication_ends_the_upload_and_keeps_object_and_f
 def test_a_lost_object_gives_each_row_back_what_it_showed_before(
     beside: MakeHarness, rows: CatalogRows, server: S3Server, video: bytes
 ) -> None:
-    """The local URL begins as each request wished: it is remembered, not made up."""
+    """Each request chose its own local URL: it is recorded, not derived."""
     harness = beside()
     locals_ = [f"https://{host}.example/{PATH}" for host in ("a", "b")]
     ids = [rows.insert(NAME, "720p", url=url) for url in locals_]
@@ -210,7 +210,7 @@ def test_a_lost_object_gives_each_row_back_what_it_showed_before(
 def test_a_row_that_goes_back_while_the_object_is_lost_is_left_as_it_is(
     beside: MakeHarness, rows: CatalogRows, video: bytes, server: S3Server
 ) -> None:
-    """What it showed before is not known, so it keeps the address; whoever changes that knows better."""
+    """Its earlier URL is unknown, so it keeps the present one."""
     harness = beside()
     row = rows.insert(NAME, "720p", url=public(harness))
     harness.put(PATH, video)
@@ -219,7 +219,7 @@ def test_a_row_that_goes_back_while_the_object_is_lost_is_left_as_it_is(
     (lost,) = harness.step(State.PUBLISHED)
     assert (lost.state, rows.url_of(row)) == (State.PENDING, public(harness))
     rows.update(row, url=f"{BASE_URL}/{PATH}")
-    assert watch(harness) == 0
+    assert check_recent(harness) == 0
     assert rows.url_of(row) == f"{BASE_URL}/{PATH}"
 
 
@@ -254,7 +254,7 @@ def test_a_copy_is_not_released_while_a_row_still_shows_it(
 def test_an_original_is_kept_while_the_compressor_is_at_work_on_its_video(
     beside: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    """At the end it looks whether the original is there, and then probes it: gone by then is lost."""
+    """The compressor checks for the original at its end and then probes it: it must not vanish in between."""
     harness = beside()
     row = rows.insert(ORIGINAL_NAME, "original")
     rows.insert(NAME, "720p", "processing")
@@ -267,41 +267,41 @@ def test_an_original_is_kept_while_the_compressor_is_at_work_on_its_video(
 
 
 @pytest.mark.parametrize("deletes", [False, True])
-def test_the_object_of_a_deleted_video_is_kept_and_reported_or_deleted_as_wished(
+def test_the_object_of_a_deleted_video_is_kept_and_reported_or_deleted_as_configured(
     beside: MakeHarness, rows: CatalogRows, video: bytes, deletes: bool
 ) -> None:
     harness = beside(DELETE_ORPHANS=deletes)
     row = rows.insert(NAME, "720p")
     harness.put(PATH, video)
-    harness.ask()
+    harness.admit_waiting()
     upload = harness.finish(PATH)
     orphans = harness.app.catalog_thread.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
-    assert (orphans.look(), orphans.kept) == (0, 0)
+    assert (orphans.process_all(), orphans.kept) == (0, 0)
     rows.delete(row)
-    assert orphans.look() == deletes
+    assert orphans.process_all() == deletes
     assert orphans.kept == (not deletes)
     assert harness.object(upload) == (None if deletes else video)
-    assert (orphans.look(), orphans.kept) == (0, not deletes)
+    assert (orphans.process_all(), orphans.kept) == (0, not deletes)
 
 
-def test_an_object_is_not_deleted_while_any_row_leads_to_it(
+def test_an_object_is_not_deleted_while_any_row_references_it(
     beside: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
-    """Not even one of another video, which somebody pointed at it by hand."""
+    """Not even one of another video that was edited by hand."""
     harness = beside(DELETE_ORPHANS=True)
     row = rows.insert(NAME, "720p")
     harness.put(PATH, video)
-    harness.ask()
+    harness.admit_waiting()
     upload = harness.finish(PATH)
     other = VIDEO_ID.replace("0b8e", "1b8e")
     add_video(rows.url, other)
     pointed = rows.insert("another_480p.mp4", "480p", video_id=other, url=public(harness))
     rows.delete(row)
     orphans = harness.app.catalog_thread.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
-    assert orphans.look() == 0
+    assert orphans.process_all() == 0
     assert harness.object(upload) == video
     rows.delete(pointed)
-    assert orphans.look() == 1
+    assert orphans.process_all() == 1
 
 
 def test_an_object_whose_copy_is_still_to_be_released_is_deleted_after_that(
@@ -314,10 +314,10 @@ def test_an_object_whose_copy_is_still_to_be_released_is_deleted_after_that(
     publish(harness)
     rows.delete(row)
     orphans = harness.app.catalog_thread.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
-    assert (orphans.look(), orphans.kept) == (0, 1)
+    assert (orphans.process_all(), orphans.kept) == (0, 1)
     (upload,) = harness.step(State.PUBLISHED)
     assert upload.state is State.RELEASED
-    assert orphans.look() == 1
+    assert orphans.process_all() == 1
 
 
 def test_with_copies_kept_for_good_the_object_is_deleted_and_the_file_waits_for_a_row(
@@ -329,7 +329,7 @@ def test_with_copies_kept_for_good_the_object_is_deleted_and_the_file_waits_for_
     publish(harness)
     rows.delete(row)
     orphans = harness.app.catalog_thread.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
-    assert orphans.look() == 1
+    assert orphans.process_all() == 1
     (upload,) = harness.step(State.PENDING)
     assert (upload.state, upload.awaits_row) == (State.PENDING, True)
     assert os.path.exists(harness.absolute(PATH))
@@ -346,9 +346,9 @@ def test_an_object_whose_row_was_deleted_before_publication_is_an_orphan_too(
     (upload,) = harness.step(State.VERIFIED)
     assert upload.state is State.GONE
     orphans = harness.app.catalog_thread.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
-    assert orphans.look() == 1
+    assert orphans.process_all() == 1
     assert harness.object(upload) is None
-    assert orphans.look() == 0
+    assert orphans.process_all() == 0
 
 
 def test_the_object_of_another_host_is_not_taken_for_a_lost_one(

@@ -1,4 +1,4 @@
-"""What players get: replaced objects leave the CDN's caches, and a URL works before it is published."""
+"""CDN invalidations of replaced objects, and the check of a URL before it is published."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.daemon_process import DaemonProcess, running_daemon
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request
 from tests.support.harness import BUCKET, VIDEO_ID, Harness
 from tests.support.s3_server import S3Server
-from watcher.app.single_pass import OnceRun
+from watcher.app.single_pass import SinglePass
 from watcher.settings.model import Settings
 
 pytestmark = pytest.mark.long
@@ -59,7 +59,7 @@ def flush(harness: Harness) -> None:
     harness.app.invalidator.flush()
 
 
-def test_a_first_upload_is_invalidated_by_nobody(
+def test_a_first_upload_is_not_invalidated(
     make_harness: MakeHarness, proxy: FaultProxy, with_cdn: dict[str, Any], video: bytes
 ) -> None:
     harness = make_harness(**with_cdn)
@@ -73,7 +73,7 @@ def test_a_first_upload_is_invalidated_by_nobody(
 def test_an_object_that_is_replaced_leaves_the_caches(
     make_harness: MakeHarness, cdn: Cdn, with_cdn: dict[str, Any], video: bytes, state: State
 ) -> None:
-    """However far the row of the earlier content had come."""
+    """In whichever state the row of the earlier content is."""
     harness = make_harness(**with_cdn)
     harness.put(PATH, video)
     for stage in (State.PENDING, State.VERIFIED, State.PUBLISHED)[
@@ -103,7 +103,7 @@ def test_the_same_content_again_is_no_replacement(
 def test_nothing_is_invalidated_before_the_new_object_is_confirmed(
     make_harness: MakeHarness, proxy: FaultProxy, with_cdn: dict[str, Any], video: bytes
 ) -> None:
-    """A cache that is emptied too early fills itself with the old object again."""
+    """A cache that is invalidated too early caches the old object again."""
     harness = make_harness(**with_cdn)
     harness.put(PATH, video)
     harness.finish(PATH)
@@ -115,7 +115,7 @@ def test_nothing_is_invalidated_before_the_new_object_is_confirmed(
     assert asked_to_forget(proxy) == []
 
 
-def test_a_receipt_and_the_wish_to_invalidate_are_written_together_or_not_at_all(
+def test_a_receipt_and_its_invalidation_are_written_together_or_not_at_all(
     make_harness: MakeHarness, with_cdn: dict[str, Any], video: bytes
 ) -> None:
     harness = make_harness(**with_cdn)
@@ -128,7 +128,7 @@ def test_a_receipt_and_the_wish_to_invalidate_are_written_together_or_not_at_all
     assert (row.state, row.error_code) == (State.PENDING, "database")
 
 
-def test_a_wish_outlives_the_daemon(
+def test_an_invalidation_survives_a_restart(
     make_harness: MakeHarness, cdn: Cdn, with_cdn: dict[str, Any], video: bytes
 ) -> None:
     harness = make_harness(**with_cdn)
@@ -201,7 +201,7 @@ def test_an_interrupted_run_asks_nothing_more(
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()
     signals.put(signal.SIGTERM)
     with capture_logs():
-        undone = OnceRun(harness.app, signals=signals).run()
+        undone = SinglePass(harness.app, signals=signals).run()
     assert any("interrupted" in line for line in undone)
     assert asked_to_forget(proxy) == []
 
@@ -269,16 +269,14 @@ def test_a_url_that_everyone_can_fetch_is_published(
     ]
 
 
-def test_unless_it_is_wished_no_url_is_fetched(
-    make_harness: MakeHarness, proxy: FaultProxy, video: bytes
-) -> None:
+def test_by_default_no_url_is_fetched(make_harness: MakeHarness, proxy: FaultProxy, video: bytes) -> None:
     harness = make_harness()
     harness.put(PATH, video)
     assert harness.finish(PATH).state is State.RELEASED
     assert [request for request in proxy.requests if request.method == "GET"] == []
 
 
-def test_a_url_that_nobody_can_fetch_is_not_published_and_pauses_the_stage(
+def test_a_url_that_cannot_be_fetched_is_not_published_and_pauses_the_stage(
     make_harness: MakeHarness, proxy: FaultProxy, video: bytes
 ) -> None:
     harness = make_harness(VERIFY_PUBLIC_URL=True, AWS_S3_ACL="none")
@@ -309,7 +307,7 @@ def test_a_url_that_nobody_can_fetch_is_not_published_and_pauses_the_stage(
 def test_a_row_waits_while_its_url_gives_something_else(
     make_harness: MakeHarness, proxy: FaultProxy, video: bytes, change: dict[str, str], code: str
 ) -> None:
-    """A cache that still has the object of earlier content, or a page that says that something is wrong."""
+    """A cache that still has the earlier object, or an error page."""
 
     def lie(request: Request, forward: Forward) -> Answer:
         return forward().having(**change) if request.method == "GET" else forward()

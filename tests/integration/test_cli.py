@@ -25,7 +25,7 @@ from tests.support.media import Media
 from tests.support.s3_server import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, S3Server
 from tests.unit.watcher.conftest import make_place
 from tests.unit.watcher.test_metrics import free_address
-from watcher.app.factories import connect
+from watcher.app.factories import open_ledger_database
 from watcher.cli.app import app
 from watcher.settings.model import Settings
 from watcher.settings.report import MASK
@@ -135,7 +135,7 @@ class Command:
             name: value for name, value in self.environment.items() if name.lower() in Settings.model_fields
         }
         settings = Settings(**values)  # type: ignore[arg-type]  # as the environment gives them
-        with closing(connect(settings)) as database:
+        with closing(open_ledger_database(settings)) as database:
             yield Ledger(database, settings.instance)
 
 
@@ -254,7 +254,7 @@ def test_once_ends_with_1_while_somebody_writes(online: Command, video: bytes) -
     with open(online.write(GOOD, video), "ab"):
         ran = online("run", "--once")
     assert ran.code == 1
-    assert f"video-uploader: {GOOD}: some process still writes it" in ran.err.splitlines()
+    assert f"video-uploader: {GOOD}: a process still has it open for writing" in ran.err.splitlines()
 
 
 def test_once_ends_with_1_and_the_reason_when_the_environment_is_wrong(
@@ -311,7 +311,7 @@ def test_a_run_that_is_interrupted_says_so_and_loses_nothing(
             process.kill()
     assert process.returncode == 1, err
     assert "Traceback" not in err
-    assert "video-uploader: interrupted; the next run goes on" in err
+    assert "video-uploader: interrupted; the next run continues" in err
     again = online("run", "--once")
     assert again.code == 0, again
 

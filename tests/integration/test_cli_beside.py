@@ -10,7 +10,7 @@ import pytest
 
 from db import State
 from tests.integration.conftest import MakeHarness
-from tests.support.catalog_harness import Compressor, compressor, pass_gate, publish  # noqa: F401  # the fixture
+from tests.support.catalog_harness import Compressor, compressor, publish  # noqa: F401  # the fixture
 from tests.support.cli_process import Command
 from tests.support.harness import VIDEO_ID, Harness
 from tests.support.s3_server import S3Server
@@ -41,7 +41,7 @@ def waiting(beside: Harness, compressor: Compressor, video: bytes) -> str:  # no
     row = compressor.begin(PROCESSING, "480p")
     beside.put(PROCESSING, video)
     beside.put(UNKNOWN, video)
-    assert pass_gate(beside) == 0
+    assert beside.admit_waiting() == 0
     return row
 
 
@@ -107,7 +107,7 @@ def test_a_dry_run_goes_by_the_rows_whether_or_not_the_ledger_knows_the_file(
         [
             f"upload  {READY}: to videos/{READY}, as quality 720p: row {ready} is ready",
             f"upload  {named}: to {key}, as quality original: row {original} is ready",
-            f"reject  {FAILED}: The compressor says that the encode failed.",
+            f"reject  {FAILED}: The compressor reports that the encode failed.",
             f"wait    {PROCESSING}: The compressor is still at work: its newest row is processing.",
             f"wait    {UNKNOWN}: The compressor's catalog has no row for it yet.",
         ]
@@ -162,7 +162,7 @@ def test_doctor_sees_a_row_of_the_future(
             "UPDATE video_qualities SET created_at = created_at + interval '5 hours' WHERE id = %s", [row]
         )
     beside.put(READY, video)
-    assert pass_gate(beside) == 1
+    assert beside.admit_waiting() == 1
     assert outcomes(beside)["catalog clock"] == "warning"
 
 

@@ -17,7 +17,7 @@ from tests.support.harness import BUCKET, VIDEO_ID
 from tests.support.media import Media
 from tests.support.postgres import PostgresServer
 from tests.support.s3_server import S3Server
-from watcher.app.factories import connect
+from watcher.app.factories import open_ledger_database
 
 pytestmark = pytest.mark.long
 
@@ -48,7 +48,7 @@ def test_a_file_is_uploaded_published_and_released(
             assert daemon.wait() == 0
         assert not os.path.exists(full)
         assert server.client().get_object(Bucket=BUCKET, Key=KEY)["Body"].read() == video
-        with closing(connect(made)) as database:
+        with closing(open_ledger_database(made)) as database:
             (upload,) = Ledger(database, made.instance).uploads()
         assert (upload.state, upload.url) == (State.RELEASED, published["url"])
         with psycopg.connect(url) as connection:

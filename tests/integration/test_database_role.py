@@ -15,7 +15,7 @@ from psycopg import sql
 
 from db import MIGRATIONS, State, migrate
 from tests.integration.conftest import MakeSettings
-from tests.support.catalog_harness import LOCAL, Compressor, compressor_on, pass_gate
+from tests.support.catalog_harness import LOCAL, Compressor, compressor_on
 from tests.support.certificates import make_certificate
 from tests.support.cli_process import Command
 from tests.support.harness import BUCKET, VIDEO_ID, Harness
@@ -86,9 +86,9 @@ def test_the_granted_role_does_all_of_the_work_and_alters_nothing_of_the_compres
         harness = Harness(app, server)
         row = compressor.begin(PATH)
         harness.put(PATH, video)
-        assert pass_gate(harness) == 0
+        assert harness.admit_waiting() == 0
         compressor.end(row, PATH)
-        assert pass_gate(harness) == 1
+        assert harness.admit_waiting() == 1
         harness.step(State.PENDING)
         harness.step(State.VERIFIED)
         upload = harness.row(PATH)

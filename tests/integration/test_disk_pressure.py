@@ -1,4 +1,4 @@
-"""A full disk has published copies go early, oldest first and no more than needed; nothing else goes."""
+"""On a full disk published copies are released early, oldest first and no more than needed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def path(number: int) -> str:
 
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[Harness, int], None]:
-    """A disk with room for so many bytes, of which the files below the watched directory take theirs."""
+    """A disk of a given size on which only the files below the watched directory use space."""
 
     def of_size(harness: Harness, room: int) -> None:
         def measure(_: int) -> SimpleNamespace:
@@ -58,7 +58,7 @@ def left(harness: Harness) -> list[str]:
 
 
 def relieve(harness: Harness) -> int:
-    """Look at the disk, and release what that made due."""
+    """Check the disk, and release what that made due."""
     hastened = harness.app.disk_pressure.relieve()
     harness.step(State.PUBLISHED)
     return hastened
@@ -78,7 +78,7 @@ def test_the_oldest_published_copies_go_until_there_is_room_and_the_others_stay(
     assert relieve(harness) == 0
     assert left(harness) == [path(2), path(3)]
     events = harness.app.ledger.events(harness.row(path(0)).id)
-    assert events[-1].detail == "the local copy was removed, early, for the disk is full"
+    assert events[-1].detail == "the local copy was removed early, because the disk is full"
     sample = harness.app.metrics.registry.get_sample_value
     assert sample("video_uploader_released_early_bytes_total") == 2 * len(video)
 
@@ -96,7 +96,7 @@ def test_nothing_goes_early_while_there_is_room(
 def test_what_is_due_already_counts_and_nothing_more_is_made_due_for_it(
     make_harness: MakeHarness, video: bytes, disk: Callable[[Harness, int], None]
 ) -> None:
-    """Looks come faster than releases: they must not add up."""
+    """Checks are more frequent than releases: they must not add up."""
     harness = make_harness(**PRESSURE)
     publish(harness, video, 4)
     disk(harness, 5 * len(video))
@@ -154,7 +154,7 @@ def test_a_full_disk_is_no_reason_to_trust_an_object(
     proxy: FaultProxy,
     disk: Callable[[Harness, int], None],
 ) -> None:
-    """Every look before a release is taken: a lost object, a HEAD that is refused, a writer keep the copy."""
+    """All checks before a release are made: a lost object, a refused HEAD or a writer keeps the copy."""
     harness = make_harness(RELEASE_AFTER_SECONDS=HOUR, DISK_PRESSURE_PERCENT=1)
     publish(harness, video, 3)
     disk(harness, 3 * len(video))

@@ -18,7 +18,7 @@ from tests.support.fault_proxy import FaultProxy, s3_error
 from tests.support.harness import BUCKET, VIDEO_ID, open_harness
 from tests.support.peer_process import writer
 from tests.support.s3_server import S3Server
-from watcher.app.factories import connect
+from watcher.app.factories import open_ledger_database
 from watcher.settings.model import Settings
 
 pytestmark = pytest.mark.long
@@ -195,7 +195,7 @@ def test_what_was_replaced_by_hand_waits_for_the_daemon_to_tell_the_cdn(
 
 
 def waiting(settings: Settings) -> list[str]:
-    with closing(connect(settings)) as database:
+    with closing(open_ledger_database(settings)) as database:
         found = Invalidations(database, settings.instance).waiting(9)
         return [invalidation.object_key for invalidation in found]
 

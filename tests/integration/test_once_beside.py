@@ -42,7 +42,7 @@ def test_what_is_ready_is_published_and_what_still_waits_for_its_row_is_undone(
     assert ran.code == 1
     told = sorted(line for line in ran.err.splitlines() if line.startswith("video-uploader: "))
     assert told == [
-        f"video-uploader: {FAILED}: rejected: The compressor says that the encode failed.",
+        f"video-uploader: {FAILED}: rejected: The compressor reports that the encode failed.",
         f"video-uploader: {UNKNOWN}: waits for its catalog row",
         f"video-uploader: {WAITING}: waits for its catalog row",
     ]
@@ -70,7 +70,7 @@ def test_a_row_that_appeared_for_a_file_that_did_not_change_is_published_onto_at
     opened.put(FAILED, video)
     catalog_thread = opened.app.catalog_thread
     assert catalog_thread is not None
-    catalog_thread.gate.ask()
+    catalog_thread.gate.admit_waiting()
     assert opened.row(FAILED).state is State.REJECTED
     compressor.encode(GOOD)
     compressor.end(row, FAILED)

@@ -38,12 +38,12 @@ def short(video: bytes) -> bytes:
 
 
 def zeros_behind_the_index(video: bytes) -> bytes:
-    """With `moov` before the data, a container's boxes tell nothing of it."""
+    """With `moov` before the data, the container's boxes are intact."""
     return video[:-1000] + b"\0" * 1000
 
 
 def leave(harness: Harness, damaged: bytes, *, seconds_back: int = 0) -> None:
-    """Have a power cut leave that: the same inode, with the same time or that of an earlier write."""
+    """Leave damaged content as a power cut does: the same inode, with the same or an earlier time."""
     path = harness.absolute(PATH)
     before = os.stat(path)
     with open(path, "r+b") as file:
@@ -111,7 +111,7 @@ def test_it_stays_rejected_when_its_identity_changes_once_more(harness: Harness,
     assert harness.object(good) == video
 
 
-def test_an_operator_has_the_last_word(harness: Harness, video: bytes) -> None:
+def test_a_retry_uploads_the_damaged_content(harness: Harness, video: bytes) -> None:
     published(harness, video)
     leave(harness, zeros_behind_the_index(video), seconds_back=1)
     row = harness.settle(PATH)
@@ -141,7 +141,7 @@ def test_content_that_was_written_since_replaces_the_object(harness: Harness, vi
 def test_another_file_put_in_its_place_replaces_the_object_however_old_it_is(
     harness: Harness, video: bytes
 ) -> None:
-    """`mv` and `cp -p` keep the time; what they bring is meant to be there."""
+    """`mv` and `cp -p` keep the time; their content is intended."""
     published(harness, video)
     harness.write(f"{PATH}.part", video + FREE_BOX)
     os.utime(harness.absolute(f"{PATH}.part"), ns=(1, 1))
@@ -153,7 +153,7 @@ def test_another_file_put_in_its_place_replaces_the_object_however_old_it_is(
 def test_damage_that_no_identity_shows_goes_with_the_copy_and_the_good_object_stays(
     make_harness: MakeHarness, video: bytes
 ) -> None:
-    """Size, time and inode are the same: the copy is given up for an object that was looked at just now."""
+    """Size, time and inode are the same: the copy is released after the object was confirmed."""
     harness = make_harness()
     published(harness, video)
     leave(harness, zeros(video))
@@ -165,7 +165,7 @@ def test_damage_that_no_identity_shows_goes_with_the_copy_and_the_good_object_st
 def test_a_damaged_copy_is_not_sent_for_an_object_that_was_lost(
     harness: Harness, video: bytes, server: S3Server
 ) -> None:
-    """What was hashed once is hashed again before it is sent: the same file with other content is broken."""
+    """A file is hashed again before it is sent: other content under the same identity is damage."""
     harness.app.policy.retention *= 0
     published(harness, video)
     leave(harness, zeros(video))

@@ -1,4 +1,4 @@
-"""The rules about publishing, and about the local copy, which goes last or not at all."""
+"""The rules of publishing, and of releasing the local copy last or not at all."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def content(harness: Harness, path: str = PATH) -> bytes:
 def test_players_get_the_local_url_until_the_object_is_confirmed(
     make_harness: MakeHarness, video: bytes
 ) -> None:
-    """The row is there as soon as the file is settled, and changes only after the confirmation."""
+    """The catalog row exists as soon as the file is settled, and changes only after the confirmation."""
     harness = make_harness()
     harness.put(PATH, video)
     assert harness.catalog_urls() == [f"file://{harness.app.tree.root}/{PATH}"]
@@ -52,7 +52,7 @@ def test_players_get_the_local_url_until_the_object_is_confirmed(
 def test_row_and_ledger_change_together_or_not_at_all(
     make_harness: MakeHarness, video: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What fails between the two writes of a publication leaves neither of them."""
+    """A failure between the two writes of a publication leaves neither of them."""
     harness = make_harness()
     harness.put(PATH, video)
     harness.step(State.PENDING)
@@ -109,7 +109,7 @@ def test_the_copy_goes_only_after_the_retention(make_harness: MakeHarness, video
 def test_a_clock_that_is_set_back_makes_the_retention_begin_anew_and_end(
     make_harness: MakeHarness, video: bytes
 ) -> None:
-    """A publication in the future would keep the copy until that has come, and its row busy all the time."""
+    """Otherwise the copy would be kept, and its row claimed again and again, until that time is reached."""
     harness = make_harness(RELEASE_AFTER_SECONDS=3600)
     published(harness, video)
     uploads = harness.app.database.tables.uploads
@@ -149,7 +149,7 @@ def test_keep_local_wins(make_harness: MakeHarness, video: bytes) -> None:
 def test_an_object_that_was_lost_is_uploaded_again_while_the_copy_is_here(
     make_harness: MakeHarness, server: S3Server, video: bytes
 ) -> None:
-    """The fresh HEAD before the release finds it; players get the local URL until it is back."""
+    """The HEAD request before the release finds it; players get the local URL until it is uploaded again."""
     harness = make_harness()
     published(harness, video)
     server.client().delete_object(Bucket=BUCKET, Key=harness.row(PATH).object_key)
@@ -163,7 +163,7 @@ def test_an_object_that_was_lost_is_uploaded_again_while_the_copy_is_here(
     assert harness.catalog_urls() == [f"/{BUCKET}/videos/{PATH}"]
 
 
-def test_a_lost_object_is_taken_back_in_row_and_ledger_together_or_not_at_all(
+def test_a_lost_object_is_requeued_in_row_and_ledger_together_or_not_at_all(
     make_harness: MakeHarness, video: bytes, server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     harness = make_harness()
@@ -193,7 +193,7 @@ def test_an_object_that_was_replaced_by_other_content_is_not_trusted(
 def test_an_object_that_a_later_upload_of_another_instance_replaced_is_left_to_it(
     make_harness: MakeHarness, video: bytes, server: S3Server
 ) -> None:
-    """Two hosts with a video of the same name would replace each other's object for ever."""
+    """Otherwise two hosts with a video of the same name would replace each other's object for ever."""
     harness = make_harness()
     published(harness, video)
     row = harness.row(PATH)
@@ -216,7 +216,7 @@ def test_an_object_that_a_later_upload_of_another_instance_replaced_is_left_to_i
     assert harness.object(kept) == video + FREE_BOX
 
 
-def test_an_object_that_may_not_be_looked_at_is_not_trusted(
+def test_an_object_that_cannot_be_read_is_not_trusted(
     make_harness: MakeHarness, proxy: FaultProxy, video: bytes
 ) -> None:
     harness = make_harness()
@@ -259,7 +259,7 @@ def test_a_file_rewritten_in_place_between_confirmation_and_release_survives(
 
 
 def test_a_file_that_is_being_written_is_not_released(make_harness: MakeHarness, video: bytes) -> None:
-    """Opened for writing and not written yet: the identity is the same, only the lease knows."""
+    """Opened for writing and not written yet: the identity is the same, only a lease shows the writer."""
     harness = make_harness()
     published(harness, video)
     with writer(harness.absolute(PATH), os.O_WRONLY) as process:
@@ -269,8 +269,10 @@ def test_a_file_that_is_being_written_is_not_released(make_harness: MakeHarness,
         assert content(harness) == video
 
 
-def test_a_file_written_while_the_old_one_is_aside_survives(make_harness: MakeHarness, video: bytes) -> None:
-    """Compressed again in the very second of the release: the writer makes a new file at the path."""
+def test_a_file_written_while_the_old_one_is_in_quarantine_survives(
+    make_harness: MakeHarness, video: bytes
+) -> None:
+    """Compressed again while it is in quarantine: the writer creates a new file at the path."""
     harness = make_harness()
     published(harness, video)
     fresh = video + FREE_BOX
@@ -290,7 +292,9 @@ def test_a_file_written_while_the_old_one_is_aside_survives(make_harness: MakeHa
     assert (final.state, harness.object(final)) == (State.RELEASED, fresh)
 
 
-def test_a_writer_that_opened_the_file_aside_gets_it_back(make_harness: MakeHarness, video: bytes) -> None:
+def test_a_writer_that_opened_the_quarantined_file_gets_it_back(
+    make_harness: MakeHarness, video: bytes
+) -> None:
     """It looked the path up before the rename and opens the inode up to a second later.
 
     The file is put back, and looked at again when the writer is done.
@@ -325,7 +329,7 @@ def test_a_stop_during_the_wait_puts_the_file_back(make_harness: MakeHarness, vi
     assert content(harness) == video
 
 
-def test_a_crash_while_the_file_is_aside_is_repaired_at_the_next_start(
+def test_a_crash_while_the_file_is_in_quarantine_is_repaired_at_the_next_start(
     make_harness: MakeHarness, video: bytes
 ) -> None:
     harness = make_harness()
@@ -335,7 +339,7 @@ def test_a_crash_while_the_file_is_aside_is_repaired_at_the_next_start(
     assert not os.path.exists(harness.absolute(PATH))
     next_life = make_harness()
     report = next_life.app.scanner.scan()
-    next_life.app.asides.repair(report.asides)
+    next_life.app.quarantine_repair.run(report.asides)
     assert content(next_life) == video
     (released,) = next_life.step(State.PUBLISHED)
     assert released.state is State.RELEASED
@@ -344,7 +348,7 @@ def test_a_crash_while_the_file_is_aside_is_repaired_at_the_next_start(
 def test_a_crash_between_the_unlink_and_its_record_ends_released(
     make_harness: MakeHarness, video: bytes
 ) -> None:
-    """The copy is gone and the ledger does not know: a fresh HEAD agrees, so the row is released."""
+    """The copy was removed but that was not recorded: the object is confirmed, so the row is released."""
     harness = make_harness()
     published(harness, video)
     os.unlink(harness.absolute(PATH))
@@ -363,7 +367,7 @@ def test_an_unmounted_directory_releases_and_loses_nothing(
     assert harness.app.runners[State.PUBLISHED].breaker.failure is not None
 
 
-def test_a_lost_object_without_a_local_copy_is_reported_and_kept_in_view(
+def test_a_lost_object_without_a_local_copy_is_reported_and_stays_visible(
     make_harness: MakeHarness, server: S3Server, video: bytes
 ) -> None:
     harness = make_harness()
@@ -386,7 +390,7 @@ def test_a_directory_is_left_alone_when_its_last_file_goes(make_harness: MakeHar
 def test_a_release_that_cannot_be_recorded_is_recorded_later(
     make_harness: MakeHarness, video: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The database goes away between the unlink and the row."""
+    """The database fails between the unlink and its record."""
     harness = make_harness()
     published(harness, video)
     real = harness.app.ledger.advance
@@ -408,7 +412,7 @@ def test_a_release_that_cannot_be_recorded_is_recorded_later(
 def test_of_a_file_with_a_second_name_only_the_name_in_the_directory_goes(
     make_harness: MakeHarness, video: bytes, place: str
 ) -> None:
-    """No byte of the disk was given back, so none is counted."""
+    """No disk space was freed, so none is counted."""
     harness = make_harness(ALLOW_HARD_LINKS=True)
     harness.write(PATH, video)
     os.link(harness.absolute(PATH), other := os.path.join(place, "second name"))
@@ -419,14 +423,14 @@ def test_of_a_file_with_a_second_name_only_the_name_in_the_directory_goes(
     with open(other, "rb") as file:
         assert file.read() == video
     story = [event.detail for event in harness.app.ledger.events(row.id)]
-    assert "the local name was removed; the file has 1 other names (hard links)" in story
+    assert "the local name was removed; other hard links of the file: 1" in story
     assert harness.app.metrics.released._value.get() == 0
 
 
 def test_a_second_name_that_is_only_our_own_from_a_crash_is_taken_away_where_hard_links_are_allowed(
     make_harness: MakeHarness, video: bytes
 ) -> None:
-    """The crash came between giving the name back and taking the other one away."""
+    """The crash came between link and unlink of the repair."""
     harness = make_harness(ALLOW_HARD_LINKS=True)
     published(harness, video)
     aside = os.path.join(

@@ -1,4 +1,4 @@
-"""The rules about interrupted, replaced and foreign uploads, each on real files and a real S3 server."""
+"""The rules of interrupted, replaced and foreign uploads, on real files and a real S3 server."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def interrupted(harness: Harness, proxy: FaultProxy, video: bytes) -> Upload:
     return row
 
 
-def test_an_interrupted_upload_goes_on_with_the_parts_that_are_there(
+def test_an_interrupted_upload_resumes_with_the_parts_in_s3(
     make_harness: MakeHarness, proxy: FaultProxy, server: S3Server, video: bytes
 ) -> None:
-    """Also in the next life of the daemon: the ledger keeps the multipart's id and part size."""
+    """Also after a restart of the daemon: the ledger keeps the multipart's id and part size."""
     row = interrupted(make_harness(), proxy, video)
     kept = (
         server.client().list_parts(Bucket=BUCKET, Key=KEY, UploadId=row.multipart_id or "").get("Parts", [])
@@ -75,7 +75,7 @@ def test_an_interrupted_upload_goes_on_with_the_parts_that_are_there(
     assert open_multiparts(server) == []
 
 
-def test_new_content_gives_up_the_parts_of_the_old_one(
+def test_new_content_aborts_the_multipart_of_the_old_one(
     make_harness: MakeHarness, proxy: FaultProxy, server: S3Server, video: bytes
 ) -> None:
     harness = make_harness()
@@ -91,7 +91,7 @@ def test_new_content_gives_up_the_parts_of_the_old_one(
 def test_an_abort_that_fails_is_repeated_until_it_is_done(
     make_harness: MakeHarness, proxy: FaultProxy, server: S3Server, video: bytes, place: str
 ) -> None:
-    """The file is gone, and the server is ill when its parts are to be removed."""
+    """The file is gone, and the server fails when the parts are to be aborted."""
     harness = make_harness()
     interrupted(harness, proxy, video)
     harness.write(f"{VIDEO_ID}/other.txt", b"")
@@ -113,7 +113,7 @@ def test_an_abort_that_fails_is_repeated_until_it_is_done(
 def test_at_the_start_only_what_this_ledger_knows_is_aborted(
     make_harness: MakeHarness, server: S3Server, video: bytes
 ) -> None:
-    """A crash between the server's answer and our note leaves one of our keys; another host's is not ours."""
+    """A crash between the response and its record leaves one of our keys; another host's is not ours."""
     harness = make_harness()
     harness.put(PATH, video)
     foreign = f"videos/{VIDEO_ID}/of_another_host_720p.mp4"
@@ -123,10 +123,10 @@ def test_at_the_start_only_what_this_ledger_knows_is_aborted(
     assert open_multiparts(server) == [foreign]
 
 
-def test_a_multipart_whose_beginner_never_got_the_answer_is_aborted_within_the_hour(
+def test_a_multipart_whose_response_was_lost_is_aborted_within_the_hour(
     make_harness: MakeHarness, proxy: FaultProxy, server: S3Server, video: bytes
 ) -> None:
-    """As long as somebody is at work on the key it may be what he has begun a moment ago, and is left."""
+    """While an upload of the key is claimed, the multipart may belong to it and is left alone."""
     harness = make_harness()
     ledger, now = harness.app.ledger, 0.0
     abandoned_multiparts = AbandonedMultiparts(
@@ -193,7 +193,7 @@ def test_a_foreign_object_that_is_newer_than_the_file_is_never_replaced(
 def test_a_foreign_object_that_is_older_than_the_file_is_replaced_on_condition(
     make_harness: MakeHarness, server: S3Server, proxy: FaultProxy, video: bytes
 ) -> None:
-    """`If-Match` with the ETag that was seen: what somebody writes meanwhile survives."""
+    """`If-Match` with the ETag that was seen: what another client writes meanwhile survives."""
     harness = make_harness()
     etag = server.client().put_object(Bucket=BUCKET, Key=KEY, Body=b"somebody else's")["ETag"]
     harness.put(PATH, video)
@@ -238,10 +238,10 @@ def test_an_object_that_appears_meanwhile_is_not_overwritten(
 def test_a_bucket_without_acls_whose_policy_is_public_is_good_enough(
     make_harness: MakeHarness, proxy: FaultProxy, video: bytes
 ) -> None:
-    """moto decides about strangers by ACLs alone, so the proxy answers them as a public policy would."""
+    """moto judges anonymous requests by ACLs alone, so the proxy answers them as a public policy would."""
 
     def let_strangers_in(request: Request, forward: Forward) -> Answer:
-        if is_from_a_stranger(request):
+        if is_anonymous(request):
             return Answer(200, {"content-length": str(len(video))})
         return refuse_acls(request, forward)
 
@@ -260,7 +260,7 @@ def test_a_bucket_without_acls_that_is_not_public_pauses_with_the_three_ways_out
     make_harness: MakeHarness, proxy: FaultProxy, video: bytes
 ) -> None:
     def refuse_strangers(request: Request, forward: Forward) -> Answer:
-        if is_from_a_stranger(request):
+        if is_anonymous(request):
             return Answer(403)
         return refuse_acls(request, forward)
 
@@ -321,13 +321,13 @@ def refuse_acls(request: Request, forward: Forward) -> Answer:
     return forward()
 
 
-def is_from_a_stranger(request: Request) -> bool:
+def is_anonymous(request: Request) -> bool:
     """Whether a request has no credentials."""
     return "authorization" not in {name.lower() for name in request.headers}
 
 
 def age(harness: Harness, path: str, by: timedelta) -> None:
-    """Make a path's row newer by so much than it is (older, if negative)."""
+    """Make a path's row newer by this much (older, if negative)."""
     row = harness.row(path)
     uploads = harness.app.database.tables.uploads
     with harness.app.database.transaction():

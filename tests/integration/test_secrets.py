@@ -21,7 +21,7 @@ from tests.support.harness import VIDEO_ID
 from tests.support.media import Media
 from tests.support.secret_search import ensure_untold, files_below, shapes_of
 from tests.unit.watcher.test_metrics import free_address
-from watcher.app.factories import connect, storage_config
+from watcher.app.factories import make_storage_config, open_ledger_database
 from watcher.cli.app import app
 from watcher.cli.common import EXIT_FAILED, EXIT_USAGE
 
@@ -182,8 +182,8 @@ def test_nothing_that_holds_secrets_shows_them_when_it_is_printed(
 ) -> None:
     changes: Mapping[str, Any] = {**SECRETS, "DATABASE_URL": UNREACHABLE}
     chosen = settings(**changes)
-    config = storage_config(chosen)
-    database = connect(chosen)
+    config = make_storage_config(chosen)
+    database = open_ledger_database(chosen)
     with ObjectStore(config) as store:
         for holder in (chosen, config, database, store):
             for text in (repr(holder), str(holder), f"{holder}"):

@@ -24,7 +24,7 @@ from tests.support.harness import BUCKET, VIDEO_ID
 from tests.support.media import Media
 from tests.support.s3_server import S3Server
 from tests.support.shared_directory import shared  # noqa: F401  # a fixture
-from watcher.app.factories import connect, ledger_of
+from watcher.app.factories import make_ledger, open_ledger_database
 from watcher.settings.model import Settings
 
 pytestmark = pytest.mark.long
@@ -37,9 +37,9 @@ FILES = [f"{VIDEO_ID}/video_{number}_720p.mp4" for number in range(9)]
 
 def rows(settings: Settings) -> list[Upload]:
     """The ledger, read from outside."""
-    database = connect(settings, read_only=True)
+    database = open_ledger_database(settings, read_only=True)
     try:
-        return ledger_of(settings, database).uploads()
+        return make_ledger(settings, database).uploads()
     finally:
         database.close()
 

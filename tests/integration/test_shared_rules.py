@@ -20,8 +20,8 @@ from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request
 from tests.support.harness import BUCKET, LEASE, VIDEO_ID, Harness, open_harness, settings_for
 from tests.support.postgres import PostgresServer
 from tests.support.s3_server import S3Server
-from tests.support.shared_directory import OpenHouse, house_of, let_claims_run_out, shared  # noqa: F401  # fixtures
-from watcher.app.single_pass import OnceRun
+from tests.support.shared_directory import OpenHarness, harness_of, let_claims_run_out, shared  # noqa: F401  # fixtures
+from watcher.app.single_pass import SinglePass
 from watcher.detection.completeness import FileStatus, Finished, Unreadable, check_complete
 from watcher.filesystem import removal
 from watcher.filesystem.openat import FileMissingError
@@ -44,19 +44,19 @@ def states(harness: Harness) -> list[State]:
 
 
 def claim(harness: Harness, state: State) -> list[Upload]:
-    """Claim what is due, and do nothing with it."""
+    """Claim what is due without running the stage."""
     stage = harness.app.runners[state].stage
     return harness.app.ledger.claim(state, 9, lease=LEASE, horizon=stage.horizon)
 
 
 def advance(harness: Harness, state: State, rows: list[Upload]) -> None:
-    """Go on with rows that were claimed earlier."""
+    """Run the stage on rows that were claimed earlier."""
     runner = harness.app.runners[state]
     runner.stage.advance(rows, Work(runner.error_policy, lambda: False, lambda: None, lambda _: False))
 
 
-def told(harness: Harness, event: str) -> int:
-    """How often the stories of all uploads tell of an event."""
+def count_events(harness: Harness, event: str) -> int:
+    """How often an event was recorded, over all uploads."""
     ledger = harness.app.ledger
     return sum(told.event == event for row in ledger.uploads() for told in ledger.events(row.id))
 
@@ -64,7 +64,7 @@ def told(harness: Harness, event: str) -> int:
 def test_daemons_with_directories_of_their_own_work_on_their_own_files_alone(
     shared: MakeSettings, server: S3Server, place: str, video: bytes
 ) -> None:
-    """One PostgreSQL, two hosts: the rows are told apart by instance, and so are the counts."""
+    """One PostgreSQL, two hosts: rows and counts are separated by instance."""
     one = shared(SHARED_DIRECTORY=False, INSTANCE_ID="one")
     other = settings_for(
         os.path.join(place, "elsewhere"),
@@ -84,37 +84,35 @@ def test_daemons_with_directories_of_their_own_work_on_their_own_files_alone(
 
 
 def test_a_new_file_that_two_daemons_see_at_once_has_one_row(
-    house_of: OpenHouse, video: bytes, monkeypatch: pytest.MonkeyPatch
+    harness_of: OpenHarness, video: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both have asked the ledger before either has written to it."""
-    a, b = house_of("a"), house_of("b")
+    a, b = harness_of("a"), harness_of("b")
     a.write(PATH, video)
     monkeypatch.setattr(b.app.ledger, "current", lambda _path: None)
     for harness in (a, b):
-        harness.enqueuer.take(PATH, look(harness))
+        harness.enqueuer.handle(PATH, look(harness))
     assert states(a) == [State.PENDING]
 
 
 def test_a_changed_file_that_two_daemons_see_at_once_supersedes_once(
-    house_of: OpenHouse, video: bytes, monkeypatch: pytest.MonkeyPatch
+    harness_of: OpenHarness, video: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    a, b = house_of("a"), house_of("b")
+    a, b = harness_of("a"), harness_of("b")
     a.put(PATH, video)
     a.step(State.PENDING)
     before = a.row(PATH)
     a.write(PATH, video + FREE_BOX)
     monkeypatch.setattr(b.app.ledger, "current", lambda _path: before)
     for harness in (a, b):
-        harness.enqueuer.take(PATH, look(harness))
+        harness.enqueuer.handle(PATH, look(harness))
     assert states(a) == [State.SUPERSEDED, State.PENDING]
 
 
 @pytest.mark.parametrize("what", ["released", "changed"])
-def test_a_finding_that_is_not_true_any_more_makes_no_row(
-    house_of: OpenHouse, video: bytes, what: str
-) -> None:
-    """Between a look and its record another daemon may do all there is to do."""
-    a, b = house_of("a"), house_of("b")
+def test_an_outdated_file_status_makes_no_row(harness_of: OpenHarness, video: bytes, what: str) -> None:
+    """Between examination and record another daemon may process the file completely."""
+    a, b = harness_of("a"), harness_of("b")
     a.write(PATH, video)
     found = look(b)
     assert isinstance(found, Finished)
@@ -124,58 +122,58 @@ def test_a_finding_that_is_not_true_any_more_makes_no_row(
     else:
         a.put(PATH, video + FREE_BOX)
     before = states(a)
-    b.enqueuer.take(PATH, found)
+    b.enqueuer.handle(PATH, found)
     assert states(a) == before
 
 
-def test_an_unreadable_file_that_two_daemons_see_fails_once_and_is_mended_once(
-    house_of: OpenHouse, video: bytes
+def test_an_unreadable_file_that_two_daemons_see_fails_once_and_is_reopened_once(
+    harness_of: OpenHarness, video: bytes
 ) -> None:
-    a, b = house_of("a"), house_of("b")
+    a, b = harness_of("a"), harness_of("b")
     a.write(PATH, video)
     for harness in (a, b):
-        harness.enqueuer.take(PATH, Unreadable("It must not be read."))
+        harness.enqueuer.handle(PATH, Unreadable("It must not be read."))
     assert states(a) == [State.FAILED]
     seen = look(a), look(b)
-    a.enqueuer.take(PATH, seen[0])
-    b.enqueuer.take(PATH, seen[1])
+    a.enqueuer.handle(PATH, seen[0])
+    b.enqueuer.handle(PATH, seen[1])
     assert states(a) == [State.PENDING]
-    assert told(a, "pending") == 1
+    assert count_events(a, "pending") == 1
 
 
 @pytest.mark.parametrize("moment", ["before it is read", "after it is read"])
-def test_a_vanished_file_that_two_daemons_miss_is_looked_at_once(
-    house_of: OpenHouse, video: bytes, monkeypatch: pytest.MonkeyPatch, moment: str
+def test_a_vanished_file_that_two_daemons_miss_is_processed_once(
+    harness_of: OpenHarness, video: bytes, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    """Whoever comes second finds the row moved on, at whatever moment, and makes nothing of it."""
-    a, b = house_of("a"), house_of("b")
+    """The second daemon finds that the row has changed, at any moment, and does nothing."""
+    a, b = harness_of("a"), harness_of("b")
     a.write(PATH, video)
     a.write(f"{VIDEO_ID}/other.txt", b"")
-    a.enqueuer.take(PATH, Unreadable("It must not be read."))
+    a.enqueuer.handle(PATH, Unreadable("It must not be read."))
     failed = a.row(PATH)
     os.unlink(a.absolute(PATH))
-    a.enqueuer.reconsider_missing(failed)
+    a.enqueuer.handle_missing(failed)
     if moment == "after it is read":
         monkeypatch.setattr(b.app.ledger, "_get", lambda _id: failed)
-    b.enqueuer.reconsider_missing(failed)
+    b.enqueuer.handle_missing(failed)
     monkeypatch.undo()
     assert states(a) == [State.PENDING]
     b.step(State.PENDING)
     assert states(a) == [State.GONE]
 
 
-def test_a_file_in_the_middle_of_another_daemons_release_is_left_aside(
-    house_of: OpenHouse, video: bytes
+def test_a_file_in_the_middle_of_another_daemons_release_stays_in_quarantine(
+    harness_of: OpenHarness, video: bytes
 ) -> None:
-    """The one that has just started scans, and repairs what a crash left: this is none."""
-    a, b = house_of("a"), house_of("b")
+    """A daemon that starts repairs what a crash left: this file was not left by a crash."""
+    a, b = harness_of("a"), harness_of("b")
     published(a, video)
 
     def start() -> None:
         report = b.app.scanner.scan()
         assert len(report.asides) == 1
         b.app.ledger.release_all_claims()
-        b.app.asides.repair(report.asides)
+        b.app.quarantine_repair.run(report.asides)
         assert not os.path.exists(a.absolute(PATH))
 
     a.while_waiting = start
@@ -183,44 +181,46 @@ def test_a_file_in_the_middle_of_another_daemons_release_is_left_aside(
     assert states(a) == [State.RELEASED]
 
 
-def test_what_a_dead_daemon_left_aside_is_repaired_by_another_one(house_of: OpenHouse, video: bytes) -> None:
-    """However the row ended: no stage looks at one that was superseded."""
-    a, b = house_of("a"), house_of("b")
+def test_a_file_that_a_dead_daemon_left_in_quarantine_is_repaired_by_another_one(
+    harness_of: OpenHarness, video: bytes
+) -> None:
+    """In whichever state its row is: no stage processes a superseded one."""
+    a, b = harness_of("a"), harness_of("b")
     published(a, video)
     (row,) = claim(a, State.PUBLISHED)
     removal.quarantine(a.app.tree, PATH, row.id, row.identity, claim=row.claim)
     asides = b.app.scanner.scan().asides
-    b.app.asides.repair(asides)
+    b.app.quarantine_repair.run(asides)
     assert not os.path.exists(b.absolute(PATH))
     let_claims_run_out(b.app.database)
-    b.app.asides.repair(asides)
+    b.app.quarantine_repair.run(asides)
     assert content(b) == video
     assert b.row(PATH).claimed_until is None
 
 
-def test_an_upload_that_was_superseded_a_moment_ago_may_still_be_under_release(
-    house_of: OpenHouse, video: bytes
+def test_an_upload_that_was_superseded_a_moment_ago_may_still_be_in_release(
+    harness_of: OpenHarness, video: bytes
 ) -> None:
-    """Its claim is gone with it; whoever has its file aside deals with it, or is dead after a while."""
-    a, b = house_of("a"), house_of("b")
+    """Its claim has ended; the daemon that has its file in quarantine concludes the release or has died."""
+    a, b = harness_of("a"), harness_of("b")
     published(a, video)
     (row,) = claim(a, State.PUBLISHED)
     removal.quarantine(a.app.tree, PATH, row.id, row.identity, claim=row.claim)
     b.put(PATH, video + FREE_BOX)
     asides = b.app.scanner.scan().asides
-    b.app.asides.repair(asides)
+    b.app.quarantine_repair.run(asides)
     assert b.app.scanner.scan().asides == asides
     uploads = b.app.database.tables.uploads
     with b.app.database.transaction():
         uploads.update(changed_at=row.changed_at - LEASE).where(uploads.id == row.id).execute()
-    b.app.asides.repair(asides)
+    b.app.quarantine_repair.run(asides)
     assert b.app.scanner.scan().asides == []
     assert content(b) == video + FREE_BOX
 
 
-def test_a_release_that_was_overtaken_gives_the_file_back(house_of: OpenHouse, video: bytes) -> None:
-    """It slept through its claim while the file was aside; the new holder has not come to it yet."""
-    a, b = house_of("a"), house_of("b")
+def test_a_release_that_was_overtaken_gives_the_file_back(harness_of: OpenHarness, video: bytes) -> None:
+    """It slept through its claim with the file in quarantine; the new holder has not processed it yet."""
+    a, b = harness_of("a"), harness_of("b")
     published(a, video)
     taken: list[Upload] = []
 
@@ -233,13 +233,13 @@ def test_a_release_that_was_overtaken_gives_the_file_back(house_of: OpenHouse, v
     assert content(a) == video
     assert (a.row(PATH).state, a.row(PATH).claimed_by) == (State.PUBLISHED, "b")
     advance(b, State.PUBLISHED, taken)
-    assert told(b, "released") == 1
+    assert count_events(b, "released") == 1
 
 
 def test_a_release_that_was_overtaken_before_it_began_touches_nothing(
-    house_of: OpenHouse, video: bytes
+    harness_of: OpenHarness, video: bytes
 ) -> None:
-    a, b = house_of("a"), house_of("b")
+    a, b = harness_of("a"), harness_of("b")
     published(a, video)
     late = claim(a, State.PUBLISHED)
     let_claims_run_out(b.app.database)
@@ -255,9 +255,11 @@ def test_a_release_that_was_overtaken_before_it_began_touches_nothing(
     assert a.row(PATH) == row
 
 
-def test_an_unlink_that_comes_late_finds_nothing_under_its_name(house_of: OpenHouse, video: bytes) -> None:
-    """Even one that was past every question: the new holder's file is aside under another name."""
-    a, b = house_of("a"), house_of("b")
+def test_an_unlink_that_comes_late_finds_nothing_under_its_name(
+    harness_of: OpenHarness, video: bytes
+) -> None:
+    """Even after all checks: the new holder's file has another name in quarantine."""
+    a, b = harness_of("a"), harness_of("b")
     published(a, video)
     (row,) = claim(a, State.PUBLISHED)
     aside = removal.quarantine(a.app.tree, PATH, row.id, row.identity, claim=row.claim)
@@ -275,9 +277,9 @@ def test_an_unlink_that_comes_late_finds_nothing_under_its_name(house_of: OpenHo
     assert states(b) == [State.RELEASED]
 
 
-def test_a_file_that_is_aside_is_neither_missing_nor_gone(house_of: OpenHouse, video: bytes) -> None:
+def test_a_quarantined_file_is_neither_missing_nor_gone(harness_of: OpenHarness, video: bytes) -> None:
     """A late release has it for a second, though its upload is pending again: the object was lost."""
-    a, b = house_of("a"), house_of("b")
+    a, b = harness_of("a"), harness_of("b")
     row = a.put(PATH, video)
     aside = removal.quarantine(a.app.tree, PATH, row.id, row.identity, claim=7)
     assert isinstance(aside, Quarantined)
@@ -290,10 +292,10 @@ def test_a_file_that_is_aside_is_neither_missing_nor_gone(house_of: OpenHouse, v
 
 
 def test_a_multipart_that_another_daemon_has_just_begun_is_not_aborted(
-    house_of: OpenHouse, server: S3Server, video: bytes
+    harness_of: OpenHarness, server: S3Server, video: bytes
 ) -> None:
-    """It is noted only when S3 has answered; should its beginner die before that, it is a leftover."""
-    a, b = house_of("a"), house_of("b")
+    """It is recorded only after the response of S3; if the daemon dies before that, it is abandoned."""
+    a, b = harness_of("a"), harness_of("b")
     a.put(PATH, video)
     claim(a, State.PENDING)
     server.client().create_multipart_upload(Bucket=BUCKET, Key=KEY)
@@ -324,9 +326,13 @@ def test_a_multipart_of_another_hosts_file_of_the_same_key_is_not_aborted(
 
 
 def test_two_sweeps_of_the_same_leftover_count_it_once(
-    house_of: OpenHouse, server: S3Server, proxy: FaultProxy, video: bytes, monkeypatch: pytest.MonkeyPatch
+    harness_of: OpenHarness,
+    server: S3Server,
+    proxy: FaultProxy,
+    video: bytes,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    a, b = house_of("a"), house_of("b")
+    a, b = harness_of("a"), harness_of("b")
     interrupted(a, proxy, video)
     a.put(PATH, video)
     seen = b.app.ledger.abandoned_multiparts(9)
@@ -336,11 +342,11 @@ def test_two_sweeps_of_the_same_leftover_count_it_once(
     assert open_multiparts(server) == []
 
 
-def test_a_late_upload_does_not_abort_what_another_daemon_goes_on_with(
-    house_of: OpenHouse, server: S3Server, proxy: FaultProxy, video: bytes
+def test_a_late_upload_does_not_abort_what_another_daemon_continues(
+    harness_of: OpenHarness, server: S3Server, proxy: FaultProxy, video: bytes
 ) -> None:
-    """It finds the object in place and would tidy up its parts: they are not its own any more."""
-    a, b = house_of("a"), house_of("b")
+    """It finds the object in place and would abort the multipart: that belongs to another daemon now."""
+    a, b = harness_of("a"), harness_of("b")
     row = interrupted(a, proxy, video)
     late = claim(a, State.PENDING)
     let_claims_run_out(b.app.database)
@@ -354,10 +360,10 @@ def test_a_late_upload_does_not_abort_what_another_daemon_goes_on_with(
 
 
 def test_a_late_upload_does_not_complete_its_object(
-    house_of: OpenHouse, proxy: FaultProxy, server: S3Server, video: bytes
+    harness_of: OpenHarness, proxy: FaultProxy, server: S3Server, video: bytes
 ) -> None:
-    """Its last part was accepted when the row was another's already: that one completes it."""
-    a, b = house_of("a"), house_of("b")
+    """Its last part was accepted after another daemon had claimed the row: that one completes it."""
+    a, b = harness_of("a"), harness_of("b")
     a.put(PATH, padded(video, LARGE))
     taken: list[Upload] = []
 
@@ -379,24 +385,24 @@ def test_a_late_upload_does_not_complete_its_object(
 
 
 def test_one_pass_does_not_wait_for_what_another_daemon_works_on_and_says_so(
-    house_of: OpenHouse, video: bytes
+    harness_of: OpenHarness, video: bytes
 ) -> None:
-    """The other's claim ends within seconds, again and again: it is alive."""
-    a, b = house_of("a"), house_of("b")
+    """The other daemon renews its claim: it is alive."""
+    a, b = harness_of("a"), harness_of("b")
     a.put(PATH, video)
     a.app.ledger.claim(State.PENDING, 1, lease=LEASE / 12, horizon=LEASE)
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()
     started = time.monotonic()
-    undone = OnceRun(b.app, signals=signals).run()
-    assert undone == [f"{PATH}: pending: a is at work on it"]
+    undone = SinglePass(b.app, signals=signals).run()
+    assert undone == [f"{PATH}: pending: a is working on it"]
     assert time.monotonic() - started < LEASE.total_seconds() / 12
 
 
 def test_a_row_released_while_its_path_is_enqueued_keeps_its_receipt(
-    house_of: OpenHouse, postgres: PostgresServer, video: bytes
+    harness_of: OpenHarness, postgres: PostgresServer, video: bytes
 ) -> None:
-    """The two transactions meet: the one that adds new content waits for the other's word on the old row."""
-    a, b = house_of("a"), house_of("b")
+    """The transaction that adds new content waits for the one that releases the old row."""
+    a, b = harness_of("a"), harness_of("b")
     published(a, video)
     (row,) = claim(a, State.PUBLISHED)
     a.write(PATH, video + FREE_BOX)
@@ -412,10 +418,10 @@ def test_a_row_released_while_its_path_is_enqueued_keeps_its_receipt(
 
 
 def test_two_daemons_that_add_the_same_file_take_turns(
-    house_of: OpenHouse, postgres: PostgresServer, video: bytes
+    harness_of: OpenHarness, postgres: PostgresServer, video: bytes
 ) -> None:
     """Neither can see the row of the other before that is committed."""
-    a, b = house_of("a"), house_of("b")
+    a, b = harness_of("a"), harness_of("b")
     a.write(PATH, video)
     with ThreadPoolExecutor(1) as pool:
         with a.app.database.transaction():
@@ -430,7 +436,7 @@ def test_two_daemons_that_add_the_same_file_take_turns(
 
 
 def waiting_for_a_row(postgres: PostgresServer) -> bool:
-    """Whether a connection waits for what another one has locked."""
+    """Whether a connection waits for a lock."""
     return bool(
         postgres.execute(
             sql.SQL(

@@ -1,4 +1,4 @@
-"""The rules about what is sent and when it counts as confirmed, each on real files and a real S3 server."""
+"""The rules of sending and confirming, on real files and a real S3 server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def padded(video: bytes, size: int) -> bytes:
 
 
 def sent(proxy: FaultProxy) -> list[str]:
-    """The requests so far that wrote anything."""
+    """The write requests so far."""
     return [action for action in proxy.actions if action != "HeadObject"]
 
 
@@ -65,7 +65,7 @@ def test_a_file_of_any_size_arrives_whole(make_harness: MakeHarness, video: byte
 
 
 def claimed(harness: Harness, state: State) -> Upload:
-    """The one upload in a state, taken as its stage would."""
+    """Claim the one upload in a state, as its stage does."""
     (row,) = harness.app.ledger.claim(state, 1, lease=LEASE, horizon=LEASE)
     return row
 
@@ -101,7 +101,7 @@ def test_a_file_that_is_open_for_writing_is_not_settled(make_harness: MakeHarnes
 def test_a_file_opened_for_writing_after_it_settled_is_not_uploaded(
     make_harness: MakeHarness, proxy: FaultProxy, video: bytes
 ) -> None:
-    """A row may wait for hours; what counts is that nobody writes when the bytes are read."""
+    """A row may wait for hours; what counts is that no process writes when the bytes are read."""
     harness = make_harness()
     harness.put(PATH, video)
     with writer(harness.absolute(PATH), os.O_WRONLY) as process:
@@ -111,10 +111,10 @@ def test_a_file_opened_for_writing_after_it_settled_is_not_uploaded(
     assert proxy.actions == []
 
 
-def test_a_file_replaced_after_it_settled_is_looked_at_before_anything_is_sent(
+def test_a_file_replaced_after_it_settled_is_examined_before_anything_is_sent(
     make_harness: MakeHarness, proxy: FaultProxy, video: bytes
 ) -> None:
-    """The new content was never found to be complete: it may be a truncated one."""
+    """The new content was not checked for completeness: it may be truncated."""
     harness = make_harness()
     harness.put(PATH, video)
     harness.write(PATH, video[:-100])
@@ -153,7 +153,7 @@ def test_a_file_that_grows_while_it_is_sent_is_not_verified(
 def test_a_file_that_another_one_replaces_while_it_is_sent_is_not_verified(
     make_harness: MakeHarness, proxy: FaultProxy, video: bytes
 ) -> None:
-    """Nothing about the open file tells of it: only a look at the path does."""
+    """The open file does not show it: only the path does."""
     harness = make_harness()
     harness.put(PATH, video)
 
@@ -175,7 +175,7 @@ def test_a_file_that_another_one_replaces_while_it_is_sent_is_not_verified(
 def test_a_file_truncated_in_the_middle_never_becomes_an_object(
     make_harness: MakeHarness, proxy: FaultProxy, video: bytes
 ) -> None:
-    """The compressor truncates in place when it compresses again; the multipart upload is given up."""
+    """The compressor truncates in place when it compresses again; the multipart upload is aborted."""
     harness = make_harness()
     harness.put(PATH, padded(video, LARGE))
 
@@ -302,7 +302,7 @@ def test_an_object_that_is_not_there_after_it_was_sent_is_never_published(
 def test_a_403_is_unknown_so_it_is_sent_and_then_pauses_the_stage(
     make_harness: MakeHarness, proxy: FaultProxy, video: bytes
 ) -> None:
-    """Before sending it means send, whatever is there; after sending it is an environment error of no row."""
+    """Before sending the object counts as missing; after sending it is an environment error."""
     proxy.fault = lambda request, forward: Answer(403) if request.action == "HeadObject" else forward()
     harness = make_harness()
     harness.put(PATH, video)
@@ -316,10 +316,10 @@ def test_a_403_is_unknown_so_it_is_sent_and_then_pauses_the_stage(
     assert "s3:GetObject" in failure.sentence
 
 
-def test_what_was_sent_is_not_sent_again_while_nobody_may_know_what_became_of_it(
+def test_a_sent_object_is_not_sent_again_while_its_state_is_unknown(
     make_harness: MakeHarness, proxy: FaultProxy, video: bytes
 ) -> None:
-    """A bucket that may be written and not be read: every probe of the stage would send the file again."""
+    """In a bucket that is writable but not readable every probe of the stage would send the file again."""
     proxy.fault = lambda request, forward: Answer(403) if request.action == "HeadObject" else forward()
     harness = make_harness()
     harness.put(PATH, video)
@@ -335,7 +335,7 @@ def test_what_was_sent_is_not_sent_again_while_nobody_may_know_what_became_of_it
 def test_a_confirmation_is_recorded_as_soon_as_the_database_is_back(
     make_harness: MakeHarness, proxy: FaultProxy, video: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The object is neither sent nor looked for all over again."""
+    """The object is neither sent nor confirmed again."""
     harness = make_harness()
     harness.put(PATH, video)
     advance = harness.app.ledger.advance
@@ -355,7 +355,7 @@ def test_a_confirmation_is_recorded_as_soon_as_the_database_is_back(
 def test_an_object_that_is_in_place_already_is_adopted(
     make_harness: MakeHarness, proxy: FaultProxy, video: bytes
 ) -> None:
-    """An earlier life was killed after the object was complete and before it was recorded."""
+    """The daemon was killed after the object was completed and before that was recorded."""
     harness = make_harness()
     harness.put(PATH, video)
     harness.step(State.PENDING)
@@ -372,7 +372,7 @@ def test_an_object_that_is_in_place_already_is_adopted(
 @pytest.mark.parametrize(
     ("status", "code"), [(403, "AccessDenied"), (404, "NoSuchBucket"), (403, "InvalidAccessKeyId")]
 )
-def test_what_is_wrong_with_the_environment_pauses_the_stage_and_fails_no_row(
+def test_an_environment_error_pauses_the_stage_and_fails_no_upload(
     make_harness: MakeHarness, proxy: FaultProxy, video: bytes, status: int, code: str
 ) -> None:
     def refuse(request: Request, forward: Forward) -> Answer:
@@ -455,7 +455,7 @@ def test_a_stop_in_the_middle_gives_the_row_back_at_once(
 def test_content_that_arrives_during_an_upload_supersedes_it(
     make_harness: MakeHarness, proxy: FaultProxy, video: bytes
 ) -> None:
-    """Compressed again: the old upload is fenced off and the object ends with the new content."""
+    """Compressed again: the old upload loses its claim and the object ends with the new content."""
     harness = make_harness()
     old = harness.put(PATH, video)
     fresh = padded(video, 90_000)
@@ -478,7 +478,7 @@ def test_content_that_arrives_during_an_upload_supersedes_it(
 def test_a_changed_mtime_alone_is_not_new_content(
     make_harness: MakeHarness, proxy: FaultProxy, video: bytes, place: str
 ) -> None:
-    """`shutil.copy2` sets the source's mtime after the close: the row goes on and nothing is sent twice."""
+    """`shutil.copy2` sets the source's mtime after the close: the row is kept and nothing is sent twice."""
     harness = make_harness()
     first = harness.put(PATH, video)
     harness.step(State.PENDING)
@@ -506,7 +506,7 @@ def test_a_file_that_disappears_before_it_is_confirmed_is_gone_until_it_comes_ba
     assert harness.finish(PATH).state is State.RELEASED
 
 
-def test_an_empty_directory_is_not_believed(make_harness: MakeHarness, video: bytes, place: str) -> None:
+def test_an_empty_directory_makes_no_upload_gone(make_harness: MakeHarness, video: bytes, place: str) -> None:
     """An unmounted file system leaves an empty directory: the stage pauses and no row is gone."""
     harness = make_harness()
     harness.put(PATH, video)

@@ -1,4 +1,4 @@
-"""A compressor's database beside the house, written into by the stand-in's hand."""
+"""A compressor's database for tests, written by the simulated compressor."""
 
 from __future__ import annotations
 
@@ -30,35 +30,35 @@ class Compressor:
 
     @property
     def settings(self) -> dict[str, str]:
-        """What makes the sidecar work beside it."""
+        """The settings of a daemon that uses this catalog."""
         return {"DATABASE_URL": self.url, "CATALOG": "compressor"}
 
     def begin(self, path: str, quality: str = "720p") -> str:
-        """An encode onto a path begins; returns the row's id."""
+        """Begin an encode to a path; returns the row's id."""
         video_id = posixpath.dirname(path)
         add_video(self.url, video_id)
         return self.recorder.processing(video_id, quality, f"{LOCAL}/{path}")
 
     def end(self, row: str, path: str) -> None:
-        """It ends well, and the local URL is written once more."""
+        """End an encode successfully; the local URL is written again."""
         self.recorder.ready(row, f"{LOCAL}/{path}", FOUND)
 
     def encode(self, path: str, quality: str = "720p") -> str:
-        """Both; returns the row's id."""
+        """Begin and end an encode; returns the row's id."""
         row = self.begin(path, quality)
         self.end(row, path)
         return row
 
     def fail(self, row: str) -> None:
-        """It ends badly."""
+        """End an encode with an error."""
         self.recorder.failed(row)
 
     def delete(self, video_id: str = VIDEO_ID) -> None:
-        """Somebody deletes the video, and with it its rows."""
+        """Delete the video and with it its rows."""
         assert delete_video(self.url, video_id)
 
     def urls(self, video_id: str = VIDEO_ID) -> list[str]:
-        """What players are given for a video."""
+        """The URLs of a video's rows."""
         with psycopg.connect(self.url) as connection:
             rows = connection.execute(
                 "SELECT url FROM video_qualities WHERE video_id = %s ORDER BY created_at, id", [video_id]
@@ -66,7 +66,7 @@ class Compressor:
             return [str(url) for (url,) in rows]
 
     def set_url(self, row: str, url: str) -> None:
-        """Somebody writes another URL into a row."""
+        """Write another URL into a row."""
         with psycopg.connect(self.url) as connection:
             connection.execute("UPDATE video_qualities SET url = %s WHERE id = %s", [url, row])
 
@@ -87,18 +87,11 @@ def compressor(postgres: PostgresServer) -> Iterator[Compressor]:
         yield made
 
 
-def pass_gate(harness: Harness) -> int:
-    """Have the gate asked; says how many uploads wait no longer."""
-    catalog_thread = harness.app.catalog_thread
-    assert catalog_thread is not None
-    return catalog_thread.gate.ask()
-
-
 def publish(harness: Harness, compressor: Compressor, path: str, content: bytes) -> tuple[Upload, str]:
-    """A file of a quality 720p goes all the way to `published`; returns its upload, and its row's id."""
+    """Take a file of quality 720p to `published`; returns its upload and its row's id."""
     row = compressor.encode(path)
     harness.put(path, content)
-    assert pass_gate(harness) == 1
+    assert harness.admit_waiting() == 1
     harness.step(State.PENDING)
     harness.step(State.VERIFIED)
     upload = harness.row(path)

@@ -1,4 +1,4 @@
-"""A whole house on real parts, driven step by step: a directory, a ledger, an S3 server, and no threads."""
+"""An application with a real directory, ledger and S3 server, run step by step without threads."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def settings_for(directory: str, s3_url: str, **changes: Any) -> Settings:
         "INSTANCE_ID": "test",
         "RELEASE_AFTER_SECONDS": 0,
         "METRICS_ADDRESS": "",
-        # How full the disk is that the tests run on is no concern of theirs.
+        # Tests must not depend on how full this machine's disk is.
         "DISK_PRESSURE_PERCENT": 100,
     }
     return Settings(**values | changes)
@@ -47,7 +47,7 @@ def settings_for(directory: str, s3_url: str, **changes: Any) -> Settings:
 
 @dataclass
 class Harness:
-    """The house and what a test does with it."""
+    """The application, and what a test does with it."""
 
     app: Application
     server: S3Server
@@ -57,7 +57,7 @@ class Harness:
 
     @property
     def enqueuer(self) -> Enqueuer:
-        """The house's intake."""
+        """The application's enqueuer."""
         return self.app.enqueuer
 
     def absolute(self, path: str) -> str:
@@ -72,9 +72,11 @@ class Harness:
         return path
 
     def settle(self, path: str) -> Upload | None:
-        """Examine a path once and take what was found; returns the row that speaks for it."""
-        found = check_complete(self.app.tree, path, previous=None, now=time.monotonic(), settle_seconds=0)
-        self.enqueuer.take(path, found)
+        """Examine a path once and handle its status; returns the current row of the path."""
+        file_status = check_complete(
+            self.app.tree, path, previous=None, now=time.monotonic(), settle_seconds=0
+        )
+        self.enqueuer.handle(path, file_status)
         return self.app.ledger.current(path)
 
     def put(self, path: str, content: bytes) -> Upload:
@@ -83,20 +85,20 @@ class Harness:
         assert row is not None
         return row
 
-    def ask(self) -> int:
-        """Have the catalog gate asked once about everything that waits at it."""
-        minder = self.app.catalog_thread
-        assert minder is not None
-        return minder.gate.ask()
+    def admit_waiting(self) -> int:
+        """Have the catalog gate decide about all waiting uploads; returns how many no longer wait."""
+        gate = self.app.context.gate
+        assert gate is not None
+        return gate.admit_waiting()
 
-    def sweep(self) -> int:
-        """Have the catalog's rows compared with what was published."""
-        minder = self.app.catalog_thread
-        assert minder is not None
-        return minder.republisher.sweep()
+    def check_rows(self) -> int:
+        """Compare all catalog rows with what was published; returns how many were published again."""
+        catalog_thread = self.app.catalog_thread
+        assert catalog_thread is not None
+        return catalog_thread.republisher.check_all()
 
     def step(self, state: State, limit: int = 64) -> list[Upload]:
-        """Claim what is due in a state and run its stage on it, in this thread; returns the rows after it."""
+        """Claim the due uploads of a state and run its stage on them; returns their rows afterwards."""
         runner = self.app.runners[state]
         rows = self.app.ledger.claim(state, limit, lease=LEASE, horizon=runner.stage.horizon)
         runner.stage.advance(
@@ -111,7 +113,7 @@ class Harness:
         return self.app.ledger.uploads(ids=[row.id for row in rows])
 
     def finish(self, path: str) -> Upload:
-        """Take a path's row as far as it goes without waiting; returns it."""
+        """Run all stages once and return the path's row."""
         for state in (State.PENDING, State.VERIFIED, State.PUBLISHED):
             self.step(state)
         return self.row(path)
@@ -123,11 +125,11 @@ class Harness:
         return row
 
     def events(self, path: str) -> list[str]:
-        """The names of the events in the story of a path's newest row."""
+        """The names of the events of a path's newest row."""
         return [event.event for event in self.app.ledger.events(self.row(path).id)]
 
     def object(self, upload: Upload) -> bytes | None:
-        """The object of a row, as S3 has it; None if there is none."""
+        """The content of a row's object in S3; None if there is none."""
         client = self.server.client()
         listed = client.list_objects_v2(Bucket=BUCKET, Prefix=upload.object_key).get("Contents", [])
         if upload.object_key not in [entry.get("Key") for entry in listed]:
@@ -135,7 +137,7 @@ class Harness:
         return client.get_object(Bucket=BUCKET, Key=upload.object_key)["Body"].read()
 
     def catalog_urls(self, video_id: str = VIDEO_ID) -> list[str]:
-        """The URLs that players are given for a video, by host-less path for public ones."""
+        """The URLs of a video's catalog rows; of public ones only the path."""
         rows = self.app.context.catalog.rows(video_id)
         return [row.url if row.url.startswith("file:") else urlsplit(row.url).path for row in rows]
 
@@ -147,7 +149,7 @@ class Harness:
 
 @contextmanager
 def open_harness(settings: Settings, server: S3Server) -> Iterator[Harness]:
-    """A workshop with an up-to-date ledger."""
+    """A harness with a migrated ledger."""
     with open_application(settings) as app:
         migrate(app.database)
         with app.database.session():

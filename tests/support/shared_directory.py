@@ -16,7 +16,7 @@ from tests.support.postgres import PostgresServer
 from tests.support.s3_server import S3Server
 from watcher.settings.model import Settings
 
-OpenHouse = Callable[..., Harness]
+OpenHarness = Callable[..., Harness]
 
 
 @pytest.fixture
@@ -32,8 +32,8 @@ def shared(postgres: PostgresServer, settings: MakeSettings) -> Iterator[MakeSet
 
 
 @pytest.fixture
-def house_of(shared: MakeSettings, server: S3Server) -> Iterator[OpenHouse]:
-    """Opens the house of the daemon of a name, to be stepped by hand."""
+def harness_of(shared: MakeSettings, server: S3Server) -> Iterator[OpenHarness]:
+    """Opens the harness of the daemon of a given name."""
     with ExitStack() as stack:
 
         def open_one(name: str, **changes: Any) -> Harness:

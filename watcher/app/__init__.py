@@ -1,1 +1,7 @@
-"""Puts the program together from the settings and runs it: as a daemon, or once."""
+"""Builds the application from the settings and runs it, as a daemon or for a single pass."""
+
+from watcher.app.daemon import Daemon
+from watcher.app.single_pass import SinglePass
+from watcher.app.wiring import Application, open_application
+
+__all__ = ["Application", "Daemon", "SinglePass", "open_application"]

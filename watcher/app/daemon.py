@@ -10,7 +10,7 @@ from signal import SIGHUP
 import structlog
 
 from db import DatabaseError, State
-from watcher.app.factories import path_template
+from watcher.app.factories import make_path_template
 from watcher.app.status_report import DaemonStatus
 from watcher.app.wiring import Application
 from watcher.detection.observer import TreeObserver
@@ -72,7 +72,7 @@ class Daemon:
         self._reload_settings = reload_settings
         self._clock = clock
         self._metrics_server = MetricsServer(app.metrics, app.settings.metrics_address)
-        self._template = path_template(app.settings)
+        self._template = make_path_template(app.settings)
         observer = TreeObserver(
             app.tree.root,
             notice_file=app.settler.check,
@@ -139,14 +139,14 @@ class Daemon:
         Later scans repair what other daemons left aside that never came back.
         """
         app = self._app
-        app.asides.repair(report.asides)
+        app.quarantine_repair.run(report.asides)
         if not self._first_scan_succeeded:
             app.runners[State.PUBLISHED].start()
             app.disk_pressure.start()
             self._first_scan_succeeded = True
             self._signals.put(WAKE)
         if app.catalog_thread is not None:
-            app.catalog_thread.republisher.sweep()
+            app.catalog_thread.republisher.check_all()
         if app.policy.prune_after is not None:
             prune_directories(app.tree, app.policy.prune_after, ignores=self._ignores)
 
@@ -157,7 +157,7 @@ class Daemon:
         for breaker in self._app.breakers.values():
             breaker.probe_soon(Code.ROOT_UNAVAILABLE)
         for state in self._app.runners:
-            self._app.context.wake(state)
+            self._app.context.signals.wake_stage(state)
 
     def _main_loop(self) -> None:
         """Wait for signals, and in between tell everybody how it goes."""
@@ -228,7 +228,7 @@ class Daemon:
             app.ledger.reschedule_published(app.policy.retention)
         except DatabaseError as exc:
             log.warning("retention_not_rescheduled", reason=str(exc))
-        app.context.wake(State.PUBLISHED)
+        app.context.signals.wake_stage(State.PUBLISHED)
         self._settings = fresh
         log.info("settings_reloaded", changed=sorted(changed.keys() - set(later)))
 

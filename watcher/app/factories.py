@@ -1,21 +1,23 @@
-"""What the settings mean for each collaborator, one function each."""
+"""Factories: make each collaborator from the settings."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from urllib.parse import parse_qsl
 
-from db import Catalog, Database, Ledger, NoCatalog, OwnCatalog, open_database
+from db import Catalog, CompressorTable, Database, Ledger, NoCatalog, OwnCatalog, State, open_database
 from storage import StorageConfig
 from watcher.catalog.compressor_catalog import CompressorCatalog
+from watcher.catalog.gate import CatalogGate
 from watcher.filesystem.tree import Tree
 from watcher.renditions import Naming, PathTemplate
 from watcher.settings.model import CatalogKind, Settings
 
 OTHER_THREADS = 16
-"""Connections for the threads that do not upload: those that settle, claim, scan, mind, publish, release."""
+"""Database connections of the threads other than the upload workers."""
 
 
-def path_template(settings: Settings) -> PathTemplate:
+def make_path_template(settings: Settings) -> PathTemplate:
     """The template that the settings describe."""
     return PathTemplate(
         settings.path_template,
@@ -25,8 +27,8 @@ def path_template(settings: Settings) -> PathTemplate:
     )
 
 
-def storage_config(settings: Settings) -> StorageConfig:
-    """What storage is told; boto3 reads neither our ``.env`` nor ``AWS_REGION``, so everything is said."""
+def make_storage_config(settings: Settings) -> StorageConfig:
+    """The configuration of storage, complete: boto3 reads neither ``.env`` nor ``AWS_REGION``."""
     key, secret, token = (
         settings.aws_access_key_id,
         settings.aws_secret_access_key,
@@ -58,17 +60,17 @@ def storage_config(settings: Settings) -> StorageConfig:
     )
 
 
-def naming(settings: Settings) -> Naming:
-    """The names that the settings give to renditions."""
+def make_naming(settings: Settings) -> Naming:
+    """The object keys and URLs that the settings give to renditions."""
     return Naming(
         prefix=settings.aws_s3_videos_prefix,
-        public_base=storage_config(settings).public_base_url,
+        public_base=make_storage_config(settings).public_base_url,
         local_base=settings.local_base,
     )
 
 
-def connect(settings: Settings, *, read_only: bool = False) -> Database:
-    """The ledger's database, not touched yet."""
+def open_ledger_database(settings: Settings, *, read_only: bool = False) -> Database:
+    """The ledger's database; the first query connects to it."""
     return open_database(
         settings.ledger_url,
         schema=settings.database_schema if settings.on_postgresql else None,
@@ -78,12 +80,12 @@ def connect(settings: Settings, *, read_only: bool = False) -> Database:
     )
 
 
-def ledger_of(settings: Settings, database: Database) -> Ledger:
-    """This daemon's ledger, or that of everybody on a shared directory under this daemon's name."""
+def make_ledger(settings: Settings, database: Database) -> Ledger:
+    """The ledger of this daemon, or that of all daemons that share the directory."""
     return Ledger(database, settings.ledger_instance, worker=settings.instance)
 
 
-def tree_of(settings: Settings) -> Tree:
+def make_tree(settings: Settings) -> Tree:
     """The watched directory; raises `watcher.filesystem.openat.RootUnavailableError`."""
     return Tree(
         settings.completed_dir,
@@ -93,7 +95,7 @@ def tree_of(settings: Settings) -> Tree:
 
 
 def make_catalog(settings: Settings, ledger: Ledger) -> Catalog:
-    """The catalog that the settings ask for."""
+    """The catalog that CATALOG selects."""
     match settings.catalog_kind:
         case CatalogKind.OWN:
             return OwnCatalog(ledger.database)
@@ -103,6 +105,15 @@ def make_catalog(settings: Settings, ledger: Ledger) -> Catalog:
             return CompressorCatalog(
                 ledger.database,
                 ledger,
-                naming(settings),
+                make_naming(settings),
                 local_fallback=settings.local_base_url is not None,
             )
+
+
+def make_gate(settings: Settings, ledger: Ledger, *, wake: Callable[[State], None]) -> CatalogGate | None:
+    """The gate of the compressor's catalog; None where another catalog is configured."""
+    if settings.catalog_kind is not CatalogKind.COMPRESSOR:
+        return None
+    return CatalogGate(
+        CompressorTable(ledger.database, ledger.instance), ledger, make_naming(settings), wake=wake
+    )

@@ -1,4 +1,4 @@
-"""`run --once`: everything that is there now, and then an end that says whether all of it went well."""
+"""`run --once`: processes the files that exist now, then ends and reports what is unfinished."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from watcher.supervision.workers import stop_all
 
 log = structlog.get_logger()
 
-PATIENCE = timedelta(seconds=30)
-"""A next attempt that is further away than this is not waited for."""
+LONGEST_WAIT = timedelta(seconds=30)
+"""A next attempt that is due later than this is not waited for."""
 
-ASK_SECONDS = 0.1
+POLL_SECONDS = 0.1
 GATE_PATIENCE = timedelta(seconds=2)
-"""So long is waited for what is new at the catalog gate: its row is ready a moment later, or much later."""
+"""How long an upload is waited for at the catalog gate: its row is ready within moments, or much later."""
 GATE_SECONDS = 1.0
-"""How often the gate is asked while files are settled."""
+"""How often the gate is checked while files are settled."""
 STOP_SECONDS = 5.0
 
 
-class OnceRun:
-    """One pass over the directory. `signals` interrupts it."""
+class SinglePass:
+    """One pass over the directory. Any number in `signals` interrupts it; `clock` gives monotonic seconds."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class OnceRun:
         self._interrupted = False
 
     def run(self) -> list[str]:
-        """Do it all, and return a sentence for everything that did not end well; empty means fine.
+        """Run the pass; return a sentence for everything that is unfinished or failed, and [] on success.
 
         Raises `db.DatabaseError` and `watcher.filesystem.openat.RootUnavailableError`.
         """
@@ -55,9 +55,9 @@ class OnceRun:
         app.settler.start()
         try:
             report = app.scanner.scan(stopped=self._is_interrupted)
-            app.asides.repair(report.asides)
+            app.quarantine_repair.run(report.asides)
             if app.catalog_thread is not None:
-                app.catalog_thread.republisher.sweep()
+                app.catalog_thread.republisher.check_all()
             for runner in app.runners.values():
                 runner.start()
             self._wait_until_settled()
@@ -67,7 +67,7 @@ class OnceRun:
         if app.invalidator is not None and not self._interrupted:
             app.invalidator.flush()
         unreadable = ["directories could not be read; see the log"] * bool(report.unreadable)
-        return [*self._left_undone(started_at), *unreadable]
+        return [*self._unfinished(started_at), *unreadable]
 
     def _is_interrupted(self) -> bool:
         if not self._signals.empty():
@@ -75,37 +75,37 @@ class OnceRun:
         return self._interrupted
 
     def _wait_until_settled(self) -> None:
-        """It can take long, and what has settled goes on meanwhile."""
+        """Wait for the settler, which can take long, while stages advance what has settled."""
         settler = self._app.settler
         while not settler.wait_until_only_writers_remain(self._is_interrupted, seconds=GATE_SECONDS):
             if self._interrupted or settler.failure is not None:
                 return
-            self._ask_gate()
+            self._check_gate()
 
-    def _ask_gate(self) -> bool:
-        """Have the catalog gate asked, which no thread does here; False if something has only come to it."""
+    def _check_gate(self) -> bool:
+        """Run the catalog gate, which has no thread here; False if an upload just began to wait."""
         app = self._app
         if app.catalog_thread is None:
             return True
-        app.catalog_thread.gate.ask()
+        app.catalog_thread.gate.admit_waiting()
         return app.ledger.count_awaiting_row() == app.ledger.count_awaiting_row(longer_than=GATE_PATIENCE)
 
     def _wait_until_drained(self) -> None:
         while not self._is_interrupted() and not self._is_drained():
             try:
                 self._app.disk_pressure.relieve()
-                self._signals.get(timeout=ASK_SECONDS)
+                self._signals.get(timeout=POLL_SECONDS)
                 self._interrupted = True
             except queue.Empty:
                 continue
 
     def _is_drained(self) -> bool:
-        """Whether nothing is under way and nothing will be soon; asked in the order that rows move on.
+        """Whether no upload is in progress or due soon.
 
-        First the gate, then what is due, then who is idle: a row that is being claimed in between is seen by
-        the last one.
+        The order is that in which uploads advance: the gate, what is due, which runner is idle. So an upload
+        that is claimed in between is seen by the last check.
         """
-        return self._ask_gate() and all(
+        return self._check_gate() and all(
             (runner.breaker.failure is not None or not self._is_due_soon(state)) and runner.is_idle
             for state, runner in self._app.runners.items()
         )
@@ -116,35 +116,37 @@ class OnceRun:
         if not stage.is_enabled():
             return False
         due = app.ledger.next_due(state, horizon=stage.horizon, awaits_others=False)
-        return due is not None and due <= app.ledger.now() + PATIENCE
+        return due is not None and due <= app.ledger.now() + LONGEST_WAIT
 
-    def _left_undone(self, started_at: datetime) -> list[str]:
+    def _unfinished(self, started_at: datetime) -> list[str]:
         app = self._app
-        undone = [f"{path}: some process still writes it" for path in app.settler.waiting_for_writers()]
+        unfinished = [
+            f"{path}: a process still has it open for writing" for path in app.settler.waiting_for_writers()
+        ]
         if self._interrupted:
-            undone.append("interrupted; the next run goes on")
-        problems: list[tuple[str, Failure | None]] = [("settling", app.settler.failure)]
-        problems += [(name, breaker.failure) for name, breaker in app.breakers.items()]
-        undone += [f"{name} is paused: {failure.sentence}" for name, failure in problems if failure]
+            unfinished.append("interrupted; the next run continues")
+        failures: list[tuple[str, Failure | None]] = [("settling", app.settler.failure)]
+        failures += [(name, breaker.failure) for name, breaker in app.breakers.items()]
+        unfinished += [f"{name} is paused: {failure.sentence}" for name, failure in failures if failure]
         if app.invalidator is not None and app.invalidator.has_waiting():
-            undone.append("the CDN was not told of every replaced object yet; the next run goes on")
+            unfinished.append("some CDN invalidations are not done yet; the next run continues")
         for state in (State.PENDING, State.VERIFIED, State.REJECTED, State.FAILED, State.GONE):
-            undone += [
-                f"{upload.path}: {self._in_words(upload)}"
+            unfinished += [
+                f"{upload.path}: {self._describe(upload)}"
                 for upload in app.ledger.iter_uploads(state=state)
-                if self._counts(upload, started_at)
+                if self._is_reported(upload, started_at)
             ]
-        return undone
+        return unfinished
 
-    def _in_words(self, upload: Upload) -> str:
+    def _describe(self, upload: Upload) -> str:
         if upload.awaits_row:
             return "waits for its catalog row"
         if self._app.ledger.is_held_by_another(upload):
-            return f"{upload.state}: {upload.claimed_by} is at work on it"
+            return f"{upload.state}: {upload.claimed_by} is working on it"
         return upload.state + (f": {upload.last_error}" if upload.last_error else "")
 
-    def _counts(self, upload: Upload, started_at: datetime) -> bool:
-        """What ended badly long ago counts only if its file is among those that are there now."""
+    def _is_reported(self, upload: Upload, started_at: datetime) -> bool:
+        """An upload that failed before this run is reported only if its file still exists."""
         return (
             upload.state.is_open
             or upload.changed_at >= started_at

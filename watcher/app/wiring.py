@@ -1,9 +1,9 @@
-"""Puts the house together from the settings: who knows whom is written here and nowhere else."""
+"""Builds the application from the settings: the only place where components are connected."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,39 +12,39 @@ from functools import partial
 from db import Database, Invalidations, Ledger, State
 from storage import AclFallback, Distribution, ObjectStore, PublicCheck
 from watcher.app.factories import (
-    connect,
-    ledger_of,
     make_catalog,
-    naming,
-    path_template,
-    storage_config,
-    tree_of,
+    make_gate,
+    make_ledger,
+    make_naming,
+    make_path_template,
+    make_storage_config,
+    make_tree,
+    open_ledger_database,
 )
-from watcher.catalog.catalog_thread import CatalogThread
-from watcher.catalog.compressor_catalog import CompressorCatalog
-from watcher.catalog.gate import CatalogGate
-from watcher.catalog.orphans import Orphans
-from watcher.catalog.republisher import Republisher
+from watcher.catalog import CatalogThread, CompressorCatalog, Orphans, Republisher
 from watcher.detection.completeness import FileStatus, Observation, check_complete
 from watcher.detection.scan_scheduler import ScanScheduler
 from watcher.detection.scanner import Scanner
 from watcher.detection.settler import Settler
-from watcher.filesystem.removal import is_away
 from watcher.filesystem.tree import Tree
 from watcher.settings.model import Settings
 from watcher.settings.policy import Policy
-from watcher.stages import cdn_invalidation
-from watcher.stages.abandoned_multiparts import AbandonedMultiparts
-from watcher.stages.asides import Quarantine
-from watcher.stages.cdn_invalidation import Invalidator
-from watcher.stages.context import StageContext
-from watcher.stages.disk_pressure import DiskPressure
-from watcher.stages.enqueue import Enqueuer
-from watcher.stages.error_policy import ErrorPolicy
-from watcher.stages.publish import PublishStage
-from watcher.stages.release import ReleaseStage
-from watcher.stages.runner import Stage, StageRunner
-from watcher.stages.upload import UploadStage
+from watcher.stages import (
+    AbandonedMultiparts,
+    DiskPressure,
+    Enqueuer,
+    ErrorPolicy,
+    Invalidator,
+    PublishStage,
+    QuarantineRepair,
+    ReleaseStage,
+    Signals,
+    Stage,
+    StageContext,
+    StageRunner,
+    UploadStage,
+    cdn_invalidation,
+)
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.circuit_breaker import CircuitBreaker
 from watcher.supervision.liveness import Liveness
@@ -54,19 +54,19 @@ from watcher.telemetry.transfer_progress import TransferProgress
 ROW_BACKOFF = Backoff(base=1.0, factor=2.0, cap=300.0)
 PROBE_BACKOFF = Backoff(base=2.0, factor=2.0, cap=300.0)
 RELEASE_BATCH = 32
-"""The most that a stage claims at once: releases share the second that each copy is set aside for."""
+"""How many releases one claim takes at most: they share one quarantine time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """Everything that works together while the daemon runs; nothing is started yet."""
+    """The components of the daemon, connected but not started."""
 
     settings: Settings
     policy: Policy
     context: StageContext
     liveness: Liveness
     abandoned_multiparts: AbandonedMultiparts
-    asides: Quarantine
+    quarantine_repair: QuarantineRepair
     enqueuer: Enqueuer
     settler: Settler
     scan_scheduler: ScanScheduler
@@ -74,7 +74,7 @@ class Application:
     runners: Mapping[State, StageRunner]
     disk_pressure: DiskPressure
     catalog_thread: CatalogThread | None
-    """Minds the compressor's catalog, where it is the one in use."""
+    """None unless the compressor's catalog is configured."""
 
     @property
     def tree(self) -> Tree:
@@ -83,22 +83,22 @@ class Application:
 
     @property
     def database(self) -> Database:
-        """Where the ledger is kept."""
+        """The ledger's database."""
         return self.context.database
 
     @property
     def ledger(self) -> Ledger:
-        """What was done and must be done."""
+        """The ledger of uploads."""
         return self.context.ledger
 
     @property
     def invalidator(self) -> Invalidator | None:
-        """What tells the CDN of replaced objects, if there is a CDN."""
+        """Sends invalidations to the CDN; None without a CDN."""
         return self.context.invalidator
 
     @property
     def breakers(self) -> Mapping[str, CircuitBreaker]:
-        """Everything that pauses as a whole while its environment is not as it should be, by name."""
+        """The circuit breakers of the stages and of CDN invalidation, by name."""
         breakers = {runner.stage.name: runner.breaker for runner in self.runners.values()}
         if self.invalidator is not None:
             breakers[cdn_invalidation.NAME] = self.invalidator.breaker
@@ -106,184 +106,192 @@ class Application:
 
     @property
     def metrics(self) -> Metrics:
-        """What Prometheus may scrape."""
+        """The Prometheus metrics."""
         return self.context.metrics
 
 
 @contextmanager
 def open_application(settings: Settings, *, policy: Policy | None = None) -> Iterator[Application]:
-    """Assemble everything and close it at the end.
+    """Build the application; close its database and its connections at the end.
 
-    Raises `watcher.filesystem.tree.RootUnavailableError`, `db.DatabaseError` and `storage.StorageError`.
+    Raises `watcher.filesystem.openat.RootUnavailableError`, `db.DatabaseError` and `storage.StorageError`.
     """
-    config = storage_config(settings)
+    config = make_storage_config(settings)
     with ExitStack() as closing:
-        database = connect(settings)
+        database = open_ledger_database(settings)
         closing.callback(database.close)
         store = closing.enter_context(ObjectStore(config))
-        distribution = (
-            closing.enter_context(Distribution(config)) if config.cloudfront_distribution_id else None
-        )
-        yield _assemble(settings, policy or Policy.of(settings), database, store, distribution)
+        distribution = None
+        if config.cloudfront_distribution_id:
+            distribution = closing.enter_context(Distribution(config))
+        policy = policy or Policy.of(settings)
+        yield build_application(settings, policy, database=database, store=store, distribution=distribution)
 
 
-def _assemble(
+def build_application(
     settings: Settings,
     policy: Policy,
+    *,
     database: Database,
     store: ObjectStore,
     distribution: Distribution | None,
 ) -> Application:
-    runners: dict[State, StageRunner] = {}
+    """Build every component, then connect the signals between them."""
     liveness = Liveness()
-    metrics = Metrics()
-    ledger = ledger_of(settings, database)
-    catalog_threads: list[CatalogThread] = []
-
-    def check_gate() -> None:
-        for catalog_thread in catalog_threads:
-            catalog_thread.check_gate()
-
-    context = StageContext(
-        tree=tree_of(settings),
+    context = build_context(
+        settings, database=database, store=store, distribution=distribution, liveness=liveness
+    )
+    enqueuer, settler, scanner, scan_scheduler = build_detection(
+        settings, policy, context=context, liveness=liveness
+    )
+    disk_pressure = DiskPressure(
+        tree=context.tree,
+        ledger=context.ledger,
+        policy=policy,
         database=database,
-        ledger=ledger,
-        catalog=make_catalog(settings, ledger),
-        store=store,
-        acl_fallback=AclFallback(store, is_wanted=settings.aws_s3_acl == "public-read"),
-        naming=naming(settings),
-        backoff=ROW_BACKOFF,
-        metrics=metrics,
-        transfer_progress=TransferProgress(),
-        invalidator=None
-        if distribution is None
-        else Invalidator(
-            distribution,
-            Invalidations(database, settings.ledger_instance),
+        metrics=context.metrics,
+        liveness=liveness,
+        wake=context.signals.wake_stage,
+    )
+    runners = build_stages(settings, policy, context=context, liveness=liveness, disk_pressure=disk_pressure)
+    catalog_thread = build_catalog(settings, policy, context=context, liveness=liveness)
+    context.signals.connect(
+        stages={state: runner.wake for state, runner in runners.items()},
+        gate=catalog_thread.check_gate if catalog_thread else None,
+        file=settler.check,
+    )
+    return Application(
+        settings=settings,
+        policy=policy,
+        context=context,
+        liveness=liveness,
+        abandoned_multiparts=AbandonedMultiparts(
+            database=database,
+            ledger=context.ledger,
+            store=store,
+            prefix=settings.aws_s3_videos_prefix,
+            backoff=ROW_BACKOFF,
+            liveness=liveness,
+        ),
+        quarantine_repair=QuarantineRepair(
+            tree=context.tree,
+            ledger=context.ledger,
+            lease=timedelta(seconds=settings.claim_seconds),
+            is_shared=settings.shared_directory,
+        ),
+        enqueuer=enqueuer,
+        settler=settler,
+        scan_scheduler=scan_scheduler,
+        scanner=scanner,
+        runners=runners,
+        disk_pressure=disk_pressure,
+        catalog_thread=catalog_thread,
+    )
+
+
+def build_context(
+    settings: Settings,
+    *,
+    database: Database,
+    store: ObjectStore,
+    distribution: Distribution | None,
+    liveness: Liveness,
+) -> StageContext:
+    """Build what all stages work with; its signals are not connected yet."""
+    signals = Signals()
+    metrics = Metrics()
+    ledger = make_ledger(settings, database)
+    invalidator = public_check = None
+    if distribution is not None:
+        invalidator = Invalidator(
+            distribution=distribution,
+            invalidations=Invalidations(database, settings.ledger_instance),
             database=database,
             liveness=liveness,
             metrics=metrics,
-        ),
-        public_check=PublicCheck() if settings.verify_public_url else None,
-        wake=lambda state: runners[state].wake() if state in runners else None,
-        check_gate=check_gate,
-    )
-    abandoned_multiparts = AbandonedMultiparts(
+        )
+    if settings.verify_public_url:
+        public_check = PublicCheck()
+    return StageContext(
+        tree=make_tree(settings),
         database=database,
-        ledger=context.ledger,
+        ledger=ledger,
+        catalog=make_catalog(settings, ledger),
+        gate=make_gate(settings, ledger, wake=signals.wake_stage),
         store=store,
-        prefix=settings.aws_s3_videos_prefix,
+        acl_fallback=AclFallback(store, is_wanted=settings.aws_s3_acl == "public-read"),
+        naming=make_naming(settings),
         backoff=ROW_BACKOFF,
-        liveness=liveness,
+        metrics=metrics,
+        transfer_progress=TransferProgress(),
+        invalidator=invalidator,
+        public_check=public_check,
+        signals=signals,
     )
-    asides = Quarantine(
-        context.tree,
-        context.ledger,
-        lease=timedelta(seconds=settings.claim_seconds),
-        is_shared=settings.shared_directory,
-    )
-    enqueuer = Enqueuer(context, path_template(settings))
+
+
+def build_detection(
+    settings: Settings, policy: Policy, *, context: StageContext, liveness: Liveness
+) -> tuple[Enqueuer, Settler, Scanner, ScanScheduler]:
+    """Build what finds finished files and enqueues them."""
+    template = make_path_template(settings)
+    enqueuer = Enqueuer(context, template)
     settler = Settler(
         check_complete=partial(_check_complete, context.tree, settings.settle_seconds),
-        report=enqueuer.take,
-        database=database,
+        report=enqueuer.handle,
+        database=context.database,
         liveness=liveness,
         clock=time.monotonic,
-        count_found=metrics.found_by_scan.inc,
+        count_found=context.metrics.found_by_scan.inc,
     )
     scanner = Scanner(
         tree=context.tree,
-        template=path_template(settings),
+        template=template,
         ledger=context.ledger,
         check=settler.check,
-        missing=enqueuer.reconsider_missing,
+        missing=enqueuer.handle_missing,
     )
     scan_scheduler = ScanScheduler(
-        scanner,
-        database=database,
+        scanner=scanner,
+        database=context.database,
         period=lambda: policy.rescan_seconds,
         liveness=liveness,
         metrics=context.metrics,
     )
-    disk_pressure = DiskPressure(
-        context.tree,
-        ledger,
-        policy,
-        database=database,
-        metrics=metrics,
-        liveness=liveness,
-        wake=context.wake,
-    )
-    release_stage = ReleaseStage(context, policy, is_pressed=disk_pressure.is_high_now)
-    runners |= _make_runners(settings, policy, context, liveness, release_stage, look_again=settler.check)
-    catalog_thread = _make_catalog_thread(settings, policy, context, liveness)
-    if catalog_thread is not None:
-        catalog_threads.append(catalog_thread)
-    return Application(
-        settings,
-        policy,
-        context,
-        liveness,
-        abandoned_multiparts,
-        asides,
-        enqueuer,
-        settler,
-        scan_scheduler,
-        scanner,
-        runners,
-        disk_pressure,
-        catalog_thread,
-    )
-
-
-def _make_catalog_thread(
-    settings: Settings, policy: Policy, context: StageContext, liveness: Liveness
-) -> CatalogThread | None:
-    catalog = context.catalog
-    if not isinstance(catalog, CompressorCatalog):
-        return None
-    ledger, naming = context.ledger, context.naming
-    return CatalogThread(
-        CatalogGate(catalog, ledger, naming, wake=context.wake),
-        Republisher(catalog, ledger, naming, context.tree, metrics=context.metrics, wake=context.wake),
-        Orphans(catalog, ledger, context.store, policy, deletes=settings.delete_orphans),
-        database=context.database,
-        liveness=liveness,
-    )
+    return enqueuer, settler, scanner, scan_scheduler
 
 
 def _check_complete(tree: Tree, settle_seconds: float, path: str, previous: Observation | None) -> FileStatus:
     return check_complete(tree, path, previous=previous, now=time.monotonic(), settle_seconds=settle_seconds)
 
 
-def _make_runners(
+def build_stages(
     settings: Settings,
     policy: Policy,
+    *,
     context: StageContext,
     liveness: Liveness,
-    release_stage: ReleaseStage,
-    *,
-    look_again: Callable[[str], None],
+    disk_pressure: DiskPressure,
 ) -> dict[State, StageRunner]:
+    """Build the three stages, each with its error policy and its runner."""
     crews: tuple[tuple[Stage, int, int], ...] = (
         (UploadStage(context), settings.upload_concurrency, 1),
         (PublishStage(context, policy), 1, 1),
-        (release_stage, 1, RELEASE_BATCH),
+        (ReleaseStage(context, policy, is_pressed=disk_pressure.is_high_now), 1, RELEASE_BATCH),
     )
     runners = {}
     for stage, threads, batch in crews:
         error_policy = ErrorPolicy(
             stage=stage.name,
+            tree=context.tree,
             ledger=context.ledger,
             breaker=CircuitBreaker(clock=time.monotonic, backoff=PROBE_BACKOFF),
             backoff=context.backoff,
-            look_again=look_again,
-            believe_missing=context.tree.believe_missing,
-            is_away=lambda upload: is_away(context.tree, upload.path, upload.id),
+            reexamine=context.signals.check_file,
             metrics=context.metrics,
         )
         runners[stage.state] = StageRunner(
-            stage,
+            stage=stage,
             database=context.database,
             ledger=context.ledger,
             error_policy=error_policy,
@@ -293,3 +301,27 @@ def _make_runners(
             batch=batch,
         )
     return runners
+
+
+def build_catalog(
+    settings: Settings, policy: Policy, *, context: StageContext, liveness: Liveness
+) -> CatalogThread | None:
+    """Build what watches the compressor's catalog; None where another catalog is configured."""
+    catalog, gate, ledger = context.catalog, context.gate, context.ledger
+    if not isinstance(catalog, CompressorCatalog) or gate is None:
+        return None
+    republisher = Republisher(
+        catalog=catalog,
+        gate=gate,
+        ledger=ledger,
+        naming=context.naming,
+        tree=context.tree,
+        metrics=context.metrics,
+        wake=context.signals.wake_stage,
+    )
+    orphans = Orphans(
+        catalog=catalog, ledger=ledger, store=context.store, policy=policy, deletes=settings.delete_orphans
+    )
+    return CatalogThread(
+        gate=gate, republisher=republisher, orphans=orphans, database=context.database, liveness=liveness
+    )

@@ -1,1 +1,9 @@
-"""The compressor's rows: which are a file's, when it may be sent, where its URL must stand."""
+"""The compressor's catalog: admits uploads by its rows and publishes URLs into them."""
+
+from watcher.catalog.catalog_thread import CatalogThread
+from watcher.catalog.compressor_catalog import CompressorCatalog
+from watcher.catalog.gate import CatalogGate
+from watcher.catalog.orphans import Orphans
+from watcher.catalog.republisher import Republisher
+
+__all__ = ["CatalogGate", "CatalogThread", "CompressorCatalog", "Orphans", "Republisher"]

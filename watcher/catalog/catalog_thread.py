@@ -92,14 +92,14 @@ class CatalogThread:
         """Do what is due; returns how many seconds to wait. Raises `db.DatabaseError`, `StorageError`."""
         now = self._clock()
         if now >= self._all_due_at:
-            self.gate.ask()
-            self.republisher.watch()
+            self.gate.admit_waiting()
+            self.republisher.check_recent()
             self._all_due_at = now + LONGEST_SECONDS
         elif self._is_fresh(now):
-            self.gate.ask(fresh_only=True)
+            self.gate.admit_waiting(fresh_only=True)
         if now >= self._orphans_due_at:
             self._orphans_due_at = now + ORPHANS_SECONDS
-            self.orphans.look()
+            self.orphans.process_all()
         return self._pause(now)
 
     def _is_fresh(self, now: float) -> bool:

@@ -1,39 +1,37 @@
-"""The compressor's catalog, as the stages see it: who may pass, and where the URL goes.
-
-The compressor writes its rows as it likes; this side reads them, decides, and changes `url` alone.
-"""
+"""Publishes into the compressor's table: reads its rows and changes nothing in them but `url`."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from db import CatalogRow, CompressorTable, Database, Gate, Ledger, Publications, Upload
-from watcher.catalog.row_matching import rows_of_file
-from watcher.errors import Code
+from db import CatalogRow, CompressorTable, Database, Ledger, Publications, Upload
+from watcher.catalog.row_matching import is_newer, rows_of_file
 from watcher.renditions import ORIGINAL, Naming
 
-AT_WORK = timedelta(seconds=5)
-"""So long after a row of a video was changed the compressor may still look for the original's file."""
+ENCODER_ACTIVE = timedelta(seconds=5)
+"""How long after a change of any row of a video the compressor may still open its original."""
 
 LONGEST_ENCODE = timedelta(days=1)
-"""A row that has been `processing` for longer is one of a compressor that died."""
+"""A row that has been `processing` for longer belongs to a compressor that died."""
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """How many rows show an object now, and how many of them were changed to."""
+class Published:
+    """How many rows show an object, and how many of them were changed for it."""
 
     rows: int
     changed: int
 
 
 class CompressorCatalog:
-    """`Catalog` over the compressor's table. `local_fallback` is whether `local_url` may stand in a row."""
+    """`Catalog` over the compressor's table.
+
+    With `local_fallback`, a row whose earlier URL is unknown is reverted to the `local_url` of the upload.
+    """
 
     creates_rows = False
-    has_gate = True
 
     def __init__(self, database: Database, ledger: Ledger, naming: Naming, *, local_fallback: bool) -> None:
         self._database = database
@@ -44,41 +42,21 @@ class CompressorCatalog:
         self.publications = Publications(database, ledger.instance)
 
     def announce(self, upload: Upload, *, local_url: str, public_url: str) -> None:
-        """Nothing: the compressor makes its rows itself."""
-
-    def gate(self, upload: Upload) -> Gate:
-        """What the file's newest row says at this moment."""
-        return self.decide(upload, self.table.of_video(upload.video_id))
-
-    def decide(self, upload: Upload, rows: Sequence[CatalogRow]) -> Gate:
-        """The same, by rows that have been read already: all of the upload's video."""
-        of_file = rows_of_file(upload, rows, self._naming)
-        if not of_file:
-            return Gate.wait(Code.NO_ROW, "The compressor's catalog has no row for it yet.")
-        newest = of_file[-1]
-        match newest.status:
-            case "ready":
-                return self._admit(upload, newest)
-            case "failed":
-                return self._after_failure(upload, of_file)
-            case _:
-                return Gate.wait(
-                    Code.ROW_PROCESSING, "The compressor is still encoding: its newest row is processing."
-                )
+        """Do nothing: the compressor inserts its rows itself."""
 
     def publish(self, upload: Upload, *, public_url: str, local_url: str, is_current: bool = True) -> int:
-        """Give every ready row of the file the public URL; say how many show it now."""
+        """Give every ready row of the file the public URL; return how many have it."""
         del local_url
-        return self.show(upload, public_url, is_current=is_current).rows
+        return self.publish_url(upload, public_url, is_current=is_current).rows
 
-    def show(self, upload: Upload, public_url: str, *, is_current: bool) -> Shown:
-        """Like `publish`, but tell what was changed from what was as it should be.
+    def publish_url(self, upload: Upload, public_url: str, *, is_current: bool) -> Published:
+        """Like `publish`, and also return how many rows were changed.
 
-        Rows that are newer than the one which the upload was let through for wait for a file of their own,
-        unless the file has not changed since (`is_current`): a second original is never copied.
+        A row newer than the one that the upload was admitted for waits for a file of its own, unless the
+        file has not changed since (`is_current`): the compressor does not copy a second original.
         """
         with self._database.transaction(f"publish {upload.path} in the compressor's catalog"):
-            ready = self._ready(upload, is_current=is_current, locked=True)
+            ready = self._publishable(upload, is_current=is_current, locked=True)
             stale = [row for row in ready if row.url != public_url]
             changed = self.table.set_url(stale, public_url)
             now = self._ledger.now()
@@ -86,17 +64,17 @@ class CompressorCatalog:
                 self.publications.record(row, upload, public_url, now)
             if ready:
                 self._ledger.note_newer_row(upload, ready[-1])
-            return Shown(len(ready) - len(stale) + changed, changed)
+            return Published(len(ready) - len(stale) + changed, changed)
 
     def stale_rows(self, upload: Upload, *, public_url: str, local_url: str, is_current: bool = True) -> int:
-        """How many rows `show` would change."""
+        """How many rows `publish` would change."""
         del local_url
-        return sum(row.url != public_url for row in self._ready(upload, is_current=is_current))
+        return sum(row.url != public_url for row in self._publishable(upload, is_current=is_current))
 
     def revert_to_local_url(self, upload: Upload, *, public_url: str, local_url: str) -> int:
-        """Give the rows that show the object what they showed before; say how many.
+        """Restore the earlier URL of the rows that show the object; return how many.
 
-        Where that is not known a row keeps the public URL, under which the object will be again.
+        A row whose earlier URL is unknown keeps the public URL, where the object will be again.
         """
         with self._database.transaction(f"withdraw {upload.path} from the compressor's catalog"):
             showing = [row for row in self._rows_of(upload, locked=True) if row.url == public_url]
@@ -111,55 +89,40 @@ class CompressorCatalog:
             return changed
 
     def rows_deleted(self, upload: Upload) -> bool:
-        """Whether none of the file's rows is there any more."""
+        """Whether no row of the file exists any more."""
         return not self._rows_of(upload)
 
     def reason_to_keep_copy(self, upload: Upload) -> str | None:
-        """Whether the compressor may still look at the file, or a row does not show the object."""
+        """Why the compressor may need the file, or that a row does not show the object; else None."""
         with self._database.operation("see whether the catalog needs the local copy"):
             rows = self.table.of_video(upload.video_id)
             of_file = rows_of_file(upload, rows, self._naming, known_urls=self._known_urls(upload))
             now = self._ledger.now()
         if any(row.status == "processing" for row in of_file):
-            return "The compressor is about to write this path."
+            return "The compressor is encoding to this path."
         if any(row.status == "ready" and row.url != upload.url for row in of_file):
-            return "A row of it does not show the object yet."
-        if upload.quality == ORIGINAL and any(_is_at_work(row, now) for row in rows):
-            return "The compressor is at work on this video, and may look for its original."
+            return "A catalog row of the file does not show the object yet."
+        if upload.quality == ORIGINAL and any(_is_being_encoded(row, now) for row in rows):
+            return "The compressor is encoding this video and may open its original."
         return None
 
     def rows(self, video_id: str) -> list[CatalogRow]:
         """The rows of a video, oldest first."""
         return self.table.of_video(video_id)
 
-    def needs(self, upload: Upload) -> bool:
-        """Whether any row at all leads to the upload's object, or would be given its URL."""
+    def references(self, upload: Upload) -> bool:
+        """Whether any row shows the upload's object, or would be given its URL."""
         if self._rows_of(upload):
             return True
         urls = {self._naming.public_url(upload), *self._known_urls(upload)}
         return self.table.any_shows(sorted(urls))
 
-    def _admit(self, upload: Upload, row: CatalogRow) -> Gate:
-        if upload.error_code == Code.ROW_NOT_NEWER and not _is_newer(row, upload):
-            reason = "Its object was verified for this very row: only content of a newer row may replace it."
-            return Gate.wait(Code.ROW_NOT_NEWER, reason)
-        if upload.finding is not None and row.quality != ORIGINAL:
-            return Gate.rejected(Code.INCOMPLETE, upload.finding)
-        return Gate.opened(row)
-
-    def _after_failure(self, upload: Upload, of_file: Sequence[CatalogRow]) -> Gate:
-        """A second encode that fails before it opens the file leaves what an earlier row let through."""
-        for row in of_file:
-            if row.id == upload.catalog_row_id and row.status == "ready":
-                return self._admit(upload, row)
-        return Gate.rejected(Code.ENCODE_FAILED, "The compressor says that the encode failed.")
-
-    def _ready(self, upload: Upload, *, is_current: bool, locked: bool = False) -> list[CatalogRow]:
-        """The rows that are to show the object: see `show`."""
+    def _publishable(self, upload: Upload, *, is_current: bool, locked: bool = False) -> list[CatalogRow]:
+        """The rows that must show the object: see `publish_url`."""
         return [
             row
             for row in self._rows_of(upload, locked=locked)
-            if row.status == "ready" and (is_current or not _is_newer(row, upload))
+            if row.status == "ready" and (is_current or not is_newer(row, upload))
         ]
 
     def _rows_of(self, upload: Upload, *, locked: bool = False) -> list[CatalogRow]:
@@ -170,12 +133,8 @@ class CompressorCatalog:
         return self._ledger.urls_of(upload.path)
 
 
-def _is_newer(row: CatalogRow, upload: Upload) -> bool:
-    return upload.catalog_row_at is not None and row.created_at > upload.catalog_row_at
-
-
-def _is_at_work(row: CatalogRow, now: datetime) -> bool:
-    """By the age of a row; one from the future is of a compressor with another idea of the time zone."""
+def _is_being_encoded(row: CatalogRow, now: datetime) -> bool:
+    """Judge by the row's age; a time in the future comes from a compressor in another time zone."""
     if row.status == "processing":
         return now - row.created_at < LONGEST_ENCODE
-    return timedelta(0) <= now - row.updated_at < AT_WORK
+    return timedelta(0) <= now - row.updated_at < ENCODER_ACTIVE

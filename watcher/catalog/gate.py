@@ -1,75 +1,141 @@
-"""The catalog gate: what waits for its row, asked for all of it at once, often while it is fresh."""
+"""The catalog gate: the compressor's rows decide whether an upload may be sent, and under which names."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 
 import structlog
 
-from db import CatalogRow, ClaimLostError, Gate, GateVerdict, Ledger, State, Upload
+from db import Admission, CatalogRow, ClaimLostError, CompressorTable, Ledger, State, Upload
 from storage import KeyTooLongError
-from watcher.catalog.compressor_catalog import CompressorCatalog
-from watcher.catalog.row_matching import admission
-from watcher.renditions import Naming
+from watcher.catalog.row_matching import is_newer, rows_of_file
+from watcher.errors import Code
+from watcher.renditions import ORIGINAL, Naming, rendition_of
 from watcher.telemetry.logging import row_context
 
 log = structlog.get_logger()
 
 PAGE = 500
-"""Uploads whose rows are asked for in one query."""
+"""How many uploads one query reads the rows of."""
 
 FRESH = timedelta(seconds=10)
-"""What has waited no longer than this is asked about often."""
+"""Uploads that have waited no longer than this are checked often."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The upload may be sent under the quality, file name and key that its row gives it."""
+
+    admission: Admission
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The compressor's rows do not decide yet; `code` is a stable word for the reason."""
+
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The upload must not be sent; `code` is a stable word for the reason."""
+
+    code: str
+    reason: str
+
+
+Decision = Admitted | Waiting | Rejected
 
 
 class CatalogGate:
-    """Lets waiting uploads through, or turns them away."""
+    """Admits, holds or rejects uploads by the rows of the compressor's catalog."""
 
     def __init__(
-        self, catalog: CompressorCatalog, ledger: Ledger, naming: Naming, *, wake: Callable[[State], None]
+        self, table: CompressorTable, ledger: Ledger, naming: Naming, *, wake: Callable[[State], None]
     ) -> None:
-        self._catalog = catalog
+        self._table = table
         self._ledger = ledger
         self._naming = naming
         self._wake = wake
 
-    def ask(self, *, fresh_only: bool = False) -> int:
-        """Ask about everything that waits, or about what began to in the last seconds.
+    def admit(self, upload: Upload, rows: Sequence[CatalogRow] | None = None) -> Decision:
+        """Decide by the newest row of the upload's file; writes nothing.
 
-        Says how many uploads wait no longer. Raises `db.DatabaseError`.
+        `rows` are all rows of the upload's video, where they have been read already. Raises
+        `db.DatabaseError`, and `storage.KeyTooLongError` if no object can have the names that the row gives.
+        """
+        if rows is None:
+            rows = self._table.of_video(upload.video_id)
+        of_file = rows_of_file(upload, rows, self._naming)
+        if not of_file:
+            return Waiting(Code.NO_ROW, "The compressor's catalog has no row for it yet.")
+        row = of_file[-1]
+        if row.status == "failed":
+            # A second encode that fails before it opens the file leaves the content of an earlier row.
+            earlier = [one for one in of_file if one.id == upload.catalog_row_id and one.status == "ready"]
+            if not earlier:
+                return Rejected(Code.ENCODE_FAILED, "The compressor reports that the encode failed.")
+            row = earlier[0]
+        elif row.status != "ready":
+            return Waiting(
+                Code.ROW_PROCESSING, "The compressor is still encoding: its newest row is processing."
+            )
+        if upload.error_code == Code.ROW_NOT_NEWER and not is_newer(row, upload):
+            reason = "Its object was verified for this same row; only content of a newer row may replace it."
+            return Waiting(Code.ROW_NOT_NEWER, reason)
+        if upload.finding is not None and row.quality != ORIGINAL:
+            return Rejected(Code.INCOMPLETE, upload.finding)
+        rendition = rendition_of(upload.video_id, upload.path, row.quality)
+        return Admitted(
+            Admission(
+                catalog_row_id=row.id,
+                catalog_row_at=row.created_at,
+                filename=rendition.filename,
+                quality=rendition.quality,
+                object_key=self._naming.key(rendition),
+            )
+        )
+
+    def admit_waiting(self, *, fresh_only: bool = False) -> int:
+        """Decide about every waiting upload, or about those that began to wait in the last seconds.
+
+        Returns how many no longer wait. Raises `db.DatabaseError`.
         """
         since = self._ledger.now() - FRESH if fresh_only else None
         decided = after = 0
-        while page := self._catalog.table.of_waiting(since=since, after=after, limit=PAGE):
+        while page := self._table.of_waiting(since=since, after=after, limit=PAGE):
             for upload, rows in page:
-                decided += self._settle(upload, self._catalog.decide(upload, rows))
+                decided += self._settle(upload, rows)
             after = page[-1][0].id
         if decided:
             self._wake(State.PENDING)
         return decided
 
-    def _settle(self, upload: Upload, gate: Gate) -> bool:
-        """Write down what was decided; False if nothing was, or somebody else did so a moment ago."""
-        if gate.verdict is GateVerdict.WAIT:
-            return False
+    def _settle(self, upload: Upload, rows: Sequence[CatalogRow]) -> bool:
+        """Decide and record the decision; False if the upload waits on, or was claimed meanwhile."""
+        decision: Decision | KeyTooLongError
         try:
-            if gate.row is not None:
-                self._admit(upload, gate.row)
-            else:
-                self._ledger.advance(upload, State.REJECTED, error=gate.reason, error_code=gate.code)
-                log.warning("upload_rejected", code=gate.code, reason=gate.reason, **row_context(upload))
+            decision = self.admit(upload, rows)
+        except KeyTooLongError as exc:
+            decision = exc
+        try:
+            match decision:
+                case Waiting():
+                    return False
+                case Admitted(admission):
+                    admitted = self._ledger.admit(upload, admission)
+                    waited = round((self._ledger.now() - upload.due_at).total_seconds(), 3)
+                    row = admission["catalog_row_id"]
+                    log.info("upload_admitted", row=row, waited_seconds=waited, **row_context(admitted))
+                case Rejected(code, reason):
+                    self._ledger.advance(upload, State.REJECTED, error=reason, error_code=code)
+                    log.warning("upload_rejected", code=code, reason=reason, **row_context(upload))
+                case KeyTooLongError(code=code):
+                    self._ledger.advance(upload, State.FAILED, error=str(decision), error_code=code)
+                    log.error("upload_failed", code=code, reason=str(decision), **row_context(upload))
         except ClaimLostError:
             return False
         return True
-
-    def _admit(self, upload: Upload, row: CatalogRow) -> None:
-        try:
-            settled = admission(upload, row, self._naming)
-        except KeyTooLongError as exc:
-            self._ledger.advance(upload, State.FAILED, error=str(exc), error_code=exc.code)
-            log.error("upload_failed", code=exc.code, reason=str(exc), **row_context(upload))
-            return
-        admitted = self._ledger.admit(upload, settled)
-        waited = (self._ledger.now() - upload.due_at).total_seconds()
-        log.info("upload_admitted", row=row.id, waited_seconds=round(waited, 3), **row_context(admitted))

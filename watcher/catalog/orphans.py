@@ -1,4 +1,4 @@
-"""Objects whose catalog rows were deleted: kept and reported or, if the operator wishes so, deleted."""
+"""Orphans: objects whose catalog rows were deleted. They are reported, or deleted with DELETE_ORPHANS."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = structlog.get_logger()
 
 
 class Orphans:
-    """Looks for them, and `deletes` them or not; one whose local copy is to be released, after that."""
+    """Finds orphans; with `deletes`, deletes each one after its local copy is released."""
 
     def __init__(
         self,
@@ -33,13 +33,13 @@ class Orphans:
         self._store = store
         self._policy = policy
         self._deletes = deletes
-        self._told = RepeatFilter()
+        self._reported = RepeatFilter()
         self.kept = 0
 
-    def look(self) -> int:
-        """Deal with every orphan there is; says how many objects were deleted.
+    def process_all(self) -> int:
+        """Report or delete every orphan; return how many objects were deleted.
 
-        Raises `db.DatabaseError` and `storage.StorageError`; what was not dealt with is found again.
+        Raises `db.DatabaseError` and `storage.StorageError`; the next call processes the rest.
         """
         kept = deleted = 0
         for upload in self.find():
@@ -47,16 +47,16 @@ class Orphans:
                 deleted += 1
                 continue
             kept += 1
-            if self._told.is_news(upload.object_key, "kept"):
+            if self._reported.is_news(upload.object_key, "kept"):
                 log.warning("orphan_kept", key=upload.object_key, **row_context(upload))
         self.kept = kept
         return deleted
 
     def find(self) -> Iterator[Upload]:
-        """The uploads whose object no row leads to any more, one of them for each object."""
+        """The uploads whose object no row references any more, one for each object."""
         keys: set[str] = set()
         for upload in self._candidates():
-            if upload.object_key not in keys and not self._catalog.needs(upload):
+            if upload.object_key not in keys and not self._catalog.references(upload):
                 keys.add(upload.object_key)
                 yield upload
 
@@ -71,22 +71,22 @@ class Orphans:
                 yield upload
 
     def delete(self, upload: Upload) -> bool:
-        """Delete an orphan's object, unless somebody is at work on its key; False if it has to wait."""
-        if any(self._is_at_work(other) for other in self._ledger.of_key(upload.object_key)):
+        """Delete an orphan's object; False if an upload of its key is in progress."""
+        if any(self._is_in_progress(other) for other in self._ledger.of_key(upload.object_key)):
             return False
         try:
             if upload.state is State.PUBLISHED:
-                # Its local copy is kept for good: should a row come, it is uploaded again.
+                # KEEP_LOCAL is set: if a row is added, the local copy is uploaded again.
                 self._ledger.advance(upload, State.PENDING, detail="its catalog rows were deleted")
         except ClaimLostError:
             return False
         self._store.delete(upload.object_key)
         self._catalog.publications.forget_upload(upload)
-        self._ledger.forget_object(upload, f"deleted {upload.object_key}, which no catalog row leads to")
+        self._ledger.forget_object(upload, f"deleted {upload.object_key}, which no catalog row references")
         log.info("orphan_deleted", key=upload.object_key, **row_context(upload))
         return True
 
-    def _is_at_work(self, other: Upload) -> bool:
+    def _is_in_progress(self, other: Upload) -> bool:
         match other.state:
             case State.PENDING:
                 return not other.awaits_row

@@ -1,4 +1,4 @@
-"""The catalog's rows are swept as the directory is: a row can appear, or go back, though no file changed."""
+"""Finds catalog rows that do not show an existing object, and publishes onto them again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from datetime import timedelta
 import structlog
 
 from db import CatalogRow, ClaimLostError, IllegalTransitionError, Ledger, State, Upload
+from storage import KeyTooLongError
 from watcher.catalog.compressor_catalog import CompressorCatalog
+from watcher.catalog.gate import Admitted, CatalogGate
 from watcher.errors import Code
 from watcher.filesystem.tree import Tree
 from watcher.renditions import Naming
@@ -18,20 +20,21 @@ from watcher.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
 
-WATCHED = timedelta(minutes=10)
-"""So long after its publication a row is looked at every few seconds."""
+RECENT = timedelta(minutes=10)
+"""How long after its publication a row is checked every few seconds."""
 
-CONCERNED = frozenset({State.VERIFIED, State.PUBLISHED, State.REJECTED, State.GONE})
-_TURNED_AWAY = frozenset({Code.ENCODE_FAILED, Code.ROW_GONE})
-"""Codes of stopped uploads whose reason a row can take away."""
+CHECKED_STATES = frozenset({State.VERIFIED, State.PUBLISHED, State.REJECTED, State.GONE})
+_REOPENABLE_CODES = frozenset({Code.ENCODE_FAILED, Code.ROW_GONE})
+"""Error codes of stopped uploads that a new row resolves."""
 
 
 class Republisher:
-    """Publishes onto rows that show no object although there is one. May raise `db.DatabaseError`."""
+    """Publishes onto rows that were added or reset. Its methods raise `db.DatabaseError`."""
 
     def __init__(
         self,
         catalog: CompressorCatalog,
+        gate: CatalogGate,
         ledger: Ledger,
         naming: Naming,
         tree: Tree,
@@ -40,50 +43,59 @@ class Republisher:
         wake: Callable[[State], None],
     ) -> None:
         self._catalog = catalog
+        self._gate = gate
         self._ledger = ledger
         self._naming = naming
         self._tree = tree
         self._metrics = metrics
         self._wake = wake
 
-    def watch(self) -> int:
-        """Look at the rows that were published in the last minutes; says how many had gone back."""
-        gone_back = self._catalog.table.gone_back(self._ledger.now() - WATCHED)
+    def check_recent(self) -> int:
+        """Check the rows that were published in the last minutes; return how many were published again."""
+        gone_back = self._catalog.table.gone_back(self._ledger.now() - RECENT)
         before = self._catalog.publications.of_rows([row.id for row in gone_back])
         uploads = self._ledger.uploads(ids={publication.upload_id for publication in before.values()})
         return sum(self.republish(upload) for upload in uploads)
 
-    def sweep(self) -> int:
-        """Compare every ready row of the videos we have anything of with what was published onto it."""
+    def check_all(self) -> int:
+        """Check every ready row of all known videos; return how many were published again."""
         changed = 0
-        for video_id, rows in self._catalog.table.not_shown(CONCERNED).items():
+        for video_id, rows in self._catalog.table.not_shown(CHECKED_STATES).items():
             for upload in self._ledger.uploads(video_id=video_id):
-                changed += self._bring_together(upload, rows)
+                changed += self._reconcile(upload, rows)
         return changed
 
     def republish(self, upload: Upload) -> int:
-        """Give the upload's rows its URL again; says how many did not show it."""
+        """Give the upload's rows its URL again; return how many did not show it."""
         if upload.state not in {State.PUBLISHED, State.RELEASED}:
             return 0
         url = upload.url or self._naming.public_url(upload)
-        shown = self._catalog.show(upload, url, is_current=self._tree.holds(upload.path, upload.identity))
-        if shown.changed:
-            self._metrics.republished.inc(shown.changed)
-            self._ledger.note(upload.id, "republished", f"onto {shown.changed} rows that did not show {url}")
-            log.warning("upload_republished", rows=shown.changed, url=url, **row_context(upload))
-        return shown.changed
+        is_current = self._tree.holds(upload.path, upload.identity)
+        changed = self._catalog.publish_url(upload, url, is_current=is_current).changed
+        if changed:
+            self._metrics.republished.inc(changed)
+            self._ledger.note(upload.id, "republished", f"onto {changed} rows that did not show {url}")
+            log.warning("upload_republished", rows=changed, url=url, **row_context(upload))
+        return changed
 
-    def _bring_together(self, upload: Upload, rows: list[CatalogRow]) -> int:
+    def _reconcile(self, upload: Upload, rows: list[CatalogRow]) -> int:
         match upload.state:
             case State.PUBLISHED:
                 return self.republish(upload)
             case State.VERIFIED if upload.claimed_by is None:
                 self._ledger.make_due([upload.id])
                 self._wake(State.VERIFIED)
-            case State.REJECTED | State.GONE if upload.error_code in _TURNED_AWAY:
-                if self._catalog.decide(upload, self._catalog.rows(upload.video_id)).is_open:
-                    # Another daemon may have seen the row first.
+            case State.REJECTED | State.GONE if upload.error_code in _REOPENABLE_CODES:
+                if self._may_be_sent(upload):
+                    # Another daemon may have reopened it already.
                     with suppress(ClaimLostError, IllegalTransitionError):
                         self._ledger.reopen(upload.id, reason=f"catalog row {rows[-1].id} is ready")
                     self._wake(State.PENDING)
         return 0
+
+    def _may_be_sent(self, upload: Upload) -> bool:
+        try:
+            return isinstance(self._gate.admit(upload), Admitted)
+        except KeyTooLongError:
+            # Reopened, the upload fails with this error.
+            return True

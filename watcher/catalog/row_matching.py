@@ -1,4 +1,4 @@
-"""Which rows of the compressor's catalog are those of a file: by their URLs, else by video and quality."""
+"""Matches rows of the compressor's catalog to files: by URL, else by video and quality."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import posixpath
 from collections.abc import Collection, Sequence
 from urllib.parse import unquote
 
-from db import Admission, CatalogRow, Upload
+from db import CatalogRow, Upload
 from storage import StorageError
 from watcher.renditions import ORIGINAL, Naming, rendition_of
 
@@ -14,10 +14,10 @@ from watcher.renditions import ORIGINAL, Naming, rendition_of
 def rows_of_file(
     upload: Upload, rows: Sequence[CatalogRow], naming: Naming, *, known_urls: Collection[str] = ()
 ) -> list[CatalogRow]:
-    """Of a video's rows those of the upload's file, oldest first: the last one decides.
+    """The rows of the upload's file among those of its video, oldest first.
 
-    Its rows show the file itself, or its object; `known_urls` are addresses that its objects have had. Where
-    no row does, those of its quality are, unless they show another file.
+    These are the rows whose URL shows the file or its object; `known_urls` are URLs of its earlier objects.
+    Without such a row they are the rows of its quality that show no other file.
     """
     name = posixpath.basename(upload.path)
 
@@ -25,8 +25,8 @@ def rows_of_file(
         key = naming.key_of(row.url)
         return row.url in known_urls or (key is not None and key == _key(upload, row.quality, naming))
 
-    # The compressor writes a name into a URL as it is. One that looks percent-encoded is read as such only
-    # if no row names the file by the letter: 'a%20b' and 'a b' are two files.
+    # The compressor does not encode names in URLs. A name is decoded only if no row has it literally,
+    # because 'a%20b' and 'a b' are two files.
     exact = [row for row in rows if _file_of(row.url) == (upload.video_id, name)]
     decoded = [row for row in rows if _decoded(_file_of(row.url)) == (upload.video_id, name)]
     showing = exact or decoded
@@ -36,23 +36,13 @@ def rows_of_file(
     return sorted(found, key=lambda row: row.age_order)
 
 
-def admission(upload: Upload, row: CatalogRow, naming: Naming) -> Admission:
-    """What a row settles about a file: its quality, and with it the object's key.
-
-    Raises `storage.KeyTooLongError`.
-    """
-    rendition = rendition_of(upload.video_id, upload.path, row.quality)
-    return Admission(
-        catalog_row_id=row.id,
-        catalog_row_at=row.created_at,
-        filename=rendition.filename,
-        quality=rendition.quality,
-        object_key=naming.key(rendition),
-    )
+def is_newer(row: CatalogRow, upload: Upload) -> bool:
+    """Whether a row is newer than the one that the upload was admitted for."""
+    return upload.catalog_row_at is not None and row.created_at > upload.catalog_row_at
 
 
 def _key(upload: Upload, quality: str, naming: Naming) -> str | None:
-    """The key that the file's object has if it is of this quality; None if by its name it cannot be."""
+    """The key of the file's object at this quality; None if its name excludes the quality."""
     stem = posixpath.splitext(posixpath.basename(upload.path))[0]
     if quality != ORIGINAL and stem.removesuffix(f"_{quality}") in {"", stem}:
         return None
@@ -63,7 +53,7 @@ def _key(upload: Upload, quality: str, naming: Naming) -> str | None:
 
 
 def _file_of(url: str) -> tuple[str, str]:
-    """The last two parts of a URL, as they stand there: a raw name may hold '?' and '#'."""
+    """The last two segments of a URL, unparsed: an unencoded name may contain '?' and '#'."""
     rest, _, name = url.rpartition("/")
     return rest.rpartition("/")[2], name
 
@@ -74,5 +64,5 @@ def _decoded(parts: tuple[str, str]) -> tuple[str, str]:
 
 
 def _shows_any_file(url: str) -> bool:
-    """Whether a URL ends in what looks like a file's name."""
+    """Whether a URL ends in something that looks like a file name."""
     return bool(posixpath.splitext(_file_of(url)[1])[1])

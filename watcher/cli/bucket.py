@@ -21,7 +21,7 @@ from storage import (
     is_unknown_to_server,
     wanted,
 )
-from watcher.app.factories import storage_config
+from watcher.app.factories import make_storage_config
 from watcher.cli.common import EXIT_FAILED, echo, echo_error, invocation
 from watcher.settings.model import Settings
 
@@ -39,7 +39,7 @@ def setup(
 ) -> None:
     """Create the bucket if it is missing, and merge in what players and uploads need of it."""
     settings = invocation(context).settings()
-    with BucketAdmin(storage_config(settings)) as admin:
+    with BucketAdmin(make_storage_config(settings)) as admin:
         is_new = not admin.exists()
         if is_new:
             echo(f"{'Would create' if dry_run else 'Creating'} the bucket {_name(settings)}.")
@@ -59,7 +59,7 @@ def setup(
 def show(context: typer.Context) -> None:
     """The bucket's documents as they are, and what `bucket setup` would change in them."""
     settings = invocation(context).settings()
-    with BucketAdmin(storage_config(settings)) as admin:
+    with BucketAdmin(make_storage_config(settings)) as admin:
         if not admin.exists():
             echo(f"There is no bucket {_name(settings)}. `bucket setup` creates it.")
             return

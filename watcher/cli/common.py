@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from db import Ledger, pending_migrations
-from watcher.app.factories import connect, ledger_of
+from watcher.app.factories import make_ledger, open_ledger_database
 from watcher.filesystem import instance_lock
 from watcher.settings.loading import load_settings
 from watcher.settings.model import Settings, state_directory
@@ -60,7 +60,7 @@ def open_ledger(settings: Settings, *, read_only: bool) -> Iterator[Ledger]:
         # To open a SQLite file for writing makes it; this looks first, and refuses.
         with open_ledger(settings, read_only=True):
             pass
-    database = connect(settings, read_only=read_only)
+    database = open_ledger_database(settings, read_only=read_only)
     try:
         with database.session():
             if not database.exists() or pending_migrations(database):
@@ -68,7 +68,7 @@ def open_ledger(settings: Settings, *, read_only: bool) -> Iterator[Ledger]:
                     "The ledger is not there yet or of an older version; start `video-uploader run` once, "
                     "which brings it up to date, or call `video-uploader db migrate`."
                 )
-            yield ledger_of(settings, database)
+            yield make_ledger(settings, database)
     finally:
         database.close()
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from db import MIGRATIONS, migrate, pending_migrations, schema_version
-from watcher.app.factories import connect
+from watcher.app.factories import open_ledger_database
 from watcher.cli.common import EXIT_FAILED, CommandError, echo, invocation, print_json
 from watcher.settings.model import Settings
 
@@ -18,7 +18,7 @@ database = typer.Typer(help="Our own tables: their version, and what is missing.
 @database.command("migrate")
 def bring_up_to_date(context: typer.Context) -> None:
     """Bring our tables up to date, all or nothing, whoever else does so at the same moment."""
-    with closing(connect(invocation(context).settings())) as opened:
+    with closing(open_ledger_database(invocation(context).settings())) as opened:
         applied = migrate(opened)
     for name in applied:
         echo(f"Applied {name}.")
@@ -48,7 +48,7 @@ def version_of(settings: Settings) -> tuple[str | None, list[str]]:
 
     Raises `db.DatabaseError`.
     """
-    with closing(connect(settings, read_only=True)) as opened, opened.session():
+    with closing(open_ledger_database(settings, read_only=True)) as opened, opened.session():
         if not opened.exists():
             return None, list(MIGRATIONS)
         return schema_version(opened), pending_migrations(opened)

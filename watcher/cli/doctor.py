@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from storage import CheckResult, Outcome, check_storage, smallest_policy
-from watcher.app.factories import storage_config
+from watcher.app.factories import make_storage_config
 from watcher.cli.common import (
     EXIT_FAILED,
     EXIT_USAGE,
@@ -70,7 +70,7 @@ def line_of(result: CheckResult) -> str:
 def _checks(settings: Settings) -> Iterator[CheckResult]:
     yield from check_host(settings, daemon_lock(settings))
     yield from check_storage(
-        storage_config(settings),
+        make_storage_config(settings),
         cors_origins=settings.cors_origins,
         cdn_domain=settings.cloudfront_domain,
     )

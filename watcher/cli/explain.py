@@ -11,7 +11,7 @@ from uuid import UUID
 import typer
 
 from db import Ledger, Upload
-from watcher.app.factories import make_catalog, naming, path_template, tree_of
+from watcher.app.factories import make_catalog, make_naming, make_path_template, make_tree
 from watcher.catalog.row_matching import rows_of_file
 from watcher.cli.common import (
     CommandError,
@@ -96,7 +96,7 @@ class _Subject:
         rows = make_catalog(self.settings, self.ledger).rows(upload.video_id)
         return at_gate(
             upload,
-            rows_of_file(upload, rows, naming(self.settings)),
+            rows_of_file(upload, rows, make_naming(self.settings)),
             now=self.ledger.now(),
             timeout=timedelta(seconds=self.settings.catalog_row_timeout),
         )
@@ -109,7 +109,7 @@ def explain(
     """Everything known about a file, or about all files of a video, in the order it happened."""
     settings = invocation(context).settings()
     with open_ledger(settings, read_only=True) as ledger:
-        known = _Subject(settings, ledger, path_template(settings), _tree(settings))
+        known = _Subject(settings, ledger, make_path_template(settings), _tree(settings))
         try:
             video_id = str(UUID(subject))
         except ValueError:
@@ -134,7 +134,7 @@ def _is_text(path: str) -> bool:
 
 def _tree(settings: Settings) -> Tree | None:
     try:
-        return tree_of(settings)
+        return make_tree(settings)
     except TreeError:
         return None
 

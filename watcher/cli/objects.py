@@ -14,7 +14,7 @@ import typer
 
 from db import DatabaseError, Invalidations
 from storage import Placed, Renditions
-from watcher.app.factories import path_template, storage_config
+from watcher.app.factories import make_path_template, make_storage_config
 from watcher.cli.common import (
     EXIT_USAGE,
     CommandError,
@@ -61,7 +61,7 @@ def upload(
     rendition = given or _named(settings, relative)
     with (
         _finished(Tree(below, allows_hard_links=settings.allow_hard_links), relative) as fd,
-        Renditions(storage_config(settings)) as renditions,
+        Renditions(make_storage_config(settings)) as renditions,
     ):
         placed = renditions.upload(fd, rendition.video_id, rendition.filename, rendition.quality)
     echo(placed.url)
@@ -78,7 +78,7 @@ def exists(
     """Whether an object is there: prints its public URL, or exits with 1."""
     settings = invocation(context).settings()
     name = _name(_rendition(settings, path, video_id, filename, quality))
-    with Renditions(storage_config(settings)) as renditions:
+    with Renditions(make_storage_config(settings)) as renditions:
         _require(renditions, name)
         echo(renditions.url(*name))
 
@@ -94,7 +94,7 @@ def delete(
     """Delete an object, after asking. While its local copy is there the daemon uploads it again."""
     settings = invocation(context).settings()
     name = _name(_rendition(settings, path, video_id, filename, quality))
-    with Renditions(storage_config(settings)) as renditions:
+    with Renditions(make_storage_config(settings)) as renditions:
         _require(renditions, name)
         if not yes:
             _ask(f"Delete {renditions.key(*name)}, which players find at {renditions.url(*name)}?")
@@ -140,7 +140,7 @@ def _below(settings: Settings, path: str) -> str:
 
 def _named(settings: Settings, relative: str) -> Rendition:
     """The rendition that a path below the watched directory names."""
-    classified = path_template(settings).classify(relative)
+    classified = make_path_template(settings).classify(relative)
     if isinstance(classified, Ignored):
         raise CommandError(
             f"{relative} names no rendition: {classified.reason}. Give --video-id, --filename and --quality.",

@@ -16,7 +16,7 @@ import typer
 
 from db import migrate
 from watcher.app.daemon import Daemon
-from watcher.app.single_pass import OnceRun
+from watcher.app.single_pass import SinglePass
 from watcher.app.wiring import Application, open_application
 from watcher.cli.common import (
     EXIT_FAILED,
@@ -31,7 +31,7 @@ from watcher.cli.common import (
 )
 from watcher.cli.database import require_up_to_date
 from watcher.filesystem import instance_lock, leases
-from watcher.operations.dry_run import Planner, count_actions, reading_catalog, reading_ledger
+from watcher.operations.dry_run import Planner, count_actions, reading_gate, reading_ledger
 from watcher.settings.model import Settings
 from watcher.settings.report import exposed_secrets
 from watcher.supervision.sd_notify import Notifier
@@ -99,7 +99,7 @@ def _run_daemon(app: Application, called: Invocation, signals: queue.SimpleQueue
 
 
 def _run_once(app: Application, signals: queue.SimpleQueue[int]) -> None:
-    undone = OnceRun(app, signals=signals).run()
+    undone = SinglePass(app, signals=signals).run()
     for line in undone[:LINES_SHOWN]:
         echo_error(f"video-uploader: {line}")
     if len(undone) > LINES_SHOWN:
@@ -110,8 +110,8 @@ def _run_once(app: Application, signals: queue.SimpleQueue[int]) -> None:
 
 def _print_plan(settings: Settings) -> None:
     tally: Counter[str] = Counter()
-    with reading_ledger(settings) as ledger, reading_catalog(settings) as catalog:
-        for plan in count_actions(Planner(settings, ledger, catalog).plans(), tally):
+    with reading_ledger(settings) as ledger, reading_gate(settings) as gate:
+        for plan in count_actions(Planner(settings, ledger, gate).plans(), tally):
             echo(f"{plan.action:8}{plan.path}: {plan.reason}")
     counted = ", ".join(f"{number} to {action}" for action, number in sorted(tally.items()))
     echo(f"Nothing was done. {counted or 'There is no file.'}")

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from db import CompressorTable, Database, DatabaseError
 from storage import CheckResult, failed, not_tried, ok, warning
-from watcher.app.factories import ledger_of
+from watcher.app.factories import make_ledger
 from watcher.settings.model import Settings
 from watcher.telemetry.formatting import human_duration
 
@@ -67,7 +67,7 @@ def _index(table: CompressorTable, name: str) -> CheckResult:
 
 def _clock(settings: Settings, database: Database) -> CheckResult:
     """The compressor's times have no zone: if they are not of this role's, a row may be of the future."""
-    ledger = ledger_of(settings, database)
+    ledger = make_ledger(settings, database)
     admitted = ledger.last_admitted()
     if admitted is None or admitted.catalog_row_at is None:
         return ok("catalog clock", "No row has let a file through yet that would tell of another time zone.")

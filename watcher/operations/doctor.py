@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from db import Database, DatabaseError, pending_migrations, schema_version
 from storage import CheckResult, failed, not_tried, ok, warning
-from watcher.app.factories import connect, ledger_of, make_catalog
+from watcher.app.factories import make_catalog, make_ledger, open_ledger_database
 from watcher.filesystem import instance_lock
 from watcher.operations.catalog_checks import NOBODY, check_catalog
 from watcher.operations.directory_checks import check_directory, check_disk
@@ -36,7 +36,7 @@ def _check_database(settings: Settings, lock: str) -> Iterator[CheckResult]:
         return
     try:
         # Opened for writing, for a file that can only be read is of no use to the daemon.
-        with closing(connect(settings)) as database, database.session():
+        with closing(open_ledger_database(settings)) as database, database.session():
             with database.transaction("begin to write to the database"):
                 pass
             pending = pending_migrations(database)
@@ -100,7 +100,7 @@ def _catalog(settings: Settings, database: Database, *, is_current: bool) -> Ite
 
 def _own_catalog(settings: Settings, database: Database) -> CheckResult:
     try:
-        make_catalog(settings, ledger_of(settings, database)).rows(NOBODY)
+        make_catalog(settings, make_ledger(settings, database)).rows(NOBODY)
     except DatabaseError as exc:
         return failed("catalog", f"Its table cannot be read: {exc.reason.strip().rstrip('.')}.", exc.hint)
     return ok("catalog", "The table video_qualities is there (CATALOG is own).")
@@ -127,7 +127,7 @@ def _daemon(settings: Settings, lock: str, database: Database | None) -> CheckRe
 
 def _heartbeat(settings: Settings, database: Database) -> timedelta | None:
     """How long ago a daemon that has not ended wrote its heartbeat; None if none lives."""
-    ledger = ledger_of(settings, database)
+    ledger = make_ledger(settings, database)
     report = ledger.instance_report()
     if report is None or report.report.get("phase") == "stopped":
         return None

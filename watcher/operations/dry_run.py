@@ -9,11 +9,17 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
-from db import GateVerdict, LedgerReader, State, Upload, pending_migrations
+from db import LedgerReader, State, Upload, pending_migrations
 from storage import StorageError
-from watcher.app.factories import connect, ledger_of, make_catalog, naming, path_template, tree_of
-from watcher.catalog.compressor_catalog import CompressorCatalog
-from watcher.catalog.row_matching import admission
+from watcher.app.factories import (
+    make_gate,
+    make_ledger,
+    make_naming,
+    make_path_template,
+    make_tree,
+    open_ledger_database,
+)
+from watcher.catalog.gate import Admitted, CatalogGate, Rejected, Waiting
 from watcher.detection.completeness import Finished, QuietPeriod, check_complete
 from watcher.detection.examining import in_words
 from watcher.detection.scanner import is_settled
@@ -35,14 +41,14 @@ class Planner:
     """Compares the directory with the ledger, or with an empty one where there is none yet."""
 
     def __init__(
-        self, settings: Settings, ledger: LedgerReader | None, catalog: CompressorCatalog | None = None
+        self, settings: Settings, ledger: LedgerReader | None, gate: CatalogGate | None = None
     ) -> None:
         self._settings = settings
-        self._tree = tree_of(settings)
-        self._template = path_template(settings)
-        self._naming = naming(settings)
+        self._tree = make_tree(settings)
+        self._template = make_path_template(settings)
+        self._naming = make_naming(settings)
         self._ledger = ledger
-        self._catalog = catalog
+        self._gate = gate
 
     def plans(self) -> Iterator[Plan]:
         """A plan for every file, in the order of the directory; memory does not grow with their number."""
@@ -58,7 +64,7 @@ class Planner:
             return Plan(entry.path, "ignore", rendition.reason)
         known = self._ledger.current(entry.path) if self._ledger else None
         if known is not None and known.identity == entry.identity and is_settled(known):
-            if known.state is State.PENDING and self._catalog is not None:
+            if known.state is State.PENDING and self._gate is not None:
                 return self._plan_at_gate(known)
             return Plan(entry.path, *_WORDS_OF_KNOWN[known.state])
         return self._plan_new(entry, rendition)
@@ -76,7 +82,7 @@ class Planner:
         except StorageError as exc:
             return Plan(entry.path, "fail", str(exc))
         match file_status:
-            case Finished(_, finding) if self._catalog is not None:
+            case Finished(_, finding) if self._gate is not None:
                 return self._plan_at_gate(_as_recorded(entry, rendition, key, finding))
             case Finished(_, None):
                 return Plan(entry.path, "upload", f"to {key}, as quality {rendition.quality}")
@@ -90,17 +96,21 @@ class Planner:
 
     def _plan_at_gate(self, upload: Upload) -> Plan:
         """What the compressor's catalog says of a finished file at this moment."""
-        if self._catalog is None:
+        if self._gate is None:
             raise ValueError("there is no gate without the compressor's catalog")
-        gate = self._catalog.gate(upload)
-        if gate.row is None:
-            return Plan(upload.path, _WORDS_OF_GATE[gate.verdict], gate.reason)
         try:
-            settled = admission(upload, gate.row, self._naming)
+            decision = self._gate.admit(upload)
         except StorageError as exc:
             return Plan(upload.path, "fail", str(exc))
-        told = f"to {settled['object_key']}, as quality {settled['quality']}: row {gate.row.id} is ready"
-        return Plan(upload.path, "upload", told)
+        match decision:
+            case Waiting(_, reason):
+                return Plan(upload.path, "wait", reason)
+            case Rejected(_, reason):
+                return Plan(upload.path, "reject", reason)
+            case Admitted(admission):
+                key, quality = admission["object_key"], admission["quality"]
+                row_id = admission["catalog_row_id"]
+                return Plan(upload.path, "upload", f"to {key}, as quality {quality}: row {row_id} is ready")
 
 
 def _as_recorded(entry: FoundFile, rendition: Rendition, key: str, finding: str | None) -> Upload:
@@ -112,7 +122,6 @@ def _as_recorded(entry: FoundFile, rendition: Rendition, key: str, finding: str 
     return Upload(**values)
 
 
-_WORDS_OF_GATE = {GateVerdict.WAIT: "wait", GateVerdict.REJECTED: "reject", GateVerdict.OPEN: "upload"}
 _WORDS_OF_KNOWN = {
     State.PENDING: ("upload", "it is in the ledger already and waits for its turn"),
     State.VERIFIED: ("publish", "it is in S3, confirmed, and its URL is not published yet"),
@@ -125,21 +134,20 @@ _WORDS_OF_KNOWN = {
 @contextmanager
 def reading_ledger(settings: Settings) -> Iterator[LedgerReader | None]:
     """The ledger for reading only; None where there is none yet."""
-    database = connect(settings, read_only=True)
+    database = open_ledger_database(settings, read_only=True)
     try:
         with database.session():
             is_there = database.exists() and not pending_migrations(database)
-            yield ledger_of(settings, database) if is_there else None
+            yield make_ledger(settings, database) if is_there else None
     finally:
         database.close()
 
 
 @contextmanager
-def reading_catalog(settings: Settings) -> Iterator[CompressorCatalog | None]:
-    """The compressor's catalog for reading only, be there a ledger or not; None if another one is in use."""
-    with closing(connect(settings, read_only=True)) as database, database.session():
-        catalog = make_catalog(settings, ledger_of(settings, database))
-        yield catalog if isinstance(catalog, CompressorCatalog) else None
+def reading_gate(settings: Settings) -> Iterator[CatalogGate | None]:
+    """The catalog gate for reading only, with or without a ledger; None without the compressor's catalog."""
+    with closing(open_ledger_database(settings, read_only=True)) as database, database.session():
+        yield make_gate(settings, make_ledger(settings, database), wake=lambda _: None)
 
 
 def count_actions(plans: Iterator[Plan], tally: Counter[str]) -> Iterator[Plan]:

@@ -12,7 +12,7 @@ import structlog
 
 from db import Database, DatabaseError, Invalidation, Invalidations
 from storage import MAX_PATHS, Distribution, StorageError, invalidation_paths
-from watcher.errors import Code, Failure, Kind, failure_of
+from watcher.errors import Code, Failure, FailureKind, failure_of
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.circuit_breaker import CircuitBreaker
 from watcher.supervision.liveness import Liveness
@@ -168,7 +168,7 @@ class Invalidator:
 
     def _set_back(self, failure: Failure, paths: int, delay: float) -> None:
         self._metrics.setbacks.labels(stage=NAME, kind=failure.kind).inc()
-        if failure.kind is Kind.TRANSIENT:
+        if failure.kind is FailureKind.TRANSIENT:
             log.warning(
                 "attempt_failed",
                 stage=NAME,

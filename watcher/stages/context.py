@@ -1,12 +1,13 @@
-"""What the stages work with."""
+"""What the stages share: their collaborators, and the signals between components."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from db import Catalog, Database, Ledger, State
 from storage import AclFallback, ObjectStore, PublicCheck
+from watcher.catalog.gate import CatalogGate
 from watcher.filesystem.tree import Tree
 from watcher.renditions import Naming
 from watcher.stages.cdn_invalidation import Invalidator
@@ -15,21 +16,56 @@ from watcher.telemetry.metrics import Metrics
 from watcher.telemetry.transfer_progress import TransferProgress
 
 
+class Signals:
+    """Tells other components that they may have work; a signal that is not connected does nothing.
+
+    Components signal each other in circles, so this is made before all of them and connected after them.
+    """
+
+    def __init__(self) -> None:
+        self._stages: Mapping[State, Callable[[], None]] = {}
+        self._gate: Callable[[], None] | None = None
+        self._file: Callable[[str], None] | None = None
+
+    def connect(
+        self,
+        *,
+        stages: Mapping[State, Callable[[], None]],
+        gate: Callable[[], None] | None,
+        file: Callable[[str], None],
+    ) -> None:
+        """Set what each signal calls."""
+        self._stages, self._gate, self._file = stages, gate, file
+
+    def wake_stage(self, state: State) -> None:
+        """The stage of this state may have an upload to advance."""
+        if state in self._stages:
+            self._stages[state]()
+
+    def check_gate(self) -> None:
+        """An upload waits at the catalog gate."""
+        if self._gate is not None:
+            self._gate()
+
+    def check_file(self, path: str) -> None:
+        """The file at a path may have changed and must be examined again."""
+        if self._file is not None:
+            self._file(path)
+
+
 @dataclass(frozen=True, slots=True)
 class StageContext:
     """The collaborators of every stage.
 
-    `wake` tells the stage of a state that it may have work; `check_gate` says that something has come to
-    the catalog gate.
-
-    `invalidator` is there with a CDN that has to be told of replaced objects, `public_check` if public URLs
-    are to be fetched before they are published.
+    `gate` is None unless the compressor's catalog is configured; `invalidator` is None without a CDN that
+    caches replaced objects; `public_check` is None unless VERIFY_PUBLIC_URL is set.
     """
 
     tree: Tree
     database: Database
     ledger: Ledger
     catalog: Catalog
+    gate: CatalogGate | None
     store: ObjectStore
     acl_fallback: AclFallback
     naming: Naming
@@ -38,5 +74,4 @@ class StageContext:
     transfer_progress: TransferProgress
     invalidator: Invalidator | None
     public_check: PublicCheck | None
-    wake: Callable[[State], None]
-    check_gate: Callable[[], None]
+    signals: Signals

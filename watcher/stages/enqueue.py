@@ -1,4 +1,4 @@
-"""From a finished file to a ledger row: it is new, or known, or known content under a new identity."""
+"""Enqueues finished files: decides whether a file is new, known, or known content with a new identity."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
-    """How a row ends before anything was sent."""
+class StopReason:
+    """Why an upload is rejected or fails before anything is sent."""
 
     state: State
     code: str
@@ -31,135 +31,130 @@ class Ending:
 
 
 class Enqueuer:
-    """Takes what the settler found and brings the ledger up to it; every method is safe to repeat."""
+    """Brings the ledger up to date with the files that the settler examined. Every method may be repeated."""
 
     def __init__(self, context: StageContext, template: PathTemplate) -> None:
-        self._tree = context.tree
-        self._database = context.database
-        self._ledger = context.ledger
-        self._catalog = context.catalog
-        self._naming = context.naming
-        self._wake = context.wake
-        self._check_gate = context.check_gate
+        self._context = context
         self._template = template
-        self._refusals = RepeatFilter()
+        self._reported = RepeatFilter()
 
-    def take(self, path: str, file_status: FileStatus) -> bool:
-        """Act on a finding about a path. Returns whether it is a new file, which has a row now.
+    def handle(self, path: str, file_status: FileStatus) -> bool:
+        """Act on the status of the file at a path. Returns whether a row was added for it.
 
         Raises `db.DatabaseError` and `RootUnavailableError`.
         """
         rendition = self._template.classify(path)
         if isinstance(rendition, Ignored):
             return False
-        context = {"video_id": rendition.video_id, "quality": rendition.quality, "path": path}
+        fields = {"video_id": rendition.video_id, "quality": rendition.quality, "path": path}
         match file_status:
             case Finished(identity, finding):
                 failpoint(Point.SETTLED)
-                return self._take_finished(path, rendition, identity, finding)
+                return self._handle_finished(path, rendition, identity, finding)
             case Busy(reason):
-                log.debug("file_busy", reason=reason, **context)
+                log.debug("file_busy", reason=reason, **fields)
             case Refused(reason):
-                if self._refusals.is_news(path, reason):
-                    log.warning("file_refused", reason=reason, **context)
-                self._fail_waiting(path, Code.NOT_OURS, reason)
+                if self._reported.is_news(path, reason):
+                    log.warning("file_refused", reason=reason, **fields)
+                self._fail_pending(path, Code.NOT_OURS, reason)
             case Unreadable(reason):
-                return self._take_unreadable(path, rendition, reason)
+                return self._handle_unreadable(path, rendition, reason)
             case Missing():
-                log.debug("file_vanished", **context)
+                log.debug("file_vanished", **fields)
         return False
 
-    def reconsider_missing(self, upload: Upload) -> None:
-        """Have the first stage look at a row whose file is not there; it decides whether that is `gone`."""
+    def handle_missing(self, upload: Upload) -> None:
+        """Make an upload due whose file is missing; the upload stage decides whether it is `gone`."""
         if upload.state.is_stopped:
-            self._reopen(upload, "the local file is no longer there")
+            self._reopen(upload, "the local file no longer exists")
         elif upload.awaits_row:
             with suppress(ClaimLostError):
-                self._ledger.leave_gate(upload)
-        self._wake(State.PENDING)
+                self._context.ledger.leave_gate(upload)
+        self._context.signals.wake_stage(State.PENDING)
 
-    def _take_finished(
+    def _handle_finished(
         self, path: str, rendition: Rendition, identity: Identity, finding: str | None
     ) -> bool:
-        known = self._ledger.current(path)
+        known = self._context.ledger.current(path)
         if known is not None and known.state.is_live:
             if known.identity == identity:
-                self._take_unchanged(known, finding)
+                self._handle_unchanged(known, finding)
                 return False
             if self._has_same_content(known, identity, finding):
-                refreshed = self._ledger.adopt_identity(known, identity)
-                self._take_unchanged(refreshed, finding)
+                refreshed = self._context.ledger.adopt_identity(known, identity)
+                self._handle_unchanged(refreshed, finding)
                 return False
-        return self._take_new(path, rendition, identity, finding)
+        return self._handle_new(path, rendition, identity, finding)
 
-    def _take_unchanged(self, known: Upload, finding: str | None) -> None:
-        """The file is there and readable, so a row that ended for want of that goes on.
+    def _handle_unchanged(self, known: Upload, finding: str | None) -> None:
+        """Reopen a row that stopped because its file was missing or unreadable.
 
-        Its container may never have been looked into before: a file that cannot be read is recorded unseen.
+        Its container may not have been checked before, because an unreadable file is recorded unchecked.
         """
         if is_mended_by_file(known):
-            with self._database.transaction():
-                reopened = self._reopen(known, "the file is there and can be read", finding)
-                if reopened is not None and finding is not None and not self._catalog.has_gate:
-                    self._end(reopened, Ending(State.REJECTED, Code.INCOMPLETE, finding))
+            with self._context.database.transaction():
+                reopened = self._reopen(known, "the file exists and can be read", finding)
+                if reopened is not None and finding is not None and self._context.gate is None:
+                    self._stop(reopened, StopReason(State.REJECTED, Code.INCOMPLETE, finding))
                 elif reopened is not None:
                     self._announce(reopened)
-            self._wake(State.PENDING)
+            self._context.signals.wake_stage(State.PENDING)
             return
         if known.error_code == Code.LOCAL_CHANGED:
-            self._ledger.make_due([known.id])
-        self._wake(known.state)
+            self._context.ledger.make_due([known.id])
+        self._context.signals.wake_stage(known.state)
 
     def _reopen(self, upload: Upload, reason: str, finding: str | None = None) -> Upload | None:
-        """Make a stopped row pending; None if a person or another daemon did so a moment ago."""
+        """Make a stopped row pending; None if it has been reopened or claimed already."""
         try:
-            return self._ledger.reopen(upload.id, reason=reason, finding=finding)
+            return self._context.ledger.reopen(upload.id, reason=reason, finding=finding)
         except (IllegalTransitionError, ClaimLostError):
             return None
 
     def _has_same_content(self, known: Upload, identity: Identity, finding: str | None) -> bool:
         """Whether only the identity is new.
 
-        A row without a checksum makes no claim about its content, unless a catalog row has vouched for it.
+        A row without a checksum follows any content of its size, unless it was admitted for a catalog row.
         """
         if known.size != identity.size:
             return False
         if known.checksum is None:
-            is_vouched_for = known.catalog_row_id is not None
-            return known.state is State.PENDING and finding == known.finding and not is_vouched_for
+            is_admitted = known.catalog_row_id is not None
+            return known.state is State.PENDING and finding == known.finding and not is_admitted
         try:
-            with owned(self._tree.open(known.path)) as fd:
+            with owned(self._context.tree.open(known.path)) as fd:
                 return SourceFile(fd).checksum() == known.checksum
         except (FileMissingError, NotOursError, UnreadableError, StorageError):
-            # The next look finds out; until then it is taken for new content, which loses nothing.
+            # Treating the file as new content loses nothing; the next check decides again.
             return False
 
-    def _take_new(self, path: str, rendition: Rendition, identity: Identity, finding: str | None) -> bool:
-        """A catalog that has a say tells whether a doubtful container matters: people upload odd files."""
-        ending = None if self._catalog.has_gate else self._ending(path, identity, finding)
-        return self._record_new(path, rendition, identity, ending, finding)
+    def _handle_new(self, path: str, rendition: Rendition, identity: Identity, finding: str | None) -> bool:
+        stop = self._stop_reason(path, identity, finding) if self._context.gate is None else None
+        return self._record_new(path, rendition, identity, stop, finding)
 
-    def _ending(self, path: str, identity: Identity, finding: str | None) -> Ending | None:
-        """What is wrong with new content, where nobody but the file itself can tell."""
+    def _stop_reason(self, path: str, identity: Identity, finding: str | None) -> StopReason | None:
+        """What is wrong with new content. With a catalog gate the gate decides instead."""
         if finding is not None:
-            return Ending(State.REJECTED, Code.INCOMPLETE, finding)
+            return StopReason(State.REJECTED, Code.INCOMPLETE, finding)
         proven = self._rolled_back_from(path, identity)
         if proven is None:
             return None
-        return Ending(
+        return StopReason(
             State.REJECTED,
             Code.ROLLED_BACK,
-            f"Its content is not what upload {proven.id} confirmed in S3, and yet it was not written since:"
-            " a power cut or a broken disk leaves that. The good object stays. Restore the file from it, or"
-            " retry this upload if it is meant to replace the object.",
+            f"Its content differs from the object of upload {proven.id}, although it was not written since: "
+            "a power cut or a failing disk leaves that. The object is kept. Restore the file from it, or "
+            "retry this upload to replace the object.",
         )
 
     def _rolled_back_from(self, path: str, identity: Identity) -> Upload | None:
-        """The confirmed upload of which this very file is a damaged copy; None if it may be newer content.
+        """The confirmed upload of which this file is a damaged copy; None if it may be newer content.
 
-        Whoever writes a file gives it a later time, and whoever replaces it another inode.
+        Writing to a file changes its time; replacing it changes its inode.
         """
-        confirmed = [upload for upload in self._ledger.uploads(path=path) if upload.verified_at is not None]
+        confirmed = [
+            upload for upload in self._context.ledger.uploads(path=path) if upload.verified_at is not None
+        ]
         if not confirmed or confirmed[-1].state is State.RELEASED:
             return None
         proven = confirmed[-1]
@@ -172,17 +167,17 @@ class Enqueuer:
         path: str,
         rendition: Rendition,
         identity: Identity,
-        ending: Ending | None,
+        stop: StopReason | None,
         finding: str | None = None,
     ) -> bool:
         try:
-            key = self._naming.key(rendition)
+            key = self._context.naming.key(rendition)
         except KeyTooLongError as exc:
-            key, ending = exc.key or "", Ending(State.FAILED, exc.code, str(exc))
-        with self._database.transaction():
+            key, stop = exc.key or "", StopReason(State.FAILED, exc.code, str(exc))
+        with self._context.database.transaction():
             if not self._is_still_there(path, identity):
                 return False
-            upload = self._ledger.enqueue(
+            upload = self._context.ledger.enqueue(
                 path,
                 video_id=rendition.video_id,
                 filename=rendition.filename,
@@ -190,63 +185,65 @@ class Enqueuer:
                 object_key=key,
                 identity=identity,
                 finding=finding,
-                awaits_row=self._catalog.has_gate and ending is None,
+                awaits_row=self._context.gate is not None and stop is None,
             )
             if upload is None:
                 return False
-            if ending is not None:
-                self._end(upload, ending)
+            if stop is not None:
+                self._stop(upload, stop)
             else:
                 self._announce(upload)
         failpoint(Point.ENQUEUED)
-        if ending is None:
+        if stop is None:
             log.info("file_finished", size=identity.size, key=key, **row_context(upload))
-            self._wake(State.PENDING)
-            self._check_gate()
+            self._context.signals.wake_stage(State.PENDING)
+            self._context.signals.check_gate()
         return True
 
     def _is_still_there(self, path: str, identity: Identity) -> bool:
-        """Whether a finding is still true, where others may have finished with the file since it was made."""
-        if not self._tree.is_shared:
+        """Whether the file is unchanged since it was examined; other daemons may have released it."""
+        if not self._context.tree.is_shared:
             return True
-        self._ledger.lock_path(path)
+        self._context.ledger.lock_path(path)
         try:
-            return self._tree.stat(path) == identity
+            return self._context.tree.stat(path) == identity
         except (NotOursError, UnreadableError):
             return True
 
-    def _end(self, upload: Upload, ending: Ending) -> None:
-        self._ledger.advance(upload, ending.state, error=ending.reason, error_code=ending.code)
-        if ending.state is State.REJECTED:
-            log.warning("upload_rejected", code=ending.code, reason=ending.reason, **row_context(upload))
+    def _stop(self, upload: Upload, stop: StopReason) -> None:
+        self._context.ledger.advance(upload, stop.state, error=stop.reason, error_code=stop.code)
+        if stop.state is State.REJECTED:
+            log.warning("upload_rejected", code=stop.code, reason=stop.reason, **row_context(upload))
         else:
-            log.error("upload_failed", code=ending.code, reason=ending.reason, **row_context(upload))
+            log.error("upload_failed", code=stop.code, reason=stop.reason, **row_context(upload))
 
     def _announce(self, upload: Upload) -> None:
-        self._catalog.announce(
-            upload, local_url=self._naming.local_url(upload), public_url=self._naming.public_url(upload)
+        self._context.catalog.announce(
+            upload,
+            local_url=self._context.naming.local_url(upload),
+            public_url=self._context.naming.public_url(upload),
         )
 
-    def _take_unreadable(self, path: str, rendition: Rendition, reason: str) -> bool:
-        """Keep an unreadable file in view as a failed row, for there is nothing else that would show it."""
-        if self._fail_waiting(path, Code.UNREADABLE, reason):
+    def _handle_unreadable(self, path: str, rendition: Rendition, reason: str) -> bool:
+        """Record an unreadable file as a failed row, so that it is visible to the operator."""
+        if self._fail_pending(path, Code.UNREADABLE, reason):
             return False
-        known = self._ledger.current(path)
+        known = self._context.ledger.current(path)
         try:
-            identity = self._tree.stat(path)
+            identity = self._context.tree.stat(path)
         except (NotOursError, UnreadableError):
-            # Not even its size can be told, so there is no row to write; the scan names the directory.
+            # Without its size there is no row to write. The scan reports the directory.
             return False
         if identity is None or (known is not None and known.state.is_live and known.identity == identity):
             return False
-        return self._record_new(path, rendition, identity, Ending(State.FAILED, Code.UNREADABLE, reason))
+        return self._record_new(path, rendition, identity, StopReason(State.FAILED, Code.UNREADABLE, reason))
 
-    def _fail_waiting(self, path: str, code: str, reason: str) -> bool:
-        """Make the path's waiting row fail, if there is one; a worker that claimed it finds out itself."""
-        known = self._ledger.current(path)
+    def _fail_pending(self, path: str, code: str, reason: str) -> bool:
+        """Make the path's pending row fail, unless a worker has claimed it; return whether there is one."""
+        known = self._context.ledger.current(path)
         if known is None or known.state is not State.PENDING:
             return False
         if known.claimed_by is None:
             with suppress(ClaimLostError):
-                self._end(known, Ending(State.FAILED, code, reason))
+                self._stop(known, StopReason(State.FAILED, code, reason))
         return True

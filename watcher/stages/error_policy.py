@@ -1,4 +1,4 @@
-"""What happens to a row whose stage could not go on: the one place where a failure becomes a decision."""
+"""Decides what happens to an upload whose stage failed: the only place that maps errors to actions."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import structlog
 
 from db import ClaimLostError, DatabaseError, Ledger, State, Upload
 from storage import SourceChangedError, UploadCancelledError
-from watcher.errors import HANDLED_ERRORS, Code, DeferError, Failure, Kind, ReexamineError, failure_of
+from watcher.errors import HANDLED_ERRORS, Code, DeferError, Failure, FailureKind, ReexamineError, failure_of
 from watcher.filesystem.openat import FileMissingError, NotOursError, RootUnavailableError, UnreadableError
+from watcher.filesystem.removal import is_away
+from watcher.filesystem.tree import Tree
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.circuit_breaker import CircuitBreaker
 from watcher.telemetry.logging import row_context
@@ -20,33 +22,29 @@ from watcher.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
 
-LOOK_AGAIN_SECONDS = 2.0
+REEXAMINE_SECONDS = 2.0
+"""How soon an upload is tried again while its file is examined."""
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorPolicy:
-    """Stands around every attempt to advance a row of one stage.
+    """Handles the errors of one stage. `reexamine` has the settler examine a path again.
 
-    `look_again` has a path checked anew by the settler; `believe_missing` raises RootUnavailableError when a
-    file that is not there proves nothing, because the whole directory may be away; `is_away` says whether
-    this one is merely set aside, by a daemon that was late to hear that the row is another's.
-
-    A decision that cannot be written, because the database is away, is left to the row's claim: it runs out,
+    A decision that cannot be recorded, because the database does not answer, is dropped: the claim expires
     and the stage runs again.
     """
 
     stage: str
+    tree: Tree
     ledger: Ledger
     breaker: CircuitBreaker
     backoff: Backoff
-    look_again: Callable[[str], None]
-    believe_missing: Callable[[], None]
-    is_away: Callable[[Upload], bool]
+    reexamine: Callable[[str], None]
     metrics: Metrics
 
     @contextmanager
     def handling(self, upload: Upload) -> Iterator[None]:
-        """Turn what an attempt raises into the row's next step; unforeseen errors pass through."""
+        """Turn an error of the `with` block into the upload's next step; unexpected errors pass through."""
         with structlog.contextvars.bound_contextvars(stage=self.stage, **row_context(upload)):
             try:
                 yield
@@ -64,23 +62,23 @@ class ErrorPolicy:
                     log.info("attempt_interrupted")
                     self.ledger.return_claim(upload)
                 case DeferError():
-                    self._wait(upload, exc)
+                    self._defer(upload, exc)
                 case SourceChangedError() | ReexamineError():
                     log.info("file_changed", reason=str(exc))
-                    self._look_again(upload, Code.LOCAL_CHANGED, str(exc))
+                    self._reexamine(upload, Code.LOCAL_CHANGED, str(exc))
                 case FileMissingError():
-                    self._gone(upload, exc)
+                    self._handle_missing(upload, exc)
                 case _:
-                    self._setback(upload, failure_of(exc))
+                    self._handle_failure(upload, failure_of(exc))
         except ClaimLostError:
             log.info("claim_lost")
-        except DatabaseError as trouble:
-            self._trip(failure_of(trouble))
+        except DatabaseError as database_error:
+            self._trip(failure_of(database_error))
 
-    def _setback(self, upload: Upload, failure: Failure) -> None:
+    def _handle_failure(self, upload: Upload, failure: Failure) -> None:
         self.metrics.setbacks.labels(stage=self.stage, kind=failure.kind).inc()
         match failure.kind:
-            case Kind.ENVIRONMENT:
+            case FailureKind.ENVIRONMENT:
                 self._trip(failure)
                 self.ledger.postpone(
                     upload,
@@ -89,7 +87,7 @@ class ErrorPolicy:
                     error_code=failure.code,
                     count=False,
                 )
-            case Kind.TRANSIENT:
+            case FailureKind.TRANSIENT:
                 delay = self.backoff.delay(upload.attempts)
                 log.warning(
                     "attempt_failed",
@@ -99,12 +97,12 @@ class ErrorPolicy:
                     retry_in_seconds=round(delay.total_seconds(), 1),
                 )
                 self.ledger.postpone(upload, delay=delay, error=failure.sentence, error_code=failure.code)
-            case Kind.OBJECT:
+            case FailureKind.OBJECT:
                 self._fail(upload, failure)
 
     def _fail(self, upload: Upload, failure: Failure) -> None:
         if upload.state is not State.PENDING:
-            # Only an upload can fail for good; later stages keep trying, because the object is safe.
+            # Only the upload stage fails for good. Later stages retry, because the object is in S3.
             delay = self.backoff.longest
             log.warning("attempt_failed", code=failure.code, reason=failure.sentence)
             self.ledger.postpone(upload, delay=delay, error=failure.sentence, error_code=failure.code)
@@ -112,34 +110,35 @@ class ErrorPolicy:
         log.error("upload_failed", code=failure.code, reason=failure.sentence)
         self.ledger.advance(upload, State.FAILED, error=failure.sentence, error_code=failure.code)
 
-    def _gone(self, upload: Upload, exc: FileMissingError) -> None:
+    def _handle_missing(self, upload: Upload, exc: FileMissingError) -> None:
         try:
-            is_away = self.is_away(upload)
-            if not is_away:
-                self.believe_missing()
+            # A daemon that has not yet noticed the loss of its claim may have the file in quarantine.
+            is_quarantined = is_away(self.tree, upload.path, upload.id)
+            if not is_quarantined:
+                self.tree.believe_missing()
         except (UnreadableError, NotOursError, OSError, RootUnavailableError) as unavailable:
-            self._setback(upload, failure_of(unavailable))
+            self._handle_failure(upload, failure_of(unavailable))
             return
-        if is_away:
-            self._look_again(upload, Code.LOCAL_AWAY, "Its file is set aside by a release that is under way.")
+        if is_quarantined:
+            self._reexamine(upload, Code.LOCAL_AWAY, "Its file is in quarantine: a release is in progress.")
         elif upload.state is State.PENDING:
             log.warning("upload_gone", reason=exc.reason)
             error = "The local file disappeared before it was confirmed in S3."
             self.ledger.advance(upload, State.GONE, error=error, error_code=Code.LOCAL_MISSING)
         else:
-            self._look_again(upload, Code.LOCAL_MISSING, str(exc))
+            self._reexamine(upload, Code.LOCAL_MISSING, str(exc))
 
-    def _look_again(self, upload: Upload, code: str, reason: str) -> None:
+    def _reexamine(self, upload: Upload, code: str, reason: str) -> None:
         self.ledger.postpone(
             upload,
-            delay=timedelta(seconds=LOOK_AGAIN_SECONDS),
+            delay=timedelta(seconds=REEXAMINE_SECONDS),
             error=reason,
             error_code=code,
             count=False,
         )
-        self.look_again(upload.path)
+        self.reexamine(upload.path)
 
-    def _wait(self, upload: Upload, exc: DeferError) -> None:
+    def _defer(self, upload: Upload, exc: DeferError) -> None:
         log.debug("attempt_waits", code=exc.code, reason=exc.reason)
         delay = timedelta(seconds=exc.delay_seconds)
         self.ledger.wait(upload, delay=delay, reason=exc.reason, code=exc.code)

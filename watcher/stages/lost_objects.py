@@ -1,4 +1,4 @@
-"""What is done when a confirmed object turns out to be gone: it is uploaded again from the local copy."""
+"""Uploads a confirmed object that S3 has lost again, from the local copy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import structlog
 
 from db import State, Upload
 from storage import Confirmation
-from watcher.errors import Code, Kind, StageError
+from watcher.errors import Code, FailureKind, StageError
 from watcher.stages.context import StageContext
 from watcher.telemetry.logging import row_context
 
@@ -14,30 +14,30 @@ log = structlog.get_logger()
 
 
 def ensure_reuploadable(context: StageContext, upload: Upload, confirmation: Confirmation) -> None:
-    """Make sure that an object which is not the upload's any more can and may be uploaded again.
+    """Check that an object that is missing or differs can and may be uploaded again.
 
-    Raises StageError: with the code OBJECT_REPLACED if what is there is a later upload's, with OBJECT_LOST
-    if the local copy is gone as well; `TreeError` if that cannot be told; `db.DatabaseError`.
+    Raises StageError with code OBJECT_REPLACED if the object is that of a later upload, with OBJECT_LOST if
+    the local copy is missing, too; `TreeError` if the copy cannot be examined; `db.DatabaseError`.
     """
     if confirmation.etag and (later := context.ledger.replaced_by(upload, confirmation.etag)):
         raise StageError(
-            Kind.OBJECT,
+            FailureKind.OBJECT,
             Code.OBJECT_REPLACED,
-            f"{confirmation.detail} It is that of upload {later.id} of {later.instance}, which came "
-            "later for the same video and file name. The local copy is kept.",
+            f"{confirmation.detail} It belongs to upload {later.id} of {later.instance}, a later one "
+            "of the same video and file name. The local copy is kept.",
         )
     if context.tree.stat(upload.path) is None:
         raise StageError(
-            Kind.OBJECT,
+            FailureKind.OBJECT,
             Code.OBJECT_LOST,
-            f"{confirmation.detail} The local copy is gone, too: restore one of the two.",
+            f"{confirmation.detail} The local copy is missing, too: restore one of the two.",
         )
 
 
 def requeue_lost(context: StageContext, upload: Upload, confirmation: Confirmation) -> None:
-    """Give the rows their local URL again and make the upload pending: both or neither.
+    """Restore the local URL in the catalog rows and make the upload pending, in one transaction.
 
-    For an object that is recoverable. Raises `db.ClaimLostError` if somebody else took the upload meanwhile.
+    Call `ensure_reuploadable` first. Raises `db.ClaimLostError` if another worker claimed the upload.
     """
     with context.database.transaction("take a lost object back"):
         context.catalog.revert_to_local_url(
@@ -47,4 +47,4 @@ def requeue_lost(context: StageContext, upload: Upload, confirmation: Confirmati
         )
         context.ledger.advance(upload, State.PENDING, detail="the object was lost", error=confirmation.detail)
     log.error("object_lost", reason=confirmation.detail, **row_context(upload))
-    context.wake(State.PENDING)
+    context.signals.wake_stage(State.PENDING)

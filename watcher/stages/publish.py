@@ -1,4 +1,4 @@
-"""The second stage: a confirmed object's URL goes where players read it."""
+"""The publish stage: writes the URL of a confirmed object into the catalog."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import timedelta
 import structlog
 
 from db import State, Upload
-from watcher.errors import Code, Kind, StageError
+from watcher.errors import Code, FailureKind, StageError
 from watcher.failpoints import Point, failpoint
 from watcher.settings.policy import Policy
 from watcher.stages.context import StageContext
@@ -18,81 +18,76 @@ log = structlog.get_logger()
 
 
 class PublishStage:
-    """Points the catalog at verified objects; the policy says how long the local copy stays after that."""
+    """Publishes the URLs of verified uploads; the policy sets when their local copies are due for release."""
 
     name = "publish"
     state = State.VERIFIED
     patience_seconds = 120.0
 
     def __init__(self, context: StageContext, policy: Policy) -> None:
-        self._tree = context.tree
-        self._database = context.database
-        self._ledger = context.ledger
-        self._catalog = context.catalog
-        self._naming = context.naming
-        self._public_check = context.public_check
-        self._metrics = context.metrics
-        self._longest_backoff = context.backoff.longest
-        self._wake = context.wake
+        self._context = context
         self._policy = policy
 
     def is_enabled(self) -> bool:
-        """Always: what is verified is published."""
+        """Always True: no setting turns publication off."""
         return True
 
     @property
     def horizon(self) -> timedelta:
-        """Rows wait for their backoff and nothing else."""
-        return self._longest_backoff
+        """The longest backoff: nothing else delays a verified upload."""
+        return self._context.backoff.longest
 
     def advance(self, uploads: Sequence[Upload], work: Work) -> None:
-        """Take each row from `verified` to `published`; row and catalog change together or not at all.
+        """Advance each upload from `verified` to `published`; ledger and catalog change in one transaction.
 
-        If it is wished, what players will fetch is fetched first, for nobody else would notice what they see.
+        With VERIFY_PUBLIC_URL the URL is fetched first, as a player would fetch it.
         """
         for upload in uploads:
             with work.error_policy.handling(upload):
                 self.publish(upload)
 
     def publish(self, upload: Upload) -> None:
-        """Take one row on. Raises what keeps it from going on, and `db.ClaimLostError` if it has moved on."""
-        public_url, local_url = self._naming.public_url(upload), self._naming.local_url(upload)
-        if self._public_check is not None:
-            self._public_check.require(
+        """Publish one upload. Raises `db.ClaimLostError` and the errors that `ErrorPolicy` handles."""
+        public_url, local_url = (
+            self._context.naming.public_url(upload),
+            self._context.naming.local_url(upload),
+        )
+        if self._context.public_check is not None:
+            self._context.public_check.require(
                 public_url,
                 key=upload.object_key,
                 size=upload.size,
-                content_type=self._naming.content_type(upload),
+                content_type=self._context.naming.content_type(upload),
             )
-        is_current = self._tree.holds(upload.path, upload.identity)
-        with self._database.transaction():
-            rows = self._catalog.publish(
+        is_current = self._context.tree.holds(upload.path, upload.identity)
+        with self._context.database.transaction():
+            rows = self._context.catalog.publish(
                 upload, public_url=public_url, local_url=local_url, is_current=is_current
             )
-            if not rows and self._catalog.creates_rows:
-                self._catalog.announce(upload, local_url=local_url, public_url=public_url)
-                rows = self._catalog.publish(
+            if not rows and self._context.catalog.creates_rows:
+                self._context.catalog.announce(upload, local_url=local_url, public_url=public_url)
+                rows = self._context.catalog.publish(
                     upload, public_url=public_url, local_url=local_url, is_current=is_current
                 )
-            if not rows and self._catalog.rows_deleted(upload):
-                self._give_up(upload)
+            if not rows and self._context.catalog.rows_deleted(upload):
+                self._abandon(upload)
                 return
             if not rows:
                 raise StageError(
-                    Kind.TRANSIENT,
+                    FailureKind.TRANSIENT,
                     Code.ROW_MISSING,
-                    f"No catalog row of video {upload.video_id} could be given the URL {public_url}.",
+                    f"Video {upload.video_id} has no catalog row that can be given the URL {public_url}.",
                 )
             failpoint(Point.ROW_PUBLISHED)
-            self._ledger.advance(
+            self._context.ledger.advance(
                 upload, State.PUBLISHED, detail=public_url, url=public_url, due_in=self._policy.retention
             )
         failpoint(Point.PUBLISHED)
-        self._metrics.published.inc()
+        self._context.metrics.published.inc()
         log.info("upload_published", url=public_url)
-        self._wake(State.PUBLISHED)
+        self._context.signals.wake_stage(State.PUBLISHED)
 
-    def _give_up(self, upload: Upload) -> None:
+    def _abandon(self, upload: Upload) -> None:
         error = "Its catalog row was deleted before its URL could be published. The local file is kept."
-        self._ledger.advance(upload, State.GONE, error=error, error_code=Code.ROW_GONE)
+        self._context.ledger.advance(upload, State.GONE, error=error, error_code=Code.ROW_GONE)
         log.warning("upload_gone", reason=error)

@@ -1,37 +1,44 @@
-"""The third stage: the local copy goes, last of all and only after a fresh look at the object."""
+"""The release stage: removes the local copy of a published upload, after confirming the object again.
+
+A file is renamed into quarantine, stays there for a second and is then deleted or restored, as described in
+`watcher.filesystem.removal`. `QuarantineRepair` does the same for files that a crash left in quarantine.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 
 import structlog
 
-from db import ClaimLostError, DatabaseError, State, Upload
+from db import ClaimLostError, DatabaseError, Ledger, State, Upload
 from storage import Verdict
-from watcher.errors import Code, DeferError, Kind, ReexamineError, StageError, failure_of
+from watcher.errors import Code, DeferError, FailureKind, ReexamineError, StageError, failure_of
 from watcher.failpoints import Point, failpoint
 from watcher.filesystem import removal
+from watcher.filesystem.openat import FileMissingError, NotOursError, UnreadableError
 from watcher.filesystem.removal import Kept, LeftInQuarantine, Outcome, Quarantined, Released, Restored
+from watcher.filesystem.tree import Tree
 from watcher.settings.policy import Policy
 from watcher.stages.context import StageContext
 from watcher.stages.lost_objects import ensure_reuploadable, requeue_lost
 from watcher.stages.runner import Work
+from watcher.telemetry.logging import RepeatFilter
 
 log = structlog.get_logger()
 
 QUARANTINE_SECONDS = 1.0
-"""A writer may be between looking a path up and opening it: so long is a file aside before it is unlinked."""
+"""How long a file stays in quarantine: a writer may have resolved its path and not opened it yet."""
 
 CATALOG_BUSY_SECONDS = 5.0
 
 
 class ReleaseStage:
-    """Gives up the local copies of published rows; the wait between the two steps is shared by a batch.
+    """Removes the local copies of published uploads; a batch shares one quarantine time.
 
-    The policy is asked each time, for a reload may change it. `is_pressed` says whether the disk is so full
-    at this moment that the retention does not count.
+    The policy is read each time, because a reload may change it. `is_pressed` returns whether the disk is so
+    full at present that the retention is ignored.
     """
 
     name = "release"
@@ -40,108 +47,106 @@ class ReleaseStage:
 
     def __init__(self, context: StageContext, policy: Policy, *, is_pressed: Callable[[], bool]) -> None:
         self._context = context
-        self._tree = context.tree
-        self._ledger = context.ledger
-        self._catalog = context.catalog
-        self._store = context.store
-        self._metrics = context.metrics
-        self._longest_backoff = context.backoff.longest
         self._policy = policy
         self._is_pressed = is_pressed
 
     def is_enabled(self) -> bool:
-        """Not while every local copy is to be kept."""
+        """False while KEEP_LOCAL is set."""
         return not self._policy.keep_local
 
     @property
     def horizon(self) -> timedelta:
-        """Rows wait for the end of the retention, or for their backoff."""
-        return max(self._policy.retention, self._longest_backoff)
+        """The retention or the longest backoff, whichever is longer."""
+        return max(self._policy.retention, self._context.backoff.longest)
 
     def advance(self, uploads: Sequence[Upload], work: Work) -> None:
-        """Take each row from `published` to `released`, or back to `pending` if its object is lost."""
-        asides: list[tuple[Upload, Quarantined]] = []
+        """Advance each upload from `published` to `released`, or back to `pending` if its object is lost."""
+        quarantined: list[tuple[Upload, Quarantined]] = []
         for upload in uploads:
             work.beat()
             with work.error_policy.handling(upload):
-                if aside := self._prepare(upload):
-                    asides.append((upload, aside))
-        if not asides:
+                if file := self._quarantine(upload):
+                    quarantined.append((upload, file))
+        if not quarantined:
             return
         interrupted = work.wait(QUARANTINE_SECONDS)
-        for upload, aside in asides:
+        for upload, file in quarantined:
             work.beat()
             with work.error_policy.handling(upload):
                 if interrupted:
-                    removal.restore(self._tree, aside, "The daemon is stopping.")
-                    self._ledger.return_claim(upload)
+                    removal.restore(self._context.tree, file, "The daemon is stopping.")
+                    self._context.ledger.return_claim(upload)
                 else:
-                    self._require_claim(upload, aside)
-                    self._conclude(upload, removal.delete_quarantined(self._tree, aside))
+                    self._require_claim(upload, file)
+                    self._conclude(upload, removal.delete_quarantined(self._context.tree, file))
 
-    def _prepare(self, upload: Upload) -> Quarantined | None:
-        """Do everything that has to come before the wait; None if the row is dealt with already."""
-        self._require_time(upload)
-        if not self._repair(upload) or not self._object_agrees(upload):
+    def _quarantine(self, upload: Upload) -> Quarantined | None:
+        """Check that the copy may go and quarantine it; None if the upload needs nothing more."""
+        self._require_due(upload)
+        if not self._repair(upload) or not self._confirm(upload):
             return None
-        if self._tree.stat(upload.path) is None:
-            self._tree.believe_missing()
-            self._record_released(upload, "the local copy was gone already")
+        if self._context.tree.stat(upload.path) is None:
+            self._context.tree.believe_missing()
+            self._record_released(upload, "the local copy was already removed")
             return None
-        self._ledger.require_claim(upload)
-        aside = removal.quarantine(self._tree, upload.path, upload.id, upload.identity, claim=upload.claim)
-        if isinstance(aside, Kept):
-            raise _kept(aside)
+        self._context.ledger.require_claim(upload)
+        result = removal.quarantine(
+            self._context.tree, upload.path, upload.id, upload.identity, claim=upload.claim
+        )
+        if isinstance(result, Kept):
+            raise _error_of(result)
         failpoint(Point.RENAMED_ASIDE)
-        return aside
+        return result
 
-    def _require_time(self, upload: Upload) -> None:
+    def _require_due(self, upload: Upload) -> None:
         left = self._retention_left(upload)
         if left > self._policy.retention:
-            # It was published in the future: the clock was set back, and would be waited for.
-            self._ledger.record(upload, published_at=self._ledger.now())
+            # Published in the future: the clock was set back since.
+            self._context.ledger.record(upload, published_at=self._context.ledger.now())
             left = self._policy.retention
         if left > timedelta(0) and not self._is_pressed():
-            raise DeferError(Code.RETENTION, "It is kept until the retention is over.", left.total_seconds())
-        if reason_to_keep_copy := self._catalog.reason_to_keep_copy(upload):
+            raise DeferError(Code.RETENTION, "The retention has not ended.", left.total_seconds())
+        if reason_to_keep_copy := self._context.catalog.reason_to_keep_copy(upload):
             raise DeferError(Code.CATALOG_BUSY, reason_to_keep_copy, CATALOG_BUSY_SECONDS)
 
     def _retention_left(self, upload: Upload) -> timedelta:
         if upload.published_at is None:
             return timedelta(0)
-        return upload.published_at + self._policy.retention - self._ledger.now()
+        return upload.published_at + self._policy.retention - self._context.ledger.now()
 
     def _repair(self, upload: Upload) -> bool:
-        """Deal with what an attempt that was cut short left aside; False if that ended the row."""
+        """Repair what an interrupted attempt left in quarantine; False if that concluded the release."""
         if self._is_in_place(upload):
             return True
-        for aside in removal.quarantined_paths(self._tree, upload.path, upload.id):
-            outcome = self._give_back(upload, aside)
+        for path in removal.quarantined_paths(self._context.tree, upload.path, upload.id):
+            outcome = self._repair_path(upload, path)
             if not isinstance(outcome, Restored):
                 self._conclude(upload, outcome)
                 return False
         return True
 
     def _is_in_place(self, upload: Upload) -> bool:
-        """Whether the file is at its path and has no other name: then nothing of it is aside."""
-        return self._tree.holds(upload.path, upload.identity) and self._tree.has_one_name(upload.path)
+        """Whether the file is at its path and has no second name, so that no quarantined one can exist."""
+        return self._context.tree.holds(upload.path, upload.identity) and self._context.tree.has_one_name(
+            upload.path
+        )
 
-    def _give_back(self, upload: Upload, aside: str) -> Outcome:
-        outcome = removal.repair(self._tree, aside, os.path.basename(upload.path), upload.identity)
+    def _repair_path(self, upload: Upload, path: str) -> Outcome:
+        outcome = removal.repair(self._context.tree, path, os.path.basename(upload.path), upload.identity)
         log.info("aside_repaired", outcome=type(outcome).__name__)
         return outcome
 
-    def _require_claim(self, upload: Upload, aside: Quarantined) -> None:
-        """The wait may have been longer than meant: whoever has the row by now decides about the file."""
+    def _require_claim(self, upload: Upload, file: Quarantined) -> None:
+        """Restore the file and raise if the claim was lost in quarantine: its new holder decides then."""
         try:
-            self._ledger.require_claim(upload)
+            self._context.ledger.require_claim(upload)
         except (ClaimLostError, DatabaseError):
-            self._give_back(upload, aside.quarantine_path)
+            self._repair_path(upload, file.quarantine_path)
             raise
 
-    def _object_agrees(self, upload: Upload) -> bool:
-        """Ask S3 once more; what it has lost is uploaded again while the local copy is still here."""
-        confirmation = self._store.confirm(
+    def _confirm(self, upload: Upload) -> bool:
+        """Confirm the object again; False if it is lost and the upload is pending again."""
+        confirmation = self._context.store.confirm(
             upload.object_key,
             size=upload.size,
             checksum=upload.checksum or "",
@@ -152,7 +157,7 @@ class ReleaseStage:
                 return True
             case Verdict.UNKNOWN:
                 raise StageError(
-                    Kind.ENVIRONMENT, Code.OBJECT_UNKNOWN, f"Before the release: {confirmation.detail}"
+                    FailureKind.ENVIRONMENT, Code.OBJECT_UNKNOWN, f"Before the release: {confirmation.detail}"
                 )
             case _:
                 ensure_reuploadable(self._context, upload, confirmation)
@@ -164,32 +169,88 @@ class ReleaseStage:
             case Released(0):
                 failpoint(Point.UNLINKED)
                 is_early = timedelta(0) < self._retention_left(upload) <= self._policy.retention
-                why = ", early, for the disk is full" if is_early else ""
+                why = " early, because the disk is full" if is_early else ""
                 self._record_released(upload, f"the local copy was removed{why}")
-                self._metrics.released.inc(upload.size)
-                self._metrics.released_early.inc(upload.size if is_early else 0)
+                self._context.metrics.released.inc(upload.size)
+                self._context.metrics.released_early.inc(upload.size if is_early else 0)
             case Released(others):
-                # No byte of the disk was given back.
+                # The other names keep the content: no disk space was freed.
                 failpoint(Point.UNLINKED)
                 self._record_released(
-                    upload, f"the local name was removed; the file has {others} other names (hard links)"
+                    upload, f"the local name was removed; other hard links of the file: {others}"
                 )
             case Restored(reason):
                 raise ReexamineError(reason)
             case LeftInQuarantine(reason):
-                raise StageError(Kind.TRANSIENT, Code.LEFT_ASIDE, reason)
+                raise StageError(FailureKind.TRANSIENT, Code.LEFT_ASIDE, reason)
 
     def _record_released(self, upload: Upload, detail: str) -> None:
-        self._ledger.advance(upload, State.RELEASED, detail=detail)
+        self._context.ledger.advance(upload, State.RELEASED, detail=detail)
         failpoint(Point.RECORDED)
         log.info("upload_released", detail=detail)
 
 
-def _kept(kept: Kept) -> Exception:
-    """What it means that a file was not set aside: it is not as it was, or the system does not let us."""
+def _error_of(kept: Kept) -> Exception:
+    """The exception for a file that could not be quarantined: it changed, or the system refused."""
     if kept.error is None:
         return ReexamineError(kept.reason)
     failure = failure_of(kept.error)
-    if failure.kind is Kind.ENVIRONMENT:
+    if failure.kind is FailureKind.ENVIRONMENT:
         return StageError(failure.kind, failure.code, failure.sentence)
-    return StageError(Kind.TRANSIENT, Code.NOT_REMOVABLE, kept.reason)
+    return StageError(FailureKind.TRANSIENT, Code.NOT_REMOVABLE, kept.reason)
+
+
+class QuarantineRepair:
+    """Restores or deletes the quarantined files that a crash left, each under a claim on its upload.
+
+    `lease` is how long a claim lasts. Where several daemons share the directory (`is_shared`), an upload may
+    have changed state, and lost its claim, while another daemon's release is still in progress: its file is
+    left alone until a claim would have expired.
+    """
+
+    def __init__(self, tree: Tree, ledger: Ledger, *, lease: timedelta, is_shared: bool = False) -> None:
+        self._tree = tree
+        self._ledger = ledger
+        self._lease = lease
+        self._is_shared = is_shared
+        self._reported = RepeatFilter()
+
+    def run(self, paths: Iterable[str]) -> None:
+        """Repair the quarantined files at these paths.
+
+        A file of an unknown upload stays: its original name is not recorded anywhere.
+        Raises `db.DatabaseError` and `watcher.filesystem.openat.RootUnavailableError`.
+        """
+        for path in paths:
+            upload_id = removal.parse_quarantine_name(os.path.basename(path))
+            known = [] if upload_id is None else self._ledger.uploads(ids=[upload_id])
+            if not known:
+                if self._reported.is_news(path, "unknown"):
+                    log.warning(
+                        "aside_unknown",
+                        path=path,
+                        hint="The ledger has no such upload. Rename the file by hand if it is wanted.",
+                    )
+            elif not self._may_be_in_progress(known[0]):
+                self._repair(path, known[0].id)
+
+    def _may_be_in_progress(self, upload: Upload) -> bool:
+        changed_state = self._is_shared and upload.state is not State.PUBLISHED
+        return changed_state and abs(self._ledger.now() - upload.changed_at) < self._lease
+
+    def _repair(self, path: str, upload_id: int) -> None:
+        upload = self._ledger.claim_one(upload_id, lease=self._lease)
+        if upload is None:
+            return
+        try:
+            outcome = removal.repair(self._tree, path, os.path.basename(upload.path), upload.identity)
+        except (FileMissingError, NotOursError, UnreadableError, OSError) as exc:
+            log.warning("aside_unrepaired", path=path, upload=upload.id, reason=str(exc))
+        else:
+            name = type(outcome).__name__
+            if not isinstance(outcome, LeftInQuarantine):
+                log.info("aside_repaired", path=path, upload=upload.id, outcome=name)
+            elif self._reported.is_news(path, outcome.reason):
+                log.warning("aside_repaired", path=path, upload=upload.id, outcome=name)
+        finally:
+            self._ledger.release_claim(upload)

@@ -1,4 +1,4 @@
-"""The first stage: a finished file becomes a confirmed object."""
+"""The upload stage: hashes a finished file, sends it to S3 and confirms the object."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import structlog
 
-from db import CatalogRow, GateVerdict, State, Upload
+from db import Admission, DatabaseError, ErrorKind, State, Upload
 from storage import (
     Confirmation,
     Multipart,
@@ -21,25 +21,26 @@ from storage import (
     WriteCondition,
     part_size_for,
 )
-from watcher.catalog.row_matching import admission
-from watcher.errors import Code, DeferError, Kind, ReexamineError, StageError
+from watcher.catalog.gate import Admitted, Rejected, Waiting
+from watcher.errors import Code, DeferError, FailureKind, ReexamineError, StageError
 from watcher.failpoints import Point, failpoint
 from watcher.filesystem import leases
 from watcher.filesystem.openat import owned
 from watcher.stages.context import StageContext
-from watcher.stages.hashing import abort_multipart, ensure_checksum
-from watcher.stages.recording import retry_until_committed
 from watcher.stages.runner import Work
 from watcher.stages.upload_progress import UploadProgress
+from watcher.supervision.backoff import Backoff
 
 log = structlog.get_logger()
 
 RIVAL_SECONDS = 1.0
-"""How soon to ask again whether the file that has the same key is gone."""
+"""How soon a row is tried again whose object key a missing file still holds."""
+
+COMMIT_BACKOFF = Backoff(base=0.5, factor=2.0, cap=10.0)
 
 
 class UploadStage:
-    """Hashes, sends and confirms pending rows. `clock` gives monotonic seconds."""
+    """Hashes, sends and confirms pending uploads. `clock` returns monotonic seconds."""
 
     name = "upload"
     state = State.PENDING
@@ -47,37 +48,25 @@ class UploadStage:
 
     def __init__(self, context: StageContext, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._context = context
-        self._tree = context.tree
-        self._database = context.database
-        self._ledger = context.ledger
-        self._catalog = context.catalog
-        self._store = context.store
-        self._acl_fallback = context.acl_fallback
-        self._naming = context.naming
-        self._metrics = context.metrics
-        self._invalidator = context.invalidator
-        self._longest_backoff = context.backoff.longest
-        self._wake = context.wake
-        self._check_gate = context.check_gate
         self._clock = clock
 
     def is_enabled(self) -> bool:
-        """Always: what is finished is uploaded."""
+        """Always True: no setting turns uploads off."""
         return True
 
     @property
     def horizon(self) -> timedelta:
-        """Rows wait for their backoff and nothing else."""
-        return self._longest_backoff
+        """The longest backoff: nothing else delays a pending upload."""
+        return self._context.backoff.longest
 
     def advance(self, uploads: Sequence[Upload], work: Work) -> None:
-        """Take each row from `pending` to `verified`, or to where it belongs instead."""
+        """Advance each upload from `pending` to `verified`, or reject it, or return it to the gate."""
         for upload in uploads:
             with work.error_policy.handling(upload):
                 self._advance(upload, work)
 
     def _advance(self, upload: Upload, work: Work) -> None:
-        with owned(self._tree.open(upload.path)) as fd:
+        with owned(self._context.tree.open(upload.path)) as fd:
             self._require_as_settled(upload, fd)
             admitted = self._pass_gate(upload)
             if admitted is None:
@@ -85,16 +74,16 @@ class UploadStage:
             upload = admitted
             self._require_own_key(upload)
             source = SourceFile(fd)
-            with_checksum = ensure_checksum(self._context, upload, source, work)
+            with_checksum = self._ensure_checksum(upload, source, work)
             if with_checksum is None:
                 return
             upload = with_checksum
             failpoint(Point.HASHED)
             there = self._confirm(upload, source, upload.part_size or part_size_for(source.size))
             if there.verdict is Verdict.UNKNOWN and upload.etag is not None:
-                # It was sent once: that nobody can tell what became of it is no reason to send it again.
+                # It was sent once. An unknown result is no reason to send it again.
                 raise _unconfirmed(there)
-            if there.verdict is Verdict.DIFFERS and (proven := self._ledger.proof_for_row(upload)):
+            if there.verdict is Verdict.DIFFERS and (proven := self._context.ledger.proof_for_row(upload)):
                 self._await_newer_row(upload, proven)
                 return
             receipt = self._adopt(upload, there)
@@ -104,82 +93,120 @@ class UploadStage:
         failpoint(Point.CONFIRMED)
         retry_until_committed(lambda: self._record_verified(upload, receipt), work)
         failpoint(Point.VERIFIED)
-        self._metrics.confirmed.labels(by=receipt.confirmed_by).inc()
+        self._context.metrics.confirmed.labels(by=receipt.confirmed_by).inc()
         log.info("upload_verified", confirmed_by=receipt.confirmed_by, etag=receipt.etag, size=upload.size)
-        self._wake(State.VERIFIED)
+        self._context.signals.wake_stage(State.VERIFIED)
 
     def _record_verified(self, upload: Upload, receipt: Receipt) -> None:
-        """Write the receipt down and, with it or not at all, that caches hold what was replaced."""
-        with self._database.transaction("record a confirmation"):
-            self._ledger.advance(
+        """Record the receipt and, in the same transaction, request the invalidation of a replaced object."""
+        with self._context.database.transaction("record a confirmation"):
+            self._context.ledger.advance(
                 upload,
                 State.VERIFIED,
                 detail=f"confirmed by {receipt.confirmed_by}",
                 etag=receipt.etag,
                 version_id=receipt.version_id,
                 confirmed_by=receipt.confirmed_by,
-                url=self._naming.public_url(upload),
+                url=self._context.naming.public_url(upload),
             )
-            if self._invalidator is None or not self._ledger.replaces(upload):
+            if self._context.invalidator is None or not self._context.ledger.replaces(upload):
                 return
-            self._invalidator.request(upload.object_key)
-            self._ledger.note(
-                upload.id, "replaced", "the CDN is told to forget the object of earlier content"
+            self._context.invalidator.request(upload.object_key)
+            self._context.ledger.note(
+                upload.id, "replaced", "the CDN is asked to invalidate the object of the earlier content"
             )
-        self._invalidator.wake()
+        self._context.invalidator.wake()
 
     def _require_as_settled(self, upload: Upload, fd: int) -> None:
-        """The row may have waited for hours: the file must still be the one that was finished."""
+        """Raise ReexamineError unless the file is unchanged since it was settled, which may be hours ago."""
         if leases.ask(fd) is leases.Writers.SOME:
             raise ReexamineError("A process has it open for writing again.")
-        if self._tree.identity(os.fstat(fd)) != upload.identity:
+        if self._context.tree.identity(os.fstat(fd)) != upload.identity:
             raise ReexamineError("Its size, time or inode is not what it was when it was finished.")
 
     def _require_same_path(self, upload: Upload) -> None:
-        """What was read and what was hashed before is the file that stands there now, and has not changed."""
-        if self._tree.stat(upload.path) != upload.identity:
+        """Raise ReexamineError unless the file at the path is still the one that was hashed and sent."""
+        if self._context.tree.stat(upload.path) != upload.identity:
             raise ReexamineError("It changed while it was sent, or another file stands at its path now.")
 
     def _require_own_key(self, upload: Upload) -> None:
-        rival = self._ledger.same_key(upload)
+        rival = self._context.ledger.same_key(upload)
         if rival is None or (rival.state is State.PENDING and rival.id > upload.id):
             return
-        if rival.state is State.PENDING and self._tree.stat(rival.path) is None:
-            reason = f"{rival.path}, which had the same object key, is being given up."
+        if rival.state is State.PENDING and self._context.tree.stat(rival.path) is None:
+            reason = f"{rival.path}, which has the same object key, no longer exists."
             raise DeferError(Code.KEY_TAKEN, reason, RIVAL_SECONDS)
         raise StageError(
-            Kind.OBJECT,
+            FailureKind.OBJECT,
             Code.KEY_TAKEN,
             f"{rival.path} already has the object key {upload.object_key}; rename or remove one of the two, "
             f"then retry {upload.id}.",
         )
 
     def _pass_gate(self, upload: Upload) -> Upload | None:
-        """Ask the gate once more, for the row may have changed; None if the upload does not go on."""
-        gate = self._catalog.gate(upload)
-        match gate.verdict:
-            case GateVerdict.WAIT:
-                self._ledger.await_row(upload, reason=gate.reason, code=gate.code)
-                log.info("upload_awaits_row", code=gate.code, reason=gate.reason)
-                self._check_gate()
-                return None
-            case GateVerdict.REJECTED:
-                log.warning("upload_rejected", code=gate.code, reason=gate.reason)
-                self._ledger.advance(upload, State.REJECTED, error=gate.reason, error_code=gate.code)
-                return None
-        return upload if gate.row is None else self._named_by(upload, gate.row)
+        """Ask the gate again, because the row may have changed; None if the upload must not be sent now."""
+        if self._context.gate is None:
+            return upload
+        match self._context.gate.admit(upload):
+            case Admitted(admission):
+                return self._apply_admission(upload, admission)
+            case Waiting(code, reason):
+                self._context.ledger.await_row(upload, reason=reason, code=code)
+                log.info("upload_awaits_row", code=code, reason=reason)
+                self._context.signals.check_gate()
+            case Rejected(code, reason):
+                log.warning("upload_rejected", code=code, reason=reason)
+                self._context.ledger.advance(upload, State.REJECTED, error=reason, error_code=code)
+        return None
 
-    def _named_by(self, upload: Upload, row: CatalogRow) -> Upload:
-        """The upload under the names that its row gives it; parts sent under another key are given up."""
-        settled = admission(upload, row, self._naming)
+    def _apply_admission(self, upload: Upload, admission: Admission) -> Upload:
+        """Record the names that the row gives the upload; parts sent under another key are aborted."""
         if upload.finding is not None:
             log.warning("container_doubtful", finding=upload.finding)
-        if settled["object_key"] == upload.object_key and row.id == upload.catalog_row_id:
+        has_other_key = admission["object_key"] != upload.object_key
+        if not has_other_key and admission["catalog_row_id"] == upload.catalog_row_id:
             return upload
-        if settled["object_key"] != upload.object_key and upload.multipart_id is not None:
-            abort_multipart(self._context, upload)
-            upload = self._ledger.record(upload, multipart_id=None, part_size=None)
-        return self._ledger.record(upload, **settled)
+        if has_other_key and upload.multipart_id is not None:
+            self._abort_multipart(upload)
+            upload = self._context.ledger.record(upload, multipart_id=None, part_size=None)
+        return self._context.ledger.record(upload, **admission)
+
+    def _ensure_checksum(self, upload: Upload, source: SourceFile, work: Work) -> Upload | None:
+        """Hash the file, every time; return the upload with its checksum, or None if the file is damaged.
+
+        Other content under the same size, time and inode was not written by an encoder: a power cut or a
+        failing disk leaves it, after the ledger recorded the checksum. Such an upload fails.
+        """
+
+        def stopped() -> bool:
+            work.beat()
+            return work.stopped()
+
+        checksum = source.checksum(stopped)
+        if checksum == upload.checksum:
+            return upload
+        if upload.checksum is None:
+            return self._record_checksum(upload, checksum)
+        reason = (
+            "Its content differs from what was hashed before, although size, time and inode are the same: a "
+            f"power cut or a failing disk leaves that. Restore it, or retry {upload.id} to upload it as is."
+        )
+        with self._context.database.transaction("record that a file is damaged"):
+            # A retry uploads the present content: the operator has checked it.
+            rehashed = self._record_checksum(upload, checksum)
+            self._context.ledger.advance(rehashed, State.FAILED, error=reason, error_code=Code.LOCAL_DAMAGED)
+        log.error("upload_failed", code=Code.LOCAL_DAMAGED, reason=reason)
+        return None
+
+    def _record_checksum(self, upload: Upload, checksum: str) -> Upload:
+        self._abort_multipart(upload)
+        return self._context.ledger.record(upload, checksum=checksum, multipart_id=None, part_size=None)
+
+    def _abort_multipart(self, upload: Upload) -> None:
+        """Abort the multipart upload of an earlier attempt, unless the claim is lost."""
+        if upload.multipart_id is not None:
+            self._context.ledger.require_claim(upload)
+            self._context.store.abort(upload.object_key, upload.multipart_id)
 
     def _await_newer_row(self, upload: Upload, proven: Upload) -> None:
         reason = (
@@ -187,21 +214,21 @@ class UploadStage:
             f"{proven.id}) and has other content: it is replaced only for a newer row."
         )
         log.warning("upload_awaits_row", code=Code.ROW_NOT_NEWER, reason=reason)
-        self._ledger.await_row(upload, reason=reason, code=Code.ROW_NOT_NEWER)
+        self._context.ledger.await_row(upload, reason=reason, code=Code.ROW_NOT_NEWER)
 
     def _adopt(self, upload: Upload, there: Confirmation) -> Receipt | None:
-        """The receipt of an object that is in place already: an earlier life, or somebody else, sent it."""
+        """The receipt of an object that is already in S3; None if it is missing or differs."""
         if there.receipt is None:
             return None
-        self._acl_fallback.ensure(upload.object_key)
-        abort_multipart(self._context, upload)
-        self._ledger.note(upload.id, "adopted", there.detail)
-        self._metrics.adopted.inc()
+        self._context.acl_fallback.ensure(upload.object_key)
+        self._abort_multipart(upload)
+        self._context.ledger.note(upload.id, "adopted", there.detail)
+        self._context.metrics.adopted.inc()
         log.info("object_adopted", key=upload.object_key)
         return there.receipt
 
     def _condition(self, upload: Upload, there: Confirmation) -> WriteCondition:
-        """Under which condition the object may be written: never over what is not ours to replace."""
+        """The precondition of the write, which keeps it from replacing an object of unknown origin."""
         match there.verdict:
             case Verdict.MISSING:
                 return WriteCondition.if_absent()
@@ -212,16 +239,16 @@ class UploadStage:
                 return WriteCondition.unconditional()
 
     def _require_replaceable(self, upload: Upload, there: Confirmation) -> None:
-        """An object that no row of ours knows is replaced only if it is older than the file's row."""
-        if there.etag is not None and self._ledger.known_etag(upload.object_key, there.etag):
+        """Raise StageError if the object is not in the ledger and newer than the file's upload."""
+        if there.etag is not None and self._context.ledger.known_etag(upload.object_key, there.etag):
             return
         appeared_at = upload.catalog_row_at or upload.discovered_at
         if there.last_modified is not None and there.last_modified >= appeared_at:
             raise StageError(
-                Kind.OBJECT,
+                FailureKind.OBJECT,
                 Code.FOREIGN_OBJECT,
-                f"An object {upload.object_key!r} of other content is there which this ledger does not know, "
-                f"and it is newer than this file; remove the one that is wrong, then retry {upload.id}.",
+                f"S3 has an object {upload.object_key!r} with other content that is not in this ledger and "
+                f"is newer than this file. Remove the wrong one of the two, then retry {upload.id}.",
             )
 
     def _send(self, upload: Upload, source: SourceFile, work: Work, condition: WriteCondition) -> Receipt:
@@ -233,7 +260,7 @@ class UploadStage:
             resume = Multipart(upload.multipart_id, upload.part_size)
 
         def send(with_acl: bool) -> Sent:
-            return self._store.upload(
+            return self._context.store.upload(
                 source,
                 self._target(upload, condition, with_acl=with_acl),
                 checksum=_known(upload.checksum),
@@ -244,11 +271,11 @@ class UploadStage:
             )
 
         with progress.shown(is_resumed=resume is not None):
-            sent = self._acl_fallback.upload(upload.object_key, send)
+            sent = self._context.acl_fallback.upload(upload.object_key, send)
             failpoint(Point.COMPLETED)
         progress.finish(sent)
         confirmation = self._confirm(upload, source, sent.part_size)
-        self._metrics.upload_seconds.observe(self._clock() - started)
+        self._context.metrics.upload_seconds.observe(self._clock() - started)
         if confirmation.receipt is None:
             raise _unconfirmed(confirmation)
         return confirmation.receipt
@@ -259,11 +286,11 @@ class UploadStage:
             "quality": upload.quality,
             "source-mtime": str(upload.mtime_ns),
         }
-        content_type = self._naming.content_type(upload)
+        content_type = self._context.naming.content_type(upload)
         return Target(upload.object_key, content_type, metadata, only_if=condition, with_acl=with_acl)
 
     def _confirm(self, upload: Upload, source: SourceFile, part_size: int | None) -> Confirmation:
-        return self._store.confirm(
+        return self._context.store.confirm(
             upload.object_key,
             size=source.size,
             checksum=_known(upload.checksum),
@@ -273,16 +300,39 @@ class UploadStage:
 
 def _known(checksum: str | None) -> str:
     if checksum is None:
-        raise ValueError("the checksum is taken before anything is sent or confirmed")
+        raise ValueError("the checksum must be known before an object is sent or confirmed")
     return checksum
 
 
 def _unconfirmed(confirmation: Confirmation) -> StageError:
-    after = f"After it was sent: {confirmation.detail}"
+    after = f"After sending: {confirmation.detail}"
     match confirmation.verdict:
         case Verdict.MISSING:
-            return StageError(Kind.TRANSIENT, Code.OBJECT_MISSING, f"{after} It is sent again.")
+            return StageError(FailureKind.TRANSIENT, Code.OBJECT_MISSING, f"{after} The file is sent again.")
         case Verdict.DIFFERS:
-            return StageError(Kind.TRANSIENT, Code.OBJECT_DIFFERS, f"{after} It is sent again.")
+            return StageError(FailureKind.TRANSIENT, Code.OBJECT_DIFFERS, f"{after} The file is sent again.")
         case _:
-            return StageError(Kind.ENVIRONMENT, Code.OBJECT_UNKNOWN, after)
+            return StageError(FailureKind.ENVIRONMENT, Code.OBJECT_UNKNOWN, after)
+
+
+def retry_until_committed(record: Callable[[], None], work: Work) -> None:
+    """Retry committing a confirmed upload until the database answers, so that S3 need not be asked again.
+
+    Raises what `record` raises: ClaimLostError; DatabaseError if a retry cannot help or the stage stops, in
+    which case the next attempt adopts the object.
+    """
+    failures = 0
+    while True:
+        try:
+            record()
+        except DatabaseError as exc:
+            if exc.kind is not ErrorKind.TRANSIENT or work.wait(
+                COMMIT_BACKOFF.delay(failures).total_seconds()
+            ):
+                raise
+            if not failures:
+                log.warning("record_waits", reason=str(exc))
+            failures += 1
+            work.beat()
+        else:
+            return

@@ -10,8 +10,6 @@ from db import (
     CatalogRow,
     Database,
     DatabaseError,
-    Gate,
-    GateVerdict,
     Ledger,
     NoCatalog,
     OwnCatalog,
@@ -138,16 +136,10 @@ def test_rows_are_listed_oldest_first(ledger: Ledger, catalog: OwnCatalog) -> No
     assert catalog.rows("6f1c2a8e-0d1b-4b43-9f4e-2a3b4c5d6e7f") == []
 
 
-def test_our_own_gate_is_open_and_our_own_rows_are_made_by_us(ledger: Ledger, catalog: OwnCatalog) -> None:
-    assert catalog.gate(enqueue(ledger)).is_open
-    assert catalog.creates_rows
-
-
 def test_without_a_catalog_nothing_is_written_and_all_goes_on(database: Database, ledger: Ledger) -> None:
     catalog: Catalog = NoCatalog()
     upload = enqueue(ledger)
     catalog.announce(upload, local_url=LOCAL_URL, public_url=PUBLIC_URL)
-    assert catalog.gate(upload).is_open
     assert catalog.publish(upload, public_url=PUBLIC_URL, local_url=LOCAL_URL) == 1
     assert catalog.revert_to_local_url(upload, public_url=PUBLIC_URL, local_url=LOCAL_URL) == 0
     assert catalog.reason_to_keep_copy(upload) is None
@@ -155,10 +147,3 @@ def test_without_a_catalog_nothing_is_written_and_all_goes_on(database: Database
     assert not catalog.rows_deleted(upload)
     assert not catalog.creates_rows
     assert OwnCatalog(database).rows(VIDEO_ID) == []
-
-
-def test_a_gate_that_is_not_open_says_why() -> None:
-    assert Gate.opened() == Gate(GateVerdict.OPEN)
-    assert Gate.wait("no-row", "it is not there") == Gate(GateVerdict.WAIT, "no-row", "it is not there")
-    assert not Gate.wait("no-row", "it is not there").is_open
-    assert not Gate.rejected("encode-failed", "it says so").is_open

@@ -26,16 +26,16 @@ class Scripted:
     looked: int = 0
     fail: Callable[[], None] = lambda: None
 
-    def ask(self, *, fresh_only: bool = False) -> int:
+    def admit_waiting(self, *, fresh_only: bool = False) -> int:
         self.fail()
         self.asked.append(fresh_only)
         return 0
 
-    def watch(self) -> int:
+    def check_recent(self) -> int:
         self.watched += 1
         return 0
 
-    def look(self) -> int:
+    def process_all(self) -> int:
         self.looked += 1
         return 0
 

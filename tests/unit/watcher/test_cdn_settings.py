@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from watcher.app.factories import naming, storage_config
+from watcher.app.factories import make_naming, make_storage_config
 from watcher.settings.model import Settings
 
 
@@ -16,7 +16,7 @@ def settings(**values: Any) -> Settings:
 @pytest.mark.parametrize("domain", ["d111111abcdef8.cloudfront.net", "cdn.example", "a-b.example.org"])
 def test_a_host_name_makes_the_public_urls(domain: str) -> None:
     given = settings(CLOUDFRONT_DOMAIN=domain, AWS_S3_BASE_URL="https://other.example")
-    assert naming(given).public_base == f"https://{domain}"
+    assert make_naming(given).public_base == f"https://{domain}"
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_what_can_be_none_is_refused(name: str, value: str) -> None:
 
 
 def test_storage_is_told_of_the_distribution() -> None:
-    config = storage_config(
+    config = make_storage_config(
         settings(CLOUDFRONT_DISTRIBUTION_ID="E1", AWS_ENDPOINT_URL_CLOUDFRONT="http://127.0.0.1:9")
     )
     assert (config.cloudfront_distribution_id, config.cloudfront_endpoint_url) == ("E1", "http://127.0.0.1:9")

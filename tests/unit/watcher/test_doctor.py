@@ -15,7 +15,7 @@ import pytest
 from db import MIGRATIONS, Ledger, migrate
 from storage import CheckResult, Outcome
 from tests.support.harness import VIDEO_ID, settings_for
-from watcher.app.factories import connect
+from watcher.app.factories import open_ledger_database
 from watcher.filesystem import instance_lock
 from watcher.operations import directory_checks
 from watcher.operations.directory_checks import check_directory, check_disk
@@ -241,7 +241,7 @@ def test_a_database_that_could_not_be_made_fails(
 
 def test_an_up_to_date_database_passes(settings: Callable[..., Settings], lock: str) -> None:
     made = settings()
-    with closing(connect(made)) as database:
+    with closing(open_ledger_database(made)) as database:
         migrate(database)
     checked = checked_host(made, lock)
     assert {"database", "schema", "catalog", "daemon"} <= outcomes(checked, Outcome.OK)
@@ -251,7 +251,7 @@ def test_an_up_to_date_database_passes(settings: Callable[..., Settings], lock: 
 
 def test_changes_that_are_due_are_named(settings: Callable[..., Settings], lock: str) -> None:
     made = settings()
-    with closing(connect(made)):
+    with closing(open_ledger_database(made)):
         pass
     checked = checked_host(made, lock)
     assert {"schema", "catalog"} <= outcomes(checked, Outcome.WARNING)
@@ -284,7 +284,7 @@ def test_a_catalog_whose_table_is_gone_fails_unless_none_is_kept(
     settings: Callable[..., Settings], lock: str, catalog: str, outcome: Outcome
 ) -> None:
     made = settings(CATALOG=catalog)
-    with closing(connect(made)) as database:
+    with closing(open_ledger_database(made)) as database:
         migrate(database)
         with database.operation("drop the table") as connected:
             connected.execute_sql("DROP TABLE video_qualities")
@@ -292,7 +292,7 @@ def test_a_catalog_whose_table_is_gone_fails_unless_none_is_kept(
 
 
 def heartbeat(settings: Settings, *, age: timedelta, phase: str = "running") -> None:
-    with closing(connect(settings)) as database:
+    with closing(open_ledger_database(settings)) as database:
         migrate(database)
         now = datetime.now(UTC)
         Ledger(database, settings.instance, clock=lambda: now - age).heartbeat({"phase": phase})

@@ -11,7 +11,7 @@ from db import Ledger, State, migrate
 from tests.support.fault_proxy import FaultProxy
 from tests.support.harness import VIDEO_ID, settings_for
 from tests.support.media import Media
-from watcher.app.factories import connect, naming, path_template
+from watcher.app.factories import make_naming, make_path_template, open_ledger_database
 from watcher.filesystem.tree import Tree
 from watcher.operations.dry_run import Plan, Planner, count_actions, reading_ledger
 from watcher.renditions import Rendition
@@ -80,11 +80,11 @@ def everything(directory: str) -> dict[str, tuple[int, int, bytes]]:
 
 def recorded(settings: Settings, state: State | None = None) -> None:
     """A ledger that knows GOOD as it is, in a state."""
-    rendition = path_template(settings).classify(GOOD)
+    rendition = make_path_template(settings).classify(GOOD)
     identity = Tree(settings.completed_dir).stat(GOOD)
     assert isinstance(rendition, Rendition)
     assert identity is not None
-    with closing(connect(settings)) as database:
+    with closing(open_ledger_database(settings)) as database:
         migrate(database)
         ledger = Ledger(database, settings.instance)
         upload = ledger.enqueue(
@@ -92,7 +92,7 @@ def recorded(settings: Settings, state: State | None = None) -> None:
             video_id=rendition.video_id,
             filename=rendition.filename,
             quality=rendition.quality,
-            object_key=naming(settings).key(rendition),
+            object_key=make_naming(settings).key(rendition),
             identity=identity,
         )
         assert upload is not None
@@ -161,7 +161,7 @@ def test_what_the_ledger_knows_counts_and_stays_as_it_is(
 ) -> None:
     recorded(settings, state)
     assert plans(settings)[GOOD].action == action
-    with closing(connect(settings)) as database:
+    with closing(open_ledger_database(settings)) as database:
         (row,) = Ledger(database, settings.instance).uploads()
     assert row.state is (state or State.PENDING)
 

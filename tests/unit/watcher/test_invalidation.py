@@ -16,7 +16,7 @@ from tests.support.cloudfront_server import Cdn, asked_to_forget, references
 from tests.support.databases import Clock
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request
 from tests.support.s3_server import S3Server, config_for, forget_aws
-from watcher.errors import Kind
+from watcher.errors import FailureKind
 from watcher.stages.cdn_invalidation import DATABASE_RETRY_SECONDS, LONGEST_WAIT_SECONDS, NAME, Invalidator
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.liveness import Liveness
@@ -231,7 +231,7 @@ def test_what_the_operator_must_mend_pauses_it_and_is_said_once(desk: Desk) -> N
     assert "cloudfront:CreateInvalidation" in line["reason"]
     failure = desk.invalidator.breaker.failure
     assert failure is not None
-    assert failure.kind is Kind.ENVIRONMENT
+    assert failure.kind is FailureKind.ENVIRONMENT
     assert len(asked_to_forget(desk.proxy)) == 3
     assert desk.sample("setbacks_total", stage=NAME, kind="environment") == 3
     desk.proxy.fault = lambda _request, forward: forward()

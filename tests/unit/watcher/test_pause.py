@@ -4,12 +4,12 @@ import threading
 
 import pytest
 
-from watcher.errors import Failure, Kind
+from watcher.errors import Failure, FailureKind
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.circuit_breaker import CircuitBreaker
 
-NO_KEYS = Failure(Kind.ENVIRONMENT, "credentials-missing", "There are no credentials.")
-NO_BUCKET = Failure(Kind.ENVIRONMENT, "NoSuchBucket", "There is no such bucket.")
+NO_KEYS = Failure(FailureKind.ENVIRONMENT, "credentials-missing", "There are no credentials.")
+NO_BUCKET = Failure(FailureKind.ENVIRONMENT, "NoSuchBucket", "There is no such bucket.")
 
 
 class Clock:

@@ -18,7 +18,7 @@ from storage import ErrorKind as StorageErrorKind
 from storage import StorageError, UploadCancelledError
 from tests.support.databases import LEASE, STEPS, Clock, enqueue
 from tests.support.harness import Harness
-from watcher.errors import Failure, Kind
+from watcher.errors import Failure, FailureKind
 from watcher.stages.runner import StageRunner, Work
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.circuit_breaker import CircuitBreaker
@@ -393,7 +393,7 @@ def test_a_database_that_is_away_pauses_the_stage_until_it_answers(
 
 
 def test_an_idle_stage_does_not_take_a_quiet_ledger_for_mended_credentials(stand: Stand) -> None:
-    stand.breaker.trip(Failure(Kind.ENVIRONMENT, "AccessDenied", "Allow it."))
+    stand.breaker.trip(Failure(FailureKind.ENVIRONMENT, "AccessDenied", "Allow it."))
     stand.now += 2
     runner = stand.run()
     wake_twice(stand, runner)

@@ -15,7 +15,7 @@ from db import State, Upload
 from tests.support.databases import bring
 from tests.support.harness import VIDEO_ID, Harness
 from tests.unit.watcher.conftest import NOBODY
-from watcher.app.factories import path_template
+from watcher.app.factories import make_path_template
 from watcher.detection import scanner as scanner_module
 from watcher.detection.scanner import Scanner
 from watcher.detection.settler import Source
@@ -61,7 +61,7 @@ def scans(harness: Harness) -> Scans:
     app = harness.app
     scanner = Scanner(
         tree=app.tree,
-        template=path_template(app.settings),
+        template=make_path_template(app.settings),
         ledger=app.ledger,
         check=lambda path, source: (found if source is Source.SCAN else noticed).append(path),
         missing=missing.append,

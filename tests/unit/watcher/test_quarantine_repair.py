@@ -1,4 +1,4 @@
-"""Files that a crash in the middle of a release left set aside get their names back."""
+"""Files that a crash during a release left in quarantine are restored."""
 
 import os
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from db import Database, Ledger, State, Upload, migrate, open_database, sqlite_url
 from watcher.filesystem.removal import Quarantined, quarantine, quarantine_name
 from watcher.filesystem.tree import Tree, identity_of
-from watcher.stages.asides import Quarantine
+from watcher.stages.release import QuarantineRepair
 
 VIDEO = "0b8e3f60-9d5c-4c1a-8f8e-3b1f0a7d2c11"
 PATH = f"{VIDEO}/a_720p.mp4"
@@ -47,7 +47,7 @@ def names(tree: Tree) -> list[str]:
 
 
 def crash_in_release(tree: Tree, ledger: Ledger) -> Upload:
-    """What a crash between setting a file aside and unlinking it leaves; returns the file's row."""
+    """Leave what a crash between rename and unlink leaves; returns the file's row."""
     write(tree, PATH, b"hashed")
     upload = ledger.enqueue(
         PATH,
@@ -63,14 +63,14 @@ def crash_in_release(tree: Tree, ledger: Ledger) -> Upload:
 
 
 def repair(tree: Tree, ledger: Ledger, *, is_shared: bool = False) -> list[tuple[object, object]]:
-    """Repair whatever is set aside; returns the events and outcomes that were logged."""
-    asides = [f"{VIDEO}/{name}" for name in names(tree) if name.endswith(".aside")]
+    """Repair all quarantined files; returns the events and outcomes that were logged."""
+    paths = [f"{VIDEO}/{name}" for name in names(tree) if name.endswith(".aside")]
     with capture_logs() as logged:
-        Quarantine(tree, ledger, lease=LEASE, is_shared=is_shared).repair(asides)
+        QuarantineRepair(tree, ledger, lease=LEASE, is_shared=is_shared).run(paths)
     return [(line["event"], line.get("outcome")) for line in logged]
 
 
-def test_a_file_that_was_left_aside_gets_its_name_back(root: Tree, ledger: Ledger) -> None:
+def test_a_quarantined_file_gets_its_name_back(root: Tree, ledger: Ledger) -> None:
     crash_in_release(root, ledger)
     assert names(root) == [quarantine_name(1)]
     assert repair(root, ledger) == [("aside_repaired", "Restored")]
@@ -96,7 +96,7 @@ def test_a_newer_file_under_the_name_is_never_overwritten(root: Tree, ledger: Le
         assert file.read() == b"newer encode"
 
 
-def test_of_two_contents_that_nobody_has_hashed_both_stay(root: Tree, ledger: Ledger) -> None:
+def test_two_contents_of_which_neither_was_hashed_both_stay(root: Tree, ledger: Ledger) -> None:
     upload = crash_in_release(root, ledger)
     write(root, f"{VIDEO}/{quarantine_name(upload.id)}", b"written while it was aside")
     write(root, PATH, b"newer encode")
@@ -104,7 +104,7 @@ def test_of_two_contents_that_nobody_has_hashed_both_stay(root: Tree, ledger: Le
     assert names(root) == [quarantine_name(upload.id), "a_720p.mp4"]
 
 
-def test_a_file_whose_upload_is_unknown_stays_and_a_person_is_told(root: Tree, ledger: Ledger) -> None:
+def test_a_file_whose_upload_is_unknown_stays_and_is_logged(root: Tree, ledger: Ledger) -> None:
     write(root, f"{VIDEO}/{quarantine_name(77)}", b"whose?")
     assert repair(root, ledger) == [("aside_unknown", None)]
     assert names(root) == [quarantine_name(77)]
@@ -116,10 +116,10 @@ def test_a_name_that_only_looks_like_ours_stays(root: Tree, ledger: Ledger) -> N
     assert names(root) == [".video-uploader-x.aside"]
 
 
-def test_one_that_cannot_be_repaired_does_not_keep_the_others_from_it(root: Tree, ledger: Ledger) -> None:
+def test_a_file_that_cannot_be_repaired_does_not_stop_the_others(root: Tree, ledger: Ledger) -> None:
     upload = crash_in_release(root, ledger)
     with capture_logs() as logged:
-        Quarantine(root, ledger, lease=LEASE).repair(
+        QuarantineRepair(root, ledger, lease=LEASE).run(
             [f"gone/{quarantine_name(upload.id)}", f"{VIDEO}/{quarantine_name(upload.id)}"]
         )
     assert [line["event"] for line in logged] == ["aside_unrepaired", "aside_repaired"]

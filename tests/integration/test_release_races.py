@@ -29,7 +29,7 @@ POINTS = [
     Point.UNLINKED,
     Point.RECORDED,
 ]
-"""Before which nothing has happened, those of a release that a hook hears of, and the second of the wait."""
+"""The points of a release at which a swap happens: its start, its failpoints and the quarantine time."""
 
 ENCODE = """
 import os, sys
@@ -53,7 +53,7 @@ def rewrite(harness: Harness, path: str, fresh: bytes) -> None:
 
 
 def in_a_thread(swap: Swap, stack: ExitStack) -> Swap:
-    """For a moment at which open(2) waits for our lease."""
+    """For a point at which open(2) waits for our lease."""
 
     def begin(*arguments: Any) -> None:
         thread = threading.Thread(target=swap, args=arguments)
@@ -72,7 +72,7 @@ def paths() -> Iterator[tuple[str, str]]:
 def release_with(
     harness: Harness, monkeypatch: pytest.MonkeyPatch, point: str, swap: Callable[[], None]
 ) -> None:
-    """Run the last stage, with the swap at that point of it."""
+    """Run the release stage, with the swap at one point of it."""
 
     def hook(at: Point) -> None:
         if at == point:
@@ -150,7 +150,7 @@ def test_an_encoder_that_opens_the_file_meanwhile_writes_what_is_uploaded_in_tur
 def test_content_with_a_second_name_stays_under_that_name(
     make_harness: MakeHarness, monkeypatch: pytest.MonkeyPatch, video: bytes, stakes: Stakes
 ) -> None:
-    """Where the last look could still see it, under both."""
+    """Under both names, if the last check could still see it."""
     harness = make_harness()
     for point, path in paths():
         published(harness, video, path)

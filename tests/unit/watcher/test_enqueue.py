@@ -1,4 +1,4 @@
-"""From a finding about a path to what the ledger and the catalog say of it."""
+"""Enqueuing: what each file status changes in the ledger and the catalog."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from watcher.filesystem.openat import identity_of, owned
 
 PATH = f"{VIDEO_ID}/my_video_720p.mp4"
 CUT = slice(0, -100)
-"""What is left of a video that was not written to its end."""
+"""Truncates a video."""
 
 Unprivileged = Callable[[], AbstractContextManager[None]]
 
@@ -34,8 +34,8 @@ def local_url(harness: Harness, path: str = PATH) -> str:
     return f"file://{harness.absolute(path)}"
 
 
-def hash_and_bring(harness: Harness, row: Upload, *states: State) -> Upload:
-    """Let a row know its file's checksum and take it through states."""
+def hash_and_advance(harness: Harness, row: Upload, *states: State) -> Upload:
+    """Record a row's checksum and advance it through states."""
     with owned(os.open(harness.absolute(row.path), os.O_RDONLY)) as fd:
         checksum = SourceFile(fd).checksum()
     row = harness.app.ledger.record(row, checksum=checksum)
@@ -46,7 +46,7 @@ def hash_and_bring(harness: Harness, row: Upload, *states: State) -> Upload:
     return row
 
 
-def look(harness: Harness, path: str = PATH) -> FileStatus:
+def examine(harness: Harness, path: str = PATH) -> FileStatus:
     return check_complete(harness.app.tree, path, previous=None, now=0.0, settle_seconds=0)
 
 
@@ -98,8 +98,8 @@ def test_a_file_that_did_not_change_keeps_its_row(harness: Harness, video: bytes
 def test_the_same_content_under_a_new_identity_keeps_its_row(
     harness: Harness, video: bytes, states: tuple[State, ...]
 ) -> None:
-    """What `copy2` does after the close, what a restored backup does, and what a renumbered device does."""
-    row = hash_and_bring(harness, harness.put(PATH, video), *states)
+    """As after `copy2` sets the times, after a restored backup, or after the device number changed."""
+    row = hash_and_advance(harness, harness.put(PATH, video), *states)
     for change in (lambda path: os.utime(path, ns=(1, 1)), replace_by_a_copy):
         change(harness.absolute(PATH))
         fresh = harness.settle(PATH)
@@ -149,7 +149,7 @@ def test_a_file_of_the_same_size_that_is_broken_now_is_not_taken_for_the_one_bef
 def test_new_content_gets_a_row_of_its_own_and_the_old_one_is_kept_as_superseded(
     harness: Harness, video: bytes, states: tuple[State, ...], same_size: bool
 ) -> None:
-    old = hash_and_bring(harness, harness.put(PATH, video), *states)
+    old = hash_and_advance(harness, harness.put(PATH, video), *states)
     changed = video[:-1] + bytes([video[-1] ^ 1]) if same_size else with_a_free_box(video)
     fresh = harness.put(PATH, changed)
     assert (fresh.id, fresh.state, fresh.checksum) == (old.id + 1, State.PENDING, None)
@@ -157,15 +157,13 @@ def test_new_content_gets_a_row_of_its_own_and_the_old_one_is_kept_as_superseded
     assert (kept.state, kept.checksum, kept.identity) == (State.SUPERSEDED, old.checksum, old.identity)
 
 
-def test_what_can_not_be_hashed_any_more_is_not_taken_for_what_was_hashed(
-    harness: Harness, video: bytes
-) -> None:
-    """A published row that took over an identity it has never seen would give up a file never uploaded."""
-    old = hash_and_bring(harness, harness.put(PATH, video), State.VERIFIED, State.PUBLISHED)
+def test_a_file_that_cannot_be_hashed_is_not_taken_for_the_hashed_one(harness: Harness, video: bytes) -> None:
+    """A published row with an identity it never hashed would release a file that was never uploaded."""
+    old = hash_and_advance(harness, harness.put(PATH, video), State.VERIFIED, State.PUBLISHED)
     harness.write(f"{PATH}.part", bytes(len(video)))
     other = identity(harness, f"{PATH}.part")
     os.unlink(harness.absolute(PATH))
-    assert harness.app.enqueuer.take(PATH, Finished(other, None))
+    assert harness.app.enqueuer.handle(PATH, Finished(other, None))
     (kept,) = harness.app.ledger.uploads(ids=[old.id])
     assert (kept.state, kept.identity) == (State.SUPERSEDED, old.identity)
 
@@ -175,7 +173,7 @@ def with_a_free_box(video: bytes) -> bytes:
 
 
 def test_a_released_row_stays_when_a_file_comes_to_its_path_again(harness: Harness, video: bytes) -> None:
-    old = hash_and_bring(harness, harness.put(PATH, video), State.VERIFIED, State.PUBLISHED, State.RELEASED)
+    old = hash_and_advance(harness, harness.put(PATH, video), State.VERIFIED, State.PUBLISHED, State.RELEASED)
     fresh = harness.settle(PATH)
     assert fresh is not None
     assert (fresh.id, fresh.state) == (old.id + 1, State.PENDING)
@@ -190,16 +188,16 @@ def test_a_file_that_comes_back_makes_its_row_pending_again(harness: Harness, vi
     assert (fresh.id, fresh.state, fresh.last_error) == (row.id, State.PENDING, None)
 
 
-def test_an_unreadable_file_fails_in_view_and_is_picked_up_when_mended(
+def test_an_unreadable_file_fails_visibly_and_is_reopened_when_readable(
     harness: Harness, video: bytes, unprivileged: Unprivileged
 ) -> None:
     harness.write(PATH, video)
     os.chmod(harness.absolute(PATH), 0)
     with unprivileged():
-        found = look(harness)
+        found = examine(harness)
     assert isinstance(found, Unreadable)
     for _ in range(2):
-        harness.enqueuer.take(PATH, found)
+        harness.enqueuer.handle(PATH, found)
         row = harness.row(PATH)
         assert (row.state, row.error_code, row.last_error) == (State.FAILED, "unreadable", found.reason)
     assert len(harness.app.ledger.uploads()) == 1
@@ -215,7 +213,7 @@ def test_a_file_that_can_be_read_at_last_and_is_incomplete_is_rejected(
     harness: Harness, video: bytes
 ) -> None:
     harness.write(PATH, video[CUT])
-    harness.enqueuer.take(PATH, Unreadable("The system says: Permission denied."))
+    harness.enqueuer.handle(PATH, Unreadable("The system says: Permission denied."))
     row = harness.row(PATH)
     assert row.state is State.FAILED
     fresh = harness.settle(PATH)
@@ -226,19 +224,19 @@ def test_a_file_that_can_be_read_at_last_and_is_incomplete_is_rejected(
 
 def test_a_waiting_row_whose_file_became_unreadable_fails(harness: Harness, video: bytes) -> None:
     row = harness.put(PATH, video)
-    harness.enqueuer.take(PATH, Unreadable("Reading it failed."))
+    harness.enqueuer.handle(PATH, Unreadable("Reading it failed."))
     fresh = harness.row(PATH)
     assert (fresh.id, fresh.state, fresh.error_code) == (row.id, State.FAILED, "unreadable")
 
 
-def test_a_row_that_a_worker_holds_is_left_to_it(harness: Harness, video: bytes) -> None:
+def test_a_claimed_row_is_left_to_its_worker(harness: Harness, video: bytes) -> None:
     harness.put(PATH, video)
     (row,) = harness.app.ledger.claim(State.PENDING, 1, lease=LEASE, horizon=LEASE)
-    harness.enqueuer.take(PATH, Unreadable("Reading it failed."))
+    harness.enqueuer.handle(PATH, Unreadable("Reading it failed."))
     assert harness.row(PATH) == row
 
 
-def test_a_row_that_a_worker_claims_at_this_moment_is_left_to_it(
+def test_a_row_that_is_claimed_concurrently_is_left_to_its_worker(
     harness: Harness, video: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = harness.put(PATH, video)
@@ -246,7 +244,7 @@ def test_a_row_that_a_worker_claims_at_this_moment_is_left_to_it(
     (row,) = ledger.claim(State.PENDING, 1, lease=LEASE, horizon=LEASE)
     with monkeypatch.context() as late:
         late.setattr(ledger, "current", lambda _: seen)
-        harness.enqueuer.take(PATH, Unreadable("Reading it failed."))
+        harness.enqueuer.handle(PATH, Unreadable("Reading it failed."))
     assert harness.row(PATH) == row
 
 
@@ -257,14 +255,14 @@ def test_an_unreadable_directory_makes_no_row_and_no_exception(
     give_away(os.path.dirname(harness.app.tree.root))
     os.chmod(harness.absolute(VIDEO_ID), 0)
     with unprivileged():
-        found = look(harness)
-        harness.enqueuer.take(PATH, found)
+        found = examine(harness)
+        harness.enqueuer.handle(PATH, found)
     os.chmod(harness.absolute(VIDEO_ID), 0o755)
     assert isinstance(found, Unreadable)
     assert harness.app.ledger.current(PATH) is None
 
 
-def test_a_file_with_a_second_name_is_refused_and_said_so_once(harness: Harness, video: bytes) -> None:
+def test_a_file_with_a_second_name_is_refused_and_logged_once(harness: Harness, video: bytes) -> None:
     harness.write(PATH, video)
     os.link(harness.absolute(PATH), harness.absolute(f"{VIDEO_ID}/second"))
     with capture_logs() as logs:
@@ -312,7 +310,7 @@ def test_a_key_that_is_too_long_fails_with_what_to_do(
         assert harness.settle(path) == row
 
 
-def test_what_the_template_does_not_name_is_no_concern_of_the_ledger(harness: Harness, video: bytes) -> None:
+def test_a_path_that_the_template_does_not_match_gets_no_row(harness: Harness, video: bytes) -> None:
     assert harness.settle(harness.write(f"{VIDEO_ID}/notes.txt", video)) is None
     assert harness.settle(harness.write("a/b/c_720p.mp4", video)) is None
 
@@ -326,19 +324,19 @@ def test_a_missing_or_busy_file_changes_nothing(harness: Harness, video: bytes) 
 
 
 @pytest.mark.parametrize("state", [State.REJECTED, State.FAILED])
-def test_a_stopped_row_without_a_file_is_given_to_the_first_stage(
+def test_a_stopped_row_without_a_file_is_given_to_the_upload_stage(
     harness: Harness, video: bytes, state: State
 ) -> None:
     row = harness.app.ledger.advance(
         harness.put(PATH, video), state, error="Because.", error_code="key-taken"
     )
-    harness.enqueuer.reconsider_missing(row)
+    harness.enqueuer.handle_missing(row)
     assert harness.row(PATH).state is State.PENDING
-    harness.enqueuer.reconsider_missing(row)
+    harness.enqueuer.handle_missing(row)
     assert harness.row(PATH).state is State.PENDING
 
 
-def test_a_row_that_is_reopened_by_hand_at_this_moment_needs_no_second_time(
+def test_a_row_that_is_reopened_concurrently_is_left_as_it_is(
     harness: Harness, video: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger = harness.app.ledger
@@ -348,5 +346,5 @@ def test_a_row_that_is_reopened_by_hand_at_this_moment_needs_no_second_time(
     reopened = ledger.reopen(gone.id, reason="by hand")
     with monkeypatch.context() as late:
         late.setattr(ledger, "current", lambda _: gone)
-        harness.enqueuer.take(PATH, Finished(gone.identity, None))
+        harness.enqueuer.handle(PATH, Finished(gone.identity, None))
     assert harness.row(PATH) == reopened

@@ -1,4 +1,4 @@
-"""Where a failure becomes a decision: the table of the three kinds of errors, line by line."""
+"""The error policy: the README's table of the three kinds of errors, line by line."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from db import ErrorKind as DatabaseErrorKind
 from storage import ErrorKind, KeyTooLongError, SourceChangedError, StorageError, UploadCancelledError
 from tests.support.databases import IDENTITY, VIDEO_ID, bring, enqueue
 from tests.support.harness import Harness
-from watcher.errors import DeferError, Kind, ReexamineError, StageError
+from watcher.errors import DeferError, FailureKind, ReexamineError, StageError
 from watcher.filesystem.openat import FileMissingError, NotOursError, RootUnavailableError, UnreadableError
-from watcher.stages.error_policy import LOOK_AGAIN_SECONDS, ErrorPolicy
+from watcher.stages.error_policy import REEXAMINE_SECONDS, ErrorPolicy
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.circuit_breaker import CircuitBreaker
 
@@ -42,11 +42,11 @@ def database_error(kind: DatabaseErrorKind) -> DatabaseError:
 
 @dataclass
 class Stand:
-    """A guard on a real ledger, with backoff that is always as long as it can be, and what it asked for."""
+    """An error policy on a real ledger, with the longest possible backoff, that records its calls."""
 
     harness: Harness
     now: float = 0.0
-    looked_again: list[str] = field(default_factory=list)
+    reexamined: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         app = self.harness.app
@@ -56,9 +56,9 @@ class Stand:
             app.runners[State.PENDING].error_policy,
             breaker=self.breaker,
             backoff=Backoff(base=1.0, cap=LONGEST, uniform=lambda _, longest: longest),
-            look_again=self.looked_again.append,
+            reexamine=self.reexamined.append,
         )
-        # Something has to be in the root, or nothing that is missing is believed.
+        # In an empty root no file counts as missing.
         self.harness.write("something.txt", b"x")
 
     def claim(self, path: str = "v/a_720p.mp4", state: State = State.PENDING) -> Upload:
@@ -69,7 +69,7 @@ class Stand:
         return claimed
 
     def attempt(self, upload: Upload, outcome: Exception | None = None) -> Upload:
-        """An attempt that raises, or succeeds; returns the row after it."""
+        """Make an attempt that raises `outcome` or succeeds; returns the row afterwards."""
         with self.error_policy.handling(upload):
             if outcome is not None:
                 raise outcome
@@ -93,13 +93,13 @@ def stand(harness: Harness) -> Stand:
     [
         (storage_error(ErrorKind.TRANSIENT, "SlowDown"), "SlowDown"),
         (database_error(DatabaseErrorKind.TRANSIENT), "database"),
-        (StageError(Kind.TRANSIENT, "object-missing", "It is not there."), "object-missing"),
+        (StageError(FailureKind.TRANSIENT, "object-missing", "It is not there."), "object-missing"),
         (OSError(errno.EIO, "Input/output error"), "local-io"),
         (UnreadableError("a", "Stale file handle.", errno.ESTALE), "local-io"),
     ],
     ids=["storage", "database", "stage", "file", "handle"],
 )
-def test_after_a_transient_error_the_row_waits_ever_longer_and_the_stage_goes_on(
+def test_after_a_transient_error_the_row_waits_ever_longer_and_the_stage_continues(
     stand: Stand, trouble: Exception, code: str
 ) -> None:
     row = stand.claim()
@@ -111,7 +111,7 @@ def test_after_a_transient_error_the_row_waits_ever_longer_and_the_stage_goes_on
         assert failed.last_error
         assert longest - 0.9 < stand.seconds_to_next_attempt(failed) <= longest
         assert [(log["event"], log["log_level"]) for log in logs] == [("attempt_failed", "warning")]
-        # A horizon of nothing makes every row that waits due now.
+        # With a horizon of zero every waiting row is due now.
         (row,) = stand.ledger.claim(State.PENDING, 1, lease=LEASE, horizon=timedelta(0))
     assert stand.breaker.failure is None
     assert (
@@ -133,7 +133,7 @@ def test_there_is_no_limit_on_attempts_and_the_wait_is_capped(stand: Stand) -> N
     [
         (storage_error(ErrorKind.ENVIRONMENT, "AccessDenied"), "AccessDenied"),
         (database_error(DatabaseErrorKind.ENVIRONMENT), "database"),
-        (StageError(Kind.ENVIRONMENT, "object-unknown", "403."), "object-unknown"),
+        (StageError(FailureKind.ENVIRONMENT, "object-unknown", "403."), "object-unknown"),
         (RootUnavailableError("/completed", "It is not there."), "root-unavailable"),
         (OSError(errno.ENOSPC, "No space left on device"), "local-system"),
         (UnreadableError("a", "Too many open files.", errno.EMFILE), "local-system"),
@@ -153,11 +153,11 @@ def test_an_environment_error_pauses_the_stage_once_and_fails_no_row(
         assert (row.state, row.attempts, row.error_code, row.claimed_by) == (State.PENDING, 0, code, None)
         assert row.last_error
     assert stand.breaker.failure is not None
-    assert (stand.breaker.failure.kind, stand.breaker.failure.code) == (Kind.ENVIRONMENT, code)
+    assert (stand.breaker.failure.kind, stand.breaker.failure.code) == (FailureKind.ENVIRONMENT, code)
     assert [(log["event"], log["log_level"]) for log in logs] == [("stage_paused", "error")]
 
 
-def test_what_gets_through_ends_the_pause_and_is_said_once(stand: Stand) -> None:
+def test_a_success_ends_the_pause_and_is_logged_once(stand: Stand) -> None:
     row = stand.attempt(stand.claim(), storage_error(ErrorKind.ENVIRONMENT, "AccessDenied"))
     assert stand.seconds_to_next_attempt(row) <= 0
     with capture_logs() as logs:
@@ -174,7 +174,7 @@ def test_what_gets_through_ends_the_pause_and_is_said_once(stand: Stand) -> None
     [
         (storage_error(ErrorKind.OBJECT, "EntityTooLarge"), "EntityTooLarge"),
         (KeyTooLongError("videos/k", 2000, 1024), "key-too-long"),
-        (StageError(Kind.OBJECT, "key-taken", "Rename one."), "key-taken"),
+        (StageError(FailureKind.OBJECT, "key-taken", "Rename one."), "key-taken"),
         (NotOursError("a", "It is a symbolic link."), "not-ours"),
         (UnreadableError("a", "Permission denied.", errno.EACCES), "unreadable"),
     ],
@@ -198,7 +198,7 @@ def test_a_row_whose_object_is_safe_never_fails_for_good(stand: Stand, state: St
     assert LONGEST - 1 < stand.seconds_to_next_attempt(row) <= LONGEST
 
 
-def test_a_row_that_waits_for_somebody_else_counts_no_attempt_and_no_error(stand: Stand) -> None:
+def test_a_deferred_row_counts_no_attempt_and_no_error(stand: Stand) -> None:
     row = stand.attempt(stand.claim(), DeferError("catalog-gate", "The row is not ready yet.", 3.0))
     assert (row.state, row.attempts, row.last_error, row.error_code) == (
         State.PENDING,
@@ -217,8 +217,8 @@ def test_a_file_that_changed_is_given_back_to_the_settler_and_counts_no_attempt(
 ) -> None:
     row = stand.attempt(stand.claim(), trouble)
     assert (row.state, row.attempts, row.error_code) == (State.PENDING, 0, "local-changed")
-    assert 0 < stand.seconds_to_next_attempt(row) <= LOOK_AGAIN_SECONDS
-    assert stand.looked_again == [row.path]
+    assert 0 < stand.seconds_to_next_attempt(row) <= REEXAMINE_SECONDS
+    assert stand.reexamined == [row.path]
     assert stand.breaker.failure is None
 
 
@@ -235,7 +235,7 @@ def test_a_missing_file_is_gone(stand: Stand) -> None:
 
 
 @pytest.mark.parametrize("accident", ["emptied", "moved"])
-def test_a_missing_file_is_not_gone_while_its_whole_directory_may_be_away(
+def test_a_missing_file_is_not_gone_while_its_whole_directory_may_be_missing(
     stand: Stand, accident: str
 ) -> None:
     root = stand.harness.app.tree.root
@@ -249,12 +249,10 @@ def test_a_missing_file_is_not_gone_while_its_whole_directory_may_be_away(
 
 
 @pytest.mark.parametrize("state", [State.VERIFIED, State.PUBLISHED])
-def test_a_file_that_is_missing_after_its_confirmation_is_looked_for_again(
-    stand: Stand, state: State
-) -> None:
+def test_a_file_that_is_missing_after_its_confirmation_is_examined_again(stand: Stand, state: State) -> None:
     row = stand.attempt(stand.claim(state=state), FileMissingError("a", "There is no such file."))
     assert (row.state, row.error_code) == (state, "local-missing")
-    assert stand.looked_again == [row.path]
+    assert stand.reexamined == [row.path]
 
 
 def superseded(stand: Stand, row: Upload) -> Upload:
@@ -276,14 +274,14 @@ def superseded(stand: Stand, row: Upload) -> Upload:
     ],
     ids=lambda trouble: type(trouble).__name__,
 )
-def test_whoever_lost_the_claim_changes_nothing_any_more(stand: Stand, trouble: Exception) -> None:
+def test_a_worker_that_lost_the_claim_changes_nothing(stand: Stand, trouble: Exception) -> None:
     row = stand.claim()
     before = superseded(stand, row)
     assert stand.attempt(row, trouble) == before
     assert before.state is State.SUPERSEDED
 
 
-def test_a_lost_claim_is_no_success_that_ends_a_pause(stand: Stand) -> None:
+def test_a_lost_claim_does_not_end_a_pause(stand: Stand) -> None:
     stand.attempt(stand.claim(), storage_error(ErrorKind.ENVIRONMENT, "AccessDenied"))
     with capture_logs() as logs:
         stand.attempt(stand.claim(), ClaimLostError(1, 1))
@@ -310,7 +308,7 @@ def test_a_decision_that_cannot_be_written_is_left_to_the_claim_and_pauses_the_s
     [ValueError("a bug"), KeyError("a bug"), IllegalTransitionError(1, State.PENDING, State.RELEASED)],
     ids=lambda bug: type(bug).__name__,
 )
-def test_what_nobody_foresaw_is_not_swallowed(stand: Stand, bug: Exception) -> None:
+def test_an_unexpected_error_passes_through(stand: Stand, bug: Exception) -> None:
     row = stand.claim()
     with pytest.raises(type(bug)):
         stand.attempt(row, bug)

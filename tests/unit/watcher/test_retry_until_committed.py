@@ -1,4 +1,4 @@
-"""What is in S3 is written down when the database is back, unless somebody else has done so meanwhile."""
+"""A confirmation is committed when the database answers again, unless the claim was lost."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from db import ClaimLostError, DatabaseError, ErrorKind
 from tests.support.harness import Harness
 from watcher.stages.error_policy import ErrorPolicy
-from watcher.stages.recording import retry_until_committed
 from watcher.stages.runner import Work
+from watcher.stages.upload import retry_until_committed
 
 
 def trouble(kind: ErrorKind) -> DatabaseError:
@@ -20,7 +20,7 @@ def trouble(kind: ErrorKind) -> DatabaseError:
 
 @dataclass
 class Attempts:
-    """Fails as often as it is told to, with what it is told to."""
+    """Raises the given exceptions one after the other, then succeeds."""
 
     failures: list[Exception]
     waited: list[float] = field(default_factory=list)
@@ -48,7 +48,7 @@ def run(harness: Harness) -> Callable[[Attempts], None]:
     return lambda attempts: retry_until_committed(attempts.record, attempts.work(error_policy))
 
 
-def test_it_is_tried_until_the_database_takes_it(run: Callable[[Attempts], None]) -> None:
+def test_it_is_retried_until_the_database_answers(run: Callable[[Attempts], None]) -> None:
     attempts = Attempts([trouble(ErrorKind.TRANSIENT)] * 3)
     run(attempts)
     assert (len(attempts.waited), attempts.beats) == (3, 3)
@@ -57,7 +57,7 @@ def test_it_is_tried_until_the_database_takes_it(run: Callable[[Attempts], None]
 @pytest.mark.parametrize(
     "error", [trouble(ErrorKind.ENVIRONMENT), trouble(ErrorKind.OBJECT), ClaimLostError(1, 2)]
 )
-def test_what_no_retry_can_mend_is_not_tried_again(run: Callable[[Attempts], None], error: Exception) -> None:
+def test_a_permanent_error_is_not_retried(run: Callable[[Attempts], None], error: Exception) -> None:
     attempts = Attempts([error])
     with pytest.raises(type(error)):
         run(attempts)

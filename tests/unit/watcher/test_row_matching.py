@@ -1,17 +1,20 @@
-"""Which rows are a file's: told by URLs as the compressor writes them, which is raw, and by its quality."""
+"""Matching rows to files: by the URLs that the compressor writes unencoded, else by quality."""
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from db import CatalogRow
+from db import CatalogRow, CompressorTable, Ledger, open_database, sqlite_url
 from tests.unit.watcher.test_outlook import ROW as UPLOAD
-from watcher.catalog.row_matching import admission, rows_of_file
+from watcher.catalog.gate import Admitted, CatalogGate
+from watcher.catalog.row_matching import rows_of_file
 from watcher.renditions import Naming, rendition_of
 
 VIDEO = UPLOAD.video_id
@@ -46,15 +49,15 @@ def test_another_video_s_file_of_the_same_name_is_another_file() -> None:
 @pytest.mark.parametrize(
     "name", ["a?b=1_720p.mp4", "a#b_720p.mp4", "100%_720p.mp4", "a%20b_720p.mp4", "ä+ö_720p.mp4"]
 )
-def test_a_raw_name_is_taken_as_it_stands(name: str) -> None:
+def test_an_unencoded_name_is_taken_literally(name: str) -> None:
     assert found(name, row(f"{LOCAL}/{name}")) == [f"{LOCAL}/{name}"]
 
 
-def test_a_percent_encoded_name_is_understood_too() -> None:
+def test_a_percent_encoded_name_is_decoded() -> None:
     assert found("a b_720p.mp4", row(f"{LOCAL}/a%20b_720p.mp4")) == [f"{LOCAL}/a%20b_720p.mp4"]
 
 
-def test_of_two_readings_the_one_by_the_letter_wins() -> None:
+def test_a_literal_match_wins_over_a_decoded_one() -> None:
     """`a b` and `a%20b` are two files of one video; each has its own row."""
     raw, encoded = row(f"{LOCAL}/a b_720p.mp4"), row(f"{LOCAL}/a%20b_720p.mp4")
     assert found("a b_720p.mp4", raw, encoded) == [raw.url]
@@ -102,20 +105,27 @@ def test_without_any_such_row_video_and_quality_decide_unless_it_shows_another_f
         ("clip.mov", "original", "clip.mov", "clip_original.mov"),
     ],
 )
-def test_the_row_s_quality_decides_the_key(name: str, quality: str, filename: str, key: str) -> None:
+def test_the_row_s_quality_decides_the_key(
+    tmp_path: Path, name: str, quality: str, filename: str, key: str
+) -> None:
     chosen = row(f"{LOCAL}/{name}", quality)
-    settled = admission(replace(UPLOAD, path=f"{VIDEO}/{name}"), chosen, NAMING)
-    assert settled == {
-        "catalog_row_id": chosen.id,
-        "catalog_row_at": chosen.created_at,
-        "filename": filename,
-        "quality": quality,
-        "object_key": f"videos/{VIDEO}/{key}",
-    }
+    with closing(open_database(sqlite_url(str(tmp_path / "ledger.sqlite3")))) as database:
+        table, ledger = CompressorTable(database, "test"), Ledger(database, "test")
+        gate = CatalogGate(table, ledger, NAMING, wake=lambda _: None)
+        decision = gate.admit(replace(UPLOAD, path=f"{VIDEO}/{name}"), [chosen])
+    assert decision == Admitted(
+        {
+            "catalog_row_id": chosen.id,
+            "catalog_row_at": chosen.created_at,
+            "filename": filename,
+            "quality": quality,
+            "object_key": f"videos/{VIDEO}/{key}",
+        }
+    )
 
 
 @given(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=30))
-def test_whatever_a_source_is_called_its_row_and_its_object_find_it(base: str) -> None:
+def test_a_file_of_any_name_is_found_by_its_local_and_its_public_url(base: str) -> None:
     """The local URL as the compressor writes it, and the public URL as we do."""
     name = f"{base}_720p.mp4"
     key = NAMING.key(rendition_of(VIDEO, f"{VIDEO}/{name}", "720p"))
