@@ -1,4 +1,4 @@
-"""A small object under the prefix: put there, looked at from every side, and removed again."""
+"""Checks by means of a small object under the prefix: stores, reads and deletes it."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from storage import checksums
-from storage.aws.clients import expected_owner
-from storage.aws.errors import translated
-from storage.aws.response_parsing import required, unquoted, version
+from storage.aws import expected_owner, required, translated, unquoted, version
 from storage.bucket.documents import bucket_arn, folder, objects_arn
 from storage.checks.public_reads import PublicReads
 from storage.checks.results import CheckResult, Outcome, failed, not_tried, ok, warning
@@ -26,10 +24,10 @@ OTHER_CONTENT = CONTENT.upper()
 _PERMISSION_CODES = frozenset({"AccessDenied", "http-403"})
 
 
-class Probe:
-    """One round of checks with an object of its own, whose name begins with '.', as no video's folder does.
+class ProbeObject:
+    """One round of checks with an object of its own, whose name begins with '.', unlike a video's folder.
 
-    It is stored with `Cache-Control: no-store`, so that no cache keeps it when it is gone.
+    It is stored with `Cache-Control: no-store`, so that no cache keeps it after its deletion.
     """
 
     NAMES = (
@@ -56,19 +54,19 @@ class Probe:
         self._versions: list[str] = []
 
     def checks(self) -> Iterator[CheckResult]:
-        """Every check, one after the other as it ends. Closed early, it still removes the object."""
+        """Make every check, and yield each result. The object is deleted also if this is closed early."""
         put = self._try("PutObject", "s3:PutObject", self._put_plainly)
         yield put
         if put.outcome is Outcome.FAILED:
             yield from (not_tried(name, "PutObject") for name in self.NAMES if name != "PutObject")
             return
         try:
-            yield from self._look_at_it()
+            yield from self._checks_of_object()
         finally:
             removal = self._removal()
         yield removal
 
-    def _look_at_it(self) -> Iterator[CheckResult]:
+    def _checks_of_object(self) -> Iterator[CheckResult]:
         acl = self._try_acl()
         yield acl
         yield self._try("GetObject", "s3:GetObject", self._get)
@@ -81,7 +79,7 @@ class Probe:
         yield self._public_reads.cors()
         yield self._public_reads.cdn()
         yield self._try("multipart", _MULTIPART_ACTIONS, self._multipart)
-        # Last, for it may leave other content behind.
+        # Last, because it may leave other content behind.
         yield self._checksums()
 
     def _put_plainly(self) -> str:
@@ -159,7 +157,7 @@ class Probe:
             self._client.abort_multipart_upload(**self._target, UploadId=upload_id)
 
     def _checksums(self) -> CheckResult:
-        """Which proof of an object's content this server gives, and whether it looks at ours."""
+        """Which proof of an object's content the server gives, and whether it verifies ours."""
         try:
             with translated("checksums", self._key):
                 head = self._client.head_object(**self._target, ChecksumMode="ENABLED")
@@ -202,7 +200,7 @@ class Probe:
         return "Objects can be deleted; what was stored for these checks is gone."
 
     def _remove_versions(self) -> CheckResult | None:
-        """On a bucket with versions a deletion hides; remove what is hidden, too, where that is allowed."""
+        """On a bucket with versioning delete every version too, as far as that is allowed."""
         try:
             with translated("DeleteObjectVersion", self._key):
                 while self._versions:
@@ -240,7 +238,7 @@ _MULTIPART_ACTIONS = "s3:PutObject, s3:AbortMultipartUpload and s3:ListMultipart
 
 
 def _options(config: StorageConfig) -> dict[str, Any]:
-    """What every object is created with, so that a right that only they need is tried, too."""
+    """The options of every object, which may need permissions of their own."""
     options = {
         "StorageClass": config.storage_class,
         "ServerSideEncryption": config.sse,

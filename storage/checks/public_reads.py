@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from storage.anonymous_http import OPERATION, TIMEOUT_SECONDS, WRONG_HOST, AnonymousHttp, Answer
-from storage.aws.errors import PUBLIC_MODES
+from storage.aws import PUBLIC_MODES
 from storage.checks.results import CheckResult, failed, ok, warning
 from storage.config import StorageConfig
 from storage.errors import ErrorKind, StorageError
@@ -25,7 +25,7 @@ _REFUSALS: Mapping[int, str] = {
 
 
 class PublicReads:
-    """One object that is there, with known content, seen by somebody who has no credentials."""
+    """Checks what players without credentials get of an existing object with known content."""
 
     def __init__(
         self,
@@ -46,11 +46,11 @@ class PublicReads:
         self._has_answered = True
 
     def url(self) -> CheckResult:
-        """Whether the object's public URL gives its content."""
+        """Whether the object's public URL serves its content."""
         return self._fetch("public URL", self._url, PUBLIC_MODES)
 
     def acl(self, *, is_accepted: bool, is_public: bool) -> CheckResult:
-        """Whether objects get public in the way that the settings ask for, or in another one."""
+        """Whether objects become public in the configured mode, or in another one."""
         acl = self._config.acl
         if not is_public:
             said = "None is sent" if acl is None else f"{acl} is {'accepted' if is_accepted else 'refused'}"
@@ -69,7 +69,7 @@ class PublicReads:
         )
 
     def cors(self) -> CheckResult:
-        """Whether a browser would let a script of each wanted origin read ranges of the object."""
+        """Whether a browser lets scripts of every configured origin read ranges of the object."""
         refused = []
         for pattern in self._cors_origins:
             origin = _ORIGIN if pattern == "*" else pattern.replace("*", "player")
@@ -88,7 +88,7 @@ class PublicReads:
         return ok("CORS", f"Scripts of {', '.join(self._cors_origins)} may read objects.")
 
     def cdn(self) -> CheckResult:
-        """Whether the CDN gives the object, if there is one."""
+        """Whether the CDN serves the object, if there is one."""
         if self._cdn_domain is None:
             return ok("CDN", "None is configured.")
         return self._fetch(
@@ -107,16 +107,16 @@ class PublicReads:
         if answer.status == 404:
             mend = "Uploads do not go where the URL leads: check AWS_S3_BASE_URL and the CDN's origin."
         if answer.status != 200:
-            return failed(name, f"{url} answers {answer.status} to somebody without credentials.", mend)
+            return failed(name, f"{url} answers {answer.status} to a request without credentials.", mend)
         if answer.body != self._content:
-            return failed(name, f"{url} answers with something else than was stored.", mend)
+            return failed(name, f"{url} serves other content than was stored.", mend)
         cache = answer.headers.get("x-cache")
         through = f", {cache}" if cache else ""
-        return ok(name, f"Everybody can read what is stored, at {urlsplit(url).netloc}{through}.")
+        return ok(name, f"Everyone can read what is stored, at {urlsplit(url).netloc}{through}.")
 
     def _preflight(self, origin: str) -> Answer:
-        # S3 answers by the bucket's rules, whether there is such an object or not; moto, where there is one,
-        # wants the policy to allow a method that S3's policies do not know.
+        # S3 applies the CORS rules whether or not the object exists. moto requires, for an existing one, that
+        # the policy allow OPTIONS, which S3's policies do not know.
         return self._http.fetch(
             f"{self._url}-preflight",
             method="OPTIONS",
@@ -132,7 +132,7 @@ class PublicCheck:
     """Verifies that players can fetch an object, by fetching the first byte of its public URL.
 
     A range (RFC 9110, section 14) of one byte costs the same for every size, and the answer's Content-Range
-    tells the length of the whole. Safe for threads. Raises `StorageError` for unusable AWS_CA_BUNDLE.
+    tells the length of the whole. Safe for threads. Raises `StorageError` for an unusable AWS_CA_BUNDLE.
     """
 
     def __init__(self, *, timeout: float = TIMEOUT_SECONDS) -> None:
@@ -197,7 +197,7 @@ def _retried(key: str, code: str, hint: str) -> StorageError:
 
 
 def _allows(answer: Answer, origin: str) -> bool:
-    """Whether a preflight's answer lets the origin go on (https://fetch.spec.whatwg.org/#cors-preflight-fetch)."""
+    """Whether the answer to a preflight request allows the origin (https://fetch.spec.whatwg.org/#cors-preflight-fetch)."""
     said = answer.headers
     methods = {word.strip() for word in said.get("access-control-allow-methods", "").split(",")}
     headers = {word.strip().lower() for word in said.get("access-control-allow-headers", "").split(",")}

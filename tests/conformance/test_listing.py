@@ -28,7 +28,7 @@ def test_pages_are_asked_for_as_they_are_needed(
     backend: Backend, store: ObjectStore, proxy: FaultProxy, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever stops early has not made the server list it all; whoever goes on gets every page."""
-    client = store._engine.access.client
+    client = store._session.client
     real = client.list_objects_v2
     monkeypatch.setattr(client, "list_objects_v2", lambda **asked: real(**asked, MaxKeys=2))
     for number in range(5):

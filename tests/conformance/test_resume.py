@@ -15,7 +15,7 @@ from storage import Multipart, ObjectStore, SourceChangedError, UploadCancelledE
 from tests.conformance.backends import Backend
 from tests.conformance.conftest import before
 from tests.conformance.files import MIB, content_of, make_file, source_of
-from tests.conformance.sending import StopAfterParts, Watched, parts_sent
+from tests.conformance.uploads import StopAfterParts, Watched, parts_sent
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))

@@ -7,7 +7,7 @@ import pytest
 from storage import ObjectStore, Verdict, part_size_for
 from tests.conformance.backends import Backend
 from tests.conformance.files import MIB, content_of, make_file, source_of
-from tests.conformance.sending import Watched, parts_sent
+from tests.conformance.uploads import Watched, parts_sent
 from tests.support.fault_proxy import FaultProxy
 
 PART = 8 * MIB

@@ -10,7 +10,7 @@ from datetime import timedelta
 from functools import partial
 
 from db import Database, Invalidations, Ledger, State
-from storage import AclFallback, Distribution, ObjectStore, PublicCheck
+from storage import Distribution, ObjectStore, PublicCheck
 from watcher.app.factories import (
     make_catalog,
     make_gate,
@@ -219,7 +219,6 @@ def build_context(
         catalog=make_catalog(settings, ledger),
         gate=make_gate(settings, ledger, wake=signals.wake_stage),
         store=store,
-        acl_fallback=AclFallback(store, is_wanted=settings.aws_s3_acl == "public-read"),
         naming=make_naming(settings),
         backoff=ROW_BACKOFF,
         metrics=metrics,

@@ -18,8 +18,8 @@ from storage import (
     Documents,
     StorageError,
     Transition,
-    is_unknown_to_server,
-    wanted,
+    desired_documents,
+    is_unsupported,
 )
 from watcher.app.factories import make_storage_config
 from watcher.cli.common import EXIT_FAILED, echo, echo_error, invocation
@@ -46,7 +46,9 @@ def setup(
             if not dry_run:
                 admin.create()
         present = admin.new_bucket if is_new and dry_run else admin.read()
-        refused = _bring_up_to_date(admin, present, wanted(present, bucket_wishes(settings)), dry_run=dry_run)
+        refused = _bring_up_to_date(
+            admin, present, desired_documents(present, bucket_wishes(settings)), dry_run=dry_run
+        )
     for part in set(BucketDocument) - present.keys():
         echo(f"{part}: this server has no such thing.")
     if dry_run:
@@ -64,16 +66,16 @@ def show(context: typer.Context) -> None:
             echo(f"There is no bucket {_name(settings)}. `bucket setup` creates it.")
             return
         present = admin.read()
-    wishes = wanted(present, bucket_wishes(settings))
+    desired = desired_documents(present, bucket_wishes(settings))
     for part in BucketDocument:
         if part not in present:
             echo(f"{part}: this server has no such thing.")
-        elif present[part] == wishes[part]:
+        elif present[part] == desired[part]:
             echo(f"{part}: as wanted.")
             _say_lines(_lines(present[part]))
         else:
             echo(f"{part}: not as wanted.")
-            _say_lines(diff(part, present[part], wishes[part]))
+            _say_lines(diff(part, present[part], desired[part]))
 
 
 def bucket_wishes(settings: Settings) -> DesiredBucket:
@@ -83,7 +85,7 @@ def bucket_wishes(settings: Settings) -> DesiredBucket:
         bucket=settings.aws_s3_bucket,
         prefix=settings.aws_s3_videos_prefix,
         region=settings.aws_region,
-        by_acl=settings.aws_s3_acl != "none",
+        uses_acl=settings.aws_s3_acl != "none",
         cdn_domain=settings.cloudfront_domain,
         cors_origins=settings.cors_origins,
         transition=None if days is None or storage_class is None else Transition(days, storage_class),
@@ -99,11 +101,11 @@ def diff(part: BucketDocument, before: Document | None, after: Document | None) 
 
 
 def _bring_up_to_date(
-    admin: BucketAdmin, present: Documents, wishes: Documents, *, dry_run: bool
+    admin: BucketAdmin, present: Documents, desired: Documents, *, dry_run: bool
 ) -> list[BucketDocument]:
     """Write what differs, and show it; returns the parts that the server refuses to know."""
     refused = []
-    for part, document in wishes.items():
+    for part, document in desired.items():
         if document is None or document == present[part]:
             echo(f"{part}: as wanted.")
             continue
@@ -113,7 +115,7 @@ def _bring_up_to_date(
             if not dry_run:
                 admin.write(part, document)
         except StorageError as exc:
-            if not is_unknown_to_server(exc):
+            if not is_unsupported(exc):
                 raise
             echo_error(f"video-uploader: {part} was not changed: this server does not know how ({exc.code}).")
             refused.append(part)

@@ -13,7 +13,7 @@ from uuid import UUID
 import typer
 
 from db import DatabaseError, Invalidations
-from storage import Placed, Renditions
+from storage import RenditionStore, UploadedRendition
 from watcher.app.factories import make_path_template, make_storage_config
 from watcher.cli.common import (
     EXIT_USAGE,
@@ -61,7 +61,7 @@ def upload(
     rendition = given or _named(settings, relative)
     with (
         _finished(Tree(below, allows_hard_links=settings.allow_hard_links), relative) as fd,
-        Renditions(make_storage_config(settings)) as renditions,
+        RenditionStore(make_storage_config(settings)) as renditions,
     ):
         placed = renditions.upload(fd, rendition.video_id, rendition.filename, rendition.quality)
     echo(placed.url)
@@ -78,7 +78,7 @@ def exists(
     """Whether an object is there: prints its public URL, or exits with 1."""
     settings = invocation(context).settings()
     name = _name(_rendition(settings, path, video_id, filename, quality))
-    with Renditions(make_storage_config(settings)) as renditions:
+    with RenditionStore(make_storage_config(settings)) as renditions:
         _require(renditions, name)
         echo(renditions.url(*name))
 
@@ -94,7 +94,7 @@ def delete(
     """Delete an object, after asking. While its local copy is there the daemon uploads it again."""
     settings = invocation(context).settings()
     name = _name(_rendition(settings, path, video_id, filename, quality))
-    with Renditions(make_storage_config(settings)) as renditions:
+    with RenditionStore(make_storage_config(settings)) as renditions:
         _require(renditions, name)
         if not yes:
             _ask(f"Delete {renditions.key(*name)}, which players find at {renditions.url(*name)}?")
@@ -169,7 +169,7 @@ def _finished(tree: Tree, relative: str) -> Iterator[int]:
         yield fd
 
 
-def _require(renditions: Renditions, name: tuple[str, str, str]) -> None:
+def _require(renditions: RenditionStore, name: tuple[str, str, str]) -> None:
     if not renditions.exists(*name):
         raise CommandError(f"There is no object {renditions.key(*name)}.")
 
@@ -185,7 +185,7 @@ def _ask(question: str) -> None:
         raise CommandError("Nothing was deleted.")
 
 
-def _tell_cdn(settings: Settings, placed: Placed) -> None:
+def _tell_cdn(settings: Settings, placed: UploadedRendition) -> None:
     """Have the daemon invalidate the path of an object that was replaced, in its own time."""
     if not placed.replaced or settings.cloudfront_distribution_id is None:
         return

@@ -14,12 +14,12 @@ from storage import (
     Outcome,
     StorageConfig,
     check_storage,
-    wanted,
+    desired_documents,
 )
 from storage.anonymous_http import AnonymousHttp
 from storage.bucket.documents import DesiredBucket
 from storage.checks.connectivity import BASICS
-from storage.checks.probe_object import CONTENT, Probe
+from storage.checks.probe_object import CONTENT, ProbeObject
 from tests.support.certificates import Certificate
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, no_fault, s3_error
 from tests.support.s3_server import REGION, S3Server, config_for
@@ -55,9 +55,11 @@ def leftovers(s3: S3Server, bucket: str) -> list[object]:
 @pytest.fixture
 def ready(s3: S3Server, bucket: str) -> str:
     """A bucket as `bucket setup` leaves it."""
-    wishes = DesiredBucket(bucket=bucket, prefix="videos", region=REGION, by_acl=True, cors_origins=ORIGINS)
+    desired = DesiredBucket(
+        bucket=bucket, prefix="videos", region=REGION, uses_acl=True, cors_origins=ORIGINS
+    )
     with BucketAdmin(config_for(s3.url, bucket)) as admin:
-        for part, document in wanted(admin.read(), wishes).items():
+        for part, document in desired_documents(admin.read(), desired).items():
             if document is not None:
                 admin.write(part, document)
     return bucket
@@ -99,7 +101,7 @@ def test_where_everything_is_right_every_check_is_ok_and_nothing_stays(
 ) -> None:
     checked = check(config)
     assert {result.outcome for result in checked.values()} == {Outcome.OK}
-    assert tuple(checked) == (*BASICS, "ListBucket", *Probe.NAMES)
+    assert tuple(checked) == (*BASICS, "ListBucket", *ProbeObject.NAMES)
     assert leftovers(s3, ready) == []
 
 
@@ -151,7 +153,7 @@ def test_the_first_refusal_is_told_by_its_reason_and_nothing_is_stored_then(
     checked = check(config)
     assert failures(checked) == {unmet}
     assert checked[unmet].mend
-    assert set(checked) == {*BASICS, "ListBucket", *Probe.NAMES}
+    assert set(checked) == {*BASICS, "ListBucket", *ProbeObject.NAMES}
     assert checked["PutObject"].outcome is Outcome.WARNING
     assert unmet in checked["PutObject"].detail
     assert {request.method for request in proxy.requests} <= {"GET", "HEAD"}
