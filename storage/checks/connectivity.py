@@ -105,8 +105,8 @@ def check_storage(
             yield _listing(answer)
             yield from ProbeObject(client, config, cors_origins=cors_origins, cdn_domain=cdn_domain).checks()
         else:
-            told = {result.name for result in basics}
-            names = (name for name in (*BASICS, "ListBucket", *ProbeObject.NAMES) if name not in told)
+            reported = {result.name for result in basics}
+            names = (name for name in (*BASICS, "ListBucket", *ProbeObject.NAMES) if name not in reported)
             yield from (not_tried(name, unmet) for name in names)
 
 
@@ -187,17 +187,15 @@ def _source(config: StorageConfig) -> str:
 
 def _clock(answer: _FirstAnswer) -> CheckResult:
     if answer.code in _CLOCK:
-        return failed("clock", f"The server refuses this machine's time ({answer.code}).", answer.hint)
+        return failed("clock", f"The server rejects this machine's time ({answer.code}).", answer.hint)
     if answer.ahead is None:
-        return warning(
-            "clock", "The server does not tell its time.", "Keep this machine's clock right (NTP)."
-        )
+        return warning("clock", "The server sends no date.", "Synchronize this machine's clock (NTP).")
     seconds = abs(answer.ahead).total_seconds()
     difference = (
         f"This machine's clock is {seconds:.0f} s {'behind' if answer.ahead > timedelta() else 'ahead'}."
     )
     if abs(answer.ahead) >= TOLERATED_SKEW:
-        return failed("clock", difference, "Set this machine's clock (NTP): S3 refuses requests as far off.")
+        return failed("clock", difference, "Set this machine's clock (NTP): S3 refuses its requests.")
     if abs(answer.ahead) >= NOTABLE_SKEW:
         return warning(
             "clock", difference, "Set this machine's clock (NTP): S3 tolerates 15 minutes at most."
@@ -208,26 +206,26 @@ def _clock(answer: _FirstAnswer) -> CheckResult:
 def _bucket(config: StorageConfig, answer: _FirstAnswer) -> CheckResult:
     known = answer.error is None or answer.code in {"AccessDenied", "http-403"} | _OTHER_REGION
     if known:
-        return ok("bucket", f"{config.bucket} is there.")
+        return ok("bucket", f"{config.bucket} exists.")
     return failed(
-        "bucket", f"The server does not say whether {config.bucket} is there ({answer.code}).", answer.hint
+        "bucket", f"The server does not say whether {config.bucket} exists ({answer.code}).", answer.hint
     )
 
 
 def _region(client: "S3Client", config: StorageConfig, answer: _FirstAnswer) -> CheckResult:
-    told = answer.headers.get("x-amz-bucket-region") or _told_region(client, config)
-    if answer.code in _OTHER_REGION or (told is not None and told != config.region):
+    region = answer.headers.get("x-amz-bucket-region") or _reported_region(client, config)
+    if answer.code in _OTHER_REGION or (region is not None and region != config.region):
         return failed(
             "region",
-            f"The bucket is in {told or 'another region'}, and AWS_REGION is {config.region}.",
-            f"Set AWS_REGION to {told or 'the region the bucket is in'}: public URLs are made from it.",
+            f"The bucket is in {region or 'another region'}, and AWS_REGION is {config.region}.",
+            f"Set AWS_REGION to {region or 'the region the bucket is in'}: public URLs are made from it.",
         )
-    if told is None:
-        return ok("region", f"The server accepts {config.region}; it does not tell the bucket's region.")
-    return ok("region", f"The bucket is in {told}, as AWS_REGION says.")
+    if region is None:
+        return ok("region", f"The server accepts {config.region}; it does not report the bucket's region.")
+    return ok("region", f"The bucket is in {region}, as AWS_REGION says.")
 
 
-def _told_region(client: "S3Client", config: StorageConfig) -> str | None:
+def _reported_region(client: "S3Client", config: StorageConfig) -> str | None:
     """The bucket's region by a HEAD request, which AWS answers even without permission."""
     try:
         answer = client.head_bucket(Bucket=config.bucket)
@@ -244,6 +242,6 @@ def _listing(answer: _FirstAnswer) -> CheckResult:
         return ok("ListBucket", "The bucket can be listed.")
     return failed(
         "ListBucket",
-        f"The bucket cannot be listed ({answer.code}), so S3 answers 403 for objects that are not there.",
+        f"The bucket cannot be listed ({answer.code}), so S3 answers 403 for missing objects.",
         "Allow these credentials s3:ListBucket on the bucket; `doctor --iam` prints the policy.",
     )

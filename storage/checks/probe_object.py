@@ -119,13 +119,13 @@ class ProbeObject:
         answer = self._client.get_object(**self._target)
         with answer["Body"] as body:
             if body.read() != CONTENT:
-                hint = "An object is not what was stored a moment ago: check what AWS_ENDPOINT_URL leads to."
+                hint = "The object read is not the one stored: check which server AWS_ENDPOINT_URL names."
                 raise StorageError(ErrorKind.ENVIRONMENT, "GetObject", self._key, "other-content", hint)
         return "Objects can be read."
 
     def _head(self) -> str:
         self._client.head_object(**self._target)
-        return "Objects can be asked about."
+        return "Objects can be looked up."
 
     def _multipart(self) -> str:
         with self._open_multipart() as upload_id:
@@ -140,7 +140,7 @@ class ProbeObject:
             self._client.list_multipart_uploads(
                 Bucket=self._config.bucket, Prefix=self._key, **expected_owner(self._config)
             )
-        return "Uploads in parts can be begun, listed and aborted."
+        return "Multipart uploads can be created, listed and aborted."
 
     @contextmanager
     def _open_multipart(self) -> Iterator[str]:
@@ -163,9 +163,7 @@ class ProbeObject:
                 head = self._client.head_object(**self._target, ChecksumMode="ENABLED")
                 refuses = self._refuses_wrong_checksum()
         except StorageError as exc:
-            return failed(
-                "checksums", f"It could not be found out ({exc.code}).", self._mend(exc, "s3:GetObject")
-            )
+            return failed("checksums", f"The check failed ({exc.code}).", self._mend(exc, "s3:GetObject"))
         looks = "refuses content that does not match" if refuses else "does not compare it with the content"
         if checksums.decode(head.get("ChecksumCRC64NVME")) is not None:
             return ok("checksums", f"The server keeps the CRC64NVME of an object, and {looks}.")
@@ -175,8 +173,8 @@ class ProbeObject:
             )
         return failed(
             "checksums",
-            "The server tells neither a CRC64NVME nor an ETag made of MD5s: no upload can be confirmed.",
-            "Use a server, or an encryption of the bucket, that tells one of them.",
+            "The server sends neither a CRC64NVME nor an ETag made of MD5s: no upload can be confirmed.",
+            "Use a server, or an encryption of the bucket, that sends one of them.",
         )
 
     def _refuses_wrong_checksum(self) -> bool:
@@ -197,7 +195,7 @@ class ProbeObject:
         answer = self._client.delete_object(**self._target)
         if marker := version(answer.get("VersionId")):
             self._versions.append(marker)
-        return "Objects can be deleted; what was stored for these checks is gone."
+        return "Objects can be deleted; the probe object is deleted."
 
     def _remove_versions(self) -> CheckResult | None:
         """On a bucket with versioning delete every version too, as far as that is allowed."""
@@ -210,7 +208,7 @@ class ProbeObject:
             return warning(
                 "DeleteObject",
                 f"Objects can be deleted; old versions of {self._key} remain ({exc.code}).",
-                "Remove them by hand; the daemon itself does not need s3:DeleteObjectVersion.",
+                "Delete them by hand; the daemon itself does not need s3:DeleteObjectVersion.",
             )
         return None
 
@@ -224,7 +222,7 @@ class ProbeObject:
 
     def _mend(self, error: StorageError, actions: str) -> str:
         if error.kind is ErrorKind.TRANSIENT:
-            return "Run the check again; if it stays so, the server's own log may tell why."
+            return "Run the check again; if the error persists, see the server's log."
         if error.code not in _PERMISSION_CODES:
             return error.hint
         config = self._config

@@ -155,7 +155,7 @@ class PublicCheck:
         total = _total(answer)
         if total is None:
             hint = (
-                f"{url} answered {answer.status} to a request without credentials and told no length: "
+                f"{url} answered {answer.status} to a request without credentials and sent no length: "
                 f"{WRONG_HOST}."
             )
             raise _retried(key, f"http-{answer.status}", hint)
@@ -182,8 +182,8 @@ def _total(answer: Answer) -> int | None:
     """The length in bytes of the whole that an answer is a part of; None if it does not tell."""
     match answer.status:
         case http.client.PARTIAL_CONTENT | http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-            told = _CONTENT_RANGE.fullmatch(answer.headers.get("content-range", ""))
-            return int(told[1]) if told else None
+            match = _CONTENT_RANGE.fullmatch(answer.headers.get("content-range", ""))
+            return int(match[1]) if match else None
         case http.client.OK:
             # A server without ranges sends the whole, with its length unless that is chunked.
             length = answer.headers.get("content-length", "")

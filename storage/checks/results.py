@@ -46,5 +46,5 @@ def failed(name: str, detail: str, mend: str) -> CheckResult:
 def not_tried(name: str, because: str) -> CheckResult:
     """The result of a check that was not made because the check `because` did not pass."""
     return warning(
-        name, f"It was not tried, because the check of {because} did not pass.", "Mend that first."
+        name, f"It was not tried, because the check of {because} did not pass.", "Correct that first."
     )

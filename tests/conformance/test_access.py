@@ -1,4 +1,4 @@
-"""Who may fetch an object, and what else was said about it: read back from the server."""
+"""Access to objects, and their options, as the server returns them."""
 
 from __future__ import annotations
 

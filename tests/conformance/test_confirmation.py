@@ -1,4 +1,4 @@
-"""What is on the server is believed only if it proves to be what is on disk."""
+"""An object is confirmed only with proof that it is the same as the file."""
 
 from __future__ import annotations
 

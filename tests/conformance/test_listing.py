@@ -1,4 +1,4 @@
-"""What is in the bucket can be listed, below a prefix, however much it is and whatever it is called."""
+"""Listings of any length, by prefix, with any keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A name that people really give their videos is a key, an address, and the same name again."""
+"""File names of real videos as keys, URLs and back."""
 
 from __future__ import annotations
 

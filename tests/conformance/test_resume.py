@@ -1,4 +1,4 @@
-"""An upload that was broken off goes on where it was: only what the server does not have is sent again."""
+"""An interrupted upload resumes: only the parts that the server lacks are sent again."""
 
 from __future__ import annotations
 

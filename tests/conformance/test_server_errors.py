@@ -1,4 +1,4 @@
-"""What goes wrong comes out as `StorageError`, complete, with nothing of the libraries beneath."""
+"""Every failure is a complete `StorageError`, never an exception of an underlying library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever a file's size, what arrives is what is on disk, and the server's own word proves it."""
+"""Files of every size arrive as they are, proven by the server's checksum or ETag."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nobody's object is replaced unseen: the server itself holds the condition on which it may be."""
+"""The server enforces the condition of a write, so that no object is replaced unseen."""
 
 from __future__ import annotations
 

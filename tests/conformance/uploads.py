@@ -1,4 +1,4 @@
-"""Uploads as the tests make them: whole, seen from outside, and stopped in the middle."""
+"""Uploads for the tests: complete, observed, or stopped in the middle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real bucket's documents, read and written; and every refusal in our own words."""
+"""A bucket's documents are read and written on a real server; refusals are translated."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Documents of a bucket: what is ours is merged in, and the rest stays as it is."""
+"""Statements and rules of ours are merged into a bucket's documents; the rest stays as it is."""
 
 import json
 from datetime import UTC, datetime

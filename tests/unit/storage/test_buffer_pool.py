@@ -1,3 +1,5 @@
+"""Slots for bodies in flight: their order, their limits and the reuse of their memory."""
+
 import pytest
 
 from storage.transfer.buffer_pool import BufferPool, Slot

@@ -1,4 +1,4 @@
-"""CloudFront is told what to forget in its own spelling, once a call, and its refusals are ours to read."""
+"""Invalidation paths in CloudFront's encoding, one request a call, and translated errors."""
 
 from collections.abc import Iterator
 from urllib.parse import unquote, urlsplit

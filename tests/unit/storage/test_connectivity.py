@@ -1,4 +1,4 @@
-"""The checks of S3, on a server that works and on one that fails in each of the ways they are there for."""
+"""The checks of S3 on a server that works, and on one with each fault that they detect."""
 
 import json
 from collections.abc import Callable

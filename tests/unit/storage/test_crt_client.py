@@ -1,3 +1,5 @@
+"""Requests through the CRT: headers, conditions, concurrency, stalls, bandwidth and trust."""
+
 import threading
 import time
 from collections.abc import Callable

@@ -1,3 +1,5 @@
+"""Multipart uploads: resuming, aborting and what is sent again."""
+
 import os
 import random
 import threading

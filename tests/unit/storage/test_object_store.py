@@ -1,3 +1,5 @@
+"""Uploads, confirmation and deletion on a real server."""
+
 import hashlib
 import os
 import random

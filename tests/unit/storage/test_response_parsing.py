@@ -1,4 +1,4 @@
-"""What a server answered means the same, whichever library has fetched it."""
+"""Answers are parsed alike, whichever library has fetched them."""
 
 import pytest
 from botocore.exceptions import ClientError

@@ -1,4 +1,4 @@
-"""The documented service: its three methods do what they say on a real server, and never raise."""
+"""The documented service: its methods on a real server, none of which raises."""
 
 import os
 from collections.abc import Iterator

@@ -1,3 +1,5 @@
+"""Public URLs and bucket addresses of configurations."""
+
 from contextlib import closing
 
 import pytest

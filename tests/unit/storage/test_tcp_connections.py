@@ -1,3 +1,5 @@
+"""Progress and pacing of this process's TCP connections."""
+
 import socket
 import threading
 import time

@@ -1,4 +1,4 @@
-"""One choice of certificate authorities, by botocore's rule, for every connection of the package."""
+"""The certificate authorities of every connection, chosen by botocore's rule."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
