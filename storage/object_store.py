@@ -86,20 +86,19 @@ class ObjectStore:
         *,
         checksum: str,
         condition: Callable[[Confirmation], WriteCondition],
-        progress: Callable[[int], None] = ignore_progress,
-        cancelled: Callable[[], bool] = never_cancelled,
     ) -> Receipt:
         """Make the target's object hold the content of `source`, and return the proof that it does.
 
-        An identical object is adopted. Otherwise `condition` is given what the server holds instead and
-        returns the condition on which to write, or raises. The rest is as in `upload`. An object that is not
-        confirmed afterwards raises `StorageError`: environment where the server does not say what it holds.
+        An identical object is adopted. Otherwise `condition` is given what the server holds instead, and
+        returns the condition on which to write or raises. Callers that show progress or resume combine
+        `confirm_file` and `upload` themselves. Raises as `upload`, and `StorageError` for an object that is
+        not confirmed afterwards: environment where the server does not say what it holds.
         """
         found = self.confirm_file(target.key, source, checksum=checksum, part_size=part_size_for(source.size))
         if found.receipt is not None:
             return found.receipt
         target = replace(target, condition=condition(found))
-        sent = self.upload(source, target, checksum=checksum, progress=progress, cancelled=cancelled)
+        sent = self.upload(source, target, checksum=checksum)
         after = self.confirm_file(target.key, source, checksum=checksum, part_size=sent.part_size)
         if after.receipt is None:
             raise _unconfirmed(target.key, after)
@@ -111,7 +110,7 @@ class ObjectStore:
         target: Target,
         *,
         checksum: str,
-        progress: Callable[[int], None],
+        progress: Callable[[int], None] = ignore_progress,
         cancelled: Callable[[], bool] = never_cancelled,
         resume: Multipart | None = None,
         on_multipart: Callable[[Multipart], None] | None = None,
