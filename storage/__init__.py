@@ -1,15 +1,21 @@
-"""S3: names of objects, uploading, confirming, the bucket's set-up, checks, the CDN. Knows no database.
+"""S3: object keys, uploads and their verification, bucket set-up, checks, CDN invalidation.
 
-All that the rest of the house may use is named here; nothing of the S3 library beneath shows through.
+This is the package's interface; nothing of boto3, botocore and the CRT is part of it.
 """
 
-from storage.acl_fallback import AclFallback
-from storage.bucket.admin import BucketAdmin, is_unknown_to_server
-from storage.bucket.documents import BucketDocument, DesiredBucket, Document, Documents, Transition, wanted
-from storage.bucket.iam_policy import smallest_policy
-from storage.checks.connectivity import check_storage
-from storage.checks.results import CheckResult, Outcome, failed, not_tried, ok, warning
-from storage.cloudfront import MAX_PATHS, Distribution, invalidation_paths
+from storage.bucket import (
+    BucketAdmin,
+    BucketDocument,
+    DesiredBucket,
+    Document,
+    Documents,
+    Transition,
+    desired_documents,
+    is_unsupported,
+    minimal_policy,
+)
+from storage.checks import CheckResult, Outcome, PublicCheck, check_storage, failed, not_tried, ok, warning
+from storage.cloudfront import MAX_INVALIDATION_PATHS, Distribution, invalidation_paths
 from storage.config import StorageConfig
 from storage.content_types import content_type
 from storage.errors import (
@@ -22,19 +28,14 @@ from storage.errors import (
 )
 from storage.keys import ParsedKey, key_of_url, object_key, parse_object_key, public_url
 from storage.object_store import ListedObject, ObjectStore
-from storage.public_check import PublicCheck
-from storage.rendition_store import Placed, Renditions
+from storage.rendition_store import RenditionStore, UploadedRendition
 from storage.s3_service import S3Service
 from storage.source_file import FileIdentity, SourceFile
-from storage.transfer.multipart import Multipart, OpenMultipart
-from storage.transfer.part_layout import part_size_for
-from storage.transfer.preconditions import WriteCondition
-from storage.transfer.single_put import Sent, Target
+from storage.transfer import Multipart, OpenMultipart, Sent, Target, WriteCondition, part_size_for
 from storage.verification import Confirmation, Receipt, Verdict
 
 __all__ = [
-    "MAX_PATHS",
-    "AclFallback",
+    "MAX_INVALIDATION_PATHS",
     "BucketAdmin",
     "BucketDocument",
     "CheckResult",
@@ -52,11 +53,10 @@ __all__ = [
     "OpenMultipart",
     "Outcome",
     "ParsedKey",
-    "Placed",
     "PreconditionError",
     "PublicCheck",
     "Receipt",
-    "Renditions",
+    "RenditionStore",
     "S3Service",
     "Sent",
     "SourceChangedError",
@@ -66,21 +66,22 @@ __all__ = [
     "Target",
     "Transition",
     "UploadCancelledError",
+    "UploadedRendition",
     "Verdict",
     "WriteCondition",
     "check_storage",
     "content_type",
+    "desired_documents",
     "failed",
     "invalidation_paths",
-    "is_unknown_to_server",
+    "is_unsupported",
     "key_of_url",
+    "minimal_policy",
     "not_tried",
     "object_key",
     "ok",
     "parse_object_key",
     "part_size_for",
     "public_url",
-    "smallest_policy",
-    "wanted",
     "warning",
 ]

@@ -1,65 +1,66 @@
-"""Public-read objects on buckets that have ACLs disabled: the policy may make them public all the same."""
+"""Uploads of public-read objects to buckets with disabled ACLs, whose policy may make them public."""
 
 import threading
 from collections.abc import Callable
+from typing import TypeVar
 
 import structlog
 
+from storage.aws import PUBLIC_MODES
 from storage.errors import ErrorKind, StorageError
-from storage.object_store import ObjectStore
-from storage.transfer.single_put import Sent
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("storage")
 
 ACLS_DISABLED = "AccessControlListNotSupported"
-"""S3's own code, https://docs.aws.amazon.com/AmazonS3/latest/userguide/about-object-ownership.html."""
+"""S3's error code, https://docs.aws.amazon.com/AmazonS3/latest/userguide/about-object-ownership.html."""
 
-WAYS_OUT = (
-    "The bucket has ACLs disabled and its objects are not public. Give it a policy that allows everybody "
-    "s3:GetObject on the prefix; or enable its ACLs (Object Ownership: Bucket owner preferred); or set "
-    "AWS_S3_ACL=none if nobody is to fetch the objects from S3 itself."
+_HINT = (
+    f"The bucket has ACLs disabled and its objects are not public. {PUBLIC_MODES} If the objects are not "
+    "meant to be public, set AWS_S3_ACL=none."
 )
+
+_T = TypeVar("_T")
 
 
 class AclFallback:
-    """Remembers whether the bucket takes ACLs, and makes sure that objects which should be public are.
+    """Sends the canned ACL `acl` until the bucket refuses it; from then on verifies that objects are public.
 
-    `is_wanted` is whether they should. For any number of threads.
+    With an `acl` of None it does neither. `is_public` tells whether everyone can read the object of a key.
+    Safe for threads.
     """
 
-    def __init__(self, store: ObjectStore, *, is_wanted: bool) -> None:
-        self._store = store
-        self._is_wanted = is_wanted
+    def __init__(self, acl: str | None, is_public: Callable[[str], bool]) -> None:
+        self._acl = acl
+        self._is_public = is_public
         self._is_refused = False
-        self._is_said = False
+        self._is_logged = False
         self._lock = threading.Lock()
 
-    def upload(self, key: str, send: Callable[[bool], Sent]) -> Sent:
-        """Call `send` with whether to send an ACL along; once more without, if the bucket takes none.
+    def upload(self, key: str, send: Callable[[str | None], _T]) -> _T:
+        """Call `send` with the ACL to send, if any, and again without if the bucket has ACLs disabled.
 
-        Raises what `send` raises and, of kind environment, a `StorageError` for an object that nobody could
-        fetch: it names the three ways out.
+        Raises what `send` raises, and `StorageError` of kind environment for an object that is not public.
         """
-        if not self._is_wanted:
-            return send(False)
+        if self._acl is None:
+            return send(None)
         if not self._is_refused:
             try:
-                return send(True)
+                return send(self._acl)
             except StorageError as exc:
                 if exc.code != ACLS_DISABLED:
                     raise
                 self._is_refused = True
-        sent = send(False)
-        self.ensure(key)
+        sent = send(None)
+        self.ensure_public(key)
         return sent
 
-    def ensure(self, key: str) -> None:
-        """Make sure that an object which is there already can be fetched by everybody; raises as `upload`."""
-        if not self._is_wanted:
+    def ensure_public(self, key: str) -> None:
+        """Raise `StorageError` of kind environment unless an existing object is public."""
+        if self._acl is None:
             return
-        if not self._store.is_public(key):
-            raise StorageError(ErrorKind.ENVIRONMENT, "make public", key, ACLS_DISABLED, WAYS_OUT)
+        if not self._is_public(key):
+            raise StorageError(ErrorKind.ENVIRONMENT, "make public", key, ACLS_DISABLED, _HINT)
         with self._lock:
-            is_news, self._is_said = self._is_refused and not self._is_said, True
-        if is_news:
+            is_first, self._is_logged = self._is_refused and not self._is_logged, True
+        if is_first:
             _log.info("acl_not_needed", key=key)

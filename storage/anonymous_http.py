@@ -1,57 +1,146 @@
-"""Requests as a player makes them: to a URL, with no credentials."""
+"""HTTP requests without credentials, as players make them."""
 
 import ssl
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from http.client import HTTPException
-from urllib import request as urllib_request
-from urllib.error import URLError
+from functools import cached_property
+from urllib.parse import urljoin
 
+from botocore.httpsession import ProxyConfiguration
+from botocore.utils import get_environ_proxies
+from urllib3 import BaseHTTPResponse, PoolManager, ProxyManager, Timeout
+from urllib3.exceptions import HTTPError, LocationValueError, NewConnectionError
+from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
+
+from storage.aws import Trust, botocore_session
+from storage.aws.errors import certificate_error
 from storage.errors import ErrorKind, StorageError
 
-TIMEOUT_SECONDS = 10
+TIMEOUT_SECONDS = 10.0
 MAX_BODY_BYTES = 1 << 20
+
+OPERATION = "fetch without credentials"
+WRONG_HOST = "check that CLOUDFRONT_DOMAIN or AWS_S3_BASE_URL leads to the bucket"
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back; header names in lower case, at most 1 MiB of the body."""
+    """A response: header names in lower case, and the start of the body."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
 
 
-def ask(url: str, *, method: str = "GET", headers: Mapping[str, str] | None = None) -> Answer:
-    """Send one request and give back whatever the answer is; redirects are not followed.
+class AnonymousHttp:
+    """An HTTP client that sends no credentials. Safe for threads; keeps no connection and no cookie.
 
-    Raises `StorageError` if there is no answer.
+    `timeout` is in seconds, for connecting, for every read, and for the body as a whole.
     """
-    # Handlers are named one by one: with the usual ones a URL could also name a local file, and an answer
-    # like 403 would be an exception.
-    opener = urllib_request.OpenerDirector()
-    for handler in (
-        urllib_request.ProxyHandler(),
-        urllib_request.UnknownHandler(),
-        urllib_request.HTTPHandler(),
-        urllib_request.HTTPSHandler(context=ssl.create_default_context()),
-    ):
-        opener.add_handler(handler)
-    try:
-        asked = urllib_request.Request(url, method=method, headers=dict(headers or {}))  # noqa: S310  # as above
-        with opener.open(asked, timeout=TIMEOUT_SECONDS) as answer:
-            return Answer(
-                answer.status,
-                {name.lower(): value for name, value in answer.headers.items()},
-                answer.read(MAX_BODY_BYTES),
-            )
-    except (URLError, HTTPException, OSError, ValueError) as exc:
-        reason = exc.reason if isinstance(exc, URLError) else exc
-        raise StorageError(
-            ErrorKind.TRANSIENT,
-            f"{method} {url}",
-            None,
-            "connection",
-            f"There was no answer: {reason}. Check that the URL's host exists, answers, and has a valid "
-            "certificate.",
-        ) from exc
+
+    def __init__(self, *, timeout: float = TIMEOUT_SECONDS) -> None:
+        self._timeout = timeout
+
+    @cached_property
+    def tls(self) -> ssl.SSLContext:
+        """Trusts the authorities that the S3 clients trust, and those of the system.
+
+        Raises `StorageError` of kind environment where the configured ones cannot be used.
+        """
+        return Trust(botocore_session()).context(with_system=True)
+
+    def fetch(
+        self,
+        url: str,
+        *,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        max_redirects: int = 0,
+        max_body: int = MAX_BODY_BYTES,
+    ) -> Answer:
+        """Send a request and return the answer, whatever its status, with at most `max_body` bytes of body.
+
+        Redirects beyond `max_redirects`, and those to anything but http and https, are returned as answers.
+        Raises `StorageError`: environment for a URL that cannot be fetched and for a certificate that is not
+        trusted, transient where there is no answer.
+        """
+        while True:
+            answer = self._send(url, method, headers or {}, max_body)
+            target = urljoin(url, answer.headers.get("location", "").replace(" ", "%20"))
+            is_redirect = answer.status in _REDIRECTS and "location" in answer.headers
+            if not is_redirect or not max_redirects or not _is_http(target):
+                return answer
+            max_redirects -= 1
+            url = target
+
+    def _send(self, url: str, method: str, headers: Mapping[str, str], max_body: int) -> Answer:
+        if not _is_http(url):
+            raise _no_url(url, "it begins with neither https:// nor http://")
+        if not url.isascii() or not url.isprintable() or " " in url:
+            raise _no_url(url, "it is not percent-encoded")
+        try:
+            with (
+                self._manager(url) as manager,
+                manager.request(
+                    method,
+                    url,
+                    headers={"User-Agent": "video-uploader", "Connection": "close", **headers},
+                    redirect=False,
+                    retries=False,
+                    preload_content=False,
+                    timeout=Timeout(self._timeout),
+                ) as response,
+            ):
+                fields = {name.lower(): value for name, value in response.headers.items()}
+                return Answer(response.status, fields, self._body(response, max_body))
+        except LocationValueError as exc:
+            raise _no_url(url, str(exc)) from exc
+        except (HTTPError, OSError) as exc:
+            raise _unreachable(exc, url) from exc
+
+    def _manager(self, url: str) -> PoolManager:
+        proxies = ProxyConfiguration(get_environ_proxies(url))
+        proxy = proxies.proxy_url_for(url)
+        if not proxy:
+            return PoolManager(ssl_context=self.tls)
+        return ProxyManager(proxy, proxy_headers=proxies.proxy_headers_for(proxy), ssl_context=self.tls)
+
+    def _body(self, response: BaseHTTPResponse, most: int) -> bytes:
+        deadline = time.monotonic() + self._timeout
+        body = b""
+        while len(body) < most:
+            chunk = response.read1(most - len(body), decode_content=False)
+            if not chunk:
+                break
+            body += chunk
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the body took more than {self._timeout:g} seconds")
+        return body
+
+
+def _is_http(url: str) -> bool:
+    return url.startswith(("https://", "http://"))
+
+
+def _no_url(url: str, reason: str) -> StorageError:
+    hint = f"{url!r} is no URL that can be fetched ({reason}): correct AWS_S3_BASE_URL."
+    return StorageError(ErrorKind.ENVIRONMENT, OPERATION, None, "bad-settings", hint)
+
+
+def _unreachable(error: HTTPError | OSError, url: str) -> StorageError:
+    if (untrusted := certificate_error(error)) is not None:
+        hint = (
+            f"The certificate of {url} is not trusted ({untrusted.verify_message}): correct the certificate, "
+            "or name its authority in AWS_CA_BUNDLE."
+        )
+        return StorageError(ErrorKind.ENVIRONMENT, OPERATION, None, "untrusted-certificate", hint)
+    # A refused connection is a NewConnectionError, which urllib3 derives from its timeouts.
+    timed_out = isinstance(error, (Urllib3TimeoutError, TimeoutError)) and not isinstance(
+        error, NewConnectionError
+    )
+    code = "timeout" if timed_out else "connection"
+    hint = f"{url} could not be fetched ({error}): {WRONG_HOST}."
+    return StorageError(ErrorKind.TRANSIENT, OPERATION, None, code, hint)

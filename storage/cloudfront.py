@@ -1,7 +1,6 @@
-"""CloudFront: telling a distribution to forget what its caches hold of replaced objects.
+"""Invalidates replaced objects in the caches of a CloudFront distribution.
 
-Governing source: https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/Invalidation.html.
-Nothing here is hot, so it is plain boto3.
+See https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/Invalidation.html.
 """
 
 import string
@@ -11,19 +10,19 @@ from typing import Any, Self
 from urllib.parse import quote
 
 import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
-from storage.aws.answers import required
+from storage.aws import Trust, botocore_session, required
 from storage.aws.errors import translate, unreadable
-from storage.aws.response_parsing import botocore_session
 from storage.config import StorageConfig
 from storage.errors import ErrorKind, StorageError
 from storage.keys import public_url
 
-MAX_PATHS = 1_000
-"""How many paths are put into one request; CloudFront itself allows 3,000 in progress at a time."""
+MAX_INVALIDATION_PATHS = 1_000
+"""The most paths in one request; CloudFront allows 3,000 in progress at a time."""
 
 CONNECT_TIMEOUT_SECONDS = 5
 READ_TIMEOUT_SECONDS = 10
@@ -32,7 +31,7 @@ _UNSAFE = ' <>"#%{}|\\^~[]`'
 """The unsafe characters of RFC 1738, section 2.2."""
 
 _KEPT = "".join(set(string.printable) - set(string.whitespace) - set(_UNSAFE) - {"?"})
-"""What stays as it is: all other printable ASCII, but for what would begin a query."""
+"""The characters that are not encoded: all other printable ASCII but the one that begins a query."""
 
 _HINTS: Mapping[str, str] = MappingProxyType(
     {
@@ -41,22 +40,24 @@ _HINTS: Mapping[str, str] = MappingProxyType(
         "unset it.",
     }
 )
-"""CloudFront's own error codes that stay until the operator changes something; S3's table knows the rest."""
+"""Hints for CloudFront's own error codes of kind environment; S3's table has the rest."""
 
 _SET_UP, _INVALIDATE = "set up the CloudFront client", "invalidate"
 
 
 class Distribution:
-    """The distribution that `config` names. Safe for threads; close it at the end.
+    """The distribution of `config`. Safe for threads; close it at the end.
 
-    Every method raises `StorageError` and nothing of the library beneath it.
+    Every method raises `StorageError`, never an exception of the underlying library.
     """
 
     def __init__(self, config: StorageConfig) -> None:
         if config.cloudfront_distribution_id is None:
             raise ValueError("the configuration names no distribution")
         self.id = config.cloudfront_distribution_id
-        self._client = _make_client(config)
+        session = botocore_session()
+        self._trust = Trust(session)
+        self._client = _make_client(config, session, self._trust)
 
     def __enter__(self) -> Self:
         return self
@@ -67,14 +68,16 @@ class Distribution:
         self.close()
 
     def close(self) -> None:
-        """Give back the connections. No call may be under way or follow."""
+        """Release the connections. No call may be in progress or follow."""
         self._client.close()
+        self._trust.close()
 
     def invalidate(self, paths: Iterable[str], *, reference: str) -> str:
-        """Have at most `MAX_PATHS` paths, as `invalidation_paths` writes them, forgotten by all caches.
+        """Invalidate at most `MAX_INVALIDATION_PATHS` paths, in the form of `invalidation_paths`.
 
-        Returns the invalidation's id. A request with a `reference` that was used before and the same paths is
-        the same request: it can be repeated after an answer was lost. One HTTP request is made, never two.
+        Returns the invalidation's id. A request with the `reference` and the paths of an earlier one is the
+        same request, so that it can be repeated after its answer was lost. One HTTP request is made, without
+        retries.
         """
         items = list(paths)
         try:
@@ -93,34 +96,35 @@ class Distribution:
 
 
 def invalidation_paths(key: str) -> list[str]:
-    """The paths that make CloudFront forget the object of a key: one, or two for an awkward name.
+    """The paths that invalidate the object of a key: one, or two where encodings differ.
 
-    CloudFront wants non-ASCII and RFC 1738's unsafe characters percent-encoded and no others. Players ask
-    for the path of the public URL, in which more is encoded (a '+' is '%2B'); where the two differ both are
-    given, for a path that nobody ever asked for does no harm. An asterisk at the end would be a wildcard.
+    CloudFront expects non-ASCII and RFC 1738's unsafe characters percent-encoded and no others. Players
+    request the path of the public URL, in which more is encoded ('+' as '%2B'); where the two differ both are
+    returned, because an unused path does no harm. A trailing asterisk would be a wildcard.
     """
     path = "/" + quote(key, safe=_KEPT)
     if path.endswith("*"):
         path = path.removesuffix("*") + "%2A"
-    # Python takes '~' for safe, as RFC 3986 does.
-    asked_for = (path, public_url("", key))
-    return list(dict.fromkeys(written.replace("~", "%7E") for written in asked_for))
+    # Python does not encode '~', as RFC 3986 says.
+    requested = (path, public_url("", key))
+    return list(dict.fromkeys(written.replace("~", "%7E") for written in requested))
 
 
-def _make_client(config: StorageConfig) -> Any:
-    """A client without a request being made; the region says which partition of AWS is meant."""
+def _make_client(config: StorageConfig, session: botocore.session.Session, trust: Trust) -> Any:
+    """A client for the AWS partition of the region; makes no request."""
     try:
-        return boto3.session.Session(botocore_session=botocore_session()).client(
+        return boto3.session.Session(botocore_session=session).client(
             "cloudfront",
             region_name=config.region,
             endpoint_url=config.cloudfront_endpoint_url,
             aws_access_key_id=config.access_key_id,
             aws_secret_access_key=config.secret_access_key,
             aws_session_token=config.session_token,
+            verify=trust.bundle_file,
             config=Config(  # type: ignore[call-arg]  # the stubs lack ignore_configured_endpoint_urls
-                # AWS_ENDPOINT_URL names an S3 server, which knows nothing of CloudFront.
+                # AWS_ENDPOINT_URL names an S3 server.
                 ignore_configured_endpoint_urls=True,
-                # When to try again, and that it is not within a minute, is the caller's to say.
+                # Retries are the caller's decision.
                 retries={"mode": "standard", "total_max_attempts": 1},
                 connect_timeout=CONNECT_TIMEOUT_SECONDS,
                 read_timeout=READ_TIMEOUT_SECONDS,

@@ -1,4 +1,4 @@
-"""Where objects go and how they are to be stored: all that this package has to be told."""
+"""The configuration of this package: where objects are stored, and how."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,34 +7,34 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageConfig:
-    """One bucket and the way into it. Values are used as they are; nothing else is looked up.
+    """A bucket and the access to it. Values are used as they are; none is read from anywhere else.
 
     Attributes:
         bucket: name of the bucket; it must exist.
-        region: the bucket's region. A wrong one is an error, never followed to the right one, because the
-            public URLs are made from it.
-        prefix: what every object key starts with, without the '/' that joins it; may be empty.
-        endpoint_url: an S3-compatible server instead of AWS; it is addressed with the bucket in the path.
-        access_key_id, secret_access_key, session_token: credentials. Without them boto3's default chain
-            (environment, shared files, container, instance) is asked, and asked again when they expire.
+        region: the bucket's region. A wrong one is an error and redirects are not followed, because public
+            URLs are made from it.
+        prefix: the beginning of every object key, without the '/' after it; may be empty.
+        endpoint_url: an S3-compatible server instead of AWS, addressed in path style.
+        access_key_id, secret_access_key, session_token: credentials. Without them those of boto3's default
+            chain (environment, shared files, container, instance) are used, and refreshed on expiry.
         acl: canned ACL for every object, or None to send none.
         cache_control: `Cache-Control` for every object, or None to send none.
-        base_url: what public URLs start with, where it is not the bucket's own address (a CDN).
-        connections: how many connections may be open at once.
+        base_url: the beginning of public URLs, if not the bucket's own address (a CDN).
+        connections: the most connections that are open at once.
         storage_class: for every object, or None for the bucket's default.
         sse: encryption at rest for every object, or None for the bucket's default.
         sse_kms_key_id: the key for `aws:kms`, or None for the account's own.
         tags: object tags for every object.
         expected_bucket_owner: AWS account that must own the bucket, or every request is refused.
         max_bandwidth: bytes per second over all uploads together, or None for no limit.
-        stall_seconds: a request for which no byte has moved for so long is broken off.
-        uploads: how many uploads the caller runs at once.
-        parts_in_flight: how many requests with a body may be under way at once, over all uploads, at least;
-            together they hold at most so many times 8 MiB, or one single larger part.
-        cloudfront_domain: host name of a CloudFront distribution in front of the bucket; public URLs start
-            with it whatever `base_url` says.
-        cloudfront_distribution_id: that distribution, to be told when an object was replaced.
-        cloudfront_endpoint_url: where CloudFront's API is, if not at AWS.
+        stall_seconds: a request without progress for this long is cancelled.
+        uploads: how many uploads the caller runs concurrently.
+        parts_in_flight: the most requests with a body in flight, over all uploads, unless `uploads` is
+            larger; together they hold at most this many times 8 MiB, or one larger part.
+        cloudfront_domain: host name of a CloudFront distribution in front of the bucket; it takes precedence
+            over `base_url`.
+        cloudfront_distribution_id: that distribution, in which replaced objects are invalidated.
+        cloudfront_endpoint_url: the endpoint of CloudFront's API, if not that of AWS.
 
     """
 
@@ -64,10 +64,10 @@ class StorageConfig:
 
     @property
     def public_base_url(self) -> str:
-        """What a public URL is made of before the '/' and the key; never ends in '/'.
+        """The beginning of public URLs, before the '/' and the key; never ends in '/'.
 
-        Governed by https://docs.aws.amazon.com/AmazonS3/latest/userguide/VirtualHosting.html: virtual-hosted
-        style on AWS, path style on any other server.
+        Virtual-hosted style on AWS, path style on any other server; see
+        https://docs.aws.amazon.com/AmazonS3/latest/userguide/VirtualHosting.html.
         """
         if self.cloudfront_domain is not None:
             return f"https://{self.cloudfront_domain}"

@@ -1,6 +1,6 @@
 """Media types of videos by extension.
 
-A table of our own: what Python's `mimetypes` says depends on files of the machine it runs on.
+Python's `mimetypes` is not used, because its results depend on files of the machine.
 """
 
 import os.path
@@ -31,5 +31,5 @@ CONTENT_TYPES: Mapping[str, str] = MappingProxyType(
 
 
 def content_type(name: str) -> str:
-    """The media type for the file or key `name`; `application/octet-stream` for an unknown extension."""
+    """The media type of a file name or key; `application/octet-stream` for an unknown extension."""
     return CONTENT_TYPES.get(os.path.splitext(name)[1].lower(), FALLBACK)

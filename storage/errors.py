@@ -1,29 +1,29 @@
-"""What can go wrong with storage, said so that a person can act on it and code can branch on it."""
+"""Errors of this package, with a kind and a code for programs and a hint for people."""
 
 from enum import StrEnum
 
 
 class ErrorKind(StrEnum):
-    """Who has to do something about an error, and so whether trying again can help."""
+    """Who has to act on an error, and so whether a retry can help."""
 
     TRANSIENT = "transient"
-    """Nobody: the network or the server had a bad moment. The same attempt may succeed later."""
+    """No one: the network or the server fails temporarily. A retry may succeed."""
     ENVIRONMENT = "environment"
-    """The operator: credentials, bucket, region, clock, permissions. Every object fails alike until then."""
+    """The operator: credentials, bucket, region, clock, permissions. Until then every object fails alike."""
     OBJECT = "object"
-    """The owner of this one object: it cannot be uploaded as it is, all others can."""
+    """The owner of this object: it cannot be uploaded as it is; all others can."""
 
 
 class StorageError(Exception):
-    """An attempt on the object store, or on a file meant for it, that did not succeed.
+    """An operation on the object store, or on a file that is uploaded, that failed.
 
     Attributes:
         kind: who must act; see `ErrorKind`.
-        operation: what was tried, as a verb ("upload", "confirm", "delete", "read").
-        key: the object key it was tried on; None where no object is involved.
-        code: stable name to branch on: S3's own error code ("AccessDenied") where a server gave one, else a
-            slug of ours ("timeout").
-        hint: one or two sentences that say what to do.
+        operation: what failed, as a verb ("upload", "confirm", "delete", "read").
+        key: the object's key; None where no object is involved.
+        code: stable name to branch on: S3's error code ("AccessDenied") where the server sent one, else a
+            name of this package ("timeout").
+        hint: what to do, in one or two sentences.
         status: HTTP status of the server's answer; None if there was none.
 
     """
@@ -49,7 +49,7 @@ class StorageError(Exception):
 
 
 class SourceChangedError(StorageError):
-    """The local file is not, or no longer, the one that was hashed. Transient: hash it again, send it."""
+    """The local file is no longer the one that was hashed. Transient: it has to be hashed again."""
 
     def __init__(self, what_changed: str, *, operation: str = "read", key: str | None = None) -> None:
         super().__init__(
@@ -57,12 +57,12 @@ class SourceChangedError(StorageError):
             operation,
             key,
             "source-changed",
-            f"The local file changed meanwhile: {what_changed}. It is examined again and then sent as it is.",
+            f"The local file changed meanwhile: {what_changed}. It is checked and hashed again.",
         )
 
 
 class UploadCancelledError(StorageError):
-    """The caller's `cancelled` said so. Transient: nothing is wrong, the next attempt starts afresh."""
+    """The caller's `cancelled` returned true. Transient: a later attempt may succeed."""
 
     def __init__(self, *, operation: str = "upload", key: str | None = None) -> None:
         super().__init__(
@@ -70,7 +70,7 @@ class UploadCancelledError(StorageError):
             operation,
             key,
             "cancelled",
-            "It was interrupted on request and starts again later.",
+            "It was cancelled and starts again later.",
         )
 
 
@@ -88,7 +88,7 @@ class KeyTooLongError(StorageError):
 
 
 class PreconditionError(StorageError):
-    """The object is not in the state that the upload was to find it in. Transient: look at it again."""
+    """The object does not meet the upload's precondition. Transient: it has to be confirmed again."""
 
     def __init__(self, key: str, code: str) -> None:
         super().__init__(
@@ -96,5 +96,5 @@ class PreconditionError(StorageError):
             "upload",
             key,
             code,
-            "Somebody else wrote or removed this object meanwhile. It is looked at again.",
+            "Another writer stored or deleted this object meanwhile. It is checked again.",
         )

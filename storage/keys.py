@@ -1,7 +1,7 @@
-"""Names of objects: rendition → key → public URL, and back.
+"""Object keys and public URLs of renditions.
 
-A key is plain text and is never percent-encoded; its URL always is, one path segment at a time (RFC 3986,
-section 2.1), so that '%', '#', '?', '+' and spaces in a filename reach the object they name.
+A key is plain text, never percent-encoded. Its URL is percent-encoded segment by segment (RFC 3986, section
+2.1), so that '%', '#', '?', '+' and spaces in a filename reach the object that they name.
 """
 
 import os.path
@@ -13,11 +13,11 @@ from urllib.parse import quote, unquote
 from storage.errors import ErrorKind, KeyTooLongError, StorageError
 
 MAX_KEY_BYTES = 1024
-"""Limit of S3, https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html."""
+"""S3's limit, https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html."""
 
 
 class ParsedKey(NamedTuple):
-    """The rendition that an object key names."""
+    """The rendition of an object key."""
 
     video_id: str
     filename: str
@@ -27,12 +27,11 @@ class ParsedKey(NamedTuple):
 def object_key(prefix: str, video_id: str, filename: str, quality: str) -> str:
     """The key of a rendition: `{prefix}/{video_id}/{base}_{quality}{ext}`.
 
-    Base and extension of `filename` are what `os.path.splitext` says: `my.cut.mp4` is `my.cut` and `.mp4`.
-    Slashes around the prefix do not count, and an empty prefix adds none.
+    Base and extension are those of `os.path.splitext`: `my.cut.mp4` is `my.cut` and `.mp4`. Slashes around
+    the prefix are ignored, and an empty prefix adds none.
 
     Raises `KeyTooLongError` for a key over 1,024 bytes of UTF-8, `StorageError` of kind object for a filename
-    that is not Unicode text (a name that was not valid UTF-8 on disk), and `ValueError` for one that is empty
-    or holds a '/', which no file name can be.
+    that is not valid UTF-8 on disk, and `ValueError` for one that is empty or contains a '/'.
     """
     if not filename or "/" in filename:
         raise ValueError(f"{filename!r} is not the name of a file")
@@ -54,9 +53,9 @@ def object_key(prefix: str, video_id: str, filename: str, quality: str) -> str:
 
 
 def parse_object_key(prefix: str, key: str, qualities: Iterable[str]) -> ParsedKey | None:
-    """The rendition that `key` names, or None if `object_key` would not have made it with this prefix.
+    """The rendition of `key`; None for a key that `object_key` does not make with this prefix.
 
-    Where one quality word ends in another one (`hd_720p` and `720p`), the longer one is meant.
+    Of two qualities of which one ends in the other (`hd_720p` and `720p`), the longer one matches.
     """
     folder = prefix.strip("/")
     if folder and not key.startswith(f"{folder}/"):
@@ -73,14 +72,14 @@ def parse_object_key(prefix: str, key: str, qualities: Iterable[str]) -> ParsedK
 
 
 def public_url(base_url: str, key: str) -> str:
-    """The address under which `key` can be fetched, percent-encoded per path segment."""
+    """The URL of `key`, percent-encoded per path segment."""
     return f"{base_url.rstrip('/')}/{'/'.join(quote(segment, safe='') for segment in key.split('/'))}"
 
 
 def key_of_url(base_url: str, url: str) -> str | None:
-    """The key that `url` fetches, in whatever way it is percent-encoded; None if it is not one of ours.
+    """The key of `url`, in any percent-encoding; None if it is not a URL of `public_url`.
 
-    A query or a fragment makes a URL somebody else's, and so do bytes that are not UTF-8.
+    A URL with a query, a fragment or bytes that are not UTF-8 is none.
     """
     start = f"{base_url.rstrip('/')}/"
     path = url.removeprefix(start)

@@ -1,30 +1,40 @@
-"""The face of this package: objects in a bucket, to send, to confirm and to delete."""
+"""Objects in a bucket: uploading, confirming, listing and deleting them."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from types import TracebackType
 from typing import Self
 
 from botocore.exceptions import ClientError
 
-from storage.aws.answers import present, required, unquoted, version
-from storage.aws.clients import expected_owner
-from storage.aws.errors import http_status, translated
+from storage.acl_fallback import AclFallback
+from storage.aws import expected_owner, http_status, present, required, translated, unquoted, version
 from storage.config import StorageConfig
-from storage.errors import StorageError, UploadCancelledError
-from storage.source_file import SourceFile, never
-from storage.transfer.crt_client import borrow_crt_client, return_crt_client
-from storage.transfer.crt_request import Request
-from storage.transfer.multipart import Multipart, MultipartSender, OpenMultipart, abort
-from storage.transfer.part_layout import part_size_for
-from storage.transfer.single_put import Sent, Target, Transfer, put
-from storage.verification import Confirmation, ObjectHead, Verdict, judge
+from storage.errors import ErrorKind, StorageError, UploadCancelledError
+from storage.source_file import SourceFile, never_cancelled
+from storage.transfer import (
+    Multipart,
+    MultipartSender,
+    OpenMultipart,
+    Request,
+    Sent,
+    Target,
+    Transfer,
+    WriteCondition,
+    abort,
+    acquire_crt_client,
+    ignore_progress,
+    part_size_for,
+    put_object,
+    release_crt_client,
+)
+from storage.verification import Confirmation, ObjectHead, Receipt, Verdict, compare
 
 
 @dataclass(frozen=True, slots=True)
 class ListedObject:
-    """An object as a listing tells of it: its size in bytes and when it was written, in UTC."""
+    """An object as a listing describes it: its size in bytes, and when it was written, in UTC."""
 
     key: str
     size: int
@@ -34,13 +44,15 @@ class ListedObject:
 class ObjectStore:
     """One bucket. Safe for any number of threads; close it at the end.
 
-    Every method raises `StorageError` and nothing of the libraries beneath it. A server that falls silent
-    holds a request for 30 seconds, or `StorageConfig.stall_seconds` if it is one with a body.
+    Every method raises `StorageError`, never an exception of the underlying libraries. An unanswered request
+    ends after 30 seconds, or if it has a body after `StorageConfig.stall_seconds` without progress.
     """
 
     def __init__(self, config: StorageConfig) -> None:
         self._config = config
-        self._engine = borrow_crt_client(config)
+        self._crt = acquire_crt_client(config)
+        self._session = self._crt.session
+        self._acl_fallback = AclFallback(config.acl, self.is_public)
         self._owner = expected_owner(config)
         self._closed = False
 
@@ -53,19 +65,44 @@ class ObjectStore:
         self.close()
 
     def close(self) -> None:
-        """Give back the connections. No call may be under way or follow."""
+        """Release the connections. No call may be in progress or follow."""
         if not self._closed:
             self._closed = True
-            return_crt_client(self._config)
+            release_crt_client(self._config)
 
     @property
     def concurrency(self) -> int:
-        """How many bodies may be under way at present: fewer after the server asked to slow down."""
-        return self._engine.slots.limit
+        """How many bodies may be in flight at present: fewer after the server asked to slow down."""
+        return self._crt.buffers.limit
 
     def set_bandwidth(self, bytes_per_second: float | None) -> None:
-        """Change what all uploads together may send a second, from now on; None for no limit."""
-        self._engine.set_bandwidth(bytes_per_second)
+        """Limit all uploads together from now on; None for no limit."""
+        self._crt.set_bandwidth(bytes_per_second)
+
+    def ensure(
+        self,
+        source: SourceFile,
+        target: Target,
+        *,
+        checksum: str,
+        condition: Callable[[Confirmation], WriteCondition],
+    ) -> Receipt:
+        """Make the target's object hold the content of `source`, and return the proof that it does.
+
+        An identical object is adopted. Otherwise `condition` is given what the server holds instead, and
+        returns the condition on which to write or raises. Callers that show progress or resume combine
+        `confirm_file` and `upload` themselves. Raises as `upload`, and `StorageError` for an object that is
+        not confirmed afterwards: environment where the server does not say what it holds.
+        """
+        found = self.confirm_file(target.key, source, checksum=checksum, part_size=part_size_for(source.size))
+        if found.receipt is not None:
+            return found.receipt
+        target = replace(target, condition=condition(found))
+        sent = self.upload(source, target, checksum=checksum)
+        after = self.confirm_file(target.key, source, checksum=checksum, part_size=sent.part_size)
+        if after.receipt is None:
+            raise _unconfirmed(target.key, after)
+        return after.receipt
 
     def upload(
         self,
@@ -73,91 +110,119 @@ class ObjectStore:
         target: Target,
         *,
         checksum: str,
-        progress: Callable[[int], None],
-        cancelled: Callable[[], bool] = never,
+        progress: Callable[[int], None] = ignore_progress,
+        cancelled: Callable[[], bool] = never_cancelled,
         resume: Multipart | None = None,
         on_multipart: Callable[[Multipart], None] | None = None,
     ) -> Sent:
         """Store the whole of `source`, whose CRC64NVME in S3's text form is `checksum`, as `target`.
 
-        The object appears complete or not at all. The bytes that are sent are themselves checked against
-        `checksum`, which goes along so that the server refuses any other content. `progress` is given the
-        number of bytes the server has accepted so far, growing; `cancelled` is asked often.
+        The object appears complete or not at all. The bytes that are sent are verified against `checksum`,
+        which is sent too, so that the server refuses any other content. `progress` is given the number of
+        bytes that the server has accepted so far; `cancelled` is called often. On a bucket that has ACLs
+        disabled the object is sent without the configured ACL and must be public nevertheless.
 
-        `on_multipart` is called as soon as there is a multipart upload, before any part is sent; given to a
-        later call as `resume`, the parts are kept that equal the local bytes, and count as progress. If the
-        server does not know it any more, a new one is begun and `on_multipart` called again. Without
-        `on_multipart` an upload that fails or is cancelled is aborted, because nobody could resume it.
+        `on_multipart` is given a new multipart upload before any part is sent. Passed to a later call as
+        `resume`, its parts with the same content as the file are kept, and count as progress; if the server
+        no longer has it, a new one is created and `on_multipart` called again. Without `on_multipart` an
+        upload that fails or is cancelled is aborted.
 
-        Raises `SourceChangedError` if `source` is not what was hashed (the multipart is aborted),
+        Raises `SourceChangedError` if `source` is not what was hashed (a multipart upload is aborted),
         `UploadCancelledError`, `PreconditionError` if the target's condition is not met, and any other
-        `StorageError` for what the server or the network did. Callbacks are called in this thread; what
-        they raise ends the upload and comes through.
+        `StorageError` for failures of the server or the network. Callbacks are called in this thread; what
+        they raise ends the upload and is raised here.
         """
-        transfer = Transfer(source, target, checksum, progress, cancelled)
-        transfer.ensure_wanted()
-        part_size = part_size_for(source.size)
-        try:
-            if part_size is None:
-                return put(self._engine, self._config, transfer)
-            return MultipartSender(self._engine, self._config, transfer, on_multipart).send(resume, part_size)
-        except StorageError as exc:
-            # What breaks in the moment of a cancellation is most likely its doing, and not worth a retry.
-            if cancelled() and exc.code == "connection":
-                raise UploadCancelledError(key=target.key) from exc
-            raise
+
+        def send(acl: str | None) -> Sent:
+            transfer = Transfer(source, target, checksum, acl, progress, cancelled)
+            transfer.ensure_not_cancelled()
+            part_size = part_size_for(source.size)
+            try:
+                if part_size is None:
+                    return put_object(self._crt, self._config, transfer)
+                return MultipartSender(self._crt, self._config, transfer, on_multipart).send(
+                    resume, part_size
+                )
+            except StorageError as exc:
+                # A connection that breaks during a cancellation most likely breaks because of it.
+                if cancelled() and exc.code == "connection":
+                    raise UploadCancelledError(key=target.key) from exc
+                raise
+
+        return self._acl_fallback.upload(target.key, send)
 
     def abort(self, key: str, upload_id: str) -> None:
-        """Abort a multipart upload, so that its parts are not paid for; one that is not there is fine."""
-        abort(self._engine, key, upload_id)
+        """Abort a multipart upload, whose parts cost storage. Does nothing if there is none with this id."""
+        abort(self._crt, key, upload_id)
 
     def open_multiparts(self, prefix: str = "") -> Iterator[OpenMultipart]:
-        """The multipart uploads of keys that start with `prefix` which are neither completed nor aborted.
+        """The multipart uploads to keys that start with `prefix` and are neither completed nor aborted.
 
-        Anybody's, not only ours. They are fetched as they are asked for.
+        Those of every writer, fetched a page at a time.
         """
-        doing = "list the open uploads of"
-        with translated(doing, None):
-            pages = self._engine.access.client.get_paginator("list_multipart_uploads").paginate(
+        purpose = "list the open uploads of"
+        with translated(purpose, None):
+            pages = self._session.client.get_paginator("list_multipart_uploads").paginate(
                 Bucket=self._config.bucket, Prefix=prefix, **self._owner
             )
             for page in pages:
                 for found in page.get("Uploads", []):
                     yield OpenMultipart(
-                        required(found, "Key", doing, None),
-                        required(found, "UploadId", doing, None),
-                        present(found, "Initiated", doing, None),
+                        required(found, "Key", purpose, None),
+                        required(found, "UploadId", purpose, None),
+                        present(found, "Initiated", purpose, None),
                     )
 
     def objects(self, prefix: str = "") -> Iterator[ListedObject]:
-        """The objects of keys that start with `prefix`, by key; a page at a time, as they are asked for.
+        """The objects whose keys start with `prefix`, in the order of keys, fetched a page at a time.
 
-        On a bucket with versions those that can be fetched now. It says that they are there, and proves
-        nothing of their content.
+        On a bucket with versioning the current versions. A listing proves nothing about their content.
         """
-        doing = "list the objects of"
-        with translated(doing, None):
-            pages = self._engine.access.client.get_paginator("list_objects_v2").paginate(
+        purpose = "list the objects of"
+        with translated(purpose, None):
+            pages = self._session.client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._config.bucket, Prefix=prefix, **self._owner
             )
             for page in pages:
                 for found in page.get("Contents", []):
                     yield ListedObject(
-                        required(found, "Key", doing, None),
-                        present(found, "Size", doing, None),
-                        present(found, "LastModified", doing, None),
+                        required(found, "Key", purpose, None),
+                        present(found, "Size", purpose, None),
+                        present(found, "LastModified", purpose, None),
                     )
 
     def is_public(self, key: str) -> bool:
-        """Whether anybody can fetch the object: a HEAD without credentials. False if it is not there, too."""
-        with translated("look as a stranger at", key):
+        """Whether everyone can fetch the object, by a HEAD without credentials. False for a missing one."""
+        with translated("read without credentials", key):
             try:
-                self._engine.access.anonymous.head_object(Bucket=self._config.bucket, Key=key)
+                self._session.anonymous.head_object(Bucket=self._config.bucket, Key=key)
             except ClientError as exc:
                 if http_status(exc) in {401, 403, 404}:
                     return False
                 raise
         return True
+
+    def ensure_public(self, key: str) -> None:
+        """Raise `StorageError` of kind environment if an ACL is configured and the object is not public."""
+        self._acl_fallback.ensure_public(key)
+
+    def head(self, key: str) -> ObjectHead | None:
+        """What the server says about an object; None if there is none.
+
+        Raises `StorageError`, of code `object-unknown` where the server does not say whether there is one.
+        """
+        try:
+            return self._head(key, "look up")
+        except StorageError as exc:
+            match exc.status:
+                case 404:
+                    return None
+                case 403:
+                    detail = _forbidden(key)
+                    raise StorageError(
+                        ErrorKind.ENVIRONMENT, "look up", key, "object-unknown", detail, status=403
+                    ) from exc
+            raise
 
     def confirm(
         self,
@@ -167,33 +232,46 @@ class ObjectStore:
         checksum: str,
         expected_etag: Callable[[], str] | None,
     ) -> Confirmation:
-        """Ask the server what it holds under `key` and compare it with a file's size and CRC64NVME.
+        """Compare what the server holds under `key` with a file's size and CRC64NVME, by a HEAD request.
 
         `expected_etag` (see `SourceFile.etag`) reads the whole file and is called only if the server keeps
         no such checksum; what it raises is raised here. 404 is `MISSING` and 403 `UNKNOWN`, not errors.
         """
-        request = Request(
-            operation="HeadObject",
-            method="HEAD",
-            doing="confirm",
-            key=key,
-            headers=(("x-amz-checksum-mode", "ENABLED"),),
-        )
         try:
-            answer = self._engine.call(request)
+            head = self._head(key, "confirm")
         except StorageError as exc:
             match exc.status:
                 case 404:
                     return Confirmation(Verdict.MISSING, f"There is no object {key!r}.")
                 case 403:
-                    return Confirmation(
-                        Verdict.UNKNOWN,
-                        f"The server answered 403 when asked about {key!r}: allow these credentials "
-                        "s3:GetObject and s3:ListBucket; check that they are valid and the clock is right.",
-                    )
+                    return Confirmation(Verdict.UNKNOWN, _forbidden(key))
             raise
-        head = ObjectHead(
-            size=present(answer, "ContentLength", request.doing, key),
+        return compare(head, size=size, checksum=checksum, expected_etag=expected_etag)
+
+    def confirm_file(
+        self, key: str, source: SourceFile, *, checksum: str, part_size: int | None
+    ) -> Confirmation:
+        """As `confirm`, with an open file that is, or would be, sent in parts of `part_size` bytes."""
+        return self.confirm(
+            key, size=source.size, checksum=checksum, expected_etag=lambda: source.etag(part_size)
+        )
+
+    def delete(self, key: str) -> None:
+        """Delete an object, if there is one. On a bucket with versioning the older versions stay."""
+        with translated("delete", key):
+            self._session.client.delete_object(Bucket=self._config.bucket, Key=key, **self._owner)
+
+    def _head(self, key: str, purpose: str) -> ObjectHead:
+        request = Request(
+            operation="HeadObject",
+            method="HEAD",
+            purpose=purpose,
+            key=key,
+            headers=(("x-amz-checksum-mode", "ENABLED"),),
+        )
+        answer = self._crt.call(request)
+        return ObjectHead(
+            size=present(answer, "ContentLength", purpose, key),
             checksum=answer.get("ChecksumCRC64NVME"),
             checksum_type=answer.get("ChecksumType"),
             etag=unquoted(answer.get("ETag")),
@@ -202,9 +280,18 @@ class ObjectStore:
             version_id=version(answer.get("VersionId")),
             last_modified=answer.get("LastModified"),
         )
-        return judge(head, size=size, checksum=checksum, expected_etag=expected_etag)
 
-    def delete(self, key: str) -> None:
-        """Delete an object; one that is not there is fine. On a bucket with versions the old ones stay."""
-        with translated("delete", key):
-            self._engine.access.client.delete_object(Bucket=self._config.bucket, Key=key, **self._owner)
+
+def _forbidden(key: str) -> str:
+    return (
+        f"The server answered 403 when asked about {key!r}: allow these credentials s3:GetObject and "
+        "s3:ListBucket; check that they are valid and the clock is right."
+    )
+
+
+def _unconfirmed(key: str, confirmation: Confirmation) -> StorageError:
+    if confirmation.verdict is Verdict.UNKNOWN:
+        detail = confirmation.detail
+        return StorageError(ErrorKind.ENVIRONMENT, "confirm", key, "object-unknown", detail)
+    hint = f"After it was sent: {confirmation.detail} Upload it again."
+    return StorageError(ErrorKind.TRANSIENT, "confirm", key, f"object-{confirmation.verdict}", hint)

@@ -1,36 +1,29 @@
-"""Renditions by name: uploading a file as one, asking for it, deleting it.
+"""Renditions by name: uploads a file as one, looks one up, deletes it. For `S3Service` and the command line.
 
-What `S3Service` and the command line share. It knows no ledger: what it does to an object that a daemon
-looks after, the daemon finds out when it next looks at the object.
+It knows no ledger: a daemon that manages the object notices the change when it next asks S3.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from storage.acl_fallback import AclFallback
 from storage.config import StorageConfig
 from storage.content_types import content_type
-from storage.errors import ErrorKind, StorageError
 from storage.keys import object_key, public_url
 from storage.object_store import ObjectStore
 from storage.source_file import SourceFile
-from storage.transfer.part_layout import part_size_for
-from storage.transfer.single_put import Sent, Target
+from storage.transfer import UNCONDITIONAL, Target, WriteCondition
 from storage.verification import Confirmation, Verdict
-
-_SIZE_OF_NOTHING = -1
-"""No object has this size: whatever is there differs from it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
-    """An object that is confirmed to be in place.
+class UploadedRendition:
+    """A rendition whose object is confirmed.
 
     Attributes:
-        key: its key.
-        url: where everybody finds it.
-        replaced: whether other content was under that key before.
+        key: the object's key.
+        url: its public URL.
+        replaced: whether the key had other content before.
 
     """
 
@@ -39,18 +32,17 @@ class Placed:
     replaced: bool
 
 
-class Renditions:
+class RenditionStore:
     """The renditions in the bucket of `config`. Safe for threads; close it at the end.
 
-    `video_id`, `filename` (the source's name, without the quality) and `quality` name one. Every method
-    raises `StorageError`, and `ValueError` for a filename that can be none.
+    A rendition is named by `video_id`, `filename` (the source's name, without the quality) and `quality`.
+    Every method raises `StorageError`, and `ValueError` for an impossible filename.
     """
 
     def __init__(self, config: StorageConfig) -> None:
         self._prefix = config.prefix
         self._public_base = config.public_base_url
         self._store = ObjectStore(config)
-        self._acl_fallback = AclFallback(self._store, is_wanted=config.acl is not None)
 
     def __enter__(self) -> Self:
         return self
@@ -61,7 +53,7 @@ class Renditions:
         self.close()
 
     def close(self) -> None:
-        """Give back the connections. No call may be under way or follow."""
+        """Release the connections. No call may be in progress or follow."""
         self._store.close()
 
     def key(self, video_id: str, filename: str, quality: str) -> str:
@@ -69,64 +61,34 @@ class Renditions:
         return object_key(self._prefix, video_id, filename, quality)
 
     def url(self, video_id: str, filename: str, quality: str) -> str:
-        """Where everybody finds a rendition."""
+        """The public URL of a rendition."""
         return public_url(self._public_base, self.key(video_id, filename, quality))
 
-    def upload(self, fd: int, video_id: str, filename: str, quality: str) -> Placed:
-        """See to it that the object of a rendition is the open regular file `fd`, which stays open.
+    def upload(self, fd: int, video_id: str, filename: str, quality: str) -> UploadedRendition:
+        """Make a rendition's object hold the content of the open regular file `fd`, which stays open.
 
-        An object that is it already is taken as it is. What is sent is confirmed afterwards, so that a return
-        means that S3 has what is on disk.
+        An identical object is adopted; any other is replaced. On return the object is confirmed.
         """
-        key = self.key(video_id, filename, quality)
         source = SourceFile(fd)
-        checksum = source.checksum()
-        part_size = part_size_for(source.size)
-        before = self._confirm(key, source, checksum, part_size)
-        if before.verdict is not Verdict.AGREES:
-            target = Target(
-                key,
-                content_type(filename),
-                {"video-id": video_id, "quality": quality, "source-mtime": str(source.identity.mtime_ns)},
-            )
+        target = Target(
+            self.key(video_id, filename, quality),
+            content_type(filename),
+            {"video-id": video_id, "quality": quality, "source-mtime": str(source.identity.mtime_ns)},
+        )
+        replaced = False
 
-            def send(with_acl: bool) -> Sent:
-                chosen = replace(target, with_acl=with_acl)
-                return self._store.upload(source, chosen, checksum=checksum, progress=_untold)
+        def replace_any(found: Confirmation) -> WriteCondition:
+            nonlocal replaced
+            replaced = found.verdict is Verdict.DIFFERS
+            return UNCONDITIONAL
 
-            sent = self._acl_fallback.upload(key, send)
-            _require_agreement(self._confirm(key, source, checksum, sent.part_size), key)
-        url = public_url(self._public_base, key)
-        return Placed(key, url, replaced=before.verdict is Verdict.DIFFERS)
+        self._store.ensure(source, target, checksum=source.checksum(), condition=replace_any)
+        return UploadedRendition(target.key, public_url(self._public_base, target.key), replaced)
 
     def exists(self, video_id: str, filename: str, quality: str) -> bool:
-        """Whether there is an object of that name, whatever its content."""
-        key = self.key(video_id, filename, quality)
-        found = self._store.confirm(key, size=_SIZE_OF_NOTHING, checksum="", expected_etag=None)
-        if found.verdict is Verdict.UNKNOWN:
-            raise StorageError(ErrorKind.ENVIRONMENT, "look for", key, "object-unknown", found.detail)
-        return found.verdict is not Verdict.MISSING
+        """Whether there is an object of that name, with any content."""
+        return self._store.head(self.key(video_id, filename, quality)) is not None
 
     def delete(self, video_id: str, filename: str, quality: str) -> None:
-        """Delete the object of that name; one that is not there is fine."""
+        """Delete the object of that name, if there is one."""
         self._store.delete(self.key(video_id, filename, quality))
-
-    def _confirm(self, key: str, source: SourceFile, checksum: str, part_size: int | None) -> Confirmation:
-        return self._store.confirm(
-            key, size=source.size, checksum=checksum, expected_etag=lambda: source.etag(part_size)
-        )
-
-
-def _untold(_sent: int) -> None:
-    """Progress that nobody wants to know."""
-
-
-def _require_agreement(after: Confirmation, key: str) -> None:
-    match after.verdict:
-        case Verdict.AGREES:
-            return
-        case Verdict.UNKNOWN:
-            raise StorageError(ErrorKind.ENVIRONMENT, "confirm", key, "object-unknown", after.detail)
-        case _:
-            hint = f"After it was sent: {after.detail} Upload it again."
-            raise StorageError(ErrorKind.TRANSIENT, "confirm", key, f"object-{after.verdict}", hint)

@@ -1,7 +1,6 @@
-"""The three methods that the platform's documentation describes, for programs that upload by themselves.
+"""The three methods of the platform's documented storage service, for programs that upload files themselves.
 
-They never raise: what went wrong is in the log, and the answer is None or False, as callers of that
-documentation expect. Whoever wants the reason as a value uses `Renditions`.
+They never raise: a failure is logged and returned as None or False. `RenditionStore` raises instead.
 """
 
 import os
@@ -13,19 +12,18 @@ import structlog
 
 from storage.config import StorageConfig
 from storage.errors import StorageError
-from storage.rendition_store import Renditions
+from storage.rendition_store import RenditionStore
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("storage")
 
 _FAILURES = (StorageError, OSError, ValueError)
-"""ValueError is a name that can be none, or a path that is no regular file."""
+"""ValueError stands for an impossible name, or a path that is not a regular file."""
 
 
 class S3Service:
     """Objects `{prefix}/{video_id}/{base}_{quality}{ext}` in the bucket of `config`. Safe for threads.
 
-    Nothing is looked up or connected to before the first call. Use it as a context to have its connections
-    closed at the end.
+    It connects at the first call. As a context manager it closes its connections at the end.
     """
 
     def __init__(self, config: StorageConfig) -> None:
@@ -37,14 +35,14 @@ class S3Service:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        made = self.__dict__.pop("_renditions", None)
-        if isinstance(made, Renditions):
-            made.close()
+        created = self.__dict__.pop("_renditions", None)
+        if isinstance(created, RenditionStore):
+            created.close()
 
     def upload_file(self, local_file_path: str, video_id: str, filename: str, quality: str) -> str | None:
         """Upload a finished file and confirm that it arrived; returns its public URL, or None."""
         try:
-            # Not blocking: a FIFO would wait for a writer.
+            # O_NONBLOCK: opening a FIFO would wait for a writer.
             fd = os.open(local_file_path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
             try:
                 return self._renditions.upload(fd, video_id, filename, quality).url
@@ -56,7 +54,7 @@ class S3Service:
             return None
 
     def delete_file(self, video_id: str, filename: str, quality: str) -> bool:
-        """Delete an object; True also if there was none. False if it could not be deleted."""
+        """Delete an object. True also if there was none; False if it could not be deleted."""
         try:
             self._renditions.delete(video_id, filename, quality)
         except _FAILURES as exc:
@@ -65,7 +63,7 @@ class S3Service:
         return True
 
     def file_exists(self, video_id: str, filename: str, quality: str) -> bool:
-        """Whether there is such an object. False also if that could not be found out; the log tells."""
+        """Whether there is such an object. False also if that is unknown, which is logged."""
         try:
             return self._renditions.exists(video_id, filename, quality)
         except _FAILURES as exc:
@@ -73,8 +71,8 @@ class S3Service:
             return False
 
     @cached_property
-    def _renditions(self) -> Renditions:
-        return Renditions(self._config)
+    def _renditions(self) -> RenditionStore:
+        return RenditionStore(self._config)
 
 
 def _context(exc: Exception, video_id: str, filename: str, quality: str) -> dict[str, str]:

@@ -1,7 +1,7 @@
-"""A local file while it is read: always through a descriptor, and always known to be the same file.
+"""Reads a local file through a descriptor and detects every change of it.
 
-Nothing here maps the file into memory. The compressor truncates renditions in place when it compresses again,
-and a mapped page past the new end kills the process with SIGBUS, where a read merely comes back short.
+The file is never mapped into memory: the compressor truncates renditions in place when it compresses again,
+and access to a mapped page past the new end raises SIGBUS, where a read is merely short.
 """
 
 import hashlib
@@ -15,16 +15,16 @@ from storage import checksums
 from storage.errors import ErrorKind, SourceChangedError, StorageError, UploadCancelledError
 
 BUFFER_BYTES = 1024 * 1024
-"""How much is read at once for hashing."""
+"""Read size for hashing."""
 
 
-def never() -> bool:
-    """Says that nobody wants to stop: what `cancelled` is where nothing can."""
+def never_cancelled() -> bool:
+    """The `cancelled` of operations that nothing cancels."""
     return False
 
 
 class FileIdentity(NamedTuple):
-    """What tells whether a file's content may have changed. Not ctime: chmod and hard links change it too."""
+    """What changes with a file's content. Not ctime, which chmod and hard links change too."""
 
     device: int
     inode: int
@@ -33,16 +33,16 @@ class FileIdentity(NamedTuple):
 
     @classmethod
     def of(cls, fd: int) -> "FileIdentity":
-        """The identity of an open file at this moment."""
+        """The present identity of an open file."""
         status = os.fstat(fd)
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 class SourceFile:
-    """An open regular file that is to be hashed and sent. The descriptor stays the caller's to close.
+    """An open regular file that is hashed and sent. The caller closes the descriptor.
 
-    Its identity is taken at construction; from then on any sign of a change is a `SourceChangedError`. A disk
-    that cannot be read is a `StorageError` of kind object. Reads name their offset, so threads may share one.
+    Its identity is taken at construction; any later change of it raises `SourceChangedError`, and a read
+    error `StorageError` of kind object. Safe for threads, because every read names its offset.
     """
 
     def __init__(self, fd: int) -> None:
@@ -53,11 +53,11 @@ class SourceFile:
 
     @property
     def size(self) -> int:
-        """Length of the file in bytes, as it was at construction."""
+        """Length in bytes at construction."""
         return self.identity.size
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fill `buffer` with the bytes from `offset`; `SourceChangedError` if the file now ends before."""
+        """Fill `buffer` with the bytes from `offset`; `SourceChangedError` if the file ends before."""
         done = 0
         while done < len(buffer):
             with _reading():
@@ -78,11 +78,11 @@ class SourceFile:
         if changes:
             raise SourceChangedError(", ".join(changes))
 
-    def checksum(self, cancelled: Callable[[], bool] = never) -> str:
+    def checksum(self, cancelled: Callable[[], bool] = never_cancelled) -> str:
         """CRC64NVME of the whole file in S3's text form, after its data has reached the disk (fsync).
 
-        What is hashed is thus what a power cut would leave. Raises `UploadCancelledError` soon after
-        `cancelled` says so, `SourceChangedError` if the file changed while it was read.
+        What is hashed thus survives a power cut. Raises `UploadCancelledError` soon after `cancelled` returns
+        true, and `SourceChangedError` if the file changed while it was read.
         """
         with _reading():
             os.fsync(self._fd)
@@ -90,7 +90,7 @@ class SourceFile:
         self.ensure_unchanged()
         return checksums.encode(value)
 
-    def etag(self, part_size: int | None, cancelled: Callable[[], bool] = never) -> str:
+    def etag(self, part_size: int | None, cancelled: Callable[[], bool] = never_cancelled) -> str:
         """The ETag, without quotes, that S3 gives this file sent in parts of `part_size` bytes.
 
         None means sent with a single PUT. Raises as `checksum` does.
@@ -107,14 +107,14 @@ class SourceFile:
         self.ensure_unchanged()
         return etag
 
-    def crc(self, offset: int, length: int, cancelled: Callable[[], bool] = never) -> int:
+    def crc(self, offset: int, length: int, cancelled: Callable[[], bool] = never_cancelled) -> int:
         """CRC64NVME of `length` bytes from `offset`. Raises as `checksum`, but for a change elsewhere."""
         value = 0
         for block in self._blocks(offset, length, cancelled):
             value = checksums.crc(block, value)
         return value
 
-    def md5(self, offset: int, length: int, cancelled: Callable[[], bool] = never) -> bytes:
+    def md5(self, offset: int, length: int, cancelled: Callable[[], bool] = never_cancelled) -> bytes:
         """MD5 of `length` bytes from `offset`, which servers make ETags from. Raises as `crc` does."""
         digest = hashlib.md5(usedforsecurity=False)
         for block in self._blocks(offset, length, cancelled):
@@ -122,7 +122,7 @@ class SourceFile:
         return digest.digest()
 
     def _blocks(self, offset: int, length: int, cancelled: Callable[[], bool]) -> Iterator[memoryview]:
-        """The bytes from `offset` on, in pieces of one buffer that is used again for each of them."""
+        """The bytes from `offset`, in blocks that share one buffer."""
         buffer = memoryview(bytearray(min(length, BUFFER_BYTES)))
         end = offset + length
         while offset < end:
@@ -138,7 +138,7 @@ class SourceFile:
 
 @contextmanager
 def _reading() -> Iterator[None]:
-    """What the operating system refuses, said in this package's words."""
+    """Raise an OSError as a `StorageError`."""
     try:
         yield
     except OSError as exc:

@@ -1,7 +1,7 @@
-"""Is what S3 holds what is on disk? The decision, apart from the request that asks.
+"""Decides from the answer to a HEAD request whether an object is the same as the local file.
 
-Size alone is never enough: the full-object checksum has to agree or, where a server keeps none, the ETag
-computed from our own part size.
+Size alone proves nothing: the full-object checksum has to agree or, where a server keeps none, the ETag
+computed with the part size that was used.
 """
 
 import re
@@ -14,20 +14,20 @@ from typing import Literal
 from storage import checksums
 
 ETAG_OF_MD5 = re.compile(r"[0-9a-f]{32}(-[0-9]{1,5})?")
-"""What an ETag without quotes looks like if it can be computed from the content."""
+"""An ETag, without quotes, that is computed from the content."""
 
 
 class Verdict(StrEnum):
-    """What a HEAD request said about an object."""
+    """What a HEAD request proves about an object."""
 
     AGREES = "agrees"
-    """It is there and provably the same as the local file."""
+    """It exists and is provably the same as the local file."""
     DIFFERS = "differs"
-    """It is there and provably not the same."""
+    """It exists and provably differs."""
     MISSING = "missing"
-    """It is not there."""
+    """It does not exist."""
     UNKNOWN = "unknown"
-    """We are not allowed to know (403), or the server tells nothing that would prove it."""
+    """Access is denied (403), or the answer holds nothing that would prove it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Receipt:
         size: bytes, as the server says.
         checksum: the server's CRC64NVME, or None if it keeps none.
         etag: without quotes.
-        version_id: on a bucket with versions, the one that was confirmed.
+        version_id: on a bucket with versioning, that of the confirmed version.
         confirmed_by: which of the two digests proved it.
 
     """
@@ -52,10 +52,10 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Confirmation:
-    """A verdict, the sentence that explains it and, if it is `Verdict.AGREES` and only then, the receipt.
+    """A verdict, the sentence that explains it and, for `Verdict.AGREES` only, the receipt.
 
     Attributes:
-        etag: of the object that is there, whosoever it is, without quotes; None if none was seen.
+        etag: of the existing object, without quotes; None if none was seen.
         last_modified: when that object was written, in UTC, to the second.
 
     """
@@ -69,12 +69,12 @@ class Confirmation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectHead:
-    """What a server says about an object that exists, as it says it.
+    """The answer to a HEAD request for an existing object.
 
     Attributes:
         size: bytes.
         checksum: value of `x-amz-checksum-crc64nvme`.
-        checksum_type: value of `x-amz-checksum-type`: FULL_OBJECT, COMPOSITE, or None if not told.
+        checksum_type: value of `x-amz-checksum-type`: FULL_OBJECT, COMPOSITE, or None without the header.
         etag: without quotes.
         etag_is_digest: False if the object is encrypted in a way that makes its ETag no MD5 (SSE-KMS, SSE-C).
 
@@ -89,12 +89,12 @@ class ObjectHead:
     last_modified: datetime | None
 
 
-def judge(
+def compare(
     head: ObjectHead, *, size: int, checksum: str, expected_etag: Callable[[], str] | None
 ) -> Confirmation:
-    """Compare what the server says with the local file's size in bytes and CRC64NVME.
+    """Compare an object with the local file's size in bytes and CRC64NVME.
 
-    `expected_etag` costs a pass over the file and is only called where nothing else can decide.
+    `expected_etag` costs a pass over the file and is called only where nothing else decides.
     """
     confirmation = _decide(head, size, checksum, expected_etag)
     return replace(confirmation, etag=head.etag or None, last_modified=head.last_modified)
@@ -115,7 +115,7 @@ def _decide(
     if not head.etag_is_digest or not ETAG_OF_MD5.fullmatch(head.etag) or expected_etag is None:
         return Confirmation(
             Verdict.UNKNOWN,
-            "The size agrees, but the server tells neither a full-object CRC64NVME nor an ETag to compare.",
+            "The size agrees, but the server sends neither a full-object CRC64NVME nor an ETag to compare.",
         )
     expected = expected_etag()
     if head.etag != expected:

@@ -1,9 +1,8 @@
-"""What boto3 knows about this machine and the server, and its client for all that is not hot.
+"""boto3's session and clients for one configuration, for everything but the transfer of files.
 
-Every setting that matters is said here, none left to what the machine happens to have.
+Every setting that matters is set here, so that none depends on the machine's AWS configuration.
 """
 
-import os
 from contextlib import closing
 from functools import cached_property
 from io import BytesIO
@@ -16,11 +15,11 @@ from botocore.compat import HTTPHeaders
 from botocore.config import Config
 from botocore.credentials import Credentials, ReadOnlyCredentials
 from botocore.exceptions import NoCredentialsError
-from botocore.httpsession import get_cert_path
 from urllib3.response import HTTPResponse
 
 from storage.aws.errors import translated
 from storage.aws.response_parsing import botocore_session
+from storage.aws.trust import Trust
 from storage.config import StorageConfig
 from storage.errors import ErrorKind, StorageError
 
@@ -30,43 +29,45 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_SECONDS = 5
 READ_TIMEOUT_SECONDS = 30
 ATTEMPTS = 2
-"""One quick second try, so that a hiccup does not fail a whole operation; patience is the caller's."""
+"""One immediate retry; further ones are the caller's decision."""
 
 
-class Access:
-    """A boto3 session for one configuration, and what can be had from it; makes no request by itself.
+class AwsSession:
+    """A boto3 session for one configuration: its clients, credentials, trust and the bucket's address.
 
-    Raises `StorageError` of kind environment for a profile that is not there.
+    Construction makes no request. It raises `StorageError` of kind environment for a missing profile.
     """
 
     def __init__(self, config: StorageConfig) -> None:
         self._config = config
         with translated("set up the S3 client", None):
-            self._botocore = botocore_session()
-            self._session = boto3.session.Session(botocore_session=self._botocore)
+            session = botocore_session()
+            self._session = boto3.session.Session(botocore_session=session)
+        self.trust = Trust(session)
 
     @cached_property
     def client(self) -> "S3Client":
-        """A thread-safe client. Raises `StorageError` of kind environment for settings that make none."""
+        """A thread-safe client. Raises `StorageError` of kind environment for unusable settings."""
         return self._make_client(None)
 
     @cached_property
     def anonymous(self) -> "S3Client":
-        """The same without credentials: sees what everybody sees."""
+        """A client without credentials, which sees what everyone sees."""
         return self._make_client(UNSIGNED)
 
     def close(self) -> None:
-        """Give back the clients' connections."""
+        """Close the clients' connections."""
         for name in ("client", "anonymous"):
             if name in self.__dict__:
                 self.__dict__[name].close()
+        self.trust.close()
 
     @cached_property
     def bucket_url(self) -> str:
-        """Where the bucket is, without the '/' before a key: endpoint and addressing style at once.
+        """The bucket's URL in the right addressing style, without the '/' before a key.
 
-        It is read off a request that boto3 makes for it and that is never sent.
-        Raises `StorageError` of kind environment for a bucket name that cannot be.
+        It is taken from a request that boto3 builds and that is never sent.
+        Raises `StorageError` of kind environment for an invalid bucket name.
         """
         seen: list[str] = []
 
@@ -80,14 +81,8 @@ class Access:
                 client.head_object(Bucket=self._config.bucket, Key="k")
         return seen[0].removesuffix("/k")
 
-    @property
-    def ca_bundle(self) -> str:
-        """The file or directory with the authorities that boto3 trusts."""
-        configured = self._botocore.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE")
-        return str(configured or get_cert_path(True))
-
     def credentials(self) -> ReadOnlyCredentials:
-        """Credentials that are valid now; those that expire are refreshed first, which may take requests.
+        """Credentials that are valid now; expiring ones are refreshed first, which may take requests.
 
         Raises `StorageError` of kind environment if there are none.
         """
@@ -113,6 +108,7 @@ class Access:
                     aws_access_key_id=config.access_key_id,
                     aws_secret_access_key=config.secret_access_key,
                     aws_session_token=config.session_token,
+                    verify=self.trust.bundle_file,
                     config=_botocore_config(config, signature or "s3v4"),
                 )
         except ValueError as exc:
@@ -128,7 +124,7 @@ class Access:
 
 
 def expected_owner(config: StorageConfig) -> dict[str, Any]:
-    """The argument by which a request is refused if the bucket belongs to another account."""
+    """The argument that makes S3 refuse a request if the bucket belongs to another account."""
     owner = config.expected_bucket_owner
     return {} if owner is None else {"ExpectedBucketOwner": owner}
 
@@ -136,9 +132,9 @@ def expected_owner(config: StorageConfig) -> dict[str, Any]:
 def _botocore_config(config: StorageConfig, signature: object) -> Config:
     return Config(  # type: ignore[call-arg]  # the stubs do not know ignore_configured_endpoint_urls yet
         signature_version=signature,  # type: ignore[arg-type]  # nor that it may be UNSIGNED
-        # A bucket in the host name needs DNS and certificates that only AWS has.
+        # Virtual-hosted style needs DNS and certificates that only AWS has.
         s3={"addressing_style": "auto" if config.endpoint_url is None else "path"},
-        # AWS_ENDPOINT_URL_S3 and ~/.aws/config could otherwise send objects where no public URL points.
+        # AWS_ENDPOINT_URL_S3 and ~/.aws/config must not override the endpoint that public URLs are made from.
         ignore_configured_endpoint_urls=True,
         retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
         connect_timeout=CONNECT_TIMEOUT_SECONDS,
@@ -149,8 +145,8 @@ def _botocore_config(config: StorageConfig, signature: object) -> Config:
 
 
 def _stay_in_region(context: dict[str, Any], **_: object) -> None:
-    """Tell botocore that it has followed a redirect already, so that it does not.
+    """Keep botocore from following a redirect to another region, by claiming that it has followed one.
 
-    It would find the bucket in whatever region it is, while the public URLs point to the configured one.
+    The public URLs point to the configured region.
     """
     context["s3_redirect"]["redirected"] = True

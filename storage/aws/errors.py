@@ -1,7 +1,7 @@
-"""The border: everything botocore raises becomes a `StorageError` here, once, and nowhere else.
+"""Translates everything that botocore raises into a `StorageError`.
 
-What an error means is decided by S3's error code, else by the HTTP status, or by the class of the exception
-where there was no answer; never by the text of a message. Codes:
+The kind of an error follows from S3's error code, else from the HTTP status, or without an answer from the
+class of the exception; never from the text of a message. Codes:
 https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html.
 """
 
@@ -21,7 +21,7 @@ _CREDENTIALS = (
     "knows (a profile, an instance or container role)."
 )
 _PROFILE = "Correct AWS_PROFILE and the configuration files of AWS that it names, or unset it."
-_EXPIRED = "Renew the session's credentials; those from a role are renewed by themselves."
+_EXPIRED = "Renew the session's credentials; those of a role are renewed automatically."
 _PERMISSIONS = (
     "Allow these credentials s3:PutObject, s3:GetObject, s3:ListBucket, s3:DeleteObject, "
     "s3:AbortMultipartUpload and, unless AWS_S3_ACL is none, s3:PutObjectAcl on the bucket; a bucket policy "
@@ -31,33 +31,34 @@ _BUCKET = "Create the bucket, or correct AWS_S3_BUCKET."
 _REGION = "Set AWS_REGION to the region the bucket is in."
 _ENDPOINT = "Check AWS_ENDPOINT_URL, AWS_REGION, AWS_S3_BUCKET and AWS_S3_VIDEOS_PREFIX."
 _CLOCK = "Set this machine's clock (NTP): S3 refuses requests that are more than 15 minutes off."
-_ACL = (
-    "There are three ways out: set AWS_S3_ACL=none and make objects public with a bucket policy; or set it "
-    "and serve them through CloudFront (CLOUDFRONT_DOMAIN); or enable ACLs on the bucket (object ownership "
-    "'bucket owner preferred')."
+PUBLIC_MODES = (
+    "Objects are made public in one of three ways: AWS_S3_ACL=public-read, on a bucket that has ACLs enabled "
+    "(Object Ownership: bucket owner preferred); AWS_S3_ACL=none and a bucket policy that allows everyone "
+    "s3:GetObject under AWS_S3_VIDEOS_PREFIX; or AWS_S3_ACL=none and a CDN that may read the bucket "
+    "(CLOUDFRONT_DOMAIN for CloudFront). `video-uploader bucket setup` sets the bucket up for the first two."
 )
 _OPTIONS = (
-    "The server does not take one of the options: correct AWS_S3_STORAGE_CLASS, AWS_S3_SSE, "
+    "The server does not accept one of the options: correct AWS_S3_STORAGE_CLASS, AWS_S3_SSE, "
     "AWS_S3_SSE_KMS_KEY_ID, AWS_S3_TAGS, AWS_S3_CACHE_CONTROL or AWS_S3_ACL."
 )
-_ACCOUNT = "The AWS account has a problem that only its owner can solve, with AWS billing or support."
-_FULL = "The server has no room left or a quota is used up: free space there."
+_ACCOUNT = "The AWS account has a problem that its owner has to solve with AWS billing or support."
+_FULL = "The server is full or a quota is exhausted: free space on the server."
 CERTIFICATE_HINT = (
-    "The server's TLS certificate is not trusted: mend it, or name its authority with AWS_CA_BUNDLE; a wrong "
-    "clock has the same effect."
+    "The server's TLS certificate is not trusted: correct it, or name its authority in AWS_CA_BUNDLE. A "
+    "wrong clock has the same effect."
 )
 _KMS = "Enable the bucket's encryption key in AWS KMS and let these credentials use it."
-_RETRIED = "It is tried again by itself."
+_RETRIED = "It is tried again."
 
 ENVIRONMENT_CODES: Mapping[str, str] = MappingProxyType(
     {
-        "AccessControlListNotSupported": _ACL,
+        "AccessControlListNotSupported": f"The bucket has ACLs disabled. {PUBLIC_MODES}",
         "AccessDenied": _PERMISSIONS,
         "AccessForbidden": _PERMISSIONS,
         "AccountProblem": _ACCOUNT,
         "AllAccessDisabled": _ACCOUNT,
         "AuthorizationHeaderMalformed": _REGION,
-        "BucketAlreadyExists": "Names are unique, and this bucket is somebody else's: change AWS_S3_BUCKET.",
+        "BucketAlreadyExists": "The bucket belongs to another account: change AWS_S3_BUCKET.",
         "CredentialsNotSupported": _CREDENTIALS,
         "ExpiredToken": _EXPIRED,
         "ExpiredTokenException": _EXPIRED,
@@ -72,7 +73,7 @@ ENVIRONMENT_CODES: Mapping[str, str] = MappingProxyType(
         "InvalidTag": _OPTIONS,
         "InvalidToken": _EXPIRED,
         "NoSuchBucket": _BUCKET,
-        "NotImplemented": f"The server does not know something that is asked of it, most often ACLs. {_ACL}",
+        "NotImplemented": f"The server does not support part of the request, most often ACLs. {PUBLIC_MODES}",
         "NotSignedUp": _ACCOUNT,
         "PermanentRedirect": _REGION,
         "QuotaExceeded": _FULL,
@@ -87,25 +88,25 @@ ENVIRONMENT_CODES: Mapping[str, str] = MappingProxyType(
         "XMinioStorageFull": _FULL,
     }
 )
-"""S3's error codes that stay the same until the operator changes something, each with what to change."""
+"""S3's error codes of kind environment, each with what the operator has to change."""
 
 OBJECT_CODES: Mapping[str, str] = MappingProxyType(
     {
-        "EntityTooLarge": "The file is larger than this server takes: make it smaller or use another server.",
-        "KeyTooLongError": "The object's key is longer than this server takes: give the file a shorter name.",
+        "EntityTooLarge": "The file is too large for this server: make it smaller or use another server.",
+        "KeyTooLongError": "The object's key is too long for this server: give the file a shorter name.",
     }
 )
-"""S3's error codes that say that this one object can never be stored as it is."""
+"""S3's error codes for an object that cannot be stored as it is."""
 
 _REFUSALS: Mapping[int, str] = MappingProxyType(
     {301: _REGION, 307: _REGION, 401: _CREDENTIALS, 403: _PERMISSIONS, 507: _FULL}
 )
-"""HTTP statuses that ask for a change by the operator even with a code that no table knows."""
+"""HTTP statuses of kind environment, for error codes that are in no table."""
 
 _UNEXPLAINED: Mapping[int, str] = MappingProxyType(
     {400: f"No reason was given. {_EXPIRED} {_REGION} Check that AWS_ENDPOINT_URL is an S3 server."}
 )
-"""The same for answers without a code, as to a HEAD: 400 is an expired token or the wrong region."""
+"""The same for answers without an error code, as to a HEAD: 400 is an expired token or a wrong region."""
 
 _ENVIRONMENT_EXCEPTIONS: Mapping[type[BotoCoreError], tuple[str, str]] = MappingProxyType(
     {
@@ -136,16 +137,16 @@ _TRANSIENT_EXCEPTIONS: Mapping[type[BotoCoreError], str] = MappingProxyType(
         botocore_errors.HTTPClientError: "connection",
     }
 )
-"""The first that fits counts."""
+"""The first match counts."""
 
 
 def http_status(error: ClientError) -> int:
-    """The HTTP status of the answer that `error` stands for; 0 if there was none."""
+    """The HTTP status of the answer; 0 if there was none."""
     return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
 
 
 def translate(error: ClientError | BotoCoreError, operation: str, key: str | None) -> StorageError:
-    """The `StorageError` that says what `error` means for `operation` on `key`."""
+    """The `StorageError` for `error`, raised by `operation` on `key`."""
     if isinstance(error, ClientError):
         return _from_answer(error, operation, key)
     return _from_client(error, operation, key)
@@ -153,7 +154,7 @@ def translate(error: ClientError | BotoCoreError, operation: str, key: str | Non
 
 @contextmanager
 def translated(operation: str, key: str | None) -> Iterator[None]:
-    """Raise what botocore raises inside as a `StorageError` about `operation` on `key`."""
+    """Raise botocore's exceptions as a `StorageError` about `operation` on `key`."""
     try:
         yield
     except (ClientError, BotoCoreError) as exc:
@@ -162,14 +163,31 @@ def translated(operation: str, key: str | None) -> Iterator[None]:
         raise unreadable(operation, key) from exc
 
 
+def certificate_error(error: BaseException) -> ssl.SSLCertVerificationError | None:
+    """The failed verification of a certificate among the causes of `error`, if there is one.
+
+    urllib3 passes the original exception on as an argument or as `reason`.
+    """
+    seen: set[int] = set()
+    waiting: list[object] = [error]
+    while waiting:
+        cause = waiting.pop()
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return cause
+        if isinstance(cause, BaseException) and id(cause) not in seen:
+            seen.add(id(cause))
+            waiting += [cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args]
+    return None
+
+
 def unreadable(operation: str, key: str | None) -> StorageError:
-    """The `StorageError` that says that an answer to `operation` on `key` makes no sense."""
+    """The `StorageError` for an unreadable answer to `operation` on `key`."""
     return StorageError(
         ErrorKind.TRANSIENT,
         operation,
         key,
         "unreadable-answer",
-        "This is no answer of S3's: check that AWS_ENDPOINT_URL is an S3 server. It is tried again.",
+        "The answer is not one of S3: check that AWS_ENDPOINT_URL is an S3 server. It is tried again.",
     )
 
 
@@ -193,7 +211,7 @@ def _from_answer(error: ClientError, operation: str, key: str | None) -> Storage
 
 
 def _from_client(error: BotoCoreError, operation: str, key: str | None) -> StorageError:
-    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in _causes(error)):
+    if certificate_error(error) is not None:
         return StorageError(ErrorKind.ENVIRONMENT, operation, key, "untrusted-certificate", CERTIFICATE_HINT)
     for exception, (code, hint) in _ENVIRONMENT_EXCEPTIONS.items():
         if isinstance(error, exception):
@@ -202,15 +220,3 @@ def _from_client(error: BotoCoreError, operation: str, key: str | None) -> Stora
         if isinstance(error, exception):
             return StorageError(ErrorKind.TRANSIENT, operation, key, code, f"{error} {_RETRIED}")
     return StorageError(ErrorKind.TRANSIENT, operation, key, "unexpected", f"{error} {_RETRIED}")
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """`error` and what it came from; urllib3 hands the original on as an argument or as `reason`."""
-    seen: set[int] = set()
-    waiting: list[object] = [error]
-    while waiting:
-        cause = waiting.pop()
-        if isinstance(cause, BaseException) and id(cause) not in seen:
-            seen.add(id(cause))
-            yield cause
-            waiting += [cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args]

@@ -1,17 +1,26 @@
-"""botocore's parsers, kept to their word: what makes no sense in an answer is an error of one kind.
+"""Parsing of S3's answers with botocore's models, whichever library has fetched them.
 
-They raise `ResponseParserError` for broken XML, but whatever a conversion happens to raise for a date, a
-number or a list that is none.
+botocore's parsers raise `ResponseParserError` for broken XML, but for a malformed date, number or list they
+raise whatever the conversion raises. The parsers made here raise `ResponseParserError` alone.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import botocore.session
+from botocore.awsrequest import HeadersDict
+from botocore.exceptions import ClientError
 from botocore.model import Shape
 from botocore.parsers import ResponseParserError, ResponseParserFactory
 
+from storage.aws.errors import unreadable
+from storage.errors import ErrorKind, StorageError
+
 Parse = Callable[[Mapping[str, Any], Shape | None], dict[str, Any]]
+
+_FIRST_FAILURE = 300
 
 
 class ParserFactory(ResponseParserFactory):
@@ -20,18 +29,85 @@ class ParserFactory(ResponseParserFactory):
     def create_parser(self, protocol_name: str) -> Any:
         """As botocore's."""
         parser: Any = super().create_parser(protocol_name)
-        parser.parse = _kept_to_its_word(parser.parse)
+        parser.parse = _strict(parser.parse)
         return parser
 
 
 def botocore_session() -> botocore.session.Session:
-    """A session whose clients parse answers that way."""
+    """A session whose clients use such parsers."""
     session = botocore.session.Session()
     session.register_component("response_parser_factory", ParserFactory())
     return session
 
 
-def _kept_to_its_word(parse: Parse) -> Parse:
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An HTTP response: status, headers as they came, and body."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+    def parse(self, operation: str, purpose: str, key: str | None) -> Mapping[str, Any]:
+        """The fields of a successful answer, under the names of S3's API reference.
+
+        Raises botocore's ClientError for an error answer, and `StorageError` for what is not an answer of S3.
+        """
+        answer = self._parse(operation, self.status, purpose, key)
+        if self.status >= _FIRST_FAILURE:
+            raise ClientError(answer, operation)  # type: ignore[arg-type]  # a mapping as botocore makes it
+        if b"<Error>" in self.body[:512]:
+            # S3 answers 200 to some requests before it knows their outcome.
+            late = self._parse(operation, 500, purpose, key)
+            raise ClientError(late, operation)  # type: ignore[arg-type]  # as above
+        return answer
+
+    def _parse(self, operation: str, status: int, purpose: str, key: str | None) -> dict[str, Any]:
+        raw = {"headers": HeadersDict(self.headers), "status_code": max(status, 200), "body": self.body}
+        try:
+            parsed: dict[str, Any] = _parser().parse(raw, _output(operation))
+        except ResponseParserError as exc:
+            raise unreadable(purpose, key) from exc
+        return parsed
+
+
+def required(answer: Mapping[str, object], field: str, operation: str, key: str | None) -> str:
+    """A non-empty text that every S3 server sends; raises a transient `StorageError` if it is missing."""
+    value = present(answer, field, operation, key)
+    if not isinstance(value, str) or not value:
+        raise _lacking(field, operation, key)
+    return value
+
+
+def present(answer: Mapping[str, Any], field: str, operation: str, key: str | None) -> Any:
+    """A field of any type that every S3 server sends; raises as `required` does."""
+    value = answer.get(field)
+    if value is None:
+        raise _lacking(field, operation, key)
+    return value
+
+
+def unquoted(etag: str | None) -> str:
+    """An ETag without HTTP's quotes; empty if the server sent none."""
+    return (etag or "").strip('"')
+
+
+def version(version_id: str | None) -> str | None:
+    """A version's id; None for "null", S3's id of objects in a bucket without versioning."""
+    return None if version_id == "null" else version_id
+
+
+def _lacking(field: str, operation: str, key: str | None) -> StorageError:
+    return StorageError(
+        ErrorKind.TRANSIENT,
+        operation,
+        key,
+        "incomplete-answer",
+        f"The answer lacks {field}: check that AWS_ENDPOINT_URL is an S3 server. It is tried again.",
+    )
+
+
+def _strict(parse: Parse) -> Parse:
     def parse_or_refuse(response: Mapping[str, Any], shape: Shape | None) -> dict[str, Any]:
         try:
             return parse(response, shape)
@@ -39,3 +115,14 @@ def _kept_to_its_word(parse: Parse) -> Parse:
             raise ResponseParserError(str(exc)) from exc
 
     return parse_or_refuse
+
+
+@cache
+def _parser() -> Any:
+    return ParserFactory().create_parser("rest-xml")
+
+
+@cache
+def _output(operation: str) -> Shape | None:
+    model = botocore.session.Session().get_service_model("s3")
+    return model.operation_model(operation).output_shape

@@ -1,4 +1,4 @@
-"""Reads and writes the bucket's documents; `storage.bucket.documents` says what they should be."""
+"""Creates the bucket, and reads and writes its documents; `storage.bucket.documents` merges them."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -9,34 +9,33 @@ from typing import Any, Self
 
 from botocore.exceptions import ClientError
 
-from storage.aws.clients import Access
-from storage.aws.errors import http_status, translated
+from storage.aws import AwsSession, http_status, translated
 from storage.bucket.documents import NEW_ELSEWHERE, NEW_ON_AWS, BucketDocument, Document, Documents
 from storage.config import StorageConfig
 from storage.errors import ErrorKind, StorageError
 
 _WITHOUT_LOCATION = "us-east-1"
-"""The one region that must not be named when a bucket is created in it."""
+"""The region that must not be given as a location constraint."""
 
-_UNKNOWN_TO_SERVER = frozenset({"NotImplemented", "MethodNotAllowed", "http-405", "http-501"})
+_UNSUPPORTED = frozenset({"NotImplemented", "MethodNotAllowed", "http-405", "http-501"})
 
 
 @dataclass(frozen=True, slots=True)
-class _Access:
-    """How one kind of document is asked for and handed over."""
+class _Api:
+    """boto3's methods for one kind of document, and its place in their arguments and answers."""
 
     get: str
     put: str
     unwrap: Callable[[Mapping[str, Any]], Document | None]
     wrap: Callable[[Document], Mapping[str, Any]]
     if_absent: str
-    """The error code of a bucket that has no such document."""
+    """The error code for a bucket without such a document."""
     permissions: str
 
 
-_ACCESS: Mapping[BucketDocument, _Access] = MappingProxyType(
+_APIS: Mapping[BucketDocument, _Api] = MappingProxyType(
     {
-        BucketDocument.PUBLIC_ACCESS_BLOCK: _Access(
+        BucketDocument.PUBLIC_ACCESS_BLOCK: _Api(
             "get_public_access_block",
             "put_public_access_block",
             lambda answer: answer.get("PublicAccessBlockConfiguration"),
@@ -44,7 +43,7 @@ _ACCESS: Mapping[BucketDocument, _Access] = MappingProxyType(
             "NoSuchPublicAccessBlockConfiguration",
             "s3:GetBucketPublicAccessBlock and s3:PutBucketPublicAccessBlock",
         ),
-        BucketDocument.OWNERSHIP: _Access(
+        BucketDocument.OWNERSHIP: _Api(
             "get_bucket_ownership_controls",
             "put_bucket_ownership_controls",
             lambda answer: answer.get("OwnershipControls"),
@@ -52,7 +51,7 @@ _ACCESS: Mapping[BucketDocument, _Access] = MappingProxyType(
             "OwnershipControlsNotFoundError",
             "s3:GetBucketOwnershipControls and s3:PutBucketOwnershipControls",
         ),
-        BucketDocument.POLICY: _Access(
+        BucketDocument.POLICY: _Api(
             "get_bucket_policy",
             "put_bucket_policy",
             lambda answer: json.loads(answer["Policy"]) if answer.get("Policy") else None,
@@ -60,7 +59,7 @@ _ACCESS: Mapping[BucketDocument, _Access] = MappingProxyType(
             "NoSuchBucketPolicy",
             "s3:GetBucketPolicy and s3:PutBucketPolicy",
         ),
-        BucketDocument.CORS: _Access(
+        BucketDocument.CORS: _Api(
             "get_bucket_cors",
             "put_bucket_cors",
             lambda answer: {"CORSRules": answer["CORSRules"]} if answer.get("CORSRules") else None,
@@ -68,7 +67,7 @@ _ACCESS: Mapping[BucketDocument, _Access] = MappingProxyType(
             "NoSuchCORSConfiguration",
             "s3:GetBucketCORS and s3:PutBucketCORS",
         ),
-        BucketDocument.LIFECYCLE: _Access(
+        BucketDocument.LIFECYCLE: _Api(
             "get_bucket_lifecycle_configuration",
             "put_bucket_lifecycle_configuration",
             lambda answer: _only(answer, "Rules", _MINIMUM_SIZE) if answer.get("Rules") else None,
@@ -83,16 +82,16 @@ _ACCESS: Mapping[BucketDocument, _Access] = MappingProxyType(
 )
 
 _MINIMUM_SIZE = "TransitionDefaultMinimumObjectSize"
-"""A setting of the whole lifecycle, which a write that does not repeat it would reset."""
+"""A setting of the whole lifecycle, which a write without it resets."""
 
 
 class BucketAdmin:
-    """The bucket that a configuration names. Close it at the end. Every method raises `StorageError`."""
+    """Administers the bucket of a configuration. Close it at the end. Every method raises `StorageError`."""
 
     def __init__(self, config: StorageConfig) -> None:
         self._config = config
-        self._access = Access(config)
-        self._client = self._access.client
+        self._session = AwsSession(config)
+        self._client = self._session.client
 
     def __enter__(self) -> Self:
         return self
@@ -100,88 +99,88 @@ class BucketAdmin:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._access.close()
+        self._session.close()
 
     @property
     def new_bucket(self) -> Documents:
-        """The documents that a bucket made by `create` is expected to have."""
+        """The documents that a bucket has after `create`."""
         return NEW_ON_AWS if self._config.endpoint_url is None else NEW_ELSEWHERE
 
     def exists(self) -> bool:
-        """Whether there is such a bucket. One in another region than the configured one is an error."""
-        with _administering("look for the bucket", "s3:ListBucket; or the bucket is somebody else's"):
+        """Whether the bucket exists. One in another region than the configured one raises `StorageError`."""
+        with _administering("look for the bucket", "s3:ListBucket, if the bucket is not another account's"):
             try:
-                told = self._client.head_bucket(Bucket=self._config.bucket).get("BucketRegion")
+                region = self._client.head_bucket(Bucket=self._config.bucket).get("BucketRegion")
             except ClientError as exc:
                 if http_status(exc) == 404:
                     return False
                 raise
-        if told is not None and told != self._config.region:
-            hint = f"The bucket is in {told}: set AWS_REGION to that, for public URLs are made from it."
+        if region is not None and region != self._config.region:
+            hint = f"The bucket is in {region}: set AWS_REGION to that, because public URLs are made from it."
             raise StorageError(ErrorKind.ENVIRONMENT, "look for the bucket", None, "wrong-region", hint)
         return True
 
     def create(self) -> None:
-        """Make the bucket in the configured region."""
+        """Create the bucket in the configured region."""
         region = self._config.region
-        where: dict[str, Any] = (
+        location: dict[str, Any] = (
             {}
             if region == _WITHOUT_LOCATION
             else {"CreateBucketConfiguration": {"LocationConstraint": region}}
         )
         with _administering("create the bucket", "s3:CreateBucket"):
-            self._client.create_bucket(Bucket=self._config.bucket, **where)
+            self._client.create_bucket(Bucket=self._config.bucket, **location)
 
     def read(self) -> Documents:
-        """The bucket's documents; those that the server does not know at all are left out."""
+        """The bucket's documents, without those that the server does not support."""
         documents: dict[BucketDocument, Document | None] = {}
-        for part, access in _ACCESS.items():
+        for kind, api in _APIS.items():
             try:
-                documents[part] = self._read(part, access)
+                documents[kind] = self._read(kind, api)
             except StorageError as exc:
-                if not is_unknown_to_server(exc):
+                if not is_unsupported(exc):
                     raise
         return documents
 
-    def write(self, part: BucketDocument, document: Document) -> None:
+    def write(self, kind: BucketDocument, document: Document) -> None:
         """Replace one of the bucket's documents."""
-        access = _ACCESS[part]
-        with _administering(f"write the bucket's {part}", access.permissions):
-            getattr(self._client, access.put)(Bucket=self._config.bucket, **access.wrap(document))
+        api = _APIS[kind]
+        with _administering(f"write the bucket's {kind}", api.permissions):
+            getattr(self._client, api.put)(Bucket=self._config.bucket, **api.wrap(document))
 
-    def _read(self, part: BucketDocument, access: _Access) -> Document | None:
-        with _administering(f"read the bucket's {part}", access.permissions):
+    def _read(self, kind: BucketDocument, api: _Api) -> Document | None:
+        with _administering(f"read the bucket's {kind}", api.permissions):
             try:
-                answer = getattr(self._client, access.get)(Bucket=self._config.bucket)
+                answer = getattr(self._client, api.get)(Bucket=self._config.bucket)
             except ClientError as exc:
-                if exc.response.get("Error", {}).get("Code") == access.if_absent:
+                if exc.response.get("Error", {}).get("Code") == api.if_absent:
                     return None
                 raise
-            return access.unwrap(answer)
+            return api.unwrap(answer)
 
 
-def is_unknown_to_server(error: StorageError) -> bool:
-    """Whether an error says that the server has no such kind of document."""
-    return error.code in _UNKNOWN_TO_SERVER
+def is_unsupported(error: StorageError) -> bool:
+    """Whether an error says that the server does not support a kind of document."""
+    return error.code in _UNSUPPORTED
 
 
 @contextmanager
 def _administering(operation: str, permissions: str) -> Iterator[None]:
-    """As `translated`, in the words of somebody who sets a bucket up: here a refusal is never waited out."""
+    """As `translated`, with hints for the set-up of a bucket, where every refusal is of kind environment."""
     try:
         with translated(operation, None):
             yield
     except StorageError as exc:
         if exc.code in ("AccessDenied", "http-403"):
             hint = (
-                f"Allow these credentials {permissions}. Where it is a policy that makes objects public, "
-                "the account's own public access block may forbid it."
+                f"Allow these credentials {permissions}. The account's public access block may also forbid a "
+                "public policy."
             )
             raise StorageError(ErrorKind.ENVIRONMENT, operation, None, exc.code, hint) from exc
         cause = exc.__cause__
         if exc.kind is ErrorKind.TRANSIENT and isinstance(cause, ClientError) and http_status(cause) < 500:
             said = cause.response.get("Error", {}).get("Message", "no reason")
-            hint = f"The server said: {said.rstrip('.')}. Correct the settings that this comes from."
+            hint = f"The server said: {said.rstrip('.')}. Correct the settings that are at fault."
             raise StorageError(ErrorKind.ENVIRONMENT, operation, None, exc.code, hint) from exc
         raise
 

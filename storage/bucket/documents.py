@@ -1,7 +1,7 @@
-"""What a bucket has to say about itself so that players can read from it: documents, merged, never replaced.
+"""The documents (policy, CORS, lifecycle, ...) that a bucket needs for uploads and players.
 
-Pure functions over the documents' JSON, in the form that boto3 and `aws s3api` use. What is ours in a
-document is found by a name of ours and rewritten; everything else in it stays as it is. Governing source:
+Pure functions over the documents' JSON, in the form that boto3 and `aws s3api` use. Statements and rules of
+ours are found by their names and rewritten; the rest of a document stays as it is. See
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/access-management.html.
 """
 
@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 OURS = "video-uploader"
-"""What the names of our statements and rules begin with."""
+"""The prefix of the names of our statements and rules."""
 
 ABORT_MULTIPARTS_AFTER_DAYS = 7
 PREFLIGHT_SECONDS = 3600
@@ -23,9 +23,9 @@ Document = Mapping[str, Any]
 
 
 class BucketDocument(StrEnum):
-    """The documents of a bucket that are looked after, in the order in which they can be written."""
+    """The managed documents of a bucket, in the order in which they can be written."""
 
-    # A policy that makes anything public is refused while the public access block stands.
+    # S3 refuses a public policy as long as the public access block forbids it.
     PUBLIC_ACCESS_BLOCK = "public access block"
     OWNERSHIP = "object ownership"
     POLICY = "policy"
@@ -34,7 +34,7 @@ class BucketDocument(StrEnum):
 
 
 Documents = Mapping[BucketDocument, Document | None]
-"""The documents that a server knows, each as it is; None where the bucket has none of that kind."""
+"""The documents that the server supports; None where the bucket has none of that kind."""
 
 NEW_ON_AWS: Documents = {
     BucketDocument.PUBLIC_ACCESS_BLOCK: {
@@ -48,26 +48,26 @@ NEW_ON_AWS: Documents = {
     BucketDocument.CORS: None,
     BucketDocument.LIFECYCLE: None,
 }
-"""What AWS gives a new bucket: nothing in it can be public, by whatever way."""
+"""The documents of a new bucket on AWS, in which nothing can be public."""
 
 NEW_ELSEWHERE: Documents = dict.fromkeys(BucketDocument)
-"""What other servers give a new bucket."""
+"""The documents of a new bucket on other servers."""
 
 
 class PublicMode(StrEnum):
-    """How players get to read an object."""
+    """How players are allowed to read objects."""
 
     ACL = "ACL"
-    """Each object says so itself, by its ACL; the policy says it for the whole prefix as well."""
+    """By the ACL of each object, and by the policy for the whole prefix as well."""
     POLICY = "policy"
-    """The bucket's policy says so for everything under the prefix."""
+    """By the bucket's policy, for everything under the prefix."""
     CDN = "CDN"
-    """CloudFront reads the bucket with an identity of its own, and nobody else does."""
+    """Through CloudFront, which alone may read the bucket, with an identity of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """After how many days an object moves to which storage class."""
+    """Moves objects to a storage class after a number of days."""
 
     days: int
     storage_class: str
@@ -75,86 +75,86 @@ class Transition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DesiredBucket:
-    """What is wanted of a bucket.
+    """What the settings require of a bucket.
 
     Attributes:
-        prefix: which keys may be read by everybody, without a '/' at its ends; empty for all of them.
-        region: the bucket's region, which tells the partition of its ARN.
-        by_acl: whether every object is uploaded with the ACL `public-read`.
-        cdn_domain: the host that public URLs lead to, if that is CloudFront's.
+        prefix: the keys that everyone may read, without a '/' at its ends; empty for all of them.
+        region: the bucket's region, which determines the partition of its ARN.
+        uses_acl: whether every object is uploaded with the ACL `public-read`.
+        cdn_domain: the host of public URLs, if that is CloudFront's.
         cors_origins: the origins whose scripts may read the objects.
-        transition, expire_days: what becomes of objects when they grow old; None: nothing.
+        transition, expire_days: the lifecycle of old objects; None to keep them as they are.
 
     """
 
     bucket: str
     prefix: str
     region: str
-    by_acl: bool
+    uses_acl: bool
     cdn_domain: str | None = None
     cors_origins: tuple[str, ...] = ("*",)
     transition: Transition | None = None
     expire_days: int | None = None
 
 
-def public_mode_of(wishes: DesiredBucket, policy: Document | None) -> PublicMode:
-    """How objects are to be read, of which `policy` tells whether CloudFront may do so by itself."""
-    if wishes.by_acl:
+def public_mode_of(desired: DesiredBucket, policy: Document | None) -> PublicMode:
+    """How players are to read objects; a CDN alone only if the present `policy` lets CloudFront read."""
+    if desired.uses_acl:
         return PublicMode.ACL
-    if wishes.cdn_domain is not None and _lets_cloudfront_in(policy):
+    if desired.cdn_domain is not None and _lets_cloudfront_in(policy):
         return PublicMode.CDN
     return PublicMode.POLICY
 
 
-def wanted(present: Documents, wishes: DesiredBucket) -> dict[BucketDocument, Document | None]:
-    """The documents as they should be, for each in `present`: what is ours merged into what is there."""
-    way = public_mode_of(wishes, present.get(BucketDocument.POLICY))
+def desired_documents(present: Documents, desired: DesiredBucket) -> dict[BucketDocument, Document | None]:
+    """The documents in `present` with our statements and rules merged in."""
+    mode = public_mode_of(desired, present.get(BucketDocument.POLICY))
     merged: dict[BucketDocument, Document | None] = {}
-    for part, document in present.items():
-        match part:
+    for kind, document in present.items():
+        match kind:
             case BucketDocument.PUBLIC_ACCESS_BLOCK:
-                merged[part] = public_access_block(document, way)
+                merged[kind] = public_access_block(document, mode)
             case BucketDocument.OWNERSHIP:
-                merged[part] = ownership(document, way)
+                merged[kind] = ownership(document, mode)
             case BucketDocument.POLICY:
-                merged[part] = policy(document, wishes, way)
+                merged[kind] = policy(document, desired, mode)
             case BucketDocument.CORS:
-                merged[part] = cors(document, wishes)
+                merged[kind] = cors(document, desired)
             case BucketDocument.LIFECYCLE:
-                merged[part] = lifecycle(document, wishes)
+                merged[kind] = lifecycle(document, desired)
     return merged
 
 
-def public_access_block(present: Document | None, way: PublicMode) -> Document | None:
-    """The block without what stands in the way; where there is no block there is nothing to lift."""
+def public_access_block(present: Document | None, mode: PublicMode) -> Document | None:
+    """The block without the flags that forbid the mode; None where there is no block."""
     lifted: tuple[str, ...] = ()
-    if way is not PublicMode.CDN:
+    if mode is not PublicMode.CDN:
         lifted += ("BlockPublicPolicy", "RestrictPublicBuckets")
-    if way is PublicMode.ACL:
+    if mode is PublicMode.ACL:
         lifted += ("BlockPublicAcls", "IgnorePublicAcls")
     if present is None or not any(present.get(flag) for flag in lifted):
         return present
     return {**present, **dict.fromkeys(lifted, False)}
 
 
-def ownership(present: Document | None, way: PublicMode) -> Document | None:
-    """ACLs enabled if objects are to be public by theirs; a bucket without the document has them enabled."""
+def ownership(present: Document | None, mode: PublicMode) -> Document | None:
+    """The ownership with ACLs enabled if the mode needs them; without the document they are enabled."""
     rules = present.get("Rules", []) if present is not None else []
-    if way is PublicMode.ACL and any(rule.get("ObjectOwnership") == "BucketOwnerEnforced" for rule in rules):
+    if mode is PublicMode.ACL and any(rule.get("ObjectOwnership") == "BucketOwnerEnforced" for rule in rules):
         return {"Rules": [{"ObjectOwnership": "BucketOwnerPreferred"}]}
     return present
 
 
-def policy(present: Document | None, wishes: DesiredBucket, way: PublicMode) -> Document | None:
-    """The policy with the statement that lets everybody read what is under the prefix, and nothing else."""
-    if way is PublicMode.CDN:
+def policy(present: Document | None, desired: DesiredBucket, mode: PublicMode) -> Document | None:
+    """The policy with a statement that lets everyone read the objects under the prefix."""
+    if mode is PublicMode.CDN:
         return present
     statement = {
-        "Sid": named("public-read", wishes.prefix),
+        "Sid": named("public-read", desired.prefix),
         "Effect": "Allow",
         "Principal": "*",
         "Action": "s3:GetObject",
-        "Resource": objects_arn(wishes.bucket, wishes.prefix, wishes.region),
+        "Resource": objects_arn(desired.bucket, desired.prefix, desired.region),
     }
     if present is None:
         return {"Version": POLICY_VERSION, "Statement": [statement]}
@@ -162,12 +162,12 @@ def policy(present: Document | None, wishes: DesiredBucket, way: PublicMode) -> 
     return present if merged is None else {**present, "Statement": merged}
 
 
-def cors(present: Document | None, wishes: DesiredBucket) -> Document:
-    """The CORS document with the rule that lets scripts of the wanted origins read objects, by ranges too."""
+def cors(present: Document | None, desired: DesiredBucket) -> Document:
+    """The CORS document with a rule that lets scripts of the origins read objects and ranges of them."""
     rule = {
         "ID": f"{OURS}-read",
         "AllowedMethods": ["GET", "HEAD"],
-        "AllowedOrigins": list(wishes.cors_origins),
+        "AllowedOrigins": list(desired.cors_origins),
         "AllowedHeaders": ["*"],
         "ExposeHeaders": ["Accept-Ranges", "Content-Length", "Content-Range", "ETag"],
         "MaxAgeSeconds": PREFLIGHT_SECONDS,
@@ -175,41 +175,41 @@ def cors(present: Document | None, wishes: DesiredBucket) -> Document:
     return _with_rule(present, "CORSRules", rule)
 
 
-def lifecycle(present: Document | None, wishes: DesiredBucket) -> Document:
-    """The lifecycle with the rule for objects under the prefix and for multipart uploads nobody completed."""
+def lifecycle(present: Document | None, desired: DesiredBucket) -> Document:
+    """The lifecycle with a rule for the objects and the incomplete multipart uploads under the prefix."""
     rule: dict[str, Any] = {
-        "ID": named("lifecycle", wishes.prefix),
+        "ID": named("lifecycle", desired.prefix),
         "Status": "Enabled",
-        "Filter": {"Prefix": folder(wishes.prefix)},
+        "Filter": {"Prefix": folder(desired.prefix)},
         "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": ABORT_MULTIPARTS_AFTER_DAYS},
     }
-    if wishes.transition is not None:
+    if desired.transition is not None:
         rule["Transitions"] = [
-            {"Days": wishes.transition.days, "StorageClass": wishes.transition.storage_class}
+            {"Days": desired.transition.days, "StorageClass": desired.transition.storage_class}
         ]
-    if wishes.expire_days is not None:
-        rule["Expiration"] = {"Days": wishes.expire_days}
+    if desired.expire_days is not None:
+        rule["Expiration"] = {"Days": desired.expire_days}
     return _with_rule(present, "Rules", rule)
 
 
 def named(purpose: str, prefix: str) -> str:
-    """The name of what is ours for this prefix: another prefix of the same bucket has one of its own."""
+    """The name of our statement or rule for a prefix, distinct for each prefix of a bucket."""
     if not prefix:
         return f"{OURS}-{purpose}"
     plain = re.sub(r"[^A-Za-z0-9]+", "-", prefix)[:64]
     if plain != prefix:
-        # Prefixes that look alike once they are made plain and short must not share a name.
+        # Distinct prefixes must not share a name after normalization.
         plain += f"-{hashlib.sha256(prefix.encode()).hexdigest()[:8]}"
     return f"{OURS}-{purpose}-{plain}"
 
 
 def folder(prefix: str) -> str:
-    """What the keys under a prefix begin with."""
+    """The beginning of every key under a prefix."""
     return f"{prefix}/" if prefix else ""
 
 
 def partition(region: str) -> str:
-    """The partition that a region belongs to, as ARNs name it."""
+    """The ARN partition of a region."""
     if region.startswith("cn-"):
         return "aws-cn"
     return "aws-us-gov" if region.startswith("us-gov-") else "aws"
@@ -233,11 +233,11 @@ def _with_rule(present: Document | None, field: str, rule: Document) -> Document
 
 
 def _merged(entries: list[Document], ours: Document, name: str) -> list[Document] | None:
-    """The entries with ours in its place, or at their end; None if that changes nothing."""
+    """The entries with ours in its place, or at the end; None if nothing changes."""
     nameless = _canonical({field: value for field, value in ours.items() if field != name})
     merged, is_there = [], False
     for entry in entries:
-        # Some servers forget the names of rules, and would get ours once more each time.
+        # Some servers drop the names of rules; ours must not be added again each time.
         is_ours = entry.get(name) == ours[name] or _canonical(entry) == nameless
         if not is_ours:
             merged.append(entry)
@@ -250,7 +250,7 @@ def _merged(entries: list[Document], ours: Document, name: str) -> list[Document
 
 
 def _canonical(value: Any) -> Any:
-    """A value in which the order of a list does not count, for servers do not keep it."""
+    """A value with sorted lists, because servers do not keep their order."""
     match value:
         case Mapping():
             return {name: _canonical(inner) for name, inner in value.items()}

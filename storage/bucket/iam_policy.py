@@ -1,6 +1,6 @@
-"""The smallest IAM policy that the daemon can work with.
+"""The minimal IAM policy for the daemon.
 
-Governing source: https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazons3.html.
+See https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazons3.html.
 """
 
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 from storage.bucket.documents import POLICY_VERSION, bucket_arn, objects_arn, partition
 
 
-def smallest_policy(
+def minimal_policy(
     bucket: str,
     prefix: str,
     region: str,
@@ -18,9 +18,9 @@ def smallest_policy(
     kms_key_id: str | None = None,
     cloudfront_distribution_id: str | None = None,
 ) -> dict[str, Any]:
-    """What an identity must be allowed for uploading, confirming, resuming, deleting and invalidating.
+    """The permissions for uploading, confirming, resuming, deleting and invalidating.
 
-    `kms_key_id` may be a key's id or its ARN. Setting the bucket up takes more, and is done by somebody else.
+    `kms_key_id` may be a key's id or its ARN. `bucket setup` needs more, and an administrator's identity.
     """
     actions = ["s3:PutObject", "s3:GetObject", "s3:DeleteObject"]
     actions += ["s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]
@@ -30,13 +30,13 @@ def smallest_policy(
         actions.append("s3:PutObjectTagging")
     statements = [
         _allow("Objects", actions, objects_arn(bucket, prefix, region)),
-        # Without the right to list, S3 answers 403 instead of 404 for what is not there. A condition on the
-        # prefix would take that right away again, for a HEAD has none.
+        # Without ListBucket S3 answers 403 instead of 404 for a missing object. A condition on the prefix
+        # would have the same effect, because a HEAD has none.
         _allow("Bucket", ["s3:ListBucket", "s3:ListBucketMultipartUploads"], bucket_arn(bucket, region)),
     ]
     if kms_key_id is not None:
         key = kms_key_id if kms_key_id.startswith("arn:") else f"{_prefix('kms', region)}:*:key/{kms_key_id}"
-        # To complete a multipart upload S3 reads the encrypted parts.
+        # S3 decrypts the parts when it completes a multipart upload.
         statements.append(_allow("EncryptionKey", ["kms:GenerateDataKey", "kms:Decrypt"], key))
     if cloudfront_distribution_id is not None:
         distribution = f"arn:{partition(region)}:cloudfront::*:distribution/{cloudfront_distribution_id}"

@@ -1,4 +1,4 @@
-"""Does S3 work as configured? Every check that needs only S3, tried for real and cleaned up again."""
+"""Checks whether S3 works as configured, by real requests whose traces are removed."""
 
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-from storage.aws.clients import Access
-from storage.aws.errors import translate, translated
+from storage.aws import AwsSession, translate, translated
 from storage.bucket.documents import folder
-from storage.checks.probe_object import Probe
+from storage.checks.probe_object import ProbeObject
 from storage.checks.results import CheckResult, Outcome, failed, not_tried, ok, warning
 from storage.config import StorageConfig
 from storage.errors import StorageError
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
 TOLERATED_SKEW = timedelta(minutes=15)
-"""What S3 tolerates, https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-authenticating-requests.html."""
+"""The skew that S3 tolerates, https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-authenticating-requests.html."""
 
 NOTABLE_SKEW = timedelta(minutes=1)
 
@@ -45,7 +44,7 @@ _OTHER_REGION = frozenset(
 _BUCKET = frozenset({"NoSuchBucket", "InvalidBucketName"})
 
 BASICS = ("server", "credentials", "clock", "bucket", "region")
-"""The names of the checks that all others build upon."""
+"""The names of the checks on which all others depend."""
 
 _SOURCES: Mapping[str, str] = {
     "env": "the environment",
@@ -62,12 +61,12 @@ _SOURCES: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class _FirstAnswer:
-    """What came back to the first signed request."""
+    """The answer to the first signed request."""
 
     error: StorageError | None
     headers: Mapping[str, str] = field(default_factory=dict)
     ahead: timedelta | None = None
-    """How far the server's clock is ahead of ours; None if it does not tell its time."""
+    """How far the server's clock is ahead of ours; None without a date in the answer."""
 
     @property
     def code(self) -> str:
@@ -76,7 +75,7 @@ class _FirstAnswer:
 
     @property
     def hint(self) -> str:
-        """What the error asks for."""
+        """The error's hint; empty without an error."""
         return "" if self.error is None else self.error.hint
 
 
@@ -87,31 +86,31 @@ def check_storage(
     cdn_domain: str | None = None,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Generator[CheckResult, None, None]:
-    """Every check, one after the other as it ends.
+    """Make every check, and yield each result as soon as it is known.
 
-    It uploads small objects under the prefix and removes them again, also if the generator is closed early.
+    Small objects are uploaded under the prefix and deleted again, also if the generator is closed early.
     """
     try:
-        access = Access(config)
-        client = access.client
+        session = AwsSession(config)
+        client = session.client
     except StorageError as exc:
         yield failed("credentials", f"No request can be made ({exc.code}).", exc.hint)
         return
-    with closing(access):
-        answer = _ask(client, config, clock)
+    with closing(session):
+        answer = _first_answer(client, config, clock)
         basics = list(_basics(client, config, answer))
         yield from basics
         unmet = next((result.name for result in basics if result.outcome is Outcome.FAILED), None)
         if unmet is None:
             yield _listing(answer)
-            yield from Probe(client, config, cors_origins=cors_origins, cdn_domain=cdn_domain).checks()
+            yield from ProbeObject(client, config, cors_origins=cors_origins, cdn_domain=cdn_domain).checks()
         else:
-            told = {result.name for result in basics}
-            names = (name for name in (*BASICS, "ListBucket", *Probe.NAMES) if name not in told)
+            reported = {result.name for result in basics}
+            names = (name for name in (*BASICS, "ListBucket", *ProbeObject.NAMES) if name not in reported)
             yield from (not_tried(name, unmet) for name in names)
 
 
-def _ask(client: "S3Client", config: StorageConfig, clock: Callable[[], datetime]) -> _FirstAnswer:
+def _first_answer(client: "S3Client", config: StorageConfig, clock: Callable[[], datetime]) -> _FirstAnswer:
     error: StorageError | None = None
     headers: Mapping[str, str] = {}
     asked_at = clock()
@@ -127,7 +126,7 @@ def _ask(client: "S3Client", config: StorageConfig, clock: Callable[[], datetime
 
 
 def _skew(date: str | None, asked_at: datetime, answered_at: datetime) -> timedelta | None:
-    """How far an HTTP date is from our time, which counts as right anywhere in between."""
+    """How far an HTTP date lies outside the time between the request and its answer."""
     if date is None:
         return None
     try:
@@ -188,17 +187,15 @@ def _source(config: StorageConfig) -> str:
 
 def _clock(answer: _FirstAnswer) -> CheckResult:
     if answer.code in _CLOCK:
-        return failed("clock", f"The server refuses this machine's time ({answer.code}).", answer.hint)
+        return failed("clock", f"The server rejects this machine's time ({answer.code}).", answer.hint)
     if answer.ahead is None:
-        return warning(
-            "clock", "The server does not tell its time.", "Keep this machine's clock right (NTP)."
-        )
+        return warning("clock", "The server sends no date.", "Synchronize this machine's clock (NTP).")
     seconds = abs(answer.ahead).total_seconds()
     difference = (
         f"This machine's clock is {seconds:.0f} s {'behind' if answer.ahead > timedelta() else 'ahead'}."
     )
     if abs(answer.ahead) >= TOLERATED_SKEW:
-        return failed("clock", difference, "Set this machine's clock (NTP): S3 refuses requests as far off.")
+        return failed("clock", difference, "Set this machine's clock (NTP): S3 refuses its requests.")
     if abs(answer.ahead) >= NOTABLE_SKEW:
         return warning(
             "clock", difference, "Set this machine's clock (NTP): S3 tolerates 15 minutes at most."
@@ -209,27 +206,27 @@ def _clock(answer: _FirstAnswer) -> CheckResult:
 def _bucket(config: StorageConfig, answer: _FirstAnswer) -> CheckResult:
     known = answer.error is None or answer.code in {"AccessDenied", "http-403"} | _OTHER_REGION
     if known:
-        return ok("bucket", f"{config.bucket} is there.")
+        return ok("bucket", f"{config.bucket} exists.")
     return failed(
-        "bucket", f"The server does not say whether {config.bucket} is there ({answer.code}).", answer.hint
+        "bucket", f"The server does not say whether {config.bucket} exists ({answer.code}).", answer.hint
     )
 
 
 def _region(client: "S3Client", config: StorageConfig, answer: _FirstAnswer) -> CheckResult:
-    told = answer.headers.get("x-amz-bucket-region") or _told_region(client, config)
-    if answer.code in _OTHER_REGION or (told is not None and told != config.region):
+    region = answer.headers.get("x-amz-bucket-region") or _reported_region(client, config)
+    if answer.code in _OTHER_REGION or (region is not None and region != config.region):
         return failed(
             "region",
-            f"The bucket is in {told or 'another region'}, and AWS_REGION is {config.region}.",
-            f"Set AWS_REGION to {told or 'the region the bucket is in'}: public URLs are made from it.",
+            f"The bucket is in {region or 'another region'}, and AWS_REGION is {config.region}.",
+            f"Set AWS_REGION to {region or 'the region the bucket is in'}: public URLs are made from it.",
         )
-    if told is None:
-        return ok("region", f"The server accepts {config.region}; it does not tell the bucket's region.")
-    return ok("region", f"The bucket is in {told}, as AWS_REGION says.")
+    if region is None:
+        return ok("region", f"The server accepts {config.region}; it does not report the bucket's region.")
+    return ok("region", f"The bucket is in {region}, as AWS_REGION says.")
 
 
-def _told_region(client: "S3Client", config: StorageConfig) -> str | None:
-    """The bucket's region as a HEAD tells it, which AWS does even where it refuses everything else."""
+def _reported_region(client: "S3Client", config: StorageConfig) -> str | None:
+    """The bucket's region by a HEAD request, which AWS answers even without permission."""
     try:
         answer = client.head_bucket(Bucket=config.bucket)
     except ClientError as exc:
@@ -245,6 +242,6 @@ def _listing(answer: _FirstAnswer) -> CheckResult:
         return ok("ListBucket", "The bucket can be listed.")
     return failed(
         "ListBucket",
-        f"The bucket cannot be listed ({answer.code}), so S3 answers 403 for objects that are not there.",
+        f"The bucket cannot be listed ({answer.code}), so S3 answers 403 for missing objects.",
         "Allow these credentials s3:ListBucket on the bucket; `doctor --iam` prints the policy.",
     )

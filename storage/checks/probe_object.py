@@ -1,4 +1,4 @@
-"""A small object under the prefix: put there, looked at from every side, and removed again."""
+"""Checks by means of a small object under the prefix: stores, reads and deletes it."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from storage import checksums
-from storage.aws.answers import required, unquoted, version
-from storage.aws.clients import expected_owner
-from storage.aws.errors import translated
+from storage.aws import expected_owner, required, translated, unquoted, version
 from storage.bucket.documents import bucket_arn, folder, objects_arn
-from storage.checks.public_reads import Publicity
+from storage.checks.public_reads import PublicReads
 from storage.checks.results import CheckResult, Outcome, failed, not_tried, ok, warning
 from storage.config import StorageConfig
 from storage.errors import ErrorKind, StorageError
@@ -26,10 +24,10 @@ OTHER_CONTENT = CONTENT.upper()
 _PERMISSION_CODES = frozenset({"AccessDenied", "http-403"})
 
 
-class Probe:
-    """One round of checks with an object of its own, whose name begins with '.', as no video's folder does.
+class ProbeObject:
+    """One round of checks with an object of its own, whose name begins with '.', unlike a video's folder.
 
-    It is stored with `Cache-Control: no-store`, so that no cache keeps it when it is gone.
+    It is stored with `Cache-Control: no-store`, so that no cache keeps it after its deletion.
     """
 
     NAMES = (
@@ -50,36 +48,38 @@ class Probe:
         self._config = config
         self._key = f"{folder(config.prefix)}.video-uploader-probe-{uuid.uuid4()}"
         self._target: Any = {"Bucket": config.bucket, "Key": self._key, **expected_owner(config)}
-        self._publicity = Publicity(
+        self._public_reads = PublicReads(
             config, self._key, CONTENT, cors_origins=cors_origins, cdn_domain=cdn_domain
         )
         self._versions: list[str] = []
 
     def checks(self) -> Iterator[CheckResult]:
-        """Every check, one after the other as it ends. Closed early, it still removes the object."""
+        """Make every check, and yield each result. The object is deleted also if this is closed early."""
         put = self._try("PutObject", "s3:PutObject", self._put_plainly)
         yield put
         if put.outcome is Outcome.FAILED:
             yield from (not_tried(name, "PutObject") for name in self.NAMES if name != "PutObject")
             return
         try:
-            yield from self._look_at_it()
+            yield from self._checks_of_object()
         finally:
             removal = self._removal()
         yield removal
 
-    def _look_at_it(self) -> Iterator[CheckResult]:
+    def _checks_of_object(self) -> Iterator[CheckResult]:
         acl = self._try_acl()
         yield acl
         yield self._try("GetObject", "s3:GetObject", self._get)
         yield self._try("HeadObject", "s3:GetObject", self._head)
-        seen = self._publicity.url()
+        seen = self._public_reads.url()
         yield seen
-        yield self._publicity.acl(is_accepted=acl.outcome is Outcome.OK, is_public=seen.outcome is Outcome.OK)
-        yield self._publicity.cors()
-        yield self._publicity.cdn()
+        yield self._public_reads.acl(
+            is_accepted=acl.outcome is Outcome.OK, is_public=seen.outcome is Outcome.OK
+        )
+        yield self._public_reads.cors()
+        yield self._public_reads.cdn()
         yield self._try("multipart", _MULTIPART_ACTIONS, self._multipart)
-        # Last, for it may leave other content behind.
+        # Last, because it may leave other content behind.
         yield self._checksums()
 
     def _put_plainly(self) -> str:
@@ -119,13 +119,13 @@ class Probe:
         answer = self._client.get_object(**self._target)
         with answer["Body"] as body:
             if body.read() != CONTENT:
-                hint = "An object is not what was stored a moment ago: check what AWS_ENDPOINT_URL leads to."
+                hint = "The object read is not the one stored: check which server AWS_ENDPOINT_URL names."
                 raise StorageError(ErrorKind.ENVIRONMENT, "GetObject", self._key, "other-content", hint)
         return "Objects can be read."
 
     def _head(self) -> str:
         self._client.head_object(**self._target)
-        return "Objects can be asked about."
+        return "Objects can be looked up."
 
     def _multipart(self) -> str:
         with self._open_multipart() as upload_id:
@@ -140,7 +140,7 @@ class Probe:
             self._client.list_multipart_uploads(
                 Bucket=self._config.bucket, Prefix=self._key, **expected_owner(self._config)
             )
-        return "Uploads in parts can be begun, listed and aborted."
+        return "Multipart uploads can be created, listed and aborted."
 
     @contextmanager
     def _open_multipart(self) -> Iterator[str]:
@@ -157,15 +157,13 @@ class Probe:
             self._client.abort_multipart_upload(**self._target, UploadId=upload_id)
 
     def _checksums(self) -> CheckResult:
-        """Which proof of an object's content this server gives, and whether it looks at ours."""
+        """Which proof of an object's content the server gives, and whether it verifies ours."""
         try:
             with translated("checksums", self._key):
                 head = self._client.head_object(**self._target, ChecksumMode="ENABLED")
                 refuses = self._refuses_wrong_checksum()
         except StorageError as exc:
-            return failed(
-                "checksums", f"It could not be found out ({exc.code}).", self._mend(exc, "s3:GetObject")
-            )
+            return failed("checksums", f"The check failed ({exc.code}).", self._mend(exc, "s3:GetObject"))
         looks = "refuses content that does not match" if refuses else "does not compare it with the content"
         if checksums.decode(head.get("ChecksumCRC64NVME")) is not None:
             return ok("checksums", f"The server keeps the CRC64NVME of an object, and {looks}.")
@@ -175,8 +173,8 @@ class Probe:
             )
         return failed(
             "checksums",
-            "The server tells neither a CRC64NVME nor an ETag made of MD5s: no upload can be confirmed.",
-            "Use a server, or an encryption of the bucket, that tells one of them.",
+            "The server sends neither a CRC64NVME nor an ETag made of MD5s: no upload can be confirmed.",
+            "Use a server, or an encryption of the bucket, that sends one of them.",
         )
 
     def _refuses_wrong_checksum(self) -> bool:
@@ -197,10 +195,10 @@ class Probe:
         answer = self._client.delete_object(**self._target)
         if marker := version(answer.get("VersionId")):
             self._versions.append(marker)
-        return "Objects can be deleted; what was stored for these checks is gone."
+        return "Objects can be deleted; the probe object is deleted."
 
     def _remove_versions(self) -> CheckResult | None:
-        """On a bucket with versions a deletion hides; remove what is hidden, too, where that is allowed."""
+        """On a bucket with versioning delete every version too, as far as that is allowed."""
         try:
             with translated("DeleteObjectVersion", self._key):
                 while self._versions:
@@ -210,7 +208,7 @@ class Probe:
             return warning(
                 "DeleteObject",
                 f"Objects can be deleted; old versions of {self._key} remain ({exc.code}).",
-                "Remove them by hand; the daemon itself does not need s3:DeleteObjectVersion.",
+                "Delete them by hand; the daemon itself does not need s3:DeleteObjectVersion.",
             )
         return None
 
@@ -224,7 +222,7 @@ class Probe:
 
     def _mend(self, error: StorageError, actions: str) -> str:
         if error.kind is ErrorKind.TRANSIENT:
-            return "Run the check again; if it stays so, the server's own log may tell why."
+            return "Run the check again; if the error persists, see the server's log."
         if error.code not in _PERMISSION_CODES:
             return error.hint
         config = self._config
@@ -238,7 +236,7 @@ _MULTIPART_ACTIONS = "s3:PutObject, s3:AbortMultipartUpload and s3:ListMultipart
 
 
 def _options(config: StorageConfig) -> dict[str, Any]:
-    """What every object is created with, so that a right that only they need is tried, too."""
+    """The options of every object, which may need permissions of their own."""
     options = {
         "StorageClass": config.storage_class,
         "ServerSideEncryption": config.sse,

@@ -1,22 +1,22 @@
-"""What a check found, so that a person can mend it and a program can branch on it."""
+"""Results of checks, for people and for programs."""
 
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 
 class Outcome(StrEnum):
-    """How a check ended."""
+    """The outcome of a check."""
 
     OK = "ok"
     WARNING = "warning"
-    """It works, or could not be told; somebody should know."""
+    """It works with a reservation, or is unknown."""
     FAILED = "failed"
-    """Uploading or playing does not work, or not as the settings ask for."""
+    """Uploading or playing does not work as the settings require."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One check: its name, how it ended, a sentence that says what was found and, unless ok, what to do."""
+    """One check: its name, its outcome, what was found and, unless ok, how to mend it."""
 
     name: str
     outcome: Outcome
@@ -24,27 +24,27 @@ class CheckResult:
     mend: str = ""
 
     def as_dict(self) -> dict[str, str]:
-        """The result as JSON has it."""
+        """The result as a JSON object."""
         return asdict(self)
 
 
 def ok(name: str, detail: str) -> CheckResult:
-    """A check that found what it should."""
+    """The result of a check that passed."""
     return CheckResult(name, Outcome.OK, detail)
 
 
 def warning(name: str, detail: str, mend: str) -> CheckResult:
-    """A check that found something to know about."""
+    """The result of a check with a reservation."""
     return CheckResult(name, Outcome.WARNING, detail, mend)
 
 
 def failed(name: str, detail: str, mend: str) -> CheckResult:
-    """A check that found something to mend."""
+    """The result of a check that failed."""
     return CheckResult(name, Outcome.FAILED, detail, mend)
 
 
 def not_tried(name: str, because: str) -> CheckResult:
-    """A check that makes no sense before another one has passed."""
+    """The result of a check that was not made because the check `because` did not pass."""
     return warning(
-        name, f"It was not tried, because the check of {because} did not pass.", "Mend that first."
+        name, f"It was not tried, because the check of {because} did not pass.", "Correct that first."
     )

@@ -1,1 +1,26 @@
-"""Sends bytes to S3 through the CRT: in one request or in parts."""
+"""Uploads through the CRT, in a single PUT or in parts, within shared limits of memory and bandwidth."""
+
+from storage.transfer.crt_client import acquire_crt_client, release_crt_client
+from storage.transfer.crt_request import Request
+from storage.transfer.multipart import Multipart, MultipartSender, OpenMultipart, abort
+from storage.transfer.part_layout import part_size_for
+from storage.transfer.preconditions import UNCONDITIONAL, WriteCondition
+from storage.transfer.single_put import Sent, Target, Transfer, ignore_progress, put_object
+
+__all__ = [
+    "UNCONDITIONAL",
+    "Multipart",
+    "MultipartSender",
+    "OpenMultipart",
+    "Request",
+    "Sent",
+    "Target",
+    "Transfer",
+    "WriteCondition",
+    "abort",
+    "acquire_crt_client",
+    "ignore_progress",
+    "part_size_for",
+    "put_object",
+    "release_crt_client",
+]

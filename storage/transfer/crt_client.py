@@ -1,8 +1,6 @@
-"""One S3 client of the CRT for the process, and what all uploads share: connections, memory, bandwidth."""
+"""The CRT's S3 client, with what all uploads of the process share: connections, buffers and bandwidth."""
 
-import os
 import queue
-import re
 import socket
 import ssl
 import threading
@@ -17,39 +15,39 @@ from awscrt.io import ClientTlsContext, TlsConnectionOptions, TlsContextOptions
 from awscrt.s3 import S3Client, S3RequestTlsMode, S3RetryConfig, create_default_s3_signing_config
 from botocore.credentials import ReadOnlyCredentials
 
-from storage.aws.clients import CONNECT_TIMEOUT_SECONDS, Access
+from storage.aws.clients import CONNECT_TIMEOUT_SECONDS, AwsSession
 from storage.aws.errors import CERTIFICATE_HINT
+from storage.aws.trust import Trust
 from storage.config import StorageConfig
 from storage.errors import ErrorKind, StorageError, UploadCancelledError
-from storage.source_file import never
+from storage.source_file import never_cancelled
 from storage.transfer.bandwidth import Bandwidth
 from storage.transfer.buffer_pool import BufferPool
-from storage.transfer.crt_request import CrtRequest, Request, http_request, nothing
-from storage.transfer.part_layout import SMALLEST_PART
-from storage.transfer.tcp_connections import Connections
+from storage.transfer.crt_request import CrtRequest, Request, http_request, ignore_read
+from storage.transfer.part_layout import MIN_PART_SIZE
+from storage.transfer.tcp_connections import TcpConnections
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("storage")
 
 REQUEST_SECONDS = 30.0
-"""How long an answer to a request without a body may take."""
+"""How long an answer to a request without a body may take at most."""
 POLL_SECONDS = 0.1
-"""How often a thread that waits asks whether it is to stop."""
+"""How often a waiting thread checks for cancellation."""
 OVERLOADED = frozenset({"SlowDown", "ServiceUnavailable", "http-503", "http-429", "RequestLimitExceeded"})
-"""Error codes by which servers ask for fewer requests at once."""
+"""Error codes by which servers ask for fewer concurrent requests."""
 
-_CERTIFICATES = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _GBPS_PER_CONNECTION = 0.4
-"""The CRT opens ten connections for up to 2 Gbit/s, and then one for each so much of its target."""
-_FEWEST_GBPS = 2.0
+"""The CRT opens ten connections for up to 2 Gbit/s of its target, and one more for each of these."""
+_MIN_GBPS = 2.0
 
 
 class CrtClient:
-    """Carries out requests for one configuration. Safe for threads."""
+    """Sends requests for one configuration. Safe for threads."""
 
     def __init__(self, config: StorageConfig) -> None:
-        self.access = Access(config)
-        self.slots = BufferPool(
-            max(config.parts_in_flight, config.uploads), config.parts_in_flight * SMALLEST_PART
+        self.session = AwsSession(config)
+        self.buffers = BufferPool(
+            max(config.parts_in_flight, config.uploads), config.parts_in_flight * MIN_PART_SIZE
         )
         self.bandwidth = Bandwidth(config.max_bandwidth)
         self.conditions_supported = True
@@ -57,89 +55,96 @@ class CrtClient:
         self._config = config
         self._lock = threading.Lock()
         self._client: S3Client | None = None
-        self._credentials = _Credentials(self.access)
+        self._credentials = _Credentials(self.session)
         self._trusted = False
-        _ = self.access.client  # settings that cannot work are to be named at once
+        _ = self.session.client  # raises for settings that cannot work
 
     def close(self) -> None:
         """Drop the client, which then closes its connections."""
         with self._lock:
             self._client = None
-        self.access.close()
+        self.session.close()
 
     def set_bandwidth(self, bytes_per_second: float | None) -> None:
-        """Change the limit over all uploads, also of the requests under way."""
+        """Change the limit for all uploads together, including requests in flight."""
         self.bandwidth.set_rate(bytes_per_second)
         if self._client is not None:
             self.connections.pace(bytes_per_second)
 
     @property
-    def connections(self) -> Connections:
+    def connections(self) -> TcpConnections:
         """This process's connections to the server."""
         return self._connections
 
     def start(
-        self, request: Request, done: Callable[[CrtRequest], None], read: Callable[[], None] = nothing
+        self,
+        request: Request,
+        on_done: Callable[[CrtRequest], None],
+        on_read: Callable[[], None] = ignore_read,
     ) -> CrtRequest:
-        """Send a request off; `done` is called in another thread when its outcome is known.
+        """Start a request; `on_done` is called in another thread when its outcome is known.
 
-        `read` is called before, in another thread, when the memory of the body is needed no longer.
-        Raises `StorageError` where there are no credentials, or no way to the server that could be trusted.
+        `on_read` is called before, in another thread, when the memory of the body is no longer needed.
+        Raises `StorageError` where there are no credentials or the server's certificate is not trusted.
         """
         client = self._ready_client(request)
         path = f"{self._path}/{quote(request.key, safe='/~')}"
-        http = http_request(self._host, path, request, self._common_headers(), read)
+        http = http_request(self._host, path, request, self._common_headers(), on_read)
         if request.body and (rate := self.bandwidth.rate) is not None:
             self.connections.pace(rate)
-        return CrtRequest(client, request, http, done)
+        return CrtRequest(client, request, http, on_done)
 
     def call(
-        self, request: Request, *, seconds: float = REQUEST_SECONDS, cancelled: Callable[[], bool] = never
+        self,
+        request: Request,
+        *,
+        seconds: float = REQUEST_SECONDS,
+        cancelled: Callable[[], bool] = never_cancelled,
     ) -> Mapping[str, Any]:
-        """Send a request without a body to speak of, and wait for the answer.
+        """Send a request with a small body or none, and wait for the answer.
 
-        Raises `StorageError` for what is no success, and for no answer in so many seconds.
+        Raises `StorageError` for anything but a success, and where there is no answer within `seconds`.
         """
-        mailbox: queue.SimpleQueue[CrtRequest] = queue.SimpleQueue()
-        generation = self.slots.generation
-        exchange = self.start(request, mailbox.put)
+        done: queue.SimpleQueue[CrtRequest] = queue.SimpleQueue()
+        generation = self.buffers.generation
+        sent = self.start(request, done.put)
         started = time.monotonic()
         while True:
             try:
-                mailbox.get(timeout=POLL_SECONDS)
+                done.get(timeout=POLL_SECONDS)
                 break
             except queue.Empty:
                 pass
             if cancelled():
-                exchange.cancel()
-                raise UploadCancelledError(operation=request.doing, key=request.key)
+                sent.cancel()
+                raise UploadCancelledError(operation=request.purpose, key=request.key)
             if time.monotonic() - started > seconds or self.is_stalled(started):
-                exchange.cancel()
-                raise _silent(request)
-        return self.answer_of(exchange, generation)
+                sent.cancel()
+                raise _no_answer(request)
+        return self.answer_of(sent, generation)
 
-    def answer_of(self, exchange: CrtRequest, generation: int) -> Mapping[str, Any]:
+    def answer_of(self, request: CrtRequest, generation: int) -> Mapping[str, Any]:
         """The answer to a request that is done; lowers the concurrency if the server asks for that.
 
-        `generation` is that of the slots when the request was started.
+        `generation` is that of the buffer pool when the request was started.
         """
         try:
-            return exchange.answer()
+            return request.answer()
         except StorageError as exc:
-            if exc.code in OVERLOADED and self.slots.slow_down(generation):
-                _log.warning("concurrency_lowered", code=exc.code, concurrency=self.slots.limit)
+            if exc.code in OVERLOADED and self.buffers.slow_down(generation):
+                _log.warning("concurrency_lowered", code=exc.code, concurrency=self.buffers.limit)
             if exc.code == "connection":
                 self._trusted = False
             raise
 
     def is_stalled(self, since: float) -> bool:
-        """Whether no byte has moved on any connection for too long, for a request sent at `since`."""
-        patience = self.stall_seconds
+        """Whether a request sent at `since` stalls: no byte has moved on any connection for too long."""
+        limit = self.stall_seconds
         now = time.monotonic()
-        if now - since <= patience:
-            self.connections.last_moved(min(1.0, patience / 4))
+        if now - since <= limit:
+            self.connections.last_activity(min(1.0, limit / 4))
             return False
-        return now - max(since, self.connections.last_moved(min(1.0, patience / 4))) > patience
+        return now - max(since, self.connections.last_activity(min(1.0, limit / 4))) > limit
 
     def _common_headers(self) -> tuple[tuple[str, str], ...]:
         owner = self._config.expected_bucket_owner
@@ -154,17 +159,17 @@ class CrtClient:
                 client = self._client
             self._require_trust()
         except StorageError as exc:
-            raise StorageError(exc.kind, request.doing, request.key, exc.code, exc.hint) from exc
+            raise StorageError(exc.kind, request.purpose, request.key, exc.code, exc.hint) from exc
         return client
 
     def _make_client(self) -> S3Client:
-        address = urlsplit(self.access.bucket_url)
+        address = urlsplit(self.session.bucket_url)
         self._host = address.netloc
         self._path = address.path.rstrip("/")
         self._hostname = address.hostname or ""
         secure = address.scheme == "https"
         self._port = address.port or (443 if secure else 80)
-        self._connections = Connections(self._port)
+        self._connections = TcpConnections(self._port)
         self._trusted = not secure
         region = self._config.region
         provider = AwsCredentialsProvider.new_delegate(self._credentials)
@@ -172,24 +177,21 @@ class CrtClient:
             region=region,
             signing_config=create_default_s3_signing_config(region=region, credential_provider=provider),
             tls_mode=S3RequestTlsMode.ENABLED if secure else S3RequestTlsMode.DISABLED,
-            tls_connection_options=_tls_options(self.access.ca_bundle) if secure else None,
-            throughput_target_gbps=max(_FEWEST_GBPS, self._config.connections * _GBPS_PER_CONNECTION),
-            # The fewest there can be: 0 means its default of 5. Patience is ours.
+            tls_connection_options=_tls_options(self.session.trust) if secure else None,
+            throughput_target_gbps=max(_MIN_GBPS, self._config.connections * _GBPS_PER_CONNECTION),
+            # 1 is the minimum: 0 means the default of 5. Further retries are the caller's decision.
             retry_config=S3RetryConfig(max_retries=1, backoff_scale_factor_ms=100, max_backoff_secs=1),
             connect_timeout_ms=CONNECT_TIMEOUT_SECONDS * 1000,
         )
 
     def _require_trust(self) -> None:
-        """Raise unless the server's certificate is trusted, or nothing can be said about it now.
+        """Raise if the server's certificate is not trusted; other failures are left to the request itself.
 
-        The CRT takes most of a minute to find that out and then does not say it apart from other broken
-        handshakes.
+        The CRT takes most of a minute to fail and does not tell this failure from other broken handshakes.
         """
         if self._trusted:
             return
-        bundle = self.access.ca_bundle
-        where = {"capath" if os.path.isdir(bundle) else "cafile": bundle}
-        context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, **where)
+        context = self.session.trust.context()
         try:
             with (
                 socket.create_connection((self._hostname, self._port), CONNECT_TIMEOUT_SECONDS) as connection,
@@ -205,78 +207,68 @@ class CrtClient:
 
 
 class _Credentials:
-    """Credentials for the CRT, which asks in a thread where nothing may fail and nobody may wait."""
+    """Credentials for the CRT, which asks for them in a thread that must not block or fail."""
 
-    def __init__(self, access: Access) -> None:
-        self._access = access
+    def __init__(self, session: AwsSession) -> None:
+        self._session = session
         self._current: ReadOnlyCredentials | None = None
 
     def refresh(self) -> None:
-        """Find credentials that are valid now; raises `StorageError`."""
-        self._current = self._access.credentials()
+        """Load credentials that are valid now; raises `StorageError`."""
+        self._current = self._session.credentials()
 
     def __call__(self) -> AwsCredentials:
-        current = self._current or self._access.credentials()
+        current = self._current or self._session.credentials()
         return AwsCredentials(current.access_key, current.secret_key, current.token)
 
 
-def _tls_options(bundle: str) -> TlsConnectionOptions:
-    """Trust for what boto3 trusts; raises `StorageError` of kind environment for an unusable bundle."""
+def _tls_options(trust: Trust) -> TlsConnectionOptions:
+    """TLS that trusts what boto3 trusts. Raises `StorageError` for unusable authorities."""
     options = TlsContextOptions()
+    # Unlike OpenSSL, the CRT refuses a file that holds anything but certificates.
+    options.override_default_trust_store(trust.certificates.encode("ascii"))
     try:
-        if os.path.isdir(bundle):
-            options.override_default_trust_store_from_path(ca_dirpath=bundle)
-        else:
-            with open(bundle, "rb") as file:
-                # Unlike OpenSSL, the CRT refuses a file that holds anything else.
-                options.override_default_trust_store(b"\n".join(_CERTIFICATES.findall(file.read())))
         return ClientTlsContext(options).new_connection_options()
-    except (OSError, RuntimeError) as exc:  # RuntimeError is what the CRT's constructors raise
-        raise StorageError(
-            ErrorKind.ENVIRONMENT,
-            "set up TLS",
-            None,
-            "bad-settings",
-            f"{bundle} holds no authorities that can be used ({exc}): correct AWS_CA_BUNDLE, or unset it.",
-        ) from exc
+    except RuntimeError as exc:  # what the CRT's constructors raise
+        raise trust.unusable(str(exc)) from exc
 
 
-def _silent(request: Request) -> StorageError:
+def _no_answer(request: Request) -> StorageError:
     return StorageError(
         ErrorKind.TRANSIENT,
-        request.doing,
+        request.purpose,
         request.key,
         "timeout",
-        "The server has not answered in time. It is tried again by itself.",
+        "The server has not answered in time. It is tried again.",
     )
 
 
-_engines: dict[Hashable, tuple[CrtClient, int]] = {}
-_engines_lock = threading.Lock()
+_clients: dict[Hashable, tuple[CrtClient, int]] = {}
+_clients_lock = threading.Lock()
 
 
-def borrow_crt_client(config: StorageConfig) -> CrtClient:
-    """The process's engine for `config`, made if need be. Give it back with `return_crt_client`."""
-    with _engines_lock:
-        engine, users = _engines.get(_identity(config), (None, 0))
-        if engine is None:
-            engine = CrtClient(config)
-        _engines[_identity(config)] = (engine, users + 1)
-        return engine
+def acquire_crt_client(config: StorageConfig) -> CrtClient:
+    """The process's client for `config`, created for its first user. Pair with `release_crt_client`."""
+    with _clients_lock:
+        client, users = _clients.get(_identity(config), (None, 0))
+        if client is None:
+            client = CrtClient(config)
+        _clients[_identity(config)] = (client, users + 1)
+        return client
 
 
-def return_crt_client(config: StorageConfig) -> None:
-    """Say that one borrower needs the engine for `config` no longer; the last one closes it."""
-    with _engines_lock:
-        engine, users = _engines.pop(_identity(config))
+def release_crt_client(config: StorageConfig) -> None:
+    """Give up one use of the client for `config`; the last one closes it."""
+    with _clients_lock:
+        client, users = _clients.pop(_identity(config))
         if users > 1:
-            _engines[_identity(config)] = (engine, users - 1)
+            _clients[_identity(config)] = (client, users - 1)
             return
-    engine.close()
+    client.close()
 
 
 def _identity(config: StorageConfig) -> Hashable:
-    """What has to be equal for two stores to share an engine: everything, tags being a mapping."""
+    """What two configurations must have in common to share a client: every value."""
     return tuple(
         frozenset(value.items()) if isinstance(value, Mapping) else value
         for value in (getattr(config, name) for name in StorageConfig.__slots__)

@@ -1,4 +1,4 @@
-"""The other border: what the CRT raises becomes a `StorageError` here, by the name of its error."""
+"""Translates what the CRT raises into a `StorageError`, by the name of its error."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -8,7 +8,7 @@ from awscrt.s3 import S3ResponseError
 from botocore.exceptions import ClientError
 
 from storage.aws.errors import translate
-from storage.aws.replies import Reply
+from storage.aws.response_parsing import Response
 from storage.errors import ErrorKind, StorageError
 
 _ANSWERS: Mapping[str, tuple[int, str]] = MappingProxyType(
@@ -19,7 +19,7 @@ _ANSWERS: Mapping[str, tuple[int, str]] = MappingProxyType(
         "AWS_ERROR_S3_REQUEST_TIME_TOO_SKEWED": (403, "RequestTimeTooSkewed"),
     }
 )
-"""Answers that the CRT has tried again by itself and of which it hands on no more than that they came."""
+"""Answers that the CRT retries itself and reports without their content."""
 
 _TIMEOUTS = frozenset(
     {
@@ -35,14 +35,14 @@ _CREDENTIALS = frozenset(
 _CONNECTION_PREFIXES = ("AWS_IO_", "AWS_ERROR_HTTP_")
 
 
-def translate_crt(error: AwsCrtError, operation: str, doing: str, key: str | None) -> StorageError:
-    """What `error`, raised by a request for S3's `operation`, means for `doing` something on `key`."""
+def translate_crt(error: AwsCrtError, operation: str, purpose: str, key: str | None) -> StorageError:
+    """The `StorageError` for `error`, raised by S3's `operation` on `key`, which was sent for `purpose`."""
     if isinstance(error, S3ResponseError):
-        reply = Reply(int(error.status_code), tuple(error.headers or ()), bytes(error.body or b""))
+        response = Response(int(error.status_code), tuple(error.headers or ()), bytes(error.body or b""))
         try:
-            reply.read(operation, doing, key)
+            response.parse(operation, purpose, key)
         except ClientError as exc:
-            return translate(exc, doing, key)
+            return translate(exc, purpose, key)
         except StorageError as exc:
             return exc
     name = error.name or ""
@@ -52,14 +52,14 @@ def translate_crt(error: AwsCrtError, operation: str, doing: str, key: str | Non
             "Error": {"Code": code},
             "ResponseMetadata": {"HTTPStatusCode": status},
         }
-        return translate(ClientError(answer, operation), doing, key)  # type: ignore[arg-type]  # lacks what nobody reads
+        return translate(ClientError(answer, operation), purpose, key)  # type: ignore[arg-type]  # has only the fields that are read
     if name in _CREDENTIALS:
         return StorageError(
             ErrorKind.TRANSIENT,
-            doing,
+            purpose,
             key,
             "no-credentials",
-            "Credentials ran out meanwhile. It is tried again.",
+            "The credentials expired meanwhile. It is tried again.",
         )
     code = "unexpected"
     if name in _TIMEOUTS:
@@ -67,5 +67,5 @@ def translate_crt(error: AwsCrtError, operation: str, doing: str, key: str | Non
     elif name.startswith(_CONNECTION_PREFIXES):
         code = "connection"
     return StorageError(
-        ErrorKind.TRANSIENT, doing, key, code, f"{error.message} ({name}). It is tried again by itself."
+        ErrorKind.TRANSIENT, purpose, key, code, f"{error.message} ({name}). It is tried again."
     )

@@ -1,4 +1,4 @@
-"""One request to S3 on its way through the CRT, from what is asked to what is answered."""
+"""One HTTP request to S3 through the CRT, from its description to its answer."""
 
 import io
 import os
@@ -11,58 +11,58 @@ from awscrt.http import HttpHeaders, HttpRequest
 from awscrt.s3 import S3Client, S3Request, S3RequestType
 
 from storage.aws.errors import translated
-from storage.aws.replies import Reply
+from storage.aws.response_parsing import Response
 from storage.transfer.crt_errors import translate_crt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is asked of S3.
+    """A request to S3.
 
     Attributes:
         operation: its name in S3's API reference.
-        doing: what that is for, as errors say it ("upload").
-        key: the object, or None for the bucket as a whole.
-        query: what follows the '?', encoded.
+        purpose: what it is for, as errors say it ("upload").
+        key: the object's key.
+        query: what follows the '?', percent-encoded.
 
     """
 
     operation: str
     method: str
-    doing: str
+    purpose: str
     key: str
     query: str = ""
     headers: tuple[tuple[str, str], ...] = ()
     body: memoryview | bytes = field(default=b"", repr=False)
 
 
-def nothing() -> None:
-    """Does nothing: for whom it does not matter when a body has been read."""
+def ignore_read() -> None:
+    """For bodies whose memory is not reused: does nothing when the CRT has read them."""
 
 
 class Body(io.RawIOBase):
-    """Bytes for the CRT to read, once, into memory of its own; then `read` is called."""
+    """A stream that the CRT reads once into memory of its own; then `on_read` is called."""
 
-    def __init__(self, content: memoryview | bytes, read: Callable[[], None]) -> None:
+    def __init__(self, content: memoryview | bytes, on_read: Callable[[], None]) -> None:
         super().__init__()
         self._content: memoryview | bytes = content
         self._length = len(content)
         self._position = 0
-        self._read = read
+        self._on_read = on_read
 
     def readable(self) -> bool:
-        """It is."""
+        """Always true."""
         return True
 
     def readinto(self, buffer: Any, /) -> int:
         """As `io.RawIOBase.readinto`."""
-        piece = self._content[self._position : self._position + len(buffer)]
-        buffer[: len(piece)] = piece
-        self._position += len(piece)
+        chunk = self._content[self._position : self._position + len(buffer)]
+        buffer[: len(chunk)] = chunk
+        self._position += len(chunk)
         if self._content and self._position == self._length:
             self._content = b""
-            self._read()
-        return len(piece)
+            self._on_read()
+        return len(chunk)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         """As `io.IOBase.seek`."""
@@ -72,13 +72,13 @@ class Body(io.RawIOBase):
 
 
 class CrtRequest:
-    """A request that has been sent off. `done` is called in a thread of the CRT, whatever the outcome.
+    """A request in flight. `on_done` is called in a thread of the CRT, whatever the outcome.
 
-    Nothing is kept of it once its outcome is known and this object is gone.
+    It holds no memory once its outcome is known and it is dropped.
     """
 
     def __init__(
-        self, client: S3Client, request: Request, http: HttpRequest, done: Callable[["CrtRequest"], None]
+        self, client: S3Client, request: Request, http: HttpRequest, on_done: Callable[["CrtRequest"], None]
     ) -> None:
         self.request = request
         self._status = 0
@@ -92,34 +92,33 @@ class CrtRequest:
             on_body=self._take_body,
         )
         self._outcome = self._s3.finished_future
-        self._outcome.add_done_callback(lambda _future: done(self))
+        self._outcome.add_done_callback(lambda _future: on_done(self))
 
     def cancel(self) -> None:
-        """Break it off; it is done soon after."""
+        """Cancel the request; it is done soon after."""
         if self._s3 is not None:
             self._s3.cancel()
 
     @property
     def is_done(self) -> bool:
-        """Whether the outcome is known, and nothing reads the body any more."""
+        """Whether the outcome is known, so that nothing reads the body any more."""
         return bool(self._outcome.done())
 
     def answer(self) -> Mapping[str, Any]:
-        """What S3 said, under the names of its API reference. Call it when it is done.
+        """The fields of S3's answer, under the names of its API reference, once the request is done.
 
-        Raises `StorageError` if that was no success.
+        Raises `StorageError` if that was not a success.
         """
         request = self.request
-        # It knows us and we know it; let go, or its memory waits for the garbage collector.
+        # The two refer to each other: without this their memory would wait for the garbage collector.
         self._s3 = None
         try:
             self._outcome.result(0)
         except AwsCrtError as exc:
-            raise translate_crt(exc, request.operation, request.doing, request.key) from exc
-        with translated(request.doing, request.key):
-            return Reply(self._status, self._headers, bytes(self._body)).read(
-                request.operation, request.doing, request.key
-            )
+            raise translate_crt(exc, request.operation, request.purpose, request.key) from exc
+        with translated(request.purpose, request.key):
+            response = Response(self._status, self._headers, bytes(self._body))
+            return response.parse(request.operation, request.purpose, request.key)
 
     def _take_headers(self, status_code: int, headers: list[tuple[str, str]], **_: object) -> None:
         self._status = status_code
@@ -134,12 +133,12 @@ def http_request(
     path: str,
     request: Request,
     headers: tuple[tuple[str, str], ...],
-    read: Callable[[], None] = nothing,
+    on_read: Callable[[], None] = ignore_read,
 ) -> HttpRequest:
-    """The request as the CRT wants it, which signs it later."""
+    """The request in the form of the CRT, which signs it later."""
     return HttpRequest(
         request.method,
         path + (f"?{request.query}" if request.query else ""),
         HttpHeaders([("Host", host), ("Content-Length", str(len(request.body))), *headers, *request.headers]),
-        Body(request.body, read) if request.body else None,
+        Body(request.body, on_read) if request.body else None,
     )

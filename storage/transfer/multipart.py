@@ -1,7 +1,7 @@
-"""A multipart upload of our own: begun or resumed, its parts sent several at once, completed, or aborted.
+"""Multipart uploads: created or resumed, sent in concurrent parts, completed or aborted.
 
-Governing source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html. The checksum of
-the whole object is joined from those of the parts as they were read, never taken from the server.
+See https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html. The checksum of the whole object
+is combined from those of the parts as they were read, never taken from the server.
 """
 
 import html
@@ -14,12 +14,12 @@ from urllib.parse import quote
 import structlog
 
 from storage import checksums
-from storage.aws.answers import required, unquoted, version
+from storage.aws.response_parsing import required, unquoted, version
 from storage.config import StorageConfig
 from storage.errors import SourceChangedError, StorageError
 from storage.transfer.crt_client import REQUEST_SECONDS, CrtClient
 from storage.transfer.crt_request import Request
-from storage.transfer.part_layout import MAX_PARTS, SMALLEST_ALLOWED, Part, parts_of
+from storage.transfer.part_layout import MAX_PARTS, S3_MIN_PART_SIZE, Part, parts_of
 from storage.transfer.part_sender import PartSender
 from storage.transfer.single_put import (
     ALGORITHM,
@@ -27,19 +27,19 @@ from storage.transfer.single_put import (
     Sent,
     Transfer,
     object_headers,
-    on_condition,
+    with_condition,
 )
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("storage")
 
 PART_ATTEMPTS = 3
 COMPLETE_SECONDS = 600.0
-"""AWS says that it can take several minutes."""
+"""Completion can take several minutes, by AWS's documentation of CompleteMultipartUpload."""
 
 
 @dataclass(frozen=True, slots=True)
 class Multipart:
-    """All that it takes to go on with a multipart upload: the server's id of it, and the bytes a part."""
+    """What resuming a multipart upload takes: its id on the server, and the part size in bytes."""
 
     upload_id: str
     part_size: int
@@ -47,7 +47,7 @@ class Multipart:
 
 @dataclass(frozen=True, slots=True)
 class OpenMultipart:
-    """A multipart upload that was begun and neither completed nor aborted."""
+    """A multipart upload on the server that is neither completed nor aborted."""
 
     key: str
     upload_id: str
@@ -61,20 +61,19 @@ class _SentPart:
 
 
 class MultipartSender:
-    """Sends one file in parts. `on_multipart` hears of a new multipart before any part is sent.
+    """Uploads one file in parts. `on_multipart` is given a new multipart upload before any part is sent.
 
-    What fails with somebody listening leaves the multipart open, so that it can be resumed; with nobody it
-    is aborted.
+    A failed upload is aborted without `on_multipart`, and otherwise left open to be resumed.
     """
 
     def __init__(
         self,
-        engine: CrtClient,
+        crt: CrtClient,
         config: StorageConfig,
         transfer: Transfer,
         on_multipart: Callable[[Multipart], None] | None,
     ) -> None:
-        self._engine = engine
+        self._crt = crt
         self._config = config
         self._transfer = transfer
         self._key = transfer.target.key
@@ -84,11 +83,11 @@ class MultipartSender:
         self._accepted = 0
 
     def send(self, resume: Multipart | None, part_size: int) -> Sent:
-        """Go on with `resume` if there still is such an upload, else begin a new one with `part_size`."""
-        listed = self._parts_kept(resume) if resume is not None else None
-        multipart = self._begin(part_size) if resume is None or listed is None else resume
+        """Resume `resume` if the server still has it, else create an upload with parts of `part_size`."""
+        listed = self._listed_parts(resume) if resume is not None else None
+        multipart = self._create(part_size) if resume is None or listed is None else resume
         try:
-            self._keep(multipart, listed or {})
+            self._adopt_parts(multipart, listed or {})
             self._send_parts(multipart)
             return self._complete(multipart)
         except SourceChangedError:
@@ -99,15 +98,15 @@ class MultipartSender:
                 self._abort(multipart)
             raise
 
-    def _begin(self, part_size: int) -> Multipart:
-        answer = self._engine.call(
+    def _create(self, part_size: int) -> Multipart:
+        answer = self._crt.call(
             self._request(
                 "CreateMultipartUpload",
                 "POST",
                 "uploads=",
                 ("x-amz-checksum-algorithm", ALGORITHM),
                 ("x-amz-checksum-type", "FULL_OBJECT"),
-                *object_headers(self._config, self._transfer.target),
+                *object_headers(self._config, self._transfer),
             ),
             cancelled=self._transfer.cancelled,
         )
@@ -120,10 +119,10 @@ class MultipartSender:
                 raise
         return multipart
 
-    def _parts_kept(self, multipart: Multipart) -> dict[int, Mapping[str, Any]] | None:
-        """What the server says it holds, by part number; None if there is nothing to go on with."""
+    def _listed_parts(self, multipart: Multipart) -> dict[int, Mapping[str, Any]] | None:
+        """The parts that the server lists, by number; None if the upload cannot be resumed."""
         size = self._transfer.source.size
-        if multipart.part_size < SMALLEST_ALLOWED or size > multipart.part_size * MAX_PARTS:
+        if multipart.part_size < S3_MIN_PART_SIZE or size > multipart.part_size * MAX_PARTS:
             self._abort(multipart)
             return None
         try:
@@ -138,7 +137,7 @@ class MultipartSender:
         marker = 0
         while True:
             query = f"max-parts=1000&part-number-marker={marker}&{_upload_id(multipart)}"
-            answer = self._engine.call(
+            answer = self._crt.call(
                 self._request("ListParts", "GET", query), cancelled=self._transfer.cancelled
             )
             yield from answer.get("Parts", [])
@@ -147,8 +146,8 @@ class MultipartSender:
                 return
             marker = following
 
-    def _keep(self, multipart: Multipart, listed: Mapping[int, Mapping[str, Any]]) -> None:
-        """Take over the parts that are, byte for byte, what is on disk."""
+    def _adopt_parts(self, multipart: Multipart, listed: Mapping[int, Mapping[str, Any]]) -> None:
+        """Adopt the listed parts whose content is that of the file."""
         for part in parts_of(self._transfer.source.size, multipart.part_size):
             held = listed.get(part.number)
             if held is not None and held.get("Size") == part.length and self._is_ours(part, held):
@@ -170,7 +169,7 @@ class MultipartSender:
             return Request(
                 operation="UploadPart",
                 method="PUT",
-                doing="upload",
+                purpose="upload",
                 key=self._key,
                 query=f"partNumber={part.number}&{_upload_id(multipart)}",
                 headers=(
@@ -184,7 +183,7 @@ class MultipartSender:
             self._note(part, required(answer, "ETag", "upload", self._key))
 
         sender = PartSender(
-            self._engine,
+            self._crt,
             self._transfer.source,
             self._key,
             attempts=PART_ATTEMPTS,
@@ -203,10 +202,10 @@ class MultipartSender:
         whole = 0
         for part in parts_of(size, multipart.part_size):
             whole = checksums.combine(whole, self._sent[part.number].crc, part.length)
-        self._transfer.ensure_sendable(whole)
+        self._transfer.ensure_unchanged(whole)
 
         def attempt(condition: tuple[tuple[str, str], ...]) -> Mapping[str, Any]:
-            return self._engine.call(
+            return self._crt.call(
                 self._request(
                     "CompleteMultipartUpload",
                     "POST",
@@ -215,17 +214,17 @@ class MultipartSender:
                     ("x-amz-checksum-type", "FULL_OBJECT"),
                     ("x-amz-mp-object-size", str(size)),
                     *condition,
-                    body=self._list_of_parts(),
+                    body=self._part_list(),
                 ),
                 seconds=COMPLETE_SECONDS,
                 cancelled=self._transfer.cancelled,
             )
 
-        answer = on_condition(self._engine, self._transfer.target, attempt)
+        answer = with_condition(self._crt, self._transfer.target, attempt)
         etag = required(answer, "ETag", "upload", self._key)
         return Sent(unquoted(etag), version(answer.get("VersionId")), multipart.part_size)
 
-    def _list_of_parts(self) -> bytes:
+    def _part_list(self) -> bytes:
         parts = "".join(
             f"<Part><PartNumber>{number}</PartNumber><ETag>{html.escape(part.etag)}</ETag>"
             f"<ChecksumCRC64NVME>{checksums.encode(part.crc)}</ChecksumCRC64NVME></Part>"
@@ -240,7 +239,7 @@ class MultipartSender:
         return Request(
             operation=operation,
             method=method,
-            doing="upload",
+            purpose="upload",
             key=self._key,
             query=query,
             headers=headers,
@@ -248,9 +247,9 @@ class MultipartSender:
         )
 
     def _abort(self, multipart: Multipart) -> None:
-        """Abort; a failure is only logged, because the one that led here is the one to raise."""
+        """Abort the upload; a failure is only logged, because the one that led here is raised."""
         try:
-            abort(self._engine, self._key, multipart.upload_id)
+            abort(self._crt, self._key, multipart.upload_id)
         except StorageError as exc:
             _log.warning(
                 "abort_failed",
@@ -261,17 +260,17 @@ class MultipartSender:
             )
 
 
-def abort(engine: CrtClient, key: str, upload_id: str, *, seconds: float = REQUEST_SECONDS) -> None:
-    """Abort a multipart upload; one that is not there is fine. Raises `StorageError`."""
+def abort(crt: CrtClient, key: str, upload_id: str, *, seconds: float = REQUEST_SECONDS) -> None:
+    """Abort a multipart upload, if there is one with this id. Raises `StorageError`."""
     request = Request(
         operation="AbortMultipartUpload",
         method="DELETE",
-        doing="abort the upload of",
+        purpose="abort the upload of",
         key=key,
         query=f"uploadId={quote(upload_id, safe='')}",
     )
     try:
-        engine.call(request, seconds=seconds)
+        crt.call(request, seconds=seconds)
     except StorageError as exc:
         if exc.code not in {"NoSuchUpload", "http-404"}:
             raise

@@ -1,4 +1,4 @@
-"""How a file is cut for a multipart upload.
+"""How a file is divided for a multipart upload.
 
 Limits: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html (at most 10,000 parts, each but the
 last at least 5 MiB).
@@ -8,16 +8,17 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 MIB = 1024 * 1024
-SINGLE_PUT_BELOW = 16 * MIB
-SMALLEST_PART = 8 * MIB
-"""The smallest that we make."""
-SMALLEST_ALLOWED = 5 * MIB
-"""The smallest that S3 takes, but for the last one."""
+MULTIPART_THRESHOLD = 16 * MIB
+"""Files from this size on are sent in parts."""
+MIN_PART_SIZE = 8 * MIB
+"""The smallest part size that is chosen here."""
+S3_MIN_PART_SIZE = 5 * MIB
+"""The smallest part size that S3 accepts."""
 MAX_PARTS = 10_000
 
 
 class Part(NamedTuple):
-    """One piece of a file: its number as S3 counts, from 1, and where it lies, in bytes."""
+    """One part of a file: its number, from 1, and its position and length in bytes."""
 
     number: int
     offset: int
@@ -25,10 +26,10 @@ class Part(NamedTuple):
 
 
 def part_size_for(size: int) -> int | None:
-    """The part size, a whole number of MiB, that a file of `size` bytes is sent in; None for a single PUT."""
-    if size < SINGLE_PUT_BELOW:
+    """The part size for a file of `size` bytes, a whole number of MiB; None for a single PUT."""
+    if size < MULTIPART_THRESHOLD:
         return None
-    return max(SMALLEST_PART, -(-size // (MAX_PARTS * MIB)) * MIB)
+    return max(MIN_PART_SIZE, -(-size // (MAX_PARTS * MIB)) * MIB)
 
 
 def parts_of(size: int, part_size: int) -> Iterator[Part]:

@@ -1,9 +1,8 @@
-"""The kernel's own word on this process's connections: whether bytes move, and how fast they may.
+"""The TCP connections of this process to the server, as the kernel sees them: their progress and their pace.
 
-The library beneath neither says how much of a request the server has accepted nor lets anybody slow it
-down. Its sockets are descriptors of this process, though: TCP_INFO counts the bytes that the other side has
-acknowledged, and SO_MAX_PACING_RATE spreads what is written over time. Governing source: tcp(7), socket(7),
-linux/tcp.h.
+The CRT neither reports how much of a request the server has accepted nor limits its rate. Its sockets are
+descriptors of this process, though: TCP_INFO counts the bytes that the peer has acknowledged, and
+SO_MAX_PACING_RATE spreads what is written over time. See tcp(7), socket(7) and linux/tcp.h.
 """
 
 import os
@@ -14,40 +13,43 @@ import time
 from collections.abc import Callable, Iterator
 
 _MAX_PACING_RATE = 47
-"""SO_MAX_PACING_RATE of asm-generic/socket.h, which Python does not name."""
+"""SO_MAX_PACING_RATE of asm-generic/socket.h, which Python's `socket` lacks."""
 _UNPACED = -1
 _FASTEST_PACED = 2**31 - 1
 _BYTES_AT = 120
-"""Where struct tcp_info has tcpi_bytes_acked and tcpi_bytes_received, two unsigned 64-bit numbers."""
+"""Offset of tcpi_bytes_acked and tcpi_bytes_received, two unsigned 64-bit numbers, in struct tcp_info."""
 _BYTES = struct.Struct("=QQ")
 
 
-class Connections:
+class TcpConnections:
     """This process's TCP connections to a port. Safe for threads; `clock` gives monotonic seconds."""
 
     def __init__(self, port: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._port = port
         self._clock = clock
         self._lock = threading.Lock()
-        self._moved: dict[int, tuple[int, int]] = {}
-        self._moved_at = clock()
-        self._looked_at = float("-inf")
+        self._byte_counts: dict[int, tuple[int, int]] = {}
+        self._active_at = clock()
+        self._sampled_at = float("-inf")
         self._paced = False
 
-    def last_moved(self, at_most_every: float) -> float:
-        """When, by `clock`, bytes were last seen to move in either direction; looks seldom, to be cheap."""
+    def last_activity(self, interval: float) -> float:
+        """When, by `clock`, bytes were last seen to move in either direction.
+
+        Samples the connections at most once in `interval` seconds.
+        """
         with self._lock:
             now = self._clock()
-            if now - self._looked_at >= at_most_every:
-                self._looked_at = now
-                moved = {connection.inode: connection.moved() for connection in self._open()}
-                if any(count != self._moved.get(inode) for inode, count in moved.items()):
-                    self._moved_at = now
-                self._moved = moved
-            return self._moved_at
+            if now - self._sampled_at >= interval:
+                self._sampled_at = now
+                counts = {connection.inode: connection.byte_counts() for connection in self._open()}
+                if any(count != self._byte_counts.get(inode) for inode, count in counts.items()):
+                    self._active_at = now
+                self._byte_counts = counts
+            return self._active_at
 
     def pace(self, bytes_per_second: float | None) -> None:
-        """Let no connection that is open now send faster than this; None lets them go again."""
+        """Limit the rate of every connection that is open now; None removes the limit."""
         with self._lock:
             if bytes_per_second is None and not self._paced:
                 return
@@ -67,13 +69,13 @@ class Connections:
 
 
 class _Connection:
-    """One connection, seen through a second descriptor, so that the library may close its own at any time."""
+    """One connection, through a duplicate descriptor, because the CRT may close its own at any time."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
         self.inode = os.fstat(sock.fileno()).st_ino
 
-    def moved(self) -> tuple[int, int]:
+    def byte_counts(self) -> tuple[int, int]:
         info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_AT + _BYTES.size)
         acknowledged, received = _BYTES.unpack_from(info.ljust(_BYTES_AT + _BYTES.size, b"\0"), _BYTES_AT)
         return acknowledged, received
@@ -83,7 +85,7 @@ class _Connection:
 
 
 def _connection(fd: int, port: int) -> _Connection | None:
-    """The connection behind a descriptor, if it is one to `port`."""
+    """The TCP connection of a descriptor, if it is one to `port`."""
     try:
         if not os.readlink(f"/proc/self/fd/{fd}").startswith("socket:"):
             return None

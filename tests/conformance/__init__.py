@@ -1,1 +1,1 @@
-"""One suite for every S3 server: what `storage` promises, held against real servers that differ."""
+"""One suite for every S3 server: what `storage` guarantees, tested on real servers that differ."""

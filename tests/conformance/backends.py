@@ -1,4 +1,4 @@
-"""The servers that the suite is held against, and what is known of how they differ."""
+"""The servers that the suite runs on, and their known differences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The suite's servers, one after the other, and a store before each with a place of its own in the bucket."""
+"""The servers of the suite in turn, and a store with a prefix of its own on each."""
 
 from __future__ import annotations
 

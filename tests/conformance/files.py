@@ -1,4 +1,4 @@
-"""Files to upload: of any size, next to nothing on disk, and no two parts of them alike."""
+"""Sparse files of any size, no two parts of which are alike."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import sys
 
 from storage import Multipart, ObjectStore, StorageConfig, Target
 from tests.conformance.files import source_of
-from tests.conformance.sending import VIDEO
+from tests.conformance.uploads import VIDEO
 
 
 def main(endpoint: str, region: str, bucket: str, key: str, path: str) -> None:

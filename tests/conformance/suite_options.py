@@ -1,4 +1,4 @@
-"""What the person who runs the suite wants of it: environment variables, read in one place."""
+"""The options of the suite, from environment variables."""
 
 from __future__ import annotations
 

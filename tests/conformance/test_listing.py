@@ -1,4 +1,4 @@
-"""What is in the bucket can be listed, below a prefix, however much it is and whatever it is called."""
+"""Listings of any length, by prefix, with any keys."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_pages_are_asked_for_as_they_are_needed(
     backend: Backend, store: ObjectStore, proxy: FaultProxy, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever stops early has not made the server list it all; whoever goes on gets every page."""
-    client = store._engine.access.client
+    client = store._session.client
     real = client.list_objects_v2
     monkeypatch.setattr(client, "list_objects_v2", lambda **asked: real(**asked, MaxKeys=2))
     for number in range(5):

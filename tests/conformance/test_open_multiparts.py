@@ -1,4 +1,4 @@
-"""Uploads that were begun and not ended: they are found, told apart from others' and aborted."""
+"""Incomplete multipart uploads are listed and aborted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An upload that was broken off goes on where it was: only what the server does not have is sent again."""
+"""An interrupted upload resumes: only the parts that the server lacks are sent again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from storage import Multipart, ObjectStore, SourceChangedError, UploadCancelledError, Verdict
 from tests.conformance.backends import Backend, proxy_before
 from tests.conformance.files import MIB, content_of, make_file, source_of
-from tests.conformance.sending import StopAfterParts, Watched, parts_sent
+from tests.conformance.uploads import StopAfterParts, Watched, parts_sent
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))

@@ -1,4 +1,4 @@
-"""Whatever a file's size, what arrives is what is on disk, and the server's own word proves it."""
+"""Files of every size arrive as they are, proven by the server's checksum or ETag."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from storage import ObjectStore, Verdict, part_size_for
 from tests.conformance.backends import Backend
 from tests.conformance.files import MIB, content_of, make_file, source_of
-from tests.conformance.sending import Watched, parts_sent
+from tests.conformance.uploads import Watched, parts_sent
 from tests.support.fault_proxy import FaultProxy
 
 PART = 8 * MIB

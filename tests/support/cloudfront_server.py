@@ -1,4 +1,4 @@
-"""A CloudFront distribution on moto, and what it was told to forget."""
+"""A CloudFront distribution on moto, and its invalidations."""
 
 from typing import Any
 from uuid import uuid4
@@ -40,7 +40,7 @@ class Cdn:
         self.id: str = answer["Distribution"]["Id"]
 
     def close(self) -> None:
-        """Give back the connections."""
+        """Release the connections."""
         self._client.close()
 
     def forgotten(self) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""What an HTTP request asks of S3, read off its method and its target."""
+"""The S3 action of an HTTP request, from its method and target."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
 BODIES: Final = frozenset({"PutObject", "UploadPart"})
-"""The actions that carry the bytes of a file."""
+"""The actions whose bodies are the content of a file."""
 WRITES: Final = BODIES | {
     "CreateMultipartUpload",
     "CompleteMultipartUpload",

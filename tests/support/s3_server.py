@@ -1,4 +1,4 @@
-"""A real S3 server for tests: moto's, on a free port of the loopback interface, in a thread of its own."""
+"""A moto server for tests, in a thread, on a free port of the loopback interface."""
 
 import os
 from types import TracebackType
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 REGION: Final = "ap-south-1"
 ACCESS_KEY_ID = "test-access-key"
 SECRET_ACCESS_KEY = "tests/Distinctive+secret/access=key"
-"""Like no other text anywhere: where it is found, it was told."""
+"""A unique text, so that every disclosure of it is found."""
 
 
 class S3Server:
@@ -52,18 +52,18 @@ class S3Server:
         listening.server_close()
 
     def client(self) -> "S3Client":
-        """A plain boto3 client, the same each time, to look behind the back of what is tested."""
+        """The server's boto3 client, to inspect it independently of what is tested."""
         return self._client
 
     def create_bucket(self, name: str, *, versioned: bool = False) -> str:
-        """Make an empty bucket and return its name."""
+        """Create an empty bucket and return its name."""
         self._client.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": REGION})
         if versioned:
             self._client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
         return name
 
     def forget_everything(self) -> None:
-        """Drop all buckets; moto holds every object in memory."""
+        """Delete all buckets; moto keeps objects in memory."""
         with urlopen(Request(f"{self.url}/moto-api/reset", method="POST")):
             pass
 
@@ -82,9 +82,9 @@ def config_for(url: str, bucket: str, **settings: object) -> StorageConfig:
 
 
 def forget_aws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hide every AWS setting, credential and proxy of this machine from the code under test."""
+    """Hide the AWS settings, credentials, proxies and authorities of this machine."""
     for name in os.environ:
-        if name.startswith("AWS_") or name.lower().endswith("_proxy"):
+        if name.startswith("AWS_") or name.lower().endswith("_proxy") or name == "REQUESTS_CA_BUNDLE":
             monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)

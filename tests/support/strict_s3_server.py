@@ -1,4 +1,4 @@
-"""What S3 does and moto does not: a body that is not what its checksum says is refused."""
+"""A stricter moto, which refuses a body with a wrong checksum, as S3 does."""
 
 from __future__ import annotations
 

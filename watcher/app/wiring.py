@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -11,7 +10,7 @@ from datetime import timedelta
 from functools import partial
 
 from db import Database, Invalidations, Ledger, State
-from storage import AclFallback, Distribution, ObjectStore, PublicCheck
+from storage import Distribution, ObjectStore, PublicCheck
 from watcher.app.factories import (
     make_catalog,
     make_gate,
@@ -212,8 +211,7 @@ def build_context(
             metrics=metrics,
         )
     if settings.verify_public_url:
-        # boto3 reads the same variable.
-        public_check = PublicCheck(ca_bundle=os.environ.get("AWS_CA_BUNDLE"))
+        public_check = PublicCheck()
     return StageContext(
         tree=make_tree(settings),
         database=database,
@@ -221,7 +219,6 @@ def build_context(
         catalog=make_catalog(settings, ledger),
         gate=make_gate(settings, ledger, wake=signals.wake_stage),
         store=store,
-        acl_fallback=AclFallback(store, is_wanted=settings.aws_s3_acl == "public-read"),
         naming=make_naming(settings),
         backoff=ROW_BACKOFF,
         metrics=metrics,

@@ -18,8 +18,8 @@ from storage import (
     Documents,
     StorageError,
     Transition,
-    is_unknown_to_server,
-    wanted,
+    desired_documents,
+    is_unsupported,
 )
 from watcher.app.factories import make_storage_config
 from watcher.cli.exit_codes import EXIT_FAILED
@@ -46,7 +46,9 @@ def setup(
             if not dry_run:
                 admin.create()
         present = admin.new_bucket if is_new and dry_run else admin.read()
-        refused = _apply(admin, present, wanted(present, desired_bucket(settings)), dry_run=dry_run)
+        refused = _apply(
+            admin, present, desired_documents(present, desired_bucket(settings)), dry_run=dry_run
+        )
     for part in set(BucketDocument) - present.keys():
         echo(f"{part}: not supported by this server.")
     if dry_run:
@@ -64,7 +66,7 @@ def show(context: typer.Context) -> None:
             echo(f"There is no bucket {_name(settings)}. `bucket setup` creates it.")
             return
         present = admin.read()
-    desired = wanted(present, desired_bucket(settings))
+    desired = desired_documents(present, desired_bucket(settings))
     for part in BucketDocument:
         if part not in present:
             echo(f"{part}: not supported by this server.")
@@ -83,7 +85,7 @@ def desired_bucket(settings: Settings) -> DesiredBucket:
         bucket=settings.aws_s3_bucket,
         prefix=settings.aws_s3_videos_prefix,
         region=settings.aws_region,
-        by_acl=settings.aws_s3_acl != "none",
+        uses_acl=settings.aws_s3_acl != "none",
         cdn_domain=settings.cloudfront_domain,
         cors_origins=settings.cors_origins,
         transition=None if days is None or storage_class is None else Transition(days, storage_class),
@@ -113,7 +115,7 @@ def _apply(
             if not dry_run:
                 admin.write(part, document)
         except StorageError as exc:
-            if not is_unknown_to_server(exc):
+            if not is_unsupported(exc):
                 raise
             echo_error(
                 f"video-uploader: {part} was not changed: this server does not support it ({exc.code})."

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from storage import CheckResult, Outcome, check_storage, smallest_policy
+from storage import CheckResult, Outcome, check_storage, minimal_policy
 from watcher.app.factories import make_storage_config
 from watcher.cli.exit_codes import EXIT_FAILED, EXIT_USAGE, CommandError
 from watcher.cli.invocation import invocation
@@ -49,7 +49,7 @@ def doctor(
 
 def iam_policy(settings: Settings) -> dict[str, object]:
     """Return the smallest policy that the daemon needs with these settings."""
-    return smallest_policy(
+    return minimal_policy(
         settings.aws_s3_bucket,
         settings.aws_s3_videos_prefix,
         settings.aws_region,

@@ -13,7 +13,7 @@ from uuid import UUID
 import typer
 
 from db import DatabaseError, Invalidations
-from storage import Placed, Renditions
+from storage import RenditionStore, UploadedRendition
 from watcher.app.factories import make_path_template, make_storage_config
 from watcher.cli.exit_codes import EXIT_USAGE, CommandError
 from watcher.cli.invocation import invocation, path_below
@@ -62,7 +62,7 @@ def upload(
     rendition = given or _from_path(settings, relative)
     with (
         _open_finished(Tree(below, allows_hard_links=settings.allow_hard_links), relative) as fd,
-        Renditions(make_storage_config(settings)) as renditions,
+        RenditionStore(make_storage_config(settings)) as renditions,
     ):
         placed = renditions.upload(fd, rendition.video_id, rendition.filename, rendition.quality)
     echo(placed.url)
@@ -79,7 +79,7 @@ def exists(
     """Print the public URL of an object, or exit with 1 if it does not exist."""
     settings = invocation(context).settings()
     name = _name(_rendition(settings, path, video_id, filename, quality))
-    with Renditions(make_storage_config(settings)) as renditions:
+    with RenditionStore(make_storage_config(settings)) as renditions:
         _require(renditions, name)
         echo(renditions.url(*name))
 
@@ -95,7 +95,7 @@ def delete(
     """Delete an object after confirmation. The daemon uploads it again if its local copy still exists."""
     settings = invocation(context).settings()
     name = _name(_rendition(settings, path, video_id, filename, quality))
-    with Renditions(make_storage_config(settings)) as renditions:
+    with RenditionStore(make_storage_config(settings)) as renditions:
         _require(renditions, name)
         if not yes:
             _confirm(f"Delete {renditions.key(*name)}, which players find at {renditions.url(*name)}?")
@@ -170,7 +170,7 @@ def _open_finished(tree: Tree, relative: str) -> Iterator[int]:
         yield fd
 
 
-def _require(renditions: Renditions, name: tuple[str, str, str]) -> None:
+def _require(renditions: RenditionStore, name: tuple[str, str, str]) -> None:
     if not renditions.exists(*name):
         raise CommandError(f"The object {renditions.key(*name)} does not exist.")
 
@@ -186,7 +186,7 @@ def _confirm(question: str) -> None:
         raise CommandError("Nothing was deleted.")
 
 
-def _request_invalidation(settings: Settings, placed: Placed) -> None:
+def _request_invalidation(settings: Settings, placed: UploadedRendition) -> None:
     """Record an invalidation of a replaced object for the daemon to request."""
     if not placed.replaced or settings.cloudfront_distribution_id is None:
         return

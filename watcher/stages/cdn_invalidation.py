@@ -11,7 +11,7 @@ from datetime import timedelta
 import structlog
 
 from db import Database, DatabaseError, Invalidation, Invalidations
-from storage import MAX_PATHS, Distribution, StorageError, invalidation_paths
+from storage import MAX_INVALIDATION_PATHS, Distribution, StorageError, invalidation_paths
 from watcher.errors import Code, Failure, FailureKind, failure_of
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.circuit_breaker import CircuitBreaker
@@ -130,9 +130,9 @@ class Invalidator:
         """The oldest requests whose paths fit into one batch, and the paths; a key asked for twice is one."""
         batch: list[Invalidation] = []
         paths: dict[str, None] = {}
-        for invalidation in self._invalidations.unsent(MAX_PATHS):
+        for invalidation in self._invalidations.unsent(MAX_INVALIDATION_PATHS):
             grown = paths | dict.fromkeys(invalidation_paths(invalidation.object_key))
-            if len(grown) > MAX_PATHS:
+            if len(grown) > MAX_INVALIDATION_PATHS:
                 break
             paths = grown
             batch.append(invalidation)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from db import Catalog, Database, Ledger, State
-from storage import AclFallback, ObjectStore, PublicCheck
+from storage import ObjectStore, PublicCheck
 from watcher.catalog.gate import CatalogGate
 from watcher.filesystem.tree import Tree
 from watcher.renditions import Naming
@@ -67,7 +67,6 @@ class StageContext:
     catalog: Catalog
     gate: CatalogGate | None
     store: ObjectStore
-    acl_fallback: AclFallback
     naming: Naming
     backoff: Backoff
     metrics: Metrics

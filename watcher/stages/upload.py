@@ -14,7 +14,6 @@ from storage import (
     Confirmation,
     Multipart,
     Receipt,
-    Sent,
     SourceFile,
     Target,
     Verdict,
@@ -222,7 +221,7 @@ class UploadStage:
         """The receipt of an object that is already in S3; None if it is missing or differs."""
         if there.receipt is None:
             return None
-        self._context.acl_fallback.ensure(upload.object_key)
+        self._context.store.ensure_public(upload.object_key)
         self._abort_multipart(upload)
         self._context.ledger.append_event(upload.id, "adopted", there.detail)
         self._context.metrics.adopted.inc()
@@ -260,20 +259,16 @@ class UploadStage:
         resume = None
         if upload.multipart_id is not None and upload.part_size is not None:
             resume = Multipart(upload.multipart_id, upload.part_size)
-
-        def send(with_acl: bool) -> Sent:
-            return self._context.store.upload(
+        with progress.shown(is_resumed=resume is not None):
+            sent = self._context.store.upload(
                 source,
-                self._target(upload, condition, with_acl=with_acl),
+                self._target(upload, condition),
                 checksum=_known(upload.checksum),
                 progress=progress,
                 cancelled=lambda: work.stopped() or progress.claim_is_lost,
                 resume=resume,
                 on_multipart=progress.begin,
             )
-
-        with progress.shown(is_resumed=resume is not None):
-            sent = self._context.acl_fallback.upload(upload.object_key, send)
             failpoint(Point.COMPLETED)
         progress.finish(sent)
         confirmation = self._confirm(upload, source, sent.part_size)
@@ -282,21 +277,18 @@ class UploadStage:
             raise _unconfirmed(confirmation)
         return confirmation.receipt
 
-    def _target(self, upload: Upload, condition: WriteCondition, *, with_acl: bool) -> Target:
+    def _target(self, upload: Upload, condition: WriteCondition) -> Target:
         metadata = {
             "video-id": upload.video_id,
             "quality": upload.quality,
             "source-mtime": str(upload.mtime_ns),
         }
         content_type = self._context.naming.content_type(upload)
-        return Target(upload.object_key, content_type, metadata, only_if=condition, with_acl=with_acl)
+        return Target(upload.object_key, content_type, metadata, condition)
 
     def _confirm(self, upload: Upload, source: SourceFile, part_size: int | None) -> Confirmation:
-        return self._context.store.confirm(
-            upload.object_key,
-            size=source.size,
-            checksum=_known(upload.checksum),
-            expected_etag=lambda: source.etag(part_size),
+        return self._context.store.confirm_file(
+            upload.object_key, source, checksum=_known(upload.checksum), part_size=part_size
         )
 
 

@@ -1,3 +1,5 @@
+"""The token bucket of the bandwidth limit."""
+
 import pytest
 
 from storage.transfer.bandwidth import Bandwidth

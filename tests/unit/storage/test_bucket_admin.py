@@ -1,17 +1,17 @@
-"""A real bucket's documents, read and written; and every refusal in our own words."""
+"""A bucket's documents are read and written on a real server; refusals are translated."""
 
 import json
 
 import pytest
 
-from storage import BucketAdmin, ErrorKind, StorageError, is_unknown_to_server
+from storage import BucketAdmin, ErrorKind, StorageError, is_unsupported
 from storage.bucket.documents import (
     NEW_ELSEWHERE,
     NEW_ON_AWS,
     BucketDocument,
     DesiredBucket,
     Transition,
-    wanted,
+    desired_documents,
 )
 from tests.support.fault_proxy import Answer, Fault, FaultProxy, Forward, Request, s3_error
 from tests.support.s3_server import REGION, S3Server, config_for
@@ -20,7 +20,7 @@ WISHES = DesiredBucket(
     bucket="renditions",
     prefix="videos",
     region=REGION,
-    by_acl=True,
+    uses_acl=True,
     cors_origins=("https://player.example", "https://other.example"),
     transition=Transition(30, "STANDARD_IA"),
     expire_days=400,
@@ -64,12 +64,12 @@ def test_what_is_written_is_read_back_and_then_it_is_as_wanted(
         Bucket=bucket, OwnershipControls={"Rules": [{"ObjectOwnership": "BucketOwnerEnforced"}]}
     )
     with BucketAdmin(config_for(proxy.url, bucket)) as admin:
-        asked = wanted(admin.read(), WISHES)
+        asked = desired_documents(admin.read(), WISHES)
         for part, document in asked.items():
             assert document is not None
             admin.write(part, document)
         now = admin.read()
-        assert wanted(now, WISHES) == now
+        assert desired_documents(now, WISHES) == now
     assert not any(client.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"].values())
     controls = client.get_bucket_ownership_controls(Bucket=bucket)["OwnershipControls"]
     assert controls == {"Rules": [{"ObjectOwnership": "BucketOwnerPreferred"}]}
@@ -147,14 +147,14 @@ def test_a_document_that_a_server_does_not_know_is_left_out(
         assert set(BucketDocument) - admin.read().keys() == {BucketDocument.OWNERSHIP}
         with pytest.raises(StorageError) as caught:
             admin.write(BucketDocument.OWNERSHIP, {"Rules": [{"ObjectOwnership": "ObjectWriter"}]})
-    assert is_unknown_to_server(caught.value)
+    assert is_unsupported(caught.value)
 
 
 def test_a_lifecycle_is_written_with_the_setting_that_belongs_to_all_its_rules(
     proxy: FaultProxy, bucket: str, s3: S3Server
 ) -> None:
     with BucketAdmin(config_for(proxy.url, bucket)) as admin:
-        lifecycle = wanted({BucketDocument.LIFECYCLE: None}, WISHES)[BucketDocument.LIFECYCLE]
+        lifecycle = desired_documents({BucketDocument.LIFECYCLE: None}, WISHES)[BucketDocument.LIFECYCLE]
         assert lifecycle is not None
         admin.write(
             BucketDocument.LIFECYCLE,

@@ -1,3 +1,5 @@
+"""CRC64NVME and ETags against known values."""
+
 import hashlib
 
 import pytest

@@ -1,4 +1,4 @@
-"""CloudFront is told what to forget in its own spelling, once a call, and its refusals are ours to read."""
+"""Invalidation paths in CloudFront's encoding, one request a call, and translated errors."""
 
 from collections.abc import Iterator
 from urllib.parse import unquote, urlsplit
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage import (
-    MAX_PATHS,
+    MAX_INVALIDATION_PATHS,
     Distribution,
     ErrorKind,
     StorageConfig,
@@ -59,7 +59,7 @@ def test_a_distribution_forgets_what_it_is_told_to(distribution: Distribution, c
 def test_as_many_paths_as_are_allowed_go_in_one_request(
     distribution: Distribution, cdn: Cdn, proxy: FaultProxy
 ) -> None:
-    paths = [f"/videos/{number}.mp4" for number in range(MAX_PATHS)]
+    paths = [f"/videos/{number}.mp4" for number in range(MAX_INVALIDATION_PATHS)]
     distribution.invalidate(paths, reference="one")
     assert cdn.forgotten() == [paths]
     assert references(proxy) == ["one"]

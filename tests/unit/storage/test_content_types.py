@@ -1,3 +1,5 @@
+"""Media types by extension."""
+
 import pytest
 
 from storage import content_type

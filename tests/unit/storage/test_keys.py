@@ -1,3 +1,5 @@
+"""Object keys and public URLs of renditions, and back."""
+
 import uuid
 from urllib.parse import urlsplit
 

@@ -1,3 +1,5 @@
+"""Uploads, confirmation and deletion on a real server."""
+
 import hashlib
 import os
 import random
@@ -12,8 +14,10 @@ import pytest
 import structlog
 
 from storage import (
+    Confirmation,
     ErrorKind,
     ObjectStore,
+    PreconditionError,
     Sent,
     SourceChangedError,
     SourceFile,
@@ -21,6 +25,7 @@ from storage import (
     Target,
     UploadCancelledError,
     Verdict,
+    WriteCondition,
     checksums,
     content_type,
     object_key,
@@ -39,12 +44,8 @@ TARGET = Target(KEY, "video/mp4", {"quality": "720p"})
 SourceOf = Callable[[bytes], SourceFile]
 
 
-def ignore(accepted: int) -> None:
-    """Progress that nobody looks at."""
-
-
 def upload(store: ObjectStore, source: SourceFile) -> Sent:
-    return store.upload(source, TARGET, checksum=source.checksum(), progress=ignore)
+    return store.upload(source, TARGET, checksum=source.checksum())
 
 
 def on(action: str, answer: Answer | None) -> Fault:
@@ -77,7 +78,7 @@ def test_anybody_can_fetch_an_object_by_its_public_url(
 ) -> None:
     source = source_of(content)
     key = object_key("videos", "0b7f2a3e-9d55-4b8e-8f0d-8c2f2b7d4a11", "50% é+#?&=~'\" ü.b.mp4", "144p")
-    store.upload(source, Target(key, content_type(key)), checksum=source.checksum(), progress=ignore)
+    store.upload(source, Target(key, content_type(key)), checksum=source.checksum())
 
     with urlopen(public_url(config_for(s3.url, bucket).public_base_url, key)) as response:
         assert response.read() == content
@@ -170,7 +171,7 @@ def test_content_other_than_what_was_hashed_never_becomes_an_object(
     checksum = source_of(content).checksum()
     other = source_of(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(SourceChangedError):
-        store.upload(other, TARGET, checksum=checksum, progress=ignore)
+        store.upload(other, TARGET, checksum=checksum)
     assert not {"PutObject", "CompleteMultipartUpload"} & set(proxy.actions)
 
 
@@ -182,7 +183,7 @@ def test_a_file_whose_mtime_moves_after_it_was_hashed_never_becomes_an_object(
     checksum = source.checksum()
     os.utime(path, ns=(0, 1))
     with pytest.raises(SourceChangedError, match="mtime_ns was"):
-        store.upload(source, TARGET, checksum=checksum, progress=ignore)
+        store.upload(source, TARGET, checksum=checksum)
     assert not {"PutObject", "CompleteMultipartUpload"} & set(proxy.actions)
 
 
@@ -205,7 +206,7 @@ def test_a_file_that_changes_is_given_up_at_once_whatever_the_server_is_doing(
     proxy.fault = hold
     try:
         with pytest.raises(SourceChangedError, match="mtime_ns was"):
-            store.upload(source, TARGET, checksum=checksum, progress=ignore)
+            store.upload(source, TARGET, checksum=checksum)
         assert given_up.is_set()
     finally:
         given_up.set()
@@ -323,7 +324,7 @@ def test_an_upload_that_is_cancelled_beforehand_asks_nothing_of_the_server(
 ) -> None:
     source = source_of(content)
     with pytest.raises(UploadCancelledError) as caught:
-        store.upload(source, TARGET, checksum=source.checksum(), progress=ignore, cancelled=lambda: True)
+        store.upload(source, TARGET, checksum=source.checksum(), cancelled=lambda: True)
     assert caught.value.kind is ErrorKind.TRANSIENT
     assert proxy.actions == []
 
@@ -345,7 +346,7 @@ def test_a_connection_that_breaks_as_the_upload_is_cancelled_is_a_cancellation(
     proxy.fault = break_off
     source = source_of(SMALL if action == "PutObject" else LARGE)
     with pytest.raises(UploadCancelledError):
-        store.upload(source, TARGET, checksum=source.checksum(), progress=ignore, cancelled=cancelled.is_set)
+        store.upload(source, TARGET, checksum=source.checksum(), cancelled=cancelled.is_set)
 
 
 @pytest.mark.parametrize("content", [SMALL, LARGE])
@@ -366,9 +367,7 @@ def test_an_upload_cancelled_in_the_middle_of_a_request_ends_at_once_and_is_canc
     started = time.monotonic()
     try:
         with pytest.raises(UploadCancelledError):
-            store.upload(
-                source, TARGET, checksum=source.checksum(), progress=ignore, cancelled=arrived.is_set
-            )
+            store.upload(source, TARGET, checksum=source.checksum(), cancelled=arrived.is_set)
         assert time.monotonic() - started < 5
     finally:
         over.set()
@@ -470,7 +469,7 @@ def test_an_object_is_confirmed_by_its_full_checksum(
 def test_one_store_serves_many_threads(store: ObjectStore, source_of: SourceOf) -> None:
     def send_and_confirm(number: int) -> Verdict:
         key = f"videos/{number}.mp4"
-        store.upload(source, Target(key, "video/mp4"), checksum=checksum, progress=ignore)
+        store.upload(source, Target(key, "video/mp4"), checksum=checksum)
         return store.confirm(key, size=source.size, checksum=checksum, expected_etag=None).verdict
 
     source = source_of(SMALL)
@@ -642,3 +641,55 @@ def test_what_a_header_cannot_carry_is_refused_as_metadata() -> None:
         Target(KEY, "video/mp4", {"name": "é.mp4"})
     with pytest.raises(ValueError, match="percent-encode"):
         Target(KEY, "video/mp4", {"name": "a\r\nx-amz-acl: public-read"})
+
+
+def test_ensure_adopts_an_identical_object_without_sending(
+    store: ObjectStore, proxy: FaultProxy, source_of: SourceOf
+) -> None:
+    def refuse(found: Confirmation) -> WriteCondition:
+        raise AssertionError(found.detail)
+
+    source = source_of(SMALL)
+    upload(store, source)
+    proxy.requests.clear()
+    receipt = store.ensure(source, TARGET, checksum=source.checksum(), condition=refuse)
+    assert (receipt.size, receipt.checksum) == (source.size, source.checksum())
+    assert proxy.actions == ["HeadObject"]
+
+
+@pytest.mark.parametrize(("content", "seen"), [(None, Verdict.MISSING), (b"other", Verdict.DIFFERS)])
+def test_ensure_sends_on_the_condition_for_what_it_found_and_confirms(
+    store: ObjectStore, proxy: FaultProxy, source_of: SourceOf, content: bytes | None, seen: Verdict
+) -> None:
+    found: list[Confirmation] = []
+
+    def decide(confirmation: Confirmation) -> WriteCondition:
+        found.append(confirmation)
+        return WriteCondition.if_absent()
+
+    if content is not None:
+        upload(store, source_of(content))
+    proxy.requests.clear()
+    source = source_of(SMALL)
+    if content is None:
+        store.ensure(source, TARGET, checksum=source.checksum(), condition=decide)
+        assert proxy.actions == ["HeadObject", "PutObject", "HeadObject"]
+    else:
+        with pytest.raises(PreconditionError):
+            store.ensure(source, TARGET, checksum=source.checksum(), condition=decide)
+    assert [confirmation.verdict for confirmation in found] == [seen]
+    assert proxy.requests[1].headers["If-None-Match"] == "*"
+
+
+def test_head_describes_an_object_and_tells_a_missing_from_a_hidden_one(
+    store: ObjectStore, proxy: FaultProxy, source_of: SourceOf
+) -> None:
+    assert store.head(KEY) is None
+    upload(store, source_of(SMALL))
+    head = store.head(KEY)
+    assert head is not None
+    assert head.size == len(SMALL)
+    proxy.fault = on("HeadObject", Answer(403))
+    with pytest.raises(StorageError) as caught:
+        store.head(KEY)
+    assert (caught.value.code, caught.value.kind) == ("object-unknown", ErrorKind.ENVIRONMENT)

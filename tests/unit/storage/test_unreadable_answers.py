@@ -1,4 +1,4 @@
-"""An answer with a date, a number or a name that is none is a setback like any other, whoever reads it."""
+"""Malformed dates, numbers and fields in answers are transient errors of one code."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from db import Database, Invalidations, migrate, open_database
-from storage import MAX_PATHS, Distribution
+from storage import MAX_INVALIDATION_PATHS, Distribution
 from tests.support.cloudfront_server import Cdn, asked_to_forget, references
 from tests.support.databases import Clock
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request
@@ -154,24 +154,24 @@ def test_a_key_that_was_replaced_twice_is_one_path(desk: Desk) -> None:
 
 def test_more_paths_than_fit_wait_for_the_next_minute(desk: Desk) -> None:
     with desk.database.transaction():
-        for number in range(MAX_PATHS + 2):
+        for number in range(MAX_INVALIDATION_PATHS + 2):
             desk.invalidator.request(f"{number:04}.mp4")
     desk.invalidator.flush()
     desk.advance(60)
     desk.invalidator.flush()
-    assert [len(paths) for paths in desk.cdn.forgotten()] == [MAX_PATHS, 2]
+    assert [len(paths) for paths in desk.cdn.forgotten()] == [MAX_INVALIDATION_PATHS, 2]
     assert desk.cdn.forgotten()[1] == ["/1000.mp4", "/1001.mp4"]
 
 
 def test_paths_are_counted_and_not_keys(desk: Desk) -> None:
     """A key with an awkward name has two paths."""
     with desk.database.transaction():
-        for number in range(MAX_PATHS // 2 + 1):
+        for number in range(MAX_INVALIDATION_PATHS // 2 + 1):
             desk.invalidator.request(f"a+{number}.mp4")
     desk.invalidator.flush()
     desk.advance(60)
     desk.invalidator.flush()
-    assert [len(paths) for paths in desk.cdn.forgotten()] == [MAX_PATHS, 2]
+    assert [len(paths) for paths in desk.cdn.forgotten()] == [MAX_INVALIDATION_PATHS, 2]
 
 
 def test_a_failure_is_tried_again_later_and_later_but_never_within_a_minute(desk: Desk) -> None:

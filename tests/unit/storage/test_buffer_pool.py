@@ -1,7 +1,9 @@
+"""Slots for bodies in flight: their order, their limits and the reuse of their memory."""
+
 import pytest
 
 from storage.transfer.buffer_pool import BufferPool, Slot
-from storage.transfer.part_layout import MIB, SMALLEST_PART
+from storage.transfer.part_layout import MIB, MIN_PART_SIZE
 
 
 @pytest.fixture
@@ -10,16 +12,16 @@ def granted() -> list[Slot]:
 
 
 def finish(slot: Slot) -> None:
-    slot.give_back_memory()
-    slot.give_back()
+    slot.release_memory()
+    slot.release()
 
 
 def test_no_more_bodies_are_under_way_than_allowed_and_who_asks_first_is_served_first(
     granted: list[Slot],
 ) -> None:
-    slots = BufferPool(2, 100 * MIB)
+    pool = BufferPool(2, 100 * MIB)
     for length in (1, 2, 3, 4):
-        slots.ask(length, granted.append)
+        pool.reserve(length, granted.append)
     assert [slot.length for slot in granted] == [1, 2]
     finish(granted[1])
     finish(granted[0])
@@ -27,18 +29,18 @@ def test_no_more_bodies_are_under_way_than_allowed_and_who_asks_first_is_served_
 
 
 def test_the_bytes_under_way_stay_within_the_budget(granted: list[Slot]) -> None:
-    slots = BufferPool(10, 20)
+    pool = BufferPool(10, 20)
     for length in (8, 8, 8):
-        slots.ask(length, granted.append)
+        pool.reserve(length, granted.append)
     assert len(granted) == 2
     finish(granted[0])
     assert len(granted) == 3
 
 
 def test_a_body_larger_than_the_budget_goes_alone(granted: list[Slot]) -> None:
-    slots = BufferPool(10, 20)
+    pool = BufferPool(10, 20)
     for length in (1, 100, 1):
-        slots.ask(length, granted.append)
+        pool.reserve(length, granted.append)
     assert [slot.length for slot in granted] == [1]
     finish(granted[0])
     assert [slot.length for slot in granted] == [1, 100]
@@ -49,69 +51,69 @@ def test_a_body_larger_than_the_budget_goes_alone(granted: list[Slot]) -> None:
 def test_memory_that_was_read_serves_the_next_body_while_the_first_is_under_way(
     granted: list[Slot],
 ) -> None:
-    slots = BufferPool(8, 8 * SMALLEST_PART)
+    pool = BufferPool(8, 8 * MIN_PART_SIZE)
     for _ in range(8):
-        slots.ask(SMALLEST_PART, granted.append)
+        pool.reserve(MIN_PART_SIZE, granted.append)
     assert len(granted) == 3
     granted[0].buffer[:3] = b"abc"
-    granted[0].give_back_memory()
-    granted[0].give_back_memory()
+    granted[0].release_memory()
+    granted[0].release_memory()
     assert len(granted) == 4
     assert bytes(granted[3].buffer[:3]) == b"abc"
 
 
 def test_memory_that_was_not_given_back_is_never_used_again(granted: list[Slot]) -> None:
-    slots = BufferPool(1, SMALLEST_PART)
-    slots.ask(SMALLEST_PART, granted.append)
+    pool = BufferPool(1, MIN_PART_SIZE)
+    pool.reserve(MIN_PART_SIZE, granted.append)
     granted[0].buffer[:3] = b"abc"
-    granted[0].give_back()
-    slots.ask(SMALLEST_PART, granted.append)
+    granted[0].release()
+    pool.reserve(MIN_PART_SIZE, granted.append)
     assert bytes(granted[1].buffer[:3]) == bytes(3)
-    granted[0].give_back_memory()
+    granted[0].release_memory()
     finish(granted[1])
-    slots.ask(SMALLEST_PART, granted.append)
+    pool.reserve(MIN_PART_SIZE, granted.append)
     assert granted[2].buffer.obj is granted[1].buffer.obj
 
 
 def test_who_has_left_the_queue_is_not_served_and_does_not_hold_up_others(granted: list[Slot]) -> None:
-    slots = BufferPool(2, 20)
-    slots.ask(15, granted.append)
-    reservation = slots.ask(10, granted.append)
-    slots.ask(5, granted.append)
+    pool = BufferPool(2, 20)
+    pool.reserve(15, granted.append)
+    reservation = pool.reserve(10, granted.append)
+    pool.reserve(5, granted.append)
     assert len(granted) == 1
-    slots.withdraw(reservation)
+    pool.cancel(reservation)
     assert [slot.length for slot in granted] == [15, 5]
-    slots.withdraw(reservation)
+    pool.cancel(reservation)
 
 
 def test_a_request_to_slow_down_halves_the_number_once_for_all_that_were_under_way_together() -> None:
-    slots = BufferPool(6, 100)
-    generation = slots.generation
-    assert slots.slow_down(generation)
-    assert not slots.slow_down(generation)
-    assert slots.limit == 3
-    assert slots.slow_down(slots.generation)
-    assert slots.limit == 1
-    assert not slots.slow_down(slots.generation)
-    assert slots.limit == 1
+    pool = BufferPool(6, 100)
+    generation = pool.generation
+    assert pool.slow_down(generation)
+    assert not pool.slow_down(generation)
+    assert pool.limit == 3
+    assert pool.slow_down(pool.generation)
+    assert pool.limit == 1
+    assert not pool.slow_down(pool.generation)
+    assert pool.limit == 1
 
 
 def test_as_many_successes_as_are_allowed_at_once_allow_one_more(granted: list[Slot]) -> None:
-    slots = BufferPool(3, 100)
-    slots.slow_down(slots.generation)
+    pool = BufferPool(3, 100)
+    pool.slow_down(pool.generation)
     limits = []
     for _ in range(5):
-        slots.succeeded()
-        limits.append(slots.limit)
+        pool.note_success()
+        limits.append(pool.limit)
     assert limits == [2, 2, 3, 3, 3]
 
 
 def test_a_lower_limit_holds_for_what_is_asked_from_now_on(granted: list[Slot]) -> None:
-    slots = BufferPool(2, 100)
-    slots.ask(1, granted.append)
-    slots.ask(1, granted.append)
-    slots.slow_down(slots.generation)
-    slots.ask(1, granted.append)
+    pool = BufferPool(2, 100)
+    pool.reserve(1, granted.append)
+    pool.reserve(1, granted.append)
+    pool.slow_down(pool.generation)
+    pool.reserve(1, granted.append)
     finish(granted[0])
     assert len(granted) == 2
     finish(granted[1])

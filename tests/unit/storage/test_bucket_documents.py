@@ -1,4 +1,4 @@
-"""Documents of a bucket: what is ours is merged in, and the rest stays as it is."""
+"""Statements and rules of ours are merged into a bucket's documents; the rest stays as it is."""
 
 import json
 from datetime import UTC, datetime
@@ -16,12 +16,12 @@ from storage.bucket.documents import (
     Document,
     PublicMode,
     Transition,
+    desired_documents,
     named,
     objects_arn,
     public_mode_of,
-    wanted,
 )
-from storage.bucket.iam_policy import smallest_policy
+from storage.bucket.iam_policy import minimal_policy
 
 OURS_IN_POLICY = "video-uploader-public-read-videos"
 THEIRS_IN_POLICY = {
@@ -40,18 +40,18 @@ FOR_CLOUDFRONT = {
 }
 
 
-def wishes(**changes: Any) -> DesiredBucket:
+def desired(**changes: Any) -> DesiredBucket:
     values: dict[str, Any] = {
         "bucket": "films",
         "prefix": "videos",
         "region": "eu-central-1",
-        "by_acl": False,
+        "uses_acl": False,
     }
     return DesiredBucket(**values | changes)
 
 
 def merged(part: BucketDocument, present: Document | None, **changes: Any) -> Any:
-    return wanted({part: present}, wishes(**changes))[part]
+    return desired_documents({part: present}, desired(**changes))[part]
 
 
 def test_everybody_may_read_objects_under_the_prefix_and_do_nothing_else() -> None:
@@ -93,8 +93,8 @@ def test_a_statement_of_ours_that_somebody_changed_is_made_right_in_its_place(ch
 
 
 def test_two_prefixes_of_one_bucket_have_a_statement_and_a_rule_each() -> None:
-    first = wanted(NEW_ELSEWHERE, wishes(prefix="videos"))
-    both = wanted(first, wishes(prefix="live/clips"))
+    first = desired_documents(NEW_ELSEWHERE, desired(prefix="videos"))
+    both = desired_documents(first, desired(prefix="live/clips"))
     policy, lifecycle = both[BucketDocument.POLICY], both[BucketDocument.LIFECYCLE]
     assert policy is not None
     assert lifecycle is not None
@@ -184,7 +184,7 @@ def test_a_policy_needs_two_of_the_four_blocks_lifted_and_acls_all_of_them() -> 
         "BlockPublicPolicy": False,
         "RestrictPublicBuckets": False,
     }
-    assert not any(merged(BucketDocument.PUBLIC_ACCESS_BLOCK, block, by_acl=True).values())
+    assert not any(merged(BucketDocument.PUBLIC_ACCESS_BLOCK, block, uses_acl=True).values())
 
 
 @pytest.mark.parametrize("present", [None, {"BlockPublicAcls": True, "BlockPublicPolicy": False}])
@@ -194,18 +194,18 @@ def test_where_nothing_is_in_the_way_of_a_policy_no_block_is_touched(present: Do
 
 def test_acls_are_enabled_only_if_objects_are_to_be_public_by_them() -> None:
     enforced = NEW_ON_AWS[BucketDocument.OWNERSHIP]
-    assert merged(BucketDocument.OWNERSHIP, enforced, by_acl=True) == {
+    assert merged(BucketDocument.OWNERSHIP, enforced, uses_acl=True) == {
         "Rules": [{"ObjectOwnership": "BucketOwnerPreferred"}]
     }
     assert merged(BucketDocument.OWNERSHIP, enforced) is enforced
-    assert merged(BucketDocument.OWNERSHIP, None, by_acl=True) is None
+    assert merged(BucketDocument.OWNERSHIP, None, uses_acl=True) is None
     writer = {"Rules": [{"ObjectOwnership": "ObjectWriter"}]}
-    assert merged(BucketDocument.OWNERSHIP, writer, by_acl=True) is writer
+    assert merged(BucketDocument.OWNERSHIP, writer, uses_acl=True) is writer
 
 
 def test_a_bucket_that_only_cloudfront_reads_is_kept_from_everybody_else() -> None:
     present = {**NEW_ON_AWS, BucketDocument.POLICY: {"Version": "2012-10-17", "Statement": [FOR_CLOUDFRONT]}}
-    documents = wanted(present, wishes(cdn_domain="d111.cloudfront.net"))
+    documents = desired_documents(present, desired(cdn_domain="d111.cloudfront.net"))
     for part in (BucketDocument.POLICY, BucketDocument.OWNERSHIP, BucketDocument.PUBLIC_ACCESS_BLOCK):
         assert documents[part] is present[part]
     assert documents[BucketDocument.CORS] is not None
@@ -217,33 +217,35 @@ def test_a_bucket_that_only_cloudfront_reads_is_kept_from_everybody_else() -> No
         ({"cdn_domain": "d111.cloudfront.net"}, [FOR_CLOUDFRONT], PublicMode.CDN),
         ({"cdn_domain": "d111.cloudfront.net"}, [{**FOR_CLOUDFRONT, "Effect": "Deny"}], PublicMode.POLICY),
         ({"cdn_domain": "d111.cloudfront.net"}, [THEIRS_IN_POLICY], PublicMode.POLICY),
-        ({"cdn_domain": "d111.cloudfront.net", "by_acl": True}, [FOR_CLOUDFRONT], PublicMode.ACL),
+        ({"cdn_domain": "d111.cloudfront.net", "uses_acl": True}, [FOR_CLOUDFRONT], PublicMode.ACL),
         ({}, [FOR_CLOUDFRONT], PublicMode.POLICY),
     ],
 )
 def test_the_way_follows_from_settings_and_from_who_is_let_in(
     changes: dict[str, Any], statements: list[Document], way: PublicMode
 ) -> None:
-    assert public_mode_of(wishes(**changes), {"Statement": statements}) is way
+    assert public_mode_of(desired(**changes), {"Statement": statements}) is way
 
 
 def test_what_a_server_does_not_know_is_not_asked_of_it() -> None:
-    assert set(wanted({BucketDocument.POLICY: None}, wishes())) == {BucketDocument.POLICY}
+    assert set(desired_documents({BucketDocument.POLICY: None}, desired())) == {BucketDocument.POLICY}
 
 
 @pytest.mark.parametrize("new", [NEW_ON_AWS, NEW_ELSEWHERE])
-@pytest.mark.parametrize("by_acl", [True, False])
+@pytest.mark.parametrize("uses_acl", [True, False])
 @pytest.mark.parametrize("prefix", ["", "videos", "live/clips"])
-def test_once_it_is_as_wanted_nothing_changes_any_more(new: Any, by_acl: bool, prefix: str) -> None:
-    asked = wishes(
-        by_acl=by_acl, prefix=prefix, transition=Transition(0, "INTELLIGENT_TIERING"), expire_days=9
+def test_once_it_is_as_wanted_nothing_changes_any_more(new: Any, uses_acl: bool, prefix: str) -> None:
+    asked = desired(
+        uses_acl=uses_acl, prefix=prefix, transition=Transition(0, "INTELLIGENT_TIERING"), expire_days=9
     )
-    once = json.loads(json.dumps(wanted(new, asked)))
-    assert wanted({BucketDocument(name): document for name, document in once.items()}, asked) == once
+    once = json.loads(json.dumps(desired_documents(new, asked)))
+    assert (
+        desired_documents({BucketDocument(name): document for name, document in once.items()}, asked) == once
+    )
 
 
 def test_the_smallest_policy_allows_what_the_daemon_does_on_its_prefix_alone() -> None:
-    objects, bucket = smallest_policy("films", "videos", "eu-central-1", with_acl=False)["Statement"]
+    objects, bucket = minimal_policy("films", "videos", "eu-central-1", with_acl=False)["Statement"]
     assert objects["Resource"] == "arn:aws:s3:::films/videos/*"
     assert set(objects["Action"]) == {
         "s3:PutObject",
@@ -257,7 +259,7 @@ def test_the_smallest_policy_allows_what_the_daemon_does_on_its_prefix_alone() -
 
 
 def test_the_smallest_policy_grows_with_what_is_asked_for() -> None:
-    policy = smallest_policy(
+    policy = minimal_policy(
         "films",
         "videos",
         "eu-central-1",

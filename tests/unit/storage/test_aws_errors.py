@@ -1,3 +1,5 @@
+"""Translation of botocore's exceptions into `StorageError`: kinds, codes and hints."""
+
 import inspect
 import ssl
 

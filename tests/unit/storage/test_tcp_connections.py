@@ -1,3 +1,5 @@
+"""Progress and pacing of this process's TCP connections."""
+
 import socket
 import threading
 import time
@@ -5,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from storage.transfer.tcp_connections import Connections
+from storage.transfer.tcp_connections import TcpConnections
 
 
 class Pair:
@@ -47,34 +49,34 @@ class Clock:
 
 def test_bytes_that_go_either_way_are_seen_to_move_and_silence_is_not(pair: Pair) -> None:
     clock = Clock()
-    connections = Connections(pair.port, clock=clock)
+    connections = TcpConnections(pair.port, clock=clock)
     moved = []
     for act in (None, None, pair.send, None, pair.be_sent, None):
         if act is not None:
             act()
         clock.now += 1
-        moved.append(connections.last_moved(0))
+        moved.append(connections.last_activity(0))
     assert moved == [101, 101, 103, 103, 105, 105]
 
 
 def test_it_looks_no_more_often_than_it_is_told(pair: Pair) -> None:
     clock = Clock()
-    connections = Connections(pair.port, clock=clock)
-    connections.last_moved(10)
+    connections = TcpConnections(pair.port, clock=clock)
+    connections.last_activity(10)
     pair.send()
     clock.now += 5
-    assert connections.last_moved(10) == 100
+    assert connections.last_activity(10) == 100
     clock.now += 5
-    assert connections.last_moved(10) == 110
+    assert connections.last_activity(10) == 110
 
 
 def test_connections_to_other_ports_do_not_count(pair: Pair) -> None:
     clock = Clock()
-    connections = Connections(1, clock=clock)
-    connections.last_moved(0)
+    connections = TcpConnections(1, clock=clock)
+    connections.last_activity(0)
     pair.send()
     clock.now += 1
-    assert connections.last_moved(0) == 100
+    assert connections.last_activity(0) == 100
 
 
 def test_a_paced_connection_keeps_to_its_rate_and_an_unpaced_one_flies(pair: Pair) -> None:
@@ -93,7 +95,7 @@ def test_a_paced_connection_keeps_to_its_rate_and_an_unpaced_one_flies(pair: Pai
         receiver.join()
         return time.monotonic() - started
 
-    connections = Connections(pair.port)
+    connections = TcpConnections(pair.port)
     connections.pace(2_000_000)
     assert 0.25 < seconds_to_send() < 0.7
     connections.pace(None)

@@ -1,4 +1,4 @@
-"""A name that people really give their videos is a key, an address, and the same name again."""
+"""File names of real videos as keys, URLs and back."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from storage import ObjectStore, ParsedKey, key_of_url, object_key, parse_object_key, public_url
 from tests.conformance.backends import Backend
 from tests.conformance.files import MIB, content_of, make_file
-from tests.conformance.sending import send
+from tests.conformance.uploads import send
 from tests.support.fault_proxy import FaultProxy
 
 VIDEO_ID = "0b7f2a3e-9d55-4b8e-8f0d-8c2f2b7d4a11"

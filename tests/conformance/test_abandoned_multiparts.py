@@ -1,4 +1,4 @@
-"""The janitor on a real ledger and each server: what it adopts, what it aborts, what it never touches."""
+"""Abandoned multipart uploads on a real ledger and each server: which are adopted, aborted or kept."""
 
 from __future__ import annotations
 

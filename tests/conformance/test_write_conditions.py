@@ -1,4 +1,4 @@
-"""Nobody's object is replaced unseen: the server itself holds the condition on which it may be."""
+"""The server enforces the condition of a write, so that no object is replaced unseen."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from storage import ErrorKind, ObjectStore, PreconditionError, WriteCondition
 from tests.conformance.backends import Backend
 from tests.conformance.files import MIB, content_of, make_file
-from tests.conformance.sending import send
+from tests.conformance.uploads import send
 
 SMALL = 1000
 LARGE = 16 * MIB
@@ -19,15 +19,15 @@ both_ways = pytest.mark.parametrize(
 
 
 def refuse(
-    backend: Backend, store: ObjectStore, path: str, key: str, operation: str, only_if: WriteCondition
+    backend: Backend, store: ObjectStore, path: str, key: str, operation: str, condition: WriteCondition
 ) -> None:
     """The server must not do it, and the error must say so."""
-    assert only_if.header is not None
-    if (operation, only_if.header[0]) in backend.traits.conditions_unheeded:
-        pytest.skip(f"{backend.name} does not look at {only_if.header[0]} of {operation}")
+    assert condition.header is not None
+    if (operation, condition.header[0]) in backend.traits.conditions_unheeded:
+        pytest.skip(f"{backend.name} does not look at {condition.header[0]} of {operation}")
     before = backend.content(key)
     with pytest.raises(PreconditionError) as caught:
-        send(store, path, key, only_if)
+        send(store, path, key, condition)
     assert caught.value.kind is ErrorKind.TRANSIENT
     assert caught.value.key == key
     assert backend.content(key) == before

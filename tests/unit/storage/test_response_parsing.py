@@ -1,11 +1,11 @@
-"""What a server answered means the same, whichever library has fetched it."""
+"""Answers are parsed alike, whichever library has fetched them."""
 
 import pytest
 from botocore.exceptions import ClientError
 
 from storage import ErrorKind
 from storage.aws.errors import translate
-from storage.aws.replies import Reply
+from storage.aws.response_parsing import Response
 
 
 def error(code: str) -> bytes:
@@ -28,7 +28,7 @@ def test_an_error_is_one_whatever_its_status_even_if_it_began_as_a_success(
 ) -> None:
     """S3 says 200 to a completion that takes long, before it knows how that will end."""
     with pytest.raises(ClientError) as caught:
-        Reply(status, (), error(code)).read("CompleteMultipartUpload", "upload", "a")
+        Response(status, (), error(code)).parse("CompleteMultipartUpload", "upload", "a")
     found = translate(caught.value, "upload", "a")
     assert (found.code, found.kind) == (code, kind)
 
@@ -36,12 +36,14 @@ def test_an_error_is_one_whatever_its_status_even_if_it_began_as_a_success(
 def test_what_sends_us_elsewhere_is_no_success_though_it_has_no_body() -> None:
     """As to a HEAD, where the region is wrong."""
     with pytest.raises(ClientError) as caught:
-        Reply(301, (), b"").read("HeadObject", "confirm", "a")
+        Response(301, (), b"").parse("HeadObject", "confirm", "a")
     found = translate(caught.value, "confirm", "a")
     assert (found.code, found.kind) == ("http-301", ErrorKind.ENVIRONMENT)
 
 
 def test_a_success_is_read_under_the_names_of_s3() -> None:
     body = b'<CompleteMultipartUploadResult><ETag>"abc-2"</ETag></CompleteMultipartUploadResult>'
-    answer = Reply(200, (("x-amz-version-id", "v1"),), body).read("CompleteMultipartUpload", "upload", "a")
+    answer = Response(200, (("x-amz-version-id", "v1"),), body).parse(
+        "CompleteMultipartUpload", "upload", "a"
+    )
     assert (answer["ETag"], answer["VersionId"]) == ('"abc-2"', "v1")

@@ -1,4 +1,4 @@
-"""What players will fetch is fetched as they do: without credentials; its length and type must be right."""
+"""`PublicCheck`: a public URL gives everyone the object, with its length and its type."""
 
 import threading
 from collections.abc import Iterator
@@ -29,8 +29,8 @@ def answering(server: FaultProxy, status: int, headers: dict[str, str], body: by
     return f"{server.url}/videos/v/my%20video_720p.mp4"
 
 
-def require(url: str, *, size: int = 1000, content_type: str = "video/mp4", **options: object) -> None:
-    PublicCheck(**options).require(url, key=KEY, size=size, content_type=content_type)  # type: ignore[arg-type]  # timeout and bundle
+def require(url: str, *, size: int = 1000, content_type: str = "video/mp4", timeout: float = 10.0) -> None:
+    PublicCheck(timeout=timeout).require(url, key=KEY, size=size, content_type=content_type)
 
 
 def refused(url: str, **expected: object) -> StorageError:
@@ -163,23 +163,29 @@ def test_a_server_that_is_away_is_a_matter_of_time() -> None:
     assert "AWS_S3_BASE_URL" in error.hint
 
 
-def test_a_certificate_counts_if_its_authority_is_named(certificate: Certificate) -> None:
+def test_a_certificate_counts_if_its_authority_is_named(
+    certificate: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fault = Answer(206, RIGHT, b"\0")
     with FaultProxy(fault=lambda _request, _forward: fault, tls=certificate.server_side) as server:
-        require(f"{server.url}/x", ca_bundle=str(certificate.path))
         error = refused(f"{server.url}/x")
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate.path))
+        require(f"{server.url}/x")
     assert (error.kind, error.code) == (ErrorKind.ENVIRONMENT, "untrusted-certificate")
     assert "AWS_CA_BUNDLE" in error.hint
 
 
 @pytest.mark.parametrize("content", [None, "no certificate"])
-def test_a_bundle_that_is_none_is_told_at_once(tmp_path: object, content: str | None) -> None:
+def test_an_unusable_bundle_is_reported_at_once(
+    tmp_path: object, content: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = f"{tmp_path}/bundle.pem"
     if content is not None:
         with open(path, "w", encoding="ascii") as file:
             file.write(content)
+    monkeypatch.setenv("AWS_CA_BUNDLE", path)
     with pytest.raises(StorageError, match="AWS_CA_BUNDLE") as caught:
-        PublicCheck(ca_bundle=path)
+        PublicCheck()
     assert caught.value.kind is ErrorKind.ENVIRONMENT
 
 

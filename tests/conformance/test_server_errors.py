@@ -1,4 +1,4 @@
-"""What goes wrong comes out as `StorageError`, complete, with nothing of the libraries beneath."""
+"""Every failure is a complete `StorageError`, never an exception of an underlying library."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import storage
 from storage import ErrorKind, Multipart, ObjectStore, StorageError, Target, WriteCondition
 from tests.conformance.backends import Backend
 from tests.conformance.files import MIB, make_file, source_of
-from tests.conformance.sending import VIDEO, Watched
+from tests.conformance.uploads import VIDEO, Watched
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
 from tests.support.s3_server import config_for
 
@@ -27,10 +27,10 @@ UNUSED_PORT = "http://127.0.0.1:1"
 Call = Callable[[ObjectStore, str, str], object]
 
 
-def upload(size: int, only_if: WriteCondition | None = None) -> Call:
+def upload(size: int, condition: WriteCondition | None = None) -> Call:
     def call(store: ObjectStore, key: str, path: str) -> object:
         with source_of(make_file(path, size)) as source:
-            return Watched().send(store, source, key, only_if=only_if)
+            return Watched().send(store, source, key, condition=condition)
 
     return call
 

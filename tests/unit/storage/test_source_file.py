@@ -1,3 +1,5 @@
+"""Reading and hashing a local file, and detection of its changes."""
+
 import errno
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""The documented service: its three methods do what they say on a real server, and never raise."""
+"""The documented service: its methods on a real server, none of which raises."""
 
 import os
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from storage import ErrorKind, Renditions, S3Service, StorageError
+from storage import ErrorKind, RenditionStore, S3Service, StorageError
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
 from tests.support.s3_server import S3Server, config_for
 
@@ -25,8 +25,8 @@ def service(proxy: FaultProxy, bucket: str) -> Iterator[S3Service]:
 
 
 @pytest.fixture
-def renditions(proxy: FaultProxy, bucket: str) -> Iterator[Renditions]:
-    with Renditions(config_for(proxy.url, bucket)) as renditions:
+def renditions(proxy: FaultProxy, bucket: str) -> Iterator[RenditionStore]:
+    with RenditionStore(config_for(proxy.url, bucket)) as renditions:
         yield renditions
 
 
@@ -73,7 +73,7 @@ def test_the_same_content_is_sent_once(service: S3Service, proxy: FaultProxy, pa
     assert proxy.actions.count("PutObject") == 1
 
 
-def test_whether_other_content_was_replaced_is_told(renditions: Renditions, path: Path) -> None:
+def test_whether_other_content_was_replaced_is_told(renditions: RenditionStore, path: Path) -> None:
     replaced = []
     for content in (b"first", b"first", b"other"):
         path.write_bytes(content)
@@ -93,7 +93,7 @@ def test_whether_other_content_was_replaced_is_told(renditions: Renditions, path
     ],
 )
 def test_what_was_sent_and_is_not_confirmed_was_not_uploaded(
-    renditions: Renditions, proxy: FaultProxy, path: Path, verdict: Answer, code: str, kind: ErrorKind
+    renditions: RenditionStore, proxy: FaultProxy, path: Path, verdict: Answer, code: str, kind: ErrorKind
 ) -> None:
     def doubt(request: Request, forward: Forward) -> Answer:
         return verdict if request.action == "HeadObject" and "PutObject" in proxy.actions else forward()
@@ -106,7 +106,7 @@ def test_what_was_sent_and_is_not_confirmed_was_not_uploaded(
 
 
 def test_an_object_that_must_not_be_looked_at_is_not_called_missing(
-    renditions: Renditions, proxy: FaultProxy
+    renditions: RenditionStore, proxy: FaultProxy
 ) -> None:
     proxy.fault = lambda _request, _forward: Answer(403)
     with pytest.raises(StorageError) as caught:

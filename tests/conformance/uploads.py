@@ -1,4 +1,4 @@
-"""Uploads as the tests make them: whole, seen from outside, and stopped in the middle."""
+"""Uploads for the tests: complete, observed, or stopped in the middle."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Watched:
         key: str,
         *,
         resume: Multipart | None = None,
-        only_if: WriteCondition | None = None,
+        condition: WriteCondition | None = None,
     ) -> Sent:
         """Upload, resumable and cancellable."""
         return store.upload(
             source,
-            Target(key, VIDEO, only_if=only_if or WriteCondition.unconditional()),
+            Target(key, VIDEO, condition=condition or WriteCondition.unconditional()),
             checksum=source.checksum(),
             progress=self.progress.append,
             cancelled=self.stop.is_set,
@@ -43,10 +43,10 @@ class Watched:
         )
 
 
-def send(store: ObjectStore, path: str, key: str, only_if: WriteCondition | None = None) -> Sent:
+def send(store: ObjectStore, path: str, key: str, condition: WriteCondition | None = None) -> Sent:
     """Upload a file, come what may."""
     with source_of(path) as source:
-        return Watched().send(store, source, key, only_if=only_if)
+        return Watched().send(store, source, key, condition=condition)
 
 
 class StopAfterParts:

@@ -1,9 +1,11 @@
+"""Public URLs and bucket addresses of configurations."""
+
 from contextlib import closing
 
 import pytest
 
 from storage import ObjectStore, StorageConfig
-from storage.aws.clients import Access
+from storage.aws.clients import AwsSession
 from tests.support.s3_server import config_for
 
 
@@ -38,14 +40,14 @@ def test_objects_go_where_the_configuration_says_whatever_the_machine_is_set_up_
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://elsewhere.example")
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://elsewhere.example")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-3")
-    with closing(Access(StorageConfig(bucket="lam-brk", region="ap-south-1"))) as access:
+    with closing(AwsSession(StorageConfig(bucket="lam-brk", region="ap-south-1"))) as access:
         assert access.client.meta.endpoint_url == "https://s3.ap-south-1.amazonaws.com"
         assert access.client.meta.region_name == "ap-south-1"
         assert access.bucket_url == "https://lam-brk.s3.ap-south-1.amazonaws.com"
 
 
 def test_on_a_server_that_is_not_amazons_the_bucket_is_in_the_path() -> None:
-    with closing(Access(config_for("https://s3.example:9000", "lam-brk"))) as access:
+    with closing(AwsSession(config_for("https://s3.example:9000", "lam-brk"))) as access:
         url = access.client.generate_presigned_url("get_object", Params={"Bucket": "lam-brk", "Key": "k"})
         assert url.startswith("https://s3.example:9000/lam-brk/k?")
         assert access.bucket_url == "https://s3.example:9000/lam-brk"
@@ -60,7 +62,7 @@ def test_credentials_are_those_of_the_configuration_before_those_of_the_machine(
         config = StorageConfig(
             bucket="b", region="r", access_key_id=access_key_id, secret_access_key=access_key_id
         )
-        with closing(Access(config)) as access:
+        with closing(AwsSession(config)) as access:
             url = access.client.generate_presigned_url("get_object", Params={"Bucket": "b", "Key": "k"})
             assert f"X-Amz-Credential={expected}%2F" in url
             assert access.credentials().access_key == expected

@@ -1,3 +1,5 @@
+"""Translation of the CRT's errors into `StorageError`."""
+
 import pytest
 from awscrt.exceptions import AwsCrtError
 from awscrt.s3 import S3ResponseError

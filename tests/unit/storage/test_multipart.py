@@ -1,3 +1,5 @@
+"""Multipart uploads: resuming, aborting and what is sent again."""
+
 import os
 import random
 import threading
@@ -362,7 +364,7 @@ def test_a_condition_that_fails_at_the_end_leaves_the_parts_for_another_try(
     )
     attempt = Attempt(store, source)
     with pytest.raises(StorageError, match="PreconditionFailed"):
-        attempt.run(target=Target(KEY, "video/mp4", only_if=WriteCondition.if_absent()))
+        attempt.run(target=Target(KEY, "video/mp4", condition=WriteCondition.if_absent()))
     proxy.requests.clear()
     with structlog.testing.capture_logs() as logs:
         Attempt(store, source).run(attempt.multiparts[0])

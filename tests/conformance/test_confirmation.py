@@ -1,4 +1,4 @@
-"""What is on the server is believed only if it proves to be what is on disk."""
+"""An object is confirmed only with proof that it is the same as the file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from boto3.s3.transfer import TransferConfig
 from storage import Confirmation, ErrorKind, ObjectStore, SourceFile, StorageError, Verdict, part_size_for
 from tests.conformance.backends import Backend
 from tests.conformance.files import MIB, content_of, make_file, source_of
-from tests.conformance.sending import Watched, send
+from tests.conformance.uploads import Watched, send
 from tests.support.fault_proxy import Answer, Fault, FaultProxy, Forward, Request
 
 SMALL = 300_000

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from storage import BucketAdmin, BucketDocument, DesiredBucket, StorageConfig, Transition, wanted
+from storage import BucketAdmin, BucketDocument, DesiredBucket, StorageConfig, Transition, desired_documents
 from tests.conformance.backends import Backend
 
 PREFIX = "videos"
@@ -29,7 +29,7 @@ def wishes_of(config: StorageConfig) -> DesiredBucket:
         bucket=config.bucket,
         prefix=PREFIX,
         region=config.region,
-        by_acl=False,
+        uses_acl=False,
         cors_origins=("https://player.example",),
         transition=Transition(30, "STANDARD_IA"),
         expire_days=365,
@@ -38,18 +38,18 @@ def wishes_of(config: StorageConfig) -> DesiredBucket:
 
 def test_a_bucket_is_made_and_its_documents_are_read_back_as_they_were_written(config: StorageConfig) -> None:
     """Public access block, ownership, policy, CORS and lifecycle; a second round finds nothing to change."""
-    wishes = wishes_of(config)
+    desired = wishes_of(config)
     with BucketAdmin(config) as admin:
         assert not admin.exists()
         admin.create()
         assert admin.exists()
         present = admin.read()
         assert {BucketDocument.POLICY, BucketDocument.CORS, BucketDocument.LIFECYCLE} <= set(present)
-        for part, document in wanted(present, wishes).items():
+        for part, document in desired_documents(present, desired).items():
             if document is not None and document != present[part]:
                 admin.write(part, document)
         after = admin.read()
-        again = wanted(after, wishes)
+        again = desired_documents(after, desired)
         assert {part: again[part] for part in after if again[part] is not None} == {
             part: after[part] for part in after if again[part] is not None
         }
