@@ -54,7 +54,7 @@ class Life(World):
         """A full scan with all that follows it."""
 
         def scan(harness: Harness) -> None:
-            harness.app.asides.repair(harness.app.scanner.scan().asides)
+            harness.app.asides.repair(harness.app.scanner.scan().quarantined)
             harness.sweep()
             for name in NAMES:
                 harness.settle(self.path(name))
@@ -141,7 +141,7 @@ class Life(World):
             self.harness.app.ledger.release_all_claims()
             with suppress(StorageError):
                 self.harness.app.abandoned_multiparts.adopt_or_abort()
-            self.harness.app.asides.repair(self.harness.app.scanner.scan().asides)
+            self.harness.app.asides.repair(self.harness.app.scanner.scan().quarantined)
         except REPORTED:
             self.close()
             failpoints.hook = self._be_surprised

@@ -21,7 +21,7 @@ from tests.support.harness import BUCKET, VIDEO_ID, settings_for
 from tests.support.media import Media
 from tests.support.postgres import PostgresServer
 from tests.support.s3_server import S3Server
-from watcher.failpoints import VARIABLE, Point
+from watcher.failpoints import CRASH_AT_VARIABLE, Point
 from watcher.settings.model import Settings
 
 LARGE = 17 * 1024 * 1024
@@ -99,7 +99,7 @@ def test_a_kill_at_any_step_loses_nothing_and_leaves_nothing(
     with open(media.faststart, "rb") as file:
         content = padded(file.read(), LARGE)
     stakes.put(app.settings, PATH, content)
-    with running_daemon(app.settings, environment={VARIABLE: point.value}) as daemon:
+    with running_daemon(app.settings, environment={CRASH_AT_VARIABLE: point.value}) as daemon:
         assert daemon.wait(30) == -signal.SIGKILL
     stakes.inject()
     with running_daemon(app.settings) as daemon:

@@ -331,7 +331,7 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(offline: Command, vide
     assert f"upload  {GOOD}: to {KEY}, as quality 720p" in lines
     assert [line for line in lines if line.startswith(f"reject  {CUT}: ")]
     assert [line for line in lines if line.startswith(f"ignore  {VIDEO_ID}/notes.log: ")]
-    assert f"ignore  {VIDEO_ID}/bell\\x07_720p.mp4: its name has control characters" in lines
+    assert f"ignore  {VIDEO_ID}/bell\\x07_720p.mp4: its name contains control characters" in lines
     assert lines[-1] == "Nothing was done. 2 to ignore, 1 to reject, 1 to upload"
     assert sorted(os.listdir(offline.place)) == before == ["completed"]
 
@@ -503,7 +503,7 @@ def test_explain_tells_the_story_of_a_path_in_order(used: Command, absolute: boo
     ran = used("explain", os.path.join(used.completed, GOOD) if absolute else GOOD)
     assert (ran.code, ran.err) == (0, "")
     lines = ran.out.splitlines()
-    assert lines[:2] == [GOOD, "  On disk: It is there and finished."]
+    assert lines[:2] == [GOOD, "  On disk: It is finished."]
     story = [line.split()[2].rstrip(":") for line in lines if re.match(r"    \d{4}-", line)]
     assert story == ["discovered", "verified", "published"]
     assert re.search(r"^    Confirmed .* by checksum [A-Za-z0-9+/]{11}=$", ran.out, re.MULTILINE)
@@ -514,7 +514,7 @@ def test_explain_tells_the_story_of_a_path_in_order(used: Command, absolute: boo
 def test_explain_says_why_a_file_was_rejected_and_what_to_do(used: Command) -> None:
     ran = used("explain", CUT)
     number = id_of(used, CUT)
-    assert re.search(r"^    Why: It breaks off in the mdat box", ran.out, re.MULTILINE)
+    assert re.search(r"^    Why: It is truncated in the mdat box", ran.out, re.MULTILINE)
     assert f"`video-uploader retry {number}`" in ran.out
 
 
@@ -544,7 +544,7 @@ def test_explain_of_a_file_that_nobody_knows(used: Command) -> None:
     ran = used("explain", unknown)
     assert ran.out.splitlines()[:3] == [
         unknown,
-        "  On disk: It is not there.",
+        "  On disk: It does not exist.",
         "  Ledger: nothing is recorded for it.",
     ]
 

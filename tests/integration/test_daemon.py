@@ -27,7 +27,7 @@ from tests.support.harness import BUCKET, VIDEO_ID, settings_for
 from tests.support.media import Media, encoding
 from tests.support.s3_server import S3Server
 from tests.support.secret_search import ensure_untold
-from watcher.failpoints import VARIABLE, Point
+from watcher.failpoints import CRASH_AT_VARIABLE, Point
 from watcher.settings.model import Settings
 
 PATH = f"{VIDEO_ID}/my_video_720p.mp4"
@@ -234,7 +234,7 @@ def test_what_a_crash_left_aside_gets_its_name_back_though_nothing_is_to_be_rele
 ) -> None:
     chosen = settings()
     place_file(chosen, PATH, media.faststart)
-    with running_daemon(chosen, environment={VARIABLE: Point.RENAMED_ASIDE.value}) as daemon:
+    with running_daemon(chosen, environment={CRASH_AT_VARIABLE: Point.QUARANTINED.value}) as daemon:
         assert daemon.wait(30) == -signal.SIGKILL
     directory = os.path.join(chosen.completed_dir, VIDEO_ID)
     assert os.listdir(directory) != [os.path.basename(PATH)]

@@ -55,7 +55,7 @@ class OnceRun:
         app.settler.start()
         try:
             report = app.scanner.scan(stopped=self._is_interrupted)
-            app.asides.repair(report.asides)
+            app.asides.repair(report.quarantined)
             if app.catalog_thread is not None:
                 app.catalog_thread.republisher.sweep()
             for runner in app.runners.values():

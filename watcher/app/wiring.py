@@ -30,7 +30,7 @@ from watcher.detection.completeness import FileStatus, Observation, check_comple
 from watcher.detection.scan_scheduler import ScanScheduler
 from watcher.detection.scanner import Scanner
 from watcher.detection.settler import Settler
-from watcher.filesystem.removal import is_away
+from watcher.filesystem.removal import is_present_or_quarantined
 from watcher.filesystem.tree import Tree
 from watcher.settings.model import Settings
 from watcher.settings.policy import Policy
@@ -282,8 +282,8 @@ def _make_runners(
             breaker=CircuitBreaker(clock=time.monotonic, backoff=PROBE_BACKOFF),
             backoff=context.backoff,
             look_again=look_again,
-            believe_missing=context.tree.believe_missing,
-            is_away=lambda upload: is_away(context.tree, upload.path, upload.id),
+            believe_missing=context.tree.ensure_mounted,
+            is_away=lambda upload: is_present_or_quarantined(context.tree, upload.path, upload.id),
             metrics=context.metrics,
         )
         runners[stage.state] = StageRunner(

@@ -66,7 +66,9 @@ class Republisher:
         if upload.state not in {State.PUBLISHED, State.RELEASED}:
             return 0
         url = upload.url or self._naming.public_url(upload)
-        shown = self._catalog.show(upload, url, is_current=self._tree.holds(upload.path, upload.identity))
+        shown = self._catalog.show(
+            upload, url, is_current=self._tree.is_unchanged(upload.path, upload.identity)
+        )
         if shown.changed:
             self._metrics.republished.inc(shown.changed)
             self._ledger.note(upload.id, "republished", f"onto {shown.changed} rows that did not show {url}")

@@ -22,7 +22,7 @@ from watcher.cli.common import (
     path_below,
 )
 from watcher.cli.show import paused_stages
-from watcher.detection.examining import describe
+from watcher.detection.completeness import describe_file
 from watcher.filesystem.openat import TreeError
 from watcher.filesystem.tree import FoundFile, Tree
 from watcher.operations.next_step import at_gate, outlook
@@ -62,7 +62,7 @@ class _Subject:
         if self.tree is None:
             return "The watched directory cannot be looked into now."
         try:
-            return describe(self.tree, path)
+            return describe_file(self.tree, path)
         except TreeError as exc:
             return f"Unknown: {exc}"
 

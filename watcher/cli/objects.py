@@ -23,8 +23,7 @@ from watcher.cli.common import (
     open_ledger,
     path_below,
 )
-from watcher.detection.completeness import Finished, check_complete
-from watcher.detection.examining import in_words
+from watcher.detection.completeness import Finished, check_complete, describe_status
 from watcher.filesystem import leases
 from watcher.filesystem.openat import owned
 from watcher.filesystem.tree import Tree
@@ -162,7 +161,7 @@ def _finished(tree: Tree, relative: str) -> Iterator[int]:
     leases.ignore_sigio()
     seen = check_complete(tree, relative, previous=None, now=time.monotonic(), settle_seconds=0)
     if not isinstance(seen, Finished) or seen.finding is not None:
-        raise CommandError(f"{relative} was not uploaded. {in_words(seen)}")
+        raise CommandError(f"{relative} was not uploaded. {describe_status(seen)}")
     with owned(tree.open(relative)) as fd:
         if tree.identity(os.fstat(fd)) != seen.identity:
             raise CommandError(f"{relative} was not uploaded. It changed while it was looked at.")

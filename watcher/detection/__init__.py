@@ -1,1 +1,1 @@
-"""Sees files and finds out when they are finished: events, scans, settling."""
+"""Detection of finished files: events, scans, the completeness check, and the settler."""

@@ -1,1 +1,1 @@
-"""Everything that touches the watched directory: by descriptors, never through a symbolic link."""
+"""Access to the watched directory: through descriptors only, never through a symbolic link."""

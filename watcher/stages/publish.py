@@ -64,7 +64,7 @@ class PublishStage:
                 size=upload.size,
                 content_type=self._naming.content_type(upload),
             )
-        is_current = self._tree.holds(upload.path, upload.identity)
+        is_current = self._tree.is_unchanged(upload.path, upload.identity)
         with self._database.transaction():
             rows = self._catalog.publish(
                 upload, public_url=public_url, local_url=local_url, is_current=is_current

@@ -85,14 +85,14 @@ class ReleaseStage:
         if not self._repair(upload) or not self._object_agrees(upload):
             return None
         if self._tree.stat(upload.path) is None:
-            self._tree.believe_missing()
+            self._tree.ensure_mounted()
             self._record_released(upload, "the local copy was gone already")
             return None
         self._ledger.require_claim(upload)
         aside = removal.quarantine(self._tree, upload.path, upload.id, upload.identity, claim=upload.claim)
         if isinstance(aside, Kept):
             raise _kept(aside)
-        failpoint(Point.RENAMED_ASIDE)
+        failpoint(Point.QUARANTINED)
         return aside
 
     def _require_time(self, upload: Upload) -> None:
@@ -124,7 +124,7 @@ class ReleaseStage:
 
     def _is_in_place(self, upload: Upload) -> bool:
         """Whether the file is at its path and has no other name: then nothing of it is aside."""
-        return self._tree.holds(upload.path, upload.identity) and self._tree.has_one_name(upload.path)
+        return self._tree.is_unchanged(upload.path, upload.identity) and self._tree.has_one_name(upload.path)
 
     def _give_back(self, upload: Upload, aside: str) -> Outcome:
         outcome = removal.repair(self._tree, aside, os.path.basename(upload.path), upload.identity)

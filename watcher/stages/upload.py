@@ -130,7 +130,7 @@ class UploadStage:
 
     def _require_as_settled(self, upload: Upload, fd: int) -> None:
         """The row may have waited for hours: the file must still be the one that was finished."""
-        if leases.ask(fd) is leases.Writers.SOME:
+        if leases.check_writers(fd) is leases.Writers.SOME:
             raise ReexamineError("A process has it open for writing again.")
         if self._tree.identity(os.fstat(fd)) != upload.identity:
             raise ReexamineError("Its size, time or inode is not what it was when it was finished.")

@@ -139,18 +139,18 @@ def test_boxes_that_end_with_the_file_are_complete(content: bytes) -> None:
         (FTYP + MDAT, "moov box .* is missing"),
         (FTYP + MOOV, "mdat box .* is missing"),
         (FTYP + box(b"free") + endless_box(b"mdat"), "moov box .* is missing"),
-        (FTYP + MOOV + MDAT[:-1], "breaks off in the mdat box at byte 120: 1 bytes are missing"),
-        (FTYP + MOOV + MDAT + b"\0" * 7, "breaks off in the box header"),
-        (FTYP + MOOV + MDAT + b"\0" * 8, "There is no box at byte"),
-        (FTYP + MOOV + bytes(1000), "There is no box at byte 120"),
+        (FTYP + MOOV + MDAT[:-1], "is truncated in the mdat box at byte 120: 1 bytes are missing"),
+        (FTYP + MOOV + MDAT + b"\0" * 7, "is truncated in the box header"),
+        (FTYP + MOOV + MDAT + b"\0" * 8, "There is no valid box type at byte"),
+        (FTYP + MOOV + bytes(1000), "There is no valid box type at byte 120"),
         (FTYP + endless_box(b"moov", bytes(100)) + MDAT, "moov box at byte 12 was never finished"),
-        (FTYP + (7).to_bytes(4, "big") + b"moov" + MDAT, "claims 7 bytes"),
-        (FTYP + MOOV + (1).to_bytes(4, "big") + b"mdat" + (15).to_bytes(8, "big"), "claims 15 bytes"),
-        (FTYP + MOOV + (1).to_bytes(4, "big") + b"mdat" + (0).to_bytes(8, "big"), "claims 0 bytes"),
+        (FTYP + (7).to_bytes(4, "big") + b"moov" + MDAT, "has a size of 7 bytes"),
+        (FTYP + MOOV + (1).to_bytes(4, "big") + b"mdat" + (15).to_bytes(8, "big"), "has a size of 15 bytes"),
+        (FTYP + MOOV + (1).to_bytes(4, "big") + b"mdat" + (0).to_bytes(8, "big"), "has a size of 0 bytes"),
         (FTYP + MOOV + (1).to_bytes(4, "big") + b"mdat" + b"\xff" * 8, "bytes are missing"),
         (FTYP + MOOV + (1).to_bytes(4, "big") + b"mdat" + b"\0" * 7, "1 bytes are missing"),
         (FTYP + MOOV + MOOF + MDAT + MOOF, "media of the last fragment is missing"),
-        (b"\x7fELF" * 100, "There is no box|bytes are missing"),
+        (b"\x7fELF" * 100, "There is no valid box type|bytes are missing"),
     ],
 )
 def test_each_way_to_be_no_complete_mp4_is_named(content: bytes, finding: str) -> None:
@@ -179,15 +179,15 @@ def test_elements_that_end_with_the_file_are_complete(content: bytes) -> None:
         (EBML + VOID, "segment .* is missing"),
         (SEGMENT, "does not begin with an EBML header"),
         (b"\x1a\x45\xdf", "does not begin with an EBML header"),
-        (EBML + SEGMENT[:-1], "breaks off in the element at byte 32: 1 bytes are missing"),
-        (EBML + SEGMENT + b"\0", "There is no element at byte"),
-        (EBML + SEGMENT + b"\x08\0\0\0\0\x81\0", "There is no element at byte"),
+        (EBML + SEGMENT[:-1], "is truncated in the element at byte 32: 1 bytes are missing"),
+        (EBML + SEGMENT + b"\0", "There is no valid element id at byte"),
+        (EBML + SEGMENT + b"\x08\0\0\0\0\x81\0", "There is no valid element id at byte"),
         (EBML + bytes.fromhex("18538067 01FFFFFFFFFFFFFF") + bytes(1000), "never closed"),
         (EBML + bytes.fromhex("18538067 FF") + bytes(1000), "never closed"),
-        (EBML + bytes.fromhex("18538067 00") + bytes(1000), "breaks off, or is damaged"),
-        (EBML + bytes.fromhex("18538067 010000"), "breaks off, or is damaged"),
-        (EBML + bytes.fromhex("18538067"), "breaks off, or is damaged"),
-        (EBML + bytes.fromhex("185380"), "breaks off, or is damaged"),
+        (EBML + bytes.fromhex("18538067 00") + bytes(1000), "is truncated or damaged"),
+        (EBML + bytes.fromhex("18538067 010000"), "is truncated or damaged"),
+        (EBML + bytes.fromhex("18538067"), "is truncated or damaged"),
+        (EBML + bytes.fromhex("185380"), "is truncated or damaged"),
     ],
 )
 def test_each_way_to_be_no_complete_matroska_is_named(content: bytes, finding: str) -> None:
@@ -219,7 +219,7 @@ def test_a_file_of_which_next_to_nothing_was_written_is_not_complete_whatever_it
     with memory_file(beginning) as descriptor:
         os.ftruncate(descriptor, EIGHT_TIB)
         finding = containers.inspect(descriptor, EIGHT_TIB, extension)
-    assert re.search("^Next to nothing of it was ever written: 87960930.* of its", finding or "complete")
+    assert re.search("^Most of it was never written: 87960930.* of its", finding or "complete")
 
 
 @pytest.mark.parametrize(("pages", "is_complete"), [(10, True), (9, False)])
@@ -320,7 +320,7 @@ def test_what_a_file_has_gained_since_its_size_was_taken_is_not_looked_at() -> N
     with memory_file(before + MDAT) as descriptor:
         assert containers.inspect(descriptor, len(before), ".mp4") is None
         finding = containers.inspect(descriptor, len(before) + 4, ".mp4")
-    assert finding == f"It breaks off in the box header at byte {len(before)}."
+    assert finding == f"It is truncated in the box header at byte {len(before)}."
 
 
 def test_a_file_that_shrinks_while_it_is_inspected_is_not_complete() -> None:

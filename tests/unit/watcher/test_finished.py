@@ -88,7 +88,7 @@ def test_a_truncated_video_is_finished_with_a_finding(tree: Tree, video: str) ->
     os.truncate(video, os.path.getsize(video) - 1)
     found = look(tree)
     assert isinstance(found, Finished)
-    assert found.finding == f"It breaks off in the mdat box at byte {mdat(video)}: 1 bytes are missing."
+    assert found.finding == f"It is truncated in the mdat box at byte {mdat(video)}: 1 bytes are missing."
 
 
 def mdat(path: str) -> int:
@@ -120,7 +120,7 @@ def test_a_file_whose_content_cannot_be_read_is_unreadable(
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(os, "pread", broken_disk)
-    assert look(tree) == Unreadable("Reading it failed; the system says: Input/output error.")
+    assert look(tree) == Unreadable("Reading it failed. The system says: Input/output error.")
 
 
 def test_a_root_that_is_gone_is_an_error_and_no_answer(place: str) -> None:

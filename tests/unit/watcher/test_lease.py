@@ -13,8 +13,8 @@ import pytest
 
 from tests.support.media import Media, encoding
 from tests.support.peer_process import writer
-from watcher.filesystem import leases
-from watcher.filesystem.leases import Hold, Writers
+from watcher.filesystem import leases, mounts
+from watcher.filesystem.leases import LeaseAttempt, Writers
 from watcher.filesystem.openat import owned
 
 
@@ -33,7 +33,7 @@ def descriptor(path: str) -> Iterator[int]:
 
 
 def test_nobody_writes_a_file_that_nobody_has_open(descriptor: int) -> None:
-    assert leases.ask(descriptor) is Writers.NONE
+    assert leases.check_writers(descriptor) is Writers.NONE
 
 
 @pytest.mark.parametrize("flags", [os.O_WRONLY, os.O_RDWR, os.O_WRONLY | os.O_APPEND | os.O_TRUNC])
@@ -42,23 +42,23 @@ def test_a_process_that_has_the_file_open_for_writing_is_seen_until_it_closes(
 ) -> None:
     with writer(path, flags) as process:
         process.expect("opened")
-        assert leases.ask(descriptor) is Writers.SOME
+        assert leases.check_writers(descriptor) is Writers.SOME
         process.go_on()
         process.expect("closed")
-        assert leases.ask(descriptor) is Writers.NONE
+        assert leases.check_writers(descriptor) is Writers.NONE
 
 
 def test_a_writer_that_has_only_a_mapping_left_is_seen(path: str, descriptor: int) -> None:
     with owned(os.open(path, os.O_RDWR)) as writing:
         mapping = mmap.mmap(writing, 5)
     with mapping:
-        assert leases.ask(descriptor) is Writers.SOME
-    assert leases.ask(descriptor) is Writers.NONE
+        assert leases.check_writers(descriptor) is Writers.SOME
+    assert leases.check_writers(descriptor) is Writers.NONE
 
 
 def test_a_reader_is_no_writer(path: str, descriptor: int) -> None:
     with open(path, "rb"):
-        assert leases.ask(descriptor) is Writers.NONE
+        assert leases.check_writers(descriptor) is Writers.NONE
 
 
 def test_ffmpeg_is_seen_from_its_first_byte_to_its_end(place: str) -> None:
@@ -67,14 +67,14 @@ def test_ffmpeg_is_seen_from_its_first_byte_to_its_end(place: str) -> None:
         encoding(path, "-movflags", "+faststart") as process,
         owned(os.open(path, os.O_RDONLY)) as descriptor,
     ):
-        assert leases.ask(descriptor) is Writers.SOME
+        assert leases.check_writers(descriptor) is Writers.SOME
         process.terminate()
         process.wait()
-        assert leases.ask(descriptor) is Writers.NONE
+        assert leases.check_writers(descriptor) is Writers.NONE
 
 
 def test_a_lease_is_given_back_at_once_so_that_no_writer_waits(path: str, descriptor: int) -> None:
-    assert leases.ask(descriptor) is Writers.NONE
+    assert leases.check_writers(descriptor) is Writers.NONE
     assert not leases.still_held(descriptor)
     # A writer in this very process would wait for itself.
     with owned(os.open(path, os.O_WRONLY | os.O_NONBLOCK)):
@@ -84,7 +84,7 @@ def test_a_lease_is_given_back_at_once_so_that_no_writer_waits(path: str, descri
 def test_a_writer_waits_while_the_lease_is_held_and_the_holder_is_told(path: str, descriptor: int) -> None:
     with ExitStack() as holding:
         hold = holding.enter_context(leases.hold(descriptor))
-        assert hold == Hold(descriptor, Writers.NONE, is_granted=True)
+        assert hold == LeaseAttempt(descriptor, Writers.NONE, is_granted=True)
         assert not hold.is_broken()
         with writer(path, os.O_WRONLY) as process:
             while not hold.is_broken():
@@ -102,7 +102,7 @@ def test_the_lease_ends_with_its_block(descriptor: int) -> None:
 
 def test_nothing_is_held_against_a_writer_that_is_there(path: str, descriptor: int) -> None:
     with open(path, "ab"), leases.hold(descriptor) as hold:
-        assert hold == Hold(descriptor, Writers.SOME, is_granted=False)
+        assert hold == LeaseAttempt(descriptor, Writers.SOME, is_granted=False)
         assert not hold.is_broken()
 
 
@@ -112,26 +112,26 @@ def test_without_the_right_to_a_lease_nothing_is_known(
     if os.geteuid() != 0:
         pytest.skip("only root can make a file of somebody else")
     with unprivileged():
-        assert leases.ask(descriptor) is Writers.UNKNOWN
+        assert leases.check_writers(descriptor) is Writers.UNKNOWN
         with leases.hold(descriptor) as hold:
-            assert hold == Hold(descriptor, Writers.UNKNOWN, is_granted=False)
+            assert hold == LeaseAttempt(descriptor, Writers.UNKNOWN, is_granted=False)
             assert not hold.is_broken()
 
 
 def test_where_there_are_no_leases_nothing_is_known() -> None:
     with owned(os.open("/", os.O_RDONLY)) as directory:
-        assert leases.ask(directory) is Writers.UNKNOWN
+        assert leases.check_writers(directory) is Writers.UNKNOWN
 
 
 def test_a_lease_on_a_file_system_that_misses_writers_proves_nothing_but_a_refusal_does(
     path: str, descriptor: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leases, "TRUSTED_FILE_SYSTEMS", frozenset())
-    assert leases.ask(descriptor) is Writers.UNKNOWN
+    assert leases.check_writers(descriptor) is Writers.UNKNOWN
     with leases.hold(descriptor) as hold:
-        assert hold == Hold(descriptor, Writers.UNKNOWN, is_granted=True)
+        assert hold == LeaseAttempt(descriptor, Writers.UNKNOWN, is_granted=True)
     with open(path, "ab"):
-        assert leases.ask(descriptor) is Writers.SOME
+        assert leases.check_writers(descriptor) is Writers.SOME
 
 
 def test_a_file_that_is_on_no_mounted_file_system_is_not_trusted() -> None:
@@ -139,7 +139,7 @@ def test_a_file_that_is_on_no_mounted_file_system_is_not_trusted() -> None:
         # Leases are for descriptors that cannot write, and this file can be opened by no other name.
         reading = os.open(f"/proc/self/fd/{anonymous}", os.O_RDONLY)
     with owned(reading):
-        assert leases.ask(reading) is Writers.UNKNOWN
+        assert leases.check_writers(reading) is Writers.UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -154,9 +154,9 @@ def test_on_a_network_file_system_a_lease_that_is_granted_is_not_believed(
     descriptor: int, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Whoever writes on another machine asks another kernel."""
-    assert leases.ask(descriptor) is Writers.NONE
-    monkeypatch.setattr(leases, "file_system", lambda _descriptor: kind)
-    assert leases.ask(descriptor) is Writers.UNKNOWN
+    assert leases.check_writers(descriptor) is Writers.NONE
+    monkeypatch.setattr(leases, "file_system_type", lambda _descriptor: kind)
+    assert leases.check_writers(descriptor) is Writers.UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_on_a_network_file_system_a_lease_that_is_granted_is_not_believed(
 )
 def test_network_file_systems_are_known_by_their_types(kind: str | None, is_network: bool) -> None:
     """`fuseblk` is a local disk, and every change of an overlay goes through this kernel."""
-    assert leases.is_network(kind) is is_network
+    assert mounts.is_network(kind) is is_network
     assert not is_network or kind not in leases.TRUSTED_FILE_SYSTEMS
 
 
@@ -177,9 +177,9 @@ def test_the_file_system_is_found_by_the_mount_of_the_very_file() -> None:
     if not os.path.ismount("/dev/shm"):
         pytest.skip("no /dev/shm is mounted here")
     with owned(os.open("/dev/shm", os.O_RDONLY)) as directory:
-        assert leases.file_system(directory) == "tmpfs"
+        assert mounts.file_system_type(directory) == "tmpfs"
     with owned(os.open("/proc", os.O_RDONLY)) as directory:
-        assert leases.file_system(directory) == "proc"
+        assert mounts.file_system_type(directory) == "proc"
 
 
 _HOLD_WHILE_A_WRITER_COMES = """
@@ -212,4 +212,4 @@ def test_copying_as_the_compressor_does_is_seen(place: str, media: Media) -> Non
     with open(path, "wb") as target, owned(os.open(path, os.O_RDONLY)) as descriptor:
         with open(media.plain, "rb") as source:
             shutil.copyfileobj(source, target)
-        assert leases.ask(descriptor) is Writers.SOME
+        assert leases.check_writers(descriptor) is Writers.SOME

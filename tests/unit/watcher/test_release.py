@@ -11,7 +11,7 @@ from db import Identity
 from tests.support.peer_process import Peer, writer
 from tests.unit.watcher.conftest import NOBODY
 from watcher.filesystem import leases
-from watcher.filesystem.leases import Hold
+from watcher.filesystem.leases import LeaseAttempt
 from watcher.filesystem.removal import (
     Kept,
     LeftInQuarantine,
@@ -185,11 +185,11 @@ def test_a_writer_that_had_looked_the_name_up_before_gets_its_file_back(
     assert content(video) == b"new encode"
 
 
-def under_the_lease(monkeypatch: pytest.MonkeyPatch, happens: Callable[[Hold], None]) -> None:
+def under_the_lease(monkeypatch: pytest.MonkeyPatch, happens: Callable[[LeaseAttempt], None]) -> None:
     hold = leases.hold
 
     @contextmanager
-    def hold_and_more(descriptor: int) -> Iterator[Hold]:
+    def hold_and_more(descriptor: int) -> Iterator[LeaseAttempt]:
         with hold(descriptor) as held:
             happens(held)
             yield held
@@ -207,7 +207,7 @@ def test_a_writer_that_waits_for_the_lease_in_open_does_not_lose_its_encode(
     with ExitStack() as processes:
         peers: list[Peer] = []
 
-        def writer_comes(hold: Hold) -> None:
+        def writer_comes(hold: LeaseAttempt) -> None:
             peers.append(processes.enter_context(writer(aside_path, LIKE_AN_ENCODER, "new encode")))
             while not hold.is_broken():
                 os.sched_yield()
@@ -342,7 +342,7 @@ def test_putting_back_never_overwrites_and_neither_content_is_lost(
     write(video, b"new encode")
     outcome = delete_quarantined(tree, aside)
     assert isinstance(outcome, LeftInQuarantine)
-    assert "taken by another file" in outcome.reason
+    assert "Another file has its name" in outcome.reason
     assert content(video) == b"new encode"
     assert content(aside_path) == b"written aside"
 
@@ -373,7 +373,7 @@ def test_the_old_name_does_not_go_before_the_disk_knows_the_new_one(
     assert "both names" in outcome.reason
     assert names(video) == {"a.mp4", ".video-uploader-7.aside"}
     monkeypatch.undo()
-    assert repair(tree, ASIDE, "a.mp4", aside.identity) == Restored("It was found set aside.")
+    assert repair(tree, ASIDE, "a.mp4", aside.identity) == Restored("It was found in quarantine.")
     assert names(video) == {"a.mp4"}
 
 
@@ -423,7 +423,7 @@ def test_a_file_that_vanished_from_aside_is_missing(
 def test_a_crash_after_setting_aside_is_repaired(tree: Tree, video: str, known: bool) -> None:
     aside = put_aside(tree, video)
     outcome = repair(tree, ASIDE, "a.mp4", aside.identity if known else None)
-    assert outcome == Restored("It was found set aside.")
+    assert outcome == Restored("It was found in quarantine.")
     assert names(video) == {"a.mp4"}
     assert content(video) == b"hashed"
 

@@ -17,7 +17,7 @@ from tests.support.harness import VIDEO_ID, Harness
 from tests.unit.watcher.conftest import NOBODY
 from watcher.app.factories import path_template
 from watcher.detection import scanner as scanner_module
-from watcher.detection.scanner import Scanner
+from watcher.detection.scanner import Scanner, UnreadableDirectories
 from watcher.detection.settler import Source
 from watcher.filesystem.openat import RootUnavailableError
 
@@ -307,6 +307,33 @@ def give_away(directory: str) -> None:
 def test_files_set_aside_are_reported_and_not_noticed(harness: Harness, scans: Scans) -> None:
     aside = harness.write(f"{VIDEO_ID}/.video-uploader-7.aside", b"x")
     report = scans.scanner.scan()
-    assert report.asides == [aside]
+    assert report.quarantined == [aside]
     assert scans.noticed == []
     assert (report.files, report.ignored) == (0, 0)
+
+
+def test_a_reason_for_an_unreadable_directory_is_news_once() -> None:
+    directories = UnreadableDirectories()
+    assert [directories.add("a", "No."), directories.add("a", "No."), directories.add("a", "Never.")] == [
+        True,
+        False,
+        True,
+    ]
+    assert directories.first(5) == {"a": "Never."}
+
+
+def test_a_scan_updates_only_unreadable_directories_below_its_own() -> None:
+    directories = UnreadableDirectories()
+    for path in ("a", "a/b", "ab", "c"):
+        directories.add(path, "No.")
+    assert directories.replace("a", {"a/b": "No."}) == ["a"]
+    assert list(directories.first(5)) == ["a/b", "ab", "c"]
+    assert directories.replace("", {"c": "No."}) == ["a/b", "ab"]
+    assert len(directories) == 1
+
+
+def test_the_first_unreadable_directories_are_in_order() -> None:
+    directories = UnreadableDirectories()
+    for path in ("c", "a", "b"):
+        directories.add(path, "No.")
+    assert list(directories.first(2)) == ["a", "b"]

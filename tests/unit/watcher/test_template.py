@@ -157,7 +157,7 @@ def test_an_extension_outside_the_list_is_never_uploaded(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["a\n_720p.mp4", "a\x1b[2J_720p.mp4", "a\x7f_720p.mp4", "a\x85_720p.mp4"])
 def test_control_characters_are_ignored(name: str) -> None:
-    assert reason(f"{VIDEO}/{name}") == "its name has control characters"
+    assert reason(f"{VIDEO}/{name}") == "its name contains control characters"
 
 
 def test_a_name_that_is_not_text_is_ignored() -> None:
@@ -180,11 +180,11 @@ def test_of_two_quality_words_that_fit_the_longer_one_is_meant() -> None:
         ("{filename}_{quality}{ext}", "{video_id} is missing"),
         ("{video_id}_{quality}.mp4", "{ext} is missing"),
         ("{video_id}/{title}_{quality}{ext}", "{title} is not a placeholder"),
-        ("{video_id}/{video_id}_{quality}{ext}", "{video_id} stands in it more than once"),
-        ("{video_id}{ext}/{quality}", "{ext} is not its end"),
+        ("{video_id}/{video_id}_{quality}{ext}", "{video_id} occurs more than once"),
+        ("{video_id}{ext}/{quality}", "it does not end with {ext}"),
         ("/{video_id}_{quality}{ext}", "empty"),
         ("../{video_id}_{quality}{ext}", "'..'"),
-        ("{video_id}/{filename}{quality}{ext}", "side by side"),
+        ("{video_id}/{filename}{quality}{ext}", "adjacent"),
         ("{video_id}/a{b_{quality}{ext}", "brace"),
         ("{video_id}/a}_{quality}{ext}", "brace"),
     ],

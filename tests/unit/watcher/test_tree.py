@@ -302,7 +302,7 @@ def test_the_operator_may_put_the_root_behind_a_link_of_his_own(
 def every_use(tree: Tree) -> list[Callable[[], object]]:
     return [
         tree.check_root,
-        tree.believe_missing,
+        tree.ensure_mounted,
         tree.open_root,
         lambda: tree.exists("a.mp4"),
         lambda: tree.open("a.mp4"),
@@ -344,7 +344,7 @@ def test_a_root_that_may_not_be_listed_is_unavailable(place: str, unprivileged: 
     tree = Tree(root)
     os.chmod(root, 0)
     with unprivileged():
-        for use in (tree.check_root, tree.believe_missing, lambda: list(tree.walk())):
+        for use in (tree.check_root, tree.ensure_mounted, lambda: list(tree.walk())):
             with pytest.raises(RootUnavailableError, match="Permission denied"):
                 use()
         with pytest.raises(RootUnavailableError):
@@ -361,9 +361,9 @@ def test_a_root_that_never_was_there_or_is_a_file_is_unavailable(place: str) -> 
 
 def test_a_missing_file_proves_nothing_while_the_root_is_empty(place: str, tree: Tree) -> None:
     with pytest.raises(RootUnavailableError, match="mounted"):
-        tree.believe_missing()
+        tree.ensure_mounted()
     write(place, "a.mp4")
-    tree.believe_missing()
+    tree.ensure_mounted()
 
 
 def test_a_walk_finds_every_regular_file_and_nothing_else(place: str, tree: Tree) -> None:
