@@ -10,10 +10,9 @@ from dataclasses import dataclass
 
 from db import Identity
 from watcher import containers
-from watcher.filesystem import leases
+from watcher.filesystem import FileMissingError, NotOursError, Tree, UnreadableError, leases
 from watcher.filesystem.leases import Writers
-from watcher.filesystem.openat import sentence
-from watcher.filesystem.tree import FileMissingError, NotOursError, Tree, UnreadableError, owned
+from watcher.filesystem.openat import owned, sentence
 
 
 @dataclass(frozen=True, slots=True)

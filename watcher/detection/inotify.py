@@ -81,7 +81,7 @@ class Watches(InotifyFD):
         self._ignores = ignores
         self._add = add
         # Guards the attributes below; callbacks are made without it.
-        self._books = threading.Lock()
+        self._state_lock = threading.Lock()
         self._paths: dict[int, str] = {}
         self._unwatched: set[str] = set()
         self._met: set[int] | None = None
@@ -96,13 +96,13 @@ class Watches(InotifyFD):
 
     def __len__(self) -> int:
         """The number of watched directories."""
-        with self._books:
+        with self._state_lock:
             return len(self._paths)
 
     @property
     def unwatched(self) -> int:
         """The number of directories that cannot be watched."""
-        with self._books:
+        with self._state_lock:
             return len(self._unwatched)
 
     def watch(self, path: str) -> bool:
@@ -135,19 +135,19 @@ class Watches(InotifyFD):
 
     def retry_unwatched(self) -> bool:
         """Try to watch one of the directories that could not be watched; returns whether it succeeded."""
-        with self._books:
+        with self._state_lock:
             path = next(iter(self._unwatched), None)
         return path is not None and self.watch(path)
 
     def begin_pass(self) -> None:
         """A scan of the whole tree begins; it calls `watch` for every directory."""
-        with self._books:
+        with self._state_lock:
             self._met = set()
             self._met_unwatched = set()
 
     def end_pass(self) -> None:
         """The scan is complete: remove the watches of directories that it did not meet."""
-        with self._lock, self._books:
+        with self._lock, self._state_lock:
             if self._met is None or self._closed:
                 return
             for watch in self._paths.keys() - self._met - {self._root_watch}:
@@ -167,7 +167,7 @@ class Watches(InotifyFD):
         if event.is_queue_overflow:
             self._lost_events()
             return
-        with self._books:
+        with self._state_lock:
             if event.is_ignored:
                 self._paths.pop(event.wd, None)
             directory = self._paths.get(event.wd)
@@ -189,7 +189,7 @@ class Watches(InotifyFD):
     def _add_watch(self, path: str) -> int:
         absolute = os.fsencode(f"{self._root}/{path}" if path else self._root)
         # The first event may arrive before the call returns, and must wait for the path.
-        with self._lock, self._books:
+        with self._lock, self._state_lock:
             if self._closed:
                 raise OSError(errno.ENOENT, "No longer watching.", path)
             watch = self._add(self._inotify_fd, absolute)
@@ -201,11 +201,11 @@ class Watches(InotifyFD):
         return watch
 
     def _forget(self, path: str) -> None:
-        with self._books:
+        with self._state_lock:
             self._unwatched.discard(path)
 
     def _note_unwatched(self, path: str, error: OSError) -> None:
-        with self._books:
+        with self._state_lock:
             self._unwatched.add(path)
             self._met_unwatched.add(path)
             is_news, self._is_shortage_logged = not self._is_shortage_logged, True

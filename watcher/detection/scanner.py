@@ -14,9 +14,8 @@ import structlog
 from db import Ledger, State, Upload
 from watcher.detection.settler import Source
 from watcher.errors import MENDABLE_CODES, Code
-from watcher.filesystem.openat import NotOursError, UnreadableError
+from watcher.filesystem import FoundFile, NotOursError, Tree, UnreadableDirectory, UnreadableError
 from watcher.filesystem.removal import is_present_or_quarantined, parse_quarantine_name
-from watcher.filesystem.tree import FoundFile, Tree, UnreadableDirectory
 from watcher.renditions import Ignored, PathTemplate
 
 log = structlog.get_logger()

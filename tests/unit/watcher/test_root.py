@@ -1,4 +1,4 @@
-"""Which directory is believed to be the watched one when another one is at its path."""
+"""When another directory at the path is adopted as the watched one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def exchange(path: str) -> None:
 
 @contextmanager
 def mounted(path: str) -> Iterator[None]:
-    """A file system of its own at the path."""
+    """Mount a new file system at the path."""
     try:
         subprocess.run(["mount", "-t", "tmpfs", "none", path], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
@@ -44,14 +44,14 @@ def mounted(path: str) -> Iterator[None]:
         subprocess.run(["umount", path], check=True, capture_output=True)
 
 
-def test_the_known_directory_is_nothing_new_be_it_empty_or_not(path: str) -> None:
+def test_the_known_directory_is_not_adopted_again(path: str) -> None:
     root = Root(path)
     assert not root.adopt()
     write(f"{path}/a")
     assert not root.adopt()
 
 
-def test_an_empty_one_is_never_believed(path: str) -> None:
+def test_an_empty_directory_is_never_adopted(path: str) -> None:
     root = Root(path)
     exchange(path)
     for _ in range(3):
@@ -63,7 +63,7 @@ def test_an_empty_one_is_never_believed(path: str) -> None:
             root.adopt()
 
 
-def test_another_one_is_believed_at_the_second_look(path: str) -> None:
+def test_another_directory_is_adopted_at_the_second_check(path: str) -> None:
     root = Root(path)
     exchange(path)
     write(f"{path}/a")
@@ -76,7 +76,7 @@ def test_another_one_is_believed_at_the_second_look(path: str) -> None:
     assert not root.adopt()
 
 
-def test_directories_that_come_and_go_are_not_believed(path: str) -> None:
+def test_directories_that_change_between_checks_are_not_adopted(path: str) -> None:
     root = Root(path)
     exchange(path)
     write(f"{path}/a")
@@ -89,7 +89,7 @@ def test_directories_that_come_and_go_are_not_believed(path: str) -> None:
         root.adopt()
 
 
-def test_the_same_one_that_comes_back_is_known_at_once(path: str) -> None:
+def test_the_known_directory_is_accepted_at_once_when_it_returns(path: str) -> None:
     root = Root(path)
     os.rename(path, f"{path}.away")
     with pytest.raises(RootUnavailableError, match="No such file"):
@@ -99,7 +99,7 @@ def test_the_same_one_that_comes_back_is_known_at_once(path: str) -> None:
     root.has_entries()
 
 
-def test_what_lies_beneath_a_mount_is_never_believed_and_another_mount_is(path: str) -> None:
+def test_the_directory_beneath_a_mount_is_never_adopted_and_another_mount_is(path: str) -> None:
     write(f"{path}/beneath")
     with mounted(path):
         root = Root(path)
@@ -116,7 +116,7 @@ def test_what_lies_beneath_a_mount_is_never_believed_and_another_mount_is(path: 
 
 
 def test_the_root_of_another_file_system_is_another_directory_though_its_inode_is_the_same(path: str) -> None:
-    """The roots of two file systems of one kind have the same number, as a rule."""
+    """The roots of two file systems of one type usually have the same inode number."""
     with mounted(path):
         root = Root(path)
         inode = os.stat(path).st_ino
@@ -127,7 +127,7 @@ def test_the_root_of_another_file_system_is_another_directory_though_its_inode_i
         assert not root.has_entries()
 
 
-def test_a_mount_that_comes_later_is_believed(path: str) -> None:
+def test_a_later_mount_is_adopted(path: str) -> None:
     root = Root(path)
     with mounted(path):
         write(f"{path}/a")
@@ -137,7 +137,7 @@ def test_a_mount_that_comes_later_is_believed(path: str) -> None:
 
 
 @pytest.mark.parametrize("is_other_device", [True, False])
-def test_where_mounts_cannot_be_told_the_device_decides(
+def test_where_the_mount_point_is_unknown_the_device_decides(
     path: str, monkeypatch: pytest.MonkeyPatch, is_other_device: bool
 ) -> None:
     monkeypatch.setattr("watcher.filesystem.root.mount_point", lambda _: None)
