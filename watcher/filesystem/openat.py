@@ -92,9 +92,7 @@ def open_directory_at(directory: int, name: str, relative: str, flags: int) -> i
     except NotADirectoryError as error:
         # O_DIRECTORY with O_NOFOLLOW fails in the same way for a symbolic link and for a file.
         if _is_link(directory, name):
-            raise NotOursError(
-                relative, f"{name!r} is a symbolic link; symbolic links are not followed."
-            ) from error
+            raise NotOursError(relative, f"{name!r} is a symbolic link and is not followed.") from error
         raise FileMissingError(relative, f"{name!r} is not a directory.") from error
     except OSError as error:
         raise _translated(error, relative) from error
@@ -122,7 +120,7 @@ def plain_status_at(
 def _require_plain(status: os.stat_result, relative: str, allow_hard_links: bool) -> None:
     """Raise unless a stat result is of a regular file with exactly one name, or with any number."""
     if stat.S_ISLNK(status.st_mode):
-        raise NotOursError(relative, "It is a symbolic link; symbolic links are not followed.")
+        raise NotOursError(relative, "It is a symbolic link and is not followed.")
     if not stat.S_ISREG(status.st_mode):
         raise NotOursError(relative, "It is not a regular file.")
     if status.st_nlink == 0:
@@ -141,7 +139,7 @@ def _translated(error: OSError, relative: str) -> TreeError:
         case errno.ENOENT | errno.ENOTDIR | errno.ENAMETOOLONG:
             return FileMissingError(relative, "There is no such file.")
         case errno.ELOOP:
-            return NotOursError(relative, "It is a symbolic link; symbolic links are not followed.")
+            return NotOursError(relative, "It is a symbolic link and is not followed.")
         case errno.EACCES | errno.EPERM:
             hint = "Let the service run as the user who writes the files, or give it the right to read them."
             return UnreadableError(relative, f"{sentence(error)} {hint}", error.errno)
