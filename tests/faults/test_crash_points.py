@@ -88,7 +88,7 @@ def own_urls(settings: Settings) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "step", [pytest.param(point, marks=pytest.mark.fault(killed_at(point))) for point in Point]
+    "point", [pytest.param(point, marks=pytest.mark.fault(killed_at(point))) for point in Point]
 )
 def test_a_kill_at_any_step_loses_nothing_and_leaves_nothing(
     app: Scene,
