@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types pytest long conformance beside large benchmark faults faults-once soak clean
+.PHONY: demo test lint types pytest coverage long conformance beside large benchmark faults faults-once soak clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m tests.demo $(if $(KEEP),--keep)
@@ -20,6 +20,10 @@ types: $(VENV)/.installed
 
 pytest: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
+
+# The tests of `make test` with their coverage, by lines and branches; what runs in other processes is not counted.
+coverage: $(VENV)/.installed
+	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term $(PYTEST_ARGS)
 
 # The tests that would keep `make test` from being quick: commands and daemons as processes, one after the other.
 long: $(VENV)/.installed
@@ -70,4 +74,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .localstack-venv build *.egg-info .import_linter_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .localstack-venv build *.egg-info .import_linter_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*

@@ -1,8 +1,8 @@
-"""The steps of a file's way, by name: the places where a crash has to be survived, listed once.
+"""Failpoints: the named steps of the pipeline at which a crash must be survivable.
 
-With ``VIDEO_UPLOADER_CRASH_AT`` in the environment, as in ``confirmed`` or ``part-sent:3``, the process is
-killed with SIGKILL when it reaches that step, the so-manieth time: for tests, and for whoever wants to see.
-Without it a step is one comparison.
+``VIDEO_UPLOADER_CRASH_AT`` in the environment, as in ``confirmed`` or ``part-sent:3``, kills the process with
+SIGKILL when it reaches that point for the first, or for the given, time. Without it a failpoint costs one
+comparison.
 """
 
 from __future__ import annotations
@@ -13,58 +13,58 @@ import signal
 from collections.abc import Callable
 from enum import StrEnum
 
-VARIABLE = "VIDEO_UPLOADER_CRASH_AT"
+CRASH_AT_VARIABLE = "VIDEO_UPLOADER_CRASH_AT"
 
 
 class Point(StrEnum):
-    """What has just been done, and nothing after it."""
+    """A point in the pipeline, named after the step that has just been completed."""
 
     SETTLED = "settled"
-    """A file is known to be finished; nothing is written down."""
+    """A file is known to be finished; nothing is recorded."""
     ENQUEUED = "enqueued"
     """It has a row in the ledger."""
     HASHED = "hashed"
-    """Its checksum is in the ledger; nothing is sent."""
+    """Its checksum is in the ledger; nothing has been sent."""
     MULTIPART_CREATED = "multipart-created"
-    """The server knows a multipart upload that the ledger does not know yet."""
+    """The server has a multipart upload that is not in the ledger yet."""
     MULTIPART_RECORDED = "multipart-recorded"
-    """The ledger knows it, too; no part is sent."""
+    """The multipart upload is in the ledger; no part has been sent."""
     PART_SENT = "part-sent"
     """The server has accepted a part, or the whole of a small file."""
     COMPLETED = "completed"
-    """The object is there; nobody has looked at it."""
+    """The object exists; it is not confirmed."""
     CONFIRMED = "confirmed"
-    """A HEAD agreed; nothing is written down."""
+    """HEAD has confirmed the object; nothing is recorded."""
     VERIFIED = "verified"
-    """The proof is in the ledger."""
+    """The confirmation is in the ledger."""
     ROW_PUBLISHED = "row-published"
-    """The catalog row has the URL, in a transaction that is not committed."""
+    """The catalog row has the URL, in an uncommitted transaction."""
     PUBLISHED = "published"
-    """Catalog and ledger have it."""
-    LINKED_ASIDE = "linked-aside"
-    """The local copy has the name of a file set aside besides its own, for a moment."""
-    RENAMED_ASIDE = "renamed-aside"
-    """It has that name and no other one."""
+    """Catalog and ledger have the URL, committed."""
+    QUARANTINE_LINKED = "linked-aside"
+    """The local copy has its quarantine name besides its own."""
+    QUARANTINED = "renamed-aside"
+    """The local copy has only its quarantine name."""
     LEASED = "leased"
-    """It is aside, nobody writes it and nothing speaks against it; it is about to be unlinked."""
+    """All checks of the quarantined copy have passed; it is about to be unlinked."""
     UNLINKED = "unlinked"
-    """The local copy is gone; the ledger does not know yet."""
+    """The local copy is unlinked; the ledger does not record it yet."""
     RECORDED = "recorded"
-    """The ledger knows."""
+    """The ledger records the release."""
 
 
 hook: Callable[[Point], None] | None = None
-"""What is called at each step; None in all but tests."""
+"""Called at each failpoint; None except in tests."""
 
 
 def failpoint(point: Point) -> None:
-    """Say that a step has been reached."""
+    """Mark that the step named by `point` has been completed."""
     if hook is not None:
         hook(point)
 
 
 def killer(plan: str) -> Callable[[Point], None]:
-    """A hook that kills this process as `plan` says, ``step`` or ``step:n``; ValueError for no such plan."""
+    """A hook that kills this process at ``point`` or ``point:n``. Raises ValueError for any other plan."""
     name, _, times = plan.partition(":")
     fatal, last = Point(name), int(times or 1)
     counter = itertools.count(1)
@@ -76,5 +76,5 @@ def killer(plan: str) -> Callable[[Point], None]:
     return kill
 
 
-if VARIABLE in os.environ:
-    hook = killer(os.environ[VARIABLE])
+if CRASH_AT_VARIABLE in os.environ:
+    hook = killer(os.environ[CRASH_AT_VARIABLE])

@@ -1,4 +1,4 @@
-"""Renditions: which one a path names, and the object key and the URLs that it has."""
+"""Renditions: the mapping between paths, object keys and URLs."""
 
 from __future__ import annotations
 
@@ -38,33 +38,33 @@ class Rendition:
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """A path that is none of our business, with the reason in words."""
+    """A path that names no rendition; `reason` completes the sentence "it is ignored because"."""
 
     reason: str
 
 
 def check_template(template: str) -> None:
-    """Raise `TemplateError` unless the template can tell video, quality and extension from a path."""
+    """Raise `TemplateError` unless a path's video, quality and extension can be read by the template."""
     names = _PLACEHOLDER.findall(template)
     if unknown := sorted(set(names) - {"video_id", "filename", "quality", "ext"}):
         raise TemplateError(f"{{{unknown[0]}}} is not a placeholder")
     if repeated := [name for name in names if names.count(name) > 1]:
-        raise TemplateError(f"{{{repeated[0]}}} stands in it more than once")
+        raise TemplateError(f"{{{repeated[0]}}} occurs more than once")
     if set("{}") & set(_PLACEHOLDER.sub("", template)):
-        raise TemplateError("it has a brace that belongs to no placeholder")
+        raise TemplateError("it contains a brace outside a placeholder")
     for name in ("video_id", "quality", "ext"):
         if name not in names:
             raise TemplateError(f"{{{name}}} is missing")
     if not template.endswith("{ext}"):
-        raise TemplateError("{ext} is not its end")
+        raise TemplateError("it does not end with {ext}")
     if any(part in {"", ".", ".."} for part in template.split("/")):
-        raise TemplateError("it has an empty, '.' or '..' part")
+        raise TemplateError("it contains an empty, '.' or '..' component")
     if "}{" in template.replace("}{ext}", "}"):
-        raise TemplateError("two placeholders stand side by side")
+        raise TemplateError("two placeholders are adjacent")
 
 
 class PathTemplate:
-    """Classifies relative paths by name alone; nothing here touches the file system."""
+    """Classifies relative paths by name alone, without access to the file system."""
 
     def __init__(
         self, template: str, *, qualities: Iterable[str], extensions: Iterable[str], ignore: Iterable[str]
@@ -93,7 +93,7 @@ class PathTemplate:
         return Ignored(f"it does not fit PATH_TEMPLATE {self._template}")
 
     def ignores(self, path: str) -> str | None:
-        """The ignore pattern that one of the path's parts matches, if any; also good for directories."""
+        """The ignore pattern that a component of a path matches, if any; the path may be a directory's."""
         for part in path.split("/"):
             for pattern in self._ignore:
                 if fnmatch.fnmatchcase(part, pattern):
@@ -117,7 +117,7 @@ class PathTemplate:
         except UnicodeEncodeError:
             return "its name is not valid UTF-8"
         if any(ord(character) < 32 or 127 <= ord(character) < 160 for character in path):
-            return "its name has control characters"
+            return "its name contains control characters"
         if pattern := self.ignores(path):
             return f"it matches {pattern} of IGNORE_PATTERNS"
         extension = os.path.splitext(path)[1]
@@ -142,7 +142,7 @@ def _compile(template: str, qualities: Iterable[str]) -> re.Pattern[str]:
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """Knows where renditions go: `prefix` of the keys, `public_base` and `local_base` of the URLs."""
+    """Makes object keys and URLs: `prefix` of the keys, `public_base` and `local_base` of the URLs."""
 
     prefix: str
     public_base: str
@@ -153,19 +153,19 @@ class Naming:
         return object_key(self.prefix, rendition.video_id, rendition.filename, rendition.quality)
 
     def public_url(self, upload: Upload) -> str:
-        """Where players find the object."""
+        """The public URL of an upload's object."""
         return self.public_url_of(upload.object_key)
 
     def public_url_of(self, key: str) -> str:
-        """Where players find the object of a key."""
+        """The public URL of an object key."""
         return public_url(self.public_base, key)
 
     def key_of(self, url: str) -> str | None:
-        """The key that a public URL leads to, however it is percent-encoded; None if it is no such URL."""
+        """The key in a public URL, in any percent-encoding; None for any other URL."""
         return key_of_url(self.public_base, url)
 
     def local_url(self, upload: Upload) -> str:
-        """Where players find the local copy."""
+        """The URL of the local copy."""
         return f"{self.local_base}/{quote(upload.path)}"
 
     @staticmethod
@@ -175,9 +175,9 @@ class Naming:
 
 
 def rendition_of(video_id: str, path: str, quality: str) -> Rendition:
-    """What a file is if its quality is known, and not merely read from a name that can mean two things.
+    """The rendition of a file whose quality is known from elsewhere than its ambiguous name.
 
-    `clip_720p.mp4` is a rendition of `clip.mp4`, or the original that somebody called so.
+    `clip_720p.mp4` can be a rendition of `clip.mp4`, or an original of that name.
     """
     name = posixpath.basename(path)
     stem, extension = posixpath.splitext(name)

@@ -54,7 +54,7 @@ class SimulatedDaemon(SimulatedEnvironment):
         """Run a full scan and what follows it."""
 
         def scan(harness: Harness) -> None:
-            harness.app.quarantine_repair.run(harness.app.scanner.scan().asides)
+            harness.app.quarantine_repair.run(harness.app.scanner.scan().quarantined)
             harness.check_rows()
             for name in NAMES:
                 harness.settle(self.path(name))
@@ -141,7 +141,7 @@ class SimulatedDaemon(SimulatedEnvironment):
             self.harness.app.ledger.release_all_claims()
             with suppress(StorageError):
                 self.harness.app.abandoned_multiparts.adopt_or_abort()
-            self.harness.app.quarantine_repair.run(self.harness.app.scanner.scan().asides)
+            self.harness.app.quarantine_repair.run(self.harness.app.scanner.scan().quarantined)
         except REPORTED:
             self.close()
             failpoints.hook = self._be_surprised

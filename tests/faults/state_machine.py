@@ -50,7 +50,7 @@ SURPRISES: dict[Point, tuple[str, ...]] = {
     Point.COMPLETED: ("encode", "encode_badly", "remove", "delete_object"),
     Point.CONFIRMED: ("encode", "begin", "delete_object"),
     Point.PUBLISHED: ("encode", "begin", "point_back", "delete_object"),
-    Point.LINKED_ASIDE: ("knock", "begin", "remove"),
+    Point.QUARANTINE_LINKED: ("knock", "begin", "remove"),
 }
 """What happens in the middle of a stage, where neither a lease nor a transaction prevents it."""
 WHILE_ASIDE = ("encode", "begin", "write_aside", "write_aside")
@@ -177,7 +177,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(name=NAME, what=st.sampled_from(WHILE_ASIDE))
     def while_it_is_aside(self, name: str, what: str) -> None:
-        self._in_the_middle(name, "encode", Point.RENAMED_ASIDE, what)
+        self._in_the_middle(name, "encode", Point.QUARANTINED, what)
 
     @invariant()
     def nothing_is_lost_and_nothing_bad_is_shown(self) -> None:

@@ -21,7 +21,7 @@ from tests.support.media import Media
 from tests.support.postgres import PostgresServer
 from tests.support.s3_server import S3Server
 from tests.support.video_files import padded
-from watcher.failpoints import VARIABLE, Point
+from watcher.failpoints import CRASH_AT_VARIABLE, Point
 from watcher.settings.model import Settings
 
 LARGE = 17 * 1024 * 1024
@@ -99,7 +99,7 @@ def test_a_kill_at_any_step_loses_nothing_and_leaves_nothing(
     with open(media.faststart, "rb") as file:
         content = padded(file.read(), LARGE)
     files_at_stake.put(deployment.settings, PATH, content)
-    with running_daemon(deployment.settings, environment={VARIABLE: point.value}) as daemon:
+    with running_daemon(deployment.settings, environment={CRASH_AT_VARIABLE: point.value}) as daemon:
         assert daemon.wait(30) == -signal.SIGKILL
     files_at_stake.inject()
     with running_daemon(deployment.settings) as daemon:

@@ -20,7 +20,7 @@ def test_explain_tells_the_story_of_a_path_in_order(used_command: Command, absol
     ran = used_command("explain", os.path.join(used_command.completed, GOOD) if absolute else GOOD)
     assert (ran.code, ran.err) == (0, "")
     lines = ran.out.splitlines()
-    assert lines[:2] == [GOOD, "  On disk: It is there and finished."]
+    assert lines[:2] == [GOOD, "  On disk: It is finished."]
     story = [line.split()[2].rstrip(":") for line in lines if re.match(r"    \d{4}-", line)]
     assert story == ["discovered", "verified", "published"]
     assert re.search(r"^    Confirmed .* by checksum [A-Za-z0-9+/]{11}=$", ran.out, re.MULTILINE)
@@ -31,7 +31,7 @@ def test_explain_tells_the_story_of_a_path_in_order(used_command: Command, absol
 def test_explain_says_why_a_file_was_rejected_and_what_to_do(used_command: Command) -> None:
     ran = used_command("explain", CUT)
     number = str(used_command.row(CUT)["id"])
-    assert re.search(r"^    Why: It breaks off in the mdat box", ran.out, re.MULTILINE)
+    assert re.search(r"^    Why: It is truncated in the mdat box", ran.out, re.MULTILINE)
     assert f"`video-uploader retry {number}`" in ran.out
 
 
@@ -61,7 +61,7 @@ def test_explain_of_an_unknown_file(used_command: Command) -> None:
     ran = used_command("explain", unknown)
     assert ran.out.splitlines()[:3] == [
         unknown,
-        "  On disk: It is not there.",
+        "  On disk: It does not exist.",
         "  Ledger: no uploads are recorded.",
     ]
 

@@ -137,7 +137,7 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(offline_command: Comma
     assert f"upload  {GOOD}: to {KEY}, as quality 720p" in lines
     assert [line for line in lines if line.startswith(f"reject  {CUT}: ")]
     assert [line for line in lines if line.startswith(f"ignore  {VIDEO_ID}/notes.log: ")]
-    assert f"ignore  {VIDEO_ID}/bell\\x07_720p.mp4: its name has control characters" in lines
+    assert f"ignore  {VIDEO_ID}/bell\\x07_720p.mp4: its name contains control characters" in lines
     assert lines[-1] == "Nothing was done. 2 to ignore, 1 to reject, 1 to upload"
     assert sorted(os.listdir(offline_command.place)) == before == ["completed"]
 

@@ -24,7 +24,7 @@ from tests.support.harness import BUCKET, VIDEO_ID, MakeSettings, settings_for
 from tests.support.media import Media, encoding
 from tests.support.s3_server import S3Server
 from tests.support.video_files import OTHER_VIDEO, PATH, padded
-from watcher.failpoints import VARIABLE, Point
+from watcher.failpoints import CRASH_AT_VARIABLE, Point
 
 SHUTDOWN_SECONDS = 10
 
@@ -192,7 +192,7 @@ def test_what_a_crash_left_aside_gets_its_name_back_though_nothing_is_to_be_rele
 ) -> None:
     chosen = settings()
     place_file(chosen, PATH, media.faststart)
-    with running_daemon(chosen, environment={VARIABLE: Point.RENAMED_ASIDE.value}) as daemon:
+    with running_daemon(chosen, environment={CRASH_AT_VARIABLE: Point.QUARANTINED.value}) as daemon:
         assert daemon.wait(30) == -signal.SIGKILL
     directory = os.path.join(chosen.completed_dir, VIDEO_ID)
     assert os.listdir(directory) != [os.path.basename(PATH)]

@@ -115,7 +115,7 @@ def test_a_file_that_is_not_finished_is_not_uploaded(
     write(file, video[:-10])
     assert "was not uploaded" in online_command("upload", PATH).refused(1)
     os.remove(file)
-    assert "not there" in online_command("upload", PATH).refused(1)
+    assert "does not exist" in online_command("upload", PATH).refused(1)
     os.symlink("/etc/hostname", file)
     assert "symbolic link" in online_command("upload", file, *NAMED).refused(1)
     assert proxy.requests == []

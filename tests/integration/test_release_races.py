@@ -22,8 +22,8 @@ from watcher.failpoints import Point
 
 POINTS = [
     "before",
-    Point.LINKED_ASIDE,
-    Point.RENAMED_ASIDE,
+    Point.QUARANTINE_LINKED,
+    Point.QUARANTINED,
     "wait",
     Point.LEASED,
     Point.UNLINKED,
@@ -108,7 +108,7 @@ def test_new_content_survives_at_its_path_and_is_uploaded_in_turn(
         files_at_stake.add(path, video)
         old = harness.row(path)
         with ExitStack() as stack:
-            act = in_a_thread(swap, stack) if point is Point.LINKED_ASIDE else swap
+            act = in_a_thread(swap, stack) if point is Point.QUARANTINE_LINKED else swap
             release_with(harness, monkeypatch, point, partial(act, harness, path, fresh))
         files_at_stake.add(path, fresh)
         files_at_stake.inject()

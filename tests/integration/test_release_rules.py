@@ -324,7 +324,7 @@ def test_a_crash_while_the_file_is_in_quarantine_is_repaired_at_the_next_start(
     assert not os.path.exists(harness.absolute(PATH))
     next_life = make_harness()
     report = next_life.app.scanner.scan()
-    next_life.app.quarantine_repair.run(report.asides)
+    next_life.app.quarantine_repair.run(report.quarantined)
     assert content(next_life) == video
     (released,) = next_life.step(State.PUBLISHED)
     assert released.state is State.RELEASED

@@ -170,9 +170,9 @@ def test_a_file_in_the_middle_of_another_daemons_release_stays_in_quarantine(
 
     def start() -> None:
         report = b.app.scanner.scan()
-        assert len(report.asides) == 1
+        assert len(report.quarantined) == 1
         b.app.ledger.release_all_claims()
-        b.app.quarantine_repair.run(report.asides)
+        b.app.quarantine_repair.run(report.quarantined)
         assert not os.path.exists(a.absolute(PATH))
 
     a.while_waiting = start
@@ -188,7 +188,7 @@ def test_a_file_that_a_dead_daemon_left_in_quarantine_is_repaired_by_another_one
     published(a, video)
     (row,) = claim(a, State.PUBLISHED)
     removal.quarantine(a.app.tree, PATH, row.id, row.identity, claim=row.claim)
-    asides = b.app.scanner.scan().asides
+    asides = b.app.scanner.scan().quarantined
     b.app.quarantine_repair.run(asides)
     assert not os.path.exists(b.absolute(PATH))
     let_claims_run_out(b.app.database)
@@ -206,14 +206,14 @@ def test_an_upload_that_was_superseded_a_moment_ago_may_still_be_in_release(
     (row,) = claim(a, State.PUBLISHED)
     removal.quarantine(a.app.tree, PATH, row.id, row.identity, claim=row.claim)
     b.put(PATH, video + FREE_BOX)
-    asides = b.app.scanner.scan().asides
+    asides = b.app.scanner.scan().quarantined
     b.app.quarantine_repair.run(asides)
-    assert b.app.scanner.scan().asides == asides
+    assert b.app.scanner.scan().quarantined == asides
     uploads = b.app.database.tables.uploads
     with b.app.database.transaction():
         uploads.update(changed_at=row.changed_at - LEASE).where(uploads.id == row.id).execute()
     b.app.quarantine_repair.run(asides)
-    assert b.app.scanner.scan().asides == []
+    assert b.app.scanner.scan().quarantined == []
     assert content(b) == video + FREE_BOX
 
 

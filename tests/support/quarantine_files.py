@@ -9,7 +9,7 @@ import pytest
 
 from db import Identity
 from watcher.filesystem import leases
-from watcher.filesystem.leases import Hold
+from watcher.filesystem.leases import LeaseAttempt
 from watcher.filesystem.removal import (
     Quarantined,
     quarantine,
@@ -66,11 +66,11 @@ def refuse_links(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "link", no_links)
 
 
-def under_the_lease(monkeypatch: pytest.MonkeyPatch, happens: Callable[[Hold], None]) -> None:
+def under_the_lease(monkeypatch: pytest.MonkeyPatch, happens: Callable[[LeaseAttempt], None]) -> None:
     hold = leases.hold
 
     @contextmanager
-    def hold_and_more(descriptor: int) -> Iterator[Hold]:
+    def hold_and_more(descriptor: int) -> Iterator[LeaseAttempt]:
         with hold(descriptor) as held:
             happens(held)
             yield held

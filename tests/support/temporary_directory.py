@@ -35,4 +35,4 @@ def _leases_work(parent: str) -> bool:
         descriptor = os.open(path, os.O_RDONLY)
         with owned(descriptor):
             file.close()
-            return leases.ask(descriptor) is leases.Writers.NONE
+            return leases.check_writers(descriptor) is leases.Writers.NONE

@@ -139,7 +139,7 @@ class Daemon:
         Later scans repair what other daemons left aside that never came back.
         """
         app = self._app
-        app.quarantine_repair.run(report.asides)
+        app.quarantine_repair.run(report.quarantined)
         if not self._first_scan_succeeded:
             app.runners[State.PUBLISHED].start()
             app.disk_pressure.start()

@@ -55,7 +55,7 @@ class SinglePass:
         app.settler.start()
         try:
             report = app.scanner.scan(stopped=self._is_interrupted)
-            app.quarantine_repair.run(report.asides)
+            app.quarantine_repair.run(report.quarantined)
             if app.catalog_thread is not None:
                 app.catalog_thread.republisher.check_all()
             for runner in app.runners.values():

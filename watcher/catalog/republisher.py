@@ -70,7 +70,7 @@ class Republisher:
         if upload.state not in {State.PUBLISHED, State.RELEASED}:
             return 0
         url = upload.url or self._naming.public_url(upload)
-        is_current = self._tree.holds(upload.path, upload.identity)
+        is_current = self._tree.is_unchanged(upload.path, upload.identity)
         changed = self._catalog.publish_url(upload, url, is_current=is_current).changed
         if changed:
             self._metrics.republished.inc(changed)

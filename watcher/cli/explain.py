@@ -18,7 +18,7 @@ from watcher.cli.invocation import invocation, path_below
 from watcher.cli.ledger_access import daemon_is_running, open_ledger
 from watcher.cli.output import echo
 from watcher.cli.status import paused_stages
-from watcher.detection.examining import describe
+from watcher.detection.completeness import describe_file
 from watcher.filesystem.openat import TreeError
 from watcher.filesystem.tree import FoundFile, Tree
 from watcher.operations import describe_gate, describe_next_step
@@ -58,7 +58,7 @@ class _Explainer:
         if self.tree is None:
             return "The watched directory cannot be read now."
         try:
-            return describe(self.tree, path)
+            return describe_file(self.tree, path)
         except TreeError as exc:
             return f"Unknown: {exc}"
 

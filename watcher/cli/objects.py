@@ -19,8 +19,7 @@ from watcher.cli.exit_codes import EXIT_USAGE, CommandError
 from watcher.cli.invocation import invocation, path_below
 from watcher.cli.ledger_access import open_ledger
 from watcher.cli.output import echo
-from watcher.detection.completeness import Finished, check_complete
-from watcher.detection.examining import in_words
+from watcher.detection.completeness import Finished, check_complete, describe_status
 from watcher.filesystem import leases
 from watcher.filesystem.openat import owned
 from watcher.filesystem.tree import Tree
@@ -163,7 +162,7 @@ def _open_finished(tree: Tree, relative: str) -> Iterator[int]:
     leases.ignore_sigio()
     status = check_complete(tree, relative, previous=None, now=time.monotonic(), settle_seconds=0)
     if not isinstance(status, Finished) or status.finding is not None:
-        raise CommandError(f"{relative} was not uploaded. {in_words(status)}")
+        raise CommandError(f"{relative} was not uploaded. {describe_status(status)}")
     with owned(tree.open(relative)) as fd:
         if tree.identity(os.fstat(fd)) != status.identity:
             raise CommandError(f"{relative} was not uploaded. It changed during the check.")

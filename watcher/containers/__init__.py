@@ -1,13 +1,15 @@
-"""Whether a video file is all there, judged by the outermost structure of its container.
+"""Whether a video file is complete, judged by the top-level structure of its container.
 
-An encoder that was killed leaves a file that is closed and quiet but has no end, no index, or a length that
-was never filled in. A few small reads tell; nothing is decoded, and no file, however strange, is much work.
+An encoder that was killed leaves a closed file that is truncated, or lacks its index or a length field. A few
+small reads detect that; nothing is decoded, and the work is bounded for any file.
 """
 
 from collections.abc import Callable, Mapping
 
 from watcher.containers import holes, matroska, mp4
 from watcher.containers.reading import FileBytes, IncompleteError
+
+__all__ = ["inspect"]
 
 _CHECKS: Mapping[str, Callable[[FileBytes], None]] = {
     ".mp4": mp4.require_complete,
@@ -19,10 +21,10 @@ _CHECKS: Mapping[str, Callable[[FileBytes], None]] = {
 
 
 def inspect(descriptor: int, size: int, extension: str) -> str | None:
-    """What is wrong with a container, as a sentence; None if it is complete or of a kind we cannot judge.
+    """What is wrong with a container, as a sentence; None if it is complete or its format is not supported.
 
-    `size` is the file's in bytes, `extension` with its dot in any case. An empty file is never complete,
-    nor is one that is all but empty, whatever its kind. Raises OSError if reading fails.
+    `size` is in bytes; `extension` has its dot, in any case. A file that is empty or consists almost only of
+    holes is incomplete in any format. Raises OSError if reading fails.
     """
     if size == 0:
         return "The file is empty."

@@ -1,6 +1,6 @@
-"""Files of which next to nothing was ever written: a name and a size, and no video.
+"""Sparse files that consist almost only of holes; see SEEK_HOLE in lseek(2).
 
-They cost whoever makes them nothing, and whoever reads them hours: see lseek(2) for SEEK_HOLE.
+Such a file takes no disk space and no time to create, and hours to hash and to upload.
 """
 
 import errno
@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from watcher.containers.reading import MAX_ELEMENTS, FileBytes, IncompleteError
 
 SAMPLE = 64
-"""Bytes. A file system may call a hole what it has not put on the disk yet; a hole reads as zeros."""
+"""Bytes read from a hole: it must be zeros, as a file system may report unflushed data as a hole."""
 
-# ENXIO: there is nothing of that kind behind the offset. The others: the file system cannot say.
+# ENXIO: no hole or data follows the offset. The others: the file system does not support the query.
 _NOTHING_FOUND = frozenset({errno.ENXIO, errno.EINVAL, errno.EOPNOTSUPP})
 
 
@@ -21,7 +21,7 @@ def require_written(file: FileBytes) -> None:
     never_written = sum(end - begin for begin, end in _holes(file) if _is_zero(file, begin, end))
     if never_written * 10 > file.size * 9:
         raise IncompleteError(
-            f"Next to nothing of it was ever written: {never_written} of its {file.size} bytes are holes."
+            f"Most of it was never written: {never_written} of its {file.size} bytes are holes."
         )
 
 
@@ -36,7 +36,7 @@ def _holes(file: FileBytes) -> Iterator[tuple[int, int]]:
 
 
 def _seek(file: FileBytes, offset: int, whence: int) -> int:
-    """The next hole, or the next data, or the end of the file."""
+    """The offset of the next hole or data, or the end of the file."""
     try:
         return min(os.lseek(file.descriptor, offset, whence), file.size)
     except OSError as error:
@@ -46,4 +46,4 @@ def _seek(file: FileBytes, offset: int, whence: int) -> int:
 
 
 def _is_zero(file: FileBytes, begin: int, end: int) -> bool:
-    return not any(file.at(begin + (end - begin) // 2, min(SAMPLE, end - begin)))
+    return not any(file.read_at(begin + (end - begin) // 2, min(SAMPLE, end - begin)))

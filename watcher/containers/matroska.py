@@ -1,7 +1,7 @@
-"""Matroska and WebM: an EBML header, then a segment with everything in it (RFC 8794, RFC 9559).
+"""Matroska and WebM: an EBML header, then a segment that contains all media (RFC 8794, RFC 9559).
 
-An element is an id, a size and its content. Both numbers have variable length: the zero bits that the first
-byte begins with say how many bytes follow it. A size of ones only means that nobody knows it (yet).
+An element is an id, a size and its content. Both numbers have variable length: the leading zero bits of the
+first byte give the number of bytes that follow it. A size whose bits are all ones is unknown.
 """
 
 from collections.abc import Iterator
@@ -24,13 +24,13 @@ class _Element:
 def require_complete(file: FileBytes) -> None:
     """Raise IncompleteError unless the file is a complete Matroska file.
 
-    It begins with an EBML header, its top-level elements end exactly at the end of the file, and among them
-    is a segment; each has a size, which the muxer of a segment fills in when it closes the file.
+    It begins with an EBML header, its top-level elements end exactly at the end of the file, one of them is a
+    segment, and each has a known size, which a muxer writes when it closes the file.
     """
-    if file.at(0, len(_EBML)) != _EBML:
-        raise IncompleteError("It does not begin with an EBML header: this is no Matroska or WebM file.")
+    if file.read_at(0, len(_EBML)) != _EBML:
+        raise IncompleteError("It does not begin with an EBML header and is no Matroska or WebM file.")
     if _SEGMENT not in {element.identifier for element in _elements(file)}:
-        raise IncompleteError("The segment (the media) is missing: the file was cut off before it.")
+        raise IncompleteError("The segment (the media) is missing: the file is truncated before it.")
 
 
 def _elements(file: FileBytes) -> Iterator[_Element]:
@@ -45,30 +45,32 @@ def _elements(file: FileBytes) -> Iterator[_Element]:
 
 
 def _element(file: FileBytes, offset: int) -> _Element:
-    header = file.at(offset, _LONGEST_ID + _LONGEST_SIZE)
+    header = file.read_at(offset, _LONGEST_ID + _LONGEST_SIZE)
     id_length = _length(header)
     if not 1 <= id_length <= _LONGEST_ID:
-        raise IncompleteError(f"There is no element at byte {offset}, where one must begin.")
+        raise IncompleteError(f"There is no valid element id at byte {offset}.")
     size_length = _length(header[id_length:])
     own = id_length + size_length
     if not size_length or len(header) < own:
-        raise IncompleteError(f"It breaks off, or is damaged, in the element header at byte {offset}.")
+        raise IncompleteError(f"It is truncated or damaged in the element header at byte {offset}.")
     size = _value(header[id_length:own])
     if size is None:
-        raise IncompleteError(f"The element at byte {offset} was never closed: its size is not filled in.")
+        raise IncompleteError(f"The element at byte {offset} was never closed: its size is unknown.")
     missing = offset + own + size - file.size
     if missing > 0:
-        raise IncompleteError(f"It breaks off in the element at byte {offset}: {missing} bytes are missing.")
+        raise IncompleteError(
+            f"It is truncated in the element at byte {offset}: {missing} bytes are missing."
+        )
     return _Element(header[:id_length], offset + own + size)
 
 
 def _length(number: bytes) -> int:
-    """How many bytes a number of variable length takes, told by its first byte; 0 if that is no beginning."""
+    """The length in bytes of a variable-length number, from its first byte; 0 if that is invalid."""
     return 9 - number[0].bit_length() if number and number[0] else 0
 
 
 def _value(number: bytes) -> int | None:
-    """A size without its length marker; None if all its bits are ones: unknown."""
+    """A size without its length marker; None if it is unknown (all ones)."""
     ones = (1 << 7 * len(number)) - 1
     value = int.from_bytes(number, "big") & ones
     return None if value == ones else value

@@ -1,23 +1,23 @@
-"""What the container walks have in common: small reads of an open file, and the finding they end with."""
+"""Bounded reads of an open file, and the error for an incomplete container."""
 
 import os
 from dataclasses import dataclass
 
 MAX_ELEMENTS = 2**18
-"""How many boxes or elements a walk goes through: an hour of two a frame, about a second of work."""
+"""Most boxes or elements that are read: an hour of video with two per frame, about a second of work."""
 
 
 class IncompleteError(Exception):
-    """A container is not complete; the message is a sentence that says why."""
+    """A container is incomplete; the message says why, as a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileBytes:
-    """The bytes of an open file, whose size was taken before: beyond it there is nothing."""
+    """The first `size` bytes of an open file; later growth is ignored."""
 
     descriptor: int
     size: int
 
-    def at(self, offset: int, length: int) -> bytes:
-        """Up to `length` bytes from `offset` on, fewer where the file ends. Raises OSError."""
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Up to `length` bytes at `offset`, fewer at the end of the file. Raises OSError."""
         return os.pread(self.descriptor, max(0, min(length, self.size - offset)), offset)

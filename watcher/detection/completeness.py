@@ -1,22 +1,23 @@
-"""Whether a file is finished: rule 1 of the design as one function and its possible answers.
+"""Whether a file is finished: one check, without waiting, and its possible results.
 
-Nothing here waits or remembers: the caller looks again when the answer says so, and hands in what was seen.
+No state is kept here: the caller repeats the check when the result says so, and passes its last observation.
 """
 
 import errno
 import os
+import time
 from dataclasses import dataclass
 
 from db import Identity
 from watcher import containers
-from watcher.filesystem import leases
+from watcher.filesystem import FileMissingError, NotOursError, Tree, UnreadableError, leases
 from watcher.filesystem.leases import Writers
-from watcher.filesystem.tree import FileMissingError, NotOursError, Tree, UnreadableError, owned
+from watcher.filesystem.openat import owned, sentence
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """A file as it was seen first, and unchanged ever since; `since` in seconds of the caller's clock."""
+    """A file's identity, unchanged since `since`, in seconds of the caller's clock."""
 
     identity: Identity
     since: float
@@ -24,7 +25,7 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Nobody writes the file. `finding` says what is wrong with its container, None if nothing is."""
+    """No process writes the file. `finding` says what is wrong with its container, None if nothing is."""
 
     identity: Identity
     finding: str | None
@@ -32,16 +33,16 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """Somebody writes the file, or did while it was looked at: look again later."""
+    """A process writes the file, or wrote it during the check: check again later."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class QuietPeriod:
-    """The kernel cannot say whether anybody writes; unchanged until then, the file counts as finished.
+    """The kernel cannot tell whether the file has a writer; if unchanged until `until`, it is finished.
 
-    `observation` is to be handed in at the next look, `until` is a time of the caller's clock, in seconds.
+    `observation` must be passed to the next check; `until` is in seconds of the caller's clock.
     """
 
     observation: Observation
@@ -50,19 +51,19 @@ class QuietPeriod:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """This is no file of ours: a symbolic link, a FIFO, a file with several names."""
+    """The path is not a regular file with one name: a symbolic link, a FIFO, a hard link."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """There is no such file."""
+    """The file does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """The file is there and must not, or can not, be read."""
+    """The file exists, and reading it is refused or fails."""
 
     reason: str
 
@@ -73,10 +74,10 @@ FileStatus = Finished | Busy | QuietPeriod | Refused | Missing | Unreadable
 def check_complete(
     tree: Tree, relative: str, *, previous: Observation | None, now: float, settle_seconds: float
 ) -> FileStatus:
-    """Look once at a file: whether it is ours, finished, and complete as a container.
+    """Check once whether a file is acceptable, finished, and complete as a container.
 
-    `previous` is the observation of the last `QuietPeriod` answer for this path, None after any other answer.
-    `now` is in seconds of any clock that never goes back. Raises RootUnavailableError.
+    `previous` is the observation of the last `QuietPeriod` for this path, None after any other result. `now`
+    is in seconds of any monotonic clock. Raises RootUnavailableError.
     """
     try:
         descriptor = tree.open(relative)
@@ -86,13 +87,13 @@ def check_complete(
         return Refused(error.reason)
     except UnreadableError as error:
         if error.errno == errno.EAGAIN:
-            return Busy("Another process holds a write lease on it, as file servers do.")
+            return Busy("Another process, such as a file server, holds a write lease on it.")
         return Unreadable(error.reason)
     with owned(descriptor):
         try:
             return _check_open(tree, descriptor, relative, previous, now, settle_seconds)
         except OSError as error:
-            return Unreadable(f"Reading it failed; the system says: {error.strerror}.")
+            return Unreadable(f"Reading it failed. {sentence(error)}")
 
 
 def _check_open(
@@ -104,7 +105,7 @@ def _check_open(
     settle_seconds: float,
 ) -> FileStatus:
     identity = tree.identity(os.fstat(descriptor))
-    match leases.ask(descriptor):
+    match leases.check_writers(descriptor):
         case Writers.SOME:
             return Busy("Some process has it open for writing.")
         case Writers.UNKNOWN:
@@ -117,7 +118,33 @@ def _check_open(
         case Writers.NONE:
             pass
     finding = containers.inspect(descriptor, identity.size, os.path.splitext(relative)[1])
-    # A writer may have come while the container was looked at, and what was found is then worth nothing.
-    if tree.identity(os.fstat(descriptor)) != identity or leases.ask(descriptor) is Writers.SOME:
-        return Busy("It was opened for writing, or changed, while it was looked at.")
+    # A writer may have arrived while the container was read, which invalidates the finding.
+    if tree.identity(os.fstat(descriptor)) != identity or leases.check_writers(descriptor) is Writers.SOME:
+        return Busy("It was opened for writing, or changed, during the check.")
     return Finished(identity, finding)
+
+
+def describe_file(tree: Tree, path: str) -> str:
+    """Check a file once and describe its status. Raises RootUnavailableError."""
+    return describe_status(check_complete(tree, path, previous=None, now=time.monotonic(), settle_seconds=1))
+
+
+def describe_status(status: FileStatus) -> str:
+    """The meaning of a status for users, as a sentence."""
+    match status:
+        case Finished(_, None):
+            return "It is finished."
+        case Finished(_, finding):
+            return f"No process writes it, but it is incomplete: {finding}"
+        case Busy(reason):
+            return f"It is not finished: {reason}"
+        case QuietPeriod():
+            return (
+                "Whether a process writes it is unknown: it is finished once it has not changed for a while."
+            )
+        case Refused(reason):
+            return f"It is not accepted: {reason}"
+        case Unreadable(reason):
+            return f"It cannot be read: {reason}"
+        case Missing():
+            return "It does not exist."

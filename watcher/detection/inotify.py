@@ -1,10 +1,10 @@
-"""inotify watches, a directory at a time, on watchdog's reader.
+"""inotify watches, one directory at a time, on watchdog's reader; see inotify(7).
 
-watchdog's own recursive watch takes every watch off and sets it anew after an overflow of the kernel's queue.
-Each one taken off is an event of its own, so that above some ten thousand directories the repair overflows
-the queue again, for ever. Here an overflow changes no watch: setting one on a directory that has one already
-is nothing to the kernel and queues no event, so that the scan which has to follow anyway sets whatever is
-missing on its way, and only what it did not come by is taken off at its end.
+watchdog's recursive watch removes and re-adds every watch after the kernel's queue has overflowed. Each
+removal queues an event (IN_IGNORED), so that above some ten thousand directories the repair overflows the
+queue again, in an endless loop. Here an overflow changes no watch. Adding a watch that exists already queues
+no event, so the full scan that must follow an overflow adds the missing watches, and removes at its end only
+those of directories that it did not meet.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ NEW_MASK = InotifyConstants.IN_CREATE | InotifyConstants.IN_MOVED_TO
 CHANGE_MASK = (
     NEW_MASK
     | InotifyConstants.IN_CLOSE_WRITE
-    # Rights that were given or lost; and a copy gets its source's time only after it was closed.
+    # Changed permissions; and the modification time, which a copy gets only after it was closed.
     | InotifyConstants.IN_ATTRIB
 )
 MASK = CHANGE_MASK | InotifyConstants.IN_ONLYDIR | InotifyConstants.IN_DONT_FOLLOW
-"""Only what can mean a new or finished file or directory: every other event would fill the queue."""
+"""Only events that can mean a new or finished file or directory; others would fill the queue."""
 
 ENTRIES_AT_ONCE = 1000
-"""So much of a new directory is looked at before its scan; more would let the queue fill up meanwhile."""
+"""Most entries of a new directory that are read before its scan, so that the queue does not fill up."""
 
 _VANISHED = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
 
@@ -47,7 +47,7 @@ AddWatch = Callable[[int, bytes], int]
 
 
 def add_watch(inotify: int, path: bytes) -> int:
-    """inotify_add_watch(2) with our events; returns the watch descriptor. Raises OSError."""
+    """inotify_add_watch(2) with `MASK`; returns the watch descriptor. Raises OSError."""
     watch = inotify_add_watch(inotify, path, MASK)
     if watch == -1:
         code = ctypes.get_errno()
@@ -56,11 +56,11 @@ def add_watch(inotify: int, path: bytes) -> int:
 
 
 class Watches(InotifyFD):
-    """Watches directories below a root, and tells what happens in them, from a thread of its own.
+    """Watches directories below a root and reports their events from a thread of its own.
 
-    Only the root is watched at first: `watch` is for whoever walks the tree. Paths are relative to the root,
-    which is "". `ignores` says which directories are nobody's business. Raises OSError if the root cannot be
-    watched, and nothing is left behind then.
+    At first only the root is watched; a scan adds the other directories with `watch`. Paths are relative to
+    the root, which is "". `ignores` tells which directories are not watched. Raises OSError if the root
+    cannot be watched, and leaks no descriptor then.
     """
 
     def __init__(
@@ -80,13 +80,13 @@ class Watches(InotifyFD):
         self._lost_events = lost_events
         self._ignores = ignores
         self._add = add
-        # Guards what follows; events are told outside of it.
-        self._books = threading.Lock()
+        # Guards the attributes below; callbacks are made without it.
+        self._state_lock = threading.Lock()
         self._paths: dict[int, str] = {}
         self._unwatched: set[str] = set()
         self._met: set[int] | None = None
         self._met_unwatched: set[str] = set()
-        self._is_shortage_told = False
+        self._is_shortage_logged = False
         try:
             self._root_watch = self._add_watch("")
         except OSError:
@@ -95,21 +95,21 @@ class Watches(InotifyFD):
             raise
 
     def __len__(self) -> int:
-        """How many directories are watched."""
-        with self._books:
+        """The number of watched directories."""
+        with self._state_lock:
             return len(self._paths)
 
     @property
     def unwatched(self) -> int:
-        """How many directories should be watched and cannot be."""
-        with self._books:
+        """The number of directories that cannot be watched."""
+        with self._state_lock:
             return len(self._unwatched)
 
     def watch(self, path: str) -> bool:
-        """Watch a directory from now on, again or not; whether it is watched.
+        """Watch a directory, if it is not watched yet; returns whether it is watched.
 
-        What was in it before is not told. A directory that is gone or may not be read needs no watch: of
-        the latter the scan tells. Any other reason is told once, and counted.
+        Files already in it are not reported. A directory that is missing or unreadable needs no watch: the
+        scan reports the latter. Any other failure is logged once, and counted.
         """
         try:
             self._add_watch(path)
@@ -119,60 +119,60 @@ class Watches(InotifyFD):
             if error.errno in _VANISHED:
                 self._forget(path)
             else:
-                self._cannot_watch(path, error)
+                self._note_unwatched(path, error)
             return False
         return True
 
     def is_sound(self) -> bool:
-        """Whether events arrive, and the directory at the root's path is still the one that is watched."""
+        """Whether events arrive, and the directory at the root's path is still the watched one."""
         if not self.is_alive():
             return False
         try:
             return self._add_watch("") == self._root_watch
         except OSError as error:
-            # A watch stays while the root may not be read; whether it is there is for others to say.
+            # The watch persists while the root is unreadable; whether the root exists is checked elsewhere.
             return isinstance(error, PermissionError)
 
     def retry_unwatched(self) -> bool:
-        """Try one of the directories that could not be watched: whether there is room for it now."""
-        with self._books:
+        """Try to watch one of the directories that could not be watched; returns whether it succeeded."""
+        with self._state_lock:
             path = next(iter(self._unwatched), None)
         return path is not None and self.watch(path)
 
     def begin_pass(self) -> None:
-        """A walk over the whole tree begins; it calls `watch` for every directory."""
-        with self._books:
+        """A scan of the whole tree begins; it calls `watch` for every directory."""
+        with self._state_lock:
             self._met = set()
             self._met_unwatched = set()
 
     def end_pass(self) -> None:
-        """The walk came to its end: what it did not come by is not below the root any more."""
-        with self._lock, self._books:
+        """The scan is complete: remove the watches of directories that it did not meet."""
+        with self._lock, self._state_lock:
             if self._met is None or self._closed:
                 return
             for watch in self._paths.keys() - self._met - {self._root_watch}:
                 del self._paths[watch]
-                # It may be gone together with its directory, while nobody heard of that.
+                # The kernel may have removed the watch with its directory, and the event may be lost.
                 inotify_rm_watch(self._inotify_fd, WatchDescriptor(watch))
             self._unwatched = self._met_unwatched
             self._met = None
-            is_mended = self._is_shortage_told and not self._unwatched
-            self._is_shortage_told = bool(self._unwatched)
+            is_resolved = self._is_shortage_logged and not self._unwatched
+            self._is_shortage_logged = bool(self._unwatched)
             watched = len(self._paths)
-        if is_mended:
+        if is_resolved:
             log.info("watches_complete", watched=watched)
 
     def handle_event(self, event: InotifyEvent) -> None:
-        """Called by the reading thread for every event."""
+        """Handle an event; called by the reading thread."""
         if event.is_queue_overflow:
             self._lost_events()
             return
-        with self._books:
+        with self._state_lock:
             if event.is_ignored:
                 self._paths.pop(event.wd, None)
             directory = self._paths.get(event.wd)
         if event.wd == self._root_watch and event.is_ignored:
-            # It was deleted, or its file system unmounted.
+            # The root was deleted, or its file system unmounted.
             self.stop()
         if directory is None:
             return
@@ -188,12 +188,12 @@ class Watches(InotifyFD):
 
     def _add_watch(self, path: str) -> int:
         absolute = os.fsencode(f"{self._root}/{path}" if path else self._root)
-        # The first event may arrive before the call is back, and has to wait for the path.
-        with self._lock, self._books:
+        # The first event may arrive before the call returns, and must wait for the path.
+        with self._lock, self._state_lock:
             if self._closed:
                 raise OSError(errno.ENOENT, "No longer watching.", path)
             watch = self._add(self._inotify_fd, absolute)
-            # The same directory has the same watch, whatever it was called before.
+            # A directory that was renamed has the same watch.
             self._paths[watch] = path
             self._unwatched.discard(path)
             if self._met is not None:
@@ -201,27 +201,27 @@ class Watches(InotifyFD):
         return watch
 
     def _forget(self, path: str) -> None:
-        with self._books:
+        with self._state_lock:
             self._unwatched.discard(path)
 
-    def _cannot_watch(self, path: str, error: OSError) -> None:
-        with self._books:
+    def _note_unwatched(self, path: str, error: OSError) -> None:
+        with self._state_lock:
             self._unwatched.add(path)
             self._met_unwatched.add(path)
-            is_news, self._is_shortage_told = not self._is_shortage_told, True
+            is_news, self._is_shortage_logged = not self._is_shortage_logged, True
             watched = len(self._paths)
         if is_news:
-            log.error("watches_exhausted", watched=watched, path=path, reason=words_of(error), hint=HINT)
+            log.error("watches_exhausted", watched=watched, path=path, reason=_reason(error), hint=HINT)
 
     def _explore(self, path: str) -> None:
-        """Watch a new directory and what is in it already; whatever is missed, its scan finds."""
+        """Watch a new directory tree and report its files; its scan finds what is missed here."""
         budget = ENTRIES_AT_ONCE
         pending = [path]
         while pending and budget > 0:
             directory = pending.pop()
             if not self.watch(directory):
                 continue
-            # Any failure to list it is for the scan to find out and to tell.
+            # The scan reports a directory that cannot be listed.
             with suppress(OSError), os.scandir(f"{self._root}/{directory}") as listing:
                 for found in listing:
                     budget -= 1
@@ -236,13 +236,13 @@ class Watches(InotifyFD):
 
 
 HINT = (
-    "New files in directories that are not watched are found by the scans alone (RESCAN_SECONDS); raise "
-    "fs.inotify.max_user_watches with sysctl, and it goes on by itself."
+    "Only scans (RESCAN_SECONDS) find new files in directories that are not watched. Raise "
+    "fs.inotify.max_user_watches with sysctl; no restart is needed."
 )
 
 
-def words_of(error: OSError) -> str:
-    """What the kernel means: ENOSPC is about watches here, never about a disk."""
+def _reason(error: OSError) -> str:
+    """The reason for an error of inotify_add_watch(2), where ENOSPC means the limit of watches."""
     if error.errno == errno.ENOSPC:
-        return "All inotify watches that the system allows this user are in use."
+        return "The user's limit of inotify watches is reached."
     return f"The system says: {error.strerror}."

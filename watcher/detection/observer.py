@@ -1,7 +1,7 @@
-"""Hints that something happened below the watched directory: from the kernel, or from looking.
+"""File-system events below the watched directory: from inotify, or from polling on network file systems.
 
-On network file systems the kernel tells only what this machine does; there the hints come from looking.
-Events make the daemon fast; the scan makes it right. A lost event costs time, never a file.
+Events are hints that make detection fast; correctness comes from scans. A lost event costs time, never a
+file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from watchdog.events import DirMovedEvent, FileMovedEvent, FileSystemEvent, File
 
 from watcher.detection import polling
 from watcher.detection.inotify import AddWatch, Watches, add_watch
-from watcher.filesystem import leases
+from watcher.filesystem import mounts
 from watcher.filesystem.openat import owned
 from watcher.telemetry.logging import RepeatFilter
 
@@ -22,18 +22,18 @@ log = structlog.get_logger()
 
 
 class TreeObserver:
-    """Watches the directory and what is below it, in threads of its own.
+    """Watches a directory tree, in threads of its own.
 
-    `notice_file` and `notice_directory` get paths relative to the root, with '/' between the parts, whenever
-    something may have changed there; `lost_events` is called after the kernel's queue overflowed.
-    None of them may block. `ignores` says which directories are nobody's business.
+    `notice_file` and `notice_directory` are called with a path relative to the root, with '/' between its
+    components, whenever the file or the directory may have changed; `lost_events` after the kernel's queue
+    has overflowed. None of them may block. `ignores` tells which directories are not watched.
 
-    Whoever walks the tree has to call `watch` for every directory, before it is listed: what is in it then is
-    the walk's to find, and what comes later is told. A walk over everything is a pass.
+    A scan must call `watch` for every directory before it lists it: the scan finds the files that are in it
+    then, events report those that come later. `begin_pass` and `end_pass` enclose a scan of the whole tree.
 
-    `file_system` names the type of the file system that an open directory is on; on a network file system
-    the directory is polled, with pauses of at least `poll_seconds`, and there is nothing to be watched. What
-    changed before the first look was complete is not told: the root is, as a directory to scan.
+    `file_system` returns the type of an open directory's file system. A directory on a network file system is
+    polled, with pauses of at least `poll_seconds`, and needs no watches. After the first poll
+    `notice_directory` is called for the root, because changes before it are not reported.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class TreeObserver:
         notice_directory: Callable[[str], None],
         lost_events: Callable[[], None],
         ignores: Callable[[str], bool] = lambda _: False,
-        file_system: Callable[[int], str | None] = leases.file_system,
+        file_system: Callable[[int], str | None] = mounts.file_system_type,
         poll_seconds: float = polling.POLL_SECONDS,
         add: AddWatch = add_watch,
     ) -> None:
@@ -56,15 +56,15 @@ class TreeObserver:
         self._file_system = file_system
         self._poll_seconds = poll_seconds
         self._add = add
-        self._told = RepeatFilter()
+        self._reported = RepeatFilter()
         self._watches: Watches | None = None
         self._poller: polling.PollingObserver | None = None
 
     def start(self) -> None:
-        """Begin to watch. Raises OSError if the root cannot be watched; may be tried again then."""
+        """Start watching. Raises OSError if the root cannot be watched; may be called again then."""
         with owned(os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as directory:
             kind = self._file_system(directory)
-        if leases.is_network(kind):
+        if mounts.is_network(kind):
             self._poll(kind)
             return
         watches = Watches(
@@ -79,10 +79,10 @@ class TreeObserver:
         self._watches = watches
 
     def _poll(self, kind: str | None) -> None:
-        if self._told.is_news(self._root, str(kind)):
+        if self._reported.is_news(self._root, str(kind)):
             log.info("observer_polls", file_system=kind, seconds=self._poll_seconds)
         poller = polling.PollingObserver(seconds=self._poll_seconds, begun=lambda: self._notice_directory(""))
-        handler = _Handler(self._root, self._notice_file, self._notice_directory)
+        handler = _PollingHandler(self._root, self._notice_file, self._notice_directory)
         poller.schedule(handler, self._root, recursive=True, event_filter=polling.EVENTS)
         poller.start()
         self._poller = poller
@@ -97,11 +97,11 @@ class TreeObserver:
                 running.join(timeout)
 
     def is_alive(self) -> bool:
-        """Whether events can still arrive, and from the directory that is at the root's path now."""
+        """Whether events still arrive, and from the directory that is now at the root's path."""
         if (watches := self._watches) is not None:
             return watches.is_sound()
         poller = self._poller
-        # The observer outlives an emitter that lost its directory.
+        # The observer stays alive when its emitter has ended because the root vanished.
         return (
             poller is not None
             and poller.is_alive()
@@ -109,39 +109,39 @@ class TreeObserver:
         )
 
     def watch(self, directory: str) -> None:
-        """A walk comes by this directory and is about to list it."""
+        """Watch a directory that a scan is about to list."""
         if (watches := self._watches) is not None:
             watches.watch(directory)
 
     def begin_pass(self) -> None:
-        """A walk over the whole tree begins."""
+        """A scan of the whole tree begins."""
         if (watches := self._watches) is not None:
             watches.begin_pass()
 
     def end_pass(self) -> None:
-        """A walk over the whole tree came to its end."""
+        """The scan of the whole tree is complete."""
         if (watches := self._watches) is not None:
             watches.end_pass()
 
     def retry_unwatched(self) -> bool:
-        """Whether there is room now for directories that could not be watched: a full scan watches them."""
+        """Whether directories that could not be watched can be watched now; a full scan then does so."""
         watches = self._watches
         return watches is not None and watches.retry_unwatched()
 
     @property
     def watched(self) -> int:
-        """How many directories are watched."""
+        """The number of watched directories."""
         watches = self._watches
         return 0 if watches is None else len(watches)
 
     @property
     def unwatched(self) -> int:
-        """How many directories should be watched and cannot be: the scans alone find what is new in them."""
+        """The number of directories that cannot be watched: only scans find new files in them."""
         watches = self._watches
         return 0 if watches is None else watches.unwatched
 
 
-class _Handler(FileSystemEventHandler):
+class _PollingHandler(FileSystemEventHandler):
     def __init__(
         self, root: str, notice_file: Callable[[str], None], notice_directory: Callable[[str], None]
     ) -> None:

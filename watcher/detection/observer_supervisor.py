@@ -99,7 +99,7 @@ class ObserverSupervisor:
             self._succeed(is_new_life=is_new_life)
 
     def _make_sure_of_root(self) -> None:
-        is_another = self._tree.take_up_root()
+        is_another = self._tree.adopt_root()
         self._metrics.root_available.set(1)
         if is_another:
             log.warning("root_taken_up", directory=self._tree.root)

@@ -1,4 +1,4 @@
-"""Where the kernel tells nothing of what other machines do, the directory is looked at again and again."""
+"""Polling, for network file systems, on which inotify does not report the changes of other machines."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from watchdog.observers.polling import PollingEmitter
 from watchdog.utils.dirsnapshot import DirectorySnapshot
 
 POLL_SECONDS = 5.0
-"""Between two looks at the directory. A file is settled by a quiet window there, so sooner gains little."""
+"""Pause between two snapshots. Files need a quiet period there, so a shorter pause gains little."""
 
-SHARE = 4
-"""The pause is at least this many times as long as the look before it: a large tree is not a load."""
+PAUSE_FACTOR = 4
+"""Least ratio of a pause to the snapshot before it, which bounds the load of a large tree."""
 
 EVENTS: list[type[FileSystemEvent]] = [
     FileCreatedEvent,
@@ -31,24 +31,22 @@ EVENTS: list[type[FileSystemEvent]] = [
     DirCreatedEvent,
     DirMovedEvent,
 ]
-"""What can mean a new or finished file. Nobody tells of a file that is closed; its time changes."""
+"""What can mean a new or finished file. A close is not visible, but it changes the modification time."""
 
 
 class PollingObserver(BaseObserver):
-    """watchdog's observer without inotify. `begun` is called when changes are seen from then on.
+    """watchdog's polling observer, with a first snapshot that does not block `start`.
 
-    `seconds` is the shortest pause between two looks.
+    `seconds` is the shortest pause between two snapshots. `begun` is called after the first one: later
+    changes are reported.
     """
 
     def __init__(self, *, seconds: float, begun: Callable[[], None]) -> None:
         super().__init__(_Emitter, timeout=seconds, begun=begun)
 
-    def abandon(self) -> None:
-        """There is nothing to give back."""
-
 
 class _Emitter(PollingEmitter):
-    """Makes its first snapshot in its own thread, for it may take a minute, and never follows a link."""
+    """Takes its first snapshot in its own thread, as it may take a minute, and follows no symbolic link."""
 
     def __init__(
         self,
@@ -62,22 +60,22 @@ class _Emitter(PollingEmitter):
         super().__init__(event_queue, watch, timeout=timeout, event_filter=event_filter)
         self._begun = begun
         self._has_begun = False
-        self._seconds_taken = 0.0
-        self._take_snapshot = self._look
+        self._snapshot_seconds = 0.0
+        self._take_snapshot = self._timed_snapshot
 
     def on_thread_start(self) -> None:
-        """Make sure that there is a directory. Raises OSError."""
+        """Raise OSError unless the directory can be listed."""
         with os.scandir(self.watch.path):
             pass
 
     def queue_events(self, timeout: float) -> None:
         if self._has_begun:
-            super().queue_events(max(timeout, SHARE * self._seconds_taken))
+            super().queue_events(max(timeout, PAUSE_FACTOR * self._snapshot_seconds))
             return
         try:
-            self._snapshot = self._look()
+            self._snapshot = self._timed_snapshot()
         except OSError:
-            # A root that is gone ends the thread, as it does later on; anything else may pass.
+            # A missing root ends the thread, as it does later; any other error may be temporary.
             if not os.path.isdir(self.watch.path):
                 self.stop()
             self.stopped_event.wait(timeout)
@@ -85,9 +83,9 @@ class _Emitter(PollingEmitter):
         self._has_begun = True
         self._begun()
 
-    def _look(self) -> DirectorySnapshot:
+    def _timed_snapshot(self) -> DirectorySnapshot:
         started = time.monotonic()
         try:
             return DirectorySnapshot(self.watch.path, recursive=True, stat=os.lstat)
         finally:
-            self._seconds_taken = time.monotonic() - started
+            self._snapshot_seconds = time.monotonic() - started

@@ -1,64 +1,99 @@
-"""The directory itself is the truth: a walk over all of it, compared with the ledger a page at a time."""
+"""Scans: a walk over the watched directory, compared with the ledger a page at a time."""
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import structlog
 
 from db import Ledger, State, Upload
-from watcher.detection.blind_spots import UnreadableDirectories
 from watcher.detection.settler import Source
 from watcher.errors import MENDABLE_CODES, Code
-from watcher.filesystem.openat import NotOursError, UnreadableError
-from watcher.filesystem.removal import is_away, parse_quarantine_name
-from watcher.filesystem.tree import FoundFile, Tree, UnreadableDirectory
+from watcher.filesystem import FoundFile, NotOursError, Tree, UnreadableDirectory, UnreadableError
+from watcher.filesystem.removal import is_present_or_quarantined, parse_quarantine_name
 from watcher.renditions import Ignored, PathTemplate
 
 log = structlog.get_logger()
 
 PAGE = 500
-"""Files that are compared with the ledger by one query."""
+"""Number of files compared with the ledger by one query."""
 
-SWEPT_STATES = frozenset({State.PENDING, State.REJECTED, State.FAILED})
-"""States whose rows need their local file: without it they are `gone`."""
+STATES_WITH_FILE = frozenset({State.PENDING, State.REJECTED, State.FAILED})
+"""States whose rows require the local file: without it they become `gone`."""
 
 
 @dataclass(slots=True)
 class ScanReport:
-    """What one scan met; `asides` are the paths of files that a release had set aside."""
+    """The result of a scan in numbers of files; `quarantined` holds the paths of quarantined files."""
 
     files: int = 0
     noticed: int = 0
     ignored: int = 0
     missing: int = 0
     unreadable: int = 0
-    asides: list[str] = field(default_factory=list)
+    quarantined: list[str] = field(default_factory=list)
 
 
 class Watching(Protocol):
-    """Is told of every directory that a scan visits; see `watcher.detection.observer.TreeObserver`."""
+    """What a scan notifies of its progress; implemented by `watcher.detection.observer.TreeObserver`."""
 
     def watch(self, directory: str) -> None:
         """The scan is about to list this directory."""
 
     def begin_pass(self) -> None:
-        """A scan of everything begins."""
+        """A scan of the whole tree begins."""
 
     def end_pass(self) -> None:
-        """It came to its end."""
+        """The scan of the whole tree is complete."""
+
+
+class UnreadableDirectories:
+    """The directories that scans could not list, each with the reason. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._reasons: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        with self._lock:
+            return len(self._reasons)
+
+    def add(self, path: str, reason: str) -> bool:
+        """Add a directory. Returns whether path and reason are new."""
+        with self._lock:
+            is_news = self._reasons.get(path) != reason
+            self._reasons[path] = reason
+            return is_news
+
+    def replace(self, below: str, found: Mapping[str, str]) -> list[str]:
+        """Keep, of the directories below `below`, only `found`. Returns the paths that were dropped."""
+        with self._lock:
+            dropped = sorted(path for path in self._reasons.keys() - found.keys() if _is_within(path, below))
+            for path in dropped:
+                del self._reasons[path]
+            return dropped
+
+    def first(self, number: int) -> dict[str, str]:
+        """The first `number` paths in alphabetical order, with their reasons."""
+        with self._lock:
+            return dict(sorted(self._reasons.items())[:number])
+
+
+def _is_within(path: str, below: str) -> bool:
+    return not below or path == below or path.startswith(f"{below}/")
 
 
 class Scanner:
-    """Finds what the events did not tell. It only looks: whoever is told acts.
+    """Finds the files that events did not report; its callbacks act on them.
 
-    `check` gets every path that the ledger does not know as it is now, with ``Source.SCAN`` when it is a new
-    file which events should have reported, since everything was scanned before. `missing` gets every waiting
-    row whose file is not there.
+    `check` is called for every path whose present file is not in the ledger, with ``Source.SCAN`` for a new
+    file that an event should have reported, because a complete scan preceded it. `missing` is called for
+    every waiting row whose file does not exist.
     """
 
     def __init__(
@@ -80,13 +115,13 @@ class Scanner:
         self.unreadable = UnreadableDirectories()
 
     def watch_with(self, watching: Watching) -> None:
-        """Have every directory watched before it is listed, so that nothing is lost between the two."""
+        """Watch every directory before it is listed, so that no file is missed between the two."""
         self._watching = watching
 
     def scan(self, below: str = "", *, stopped: Callable[[], bool] = lambda: False) -> ScanReport:
-        """Compare everything below a directory with the ledger; the whole tree also the other way round.
+        """Compare the files below a directory with the ledger and, for the whole tree, the ledger with them.
 
-        Raises `RootUnavailableError` and `db.DatabaseError`; what was noticed until then stays.
+        Raises `RootUnavailableError` and `db.DatabaseError`; callbacks made until then stay valid.
         """
         report = ScanReport()
         unreadable: dict[str, str] = {}
@@ -101,7 +136,7 @@ class Scanner:
         for path in self.unreadable.replace(below, unreadable):
             log.info("directory_readable", path=path)
         if not below:
-            self._sweep(report, stopped)
+            self._find_missing(report, stopped)
             if stopped():
                 return report
             self._has_scanned_all = True
@@ -109,7 +144,7 @@ class Scanner:
                 self._watching.end_pass()
         return report
 
-    def _enters(self, path: str) -> bool:
+    def _descends_into(self, path: str) -> bool:
         if self._template.ignores(path) is not None:
             return False
         if self._watching is not None:
@@ -117,14 +152,14 @@ class Scanner:
         return True
 
     def _candidates(self, below: str, report: ScanReport, unreadable: dict[str, str]) -> Iterator[FoundFile]:
-        for entry in self._tree.walk(below, enter=self._enters):
+        for entry in self._tree.walk(below, enter=self._descends_into):
             if isinstance(entry, UnreadableDirectory):
                 report.unreadable += 1
                 unreadable[entry.path] = entry.reason
                 if self.unreadable.add(entry.path, entry.reason):
                     log.warning("directory_unreadable", path=entry.path, reason=entry.reason)
             elif parse_quarantine_name(os.path.basename(entry.path)) is not None:
-                report.asides.append(entry.path)
+                report.quarantined.append(entry.path)
             elif isinstance(self._template.classify(entry.path), Ignored):
                 report.ignored += 1
             else:
@@ -143,18 +178,18 @@ class Scanner:
                 report.noticed += 1
                 self._check(path, Source.EVENT)
 
-    def _sweep(self, report: ScanReport, stopped: Callable[[], bool]) -> None:
-        for upload in self._ledger.iter_in_states(SWEPT_STATES):
+    def _find_missing(self, report: ScanReport, stopped: Callable[[], bool]) -> None:
+        for upload in self._ledger.iter_in_states(STATES_WITH_FILE):
             if stopped():
                 return
             try:
                 is_missing = self._tree.stat(upload.path) is None
-                if is_missing and is_away(self._tree, upload.path, upload.id):
+                if is_missing and is_present_or_quarantined(self._tree, upload.path, upload.id):
                     continue
             except (NotOursError, UnreadableError):
                 continue
             if is_missing:
-                self._tree.believe_missing()
+                self._tree.ensure_mounted()
                 report.missing += 1
                 self._missing(upload)
 
@@ -165,12 +200,12 @@ def _pages(found: Iterator[FoundFile]) -> Iterator[list[FoundFile]]:
 
 
 def is_settled(row: Upload) -> bool:
-    """Whether a file that is there, with its row's identity, needs no further look."""
+    """Whether a file with its row's identity needs no further check."""
     return row.state.is_live and not is_mended_by_file(row)
 
 
 def is_mended_by_file(row: Upload) -> bool:
-    """Whether a row stopped for want of a readable file, so that its being there takes the reason away."""
+    """Whether a row stopped because its file was missing or unreadable, which its presence mends."""
     if row.state is State.GONE:
         return row.error_code != Code.ROW_GONE
     return row.state is State.FAILED and row.error_code in MENDABLE_CODES

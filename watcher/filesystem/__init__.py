@@ -1,1 +1,21 @@
-"""Everything that touches the watched directory: by descriptors, never through a symbolic link."""
+"""Access to the watched directory: through descriptors only, never through a symbolic link."""
+
+from watcher.filesystem.openat import (
+    FileMissingError,
+    NotOursError,
+    RootUnavailableError,
+    TreeError,
+    UnreadableError,
+)
+from watcher.filesystem.tree import FoundFile, Tree, UnreadableDirectory
+
+__all__ = [
+    "FileMissingError",
+    "FoundFile",
+    "NotOursError",
+    "RootUnavailableError",
+    "Tree",
+    "TreeError",
+    "UnreadableDirectory",
+    "UnreadableError",
+]

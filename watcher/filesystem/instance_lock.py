@@ -1,4 +1,4 @@
-"""One daemon an instance: a file lock that the kernel gives back however the process ends."""
+"""One daemon per instance: a file lock, which the kernel releases however the process ends."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _FLOCK = struct.Struct("hhqqi0q")
 
 
 class InstanceRunningError(Exception):
-    """Another daemon of this instance is at work."""
+    """Another daemon of this instance is running."""
 
 
 class LockUnavailableError(Exception):
-    """The lock file can neither be taken nor asked."""
+    """The lock file can be neither locked nor queried."""
 
     def __init__(self, path: str, error: OSError) -> None:
         super().__init__(
@@ -28,7 +28,7 @@ class LockUnavailableError(Exception):
 
 
 def lock_path(state_directory: str, instance: str, completed_dir: str) -> str:
-    """The lock file of an instance on a directory; both names may hold what a file name cannot."""
+    """The lock file of an instance on a directory: a digest, as either name may be no valid file name."""
     digest = hashlib.sha256(f"{instance}\0{os.path.realpath(completed_dir)}".encode()).hexdigest()
     return os.path.join(state_directory, f"instance-{digest[:16]}.lock")
 
@@ -37,8 +37,8 @@ def lock_path(state_directory: str, instance: str, completed_dir: str) -> str:
 def held(path: str) -> Iterator[None]:
     """Hold the lock for the length of a `with` block.
 
-    Raises `InstanceRunningError` if somebody has it, `LockUnavailableError` if it cannot be had at all. An
-    open file description lock: asking whether it is held, as `is_held` does, never gets in its way.
+    Raises `InstanceRunningError` if another process holds it, `LockUnavailableError` if locking fails. It is
+    an open file description lock (fcntl(2)), which `is_held` can query without taking it.
     """
     try:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
@@ -64,7 +64,7 @@ def held(path: str) -> Iterator[None]:
 
 
 def is_held(path: str) -> bool:
-    """Whether a daemon holds the lock at this moment; raises `LockUnavailableError`."""
+    """Whether a daemon holds the lock. Raises `LockUnavailableError`."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -1,14 +1,49 @@
-"""What /proc says about the mounts that open files are on, see proc_pid_mountinfo(5)."""
+"""The mount and the file system of an open file, read from /proc; see proc_pid_mountinfo(5)."""
 
 from __future__ import annotations
 
-# Fields of a line of mountinfo, before the optional ones that end with a lone dash.
+import os
+from functools import lru_cache
+
+# Other machines, or a program behind FUSE, change files there, and inotify reports nothing of it. Every
+# `fuse.…` counts (GlusterFS, sshfs, s3fs); `fuseblk` is a local disk.
+_NETWORK_FILE_SYSTEMS = frozenset(
+    {
+        *("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "coda", "ncpfs", "virtiofs", "vboxsf", "fuse"),
+        *("ceph", "lustre", "glusterfs", "gfs2", "ocfs2", "gpfs", "beegfs", "orangefs", "pvfs2", "prl_fs"),
+    }
+)
+
+# Fields of a line of mountinfo, before the optional ones, which a single dash ends.
 _ID = 0
 _POINT = 4
 
 
-def mount_id(descriptor: int) -> str | None:
-    """The id of the mount that an open file is on; None if it cannot be told."""
+def file_system_type(descriptor: int) -> str | None:
+    """The type of an open file's file system, as in /proc/filesystems; None if it is unknown."""
+    mount = _mount_id(descriptor)
+    # The kernel reuses mount ids after an unmount; together with the device they identify a file system.
+    return None if mount is None else _type_of_mount(mount, os.fstat(descriptor).st_dev)
+
+
+def is_network(kind: str | None) -> bool:
+    """Whether files on a file system of this type can be written without this kernel's knowledge."""
+    return kind is not None and (kind in _NETWORK_FILE_SYSTEMS or kind.startswith("fuse."))
+
+
+def mount_point(descriptor: int) -> str | None:
+    """The mount point of an open file, as the kernel escapes it; None if it is unknown."""
+    fields = _mount_fields(_mount_id(descriptor))
+    return None if fields is None else fields[_POINT]
+
+
+@lru_cache(maxsize=256)
+def _type_of_mount(mount: str, _device: int) -> str | None:
+    fields = _mount_fields(mount)
+    return None if fields is None else fields[fields.index("-") + 1]
+
+
+def _mount_id(descriptor: int) -> str | None:
     try:
         with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as lines:
             return next((line.split()[1] for line in lines if line.startswith("mnt_id:")), None)
@@ -16,20 +51,8 @@ def mount_id(descriptor: int) -> str | None:
         return None
 
 
-def mount_point(descriptor: int) -> str | None:
-    """Where the mount is that an open file is on, in the kernel's spelling; None if it cannot be told."""
-    fields = mount_fields(mount_id(descriptor))
-    return None if fields is None else fields[_POINT]
-
-
-def mount_type(mount: str | None) -> str | None:
-    """The type of the file system of a mount, as in /proc/filesystems; None if it cannot be told."""
-    fields = mount_fields(mount)
-    return None if fields is None else fields[fields.index("-") + 1]
-
-
-def mount_fields(mount: str | None) -> list[str] | None:
-    """The line of mountinfo about a mount; None if there is no such mount any more."""
+def _mount_fields(mount: str | None) -> list[str] | None:
+    """The line of mountinfo for a mount; None if the mount does not exist any more."""
     if mount is None:
         return None
     try:

@@ -1,6 +1,6 @@
-"""openat(2) as this project means it: regular files with one name, directories, and never a symbolic link.
+"""openat(2) restricted to directories and regular files with one name; symbolic links are never followed.
 
-Where hard links are allowed a regular file may have more names than one; nothing else changes.
+Where hard links are allowed, a regular file may have more than one name; nothing else changes.
 """
 
 import errno
@@ -11,18 +11,18 @@ from contextlib import ExitStack, contextmanager
 
 from db import Identity
 
-# O_PATH needs no permission to read a directory and wakes up no inotify watch on it.
+# O_PATH needs no read permission on a directory and triggers no inotify event on it.
 SEARCH = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-"""Flags of a directory that is only gone through."""
+"""Flags for a directory that is only traversed."""
 
 LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-"""Flags of a directory that is to be listed or fsynced."""
+"""Flags for a directory that is listed or fsynced."""
 
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
 class TreeError(Exception):
-    """Something about a path could not be done; `path` says which, `reason` is a sentence why."""
+    """An operation on `path` failed; `reason` says why, as a sentence."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"{path!r}: {reason}")
@@ -31,15 +31,15 @@ class TreeError(Exception):
 
 
 class FileMissingError(TreeError):
-    """There is no such file, while the watched directory itself is there and is the one we know."""
+    """There is no such file, although the watched directory is present and the known one."""
 
 
 class NotOursError(TreeError):
-    """Something is there, but not a regular file with one name that is really inside the directory."""
+    """The path is not a regular file with one name inside the watched directory."""
 
 
 class UnreadableError(TreeError):
-    """The kernel refuses or fails to show a file or a directory; `errno` says how (see errno(3))."""
+    """The kernel refuses or fails to open a file or a directory; `errno` is its code, see errno(3)."""
 
     def __init__(self, path: str, reason: str, code: int | None) -> None:
         super().__init__(path, reason)
@@ -47,12 +47,12 @@ class UnreadableError(TreeError):
 
 
 class RootUnavailableError(TreeError):
-    """The watched directory is missing, unreadable or another one: nothing can be said about its files."""
+    """The watched directory is missing, unreadable or replaced: the state of its files is unknown."""
 
 
 @contextmanager
 def owned(descriptor: int) -> Iterator[int]:
-    """Give a `with` block a descriptor that is closed at its end."""
+    """Close a descriptor at the end of a `with` block."""
     try:
         yield descriptor
     finally:
@@ -60,7 +60,7 @@ def owned(descriptor: int) -> Iterator[int]:
 
 
 def identity_of(status: os.stat_result) -> Identity:
-    """The identity (device, inode, size in bytes, mtime in nanoseconds) that a stat result speaks of."""
+    """The identity in a stat result: device, inode, size in bytes, mtime in nanoseconds."""
     return Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
@@ -69,7 +69,7 @@ def open_file_at(directory: int, name: str, relative: str, *, allow_hard_links: 
 
     `relative` is its path for error messages. Raises FileMissingError, NotOursError, UnreadableError.
     """
-    # Opening first and looking later would let a writer that waits on a FIFO go on, or wake a device.
+    # Opening a FIFO or a device before its type is known would unblock a writer or start the device.
     plain_status_at(directory, name, relative, allow_hard_links=allow_hard_links)
     with ExitStack() as undo:
         try:
@@ -90,9 +90,9 @@ def open_directory_at(directory: int, name: str, relative: str, flags: int) -> i
     try:
         return os.open(name, flags, dir_fd=directory)
     except NotADirectoryError as error:
-        # O_DIRECTORY with O_NOFOLLOW answers the same for a symbolic link and for a file.
+        # O_DIRECTORY with O_NOFOLLOW fails in the same way for a symbolic link and for a file.
         if _is_link(directory, name):
-            raise NotOursError(relative, f"{name!r} is a symbolic link, and none is followed.") from error
+            raise NotOursError(relative, f"{name!r} is a symbolic link and is not followed.") from error
         raise FileMissingError(relative, f"{name!r} is not a directory.") from error
     except OSError as error:
         raise _translated(error, relative) from error
@@ -118,9 +118,9 @@ def plain_status_at(
 
 
 def _require_plain(status: os.stat_result, relative: str, allow_hard_links: bool) -> None:
-    """Raise unless a stat result speaks of a regular file with exactly one name, or one at least."""
+    """Raise unless a stat result is of a regular file with exactly one name, or with any number."""
     if stat.S_ISLNK(status.st_mode):
-        raise NotOursError(relative, "It is a symbolic link, and none is followed.")
+        raise NotOursError(relative, "It is a symbolic link and is not followed.")
     if not stat.S_ISREG(status.st_mode):
         raise NotOursError(relative, "It is not a regular file.")
     if status.st_nlink == 0:
@@ -128,18 +128,18 @@ def _require_plain(status: os.stat_result, relative: str, allow_hard_links: bool
     if status.st_nlink != 1 and not allow_hard_links:
         raise NotOursError(
             relative,
-            f"The file has {status.st_nlink} names (hard links), and may be in use under another one, or be"
-            " somebody else's; see ALLOW_HARD_LINKS.",
+            f"The file has {status.st_nlink} names (hard links): it may be in use under another one,"
+            " or belong to another user; see ALLOW_HARD_LINKS.",
         )
 
 
 def _translated(error: OSError, relative: str) -> TreeError:
     match error.errno:
-        # A name that is too long for the file system cannot be there.
+        # A name too long for the file system cannot exist.
         case errno.ENOENT | errno.ENOTDIR | errno.ENAMETOOLONG:
             return FileMissingError(relative, "There is no such file.")
         case errno.ELOOP:
-            return NotOursError(relative, "It is a symbolic link, and none is followed.")
+            return NotOursError(relative, "It is a symbolic link and is not followed.")
         case errno.EACCES | errno.EPERM:
             hint = "Let the service run as the user who writes the files, or give it the right to read them."
             return UnreadableError(relative, f"{sentence(error)} {hint}", error.errno)
@@ -148,5 +148,5 @@ def _translated(error: OSError, relative: str) -> TreeError:
 
 
 def sentence(error: OSError) -> str:
-    """What the system says about a failed call, as a sentence."""
+    """The system's message about a failed call, as a sentence."""
     return f"The system says: {error.strerror}."

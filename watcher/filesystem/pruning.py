@@ -1,4 +1,4 @@
-"""Removes directories that have been empty for long, if the operator wants that."""
+"""Removal of directories that have been empty for long (PRUNE_DIRECTORIES_AFTER_DAYS)."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def prune_directories(
     ignores: Callable[[str], bool],
     clock: Callable[[], float] = time.time,
 ) -> int:
-    """Remove the empty directories below the root whose last change is older; returns how many.
+    """Remove the empty directories below the root that have not changed for this long; returns how many.
 
-    `ignores` says which relative paths are not ours. Only rmdir(2) is used, so nothing that holds a file can
-    go; a directory made a moment ago stays, because the compressor opens a file in it next.
+    `ignores` tells which relative paths to skip. Only rmdir(2) is used, which refuses a directory with any
+    entry; a new directory stays, because the compressor creates a file in it next.
     Raises `watcher.filesystem.openat.RootUnavailableError`.
     """
     deadline = clock() - older_than.total_seconds()
@@ -48,6 +48,6 @@ def _remove_if_old(directory: int, name: str, deadline: float) -> bool:
             return False
         os.rmdir(name, dir_fd=directory)
     except OSError:
-        # Not empty, not ours to remove, or gone already: in each case it is to be left alone.
+        # Not empty, not permitted, or already removed: in each case there is nothing to do.
         return False
     return True

@@ -1,21 +1,21 @@
-"""Giving up a local copy so that no writer can ever lose anything by it: the file-system half of release.
+"""Removal of a local copy without ever losing a write: the file-system half of release.
 
-    set_aside ─▶ about a second, the caller's ─▶ delete_quarantined ─▶ Released | Restored | LeftInQuarantine
+    quarantine ─▶ about a second, the caller's ─▶ delete_quarantined ─▶ Released | Restored | LeftInQuarantine
 
-A writer waiting in `open(O_TRUNC)` for our lease to end would get the inode that we unlink, and its encode
-would be gone. So the file is renamed first: whoever opens its path from then on makes a new file, and the
-second covers those who had looked the old one up already. Whoever is there nevertheless is seen by the lease.
-One that comes while it is renamed waits for a lease, too, and gets the file back under its name at once: an
-encoder opens its file a second time, and would fail if it were away for that second.
+A writer that blocks in `open(O_TRUNC)` until our lease ends would get the inode that we unlink, and its
+encode would be lost. So the file is renamed first: a process that opens its path from then on creates a new
+file, and the second covers processes that had already looked the old path up. The lease detects any writer
+that remains. A writer that arrives during the rename blocks on a lease, too, and the file is renamed back at
+once: an encoder opens its file a second time, and would fail if it were missing for that second.
 
-Where leases are not available or not reliable (see `watcher.filesystem.leases`), the identity alone decides:
-a writer that has opened the file and written nothing in all that time is then not seen.
+Where leases are unavailable or unreliable (see `watcher.filesystem.leases`), only the identity decides: a
+writer that has opened the file and written nothing in all that time is then not detected.
 
-A file with other names is kept. Where hard links are allowed its name here may go, for the content stays
-under the others; but only if a lease says that nobody writes it under any of them, because those writes
-would never be seen again.
+A file with other names is kept. Where hard links are allowed its name here may be removed, because the
+content stays under the others; but only if a lease proves that no process writes it under any of them,
+because later writes would never be noticed.
 
-Whether the copy may be given up at all (published, retention over, the object still there) is not asked here.
+The caller decides whether the copy may be removed at all (published, retention over, object still present).
 """
 
 import errno
@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from db import Identity
 from watcher.failpoints import Point, failpoint
 from watcher.filesystem import leases
-from watcher.filesystem.leases import Hold, Writers
+from watcher.filesystem.leases import LeaseAttempt, Writers
 from watcher.filesystem.openat import (
     FileMissingError,
     NotOursError,
@@ -40,15 +40,15 @@ from watcher.filesystem.tree import Tree
 
 ABOUT_TO_WRITE = "Some process is about to write it."
 
-# Anybody may leave such a name: a number longer than this is more than a database can hold.
+# Any process can create such a name: a longer number would not fit into a column of the database.
 _QUARANTINE_NAME = re.compile(r"\.video-uploader-([1-9][0-9]{0,17})(?:-[1-9][0-9]{0,17})?\.aside", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """A file under its name aside: `relative` is where it was, `identity` that of the file we hashed.
+    """A file in quarantine: `relative` is its original path, `identity` that of the file that was hashed.
 
-    `claim` is the number of the claim under which it was set aside.
+    `claim` is the number of the claim under which it was quarantined.
     """
 
     relative: str
@@ -58,13 +58,13 @@ class Quarantined:
 
     @property
     def quarantine_path(self) -> str:
-        """Where the file is now, relative to the watched directory."""
+        """The present path, relative to the watched directory."""
         return posixpath.join(posixpath.dirname(self.relative), quarantine_name(self.upload_id, self.claim))
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The file was not set aside; nothing has changed. `error` is there if the system refused it."""
+    """The file was not quarantined; nothing has changed. `error` is set if the system refused it."""
 
     reason: str
     error: OSError | None = None
@@ -72,21 +72,21 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The local copy is gone, and the disk knows it; the content has `other_names` elsewhere."""
+    """The local copy is unlinked durably; the content has `other_names` hard links left."""
 
     other_names: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """The file is under its own name again: look at it anew."""
+    """The file has its own name again and must be checked anew."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class LeftInQuarantine:
-    """The file is still aside, because it can neither be given up nor put back: try `repair` later."""
+    """The file can be neither removed nor restored: try `repair` later."""
 
     reason: str
 
@@ -95,24 +95,24 @@ Outcome = Released | Restored | LeftInQuarantine
 
 
 def quarantine_name(upload_id: int, claim: int = 0) -> str:
-    """The name that the file of an upload has while it is set aside, in its own directory.
+    """The name of an upload's file in quarantine, in the file's own directory.
 
-    With the claim in it, a daemon that was thought dead and wakes up finds nothing under its name once
-    another one has taken over: not even an unlink that hung in the kernel can hit what that one set aside.
+    It contains the claim, so that a daemon that resumes after it was believed dead cannot touch the file that
+    its successor quarantined: not even with an unlink that hung in the kernel.
     """
     return f".video-uploader-{upload_id}-{claim}.aside" if claim else f".video-uploader-{upload_id}.aside"
 
 
 def parse_quarantine_name(name: str) -> int | None:
-    """The upload whose file was set aside under this name, None if the name is no such."""
+    """The id of the upload that a quarantine name belongs to; None for any other name."""
     match = _QUARANTINE_NAME.fullmatch(name)
     return int(match[1]) if match else None
 
 
 def quarantined_paths(tree: Tree, relative: str, upload_id: int) -> list[str]:
-    """The paths at which the file of an upload is set aside, under whichever claim: none or one, as a rule.
+    """The quarantine paths of an upload's file, under any claim: normally none or one.
 
-    Reads the file's whole directory. Raises UnreadableError, RootUnavailableError and OSError.
+    Lists the file's whole directory. Raises UnreadableError, RootUnavailableError and OSError.
     """
     try:
         directory, _ = tree.open_parent(relative)
@@ -123,8 +123,8 @@ def quarantined_paths(tree: Tree, relative: str, upload_id: int) -> list[str]:
     return [posixpath.join(posixpath.dirname(relative), name) for name in names]
 
 
-def is_away(tree: Tree, relative: str, upload_id: int) -> bool:
-    """Whether a file that was not found is merely away: set aside by a release, or put back since.
+def is_present_or_quarantined(tree: Tree, relative: str, upload_id: int) -> bool:
+    """Whether a file that was not found is in quarantine, or has been restored since.
 
     Raises as `quarantined_paths` and `Tree.stat` do.
     """
@@ -134,144 +134,142 @@ def is_away(tree: Tree, relative: str, upload_id: int) -> bool:
 def quarantine(
     tree: Tree, relative: str, upload_id: int, identity: Identity, *, claim: int = 0
 ) -> Quarantined | Kept:
-    """Rename a file aside, if it is the one we hashed and nobody writes it.
+    """Rename a file into quarantine, if it is the one that was hashed and no process writes it.
 
-    Raises what `Tree.open` raises; nothing has changed then.
+    Raises as `Tree.open` does; nothing has changed then.
     """
     directory, name = tree.open_parent(relative)
     with (
         owned(directory),
         owned(open_file_at(directory, name, relative, allow_hard_links=tree.allows_hard_links)) as descriptor,
-        leases.hold(descriptor) as hold,
+        leases.hold(descriptor) as lease,
     ):
         if tree.identity(os.fstat(descriptor)) != identity:
             return Kept("It is not the file that was hashed any more.")
-        # The compressor looks at its file after writing it, and must find it under its name.
-        if hold.writers is Writers.SOME:
+        # The compressor stats its file after writing it, and must find it under its name.
+        if lease.writers is Writers.SOME:
             return Kept("Some process has it open for writing.")
-        aside = _rename_to_quarantine(directory, name, Quarantined(relative, upload_id, identity, claim))
-        if isinstance(aside, Quarantined) and hold.is_broken():
-            # Who waits for the end of our lease writes this file, and must not miss it meanwhile either.
-            new_name = posixpath.basename(aside.quarantine_path)
+        result = _rename_to_quarantine(directory, name, Quarantined(relative, upload_id, identity, claim))
+        if isinstance(result, Quarantined) and lease.is_broken():
+            # The process that waits for the end of our lease must find the file under its name.
+            new_name = posixpath.basename(result.quarantine_path)
             if isinstance(_restore(directory, new_name, name, ABOUT_TO_WRITE), Restored):
                 return Kept(ABOUT_TO_WRITE)
-        return aside
+        return result
 
 
-def delete_quarantined(tree: Tree, aside: Quarantined) -> Outcome:
-    """Unlink a file that was set aside about a second ago, or put it back if anything speaks against it.
+def delete_quarantined(tree: Tree, quarantined: Quarantined) -> Outcome:
+    """Unlink a file that was quarantined about a second ago, or restore it if any check fails.
 
-    Raises what `Tree.open_parent` raises, FileMissingError if the file is not there any more, and OSError if
-    it is unlinked but the disk could not be made to know it.
+    Raises as `Tree.open_parent` does, FileMissingError if the file does not exist any more, and OSError if it
+    is unlinked but its directory could not be synced.
     """
-    directory, name = tree.open_parent(aside.quarantine_path)
+    directory, name = tree.open_parent(quarantined.quarantine_path)
     with owned(directory):
-        outcome = _unlink_unless_needed(tree, directory, name, aside.quarantine_path, aside.identity)
+        outcome = _unlink_if_safe(tree, directory, name, quarantined.quarantine_path, quarantined.identity)
         if isinstance(outcome, Released):
             return outcome
-        return _restore(directory, name, posixpath.basename(aside.relative), outcome)
+        return _restore(directory, name, posixpath.basename(quarantined.relative), outcome)
 
 
-def restore(tree: Tree, aside: Quarantined, reason: str) -> Restored | LeftInQuarantine:
-    """Give a file its own name back without trying to release it: the program ends, or the object is lost.
+def restore(tree: Tree, quarantined: Quarantined, reason: str) -> Restored | LeftInQuarantine:
+    """Rename a file back without trying to remove it, because the program ends or the object is lost.
 
-    Raises what `Tree.open_parent` raises, and FileMissingError if the file is not there any more.
+    Raises as `Tree.open_parent` does, and FileMissingError if the file does not exist any more.
     """
-    directory, name = tree.open_parent(aside.quarantine_path)
+    directory, name = tree.open_parent(quarantined.quarantine_path)
     with owned(directory):
-        return _restore(directory, name, posixpath.basename(aside.relative), reason)
+        return _restore(directory, name, posixpath.basename(quarantined.relative), reason)
 
 
 def repair(tree: Tree, quarantine_path: str, original_name: str, identity: Identity | None) -> Outcome:
-    """Deal with a file that a crash, or a `LeftInQuarantine`, has left aside.
+    """Restore a file that a crash, or a `LeftInQuarantine`, has left in quarantine.
 
-    It gets its own name back, in the directory where it is now, which may have been moved since. If that name
-    is taken by another file, the one aside is older: it is given up if it is provably what was hashed
-    (`identity`; None if that is not known) and nobody writes it, and stays otherwise.
+    It gets its own name back in its present directory, which may have been moved since. If another file has
+    that name, the quarantined one is older: it is removed if it is provably the one that was hashed
+    (`identity`; None if unknown) and no process writes it, and stays otherwise.
 
     Raises as `delete_quarantined` does.
     """
     directory, name = tree.open_parent(quarantine_path)
     with owned(directory):
         if identity is not None and _is_other_file(directory, name, original_name):
-            outcome = _unlink_unless_needed(tree, directory, name, quarantine_path, identity)
+            outcome = _unlink_if_safe(tree, directory, name, quarantine_path, identity)
             if isinstance(outcome, Released):
                 return outcome
-        return _restore(directory, name, original_name, "It was found set aside.")
+        return _restore(directory, name, original_name, "It was found in quarantine.")
 
 
-def _rename_to_quarantine(directory: int, name: str, aside: Quarantined) -> Quarantined | Kept:
-    new_name = posixpath.basename(aside.quarantine_path)
+def _rename_to_quarantine(directory: int, name: str, quarantined: Quarantined) -> Quarantined | Kept:
+    new_name = posixpath.basename(quarantined.quarantine_path)
     try:
-        # Proves that the new name is free, and that a link, by which alone we put back, can be made here.
+        # Proves that the new name is free and that links, which alone can restore the file, work here.
         os.link(name, new_name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
-        failpoint(Point.LINKED_ASIDE)
+        failpoint(Point.QUARANTINE_LINKED)
         os.unlink(new_name, dir_fd=directory)
         os.rename(name, new_name, src_dir_fd=directory, dst_dir_fd=directory)
     except FileExistsError:
-        return Kept(f"There is a file {new_name!r} beside it already, left by an earlier release.")
+        return Kept(f"The file {new_name!r} of an earlier release already exists beside it.")
     except OSError as error:
         return Kept(
-            f"It could not be set aside. {sentence(error)} Renaming and linking must be possible there: run"
+            f"It could not be quarantined. {sentence(error)} Renaming and linking must be possible there: run"
             " the service as the user who writes the files, on a file system that has hard links.",
             error,
         )
-    return aside
+    return quarantined
 
 
-def _unlink_unless_needed(
+def _unlink_if_safe(
     tree: Tree, directory: int, name: str, relative: str, identity: Identity
 ) -> Released | str:
-    """Unlink a file if it is the one we hashed, has no other name and no writer; else say why not."""
+    """Unlink a file if it is the one that was hashed, with no other name and no writer; else the reason."""
     try:
         descriptor = open_file_at(directory, name, relative, allow_hard_links=tree.allows_hard_links)
     except (NotOursError, UnreadableError) as error:
         return error.reason
-    with owned(descriptor), leases.hold(descriptor) as hold:
-        objection = _objection(tree, hold, identity)
-        if objection is not None:
-            return objection
+    with owned(descriptor), leases.hold(descriptor) as lease:
+        reason = _reason_to_keep(tree, lease, identity)
+        if reason is not None:
+            return reason
         failpoint(Point.LEASED)
         try:
             os.unlink(name, dir_fd=directory)
         except OSError as error:
             return f"It could not be removed. {sentence(error)}"
-        # Asked afterwards: this is what is left, whoever has added or removed a name meanwhile.
+        # Counted afterwards: names may have been added or removed meanwhile.
         other_names = os.fstat(descriptor).st_nlink
     _sync(directory)
     return Released(other_names)
 
 
-def _objection(tree: Tree, hold: Hold, identity: Identity) -> str | None:
-    """What speaks against unlinking an open file on which we hold a lease, or tried to."""
-    status = os.fstat(hold.descriptor)
-    if hold.writers is Writers.SOME:
+def _reason_to_keep(tree: Tree, lease: LeaseAttempt, identity: Identity) -> str | None:
+    """Why an open file must not be unlinked, judged under the lease; None if it may be."""
+    status = os.fstat(lease.descriptor)
+    if lease.writers is Writers.SOME:
         return "Some process has it open for writing."
     if tree.identity(status) != identity:
         return "It is not the file that was hashed any more."
-    if status.st_nlink != 1 and not (tree.allows_hard_links and hold.writers is Writers.NONE):
+    if status.st_nlink != 1 and not (tree.allows_hard_links and lease.writers is Writers.NONE):
         return f"It has {status.st_nlink} names."
-    if hold.is_broken():
+    if lease.is_broken():
         return ABOUT_TO_WRITE
     return None
 
 
 def _restore(directory: int, name: str, original: str, reason: str) -> Restored | LeftInQuarantine:
-    """Give a file its own name back, with `link`, which never overwrites."""
+    """Rename a file back with link(2), which never overwrites."""
     try:
         os.link(name, original, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError as error:
-        raise FileMissingError(name, "The file that was set aside is not there any more.") from error
+        raise FileMissingError(name, "The quarantined file does not exist any more.") from error
     except FileExistsError:
-        # The very same file under both names is what a crash between link and unlink leaves.
+        # A crash between link and unlink leaves the same file under both names.
         if _is_other_file(directory, name, original):
-            return LeftInQuarantine(
-                f"{reason} Its name {original!r} is taken by another file: it stays {name!r}."
-            )
+            return LeftInQuarantine(f"{reason} Another file has its name {original!r}: it stays {name!r}.")
     except OSError as error:
-        return LeftInQuarantine(f"{reason} It could not be given back its name. {sentence(error)}")
+        return LeftInQuarantine(f"{reason} It could not be renamed back. {sentence(error)}")
     try:
-        # A power cut must not find the old name gone and the new one not yet written.
+        # A power cut must not leave the file with neither name on the disk.
         _sync(directory)
         os.unlink(name, dir_fd=directory)
     except OSError as error:
@@ -280,19 +278,19 @@ def _restore(directory: int, name: str, original: str, reason: str) -> Restored 
 
 
 def _is_other_file(directory: int, name: str, original: str) -> bool:
-    """Whether there is a file `original`, and another one than `name`."""
+    """Whether `original` exists and is another file than `name`."""
     try:
-        there = os.stat(original, dir_fd=directory, follow_symlinks=False)
-        aside = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        present = os.stat(original, dir_fd=directory, follow_symlinks=False)
+        quarantined = os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
         return False
-    return not os.path.samestat(there, aside)
+    return not os.path.samestat(present, quarantined)
 
 
 def _sync(directory: int) -> None:
     try:
         os.fsync(directory)
     except OSError as error:
-        # Some file systems have nothing to sync about a directory, and say so.
+        # Some file systems cannot sync a directory.
         if error.errno != errno.EINVAL:
             raise

@@ -1,8 +1,8 @@
-"""The watched directory, entered only through file descriptors, one path component after the other.
+"""The watched directory, traversed by file descriptors, one path component at a time.
 
-Whoever may write into the directory can leave a symbolic link, a FIFO or a second name of somebody else's
-file in it, and can exchange a component between two of our calls. A path resolved by the kernel in one go
-would follow all of that; `openat` with `O_NOFOLLOW` for every component follows none of it.
+A process that may write into the directory can create a symbolic link, a FIFO or a hard link to another
+user's file in it, and can replace a component between two of our calls. A path that the kernel resolves in
+one call would follow all of these; openat(2) with `O_NOFOLLOW` for every component follows none.
 """
 
 import os
@@ -43,13 +43,13 @@ __all__ = [
     "owned",
 ]
 
-# A walk keeps two descriptors open for each level; no path template comes near this depth.
+# A walk keeps two descriptors open per level; no path template comes near this depth.
 MAX_DEPTH = 64
 
 
 @dataclass(frozen=True, slots=True)
 class FoundFile:
-    """A regular file met by a walk. Its number of names is not looked at: `Tree.open` does that."""
+    """A regular file found by a walk. Its number of names is not checked: `Tree.open` does that."""
 
     path: str
     identity: Identity
@@ -57,7 +57,7 @@ class FoundFile:
 
 @dataclass(frozen=True, slots=True)
 class UnreadableDirectory:
-    """A directory a walk could not see into, or not to its end: its files are unknown, not missing."""
+    """A directory that a walk could not list completely: its files are unknown, not missing."""
 
     path: str
     reason: str
@@ -69,13 +69,12 @@ Entry = FoundFile | UnreadableDirectory
 class Tree:
     """The files below one directory, named by relative paths with '/' between the components.
 
-    The root is resolved once, here, so that the operator may put it behind a symbolic link of his own; from
-    then on it is this very directory, until `take_up_root` believes another one. It is opened anew for every
-    call, because a descriptor that stays open would keep its file system from being unmounted.
+    The root is resolved once, in the constructor, so that it may be a symbolic link of the operator's; from
+    then on it is that directory, until `adopt_root` accepts another one. It is opened anew for every call,
+    because an open descriptor would keep its file system from being unmounted.
 
-    `is_shared` says that several machines see it, each through a device number of its own.
-    `allows_hard_links` says that a file may have other names besides the one it is asked for by; without it
-    such a file is not ours.
+    `is_shared`: several machines use the directory, each with a device number of its own.
+    `allows_hard_links`: files with several names are accepted; otherwise they raise NotOursError.
 
     Raises RootUnavailableError if there is no such directory.
     """
@@ -91,35 +90,32 @@ class Tree:
         return self._root.path
 
     def identity(self, status: os.stat_result) -> Identity:
-        """The identity that a stat result speaks of, the same on every machine that sees the directory."""
+        """The identity in a stat result, the same on every machine that uses the directory."""
         identity = identity_of(status)
         return replace(identity, device=0) if self.is_shared else identity
 
     def check_root(self) -> None:
-        """Make sure that the root can be listed and is the directory that is known.
-
-        Raises RootUnavailableError.
-        """
+        """Raise RootUnavailableError unless the root can be listed and is the known directory."""
         self._root.has_entries()
 
-    def take_up_root(self) -> bool:
-        """Make sure of the root, and believe another directory in its place if it can be one; see `Root`.
+    def adopt_root(self) -> bool:
+        """Check the root, and adopt another directory at its path if the conditions of `Root.adopt` hold.
 
-        Returns whether it is another one from now on. Raises RootUnavailableError.
+        Returns whether the root is another directory from now on. Raises RootUnavailableError.
         """
-        return self._root.take_up()
+        return self._root.adopt()
 
-    def believe_missing(self) -> None:
-        """Make sure that a file which is not there is missing, and not merely its file system unmounted.
+    def ensure_mounted(self) -> None:
+        """Raise RootUnavailableError if a missing file may only mean that its file system is not mounted.
 
-        A program that was started without the mount knows the empty directory below it as its root: while
-        nothing at all is in the root, nothing is believed. Raises RootUnavailableError.
+        A program that was started without the mount has the empty directory beneath it as its root: so an
+        empty root proves nothing about any file.
         """
         if not self._root.has_entries():
             raise RootUnavailableError(
                 self.root,
-                "It is empty, and files are missing that were there: is its file system mounted? Mount it and"
-                " restart the program; if the files are gone indeed, put anything into the directory.",
+                "It is empty, and files that existed are missing: is its file system mounted? Mount it and"
+                " restart the program; if the files were really deleted, create any entry in the directory.",
             )
 
     def open_root(self) -> int:
@@ -136,9 +132,9 @@ class Tree:
             return open_file_at(directory, name, relative, allow_hard_links=self.allows_hard_links)
 
     def open_parent(self, relative: str) -> tuple[int, str]:
-        """Open the directory of a file and give the file's name in it, for rename, link, unlink and fsync.
+        """Open the directory of a file for rename, link, unlink and fsync; returns it with the file's name.
 
-        Nothing is said about the file. The caller closes the descriptor. Raises as `open` does.
+        The file itself is not checked. The caller closes the descriptor. Raises as `open` does.
         """
         *parents, name = _components(relative)
         return self._enter(parents, relative, LIST), name
@@ -158,7 +154,7 @@ class Tree:
             return None
 
     def has_one_name(self, relative: str) -> bool:
-        """Whether the file has no other name anywhere; what cannot be looked at is not known to have one."""
+        """Whether the file has exactly one name; False if it cannot be examined."""
         *parents, name = _components(relative)
         try:
             with owned(self._enter(parents, relative, SEARCH)) as directory:
@@ -166,15 +162,15 @@ class Tree:
         except TreeError:
             return False
 
-    def holds(self, relative: str, identity: Identity) -> bool:
-        """Whether the file at the path is that very one; what cannot be looked at is not known to be."""
+    def is_unchanged(self, relative: str, identity: Identity) -> bool:
+        """Whether the file at the path has this identity; False if it cannot be examined."""
         try:
             return self.stat(relative) == identity
         except TreeError:
             return False
 
     def exists(self, relative: str) -> bool:
-        """Whether anything at all has this name, be it ours or not.
+        """Whether the path exists, with any type of file.
 
         Raises UnreadableError, RootUnavailableError.
         """
@@ -191,12 +187,12 @@ class Tree:
     def walk(self, below: str = "", *, enter: Callable[[str], bool] = lambda _: True) -> Iterator[Entry]:
         """Every regular file below a directory of the tree, in no particular order.
 
-        Memory and open descriptors are bounded by the depth, not by the number of files. `enter` is asked for
-        every directory met (not for `below`) whether to go into it. What vanishes meanwhile is passed over; a
-        directory that cannot be read is an entry of its own, so that nobody takes it for an empty one.
-        Names that are not valid UTF-8 come with surrogate escapes (PEP 383).
+        Memory and open descriptors are bounded by the depth, not by the number of files. `enter` decides for
+        every directory below `below` whether to descend into it. Entries that vanish meanwhile are skipped;
+        an unreadable directory is an entry of its own, so that it is not mistaken for an empty one. Names
+        that are not valid UTF-8 have surrogate escapes (PEP 383).
 
-        Raises RootUnavailableError, at the first step or in the middle.
+        Raises RootUnavailableError, at the first step or later.
         """
         if not below:
             yield from self._walk_open(self._root.open(LIST), "", enter, depth=0)
@@ -214,7 +210,7 @@ class Tree:
     def _walk_open(
         self, directory: int, below: str, enter: Callable[[str], bool], depth: int
     ) -> Iterator[Entry]:
-        """Walk a directory whose descriptor becomes ours."""
+        """Walk an open directory, and close it."""
         with owned(directory):
             try:
                 with os.scandir(directory) as listing:
@@ -241,9 +237,9 @@ class Tree:
     def _walk_child(
         self, directory: int, name: str, path: str, enter: Callable[[str], bool], depth: int
     ) -> Iterator[Entry]:
-        """Walk a directory met in another one, if it is still there when its turn comes."""
+        """Walk a subdirectory, if it still exists."""
         if depth > MAX_DEPTH:
-            yield UnreadableDirectory(path, f"It is more than {MAX_DEPTH} directories deep: not looked into.")
+            yield UnreadableDirectory(path, f"It is more than {MAX_DEPTH} directories deep: not listed.")
             return
         try:
             child = open_directory_at(directory, name, path, LIST)
@@ -255,7 +251,7 @@ class Tree:
         yield from self._walk_open(child, path, enter, depth)
 
     def _enter(self, parents: Sequence[str], relative: str, flags: int) -> int:
-        """Open the directory below the root that `parents` name: `flags` are for it, not for those above."""
+        """Open the directory below the root that `parents` name; `flags` apply to it, not to its parents."""
         directory = self._root.open(SEARCH if parents else flags)
         for depth, name in enumerate(parents, start=1):
             with owned(directory) as above:
@@ -268,9 +264,9 @@ class Tree:
 def _components(relative: str) -> list[str]:
     parts = relative.split("/")
     if any(part in {"", ".", ".."} for part in parts) or "\0" in relative:
-        raise NotOursError(relative, "It is not a plain relative path: '..', '.', '' or NUL is in it.")
+        raise NotOursError(relative, "It is not a plain relative path: it contains '..', '.', '' or NUL.")
     try:
         os.fsencode(relative)
     except UnicodeEncodeError as error:
-        raise NotOursError(relative, "It has characters that no file name can have.") from error
+        raise NotOursError(relative, "It contains characters that a file name cannot have.") from error
     return parts

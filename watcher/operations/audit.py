@@ -162,7 +162,7 @@ class Audit:
     def _lost(self, upload: Upload, sentence: str) -> Finding:
         if upload.state is not State.RELEASED:
             try:
-                self._context.tree.believe_missing()
+                self._context.tree.ensure_mounted()
             except TreeError as exc:
                 return Finding(Issue.UNKNOWN, upload.object_key, str(exc), upload)
         return Finding(Issue.LOST, upload.object_key, sentence, upload)
@@ -175,7 +175,7 @@ class Audit:
             upload,
             public_url=url,
             local_url=naming.local_url(upload),
-            is_current=self._context.tree.holds(upload.path, upload.identity),
+            is_current=self._context.tree.is_unchanged(upload.path, upload.identity),
         )
         if not stale_rows or not self._is_unchanged(upload):
             return None

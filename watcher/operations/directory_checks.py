@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from storage import CheckResult, failed, not_tried, ok, warning
-from watcher.filesystem import leases
+from watcher.filesystem import leases, mounts
 from watcher.filesystem.openat import (
     FileMissingError,
     NotOursError,
@@ -119,7 +119,7 @@ def _examine_file(tree: Tree, survey: _Survey, path: str) -> None:
 
 def _directory(tree: Tree, survey: _Survey) -> CheckResult:
     with owned(tree.open_root()) as descriptor:
-        kind = leases.file_system(descriptor) or "unknown"
+        kind = mounts.file_system_type(descriptor) or "unknown"
     if survey.unreadable is not None:
         path, reason = survey.unreadable
         return failed(
@@ -143,7 +143,7 @@ def _leases(tree: Tree, survey: _Survey) -> CheckResult:
     fallback = "Until then files must stay unchanged for SETTLE_SECONDS."
     try:
         with owned(tree.open_root()) as directory, _TestFile(directory) as test_file:
-            answer = leases.ask(test_file.descriptor)
+            answer = leases.check_writers(test_file.descriptor)
     except OSError as exc:
         return failed(
             "leases", f"No file can be created in {tree.root} to test them. {sentence(exc)}", _AS_WRITER
@@ -152,7 +152,7 @@ def _leases(tree: Tree, survey: _Survey) -> CheckResult:
         return warning("leases", "The kernel grants no reliable leases there.", fallback)
     if survey.foreign_file is not None:
         with suppress(FileMissingError, NotOursError), owned(tree.open(survey.foreign_file)) as descriptor:
-            if leases.ask(descriptor) is leases.Writers.UNKNOWN:
+            if leases.check_writers(descriptor) is leases.Writers.UNKNOWN:
                 return warning(
                     "leases",
                     f"{survey.foreign_file} belongs to another user, and no lease on it is granted.",

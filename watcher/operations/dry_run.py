@@ -20,8 +20,7 @@ from watcher.app.factories import (
     open_ledger_database,
 )
 from watcher.catalog.gate import Admitted, CatalogGate, Rejected, Waiting
-from watcher.detection.completeness import Finished, QuietPeriod, check_complete
-from watcher.detection.examining import in_words
+from watcher.detection.completeness import Finished, QuietPeriod, check_complete, describe_status
 from watcher.detection.scanner import is_settled
 from watcher.filesystem.tree import FoundFile, UnreadableDirectory
 from watcher.renditions import Ignored, Rendition
@@ -92,7 +91,7 @@ class Planner:
                 seconds = f"{self._settings.settle_seconds:g}"
                 return Plan(entry.path, "upload", f"to {key}, if it does not change for {seconds} s")
             case _:
-                return Plan(entry.path, "skip", in_words(file_status))
+                return Plan(entry.path, "skip", describe_status(file_status))
 
     def _plan_at_gate(self, upload: Upload) -> Plan:
         """What the compressor's catalog says of a finished file at this moment."""

@@ -13,7 +13,7 @@ from db import ClaimLostError, DatabaseError, Ledger, State, Upload
 from storage import SourceChangedError, UploadCancelledError
 from watcher.errors import HANDLED_ERRORS, Code, DeferError, Failure, FailureKind, ReexamineError, failure_of
 from watcher.filesystem.openat import FileMissingError, NotOursError, RootUnavailableError, UnreadableError
-from watcher.filesystem.removal import is_away
+from watcher.filesystem.removal import is_present_or_quarantined
 from watcher.filesystem.tree import Tree
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.circuit_breaker import CircuitBreaker
@@ -113,9 +113,9 @@ class ErrorPolicy:
     def _handle_missing(self, upload: Upload, exc: FileMissingError) -> None:
         try:
             # A daemon that has not yet noticed the loss of its claim may have the file in quarantine.
-            is_quarantined = is_away(self.tree, upload.path, upload.id)
+            is_quarantined = is_present_or_quarantined(self.tree, upload.path, upload.id)
             if not is_quarantined:
-                self.tree.believe_missing()
+                self.tree.ensure_mounted()
         except (UnreadableError, NotOursError, OSError, RootUnavailableError) as unavailable:
             self._handle_failure(upload, failure_of(unavailable))
             return

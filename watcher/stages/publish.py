@@ -59,7 +59,7 @@ class PublishStage:
                 size=upload.size,
                 content_type=self._context.naming.content_type(upload),
             )
-        is_current = self._context.tree.holds(upload.path, upload.identity)
+        is_current = self._context.tree.is_unchanged(upload.path, upload.identity)
         with self._context.database.transaction():
             rows = self._context.catalog.publish(
                 upload, public_url=public_url, local_url=local_url, is_current=is_current

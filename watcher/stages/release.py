@@ -86,7 +86,7 @@ class ReleaseStage:
         if not self._repair(upload) or not self._confirm(upload):
             return None
         if self._context.tree.stat(upload.path) is None:
-            self._context.tree.believe_missing()
+            self._context.tree.ensure_mounted()
             self._record_released(upload, "the local copy was already removed")
             return None
         self._context.ledger.require_claim(upload)
@@ -95,7 +95,7 @@ class ReleaseStage:
         )
         if isinstance(result, Kept):
             raise _error_of(result)
-        failpoint(Point.RENAMED_ASIDE)
+        failpoint(Point.QUARANTINED)
         return result
 
     def _require_due(self, upload: Upload) -> None:
@@ -127,9 +127,8 @@ class ReleaseStage:
 
     def _is_in_place(self, upload: Upload) -> bool:
         """Whether the file is at its path and has no second name, so that no quarantined one can exist."""
-        return self._context.tree.holds(upload.path, upload.identity) and self._context.tree.has_one_name(
-            upload.path
-        )
+        tree = self._context.tree
+        return tree.is_unchanged(upload.path, upload.identity) and tree.has_one_name(upload.path)
 
     def _repair_path(self, upload: Upload, path: str) -> Outcome:
         outcome = removal.repair(self._context.tree, path, os.path.basename(upload.path), upload.identity)

@@ -120,7 +120,7 @@ class UploadStage:
 
     def _require_as_settled(self, upload: Upload, fd: int) -> None:
         """Raise ReexamineError unless the file is unchanged since it was settled, which may be hours ago."""
-        if leases.ask(fd) is leases.Writers.SOME:
+        if leases.check_writers(fd) is leases.Writers.SOME:
             raise ReexamineError("A process has it open for writing again.")
         if self._context.tree.identity(os.fstat(fd)) != upload.identity:
             raise ReexamineError("Its size, time or inode is not what it was when it was finished.")

@@ -1,4 +1,4 @@
-"""No file, however strange, gets more out of a container walk than a sentence; `make soak` tries longer."""
+"""Fuzzing of the container checks: any file is checked with bounded work; `make soak` runs longer."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ CORPUS = [path for family in FAMILIES for path in corpus(family)]
 
 @pytest.mark.timeout(SECONDS + 60)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_whatever_is_made_of_a_real_file_the_walk_ends_and_reads_little(family: str) -> None:
+def test_a_mutated_file_is_checked_with_few_reads(family: str) -> None:
     assert fuzz(family, SECONDS, keep=KEEPS) > 20 * SECONDS
 
 
 @pytest.mark.parametrize("path", CORPUS, ids=ids)
-def test_every_file_of_the_corpus_is_harmless_and_small(path: Path) -> None:
+def test_every_file_of_the_corpus_is_small_and_checked_with_few_reads(path: Path) -> None:
     content = path.read_bytes()
     assert len(content) <= LARGEST_KEPT
     finding = ensure_harmless(content, path.suffix, len(content))
@@ -46,8 +46,8 @@ def test_every_file_of_the_corpus_is_harmless_and_small(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", REAL, ids=ids)
-def test_a_real_file_is_complete_at_no_byte_but_its_last(path: Path) -> None:
-    """Each fragment ends a file that plays: such a file may be cut off behind one."""
+def test_a_real_file_is_complete_only_with_its_last_byte(path: Path) -> None:
+    """A fragmented file that is truncated after a fragment is complete and plays."""
     content = path.read_bytes()
     may_end = fragment_ends(content) if "fragmented" in path.name else set()
     for cut in range(len(content)):
@@ -56,7 +56,7 @@ def test_a_real_file_is_complete_at_no_byte_but_its_last(path: Path) -> None:
 
 
 def fragment_ends(content: bytes) -> set[int]:
-    """Where the media of a fragmented file's fragments end."""
+    """The end of each fragment's media."""
     ends, at = set(), 0
     while at < len(content):
         size = int.from_bytes(content[at : at + 4], "big")
@@ -70,7 +70,7 @@ NESTED = 3000
 
 
 def nested_boxes() -> bytes:
-    """`moov` in `moov` in `moov`, deeper than any program may recurse."""
+    """Nested `moov` boxes, beyond any recursion limit."""
     content = b""
     for _ in range(NESTED):
         content = (8 + len(content)).to_bytes(4, "big") + b"moov" + content
@@ -78,7 +78,7 @@ def nested_boxes() -> bytes:
 
 
 def nested_elements() -> bytes:
-    """Segments in segments, likewise."""
+    """Nested segments, likewise."""
     content = b""
     for _ in range(NESTED):
         content = bytes.fromhex("18538067") + (len(content) | 1 << 56).to_bytes(8, "big") + content
@@ -88,7 +88,7 @@ def nested_elements() -> bytes:
 @pytest.mark.parametrize(
     ("extension", "content"), [(".mp4", nested_boxes()), (".mkv", nested_elements())], ids=["mp4", "mkv"]
 )
-def test_depth_costs_nothing_for_only_the_outermost_parts_are_walked(extension: str, content: bytes) -> None:
+def test_nesting_costs_nothing_as_only_top_level_elements_are_read(extension: str, content: bytes) -> None:
     finding, reads = inspect(content, extension)
     assert finding is None
     assert len(reads.lengths) <= 3
@@ -96,12 +96,12 @@ def test_depth_costs_nothing_for_only_the_outermost_parts_are_walked(extension: 
 
 @pytest.mark.parametrize("size", [8 * 2**40, 2**62, 2**63 - 1])
 @pytest.mark.parametrize("extension", [".mp4", ".mkv"])
-def test_a_size_that_no_disk_has_is_no_more_work_than_another(extension: str, size: int) -> None:
+def test_a_huge_size_costs_no_more_reads(extension: str, size: int) -> None:
     assert ensure_harmless(b"", extension, size)
     assert ensure_harmless(b"\0\0\0\x08ftyp\0\0\0\x01mdat" + b"\x7f" * 8, extension, size)
 
 
-def test_a_walk_has_an_end_where_parts_are_as_small_as_can_be() -> None:
+def test_the_number_of_smallest_elements_is_bounded() -> None:
     content = b"\0\0\0\x08free" * (MAX_ELEMENTS + 10)
     finding, reads = inspect(content, ".mp4")
     assert "no player expects" in (finding or "")
@@ -109,7 +109,7 @@ def test_a_walk_has_an_end_where_parts_are_as_small_as_can_be() -> None:
 
 
 @pytest.mark.parametrize("path", REAL, ids=ids)
-def test_a_size_that_cannot_be_is_harmless_before_and_behind_a_real_file(path: Path) -> None:
+def test_an_impossible_size_before_or_after_a_real_file_raises_no_error(path: Path) -> None:
     content = path.read_bytes()
     for header in HEADERS:
         for odd in (content + header, header + content, content + header + content):

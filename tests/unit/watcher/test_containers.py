@@ -1,4 +1,4 @@
-"""A container that is not all there is never called complete, and no file makes for unbounded work."""
+"""An incomplete container is never reported as complete, and the work for any file is bounded."""
 
 import errno
 import os
@@ -70,14 +70,14 @@ EBML, SEGMENT, VOID = (
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_ffmpeg_finished_is_complete(media: Media, kind: str) -> None:
+def test_a_file_that_ffmpeg_finished_is_complete(media: Media, kind: str) -> None:
     content, extension = real(media, kind)
     assert inspect(content, extension) is None
     assert inspect(content, extension.upper()) is None
 
 
 def top_level_ends(content: bytes, extension: str) -> list[int]:
-    """Where boxes or elements begin and end, found by a reader of the test's own."""
+    """The bounds of boxes or elements, by an independent reader."""
     if extension in {".webm", ".mkv"}:
         segment = content.index(bytes.fromhex("18538067"))
         return [0, segment, segment + 4, segment + 12, len(content)]
@@ -88,7 +88,7 @@ def top_level_ends(content: bytes, extension: str) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "fragmented"])
-def test_what_was_cut_off_is_never_complete_wherever_the_cut_is(media: Media, kind: str) -> None:
+def test_a_file_truncated_at_any_byte_is_incomplete(media: Media, kind: str) -> None:
     content, extension = real(media, kind)
     cuts = {end + by for end in top_level_ends(content, extension) for by in (-1, 0, 1)}
     cuts |= set(random.Random(kind).choices(range(len(content)), k=200)) | set(range(64))
@@ -97,7 +97,7 @@ def test_what_was_cut_off_is_never_complete_wherever_the_cut_is(media: Media, ki
     assert inspect(content + b"x", extension)
 
 
-def test_a_fragmented_file_cut_off_within_a_fragment_is_not_complete(media: Media) -> None:
+def test_a_file_truncated_within_a_fragment_is_incomplete(media: Media) -> None:
     content, extension = real(media, "fragmented")
     ends = top_level_ends(content, extension)
     assert len(ends) > 5
@@ -108,7 +108,7 @@ def test_a_fragmented_file_cut_off_within_a_fragment_is_not_complete(media: Medi
 
 
 @pytest.mark.parametrize(("name", "finding"), [("killed.mp4", "moov"), ("killed.mkv", "never closed")])
-def test_what_a_killed_ffmpeg_leaves_is_not_complete(place: str, name: str, finding: str) -> None:
+def test_a_file_of_a_killed_ffmpeg_is_incomplete(place: str, name: str, finding: str) -> None:
     path = f"{place}/{name}"
     with encoding(path) as process:
         process.kill()
@@ -139,21 +139,21 @@ def test_boxes_that_end_with_the_file_are_complete(content: bytes) -> None:
         (FTYP + MDAT, "moov box .* is missing"),
         (FTYP + MOOV, "mdat box .* is missing"),
         (FTYP + box(b"free") + endless_box(b"mdat"), "moov box .* is missing"),
-        (FTYP + MOOV + MDAT[:-1], "breaks off in the mdat box at byte 120: 1 bytes are missing"),
-        (FTYP + MOOV + MDAT + b"\0" * 7, "breaks off in the box header"),
-        (FTYP + MOOV + MDAT + b"\0" * 8, "There is no box at byte"),
-        (FTYP + MOOV + bytes(1000), "There is no box at byte 120"),
+        (FTYP + MOOV + MDAT[:-1], "is truncated in the mdat box at byte 120: 1 bytes are missing"),
+        (FTYP + MOOV + MDAT + b"\0" * 7, "is truncated in the box header"),
+        (FTYP + MOOV + MDAT + b"\0" * 8, "There is no valid box type at byte"),
+        (FTYP + MOOV + bytes(1000), "There is no valid box type at byte 120"),
         (FTYP + endless_box(b"moov", bytes(100)) + MDAT, "moov box at byte 12 was never finished"),
-        (FTYP + (7).to_bytes(4, "big") + b"moov" + MDAT, "claims 7 bytes"),
-        (FTYP + MOOV + (1).to_bytes(4, "big") + b"mdat" + (15).to_bytes(8, "big"), "claims 15 bytes"),
-        (FTYP + MOOV + (1).to_bytes(4, "big") + b"mdat" + (0).to_bytes(8, "big"), "claims 0 bytes"),
+        (FTYP + (7).to_bytes(4, "big") + b"moov" + MDAT, "has a size of 7 bytes"),
+        (FTYP + MOOV + (1).to_bytes(4, "big") + b"mdat" + (15).to_bytes(8, "big"), "has a size of 15 bytes"),
+        (FTYP + MOOV + (1).to_bytes(4, "big") + b"mdat" + (0).to_bytes(8, "big"), "has a size of 0 bytes"),
         (FTYP + MOOV + (1).to_bytes(4, "big") + b"mdat" + b"\xff" * 8, "bytes are missing"),
         (FTYP + MOOV + (1).to_bytes(4, "big") + b"mdat" + b"\0" * 7, "1 bytes are missing"),
         (FTYP + MOOV + MOOF + MDAT + MOOF, "media of the last fragment is missing"),
-        (b"\x7fELF" * 100, "There is no box|bytes are missing"),
+        (b"\x7fELF" * 100, "There is no valid box type|bytes are missing"),
     ],
 )
-def test_each_way_to_be_no_complete_mp4_is_named(content: bytes, finding: str) -> None:
+def test_the_finding_names_the_defect_of_an_mp4(content: bytes, finding: str) -> None:
     for extension in (".mp4", ".m4v", ".mov"):
         assert re.search(finding, inspect(content, extension) or "complete")
 
@@ -179,24 +179,24 @@ def test_elements_that_end_with_the_file_are_complete(content: bytes) -> None:
         (EBML + VOID, "segment .* is missing"),
         (SEGMENT, "does not begin with an EBML header"),
         (b"\x1a\x45\xdf", "does not begin with an EBML header"),
-        (EBML + SEGMENT[:-1], "breaks off in the element at byte 32: 1 bytes are missing"),
-        (EBML + SEGMENT + b"\0", "There is no element at byte"),
-        (EBML + SEGMENT + b"\x08\0\0\0\0\x81\0", "There is no element at byte"),
+        (EBML + SEGMENT[:-1], "is truncated in the element at byte 32: 1 bytes are missing"),
+        (EBML + SEGMENT + b"\0", "There is no valid element id at byte"),
+        (EBML + SEGMENT + b"\x08\0\0\0\0\x81\0", "There is no valid element id at byte"),
         (EBML + bytes.fromhex("18538067 01FFFFFFFFFFFFFF") + bytes(1000), "never closed"),
         (EBML + bytes.fromhex("18538067 FF") + bytes(1000), "never closed"),
-        (EBML + bytes.fromhex("18538067 00") + bytes(1000), "breaks off, or is damaged"),
-        (EBML + bytes.fromhex("18538067 010000"), "breaks off, or is damaged"),
-        (EBML + bytes.fromhex("18538067"), "breaks off, or is damaged"),
-        (EBML + bytes.fromhex("185380"), "breaks off, or is damaged"),
+        (EBML + bytes.fromhex("18538067 00") + bytes(1000), "is truncated or damaged"),
+        (EBML + bytes.fromhex("18538067 010000"), "is truncated or damaged"),
+        (EBML + bytes.fromhex("18538067"), "is truncated or damaged"),
+        (EBML + bytes.fromhex("185380"), "is truncated or damaged"),
     ],
 )
-def test_each_way_to_be_no_complete_matroska_is_named(content: bytes, finding: str) -> None:
+def test_the_finding_names_the_defect_of_a_matroska_file(content: bytes, finding: str) -> None:
     for extension in (".webm", ".mkv"):
         assert re.search(finding, inspect(content, extension) or "complete")
 
 
 @pytest.mark.parametrize("extension", [".mp4", ".mkv", ".avi", ".ts", ""])
-def test_an_empty_file_is_never_complete(extension: str) -> None:
+def test_an_empty_file_is_incomplete(extension: str) -> None:
     assert inspect(b"", extension) == "The file is empty."
 
 
@@ -213,17 +213,17 @@ def test_an_empty_file_is_never_complete(extension: str) -> None:
     ],
     ids=["mp4", "mkv", "ts", "nothing at all"],
 )
-def test_a_file_of_which_next_to_nothing_was_written_is_not_complete_whatever_its_kind(
+def test_a_file_that_is_almost_only_holes_is_incomplete_in_any_format(
     extension: str, beginning: bytes
 ) -> None:
     with memory_file(beginning) as descriptor:
         os.ftruncate(descriptor, EIGHT_TIB)
         finding = containers.inspect(descriptor, EIGHT_TIB, extension)
-    assert re.search("^Next to nothing of it was ever written: 87960930.* of its", finding or "complete")
+    assert re.search("^Most of it was never written: 87960930.* of its", finding or "complete")
 
 
 @pytest.mark.parametrize(("pages", "is_complete"), [(10, True), (9, False)])
-def test_a_tenth_that_was_written_is_enough_wherever_it_lies(pages: int, is_complete: bool) -> None:
+def test_a_tenth_of_written_data_anywhere_is_enough(pages: int, is_complete: bool) -> None:
     with memory_file(b"") as descriptor:
         for place in range(10):
             os.pwrite(descriptor, b"x" * pages * PAGE, place * SIZE // 10)
@@ -232,7 +232,7 @@ def test_a_tenth_that_was_written_is_enough_wherever_it_lies(pages: int, is_comp
     assert (finding is None) == is_complete
 
 
-def test_no_more_holes_are_looked_for_than_a_walk_has_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_holes_examined_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
     def alternate(_fd: int, offset: int, _whence: int) -> int:
@@ -245,8 +245,8 @@ def test_no_more_holes_are_looked_for_than_a_walk_has_steps(monkeypatch: pytest.
     assert len(asked) == 2 * MAX_ELEMENTS
 
 
-def test_a_hole_that_does_not_read_as_one_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file system that calls a hole what it has not put on the disk yet."""
+def test_a_hole_with_data_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system may report unflushed data as a hole."""
     monkeypatch.setattr(os, "lseek", lambda _fd, offset, whence: offset if whence == os.SEEK_HOLE else SIZE)
     with memory_file(b"x" * SIZE) as descriptor:
         assert containers.inspect(descriptor, SIZE, ".ts") is None
@@ -255,7 +255,7 @@ def test_a_hole_that_does_not_read_as_one_is_none(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("code", [errno.ENXIO, errno.EINVAL, errno.EOPNOTSUPP])
-def test_a_file_system_that_knows_no_holes_has_none(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+def test_a_file_system_without_seek_hole_has_no_holes(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     def refuse(_fd: int, _offset: int, _whence: int) -> int:
         raise OSError(code, os.strerror(code))
 
@@ -264,7 +264,7 @@ def test_a_file_system_that_knows_no_holes_has_none(monkeypatch: pytest.MonkeyPa
         assert containers.inspect(descriptor, SIZE, ".ts") is None
 
 
-def test_that_looking_for_holes_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_search_for_holes_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_fd: int, _offset: int, _whence: int) -> int:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -275,7 +275,7 @@ def test_that_looking_for_holes_fails_is_told(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("extension", [".avi", ".ts", ".MPG", ""])
-def test_a_kind_that_we_cannot_judge_is_not_judged(extension: str) -> None:
+def test_an_unsupported_format_is_accepted(extension: str) -> None:
     assert inspect(b"anything", extension) is None
 
 
@@ -284,7 +284,7 @@ def test_a_kind_that_we_cannot_judge_is_not_judged(extension: str) -> None:
     [(".mp4", FTYP + MOOV + MDAT, box(b"free")), (".mkv", EBML + SEGMENT, bytes.fromhex("EC80"))],
     ids=["mp4", "mkv"],
 )
-def test_a_file_of_nothing_but_tiny_parts_is_given_up(extension: str, first: bytes, tiny: bytes) -> None:
+def test_a_file_of_too_many_tiny_elements_is_incomplete(extension: str, first: bytes, tiny: bytes) -> None:
     assert "no player expects" in (inspect(first + tiny * MAX_ELEMENTS, extension) or "complete")
 
 
@@ -293,7 +293,7 @@ def test_a_file_of_nothing_but_tiny_parts_is_given_up(extension: str, first: byt
     beginning=st.sampled_from([b"", FTYP, FTYP + MOOV, EBML, EBML + SEGMENT]),
     rest=st.binary(max_size=200),
 )
-def test_no_bytes_whatever_make_it_fail(extension: str, beginning: bytes, rest: bytes) -> None:
+def test_arbitrary_bytes_raise_no_error(extension: str, beginning: bytes, rest: bytes) -> None:
     assert inspect(beginning + rest, extension) != ""
 
 
@@ -310,20 +310,20 @@ def test_an_mp4_is_complete_in_any_order_and_not_a_byte_shorter(boxes: list[byte
     assert inspect(without_a_byte, ".mp4")
 
 
-def test_the_extension_counts_in_any_case() -> None:
+def test_the_extension_is_case_insensitive() -> None:
     assert inspect(FTYP, ".MP4")
     assert inspect(EBML, ".WebM")
 
 
-def test_what_a_file_has_gained_since_its_size_was_taken_is_not_looked_at() -> None:
+def test_data_beyond_the_given_size_is_ignored() -> None:
     before = FTYP + MOOV + MDAT
     with memory_file(before + MDAT) as descriptor:
         assert containers.inspect(descriptor, len(before), ".mp4") is None
         finding = containers.inspect(descriptor, len(before) + 4, ".mp4")
-    assert finding == f"It breaks off in the box header at byte {len(before)}."
+    assert finding == f"It is truncated in the box header at byte {len(before)}."
 
 
-def test_a_file_that_shrinks_while_it_is_inspected_is_not_complete() -> None:
+def test_a_file_that_shrinks_during_the_inspection_is_incomplete() -> None:
     content = FTYP + MOOV + MDAT + MDAT
     with memory_file(content) as descriptor:
         os.ftruncate(descriptor, len(content) - len(MDAT))

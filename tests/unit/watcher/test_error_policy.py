@@ -93,7 +93,7 @@ def fixture(harness: Harness) -> ErrorPolicyFixture:
     [
         (storage_error(ErrorKind.TRANSIENT, "SlowDown"), "SlowDown"),
         (database_error(DatabaseErrorKind.TRANSIENT), "database"),
-        (StageError(FailureKind.TRANSIENT, "object-missing", "It is not there."), "object-missing"),
+        (StageError(FailureKind.TRANSIENT, "object-missing", "It does not exist."), "object-missing"),
         (OSError(errno.EIO, "Input/output error"), "local-io"),
         (UnreadableError("a", "Stale file handle.", errno.ESTALE), "local-io"),
     ],
@@ -134,7 +134,7 @@ def test_there_is_no_limit_on_attempts_and_the_wait_is_capped(fixture: ErrorPoli
         (storage_error(ErrorKind.ENVIRONMENT, "AccessDenied"), "AccessDenied"),
         (database_error(DatabaseErrorKind.ENVIRONMENT), "database"),
         (StageError(FailureKind.ENVIRONMENT, "object-unknown", "403."), "object-unknown"),
-        (RootUnavailableError("/completed", "It is not there."), "root-unavailable"),
+        (RootUnavailableError("/completed", "It does not exist."), "root-unavailable"),
         (OSError(errno.ENOSPC, "No space left on device"), "local-system"),
         (UnreadableError("a", "Too many open files.", errno.EMFILE), "local-system"),
     ],

@@ -59,7 +59,7 @@ def test_an_overflow_of_the_kernels_queue_is_told_and_survived(
 ) -> None:
     with shortest_queue():
         observer.start()
-    with watches_of(observer)._books:  # the reader waits for it, and the queue fills up
+    with watches_of(observer)._state_lock:  # the reader waits for it, and the queue fills up
         for number in range(100):
             write(f"{root}/{number}.mp4")
     assert told.lost.wait(WAIT_SECONDS)

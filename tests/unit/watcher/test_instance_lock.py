@@ -1,4 +1,4 @@
-"""One daemon an instance, held by the kernel however a process ends."""
+"""One daemon per instance; the kernel releases the lock however a process ends."""
 
 import os
 import stat
@@ -46,7 +46,7 @@ def test_a_second_process_is_refused_and_told_which_one_runs(path: str) -> None:
             assert is_held(path)
 
 
-def test_a_killed_process_holds_nothing(path: str) -> None:
+def test_a_killed_process_releases_the_lock(path: str) -> None:
     with peer(_HOLD, path) as other:
         other.expect("held")
         other.process.kill()
@@ -56,7 +56,7 @@ def test_a_killed_process_holds_nothing(path: str) -> None:
             pass
 
 
-def test_asking_never_takes_the_lock_away_from_its_holder(path: str) -> None:
+def test_a_query_does_not_release_the_lock(path: str) -> None:
     with held(path):
         assert [is_held(path) for _ in range(3)] == [True] * 3
         with pytest.raises(InstanceRunningError), held(path):
@@ -64,12 +64,12 @@ def test_asking_never_takes_the_lock_away_from_its_holder(path: str) -> None:
         assert is_held(path)
 
 
-def test_where_nobody_ever_ran_nothing_is_held_and_nothing_is_made(place: str, path: str) -> None:
+def test_without_a_lock_file_the_lock_is_free_and_no_file_is_created(place: str, path: str) -> None:
     assert not is_held(path)
     assert os.listdir(place) == []
 
 
-def test_the_lock_is_for_its_owner_alone_and_names_the_process(path: str) -> None:
+def test_the_lock_file_is_private_and_names_the_process(path: str) -> None:
     with held(path):
         assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
         assert stat.S_IMODE(os.stat(os.path.dirname(path)).st_mode) == 0o700
@@ -77,7 +77,7 @@ def test_the_lock_is_for_its_owner_alone_and_names_the_process(path: str) -> Non
             assert file.read() == f"{os.getpid()}\n"
 
 
-def test_an_instance_is_a_name_and_a_directory_by_whatever_path(place: str) -> None:
+def test_an_instance_is_a_name_and_a_directory_under_any_path(place: str) -> None:
     os.symlink(place, f"{place}/again")
     paths = {lock_path("/s", name, directory) for name in ("a", "b/../ü") for directory in (place, "/var")}
     assert len(paths) == 4
@@ -85,7 +85,7 @@ def test_an_instance_is_a_name_and_a_directory_by_whatever_path(place: str) -> N
     assert lock_path("/s", "a", f"{place}/again") == lock_path("/s", "a", place)
 
 
-def test_a_place_that_cannot_be_written_is_a_sentence(
+def test_an_unwritable_state_directory_is_explained(
     path: str, unprivileged: Callable[[], AbstractContextManager[None]]
 ) -> None:
     os.makedirs(os.path.dirname(path), mode=0o700)
@@ -93,6 +93,6 @@ def test_a_place_that_cannot_be_written_is_a_sentence(
         if os.access(os.path.dirname(path), os.X_OK, effective_ids=True):
             os.chmod(os.path.dirname(path), 0)
         with pytest.raises(LockUnavailableError, match="STATE_DIRECTORY"), held(path):
-            pytest.fail("it cannot be had")
+            pytest.fail("it was acquired")
         with pytest.raises(LockUnavailableError, match="as the user of the daemon"):
             is_held(path)

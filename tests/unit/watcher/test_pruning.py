@@ -1,4 +1,4 @@
-"""Directories that have been empty for long go, and nothing else ever does."""
+"""Only directories that have been empty for long are removed."""
 
 import os
 import time
@@ -38,7 +38,7 @@ def prune(tree: Tree, *, ignores: Callable[[str], bool] = lambda _: False) -> in
     return prune_directories(tree, timedelta(days=7), ignores=ignores, clock=lambda: NOW)
 
 
-def test_a_directory_that_has_been_empty_for_long_goes(place: str, tree: Tree) -> None:
+def test_a_directory_that_has_been_empty_for_long_is_removed(place: str, tree: Tree) -> None:
     make(place, "old", "older")
     assert prune(tree) == 2
     assert os.listdir(place) == []
@@ -51,7 +51,7 @@ def test_a_directory_made_a_moment_ago_stays(place: str, tree: Tree) -> None:
     assert sorted(os.listdir(place)) == ["nearly", "new"]
 
 
-def test_whatever_holds_anything_stays(place: str, tree: Tree) -> None:
+def test_a_directory_with_any_entry_stays(place: str, tree: Tree) -> None:
     make(place, "file/a.mp4", "hidden/.a.aside")
     os.mkdir(f"{place}/link")
     os.symlink("/nowhere", f"{place}/link/dangling")
@@ -88,7 +88,7 @@ def test_the_watched_directory_itself_stays(place: str, tree: Tree) -> None:
     assert os.path.isdir(place)
 
 
-def test_what_may_not_be_removed_is_left_alone(
+def test_a_directory_that_cannot_be_removed_stays(
     place: str, tree: Tree, unprivileged: Callable[[], AbstractContextManager[None]]
 ) -> None:
     make(place, "old")

@@ -21,7 +21,7 @@ from tests.support.quarantine_files import (
     write,
 )
 from watcher.filesystem import leases
-from watcher.filesystem.leases import Hold
+from watcher.filesystem.leases import LeaseAttempt
 from watcher.filesystem.removal import (
     Kept,
     Quarantined,
@@ -163,7 +163,7 @@ def test_a_writer_that_waits_for_the_lease_in_open_does_not_lose_its_encode(
     with ExitStack() as processes:
         peers: list[Peer] = []
 
-        def writer_comes(hold: Hold) -> None:
+        def writer_comes(hold: LeaseAttempt) -> None:
             peers.append(processes.enter_context(writer(aside_path, LIKE_AN_ENCODER, "new encode")))
             while not hold.is_broken():
                 os.sched_yield()

@@ -20,7 +20,7 @@ from watcher.telemetry.metrics import Metrics
 WAIT_SECONDS = 10
 PERIOD = 300.0
 BARRIER = "barrier"
-AWAY = RootUnavailableError("/completed", "It is not there.")
+AWAY = RootUnavailableError("/completed", "It does not exist.")
 LOCKED = DatabaseError(ErrorKind.TRANSIENT, "read", "it is locked", "Wait.")
 
 

@@ -153,7 +153,7 @@ def test_putting_back_never_overwrites_and_neither_content_is_lost(
     write(video, b"new encode")
     outcome = delete_quarantined(tree, aside)
     assert isinstance(outcome, LeftInQuarantine)
-    assert "taken by another file" in outcome.reason
+    assert "Another file has its name" in outcome.reason
     assert content(video) == b"new encode"
     assert content(aside_path) == b"written aside"
 
@@ -184,7 +184,7 @@ def test_the_old_name_does_not_go_before_the_disk_knows_the_new_one(
     assert "both names" in outcome.reason
     assert names(video) == {"a.mp4", ".video-uploader-7.aside"}
     monkeypatch.undo()
-    assert repair(tree, ASIDE, "a.mp4", aside.identity) == Restored("It was found set aside.")
+    assert repair(tree, ASIDE, "a.mp4", aside.identity) == Restored("It was found in quarantine.")
     assert names(video) == {"a.mp4"}
 
 
@@ -234,7 +234,7 @@ def test_a_file_that_vanished_from_aside_is_missing(
 def test_a_crash_after_setting_aside_is_repaired(tree: Tree, video: str, known: bool) -> None:
     aside = put_aside(tree, video)
     outcome = repair(tree, ASIDE, "a.mp4", aside.identity if known else None)
-    assert outcome == Restored("It was found set aside.")
+    assert outcome == Restored("It was found in quarantine.")
     assert names(video) == {"a.mp4"}
     assert content(video) == b"hashed"
 

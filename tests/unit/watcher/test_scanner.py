@@ -1,4 +1,4 @@
-"""The scan: what it tells of a directory that the ledger does not know yet, and what it leaves in peace."""
+"""The scan: which files and rows it reports, and which it skips."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.harness import VIDEO_ID, Harness
 from tests.support.unprivileged import give_away
 from watcher.app.factories import make_path_template
 from watcher.detection import scanner as scanner_module
-from watcher.detection.scanner import Scanner
+from watcher.detection.scanner import Scanner, UnreadableDirectories
 from watcher.detection.settler import Source
 from watcher.filesystem.openat import RootUnavailableError
 
@@ -27,7 +27,7 @@ OTHER = f"{VIDEO_ID}/my_video_144p.mp4"
 
 @dataclass
 class Scans:
-    """A scanner, and what it told."""
+    """A scanner, and what it reported."""
 
     scanner: Scanner
     noticed: list[str]
@@ -37,7 +37,7 @@ class Scans:
 
 @dataclass
 class Watched:
-    """What the scanner told of the directories it came by; `then` is done at each of them."""
+    """The directories that the scanner watched; `then` is called for each of them."""
 
     told: list[str] = field(default_factory=list)
     then: Callable[[str], None] = lambda _: None
@@ -84,7 +84,7 @@ def test_a_new_file_counts_as_found_only_by_a_full_scan_after_the_first(
     assert (scans.noticed, scans.found) == ([PATH, PATH, OTHER], [OTHER])
 
 
-def test_a_file_whose_row_is_looked_at_again_does_not_count_as_found(
+def test_a_file_that_is_checked_again_does_not_count_as_found(
     harness: Harness, scans: Scans, video: bytes
 ) -> None:
     row = harness.put(PATH, video)
@@ -94,8 +94,8 @@ def test_a_file_whose_row_is_looked_at_again_does_not_count_as_found(
     assert (scans.noticed, scans.found) == ([PATH], [])
 
 
-def test_every_directory_is_told_before_it_is_listed(harness: Harness, scans: Scans, video: bytes) -> None:
-    """A file that is made as soon as its directory is watched is found, or else told by the kernel."""
+def test_every_directory_is_watched_before_it_is_listed(harness: Harness, scans: Scans, video: bytes) -> None:
+    """A file created right after its directory is watched is found by the scan or reported by an event."""
     os.makedirs(harness.absolute(VIDEO_ID))
     os.makedirs(harness.absolute(f"{VIDEO_ID}/.cache"))
 
@@ -112,7 +112,7 @@ def test_every_directory_is_told_before_it_is_listed(harness: Harness, scans: Sc
     assert watched.told[4:] == [VIDEO_ID]
 
 
-def test_a_scan_that_fails_or_is_stopped_does_not_come_to_its_end(harness: Harness, scans: Scans) -> None:
+def test_a_scan_that_fails_or_is_stopped_does_not_end_its_pass(harness: Harness, scans: Scans) -> None:
     watched = Watched()
     harness.write(PATH, b"x")
     scans.scanner.watch_with(watched)
@@ -154,7 +154,7 @@ def test_a_changed_file_is_noticed(harness: Harness, scans: Scans, video: bytes)
         (State.RELEASED, None, True),
     ],
 )
-def test_a_file_that_did_not_change_is_noticed_only_where_a_look_can_help(
+def test_a_file_that_did_not_change_is_checked_only_where_that_can_help(
     harness: Harness, scans: Scans, video: bytes, state: State, code: str | None, is_noticed: bool
 ) -> None:
     row = harness.put(PATH, video)
@@ -185,7 +185,7 @@ def test_files_are_compared_with_the_ledger_a_page_at_a_time(
     assert asked == [4, 4, 2]
 
 
-def test_a_scan_ends_between_two_pages_when_it_is_told_to(
+def test_a_stopped_scan_ends_between_two_pages(
     harness: Harness, scans: Scans, monkeypatch: pytest.MonkeyPatch, video: bytes
 ) -> None:
     monkeypatch.setattr(scanner_module, "PAGE", 4)
@@ -198,7 +198,7 @@ def test_a_scan_ends_between_two_pages_when_it_is_told_to(
     assert scans.missing == []
 
 
-def test_what_is_not_a_video_is_ignored_and_ignored_directories_are_not_entered(
+def test_other_files_are_ignored_and_ignored_directories_are_not_listed(
     harness: Harness, scans: Scans
 ) -> None:
     harness.write(f"{VIDEO_ID}/notes.txt", b"x")
@@ -210,7 +210,7 @@ def test_what_is_not_a_video_is_ignored_and_ignored_directories_are_not_entered(
     assert (report.files, report.ignored) == (0, 2)
 
 
-def test_only_what_is_below_a_directory_is_looked_at(harness: Harness, scans: Scans, video: bytes) -> None:
+def test_a_partial_scan_reads_only_its_directory(harness: Harness, scans: Scans, video: bytes) -> None:
     row = harness.put(PATH, video)
     os.unlink(harness.absolute(PATH))
     harness.write(OTHER, video)
@@ -235,7 +235,7 @@ def test_only_what_is_below_a_directory_is_looked_at(harness: Harness, scans: Sc
         (State.GONE, False),
     ],
 )
-def test_rows_that_need_their_file_are_told_when_it_is_missing(
+def test_a_row_that_needs_its_file_is_reported_when_it_is_missing(
     harness: Harness, scans: Scans, video: bytes, state: State, is_missed: bool
 ) -> None:
     row = advance_to(harness.app.ledger, harness.put(PATH, video), state)
@@ -254,7 +254,7 @@ def test_something_else_at_the_path_is_not_a_missing_file(
     assert scans.missing == []
 
 
-def test_an_empty_root_is_never_believed(harness: Harness, scans: Scans, video: bytes) -> None:
+def test_an_empty_root_is_an_error(harness: Harness, scans: Scans, video: bytes) -> None:
     harness.put(PATH, video)
     shutil.rmtree(harness.absolute(VIDEO_ID))
     with pytest.raises(RootUnavailableError, match="is its file system mounted"):
@@ -263,7 +263,7 @@ def test_an_empty_root_is_never_believed(harness: Harness, scans: Scans, video: 
     assert harness.row(PATH).state is State.PENDING
 
 
-def test_a_root_that_went_away_is_an_error_and_not_an_empty_directory(
+def test_a_missing_root_is_an_error_and_not_an_empty_directory(
     harness: Harness, scans: Scans, video: bytes
 ) -> None:
     harness.put(PATH, video)
@@ -296,9 +296,36 @@ def test_an_unreadable_directory_is_counted_each_time_and_reported_once(
     assert harness.row(PATH) == row
 
 
-def test_files_set_aside_are_reported_and_not_noticed(harness: Harness, scans: Scans) -> None:
+def test_quarantined_files_are_reported_and_not_checked(harness: Harness, scans: Scans) -> None:
     aside = harness.write(f"{VIDEO_ID}/.video-uploader-7.aside", b"x")
     report = scans.scanner.scan()
-    assert report.asides == [aside]
+    assert report.quarantined == [aside]
     assert scans.noticed == []
     assert (report.files, report.ignored) == (0, 0)
+
+
+def test_a_reason_for_an_unreadable_directory_is_news_once() -> None:
+    directories = UnreadableDirectories()
+    assert [directories.add("a", "No."), directories.add("a", "No."), directories.add("a", "Never.")] == [
+        True,
+        False,
+        True,
+    ]
+    assert directories.first(5) == {"a": "Never."}
+
+
+def test_a_scan_updates_only_unreadable_directories_below_its_own() -> None:
+    directories = UnreadableDirectories()
+    for path in ("a", "a/b", "ab", "c"):
+        directories.add(path, "No.")
+    assert directories.replace("a", {"a/b": "No."}) == ["a"]
+    assert list(directories.first(5)) == ["a/b", "ab", "c"]
+    assert directories.replace("", {"c": "No."}) == ["a/b", "ab"]
+    assert len(directories) == 1
+
+
+def test_the_first_unreadable_directories_are_in_order() -> None:
+    directories = UnreadableDirectories()
+    for path in ("c", "a", "b"):
+        directories.add(path, "No.")
+    assert list(directories.first(2)) == ["a", "b"]

@@ -35,7 +35,7 @@ IDENTITY = Identity(1, 2, 3, 4)
 FINISHED = Finished(IDENTITY, None)
 BUSY = Busy("Some process has it open for writing.")
 LOCKED = DatabaseError(ErrorKind.TRANSIENT, "write", "it is locked", "Wait.")
-AWAY = RootUnavailableError("/completed", "It is not there.")
+AWAY = RootUnavailableError("/completed", "It does not exist.")
 
 
 @dataclass

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("no_descriptor_left")
 def every_use(tree: Tree) -> list[Callable[[], object]]:
     return [
         tree.check_root,
-        tree.believe_missing,
+        tree.ensure_mounted,
         tree.open_root,
         lambda: tree.exists("a.mp4"),
         lambda: tree.open("a.mp4"),
@@ -59,7 +59,7 @@ def test_a_root_that_may_not_be_listed_is_unavailable(place: str, unprivileged: 
     tree = Tree(root)
     os.chmod(root, 0)
     with unprivileged():
-        for use in (tree.check_root, tree.believe_missing, lambda: list(tree.walk())):
+        for use in (tree.check_root, tree.ensure_mounted, lambda: list(tree.walk())):
             with pytest.raises(RootUnavailableError, match="Permission denied"):
                 use()
         with pytest.raises(RootUnavailableError):
@@ -76,6 +76,6 @@ def test_a_root_that_never_was_there_or_is_a_file_is_unavailable(place: str) -> 
 
 def test_a_missing_file_proves_nothing_while_the_root_is_empty(place: str, tree: Tree) -> None:
     with pytest.raises(RootUnavailableError, match="mounted"):
-        tree.believe_missing()
+        tree.ensure_mounted()
     write(place, "a.mp4")
-    tree.believe_missing()
+    tree.ensure_mounted()

@@ -1,4 +1,4 @@
-"""What a path names: a rendition, an original, or nothing of ours with a reason."""
+"""What a path names: a rendition, an original, or neither, with a reason."""
 
 import string
 
@@ -74,7 +74,7 @@ def test_a_file_without_a_known_quality_is_the_original_and_so_is_the_suffix(
 
 
 @pytest.mark.parametrize("text", [BY_DIRECTORY, WITHOUT_FILENAME, "library/{video_id}-{quality}{ext}"])
-def test_originals_are_known_beside_any_template(text: str) -> None:
+def test_originals_are_recognized_with_any_template(text: str) -> None:
     made = template(text)
     assert made.classify(f"{VIDEO}/my.mp4") == Rendition(VIDEO, "my.mp4", "original")
     assert made.classify(f"{VIDEO}/my_original.mp4") == Rendition(VIDEO, "my.mp4", "original")
@@ -104,7 +104,7 @@ def test_other_templates_name_renditions_too(text: str, path: str, expected: Ren
     assert template(text).classify(path) == expected
 
 
-def test_what_a_template_says_between_its_placeholders_is_meant_literally() -> None:
+def test_text_between_placeholders_is_literal() -> None:
     made = template("v.x/{video_id}/{filename}.{quality}{ext}")
     assert "does not fit" in reason(f"vyx/{VIDEO}/a.720p.mp4", made)
     assert "does not fit" in reason(f"v.x/{VIDEO}/aX720p.mp4", made)
@@ -145,7 +145,7 @@ def test_a_path_that_does_not_fit_is_ignored_and_the_reason_names_the_template(p
         (f"{VIDEO}/a_720p.mp4~", "*~"),
     ],
 )
-def test_an_ignore_pattern_counts_for_every_part_of_a_path(path: str, pattern: str) -> None:
+def test_an_ignore_pattern_applies_to_every_component_of_a_path(path: str, pattern: str) -> None:
     assert reason(path) == f"it matches {pattern} of IGNORE_PATTERNS"
     assert template().ignores(path) == pattern
 
@@ -157,7 +157,7 @@ def test_an_extension_outside_the_list_is_never_uploaded(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["a\n_720p.mp4", "a\x1b[2J_720p.mp4", "a\x7f_720p.mp4", "a\x85_720p.mp4"])
 def test_control_characters_are_ignored(name: str) -> None:
-    assert reason(f"{VIDEO}/{name}") == "its name has control characters"
+    assert reason(f"{VIDEO}/{name}") == "its name contains control characters"
 
 
 def test_a_name_that_is_not_text_is_ignored() -> None:
@@ -168,7 +168,7 @@ def test_an_original_is_ignored_where_the_word_is_not_among_the_qualities() -> N
     assert "not in QUALITIES" in reason(f"{VIDEO}/a.mp4", template(qualities=("720p",)))
 
 
-def test_of_two_quality_words_that_fit_the_longer_one_is_meant() -> None:
+def test_of_two_matching_quality_words_the_longer_one_applies() -> None:
     made = template("{video_id}/{filename}-{quality}{ext}", qualities=("0p", "720p", "original"))
     assert made.classify(f"{VIDEO}/a-720p.mp4") == Rendition(VIDEO, "a.mp4", "720p")
 
@@ -180,11 +180,11 @@ def test_of_two_quality_words_that_fit_the_longer_one_is_meant() -> None:
         ("{filename}_{quality}{ext}", "{video_id} is missing"),
         ("{video_id}_{quality}.mp4", "{ext} is missing"),
         ("{video_id}/{title}_{quality}{ext}", "{title} is not a placeholder"),
-        ("{video_id}/{video_id}_{quality}{ext}", "{video_id} stands in it more than once"),
-        ("{video_id}{ext}/{quality}", "{ext} is not its end"),
+        ("{video_id}/{video_id}_{quality}{ext}", "{video_id} occurs more than once"),
+        ("{video_id}{ext}/{quality}", "it does not end with {ext}"),
         ("/{video_id}_{quality}{ext}", "empty"),
         ("../{video_id}_{quality}{ext}", "'..'"),
-        ("{video_id}/{filename}{quality}{ext}", "side by side"),
+        ("{video_id}/{filename}{quality}{ext}", "adjacent"),
         ("{video_id}/a{b_{quality}{ext}", "brace"),
         ("{video_id}/a}_{quality}{ext}", "brace"),
     ],
@@ -214,7 +214,7 @@ BASE_URLS = ("https://lam-brk.s3.ap-south-1.amazonaws.com", "http://127.0.0.1:90
 def test_from_path_to_rendition_to_key_to_url_and_back(
     text: str, video_id: object, shout: bool, filename: str, quality: str, base_url: str
 ) -> None:
-    """Whatever a file is called, nothing is lost on the way from its path to its URL."""
+    """No name loses information between path and URL."""
     base, dot, extension = filename.rpartition(".")
     written = str(video_id).upper() if shout else str(video_id)
     path = text.format(video_id=written, filename=base, quality=quality, ext=dot + extension)
@@ -235,5 +235,5 @@ def test_from_path_to_rendition_to_key_to_url_and_back(
 
 
 @given(st.text(max_size=80))
-def test_whatever_a_path_is_there_is_an_answer(path: str) -> None:
+def test_any_path_is_classified(path: str) -> None:
     assert isinstance(template().classify(path), Ignored | Rendition)

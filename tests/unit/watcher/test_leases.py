@@ -1,4 +1,4 @@
-"""A read lease tells whether somebody writes, and never lets a writer or this process come to harm."""
+"""A read lease detects writers, and harms neither a writer nor this process."""
 
 import mmap
 import os
@@ -13,8 +13,8 @@ import pytest
 
 from tests.support.media import Media, encoding
 from tests.support.peer_process import writer
-from watcher.filesystem import leases
-from watcher.filesystem.leases import Hold, Writers
+from watcher.filesystem import leases, mounts
+from watcher.filesystem.leases import LeaseAttempt, Writers
 from watcher.filesystem.openat import owned
 
 
@@ -32,59 +32,57 @@ def descriptor(path: str) -> Iterator[int]:
         yield fd
 
 
-def test_nobody_writes_a_file_that_nobody_has_open(descriptor: int) -> None:
-    assert leases.ask(descriptor) is Writers.NONE
+def test_a_file_that_is_not_open_has_no_writer(descriptor: int) -> None:
+    assert leases.check_writers(descriptor) is Writers.NONE
 
 
 @pytest.mark.parametrize("flags", [os.O_WRONLY, os.O_RDWR, os.O_WRONLY | os.O_APPEND | os.O_TRUNC])
-def test_a_process_that_has_the_file_open_for_writing_is_seen_until_it_closes(
-    path: str, descriptor: int, flags: int
-) -> None:
+def test_a_writer_is_detected_until_it_closes_the_file(path: str, descriptor: int, flags: int) -> None:
     with writer(path, flags) as process:
         process.expect("opened")
-        assert leases.ask(descriptor) is Writers.SOME
+        assert leases.check_writers(descriptor) is Writers.SOME
         process.go_on()
         process.expect("closed")
-        assert leases.ask(descriptor) is Writers.NONE
+        assert leases.check_writers(descriptor) is Writers.NONE
 
 
-def test_a_writer_that_has_only_a_mapping_left_is_seen(path: str, descriptor: int) -> None:
+def test_a_writer_with_only_a_mapping_left_is_detected(path: str, descriptor: int) -> None:
     with owned(os.open(path, os.O_RDWR)) as writing:
         mapping = mmap.mmap(writing, 5)
     with mapping:
-        assert leases.ask(descriptor) is Writers.SOME
-    assert leases.ask(descriptor) is Writers.NONE
+        assert leases.check_writers(descriptor) is Writers.SOME
+    assert leases.check_writers(descriptor) is Writers.NONE
 
 
 def test_a_reader_is_no_writer(path: str, descriptor: int) -> None:
     with open(path, "rb"):
-        assert leases.ask(descriptor) is Writers.NONE
+        assert leases.check_writers(descriptor) is Writers.NONE
 
 
-def test_ffmpeg_is_seen_from_its_first_byte_to_its_end(place: str) -> None:
+def test_ffmpeg_is_detected_from_its_first_byte_to_its_end(place: str) -> None:
     path = f"{place}/encoding.mp4"
     with (
         encoding(path, "-movflags", "+faststart") as process,
         owned(os.open(path, os.O_RDONLY)) as descriptor,
     ):
-        assert leases.ask(descriptor) is Writers.SOME
+        assert leases.check_writers(descriptor) is Writers.SOME
         process.terminate()
         process.wait()
-        assert leases.ask(descriptor) is Writers.NONE
+        assert leases.check_writers(descriptor) is Writers.NONE
 
 
-def test_a_lease_is_given_back_at_once_so_that_no_writer_waits(path: str, descriptor: int) -> None:
-    assert leases.ask(descriptor) is Writers.NONE
+def test_a_check_releases_its_lease_at_once_so_that_no_writer_blocks(path: str, descriptor: int) -> None:
+    assert leases.check_writers(descriptor) is Writers.NONE
     assert not leases.still_held(descriptor)
     # A writer in this very process would wait for itself.
     with owned(os.open(path, os.O_WRONLY | os.O_NONBLOCK)):
         pass
 
 
-def test_a_writer_waits_while_the_lease_is_held_and_the_holder_is_told(path: str, descriptor: int) -> None:
+def test_a_writer_blocks_while_the_lease_is_held_and_is_noticed(path: str, descriptor: int) -> None:
     with ExitStack() as holding:
         hold = holding.enter_context(leases.hold(descriptor))
-        assert hold == Hold(descriptor, Writers.NONE, is_granted=True)
+        assert hold == LeaseAttempt(descriptor, Writers.NONE, is_granted=True)
         assert not hold.is_broken()
         with writer(path, os.O_WRONLY) as process:
             while not hold.is_broken():
@@ -100,63 +98,63 @@ def test_the_lease_ends_with_its_block(descriptor: int) -> None:
     assert not leases.still_held(descriptor)
 
 
-def test_nothing_is_held_against_a_writer_that_is_there(path: str, descriptor: int) -> None:
+def test_no_lease_is_granted_against_a_present_writer(path: str, descriptor: int) -> None:
     with open(path, "ab"), leases.hold(descriptor) as hold:
-        assert hold == Hold(descriptor, Writers.SOME, is_granted=False)
+        assert hold == LeaseAttempt(descriptor, Writers.SOME, is_granted=False)
         assert not hold.is_broken()
 
 
-def test_without_the_right_to_a_lease_nothing_is_known(
+def test_without_permission_for_a_lease_the_answer_is_unknown(
     descriptor: int, unprivileged: Callable[[], AbstractContextManager[None]]
 ) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can make a file of somebody else")
     with unprivileged():
-        assert leases.ask(descriptor) is Writers.UNKNOWN
+        assert leases.check_writers(descriptor) is Writers.UNKNOWN
         with leases.hold(descriptor) as hold:
-            assert hold == Hold(descriptor, Writers.UNKNOWN, is_granted=False)
+            assert hold == LeaseAttempt(descriptor, Writers.UNKNOWN, is_granted=False)
             assert not hold.is_broken()
 
 
-def test_where_there_are_no_leases_nothing_is_known() -> None:
+def test_without_leases_the_answer_is_unknown() -> None:
     with owned(os.open("/", os.O_RDONLY)) as directory:
-        assert leases.ask(directory) is Writers.UNKNOWN
+        assert leases.check_writers(directory) is Writers.UNKNOWN
 
 
-def test_a_lease_on_a_file_system_that_misses_writers_proves_nothing_but_a_refusal_does(
+def test_on_an_untrusted_file_system_only_a_refused_lease_is_proof(
     path: str, descriptor: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leases, "TRUSTED_FILE_SYSTEMS", frozenset())
-    assert leases.ask(descriptor) is Writers.UNKNOWN
+    assert leases.check_writers(descriptor) is Writers.UNKNOWN
     with leases.hold(descriptor) as hold:
-        assert hold == Hold(descriptor, Writers.UNKNOWN, is_granted=True)
+        assert hold == LeaseAttempt(descriptor, Writers.UNKNOWN, is_granted=True)
     with open(path, "ab"):
-        assert leases.ask(descriptor) is Writers.SOME
+        assert leases.check_writers(descriptor) is Writers.SOME
 
 
-def test_a_file_that_is_on_no_mounted_file_system_is_not_trusted() -> None:
+def test_a_file_on_no_mounted_file_system_is_not_trusted() -> None:
     with owned(os.memfd_create("nowhere")) as anonymous:
         # Leases are for descriptors that cannot write, and this file can be opened by no other name.
         reading = os.open(f"/proc/self/fd/{anonymous}", os.O_RDONLY)
     with owned(reading):
-        assert leases.ask(reading) is Writers.UNKNOWN
+        assert leases.check_writers(reading) is Writers.UNKNOWN
 
 
 @pytest.mark.parametrize(
     "kind", ["overlay", "nfs", "nfs4", "cifs", "smb3", "fuse", "fuse.sshfs", "9p", "ceph", "virtiofs"]
 )
-def test_file_systems_with_writers_out_of_sight_are_not_trusted(kind: str) -> None:
+def test_file_systems_with_undetectable_writers_are_not_trusted(kind: str) -> None:
     assert kind not in leases.TRUSTED_FILE_SYSTEMS
 
 
 @pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "ceph"])
-def test_on_a_network_file_system_a_lease_that_is_granted_is_not_believed(
+def test_on_a_network_file_system_a_granted_lease_is_no_proof(
     descriptor: int, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """Whoever writes on another machine asks another kernel."""
-    assert leases.ask(descriptor) is Writers.NONE
-    monkeypatch.setattr(leases, "file_system", lambda _descriptor: kind)
-    assert leases.ask(descriptor) is Writers.UNKNOWN
+    """A writer on another machine uses another kernel."""
+    assert leases.check_writers(descriptor) is Writers.NONE
+    monkeypatch.setattr(leases, "file_system_type", lambda _descriptor: kind)
+    assert leases.check_writers(descriptor) is Writers.UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -167,19 +165,19 @@ def test_on_a_network_file_system_a_lease_that_is_granted_is_not_believed(
         *((kind, False) for kind in ("ext4", "xfs", "overlay", "tmpfs", "fuseblk", None)),
     ],
 )
-def test_network_file_systems_are_known_by_their_types(kind: str | None, is_network: bool) -> None:
+def test_network_file_systems_are_recognized_by_type(kind: str | None, is_network: bool) -> None:
     """`fuseblk` is a local disk, and every change of an overlay goes through this kernel."""
-    assert leases.is_network(kind) is is_network
+    assert mounts.is_network(kind) is is_network
     assert not is_network or kind not in leases.TRUSTED_FILE_SYSTEMS
 
 
-def test_the_file_system_is_found_by_the_mount_of_the_very_file() -> None:
+def test_the_file_system_type_is_that_of_the_files_own_mount() -> None:
     if not os.path.ismount("/dev/shm"):
         pytest.skip("no /dev/shm is mounted here")
     with owned(os.open("/dev/shm", os.O_RDONLY)) as directory:
-        assert leases.file_system(directory) == "tmpfs"
+        assert mounts.file_system_type(directory) == "tmpfs"
     with owned(os.open("/proc", os.O_RDONLY)) as directory:
-        assert leases.file_system(directory) == "proc"
+        assert mounts.file_system_type(directory) == "proc"
 
 
 _HOLD_WHILE_A_WRITER_COMES = """
@@ -207,9 +205,9 @@ def test_only_a_process_that_ignores_sigio_survives_a_writer(path: str, how: str
     assert finished.returncode == end
 
 
-def test_copying_as_the_compressor_does_is_seen(place: str, media: Media) -> None:
+def test_a_copy_as_the_compressor_makes_it_is_detected(place: str, media: Media) -> None:
     path = f"{place}/copy.mp4"
     with open(path, "wb") as target, owned(os.open(path, os.O_RDONLY)) as descriptor:
         with open(media.plain, "rb") as source:
             shutil.copyfileobj(source, target)
-        assert leases.ask(descriptor) is Writers.SOME
+        assert leases.check_writers(descriptor) is Writers.SOME

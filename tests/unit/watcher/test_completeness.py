@@ -1,4 +1,4 @@
-"""Nothing that is not finished is ever called finished."""
+"""An unfinished file is never reported as finished."""
 
 import os
 from collections.abc import Callable
@@ -46,11 +46,11 @@ def look(
 
 @pytest.fixture
 def no_leases(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file system of `place` becomes one whose leases prove nothing."""
+    """Make the file system of `place` one whose leases are not trusted."""
     monkeypatch.setattr(leases, "TRUSTED_FILE_SYSTEMS", frozenset())
 
 
-def test_a_complete_video_that_nobody_writes_is_finished_at_the_first_look(tree: Tree, video: str) -> None:
+def test_a_complete_video_without_a_writer_is_finished_at_the_first_check(tree: Tree, video: str) -> None:
     assert look(tree) == Finished(identity(video), None)
 
 
@@ -79,7 +79,7 @@ def test_a_file_that_a_file_server_holds_a_write_lease_on_is_busy(tree: Tree, vi
         assert isinstance(look(tree), Busy)
 
 
-def test_what_ffmpeg_is_writing_is_busy(tree: Tree, place: str) -> None:
+def test_a_file_that_ffmpeg_writes_is_busy(tree: Tree, place: str) -> None:
     with encoding(f"{place}/a.mp4"):
         assert isinstance(look(tree), Busy)
 
@@ -88,7 +88,7 @@ def test_a_truncated_video_is_finished_with_a_finding(tree: Tree, video: str) ->
     os.truncate(video, os.path.getsize(video) - 1)
     found = look(tree)
     assert isinstance(found, Finished)
-    assert found.finding == f"It breaks off in the mdat box at byte {mdat(video)}: 1 bytes are missing."
+    assert found.finding == f"It is truncated in the mdat box at byte {mdat(video)}: 1 bytes are missing."
 
 
 def mdat(path: str) -> int:
@@ -120,10 +120,10 @@ def test_a_file_whose_content_cannot_be_read_is_unreadable(
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(os, "pread", broken_disk)
-    assert look(tree) == Unreadable("Reading it failed; the system says: Input/output error.")
+    assert look(tree) == Unreadable("Reading it failed. The system says: Input/output error.")
 
 
-def test_a_root_that_is_gone_is_an_error_and_no_answer(place: str) -> None:
+def test_a_missing_root_is_an_error(place: str) -> None:
     root = f"{place}/root"
     os.mkdir(root)
     tree = Tree(root)
@@ -133,9 +133,7 @@ def test_a_root_that_is_gone_is_an_error_and_no_answer(place: str) -> None:
 
 
 @pytest.mark.usefixtures("no_leases")
-def test_without_leases_a_file_is_finished_after_it_was_unchanged_for_the_quiet_window(
-    tree: Tree, video: str
-) -> None:
+def test_without_leases_a_file_is_finished_after_a_quiet_period(tree: Tree, video: str) -> None:
     first = look(tree, now=100.0)
     assert first == QuietPeriod(Observation(identity(video), 100.0), until=105.0)
     assert isinstance(first, QuietPeriod)
@@ -145,7 +143,7 @@ def test_without_leases_a_file_is_finished_after_it_was_unchanged_for_the_quiet_
 
 @pytest.mark.usefixtures("no_leases")
 @pytest.mark.parametrize("what", ["size", "mtime", "inode"])
-def test_without_leases_any_change_begins_the_quiet_window_anew(tree: Tree, video: str, what: str) -> None:
+def test_without_leases_any_change_restarts_the_quiet_period(tree: Tree, video: str, what: str) -> None:
     observation = Observation(identity(video), 100.0)
     match what:
         case "size":
@@ -165,7 +163,7 @@ def test_without_leases_any_change_begins_the_quiet_window_anew(tree: Tree, vide
 
 
 @pytest.mark.usefixtures("no_leases")
-def test_without_leases_a_writer_that_is_seen_all_the_same_is_believed(tree: Tree, video: str) -> None:
+def test_without_leases_a_detected_writer_makes_the_file_busy(tree: Tree, video: str) -> None:
     observation = Observation(identity(video), 100.0)
     with open(video, "ab"):
         assert isinstance(look(tree, previous=observation, now=200.0), Busy)
@@ -182,14 +180,14 @@ def during_the_look(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], objec
     monkeypatch.setattr(containers, "inspect", inspect_and_more)
 
 
-def test_a_file_that_grows_during_the_look_is_busy(
+def test_a_file_that_grows_during_the_check_is_busy(
     tree: Tree, video: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     during_the_look(monkeypatch, lambda: os.truncate(video, os.path.getsize(video) + 1))
     assert isinstance(look(tree), Busy)
 
 
-def test_a_writer_that_comes_during_the_look_and_has_written_nothing_yet_is_seen(
+def test_a_writer_that_arrives_during_the_check_and_has_written_nothing_is_detected(
     tree: Tree, video: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ExitStack() as files:
