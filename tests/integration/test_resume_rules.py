@@ -14,9 +14,8 @@ from tests.integration.test_upload_rules import padded
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, no_fault, s3_error
 from tests.support.harness import BUCKET, VIDEO_ID, Harness
 from tests.support.s3_server import S3Server
-from watcher.stages.abandoned_multiparts import LOOK_SECONDS, PERIOD_SECONDS, AbandonedMultiparts
+from watcher.stages.abandoned_multiparts import LISTING_SECONDS, PERIOD_SECONDS, AbandonedMultiparts
 from watcher.supervision.backoff import Backoff
-from watcher.supervision.liveness import Liveness
 
 PATH = f"{VIDEO_ID}/my_video_720p.mp4"
 KEY = f"videos/{PATH}"
@@ -130,12 +129,11 @@ def test_a_multipart_whose_beginner_never_got_the_answer_is_aborted_within_the_h
     harness = make_harness()
     ledger, now = harness.app.ledger, 0.0
     abandoned_multiparts = AbandonedMultiparts(
-        database=ledger.database,
         ledger=ledger,
         store=harness.app.context.store,
         prefix="videos",
         backoff=Backoff(),
-        liveness=Liveness(),
+        supervisor=harness.app.supervisor,
         clock=lambda: now,
     )
     assert abandoned_multiparts.adopt_or_abort()
@@ -151,12 +149,12 @@ def test_a_multipart_whose_beginner_never_got_the_answer_is_aborted_within_the_h
     leftover = open_multiparts(server)
     assert set(leftover) == {KEY}
     proxy.fault = no_fault
-    now = LOOK_SECONDS - 1
+    now = LISTING_SECONDS - 1
     abandoned_multiparts.clean()
     assert open_multiparts(server) == leftover
     held = ledger.claim_one(row.id, lease=timedelta(minutes=1))
     assert held is not None
-    now = LOOK_SECONDS
+    now = LISTING_SECONDS
     abandoned_multiparts.clean()
     assert open_multiparts(server) == leftover
     ledger.release_claim(held)

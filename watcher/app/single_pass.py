@@ -12,7 +12,7 @@ import structlog
 from db import State, Upload
 from watcher.app.wiring import Application
 from watcher.errors import Failure
-from watcher.supervision.workers import stop_all
+from watcher.supervision.background_thread import stop_all
 
 log = structlog.get_logger()
 
@@ -54,7 +54,7 @@ class OnceRun:
         app.abandoned_multiparts.adopt_or_abort()
         app.settler.start()
         try:
-            report = app.scanner.scan(stopped=self._is_interrupted)
+            report = app.scanner.scan(stopped=self._must_stop)
             app.asides.repair(report.asides)
             if app.catalog_thread is not None:
                 app.catalog_thread.republisher.sweep()
@@ -69,16 +69,16 @@ class OnceRun:
         unreadable = ["directories could not be read; see the log"] * bool(report.unreadable)
         return [*self._left_undone(started_at), *unreadable]
 
-    def _is_interrupted(self) -> bool:
+    def _must_stop(self) -> bool:
         if not self._signals.empty():
             self._interrupted = True
-        return self._interrupted
+        return self._interrupted or self._app.supervisor.reason_to_stop is not None
 
     def _wait_until_settled(self) -> None:
         """It can take long, and what has settled goes on meanwhile."""
         settler = self._app.settler
-        while not settler.wait_until_only_writers_remain(self._is_interrupted, seconds=GATE_SECONDS):
-            if self._interrupted or settler.failure is not None:
+        while not settler.wait_until_only_writers_remain(self._must_stop, seconds=GATE_SECONDS):
+            if self._must_stop() or settler.failure is not None:
                 return
             self._ask_gate()
 
@@ -91,9 +91,9 @@ class OnceRun:
         return app.ledger.count_awaiting_row() == app.ledger.count_awaiting_row(longer_than=GATE_PATIENCE)
 
     def _wait_until_drained(self) -> None:
-        while not self._is_interrupted() and not self._is_drained():
+        while not self._must_stop() and not self._is_drained():
             try:
-                self._app.disk_pressure.relieve()
+                self._app.disk_pressure.check()
                 self._signals.get(timeout=ASK_SECONDS)
                 self._interrupted = True
             except queue.Empty:
@@ -123,6 +123,9 @@ class OnceRun:
         undone = [f"{path}: some process still writes it" for path in app.settler.waiting_for_writers()]
         if self._interrupted:
             undone.append("interrupted; the next run goes on")
+        undone += [f"{error}; the log has the traceback" for error in app.supervisor.internal_errors()]
+        if app.supervisor.reason_to_stop is not None:
+            undone.append(app.supervisor.reason_to_stop)
         problems: list[tuple[str, Failure | None]] = [("settling", app.settler.failure)]
         problems += [(name, breaker.failure) for name, breaker in app.breakers.items()]
         undone += [f"{name} is paused: {failure.sentence}" for name, failure in problems if failure]

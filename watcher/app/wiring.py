@@ -46,9 +46,9 @@ from watcher.stages.publish import PublishStage
 from watcher.stages.release import ReleaseStage
 from watcher.stages.runner import Stage, StageRunner
 from watcher.stages.upload import UploadStage
+from watcher.supervision.background_thread import Supervisor
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.circuit_breaker import CircuitBreaker
-from watcher.supervision.liveness import Liveness
 from watcher.telemetry.metrics import Metrics
 from watcher.telemetry.transfer_progress import TransferProgress
 
@@ -65,7 +65,7 @@ class Application:
     settings: Settings
     policy: Policy
     context: StageContext
-    liveness: Liveness
+    supervisor: Supervisor
     abandoned_multiparts: AbandonedMultiparts
     asides: Quarantine
     enqueuer: Enqueuer
@@ -136,8 +136,8 @@ def _assemble(
     distribution: Distribution | None,
 ) -> Application:
     runners: dict[State, StageRunner] = {}
-    liveness = Liveness()
     metrics = Metrics()
+    supervisor = Supervisor(metrics, session=database.session)
     ledger = ledger_of(settings, database)
     catalog_threads: list[CatalogThread] = []
 
@@ -161,8 +161,7 @@ def _assemble(
         else Invalidator(
             distribution,
             Invalidations(database, settings.ledger_instance),
-            database=database,
-            liveness=liveness,
+            supervisor=supervisor,
             metrics=metrics,
         ),
         # boto3 takes the same name from the environment.
@@ -173,12 +172,11 @@ def _assemble(
         check_gate=check_gate,
     )
     abandoned_multiparts = AbandonedMultiparts(
-        database=database,
         ledger=context.ledger,
         store=store,
         prefix=settings.aws_s3_videos_prefix,
         backoff=ROW_BACKOFF,
-        liveness=liveness,
+        supervisor=supervisor,
     )
     asides = Quarantine(
         context.tree,
@@ -190,8 +188,7 @@ def _assemble(
     settler = Settler(
         check_complete=partial(_check_complete, context.tree, settings.settle_seconds),
         report=enqueuer.take,
-        database=database,
-        liveness=liveness,
+        supervisor=supervisor,
         clock=time.monotonic,
         count_found=metrics.found_by_scan.inc,
     )
@@ -204,30 +201,28 @@ def _assemble(
     )
     scan_scheduler = ScanScheduler(
         scanner,
-        database=database,
         period=lambda: policy.rescan_seconds,
-        liveness=liveness,
+        supervisor=supervisor,
         metrics=context.metrics,
     )
     disk_pressure = DiskPressure(
         context.tree,
         ledger,
         policy,
-        database=database,
+        supervisor=supervisor,
         metrics=metrics,
-        liveness=liveness,
-        wake=context.wake,
+        wake_stage=context.wake,
     )
     release_stage = ReleaseStage(context, policy, is_pressed=disk_pressure.is_high_now)
-    runners |= _make_runners(settings, policy, context, liveness, release_stage, look_again=settler.check)
-    catalog_thread = _make_catalog_thread(settings, policy, context, liveness)
+    runners |= _make_runners(settings, policy, context, supervisor, release_stage, look_again=settler.check)
+    catalog_thread = _make_catalog_thread(settings, policy, context, supervisor)
     if catalog_thread is not None:
         catalog_threads.append(catalog_thread)
     return Application(
         settings,
         policy,
         context,
-        liveness,
+        supervisor,
         abandoned_multiparts,
         asides,
         enqueuer,
@@ -241,7 +236,7 @@ def _assemble(
 
 
 def _make_catalog_thread(
-    settings: Settings, policy: Policy, context: StageContext, liveness: Liveness
+    settings: Settings, policy: Policy, context: StageContext, supervisor: Supervisor
 ) -> CatalogThread | None:
     catalog = context.catalog
     if not isinstance(catalog, CompressorCatalog):
@@ -251,8 +246,7 @@ def _make_catalog_thread(
         CatalogGate(catalog, ledger, naming, wake=context.wake),
         Republisher(catalog, ledger, naming, context.tree, metrics=context.metrics, wake=context.wake),
         Orphans(catalog, ledger, context.store, policy, deletes=settings.delete_orphans),
-        database=context.database,
-        liveness=liveness,
+        supervisor=supervisor,
     )
 
 
@@ -264,7 +258,7 @@ def _make_runners(
     settings: Settings,
     policy: Policy,
     context: StageContext,
-    liveness: Liveness,
+    supervisor: Supervisor,
     release_stage: ReleaseStage,
     *,
     look_again: Callable[[str], None],
@@ -288,10 +282,9 @@ def _make_runners(
         )
         runners[stage.state] = StageRunner(
             stage,
-            database=context.database,
             ledger=context.ledger,
             error_policy=error_policy,
-            liveness=liveness,
+            supervisor=supervisor,
             lease=timedelta(seconds=settings.claim_seconds),
             threads=threads,
             batch=batch,

@@ -34,7 +34,7 @@ from watcher.filesystem import instance_lock, leases
 from watcher.operations.dry_run import Planner, count_actions, reading_catalog, reading_ledger
 from watcher.settings.model import Settings
 from watcher.settings.report import exposed_secrets
-from watcher.supervision.sd_notify import Notifier
+from watcher.supervision.sd_notify import SystemdNotifier
 from watcher.telemetry.logging import configure_logging
 from watcher.telemetry.progress_bars import showing
 
@@ -81,17 +81,20 @@ def run(
                 _run_once(app, signals)
                 return
             in_time = _run_daemon(app, called, signals)
+        exit_code = EXIT_OK if app.supervisor.reason_to_stop is None else EXIT_FAILED
         if not in_time:
             # A thread that is stuck would keep the interpreter from ending; nothing is lost by leaving it.
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(EXIT_OK)
+            os._exit(exit_code)
+        if exit_code != EXIT_OK:
+            raise typer.Exit(exit_code)
 
 
 def _run_daemon(app: Application, called: Invocation, signals: queue.SimpleQueue[int]) -> bool:
     daemon = Daemon(
         app,
-        notifier=Notifier.from_environment(),
+        notifier=SystemdNotifier.from_environment(),
         signals=signals,
         reload_settings=called.settings,
     )

@@ -138,6 +138,9 @@ def report_lines(report: InstanceReport | None) -> list[str]:
     if settling := report.report.get("settling"):
         lines.append(f"{settling} files are not known to be finished yet")
     lines += _disk_words(report.report.get("disk"))
+    internal_errors = report.report.get("internal_errors")
+    if isinstance(internal_errors, Sequence):
+        lines += [_internal_error_words(error) for error in internal_errors if isinstance(error, Mapping)]
     unreadable = report.report.get("unreadable")
     if isinstance(unreadable, Mapping):
         lines += [f"{path} cannot be looked into: {reason}" for path, reason in unreadable.items()]
@@ -152,6 +155,14 @@ def _disk_words(disk: JSON) -> list[str]:
         return []
     told = f"the disk of the directory is {disk['used_percent']} % full (DISK_PRESSURE_PERCENT"
     return [f"{told} is {disk['limit_percent']}): published copies go at once, unless KEEP_LOCAL keeps them"]
+
+
+def _internal_error_words(error: Mapping[str, JSON]) -> str:
+    times = "once" if error["count"] == 1 else f"{error['count']} times"
+    return (
+        f"internal error in thread {error['thread']} at {error['at']}: {error['error']}. The thread was "
+        f"restarted {times} since the start; the log has the traceback, please report it"
+    )
 
 
 def _upload_words(upload: Mapping[str, JSON]) -> str:

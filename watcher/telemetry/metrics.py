@@ -1,4 +1,4 @@
-"""What Prometheus may scrape: counters of this process, and gauges that ask the ledger when scraped."""
+"""Metrics for Prometheus: counters of this process, and gauges that read the ledger when scraped."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ log = structlog.get_logger()
 CATALOG_GAUGES = {
     "awaiting_row_uploads": "Finished files that wait for their catalog row.",
     "overdue_row_uploads": "Those that have waited for longer than CATALOG_ROW_TIMEOUT.",
-    "orphan_objects": "Objects whose catalog rows were deleted, as of the last look.",
+    "orphan_objects": "Objects whose catalog rows were deleted, as of the last check.",
 }
 
 DIRECTORY_GAUGES = {
-    "watched_directories": "Directories whose changes the kernel tells at once.",
-    "unwatched_directories": "Directories that should be watched and cannot be; scans alone look into them.",
-    "unreadable_directories": "Directories that could not be looked into when they were last scanned.",
+    "watched_directories": "Directories watched for events.",
+    "unwatched_directories": "Directories that cannot be watched; only scans find their new files.",
+    "unreadable_directories": "Directories that the last scan could not read.",
 }
 
 SECONDS_BUCKETS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 14400, 43200)
@@ -35,7 +35,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.bytes_sent = Counter(
             "video_uploader_sent_bytes",
-            "Bytes that S3 has accepted, sent again or not.",
+            "Bytes that S3 has accepted, repeated ones included.",
             registry=self.registry,
         )
         self.confirmed = Counter(
@@ -54,15 +54,15 @@ class Metrics:
         )
         self.republished = Counter(
             "video_uploader_republished_rows",
-            "Catalog rows that had gone back to another URL and were given ours again.",
+            "Catalog rows whose public URL was restored after another URL had replaced it.",
             registry=self.registry,
         )
         self.released = Counter(
-            "video_uploader_released_bytes", "Bytes of local copies given up.", registry=self.registry
+            "video_uploader_released_bytes", "Bytes of deleted local copies.", registry=self.registry
         )
         self.released_early = Counter(
             "video_uploader_released_early_bytes",
-            "Those of copies whose retention was not over.",
+            "Bytes of local copies deleted before the end of their retention.",
             registry=self.registry,
         )
         self.disk_used = Gauge(
@@ -72,7 +72,7 @@ class Metrics:
         )
         self.disk_pressure = Gauge(
             "video_uploader_disk_pressure",
-            "1 while it is fuller than DISK_PRESSURE_PERCENT.",
+            "1 while the file system is fuller than DISK_PRESSURE_PERCENT.",
             registry=self.registry,
         )
         self.upload_seconds = Histogram(
@@ -89,7 +89,7 @@ class Metrics:
         )
         self.invalidated = Counter(
             "video_uploader_invalidated_paths",
-            "Paths that the CDN was told to forget.",
+            "Paths whose invalidation the CDN has accepted.",
             registry=self.registry,
         )
         self.scans = Counter("video_uploader_scans", "Scans completed.", ["scope"], registry=self.registry)
@@ -98,22 +98,28 @@ class Metrics:
         )
         self.found_by_scan = Counter(
             "video_uploader_found_by_scan_files",
-            "New files that a later scan found before any event told of them.",
+            "New files found by a scan before any event.",
             registry=self.registry,
         )
         self.root_available = Gauge(
             "video_uploader_root_available",
-            "1 while the watched directory is there and is believed.",
+            "1 while the watched directory is available.",
             registry=self.registry,
         )
         self.observer_restarts = Counter(
             "video_uploader_observer_restarts",
-            "Times the directory had to be watched anew.",
+            "Times the observer of the directory was restarted.",
             registry=self.registry,
         )
         self.events_lost = Counter(
             "video_uploader_event_queue_overflows",
             "Times the kernel's event queue overflowed.",
+            registry=self.registry,
+        )
+        self.internal_errors = Counter(
+            "video_uploader_internal_errors",
+            "Unforeseen exceptions that restarted a thread.",
+            ["thread"],
             registry=self.registry,
         )
 
@@ -126,7 +132,7 @@ class Metrics:
         catalog: Callable[[], Mapping[str, int]],
         directories: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
-        """Serve gauges that are read at each scrape; a source that cannot answer gives no samples."""
+        """Register gauges that are read at each scrape; a source that returns nothing gives no samples."""
         self.registry.register(_Gauges(counts, settling, paused, catalog, directories))
 
 
@@ -151,10 +157,12 @@ class _Gauges(Collector):
             uploads.add_metric([state], number)
         yield uploads
         yield GaugeMetricFamily(
-            "video_uploader_settling_files", "Files not known to be finished yet.", value=self._settling()
+            "video_uploader_settling_files", "Files not known to be complete yet.", value=self._settling()
         )
         paused = GaugeMetricFamily(
-            "video_uploader_stage_paused", "1 while a stage waits for its environment.", labels=["stage"]
+            "video_uploader_stage_paused",
+            "1 while an environment error pauses a stage.",
+            labels=["stage"],
         )
         for stage, is_paused in self._paused().items():
             paused.add_metric([stage], is_paused)
@@ -166,7 +174,7 @@ class _Gauges(Collector):
 
 
 class MetricsServer:
-    """Serves `/metrics` at an address like ``127.0.0.1:9108``; an empty one serves nothing."""
+    """Serves `/metrics` at an address like ``127.0.0.1:9108``; with an empty address it does nothing."""
 
     def __init__(self, metrics: Metrics, address: str) -> None:
         self._metrics = metrics
@@ -175,7 +183,7 @@ class MetricsServer:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin to serve. A port that is taken is a warning: uploads matter more than their metrics."""
+        """Begin to serve. An address that cannot be bound is only a warning: uploads matter more."""
         if not self._address:
             return
         host, _, port = self._address.rpartition(":")
@@ -184,7 +192,7 @@ class MetricsServer:
                 int(port), host.strip("[]"), registry=self._metrics.registry
             )
         except (OSError, UnicodeError) as exc:
-            # UnicodeError is what a host name that can be none becomes on its way to the resolver.
+            # A host name that cannot be encoded in IDNA raises UnicodeError.
             log.warning(
                 "metrics_unavailable",
                 address=self._address,
@@ -193,7 +201,7 @@ class MetricsServer:
             )
 
     def stop(self) -> None:
-        """Stop serving and give the port back."""
+        """Stop serving and close the port."""
         if self._server is not None and self._thread is not None:
             self._server.shutdown()
             self._server.server_close()

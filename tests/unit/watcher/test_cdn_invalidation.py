@@ -1,4 +1,4 @@
-"""The CDN is told of every replaced object, in batches, at most once a minute, whatever fails in between."""
+"""Replaced objects are invalidated in batches, at most once a minute, in spite of failures."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tests.support.databases import Clock
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request
 from tests.support.s3_server import S3Server, config_for, forget_aws
 from watcher.errors import Kind
-from watcher.stages.cdn_invalidation import DATABASE_RETRY_SECONDS, LONGEST_WAIT_SECONDS, NAME, Invalidator
+from watcher.stages.cdn_invalidation import DATABASE_RETRY_SECONDS, MAX_WAIT_SECONDS, NAME, Invalidator
+from watcher.supervision.background_thread import Supervisor
 from watcher.supervision.backoff import Backoff
-from watcher.supervision.liveness import Liveness
 from watcher.telemetry.metrics import Metrics
 
 WAITED_LONGEST = Backoff(base=60, factor=2, cap=900, uniform=lambda _low, high: high)
@@ -32,28 +32,29 @@ REFUSED = Answer(
 
 @dataclass
 class Desk:
-    """An invalidator whose two clocks a test sets, its table, and the CDN."""
+    """An invalidator with two clocks that a test sets, its table, and the CDN."""
 
     database: Database
     distribution: Distribution
     proxy: FaultProxy
     cdn: Cdn
     clock: Clock = field(default_factory=Clock)
-    liveness: Liveness = field(default_factory=Liveness)
     metrics: Metrics = field(default_factory=Metrics)
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
+        self.supervisor = Supervisor(
+            self.metrics, session=self.database.session, backoff=Backoff(base=0, cap=0)
+        )
         self.invalidations = Invalidations(self.database, "main", clock=self.clock)
-        self.invalidator = self.another_life()
+        self.invalidator = self.another_process()
 
-    def another_life(self) -> Invalidator:
-        """An invalidator that knows nothing but what is in the table."""
+    def another_process(self) -> Invalidator:
+        """An invalidator of a new process: it knows only what is in the table."""
         return Invalidator(
             self.distribution,
             self.invalidations,
-            database=self.database,
-            liveness=self.liveness,
+            supervisor=self.supervisor,
             metrics=self.metrics,
             backoff=WAITED_LONGEST,
             clock=lambda: self.seconds,
@@ -88,7 +89,7 @@ def desk(place: str, server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 
 def test_nothing_is_sent_while_nothing_was_replaced(desk: Desk) -> None:
-    assert desk.invalidator.flush() == LONGEST_WAIT_SECONDS
+    assert desk.invalidator.flush() == MAX_WAIT_SECONDS
     assert not desk.invalidator.has_waiting()
     assert desk.proxy.requests == []
 
@@ -127,7 +128,7 @@ def test_the_minute_counts_across_a_restart(desk: Desk) -> None:
     desk.invalidator.request("a")
     desk.invalidator.flush()
     desk.invalidator.request("b")
-    later = desk.another_life()
+    later = desk.another_process()
     desk.advance(15)
     assert later.flush() == 45
     assert desk.cdn.forgotten() == [["/a"]]
@@ -141,7 +142,7 @@ def test_a_clock_that_was_set_back_delays_by_a_minute_and_no_more(desk: Desk) ->
     desk.invalidator.flush()
     desk.invalidator.request("b")
     desk.clock.advance(days=-30)
-    assert desk.another_life().flush() == 60
+    assert desk.another_process().flush() == 60
 
 
 def test_a_key_that_was_replaced_twice_is_one_path(desk: Desk) -> None:
@@ -208,18 +209,18 @@ def test_an_attempt_after_an_answer_that_was_lost_is_the_same_request(desk: Desk
         desk.invalidator.flush()
     desk.proxy.fault = lambda _request, forward: forward()
     desk.advance(60)
-    desk.another_life().flush()
+    desk.another_process().flush()
     first, second = references(desk.proxy)
     assert first == second
     desk.advance(60)
     desk.invalidator.request("a")
-    desk.another_life().flush()
+    desk.another_process().flush()
     assert references(desk.proxy)[2] != first
 
 
-def test_what_the_operator_must_mend_pauses_it_and_is_said_once(desk: Desk) -> None:
-    told: list[str] = []
-    desk.invalidator.breaker.on_change(lambda: told.append("changed"))
+def test_an_environment_error_pauses_it_and_is_logged_once(desk: Desk) -> None:
+    changes: list[str] = []
+    desk.invalidator.breaker.on_change(lambda: changes.append("changed"))
     desk.invalidator.request("a")
     desk.proxy.fault = lambda _request, _forward: REFUSED
     with capture_logs() as logs:
@@ -239,7 +240,7 @@ def test_what_the_operator_must_mend_pauses_it_and_is_said_once(desk: Desk) -> N
         desk.invalidator.flush()
     assert [line["event"] for line in logs] == ["cdn_invalidated", "stage_resumed"]
     assert desk.invalidator.breaker.failure is None
-    assert told == ["changed", "changed"]
+    assert changes == ["changed", "changed"]
 
 
 def test_a_database_that_is_away_pauses_it_until_it_is_back(desk: Desk) -> None:
@@ -256,7 +257,7 @@ def test_a_database_that_is_away_pauses_it_until_it_is_back(desk: Desk) -> None:
     assert [line["event"] for line in logs] == ["stage_resumed", "cdn_invalidated"]
 
 
-def test_the_thread_sends_when_it_is_woken_and_ends_when_it_is_told(desk: Desk) -> None:
+def test_the_thread_sends_when_it_is_woken_and_ends_when_it_is_stopped(desk: Desk) -> None:
     sent = threading.Event()
 
     def forward_and_tell(request: Request, forward: Forward) -> Answer:
@@ -269,11 +270,11 @@ def test_the_thread_sends_when_it_is_woken_and_ends_when_it_is_told(desk: Desk) 
     desk.invalidator.request("a")
     desk.invalidator.wake()
     assert sent.wait(20)
-    assert desk.liveness.stalled() == []
+    assert desk.supervisor.liveness.stalled() == []
     desk.invalidator.request_stop()
     assert desk.invalidator.join(20)
     assert desk.cdn.forgotten() == [["/a"]]
-    assert desk.liveness.stalled() == []
+    assert desk.supervisor.liveness.stalled() == []
 
 
 def test_a_thread_in_the_middle_of_a_request_does_not_hold_up_the_stop(desk: Desk) -> None:
@@ -301,9 +302,8 @@ def test_a_thread_that_was_never_started_has_ended(desk: Desk) -> None:
 
 
 def test_a_thread_that_died_is_a_stall(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threading, "excepthook", lambda _arguments: None)
-    monkeypatch.setattr(Invalidator, "flush", lambda _self: 1 // 0)
+    monkeypatch.setattr(desk.invalidations, "waiting", lambda _limit: 1 // 0)
     desk.invalidator.start()
     assert desk.invalidator.join(20)
-    assert any(NAME in stall for stall in desk.liveness.stalled())
+    assert any(NAME in stall for stall in desk.supervisor.liveness.stalled())
     desk.invalidator.request_stop()

@@ -1,4 +1,4 @@
-"""What becomes of the watched directory is noticed, said, and mended; no test waits for the thread."""
+"""Changes of the watched directory and of the observer are found, logged and repaired, without the thread."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from watcher.detection.inotify import add_watch
 from watcher.detection.observer import TreeObserver
 from watcher.detection.observer_supervisor import ObserverSupervisor
 from watcher.filesystem.tree import Tree
-from watcher.supervision.liveness import Liveness
+from watcher.supervision.background_thread import Supervisor
 from watcher.telemetry.metrics import Metrics
 
 
 @dataclass
 class Stand:
-    """A watchman over a real directory and a real observer; the kernel refuses watches while `refuses`."""
+    """A supervisor of a real directory and a real observer; adding watches fails while `refuses` is set."""
 
     root: str
     scans: int = 0
@@ -40,16 +40,16 @@ class Stand:
         self.observer_supervisor = ObserverSupervisor(
             self.tree,
             self.observer,
-            scan_everything=self._scan,
+            request_full_scan=self._scan,
             root_returned=self._return,
-            liveness=Liveness(),
+            supervisor=Supervisor(self.metrics),
             metrics=self.metrics,
         )
 
-    def look(self) -> list[str]:
-        """Have the watchman look; returns what was logged."""
+    def check(self) -> list[str]:
+        """Have the supervisor check once; returns the names of the logged events."""
         with capture_logs() as logs:
-            self.observer_supervisor.look()
+            self.observer_supervisor.check()
         return [entry["event"] for entry in logs]
 
     def sample(self, name: str) -> float | None:
@@ -82,88 +82,88 @@ def write(path: str) -> None:
         file.write(b"x")
 
 
-def test_nothing_is_said_while_all_is_well(stand: Stand) -> None:
-    assert [stand.look(), stand.look()] == [[], []]
-    assert stand.observer_supervisor.trouble == ""
+def test_nothing_is_logged_in_normal_operation(stand: Stand) -> None:
+    assert [stand.check(), stand.check()] == [[], []]
+    assert stand.observer_supervisor.failure_reason == ""
     assert (stand.scans, stand.returns) == (0, 0)
     assert stand.sample("root_available") == 1
     assert stand.sample("observer_restarts_total") == 0
 
 
 def test_a_root_that_is_deleted_and_made_again_is_watched_again_once_it_is_not_empty(stand: Stand) -> None:
-    stand.look()
+    stand.check()
     os.rename(stand.root, f"{stand.root}.deleted")
-    assert stand.look() == ["observer_unavailable"]
-    assert stand.look() == []
-    assert "No such file" in stand.observer_supervisor.trouble
+    assert stand.check() == ["observer_unavailable"]
+    assert stand.check() == []
+    assert "No such file" in stand.observer_supervisor.failure_reason
     assert stand.sample("root_available") == 0
     os.mkdir(stand.root)
-    assert stand.look() == ["observer_unavailable"]
-    assert stand.look() == []
-    assert "empty" in stand.observer_supervisor.trouble
+    assert stand.check() == ["observer_unavailable"]
+    assert stand.check() == []
+    assert "empty" in stand.observer_supervisor.failure_reason
     write(f"{stand.root}/a.mp4")
     assert (stand.scans, stand.returns) == (0, 0)
-    assert stand.look() == ["root_taken_up", "observer_restarted"]
+    assert stand.check() == ["root_taken_up", "observer_restarted"]
     assert (stand.scans, stand.returns) == (1, 1)
-    assert stand.observer_supervisor.trouble == ""
+    assert stand.observer_supervisor.failure_reason == ""
     assert stand.sample("root_available") == 1
     assert stand.sample("observer_restarts_total") == 1
     assert stand.observer.is_alive()
-    assert stand.look() == []
+    assert stand.check() == []
 
 
 def test_the_same_root_that_comes_back_is_scanned(stand: Stand) -> None:
-    stand.look()
+    stand.check()
     os.rename(stand.root, f"{stand.root}.away")
-    stand.look()
+    stand.check()
     os.rename(f"{stand.root}.away", stand.root)
-    assert stand.look() == ["observer_restarted"]
+    assert stand.check() == ["observer_restarted"]
     assert (stand.scans, stand.returns) == (1, 1)
 
 
-def test_a_root_that_is_exchanged_between_two_looks_is_noticed(stand: Stand) -> None:
-    stand.look()
+def test_a_root_that_is_replaced_between_two_checks_is_found(stand: Stand) -> None:
+    stand.check()
     os.rename(stand.root, f"{stand.root}.before")
     os.mkdir(stand.root)
     write(f"{stand.root}/a.mp4")
-    assert stand.look() == ["observer_unavailable"]
-    assert stand.look() == ["root_taken_up", "observer_restarted"]
+    assert stand.check() == ["observer_unavailable"]
+    assert stand.check() == ["root_taken_up", "observer_restarted"]
 
 
 def test_an_observer_that_died_is_started_again_and_everything_scanned(stand: Stand) -> None:
-    stand.look()
+    stand.check()
     watches = stand.observer._watches
     assert watches is not None
     watches.stop()
     watches.join(5)
-    assert stand.look() == ["observer_restarted"]
+    assert stand.check() == ["observer_restarted"]
     assert (stand.scans, stand.returns) == (1, 0)
     assert stand.observer.is_alive()
 
 
-def test_without_a_watch_for_the_root_scans_have_to_do_until_there_is_one(stand: Stand) -> None:
+def test_a_root_that_cannot_be_watched_is_watched_as_soon_as_it_can_be(stand: Stand) -> None:
     stand.refuses = True
-    assert stand.look() == ["observer_unavailable"]
-    assert stand.look() == []
-    assert "cannot be watched" in stand.observer_supervisor.trouble
+    assert stand.check() == ["observer_unavailable"]
+    assert stand.check() == []
+    assert "cannot be watched" in stand.observer_supervisor.failure_reason
     assert stand.sample("root_available") == 1
     stand.refuses = False
-    assert stand.look() == ["observer_restarted"]
-    assert (stand.scans, stand.observer_supervisor.trouble) == (1, "")
+    assert stand.check() == ["observer_restarted"]
+    assert (stand.scans, stand.observer_supervisor.failure_reason) == (1, "")
 
 
-def test_watches_that_ran_out_are_a_trouble_until_there_is_room_and_then_a_scan(stand: Stand) -> None:
+def test_exhausted_watches_are_reported_until_there_are_some_and_then_a_scan_follows(stand: Stand) -> None:
     os.mkdir(f"{stand.root}/x")
-    stand.look()
+    stand.check()
     stand.refuses = True
     stand.observer.watch("x")
     stand.refuses = False
-    assert "1 directories are not watched" in stand.observer_supervisor.trouble
-    assert "max_user_watches" in stand.observer_supervisor.trouble
-    stand.look()
-    assert (stand.scans, stand.observer_supervisor.trouble) == (1, "")
+    assert "1 directories are not watched" in stand.observer_supervisor.failure_reason
+    assert "max_user_watches" in stand.observer_supervisor.failure_reason
+    stand.check()
+    assert (stand.scans, stand.observer_supervisor.failure_reason) == (1, "")
 
 
-def test_it_looks_at_once_when_it_starts_and_ends_when_it_is_told_to(stand: Stand) -> None:
+def test_it_checks_at_once_when_it_starts_and_ends_when_it_is_stopped(stand: Stand) -> None:
     stand.observer_supervisor.start()
     assert stand.observer.is_alive()
