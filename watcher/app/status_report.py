@@ -13,7 +13,7 @@ from db import JSON, DatabaseError, format_time
 from watcher.app.wiring import Application
 from watcher.detection.observer import TreeObserver
 from watcher.errors import Failure
-from watcher.telemetry.metrics import Metrics
+from watcher.telemetry.metrics import LedgerGauges, Metrics
 
 log = structlog.get_logger()
 
@@ -47,7 +47,7 @@ class DaemonStatus:
     def register_gauges(self) -> None:
         """Have the metrics read their gauges here at each scrape."""
         app = self._app
-        app.metrics.watch(
+        gauges = LedgerGauges(
             counts=self._counts,
             settling=lambda: len(app.settler),
             paused=lambda: {name: breaker.failure is not None for name, breaker in app.breakers.items()},
@@ -58,6 +58,7 @@ class DaemonStatus:
                 "unreadable_directories": len(app.scanner.unreadable),
             },
         )
+        app.metrics.registry.register(gauges)
 
     def report(self, phase: str) -> Mapping[str, JSON]:
         """What the ledger keeps for `status`, which may run on any machine."""

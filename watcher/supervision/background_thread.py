@@ -241,9 +241,7 @@ class Worker:
 
     def join(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds in all for the threads to end; False if one still runs."""
-        deadline = time.monotonic() + timeout
-        ended = [thread.join(max(0.0, deadline - time.monotonic())) for thread in self._threads]
-        return all(ended)
+        return _join_all(self._threads, timeout)
 
     def _runs_or_stops(self) -> bool:
         return any(thread.stopping.is_set() for thread in self._threads) or all(
@@ -255,8 +253,12 @@ def stop_all(workers: Sequence[Worker], timeout: float) -> bool:
     """Stop the workers within `timeout` seconds in all; False if one still runs."""
     for worker in workers:
         worker.request_stop()
+    return _join_all(workers, timeout)
+
+
+def _join_all(joined: Sequence[BackgroundThread | Worker], timeout: float) -> bool:
     deadline = time.monotonic() + timeout
-    ended = [worker.join(max(0.0, deadline - time.monotonic())) for worker in workers]
+    ended = [one.join(max(0.0, deadline - time.monotonic())) for one in joined]
     return all(ended)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from wsgiref.simple_server import WSGIServer
 
 import structlog
@@ -33,47 +35,31 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.bytes_sent = Counter(
-            "video_uploader_sent_bytes",
-            "Bytes that S3 has accepted, repeated ones included.",
-            registry=self.registry,
+        counter = partial(Counter, registry=self.registry)
+        gauge = partial(Gauge, registry=self.registry)
+        self.bytes_sent = counter(
+            "video_uploader_sent_bytes", "Bytes that S3 has accepted, repeated ones included."
         )
-        self.confirmed = Counter(
-            "video_uploader_confirmed_uploads",
-            "Uploads confirmed, by what proved them.",
-            ["by"],
-            registry=self.registry,
+        self.confirmed = counter(
+            "video_uploader_confirmed_uploads", "Uploads confirmed, by what proved them.", ["by"]
         )
-        self.adopted = Counter(
-            "video_uploader_adopted_uploads",
-            "Uploads whose object was there already.",
-            registry=self.registry,
-        )
-        self.published = Counter(
-            "video_uploader_published_uploads", "Uploads published.", registry=self.registry
-        )
-        self.republished = Counter(
+        self.adopted = counter("video_uploader_adopted_uploads", "Uploads whose object was there already.")
+        self.published = counter("video_uploader_published_uploads", "Uploads published.")
+        self.republished = counter(
             "video_uploader_republished_rows",
             "Catalog rows whose public URL was restored after another URL had replaced it.",
-            registry=self.registry,
         )
-        self.released = Counter(
-            "video_uploader_released_bytes", "Bytes of deleted local copies.", registry=self.registry
-        )
-        self.released_early = Counter(
+        self.released = counter("video_uploader_released_bytes", "Bytes of deleted local copies.")
+        self.released_early = counter(
             "video_uploader_released_early_bytes",
             "Bytes of local copies deleted before the end of their retention.",
-            registry=self.registry,
         )
-        self.disk_used = Gauge(
+        self.disk_used = gauge(
             "video_uploader_disk_used_ratio",
             "How full the watched directory's file system is, from 0 to 1.",
-            registry=self.registry,
         )
-        self.disk_pressure = Gauge(
-            "video_uploader_disk_pressure",
-            "1 while the file system is fuller than DISK_PRESSURE_PERCENT.",
-            registry=self.registry,
+        self.disk_pressure = gauge(
+            "video_uploader_disk_pressure", "1 while the file system is fuller than DISK_PRESSURE_PERCENT."
         )
         self.upload_seconds = Histogram(
             "video_uploader_upload_seconds",
@@ -81,95 +67,62 @@ class Metrics:
             buckets=SECONDS_BUCKETS,
             registry=self.registry,
         )
-        self.setbacks = Counter(
-            "video_uploader_setbacks",
-            "Failed attempts, by stage and kind of error.",
-            ["stage", "kind"],
-            registry=self.registry,
+        self.setbacks = counter(
+            "video_uploader_setbacks", "Failed attempts, by stage and kind of error.", ["stage", "kind"]
         )
-        self.invalidated = Counter(
-            "video_uploader_invalidated_paths",
-            "Paths whose invalidation the CDN has accepted.",
-            registry=self.registry,
+        self.invalidated = counter(
+            "video_uploader_invalidated_paths", "Paths whose invalidation the CDN has accepted."
         )
-        self.scans = Counter("video_uploader_scans", "Scans completed.", ["scope"], registry=self.registry)
-        self.scan_seconds = Gauge(
-            "video_uploader_scan_seconds", "How long the last full scan took.", registry=self.registry
+        self.scans = counter("video_uploader_scans", "Scans completed.", ["scope"])
+        self.scan_seconds = gauge("video_uploader_scan_seconds", "Duration of the last full scan.")
+        self.found_by_scan = counter(
+            "video_uploader_found_by_scan_files", "New files found by a scan before any event."
         )
-        self.found_by_scan = Counter(
-            "video_uploader_found_by_scan_files",
-            "New files found by a scan before any event.",
-            registry=self.registry,
+        self.root_available = gauge(
+            "video_uploader_root_available", "1 while the watched directory is available."
         )
-        self.root_available = Gauge(
-            "video_uploader_root_available",
-            "1 while the watched directory is available.",
-            registry=self.registry,
+        self.observer_restarts = counter(
+            "video_uploader_observer_restarts", "Times the observer of the directory was restarted."
         )
-        self.observer_restarts = Counter(
-            "video_uploader_observer_restarts",
-            "Times the observer of the directory was restarted.",
-            registry=self.registry,
+        self.events_lost = counter(
+            "video_uploader_event_queue_overflows", "Times the kernel's event queue overflowed."
         )
-        self.events_lost = Counter(
-            "video_uploader_event_queue_overflows",
-            "Times the kernel's event queue overflowed.",
-            registry=self.registry,
-        )
-        self.internal_errors = Counter(
-            "video_uploader_internal_errors",
-            "Unforeseen exceptions that restarted a thread.",
-            ["thread"],
-            registry=self.registry,
+        self.internal_errors = counter(
+            "video_uploader_internal_errors", "Unforeseen exceptions that restarted a thread.", ["thread"]
         )
 
-    def watch(
-        self,
-        *,
-        counts: Callable[[], Mapping[str, int]],
-        settling: Callable[[], int],
-        paused: Callable[[], Mapping[str, bool]],
-        catalog: Callable[[], Mapping[str, int]],
-        directories: Callable[[], Mapping[str, int]] = dict,
-    ) -> None:
-        """Register gauges that are read at each scrape; a source that returns nothing gives no samples."""
-        self.registry.register(_Gauges(counts, settling, paused, catalog, directories))
 
+@dataclass(frozen=True, eq=False)
+class LedgerGauges(Collector):
+    """Gauges that are read at each scrape; a source that returns nothing gives no samples.
 
-class _Gauges(Collector):
-    def __init__(
-        self,
-        counts: Callable[[], Mapping[str, int]],
-        settling: Callable[[], int],
-        paused: Callable[[], Mapping[str, bool]],
-        catalog: Callable[[], Mapping[str, int]],
-        directories: Callable[[], Mapping[str, int]],
-    ) -> None:
-        self._catalog = catalog
-        self._directories = directories
-        self._counts = counts
-        self._settling = settling
-        self._paused = paused
+    The keys of `catalog` are those of `CATALOG_GAUGES`, the keys of `directories` those of `DIRECTORY_GAUGES`.
+    """
+
+    counts: Callable[[], Mapping[str, int]]
+    settling: Callable[[], int]
+    paused: Callable[[], Mapping[str, bool]]
+    catalog: Callable[[], Mapping[str, int]]
+    directories: Callable[[], Mapping[str, int]] = dict
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield the families of one scrape."""
         uploads = GaugeMetricFamily("video_uploader_uploads", "Ledger rows by state.", labels=["state"])
-        for state, number in self._counts().items():
+        for state, number in self.counts().items():
             uploads.add_metric([state], number)
         yield uploads
         yield GaugeMetricFamily(
-            "video_uploader_settling_files", "Files not known to be complete yet.", value=self._settling()
+            "video_uploader_settling_files", "Files not known to be complete yet.", value=self.settling()
         )
         paused = GaugeMetricFamily(
-            "video_uploader_stage_paused",
-            "1 while an environment error pauses a stage.",
-            labels=["stage"],
+            "video_uploader_stage_paused", "1 while an environment error pauses a stage.", labels=["stage"]
         )
-        for stage, is_paused in self._paused().items():
+        for stage, is_paused in self.paused().items():
             paused.add_metric([stage], is_paused)
         yield paused
-        for name, number in self._catalog().items():
+        for name, number in self.catalog().items():
             yield GaugeMetricFamily(f"video_uploader_{name}", CATALOG_GAUGES[name], value=number)
-        for name, number in self._directories().items():
+        for name, number in self.directories().items():
             yield GaugeMetricFamily(f"video_uploader_{name}", DIRECTORY_GAUGES[name], value=number)
 
 

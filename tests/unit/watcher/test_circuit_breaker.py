@@ -95,7 +95,7 @@ def test_clear_resets_the_pause(breaker: CircuitBreaker, clock: Clock) -> None:
     assert breaker.seconds_to_probe() == 2
 
 
-def test_the_listener_is_called_once_for_each_change_and_may_read_the_breaker(
+def test_the_listener_is_called_once_for_each_change(
     breaker: CircuitBreaker,
 ) -> None:
     failures: list[Failure | None] = []
