@@ -157,7 +157,11 @@ class Settler(Worker):
             heapq.heappop(self._queue)
             entry = self._entries[path]
             entry.running, entry.reported_again = True, False
-        self._check_path(path, entry)
+        try:
+            self._check_path(path, entry)
+        except Exception:
+            self._finish(path, entry, delay=None)
+            raise
         return 0.0
 
     def _is_outdated(self, item: tuple[float, int, str]) -> bool:
@@ -174,16 +178,10 @@ class Settler(Worker):
                     self._count_found()
         except (RootUnavailableError, DatabaseError) as exc:
             self._postpone(path, entry, failure_of(exc))
-        except Exception:
-            self._finish(path, entry, delay=None)
-            raise
-        else:
-            if entry.failures:
-                # Another path may succeed without what this one lacked: a busy file needs no database.
-                self._failure.succeed()
-            self._note_status(path, entry, file_status)
-
-    def _note_status(self, path: str, entry: _Entry, file_status: FileStatus) -> None:
+            return
+        if entry.failures:
+            # Another path may succeed without what this one lacked: a busy file needs no database.
+            self._failure.succeed()
         with self._changed:
             entry.checks += 1
             entry.failures = 0
@@ -205,7 +203,7 @@ class Settler(Worker):
             if entry.reported_again:
                 delay = 0.0
             if delay is None:
-                del self._entries[path]
+                self._entries.pop(path, None)
             else:
                 self._schedule(path, entry, delay)
             self._changed.notify_all()

@@ -96,7 +96,7 @@ class Metrics:
 class LedgerGauges(Collector):
     """Gauges that are read at each scrape; a source that returns nothing gives no samples.
 
-    The keys of `catalog` are those of `CATALOG_GAUGES`, the keys of `directories` those of `DIRECTORY_GAUGES`.
+    The keys of `catalog` are those of `CATALOG_GAUGES`, of `directories` those of `DIRECTORY_GAUGES`.
     """
 
     counts: Callable[[], Mapping[str, int]]

@@ -1,0 +1,472 @@
+"""Background threads: their loop, their restart after unforeseen exceptions, and the end of all patience."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+from structlog.testing import capture_logs
+
+from db import Invalidations, State
+from storage import Distribution
+from tests.support.databases import bring, claim, enqueue
+from tests.support.harness import Harness
+from watcher.catalog.catalog_thread import CatalogThread
+from watcher.catalog.gate import CatalogGate
+from watcher.catalog.orphans import Orphans
+from watcher.catalog.republisher import Republisher
+from watcher.detection.observer import TreeObserver
+from watcher.detection.observer_supervisor import ObserverSupervisor
+from watcher.errors import Failure, Kind
+from watcher.stages.cdn_invalidation import Invalidator
+from watcher.supervision.background_thread import (
+    FAILURE_WINDOW_SECONDS,
+    MAX_FAILURES,
+    BackgroundThread,
+    FailureState,
+    Supervisor,
+    Worker,
+    stop_all,
+)
+from watcher.supervision.backoff import Backoff
+from watcher.telemetry.metrics import Metrics
+
+WAIT_SECONDS = 10
+NO_BACKOFF = Backoff(base=0.0, cap=0.0)
+ERROR = "ZeroDivisionError: on purpose"
+
+
+def until(holds: Callable[[], object]) -> None:
+    """Wait for a condition that another thread fulfils."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    pause = threading.Event()
+    while not holds():
+        assert time.monotonic() < deadline
+        pause.wait(0.005)
+
+
+@dataclass
+class Stand:
+    """A supervisor with a clock that the test moves, and threads that end with the test."""
+
+    now: float = 1000.0
+    metrics: Metrics = field(default_factory=Metrics)
+    sessions: list[str] = field(default_factory=list)
+    notifications: int = 0
+    threads: list[BackgroundThread] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.supervisor = Supervisor(
+            self.metrics, session=self._session, clock=lambda: self.now, backoff=NO_BACKOFF
+        )
+        self.supervisor.on_reason_to_stop(self._notify)
+
+    def thread(self, step: Callable[[], float | None], **options: Any) -> BackgroundThread:
+        thread = BackgroundThread(self.supervisor, "scan", step, patience=60, **options)
+        self.threads.append(thread)
+        return thread
+
+    def fail(self, times: int) -> None:
+        for _ in range(times):
+            self.supervisor.seconds_to_restart(
+                self.supervisor.record("scan", ZeroDivisionError("on purpose"))
+            )
+
+    def _notify(self) -> None:
+        self.notifications += 1
+
+    @contextmanager
+    def _session(self) -> Iterator[None]:
+        self.sessions.append("open")
+        yield
+        self.sessions.append("close")
+
+
+@pytest.fixture
+def stand() -> Iterator[Stand]:
+    stand = Stand()
+    yield stand
+    for thread in stand.threads:
+        thread.request_stop()
+        assert thread.join(WAIT_SECONDS)
+
+
+def test_a_wake_up_ends_the_wait_and_one_during_a_step_is_kept(stand: Stand) -> None:
+    steps: queue.SimpleQueue[None] = queue.SimpleQueue()
+    go_on = threading.Semaphore(0)
+
+    def step() -> None:
+        steps.put(None)
+        assert go_on.acquire(timeout=WAIT_SECONDS)
+
+    thread = stand.thread(step)
+    thread.start()
+    for _ in range(3):
+        steps.get(timeout=WAIT_SECONDS)
+        thread.wake()
+        go_on.release()
+    steps.get(timeout=WAIT_SECONDS)
+    go_on.release()
+    with pytest.raises(queue.Empty):
+        steps.get(timeout=0.05)
+
+
+def test_a_stop_ends_the_wait_and_the_last_act_follows_the_last_step(stand: Stand) -> None:
+    acts: queue.SimpleQueue[str] = queue.SimpleQueue()
+    thread = stand.thread(lambda: acts.put("step"), at_end=lambda: acts.put("end"))
+    thread.start()
+    assert acts.get(timeout=WAIT_SECONDS) == "step"
+    assert not thread.join(0.01)
+    thread.request_stop()
+    assert thread.join(WAIT_SECONDS)
+    assert acts.get_nowait() == "end"
+    assert acts.empty()
+    assert stand.supervisor.liveness.stalled() == []
+
+
+def test_a_thread_that_was_stopped_before_its_start_takes_no_step(stand: Stand) -> None:
+    acts: list[str] = []
+    thread = stand.thread(lambda: acts.append("step"), at_end=lambda: acts.append("end"))
+    thread.request_stop()
+    assert thread.join(0)
+    thread.start()
+    assert thread.join(WAIT_SECONDS)
+    assert acts == ["end"]
+
+
+def test_an_unforeseen_exception_restarts_the_thread_with_a_new_session(stand: Stand) -> None:
+    failures = iter([ZeroDivisionError("on purpose")])
+    worked = threading.Event()
+
+    def step() -> None:
+        for failure in failures:
+            raise failure
+        worked.set()
+
+    thread = stand.thread(step)
+    with capture_logs() as logs:
+        thread.start()
+        assert worked.wait(WAIT_SECONDS)
+    (line,) = logs
+    assert (line["event"], line["log_level"], line["thread"]) == ("internal_error", "error", "scan")
+    assert (line["error"], line["attempts"], line["exc_info"]) == (ERROR, 1, True)
+    assert stand.sessions == ["open", "open"]
+    assert [(error.error, error.count) for error in stand.supervisor.internal_errors()] == [(ERROR, 1)]
+    assert stand.supervisor.reason_to_stop is None
+    assert stand.supervisor.liveness.stalled() == []
+
+
+def test_the_restart_waits_for_the_backoff_and_a_stop_ends_that_wait(stand: Stand) -> None:
+    stand.supervisor._backoff = Backoff(base=1000.0, uniform=lambda _low, high: high)
+    steps: list[None] = []
+
+    def fail() -> None:
+        steps.append(None)
+        raise ZeroDivisionError("on purpose")
+
+    thread = stand.thread(fail)
+    thread.start()
+    until(stand.supervisor.internal_errors)
+    assert not thread.join(0.05)
+    thread.request_stop()
+    assert thread.join(WAIT_SECONDS)
+    assert len(steps) == 1
+
+
+def test_five_failures_within_ten_minutes_are_a_reason_to_stop(stand: Stand) -> None:
+    stand.fail(MAX_FAILURES - 1)
+    stand.now += FAILURE_WINDOW_SECONDS
+    assert stand.notifications == 0
+    stand.fail(1)
+    assert stand.supervisor.reason_to_stop == (
+        f"thread scan failed 5 times within 10 minutes, most recently with {ERROR}"
+    )
+    assert stand.notifications == 1
+
+
+def test_failures_longer_ago_than_ten_minutes_do_not_count(stand: Stand) -> None:
+    for _ in range(4):
+        stand.fail(MAX_FAILURES - 1)
+        stand.now += FAILURE_WINDOW_SECONDS + 1
+    assert stand.supervisor.reason_to_stop is None
+    (error,) = stand.supervisor.internal_errors()
+    assert error.count == 4 * (MAX_FAILURES - 1)
+    assert stand.notifications == 0
+
+
+def test_the_backoff_grows_with_the_recent_failures(stand: Stand) -> None:
+    stand.supervisor._backoff = Backoff(base=1.0, uniform=lambda _low, high: high)
+    exc = ZeroDivisionError("on purpose")
+    waits = [stand.supervisor.seconds_to_restart(stand.supervisor.record("scan", exc)) for _ in range(5)]
+    assert waits == [1, 2, 4, 8, None]
+
+
+def test_a_thread_that_is_not_restarted_ends_and_is_a_stall(stand: Stand) -> None:
+    ended = threading.Event()
+    worker = Worker(stand.supervisor, "scan thread")
+    worker.add_thread("scan", lambda: 1 / 0, patience=60, at_end=ended.set)
+    worker.start()
+    assert worker.join(WAIT_SECONDS)
+    assert ended.is_set()
+    assert stand.supervisor.liveness.stalled() == ["scan thread: not alive for 0 s"]
+    assert stop_all([worker], WAIT_SECONDS)
+    assert stand.supervisor.liveness.stalled() == []
+
+
+@pytest.mark.parametrize("exception", [SystemExit, KeyboardInterrupt])
+def test_an_exception_that_ends_the_interpreter_is_not_swallowed(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch, exception: type[BaseException]
+) -> None:
+    raised: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: raised.append(arguments.exc_type))
+
+    def leave() -> None:
+        raise exception
+
+    thread = stand.thread(leave)
+    thread.start()
+    assert thread.join(WAIT_SECONDS)
+    assert raised == [exception]
+    assert stand.supervisor.internal_errors() == []
+
+
+def test_a_failure_is_reported_when_it_is_new_and_its_end_once() -> None:
+    reported: list[str] = []
+    state = FailureState(lambda failure: reported.append(failure.code), lambda: reported.append("over"))
+    state.succeed()
+    for code in ("a", "a", "b", "a"):
+        state.fail(Failure(Kind.TRANSIENT, code, "It failed."))
+        assert state.current is not None
+    state.succeed()
+    state.succeed()
+    assert state.current is None
+    assert reported == ["a", "b", "a", "over"]
+
+
+class Fault:
+    """Takes the place of a method: raises for the first calls, then works again."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+        self.worked = threading.Event()
+
+    def install(self, monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> None:
+        really = getattr(owner, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            if self.times > 0:
+                self.times -= 1
+                raise ZeroDivisionError("on purpose")
+            self.worked.set()
+            return really(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, call)
+
+
+@dataclass
+class Victim:
+    """A worker, the name of its thread, the method that fails in its step, and what makes it step again."""
+
+    worker: Worker
+    thread: str
+    owner: object
+    method: str
+    provoke: Callable[[], None] = lambda: None
+
+
+class Nothing:
+    """Stands for gate, republisher and orphans."""
+
+    def ask(self, *, fresh_only: bool = False) -> int:
+        return 0
+
+    def watch(self) -> int:
+        return 0
+
+    def look(self) -> int:
+        return 0
+
+
+def settler(harness: Harness) -> Victim:
+    settler = harness.app.settler
+    return Victim(settler, "settle-", settler, "_check_complete", lambda: settler.check("a.mp4"))
+
+
+def scan_scheduler(harness: Harness) -> Victim:
+    scheduler = harness.app.scan_scheduler
+    return Victim(scheduler, "scan", harness.app.scanner, "scan", lambda: scheduler.request(""))
+
+
+def observer_supervisor(harness: Harness) -> Victim:
+    app = harness.app
+    observer = TreeObserver(
+        app.tree.root,
+        notice_file=lambda _: None,
+        notice_directory=lambda _: None,
+        lost_events=lambda: None,
+    )
+    worker = ObserverSupervisor(
+        app.tree,
+        observer,
+        request_full_scan=lambda: None,
+        root_returned=lambda: None,
+        supervisor=app.supervisor,
+        metrics=app.metrics,
+    )
+    return Victim(worker, "watchman", worker, "_check_root", worker.wake)
+
+
+def claims(harness: Harness) -> Victim:
+    runner = harness.app.runners[State.VERIFIED]
+    return Victim(runner, "publish claims", harness.app.ledger, "claim")
+
+
+def stage_worker(harness: Harness) -> Victim:
+    runner, ledger = harness.app.runners[State.VERIFIED], harness.app.ledger
+    for number in range(MAX_FAILURES):
+        enqueue(ledger, f"v/{number}_720p.mp4")
+    for row in claim(ledger):
+        bring(ledger, row, State.VERIFIED)
+    return Victim(runner, "publish-1", runner, "_advance")
+
+
+def invalidator(harness: Harness) -> Victim:
+    invalidations = Invalidations(harness.app.database, "test")
+    worker = Invalidator(
+        cast("Distribution", None),
+        invalidations,
+        supervisor=harness.app.supervisor,
+        metrics=harness.app.metrics,
+    )
+    return Victim(worker, "invalidation", invalidations, "waiting")
+
+
+def disk_pressure(harness: Harness) -> Victim:
+    return Victim(harness.app.disk_pressure, "disk", harness.app.disk_pressure, "_measure")
+
+
+def abandoned_multiparts(harness: Harness) -> Victim:
+    return Victim(
+        harness.app.abandoned_multiparts, "janitor", harness.app.abandoned_multiparts, "adopt_or_abort"
+    )
+
+
+def catalog_thread(harness: Harness) -> Victim:
+    gate = Nothing()
+    worker = CatalogThread(
+        cast("CatalogGate", gate),
+        cast("Republisher", gate),
+        cast("Orphans", gate),
+        supervisor=harness.app.supervisor,
+    )
+    return Victim(worker, "catalog", gate, "ask")
+
+
+VICTIMS = [
+    settler,
+    scan_scheduler,
+    observer_supervisor,
+    claims,
+    stage_worker,
+    invalidator,
+    disk_pressure,
+    abandoned_multiparts,
+    catalog_thread,
+]
+
+
+@contextmanager
+def failing(
+    harness: Harness, make: Callable[[Harness], Victim], monkeypatch: pytest.MonkeyPatch, times: int
+) -> Iterator[tuple[Victim, Fault]]:
+    """A worker that was started, whose step then fails so many times."""
+    harness.app.supervisor._backoff = NO_BACKOFF
+    victim, fault = make(harness), Fault(0)
+    if not isinstance(victim.worker, ObserverSupervisor):
+        fault.times = times
+    fault.install(monkeypatch, victim.owner, victim.method)
+    victim.worker.start()
+    if isinstance(victim.worker, ObserverSupervisor):
+        # Its first check is made by the caller of `start`.
+        fault.times = times
+    try:
+        yield victim, fault
+    finally:
+        assert stop_all([victim.worker], WAIT_SECONDS)
+
+
+@pytest.mark.parametrize("make", VICTIMS)
+def test_every_thread_survives_an_unforeseen_exception(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, make: Callable[[Harness], Victim]
+) -> None:
+    supervisor = harness.app.supervisor
+    with capture_logs() as logs, failing(harness, make, monkeypatch, 1) as (victim, fault):
+
+        def works_again() -> bool:
+            if not supervisor.internal_errors() or not fault.worked.is_set():
+                victim.provoke()
+                return False
+            return True
+
+        until(works_again)
+        assert supervisor.liveness.stalled() == []
+    (error,) = supervisor.internal_errors()
+    assert error.thread.startswith(victim.thread)
+    assert (error.error, error.count) == (ERROR, 1)
+    (line,) = [line for line in logs if line["event"] == "internal_error"]
+    assert (line["thread"], line["error"], line["log_level"]) == (error.thread, ERROR, "error")
+    counted = harness.app.metrics.registry.get_sample_value(
+        "video_uploader_internal_errors_total", {"thread": error.thread}
+    )
+    assert counted == 1
+    assert supervisor.reason_to_stop is None
+
+
+@pytest.mark.parametrize("make", VICTIMS)
+def test_every_thread_that_fails_five_times_asks_for_the_end(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, make: Callable[[Harness], Victim]
+) -> None:
+    supervisor = harness.app.supervisor
+    notified = threading.Event()
+    supervisor.on_reason_to_stop(notified.set)
+    with capture_logs(), failing(harness, make, monkeypatch, 1000) as (victim, _):
+
+        def has_given_up() -> bool:
+            victim.provoke()
+            return notified.is_set()
+
+        until(has_given_up)
+    assert supervisor.reason_to_stop is not None
+    assert victim.thread in supervisor.reason_to_stop
+    assert ERROR in supervisor.reason_to_stop
+
+
+def test_a_path_whose_check_raised_is_checked_again_when_it_is_reported_again(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It must neither be checked for ever nor be taken for one that is being checked."""
+    with capture_logs(), failing(harness, settler, monkeypatch, 1) as (_, fault):
+        harness.app.settler.check("a.mp4")
+        until(harness.app.supervisor.internal_errors)
+        until(lambda: len(harness.app.settler) == 0)
+        harness.app.settler.check("a.mp4")
+        assert fault.worked.wait(WAIT_SECONDS)
+
+
+def test_a_full_scan_that_raised_is_repeated_soon(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduler = harness.app.scan_scheduler
+    now = time.monotonic()
+    scheduler._clock = lambda: now
+    with capture_logs(), failing(harness, scan_scheduler, monkeypatch, 1) as (_, fault):
+        until(harness.app.supervisor.internal_errors)
+        assert not scheduler.first_scan_done.is_set()
+        now += 5
+        scheduler.wake()
+        assert fault.worked.wait(WAIT_SECONDS)
+        assert scheduler.first_scan_done.wait(WAIT_SECONDS)
