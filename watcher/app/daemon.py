@@ -112,17 +112,12 @@ class Daemon:
         app = self._app
         freed = app.ledger.release_all_claims()
         app.ledger.reschedule_published(app.policy.retention)
-        log.info(
-            "daemon_started",
-            instance=app.ledger.instance,
-            directory=app.tree.root,
-            freed_claims=freed,
-        )
+        log.info("daemon_started", instance=app.ledger.instance, directory=app.tree.root, freed_claims=freed)
+        app.supervisor.on_reason_to_stop(lambda: self._signals.put(WAKE))
         self._status.register_gauges()
         self._metrics_server.start()
         app.abandoned_multiparts.start(then=app.runners[State.PENDING].start)
         app.scan_scheduler.on_full_scan(self._after_full_scan)
-        app.supervisor.on_reason_to_stop(lambda: self._signals.put(WAKE))
         for breaker in app.breakers.values():
             breaker.on_change(lambda: self._signals.put(WAKE))
         self._observer_supervisor.start()

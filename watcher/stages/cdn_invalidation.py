@@ -80,7 +80,8 @@ class Invalidator(Worker):
         """
         try:
             batch, paths = self._batch()
-            self._recover_database()
+            if self.breaker.clear(Code.DATABASE):
+                log.info("stage_resumed", stage=NAME)
             wait = self._seconds_to_wait() if batch else MAX_WAIT_SECONDS
             if batch and not wait:
                 self._send(batch, paths)
@@ -148,11 +149,6 @@ class Invalidator(Worker):
     def _trip(self, failure: Failure) -> None:
         if self.breaker.trip(failure):
             log.error("stage_paused", stage=NAME, code=failure.code, reason=failure.sentence)
-
-    def _recover_database(self) -> None:
-        failure = self.breaker.failure
-        if failure is not None and failure.code == Code.DATABASE and self.breaker.clear():
-            log.info("stage_resumed", stage=NAME)
 
     def _reference(self, batch: Sequence[Invalidation]) -> str:
         """An idempotency key: the same for the same batch, also in a later process."""

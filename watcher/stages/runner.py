@@ -27,7 +27,7 @@ DATABASE_BACKOFF = Backoff(base=0.5, factor=2.0, cap=15.0)
 
 
 class Stage(Protocol):
-    """One step of the life of a row; `advance` must be safe to repeat after a crash at any point of it."""
+    """One step of the processing of a row; `advance` must be safe to repeat after a crash at any point."""
 
     name: str
     state: State
@@ -50,7 +50,7 @@ class Stage(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a stage needs while it works: its error policy, stop requests, and its sign of life."""
+    """What a stage needs while it works: its error policy, stop requests, and its heartbeat."""
 
     error_policy: ErrorPolicy
     stopped: Callable[[], bool]
@@ -155,12 +155,7 @@ class StageRunner(Worker):
             free = 1
         while free > 0 and not self._claimer.stopping.is_set():
             limit = 1 if to_probe is not None else self._batch
-            rows = self._ledger.claim(
-                self.stage.state,
-                limit,
-                lease=self._lease,
-                horizon=self.stage.horizon,
-            )
+            rows = self._ledger.claim(self.stage.state, limit, lease=self._lease, horizon=self.stage.horizon)
             if not rows:
                 return self._seconds_to_next()
             with self._lock:
@@ -188,8 +183,7 @@ class StageRunner(Worker):
 
     def _recover_without_probe(self) -> None:
         """Clear the breaker if the database answers again and no row's success can clear it."""
-        failure = self.breaker.failure
-        if failure is not None and failure.code == Code.DATABASE and self.breaker.clear():
+        if self.breaker.clear(Code.DATABASE):
             log.info("stage_resumed", stage=self.stage.name)
 
     def _renew(self) -> None:

@@ -170,9 +170,11 @@ class BackgroundThread:
         return self._thread.is_alive()
 
     def _run(self) -> None:
-        while not self._completes(self._loop):
-            continue
-        self._completes(self._at_end)
+        try:
+            while not self._completes(self._loop):
+                continue
+        finally:
+            self._completes(self._at_end)
 
     def _completes(self, work: Callable[[], object]) -> bool:
         """Whether `work` is over; False if it failed and, after the backoff, has to be repeated."""
@@ -230,7 +232,7 @@ class Worker:
         self._supervisor.liveness.add_check(self._check, self._runs_or_stops)
 
     def wake(self) -> None:
-        """Have the threads look for work now."""
+        """End the waits of all threads."""
         for thread in self._threads:
             thread.wake()
 

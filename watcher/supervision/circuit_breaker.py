@@ -45,13 +45,14 @@ class CircuitBreaker:
             self._notify()
         return is_news
 
-    def clear(self) -> bool:
-        """Resume after a success; returns whether the stage was paused."""
+    def clear(self, code: str | None = None) -> bool:
+        """Resume after a success; with `code`, only from a pause of that code. Returns whether it resumed."""
         with self._lock:
-            was_paused, self._failure, self._trips = self._failure is not None, None, 0
-        if was_paused:
-            self._notify()
-        return was_paused
+            if self._failure is None or code not in {None, self._failure.code}:
+                return False
+            self._failure, self._trips = None, 0
+        self._notify()
+        return True
 
     def seconds_to_probe(self) -> float | None:
         """The time until one row may be tried; None while the stage is not paused."""

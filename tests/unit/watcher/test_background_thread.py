@@ -52,7 +52,7 @@ def until(holds: Callable[[], object]) -> None:
 
 
 @dataclass
-class Stand:
+class SupervisorFixture:
     """A supervisor with a clock that the test moves, and threads that end with the test."""
 
     now: float = 1000.0
@@ -89,15 +89,15 @@ class Stand:
 
 
 @pytest.fixture
-def stand() -> Iterator[Stand]:
-    stand = Stand()
-    yield stand
-    for thread in stand.threads:
+def fixture() -> Iterator[SupervisorFixture]:
+    fixture = SupervisorFixture()
+    yield fixture
+    for thread in fixture.threads:
         thread.request_stop()
         assert thread.join(WAIT_SECONDS)
 
 
-def test_a_wake_up_ends_the_wait_and_one_during_a_step_is_kept(stand: Stand) -> None:
+def test_a_wake_up_ends_the_wait_and_one_during_a_step_is_kept(fixture: SupervisorFixture) -> None:
     steps: queue.SimpleQueue[None] = queue.SimpleQueue()
     go_on = threading.Semaphore(0)
 
@@ -105,7 +105,7 @@ def test_a_wake_up_ends_the_wait_and_one_during_a_step_is_kept(stand: Stand) -> 
         steps.put(None)
         assert go_on.acquire(timeout=WAIT_SECONDS)
 
-    thread = stand.thread(step)
+    thread = fixture.thread(step)
     thread.start()
     for _ in range(3):
         steps.get(timeout=WAIT_SECONDS)
@@ -117,9 +117,9 @@ def test_a_wake_up_ends_the_wait_and_one_during_a_step_is_kept(stand: Stand) -> 
         steps.get(timeout=0.05)
 
 
-def test_a_stop_ends_the_wait_and_the_last_act_follows_the_last_step(stand: Stand) -> None:
+def test_a_stop_ends_the_wait_and_the_last_act_follows_the_last_step(fixture: SupervisorFixture) -> None:
     acts: queue.SimpleQueue[str] = queue.SimpleQueue()
-    thread = stand.thread(lambda: acts.put("step"), at_end=lambda: acts.put("end"))
+    thread = fixture.thread(lambda: acts.put("step"), at_end=lambda: acts.put("end"))
     thread.start()
     assert acts.get(timeout=WAIT_SECONDS) == "step"
     assert not thread.join(0.01)
@@ -127,12 +127,12 @@ def test_a_stop_ends_the_wait_and_the_last_act_follows_the_last_step(stand: Stan
     assert thread.join(WAIT_SECONDS)
     assert acts.get_nowait() == "end"
     assert acts.empty()
-    assert stand.supervisor.liveness.stalled() == []
+    assert fixture.supervisor.liveness.stalled() == []
 
 
-def test_a_thread_that_was_stopped_before_its_start_takes_no_step(stand: Stand) -> None:
+def test_a_thread_that_was_stopped_before_its_start_takes_no_step(fixture: SupervisorFixture) -> None:
     acts: list[str] = []
-    thread = stand.thread(lambda: acts.append("step"), at_end=lambda: acts.append("end"))
+    thread = fixture.thread(lambda: acts.append("step"), at_end=lambda: acts.append("end"))
     thread.request_stop()
     assert thread.join(0)
     thread.start()
@@ -140,7 +140,7 @@ def test_a_thread_that_was_stopped_before_its_start_takes_no_step(stand: Stand) 
     assert acts == ["end"]
 
 
-def test_an_unforeseen_exception_restarts_the_thread_with_a_new_session(stand: Stand) -> None:
+def test_an_unforeseen_exception_restarts_the_thread_with_a_new_session(fixture: SupervisorFixture) -> None:
     failures = iter([ZeroDivisionError("on purpose")])
     worked = threading.Event()
 
@@ -149,79 +149,79 @@ def test_an_unforeseen_exception_restarts_the_thread_with_a_new_session(stand: S
             raise failure
         worked.set()
 
-    thread = stand.thread(step)
+    thread = fixture.thread(step)
     with capture_logs() as logs:
         thread.start()
         assert worked.wait(WAIT_SECONDS)
     (line,) = logs
     assert (line["event"], line["log_level"], line["thread"]) == ("internal_error", "error", "scan")
     assert (line["error"], line["attempts"], line["exc_info"]) == (ERROR, 1, True)
-    assert stand.sessions == ["open", "open"]
-    assert [(error.error, error.count) for error in stand.supervisor.internal_errors()] == [(ERROR, 1)]
-    assert stand.supervisor.reason_to_stop is None
-    assert stand.supervisor.liveness.stalled() == []
+    assert fixture.sessions == ["open", "open"]
+    assert [(error.error, error.count) for error in fixture.supervisor.internal_errors()] == [(ERROR, 1)]
+    assert fixture.supervisor.reason_to_stop is None
+    assert fixture.supervisor.liveness.stalled() == []
 
 
-def test_the_restart_waits_for_the_backoff_and_a_stop_ends_that_wait(stand: Stand) -> None:
-    stand.supervisor._backoff = Backoff(base=1000.0, uniform=lambda _low, high: high)
+def test_the_restart_waits_for_the_backoff_and_a_stop_ends_that_wait(fixture: SupervisorFixture) -> None:
+    fixture.supervisor._backoff = Backoff(base=1000.0, uniform=lambda _low, high: high)
     steps: list[None] = []
 
     def fail() -> None:
         steps.append(None)
         raise ZeroDivisionError("on purpose")
 
-    thread = stand.thread(fail)
+    thread = fixture.thread(fail)
     thread.start()
-    until(stand.supervisor.internal_errors)
+    until(fixture.supervisor.internal_errors)
     assert not thread.join(0.05)
     thread.request_stop()
     assert thread.join(WAIT_SECONDS)
     assert len(steps) == 1
 
 
-def test_five_failures_within_ten_minutes_are_a_reason_to_stop(stand: Stand) -> None:
-    stand.fail(MAX_FAILURES - 1)
-    stand.now += FAILURE_WINDOW_SECONDS
-    assert stand.notifications == 0
-    stand.fail(1)
-    assert stand.supervisor.reason_to_stop == (
+def test_five_failures_within_ten_minutes_are_a_reason_to_stop(fixture: SupervisorFixture) -> None:
+    fixture.fail(MAX_FAILURES - 1)
+    fixture.now += FAILURE_WINDOW_SECONDS
+    assert fixture.notifications == 0
+    fixture.fail(1)
+    assert fixture.supervisor.reason_to_stop == (
         f"thread scan failed 5 times within 10 minutes, most recently with {ERROR}"
     )
-    assert stand.notifications == 1
+    assert fixture.notifications == 1
 
 
-def test_failures_longer_ago_than_ten_minutes_do_not_count(stand: Stand) -> None:
+def test_failures_longer_ago_than_ten_minutes_do_not_count(fixture: SupervisorFixture) -> None:
     for _ in range(4):
-        stand.fail(MAX_FAILURES - 1)
-        stand.now += FAILURE_WINDOW_SECONDS + 1
-    assert stand.supervisor.reason_to_stop is None
-    (error,) = stand.supervisor.internal_errors()
+        fixture.fail(MAX_FAILURES - 1)
+        fixture.now += FAILURE_WINDOW_SECONDS + 1
+    assert fixture.supervisor.reason_to_stop is None
+    (error,) = fixture.supervisor.internal_errors()
     assert error.count == 4 * (MAX_FAILURES - 1)
-    assert stand.notifications == 0
+    assert fixture.notifications == 0
 
 
-def test_the_backoff_grows_with_the_recent_failures(stand: Stand) -> None:
-    stand.supervisor._backoff = Backoff(base=1.0, uniform=lambda _low, high: high)
+def test_the_backoff_grows_with_the_recent_failures(fixture: SupervisorFixture) -> None:
+    fixture.supervisor._backoff = Backoff(base=1.0, uniform=lambda _low, high: high)
     exc = ZeroDivisionError("on purpose")
-    waits = [stand.supervisor.seconds_to_restart(stand.supervisor.record("scan", exc)) for _ in range(5)]
+    waits = [fixture.supervisor.seconds_to_restart(fixture.supervisor.record("scan", exc)) for _ in range(5)]
     assert waits == [1, 2, 4, 8, None]
 
 
-def test_a_thread_that_is_not_restarted_ends_and_is_a_stall(stand: Stand) -> None:
+def test_a_thread_that_is_not_restarted_ends_and_is_a_stall(fixture: SupervisorFixture) -> None:
     ended = threading.Event()
-    worker = Worker(stand.supervisor, "scan thread")
+    worker = Worker(fixture.supervisor, "scan thread")
     worker.add_thread("scan", lambda: 1 / 0, patience=60, at_end=ended.set)
     worker.start()
     assert worker.join(WAIT_SECONDS)
     assert ended.is_set()
-    assert stand.supervisor.liveness.stalled() == ["scan thread: not alive for 0 s"]
+    assert fixture.supervisor.liveness.stalled() == ["scan thread: not alive for 0 s"]
     assert stop_all([worker], WAIT_SECONDS)
-    assert stand.supervisor.liveness.stalled() == []
+    assert fixture.supervisor.liveness.stalled() == []
 
 
 @pytest.mark.parametrize("exception", [SystemExit, KeyboardInterrupt])
 def test_an_exception_that_ends_the_interpreter_is_not_swallowed(
-    stand: Stand, monkeypatch: pytest.MonkeyPatch, exception: type[BaseException]
+    fixture: SupervisorFixture, monkeypatch: pytest.MonkeyPatch, exception: type[BaseException]
 ) -> None:
     raised: list[object] = []
     monkeypatch.setattr(threading, "excepthook", lambda arguments: raised.append(arguments.exc_type))
@@ -229,11 +229,11 @@ def test_an_exception_that_ends_the_interpreter_is_not_swallowed(
     def leave() -> None:
         raise exception
 
-    thread = stand.thread(leave)
+    thread = fixture.thread(leave)
     thread.start()
     assert thread.join(WAIT_SECONDS)
     assert raised == [exception]
-    assert stand.supervisor.internal_errors() == []
+    assert fixture.supervisor.internal_errors() == []
 
 
 def test_a_failure_is_reported_when_it_is_new_and_its_end_once() -> None:

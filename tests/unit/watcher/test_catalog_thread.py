@@ -77,14 +77,14 @@ def test_a_fresh_file_is_asked_for_every_50_ms_and_less_and_less_often(
 ) -> None:
     catalog_thread.run_due()
     catalog_thread.check_gate()
-    pauses = []
+    waits = []
     began = script.now
     while script.now < began + 120:
-        pauses.append(pause := catalog_thread.run_due())
-        script.now += pause
-    assert pauses[:5] == [MIN_INTERVAL_SECONDS] * 5
-    assert max(pauses) <= MAX_INTERVAL_SECONDS
-    assert pauses[-1] > MAX_INTERVAL_SECONDS / 2
+        waits.append(wait := catalog_thread.run_due())
+        script.now += wait
+    assert waits[:5] == [MIN_INTERVAL_SECONDS] * 5
+    assert max(waits) <= MAX_INTERVAL_SECONDS
+    assert waits[-1] > MAX_INTERVAL_SECONDS / 2
     fresh = script.asked.count(True)
     assert 20 < fresh < FRESH.total_seconds() / MIN_INTERVAL_SECONDS
     assert len(script.asked) < 150
@@ -100,7 +100,7 @@ def test_orphans_are_looked_for_once_an_hour(catalog_thread: CatalogThread, scri
     assert script.looked == 2
 
 
-def test_a_database_that_is_away_is_told_and_asked_again(
+def test_a_database_that_does_not_answer_is_queried_again(
     catalog_thread: CatalogThread, script: Scripted
 ) -> None:
     def away() -> None:

@@ -19,7 +19,7 @@ from watcher.telemetry.metrics import Metrics
 
 
 @dataclass
-class Stand:
+class ObserverSupervisorFixture:
     """A supervisor of a real directory and a real observer; adding watches fails while `refuses` is set."""
 
     root: str
@@ -68,13 +68,13 @@ class Stand:
 
 
 @pytest.fixture
-def stand(place: str) -> Iterator[Stand]:
+def fixture(place: str) -> Iterator[ObserverSupervisorFixture]:
     os.mkdir(f"{place}/root")
-    stand = Stand(f"{place}/root")
-    yield stand
-    stand.observer_supervisor.request_stop()
-    assert stand.observer_supervisor.join(5)
-    assert not stand.observer.is_alive()
+    fixture = ObserverSupervisorFixture(f"{place}/root")
+    yield fixture
+    fixture.observer_supervisor.request_stop()
+    assert fixture.observer_supervisor.join(5)
+    assert not fixture.observer.is_alive()
 
 
 def write(path: str) -> None:
@@ -82,88 +82,98 @@ def write(path: str) -> None:
         file.write(b"x")
 
 
-def test_nothing_is_logged_in_normal_operation(stand: Stand) -> None:
-    assert [stand.check(), stand.check()] == [[], []]
-    assert stand.observer_supervisor.failure_reason == ""
-    assert (stand.scans, stand.returns) == (0, 0)
-    assert stand.sample("root_available") == 1
-    assert stand.sample("observer_restarts_total") == 0
+def test_nothing_is_logged_in_normal_operation(fixture: ObserverSupervisorFixture) -> None:
+    assert [fixture.check(), fixture.check()] == [[], []]
+    assert fixture.observer_supervisor.failure_reason == ""
+    assert (fixture.scans, fixture.returns) == (0, 0)
+    assert fixture.sample("root_available") == 1
+    assert fixture.sample("observer_restarts_total") == 0
 
 
-def test_a_root_that_is_deleted_and_made_again_is_watched_again_once_it_is_not_empty(stand: Stand) -> None:
-    stand.check()
-    os.rename(stand.root, f"{stand.root}.deleted")
-    assert stand.check() == ["observer_unavailable"]
-    assert stand.check() == []
-    assert "No such file" in stand.observer_supervisor.failure_reason
-    assert stand.sample("root_available") == 0
-    os.mkdir(stand.root)
-    assert stand.check() == ["observer_unavailable"]
-    assert stand.check() == []
-    assert "empty" in stand.observer_supervisor.failure_reason
-    write(f"{stand.root}/a.mp4")
-    assert (stand.scans, stand.returns) == (0, 0)
-    assert stand.check() == ["root_taken_up", "observer_restarted"]
-    assert (stand.scans, stand.returns) == (1, 1)
-    assert stand.observer_supervisor.failure_reason == ""
-    assert stand.sample("root_available") == 1
-    assert stand.sample("observer_restarts_total") == 1
-    assert stand.observer.is_alive()
-    assert stand.check() == []
+def test_a_root_that_is_deleted_and_made_again_is_watched_again_once_it_is_not_empty(
+    fixture: ObserverSupervisorFixture,
+) -> None:
+    fixture.check()
+    os.rename(fixture.root, f"{fixture.root}.deleted")
+    assert fixture.check() == ["observer_unavailable"]
+    assert fixture.check() == []
+    assert "No such file" in fixture.observer_supervisor.failure_reason
+    assert fixture.sample("root_available") == 0
+    os.mkdir(fixture.root)
+    assert fixture.check() == ["observer_unavailable"]
+    assert fixture.check() == []
+    assert "empty" in fixture.observer_supervisor.failure_reason
+    write(f"{fixture.root}/a.mp4")
+    assert (fixture.scans, fixture.returns) == (0, 0)
+    assert fixture.check() == ["root_taken_up", "observer_restarted"]
+    assert (fixture.scans, fixture.returns) == (1, 1)
+    assert fixture.observer_supervisor.failure_reason == ""
+    assert fixture.sample("root_available") == 1
+    assert fixture.sample("observer_restarts_total") == 1
+    assert fixture.observer.is_alive()
+    assert fixture.check() == []
 
 
-def test_the_same_root_that_comes_back_is_scanned(stand: Stand) -> None:
-    stand.check()
-    os.rename(stand.root, f"{stand.root}.away")
-    stand.check()
-    os.rename(f"{stand.root}.away", stand.root)
-    assert stand.check() == ["observer_restarted"]
-    assert (stand.scans, stand.returns) == (1, 1)
+def test_the_same_root_that_comes_back_is_scanned(fixture: ObserverSupervisorFixture) -> None:
+    fixture.check()
+    os.rename(fixture.root, f"{fixture.root}.away")
+    fixture.check()
+    os.rename(f"{fixture.root}.away", fixture.root)
+    assert fixture.check() == ["observer_restarted"]
+    assert (fixture.scans, fixture.returns) == (1, 1)
 
 
-def test_a_root_that_is_replaced_between_two_checks_is_found(stand: Stand) -> None:
-    stand.check()
-    os.rename(stand.root, f"{stand.root}.before")
-    os.mkdir(stand.root)
-    write(f"{stand.root}/a.mp4")
-    assert stand.check() == ["observer_unavailable"]
-    assert stand.check() == ["root_taken_up", "observer_restarted"]
+def test_a_root_that_is_replaced_between_two_checks_is_found(fixture: ObserverSupervisorFixture) -> None:
+    fixture.check()
+    os.rename(fixture.root, f"{fixture.root}.before")
+    os.mkdir(fixture.root)
+    write(f"{fixture.root}/a.mp4")
+    assert fixture.check() == ["observer_unavailable"]
+    assert fixture.check() == ["root_taken_up", "observer_restarted"]
 
 
-def test_an_observer_that_died_is_started_again_and_everything_scanned(stand: Stand) -> None:
-    stand.check()
-    watches = stand.observer._watches
+def test_an_observer_that_died_is_started_again_and_everything_scanned(
+    fixture: ObserverSupervisorFixture,
+) -> None:
+    fixture.check()
+    watches = fixture.observer._watches
     assert watches is not None
     watches.stop()
     watches.join(5)
-    assert stand.check() == ["observer_restarted"]
-    assert (stand.scans, stand.returns) == (1, 0)
-    assert stand.observer.is_alive()
+    assert fixture.check() == ["observer_restarted"]
+    assert (fixture.scans, fixture.returns) == (1, 0)
+    assert fixture.observer.is_alive()
 
 
-def test_a_root_that_cannot_be_watched_is_watched_as_soon_as_it_can_be(stand: Stand) -> None:
-    stand.refuses = True
-    assert stand.check() == ["observer_unavailable"]
-    assert stand.check() == []
-    assert "cannot be watched" in stand.observer_supervisor.failure_reason
-    assert stand.sample("root_available") == 1
-    stand.refuses = False
-    assert stand.check() == ["observer_restarted"]
-    assert (stand.scans, stand.observer_supervisor.failure_reason) == (1, "")
+def test_a_root_that_cannot_be_watched_is_watched_as_soon_as_it_can_be(
+    fixture: ObserverSupervisorFixture,
+) -> None:
+    fixture.refuses = True
+    assert fixture.check() == ["observer_unavailable"]
+    assert fixture.check() == []
+    assert "cannot be watched" in fixture.observer_supervisor.failure_reason
+    assert fixture.sample("root_available") == 1
+    fixture.refuses = False
+    assert fixture.check() == ["observer_restarted"]
+    assert (fixture.scans, fixture.observer_supervisor.failure_reason) == (1, "")
 
 
-def test_exhausted_watches_are_reported_until_there_are_some_and_then_a_scan_follows(stand: Stand) -> None:
-    os.mkdir(f"{stand.root}/x")
-    stand.check()
-    stand.refuses = True
-    stand.observer.watch("x")
-    stand.refuses = False
-    assert "1 directories are not watched" in stand.observer_supervisor.failure_reason
-    assert "max_user_watches" in stand.observer_supervisor.failure_reason
-    stand.check()
-    assert (stand.scans, stand.observer_supervisor.failure_reason) == (1, "")
+def test_exhausted_watches_are_reported_until_there_are_some_and_then_a_scan_follows(
+    fixture: ObserverSupervisorFixture,
+) -> None:
+    os.mkdir(f"{fixture.root}/x")
+    fixture.check()
+    fixture.refuses = True
+    fixture.observer.watch("x")
+    fixture.refuses = False
+    assert "1 directories are not watched" in fixture.observer_supervisor.failure_reason
+    assert "max_user_watches" in fixture.observer_supervisor.failure_reason
+    fixture.check()
+    assert (fixture.scans, fixture.observer_supervisor.failure_reason) == (1, "")
 
 
-def test_it_checks_at_once_when_it_starts_and_ends_when_it_is_stopped(stand: Stand) -> None:
-    stand.observer_supervisor.start()
-    assert stand.observer.is_alive()
+def test_it_checks_at_once_when_it_starts_and_ends_when_it_is_stopped(
+    fixture: ObserverSupervisorFixture,
+) -> None:
+    fixture.observer_supervisor.start()
+    assert fixture.observer.is_alive()

@@ -61,7 +61,7 @@ class ScriptedStage:
             self.ended.put(upload)
 
 
-class Stand:
+class RunnerFixture:
     """A runner whose ledger and breaker have clocks that the test moves."""
 
     def __init__(self, harness: Harness) -> None:
@@ -107,13 +107,13 @@ class Stand:
 
 
 @pytest.fixture
-def stand(harness: Harness) -> Iterator[Stand]:
-    stand = Stand(harness)
-    yield stand
-    for runner in stand.started:
+def fixture(harness: Harness) -> Iterator[RunnerFixture]:
+    fixture = RunnerFixture(harness)
+    yield fixture
+    for runner in fixture.started:
         runner.request_stop()
         assert runner.join(WAIT_SECONDS)
-    assert stand.supervisor.liveness.stalled() == []
+    assert fixture.supervisor.liveness.stalled() == []
 
 
 def until(holds: Callable[[], bool]) -> None:
@@ -134,156 +134,156 @@ def until_set(go_on: threading.Event) -> Callable[[Upload, Work], None]:
     return act
 
 
-def test_every_due_row_is_advanced_once(stand: Stand) -> None:
-    rows = stand.enqueue(20)
-    stand.run(threads=3)
-    assert {row.id for row in stand.ended(20)} == {row.id for row in rows}
-    assert stand.states() == {State.VERIFIED}
-    assert stand.stage.ended.empty()
+def test_every_due_row_is_advanced_once(fixture: RunnerFixture) -> None:
+    rows = fixture.enqueue(20)
+    fixture.run(threads=3)
+    assert {row.id for row in fixture.ended(20)} == {row.id for row in rows}
+    assert fixture.states() == {State.VERIFIED}
+    assert fixture.stage.ended.empty()
 
 
-def test_a_runner_that_is_woken_finds_new_work_at_once(stand: Stand) -> None:
-    runner = stand.run()
-    assert stand.stage.asked.acquire(timeout=WAIT_SECONDS)
-    (row,) = stand.enqueue(1)
+def test_a_runner_that_is_woken_finds_new_work_at_once(fixture: RunnerFixture) -> None:
+    runner = fixture.run()
+    assert fixture.stage.asked.acquire(timeout=WAIT_SECONDS)
+    (row,) = fixture.enqueue(1)
     runner.wake()
-    assert [done.id for done in stand.ended(1)] == [row.id]
+    assert [done.id for done in fixture.ended(1)] == [row.id]
 
 
-def test_a_row_is_claimed_when_it_is_due_and_not_before(stand: Stand) -> None:
-    (row,) = stand.enqueue(1)
-    stand.ledger.postpone(row, delay=timedelta(seconds=40), error="x", error_code="x")
-    runner = stand.run()
-    assert stand.stage.asked.acquire(timeout=WAIT_SECONDS)
-    stand.clock.advance(seconds=39)
+def test_a_row_is_claimed_when_it_is_due_and_not_before(fixture: RunnerFixture) -> None:
+    (row,) = fixture.enqueue(1)
+    fixture.ledger.postpone(row, delay=timedelta(seconds=40), error="x", error_code="x")
+    runner = fixture.run()
+    assert fixture.stage.asked.acquire(timeout=WAIT_SECONDS)
+    fixture.clock.advance(seconds=39)
     runner.wake()
-    assert stand.stage.asked.acquire(timeout=WAIT_SECONDS)
+    assert fixture.stage.asked.acquire(timeout=WAIT_SECONDS)
     runner.wake()
-    assert stand.stage.asked.acquire(timeout=WAIT_SECONDS)
-    assert stand.stage.begun.empty()
-    stand.clock.advance(seconds=1)
+    assert fixture.stage.asked.acquire(timeout=WAIT_SECONDS)
+    assert fixture.stage.begun.empty()
+    fixture.clock.advance(seconds=1)
     runner.wake()
-    assert [done.id for done in stand.ended(1)] == [row.id]
+    assert [done.id for done in fixture.ended(1)] == [row.id]
 
 
-def test_claims_are_renewed_while_there_is_nothing_else_to_do(stand: Stand) -> None:
+def test_claims_are_renewed_while_there_is_nothing_else_to_do(fixture: RunnerFixture) -> None:
     """A disabled or paused stage may still have work under way, which others would claim."""
     go_on = threading.Event()
-    stand.stage.act = until_set(go_on)
-    (row,) = stand.enqueue(1)
-    runner = stand.run(lease=timedelta(seconds=0.3))
-    assert stand.stage.begun.get(timeout=WAIT_SECONDS)
-    stand.stage.enabled = False
+    fixture.stage.act = until_set(go_on)
+    (row,) = fixture.enqueue(1)
+    runner = fixture.run(lease=timedelta(seconds=0.3))
+    assert fixture.stage.begun.get(timeout=WAIT_SECONDS)
+    fixture.stage.enabled = False
     runner.wake()
-    now = stand.clock.advance(minutes=1)
+    now = fixture.clock.advance(minutes=1)
 
     def is_renewed() -> bool:
-        (held,) = stand.ledger.uploads(ids=[row.id])
+        (held,) = fixture.ledger.uploads(ids=[row.id])
         return held.claimed_until is not None and held.claimed_until > now
 
     until(is_renewed)
-    now = stand.clock.advance(minutes=1)
+    now = fixture.clock.advance(minutes=1)
     until(is_renewed)
     go_on.set()
-    stand.ended(1)
+    fixture.ended(1)
 
 
-def test_rows_come_in_batches_and_no_more_at_once_than_there_are_threads(stand: Stand) -> None:
+def test_rows_come_in_batches_and_no_more_at_once_than_there_are_threads(fixture: RunnerFixture) -> None:
     go_on = threading.Event()
-    stand.stage.act = until_set(go_on)
-    stand.enqueue(10)
-    runner = stand.run(threads=2, batch=4)
-    batches = [stand.stage.begun.get(timeout=WAIT_SECONDS) for _ in range(2)]
+    fixture.stage.act = until_set(go_on)
+    fixture.enqueue(10)
+    runner = fixture.run(threads=2, batch=4)
+    batches = [fixture.stage.begun.get(timeout=WAIT_SECONDS) for _ in range(2)]
     assert [len(batch) for batch in batches] == [4, 4]
     assert runner.busy == 2
-    assert len([row for row in stand.ledger.uploads() if row.claimed_by]) == 8
+    assert len([row for row in fixture.ledger.uploads() if row.claimed_by]) == 8
     go_on.set()
-    stand.ended(10)
-    assert len(stand.stage.begun.get(timeout=WAIT_SECONDS)) == 2
+    fixture.ended(10)
+    assert len(fixture.stage.begun.get(timeout=WAIT_SECONDS)) == 2
 
 
-def test_a_claim_is_renewed_while_its_row_is_at_work(stand: Stand) -> None:
+def test_a_claim_is_renewed_while_its_row_is_at_work(fixture: RunnerFixture) -> None:
     go_on = threading.Event()
-    stand.stage.act = until_set(go_on)
-    (row,) = stand.enqueue(1)
-    runner = stand.run()
-    stand.stage.begun.get(timeout=WAIT_SECONDS)
+    fixture.stage.act = until_set(go_on)
+    (row,) = fixture.enqueue(1)
+    runner = fixture.run()
+    fixture.stage.begun.get(timeout=WAIT_SECONDS)
     for _ in range(3):
-        until_time = stand.clock.advance(seconds=50) + LEASE
+        until_time = fixture.clock.advance(seconds=50) + LEASE
         runner.wake()
-        until(lambda: stand.ledger.uploads(ids=[row.id])[0].claimed_until == until_time)  # noqa: B023
-        others = stand.ledger.claim(State.PENDING, 1, lease=LEASE, horizon=timedelta(hours=1))
+        until(lambda: fixture.ledger.uploads(ids=[row.id])[0].claimed_until == until_time)  # noqa: B023
+        others = fixture.ledger.claim(State.PENDING, 1, lease=LEASE, horizon=timedelta(hours=1))
         assert others == []
     go_on.set()
-    stand.ended(1)
-    assert stand.states() == {State.VERIFIED}
+    fixture.ended(1)
+    assert fixture.states() == {State.VERIFIED}
 
 
-def test_an_expired_claim_of_an_earlier_process_is_taken(stand: Stand) -> None:
-    stand.enqueue(1)
-    (row,) = stand.ledger.claim(State.PENDING, 1, lease=LEASE, horizon=timedelta(hours=1))
-    stand.clock.advance(seconds=60)
-    stand.run()
-    assert [(done.id, done.claim) for done in stand.ended(1)] == [(row.id, row.claim + 1)]
+def test_an_expired_claim_of_an_earlier_process_is_taken(fixture: RunnerFixture) -> None:
+    fixture.enqueue(1)
+    (row,) = fixture.ledger.claim(State.PENDING, 1, lease=LEASE, horizon=timedelta(hours=1))
+    fixture.clock.advance(seconds=60)
+    fixture.run()
+    assert [(done.id, done.claim) for done in fixture.ended(1)] == [(row.id, row.claim + 1)]
 
 
 def deny(_upload: Upload, _work: Work) -> None:
     raise DENIED
 
 
-def test_a_paused_stage_probes_one_row_and_goes_on_when_it_gets_through(stand: Stand) -> None:
-    stand.stage.act = deny
-    stand.enqueue(6)
-    runner = stand.run(threads=3, batch=2)
-    until(lambda: stand.breaker.failure is not None)
-    wake_twice(stand, runner)
+def test_a_paused_stage_probes_one_row_and_goes_on_when_it_gets_through(fixture: RunnerFixture) -> None:
+    fixture.stage.act = deny
+    fixture.enqueue(6)
+    runner = fixture.run(threads=3, batch=2)
+    until(lambda: fixture.breaker.failure is not None)
+    wake_twice(fixture, runner)
     until(lambda: runner.busy == 0)
-    while not stand.stage.begun.empty():
-        stand.stage.begun.get()
-    assert stand.states() == {State.PENDING}
+    while not fixture.stage.begun.empty():
+        fixture.stage.begun.get()
+    assert fixture.states() == {State.PENDING}
     go_on = threading.Event()
-    stand.stage.act = until_set(go_on)
-    stand.now += 1.5
-    wake_twice(stand, runner)
-    assert stand.stage.begun.empty()
-    stand.now += 0.5
+    fixture.stage.act = until_set(go_on)
+    fixture.now += 1.5
+    wake_twice(fixture, runner)
+    assert fixture.stage.begun.empty()
+    fixture.now += 0.5
     runner.wake()
-    assert len(stand.stage.begun.get(timeout=WAIT_SECONDS)) == 1
-    wake_twice(stand, runner)
+    assert len(fixture.stage.begun.get(timeout=WAIT_SECONDS)) == 1
+    wake_twice(fixture, runner)
     assert runner.busy == 1
-    assert stand.stage.begun.empty()
-    assert len([row for row in stand.ledger.uploads() if row.claimed_by]) == 1
+    assert fixture.stage.begun.empty()
+    assert len([row for row in fixture.ledger.uploads() if row.claimed_by]) == 1
     with capture_logs() as logs:
         go_on.set()
-        until(lambda: stand.states() == {State.VERIFIED})
+        until(lambda: fixture.states() == {State.VERIFIED})
     assert [log["event"] for log in logs if log["event"].startswith("stage_")] == ["stage_resumed"]
-    assert stand.breaker.failure is None
+    assert fixture.breaker.failure is None
 
 
-def wake_twice(stand: Stand, runner: StageRunner) -> None:
+def wake_twice(fixture: RunnerFixture, runner: StageRunner) -> None:
     """Have the ledger queried again, completely: a second query follows the first."""
-    while stand.stage.asked.acquire(blocking=False):
+    while fixture.stage.asked.acquire(blocking=False):
         continue
     for _ in range(2):
         runner.wake()
-        assert stand.stage.asked.acquire(timeout=WAIT_SECONDS)
+        assert fixture.stage.asked.acquire(timeout=WAIT_SECONDS)
 
 
-def test_a_failed_probe_makes_the_pause_longer(stand: Stand) -> None:
-    stand.stage.act = deny
-    stand.enqueue(1)
-    runner = stand.run()
+def test_a_failed_probe_makes_the_pause_longer(fixture: RunnerFixture) -> None:
+    fixture.stage.act = deny
+    fixture.enqueue(1)
+    runner = fixture.run()
     for longest in (2.0, 4.0, 8.0):
-        until(lambda: stand.breaker.failure is not None and runner.busy == 0)
-        until(lambda: stand.breaker.seconds_to_probe() == longest)  # noqa: B023
-        stand.now += longest
+        until(lambda: fixture.breaker.failure is not None and runner.busy == 0)
+        until(lambda: fixture.breaker.seconds_to_probe() == longest)  # noqa: B023
+        fixture.now += longest
         runner.wake()
-    (row,) = stand.ledger.uploads()
+    (row,) = fixture.ledger.uploads()
     assert row.attempts == 0
     assert row.state is State.PENDING
 
 
-def test_a_request_to_stop_interrupts_what_is_under_way_and_gives_it_back(stand: Stand) -> None:
+def test_a_request_to_stop_interrupts_what_is_under_way_and_gives_it_back(fixture: RunnerFixture) -> None:
     waits: list[bool] = []
 
     def interruptible(_upload: Upload, work: Work) -> None:
@@ -291,36 +291,36 @@ def test_a_request_to_stop_interrupts_what_is_under_way_and_gives_it_back(stand:
         assert work.stopped()
         raise UploadCancelledError
 
-    stand.stage.act = interruptible
-    stand.enqueue(5)
-    runner = stand.run(threads=2)
+    fixture.stage.act = interruptible
+    fixture.enqueue(5)
+    runner = fixture.run(threads=2)
     for _ in range(2):
-        stand.stage.begun.get(timeout=WAIT_SECONDS)
+        fixture.stage.begun.get(timeout=WAIT_SECONDS)
     runner.request_stop()
     assert runner.join(WAIT_SECONDS)
     assert waits == [True, True]
-    rows = stand.ledger.uploads()
+    rows = fixture.ledger.uploads()
     assert {(row.state, row.attempts, row.claimed_by) for row in rows} == {(State.PENDING, 0, None)}
 
 
-def test_join_reports_a_stuck_thread_and_does_not_wait_for_it(stand: Stand) -> None:
+def test_join_reports_a_stuck_thread_and_does_not_wait_for_it(fixture: RunnerFixture) -> None:
     go_on = threading.Event()
-    stand.stage.act = until_set(go_on)
-    stand.enqueue(1)
-    runner = stand.run()
-    stand.stage.begun.get(timeout=WAIT_SECONDS)
+    fixture.stage.act = until_set(go_on)
+    fixture.enqueue(1)
+    runner = fixture.run()
+    fixture.stage.begun.get(timeout=WAIT_SECONDS)
     runner.request_stop()
     assert not runner.join(0.01)
     go_on.set()
     assert runner.join(WAIT_SECONDS)
 
 
-def test_a_runner_that_never_started_can_be_stopped(stand: Stand) -> None:
+def test_a_runner_that_never_started_can_be_stopped(fixture: RunnerFixture) -> None:
     runner = StageRunner(
-        stand.stage,
-        ledger=stand.ledger,
-        error_policy=stand.error_policy,
-        supervisor=stand.supervisor,
+        fixture.stage,
+        ledger=fixture.ledger,
+        error_policy=fixture.error_policy,
+        supervisor=fixture.supervisor,
         lease=LEASE,
         threads=1,
     )
@@ -328,80 +328,80 @@ def test_a_runner_that_never_started_can_be_stopped(stand: Stand) -> None:
     assert runner.join(WAIT_SECONDS)
 
 
-def test_an_unforeseen_error_of_a_row_postpones_the_row_and_spares_the_thread(stand: Stand) -> None:
-    first, second = stand.enqueue(2)
+def test_an_unforeseen_error_of_a_row_postpones_the_row_and_spares_the_thread(fixture: RunnerFixture) -> None:
+    first, second = fixture.enqueue(2)
 
     def stumble(upload: Upload, _work: Work) -> None:
         if upload.id == first.id:
             raise ZeroDivisionError("a bug")
 
-    stand.stage.act = stumble
+    fixture.stage.act = stumble
     with capture_logs() as logs:
-        stand.run()
-        assert [done.id for done in stand.ended(1)] == [second.id]
-        until(lambda: stand.ledger.uploads(ids=[first.id])[0].claimed_by is None)
-    (row,) = stand.ledger.uploads(ids=[first.id])
+        fixture.run()
+        assert [done.id for done in fixture.ended(1)] == [second.id]
+        until(lambda: fixture.ledger.uploads(ids=[first.id])[0].claimed_by is None)
+    (row,) = fixture.ledger.uploads(ids=[first.id])
     assert (row.state, row.attempts, row.error_code) == (State.PENDING, 1, "internal")
     assert row.last_error is not None
     assert "ZeroDivisionError: a bug" in row.last_error
-    assert row.due_at > stand.clock()
+    assert row.due_at > fixture.clock()
     logged = [(log["event"], log["log_level"], log["uploads"]) for log in logs if "uploads" in log]
     assert logged == [("internal_error", "error", [first.id])]
 
 
-def test_a_disabled_stage_claims_nothing_until_it_is_enabled(stand: Stand) -> None:
-    stand.stage.enabled = False
-    stand.enqueue(1)
-    runner = stand.run()
-    wake_twice(stand, runner)
-    assert stand.stage.begun.empty()
-    assert all(row.claim == 0 for row in stand.ledger.uploads())
-    stand.stage.enabled = True
+def test_a_disabled_stage_claims_nothing_until_it_is_enabled(fixture: RunnerFixture) -> None:
+    fixture.stage.enabled = False
+    fixture.enqueue(1)
+    runner = fixture.run()
+    wake_twice(fixture, runner)
+    assert fixture.stage.begun.empty()
+    assert all(row.claim == 0 for row in fixture.ledger.uploads())
+    fixture.stage.enabled = True
     runner.wake()
-    stand.ended(1)
+    fixture.ended(1)
 
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_a_database_that_is_away_pauses_the_stage_until_it_answers(
-    stand: Stand, monkeypatch: pytest.MonkeyPatch, count: int
+    fixture: RunnerFixture, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     """Also when there is no row whose success could end the pause."""
-    claim, answers = stand.ledger.claim, threading.Event()
+    claim, answers = fixture.ledger.claim, threading.Event()
 
     def away(*arguments: Any, **settings: Any) -> list[Upload]:
         if not answers.is_set():
             raise DatabaseError(ErrorKind.TRANSIENT, "claim uploads", "it does not answer", "Wait.")
         return claim(*arguments, **settings)
 
-    monkeypatch.setattr(stand.ledger, "claim", away)
-    stand.enqueue(count)
+    monkeypatch.setattr(fixture.ledger, "claim", away)
+    fixture.enqueue(count)
     with capture_logs() as logs:
-        runner = stand.run()
-        until(lambda: stand.breaker.failure is not None)
+        runner = fixture.run()
+        until(lambda: fixture.breaker.failure is not None)
         answers.set()
-        stand.now += 2
+        fixture.now += 2
         runner.wake()
-        stand.ended(count)
-        until(lambda: stand.breaker.failure is None)
+        fixture.ended(count)
+        until(lambda: fixture.breaker.failure is None)
         runner.request_stop()
         assert runner.join(WAIT_SECONDS)
     logged = [log["event"] for log in logs if log["event"].startswith("stage_")]
     assert logged == ["stage_paused", "stage_resumed"]
 
 
-def test_an_idle_stage_does_not_take_a_quiet_ledger_for_working_credentials(stand: Stand) -> None:
-    stand.breaker.trip(Failure(Kind.ENVIRONMENT, "AccessDenied", "Allow it."))
-    stand.now += 2
-    runner = stand.run()
-    wake_twice(stand, runner)
-    assert stand.breaker.failure is not None
+def test_an_idle_stage_does_not_take_a_quiet_ledger_for_working_credentials(fixture: RunnerFixture) -> None:
+    fixture.breaker.trip(Failure(Kind.ENVIRONMENT, "AccessDenied", "Allow it."))
+    fixture.now += 2
+    runner = fixture.run()
+    wake_twice(fixture, runner)
+    assert fixture.breaker.failure is not None
 
 
 def test_a_runner_is_not_idle_between_a_claim_and_the_work_on_it(
-    stand: Stand, monkeypatch: pytest.MonkeyPatch
+    fixture: RunnerFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A claimed row is not due any more and not yet in work."""
-    really_claim = stand.ledger.claim
+    really_claim = fixture.ledger.claim
     idle_at_claims: list[bool] = []
 
     def claim(state: State, limit: int, **options: Any) -> list[Upload]:
@@ -410,11 +410,11 @@ def test_a_runner_is_not_idle_between_a_claim_and_the_work_on_it(
             idle_at_claims.append(runner.is_idle)
         return rows
 
-    monkeypatch.setattr(stand.ledger, "claim", claim)
-    runner = stand.run()
+    monkeypatch.setattr(fixture.ledger, "claim", claim)
+    runner = fixture.run()
     until(lambda: runner.is_idle)
-    stand.enqueue(1)
+    fixture.enqueue(1)
     runner.wake()
-    stand.ended(1)
+    fixture.ended(1)
     until(lambda: runner.is_idle)
     assert idle_at_claims == [False]

@@ -41,7 +41,7 @@ class ScriptedScanner(Scanner):
         return answer or ScanReport()
 
 
-class Stand:
+class ScanSchedulerFixture:
     """A scan scheduler, its scanner, and its clock."""
 
     def __init__(self, database: Database) -> None:
@@ -93,176 +93,180 @@ class Stand:
 
 
 @pytest.fixture
-def stand(tmp_path: os.PathLike[str]) -> Iterator[Stand]:
+def fixture(tmp_path: os.PathLike[str]) -> Iterator[ScanSchedulerFixture]:
     database = open_database(sqlite_url(os.path.join(tmp_path, "ledger.sqlite3")))
-    stand = Stand(database)
-    yield stand
-    stand.scan_scheduler.request_stop()
-    assert stand.scan_scheduler.join(WAIT_SECONDS)
+    fixture = ScanSchedulerFixture(database)
+    yield fixture
+    fixture.scan_scheduler.request_stop()
+    assert fixture.scan_scheduler.join(WAIT_SECONDS)
     database.close()
 
 
-def test_the_first_scan_is_a_full_one_and_sets_first_scan_done(stand: Stand) -> None:
-    stand.scan_scheduler.start()
-    stand.expect("")
-    assert not stand.scan_scheduler.first_scan_done.is_set()
-    stand.answer(ScanReport())
-    assert stand.scan_scheduler.first_scan_done.wait(WAIT_SECONDS)
-    stand.expect_nothing_due()
-    assert stand.supervisor.liveness.stalled() == []
+def test_the_first_scan_is_a_full_one_and_sets_first_scan_done(fixture: ScanSchedulerFixture) -> None:
+    fixture.scan_scheduler.start()
+    fixture.expect("")
+    assert not fixture.scan_scheduler.first_scan_done.is_set()
+    fixture.answer(ScanReport())
+    assert fixture.scan_scheduler.first_scan_done.wait(WAIT_SECONDS)
+    fixture.expect_nothing_due()
+    assert fixture.supervisor.liveness.stalled() == []
 
 
-def test_a_full_scan_comes_again_after_the_period_and_not_before(stand: Stand) -> None:
-    stand.first_scan()
+def test_a_full_scan_comes_again_after_the_period_and_not_before(fixture: ScanSchedulerFixture) -> None:
+    fixture.first_scan()
     for _ in range(2):
-        stand.advance(PERIOD * 0.75)
-        stand.expect_nothing_due()
-        stand.advance(PERIOD * 0.25)
-        stand.expect("")
-        stand.answer(ScanReport(noticed=3))
-    stand.expect_nothing_due()
-    assert stand.sample("video_uploader_scans_total", scope="full") == 3
+        fixture.advance(PERIOD * 0.75)
+        fixture.expect_nothing_due()
+        fixture.advance(PERIOD * 0.25)
+        fixture.expect("")
+        fixture.answer(ScanReport(noticed=3))
+    fixture.expect_nothing_due()
+    assert fixture.sample("video_uploader_scans_total", scope="full") == 3
 
 
-def test_repeated_lost_events_leave_a_rest_between_full_scans(stand: Stand) -> None:
+def test_repeated_lost_events_leave_a_rest_between_full_scans(fixture: ScanSchedulerFixture) -> None:
     """A full scan that took ten seconds is followed by the next one twenty seconds later at the earliest."""
-    stand.first_scan()
-    stand.scan_scheduler.request("")
-    stand.expect("")
-    stand.advance(10)
-    stand.scan_scheduler.request_after_lost_events()
-    stand.answer(ScanReport())
-    stand.expect_nothing_due()
-    stand.advance(10 * REST_FACTOR - 1)
-    stand.expect_nothing_due()
-    stand.advance(1)
-    stand.expect("")
-    stand.answer(ScanReport())
-    stand.expect_nothing_due()
+    fixture.first_scan()
+    fixture.scan_scheduler.request("")
+    fixture.expect("")
+    fixture.advance(10)
+    fixture.scan_scheduler.request_after_lost_events()
+    fixture.answer(ScanReport())
+    fixture.expect_nothing_due()
+    fixture.advance(10 * REST_FACTOR - 1)
+    fixture.expect_nothing_due()
+    fixture.advance(1)
+    fixture.expect("")
+    fixture.answer(ScanReport())
+    fixture.expect_nothing_due()
 
 
-def test_requests_that_come_during_a_scan_are_one_request(stand: Stand) -> None:
-    stand.first_scan()
-    stand.scan_scheduler.request("a")
-    stand.expect("a")
+def test_requests_that_come_during_a_scan_are_one_request(fixture: ScanSchedulerFixture) -> None:
+    fixture.first_scan()
+    fixture.scan_scheduler.request("a")
+    fixture.expect("a")
     for directory in ("b", "c", "b", "c", "b"):
-        stand.scan_scheduler.request(directory)
-    stand.answer(ScanReport())
+        fixture.scan_scheduler.request(directory)
+    fixture.answer(ScanReport())
     scanned = set()
     for _ in range(2):
-        scanned.add(stand.scanner.asked.get(timeout=WAIT_SECONDS))
-        stand.answer(ScanReport())
+        scanned.add(fixture.scanner.asked.get(timeout=WAIT_SECONDS))
+        fixture.answer(ScanReport())
     assert scanned == {"b", "c"}
-    stand.expect_nothing_due()
+    fixture.expect_nothing_due()
 
 
 @pytest.mark.parametrize("cause", ["request", "period"])
-def test_a_full_scan_makes_the_waiting_directories_unnecessary(stand: Stand, cause: str) -> None:
-    stand.first_scan()
-    stand.scan_scheduler.request("a")
-    stand.expect("a")
-    stand.scan_scheduler.request("b")
+def test_a_full_scan_makes_the_waiting_directories_unnecessary(
+    fixture: ScanSchedulerFixture, cause: str
+) -> None:
+    fixture.first_scan()
+    fixture.scan_scheduler.request("a")
+    fixture.expect("a")
+    fixture.scan_scheduler.request("b")
     if cause == "request":
-        stand.scan_scheduler.request("")
+        fixture.scan_scheduler.request("")
     else:
-        stand.advance(PERIOD)
-    stand.answer(ScanReport())
-    stand.expect("")
-    stand.answer(ScanReport())
-    stand.expect_nothing_due()
+        fixture.advance(PERIOD)
+    fixture.answer(ScanReport())
+    fixture.expect("")
+    fixture.answer(ScanReport())
+    fixture.expect_nothing_due()
 
 
-def test_a_thousand_directories_are_scanned_as_a_whole(stand: Stand) -> None:
-    stand.first_scan()
-    stand.scan_scheduler.request("a")
-    stand.expect("a")
+def test_a_thousand_directories_are_scanned_as_a_whole(fixture: ScanSchedulerFixture) -> None:
+    fixture.first_scan()
+    fixture.scan_scheduler.request("a")
+    fixture.expect("a")
     for number in range(MAX_DIRECTORIES + 1):
-        stand.scan_scheduler.request(f"d{number}")
-    stand.answer(ScanReport())
-    stand.expect("")
-    stand.answer(ScanReport())
-    stand.expect_nothing_due()
+        fixture.scan_scheduler.request(f"d{number}")
+    fixture.answer(ScanReport())
+    fixture.expect("")
+    fixture.answer(ScanReport())
+    fixture.expect_nothing_due()
 
 
-def test_lost_events_are_counted_and_mean_a_full_scan(stand: Stand) -> None:
-    stand.first_scan()
+def test_lost_events_are_counted_and_mean_a_full_scan(fixture: ScanSchedulerFixture) -> None:
+    fixture.first_scan()
     with capture_logs() as logs:
-        stand.scan_scheduler.request_after_lost_events()
-    stand.expect("")
-    stand.answer(ScanReport())
+        fixture.scan_scheduler.request_after_lost_events()
+    fixture.expect("")
+    fixture.answer(ScanReport())
     assert [(log["event"], log["log_level"]) for log in logs] == [("events_lost", "warning")]
-    assert stand.sample("video_uploader_event_queue_overflows_total") == 1
+    assert fixture.sample("video_uploader_event_queue_overflows_total") == 1
 
 
 @pytest.mark.parametrize("error", [AWAY, LOCKED])
-def test_a_failing_scan_is_repeated_soon_and_logged_once(stand: Stand, error: Exception) -> None:
+def test_a_failing_scan_is_repeated_soon_and_logged_once(
+    fixture: ScanSchedulerFixture, error: Exception
+) -> None:
     with capture_logs() as logs:
-        stand.scan_scheduler.start()
-        stand.expect("")
+        fixture.scan_scheduler.start()
+        fixture.expect("")
         for _ in range(3):
-            stand.answer(error)
-            stand.wait_until_failure_is_noted()
-            assert stand.scan_scheduler.failure is not None
-            assert not stand.scan_scheduler.first_scan_done.is_set()
-            stand.advance(RETRY_SECONDS)
-            stand.expect("")
-        stand.answer(ScanReport())
-        assert stand.scan_scheduler.first_scan_done.wait(WAIT_SECONDS)
-        assert stand.scan_scheduler.failure is None
+            fixture.answer(error)
+            fixture.wait_until_failure_is_noted()
+            assert fixture.scan_scheduler.failure is not None
+            assert not fixture.scan_scheduler.first_scan_done.is_set()
+            fixture.advance(RETRY_SECONDS)
+            fixture.expect("")
+        fixture.answer(ScanReport())
+        assert fixture.scan_scheduler.first_scan_done.wait(WAIT_SECONDS)
+        assert fixture.scan_scheduler.failure is None
     logged = [(log["event"], log["log_level"]) for log in logs]
     assert logged == [("scan_failed", "error"), ("scan_recovered", "info"), ("scan_completed", "info")]
 
 
-def test_the_callback_runs_before_the_first_full_scan_counts(stand: Stand) -> None:
+def test_the_callback_runs_before_the_first_full_scan_counts(fixture: ScanSchedulerFixture) -> None:
     was_done: list[bool] = []
-    stand.scan_scheduler.on_full_scan(
-        lambda _: was_done.append(stand.scan_scheduler.first_scan_done.is_set())
+    fixture.scan_scheduler.on_full_scan(
+        lambda _: was_done.append(fixture.scan_scheduler.first_scan_done.is_set())
     )
-    stand.first_scan()
-    stand.expect_nothing_due()
-    stand.advance(PERIOD)
-    stand.expect("")
-    stand.answer(ScanReport())
-    stand.expect_nothing_due()
+    fixture.first_scan()
+    fixture.expect_nothing_due()
+    fixture.advance(PERIOD)
+    fixture.expect("")
+    fixture.answer(ScanReport())
+    fixture.expect_nothing_due()
     assert was_done == [False, True]
 
 
-def test_a_first_scan_whose_callback_fails_does_not_count(stand: Stand) -> None:
+def test_a_first_scan_whose_callback_fails_does_not_count(fixture: ScanSchedulerFixture) -> None:
     errors: list[Exception] = [AWAY]
 
     def follow(_: ScanReport) -> None:
         if errors:
             raise errors.pop()
 
-    stand.scan_scheduler.on_full_scan(follow)
-    stand.scan_scheduler.start()
-    stand.expect("")
-    stand.answer(ScanReport())
-    stand.expect_nothing_due()
-    assert not stand.scan_scheduler.first_scan_done.is_set()
-    stand.advance(RETRY_SECONDS)
-    stand.expect("")
-    stand.answer(ScanReport())
-    assert stand.scan_scheduler.first_scan_done.wait(WAIT_SECONDS)
+    fixture.scan_scheduler.on_full_scan(follow)
+    fixture.scan_scheduler.start()
+    fixture.expect("")
+    fixture.answer(ScanReport())
+    fixture.expect_nothing_due()
+    assert not fixture.scan_scheduler.first_scan_done.is_set()
+    fixture.advance(RETRY_SECONDS)
+    fixture.expect("")
+    fixture.answer(ScanReport())
+    assert fixture.scan_scheduler.first_scan_done.wait(WAIT_SECONDS)
 
 
-def test_it_stops_in_the_middle_of_a_scan_which_then_does_not_count(stand: Stand) -> None:
+def test_it_stops_in_the_middle_of_a_scan_which_then_does_not_count(fixture: ScanSchedulerFixture) -> None:
     followed: list[ScanReport] = []
-    stand.scan_scheduler.on_full_scan(followed.append)
-    stand.scan_scheduler.start()
-    stand.expect("")
-    stand.answer(None)
-    stand.scan_scheduler.request_stop()
-    assert stand.scan_scheduler.join(WAIT_SECONDS)
-    assert not stand.scan_scheduler._thread.is_alive
-    assert not stand.scan_scheduler.first_scan_done.is_set()
+    fixture.scan_scheduler.on_full_scan(followed.append)
+    fixture.scan_scheduler.start()
+    fixture.expect("")
+    fixture.answer(None)
+    fixture.scan_scheduler.request_stop()
+    assert fixture.scan_scheduler.join(WAIT_SECONDS)
+    assert not fixture.scan_scheduler._thread.is_alive
+    assert not fixture.scan_scheduler.first_scan_done.is_set()
     assert followed == []
-    assert stand.supervisor.liveness.stalled() == []
+    assert fixture.supervisor.liveness.stalled() == []
 
 
-def test_it_stops_at_once_while_it_waits_and_when_it_never_started(stand: Stand) -> None:
-    stand.scan_scheduler.request_stop()
-    assert stand.scan_scheduler.join(WAIT_SECONDS)
-    stand.scan_scheduler.start()
-    stand.scan_scheduler._thread.join(WAIT_SECONDS)
-    assert not stand.scan_scheduler._thread.is_alive
+def test_it_stops_at_once_while_it_waits_and_when_it_never_started(fixture: ScanSchedulerFixture) -> None:
+    fixture.scan_scheduler.request_stop()
+    assert fixture.scan_scheduler.join(WAIT_SECONDS)
+    fixture.scan_scheduler.start()
+    fixture.scan_scheduler._thread.join(WAIT_SECONDS)
+    assert not fixture.scan_scheduler._thread.is_alive

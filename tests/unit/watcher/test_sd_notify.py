@@ -85,7 +85,7 @@ def test_an_abstract_socket_is_reached() -> None:
 
 
 @pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": ""}])
-def test_outside_systemd_nothing_is_sent_and_nothing_is_said(environ: dict[str, str]) -> None:
+def test_outside_systemd_nothing_is_sent_and_nothing_is_logged(environ: dict[str, str]) -> None:
     with capture_logs() as logs:
         notifier = SystemdNotifier.from_environment(environ)
         notifier.ready("watching")
@@ -108,7 +108,7 @@ def test_the_longest_status_fits_into_a_message(manager: ServiceManager, notifie
 
 
 def test_a_dead_socket_is_logged_once_and_never_raised(tmp_path: Path) -> None:
-    notifier = SystemdNotifier.from_environment({"NOTIFY_SOCKET": str(tmp_path / "nobody")})
+    notifier = SystemdNotifier.from_environment({"NOTIFY_SOCKET": str(tmp_path / "missing")})
     with capture_logs() as logs:
         notifier.ready()
         notifier.watchdog()
@@ -151,7 +151,7 @@ def test_the_watchdog_of_another_process_is_not_ours() -> None:
 
 
 @pytest.mark.parametrize("microseconds", ["0", "-5", "soon", "1.5", "²"])
-def test_a_watchdog_time_that_is_no_time_is_told_and_not_kept(microseconds: str) -> None:
+def test_an_invalid_watchdog_time_is_logged_and_ignored(microseconds: str) -> None:
     with capture_logs() as logs:
         notifier = SystemdNotifier.from_environment({"WATCHDOG_USEC": microseconds})
     assert notifier.watchdog_interval is None

@@ -40,7 +40,7 @@ AWAY = RootUnavailableError("/completed", "It is not there.")
 
 
 @dataclass
-class Stand:
+class SettlerFixture:
     """A settler whose checks a test answers one by one, at times that it sets."""
 
     database: Database
@@ -124,254 +124,264 @@ def database(tmp_path: os.PathLike[str]) -> Iterator[Database]:
 
 
 @pytest.fixture
-def stand(database: Database) -> Iterator[Stand]:
-    stand = Stand(database)
-    yield stand
-    stand.stop()
+def fixture(database: Database) -> Iterator[SettlerFixture]:
+    fixture = SettlerFixture(database)
+    yield fixture
+    fixture.stop()
 
 
-def test_a_new_file_that_only_a_scan_found_is_counted_when_it_is_recorded(stand: Stand) -> None:
-    settler = stand.settler()
-    stand.new = {"a"}
+def test_a_new_file_that_only_a_scan_found_is_counted_when_it_is_recorded(fixture: SettlerFixture) -> None:
+    settler = fixture.settler()
+    fixture.new = {"a"}
     settler.check("a", Source.SCAN)
-    stand.expect("a")
+    fixture.expect("a")
     settler.check("a", Source.SCAN)
-    stand.answer("a", FINISHED)
-    stand.expect("a")
-    stand.answer("a", Missing())
-    stand.reported.get(timeout=WAIT_SECONDS)
-    stand.expect_nothing_due_after_report()
-    assert stand.found == 1
+    fixture.answer("a", FINISHED)
+    fixture.expect("a")
+    fixture.answer("a", Missing())
+    fixture.reported.get(timeout=WAIT_SECONDS)
+    fixture.expect_nothing_due_after_report()
+    assert fixture.found == 1
 
 
 @pytest.mark.parametrize("order", [(Source.EVENT, Source.SCAN), (Source.SCAN, Source.EVENT)])
-def test_a_file_that_an_event_reported_too_is_not_counted(stand: Stand, order: tuple[Source, Source]) -> None:
+def test_a_file_that_an_event_reported_too_is_not_counted(
+    fixture: SettlerFixture, order: tuple[Source, Source]
+) -> None:
     """Many scans meet a file that is written for hours."""
-    settler = stand.settler()
-    stand.new = {"a"}
+    settler = fixture.settler()
+    fixture.new = {"a"}
     settler.check("a", order[0])
-    stand.expect("a")
-    stand.answer("a", BUSY)
-    assert stand.reported.get(timeout=WAIT_SECONDS) == ("a", BUSY)
+    fixture.expect("a")
+    fixture.answer("a", BUSY)
+    assert fixture.reported.get(timeout=WAIT_SECONDS) == ("a", BUSY)
     settler.check("a", order[1])
-    stand.expect("a")
-    stand.answer("a", FINISHED)
-    stand.expect_nothing_due_after_report()
-    assert stand.found == 0
+    fixture.expect("a")
+    fixture.answer("a", FINISHED)
+    fixture.expect_nothing_due_after_report()
+    assert fixture.found == 0
 
 
-def test_what_a_scan_found_and_is_no_new_file_is_not_counted(stand: Stand) -> None:
-    settler = stand.settler()
+def test_what_a_scan_found_and_is_no_new_file_is_not_counted(fixture: SettlerFixture) -> None:
+    settler = fixture.settler()
     settler.check("a", Source.SCAN)
-    stand.expect("a")
-    stand.answer("a", Refused("It has two names."))
-    stand.expect_nothing_due_after_report()
-    assert stand.found == 0
+    fixture.expect("a")
+    fixture.answer("a", Refused("It has two names."))
+    fixture.expect_nothing_due_after_report()
+    assert fixture.found == 0
 
 
-def test_a_path_is_checked_reported_and_forgotten(stand: Stand) -> None:
-    settler = stand.settler()
-    stand.answer("a", Refused("It is a symbolic link."))
+def test_a_path_is_checked_reported_and_forgotten(fixture: SettlerFixture) -> None:
+    settler = fixture.settler()
+    fixture.answer("a", Refused("It is a symbolic link."))
     settler.check("a")
-    assert stand.reported.get(timeout=WAIT_SECONDS) == ("a", Refused("It is a symbolic link."))
-    stand.expect("a")
-    stand.expect_nothing_due()
-    stand.advance(10_000)
-    stand.expect_nothing_due()
+    assert fixture.reported.get(timeout=WAIT_SECONDS) == ("a", Refused("It is a symbolic link."))
+    fixture.expect("a")
+    fixture.expect_nothing_due()
+    fixture.advance(10_000)
+    fixture.expect_nothing_due()
     assert len(settler) == 0
 
 
-def test_a_busy_file_is_reported_once_and_checked_at_growing_intervals(stand: Stand) -> None:
-    settler = stand.settler()
+def test_a_busy_file_is_reported_once_and_checked_at_growing_intervals(fixture: SettlerFixture) -> None:
+    settler = fixture.settler()
     settler.check("a")
-    stand.answer("a", BUSY)
-    stand.expect("a")
-    assert stand.reported.get(timeout=WAIT_SECONDS) == ("a", BUSY)
+    fixture.answer("a", BUSY)
+    fixture.expect("a")
+    assert fixture.reported.get(timeout=WAIT_SECONDS) == ("a", BUSY)
     delay = BUSY_BACKOFF.base
     for _ in range(8):
-        stand.expect_nothing_due()
+        fixture.expect_nothing_due()
         assert settler.waiting_for_writers() == ["a"]
-        stand.advance(delay * 0.75)
-        stand.expect_nothing_due()
-        stand.advance(delay * 0.25)
-        stand.expect("a")
-        stand.answer("a", BUSY)
+        fixture.advance(delay * 0.75)
+        fixture.expect_nothing_due()
+        fixture.advance(delay * 0.25)
+        fixture.expect("a")
+        fixture.answer("a", BUSY)
         delay = min(BUSY_BACKOFF.cap, delay * 2)
     assert delay == BUSY_BACKOFF.cap == 30
-    stand.expect_nothing_due()
-    assert stand.reported.empty()
+    fixture.expect_nothing_due()
+    assert fixture.reported.empty()
 
 
-def test_an_event_ends_the_wait_for_a_writer_at_once(stand: Stand) -> None:
-    settler = stand.settler()
+def test_an_event_ends_the_wait_for_a_writer_at_once(fixture: SettlerFixture) -> None:
+    settler = fixture.settler()
     settler.check("a")
-    stand.answer("a", BUSY, FINISHED)
-    stand.expect("a")
-    assert stand.reported.get(timeout=WAIT_SECONDS) == ("a", BUSY)
+    fixture.answer("a", BUSY, FINISHED)
+    fixture.expect("a")
+    assert fixture.reported.get(timeout=WAIT_SECONDS) == ("a", BUSY)
     settler.check("a")
-    stand.expect("a")
-    assert stand.reported.get(timeout=WAIT_SECONDS) == ("a", FINISHED)
+    fixture.expect("a")
+    assert fixture.reported.get(timeout=WAIT_SECONDS) == ("a", FINISHED)
 
 
-def test_a_quiet_file_is_checked_again_with_its_observation_after_the_quiet_period(stand: Stand) -> None:
-    settler = stand.settler()
-    observation = Observation(IDENTITY, stand.now)
+def test_a_quiet_file_is_checked_again_with_its_observation_after_the_quiet_period(
+    fixture: SettlerFixture,
+) -> None:
+    settler = fixture.settler()
+    observation = Observation(IDENTITY, fixture.now)
     settler.check("a")
-    stand.answer("a", QuietPeriod(observation, stand.now + 8))
-    assert stand.expect("a") is None
-    stand.expect_nothing_due()
-    stand.advance(6)
-    stand.expect_nothing_due()
-    stand.advance(2)
-    assert stand.expect("a") == observation
-    stand.answer("a", FINISHED)
-    assert stand.reported.get(timeout=WAIT_SECONDS) == ("a", FINISHED)
+    fixture.answer("a", QuietPeriod(observation, fixture.now + 8))
+    assert fixture.expect("a") is None
+    fixture.expect_nothing_due()
+    fixture.advance(6)
+    fixture.expect_nothing_due()
+    fixture.advance(2)
+    assert fixture.expect("a") == observation
+    fixture.answer("a", FINISHED)
+    assert fixture.reported.get(timeout=WAIT_SECONDS) == ("a", FINISHED)
 
 
-def test_a_writer_restarts_the_quiet_period(stand: Stand) -> None:
-    settler = stand.settler()
+def test_a_writer_restarts_the_quiet_period(fixture: SettlerFixture) -> None:
+    settler = fixture.settler()
     settler.check("a")
-    stand.answer("a", QuietPeriod(Observation(IDENTITY, stand.now), stand.now + 8), BUSY, FINISHED)
-    stand.expect("a")
+    fixture.answer("a", QuietPeriod(Observation(IDENTITY, fixture.now), fixture.now + 8), BUSY, FINISHED)
+    fixture.expect("a")
     settler.check("a")
-    assert stand.expect("a") is not None
-    assert stand.reported.get(timeout=WAIT_SECONDS) == ("a", BUSY)
+    assert fixture.expect("a") is not None
+    assert fixture.reported.get(timeout=WAIT_SECONDS) == ("a", BUSY)
     settler.check("a")
-    assert stand.expect("a") is None
-    assert stand.reported.get(timeout=WAIT_SECONDS) == ("a", FINISHED)
+    assert fixture.expect("a") is None
+    assert fixture.reported.get(timeout=WAIT_SECONDS) == ("a", FINISHED)
 
 
-def test_a_path_is_checked_by_one_thread_at_a_time_and_once_more_if_reported_meanwhile(stand: Stand) -> None:
-    settler = stand.settler(threads=2)
+def test_a_path_is_checked_by_one_thread_at_a_time_and_once_more_if_reported_meanwhile(
+    fixture: SettlerFixture,
+) -> None:
+    settler = fixture.settler(threads=2)
     settler.check("a")
-    stand.expect("a")
+    fixture.expect("a")
     for _ in range(3):
         settler.check("a")
-    stand.expect_nothing_due()
-    stand.answer("a", FINISHED)
-    assert stand.reported.get(timeout=WAIT_SECONDS) == ("a", FINISHED)
-    stand.expect("a")
-    stand.expect_nothing_due()
-    stand.answer("a", Missing())
-    assert stand.reported.get(timeout=WAIT_SECONDS) == ("a", Missing())
-    stand.expect_nothing_due()
+    fixture.expect_nothing_due()
+    fixture.answer("a", FINISHED)
+    assert fixture.reported.get(timeout=WAIT_SECONDS) == ("a", FINISHED)
+    fixture.expect("a")
+    fixture.expect_nothing_due()
+    fixture.answer("a", Missing())
+    assert fixture.reported.get(timeout=WAIT_SECONDS) == ("a", Missing())
+    fixture.expect_nothing_due()
 
 
 @pytest.mark.parametrize("error", [AWAY, LOCKED])
-def test_a_path_whose_check_fails_is_kept_and_that_is_logged_once(stand: Stand, error: Exception) -> None:
-    settler = stand.settler()
+def test_a_path_whose_check_fails_is_kept_and_that_is_logged_once(
+    fixture: SettlerFixture, error: Exception
+) -> None:
+    settler = fixture.settler()
     with capture_logs() as logs:
-        stand.refusals += [error] * 3
-        stand.answer("a", FINISHED, FINISHED, FINISHED, FINISHED)
+        fixture.refusals += [error] * 3
+        fixture.answer("a", FINISHED, FINISHED, FINISHED, FINISHED)
         settler.check("a")
         for delay in (2.0, 4.0, 8.0):
-            stand.expect("a")
-            stand.expect_nothing_due()
+            fixture.expect("a")
+            fixture.expect_nothing_due()
             assert settler.failure is not None
             assert len(settler) == 1
-            stand.advance(delay * 0.75)
-            stand.expect_nothing_due()
-            stand.advance(delay * 0.25)
-        stand.expect("a")
-        assert stand.reported.get(timeout=WAIT_SECONDS) == ("a", FINISHED)
-        stand.expect_nothing_due()
+            fixture.advance(delay * 0.75)
+            fixture.expect_nothing_due()
+            fixture.advance(delay * 0.25)
+        fixture.expect("a")
+        assert fixture.reported.get(timeout=WAIT_SECONDS) == ("a", FINISHED)
+        fixture.expect_nothing_due()
         assert settler.failure is None
         assert len(settler) == 0
     logged = [(log["event"], log["log_level"]) for log in logs]
     assert logged == [("settling_paused", "warning"), ("settling_resumed", "info")]
 
 
-def test_a_path_that_needs_no_database_does_not_end_the_failure_of_one_that_does(stand: Stand) -> None:
-    settler = stand.settler()
+def test_a_path_that_needs_no_database_does_not_end_the_failure_of_one_that_does(
+    fixture: SettlerFixture,
+) -> None:
+    settler = fixture.settler()
     settler.check("busy")
-    stand.answer("busy", BUSY)
-    stand.expect("busy")
-    assert stand.reported.get(timeout=WAIT_SECONDS) == ("busy", BUSY)
+    fixture.answer("busy", BUSY)
+    fixture.expect("busy")
+    assert fixture.reported.get(timeout=WAIT_SECONDS) == ("busy", BUSY)
     with capture_logs() as logs:
-        stand.refusals.append(LOCKED)
-        stand.answer("a", FINISHED)
+        fixture.refusals.append(LOCKED)
+        fixture.answer("a", FINISHED)
         settler.check("a")
-        stand.expect("a")
-        stand.answer("busy", BUSY)
+        fixture.expect("a")
+        fixture.answer("busy", BUSY)
         settler.check("busy")
-        stand.expect("busy")
-        stand.expect_nothing_due()
+        fixture.expect("busy")
+        fixture.expect_nothing_due()
         assert settler.failure is not None
     assert [log["event"] for log in logs] == ["settling_paused"]
 
 
-def test_a_check_that_finds_no_directory_keeps_the_path(stand: Stand) -> None:
-    settler = stand.settler()
+def test_a_check_that_finds_no_directory_keeps_the_path(fixture: SettlerFixture) -> None:
+    settler = fixture.settler()
     settler.check("a")
-    stand.answer("a", AWAY, FINISHED)
-    stand.expect("a")
-    stand.expect_nothing_due()
+    fixture.answer("a", AWAY, FINISHED)
+    fixture.expect("a")
+    fixture.expect_nothing_due()
     assert settler.failure is not None
     assert settler.failure.code == "root-unavailable"
-    stand.advance(2)
-    stand.expect("a")
-    assert stand.reported.get(timeout=WAIT_SECONDS) == ("a", FINISHED)
+    fixture.advance(2)
+    fixture.expect("a")
+    assert fixture.reported.get(timeout=WAIT_SECONDS) == ("a", FINISHED)
 
 
-def test_a_burst_of_events_takes_no_memory(stand: Stand) -> None:
-    settler = stand.settler()
+def test_a_burst_of_events_takes_no_memory(fixture: SettlerFixture) -> None:
+    settler = fixture.settler()
     settler.check("held")
-    stand.expect("held")
+    fixture.expect("held")
     for _ in range(5 * MAX_OUTDATED_ITEMS):
         settler.check("a")
         settler.check("held")
     assert len(settler) == 2
     assert len(settler._queue) <= MAX_OUTDATED_ITEMS + 5
-    stand.answer("held", Missing(), Missing())
-    stand.answer("a", Missing())
-    assert [stand.reported.get(timeout=WAIT_SECONDS)[0] for _ in range(3)].count("a") == 1
+    fixture.answer("held", Missing(), Missing())
+    fixture.answer("a", Missing())
+    assert [fixture.reported.get(timeout=WAIT_SECONDS)[0] for _ in range(3)].count("a") == 1
 
 
-def test_it_stops_at_once_while_paths_wait(stand: Stand) -> None:
-    settler = stand.settler(threads=2)
+def test_it_stops_at_once_while_paths_wait(fixture: SettlerFixture) -> None:
+    settler = fixture.settler(threads=2)
     settler.check("a")
-    stand.answer("a", BUSY)
-    stand.expect("a")
-    assert stand.reported.get(timeout=WAIT_SECONDS) == ("a", BUSY)
+    fixture.answer("a", BUSY)
+    fixture.expect("a")
+    assert fixture.reported.get(timeout=WAIT_SECONDS) == ("a", BUSY)
     settler.request_stop()
     assert settler.join(WAIT_SECONDS)
     assert not any(thread.is_alive for thread in settler._threads)
-    assert stand.supervisor.liveness.stalled() == []
+    assert fixture.supervisor.liveness.stalled() == []
 
 
-def test_a_check_under_way_is_finished_before_its_thread_ends(stand: Stand) -> None:
-    settler = stand.settler()
+def test_a_check_under_way_is_finished_before_its_thread_ends(fixture: SettlerFixture) -> None:
+    settler = fixture.settler()
     settler.check("a")
     settler.check("b")
-    stand.expect("a")
+    fixture.expect("a")
     settler.request_stop()
     settler.join(0.01)
-    stand.answer("a", FINISHED)
-    assert stand.reported.get(timeout=WAIT_SECONDS) == ("a", FINISHED)
+    fixture.answer("a", FINISHED)
+    assert fixture.reported.get(timeout=WAIT_SECONDS) == ("a", FINISHED)
     settler.request_stop()
     assert settler.join(WAIT_SECONDS)
     assert not any(thread.is_alive for thread in settler._threads)
-    assert stand.asked.empty()
+    assert fixture.asked.empty()
 
 
-def test_it_reports_when_only_writers_are_waited_for(stand: Stand) -> None:
-    settler = stand.settler()
+def test_it_reports_when_only_writers_are_waited_for(fixture: SettlerFixture) -> None:
+    settler = fixture.settler()
     assert settler.wait_until_only_writers_remain(lambda: False)
-    stand.answer("a", BUSY)
+    fixture.answer("a", BUSY)
     settler.check("a")
     assert settler.wait_until_only_writers_remain(lambda: False)
     assert settler.waiting_for_writers() == ["a"]
     settler.check("b")
-    stand.answer("b", AWAY)
+    fixture.answer("b", AWAY)
     assert not settler.wait_until_only_writers_remain(lambda: False)
 
 
-def test_the_wait_for_the_end_of_settling_can_be_stopped(stand: Stand) -> None:
-    settler = stand.settler()
+def test_the_wait_for_the_end_of_settling_can_be_stopped(fixture: SettlerFixture) -> None:
+    settler = fixture.settler()
     settler.check("a")
-    stand.expect("a")
+    fixture.expect("a")
     assert not settler.wait_until_only_writers_remain(lambda: True)
-    stand.answer("a", Missing())
+    fixture.answer("a", Missing())
 
 
 def test_a_file_is_settled_when_its_real_writer_closes_it(place: str, tree: Tree, database: Database) -> None:
