@@ -158,10 +158,9 @@ def _disk_words(disk: JSON) -> list[str]:
 
 
 def _internal_error_words(error: Mapping[str, JSON]) -> str:
-    times = "once" if error["count"] == 1 else f"{error['count']} times"
     return (
-        f"internal error in thread {error['thread']} at {error['at']}: {error['error']}. The thread was "
-        f"restarted {times} since the start; the log has the traceback, please report it"
+        f"internal error in thread {error['thread']} at {error['at']}: {error['error']} "
+        f"({error['count']} since the start). The log has the traceback; please report it"
     )
 
 

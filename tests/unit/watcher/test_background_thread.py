@@ -200,6 +200,12 @@ def test_failures_longer_ago_than_ten_minutes_do_not_count(fixture: SupervisorFi
     assert fixture.notifications == 0
 
 
+def test_the_text_of_an_error_can_be_stored_and_printed(fixture: SupervisorFixture) -> None:
+    """File names may hold bytes that neither a database nor a terminal takes."""
+    error = fixture.supervisor.record("scan", ValueError("a\0\udcff\n"))
+    assert error.error == "ValueError: a\\x00\\udcff\\n"
+
+
 def test_the_backoff_grows_with_the_recent_failures(fixture: SupervisorFixture) -> None:
     fixture.supervisor._backoff = Backoff(base=1.0, uniform=lambda _low, high: high)
     exc = ZeroDivisionError("on purpose")
