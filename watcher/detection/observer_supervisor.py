@@ -81,8 +81,7 @@ class ObserverSupervisor(Worker):
             self._metrics.root_available.set(0)
             self._is_root_away = True
             self._fail(
-                str(exc),
-                "Its files count as unknown, not as gone. Work resumes when the directory is back.",
+                str(exc), "Its files count as unknown, not as gone. Work resumes when the directory is back."
             )
         except OSError as exc:
             self._fail(

@@ -17,7 +17,7 @@ import structlog
 
 from watcher.errors import Failure
 from watcher.supervision.backoff import Backoff
-from watcher.supervision.liveness import Liveness, Pulse
+from watcher.supervision.liveness import Liveness
 from watcher.telemetry.formatting import printable
 from watcher.telemetry.metrics import Metrics
 
@@ -135,10 +135,10 @@ class BackgroundThread:
         self.stopping = threading.Event()
         self._supervisor = supervisor
         self._step = step
-        self._patience = patience
         self._at_end = at_end
         self._woken = threading.Event()
-        self._pulse: Pulse | None = None
+        self._pulse = supervisor.liveness.pulse(name, patience)
+        self._pulse.idle()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -151,8 +151,7 @@ class BackgroundThread:
 
     def beat(self) -> None:
         """Note progress within a step, in the thread itself."""
-        if self._pulse is not None:
-            self._pulse.beat()
+        self._pulse.beat()
 
     def request_stop(self) -> None:
         """Begin no further step."""
@@ -176,10 +175,11 @@ class BackgroundThread:
                 continue
         finally:
             self._completes(self._at_end)
+            self._pulse.stop()
 
     def _completes(self, work: Callable[[], object]) -> bool:
         """Whether `work` is over; False if it failed and, after the backoff, has to be repeated."""
-        self._pulse = self._supervisor.liveness.pulse(self.name, self._patience)
+        self.beat()
         try:
             with self._supervisor.session():
                 work()
@@ -188,20 +188,16 @@ class BackgroundThread:
             error = self._supervisor.record(self.name, exc)
             log.exception("internal_error", thread=self.name, error=error.error, attempts=error.recent)
             delay = self._supervisor.seconds_to_restart(error)
-            if delay is None:
-                return True
-            self.stopping.wait(delay)
-            return False
-        finally:
-            self._pulse.stop()
+            if delay is not None:
+                self.stopping.wait(delay)
+                return False
         return True
 
     def _loop(self) -> None:
         while not self.stopping.is_set():
             self.beat()
             wait = self._step()
-            if self._pulse is not None:
-                self._pulse.idle()
+            self._pulse.idle()
             self._woken.wait(wait)
             # Cleared before the step, so that a wake-up during the step is kept.
             self._woken.clear()

@@ -55,8 +55,7 @@ class Metrics:
             "Bytes of local copies deleted before the end of their retention.",
         )
         self.disk_used = gauge(
-            "video_uploader_disk_used_ratio",
-            "How full the watched directory's file system is, from 0 to 1.",
+            "video_uploader_disk_used_ratio", "How full the watched directory's file system is, from 0 to 1."
         )
         self.disk_pressure = gauge(
             "video_uploader_disk_pressure", "1 while the file system is fuller than DISK_PRESSURE_PERCENT."
