@@ -221,4 +221,4 @@ def test_a_file_system_that_does_not_tell_its_size_is_never_too_full() -> None:
     assert Fullness.of(SimpleNamespace(f_frsize=1, f_blocks=0, f_bfree=0, f_bavail=0)) is None  # type: ignore[arg-type]
     full = Fullness.of(SimpleNamespace(f_frsize=2, f_blocks=100, f_bfree=10, f_bavail=5))  # type: ignore[arg-type]
     assert full is not None
-    assert (full.used, full.room, full.excess(100)) == (180, 190, -10)
+    assert (full.used, full.capacity, full.excess(100)) == (180, 190, -10)

@@ -37,23 +37,23 @@ class Fullness:
     """How full a file system is, counted as df(1) does: space reserved for root is neither used nor free."""
 
     used: int
-    room: int
+    capacity: int
 
     @classmethod
     def of(cls, status: os.statvfs_result) -> Fullness | None:
         """The fullness in a result of statvfs(3); None if the file system reports no size."""
         used = (status.f_blocks - status.f_bfree) * status.f_frsize
-        room = used + status.f_bavail * status.f_frsize
-        return cls(used, room) if room > 0 else None
+        capacity = used + status.f_bavail * status.f_frsize
+        return cls(used, capacity) if capacity > 0 else None
 
     @property
     def percent(self) -> float:
-        """The used share of `room`."""
-        return 100 * self.used / self.room
+        """The used share of `capacity`."""
+        return 100 * self.used / self.capacity
 
     def excess(self, limit_percent: float) -> int:
         """The bytes used beyond a limit; 0 or less if the limit is not exceeded."""
-        return self.used - int(self.room * limit_percent / 100)
+        return self.used - int(self.capacity * limit_percent / 100)
 
 
 class DiskPressure(Worker):
@@ -132,7 +132,7 @@ class DiskPressure(Worker):
         fullness, is_high = self._fullness, self.is_high
         if fullness is None:
             return
-        self._metrics.disk_used.set(fullness.used / fullness.room)
+        self._metrics.disk_used.set(fullness.used / fullness.capacity)
         self._metrics.disk_pressure.set(is_high)
         if is_high != self._was_high:
             self._was_high = is_high
@@ -140,7 +140,7 @@ class DiskPressure(Worker):
             if not is_high:
                 log.info("disk_pressure_over", **fields)
             elif self._policy.keep_local:
-                log.warning("disk_pressure", hint="KEEP_LOCAL keeps every local copy: make room.", **fields)
+                log.warning("disk_pressure", hint="KEEP_LOCAL keeps every local copy: free space.", **fields)
             else:
                 log.warning(
                     "disk_pressure",

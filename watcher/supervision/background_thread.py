@@ -211,7 +211,7 @@ class Worker:
 
     def __init__(self, supervisor: Supervisor, check: str) -> None:
         self._supervisor = supervisor
-        self._check = check
+        self._liveness_check = check
         self._threads: list[BackgroundThread] = []
 
     def add_thread(
@@ -226,7 +226,7 @@ class Worker:
         """Start the threads."""
         for thread in self._threads:
             thread.start()
-        self._supervisor.liveness.add_check(self._check, self._runs_or_stops)
+        self._supervisor.liveness.add_check(self._liveness_check, self._runs_or_stops)
 
     def wake(self) -> None:
         """End the waits of all threads."""

@@ -1,4 +1,4 @@
-"""Background threads: their loop, their restart after unforeseen exceptions, and the end of all patience."""
+"""Background threads: their loop, the restart after an unforeseen exception, and its limit."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_a_wake_up_ends_the_wait_and_one_during_a_step_is_kept(fixture: Supervis
         steps.get(timeout=0.05)
 
 
-def test_a_stop_ends_the_wait_and_the_last_act_follows_the_last_step(fixture: SupervisorFixture) -> None:
+def test_a_stop_ends_the_wait_and_at_end_follows_the_last_step(fixture: SupervisorFixture) -> None:
     acts: queue.SimpleQueue[str] = queue.SimpleQueue()
     thread = fixture.thread(lambda: acts.put("step"), at_end=lambda: acts.put("end"))
     thread.start()
@@ -276,7 +276,7 @@ class Fault:
 
 
 @dataclass
-class Victim:
+class FaultCase:
     """A worker, the name of its thread, the method that fails in its step, and what makes it step again."""
 
     worker: Worker
@@ -286,7 +286,7 @@ class Victim:
     provoke: Callable[[], None] = lambda: None
 
 
-class Nothing:
+class CatalogStub:
     """Stands for gate, republisher and orphans."""
 
     def ask(self, *, fresh_only: bool = False) -> int:
@@ -299,17 +299,17 @@ class Nothing:
         return 0
 
 
-def settler(harness: Harness) -> Victim:
+def settler(harness: Harness) -> FaultCase:
     settler = harness.app.settler
-    return Victim(settler, "settle-", settler, "_check_complete", lambda: settler.check("a.mp4"))
+    return FaultCase(settler, "settle-", settler, "_check_complete", lambda: settler.check("a.mp4"))
 
 
-def scan_scheduler(harness: Harness) -> Victim:
+def scan_scheduler(harness: Harness) -> FaultCase:
     scheduler = harness.app.scan_scheduler
-    return Victim(scheduler, "scan", harness.app.scanner, "scan", lambda: scheduler.request(""))
+    return FaultCase(scheduler, "scan", harness.app.scanner, "scan", lambda: scheduler.request(""))
 
 
-def observer_supervisor(harness: Harness) -> Victim:
+def observer_supervisor(harness: Harness) -> FaultCase:
     app = harness.app
     observer = TreeObserver(
         app.tree.root,
@@ -325,24 +325,24 @@ def observer_supervisor(harness: Harness) -> Victim:
         supervisor=app.supervisor,
         metrics=app.metrics,
     )
-    return Victim(worker, "watchman", worker, "_check_root", worker.wake)
+    return FaultCase(worker, "watchman", worker, "_check_root", worker.wake)
 
 
-def claims(harness: Harness) -> Victim:
+def claims(harness: Harness) -> FaultCase:
     runner = harness.app.runners[State.VERIFIED]
-    return Victim(runner, "publish claims", harness.app.ledger, "claim")
+    return FaultCase(runner, "publish claims", harness.app.ledger, "claim")
 
 
-def stage_worker(harness: Harness) -> Victim:
+def stage_worker(harness: Harness) -> FaultCase:
     runner, ledger = harness.app.runners[State.VERIFIED], harness.app.ledger
     for number in range(MAX_FAILURES):
         enqueue(ledger, f"v/{number}_720p.mp4")
     for row in claim(ledger):
         bring(ledger, row, State.VERIFIED)
-    return Victim(runner, "publish-1", runner, "_advance")
+    return FaultCase(runner, "publish-1", runner, "_advance")
 
 
-def invalidator(harness: Harness) -> Victim:
+def invalidator(harness: Harness) -> FaultCase:
     invalidations = Invalidations(harness.app.database, "test")
     worker = Invalidator(
         cast("Distribution", None),
@@ -350,31 +350,31 @@ def invalidator(harness: Harness) -> Victim:
         supervisor=harness.app.supervisor,
         metrics=harness.app.metrics,
     )
-    return Victim(worker, "invalidation", invalidations, "waiting")
+    return FaultCase(worker, "invalidation", invalidations, "waiting")
 
 
-def disk_pressure(harness: Harness) -> Victim:
-    return Victim(harness.app.disk_pressure, "disk", harness.app.disk_pressure, "_measure")
+def disk_pressure(harness: Harness) -> FaultCase:
+    return FaultCase(harness.app.disk_pressure, "disk", harness.app.disk_pressure, "_measure")
 
 
-def abandoned_multiparts(harness: Harness) -> Victim:
-    return Victim(
+def abandoned_multiparts(harness: Harness) -> FaultCase:
+    return FaultCase(
         harness.app.abandoned_multiparts, "janitor", harness.app.abandoned_multiparts, "adopt_or_abort"
     )
 
 
-def catalog_thread(harness: Harness) -> Victim:
-    gate = Nothing()
+def catalog_thread(harness: Harness) -> FaultCase:
+    gate = CatalogStub()
     worker = CatalogThread(
         cast("CatalogGate", gate),
         cast("Republisher", gate),
         cast("Orphans", gate),
         supervisor=harness.app.supervisor,
     )
-    return Victim(worker, "catalog", gate, "ask")
+    return FaultCase(worker, "catalog", gate, "ask")
 
 
-VICTIMS = [
+FAULT_CASES = [
     settler,
     scan_scheduler,
     observer_supervisor,
@@ -389,41 +389,41 @@ VICTIMS = [
 
 @contextmanager
 def failing(
-    harness: Harness, make: Callable[[Harness], Victim], monkeypatch: pytest.MonkeyPatch, times: int
-) -> Iterator[tuple[Victim, Fault]]:
+    harness: Harness, make: Callable[[Harness], FaultCase], monkeypatch: pytest.MonkeyPatch, times: int
+) -> Iterator[tuple[FaultCase, Fault]]:
     """A worker that was started, whose step then fails so many times."""
     harness.app.supervisor._backoff = NO_BACKOFF
-    victim, fault = make(harness), Fault(0)
-    if not isinstance(victim.worker, ObserverSupervisor):
+    case, fault = make(harness), Fault(0)
+    if not isinstance(case.worker, ObserverSupervisor):
         fault.times = times
-    fault.install(monkeypatch, victim.owner, victim.method)
-    victim.worker.start()
-    if isinstance(victim.worker, ObserverSupervisor):
+    fault.install(monkeypatch, case.owner, case.method)
+    case.worker.start()
+    if isinstance(case.worker, ObserverSupervisor):
         # Its first check is made by the caller of `start`.
         fault.times = times
     try:
-        yield victim, fault
+        yield case, fault
     finally:
-        assert stop_all([victim.worker], WAIT_SECONDS)
+        assert stop_all([case.worker], WAIT_SECONDS)
 
 
-@pytest.mark.parametrize("make", VICTIMS)
+@pytest.mark.parametrize("make", FAULT_CASES)
 def test_every_thread_survives_an_unforeseen_exception(
-    harness: Harness, monkeypatch: pytest.MonkeyPatch, make: Callable[[Harness], Victim]
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, make: Callable[[Harness], FaultCase]
 ) -> None:
     supervisor = harness.app.supervisor
-    with capture_logs() as logs, failing(harness, make, monkeypatch, 1) as (victim, fault):
+    with capture_logs() as logs, failing(harness, make, monkeypatch, 1) as (case, fault):
 
         def works_again() -> bool:
             if not supervisor.internal_errors() or not fault.worked.is_set():
-                victim.provoke()
+                case.provoke()
                 return False
             return True
 
         until(works_again)
         assert supervisor.liveness.stalled() == []
     (error,) = supervisor.internal_errors()
-    assert error.thread.startswith(victim.thread)
+    assert error.thread.startswith(case.thread)
     assert (error.error, error.count) == (ERROR, 1)
     (line,) = [line for line in logs if line["event"] == "internal_error"]
     assert (line["thread"], line["error"], line["log_level"]) == (error.thread, ERROR, "error")
@@ -434,29 +434,29 @@ def test_every_thread_survives_an_unforeseen_exception(
     assert supervisor.reason_to_stop is None
 
 
-@pytest.mark.parametrize("make", VICTIMS)
-def test_every_thread_that_fails_five_times_asks_for_the_end(
-    harness: Harness, monkeypatch: pytest.MonkeyPatch, make: Callable[[Harness], Victim]
+@pytest.mark.parametrize("make", FAULT_CASES)
+def test_every_thread_that_fails_five_times_is_a_reason_to_stop(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, make: Callable[[Harness], FaultCase]
 ) -> None:
     supervisor = harness.app.supervisor
     notified = threading.Event()
     supervisor.on_reason_to_stop(notified.set)
-    with capture_logs(), failing(harness, make, monkeypatch, 1000) as (victim, _):
+    with capture_logs(), failing(harness, make, monkeypatch, 1000) as (case, _):
 
-        def has_given_up() -> bool:
-            victim.provoke()
+        def has_reason_to_stop() -> bool:
+            case.provoke()
             return notified.is_set()
 
-        until(has_given_up)
+        until(has_reason_to_stop)
     assert supervisor.reason_to_stop is not None
-    assert victim.thread in supervisor.reason_to_stop
+    assert case.thread in supervisor.reason_to_stop
     assert ERROR in supervisor.reason_to_stop
 
 
 def test_a_path_whose_check_raised_is_checked_again_when_it_is_reported_again(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It must neither be checked for ever nor be taken for one that is being checked."""
+    """It must not count as one that is being checked."""
     with capture_logs(), failing(harness, settler, monkeypatch, 1) as (_, fault):
         harness.app.settler.check("a.mp4")
         until(harness.app.supervisor.internal_errors)
