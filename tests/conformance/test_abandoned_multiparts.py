@@ -12,8 +12,9 @@ from db import Identity, Ledger, State, Upload, migrate, open_database, sqlite_u
 from storage import ObjectStore
 from tests.conformance.backends import Backend
 from watcher.stages.abandoned_multiparts import AbandonedMultiparts
+from watcher.supervision.background_thread import Supervisor
 from watcher.supervision.backoff import Backoff
-from watcher.supervision.liveness import Liveness
+from watcher.telemetry.metrics import Metrics
 
 VIDEO_ID = "0b8e3f60-9d5c-4c1a-8f8e-3b1f0a7d2c11"
 
@@ -28,12 +29,11 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 @pytest.fixture
 def janitor(ledger: Ledger, store: ObjectStore, prefix: str) -> AbandonedMultiparts:
     return AbandonedMultiparts(
-        database=ledger.database,
         ledger=ledger,
         store=store,
         prefix=prefix,
         backoff=Backoff(),
-        liveness=Liveness(),
+        supervisor=Supervisor(Metrics()),
     )
 
 

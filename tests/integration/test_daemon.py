@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
@@ -199,6 +200,92 @@ def test_what_a_crash_left_aside_gets_its_name_back_though_nothing_is_to_be_rele
     with running_daemon(settings(KEEP_LOCAL=True)) as daemon:
         daemon.expect("daemon_ready")
     assert os.listdir(directory) == [os.path.basename(PATH)]
+
+
+BROKEN = """
+from watcher.detection.scanner import Scanner
+from watcher.detection.settler import Settler
+from watcher.supervision.background_thread import Supervisor
+from watcher.supervision.backoff import Backoff
+
+really, failures = {method}, iter(range({failures}))
+
+def fail_at_first(self, *arguments, **options):
+    for _ in failures:
+        raise ZeroDivisionError("broken on purpose")
+    return really(self, *arguments, **options)
+
+{method} = fail_at_first
+Supervisor.__init__.__kwdefaults__["backoff"] = Backoff(base=0.01, cap=0.01)
+"""
+"""A sitecustomize.py: a method raises an unforeseen exception at first, and threads are restarted at once."""
+
+
+def broken(place: str, method: str, failures: int) -> dict[str, str]:
+    """The environment of a process in which the first calls of a method fail."""
+    os.mkdir(modules := os.path.join(place, "modules"))
+    write_text(os.path.join(modules, "sitecustomize.py"), BROKEN.format(method=method, failures=failures))
+    return {"PYTHONPATH": f"{modules}:{Path(__file__).parents[2]}"}
+
+
+def test_a_thread_that_keeps_failing_ends_the_daemon_with_exit_code_1(
+    settings: MakeSettings, place: str
+) -> None:
+    """The end is an orderly one, and systemd starts the daemon again."""
+    chosen = settings(RESCAN_SECONDS=1)
+    with running_daemon(chosen, environment=broken(place, "Scanner.scan", 1000)) as daemon:
+        assert daemon.wait(30) == 1
+    errors = [line for line in daemon.events if line["event"] == "internal_error"]
+    assert [(line["thread"], line["attempts"]) for line in errors] == [("scan", n) for n in range(1, 6)]
+    assert all("ZeroDivisionError: broken on purpose" in line["exception"] for line in errors)
+    (failed,) = [line for line in daemon.events if line["event"] == "daemon_failed"]
+    assert "thread scan failed 5 times" in failed["reason"]
+    assert daemon.events[-1]["event"] == "daemon_stopped"
+    assert daemon.events[-1]["in_time"]
+
+
+def test_an_internal_error_is_survived_and_shown(settings: MakeSettings, media: Media, place: str) -> None:
+    """The file is uploaded, and `status`, its report and a metric name the error."""
+    port = free_port()
+    chosen = settings(METRICS_ADDRESS=f"127.0.0.1:{port}", RESCAN_SECONDS=1)
+    place_file(chosen, PATH, media.faststart)
+    with running_daemon(chosen, environment=broken(place, "Scanner.scan", 1)) as daemon:
+        daemon.expect("internal_error", thread="scan")
+        daemon.expect("daemon_ready")
+        daemon.expect("upload_released", path=PATH)
+        (error,) = json.loads(command(chosen, "status", "--json").stdout)["report"]["internal_errors"]
+        assert (error["thread"], error["count"]) == ("scan", 1)
+        assert error["error"] == "ZeroDivisionError: broken on purpose"
+        printed = command(chosen, "status").stdout
+        assert f"internal error in thread scan at {error['at']}: ZeroDivisionError" in printed
+        assert 'video_uploader_internal_errors_total{thread="scan"} 1.0' in scrape(port)
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+
+
+def test_one_pass_whose_threads_keep_failing_ends_with_exit_code_1_and_says_why(
+    settings: MakeSettings, media: Media, place: str
+) -> None:
+    chosen = settings()
+    for number in range(10):
+        place_file(chosen, f"{VIDEO_ID}/v{number}_720p.mp4", media.faststart)
+    environment = broken(place, "Settler._check_path", 1000)
+    with running_daemon(chosen, "--once", environment=environment) as daemon:
+        assert daemon.wait(30) == 1
+    assert b"internal error in thread settle-" in daemon.raw
+    assert b"failed 5 times within 10 minutes, most recently with ZeroDivisionError" in daemon.raw
+
+
+def test_one_pass_with_an_internal_error_does_not_end_as_if_all_were_well(
+    settings: MakeSettings, media: Media, place: str
+) -> None:
+    chosen = settings()
+    place_file(chosen, PATH, media.faststart)
+    environment = broken(place, "Settler._check_path", 1)
+    with running_daemon(chosen, "--once", environment=environment) as daemon:
+        assert daemon.wait(30) == 1
+    assert b"internal error in thread settle-" in daemon.raw
+    assert rows(chosen) == []
 
 
 def test_a_second_daemon_of_the_same_instance_refuses_to_start(settings: MakeSettings) -> None:

@@ -57,8 +57,8 @@ def left(harness: Harness) -> list[str]:
 
 
 def relieve(harness: Harness) -> int:
-    """Check the disk, and release what that made due."""
-    hastened = harness.app.disk_pressure.relieve()
+    """Look at the disk, and release what that made due."""
+    hastened = harness.app.disk_pressure.check()
     harness.step(State.PUBLISHED)
     return hastened
 
@@ -100,7 +100,7 @@ def test_what_is_due_already_counts_and_nothing_more_is_made_due_for_it(
     publish(harness, video, 4)
     disk(harness, 5 * len(video))
     pressure = harness.app.disk_pressure
-    assert [pressure.relieve() for _ in range(3)] == [2, 0, 0]
+    assert [pressure.check() for _ in range(3)] == [2, 0, 0]
 
 
 def test_neither_the_unpublished_nor_the_unconfirmed_goes_however_full_the_disk(
@@ -136,7 +136,7 @@ def test_a_copy_made_due_stays_if_the_pressure_is_over_when_its_turn_comes(
     harness = make_harness(**PRESSURE)
     publish(harness, video, 1)
     disk(harness, len(video))
-    assert harness.app.disk_pressure.relieve() == 1
+    assert harness.app.disk_pressure.check() == 1
     disk(harness, 10 * len(video))
     (row,) = harness.step(State.PUBLISHED)
     assert (row.state, row.error_code, row.attempts) == (State.PUBLISHED, "retention", 0)
@@ -191,13 +191,13 @@ def test_pressure_is_told_once_and_its_end_too(
     sample = harness.app.metrics.registry.get_sample_value
     with capture_logs() as logs:
         disk(harness, 4 * len(video))
-        pressure.relieve()
-        pressure.relieve()
+        pressure.check()
+        pressure.check()
         assert pressure.report() == {"used_percent": 75.0, "limit_percent": 50, "is_high": True}
         assert sample("video_uploader_disk_pressure") == 1
         assert sample("video_uploader_disk_used_ratio") == 0.75
         disk(harness, 10 * len(video))
-        pressure.relieve()
+        pressure.check()
         assert sample("video_uploader_disk_pressure") == 0
     assert [line["event"] for line in logs] == ["disk_pressure", "disk_pressure_over"]
 
@@ -208,10 +208,10 @@ def test_a_directory_that_is_away_says_nothing_of_its_disk(
     harness = make_harness(**PRESSURE)
     publish(harness, video, 1)
     disk(harness, len(video))
-    harness.app.disk_pressure.relieve()
+    harness.app.disk_pressure.check()
     assert harness.app.disk_pressure.is_high
     os.rename(harness.app.tree.root, os.path.join(place, "away"))
-    assert harness.app.disk_pressure.relieve() == 0
+    assert harness.app.disk_pressure.check() == 0
     assert not harness.app.disk_pressure.is_high_now()
     assert harness.app.disk_pressure.report()["used_percent"] is None
 
@@ -220,4 +220,4 @@ def test_a_file_system_that_does_not_tell_its_size_is_never_too_full() -> None:
     assert Fullness.of(SimpleNamespace(f_frsize=1, f_blocks=0, f_bfree=0, f_bavail=0)) is None  # type: ignore[arg-type]
     full = Fullness.of(SimpleNamespace(f_frsize=2, f_blocks=100, f_bfree=10, f_bavail=5))  # type: ignore[arg-type]
     assert full is not None
-    assert (full.used, full.room, full.excess(100)) == (180, 190, -10)
+    assert (full.used, full.capacity, full.excess(100)) == (180, 190, -10)

@@ -15,9 +15,8 @@ from tests.support.harness import BUCKET, VIDEO_ID, Harness, MakeHarness
 from tests.support.s3_server import S3Server
 from tests.support.uploads_in_progress import FIVE_PARTS, KEY, interrupted
 from tests.support.video_files import FREE_BOX, PATH, padded
-from watcher.stages.abandoned_multiparts import LOOK_SECONDS, PERIOD_SECONDS, AbandonedMultiparts
+from watcher.stages.abandoned_multiparts import LISTING_SECONDS, PERIOD_SECONDS, AbandonedMultiparts
 from watcher.supervision.backoff import Backoff
-from watcher.supervision.liveness import Liveness
 
 
 def test_an_interrupted_upload_resumes_with_the_parts_in_s3(
@@ -98,12 +97,11 @@ def test_a_multipart_whose_response_was_lost_is_aborted_within_the_hour(
     harness = make_harness()
     ledger, now = harness.app.ledger, 0.0
     abandoned_multiparts = AbandonedMultiparts(
-        database=ledger.database,
         ledger=ledger,
         store=harness.app.context.store,
         prefix="videos",
         backoff=Backoff(),
-        liveness=Liveness(),
+        supervisor=harness.app.supervisor,
         clock=lambda: now,
     )
     assert abandoned_multiparts.adopt_or_abort()
@@ -119,12 +117,12 @@ def test_a_multipart_whose_response_was_lost_is_aborted_within_the_hour(
     leftover = open_multiparts(server)
     assert set(leftover) == {KEY}
     proxy.fault = no_fault
-    now = LOOK_SECONDS - 1
+    now = LISTING_SECONDS - 1
     abandoned_multiparts.clean()
     assert open_multiparts(server) == leftover
     held = ledger.claim_one(row.id, lease=timedelta(minutes=1))
     assert held is not None
-    now = LOOK_SECONDS
+    now = LISTING_SECONDS
     abandoned_multiparts.clean()
     assert open_multiparts(server) == leftover
     ledger.release_claim(held)

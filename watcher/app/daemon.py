@@ -1,4 +1,4 @@
-"""The daemon: everything started in the right order, kept running, and stopped within seconds."""
+"""The daemon: starts every part in order, publishes the status, handles signals, and stops within seconds."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from watcher.errors import Code
 from watcher.filesystem.pruning import prune_directories
 from watcher.settings.loading import SettingsError
 from watcher.settings.model import Settings
-from watcher.supervision.sd_notify import Notifier
-from watcher.supervision.workers import Worker, stop_all
+from watcher.supervision.background_thread import Worker, stop_all
+from watcher.supervision.sd_notify import SystemdNotifier
 from watcher.telemetry.logging import configure_logging
 from watcher.telemetry.metrics import MetricsServer
 
 log = structlog.get_logger()
 
 HEARTBEAT_SECONDS = 5.0
-"""How often the daemon tells the ledger and systemd how it is."""
+"""Between two reports of the daemon's status to the ledger and to systemd."""
 
 STOP_SECONDS = 4.0
-"""How long what is under way may take to end after a signal to stop; the observer may take as long again."""
+"""How long the observer may take to stop, and after it all other threads together."""
 
 WAKE = 0
-"""In the queue of signals: no signal, but something changed that everybody should be told at once."""
+"""In the queue of signals: not a signal, but a change of the status that is to be published at once."""
 
 RELOADABLE = frozenset(
     {
@@ -51,16 +51,16 @@ RELOADABLE = frozenset(
 
 
 class Daemon:
-    """Runs a house until a signal says stop.
+    """Runs an application until a signal or a thread that keeps failing stops it.
 
-    `signals` gives the numbers of the signals that arrive: SIGHUP reloads, any other one stops.
+    `signals` receives the numbers of signals: SIGHUP reloads the settings, any other signal stops the daemon.
     """
 
     def __init__(
         self,
         app: Application,
         *,
-        notifier: Notifier,
+        notifier: SystemdNotifier,
         signals: queue.SimpleQueue[int],
         reload_settings: Callable[[], Settings],
         clock: Callable[[], float] = time.monotonic,
@@ -84,21 +84,22 @@ class Daemon:
         self._observer_supervisor = ObserverSupervisor(
             app.tree,
             observer,
-            scan_everything=lambda: app.scan_scheduler.request(""),
+            request_full_scan=lambda: app.scan_scheduler.request(""),
             root_returned=self._probe_after_root_returned,
-            liveness=app.liveness,
+            supervisor=app.supervisor,
             metrics=app.metrics,
         )
-        self._condition = DaemonStatus(
-            app, observer, observer_trouble=lambda: self._observer_supervisor.trouble
+        self._status = DaemonStatus(
+            app, observer, observer_failure=lambda: self._observer_supervisor.failure_reason
         )
         self._first_scan_succeeded = False
         self._is_ready = False
 
     def run(self) -> bool:
-        """Work until told to stop. Returns whether everything came to an end in time.
+        """Run until a stop. Returns whether every thread ended in time.
 
-        Raises `db.DatabaseError` if the ledger cannot be used at the start.
+        `Supervisor.reason_to_stop` says afterwards whether a thread that kept failing was the reason. Raises
+        `db.DatabaseError` if the ledger cannot be used at the start.
         """
         self._start()
         try:
@@ -111,13 +112,9 @@ class Daemon:
         app = self._app
         freed = app.ledger.release_all_claims()
         app.ledger.reschedule_published(app.policy.retention)
-        log.info(
-            "daemon_started",
-            instance=app.ledger.instance,
-            directory=app.tree.root,
-            freed_claims=freed,
-        )
-        self._condition.watch()
+        log.info("daemon_started", instance=app.ledger.instance, directory=app.tree.root, freed_claims=freed)
+        app.supervisor.on_reason_to_stop(lambda: self._signals.put(WAKE))
+        self._status.register_gauges()
         self._metrics_server.start()
         app.abandoned_multiparts.start(then=app.runners[State.PENDING].start)
         app.scan_scheduler.on_full_scan(self._after_full_scan)
@@ -134,9 +131,9 @@ class Daemon:
         self._notifier.status("First scan of the directory")
 
     def _after_full_scan(self, report: ScanReport) -> None:
-        """Runs in the scan's thread. Releases begin only when what an earlier life left aside is repaired.
+        """Runs in the scan's thread. Releases begin after the repair of what an earlier process quarantined.
 
-        Later scans repair what other daemons left aside that never came back.
+        Later scans repair what daemons that ended for good have quarantined.
         """
         app = self._app
         app.quarantine_repair.run(report.quarantined)
@@ -160,11 +157,14 @@ class Daemon:
             self._app.context.signals.wake_stage(state)
 
     def _main_loop(self) -> None:
-        """Wait for signals, and in between tell everybody how it goes."""
+        """Handle signals, and publish the status in between, until it is time to stop."""
         interval = min(HEARTBEAT_SECONDS, self._notifier.watchdog_interval or HEARTBEAT_SECONDS)
         while True:
             self._publish_status()
             number = self._next_signal(self._clock() + interval)
+            if reason := self._app.supervisor.reason_to_stop:
+                log.error("daemon_failed", reason=reason)
+                return
             if number == SIGHUP:
                 self._reload()
             elif number:
@@ -179,25 +179,25 @@ class Daemon:
             return WAKE
 
     def _publish_status(self) -> None:
-        """Readiness, status and watchdog for systemd; a heartbeat for the ledger."""
-        status = self._condition.words(is_ready=self._is_ready)
+        """Send readiness, status and watchdog to systemd, and a heartbeat to the ledger."""
+        status = self._status.summary(is_ready=self._is_ready)
         if not self._is_ready and self._first_scan_succeeded:
             self._is_ready = True
             log.info("daemon_ready")
             self._notifier.ready(status)
         else:
             self._notifier.status(status)
-        stalls = self._app.liveness.stalled()
-        if stalls and stalls != self._condition.stalls:
+        stalls = self._app.supervisor.liveness.stalled()
+        if stalls and stalls != self._status.stalls:
             log.error("daemon_stalled", stalls=stalls)
-        self._condition.stalls = stalls
+        self._status.stalls = stalls
         if not stalls:
             self._notifier.watchdog()
         self._heartbeat("running" if self._is_ready else "starting")
 
     def _heartbeat(self, phase: str) -> None:
         try:
-            self._app.ledger.heartbeat(self._condition.report(phase))
+            self._app.ledger.heartbeat(self._status.report(phase))
         except DatabaseError as exc:
             log.debug("heartbeat_unrecorded", reason=str(exc))
 
@@ -210,7 +210,7 @@ class Daemon:
         else:
             self._apply_settings(fresh)
         self._app.scan_scheduler.request("")
-        self._notifier.ready(self._condition.words(is_ready=self._is_ready))
+        self._notifier.ready(self._status.summary(is_ready=self._is_ready))
 
     def _apply_settings(self, fresh: Settings) -> None:
         app = self._app
@@ -234,13 +234,9 @@ class Daemon:
 
     def _stop(self) -> bool:
         app = self._app
-        self._notifier.stopping("Stopping: what is under way goes on at the next start")
+        self._notifier.stopping("Stopping: unfinished uploads continue at the next start")
         stop_all([self._observer_supervisor], STOP_SECONDS)
-        workers: list[Worker] = [
-            *app.runners.values(),
-            app.scan_scheduler,
-            app.settler,
-        ]
+        workers: list[Worker] = [*app.runners.values(), app.scan_scheduler, app.settler]
         workers += [app.abandoned_multiparts, app.disk_pressure]
         workers += [worker for worker in (app.invalidator, app.catalog_thread) if worker is not None]
         in_time = stop_all(workers, STOP_SECONDS)

@@ -12,7 +12,7 @@ import structlog
 from db import State, Upload
 from watcher.app.wiring import Application
 from watcher.errors import Failure
-from watcher.supervision.workers import stop_all
+from watcher.supervision.background_thread import stop_all
 
 log = structlog.get_logger()
 
@@ -54,7 +54,7 @@ class SinglePass:
         app.abandoned_multiparts.adopt_or_abort()
         app.settler.start()
         try:
-            report = app.scanner.scan(stopped=self._is_interrupted)
+            report = app.scanner.scan(stopped=self._must_stop)
             app.quarantine_repair.run(report.quarantined)
             if app.catalog_thread is not None:
                 app.catalog_thread.republisher.check_all()
@@ -69,16 +69,16 @@ class SinglePass:
         unreadable = ["directories could not be read; see the log"] * bool(report.unreadable)
         return [*self._unfinished(started_at), *unreadable]
 
-    def _is_interrupted(self) -> bool:
+    def _must_stop(self) -> bool:
         if not self._signals.empty():
             self._interrupted = True
-        return self._interrupted
+        return self._interrupted or self._app.supervisor.reason_to_stop is not None
 
     def _wait_until_settled(self) -> None:
         """Wait for the settler, which can take long, while stages advance what has settled."""
         settler = self._app.settler
-        while not settler.wait_until_only_writers_remain(self._is_interrupted, seconds=GATE_SECONDS):
-            if self._interrupted or settler.failure is not None:
+        while not settler.wait_until_only_writers_remain(self._must_stop, seconds=GATE_SECONDS):
+            if self._must_stop() or settler.failure is not None:
                 return
             self._check_gate()
 
@@ -91,9 +91,9 @@ class SinglePass:
         return app.ledger.count_awaiting_row() == app.ledger.count_awaiting_row(longer_than=GATE_PATIENCE)
 
     def _wait_until_drained(self) -> None:
-        while not self._is_interrupted() and not self._is_drained():
+        while not self._must_stop() and not self._is_drained():
             try:
-                self._app.disk_pressure.relieve()
+                self._app.disk_pressure.check()
                 self._signals.get(timeout=POLL_SECONDS)
                 self._interrupted = True
             except queue.Empty:
@@ -125,6 +125,9 @@ class SinglePass:
         ]
         if self._interrupted:
             unfinished.append("interrupted; the next run continues")
+        unfinished += [f"{error}; the log has the traceback" for error in app.supervisor.internal_errors()]
+        if app.supervisor.reason_to_stop is not None:
+            unfinished.append(app.supervisor.reason_to_stop)
         failures: list[tuple[str, Failure | None]] = [("settling", app.settler.failure)]
         failures += [(name, breaker.failure) for name, breaker in app.breakers.items()]
         unfinished += [f"{name} is paused: {failure.sentence}" for name, failure in failures if failure]

@@ -1,4 +1,4 @@
-"""How the daemon is: in words for systemd, in numbers for metrics, as a report for the ledger."""
+"""The daemon's status: a line for systemd, gauges for metrics, and a report for the ledger."""
 
 from __future__ import annotations
 
@@ -9,26 +9,25 @@ from datetime import timedelta
 
 import structlog
 
-from db import JSON, DatabaseError
+from db import JSON, DatabaseError, format_time
 from watcher.app.wiring import Application
 from watcher.detection.observer import TreeObserver
 from watcher.errors import Failure
-from watcher.telemetry.metrics import Metrics
+from watcher.telemetry.metrics import LedgerGauges, Metrics
 
 log = structlog.get_logger()
 
 RATE_SECONDS = 60.0
-"""What rates are averages over."""
+"""The period that rates are averages over."""
 
-
-SHOWN = 20
-"""How many paths of a kind the ledger is told of."""
+MAX_PATHS = 20
+"""How many paths of a kind a report has at most."""
 
 
 class DaemonStatus:
-    """Asked by the daemon's main thread, and by the thread of a scrape. `clock` gives monotonic seconds.
+    """Used by the daemon's main thread, and by the thread of a scrape. `clock` gives monotonic seconds.
 
-    `observer_trouble` says in a sentence what keeps events from arriving.
+    `observer_failure` says in a sentence what keeps events from arriving; it is empty if nothing does.
     """
 
     def __init__(
@@ -36,19 +35,19 @@ class DaemonStatus:
         app: Application,
         observer: TreeObserver,
         *,
-        observer_trouble: Callable[[], str],
+        observer_failure: Callable[[], str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app = app
         self._observer = observer
-        self._observer_trouble = observer_trouble
+        self._observer_failure = observer_failure
         self._rates = _Rates(app.metrics, clock)
         self.stalls: list[str] = []
 
-    def watch(self) -> None:
-        """Have the metrics ask here at each scrape."""
+    def register_gauges(self) -> None:
+        """Have the metrics read their gauges here at each scrape."""
         app = self._app
-        app.metrics.watch(
+        gauges = LedgerGauges(
             counts=self._counts,
             settling=lambda: len(app.settler),
             paused=lambda: {name: breaker.failure is not None for name, breaker in app.breakers.items()},
@@ -59,44 +58,49 @@ class DaemonStatus:
                 "unreadable_directories": len(app.scanner.unreadable),
             },
         )
+        app.metrics.registry.register(gauges)
 
     def report(self, phase: str) -> Mapping[str, JSON]:
-        """What the ledger keeps of this daemon, for `status` of whoever asks from anywhere."""
+        """What the ledger keeps for `status`, which may run on any machine."""
         app = self._app
         return {
             "phase": phase,
             "ledger": app.ledger.instance,
             "directory": app.tree.root,
-            "paused": self.troubles(),
+            "paused": self.failures(),
             "settling": len(app.settler),
-            "unreadable": app.scanner.unreadable.first(SHOWN),
-            "waiting_for_writers": app.settler.waiting_for_writers()[:SHOWN],
+            "unreadable": app.scanner.unreadable.first(MAX_PATHS),
+            "waiting_for_writers": app.settler.waiting_for_writers()[:MAX_PATHS],
             "busy": {runner.stage.name: runner.busy for runner in app.runners.values()},
             "uploads": [snapshot.as_dict() for snapshot in app.context.transfer_progress.snapshots()],
             "orphans": 0 if app.catalog_thread is None else app.catalog_thread.orphans.kept,
             "disk": app.disk_pressure.report(),
             "stalls": list(self.stalls),
-            **self._rates.look(),
+            "internal_errors": [
+                {"thread": one.thread, "error": one.error, "at": format_time(one.at), "count": one.count}
+                for one in app.supervisor.internal_errors()
+            ],
+            **self._rates.current(),
         }
 
-    def troubles(self) -> dict[str, str]:
-        """What keeps which part of the daemon from working, in sentences."""
+    def failures(self) -> dict[str, str]:
+        """Why parts of the daemon do not work at present, as sentences by the name of the part."""
         app = self._app
         failures: dict[str, Failure | None] = {}
         failures |= {name: breaker.failure for name, breaker in app.breakers.items()}
         failures |= {"settle": app.settler.failure, "scan": app.scan_scheduler.failure}
         if app.catalog_thread is not None:
             failures["catalog"] = app.catalog_thread.failure
-        troubles = {name: failure.sentence for name, failure in failures.items() if failure is not None}
-        if trouble := self._observer_trouble():
-            troubles["observer"] = trouble
-        return troubles
+        sentences = {name: failure.sentence for name, failure in failures.items() if failure is not None}
+        if sentence := self._observer_failure():
+            sentences["observer"] = sentence
+        return sentences
 
-    def words(self, *, is_ready: bool) -> str:
+    def summary(self, *, is_ready: bool) -> str:
         """One line for systemd's status."""
         app = self._app
-        if troubles := self.troubles():
-            return "; ".join(f"{name} paused: {sentence}" for name, sentence in troubles.items())
+        if failures := self.failures():
+            return "; ".join(f"{name} paused: {sentence}" for name, sentence in failures.items())
         busy = [f"{runner.busy} in {runner.stage.name}" for runner in app.runners.values() if runner.busy]
         if settling := len(app.settler):
             busy.append(f"{settling} settling")
@@ -107,7 +111,7 @@ class DaemonStatus:
         return ", ".join(busy) or "Waiting for videos"
 
     def _counts(self) -> Mapping[str, int]:
-        """Without the database there are no numbers."""
+        """The uploads by state; empty if the database does not answer."""
         try:
             return {state.value: number for state, number in self._app.ledger.counts().items()}
         except DatabaseError as exc:
@@ -131,19 +135,19 @@ class DaemonStatus:
 
 
 class _Rates:
-    """Bytes a second and publications a minute, as averages over the last minute."""
+    """Bytes per second and publications per minute, as averages over the last minute."""
 
     def __init__(self, metrics: Metrics, clock: Callable[[], float]) -> None:
         self._metrics = metrics
         self._clock = clock
-        self._seen: deque[tuple[float, float, float]] = deque()
+        self._samples: deque[tuple[float, float, float]] = deque()
 
-    def look(self) -> Mapping[str, JSON]:
+    def current(self) -> Mapping[str, JSON]:
         now = (self._clock(), self._total("sent_bytes"), self._total("published_uploads"))
-        self._seen.append(now)
-        while now[0] - self._seen[0][0] > RATE_SECONDS:
-            self._seen.popleft()
-        first = self._seen[0]
+        self._samples.append(now)
+        while now[0] - self._samples[0][0] > RATE_SECONDS:
+            self._samples.popleft()
+        first = self._samples[0]
         seconds = max(now[0] - first[0], 1.0)
         return {
             "bytes_per_second": round((now[1] - first[1]) / seconds),

@@ -45,9 +45,9 @@ from watcher.stages import (
     UploadStage,
     cdn_invalidation,
 )
+from watcher.supervision.background_thread import Supervisor
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.circuit_breaker import CircuitBreaker
-from watcher.supervision.liveness import Liveness
 from watcher.telemetry.metrics import Metrics
 from watcher.telemetry.transfer_progress import TransferProgress
 
@@ -64,7 +64,7 @@ class Application:
     settings: Settings
     policy: Policy
     context: StageContext
-    liveness: Liveness
+    supervisor: Supervisor
     abandoned_multiparts: AbandonedMultiparts
     quarantine_repair: QuarantineRepair
     enqueuer: Enqueuer
@@ -137,24 +137,31 @@ def build_application(
     distribution: Distribution | None,
 ) -> Application:
     """Build every component, then connect the signals between them."""
-    liveness = Liveness()
+    metrics = Metrics()
+    supervisor = Supervisor(metrics, session=database.session)
     context = build_context(
-        settings, database=database, store=store, distribution=distribution, liveness=liveness
+        settings,
+        database=database,
+        store=store,
+        distribution=distribution,
+        metrics=metrics,
+        supervisor=supervisor,
     )
     enqueuer, settler, scanner, scan_scheduler = build_detection(
-        settings, policy, context=context, liveness=liveness
+        settings, policy, context=context, supervisor=supervisor
     )
     disk_pressure = DiskPressure(
         tree=context.tree,
         ledger=context.ledger,
         policy=policy,
-        database=database,
         metrics=context.metrics,
-        liveness=liveness,
-        wake=context.signals.wake_stage,
+        supervisor=supervisor,
+        wake_stage=context.signals.wake_stage,
     )
-    runners = build_stages(settings, policy, context=context, liveness=liveness, disk_pressure=disk_pressure)
-    catalog_thread = build_catalog(settings, policy, context=context, liveness=liveness)
+    runners = build_stages(
+        settings, policy, context=context, supervisor=supervisor, disk_pressure=disk_pressure
+    )
+    catalog_thread = build_catalog(settings, policy, context=context, supervisor=supervisor)
     context.signals.connect(
         stages={state: runner.wake for state, runner in runners.items()},
         gate=catalog_thread.check_gate if catalog_thread else None,
@@ -164,14 +171,13 @@ def build_application(
         settings=settings,
         policy=policy,
         context=context,
-        liveness=liveness,
+        supervisor=supervisor,
         abandoned_multiparts=AbandonedMultiparts(
-            database=database,
             ledger=context.ledger,
             store=store,
             prefix=settings.aws_s3_videos_prefix,
             backoff=ROW_BACKOFF,
-            liveness=liveness,
+            supervisor=supervisor,
         ),
         quarantine_repair=QuarantineRepair(
             tree=context.tree,
@@ -195,19 +201,18 @@ def build_context(
     database: Database,
     store: ObjectStore,
     distribution: Distribution | None,
-    liveness: Liveness,
+    metrics: Metrics,
+    supervisor: Supervisor,
 ) -> StageContext:
     """Build what all stages work with; its signals are not connected yet."""
     signals = Signals()
-    metrics = Metrics()
     ledger = make_ledger(settings, database)
     invalidator = public_check = None
     if distribution is not None:
         invalidator = Invalidator(
             distribution=distribution,
             invalidations=Invalidations(database, settings.ledger_instance),
-            database=database,
-            liveness=liveness,
+            supervisor=supervisor,
             metrics=metrics,
         )
     if settings.verify_public_url:
@@ -230,7 +235,7 @@ def build_context(
 
 
 def build_detection(
-    settings: Settings, policy: Policy, *, context: StageContext, liveness: Liveness
+    settings: Settings, policy: Policy, *, context: StageContext, supervisor: Supervisor
 ) -> tuple[Enqueuer, Settler, Scanner, ScanScheduler]:
     """Build what finds finished files and enqueues them."""
     template = make_path_template(settings)
@@ -238,8 +243,7 @@ def build_detection(
     settler = Settler(
         check_complete=partial(_check_complete, context.tree, settings.settle_seconds),
         report=enqueuer.handle,
-        database=context.database,
-        liveness=liveness,
+        supervisor=supervisor,
         clock=time.monotonic,
         count_found=context.metrics.found_by_scan.inc,
     )
@@ -252,9 +256,8 @@ def build_detection(
     )
     scan_scheduler = ScanScheduler(
         scanner=scanner,
-        database=context.database,
         period=lambda: policy.rescan_seconds,
-        liveness=liveness,
+        supervisor=supervisor,
         metrics=context.metrics,
     )
     return enqueuer, settler, scanner, scan_scheduler
@@ -269,7 +272,7 @@ def build_stages(
     policy: Policy,
     *,
     context: StageContext,
-    liveness: Liveness,
+    supervisor: Supervisor,
     disk_pressure: DiskPressure,
 ) -> dict[State, StageRunner]:
     """Build the three stages, each with its error policy and its runner."""
@@ -291,10 +294,9 @@ def build_stages(
         )
         runners[stage.state] = StageRunner(
             stage=stage,
-            database=context.database,
             ledger=context.ledger,
             error_policy=error_policy,
-            liveness=liveness,
+            supervisor=supervisor,
             lease=timedelta(seconds=settings.claim_seconds),
             threads=threads,
             batch=batch,
@@ -303,7 +305,7 @@ def build_stages(
 
 
 def build_catalog(
-    settings: Settings, policy: Policy, *, context: StageContext, liveness: Liveness
+    settings: Settings, policy: Policy, *, context: StageContext, supervisor: Supervisor
 ) -> CatalogThread | None:
     """Build what watches the compressor's catalog; None where another catalog is configured."""
     catalog, gate, ledger = context.catalog, context.gate, context.ledger
@@ -321,6 +323,4 @@ def build_catalog(
     orphans = Orphans(
         catalog=catalog, ledger=ledger, store=context.store, policy=policy, deletes=settings.delete_orphans
     )
-    return CatalogThread(
-        gate=gate, republisher=republisher, orphans=orphans, database=context.database, liveness=liveness
-    )
+    return CatalogThread(gate=gate, republisher=republisher, orphans=orphans, supervisor=supervisor)

@@ -1,39 +1,37 @@
-"""The thread that minds the compressor's catalog: the gate, the rows just published, and the orphans."""
+"""The thread that queries the compressor's catalog: for the gate, for reverted rows, and for orphans."""
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
 
 import structlog
 
-from db import Database, DatabaseError
+from db import DatabaseError
 from storage import StorageError
 from watcher.catalog.gate import FRESH, CatalogGate
 from watcher.catalog.orphans import Orphans
 from watcher.catalog.republisher import Republisher
 from watcher.errors import Failure, failure_of
+from watcher.supervision.background_thread import FailureState, Supervisor, Worker
 from watcher.supervision.backoff import Backoff
-from watcher.supervision.liveness import Liveness
-from watcher.supervision.workers import join_all
 
 log = structlog.get_logger()
 
-SHORTEST_SECONDS = 0.05
-"""How often the gate is asked while something has only just come to it."""
-LONGEST_SECONDS = 5.0
-"""How often everything that waits is asked for, and the rows just published are looked at."""
-SLOWING = 20
-"""What came so many times as long ago as the shortest pause is asked for that often, and no more."""
+MIN_INTERVAL_SECONDS = 0.05
+"""Between two queries of the gate just after a file has come to it."""
+MAX_INTERVAL_SECONDS = 5.0
+"""Between two queries for everything that waits, and for the rows just published."""
+INTERVAL_DIVISOR = 20
+"""The interval grows with the time since the last file came to the gate: it is that time divided by this."""
 ORPHANS_SECONDS = 3600.0
 PATIENCE_SECONDS = 600.0
 BACKOFF = Backoff(base=0.5, factor=2.0, cap=30.0)
 
 
-class CatalogThread:
-    """Asks the gate every 50 ms while there are fresh files, less and less often up to every 5 s after that.
+class CatalogThread(Worker):
+    """Queries the gate every 50 ms while there are fresh files, then at growing intervals of up to 5 s.
 
     `clock` gives monotonic seconds.
     """
@@ -44,106 +42,65 @@ class CatalogThread:
         republisher: Republisher,
         orphans: Orphans,
         *,
-        database: Database,
-        liveness: Liveness,
+        supervisor: Supervisor,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__(supervisor, "catalog thread")
         self.gate = gate
         self.republisher = republisher
         self.orphans = orphans
-        self._database = database
-        self._liveness = liveness
         self._clock = clock
-        self._changed = threading.Condition()
-        self._noticed_at: float | None = None
+        self._last_arrival: float | None = None
         self._all_due_at = self._orphans_due_at = clock()
         self._failures = 0
-        self._stopping = False
-        self._failure: Failure | None = None
-        self._thread = threading.Thread(target=self._mind_until_stopped, name="catalog", daemon=True)
-
-    def start(self) -> None:
-        """Begin to mind."""
-        self._thread.start()
-        self._liveness.add_check("catalog thread", lambda: self._stopping or self._thread.is_alive())
-
-    def request_stop(self) -> None:
-        """Ask nothing more; what waits at the gate waits in the ledger."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify_all()
-
-    def join(self, timeout: float) -> bool:
-        """Wait so many seconds for the thread to end; False if it goes on."""
-        return join_all([self._thread], timeout)
+        self._failure = FailureState(
+            lambda failure: log.error("catalog_unavailable", code=failure.code, reason=failure.sentence),
+            lambda: log.info("catalog_recovered"),
+        )
+        self._thread = self.add_thread("catalog", self._step, patience=PATIENCE_SECONDS)
 
     def check_gate(self) -> None:
-        """Something has come to the gate."""
-        with self._changed:
-            self._noticed_at = self._clock()
-            self._changed.notify_all()
+        """Query the gate soon, because a file has come to it."""
+        self._last_arrival = self._clock()
+        self.wake()
 
     @property
     def failure(self) -> Failure | None:
-        """What keeps the catalog from being asked at present."""
-        return self._failure
+        """What keeps the catalog from being queried at present."""
+        return self._failure.current
 
-    def step(self) -> float:
-        """Do what is due; returns how many seconds to wait. Raises `db.DatabaseError`, `StorageError`."""
+    def run_due(self) -> float:
+        """Do what is due; returns the seconds to wait. Raises `db.DatabaseError` and `StorageError`."""
         now = self._clock()
         if now >= self._all_due_at:
             self.gate.admit_waiting()
             self.republisher.check_recent()
-            self._all_due_at = now + LONGEST_SECONDS
+            self._all_due_at = now + MAX_INTERVAL_SECONDS
         elif self._is_fresh(now):
             self.gate.admit_waiting(fresh_only=True)
         if now >= self._orphans_due_at:
             self._orphans_due_at = now + ORPHANS_SECONDS
             self.orphans.process_all()
-        return self._pause(now)
+        return self._seconds_to_wait(now)
 
     def _is_fresh(self, now: float) -> bool:
-        return self._noticed_at is not None and timedelta(seconds=now - self._noticed_at) < FRESH
+        return self._last_arrival is not None and timedelta(seconds=now - self._last_arrival) < FRESH
 
-    def _pause(self, now: float) -> float:
+    def _seconds_to_wait(self, now: float) -> float:
         longest = max(0.0, self._all_due_at - now)
-        if self._noticed_at is None:
+        if self._last_arrival is None:
             return longest
-        return min(longest, max(SHORTEST_SECONDS, (now - self._noticed_at) / SLOWING))
+        return min(longest, max(MIN_INTERVAL_SECONDS, (now - self._last_arrival) / INTERVAL_DIVISOR))
 
-    def _mind_until_stopped(self) -> None:
-        pulse = self._liveness.pulse("catalog", PATIENCE_SECONDS)
-        with self._database.session():
-            while not self._stopping:
-                pulse.beat()
-                try:
-                    wait = self.step()
-                    self._recover()
-                except (DatabaseError, StorageError) as exc:
-                    self._fail(failure_of(exc))
-                    wait = BACKOFF.delay(self._failures).total_seconds()
-                pulse.idle()
-                self._wait(wait)
-        pulse.stop()
-
-    def _wait(self, seconds: float) -> None:
-        """Until then or until something comes to the gate, but never for less than 50 ms."""
-        with self._changed:
-            seen = self._noticed_at
-            self._changed.wait_for(lambda: self._stopping, min(seconds, SHORTEST_SECONDS))
-            self._changed.wait_for(
-                lambda: self._stopping or self._noticed_at != seen, max(0.0, seconds - SHORTEST_SECONDS)
-            )
-
-    def _fail(self, failure: Failure) -> None:
-        is_news = self._failure is None or self._failure.code != failure.code
-        self._failure = failure
-        self._failures += 1
-        if is_news:
-            log.error("catalog_unavailable", code=failure.code, reason=failure.sentence)
-
-    def _recover(self) -> None:
-        self._failures = 0
-        if self._failure is not None:
-            self._failure = None
-            log.info("catalog_recovered")
+    def _step(self) -> float:
+        try:
+            wait = self.run_due()
+            self._failures = 0
+            self._failure.succeed()
+        except (DatabaseError, StorageError) as exc:
+            self._failure.fail(failure_of(exc))
+            self._failures += 1
+            wait = BACKOFF.delay(self._failures).total_seconds()
+        # A file that comes to the gate ends the rest of the wait, but not this part of it.
+        self._thread.stopping.wait(min(wait, MIN_INTERVAL_SECONDS))
+        return max(0.0, wait - MIN_INTERVAL_SECONDS)

@@ -27,7 +27,7 @@ from watcher.filesystem import instance_lock, leases
 from watcher.operations import Planner, count_actions, reading_ledger
 from watcher.operations.dry_run import reading_gate
 from watcher.settings import Settings, exposed_secrets
-from watcher.supervision.sd_notify import Notifier
+from watcher.supervision.sd_notify import SystemdNotifier
 from watcher.telemetry import configure_logging, show_progress
 
 log = structlog.get_logger()
@@ -75,17 +75,20 @@ def run(
                 _run_once(app, signals)
                 return
             stopped_in_time = _run_daemon(app, called, signals)
+        exit_code = EXIT_OK if app.supervisor.reason_to_stop is None else EXIT_FAILED
         if not stopped_in_time:
             # A stuck thread would keep the interpreter from exiting; its upload is resumed after a restart.
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(EXIT_OK)
+            os._exit(exit_code)
+        if exit_code != EXIT_OK:
+            raise typer.Exit(exit_code)
 
 
 def _run_daemon(app: Application, called: Invocation, signals: queue.SimpleQueue[int]) -> bool:
     daemon = Daemon(
         app,
-        notifier=Notifier.from_environment(),
+        notifier=SystemdNotifier.from_environment(),
         signals=signals,
         reload_settings=called.settings,
     )

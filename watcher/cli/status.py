@@ -122,6 +122,9 @@ def report_lines(report: InstanceReport | None) -> list[str]:
     if settling := report.report.get("settling"):
         lines.append(f"{settling} files are not known to be finished yet")
     lines += _disk_lines(report.report.get("disk"))
+    internal_errors = report.report.get("internal_errors")
+    if isinstance(internal_errors, Sequence):
+        lines += [_internal_error_line(error) for error in internal_errors if isinstance(error, Mapping)]
     unreadable = report.report.get("unreadable")
     if isinstance(unreadable, Mapping):
         lines += [f"{path} cannot be looked into: {reason}" for path, reason in unreadable.items()]
@@ -137,6 +140,13 @@ def _disk_lines(disk: JSON) -> list[str]:
     used, limit = disk["used_percent"], disk["limit_percent"]
     line = f"the disk of the directory is {used} % full (DISK_PRESSURE_PERCENT is {limit})"
     return [f"{line}: published copies are released at once, unless KEEP_LOCAL is set"]
+
+
+def _internal_error_line(error: Mapping[str, JSON]) -> str:
+    return (
+        f"internal error in thread {error['thread']} at {error['at']}: {error['error']} "
+        f"({error['count']} since the start). The log has the traceback; please report it"
+    )
 
 
 def _upload_line(upload: Mapping[str, JSON]) -> str:

@@ -1,12 +1,11 @@
-"""Keeps the directory watched: whatever becomes of it, somebody notices within seconds and says so.
+"""Keeps the directory watched: checks the root and the observer every few seconds and restarts the observer.
 
-The kernel tells nobody that a directory was replaced or that events ran out; so this looks, every few
-seconds, in a thread of its own, because a look at a dead file system may take for ever.
+The kernel reports neither that a directory was replaced nor that inotify watches are available again. The
+checks run in a thread of their own, because a call to an unresponsive file system may block for ever.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 
 import structlog
@@ -15,22 +14,21 @@ from watcher.detection.inotify import HINT
 from watcher.detection.observer import TreeObserver
 from watcher.filesystem.openat import RootUnavailableError
 from watcher.filesystem.tree import Tree
-from watcher.supervision.liveness import Liveness
-from watcher.supervision.workers import join_all
+from watcher.supervision.background_thread import Supervisor, Worker
 from watcher.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
 
-LOOK_SECONDS = 2.0
+CHECK_SECONDS = 2.0
 PATIENCE_SECONDS = 120.0
-"""A look that takes longer hangs in a file system that does not answer."""
+"""A check that takes longer is blocked by a file system that does not answer."""
 
 
-class ObserverSupervisor:
-    """Starts the observer, also again after it lost its directory; without it the scans have to do.
+class ObserverSupervisor(Worker):
+    """Starts the observer and restarts it after it lost its directory; until then only scans find new files.
 
-    `scan_everything` asks for a full scan; `root_returned` is called when the directory can be used again,
-    or another one was taken up in its place.
+    `request_full_scan` is called after a restart; `root_returned` when the directory is available again, or
+    was replaced by another one.
     """
 
     def __init__(
@@ -38,78 +36,74 @@ class ObserverSupervisor:
         tree: Tree,
         observer: TreeObserver,
         *,
-        scan_everything: Callable[[], None],
+        request_full_scan: Callable[[], None],
         root_returned: Callable[[], None],
-        liveness: Liveness,
+        supervisor: Supervisor,
         metrics: Metrics,
     ) -> None:
+        super().__init__(supervisor, "watchman")
         self._tree = tree
         self._observer = observer
-        self._scan_everything = scan_everything
+        self._request_full_scan = request_full_scan
         self._root_returned = root_returned
-        self._liveness = liveness
         self._metrics = metrics
-        self._stopping = threading.Event()
-        self._trouble = ""
+        self._failure_reason = ""
         self._is_root_away = False
-        self._has_looked = False
-        self._thread = threading.Thread(target=self._look_until_stopped, name="watchman", daemon=True)
+        self._was_checked = False
+        self.add_thread("watchman", self._step, patience=PATIENCE_SECONDS)
 
     @property
-    def trouble(self) -> str:
-        """What keeps events from arriving at present, in a sentence; empty if all of them do."""
-        if self._trouble:
-            return self._trouble
+    def failure_reason(self) -> str:
+        """Why events do not arrive at present, as a sentence; empty if all of them do."""
+        if self._failure_reason:
+            return self._failure_reason
         if unwatched := self._observer.unwatched:
             return f"{unwatched} directories are not watched, for inotify watches ran out. {HINT}"
         return ""
 
     def start(self) -> None:
-        """Look once, here and now, and then every few seconds."""
-        self.look()
-        self._thread.start()
-        self._liveness.add_check("watchman", lambda: self._stopping.is_set() or self._thread.is_alive())
-
-    def request_stop(self) -> None:
-        """Stop looking."""
-        self._stopping.set()
+        """Check once in the calling thread, and then every few seconds in a thread of its own."""
+        self.check()
+        super().start()
 
     def join(self, timeout: float) -> bool:
-        """Wait so many seconds for the thread to end and stop the observer; False if it goes on."""
-        has_ended = join_all([self._thread], timeout)
+        """Wait up to `timeout` seconds for the thread to end, then stop the observer within as many."""
+        has_ended = super().join(timeout)
         self._observer.stop(timeout)
         return has_ended
 
-    def look(self) -> None:
-        """Make sure of the root and of the observer, and mend what can be mended."""
+    def check(self) -> None:
+        """Check the root and the observer, and restart the observer if it is not alive."""
         try:
-            self._make_sure_of_root()
-            is_new_life = self._start_observer()
+            self._check_root()
+            was_started = self._start_observer()
         except RootUnavailableError as exc:
             self._metrics.root_available.set(0)
             self._is_root_away = True
-            self._fail(str(exc), "Nothing that is missing is believed gone; it goes on by itself.")
+            self._fail(
+                str(exc), "Its files count as unknown, not as gone. Work resumes when the directory is back."
+            )
         except OSError as exc:
             self._fail(
                 str(exc),
-                "New files are found by the scans alone; if watches ran out, raise "
-                "fs.inotify.max_user_watches, if instances did, fs.inotify.max_user_instances.",
+                "Only scans find new files. If inotify watches ran out, raise fs.inotify.max_user_watches; "
+                "if instances did, fs.inotify.max_user_instances.",
             )
         else:
-            self._succeed(is_new_life=is_new_life)
+            self._succeed(was_started=was_started)
 
-    def _make_sure_of_root(self) -> None:
-        is_another = self._tree.adopt_root()
+    def _check_root(self) -> None:
+        was_replaced = self._tree.adopt_root()
         self._metrics.root_available.set(1)
-        if is_another:
+        if was_replaced:
             log.warning("root_taken_up", directory=self._tree.root)
             self._observer.stop()
-        if is_another or self._is_root_away:
+        if was_replaced or self._is_root_away:
             self._is_root_away = False
             self._root_returned()
 
     def _start_observer(self) -> bool:
-        """Start the observer if it does not live. Returns whether it had to be."""
+        """Start the observer if it is not alive; returns whether it was started."""
         if self._observer.is_alive():
             return False
         self._observer.stop()
@@ -117,28 +111,22 @@ class ObserverSupervisor:
         return True
 
     def _fail(self, reason: str, hint: str) -> None:
-        trouble = f"The directory cannot be watched: {reason}"
-        if trouble != self._trouble:
+        failure_reason = f"The directory cannot be watched: {reason}"
+        if failure_reason != self._failure_reason:
             log.error("observer_unavailable", reason=reason, hint=hint)
-        self._trouble = trouble
-        self._has_looked = True
+        self._failure_reason = failure_reason
+        self._was_checked = True
 
-    def _succeed(self, *, is_new_life: bool) -> None:
-        if self._trouble or (is_new_life and self._has_looked):
+    def _succeed(self, *, was_started: bool) -> None:
+        if self._failure_reason or (was_started and self._was_checked):
             self._metrics.observer_restarts.inc()
             log.warning("observer_restarted")
-            self._scan_everything()
+            self._request_full_scan()
         elif self._observer.retry_unwatched():
-            self._scan_everything()
-        self._trouble = ""
-        self._has_looked = True
+            self._request_full_scan()
+        self._failure_reason = ""
+        self._was_checked = True
 
-    def _look_until_stopped(self) -> None:
-        pulse = self._liveness.pulse("watchman", PATIENCE_SECONDS)
-        while True:
-            pulse.idle()
-            if self._stopping.wait(LOOK_SECONDS):
-                break
-            pulse.beat()
-            self.look()
-        pulse.stop()
+    def _step(self) -> float:
+        self.check()
+        return CHECK_SECONDS

@@ -1,35 +1,34 @@
-"""Cleans up multipart uploads that nobody will complete: their parts cost money and no listing shows them.
+"""Aborts multipart uploads that will not be completed: their parts cost money, and listings omit them.
 
-Only what this ledger knows is ever touched, by key and by id: another host may share bucket and prefix, and
-other daemons the ledger.
+Only uploads that this ledger knows by key and id are touched: other hosts may share the bucket and the
+prefix, and other daemons the ledger.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 
 import structlog
 
-from db import Database, DatabaseError, Ledger, State
+from db import DatabaseError, Ledger, State
 from storage import ObjectStore, OpenMultipart, StorageError
+from watcher.errors import failure_of
+from watcher.supervision.background_thread import FailureState, Supervisor, Worker
 from watcher.supervision.backoff import Backoff
-from watcher.supervision.liveness import Liveness
-from watcher.supervision.workers import join_all
 
 log = structlog.get_logger()
 
 PERIOD_SECONDS = 60.0
-LOOK_SECONDS = 3600.0
-"""The answer to the beginning of a multipart can be lost on the way: only a look at the server finds it."""
+LISTING_SECONDS = 3600.0
+"""Between two listings, which also find uploads whose CreateMultipartUpload was never answered."""
 
 BATCH = 100
 PATIENCE_SECONDS = 600.0
 
 
-class AbandonedMultiparts:
-    """Aborts the multiparts of rows that ended and, at the start and every hour, those that no row remembers.
+class AbandonedMultiparts(Worker):
+    """Aborts the multiparts of rows that ended and, at the start and every hour, those that no row names.
 
     `clock` gives monotonic seconds.
     """
@@ -37,104 +36,96 @@ class AbandonedMultiparts:
     def __init__(
         self,
         *,
-        database: Database,
         ledger: Ledger,
         store: ObjectStore,
         prefix: str,
         backoff: Backoff,
-        liveness: Liveness,
+        supervisor: Supervisor,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._database = database
+        super().__init__(supervisor, "janitor thread")
         self._ledger = ledger
         self._store = store
         self._prefix = prefix
         self._backoff = backoff
-        self._liveness = liveness
         self._clock = clock
-        self._look_due = 0.0
-        self._has_looked = False
-        self._is_failure_told = False
+        self._listing_due_at = 0.0
+        self._has_listed = False
+        self._listing_failure = FailureState(
+            lambda failure: log.warning("multiparts_unlisted", reason=failure.sentence)
+        )
+        self._sweep_failure = FailureState(
+            lambda failure: log.warning("abort_failed", reason=failure.sentence)
+        )
         self._failures = 0
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="janitor", daemon=True)
-        self._then: Callable[[], None] = lambda: None
+        self._then: Callable[[], None] | None = None
+        self._thread = self.add_thread("janitor", self._step, patience=PATIENCE_SECONDS)
 
-    def start(self, *, then: Callable[[], None]) -> None:
-        """Look at what is open, call `then`, which may begin to send, and sweep from then on every minute.
+    def start(self, *, then: Callable[[], None] = lambda: None) -> None:
+        """List the open multipart uploads, call `then`, which may begin to send, and sweep every minute.
 
-        A server that is silent holds the first look for a minute; nobody is to wait for it who need not.
+        The listing runs in the thread, because a server that does not answer delays it by a minute.
         """
         self._then = then
-        self._thread.start()
-        self._liveness.add_check("janitor thread", lambda: self._stopping.is_set() or self._thread.is_alive())
-
-    def request_stop(self) -> None:
-        """Begin no further sweep."""
-        self._stopping.set()
-
-    def join(self, timeout: float) -> bool:
-        """Wait so many seconds for the thread to end; False if it goes on."""
-        return join_all([self._thread], timeout)
+        super().start()
 
     def adopt_or_abort(self) -> bool:
-        """Look at every open multipart upload of our keys; first of all before anything is sent.
+        """Judge every open multipart upload of this ledger's keys; must run before anything is sent.
 
-        One that a pending row remembers stays, and its upload goes on with it. Any other one of a key that
-        this ledger has rows for was begun by a life that was killed before it could note that, or its
-        beginner never got the answer; while somebody is at work on the key it is left to a look soon after.
-        False if S3 or the database could not be asked; that is told once until they can.
+        An upload that a pending row names stays and is resumed. Any other upload of a key with rows in this
+        ledger was begun by a process that was killed before it recorded the id, or whose request was never
+        answered; while a row of the key is claimed, the decision is left to a listing soon after.
+        Returns False if S3 or the database could not be asked, which is logged once until they can.
         """
-        self._look_due = self._clock() + LOOK_SECONDS
+        self._listing_due_at = self._clock() + LISTING_SECONDS
         try:
             prefix = self._prefix and f"{self._prefix}/"
             for found in self._store.open_multiparts(prefix):
                 if not self._judge(found):
-                    self._look_due = self._clock() + PERIOD_SECONDS
+                    self._listing_due_at = self._clock() + PERIOD_SECONDS
         except (StorageError, DatabaseError) as exc:
-            if not self._is_failure_told:
-                log.warning("multiparts_unlisted", reason=str(exc))
-            self._is_failure_told = True
+            self._listing_failure.fail(failure_of(exc))
             return False
-        self._has_looked, self._is_failure_told = True, False
+        self._listing_failure.succeed()
+        self._has_listed = True
         return True
 
     def clean(self) -> float:
-        """Sweep, and look again if that is due; returns how many seconds to wait until the next time."""
-        if self._clock() >= self._look_due:
+        """Sweep, and list again if that is due; returns the seconds to wait before the next call."""
+        if self._clock() >= self._listing_due_at:
             self.adopt_or_abort()
         try:
             aborted = self.sweep()
         except (StorageError, DatabaseError) as exc:
-            if self._failures == 0:
-                log.warning("abort_failed", reason=str(exc))
+            self._sweep_failure.fail(failure_of(exc))
             self._failures += 1
             return max(PERIOD_SECONDS, self._backoff.delay(self._failures).total_seconds())
+        self._sweep_failure.succeed()
         self._failures = 0
         return 0.0 if aborted == BATCH else PERIOD_SECONDS
 
     def sweep(self) -> int:
-        """Abort what rows that ended left open, and say how many; raises StorageError and DatabaseError."""
+        """Abort what rows that ended left open; returns how many. Raises StorageError and DatabaseError."""
         aborted = 0
         for upload in self._ledger.abandoned_multiparts(BATCH):
             self._store.abort(upload.object_key, upload.multipart_id or "")
             if not self._ledger.mark_multipart_aborted(upload):
-                # Another daemon of the directory has swept it, too.
+                # Another daemon of the directory has aborted it as well.
                 continue
             aborted += 1
             log.info("multipart_aborted", key=upload.object_key, upload=upload.id)
         return aborted
 
     def _judge(self, found: OpenMultipart) -> bool:
-        """Adopt it, abort it, or leave it to whose it is; False if it cannot be told yet whose it is."""
-        # Asked after S3 was: whoever began it since had his claim by then.
-        everybodys = self._ledger.uploads_of_key(found.key, all_instances=True)
-        uploads = [upload for upload in everybodys if upload.instance == self._ledger.instance]
+        """Adopt it, abort it, or leave it to its owner; False if that cannot be decided yet."""
+        # Queried after the listing: a process that began the upload meanwhile had claimed its row before.
+        of_all_instances = self._ledger.uploads_of_key(found.key, all_instances=True)
+        uploads = [upload for upload in of_all_instances if upload.instance == self._ledger.instance]
         if not uploads:
             return True
-        pending = [upload for upload in everybodys if upload.state is State.PENDING]
+        pending = [upload for upload in of_all_instances if upload.state is State.PENDING]
         if any(upload.multipart_id == found.upload_id for upload in pending):
-            if not self._has_looked:
+            if not self._has_listed:
                 log.info("multipart_adopted", key=found.key)
             return True
         if any(self._ledger.is_claimed(upload) for upload in pending):
@@ -146,16 +137,11 @@ class AbandonedMultiparts:
         log.info("multipart_aborted", key=found.key)
         return True
 
-    def _work(self) -> None:
-        pulse = self._liveness.pulse("janitor", PATIENCE_SECONDS)
-        with self._database.session():
-            pulse.beat()
-            self.adopt_or_abort()
-            if not self._stopping.is_set():
-                self._then()
-            while not self._stopping.is_set():
-                pulse.beat()
-                wait = self.clean()
-                pulse.idle()
-                self._stopping.wait(wait)
-        pulse.stop()
+    def _step(self) -> float:
+        if self._then is None:
+            return self.clean()
+        self.adopt_or_abort()
+        if not self._thread.stopping.is_set():
+            self._then()
+        self._then = None
+        return 0.0

@@ -1,68 +1,66 @@
-"""When the watched file system fills up, published copies go before their retention is over: oldest first.
+"""Releases published copies before the end of their retention, oldest first, while the disk is almost full.
 
-The compressor needs the room more than players need the local URL of what they can have from S3. Nothing here
-gives up a file: it makes as many published uploads due as would make room enough, and tells the release stage
-that they need not wait. They go the way of every release, or stay if anything speaks against it.
+The compressor needs the space more than players need local copies of what S3 serves. This module deletes
+nothing: it makes as many published uploads due as free enough space and wakes the release stage, which
+checks them as it checks every release.
 """
 
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
 
-from db import JSON, Database, DatabaseError, Ledger, State
+from db import JSON, DatabaseError, Ledger, State
 from watcher.errors import Code
 from watcher.filesystem.openat import RootUnavailableError, owned
 from watcher.filesystem.tree import Tree
 from watcher.settings.policy import Policy
-from watcher.supervision.liveness import Liveness
-from watcher.supervision.workers import join_all
+from watcher.supervision.background_thread import Supervisor, Worker
 from watcher.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
 
-LOOK_SECONDS = 5.0
-"""How often the file system is asked how full it is: one call, and no query while there is room."""
+CHECK_SECONDS = 5.0
+"""Between two checks; each is one call of statvfs(3), and no query while there is enough space."""
 
 PATIENCE_SECONDS = 120.0
 
-HASTENED = 64
-"""So many uploads at most are made due at a time; what else it takes is found by the next look."""
+MAX_MADE_DUE = 64
+"""At most this many uploads are made due by one check."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fullness:
-    """How full a file system is, counted as df(1) does: what only root may use is neither used nor free."""
+    """How full a file system is, counted as df(1) does: space reserved for root is neither used nor free."""
 
     used: int
-    room: int
+    capacity: int
 
     @classmethod
     def of(cls, status: os.statvfs_result) -> Fullness | None:
-        """What a statvfs result says; None for file systems that do not tell (see statvfs(3))."""
+        """The fullness in a result of statvfs(3); None if the file system reports no size."""
         used = (status.f_blocks - status.f_bfree) * status.f_frsize
-        room = used + status.f_bavail * status.f_frsize
-        return cls(used, room) if room > 0 else None
+        capacity = used + status.f_bavail * status.f_frsize
+        return cls(used, capacity) if capacity > 0 else None
 
     @property
     def percent(self) -> float:
-        """How much of the room is used."""
-        return 100 * self.used / self.room
+        """The used share of `capacity`."""
+        return 100 * self.used / self.capacity
 
     def excess(self, limit_percent: float) -> int:
-        """How many bytes are used beyond a limit; 0 or less if it is not passed."""
-        return self.used - int(self.room * limit_percent / 100)
+        """The bytes used beyond a limit; 0 or less if the limit is not exceeded."""
+        return self.used - int(self.capacity * limit_percent / 100)
 
 
-class DiskPressure:
-    """Looks at the watched directory's file system every few seconds, in a thread of its own.
+class DiskPressure(Worker):
+    """Checks the watched directory's file system every few seconds, in a thread of its own.
 
-    A network file system that hangs, hangs this thread and no other one. `wake` tells the release stage that
-    something is due.
+    A network file system that does not answer blocks only this thread. `wake_stage` is called with the state
+    of the uploads that were made due.
     """
 
     def __init__(
@@ -71,108 +69,89 @@ class DiskPressure:
         ledger: Ledger,
         policy: Policy,
         *,
-        database: Database,
+        supervisor: Supervisor,
         metrics: Metrics,
-        liveness: Liveness,
-        wake: Callable[[State], None],
+        wake_stage: Callable[[State], None],
     ) -> None:
+        super().__init__(supervisor, "disk thread")
         self._tree = tree
         self._ledger = ledger
         self._policy = policy
-        self._database = database
         self._metrics = metrics
-        self._liveness = liveness
-        self._wake = wake
+        self._wake_stage = wake_stage
         self._fullness: Fullness | None = None
         self._was_high = False
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._look_until_stopped, name="disk", daemon=True)
-
-    def start(self) -> None:
-        """Begin to look."""
-        self._thread.start()
-        self._liveness.add_check("disk thread", lambda: self._stopping.is_set() or self._thread.is_alive())
-
-    def request_stop(self) -> None:
-        """Look no more; what was made due stays so."""
-        self._stopping.set()
-
-    def join(self, timeout: float) -> bool:
-        """Wait so many seconds for the thread to end; False if it goes on."""
-        return join_all([self._thread], timeout)
+        self.add_thread("disk", self._step, patience=PATIENCE_SECONDS)
 
     @property
     def is_high(self) -> bool:
-        """Whether the file system was fuller than it may be at the last look."""
+        """Whether the file system exceeded the limit at the last check."""
         return self._excess() > 0
 
     def is_high_now(self) -> bool:
-        """The same after a fresh look, which changes nothing else; a copy is not given up on an old one."""
+        """Whether it exceeds the limit now and copies may be released; has no other effect."""
         return not self._policy.keep_local and self._measure() and self.is_high
 
     def report(self) -> dict[str, JSON]:
-        """What the ledger keeps of it for `status`."""
+        """The values of the daemon's report for `status`."""
         used = None if self._fullness is None else round(self._fullness.percent, 1)
         return {"used_percent": used, "limit_percent": self._policy.disk_percent, "is_high": self.is_high}
 
-    def relieve(self) -> int:
-        """Look, and make due what has to go; says how many uploads were. May raise `db.DatabaseError`."""
+    def check(self) -> int:
+        """Measure, and make uploads due if there is pressure; returns how many.
+
+        Raises `db.DatabaseError`.
+        """
         if not self._measure():
             return 0
-        self._tell()
+        self._report()
         if not self.is_high or self._policy.keep_local:
             return 0
-        hastened = self._ledger.make_due_for_space(
-            State.PUBLISHED, size=self._excess(), limit=HASTENED, waiting_for=Code.RETENTION
+        made_due = self._ledger.make_due_for_space(
+            State.PUBLISHED, size=self._excess(), limit=MAX_MADE_DUE, waiting_for=Code.RETENTION
         )
-        if hastened:
-            self._wake(State.PUBLISHED)
-        return hastened
+        if made_due:
+            self._wake_stage(State.PUBLISHED)
+        return made_due
 
     def _excess(self) -> int:
         fullness = self._fullness
         return 0 if fullness is None else fullness.excess(self._policy.disk_percent)
 
     def _measure(self) -> bool:
-        """Ask the file system; False if it cannot be asked, for the directory may be unmounted."""
+        """Measure the fullness; False if that fails, because the directory may be unmounted."""
         try:
             with owned(self._tree.open_root()) as root:
                 self._fullness = Fullness.of(os.fstatvfs(root))
         except (RootUnavailableError, OSError):
-            # The stages and the scan say what is wrong with it; how full it is, nobody knows.
+            # The stages and the scan report the error.
             self._fullness = None
         return self._fullness is not None
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         fullness, is_high = self._fullness, self.is_high
         if fullness is None:
             return
-        self._metrics.disk_used.set(fullness.used / fullness.room)
+        self._metrics.disk_used.set(fullness.used / fullness.capacity)
         self._metrics.disk_pressure.set(is_high)
         if is_high != self._was_high:
             self._was_high = is_high
-            told = {"percent": round(fullness.percent, 1), "limit_percent": self._policy.disk_percent}
+            fields = {"percent": round(fullness.percent, 1), "limit_percent": self._policy.disk_percent}
             if not is_high:
-                log.info("disk_pressure_over", **told)
+                log.info("disk_pressure_over", **fields)
             elif self._policy.keep_local:
-                log.warning("disk_pressure", hint="KEEP_LOCAL keeps every local copy: make room.", **told)
+                log.warning("disk_pressure", hint="KEEP_LOCAL keeps every local copy: free space.", **fields)
             else:
                 log.warning(
                     "disk_pressure",
                     hint="Published copies are released now, without waiting for RELEASE_AFTER_SECONDS.",
-                    **told,
+                    **fields,
                 )
 
-    def _look_until_stopped(self) -> None:
-        pulse = self._liveness.pulse("disk", PATIENCE_SECONDS)
-        with self._database.session():
-            while not self._stopping.is_set():
-                pulse.beat()
-                try:
-                    self.relieve()
-                except DatabaseError as exc:
-                    # Without the ledger nothing can be released either; the stages say so.
-                    log.debug("hastening_failed", reason=str(exc))
-                pulse.idle()
-                self._stopping.wait(LOOK_SECONDS)
-        pulse.stop()
+    def _step(self) -> float:
+        try:
+            self.check()
+        except DatabaseError as exc:
+            # Without the ledger nothing can be released either; the stages report the error.
+            log.debug("hastening_failed", reason=str(exc))
+        return CHECK_SECONDS

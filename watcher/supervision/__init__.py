@@ -1,1 +1,1 @@
-"""Keeps threads running: starting and stopping, liveness, circuit breakers, backoff, sd_notify."""
+"""Supervision of threads: start, restart and stop, liveness, circuit breakers, backoff, sd_notify."""

@@ -1,6 +1,6 @@
-"""How long to wait after a failure: exponential with full jitter, capped.
+"""The delay after a failure: exponential with full jitter, capped.
 
-SourceFile: "Exponential Backoff And Jitter", AWS Architecture Blog; full jitter spreads a crowd best.
+Source: "Exponential Backoff And Jitter", AWS Architecture Blog; full jitter spreads many clients best.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ class Backoff:
     uniform: Callable[[float, float], float] = random.uniform
 
     def delay(self, attempts: int) -> timedelta:
-        """The wait after the given number of earlier failures."""
+        """The delay after the given number of earlier failures, with jitter."""
         return timedelta(seconds=self.uniform(0, self.ceiling(attempts)))
 
     def ceiling(self, attempts: int) -> float:
         """The longest that `delay` can be, in seconds."""
-        # The exponent is bounded first: a row may fail for months, and floats overflow at 2**1024.
+        # The exponent is limited first, because floats overflow at 2**1024.
         return min(self.cap, self.base * self.factor ** min(attempts, 64))
 
     @property
     def longest(self) -> timedelta:
-        """No delay is ever longer."""
+        """The cap as a `timedelta`."""
         return timedelta(seconds=self.cap)

@@ -1,4 +1,4 @@
-"""A stage that pauses as a whole: what is wrong with the environment is not any one file's fault."""
+"""A circuit breaker: an environment error pauses a whole stage and is not counted against any upload."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from watcher.supervision.backoff import Backoff
 
 
 class CircuitBreaker:
-    """Whether a stage is paused and when one row may be tried as a probe; safe for threads.
+    """Whether a stage is paused, and when one row may be tried as a probe; safe for threads.
 
     `clock` gives monotonic seconds. The first probe comes after `backoff.base` seconds at the earliest.
     """
@@ -22,11 +22,11 @@ class CircuitBreaker:
         self._failure: Failure | None = None
         self._trips = 0
         self._probe_at = 0.0
-        self._tell: Callable[[], None] = lambda: None
+        self._notify: Callable[[], None] = lambda: None
 
-    def on_change(self, tell: Callable[[], None]) -> None:
-        """Have `tell` called whenever the stage pauses, for a new reason too, and when it goes on."""
-        self._tell = tell
+    def on_change(self, notify: Callable[[], None]) -> None:
+        """Have `notify` called when the stage pauses, when the reason changes, and when it resumes."""
+        self._notify = notify
 
     @property
     def failure(self) -> Failure | None:
@@ -34,7 +34,7 @@ class CircuitBreaker:
         return self._failure
 
     def trip(self, failure: Failure) -> bool:
-        """Pause, or go on pausing for longer after a failed probe. Returns whether this is news."""
+        """Pause, or prolong the pause after a failed probe; returns whether the failure is a new one."""
         with self._lock:
             is_news = self._failure is None or self._failure.code != failure.code
             if self._failure is None or self._clock() >= self._probe_at:
@@ -42,24 +42,25 @@ class CircuitBreaker:
                 self._trips += 1
             self._failure = failure
         if is_news:
-            self._tell()
+            self._notify()
         return is_news
 
-    def clear(self) -> bool:
-        """Go on: something got through. Returns whether the stage had been paused."""
+    def clear(self, code: str | None = None) -> bool:
+        """Resume after a success; with `code`, only from a pause of that code. Returns whether it resumed."""
         with self._lock:
-            was_paused, self._failure, self._trips = self._failure is not None, None, 0
-        if was_paused:
-            self._tell()
-        return was_paused
+            if self._failure is None or code not in {None, self._failure.code}:
+                return False
+            self._failure, self._trips = None, 0
+        self._notify()
+        return True
 
     def seconds_to_probe(self) -> float | None:
-        """How long until one row may be tried; None while the stage is not paused."""
+        """The time until one row may be tried; None while the stage is not paused."""
         with self._lock:
             return None if self._failure is None else max(0.0, self._probe_at - self._clock())
 
     def probe_soon(self, code: str) -> None:
-        """Let a row be tried now if this is why the stage pauses: the reason seems to have gone away."""
+        """Allow a probe now if the stage is paused with this code, because its cause may have ended."""
         with self._lock:
             if self._failure is not None and self._failure.code == code:
                 self._probe_at, self._trips = self._clock(), 0

@@ -1,7 +1,7 @@
-"""Whether the daemon really makes progress: what decides if the service manager's watchdog is fed.
+"""Liveness: whether the daemon makes progress, which decides whether it feeds the service manager's watchdog.
 
-A process that runs is not yet one that works. Every thread that matters gives a sign of life while it is
-busy; one that owes it for too long is a stall, and a daemon that stalls is better restarted.
+Every background thread beats while it is busy. One that has not beaten for longer than its patience is a
+stall, and systemd restarts a daemon that stalls.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 
 class Pulse:
-    """One worker's sign of life. Owned by one thread; read by the one that asks `Liveness.stalled`."""
+    """The heartbeat of one thread, which only that thread writes; `Liveness.stalled` reads it."""
 
     def __init__(
         self, name: str, patience: float, clock: Callable[[], float], forget: Callable[[Pulse], None]
@@ -22,19 +22,19 @@ class Pulse:
         """Seconds that may pass between two beats of a busy worker."""
         self._clock = clock
         self._forget = forget
-        # One attribute, so that a beat is one store and needs no lock: the uploader beats with every part.
+        # A single attribute, so that a beat needs no lock: the uploader beats with every part.
         self._last_beat: float | None = clock()
 
     def beat(self) -> None:
-        """The worker is busy and has just made progress."""
+        """Note progress of the busy worker."""
         self._last_beat = self._clock()
 
     def idle(self) -> None:
-        """The worker waits for work, for as long as it takes; the next `beat` ends this."""
+        """Note that the worker waits for work, without a limit; the next `beat` ends this."""
         self._last_beat = None
 
     def stop(self) -> None:
-        """The worker has ended as it should. Whoever ends without saying so while busy is a stall."""
+        """Note that the worker has ended. A worker that ends without this call while busy is a stall."""
         self._forget(self)
 
     def overdue(self, now: float) -> float | None:
@@ -46,9 +46,9 @@ class Pulse:
 
 
 class Liveness:
-    """All signs of life of one daemon.
+    """The pulses and checks of one process.
 
-    `clock` counts seconds and never goes back. Every method may be called from any thread.
+    `clock` gives monotonic seconds. Every method may be called from any thread.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -61,8 +61,8 @@ class Liveness:
     def pulse(self, name: str, patience: float) -> Pulse:
         """A new worker's pulse, which counts as busy from now on.
 
-        `patience` is in seconds: more than the longest step between two beats can take when all is well,
-        time-outs included. Names need not be unique.
+        `patience` is in seconds: more than the time between two beats can be in normal operation, time-outs
+        included. Names need not be unique.
         """
         pulse = Pulse(name, patience, self._clock, self._forget)
         with self._lock:
@@ -70,20 +70,20 @@ class Liveness:
         return pulse
 
     def add_check(self, name: str, check: Callable[[], bool]) -> None:
-        """Ask `check` too, each time: for what gives no pulse, such as another library's threads.
+        """Add a check that `stalled` calls each time, for what has no pulse, such as a library's threads.
 
-        It must be quick and must not raise. An idle worker's pulse says nothing about its thread:
-        ``Thread.is_alive`` is the check for that. A second check of the same name replaces the first.
+        It must be quick and must not raise. A thread that ended while idle has no overdue pulse; a check of
+        ``Thread.is_alive`` finds it. A second check of the same name replaces the first.
         """
         with self._lock:
             self._checks[name] = check
 
     def stalled(self) -> list[str]:
-        """Who does not make progress and for how long, in words; empty when all is well."""
+        """A phrase for each worker or check that makes no progress, with the duration; empty if all do."""
         with self._lock:
             pulses = list(self._pulses)
             checks = dict(self._checks)
-        # Checks run outside the lock: they are other people's code.
+        # Checks run outside the lock, because they may call this object.
         failing = {name for name, check in checks.items() if not check()}
         now = self._clock()
         stalls = [
@@ -100,5 +100,5 @@ class Liveness:
 
     def _forget(self, pulse: Pulse) -> None:
         with self._lock:
-            # By identity, and without complaint about one that was stopped already.
+            # By identity, because names are not unique; a pulse may be stopped twice.
             self._pulses = [other for other in self._pulses if other is not pulse]

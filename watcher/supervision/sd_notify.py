@@ -1,6 +1,6 @@
-"""What the service manager is told, in the datagrams of sd_notify(3).
+"""Status messages to the service manager, in datagrams as sd_notify(3) defines them.
 
-Outside systemd nothing is sent and nothing is different.
+Outside systemd nothing is sent.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import structlog
 _log = structlog.get_logger(__name__)
 
 _SEND_TIMEOUT = 5.0
-"""Seconds. A full queue at PID 1 delays a message; it must not hang the daemon."""
+"""Seconds. A full queue at PID 1 may delay a message, but must not block the daemon."""
 
 _STATUS_LIMIT = 1000
-"""Characters. At four bytes each a message fits into 4,096 bytes; systemd drops longer ones."""
+"""Characters. At four bytes each, a message fits into the 4,096 bytes that systemd accepts."""
 
 
-class Notifier:
-    """Tells the service manager how the daemon is.
+class SystemdNotifier:
+    """Sends the daemon's status to the service manager.
 
-    No method raises when the socket is dead: a daemon that cannot be heard must still do its work. The
-    first message that is lost is logged as ``notify_unreachable``, further ones only after one has arrived.
+    No method raises when the socket does not answer, because the daemon works without it. The first message
+    that is lost is logged as ``notify_unreachable``, further ones only after one has arrived.
     """
 
     def __init__(
@@ -39,11 +39,11 @@ class Notifier:
         self._monotonic_ns = monotonic_ns
         self._unreachable = False
         self.watchdog_interval = watchdog_interval
-        """Seconds from one `watchdog` to the next; ``None`` when nobody waits for them."""
+        """Seconds between two calls of `watchdog`; ``None`` if the service manager does not expect them."""
 
     @classmethod
-    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Notifier:
-        """The notifier for the service manager that started this process, or a silent one.
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> SystemdNotifier:
+        """The notifier for the service manager that started this process, or one that sends nothing.
 
         Reads ``NOTIFY_SOCKET`` (a path, or an abstract name after ``@``) and ``WATCHDOG_USEC`` with
         ``WATCHDOG_PID`` as sd_watchdog_enabled(3) does. The interval is half of what systemd allows, as that
@@ -52,26 +52,26 @@ class Notifier:
         return cls(environ.get("NOTIFY_SOCKET") or None, watchdog_interval=_watchdog_interval(environ))
 
     def ready(self, status: str = "") -> None:
-        """The start, or the reload that `reloading` announced, is complete."""
+        """Report that the start, or the reload that `reloading` announced, is complete."""
         self._send("READY=1", *_status_lines(status))
 
     def status(self, text: str) -> None:
-        """What the daemon is doing, in words, for ``systemctl status``.
+        """Report what the daemon is doing, for ``systemctl status``.
 
-        Made one line: what cannot be printed becomes U+FFFD, and what is too long is cut.
+        Unprintable characters, line ends included, are replaced with U+FFFD; a long text is truncated.
         """
         self._send(*_status_lines(text))
 
     def reloading(self) -> None:
-        """The settings are being read again; `ready` ends this."""
+        """Report that the settings are being reloaded; `ready` ends this."""
         self._send("RELOADING=1", f"MONOTONIC_USEC={self._monotonic_ns() // 1000}")
 
     def stopping(self, status: str = "") -> None:
-        """The daemon is on its way out."""
+        """Report that the daemon stops."""
         self._send("STOPPING=1", *_status_lines(status))
 
     def watchdog(self) -> None:
-        """The daemon makes progress. Due every `watchdog_interval` seconds, said only when it is true."""
+        """Report that the daemon makes progress; expected every `watchdog_interval` seconds."""
         self._send("WATCHDOG=1")
 
     def _send(self, *lines: str) -> None:

@@ -1,9 +1,11 @@
-"""What Prometheus may scrape: counters of this process, and gauges that ask the ledger when scraped."""
+"""Metrics for Prometheus: counters of this process, and gauges that read the ledger when scraped."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from wsgiref.simple_server import WSGIServer
 
 import structlog
@@ -16,13 +18,13 @@ log = structlog.get_logger()
 CATALOG_GAUGES = {
     "awaiting_row_uploads": "Finished files that wait for their catalog row.",
     "overdue_row_uploads": "Those that have waited for longer than CATALOG_ROW_TIMEOUT.",
-    "orphan_objects": "Objects whose catalog rows were deleted, as of the last look.",
+    "orphan_objects": "Objects whose catalog rows were deleted, as of the last check.",
 }
 
 DIRECTORY_GAUGES = {
-    "watched_directories": "Directories whose changes the kernel tells at once.",
-    "unwatched_directories": "Directories that should be watched and cannot be; scans alone look into them.",
-    "unreadable_directories": "Directories that could not be looked into when they were last scanned.",
+    "watched_directories": "Directories watched for events.",
+    "unwatched_directories": "Directories that cannot be watched; only scans find their new files.",
+    "unreadable_directories": "Directories that the last scan could not read.",
 }
 
 SECONDS_BUCKETS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 14400, 43200)
@@ -33,47 +35,30 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.bytes_sent = Counter(
-            "video_uploader_sent_bytes",
-            "Bytes that S3 has accepted, sent again or not.",
-            registry=self.registry,
+        counter = partial(Counter, registry=self.registry)
+        gauge = partial(Gauge, registry=self.registry)
+        self.bytes_sent = counter(
+            "video_uploader_sent_bytes", "Bytes that S3 has accepted, repeated ones included."
         )
-        self.confirmed = Counter(
-            "video_uploader_confirmed_uploads",
-            "Uploads confirmed, by what proved them.",
-            ["by"],
-            registry=self.registry,
+        self.confirmed = counter(
+            "video_uploader_confirmed_uploads", "Uploads confirmed, by what proved them.", ["by"]
         )
-        self.adopted = Counter(
-            "video_uploader_adopted_uploads",
-            "Uploads whose object was there already.",
-            registry=self.registry,
-        )
-        self.published = Counter(
-            "video_uploader_published_uploads", "Uploads published.", registry=self.registry
-        )
-        self.republished = Counter(
+        self.adopted = counter("video_uploader_adopted_uploads", "Uploads whose object was there already.")
+        self.published = counter("video_uploader_published_uploads", "Uploads published.")
+        self.republished = counter(
             "video_uploader_republished_rows",
-            "Catalog rows that had gone back to another URL and were given ours again.",
-            registry=self.registry,
+            "Catalog rows whose public URL was restored after another URL had replaced it.",
         )
-        self.released = Counter(
-            "video_uploader_released_bytes", "Bytes of local copies given up.", registry=self.registry
-        )
-        self.released_early = Counter(
+        self.released = counter("video_uploader_released_bytes", "Bytes of deleted local copies.")
+        self.released_early = counter(
             "video_uploader_released_early_bytes",
-            "Those of copies whose retention was not over.",
-            registry=self.registry,
+            "Bytes of local copies deleted before the end of their retention.",
         )
-        self.disk_used = Gauge(
-            "video_uploader_disk_used_ratio",
-            "How full the watched directory's file system is, from 0 to 1.",
-            registry=self.registry,
+        self.disk_used = gauge(
+            "video_uploader_disk_used_ratio", "How full the watched directory's file system is, from 0 to 1."
         )
-        self.disk_pressure = Gauge(
-            "video_uploader_disk_pressure",
-            "1 while it is fuller than DISK_PRESSURE_PERCENT.",
-            registry=self.registry,
+        self.disk_pressure = gauge(
+            "video_uploader_disk_pressure", "1 while the file system is fuller than DISK_PRESSURE_PERCENT."
         )
         self.upload_seconds = Histogram(
             "video_uploader_upload_seconds",
@@ -81,92 +66,67 @@ class Metrics:
             buckets=SECONDS_BUCKETS,
             registry=self.registry,
         )
-        self.setbacks = Counter(
-            "video_uploader_setbacks",
-            "Failed attempts, by stage and kind of error.",
-            ["stage", "kind"],
-            registry=self.registry,
+        self.setbacks = counter(
+            "video_uploader_setbacks", "Failed attempts, by stage and kind of error.", ["stage", "kind"]
         )
-        self.invalidated = Counter(
-            "video_uploader_invalidated_paths",
-            "Paths that the CDN was told to forget.",
-            registry=self.registry,
+        self.invalidated = counter(
+            "video_uploader_invalidated_paths", "Paths whose invalidation the CDN has accepted."
         )
-        self.scans = Counter("video_uploader_scans", "Scans completed.", ["scope"], registry=self.registry)
-        self.scan_seconds = Gauge(
-            "video_uploader_scan_seconds", "How long the last full scan took.", registry=self.registry
+        self.scans = counter("video_uploader_scans", "Scans completed.", ["scope"])
+        self.scan_seconds = gauge("video_uploader_scan_seconds", "Duration of the last full scan.")
+        self.found_by_scan = counter(
+            "video_uploader_found_by_scan_files", "New files found by a scan before any event."
         )
-        self.found_by_scan = Counter(
-            "video_uploader_found_by_scan_files",
-            "New files that a later scan found before any event told of them.",
-            registry=self.registry,
+        self.root_available = gauge(
+            "video_uploader_root_available", "1 while the watched directory is available."
         )
-        self.root_available = Gauge(
-            "video_uploader_root_available",
-            "1 while the watched directory is there and is believed.",
-            registry=self.registry,
+        self.observer_restarts = counter(
+            "video_uploader_observer_restarts", "Times the observer of the directory was restarted."
         )
-        self.observer_restarts = Counter(
-            "video_uploader_observer_restarts",
-            "Times the directory had to be watched anew.",
-            registry=self.registry,
+        self.events_lost = counter(
+            "video_uploader_event_queue_overflows", "Times the kernel's event queue overflowed."
         )
-        self.events_lost = Counter(
-            "video_uploader_event_queue_overflows",
-            "Times the kernel's event queue overflowed.",
-            registry=self.registry,
+        self.internal_errors = counter(
+            "video_uploader_internal_errors", "Unforeseen exceptions that restarted a thread.", ["thread"]
         )
 
-    def watch(
-        self,
-        *,
-        counts: Callable[[], Mapping[str, int]],
-        settling: Callable[[], int],
-        paused: Callable[[], Mapping[str, bool]],
-        catalog: Callable[[], Mapping[str, int]],
-        directories: Callable[[], Mapping[str, int]] = dict,
-    ) -> None:
-        """Serve gauges that are read at each scrape; a source that cannot answer gives no samples."""
-        self.registry.register(_Gauges(counts, settling, paused, catalog, directories))
 
+@dataclass(frozen=True, eq=False)
+class LedgerGauges(Collector):
+    """Gauges that are read at each scrape; a source that returns nothing gives no samples.
 
-class _Gauges(Collector):
-    def __init__(
-        self,
-        counts: Callable[[], Mapping[str, int]],
-        settling: Callable[[], int],
-        paused: Callable[[], Mapping[str, bool]],
-        catalog: Callable[[], Mapping[str, int]],
-        directories: Callable[[], Mapping[str, int]],
-    ) -> None:
-        self._catalog = catalog
-        self._directories = directories
-        self._counts = counts
-        self._settling = settling
-        self._paused = paused
+    The keys of `catalog` are those of `CATALOG_GAUGES`, of `directories` those of `DIRECTORY_GAUGES`.
+    """
+
+    counts: Callable[[], Mapping[str, int]]
+    settling: Callable[[], int]
+    paused: Callable[[], Mapping[str, bool]]
+    catalog: Callable[[], Mapping[str, int]]
+    directories: Callable[[], Mapping[str, int]] = dict
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield the families of one scrape."""
         uploads = GaugeMetricFamily("video_uploader_uploads", "Ledger rows by state.", labels=["state"])
-        for state, number in self._counts().items():
+        for state, number in self.counts().items():
             uploads.add_metric([state], number)
         yield uploads
         yield GaugeMetricFamily(
-            "video_uploader_settling_files", "Files not known to be finished yet.", value=self._settling()
+            "video_uploader_settling_files", "Files not known to be complete yet.", value=self.settling()
         )
         paused = GaugeMetricFamily(
-            "video_uploader_stage_paused", "1 while a stage waits for its environment.", labels=["stage"]
+            "video_uploader_stage_paused", "1 while an environment error pauses a stage.", labels=["stage"]
         )
-        for stage, is_paused in self._paused().items():
+        for stage, is_paused in self.paused().items():
             paused.add_metric([stage], is_paused)
         yield paused
-        for name, number in self._catalog().items():
+        for name, number in self.catalog().items():
             yield GaugeMetricFamily(f"video_uploader_{name}", CATALOG_GAUGES[name], value=number)
-        for name, number in self._directories().items():
+        for name, number in self.directories().items():
             yield GaugeMetricFamily(f"video_uploader_{name}", DIRECTORY_GAUGES[name], value=number)
 
 
 class MetricsServer:
-    """Serves `/metrics` at an address like ``127.0.0.1:9108``; an empty one serves nothing."""
+    """Serves `/metrics` at an address like ``127.0.0.1:9108``; with an empty address it does nothing."""
 
     def __init__(self, metrics: Metrics, address: str) -> None:
         self._metrics = metrics
@@ -175,7 +135,7 @@ class MetricsServer:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin to serve. A port that is taken is a warning: uploads matter more than their metrics."""
+        """Begin to serve. An address that cannot be bound is only a warning: uploads matter more."""
         if not self._address:
             return
         host, _, port = self._address.rpartition(":")
@@ -184,7 +144,7 @@ class MetricsServer:
                 int(port), host.strip("[]"), registry=self._metrics.registry
             )
         except (OSError, UnicodeError) as exc:
-            # UnicodeError is what a host name that can be none becomes on its way to the resolver.
+            # A host name that cannot be encoded in IDNA raises UnicodeError.
             log.warning(
                 "metrics_unavailable",
                 address=self._address,
@@ -193,7 +153,7 @@ class MetricsServer:
             )
 
     def stop(self) -> None:
-        """Stop serving and give the port back."""
+        """Stop serving and close the port."""
         if self._server is not None and self._thread is not None:
             self._server.shutdown()
             self._server.server_close()

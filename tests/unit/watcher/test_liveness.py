@@ -1,4 +1,4 @@
-"""Liveness: who stalls, who merely waits, and who has ended."""
+"""Liveness: stalls, waits, and workers that have ended."""
 
 import threading
 
@@ -27,7 +27,7 @@ def liveness(clock: Clock) -> Liveness:
     return Liveness(clock)
 
 
-def test_nobody_stalls_where_nobody_works(liveness: Liveness) -> None:
+def test_without_workers_there_is_no_stall(liveness: Liveness) -> None:
     assert liveness.stalled() == []
 
 
@@ -97,7 +97,7 @@ def test_a_check_can_be_replaced(liveness: Liveness) -> None:
     assert liveness.stalled() == []
 
 
-def test_all_stalls_are_told_at_once(liveness: Liveness, clock: Clock) -> None:
+def test_all_stalls_are_listed_at_once(liveness: Liveness, clock: Clock) -> None:
     liveness.pulse("scanner", patience=1)
     liveness.pulse("uploader 1", patience=1)
     liveness.add_check("observer", lambda: False)
@@ -109,15 +109,15 @@ def test_all_stalls_are_told_at_once(liveness: Liveness, clock: Clock) -> None:
     ]
 
 
-def test_workers_come_and_go_while_somebody_asks(liveness: Liveness) -> None:
-    def come_and_go() -> None:
+def test_workers_start_and_end_while_stalls_are_read(liveness: Liveness) -> None:
+    def start_and_end() -> None:
         for _ in range(500):
             pulse = liveness.pulse("worker", patience=60)
             pulse.beat()
             pulse.idle()
             pulse.stop()
 
-    workers = [threading.Thread(target=come_and_go) for _ in range(4)]
+    workers = [threading.Thread(target=start_and_end) for _ in range(4)]
     for worker in workers:
         worker.start()
     while any(worker.is_alive() for worker in workers):
@@ -128,7 +128,7 @@ def test_workers_come_and_go_while_somebody_asks(liveness: Liveness) -> None:
 
 
 def test_a_check_may_itself_use_the_registry(liveness: Liveness) -> None:
-    """Checks run outside the lock; one that starts or stops a worker cannot hang the daemon."""
+    """Checks run outside the lock, so that one that starts or stops a worker cannot block."""
 
     def check() -> bool:
         liveness.pulse("helper", patience=1).stop()

@@ -1,10 +1,11 @@
-"""What Prometheus really gets over HTTP."""
+"""What a scrape over HTTP returns."""
 
 import re
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -12,12 +13,14 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.support.ports import free_address
-from watcher.telemetry.metrics import CATALOG_GAUGES, Metrics, MetricsServer
+from watcher.telemetry.metrics import CATALOG_GAUGES, DIRECTORY_GAUGES, LedgerGauges, Metrics, MetricsServer
+
+README = Path(__file__).parents[3] / "README.md"
 
 
 @contextmanager
 def serving(metrics: Metrics) -> Iterator[str]:
-    """Serves metrics on a free port; gives the address."""
+    """Serve metrics on a free port; yields the address."""
     address = free_address()
     server = MetricsServer(metrics, address)
     server.start()
@@ -28,7 +31,7 @@ def serving(metrics: Metrics) -> Iterator[str]:
 
 
 def scrape(metrics: Metrics) -> dict[str, float]:
-    """What a scrape over HTTP says, by sample."""
+    """The samples of a scrape over HTTP."""
     with serving(metrics) as address, urlopen(f"http://{address}/metrics", timeout=10) as answer:
         lines = answer.read().decode().splitlines()
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
@@ -39,17 +42,35 @@ def metrics() -> Metrics:
     return Metrics()
 
 
-def test_every_name_is_ours(metrics: Metrics) -> None:
-    metrics.watch(
-        counts=lambda: {"pending": 3},
-        settling=lambda: 0,
-        paused=lambda: {"upload": False},
-        catalog=lambda: dict.fromkeys(CATALOG_GAUGES, 1),
+def test_every_name_has_our_prefix(metrics: Metrics) -> None:
+    metrics.registry.register(
+        LedgerGauges(
+            counts=lambda: {"pending": 3},
+            settling=lambda: 0,
+            paused=lambda: {"upload": False},
+            catalog=lambda: dict.fromkeys(CATALOG_GAUGES, 1),
+        )
     )
     metrics.setbacks.labels(stage="upload", kind="transient").inc()
     names = {re.split(r"[{ ]", sample)[0] for sample in scrape(metrics)}
     assert len(names) > 10
     assert all(name.startswith("video_uploader_") for name in names)
+
+
+def test_metrics_are_the_documented_ones(metrics: Metrics) -> None:
+    metrics.registry.register(
+        LedgerGauges(
+            counts=dict,
+            settling=lambda: 0,
+            paused=dict,
+            catalog=lambda: dict.fromkeys(CATALOG_GAUGES, 0),
+            directories=lambda: dict.fromkeys(DIRECTORY_GAUGES, 0),
+        )
+    )
+    suffixes = {"counter": "_total"}
+    exported = {family.name + suffixes.get(family.type, "") for family in metrics.registry.collect()}
+    table = README.read_text().partition("\n## Metrics\n")[2].partition("\n## ")[0]
+    assert set(re.findall(r"`(video_uploader_[a-z_]+)", table)) == exported
 
 
 def test_counters_count(metrics: Metrics) -> None:
@@ -63,11 +84,15 @@ def test_counters_count(metrics: Metrics) -> None:
     assert sampled['video_uploader_upload_seconds_bucket{le="1.0"}'] == 0
 
 
-def test_gauges_are_asked_at_every_scrape(metrics: Metrics) -> None:
+def test_gauges_are_read_at_every_scrape(metrics: Metrics) -> None:
     counts = {"pending": 3, "failed": 0}
     paused = {"upload": True, "publish": False}
     catalog = {"awaiting_row_uploads": 5}
-    metrics.watch(counts=lambda: counts, settling=lambda: 7, paused=lambda: paused, catalog=lambda: catalog)
+    metrics.registry.register(
+        LedgerGauges(
+            counts=lambda: counts, settling=lambda: 7, paused=lambda: paused, catalog=lambda: catalog
+        )
+    )
     sampled = scrape(metrics)
     assert sampled['video_uploader_uploads{state="pending"}'] == 3
     assert sampled["video_uploader_settling_files"] == 7
@@ -80,8 +105,8 @@ def test_gauges_are_asked_at_every_scrape(metrics: Metrics) -> None:
     assert sampled['video_uploader_stage_paused{stage="upload"}'] == 0
 
 
-def test_a_source_that_cannot_answer_gives_no_samples_and_the_rest_is_served(metrics: Metrics) -> None:
-    metrics.watch(counts=dict, settling=lambda: 1, paused=dict, catalog=dict)
+def test_a_source_that_returns_nothing_gives_no_samples_and_the_rest_is_served(metrics: Metrics) -> None:
+    metrics.registry.register(LedgerGauges(counts=dict, settling=lambda: 1, paused=dict, catalog=dict))
     sampled = scrape(metrics)
     assert not [name for name in sampled if name.startswith("video_uploader_uploads{")]
     assert sampled["video_uploader_settling_files"] == 1
@@ -130,4 +155,4 @@ def test_afterwards_the_port_is_free_and_no_thread_is_left(metrics: Metrics) -> 
     host, port = address.split(":")
     with socket.create_server((host, int(port))):
         pass
-    assert threading.active_count() <= before + 1, "a handler may still be saying goodbye"
+    assert threading.active_count() <= before + 1, "a handler may still be ending"

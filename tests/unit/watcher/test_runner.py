@@ -1,4 +1,4 @@
-"""The threads of a stage, on a real ledger: what they claim, how they stop, and what they survive."""
+"""The threads of a stage on a real ledger: what they claim, how they stop, and which errors they survive."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from tests.support.databases import LEASE, STATE_FACTS, Clock, enqueue
 from tests.support.harness import Harness
 from watcher.errors import Failure, FailureKind
 from watcher.stages.runner import StageRunner, Work
+from watcher.supervision.background_thread import Supervisor
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.circuit_breaker import CircuitBreaker
-from watcher.supervision.liveness import Liveness
 
 WAIT_SECONDS = 10
 DENIED = StorageError(StorageErrorKind.ENVIRONMENT, "upload", "k", "AccessDenied", "Allow it.")
 
 
 class ScriptedStage:
-    """Does with each row what the test says; a row is at work between `begun` and `ended`."""
+    """Calls `act` for each row, between `begun` and `ended`."""
 
     name = "scripted"
     state = State.PENDING
@@ -62,16 +62,15 @@ class ScriptedStage:
 
 
 class RunnerFixture:
-    """A runner with a ledger whose clock, and a pause whose clock, the test moves."""
+    """A runner whose ledger and breaker have clocks that the test moves."""
 
     def __init__(self, harness: Harness) -> None:
         app = harness.app
-        self.database = app.database
         self.clock = Clock()
         self.ledger = Ledger(app.database, app.ledger.instance, clock=self.clock)
         self.stage = ScriptedStage()
         self.stage.ledger = self.ledger
-        self.liveness = Liveness()
+        self.supervisor = Supervisor(app.metrics, session=app.database.session)
         self.now = 0.0
         self.breaker = CircuitBreaker(clock=lambda: self.now, backoff=Backoff(base=2.0))
         self.error_policy = replace(
@@ -86,10 +85,9 @@ class RunnerFixture:
     def run(self, threads: int = 1, batch: int = 1, lease: timedelta = LEASE) -> StageRunner:
         runner = StageRunner(
             self.stage,
-            database=self.database,
             ledger=self.ledger,
             error_policy=self.error_policy,
-            liveness=self.liveness,
+            supervisor=self.supervisor,
             lease=lease,
             threads=threads,
             batch=batch,
@@ -115,11 +113,11 @@ def fixture(harness: Harness) -> Iterator[RunnerFixture]:
     for runner in fixture.started:
         runner.request_stop()
         assert runner.join(WAIT_SECONDS)
-    assert fixture.liveness.stalled() == []
+    assert fixture.supervisor.liveness.stalled() == []
 
 
 def until(holds: Callable[[], bool]) -> None:
-    """Wait until something holds that another thread is about to advance_to about."""
+    """Wait for a condition that another thread fulfils."""
     deadline = time.monotonic() + WAIT_SECONDS
     pause = threading.Event()
     while not holds():
@@ -127,7 +125,7 @@ def until(holds: Callable[[], bool]) -> None:
         pause.wait(0.002)
 
 
-def until_told(go_on: threading.Event) -> Callable[[Upload, Work], None]:
+def until_set(go_on: threading.Event) -> Callable[[Upload, Work], None]:
     """Work that takes until the test ends it."""
 
     def act(_upload: Upload, _work: Work) -> None:
@@ -168,10 +166,10 @@ def test_a_row_is_claimed_when_it_is_due_and_not_before(fixture: RunnerFixture) 
     assert [done.id for done in fixture.ended(1)] == [row.id]
 
 
-def test_claims_are_renewed_however_long_there_is_nothing_else_to_do(fixture: RunnerFixture) -> None:
-    """A stage that was switched off, or pauses, still has work under way, which others would take."""
+def test_claims_are_renewed_while_there_is_nothing_else_to_do(fixture: RunnerFixture) -> None:
+    """A disabled or paused stage may still have work under way, which others would claim."""
     go_on = threading.Event()
-    fixture.stage.act = until_told(go_on)
+    fixture.stage.act = until_set(go_on)
     (row,) = fixture.enqueue(1)
     runner = fixture.run(lease=timedelta(seconds=0.3))
     assert fixture.stage.begun.get(timeout=WAIT_SECONDS)
@@ -192,7 +190,7 @@ def test_claims_are_renewed_however_long_there_is_nothing_else_to_do(fixture: Ru
 
 def test_rows_come_in_batches_and_no_more_at_once_than_there_are_threads(fixture: RunnerFixture) -> None:
     go_on = threading.Event()
-    fixture.stage.act = until_told(go_on)
+    fixture.stage.act = until_set(go_on)
     fixture.enqueue(10)
     runner = fixture.run(threads=2, batch=4)
     batches = [fixture.stage.begun.get(timeout=WAIT_SECONDS) for _ in range(2)]
@@ -206,7 +204,7 @@ def test_rows_come_in_batches_and_no_more_at_once_than_there_are_threads(fixture
 
 def test_a_claim_is_renewed_while_its_row_is_at_work(fixture: RunnerFixture) -> None:
     go_on = threading.Event()
-    fixture.stage.act = until_told(go_on)
+    fixture.stage.act = until_set(go_on)
     (row,) = fixture.enqueue(1)
     runner = fixture.run()
     fixture.stage.begun.get(timeout=WAIT_SECONDS)
@@ -221,7 +219,7 @@ def test_a_claim_is_renewed_while_its_row_is_at_work(fixture: RunnerFixture) -> 
     assert fixture.states() == {State.VERIFIED}
 
 
-def test_a_claim_that_an_earlier_life_left_is_taken_when_it_has_run_out(fixture: RunnerFixture) -> None:
+def test_an_expired_claim_of_an_earlier_process_is_taken(fixture: RunnerFixture) -> None:
     fixture.enqueue(1)
     (row,) = fixture.ledger.claim(State.PENDING, 1, lease=LEASE, horizon=timedelta(hours=1))
     fixture.clock.advance(seconds=60)
@@ -244,7 +242,7 @@ def test_a_paused_stage_probes_one_row_and_goes_on_when_it_gets_through(fixture:
         fixture.stage.begun.get()
     assert fixture.states() == {State.PENDING}
     go_on = threading.Event()
-    fixture.stage.act = until_told(go_on)
+    fixture.stage.act = until_set(go_on)
     fixture.now += 1.5
     wake_twice(fixture, runner)
     assert fixture.stage.begun.empty()
@@ -263,7 +261,7 @@ def test_a_paused_stage_probes_one_row_and_goes_on_when_it_gets_through(fixture:
 
 
 def wake_twice(fixture: RunnerFixture, runner: StageRunner) -> None:
-    """Have the ledger asked again, surely from beginning to end: a second question follows the first."""
+    """Have the ledger queried again, completely: a second query follows the first."""
     while fixture.stage.asked.acquire(blocking=False):
         continue
     for _ in range(2):
@@ -305,9 +303,9 @@ def test_a_request_to_stop_interrupts_what_is_under_way_and_gives_it_back(fixtur
     assert {(row.state, row.attempts, row.claimed_by) for row in rows} == {(State.PENDING, 0, None)}
 
 
-def test_a_thread_that_is_stuck_is_told_of_and_not_waited_for(fixture: RunnerFixture) -> None:
+def test_join_reports_a_stuck_thread_and_does_not_wait_for_it(fixture: RunnerFixture) -> None:
     go_on = threading.Event()
-    fixture.stage.act = until_told(go_on)
+    fixture.stage.act = until_set(go_on)
     fixture.enqueue(1)
     runner = fixture.run()
     fixture.stage.begun.get(timeout=WAIT_SECONDS)
@@ -317,13 +315,12 @@ def test_a_thread_that_is_stuck_is_told_of_and_not_waited_for(fixture: RunnerFix
     assert runner.join(WAIT_SECONDS)
 
 
-def test_a_runner_that_never_started_is_stopped_in_vain(fixture: RunnerFixture) -> None:
+def test_a_runner_that_never_started_can_be_stopped(fixture: RunnerFixture) -> None:
     runner = StageRunner(
         fixture.stage,
-        database=fixture.database,
         ledger=fixture.ledger,
         error_policy=fixture.error_policy,
-        liveness=fixture.liveness,
+        supervisor=fixture.supervisor,
         lease=LEASE,
         threads=1,
     )
@@ -331,9 +328,7 @@ def test_a_runner_that_never_started_is_stopped_in_vain(fixture: RunnerFixture) 
     assert runner.join(WAIT_SECONDS)
 
 
-def test_an_error_that_nobody_foresaw_costs_its_row_a_wait_and_the_thread_nothing(
-    fixture: RunnerFixture,
-) -> None:
+def test_an_unforeseen_error_of_a_row_postpones_the_row_and_spares_the_thread(fixture: RunnerFixture) -> None:
     first, second = fixture.enqueue(2)
 
     def stumble(upload: Upload, _work: Work) -> None:
@@ -350,8 +345,8 @@ def test_an_error_that_nobody_foresaw_costs_its_row_a_wait_and_the_thread_nothin
     assert row.last_error is not None
     assert "ZeroDivisionError: a bug" in row.last_error
     assert row.due_at > fixture.clock()
-    told = [(log["event"], log["log_level"], log["uploads"]) for log in logs if "uploads" in log]
-    assert told == [("internal_error", "error", [first.id])]
+    logged = [(log["event"], log["log_level"], log["uploads"]) for log in logs if "uploads" in log]
+    assert logged == [("internal_error", "error", [first.id])]
 
 
 def test_a_disabled_stage_claims_nothing_until_it_is_enabled(fixture: RunnerFixture) -> None:
@@ -390,11 +385,11 @@ def test_a_database_that_is_away_pauses_the_stage_until_it_answers(
         until(lambda: fixture.breaker.failure is None)
         runner.request_stop()
         assert runner.join(WAIT_SECONDS)
-    told = [log["event"] for log in logs if log["event"].startswith("stage_")]
-    assert told == ["stage_paused", "stage_resumed"]
+    logged = [log["event"] for log in logs if log["event"].startswith("stage_")]
+    assert logged == ["stage_paused", "stage_resumed"]
 
 
-def test_an_idle_stage_does_not_take_a_quiet_ledger_for_mended_credentials(fixture: RunnerFixture) -> None:
+def test_an_idle_stage_does_not_take_a_quiet_ledger_for_working_credentials(fixture: RunnerFixture) -> None:
     fixture.breaker.trip(Failure(FailureKind.ENVIRONMENT, "AccessDenied", "Allow it."))
     fixture.now += 2
     runner = fixture.run()
@@ -405,7 +400,7 @@ def test_an_idle_stage_does_not_take_a_quiet_ledger_for_mended_credentials(fixtu
 def test_a_runner_is_not_idle_between_a_claim_and_the_work_on_it(
     fixture: RunnerFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A claimed row is not due any more and not yet at work: whoever asks then must not think it done."""
+    """A claimed row is not due any more and not yet in work."""
     really_claim = fixture.ledger.claim
     idle_at_claims: list[bool] = []
 

@@ -1,4 +1,4 @@
-"""The waiting room: when a noticed path is examined, again and again, until it is known what it is."""
+"""When a reported path is checked, and how often, until its status is final."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ from watcher.detection.completeness import (
     Refused,
     check_complete,
 )
-from watcher.detection.settler import BUSY_FIRST_SECONDS, BUSY_LONGEST_SECONDS, SPARE_ITEMS, Settler, Source
+from watcher.detection.settler import BUSY_BACKOFF, MAX_OUTDATED_ITEMS, Settler, Source
 from watcher.filesystem.openat import RootUnavailableError
 from watcher.filesystem.tree import Tree
-from watcher.supervision.liveness import Liveness
+from watcher.supervision.background_thread import Supervisor
+from watcher.telemetry.metrics import Metrics
 
 WAIT_SECONDS = 10
 BARRIER = "barrier"
@@ -40,7 +41,7 @@ AWAY = RootUnavailableError("/completed", "It does not exist.")
 
 @dataclass
 class SettlerFixture:
-    """A settler whose examinations a test answers one by one, at times that it sets."""
+    """A settler whose checks a test answers one by one, at times that it sets."""
 
     database: Database
     now: float = 100.0
@@ -50,16 +51,17 @@ class SettlerFixture:
     )
     refusals: list[Exception] = field(default_factory=list)
     reported: queue.SimpleQueue[tuple[str, FileStatus]] = field(default_factory=queue.SimpleQueue)
-    liveness: Liveness = field(default_factory=Liveness)
     new: set[str] = field(default_factory=set)
     found: int = 0
+
+    def __post_init__(self) -> None:
+        self.supervisor = Supervisor(Metrics(), session=self.database.session)
 
     def settler(self, threads: int = 1) -> Settler:
         self._settler = Settler(
             check_complete=self._check_complete,
             report=self._report,
-            database=self.database,
-            liveness=self.liveness,
+            supervisor=self.supervisor,
             clock=lambda: self.now,
             threads=threads,
             count_found=self._count,
@@ -68,7 +70,7 @@ class SettlerFixture:
         return self._settler
 
     def expect(self, path: str) -> Observation | None:
-        """Wait until a path is examined; returns the sighting that was handed in."""
+        """Wait until a path is checked; returns the observation that was passed."""
         asked, previous = self.asked.get(timeout=WAIT_SECONDS)
         assert asked == path
         return previous
@@ -78,7 +80,7 @@ class SettlerFixture:
             self.answers[path].put(answer)
 
     def expect_nothing_due(self) -> None:
-        """Whatever is due comes before something that is noticed now, so only that may be examined."""
+        """What is due is checked before a path that is reported now, so only that one may be checked."""
         self._settler.check(BARRIER)
         self.answer(BARRIER, Missing())
         self.expect(BARRIER)
@@ -91,7 +93,7 @@ class SettlerFixture:
     def advance(self, seconds: float) -> None:
         with self._settler._changed:
             self.now += seconds
-            self._settler._changed.notify_all()
+        self._settler.wake()
 
     def stop(self) -> None:
         self._settler.request_stop()
@@ -143,10 +145,10 @@ def test_a_new_file_that_only_a_scan_found_is_counted_when_it_is_recorded(fixtur
 
 
 @pytest.mark.parametrize("order", [(Source.EVENT, Source.SCAN), (Source.SCAN, Source.EVENT)])
-def test_a_file_that_an_event_told_of_too_is_not_one_that_only_a_scan_found(
+def test_a_file_that_an_event_reported_too_is_not_counted(
     fixture: SettlerFixture, order: tuple[Source, Source]
 ) -> None:
-    """One that is written for hours is met by many scans."""
+    """Many scans meet a file that is written for hours."""
     settler = fixture.settler()
     fixture.new = {"a"}
     settler.check("a", order[0])
@@ -169,7 +171,7 @@ def test_what_a_scan_found_and_is_no_new_file_is_not_counted(fixture: SettlerFix
     assert fixture.found == 0
 
 
-def test_a_noticed_path_is_examined_reported_and_forgotten(fixture: SettlerFixture) -> None:
+def test_a_path_is_checked_reported_and_forgotten(fixture: SettlerFixture) -> None:
     settler = fixture.settler()
     fixture.answer("a", Refused("It is a symbolic link."))
     settler.check("a")
@@ -181,13 +183,13 @@ def test_a_noticed_path_is_examined_reported_and_forgotten(fixture: SettlerFixtu
     assert len(settler) == 0
 
 
-def test_a_busy_file_is_reported_once_and_looked_at_ever_more_seldom(fixture: SettlerFixture) -> None:
+def test_a_busy_file_is_reported_once_and_checked_at_growing_intervals(fixture: SettlerFixture) -> None:
     settler = fixture.settler()
     settler.check("a")
     fixture.answer("a", BUSY)
     fixture.expect("a")
     assert fixture.reported.get(timeout=WAIT_SECONDS) == ("a", BUSY)
-    delay = BUSY_FIRST_SECONDS
+    delay = BUSY_BACKOFF.base
     for _ in range(8):
         fixture.expect_nothing_due()
         assert settler.waiting_for_writers() == ["a"]
@@ -196,13 +198,13 @@ def test_a_busy_file_is_reported_once_and_looked_at_ever_more_seldom(fixture: Se
         fixture.advance(delay * 0.25)
         fixture.expect("a")
         fixture.answer("a", BUSY)
-        delay = min(BUSY_LONGEST_SECONDS, delay * 2)
-    assert delay == BUSY_LONGEST_SECONDS
+        delay = min(BUSY_BACKOFF.cap, delay * 2)
+    assert delay == BUSY_BACKOFF.cap == 30
     fixture.expect_nothing_due()
     assert fixture.reported.empty()
 
 
-def test_a_notice_ends_the_wait_for_a_writer_at_once(fixture: SettlerFixture) -> None:
+def test_an_event_ends_the_wait_for_a_writer_at_once(fixture: SettlerFixture) -> None:
     settler = fixture.settler()
     settler.check("a")
     fixture.answer("a", BUSY, FINISHED)
@@ -213,7 +215,7 @@ def test_a_notice_ends_the_wait_for_a_writer_at_once(fixture: SettlerFixture) ->
     assert fixture.reported.get(timeout=WAIT_SECONDS) == ("a", FINISHED)
 
 
-def test_a_quiet_file_is_looked_at_again_when_its_window_is_over_with_what_was_seen(
+def test_a_quiet_file_is_checked_again_with_its_observation_after_the_quiet_period(
     fixture: SettlerFixture,
 ) -> None:
     settler = fixture.settler()
@@ -230,7 +232,7 @@ def test_a_quiet_file_is_looked_at_again_when_its_window_is_over_with_what_was_s
     assert fixture.reported.get(timeout=WAIT_SECONDS) == ("a", FINISHED)
 
 
-def test_a_writer_seen_in_the_quiet_window_makes_it_start_anew(fixture: SettlerFixture) -> None:
+def test_a_writer_restarts_the_quiet_period(fixture: SettlerFixture) -> None:
     settler = fixture.settler()
     settler.check("a")
     fixture.answer("a", QuietPeriod(Observation(IDENTITY, fixture.now), fixture.now + 8), BUSY, FINISHED)
@@ -243,7 +245,7 @@ def test_a_writer_seen_in_the_quiet_window_makes_it_start_anew(fixture: SettlerF
     assert fixture.reported.get(timeout=WAIT_SECONDS) == ("a", FINISHED)
 
 
-def test_a_path_is_checked_by_one_thread_at_a_time_and_once_more_if_noticed_meanwhile(
+def test_a_path_is_checked_by_one_thread_at_a_time_and_once_more_if_reported_meanwhile(
     fixture: SettlerFixture,
 ) -> None:
     settler = fixture.settler(threads=2)
@@ -261,13 +263,13 @@ def test_a_path_is_checked_by_one_thread_at_a_time_and_once_more_if_noticed_mean
     fixture.expect_nothing_due()
 
 
-@pytest.mark.parametrize("trouble", [AWAY, LOCKED])
-def test_a_path_in_trouble_is_kept_and_the_trouble_is_said_once(
-    fixture: SettlerFixture, trouble: Exception
+@pytest.mark.parametrize("error", [AWAY, LOCKED])
+def test_a_path_whose_check_fails_is_kept_and_that_is_logged_once(
+    fixture: SettlerFixture, error: Exception
 ) -> None:
     settler = fixture.settler()
     with capture_logs() as logs:
-        fixture.refusals += [trouble] * 3
+        fixture.refusals += [error] * 3
         fixture.answer("a", FINISHED, FINISHED, FINISHED, FINISHED)
         settler.check("a")
         for delay in (2.0, 4.0, 8.0):
@@ -283,11 +285,11 @@ def test_a_path_in_trouble_is_kept_and_the_trouble_is_said_once(
         fixture.expect_nothing_due()
         assert settler.failure is None
         assert len(settler) == 0
-    told = [(log["event"], log["log_level"]) for log in logs]
-    assert told == [("settling_paused", "warning"), ("settling_resumed", "info")]
+    logged = [(log["event"], log["log_level"]) for log in logs]
+    assert logged == [("settling_paused", "warning"), ("settling_resumed", "info")]
 
 
-def test_a_path_that_needs_no_database_does_not_end_the_trouble_of_one_that_does(
+def test_a_path_that_needs_no_database_does_not_end_the_failure_of_one_that_does(
     fixture: SettlerFixture,
 ) -> None:
     settler = fixture.settler()
@@ -308,7 +310,7 @@ def test_a_path_that_needs_no_database_does_not_end_the_trouble_of_one_that_does
     assert [log["event"] for log in logs] == ["settling_paused"]
 
 
-def test_an_examination_that_finds_no_directory_keeps_the_path(fixture: SettlerFixture) -> None:
+def test_a_check_that_finds_no_directory_keeps_the_path(fixture: SettlerFixture) -> None:
     settler = fixture.settler()
     settler.check("a")
     fixture.answer("a", AWAY, FINISHED)
@@ -321,15 +323,15 @@ def test_an_examination_that_finds_no_directory_keeps_the_path(fixture: SettlerF
     assert fixture.reported.get(timeout=WAIT_SECONDS) == ("a", FINISHED)
 
 
-def test_a_storm_of_notices_takes_no_memory(fixture: SettlerFixture) -> None:
+def test_a_burst_of_events_takes_no_memory(fixture: SettlerFixture) -> None:
     settler = fixture.settler()
     settler.check("held")
     fixture.expect("held")
-    for _ in range(5 * SPARE_ITEMS):
+    for _ in range(5 * MAX_OUTDATED_ITEMS):
         settler.check("a")
         settler.check("held")
     assert len(settler) == 2
-    assert len(settler._queue) <= SPARE_ITEMS + 5
+    assert len(settler._queue) <= MAX_OUTDATED_ITEMS + 5
     fixture.answer("held", Missing(), Missing())
     fixture.answer("a", Missing())
     assert [fixture.reported.get(timeout=WAIT_SECONDS)[0] for _ in range(3)].count("a") == 1
@@ -343,8 +345,8 @@ def test_it_stops_at_once_while_paths_wait(fixture: SettlerFixture) -> None:
     assert fixture.reported.get(timeout=WAIT_SECONDS) == ("a", BUSY)
     settler.request_stop()
     assert settler.join(WAIT_SECONDS)
-    assert not any(thread.is_alive() for thread in settler._threads)
-    assert fixture.liveness.stalled() == []
+    assert not any(thread.is_alive for thread in settler._threads)
+    assert fixture.supervisor.liveness.stalled() == []
 
 
 def test_a_check_under_way_is_finished_before_its_thread_ends(fixture: SettlerFixture) -> None:
@@ -358,11 +360,11 @@ def test_a_check_under_way_is_finished_before_its_thread_ends(fixture: SettlerFi
     assert fixture.reported.get(timeout=WAIT_SECONDS) == ("a", FINISHED)
     settler.request_stop()
     assert settler.join(WAIT_SECONDS)
-    assert not any(thread.is_alive() for thread in settler._threads)
+    assert not any(thread.is_alive for thread in settler._threads)
     assert fixture.asked.empty()
 
 
-def test_it_is_known_when_only_writers_are_waited_for(fixture: SettlerFixture) -> None:
+def test_it_reports_when_only_writers_are_waited_for(fixture: SettlerFixture) -> None:
     settler = fixture.settler()
     assert settler.wait_until_only_writers_remain(lambda: False)
     fixture.answer("a", BUSY)
@@ -374,7 +376,7 @@ def test_it_is_known_when_only_writers_are_waited_for(fixture: SettlerFixture) -
     assert not settler.wait_until_only_writers_remain(lambda: False)
 
 
-def test_whoever_waits_for_the_end_of_settling_can_be_stopped(fixture: SettlerFixture) -> None:
+def test_the_wait_for_the_end_of_settling_can_be_stopped(fixture: SettlerFixture) -> None:
     settler = fixture.settler()
     settler.check("a")
     fixture.expect("a")
@@ -385,14 +387,13 @@ def test_whoever_waits_for_the_end_of_settling_can_be_stopped(fixture: SettlerFi
 def test_a_file_is_settled_when_its_real_writer_closes_it(place: str, tree: Tree, database: Database) -> None:
     found: queue.SimpleQueue[tuple[str, FileStatus]] = queue.SimpleQueue()
 
-    def look(path: str, previous: Observation | None) -> FileStatus:
+    def check(path: str, previous: Observation | None) -> FileStatus:
         return check_complete(tree, path, previous=previous, now=time.monotonic(), settle_seconds=0)
 
     settler = Settler(
-        check_complete=look,
+        check_complete=check,
         report=lambda path, file_status: found.put((path, file_status)),
-        database=database,
-        liveness=Liveness(),
+        supervisor=Supervisor(Metrics(), session=database.session),
         clock=time.monotonic,
     )
     settler.start()

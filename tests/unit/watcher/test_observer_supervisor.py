@@ -1,4 +1,4 @@
-"""What becomes of the watched directory is noticed, said, and mended; no test waits for the thread."""
+"""Changes of the watched directory and of the observer are found, logged and repaired, without the thread."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from watcher.detection.inotify import add_watch
 from watcher.detection.observer import TreeObserver
 from watcher.detection.observer_supervisor import ObserverSupervisor
 from watcher.filesystem.tree import Tree
-from watcher.supervision.liveness import Liveness
+from watcher.supervision.background_thread import Supervisor
 from watcher.telemetry.metrics import Metrics
 
 
 @dataclass
 class ObserverSupervisorFixture:
-    """A watchman over a real directory and a real observer; the kernel refuses watches while `refuses`."""
+    """A supervisor of a real directory and a real observer; adding watches fails while `refuses` is set."""
 
     root: str
     scans: int = 0
@@ -40,16 +40,16 @@ class ObserverSupervisorFixture:
         self.observer_supervisor = ObserverSupervisor(
             self.tree,
             self.observer,
-            scan_everything=self._scan,
+            request_full_scan=self._scan,
             root_returned=self._return,
-            liveness=Liveness(),
+            supervisor=Supervisor(self.metrics),
             metrics=self.metrics,
         )
 
-    def look(self) -> list[str]:
-        """Have the watchman look; returns what was logged."""
+    def check(self) -> list[str]:
+        """Have the supervisor check once; returns the names of the logged events."""
         with capture_logs() as logs:
-            self.observer_supervisor.look()
+            self.observer_supervisor.check()
         return [entry["event"] for entry in logs]
 
     def sample(self, name: str) -> float | None:
@@ -82,9 +82,9 @@ def write(path: str) -> None:
         file.write(b"x")
 
 
-def test_nothing_is_said_while_all_is_well(fixture: ObserverSupervisorFixture) -> None:
-    assert [fixture.look(), fixture.look()] == [[], []]
-    assert fixture.observer_supervisor.trouble == ""
+def test_nothing_is_logged_in_normal_operation(fixture: ObserverSupervisorFixture) -> None:
+    assert [fixture.check(), fixture.check()] == [[], []]
+    assert fixture.observer_supervisor.failure_reason == ""
     assert (fixture.scans, fixture.returns) == (0, 0)
     assert fixture.sample("root_available") == 1
     assert fixture.sample("observer_restarts_total") == 0
@@ -93,86 +93,86 @@ def test_nothing_is_said_while_all_is_well(fixture: ObserverSupervisorFixture) -
 def test_a_root_that_is_deleted_and_made_again_is_watched_again_once_it_is_not_empty(
     fixture: ObserverSupervisorFixture,
 ) -> None:
-    fixture.look()
+    fixture.check()
     os.rename(fixture.root, f"{fixture.root}.deleted")
-    assert fixture.look() == ["observer_unavailable"]
-    assert fixture.look() == []
-    assert "No such file" in fixture.observer_supervisor.trouble
+    assert fixture.check() == ["observer_unavailable"]
+    assert fixture.check() == []
+    assert "No such file" in fixture.observer_supervisor.failure_reason
     assert fixture.sample("root_available") == 0
     os.mkdir(fixture.root)
-    assert fixture.look() == ["observer_unavailable"]
-    assert fixture.look() == []
-    assert "empty" in fixture.observer_supervisor.trouble
+    assert fixture.check() == ["observer_unavailable"]
+    assert fixture.check() == []
+    assert "empty" in fixture.observer_supervisor.failure_reason
     write(f"{fixture.root}/a.mp4")
     assert (fixture.scans, fixture.returns) == (0, 0)
-    assert fixture.look() == ["root_taken_up", "observer_restarted"]
+    assert fixture.check() == ["root_taken_up", "observer_restarted"]
     assert (fixture.scans, fixture.returns) == (1, 1)
-    assert fixture.observer_supervisor.trouble == ""
+    assert fixture.observer_supervisor.failure_reason == ""
     assert fixture.sample("root_available") == 1
     assert fixture.sample("observer_restarts_total") == 1
     assert fixture.observer.is_alive()
-    assert fixture.look() == []
+    assert fixture.check() == []
 
 
 def test_the_same_root_that_comes_back_is_scanned(fixture: ObserverSupervisorFixture) -> None:
-    fixture.look()
+    fixture.check()
     os.rename(fixture.root, f"{fixture.root}.away")
-    fixture.look()
+    fixture.check()
     os.rename(f"{fixture.root}.away", fixture.root)
-    assert fixture.look() == ["observer_restarted"]
+    assert fixture.check() == ["observer_restarted"]
     assert (fixture.scans, fixture.returns) == (1, 1)
 
 
-def test_a_root_that_is_exchanged_between_two_looks_is_noticed(fixture: ObserverSupervisorFixture) -> None:
-    fixture.look()
+def test_a_root_that_is_replaced_between_two_checks_is_found(fixture: ObserverSupervisorFixture) -> None:
+    fixture.check()
     os.rename(fixture.root, f"{fixture.root}.before")
     os.mkdir(fixture.root)
     write(f"{fixture.root}/a.mp4")
-    assert fixture.look() == ["observer_unavailable"]
-    assert fixture.look() == ["root_taken_up", "observer_restarted"]
+    assert fixture.check() == ["observer_unavailable"]
+    assert fixture.check() == ["root_taken_up", "observer_restarted"]
 
 
 def test_an_observer_that_died_is_started_again_and_everything_scanned(
     fixture: ObserverSupervisorFixture,
 ) -> None:
-    fixture.look()
+    fixture.check()
     watches = fixture.observer._watches
     assert watches is not None
     watches.stop()
     watches.join(5)
-    assert fixture.look() == ["observer_restarted"]
+    assert fixture.check() == ["observer_restarted"]
     assert (fixture.scans, fixture.returns) == (1, 0)
     assert fixture.observer.is_alive()
 
 
-def test_without_a_watch_for_the_root_scans_have_to_do_until_there_is_one(
+def test_a_root_that_cannot_be_watched_is_watched_as_soon_as_it_can_be(
     fixture: ObserverSupervisorFixture,
 ) -> None:
     fixture.refuses = True
-    assert fixture.look() == ["observer_unavailable"]
-    assert fixture.look() == []
-    assert "cannot be watched" in fixture.observer_supervisor.trouble
+    assert fixture.check() == ["observer_unavailable"]
+    assert fixture.check() == []
+    assert "cannot be watched" in fixture.observer_supervisor.failure_reason
     assert fixture.sample("root_available") == 1
     fixture.refuses = False
-    assert fixture.look() == ["observer_restarted"]
-    assert (fixture.scans, fixture.observer_supervisor.trouble) == (1, "")
+    assert fixture.check() == ["observer_restarted"]
+    assert (fixture.scans, fixture.observer_supervisor.failure_reason) == (1, "")
 
 
-def test_watches_that_ran_out_are_a_trouble_until_there_is_room_and_then_a_scan(
+def test_exhausted_watches_are_reported_until_there_are_some_and_then_a_scan_follows(
     fixture: ObserverSupervisorFixture,
 ) -> None:
     os.mkdir(f"{fixture.root}/x")
-    fixture.look()
+    fixture.check()
     fixture.refuses = True
     fixture.observer.watch("x")
     fixture.refuses = False
-    assert "1 directories are not watched" in fixture.observer_supervisor.trouble
-    assert "max_user_watches" in fixture.observer_supervisor.trouble
-    fixture.look()
-    assert (fixture.scans, fixture.observer_supervisor.trouble) == (1, "")
+    assert "1 directories are not watched" in fixture.observer_supervisor.failure_reason
+    assert "max_user_watches" in fixture.observer_supervisor.failure_reason
+    fixture.check()
+    assert (fixture.scans, fixture.observer_supervisor.failure_reason) == (1, "")
 
 
-def test_it_looks_at_once_when_it_starts_and_ends_when_it_is_told_to(
+def test_it_checks_at_once_when_it_starts_and_ends_when_it_is_stopped(
     fixture: ObserverSupervisorFixture,
 ) -> None:
     fixture.observer_supervisor.start()

@@ -1,4 +1,4 @@
-"""How often the catalog is asked: at once while a file is fresh, seldom when not, and never in a rush."""
+"""How often the catalog is queried: at short intervals while a file is fresh, and at growing ones after."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ import pytest
 
 from db import DatabaseError, ErrorKind
 from tests.support.harness import Harness
-from watcher.catalog.catalog_thread import LONGEST_SECONDS, ORPHANS_SECONDS, SHORTEST_SECONDS, CatalogThread
+from watcher.catalog.catalog_thread import (
+    MAX_INTERVAL_SECONDS,
+    MIN_INTERVAL_SECONDS,
+    ORPHANS_SECONDS,
+    CatalogThread,
+)
 from watcher.catalog.gate import FRESH, CatalogGate
 from watcher.catalog.orphans import Orphans
 from watcher.catalog.republisher import Republisher
@@ -18,7 +23,7 @@ from watcher.catalog.republisher import Republisher
 
 @dataclass
 class Scripted:
-    """Stands for the three that the minder calls: counts, and fails if it is told to."""
+    """Stands for gate, republisher and orphans: counts calls, and `fail` may raise."""
 
     now: float = 1000.0
     asked: list[bool] = field(default_factory=list)
@@ -51,8 +56,7 @@ def catalog_thread(harness: Harness, script: Scripted) -> CatalogThread:
         cast("CatalogGate", script),
         cast("Republisher", script),
         cast("Orphans", script),
-        database=harness.app.database,
-        liveness=harness.app.liveness,
+        supervisor=harness.app.supervisor,
         clock=lambda: script.now,
     )
 
@@ -60,43 +64,43 @@ def catalog_thread(harness: Harness, script: Scripted) -> CatalogThread:
 def test_everything_is_asked_for_at_the_start_and_every_five_seconds(
     catalog_thread: CatalogThread, script: Scripted
 ) -> None:
-    assert catalog_thread.step() == LONGEST_SECONDS
-    script.now += LONGEST_SECONDS / 2
-    assert catalog_thread.step() == LONGEST_SECONDS / 2
-    script.now += LONGEST_SECONDS / 2
-    catalog_thread.step()
+    assert catalog_thread.run_due() == MAX_INTERVAL_SECONDS
+    script.now += MAX_INTERVAL_SECONDS / 2
+    assert catalog_thread.run_due() == MAX_INTERVAL_SECONDS / 2
+    script.now += MAX_INTERVAL_SECONDS / 2
+    catalog_thread.run_due()
     assert (script.asked, script.watched) == ([False, False], 2)
 
 
 def test_a_fresh_file_is_asked_for_every_50_ms_and_less_and_less_often(
     catalog_thread: CatalogThread, script: Scripted
 ) -> None:
-    catalog_thread.step()
+    catalog_thread.run_due()
     catalog_thread.check_gate()
-    pauses = []
+    waits = []
     began = script.now
     while script.now < began + 120:
-        pauses.append(pause := catalog_thread.step())
-        script.now += pause
-    assert pauses[:5] == [SHORTEST_SECONDS] * 5
-    assert max(pauses) <= LONGEST_SECONDS
-    assert pauses[-1] > LONGEST_SECONDS / 2
+        waits.append(wait := catalog_thread.run_due())
+        script.now += wait
+    assert waits[:5] == [MIN_INTERVAL_SECONDS] * 5
+    assert max(waits) <= MAX_INTERVAL_SECONDS
+    assert waits[-1] > MAX_INTERVAL_SECONDS / 2
     fresh = script.asked.count(True)
-    assert 20 < fresh < FRESH.total_seconds() / SHORTEST_SECONDS
+    assert 20 < fresh < FRESH.total_seconds() / MIN_INTERVAL_SECONDS
     assert len(script.asked) < 150
 
 
 def test_orphans_are_looked_for_once_an_hour(catalog_thread: CatalogThread, script: Scripted) -> None:
-    catalog_thread.step()
+    catalog_thread.run_due()
     script.now += ORPHANS_SECONDS - 1
-    catalog_thread.step()
+    catalog_thread.run_due()
     assert script.looked == 1
     script.now += 1
-    catalog_thread.step()
+    catalog_thread.run_due()
     assert script.looked == 2
 
 
-def test_a_database_that_is_away_is_told_and_asked_again(
+def test_a_database_that_does_not_answer_is_queried_again(
     catalog_thread: CatalogThread, script: Scripted
 ) -> None:
     def away() -> None:

@@ -1,4 +1,4 @@
-"""When the directory is scanned, in a thread of its own and by a clock that the test moves."""
+"""When the directory is scanned, by a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import pytest
 from structlog.testing import capture_logs
 
 from db import Database, DatabaseError, ErrorKind, open_database, sqlite_url
-from watcher.detection.scan_scheduler import MOST_DIRECTORIES, REST_SHARE, RETRY_SECONDS, ScanScheduler
+from watcher.detection.scan_scheduler import MAX_DIRECTORIES, REST_FACTOR, RETRY_SECONDS, ScanScheduler
 from watcher.detection.scanner import Scanner, ScanReport
 from watcher.filesystem.openat import RootUnavailableError
-from watcher.supervision.liveness import Liveness
+from watcher.supervision.background_thread import Supervisor
 from watcher.telemetry.metrics import Metrics
 
 WAIT_SECONDS = 10
 PERIOD = 300.0
 BARRIER = "barrier"
-AWAY = RootUnavailableError("/completed", "It does not exist.")
+AWAY = RootUnavailableError("/completed", "It is not there.")
 LOCKED = DatabaseError(ErrorKind.TRANSIENT, "read", "it is locked", "Wait.")
 
 
 class ScriptedScanner(Scanner):
-    """Says what it is asked to scan, and finds what the test tells it to."""
+    """Reports what it is asked to scan, and returns what the test says."""
 
     def __init__(self) -> None:
         self.asked: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -42,31 +42,30 @@ class ScriptedScanner(Scanner):
 
 
 class ScanSchedulerFixture:
-    """A rescan, its scanner, and its clock."""
+    """A scan scheduler, its scanner, and its clock."""
 
     def __init__(self, database: Database) -> None:
         self.now = 1_000.0
         self.scanner = ScriptedScanner()
         self.metrics = Metrics()
-        self.liveness = Liveness()
+        self.supervisor = Supervisor(self.metrics, session=database.session)
         self.scan_scheduler = ScanScheduler(
             self.scanner,
-            database=database,
             period=lambda: PERIOD,
-            liveness=self.liveness,
+            supervisor=self.supervisor,
             metrics=self.metrics,
             clock=lambda: self.now,
         )
 
     def expect(self, directory: str) -> None:
-        """Wait for the start of the next scan, which goes on until it is answered."""
+        """Wait for the start of the next scan, which lasts until it is answered."""
         assert self.scanner.asked.get(timeout=WAIT_SECONDS) == directory
 
     def answer(self, answer: ScanReport | Exception | None) -> None:
         self.scanner.answers.put(answer)
 
     def expect_nothing_due(self) -> None:
-        """What is due as a whole comes first, and directories in any order: none but this may wait."""
+        """A full scan comes first, and directories in any order: only this request may wait."""
         self.scan_scheduler.request(BARRIER)
         self.expect(BARRIER)
         assert not self.scan_scheduler._directories
@@ -74,14 +73,14 @@ class ScanSchedulerFixture:
 
     def wait_until_failure_is_noted(self) -> None:
         deadline = time.monotonic() + WAIT_SECONDS
-        while self.scan_scheduler._full_is_due_at != self.now + RETRY_SECONDS:
+        while self.scan_scheduler._full_scan_due_at != self.now + RETRY_SECONDS:
             assert time.monotonic() < deadline
             os.sched_yield()
 
     def advance(self, seconds: float) -> None:
-        with self.scan_scheduler._changed:
+        with self.scan_scheduler._lock:
             self.now += seconds
-            self.scan_scheduler._changed.notify_all()
+        self.scan_scheduler.wake()
 
     def first_scan(self) -> None:
         self.scan_scheduler.start()
@@ -103,14 +102,14 @@ def fixture(tmp_path: os.PathLike[str]) -> Iterator[ScanSchedulerFixture]:
     database.close()
 
 
-def test_the_first_scan_is_of_everything_and_is_known_to_be_done(fixture: ScanSchedulerFixture) -> None:
+def test_the_first_scan_is_a_full_one_and_sets_first_scan_done(fixture: ScanSchedulerFixture) -> None:
     fixture.scan_scheduler.start()
     fixture.expect("")
     assert not fixture.scan_scheduler.first_scan_done.is_set()
     fixture.answer(ScanReport())
     assert fixture.scan_scheduler.first_scan_done.wait(WAIT_SECONDS)
     fixture.expect_nothing_due()
-    assert fixture.liveness.stalled() == []
+    assert fixture.supervisor.liveness.stalled() == []
 
 
 def test_a_full_scan_comes_again_after_the_period_and_not_before(fixture: ScanSchedulerFixture) -> None:
@@ -125,7 +124,7 @@ def test_a_full_scan_comes_again_after_the_period_and_not_before(fixture: ScanSc
     assert fixture.sample("video_uploader_scans_total", scope="full") == 3
 
 
-def test_floods_of_lost_events_leave_most_of_the_time_to_others(fixture: ScanSchedulerFixture) -> None:
+def test_repeated_lost_events_leave_a_rest_between_full_scans(fixture: ScanSchedulerFixture) -> None:
     """A full scan that took ten seconds is followed by the next one twenty seconds later at the earliest."""
     fixture.first_scan()
     fixture.scan_scheduler.request("")
@@ -134,7 +133,7 @@ def test_floods_of_lost_events_leave_most_of_the_time_to_others(fixture: ScanSch
     fixture.scan_scheduler.request_after_lost_events()
     fixture.answer(ScanReport())
     fixture.expect_nothing_due()
-    fixture.advance(10 * REST_SHARE - 1)
+    fixture.advance(10 * REST_FACTOR - 1)
     fixture.expect_nothing_due()
     fixture.advance(1)
     fixture.expect("")
@@ -179,7 +178,7 @@ def test_a_thousand_directories_are_scanned_as_a_whole(fixture: ScanSchedulerFix
     fixture.first_scan()
     fixture.scan_scheduler.request("a")
     fixture.expect("a")
-    for number in range(MOST_DIRECTORIES + 1):
+    for number in range(MAX_DIRECTORIES + 1):
         fixture.scan_scheduler.request(f"d{number}")
     fixture.answer(ScanReport())
     fixture.expect("")
@@ -197,15 +196,15 @@ def test_lost_events_are_counted_and_mean_a_full_scan(fixture: ScanSchedulerFixt
     assert fixture.sample("video_uploader_event_queue_overflows_total") == 1
 
 
-@pytest.mark.parametrize("trouble", [AWAY, LOCKED])
-def test_a_failing_scan_is_tried_again_soon_and_told_once(
-    fixture: ScanSchedulerFixture, trouble: Exception
+@pytest.mark.parametrize("error", [AWAY, LOCKED])
+def test_a_failing_scan_is_repeated_soon_and_logged_once(
+    fixture: ScanSchedulerFixture, error: Exception
 ) -> None:
     with capture_logs() as logs:
         fixture.scan_scheduler.start()
         fixture.expect("")
         for _ in range(3):
-            fixture.answer(trouble)
+            fixture.answer(error)
             fixture.wait_until_failure_is_noted()
             assert fixture.scan_scheduler.failure is not None
             assert not fixture.scan_scheduler.first_scan_done.is_set()
@@ -214,11 +213,11 @@ def test_a_failing_scan_is_tried_again_soon_and_told_once(
         fixture.answer(ScanReport())
         assert fixture.scan_scheduler.first_scan_done.wait(WAIT_SECONDS)
         assert fixture.scan_scheduler.failure is None
-    told = [(log["event"], log["log_level"]) for log in logs]
-    assert told == [("scan_failed", "error"), ("scan_recovered", "info"), ("scan_completed", "info")]
+    logged = [(log["event"], log["log_level"]) for log in logs]
+    assert logged == [("scan_failed", "error"), ("scan_recovered", "info"), ("scan_completed", "info")]
 
 
-def test_what_follows_a_full_scan_is_done_before_the_first_one_counts(fixture: ScanSchedulerFixture) -> None:
+def test_the_callback_runs_before_the_first_full_scan_counts(fixture: ScanSchedulerFixture) -> None:
     was_done: list[bool] = []
     fixture.scan_scheduler.on_full_scan(
         lambda _: was_done.append(fixture.scan_scheduler.first_scan_done.is_set())
@@ -232,12 +231,12 @@ def test_what_follows_a_full_scan_is_done_before_the_first_one_counts(fixture: S
     assert was_done == [False, True]
 
 
-def test_a_first_scan_whose_aftermath_fails_does_not_count(fixture: ScanSchedulerFixture) -> None:
-    troubles: list[Exception] = [AWAY]
+def test_a_first_scan_whose_callback_fails_does_not_count(fixture: ScanSchedulerFixture) -> None:
+    errors: list[Exception] = [AWAY]
 
     def follow(_: ScanReport) -> None:
-        if troubles:
-            raise troubles.pop()
+        if errors:
+            raise errors.pop()
 
     fixture.scan_scheduler.on_full_scan(follow)
     fixture.scan_scheduler.start()
@@ -259,10 +258,10 @@ def test_it_stops_in_the_middle_of_a_scan_which_then_does_not_count(fixture: Sca
     fixture.answer(None)
     fixture.scan_scheduler.request_stop()
     assert fixture.scan_scheduler.join(WAIT_SECONDS)
-    assert not fixture.scan_scheduler._thread.is_alive()
+    assert not fixture.scan_scheduler._thread.is_alive
     assert not fixture.scan_scheduler.first_scan_done.is_set()
     assert followed == []
-    assert fixture.liveness.stalled() == []
+    assert fixture.supervisor.liveness.stalled() == []
 
 
 def test_it_stops_at_once_while_it_waits_and_when_it_never_started(fixture: ScanSchedulerFixture) -> None:
@@ -270,4 +269,4 @@ def test_it_stops_at_once_while_it_waits_and_when_it_never_started(fixture: Scan
     assert fixture.scan_scheduler.join(WAIT_SECONDS)
     fixture.scan_scheduler.start()
     fixture.scan_scheduler._thread.join(WAIT_SECONDS)
-    assert not fixture.scan_scheduler._thread.is_alive()
+    assert not fixture.scan_scheduler._thread.is_alive
