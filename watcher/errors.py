@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from db import DatabaseError
 from storage import StorageError
-from watcher.filesystem.openat import NotOursError, RootUnavailableError, UnreadableError
+from watcher.filesystem import NotOursError, RootUnavailableError, UnreadableError
 
 
 class FailureKind(StrEnum):

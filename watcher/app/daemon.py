@@ -13,16 +13,14 @@ from db import DatabaseError, State
 from watcher.app.factories import make_path_template
 from watcher.app.status_report import DaemonStatus
 from watcher.app.wiring import Application
-from watcher.detection.observer import TreeObserver
+from watcher.detection import ScanReport, TreeObserver
 from watcher.detection.observer_supervisor import ObserverSupervisor
-from watcher.detection.scanner import ScanReport
 from watcher.errors import Code
 from watcher.filesystem.pruning import prune_directories
-from watcher.settings.loading import SettingsError
-from watcher.settings.model import Settings
+from watcher.settings import Settings, SettingsError
 from watcher.supervision.background_thread import Worker, stop_all
 from watcher.supervision.sd_notify import SystemdNotifier
-from watcher.telemetry.logging import configure_logging
+from watcher.telemetry import configure_logging
 from watcher.telemetry.metrics import MetricsServer
 
 log = structlog.get_logger()

@@ -7,11 +7,10 @@ from urllib.parse import parse_qsl
 
 from db import Catalog, CompressorTable, Database, Ledger, NoCatalog, OwnCatalog, State, open_database
 from storage import StorageConfig
-from watcher.catalog.compressor_catalog import CompressorCatalog
-from watcher.catalog.gate import CatalogGate
-from watcher.filesystem.tree import Tree
+from watcher.catalog import CatalogGate, CompressorCatalog
+from watcher.filesystem import Tree
 from watcher.renditions import Naming, PathTemplate
-from watcher.settings.model import CatalogKind, Settings
+from watcher.settings import CatalogKind, Settings
 
 OTHER_THREADS = 16
 """Database connections of the threads other than the upload workers."""

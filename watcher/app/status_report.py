@@ -11,9 +11,10 @@ import structlog
 
 from db import JSON, DatabaseError, format_time
 from watcher.app.wiring import Application
-from watcher.detection.observer import TreeObserver
+from watcher.detection import TreeObserver
 from watcher.errors import Failure
-from watcher.telemetry.metrics import LedgerGauges, Metrics
+from watcher.telemetry import Metrics
+from watcher.telemetry.metrics import LedgerGauges
 
 log = structlog.get_logger()
 

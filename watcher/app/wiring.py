@@ -22,13 +22,11 @@ from watcher.app.factories import (
     open_ledger_database,
 )
 from watcher.catalog import CatalogThread, CompressorCatalog, Orphans, Republisher
-from watcher.detection.completeness import FileStatus, Observation, check_complete
+from watcher.detection import FileStatus, Scanner, Settler, check_complete
+from watcher.detection.completeness import Observation
 from watcher.detection.scan_scheduler import ScanScheduler
-from watcher.detection.scanner import Scanner
-from watcher.detection.settler import Settler
-from watcher.filesystem.tree import Tree
-from watcher.settings.model import Settings
-from watcher.settings.policy import Policy
+from watcher.filesystem import Tree
+from watcher.settings import Policy, Settings
 from watcher.stages import (
     AbandonedMultiparts,
     DiskPressure,
@@ -48,8 +46,7 @@ from watcher.stages import (
 from watcher.supervision.background_thread import Supervisor
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.circuit_breaker import CircuitBreaker
-from watcher.telemetry.metrics import Metrics
-from watcher.telemetry.transfer_progress import TransferProgress
+from watcher.telemetry import Metrics, TransferProgress
 
 ROW_BACKOFF = Backoff(base=1.0, factor=2.0, cap=300.0)
 PROBE_BACKOFF = Backoff(base=2.0, factor=2.0, cap=300.0)

@@ -13,7 +13,7 @@ from storage import KeyTooLongError
 from watcher.catalog.row_matching import is_newer, rows_of_file
 from watcher.errors import Code
 from watcher.renditions import ORIGINAL, Naming, rendition_of
-from watcher.telemetry.logging import row_context
+from watcher.telemetry import row_context
 
 log = structlog.get_logger()
 

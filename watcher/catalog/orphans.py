@@ -10,8 +10,8 @@ from db import ClaimLostError, Ledger, State, Upload
 from storage import ObjectStore
 from watcher.catalog.compressor_catalog import CompressorCatalog
 from watcher.errors import Code
-from watcher.settings.policy import Policy
-from watcher.telemetry.logging import RepeatFilter, row_context
+from watcher.settings import Policy
+from watcher.telemetry import RepeatFilter, row_context
 
 log = structlog.get_logger()
 

@@ -13,10 +13,9 @@ from storage import KeyTooLongError
 from watcher.catalog.compressor_catalog import CompressorCatalog
 from watcher.catalog.gate import Admitted, CatalogGate
 from watcher.errors import Code
-from watcher.filesystem.tree import Tree
+from watcher.filesystem import Tree
 from watcher.renditions import Naming
-from watcher.telemetry.logging import row_context
-from watcher.telemetry.metrics import Metrics
+from watcher.telemetry import Metrics, row_context
 
 log = structlog.get_logger()
 

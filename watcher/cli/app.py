@@ -19,8 +19,8 @@ from watcher.cli.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE, CommandErro
 from watcher.cli.invocation import Invocation
 from watcher.cli.list import list_uploads
 from watcher.cli.output import echo_error
+from watcher.filesystem import TreeError
 from watcher.filesystem.instance_lock import InstanceRunningError, LockUnavailableError
-from watcher.filesystem.openat import TreeError
 from watcher.settings import SettingsError
 
 app = typer.Typer(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from watcher.app.wiring import open_application
+from watcher.app import open_application
 from watcher.cli.exit_codes import EXIT_FAILED
 from watcher.cli.invocation import invocation
 from watcher.cli.ledger_access import open_ledger

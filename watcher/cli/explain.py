@@ -19,8 +19,7 @@ from watcher.cli.ledger_access import daemon_is_running, open_ledger
 from watcher.cli.output import echo
 from watcher.cli.status import paused_stages
 from watcher.detection.completeness import describe_file
-from watcher.filesystem.openat import TreeError
-from watcher.filesystem.tree import FoundFile, Tree
+from watcher.filesystem import FoundFile, Tree, TreeError
 from watcher.operations import describe_gate, describe_next_step
 from watcher.renditions import Ignored, PathTemplate
 from watcher.settings import Settings

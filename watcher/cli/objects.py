@@ -19,10 +19,10 @@ from watcher.cli.exit_codes import EXIT_USAGE, CommandError
 from watcher.cli.invocation import invocation, path_below
 from watcher.cli.ledger_access import open_ledger
 from watcher.cli.output import echo
-from watcher.detection.completeness import Finished, check_complete, describe_status
-from watcher.filesystem import leases
+from watcher.detection import check_complete
+from watcher.detection.completeness import Finished, describe_status
+from watcher.filesystem import Tree, leases
 from watcher.filesystem.openat import owned
-from watcher.filesystem.tree import Tree
 from watcher.renditions import Ignored, Rendition
 from watcher.settings import Settings
 from watcher.telemetry import printable

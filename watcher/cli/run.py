@@ -15,17 +15,14 @@ import structlog
 import typer
 
 from db import migrate
-from watcher.app.daemon import Daemon
-from watcher.app.single_pass import SinglePass
-from watcher.app.wiring import Application, open_application
+from watcher.app import Application, Daemon, SinglePass, open_application
 from watcher.cli.database import require_up_to_date
 from watcher.cli.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE, CommandError
 from watcher.cli.invocation import Invocation, invocation
 from watcher.cli.ledger_access import daemon_lock
 from watcher.cli.output import echo, echo_error
 from watcher.filesystem import instance_lock, leases
-from watcher.operations import Planner, count_actions, reading_ledger
-from watcher.operations.dry_run import reading_gate
+from watcher.operations import Planner, count_actions, reading_gate, reading_ledger
 from watcher.settings import Settings, exposed_secrets
 from watcher.supervision.sd_notify import SystemdNotifier
 from watcher.telemetry import configure_logging, show_progress

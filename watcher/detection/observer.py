@@ -16,7 +16,7 @@ from watcher.detection import polling
 from watcher.detection.inotify import AddWatch, Watches, add_watch
 from watcher.filesystem import mounts
 from watcher.filesystem.openat import owned
-from watcher.telemetry.logging import RepeatFilter
+from watcher.telemetry import RepeatFilter
 
 log = structlog.get_logger()
 

@@ -12,10 +12,9 @@ import structlog
 
 from watcher.detection.inotify import HINT
 from watcher.detection.observer import TreeObserver
-from watcher.filesystem.openat import RootUnavailableError
-from watcher.filesystem.tree import Tree
+from watcher.filesystem import RootUnavailableError, Tree
 from watcher.supervision.background_thread import Supervisor, Worker
-from watcher.telemetry.metrics import Metrics
+from watcher.telemetry import Metrics
 
 log = structlog.get_logger()
 

@@ -11,9 +11,9 @@ import structlog
 from db import DatabaseError
 from watcher.detection.scanner import Scanner, ScanReport
 from watcher.errors import Failure, failure_of
-from watcher.filesystem.openat import RootUnavailableError
+from watcher.filesystem import RootUnavailableError
 from watcher.supervision.background_thread import FailureState, Supervisor, Worker
-from watcher.telemetry.metrics import Metrics
+from watcher.telemetry import Metrics
 
 log = structlog.get_logger()
 

@@ -20,7 +20,7 @@ import structlog
 from db import DatabaseError
 from watcher.detection.completeness import Busy, FileStatus, Observation, QuietPeriod
 from watcher.errors import Failure, failure_of
-from watcher.filesystem.openat import RootUnavailableError
+from watcher.filesystem import RootUnavailableError
 from watcher.supervision.background_thread import FailureState, Supervisor, Worker
 from watcher.supervision.backoff import Backoff
 

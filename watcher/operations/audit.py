@@ -14,12 +14,12 @@ from typing import TypeVar
 
 from db import ClaimLostError, State, Upload
 from storage import Confirmation, ErrorKind, ListedObject, StorageError, Verdict, parse_object_key
-from watcher.app.wiring import Application
-from watcher.catalog.orphans import Orphans
+from watcher.app import Application
+from watcher.catalog import Orphans
 from watcher.errors import Code, StageError
-from watcher.filesystem.openat import TreeError
+from watcher.filesystem import TreeError
+from watcher.stages import PublishStage
 from watcher.stages.lost_objects import ensure_reuploadable, requeue_lost
-from watcher.stages.publish import PublishStage
 
 PROVEN = (State.VERIFIED, State.PUBLISHED, State.RELEASED)
 CONFIRMATIONS = 8

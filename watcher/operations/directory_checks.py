@@ -11,17 +11,19 @@ from dataclasses import dataclass
 from typing import Self
 
 from storage import CheckResult, failed, not_tried, ok, warning
-from watcher.filesystem import leases, mounts
-from watcher.filesystem.openat import (
+from watcher.filesystem import (
     FileMissingError,
+    FoundFile,
     NotOursError,
     RootUnavailableError,
+    Tree,
     TreeError,
+    UnreadableDirectory,
     UnreadableError,
-    owned,
-    sentence,
+    leases,
+    mounts,
 )
-from watcher.filesystem.tree import FoundFile, Tree, UnreadableDirectory
+from watcher.filesystem.openat import owned, sentence
 from watcher.telemetry import human_size
 
 NAMES = ("leases", "rename and unlink", "inotify", "disk space")

@@ -19,10 +19,12 @@ from watcher.app.factories import (
     make_tree,
     open_ledger_database,
 )
-from watcher.catalog.gate import Admitted, CatalogGate, Rejected, Waiting
-from watcher.detection.completeness import Finished, QuietPeriod, check_complete, describe_status
+from watcher.catalog import CatalogGate
+from watcher.catalog.gate import Admitted, Rejected, Waiting
+from watcher.detection import check_complete
+from watcher.detection.completeness import Finished, QuietPeriod, describe_status
 from watcher.detection.scanner import is_settled
-from watcher.filesystem.tree import FoundFile, UnreadableDirectory
+from watcher.filesystem import FoundFile, UnreadableDirectory
 from watcher.renditions import Ignored, Rendition
 from watcher.settings import Settings
 

@@ -15,7 +15,7 @@ from watcher.errors import Code, Failure, FailureKind, failure_of
 from watcher.supervision.background_thread import Supervisor, Worker
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.circuit_breaker import CircuitBreaker
-from watcher.telemetry.metrics import Metrics
+from watcher.telemetry import Metrics
 
 log = structlog.get_logger()
 

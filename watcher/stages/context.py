@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 from db import Catalog, Database, Ledger, State
 from storage import ObjectStore, PublicCheck
-from watcher.catalog.gate import CatalogGate
-from watcher.filesystem.tree import Tree
+from watcher.catalog import CatalogGate
+from watcher.filesystem import Tree
 from watcher.renditions import Naming
 from watcher.stages.cdn_invalidation import Invalidator
 from watcher.supervision.backoff import Backoff
-from watcher.telemetry.metrics import Metrics
-from watcher.telemetry.transfer_progress import TransferProgress
+from watcher.telemetry import Metrics, TransferProgress
 
 
 class Signals:

@@ -15,11 +15,11 @@ import structlog
 
 from db import JSON, DatabaseError, Ledger, State
 from watcher.errors import Code
-from watcher.filesystem.openat import RootUnavailableError, owned
-from watcher.filesystem.tree import Tree
-from watcher.settings.policy import Policy
+from watcher.filesystem import RootUnavailableError, Tree
+from watcher.filesystem.openat import owned
+from watcher.settings import Policy
 from watcher.supervision.background_thread import Supervisor, Worker
-from watcher.telemetry.metrics import Metrics
+from watcher.telemetry import Metrics
 
 log = structlog.get_logger()
 

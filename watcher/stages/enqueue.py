@@ -9,14 +9,16 @@ import structlog
 
 from db import ClaimLostError, Identity, IllegalTransitionError, State, Upload
 from storage import KeyTooLongError, SourceFile, StorageError
-from watcher.detection.completeness import Busy, FileStatus, Finished, Missing, Refused, Unreadable
+from watcher.detection import FileStatus
+from watcher.detection.completeness import Busy, Finished, Missing, Refused, Unreadable
 from watcher.detection.scanner import is_mended_by_file
 from watcher.errors import Code
 from watcher.failpoints import Point, failpoint
-from watcher.filesystem.openat import FileMissingError, NotOursError, UnreadableError, owned
+from watcher.filesystem import FileMissingError, NotOursError, UnreadableError
+from watcher.filesystem.openat import owned
 from watcher.renditions import Ignored, PathTemplate, Rendition
 from watcher.stages.context import StageContext
-from watcher.telemetry.logging import RepeatFilter, row_context
+from watcher.telemetry import RepeatFilter, row_context
 
 log = structlog.get_logger()
 

@@ -12,13 +12,11 @@ import structlog
 from db import ClaimLostError, DatabaseError, Ledger, State, Upload
 from storage import SourceChangedError, UploadCancelledError
 from watcher.errors import HANDLED_ERRORS, Code, DeferError, Failure, FailureKind, ReexamineError, failure_of
-from watcher.filesystem.openat import FileMissingError, NotOursError, RootUnavailableError, UnreadableError
+from watcher.filesystem import FileMissingError, NotOursError, RootUnavailableError, Tree, UnreadableError
 from watcher.filesystem.removal import is_present_or_quarantined
-from watcher.filesystem.tree import Tree
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.circuit_breaker import CircuitBreaker
-from watcher.telemetry.logging import row_context
-from watcher.telemetry.metrics import Metrics
+from watcher.telemetry import Metrics, row_context
 
 log = structlog.get_logger()
 

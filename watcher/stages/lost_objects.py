@@ -8,7 +8,7 @@ from db import State, Upload
 from storage import Confirmation
 from watcher.errors import Code, FailureKind, StageError
 from watcher.stages.context import StageContext
-from watcher.telemetry.logging import row_context
+from watcher.telemetry import row_context
 
 log = structlog.get_logger()
 

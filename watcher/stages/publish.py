@@ -10,7 +10,7 @@ import structlog
 from db import State, Upload
 from watcher.errors import Code, FailureKind, StageError
 from watcher.failpoints import Point, failpoint
-from watcher.settings.policy import Policy
+from watcher.settings import Policy
 from watcher.stages.context import StageContext
 from watcher.stages.runner import Work
 

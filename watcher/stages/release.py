@@ -16,15 +16,13 @@ from db import ClaimLostError, DatabaseError, Ledger, State, Upload
 from storage import Verdict
 from watcher.errors import Code, DeferError, FailureKind, ReexamineError, StageError, failure_of
 from watcher.failpoints import Point, failpoint
-from watcher.filesystem import removal
-from watcher.filesystem.openat import FileMissingError, NotOursError, UnreadableError
+from watcher.filesystem import FileMissingError, NotOursError, Tree, UnreadableError, removal
 from watcher.filesystem.removal import Kept, LeftInQuarantine, Outcome, Quarantined, Released, Restored
-from watcher.filesystem.tree import Tree
-from watcher.settings.policy import Policy
+from watcher.settings import Policy
 from watcher.stages.context import StageContext
 from watcher.stages.lost_objects import ensure_reuploadable, requeue_lost
 from watcher.stages.runner import Work
-from watcher.telemetry.logging import RepeatFilter
+from watcher.telemetry import RepeatFilter
 
 log = structlog.get_logger()
 

@@ -18,8 +18,7 @@ import structlog
 from watcher.errors import Failure
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.liveness import Liveness
-from watcher.telemetry.formatting import printable
-from watcher.telemetry.metrics import Metrics
+from watcher.telemetry import Metrics, printable
 
 log = structlog.get_logger()
 
