@@ -289,13 +289,13 @@ class FaultCase:
 class CatalogStub:
     """Stands for gate, republisher and orphans."""
 
-    def ask(self, *, fresh_only: bool = False) -> int:
+    def admit_waiting(self, *, fresh_only: bool = False) -> int:
         return 0
 
-    def watch(self) -> int:
+    def check_recent(self) -> int:
         return 0
 
-    def look(self) -> int:
+    def process_all(self) -> int:
         return 0
 
 
@@ -350,7 +350,7 @@ def invalidator(harness: Harness) -> FaultCase:
         supervisor=harness.app.supervisor,
         metrics=harness.app.metrics,
     )
-    return FaultCase(worker, "invalidation", invalidations, "waiting")
+    return FaultCase(worker, "invalidation", invalidations, "unsent")
 
 
 def disk_pressure(harness: Harness) -> FaultCase:
@@ -371,7 +371,7 @@ def catalog_thread(harness: Harness) -> FaultCase:
         cast("Orphans", gate),
         supervisor=harness.app.supervisor,
     )
-    return FaultCase(worker, "catalog", gate, "ask")
+    return FaultCase(worker, "catalog", gate, "admit_waiting")
 
 
 FAULT_CASES = [
