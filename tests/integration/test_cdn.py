@@ -185,7 +185,7 @@ def test_run_once_says_that_the_cdn_could_not_be_told(
     assert code == 1
     said = [event["line"] for event in events if "line" in event]
     assert any("invalidation is paused" in line and "cloudfront:CreateInvalidation" in line for line in said)
-    assert any("not told of every replaced object" in line for line in said)
+    assert any("some CDN invalidations are not done yet" in line for line in said)
     proxy.fault = lambda _request, forward: forward()
     assert run_once(given)[0] == 0
     assert cdn.forgotten() == [[CDN_PATH]]

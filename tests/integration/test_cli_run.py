@@ -61,7 +61,7 @@ def test_once_ends_with_1_while_somebody_writes(online_command: Command, video: 
     with open(online_command.write(GOOD, video), "ab"):
         ran = online_command("run", "--once")
     assert ran.code == 1
-    assert f"video-uploader: {GOOD}: some process still writes it" in ran.err.splitlines()
+    assert f"video-uploader: {GOOD}: a process still has it open for writing" in ran.err.splitlines()
 
 
 def test_once_ends_with_1_and_the_reason_when_the_environment_is_wrong(
@@ -120,7 +120,7 @@ def test_a_run_that_is_interrupted_says_so_and_loses_nothing(
             process.kill()
     assert process.returncode == 1, err
     assert "Traceback" not in err
-    assert "video-uploader: interrupted; the next run goes on" in err
+    assert "video-uploader: interrupted; the next run continues" in err
     again = online_command("run", "--once")
     assert again.code == 0, again
 

@@ -247,7 +247,7 @@ def test_a_release_that_was_overtaken_before_it_began_touches_nothing(
     waited = Work(a.app.runners[State.PUBLISHED].error_policy, lambda: False, lambda: None, lambda _: False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            removal, "set_aside", lambda *_args, **_kwargs: seen.append(os.listdir(a.absolute(".")))
+            removal, "quarantine", lambda *_args, **_kwargs: seen.append(os.listdir(a.absolute(".")))
         )
         a.app.runners[State.PUBLISHED].stage.advance(late, waited)
     assert seen == []
