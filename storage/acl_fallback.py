@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import structlog
 
-from storage.aws import PUBLIC_MODES
+from storage.aws.errors import PUBLIC_MODES
 from storage.errors import ErrorKind, StorageError
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("storage")

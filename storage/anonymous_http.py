@@ -13,8 +13,9 @@ from urllib3 import BaseHTTPResponse, PoolManager, ProxyManager, Timeout
 from urllib3.exceptions import HTTPError, LocationValueError, NewConnectionError
 from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
 
-from storage.aws import Trust, botocore_session
 from storage.aws.errors import certificate_error
+from storage.aws.response_parsing import botocore_session
+from storage.aws.trust import Trust
 from storage.errors import ErrorKind, StorageError
 
 TIMEOUT_SECONDS = 10.0

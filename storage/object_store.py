@@ -3,32 +3,22 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
-from types import TracebackType
-from typing import Self
 
 from botocore.exceptions import ClientError
 
 from storage.acl_fallback import AclFallback
-from storage.aws import expected_owner, http_status, present, required, translated, unquoted, version
+from storage.aws.clients import Closeable, expected_owner
+from storage.aws.errors import http_status, translated
+from storage.aws.response_parsing import present, required, unquoted, version
 from storage.config import StorageConfig
 from storage.errors import ErrorKind, StorageError, UploadCancelledError
 from storage.source_file import SourceFile, never_cancelled
-from storage.transfer import (
-    Multipart,
-    MultipartSender,
-    OpenMultipart,
-    Request,
-    Sent,
-    Target,
-    Transfer,
-    WriteCondition,
-    abort,
-    acquire_crt_client,
-    ignore_progress,
-    part_size_for,
-    put_object,
-    release_crt_client,
-)
+from storage.transfer.crt_client import acquire_crt_client, release_crt_client
+from storage.transfer.crt_request import Request
+from storage.transfer.multipart import Multipart, MultipartSender, OpenMultipart, abort
+from storage.transfer.part_layout import part_size_for
+from storage.transfer.preconditions import WriteCondition
+from storage.transfer.single_put import Sent, Target, Transfer, ignore_progress, put_object
 from storage.verification import Confirmation, ObjectHead, Receipt, Verdict, compare
 
 
@@ -41,7 +31,7 @@ class ListedObject:
     written_at: datetime
 
 
-class ObjectStore:
+class ObjectStore(Closeable):
     """One bucket. Safe for any number of threads; close it at the end.
 
     Every method raises `StorageError`, never an exception of the underlying libraries. An unanswered request
@@ -55,14 +45,6 @@ class ObjectStore:
         self._acl_fallback = AclFallback(config.acl, self.is_public)
         self._owner = expected_owner(config)
         self._closed = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Release the connections. No call may be in progress or follow."""

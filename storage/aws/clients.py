@@ -3,10 +3,12 @@
 Every setting that matters is set here, so that none depends on the machine's AWS configuration.
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import closing
 from functools import cached_property
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import boto3
 from botocore import UNSIGNED
@@ -32,7 +34,21 @@ ATTEMPTS = 2
 """One immediate retry; further ones are the caller's decision."""
 
 
-class AwsSession:
+class Closeable(ABC):
+    """A context manager that closes itself at the end of the block."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release the connections. No call may be in progress or follow."""
+
+
+class AwsSession(Closeable):
     """A boto3 session for one configuration: its clients, credentials, trust and the bucket's address.
 
     Construction makes no request. It raises `StorageError` of kind environment for a missing profile.
@@ -48,7 +64,7 @@ class AwsSession:
     @cached_property
     def client(self) -> "S3Client":
         """A thread-safe client. Raises `StorageError` of kind environment for unusable settings."""
-        return self._make_client(None)
+        return self._make_client("s3v4")
 
     @cached_property
     def anonymous(self) -> "S3Client":
@@ -98,29 +114,42 @@ class AwsSession:
             return found.get_frozen_credentials()
 
     def _make_client(self, signature: object) -> "S3Client":
-        config = self._config
-        try:
-            with translated("set up the S3 client", None):
-                client = self._session.client(
-                    "s3",
-                    region_name=config.region,
-                    endpoint_url=config.endpoint_url,
-                    aws_access_key_id=config.access_key_id,
-                    aws_secret_access_key=config.secret_access_key,
-                    aws_session_token=config.session_token,
-                    verify=self.trust.bundle_file,
-                    config=_botocore_config(config, signature or "s3v4"),
-                )
-        except ValueError as exc:
-            raise StorageError(
-                ErrorKind.ENVIRONMENT,
-                "set up the S3 client",
-                None,
-                "bad-settings",
-                f"{exc}. Check AWS_ENDPOINT_URL and AWS_REGION.",
-            ) from exc
+        options = _botocore_config(self._config, signature)
+        client: S3Client = make_client("s3", self._config, self._session, self.trust, options)
         client.meta.events.register_last("before-parameter-build.s3", _stay_in_region)
         return client
+
+
+def make_client(
+    service: Literal["s3", "cloudfront"],
+    config: StorageConfig,
+    session: boto3.session.Session,
+    trust: Trust,
+    options: Config,
+) -> Any:
+    """A client for an AWS service; makes no request. Raises `StorageError` of kind environment."""
+    if service == "s3":
+        endpoint_url, name, variables = config.endpoint_url, "S3", "AWS_ENDPOINT_URL and AWS_REGION"
+    else:
+        endpoint_url, name = config.cloudfront_endpoint_url, "CloudFront"
+        variables = "AWS_REGION and AWS_ENDPOINT_URL_CLOUDFRONT"
+    operation = f"set up the {name} client"
+    create: Callable[..., Any] = session.client
+    try:
+        with translated(operation, None):
+            return create(
+                service,
+                region_name=config.region,
+                endpoint_url=endpoint_url,
+                aws_access_key_id=config.access_key_id,
+                aws_secret_access_key=config.secret_access_key,
+                aws_session_token=config.session_token,
+                verify=trust.bundle_file,
+                config=options,
+            )
+    except ValueError as exc:
+        hint = f"{exc}. Check {variables}."
+        raise StorageError(ErrorKind.ENVIRONMENT, operation, None, "bad-settings", hint) from exc
 
 
 def expected_owner(config: StorageConfig) -> dict[str, Any]:

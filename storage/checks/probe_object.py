@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from storage import checksums
-from storage.aws import expected_owner, required, translated, unquoted, version
+from storage.aws.clients import expected_owner
+from storage.aws.errors import translated
+from storage.aws.response_parsing import required, unquoted, version
 from storage.bucket.documents import bucket_arn, folder, objects_arn
 from storage.checks.public_reads import PublicReads
 from storage.checks.results import CheckResult, Outcome, failed, not_tried, ok, warning

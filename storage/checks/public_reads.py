@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from storage.anonymous_http import OPERATION, TIMEOUT_SECONDS, WRONG_HOST, AnonymousHttp, Answer
-from storage.aws import PUBLIC_MODES
+from storage.aws.errors import PUBLIC_MODES
 from storage.checks.results import CheckResult, failed, ok, warning
 from storage.config import StorageConfig
 from storage.errors import ErrorKind, StorageError
