@@ -25,7 +25,7 @@ _T = TypeVar("_T")
 class AclFallback:
     """Sends the canned ACL `acl` until the bucket refuses it; from then on verifies that objects are public.
 
-    With an `acl` of None it does neither. `is_public` tells whether everyone can read the object of a key.
+    With an `acl` of None it does neither. `is_public` returns whether everyone can read the object of a key.
     Safe for threads.
     """
 

@@ -62,7 +62,7 @@ class AnonymousHttp:
         max_redirects: int = 0,
         max_body: int = MAX_BODY_BYTES,
     ) -> Answer:
-        """Send a request and return the answer, whatever its status, with at most `max_body` bytes of body.
+        """Send a request and return the answer, whatever its status, with at limit `max_body` bytes of body.
 
         Redirects beyond `max_redirects`, and those to anything but http and https, are returned as answers.
         Raises `StorageError`: environment for a URL that cannot be fetched and for a certificate that is not
@@ -109,11 +109,11 @@ class AnonymousHttp:
             return PoolManager(ssl_context=self.tls)
         return ProxyManager(proxy, proxy_headers=proxies.proxy_headers_for(proxy), ssl_context=self.tls)
 
-    def _body(self, response: BaseHTTPResponse, most: int) -> bytes:
+    def _body(self, response: BaseHTTPResponse, limit: int) -> bytes:
         deadline = time.monotonic() + self._timeout
         body = b""
-        while len(body) < most:
-            chunk = response.read1(most - len(body), decode_content=False)
+        while len(body) < limit:
+            chunk = response.read1(limit - len(body), decode_content=False)
             if not chunk:
                 break
             body += chunk

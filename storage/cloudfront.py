@@ -9,7 +9,6 @@ from types import MappingProxyType
 from urllib.parse import quote
 
 import boto3
-from botocore.config import Config
 
 from storage.aws.clients import Closeable, make_client
 from storage.aws.errors import translated
@@ -22,7 +21,6 @@ from storage.keys import public_url
 MAX_INVALIDATION_PATHS = 1_000
 """The most paths in one request; CloudFront allows 3,000 in progress at a time."""
 
-CONNECT_TIMEOUT_SECONDS = 5
 READ_TIMEOUT_SECONDS = 10
 
 _UNSAFE = ' <>"#%{}|\\^~[]`'
@@ -60,15 +58,9 @@ class Distribution(Closeable):
             config,
             boto3.session.Session(botocore_session=session),
             self._trust,
-            Config(  # type: ignore[call-arg]  # the stubs lack ignore_configured_endpoint_urls
-                # AWS_ENDPOINT_URL names an S3 server.
-                ignore_configured_endpoint_urls=True,
-                # Retries are the caller's decision.
-                retries={"mode": "standard", "total_max_attempts": 1},
-                connect_timeout=CONNECT_TIMEOUT_SECONDS,
-                read_timeout=READ_TIMEOUT_SECONDS,
-                max_pool_connections=1,
-            ),
+            attempts=1,  # retries are the caller's decision
+            read_timeout=READ_TIMEOUT_SECONDS,
+            max_pool_connections=1,
         )
 
     def close(self) -> None:

@@ -74,10 +74,5 @@ class S3Service:
 
 def _context(exc: Exception, video_id: str, filename: str, quality: str) -> dict[str, str]:
     code = exc.code if isinstance(exc, StorageError) else type(exc).__name__
-    return {
-        "video_id": video_id,
-        "filename": filename,
-        "quality": quality,
-        "code": code,
-        "reason": str(exc),
-    }
+    name = {"video_id": video_id, "filename": filename, "quality": quality}
+    return {**name, "code": code, "reason": str(exc)}

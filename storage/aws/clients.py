@@ -114,8 +114,19 @@ class AwsSession(Closeable):
             return found.get_frozen_credentials()
 
     def _make_client(self, signature: object) -> "S3Client":
-        options = _botocore_config(self._config, signature)
-        client: S3Client = make_client("s3", self._config, self._session, self.trust, options)
+        client: S3Client = make_client(
+            "s3",
+            self._config,
+            self._session,
+            self.trust,
+            attempts=ATTEMPTS,
+            read_timeout=READ_TIMEOUT_SECONDS,
+            max_pool_connections=self._config.connections,
+            signature_version=signature,
+            # Virtual-hosted style needs DNS and certificates that only AWS has.
+            s3={"addressing_style": "auto" if self._config.endpoint_url is None else "path"},
+            tcp_keepalive=True,
+        )
         client.meta.events.register_last("before-parameter-build.s3", _stay_in_region)
         return client
 
@@ -125,9 +136,14 @@ def make_client(
     config: StorageConfig,
     session: boto3.session.Session,
     trust: Trust,
-    options: Config,
+    *,
+    attempts: int,
+    **options: Any,
 ) -> Any:
-    """A client for an AWS service; makes no request. Raises `StorageError` of kind environment."""
+    """A client for an AWS service with these options of botocore's `Config`; makes no request.
+
+    Raises `StorageError` of kind environment for unusable settings.
+    """
     if service == "s3":
         endpoint_url, name, variables = config.endpoint_url, "S3", "AWS_ENDPOINT_URL and AWS_REGION"
     else:
@@ -145,7 +161,14 @@ def make_client(
                 aws_secret_access_key=config.secret_access_key,
                 aws_session_token=config.session_token,
                 verify=trust.bundle_file,
-                config=options,
+                config=Config(  # type: ignore[call-arg]  # the stubs lack ignore_configured_endpoint_urls
+                    # AWS_ENDPOINT_URL_S3 and ~/.aws/config must not override the endpoint that public URLs
+                    # are made from, nor AWS_ENDPOINT_URL, which names an S3 server, that of CloudFront.
+                    ignore_configured_endpoint_urls=True,
+                    retries={"mode": "standard", "total_max_attempts": attempts},
+                    connect_timeout=CONNECT_TIMEOUT_SECONDS,
+                    **options,
+                ),
             )
     except ValueError as exc:
         hint = f"{exc}. Check {variables}."
@@ -156,21 +179,6 @@ def expected_owner(config: StorageConfig) -> dict[str, Any]:
     """The argument that makes S3 refuse a request if the bucket belongs to another account."""
     owner = config.expected_bucket_owner
     return {} if owner is None else {"ExpectedBucketOwner": owner}
-
-
-def _botocore_config(config: StorageConfig, signature: object) -> Config:
-    return Config(  # type: ignore[call-arg]  # the stubs do not know ignore_configured_endpoint_urls yet
-        signature_version=signature,  # type: ignore[arg-type]  # nor that it may be UNSIGNED
-        # Virtual-hosted style needs DNS and certificates that only AWS has.
-        s3={"addressing_style": "auto" if config.endpoint_url is None else "path"},
-        # AWS_ENDPOINT_URL_S3 and ~/.aws/config must not override the endpoint that public URLs are made from.
-        ignore_configured_endpoint_urls=True,
-        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-        connect_timeout=CONNECT_TIMEOUT_SECONDS,
-        read_timeout=READ_TIMEOUT_SECONDS,
-        tcp_keepalive=True,
-        max_pool_connections=config.connections,
-    )
 
 
 def _stay_in_region(context: dict[str, Any], **_: object) -> None:

@@ -176,19 +176,14 @@ def certificate_error(error: BaseException) -> ssl.SSLCertVerificationError | No
 
 def unreadable(operation: str, key: str | None) -> StorageError:
     """The `StorageError` for an unreadable answer to `operation` on `key`."""
-    return StorageError(
-        ErrorKind.TRANSIENT,
-        operation,
-        key,
-        "unreadable-answer",
-        "The answer is not one of S3: check that AWS_ENDPOINT_URL is an S3 server. It is tried again.",
-    )
+    hint = "The answer is not one of S3: check that AWS_ENDPOINT_URL is an S3 server. It is tried again."
+    return StorageError(ErrorKind.TRANSIENT, operation, key, "unreadable-answer", hint)
 
 
 def _from_answer(error: ClientError, operation: str, key: str | None) -> StorageError:
-    said = error.response.get("Error", {})
+    details = error.response.get("Error", {})
     status = http_status(error)
-    code = str(said.get("Code") or "")
+    code = str(details.get("Code") or "")
     unexplained = code in ("", "Unknown", str(status))
     if unexplained:
         code = f"http-{status}"
@@ -199,7 +194,7 @@ def _from_answer(error: ClientError, operation: str, key: str | None) -> Storage
         hint = _UNEXPLAINED.get(status)
     if hint is not None:
         return StorageError(ErrorKind.ENVIRONMENT, operation, key, code, hint, status=status)
-    message = said.get("Message", "")
+    message = details.get("Message", "")
     hint = f"The server said: {message} {_RETRIED}" if message else _RETRIED
     return StorageError(ErrorKind.TRANSIENT, operation, key, code, hint, status=status)
 

@@ -170,8 +170,8 @@ def _administering(operation: str, permissions: str) -> Iterator[None]:
             raise StorageError(ErrorKind.ENVIRONMENT, operation, None, exc.code, hint) from exc
         cause = exc.__cause__
         if exc.kind is ErrorKind.TRANSIENT and isinstance(cause, ClientError) and http_status(cause) < 500:
-            said = cause.response.get("Error", {}).get("Message", "no reason")
-            hint = f"The server said: {said.rstrip('.')}. Correct the settings that are at fault."
+            message = cause.response.get("Error", {}).get("Message", "no reason")
+            hint = f"The server said: {message.rstrip('.')}. Correct the settings that are at fault."
             raise StorageError(ErrorKind.ENVIRONMENT, operation, None, exc.code, hint) from exc
         raise
 

@@ -20,7 +20,7 @@ from storage.aws.errors import (
     translate,
     translated,
 )
-from storage.bucket.documents import folder
+from storage.bucket.documents import key_prefix
 from storage.checks.probe_object import ProbeObject
 from storage.checks.results import CheckResult, Outcome, failed, not_tried, ok, warning
 from storage.config import StorageConfig
@@ -103,45 +103,45 @@ def check_storage(
 def _first_answer(client: "S3Client", config: StorageConfig, clock: Callable[[], datetime]) -> _FirstAnswer:
     code = hint = ""
     headers: Mapping[str, str] = {}
-    asked_at = clock()
+    sent_at = clock()
     try:
-        answer = client.list_objects_v2(Bucket=config.bucket, Prefix=folder(config.prefix), MaxKeys=1)
+        answer = client.list_objects_v2(Bucket=config.bucket, Prefix=key_prefix(config.prefix), MaxKeys=1)
         headers = answer["ResponseMetadata"]["HTTPHeaders"]
     except (ClientError, BotoCoreError) as exc:
         if isinstance(exc, ClientError):
             headers = exc.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
         error = translate(exc, "list", None)
         code, hint = error.code, error.hint
-    return _FirstAnswer(headers, _skew(headers.get("date"), asked_at, clock()), code, hint)
+    return _FirstAnswer(headers, _skew(headers.get("date"), sent_at, clock()), code, hint)
 
 
-def _skew(date: str | None, asked_at: datetime, answered_at: datetime) -> timedelta | None:
+def _skew(date: str | None, sent_at: datetime, answered_at: datetime) -> timedelta | None:
     """How far an HTTP date lies outside the time between the request and its answer."""
     if date is None:
         return None
     try:
-        theirs = parsedate_to_datetime(date)
+        server_time = parsedate_to_datetime(date)
     except ValueError:
         return None
     # RFC 9110, section 5.6.7: always GMT, to the second.
-    theirs = theirs.replace(tzinfo=theirs.tzinfo or UTC)
-    if theirs > answered_at:
-        return theirs - answered_at
-    return min(timedelta(), theirs + timedelta(seconds=1) - asked_at)
+    server_time = server_time.replace(tzinfo=server_time.tzinfo or UTC)
+    if server_time > answered_at:
+        return server_time - answered_at
+    return min(timedelta(), server_time + timedelta(seconds=1) - sent_at)
 
 
 def _basics(client: "S3Client", config: StorageConfig, answer: _FirstAnswer) -> Iterator[CheckResult]:
-    where = config.endpoint_url or "AWS"
+    server = config.endpoint_url or "AWS"
     if answer.code in _NO_CREDENTIALS:
         yield failed("credentials", "No credentials were found.", answer.hint)
         return
     if answer.code in _NO_ANSWER:
-        mend = answer.hint
+        remedy = answer.hint
         if answer.code != "untrusted-certificate":
-            mend = "Check AWS_ENDPOINT_URL and AWS_REGION, and whether this machine may connect there."
-        yield failed("server", f"{where} gives no answer ({answer.code}).", mend)
+            remedy = "Check AWS_ENDPOINT_URL and AWS_REGION, and whether this machine may connect there."
+        yield failed("server", f"{server} gives no answer ({answer.code}).", remedy)
         return
-    yield ok("server", f"{where} answers.")
+    yield ok("server", f"{server} answers.")
     yield _credentials(config, answer)
     yield _clock(answer)
     if answer.code in _BAD_CREDENTIALS | CLOCK_CODES:

@@ -17,7 +17,7 @@ from storage.bucket.documents import (
     PublicMode,
     Transition,
     desired_documents,
-    named,
+    entry_name,
     objects_arn,
     public_mode_of,
 )
@@ -107,7 +107,7 @@ def test_two_prefixes_of_one_bucket_have_a_statement_and_a_rule_each() -> None:
 
 @given(st.text(max_size=8), st.text(max_size=8))
 def test_different_prefixes_never_share_a_name(one: str, other: str) -> None:
-    assert (named("x", one) == named("x", other)) is (one == other)
+    assert (entry_name("x", one) == entry_name("x", other)) is (one == other)
 
 
 def test_without_a_prefix_the_whole_bucket_is_meant() -> None:

@@ -152,7 +152,7 @@ def test_the_first_refusal_is_told_by_its_reason_and_nothing_is_stored_then(
     proxy.fault = answering(lambda request: request.method == "GET", s3_error(status, code))
     checked = check(config)
     assert failures(checked) == {unmet}
-    assert checked[unmet].mend
+    assert checked[unmet].remedy
     assert set(checked) == {*BASICS, "ListBucket", *ProbeObject.NAMES}
     assert checked["PutObject"].outcome is Outcome.WARNING
     assert unmet in checked["PutObject"].detail
@@ -162,7 +162,7 @@ def test_the_first_refusal_is_told_by_its_reason_and_nothing_is_stored_then(
 def test_without_credentials_anywhere_nothing_is_asked(proxy: FaultProxy, ready: str) -> None:
     checked = check(config_for(proxy.url, ready, access_key_id=None, secret_access_key=None))
     assert failures(checked) == {"credentials"}
-    assert "AWS_ACCESS_KEY_ID" in checked["credentials"].mend
+    assert "AWS_ACCESS_KEY_ID" in checked["credentials"].remedy
     assert proxy.requests == []
 
 
@@ -189,7 +189,7 @@ def test_a_server_that_does_not_answer_is_told_before_all_else(ready: str) -> No
     checked = check(config_for("http://127.0.0.1:9", ready))
     assert failures(checked) == {"server"}
     assert next(iter(checked)) == "server"
-    assert "AWS_ENDPOINT_URL" in checked["server"].mend
+    assert "AWS_ENDPOINT_URL" in checked["server"].remedy
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_a_server_that_tells_no_time_is_a_warning(
 def test_a_bucket_in_another_region_is_named_with_the_region_it_is_in(proxy: FaultProxy, ready: str) -> None:
     checked = check(config_for(proxy.url, ready, region="eu-west-1"))
     assert failures(checked) == {"region"}
-    assert f"Set AWS_REGION to {REGION}" in checked["region"].mend
+    assert f"Set AWS_REGION to {REGION}" in checked["region"].remedy
 
 
 def has(query: str, method: str) -> Callable[[Request], bool]:
@@ -256,8 +256,8 @@ def test_each_permission_that_is_missing_is_named(
     proxy.fault = answering(picks, s3_error(403, "AccessDenied"))
     checked = check(config)
     assert failures(checked) == {unmet}
-    assert action in checked[unmet].mend
-    assert "--iam" in checked[unmet].mend
+    assert action in checked[unmet].remedy
+    assert "--iam" in checked[unmet].remedy
 
 
 def test_a_head_that_is_refused_is_a_missing_permission(config: StorageConfig, proxy: FaultProxy) -> None:
@@ -297,7 +297,7 @@ def test_disabled_acls_without_a_policy_fail_and_the_ways_out_are_named(
     proxy.fault = answering(lambda request: bool(header(request, "x-amz-acl")), refused)
     checked = check(config)
     assert failures(checked) == {"public URL", "ACL"}
-    assert all(word in checked["ACL"].mend for word in ("AWS_S3_ACL=none", "bucket policy", "CDN"))
+    assert all(word in checked["ACL"].remedy for word in ("AWS_S3_ACL=none", "bucket policy", "CDN"))
 
 
 def test_the_policy_alone_makes_objects_public(proxy: FaultProxy, ready: str) -> None:
@@ -316,7 +316,7 @@ def test_objects_that_nobody_may_read_fail_without_acl_and_policy(
 def test_a_base_url_that_leads_elsewhere_is_told(proxy: FaultProxy, ready: str) -> None:
     checked = check(config_for(proxy.url, ready, base_url=f"{proxy.url}/another-bucket"))
     assert {"public URL"} < failures(checked)
-    assert "AWS_S3_BASE_URL" in checked["public URL"].mend
+    assert "AWS_S3_BASE_URL" in checked["public URL"].remedy
 
 
 def test_a_base_url_that_does_not_answer_is_told(proxy: FaultProxy, ready: str) -> None:
@@ -382,7 +382,7 @@ def test_a_bad_moment_of_the_server_says_so(config: StorageConfig, proxy: FaultP
     proxy.fault = answering(lambda request: request.action == "PutObject", s3_error(503, "SlowDown"))
     checked = check(config)
     assert failures(checked) == {"PutObject"}
-    assert "again" in checked["PutObject"].mend
+    assert "again" in checked["PutObject"].remedy
 
 
 def test_the_cdn_is_asked_by_its_domain(
@@ -402,7 +402,7 @@ def test_the_cdn_is_asked_by_its_domain(
         bad = check(config, cdn_domain=domain)["CDN"]
     assert (good.outcome, bad.outcome) == (Outcome.OK, Outcome.FAILED)
     assert "Miss from cloudfront" in good.detail
-    assert "origin access control" in bad.mend
+    assert "origin access control" in bad.remedy
 
 
 def test_a_result_is_ready_for_json(config: StorageConfig, proxy: FaultProxy) -> None:
