@@ -113,7 +113,7 @@ def test_on_a_bucket_with_versions_no_version_of_the_probe_stays(
     assert leftovers(s3, ready) == []
 
 
-def test_versions_that_may_not_be_removed_are_told_of(
+def test_versions_that_may_not_be_removed_are_reported(
     config: StorageConfig, proxy: FaultProxy, s3: S3Server, ready: str
 ) -> None:
     s3.client().put_bucket_versioning(Bucket=ready, VersioningConfiguration={"Status": "Enabled"})
@@ -122,7 +122,7 @@ def test_versions_that_may_not_be_removed_are_told_of(
     assert (failures(checked), warnings(checked)) == (set(), {"DeleteObject"})
 
 
-def test_checks_that_nobody_waits_for_the_end_of_leave_nothing_behind(
+def test_checks_that_are_closed_early_leave_nothing_behind(
     config: StorageConfig, s3: S3Server, ready: str
 ) -> None:
     results = check_storage(config)
@@ -146,7 +146,7 @@ def test_checks_that_nobody_waits_for_the_end_of_leave_nothing_behind(
         ("InternalError", 500, "bucket"),
     ],
 )
-def test_the_first_refusal_is_told_by_its_reason_and_nothing_is_stored_then(
+def test_the_first_refusal_is_reported_with_its_reason_and_nothing_is_stored(
     config: StorageConfig, proxy: FaultProxy, code: str, status: int, unmet: str
 ) -> None:
     proxy.fault = answering(lambda request: request.method == "GET", s3_error(status, code))
@@ -166,7 +166,7 @@ def test_without_credentials_anywhere_nothing_is_asked(proxy: FaultProxy, ready:
     assert proxy.requests == []
 
 
-def test_it_is_told_where_credentials_come_from(
+def test_the_source_of_the_credentials_is_reported(
     proxy: FaultProxy, ready: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shared = tmp_path / "credentials"
@@ -185,7 +185,7 @@ def test_a_profile_that_is_not_there_is_a_failed_check(
     assert failures(check(config)) == {"credentials"}
 
 
-def test_a_server_that_does_not_answer_is_told_before_all_else(ready: str) -> None:
+def test_a_server_that_does_not_answer_is_reported_first(ready: str) -> None:
     checked = check(config_for("http://127.0.0.1:9", ready))
     assert failures(checked) == {"server"}
     assert next(iter(checked)) == "server"
@@ -211,7 +211,7 @@ def test_a_wrong_clock_is_measured_by_the_servers(
 
 
 @pytest.mark.parametrize("date", [None, "yesterday"])
-def test_a_server_that_tells_no_time_is_a_warning(
+def test_a_server_that_sends_no_date_is_a_warning(
     config: StorageConfig, proxy: FaultProxy, date: str | None
 ) -> None:
     proxy.fault = having(date=date)
@@ -270,7 +270,7 @@ def test_a_probe_that_cannot_be_deleted_is_named(config: StorageConfig, proxy: F
     assert "videos/.video-uploader-probe-" in check(config)["DeleteObject"].detail
 
 
-def test_an_object_that_comes_back_different_is_told(config: StorageConfig, proxy: FaultProxy) -> None:
+def test_an_object_that_comes_back_different_is_reported(config: StorageConfig, proxy: FaultProxy) -> None:
     def fault(request: Request, forward: Forward) -> Answer:
         answer = forward()
         is_get = request.method == "GET" and answer.body == CONTENT
@@ -304,7 +304,7 @@ def test_the_policy_alone_makes_objects_public(proxy: FaultProxy, ready: str) ->
     assert failures(check(config_for(proxy.url, ready))) == set()
 
 
-def test_objects_that_nobody_may_read_fail_without_acl_and_policy(
+def test_objects_that_are_not_public_fail_without_acl_and_policy(
     proxy: FaultProxy, s3: S3Server, ready: str
 ) -> None:
     s3.client().delete_bucket_policy(Bucket=ready)
@@ -313,13 +313,13 @@ def test_objects_that_nobody_may_read_fail_without_acl_and_policy(
     assert "403" in checked["public URL"].detail
 
 
-def test_a_base_url_that_leads_elsewhere_is_told(proxy: FaultProxy, ready: str) -> None:
+def test_a_base_url_that_leads_elsewhere_is_reported(proxy: FaultProxy, ready: str) -> None:
     checked = check(config_for(proxy.url, ready, base_url=f"{proxy.url}/another-bucket"))
     assert {"public URL"} < failures(checked)
     assert "AWS_S3_BASE_URL" in checked["public URL"].remedy
 
 
-def test_a_base_url_that_does_not_answer_is_told(proxy: FaultProxy, ready: str) -> None:
+def test_a_base_url_that_does_not_answer_is_reported(proxy: FaultProxy, ready: str) -> None:
     checked = check(config_for(proxy.url, ready, base_url="http://127.0.0.1:9/there"))
     assert failures(checked) == {"public URL", "ACL", "CORS"}
 
@@ -358,7 +358,7 @@ def test_the_preflight_is_a_browsers(config: StorageConfig, proxy: FaultProxy) -
     assert header(preflight, "access-control-request-headers") == "range"
 
 
-def test_a_server_that_refuses_wrong_content_and_one_that_keeps_no_checksum_are_told_apart(
+def test_whether_a_server_refuses_wrong_content_and_keeps_checksums_is_reported(
     config: StorageConfig, proxy: FaultProxy
 ) -> None:
     def strict(request: Request, forward: Forward) -> Answer:
