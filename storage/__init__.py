@@ -3,18 +3,19 @@
 This is the package's interface; nothing of boto3, botocore and the CRT is part of it.
 """
 
-from storage.bucket import (
-    BucketAdmin,
+from storage.bucket.admin import BucketAdmin, is_unsupported
+from storage.bucket.documents import (
     BucketDocument,
     DesiredBucket,
     Document,
     Documents,
     Transition,
     desired_documents,
-    is_unsupported,
-    minimal_policy,
 )
-from storage.checks import CheckResult, Outcome, PublicCheck, check_storage, failed, not_tried, ok, warning
+from storage.bucket.iam_policy import minimal_policy
+from storage.checks.connectivity import check_storage
+from storage.checks.public_reads import PublicCheck
+from storage.checks.results import CheckResult, Outcome, failed, not_tried, ok, warning
 from storage.cloudfront import MAX_INVALIDATION_PATHS, Distribution, invalidation_paths
 from storage.config import StorageConfig
 from storage.content_types import content_type
@@ -30,8 +31,11 @@ from storage.keys import ParsedKey, key_of_url, object_key, parse_object_key, pu
 from storage.object_store import ListedObject, ObjectStore
 from storage.rendition_store import RenditionStore, UploadedRendition
 from storage.s3_service import S3Service
-from storage.source_file import FileIdentity, SourceFile
-from storage.transfer import Multipart, OpenMultipart, Sent, Target, WriteCondition, part_size_for
+from storage.source_file import SourceFile
+from storage.transfer.multipart import Multipart, OpenMultipart
+from storage.transfer.part_layout import part_size_for
+from storage.transfer.preconditions import WriteCondition
+from storage.transfer.single_put import Sent, Target
 from storage.verification import Confirmation, Receipt, Verdict
 
 __all__ = [
@@ -45,7 +49,6 @@ __all__ = [
     "Document",
     "Documents",
     "ErrorKind",
-    "FileIdentity",
     "KeyTooLongError",
     "ListedObject",
     "Multipart",

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import structlog
 
-from storage.aws import PUBLIC_MODES
+from storage.aws.errors import PUBLIC_MODES
 from storage.errors import ErrorKind, StorageError
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("storage")
@@ -25,7 +25,7 @@ _T = TypeVar("_T")
 class AclFallback:
     """Sends the canned ACL `acl` until the bucket refuses it; from then on verifies that objects are public.
 
-    With an `acl` of None it does neither. `is_public` tells whether everyone can read the object of a key.
+    With an `acl` of None it does neither. `is_public` returns whether everyone can read the object of a key.
     Safe for threads.
     """
 

@@ -13,8 +13,9 @@ from urllib3 import BaseHTTPResponse, PoolManager, ProxyManager, Timeout
 from urllib3.exceptions import HTTPError, LocationValueError, NewConnectionError
 from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
 
-from storage.aws import Trust, botocore_session
 from storage.aws.errors import certificate_error
+from storage.aws.response_parsing import botocore_session
+from storage.aws.trust import Trust
 from storage.errors import ErrorKind, StorageError
 
 TIMEOUT_SECONDS = 10.0
@@ -61,7 +62,7 @@ class AnonymousHttp:
         max_redirects: int = 0,
         max_body: int = MAX_BODY_BYTES,
     ) -> Answer:
-        """Send a request and return the answer, whatever its status, with at most `max_body` bytes of body.
+        """Send a request and return the answer, whatever its status, with at limit `max_body` bytes of body.
 
         Redirects beyond `max_redirects`, and those to anything but http and https, are returned as answers.
         Raises `StorageError`: environment for a URL that cannot be fetched and for a certificate that is not
@@ -108,11 +109,11 @@ class AnonymousHttp:
             return PoolManager(ssl_context=self.tls)
         return ProxyManager(proxy, proxy_headers=proxies.proxy_headers_for(proxy), ssl_context=self.tls)
 
-    def _body(self, response: BaseHTTPResponse, most: int) -> bytes:
+    def _body(self, response: BaseHTTPResponse, limit: int) -> bytes:
         deadline = time.monotonic() + self._timeout
         body = b""
-        while len(body) < most:
-            chunk = response.read1(most - len(body), decode_content=False)
+        while len(body) < limit:
+            chunk = response.read1(limit - len(body), decode_content=False)
             if not chunk:
                 break
             body += chunk

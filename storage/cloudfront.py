@@ -5,18 +5,15 @@ See https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/Invalidat
 
 import string
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType, TracebackType
-from typing import Any, Self
+from types import MappingProxyType
 from urllib.parse import quote
 
 import boto3
-import botocore.session
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
-from botocore.parsers import ResponseParserError
 
-from storage.aws import Trust, botocore_session, required
-from storage.aws.errors import translate, unreadable
+from storage.aws.clients import Closeable, make_client
+from storage.aws.errors import translated
+from storage.aws.response_parsing import botocore_session, required
+from storage.aws.trust import Trust
 from storage.config import StorageConfig
 from storage.errors import ErrorKind, StorageError
 from storage.keys import public_url
@@ -24,7 +21,6 @@ from storage.keys import public_url
 MAX_INVALIDATION_PATHS = 1_000
 """The most paths in one request; CloudFront allows 3,000 in progress at a time."""
 
-CONNECT_TIMEOUT_SECONDS = 5
 READ_TIMEOUT_SECONDS = 10
 
 _UNSAFE = ' <>"#%{}|\\^~[]`'
@@ -42,10 +38,10 @@ _HINTS: Mapping[str, str] = MappingProxyType(
 )
 """Hints for CloudFront's own error codes of kind environment; S3's table has the rest."""
 
-_SET_UP, _INVALIDATE = "set up the CloudFront client", "invalidate"
+_INVALIDATE = "invalidate"
 
 
-class Distribution:
+class Distribution(Closeable):
     """The distribution of `config`. Safe for threads; close it at the end.
 
     Every method raises `StorageError`, never an exception of the underlying library.
@@ -57,15 +53,15 @@ class Distribution:
         self.id = config.cloudfront_distribution_id
         session = botocore_session()
         self._trust = Trust(session)
-        self._client = _make_client(config, session, self._trust)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        self._client = make_client(
+            "cloudfront",
+            config,
+            boto3.session.Session(botocore_session=session),
+            self._trust,
+            attempts=1,  # retries are the caller's decision
+            read_timeout=READ_TIMEOUT_SECONDS,
+            max_pool_connections=1,
+        )
 
     def close(self) -> None:
         """Release the connections. No call may be in progress or follow."""
@@ -81,17 +77,18 @@ class Distribution:
         """
         items = list(paths)
         try:
-            answer = self._client.create_invalidation(
-                DistributionId=self.id,
-                InvalidationBatch={
-                    "Paths": {"Quantity": len(items), "Items": items},
-                    "CallerReference": reference,
-                },
-            )
-        except (ClientError, BotoCoreError) as exc:
-            raise _translate(exc, _INVALIDATE) from exc
-        except ResponseParserError as exc:
-            raise unreadable(_INVALIDATE, None) from exc
+            with translated(_INVALIDATE, None):
+                answer = self._client.create_invalidation(
+                    DistributionId=self.id,
+                    InvalidationBatch={
+                        "Paths": {"Quantity": len(items), "Items": items},
+                        "CallerReference": reference,
+                    },
+                )
+        except StorageError as exc:
+            if hint := _HINTS.get(exc.code):
+                raise StorageError(ErrorKind.ENVIRONMENT, _INVALIDATE, None, exc.code, hint) from exc
+            raise
         return required(answer.get("Invalidation", {}), "Id", _INVALIDATE, self.id)
 
 
@@ -108,43 +105,3 @@ def invalidation_paths(key: str) -> list[str]:
     # Python does not encode '~', as RFC 3986 says.
     requested = (path, public_url("", key))
     return list(dict.fromkeys(written.replace("~", "%7E") for written in requested))
-
-
-def _make_client(config: StorageConfig, session: botocore.session.Session, trust: Trust) -> Any:
-    """A client for the AWS partition of the region; makes no request."""
-    try:
-        return boto3.session.Session(botocore_session=session).client(
-            "cloudfront",
-            region_name=config.region,
-            endpoint_url=config.cloudfront_endpoint_url,
-            aws_access_key_id=config.access_key_id,
-            aws_secret_access_key=config.secret_access_key,
-            aws_session_token=config.session_token,
-            verify=trust.bundle_file,
-            config=Config(  # type: ignore[call-arg]  # the stubs lack ignore_configured_endpoint_urls
-                # AWS_ENDPOINT_URL names an S3 server.
-                ignore_configured_endpoint_urls=True,
-                # Retries are the caller's decision.
-                retries={"mode": "standard", "total_max_attempts": 1},
-                connect_timeout=CONNECT_TIMEOUT_SECONDS,
-                read_timeout=READ_TIMEOUT_SECONDS,
-                max_pool_connections=1,
-            ),
-        )
-    except BotoCoreError as exc:
-        raise _translate(exc, _SET_UP) from exc
-    except ValueError as exc:
-        raise StorageError(
-            ErrorKind.ENVIRONMENT,
-            _SET_UP,
-            None,
-            "bad-settings",
-            f"{exc}. Check AWS_REGION and AWS_ENDPOINT_URL_CLOUDFRONT.",
-        ) from exc
-
-
-def _translate(error: ClientError | BotoCoreError, operation: str) -> StorageError:
-    code = error.response.get("Error", {}).get("Code", "") if isinstance(error, ClientError) else ""
-    if hint := _HINTS.get(code):
-        return StorageError(ErrorKind.ENVIRONMENT, operation, None, code, hint)
-    return translate(error, operation, None)

@@ -52,49 +52,29 @@ class SourceChangedError(StorageError):
     """The local file is no longer the one that was hashed. Transient: it has to be hashed again."""
 
     def __init__(self, what_changed: str, *, operation: str = "read", key: str | None = None) -> None:
-        super().__init__(
-            ErrorKind.TRANSIENT,
-            operation,
-            key,
-            "source-changed",
-            f"The local file changed meanwhile: {what_changed}. It is checked and hashed again.",
-        )
+        hint = f"The local file changed meanwhile: {what_changed}. It is checked and hashed again."
+        super().__init__(ErrorKind.TRANSIENT, operation, key, "source-changed", hint)
 
 
 class UploadCancelledError(StorageError):
     """The caller's `cancelled` returned true. Transient: a later attempt may succeed."""
 
     def __init__(self, *, operation: str = "upload", key: str | None = None) -> None:
-        super().__init__(
-            ErrorKind.TRANSIENT,
-            operation,
-            key,
-            "cancelled",
-            "It was cancelled and starts again later.",
-        )
+        hint = "It was cancelled and starts again later."
+        super().__init__(ErrorKind.TRANSIENT, operation, key, "cancelled", hint)
 
 
 class KeyTooLongError(StorageError):
     """The object key is longer than the 1,024 bytes of UTF-8 that S3 allows."""
 
     def __init__(self, key: str, length: int, limit: int) -> None:
-        super().__init__(
-            ErrorKind.OBJECT,
-            "name object",
-            key,
-            "key-too-long",
-            f"The key has {length} bytes in UTF-8 and S3 allows {limit}: give the file a shorter name.",
-        )
+        hint = f"The key has {length} bytes in UTF-8 and S3 allows {limit}: give the file a shorter name."
+        super().__init__(ErrorKind.OBJECT, "name object", key, "key-too-long", hint)
 
 
 class PreconditionError(StorageError):
     """The object does not meet the upload's precondition. Transient: it has to be confirmed again."""
 
     def __init__(self, key: str, code: str) -> None:
-        super().__init__(
-            ErrorKind.TRANSIENT,
-            "upload",
-            key,
-            code,
-            "Another writer stored or deleted this object meanwhile. It is checked again.",
-        )
+        hint = "Another writer stored or deleted this object meanwhile. It is checked again."
+        super().__init__(ErrorKind.TRANSIENT, "upload", key, code, hint)

@@ -40,13 +40,8 @@ def object_key(prefix: str, video_id: str, filename: str, quality: str) -> str:
     try:
         length = len(key.encode())
     except UnicodeEncodeError as exc:
-        raise StorageError(
-            ErrorKind.OBJECT,
-            "name object",
-            key,
-            "key-not-unicode",
-            "The file's name is not valid UTF-8: rename the file.",
-        ) from exc
+        hint = "The file's name is not valid UTF-8: rename the file."
+        raise StorageError(ErrorKind.OBJECT, "name object", key, "key-not-unicode", hint) from exc
     if length > MAX_KEY_BYTES:
         raise KeyTooLongError(key, length, MAX_KEY_BYTES)
     return key

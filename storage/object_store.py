@@ -1,34 +1,25 @@
 """Objects in a bucket: uploading, confirming, listing and deleting them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from types import TracebackType
-from typing import Self
+from typing import Any
 
 from botocore.exceptions import ClientError
 
 from storage.acl_fallback import AclFallback
-from storage.aws import expected_owner, http_status, present, required, translated, unquoted, version
+from storage.aws.clients import Closeable, expected_owner
+from storage.aws.errors import http_status, translated
+from storage.aws.response_parsing import present, required, unquoted, version
 from storage.config import StorageConfig
 from storage.errors import ErrorKind, StorageError, UploadCancelledError
 from storage.source_file import SourceFile, never_cancelled
-from storage.transfer import (
-    Multipart,
-    MultipartSender,
-    OpenMultipart,
-    Request,
-    Sent,
-    Target,
-    Transfer,
-    WriteCondition,
-    abort,
-    acquire_crt_client,
-    ignore_progress,
-    part_size_for,
-    put_object,
-    release_crt_client,
-)
+from storage.transfer.crt_client import acquire_crt_client, release_crt_client
+from storage.transfer.crt_request import Request
+from storage.transfer.multipart import Multipart, MultipartSender, OpenMultipart, abort
+from storage.transfer.part_layout import part_size_for
+from storage.transfer.preconditions import WriteCondition
+from storage.transfer.single_put import Sent, Target, Transfer, ignore_progress, put_object
 from storage.verification import Confirmation, ObjectHead, Receipt, Verdict, compare
 
 
@@ -41,7 +32,7 @@ class ListedObject:
     written_at: datetime
 
 
-class ObjectStore:
+class ObjectStore(Closeable):
     """One bucket. Safe for any number of threads; close it at the end.
 
     Every method raises `StorageError`, never an exception of the underlying libraries. An unanswered request
@@ -55,14 +46,6 @@ class ObjectStore:
         self._acl_fallback = AclFallback(config.acl, self.is_public)
         self._owner = expected_owner(config)
         self._closed = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Release the connections. No call may be in progress or follow."""
@@ -161,17 +144,13 @@ class ObjectStore:
         Those of every writer, fetched a page at a time.
         """
         purpose = "list the open uploads of"
-        with translated(purpose, None):
-            pages = self._session.client.get_paginator("list_multipart_uploads").paginate(
-                Bucket=self._config.bucket, Prefix=prefix, **self._owner
+        paginator = self._session.client.get_paginator("list_multipart_uploads")
+        for found in self._listed(paginator, "Uploads", prefix, purpose):
+            yield OpenMultipart(
+                required(found, "Key", purpose, None),
+                required(found, "UploadId", purpose, None),
+                present(found, "Initiated", purpose, None),
             )
-            for page in pages:
-                for found in page.get("Uploads", []):
-                    yield OpenMultipart(
-                        required(found, "Key", purpose, None),
-                        required(found, "UploadId", purpose, None),
-                        present(found, "Initiated", purpose, None),
-                    )
 
     def objects(self, prefix: str = "") -> Iterator[ListedObject]:
         """The objects whose keys start with `prefix`, in the order of keys, fetched a page at a time.
@@ -179,17 +158,13 @@ class ObjectStore:
         On a bucket with versioning the current versions. A listing proves nothing about their content.
         """
         purpose = "list the objects of"
-        with translated(purpose, None):
-            pages = self._session.client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._config.bucket, Prefix=prefix, **self._owner
+        paginator = self._session.client.get_paginator("list_objects_v2")
+        for found in self._listed(paginator, "Contents", prefix, purpose):
+            yield ListedObject(
+                required(found, "Key", purpose, None),
+                present(found, "Size", purpose, None),
+                present(found, "LastModified", purpose, None),
             )
-            for page in pages:
-                for found in page.get("Contents", []):
-                    yield ListedObject(
-                        required(found, "Key", purpose, None),
-                        present(found, "Size", purpose, None),
-                        present(found, "LastModified", purpose, None),
-                    )
 
     def is_public(self, key: str) -> bool:
         """Whether everyone can fetch the object, by a HEAD without credentials. False for a missing one."""
@@ -214,14 +189,11 @@ class ObjectStore:
         try:
             return self._head(key, "look up")
         except StorageError as exc:
-            match exc.status:
-                case 404:
-                    return None
-                case 403:
-                    detail = _forbidden(key)
-                    raise StorageError(
-                        ErrorKind.ENVIRONMENT, "look up", key, "object-unknown", detail, status=403
-                    ) from exc
+            if exc.status == 404:
+                return None
+            if exc.status == 403:
+                kind, code = ErrorKind.ENVIRONMENT, "object-unknown"
+                raise StorageError(kind, "look up", key, code, _forbidden(key), status=403) from exc
             raise
 
     def confirm(
@@ -240,11 +212,10 @@ class ObjectStore:
         try:
             head = self._head(key, "confirm")
         except StorageError as exc:
-            match exc.status:
-                case 404:
-                    return Confirmation(Verdict.MISSING, f"There is no object {key!r}.")
-                case 403:
-                    return Confirmation(Verdict.UNKNOWN, _forbidden(key))
+            if exc.status == 404:
+                return Confirmation(Verdict.MISSING, f"There is no object {key!r}.")
+            if exc.status == 403:
+                return Confirmation(Verdict.UNKNOWN, _forbidden(key))
             raise
         return compare(head, size=size, checksum=checksum, expected_etag=expected_etag)
 
@@ -261,15 +232,16 @@ class ObjectStore:
         with translated("delete", key):
             self._session.client.delete_object(Bucket=self._config.bucket, Key=key, **self._owner)
 
+    def _listed(
+        self, paginator: Any, field: str, prefix: str, purpose: str
+    ) -> Iterator[Mapping[str, object]]:
+        with translated(purpose, None):
+            for page in paginator.paginate(Bucket=self._config.bucket, Prefix=prefix, **self._owner):
+                yield from page.get(field, [])
+
     def _head(self, key: str, purpose: str) -> ObjectHead:
-        request = Request(
-            operation="HeadObject",
-            method="HEAD",
-            purpose=purpose,
-            key=key,
-            headers=(("x-amz-checksum-mode", "ENABLED"),),
-        )
-        answer = self._crt.call(request)
+        headers = (("x-amz-checksum-mode", "ENABLED"),)
+        answer = self._crt.call(Request("HeadObject", "HEAD", key, purpose, headers=headers))
         return ObjectHead(
             size=present(answer, "ContentLength", purpose, key),
             checksum=answer.get("ChecksumCRC64NVME"),

@@ -4,15 +4,15 @@ It knows no ledger: a daemon that manages the object notices the change when it 
 """
 
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
+from storage.aws.clients import Closeable
 from storage.config import StorageConfig
 from storage.content_types import content_type
 from storage.keys import object_key, public_url
 from storage.object_store import ObjectStore
 from storage.source_file import SourceFile
-from storage.transfer import UNCONDITIONAL, Target, WriteCondition
+from storage.transfer.preconditions import WriteCondition
+from storage.transfer.single_put import Target
 from storage.verification import Confirmation, Verdict
 
 
@@ -32,7 +32,7 @@ class UploadedRendition:
     replaced: bool
 
 
-class RenditionStore:
+class RenditionStore(Closeable):
     """The renditions in the bucket of `config`. Safe for threads; close it at the end.
 
     A rendition is named by `video_id`, `filename` (the source's name, without the quality) and `quality`.
@@ -43,14 +43,6 @@ class RenditionStore:
         self._prefix = config.prefix
         self._public_base = config.public_base_url
         self._store = ObjectStore(config)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Release the connections. No call may be in progress or follow."""
@@ -80,7 +72,7 @@ class RenditionStore:
         def replace_any(found: Confirmation) -> WriteCondition:
             nonlocal replaced
             replaced = found.verdict is Verdict.DIFFERS
-            return UNCONDITIONAL
+            return WriteCondition.unconditional()
 
         self._store.ensure(source, target, checksum=source.checksum(), condition=replace_any)
         return UploadedRendition(target.key, public_url(self._public_base, target.key), replaced)

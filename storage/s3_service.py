@@ -5,7 +5,6 @@ They never raise: a failure is logged and returned as None or False. `RenditionS
 
 import os
 from functools import cached_property
-from types import TracebackType
 from typing import Self
 
 import structlog
@@ -32,9 +31,7 @@ class S3Service:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         created = self.__dict__.pop("_renditions", None)
         if isinstance(created, RenditionStore):
             created.close()
@@ -77,10 +74,5 @@ class S3Service:
 
 def _context(exc: Exception, video_id: str, filename: str, quality: str) -> dict[str, str]:
     code = exc.code if isinstance(exc, StorageError) else type(exc).__name__
-    return {
-        "video_id": video_id,
-        "filename": filename,
-        "quality": quality,
-        "code": code,
-        "reason": str(exc),
-    }
+    name = {"video_id": video_id, "filename": filename, "quality": quality}
+    return {**name, "code": code, "reason": str(exc)}

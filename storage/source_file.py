@@ -142,10 +142,5 @@ def _reading() -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        raise StorageError(
-            ErrorKind.OBJECT,
-            "read",
-            None,
-            "source-unreadable",
-            f"The local file cannot be read ({exc.strerror}): look at the disk and the file's permissions.",
-        ) from exc
+        hint = f"The local file cannot be read ({exc.strerror}): look at the disk and the file's permissions."
+        raise StorageError(ErrorKind.OBJECT, "read", None, "source-unreadable", hint) from exc

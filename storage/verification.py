@@ -111,7 +111,7 @@ def _decide(
             return Confirmation(
                 Verdict.DIFFERS, f"The object's CRC64NVME is {head.checksum}, the local file's {checksum}."
             )
-        return _agrees(head, size, head.checksum)
+        return _agreement(head, size, head.checksum)
     if not head.etag_is_digest or not ETAG_OF_MD5.fullmatch(head.etag) or expected_etag is None:
         return Confirmation(
             Verdict.UNKNOWN,
@@ -123,10 +123,10 @@ def _decide(
             Verdict.DIFFERS,
             f"The object's ETag is {head.etag}, the local file's would be {expected}; no CRC64NVME is kept.",
         )
-    return _agrees(head, size, None)
+    return _agreement(head, size, None)
 
 
-def _agrees(head: ObjectHead, size: int, checksum: str | None) -> Confirmation:
+def _agreement(head: ObjectHead, size: int, checksum: str | None) -> Confirmation:
     proof = f"ETag {head.etag}" if checksum is None else f"CRC64NVME {checksum}"
     return Confirmation(
         Verdict.AGREES,

@@ -3,10 +3,12 @@
 Every setting that matters is set here, so that none depends on the machine's AWS configuration.
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import closing
 from functools import cached_property
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import boto3
 from botocore import UNSIGNED
@@ -32,7 +34,21 @@ ATTEMPTS = 2
 """One immediate retry; further ones are the caller's decision."""
 
 
-class AwsSession:
+class Closeable(ABC):
+    """A context manager that closes itself at the end of the block."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release the connections. No call may be in progress or follow."""
+
+
+class AwsSession(Closeable):
     """A boto3 session for one configuration: its clients, credentials, trust and the bucket's address.
 
     Construction makes no request. It raises `StorageError` of kind environment for a missing profile.
@@ -48,7 +64,7 @@ class AwsSession:
     @cached_property
     def client(self) -> "S3Client":
         """A thread-safe client. Raises `StorageError` of kind environment for unusable settings."""
-        return self._make_client(None)
+        return self._make_client("s3v4")
 
     @cached_property
     def anonymous(self) -> "S3Client":
@@ -98,50 +114,71 @@ class AwsSession:
             return found.get_frozen_credentials()
 
     def _make_client(self, signature: object) -> "S3Client":
-        config = self._config
-        try:
-            with translated("set up the S3 client", None):
-                client = self._session.client(
-                    "s3",
-                    region_name=config.region,
-                    endpoint_url=config.endpoint_url,
-                    aws_access_key_id=config.access_key_id,
-                    aws_secret_access_key=config.secret_access_key,
-                    aws_session_token=config.session_token,
-                    verify=self.trust.bundle_file,
-                    config=_botocore_config(config, signature or "s3v4"),
-                )
-        except ValueError as exc:
-            raise StorageError(
-                ErrorKind.ENVIRONMENT,
-                "set up the S3 client",
-                None,
-                "bad-settings",
-                f"{exc}. Check AWS_ENDPOINT_URL and AWS_REGION.",
-            ) from exc
+        client: S3Client = make_client(
+            "s3",
+            self._config,
+            self._session,
+            self.trust,
+            attempts=ATTEMPTS,
+            read_timeout=READ_TIMEOUT_SECONDS,
+            max_pool_connections=self._config.connections,
+            signature_version=signature,
+            # Virtual-hosted style needs DNS and certificates that only AWS has.
+            s3={"addressing_style": "auto" if self._config.endpoint_url is None else "path"},
+            tcp_keepalive=True,
+        )
         client.meta.events.register_last("before-parameter-build.s3", _stay_in_region)
         return client
+
+
+def make_client(
+    service: Literal["s3", "cloudfront"],
+    config: StorageConfig,
+    session: boto3.session.Session,
+    trust: Trust,
+    *,
+    attempts: int,
+    **options: Any,
+) -> Any:
+    """A client for an AWS service with these options of botocore's `Config`; makes no request.
+
+    Raises `StorageError` of kind environment for unusable settings.
+    """
+    if service == "s3":
+        endpoint_url, name, variables = config.endpoint_url, "S3", "AWS_ENDPOINT_URL and AWS_REGION"
+    else:
+        endpoint_url, name = config.cloudfront_endpoint_url, "CloudFront"
+        variables = "AWS_REGION and AWS_ENDPOINT_URL_CLOUDFRONT"
+    operation = f"set up the {name} client"
+    create: Callable[..., Any] = session.client
+    try:
+        with translated(operation, None):
+            return create(
+                service,
+                region_name=config.region,
+                endpoint_url=endpoint_url,
+                aws_access_key_id=config.access_key_id,
+                aws_secret_access_key=config.secret_access_key,
+                aws_session_token=config.session_token,
+                verify=trust.bundle_file,
+                config=Config(  # type: ignore[call-arg]  # the stubs lack ignore_configured_endpoint_urls
+                    # AWS_ENDPOINT_URL_S3 and ~/.aws/config must not override the endpoint that public URLs
+                    # are made from, nor AWS_ENDPOINT_URL, which names an S3 server, that of CloudFront.
+                    ignore_configured_endpoint_urls=True,
+                    retries={"mode": "standard", "total_max_attempts": attempts},
+                    connect_timeout=CONNECT_TIMEOUT_SECONDS,
+                    **options,
+                ),
+            )
+    except ValueError as exc:
+        hint = f"{exc}. Check {variables}."
+        raise StorageError(ErrorKind.ENVIRONMENT, operation, None, "bad-settings", hint) from exc
 
 
 def expected_owner(config: StorageConfig) -> dict[str, Any]:
     """The argument that makes S3 refuse a request if the bucket belongs to another account."""
     owner = config.expected_bucket_owner
     return {} if owner is None else {"ExpectedBucketOwner": owner}
-
-
-def _botocore_config(config: StorageConfig, signature: object) -> Config:
-    return Config(  # type: ignore[call-arg]  # the stubs do not know ignore_configured_endpoint_urls yet
-        signature_version=signature,  # type: ignore[arg-type]  # nor that it may be UNSIGNED
-        # Virtual-hosted style needs DNS and certificates that only AWS has.
-        s3={"addressing_style": "auto" if config.endpoint_url is None else "path"},
-        # AWS_ENDPOINT_URL_S3 and ~/.aws/config must not override the endpoint that public URLs are made from.
-        ignore_configured_endpoint_urls=True,
-        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-        connect_timeout=CONNECT_TIMEOUT_SECONDS,
-        read_timeout=READ_TIMEOUT_SECONDS,
-        tcp_keepalive=True,
-        max_pool_connections=config.connections,
-    )
 
 
 def _stay_in_region(context: dict[str, Any], **_: object) -> None:

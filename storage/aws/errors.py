@@ -50,42 +50,36 @@ CERTIFICATE_HINT = (
 _KMS = "Enable the bucket's encryption key in AWS KMS and let these credentials use it."
 _RETRIED = "It is tried again."
 
+REFUSED_CREDENTIALS_CODES = frozenset(
+    {"InvalidAccessKeyId", "InvalidClientTokenId", "InvalidSecurity", "UnrecognizedClientException"}
+)
+EXPIRED_CODES = frozenset({"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"})
+ACCOUNT_CODES = frozenset({"AccountProblem", "AllAccessDisabled", "NotSignedUp"})
+CLOCK_CODES = frozenset({"RequestExpired", "RequestTimeTooSkewed"})
+BUCKET_CODES = frozenset({"InvalidBucketName", "NoSuchBucket"})
+REGION_CODES = frozenset(
+    {
+        *("PermanentRedirect", "TemporaryRedirect", "Redirect", "AuthorizationHeaderMalformed"),
+        *("IllegalLocationConstraintException", "IllegalLocationConstraint"),
+    }
+)
+
 ENVIRONMENT_CODES: Mapping[str, str] = MappingProxyType(
     {
+        **dict.fromkeys(REFUSED_CREDENTIALS_CODES, _CREDENTIALS),
+        **dict.fromkeys(EXPIRED_CODES, _EXPIRED),
+        **dict.fromkeys(ACCOUNT_CODES, _ACCOUNT),
+        **dict.fromkeys(CLOCK_CODES, _CLOCK),
+        **dict.fromkeys(BUCKET_CODES, _BUCKET),
+        **dict.fromkeys(REGION_CODES, _REGION),
+        **dict.fromkeys(("AccessDenied", "AccessForbidden", "UnauthorizedAccess"), _PERMISSIONS),
+        **dict.fromkeys(("InvalidArgument", "InvalidStorageClass", "InvalidTag"), _OPTIONS),
+        **dict.fromkeys(("QuotaExceeded", "XMinioStorageFull"), _FULL),
         "AccessControlListNotSupported": f"The bucket has ACLs disabled. {PUBLIC_MODES}",
-        "AccessDenied": _PERMISSIONS,
-        "AccessForbidden": _PERMISSIONS,
-        "AccountProblem": _ACCOUNT,
-        "AllAccessDisabled": _ACCOUNT,
-        "AuthorizationHeaderMalformed": _REGION,
         "BucketAlreadyExists": "The bucket belongs to another account: change AWS_S3_BUCKET.",
         "CredentialsNotSupported": _CREDENTIALS,
-        "ExpiredToken": _EXPIRED,
-        "ExpiredTokenException": _EXPIRED,
-        "IllegalLocationConstraintException": _REGION,
-        "IllegalLocationConstraint": _REGION,
-        "InvalidAccessKeyId": _CREDENTIALS,
-        "InvalidArgument": _OPTIONS,
-        "InvalidBucketName": _BUCKET,
-        "InvalidClientTokenId": _CREDENTIALS,
-        "InvalidSecurity": _CREDENTIALS,
-        "InvalidStorageClass": _OPTIONS,
-        "InvalidTag": _OPTIONS,
-        "InvalidToken": _EXPIRED,
-        "NoSuchBucket": _BUCKET,
         "NotImplemented": f"The server does not support part of the request, most often ACLs. {PUBLIC_MODES}",
-        "NotSignedUp": _ACCOUNT,
-        "PermanentRedirect": _REGION,
-        "QuotaExceeded": _FULL,
-        "Redirect": _REGION,
-        "RequestExpired": _CLOCK,
-        "RequestTimeTooSkewed": _CLOCK,
         "SignatureDoesNotMatch": "Correct AWS_SECRET_ACCESS_KEY: it does not belong to AWS_ACCESS_KEY_ID.",
-        "TemporaryRedirect": _REGION,
-        "TokenRefreshRequired": _EXPIRED,
-        "UnauthorizedAccess": _PERMISSIONS,
-        "UnrecognizedClientException": _CREDENTIALS,
-        "XMinioStorageFull": _FULL,
     }
 )
 """S3's error codes of kind environment, each with what the operator has to change."""
@@ -182,19 +176,14 @@ def certificate_error(error: BaseException) -> ssl.SSLCertVerificationError | No
 
 def unreadable(operation: str, key: str | None) -> StorageError:
     """The `StorageError` for an unreadable answer to `operation` on `key`."""
-    return StorageError(
-        ErrorKind.TRANSIENT,
-        operation,
-        key,
-        "unreadable-answer",
-        "The answer is not one of S3: check that AWS_ENDPOINT_URL is an S3 server. It is tried again.",
-    )
+    hint = "The answer is not one of S3: check that AWS_ENDPOINT_URL is an S3 server. It is tried again."
+    return StorageError(ErrorKind.TRANSIENT, operation, key, "unreadable-answer", hint)
 
 
 def _from_answer(error: ClientError, operation: str, key: str | None) -> StorageError:
-    said = error.response.get("Error", {})
+    details = error.response.get("Error", {})
     status = http_status(error)
-    code = str(said.get("Code") or "")
+    code = str(details.get("Code") or "")
     unexplained = code in ("", "Unknown", str(status))
     if unexplained:
         code = f"http-{status}"
@@ -205,7 +194,7 @@ def _from_answer(error: ClientError, operation: str, key: str | None) -> Storage
         hint = _UNEXPLAINED.get(status)
     if hint is not None:
         return StorageError(ErrorKind.ENVIRONMENT, operation, key, code, hint, status=status)
-    message = said.get("Message", "")
+    message = details.get("Message", "")
     hint = f"The server said: {message} {_RETRIED}" if message else _RETRIED
     return StorageError(ErrorKind.TRANSIENT, operation, key, code, hint, status=status)
 

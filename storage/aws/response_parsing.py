@@ -4,7 +4,7 @@ botocore's parsers raise `ResponseParserError` for broken XML, but for a malform
 raise whatever the conversion raises. The parsers made here raise `ResponseParserError` alone.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -18,8 +18,6 @@ from botocore.parsers import ResponseParserError, ResponseParserFactory
 from storage.aws.errors import unreadable
 from storage.errors import ErrorKind, StorageError
 
-Parse = Callable[[Mapping[str, Any], Shape | None], dict[str, Any]]
-
 _FIRST_FAILURE = 300
 
 
@@ -29,7 +27,15 @@ class ParserFactory(ResponseParserFactory):
     def create_parser(self, protocol_name: str) -> Any:
         """As botocore's."""
         parser: Any = super().create_parser(protocol_name)
-        parser.parse = _strict(parser.parse)
+        parse = parser.parse
+
+        def parse_or_refuse(response: Mapping[str, Any], shape: Shape | None) -> Any:
+            try:
+                return parse(response, shape)
+            except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as exc:
+                raise ResponseParserError(str(exc)) from exc
+
+        parser.parse = parse_or_refuse
         return parser
 
 
@@ -98,23 +104,8 @@ def version(version_id: str | None) -> str | None:
 
 
 def _lacking(field: str, operation: str, key: str | None) -> StorageError:
-    return StorageError(
-        ErrorKind.TRANSIENT,
-        operation,
-        key,
-        "incomplete-answer",
-        f"The answer lacks {field}: check that AWS_ENDPOINT_URL is an S3 server. It is tried again.",
-    )
-
-
-def _strict(parse: Parse) -> Parse:
-    def parse_or_refuse(response: Mapping[str, Any], shape: Shape | None) -> dict[str, Any]:
-        try:
-            return parse(response, shape)
-        except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as exc:
-            raise ResponseParserError(str(exc)) from exc
-
-    return parse_or_refuse
+    hint = f"The answer lacks {field}: check that AWS_ENDPOINT_URL is an S3 server. It is tried again."
+    return StorageError(ErrorKind.TRANSIENT, operation, key, "incomplete-answer", hint)
 
 
 @cache

@@ -8,6 +8,7 @@ import os
 import re
 import ssl
 from functools import cached_property
+from pathlib import Path
 
 import botocore.session
 from botocore.httpsession import get_cert_path
@@ -15,7 +16,7 @@ from botocore.httpsession import get_cert_path
 from storage.aws.errors import translated
 from storage.errors import ErrorKind, StorageError
 
-_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----")
+_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----")
 
 
 class Trust:
@@ -45,11 +46,10 @@ class Trust:
     def certificates(self) -> str:
         """The certificates, as PEM and without anything between them."""
         try:
-            found = dict.fromkeys(
-                certificate for file in _files(self.path) for certificate in _certificates_in(file)
-            )
+            contents = [path.read_bytes() for path in _files(Path(self.path))]
         except OSError as exc:
             raise self.unusable(exc.strerror or str(exc)) from exc
+        found = dict.fromkeys(certificate for content in contents for certificate in _PEM.findall(content))
         if not found:
             raise self.unusable("it holds no certificate")
         return b"\n".join(found).decode("ascii")
@@ -88,13 +88,5 @@ class Trust:
         )
 
 
-def _files(path: str) -> list[str]:
-    if not os.path.isdir(path):
-        return [path]
-    with os.scandir(path) as entries:
-        return sorted(entry.path for entry in entries if entry.is_file())
-
-
-def _certificates_in(path: str) -> list[bytes]:
-    with open(path, "rb") as file:
-        return _CERTIFICATE.findall(file.read())
+def _files(path: Path) -> list[Path]:
+    return sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]

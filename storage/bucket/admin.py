@@ -4,12 +4,13 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import MappingProxyType, TracebackType
-from typing import Any, Self
+from types import MappingProxyType
+from typing import Any
 
 from botocore.exceptions import ClientError
 
-from storage.aws import AwsSession, http_status, translated
+from storage.aws.clients import AwsSession, Closeable
+from storage.aws.errors import http_status, translated
 from storage.bucket.documents import NEW_ELSEWHERE, NEW_ON_AWS, BucketDocument, Document, Documents
 from storage.config import StorageConfig
 from storage.errors import ErrorKind, StorageError
@@ -22,10 +23,9 @@ _UNSUPPORTED = frozenset({"NotImplemented", "MethodNotAllowed", "http-405", "htt
 
 @dataclass(frozen=True, slots=True)
 class _Api:
-    """boto3's methods for one kind of document, and its place in their arguments and answers."""
+    """How boto3 reads and writes one kind of document: by `get_{name}` and `put_{name}`."""
 
-    get: str
-    put: str
+    name: str
     unwrap: Callable[[Mapping[str, Any]], Document | None]
     wrap: Callable[[Document], Mapping[str, Any]]
     if_absent: str
@@ -36,40 +36,35 @@ class _Api:
 _APIS: Mapping[BucketDocument, _Api] = MappingProxyType(
     {
         BucketDocument.PUBLIC_ACCESS_BLOCK: _Api(
-            "get_public_access_block",
-            "put_public_access_block",
+            "public_access_block",
             lambda answer: answer.get("PublicAccessBlockConfiguration"),
             lambda document: {"PublicAccessBlockConfiguration": document},
             "NoSuchPublicAccessBlockConfiguration",
             "s3:GetBucketPublicAccessBlock and s3:PutBucketPublicAccessBlock",
         ),
         BucketDocument.OWNERSHIP: _Api(
-            "get_bucket_ownership_controls",
-            "put_bucket_ownership_controls",
+            "bucket_ownership_controls",
             lambda answer: answer.get("OwnershipControls"),
             lambda document: {"OwnershipControls": document},
             "OwnershipControlsNotFoundError",
             "s3:GetBucketOwnershipControls and s3:PutBucketOwnershipControls",
         ),
         BucketDocument.POLICY: _Api(
-            "get_bucket_policy",
-            "put_bucket_policy",
+            "bucket_policy",
             lambda answer: json.loads(answer["Policy"]) if answer.get("Policy") else None,
             lambda document: {"Policy": json.dumps(document)},
             "NoSuchBucketPolicy",
             "s3:GetBucketPolicy and s3:PutBucketPolicy",
         ),
         BucketDocument.CORS: _Api(
-            "get_bucket_cors",
-            "put_bucket_cors",
+            "bucket_cors",
             lambda answer: {"CORSRules": answer["CORSRules"]} if answer.get("CORSRules") else None,
             lambda document: {"CORSConfiguration": document},
             "NoSuchCORSConfiguration",
             "s3:GetBucketCORS and s3:PutBucketCORS",
         ),
         BucketDocument.LIFECYCLE: _Api(
-            "get_bucket_lifecycle_configuration",
-            "put_bucket_lifecycle_configuration",
+            "bucket_lifecycle_configuration",
             lambda answer: _only(answer, "Rules", _MINIMUM_SIZE) if answer.get("Rules") else None,
             lambda document: {
                 "LifecycleConfiguration": _only(document, "Rules"),
@@ -85,7 +80,7 @@ _MINIMUM_SIZE = "TransitionDefaultMinimumObjectSize"
 """A setting of the whole lifecycle, which a write without it resets."""
 
 
-class BucketAdmin:
+class BucketAdmin(Closeable):
     """Administers the bucket of a configuration. Close it at the end. Every method raises `StorageError`."""
 
     def __init__(self, config: StorageConfig) -> None:
@@ -93,12 +88,8 @@ class BucketAdmin:
         self._session = AwsSession(config)
         self._client = self._session.client
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Release the connections. No call may be in progress or follow."""
         self._session.close()
 
     @property
@@ -146,12 +137,12 @@ class BucketAdmin:
         """Replace one of the bucket's documents."""
         api = _APIS[kind]
         with _administering(f"write the bucket's {kind}", api.permissions):
-            getattr(self._client, api.put)(Bucket=self._config.bucket, **api.wrap(document))
+            getattr(self._client, f"put_{api.name}")(Bucket=self._config.bucket, **api.wrap(document))
 
     def _read(self, kind: BucketDocument, api: _Api) -> Document | None:
         with _administering(f"read the bucket's {kind}", api.permissions):
             try:
-                answer = getattr(self._client, api.get)(Bucket=self._config.bucket)
+                answer = getattr(self._client, f"get_{api.name}")(Bucket=self._config.bucket)
             except ClientError as exc:
                 if exc.response.get("Error", {}).get("Code") == api.if_absent:
                     return None
@@ -179,8 +170,8 @@ def _administering(operation: str, permissions: str) -> Iterator[None]:
             raise StorageError(ErrorKind.ENVIRONMENT, operation, None, exc.code, hint) from exc
         cause = exc.__cause__
         if exc.kind is ErrorKind.TRANSIENT and isinstance(cause, ClientError) and http_status(cause) < 500:
-            said = cause.response.get("Error", {}).get("Message", "no reason")
-            hint = f"The server said: {said.rstrip('.')}. Correct the settings that are at fault."
+            message = cause.response.get("Error", {}).get("Message", "no reason")
+            hint = f"The server said: {message.rstrip('.')}. Correct the settings that are at fault."
             raise StorageError(ErrorKind.ENVIRONMENT, operation, None, exc.code, hint) from exc
         raise
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-OURS = "video-uploader"
+NAME_PREFIX = "video-uploader"
 """The prefix of the names of our statements and rules."""
 
 ABORT_MULTIPARTS_AFTER_DAYS = 7
@@ -101,7 +101,7 @@ def public_mode_of(desired: DesiredBucket, policy: Document | None) -> PublicMod
     """How players are to read objects; a CDN alone only if the present `policy` lets CloudFront read."""
     if desired.uses_acl:
         return PublicMode.ACL
-    if desired.cdn_domain is not None and _lets_cloudfront_in(policy):
+    if desired.cdn_domain is not None and _allows_cloudfront(policy):
         return PublicMode.CDN
     return PublicMode.POLICY
 
@@ -127,14 +127,14 @@ def desired_documents(present: Documents, desired: DesiredBucket) -> dict[Bucket
 
 def public_access_block(present: Document | None, mode: PublicMode) -> Document | None:
     """The block without the flags that forbid the mode; None where there is no block."""
-    lifted: tuple[str, ...] = ()
+    cleared: tuple[str, ...] = ()
     if mode is not PublicMode.CDN:
-        lifted += ("BlockPublicPolicy", "RestrictPublicBuckets")
+        cleared += ("BlockPublicPolicy", "RestrictPublicBuckets")
     if mode is PublicMode.ACL:
-        lifted += ("BlockPublicAcls", "IgnorePublicAcls")
-    if present is None or not any(present.get(flag) for flag in lifted):
+        cleared += ("BlockPublicAcls", "IgnorePublicAcls")
+    if present is None or not any(present.get(flag) for flag in cleared):
         return present
-    return {**present, **dict.fromkeys(lifted, False)}
+    return {**present, **dict.fromkeys(cleared, False)}
 
 
 def ownership(present: Document | None, mode: PublicMode) -> Document | None:
@@ -150,37 +150,35 @@ def policy(present: Document | None, desired: DesiredBucket, mode: PublicMode) -
     if mode is PublicMode.CDN:
         return present
     statement = {
-        "Sid": named("public-read", desired.prefix),
+        "Sid": entry_name("public-read", desired.prefix),
         "Effect": "Allow",
         "Principal": "*",
         "Action": "s3:GetObject",
         "Resource": objects_arn(desired.bucket, desired.prefix, desired.region),
     }
-    if present is None:
-        return {"Version": POLICY_VERSION, "Statement": [statement]}
-    merged = _merged(_statements(present), statement, "Sid")
-    return present if merged is None else {**present, "Statement": merged}
+    document = {"Version": POLICY_VERSION} if present is None else present
+    return _with_entry(document, "Statement", statement, "Sid")
 
 
 def cors(present: Document | None, desired: DesiredBucket) -> Document:
     """The CORS document with a rule that lets scripts of the origins read objects and ranges of them."""
     rule = {
-        "ID": f"{OURS}-read",
+        "ID": f"{NAME_PREFIX}-read",
         "AllowedMethods": ["GET", "HEAD"],
         "AllowedOrigins": list(desired.cors_origins),
         "AllowedHeaders": ["*"],
         "ExposeHeaders": ["Accept-Ranges", "Content-Length", "Content-Range", "ETag"],
         "MaxAgeSeconds": PREFLIGHT_SECONDS,
     }
-    return _with_rule(present, "CORSRules", rule)
+    return _with_entry(present or {}, "CORSRules", rule, "ID")
 
 
 def lifecycle(present: Document | None, desired: DesiredBucket) -> Document:
     """The lifecycle with a rule for the objects and the incomplete multipart uploads under the prefix."""
     rule: dict[str, Any] = {
-        "ID": named("lifecycle", desired.prefix),
+        "ID": entry_name("lifecycle", desired.prefix),
         "Status": "Enabled",
-        "Filter": {"Prefix": folder(desired.prefix)},
+        "Filter": {"Prefix": key_prefix(desired.prefix)},
         "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": ABORT_MULTIPARTS_AFTER_DAYS},
     }
     if desired.transition is not None:
@@ -189,21 +187,21 @@ def lifecycle(present: Document | None, desired: DesiredBucket) -> Document:
         ]
     if desired.expire_days is not None:
         rule["Expiration"] = {"Days": desired.expire_days}
-    return _with_rule(present, "Rules", rule)
+    return _with_entry(present or {}, "Rules", rule, "ID")
 
 
-def named(purpose: str, prefix: str) -> str:
+def entry_name(purpose: str, prefix: str) -> str:
     """The name of our statement or rule for a prefix, distinct for each prefix of a bucket."""
     if not prefix:
-        return f"{OURS}-{purpose}"
+        return f"{NAME_PREFIX}-{purpose}"
     plain = re.sub(r"[^A-Za-z0-9]+", "-", prefix)[:64]
     if plain != prefix:
         # Distinct prefixes must not share a name after normalization.
         plain += f"-{hashlib.sha256(prefix.encode()).hexdigest()[:8]}"
-    return f"{OURS}-{purpose}-{plain}"
+    return f"{NAME_PREFIX}-{purpose}-{plain}"
 
 
-def folder(prefix: str) -> str:
+def key_prefix(prefix: str) -> str:
     """The beginning of every key under a prefix."""
     return f"{prefix}/" if prefix else ""
 
@@ -222,19 +220,13 @@ def bucket_arn(bucket: str, region: str) -> str:
 
 def objects_arn(bucket: str, prefix: str, region: str) -> str:
     """The ARN pattern of every object under a prefix."""
-    return f"{bucket_arn(bucket, region)}/{folder(prefix)}*"
+    return f"{bucket_arn(bucket, region)}/{key_prefix(prefix)}*"
 
 
-def _with_rule(present: Document | None, field: str, rule: Document) -> Document:
-    if present is None:
-        return {field: [rule]}
-    merged = _merged(present.get(field, []), rule, "ID")
-    return present if merged is None else {**present, field: merged}
-
-
-def _merged(entries: list[Document], ours: Document, name: str) -> list[Document] | None:
-    """The entries with ours in its place, or at the end; None if nothing changes."""
-    nameless = _canonical({field: value for field, value in ours.items() if field != name})
+def _with_entry(document: Document, field: str, ours: Document, name: str) -> Document:
+    """The document with our entry, named by its field `name`, in its place or at the end of the list."""
+    entries = _as_list(document.get(field, []))
+    nameless = _canonical({key: value for key, value in ours.items() if key != name})
     merged, is_there = [], False
     for entry in entries:
         # Some servers drop the names of rules; ours must not be added again each time.
@@ -246,7 +238,7 @@ def _merged(entries: list[Document], ours: Document, name: str) -> list[Document
             is_there = True
     if not is_there:
         merged.append(ours)
-    return None if merged == entries else merged
+    return document if merged == entries else {**document, field: merged}
 
 
 def _canonical(value: Any) -> Any:
@@ -260,18 +252,16 @@ def _canonical(value: Any) -> Any:
             return value
 
 
-def _statements(present: Document) -> list[Document]:
-    statements = present.get("Statement", [])
-    return [statements] if isinstance(statements, Mapping) else list(statements)
-
-
-def _lets_cloudfront_in(present: Document | None) -> bool:
+def _allows_cloudfront(present: Document | None) -> bool:
     """Whether a policy has a statement for CloudFront's own identity (origin access control)."""
-    for statement in _statements(present or {}):
+    for statement in _as_list((present or {}).get("Statement", [])):
         principal = statement.get("Principal")
-        services = principal.get("Service", []) if isinstance(principal, Mapping) else []
-        if statement.get("Effect") == "Allow" and "cloudfront.amazonaws.com" in (
-            [services] if isinstance(services, str) else services
-        ):
+        services = _as_list(principal.get("Service", [])) if isinstance(principal, Mapping) else []
+        if statement.get("Effect") == "Allow" and "cloudfront.amazonaws.com" in services:
             return True
     return False
+
+
+def _as_list(value: Any) -> list[Any]:
+    """A list of JSON, for which policies may have its only element."""
+    return value if isinstance(value, list) else [value]

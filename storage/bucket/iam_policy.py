@@ -35,17 +35,14 @@ def minimal_policy(
         _allow("Bucket", ["s3:ListBucket", "s3:ListBucketMultipartUploads"], bucket_arn(bucket, region)),
     ]
     if kms_key_id is not None:
-        key = kms_key_id if kms_key_id.startswith("arn:") else f"{_prefix('kms', region)}:*:key/{kms_key_id}"
+        is_arn = kms_key_id.startswith("arn:")
+        key = kms_key_id if is_arn else f"arn:{partition(region)}:kms:{region}:*:key/{kms_key_id}"
         # S3 decrypts the parts when it completes a multipart upload.
         statements.append(_allow("EncryptionKey", ["kms:GenerateDataKey", "kms:Decrypt"], key))
     if cloudfront_distribution_id is not None:
         distribution = f"arn:{partition(region)}:cloudfront::*:distribution/{cloudfront_distribution_id}"
         statements.append(_allow("Invalidation", ["cloudfront:CreateInvalidation"], distribution))
     return {"Version": POLICY_VERSION, "Statement": statements}
-
-
-def _prefix(service: str, region: str) -> str:
-    return f"arn:{partition(region)}:{service}:{region}"
 
 
 def _allow(sid: str, actions: list[str], resource: str) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """Checks whether S3 works as configured, by real requests whose traces are removed."""
 
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
@@ -10,8 +9,18 @@ from typing import TYPE_CHECKING
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-from storage.aws import AwsSession, translate, translated
-from storage.bucket.documents import folder
+from storage.aws.clients import AwsSession
+from storage.aws.errors import (
+    ACCOUNT_CODES,
+    BUCKET_CODES,
+    CLOCK_CODES,
+    EXPIRED_CODES,
+    REFUSED_CREDENTIALS_CODES,
+    REGION_CODES,
+    translate,
+    translated,
+)
+from storage.bucket.documents import key_prefix
 from storage.checks.probe_object import ProbeObject
 from storage.checks.results import CheckResult, Outcome, failed, not_tried, ok, warning
 from storage.config import StorageConfig
@@ -27,21 +36,10 @@ NOTABLE_SKEW = timedelta(minutes=1)
 
 _NO_ANSWER = frozenset({"connection", "timeout", "untrusted-certificate", "unexpected"})
 _NO_CREDENTIALS = frozenset({"no-credentials", "bad-settings"})
-_BAD_CREDENTIALS = frozenset(
-    {
-        *("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "ExpiredTokenException"),
-        *("InvalidToken", "InvalidClientTokenId", "InvalidSecurity", "TokenRefreshRequired", "http-401"),
-        *("UnrecognizedClientException", "NotSignedUp", "AccountProblem", "AllAccessDisabled"),
-    }
+_BAD_CREDENTIALS = (
+    REFUSED_CREDENTIALS_CODES | EXPIRED_CODES | ACCOUNT_CODES | {"SignatureDoesNotMatch", "http-401"}
 )
-_CLOCK = frozenset({"RequestTimeTooSkewed", "RequestExpired"})
-_OTHER_REGION = frozenset(
-    {
-        *("PermanentRedirect", "TemporaryRedirect", "Redirect", "AuthorizationHeaderMalformed"),
-        *("IllegalLocationConstraintException", "IllegalLocationConstraint", "http-301", "http-307"),
-    }
-)
-_BUCKET = frozenset({"NoSuchBucket", "InvalidBucketName"})
+_OTHER_REGION = REGION_CODES | {"http-301", "http-307"}
 
 BASICS = ("server", "credentials", "clock", "bucket", "region")
 """The names of the checks on which all others depend."""
@@ -63,20 +61,12 @@ _SOURCES: Mapping[str, str] = {
 class _FirstAnswer:
     """The answer to the first signed request."""
 
-    error: StorageError | None
-    headers: Mapping[str, str] = field(default_factory=dict)
-    ahead: timedelta | None = None
+    headers: Mapping[str, str]
+    ahead: timedelta | None
     """How far the server's clock is ahead of ours; None without a date in the answer."""
-
-    @property
-    def code(self) -> str:
-        """The error's code; empty without an error."""
-        return "" if self.error is None else self.error.code
-
-    @property
-    def hint(self) -> str:
-        """The error's hint; empty without an error."""
-        return "" if self.error is None else self.error.hint
+    code: str
+    """The error's code; empty without an error."""
+    hint: str
 
 
 def check_storage(
@@ -96,7 +86,7 @@ def check_storage(
     except StorageError as exc:
         yield failed("credentials", f"No request can be made ({exc.code}).", exc.hint)
         return
-    with closing(session):
+    with session:
         answer = _first_answer(client, config, clock)
         basics = list(_basics(client, config, answer))
         yield from basics
@@ -111,52 +101,52 @@ def check_storage(
 
 
 def _first_answer(client: "S3Client", config: StorageConfig, clock: Callable[[], datetime]) -> _FirstAnswer:
-    error: StorageError | None = None
+    code = hint = ""
     headers: Mapping[str, str] = {}
-    asked_at = clock()
+    sent_at = clock()
     try:
-        answer = client.list_objects_v2(Bucket=config.bucket, Prefix=folder(config.prefix), MaxKeys=1)
+        answer = client.list_objects_v2(Bucket=config.bucket, Prefix=key_prefix(config.prefix), MaxKeys=1)
         headers = answer["ResponseMetadata"]["HTTPHeaders"]
-    except ClientError as exc:
-        headers = exc.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    except (ClientError, BotoCoreError) as exc:
+        if isinstance(exc, ClientError):
+            headers = exc.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
         error = translate(exc, "list", None)
-    except BotoCoreError as exc:
-        error = translate(exc, "list", None)
-    return _FirstAnswer(error, headers, _skew(headers.get("date"), asked_at, clock()))
+        code, hint = error.code, error.hint
+    return _FirstAnswer(headers, _skew(headers.get("date"), sent_at, clock()), code, hint)
 
 
-def _skew(date: str | None, asked_at: datetime, answered_at: datetime) -> timedelta | None:
+def _skew(date: str | None, sent_at: datetime, answered_at: datetime) -> timedelta | None:
     """How far an HTTP date lies outside the time between the request and its answer."""
     if date is None:
         return None
     try:
-        theirs = parsedate_to_datetime(date)
+        server_time = parsedate_to_datetime(date)
     except ValueError:
         return None
     # RFC 9110, section 5.6.7: always GMT, to the second.
-    theirs = theirs.replace(tzinfo=theirs.tzinfo or UTC)
-    if theirs > answered_at:
-        return theirs - answered_at
-    return min(timedelta(), theirs + timedelta(seconds=1) - asked_at)
+    server_time = server_time.replace(tzinfo=server_time.tzinfo or UTC)
+    if server_time > answered_at:
+        return server_time - answered_at
+    return min(timedelta(), server_time + timedelta(seconds=1) - sent_at)
 
 
 def _basics(client: "S3Client", config: StorageConfig, answer: _FirstAnswer) -> Iterator[CheckResult]:
-    where = config.endpoint_url or "AWS"
+    server = config.endpoint_url or "AWS"
     if answer.code in _NO_CREDENTIALS:
         yield failed("credentials", "No credentials were found.", answer.hint)
         return
     if answer.code in _NO_ANSWER:
-        mend = answer.hint
+        remedy = answer.hint
         if answer.code != "untrusted-certificate":
-            mend = "Check AWS_ENDPOINT_URL and AWS_REGION, and whether this machine may connect there."
-        yield failed("server", f"{where} gives no answer ({answer.code}).", mend)
+            remedy = "Check AWS_ENDPOINT_URL and AWS_REGION, and whether this machine may connect there."
+        yield failed("server", f"{server} gives no answer ({answer.code}).", remedy)
         return
-    yield ok("server", f"{where} answers.")
+    yield ok("server", f"{server} answers.")
     yield _credentials(config, answer)
     yield _clock(answer)
-    if answer.code in _BAD_CREDENTIALS | _CLOCK:
+    if answer.code in _BAD_CREDENTIALS | CLOCK_CODES:
         return
-    if answer.code in _BUCKET:
+    if answer.code in BUCKET_CODES:
         yield failed(
             "bucket",
             f"There is no bucket {config.bucket}.",
@@ -171,7 +161,7 @@ def _credentials(config: StorageConfig, answer: _FirstAnswer) -> CheckResult:
     found = f"They were found in {_source(config)}"
     if answer.code in _BAD_CREDENTIALS:
         return failed("credentials", f"{found}, and the server refuses them ({answer.code}).", answer.hint)
-    if answer.code in _CLOCK:
+    if answer.code in CLOCK_CODES:
         return not_tried("credentials", "the clock")
     return ok("credentials", f"{found}, and the server accepts them.")
 
@@ -186,7 +176,7 @@ def _source(config: StorageConfig) -> str:
 
 
 def _clock(answer: _FirstAnswer) -> CheckResult:
-    if answer.code in _CLOCK:
+    if answer.code in CLOCK_CODES:
         return failed("clock", f"The server rejects this machine's time ({answer.code}).", answer.hint)
     if answer.ahead is None:
         return warning("clock", "The server sends no date.", "Synchronize this machine's clock (NTP).")
@@ -204,8 +194,7 @@ def _clock(answer: _FirstAnswer) -> CheckResult:
 
 
 def _bucket(config: StorageConfig, answer: _FirstAnswer) -> CheckResult:
-    known = answer.error is None or answer.code in {"AccessDenied", "http-403"} | _OTHER_REGION
-    if known:
+    if not answer.code or answer.code in {"AccessDenied", "http-403"} | _OTHER_REGION:
         return ok("bucket", f"{config.bucket} exists.")
     return failed(
         "bucket", f"The server does not say whether {config.bucket} exists ({answer.code}).", answer.hint
@@ -238,7 +227,7 @@ def _reported_region(client: "S3Client", config: StorageConfig) -> str | None:
 
 
 def _listing(answer: _FirstAnswer) -> CheckResult:
-    if answer.error is None:
+    if not answer.code:
         return ok("ListBucket", "The bucket can be listed.")
     return failed(
         "ListBucket",

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from storage import checksums
-from storage.aws import expected_owner, required, translated, unquoted, version
-from storage.bucket.documents import bucket_arn, folder, objects_arn
+from storage.aws.clients import expected_owner
+from storage.aws.errors import translated
+from storage.aws.response_parsing import required, unquoted, version
+from storage.bucket.documents import bucket_arn, key_prefix, objects_arn
 from storage.checks.public_reads import PublicReads
 from storage.checks.results import CheckResult, Outcome, failed, not_tried, ok, warning
 from storage.config import StorageConfig
@@ -19,13 +21,14 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
 CONTENT = b"video-uploader tries whether it may store objects here, and removes this one again.\n"
+CHECKSUM = checksums.encode(checksums.crc(CONTENT))
 OTHER_CONTENT = CONTENT.upper()
 
 _PERMISSION_CODES = frozenset({"AccessDenied", "http-403"})
 
 
 class ProbeObject:
-    """One round of checks with an object of its own, whose name begins with '.', unlike a video's folder.
+    """One round of checks with an object of its own, whose name begins with '.', unlike a video's key_prefix.
 
     It is stored with `Cache-Control: no-store`, so that no cache keeps it after its deletion.
     """
@@ -46,7 +49,7 @@ class ProbeObject:
     ) -> None:
         self._client = client
         self._config = config
-        self._key = f"{folder(config.prefix)}.video-uploader-probe-{uuid.uuid4()}"
+        self._key = f"{key_prefix(config.prefix)}.video-uploader-probe-{uuid.uuid4()}"
         self._target: Any = {"Bucket": config.bucket, "Key": self._key, **expected_owner(config)}
         self._public_reads = PublicReads(
             config, self._key, CONTENT, cors_origins=cors_origins, cdn_domain=cdn_domain
@@ -71,10 +74,10 @@ class ProbeObject:
         yield acl
         yield self._try("GetObject", "s3:GetObject", self._get)
         yield self._try("HeadObject", "s3:GetObject", self._head)
-        seen = self._public_reads.url()
-        yield seen
+        public = self._public_reads.url()
+        yield public
         yield self._public_reads.acl(
-            is_accepted=acl.outcome is Outcome.OK, is_public=seen.outcome is Outcome.OK
+            is_accepted=acl.outcome is Outcome.OK, is_public=public.outcome is Outcome.OK
         )
         yield self._public_reads.cors()
         yield self._public_reads.cdn()
@@ -83,36 +86,38 @@ class ProbeObject:
         yield self._checksums()
 
     def _put_plainly(self) -> str:
-        self._put(CONTENT, checksums.encode(checksums.crc(CONTENT)))
+        self._put(CONTENT)
         return "Objects can be stored."
 
-    def _put(self, content: bytes, checksum: str, **more: Any) -> None:
+    def _put(self, content: bytes, **more: Any) -> None:
+        """Store `content` with the checksum of `CONTENT`."""
         answer = self._client.put_object(
             **self._target,
             Body=content,
             ContentType="text/plain",
             CacheControl="no-store",
             ChecksumAlgorithm="CRC64NVME",
-            ChecksumCRC64NVME=checksum,
+            ChecksumCRC64NVME=CHECKSUM,
             **_options(self._config),
             **more,
         )
-        if made := version(answer.get("VersionId")):
-            self._versions.append(made)
+        if version_id := version(answer.get("VersionId")):
+            self._versions.append(version_id)
 
     def _try_acl(self) -> CheckResult:
         if self._config.acl is None:
             return ok("PutObjectAcl", "It is not needed: AWS_S3_ACL is none.")
-        checksum = checksums.encode(checksums.crc(CONTENT))
         try:
             with translated("PutObjectAcl", self._key):
-                self._put(CONTENT, checksum, ACL=self._config.acl)
+                self._put(CONTENT, ACL=self._config.acl)
         except StorageError as exc:
             if exc.code == "AccessControlListNotSupported":
                 return warning(
                     "PutObjectAcl", "The bucket has ACLs disabled.", "Set AWS_S3_ACL=none, or enable them."
                 )
-            return failed("PutObjectAcl", f"It is refused ({exc.code}).", self._mend(exc, "s3:PutObjectAcl"))
+            return failed(
+                "PutObjectAcl", f"It is refused ({exc.code}).", self._remedy(exc, "s3:PutObjectAcl")
+            )
         return ok("PutObjectAcl", f"Objects can be stored with the ACL {self._config.acl}.")
 
     def _get(self) -> str:
@@ -130,12 +135,7 @@ class ProbeObject:
     def _multipart(self) -> str:
         with self._open_multipart() as upload_id:
             target = {**self._target, "UploadId": upload_id}
-            self._client.upload_part(
-                **target,
-                PartNumber=1,
-                Body=CONTENT,
-                ChecksumCRC64NVME=checksums.encode(checksums.crc(CONTENT)),
-            )
+            self._client.upload_part(**target, PartNumber=1, Body=CONTENT, ChecksumCRC64NVME=CHECKSUM)
             self._client.list_parts(**target)
             self._client.list_multipart_uploads(
                 Bucket=self._config.bucket, Prefix=self._key, **expected_owner(self._config)
@@ -163,13 +163,14 @@ class ProbeObject:
                 head = self._client.head_object(**self._target, ChecksumMode="ENABLED")
                 refuses = self._refuses_wrong_checksum()
         except StorageError as exc:
-            return failed("checksums", f"The check failed ({exc.code}).", self._mend(exc, "s3:GetObject"))
-        looks = "refuses content that does not match" if refuses else "does not compare it with the content"
+            return failed("checksums", f"The check failed ({exc.code}).", self._remedy(exc, "s3:GetObject"))
+        refusal = "refuses content that does not match" if refuses else "does not compare it with the content"
         if checksums.decode(head.get("ChecksumCRC64NVME")) is not None:
-            return ok("checksums", f"The server keeps the CRC64NVME of an object, and {looks}.")
+            return ok("checksums", f"The server keeps the CRC64NVME of an object, and {refusal}.")
         if ETAG_OF_MD5.fullmatch(unquoted(head.get("ETag"))):
             return ok(
-                "checksums", f"The server keeps no CRC64NVME, and {looks}; the ETag proves the content."
+                "checksums",
+                f"The server keeps no CRC64NVME, and {refusal}; the ETag proves the content.",
             )
         return failed(
             "checksums",
@@ -180,7 +181,7 @@ class ProbeObject:
     def _refuses_wrong_checksum(self) -> bool:
         try:
             with translated("checksums", self._key):
-                self._put(OTHER_CONTENT, checksums.encode(checksums.crc(CONTENT)))
+                self._put(OTHER_CONTENT)
         except StorageError as exc:
             if exc.code in ("BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "InvalidRequest"):
                 return True
@@ -212,15 +213,15 @@ class ProbeObject:
             )
         return None
 
-    def _try(self, name: str, actions: str, what: Callable[[], str]) -> CheckResult:
+    def _try(self, name: str, actions: str, action: Callable[[], str]) -> CheckResult:
         try:
             with translated(name, self._key):
-                return ok(name, what())
+                return ok(name, action())
         except StorageError as exc:
-            left = f" {self._key} remains." if name == "DeleteObject" else ""
-            return failed(name, f"It is refused ({exc.code}).{left}", self._mend(exc, actions))
+            rest = f" {self._key} remains." if name == "DeleteObject" else ""
+            return failed(name, f"It is refused ({exc.code}).{rest}", self._remedy(exc, actions))
 
-    def _mend(self, error: StorageError, actions: str) -> str:
+    def _remedy(self, error: StorageError, actions: str) -> str:
         if error.kind is ErrorKind.TRANSIENT:
             return "Run the check again; if the error persists, see the server's log."
         if error.code not in _PERMISSION_CODES:

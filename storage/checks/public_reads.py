@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from storage.anonymous_http import OPERATION, TIMEOUT_SECONDS, WRONG_HOST, AnonymousHttp, Answer
-from storage.aws import PUBLIC_MODES
+from storage.aws.errors import PUBLIC_MODES
 from storage.checks.results import CheckResult, failed, ok, warning
 from storage.config import StorageConfig
 from storage.errors import ErrorKind, StorageError
@@ -53,11 +53,11 @@ class PublicReads:
         """Whether objects become public in the configured mode, or in another one."""
         acl = self._config.acl
         if not is_public:
-            said = "None is sent" if acl is None else f"{acl} is {'accepted' if is_accepted else 'refused'}"
+            sent = "None is sent" if acl is None else f"{acl} is {'accepted' if is_accepted else 'refused'}"
             if not self._has_answered:
-                detail = f"{said}; whether the object is public is unknown, because its URL gives no answer."
+                detail = f"{sent}; whether the object is public is unknown, because its URL gives no answer."
                 return failed("ACL", detail, "Correct what the check of the public URL reports.")
-            return failed("ACL", f"{said}, and the object is not public.", PUBLIC_MODES)
+            return failed("ACL", f"{sent}, and the object is not public.", PUBLIC_MODES)
         if acl is None:
             return ok("ACL", "None is sent; the bucket's policy or a CDN makes the object public.")
         if is_accepted:
@@ -98,21 +98,21 @@ class PublicReads:
             "distribution read it (origin access control, or a public bucket).",
         )
 
-    def _fetch(self, name: str, url: str, mend: str) -> CheckResult:
+    def _fetch(self, name: str, url: str, remedy: str) -> CheckResult:
         try:
             answer = self._http.fetch(url)
         except StorageError as exc:
             self._has_answered = False
             return failed(name, f"{url} gives no answer.", exc.hint)
         if answer.status == 404:
-            mend = "Uploads do not go where the URL leads: check AWS_S3_BASE_URL and the CDN's origin."
+            remedy = "Uploads do not go where the URL leads: check AWS_S3_BASE_URL and the CDN's origin."
         if answer.status != 200:
-            return failed(name, f"{url} answers {answer.status} to a request without credentials.", mend)
+            return failed(name, f"{url} answers {answer.status} to a request without credentials.", remedy)
         if answer.body != self._content:
-            return failed(name, f"{url} serves other content than was stored.", mend)
+            return failed(name, f"{url} serves other content than was stored.", remedy)
         cache = answer.headers.get("x-cache")
-        through = f", {cache}" if cache else ""
-        return ok(name, f"Everyone can read what is stored, at {urlsplit(url).netloc}{through}.")
+        cache_status = f", {cache}" if cache else ""
+        return ok(name, f"Everyone can read what is stored, at {urlsplit(url).netloc}{cache_status}.")
 
     def _preflight(self, origin: str) -> Answer:
         # S3 applies the CORS rules whether or not the object exists. moto requires, for an existing one, that
@@ -132,7 +132,7 @@ class PublicCheck:
     """Verifies that players can fetch an object, by fetching the first byte of its public URL.
 
     A range (RFC 9110, section 14) of one byte costs the same for every size, and the answer's Content-Range
-    tells the length of the whole. Safe for threads. Raises `StorageError` for an unusable AWS_CA_BUNDLE.
+    gives the length of the whole. Safe for threads. Raises `StorageError` for an unusable AWS_CA_BUNDLE.
     """
 
     def __init__(self, *, timeout: float = TIMEOUT_SECONDS) -> None:
@@ -179,7 +179,7 @@ class PublicCheck:
 
 
 def _total(answer: Answer) -> int | None:
-    """The length in bytes of the whole that an answer is a part of; None if it does not tell."""
+    """The length in bytes of the whole that an answer is a part of; None if it does not say."""
     match answer.status:
         case http.client.PARTIAL_CONTENT | http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
             match = _CONTENT_RANGE.fullmatch(answer.headers.get("content-range", ""))
@@ -198,12 +198,12 @@ def _retried(key: str, code: str, hint: str) -> StorageError:
 
 def _allows(answer: Answer, origin: str) -> bool:
     """Whether the answer to a preflight request allows the origin (https://fetch.spec.whatwg.org/#cors-preflight-fetch)."""
-    said = answer.headers
-    methods = {word.strip() for word in said.get("access-control-allow-methods", "").split(",")}
-    headers = {word.strip().lower() for word in said.get("access-control-allow-headers", "").split(",")}
+    fields = answer.headers
+    methods = {word.strip() for word in fields.get("access-control-allow-methods", "").split(",")}
+    headers = {word.strip().lower() for word in fields.get("access-control-allow-headers", "").split(",")}
     return (
         200 <= answer.status < 300
-        and said.get("access-control-allow-origin") in ("*", origin)
+        and fields.get("access-control-allow-origin") in ("*", origin)
         and bool(methods & {_METHOD, "*"})
         and bool(headers & {"range", "*"})
     )

@@ -1,6 +1,6 @@
 """Results of checks, for people and for programs."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -16,16 +16,16 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One check: its name, its outcome, what was found and, unless ok, how to mend it."""
+    """One check: its name, its outcome, what was found and, unless it passed, the remedy."""
 
     name: str
     outcome: Outcome
     detail: str
-    mend: str = ""
+    remedy: str = ""
 
     def as_dict(self) -> dict[str, str]:
         """The result as a JSON object."""
-        return asdict(self)
+        return {"name": self.name, "outcome": self.outcome, "detail": self.detail, "mend": self.remedy}
 
 
 def ok(name: str, detail: str) -> CheckResult:
@@ -33,18 +33,18 @@ def ok(name: str, detail: str) -> CheckResult:
     return CheckResult(name, Outcome.OK, detail)
 
 
-def warning(name: str, detail: str, mend: str) -> CheckResult:
+def warning(name: str, detail: str, remedy: str) -> CheckResult:
     """The result of a check with a reservation."""
-    return CheckResult(name, Outcome.WARNING, detail, mend)
+    return CheckResult(name, Outcome.WARNING, detail, remedy)
 
 
-def failed(name: str, detail: str, mend: str) -> CheckResult:
+def failed(name: str, detail: str, remedy: str) -> CheckResult:
     """The result of a check that failed."""
-    return CheckResult(name, Outcome.FAILED, detail, mend)
+    return CheckResult(name, Outcome.FAILED, detail, remedy)
 
 
-def not_tried(name: str, because: str) -> CheckResult:
-    """The result of a check that was not made because the check `because` did not pass."""
+def not_tried(name: str, unmet: str) -> CheckResult:
+    """The result of a check that was not made because the check `unmet` did not pass."""
     return warning(
-        name, f"It was not tried, because the check of {because} did not pass.", "Correct that first."
+        name, f"It was not tried, because the check of {unmet} did not pass.", "Correct that first."
     )

@@ -6,11 +6,13 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import structlog
 from awscrt.auth import AwsCredentials, AwsCredentialsProvider
+from awscrt.http import HttpHeaders, HttpRequest
 from awscrt.io import ClientTlsContext, TlsConnectionOptions, TlsContextOptions
 from awscrt.s3 import S3Client, S3RequestTlsMode, S3RetryConfig, create_default_s3_signing_config
 from botocore.credentials import ReadOnlyCredentials
@@ -23,7 +25,7 @@ from storage.errors import ErrorKind, StorageError, UploadCancelledError
 from storage.source_file import never_cancelled
 from storage.transfer.bandwidth import Bandwidth
 from storage.transfer.buffer_pool import BufferPool
-from storage.transfer.crt_request import CrtRequest, Request, http_request, ignore_read
+from storage.transfer.crt_request import Body, CrtRequest, Request
 from storage.transfer.part_layout import MIN_PART_SIZE
 from storage.transfer.tcp_connections import TcpConnections
 
@@ -71,16 +73,11 @@ class CrtClient:
         if self._client is not None:
             self.connections.pace(bytes_per_second)
 
-    @property
-    def connections(self) -> TcpConnections:
-        """This process's connections to the server."""
-        return self._connections
-
     def start(
         self,
         request: Request,
         on_done: Callable[[CrtRequest], None],
-        on_read: Callable[[], None] = ignore_read,
+        on_read: Callable[[], None] | None = None,
     ) -> CrtRequest:
         """Start a request; `on_done` is called in another thread when its outcome is known.
 
@@ -88,8 +85,16 @@ class CrtClient:
         Raises `StorageError` where there are no credentials or the server's certificate is not trusted.
         """
         client = self._ready_client(request)
-        path = f"{self._path}/{quote(request.key, safe='/~')}"
-        http = http_request(self._host, path, request, self._common_headers(), on_read)
+        path = f"{self._address.path.rstrip('/')}/{quote(request.key, safe='/~')}"
+        headers = [("Host", self._address.netloc), ("Content-Length", str(len(request.body)))]
+        if self._config.expected_bucket_owner is not None:
+            headers.append(("x-amz-expected-bucket-owner", self._config.expected_bucket_owner))
+        http = HttpRequest(
+            request.method,
+            path + (f"?{request.query}" if request.query else ""),
+            HttpHeaders([*headers, *request.headers]),
+            Body(request.body, on_read) if request.body else None,
+        )
         if request.body and (rate := self.bandwidth.rate) is not None:
             self.connections.pace(rate)
         return CrtRequest(client, request, http, on_done)
@@ -110,17 +115,16 @@ class CrtClient:
         sent = self.start(request, done.put)
         started = time.monotonic()
         while True:
-            try:
+            with suppress(queue.Empty):
                 done.get(timeout=POLL_SECONDS)
                 break
-            except queue.Empty:
-                pass
             if cancelled():
                 sent.cancel()
                 raise UploadCancelledError(operation=request.purpose, key=request.key)
             if time.monotonic() - started > seconds or self.is_stalled(started):
                 sent.cancel()
-                raise _no_answer(request)
+                hint = "The server has not answered in time. It is tried again."
+                raise StorageError(ErrorKind.TRANSIENT, request.purpose, request.key, "timeout", hint)
         return self.answer_of(sent, generation)
 
     def answer_of(self, request: CrtRequest, generation: int) -> Mapping[str, Any]:
@@ -146,10 +150,6 @@ class CrtClient:
             return False
         return now - max(since, self.connections.last_activity(min(1.0, limit / 4))) > limit
 
-    def _common_headers(self) -> tuple[tuple[str, str], ...]:
-        owner = self._config.expected_bucket_owner
-        return () if owner is None else (("x-amz-expected-bucket-owner", owner),)
-
     def _ready_client(self, request: Request) -> S3Client:
         try:
             self._credentials.refresh()
@@ -163,13 +163,10 @@ class CrtClient:
         return client
 
     def _make_client(self) -> S3Client:
-        address = urlsplit(self.session.bucket_url)
-        self._host = address.netloc
-        self._path = address.path.rstrip("/")
-        self._hostname = address.hostname or ""
+        address = self._address = urlsplit(self.session.bucket_url)
         secure = address.scheme == "https"
         self._port = address.port or (443 if secure else 80)
-        self._connections = TcpConnections(self._port)
+        self.connections = TcpConnections(self._port)
         self._trusted = not secure
         region = self._config.region
         provider = AwsCredentialsProvider.new_delegate(self._credentials)
@@ -187,21 +184,21 @@ class CrtClient:
     def _require_trust(self) -> None:
         """Raise if the server's certificate is not trusted; other failures are left to the request itself.
 
-        The CRT takes most of a minute to fail and does not tell this failure from other broken handshakes.
+        The CRT takes most of a minute to fail and does not tell it from other broken handshakes.
         """
         if self._trusted:
             return
+        hostname = self._address.hostname or ""
         context = self.session.trust.context()
         try:
             with (
-                socket.create_connection((self._hostname, self._port), CONNECT_TIMEOUT_SECONDS) as connection,
-                context.wrap_socket(connection, server_hostname=self._hostname),
+                socket.create_connection((hostname, self._port), CONNECT_TIMEOUT_SECONDS) as connection,
+                context.wrap_socket(connection, server_hostname=hostname),
             ):
                 self._trusted = True
         except ssl.SSLCertVerificationError as exc:
-            raise StorageError(
-                ErrorKind.ENVIRONMENT, "connect", None, "untrusted-certificate", CERTIFICATE_HINT
-            ) from exc
+            code = "untrusted-certificate"
+            raise StorageError(ErrorKind.ENVIRONMENT, "connect", None, code, CERTIFICATE_HINT) from exc
         except OSError as exc:
             _log.debug("handshake_failed", reason=str(exc))
 
@@ -231,16 +228,6 @@ def _tls_options(trust: Trust) -> TlsConnectionOptions:
         return ClientTlsContext(options).new_connection_options()
     except RuntimeError as exc:  # what the CRT's constructors raise
         raise trust.unusable(str(exc)) from exc
-
-
-def _no_answer(request: Request) -> StorageError:
-    return StorageError(
-        ErrorKind.TRANSIENT,
-        request.purpose,
-        request.key,
-        "timeout",
-        "The server has not answered in time. It is tried again.",
-    )
 
 
 _clients: dict[Hashable, tuple[CrtClient, int]] = {}

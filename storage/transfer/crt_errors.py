@@ -53,19 +53,11 @@ def translate_crt(error: AwsCrtError, operation: str, purpose: str, key: str | N
             "ResponseMetadata": {"HTTPStatusCode": status},
         }
         return translate(ClientError(answer, operation), purpose, key)  # type: ignore[arg-type]  # has only the fields that are read
+    code, hint = "unexpected", f"{error.message} ({name}). It is tried again."
     if name in _CREDENTIALS:
-        return StorageError(
-            ErrorKind.TRANSIENT,
-            purpose,
-            key,
-            "no-credentials",
-            "The credentials expired meanwhile. It is tried again.",
-        )
-    code = "unexpected"
-    if name in _TIMEOUTS:
+        code, hint = "no-credentials", "The credentials expired meanwhile. It is tried again."
+    elif name in _TIMEOUTS:
         code = "timeout"
     elif name.startswith(_CONNECTION_PREFIXES):
         code = "connection"
-    return StorageError(
-        ErrorKind.TRANSIENT, purpose, key, code, f"{error.message} ({name}). It is tried again."
-    )
+    return StorageError(ErrorKind.TRANSIENT, purpose, key, code, hint)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from awscrt.exceptions import AwsCrtError
-from awscrt.http import HttpHeaders, HttpRequest
+from awscrt.http import HttpRequest
 from awscrt.s3 import S3Client, S3Request, S3RequestType
 
 from storage.aws.errors import translated
@@ -15,35 +15,31 @@ from storage.aws.response_parsing import Response
 from storage.transfer.crt_errors import translate_crt
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Request:
     """A request to S3.
 
     Attributes:
         operation: its name in S3's API reference.
-        purpose: what it is for, as errors say it ("upload").
         key: the object's key.
+        purpose: what it is for, as a verb for error messages.
         query: what follows the '?', percent-encoded.
 
     """
 
     operation: str
     method: str
-    purpose: str
     key: str
+    purpose: str = "upload"
     query: str = ""
     headers: tuple[tuple[str, str], ...] = ()
     body: memoryview | bytes = field(default=b"", repr=False)
 
 
-def ignore_read() -> None:
-    """For bodies whose memory is not reused: does nothing when the CRT has read them."""
-
-
 class Body(io.RawIOBase):
     """A stream that the CRT reads once into memory of its own; then `on_read` is called."""
 
-    def __init__(self, content: memoryview | bytes, on_read: Callable[[], None]) -> None:
+    def __init__(self, content: memoryview | bytes, on_read: Callable[[], None] | None) -> None:
         super().__init__()
         self._content: memoryview | bytes = content
         self._length = len(content)
@@ -61,7 +57,8 @@ class Body(io.RawIOBase):
         self._position += len(chunk)
         if self._content and self._position == self._length:
             self._content = b""
-            self._on_read()
+            if self._on_read is not None:
+                self._on_read()
         return len(chunk)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
@@ -126,19 +123,3 @@ class CrtRequest:
 
     def _take_body(self, chunk: bytes, **_: object) -> None:
         self._body += chunk
-
-
-def http_request(
-    host: str,
-    path: str,
-    request: Request,
-    headers: tuple[tuple[str, str], ...],
-    on_read: Callable[[], None] = ignore_read,
-) -> HttpRequest:
-    """The request in the form of the CRT, which signs it later."""
-    return HttpRequest(
-        request.method,
-        path + (f"?{request.query}" if request.query else ""),
-        HttpHeaders([("Host", host), ("Content-Length", str(len(request.body))), *headers, *request.headers]),
-        Body(request.body, on_read) if request.body else None,
-    )

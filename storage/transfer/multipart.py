@@ -17,17 +17,18 @@ from storage import checksums
 from storage.aws.response_parsing import required, unquoted, version
 from storage.config import StorageConfig
 from storage.errors import SourceChangedError, StorageError
-from storage.transfer.crt_client import REQUEST_SECONDS, CrtClient
+from storage.transfer.crt_client import CrtClient
 from storage.transfer.crt_request import Request
 from storage.transfer.part_layout import MAX_PARTS, S3_MIN_PART_SIZE, Part, parts_of
 from storage.transfer.part_sender import PartSender
+from storage.transfer.preconditions import with_condition
 from storage.transfer.single_put import (
     ALGORITHM,
     CHECKSUM_HEADER,
     Sent,
     Transfer,
+    body_checksum,
     object_headers,
-    with_condition,
 )
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("storage")
@@ -54,12 +55,6 @@ class OpenMultipart:
     initiated_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class _SentPart:
-    etag: str
-    crc: int
-
-
 class MultipartSender:
     """Uploads one file in parts. `on_multipart` is given a new multipart upload before any part is sent.
 
@@ -78,13 +73,13 @@ class MultipartSender:
         self._transfer = transfer
         self._key = transfer.target.key
         self._on_multipart = on_multipart
-        self._sent: dict[int, _SentPart] = {}
+        self._etags: dict[int, str] = {}
         self._crcs: dict[int, int] = {}
         self._accepted = 0
 
     def send(self, resume: Multipart | None, part_size: int) -> Sent:
         """Resume `resume` if the server still has it, else create an upload with parts of `part_size`."""
-        listed = self._listed_parts(resume) if resume is not None else None
+        listed = self._kepts(resume) if resume is not None else None
         multipart = self._create(part_size) if resume is None or listed is None else resume
         try:
             self._adopt_parts(multipart, listed or {})
@@ -100,13 +95,16 @@ class MultipartSender:
 
     def _create(self, part_size: int) -> Multipart:
         answer = self._crt.call(
-            self._request(
+            Request(
                 "CreateMultipartUpload",
                 "POST",
-                "uploads=",
-                ("x-amz-checksum-algorithm", ALGORITHM),
-                ("x-amz-checksum-type", "FULL_OBJECT"),
-                *object_headers(self._config, self._transfer),
+                self._key,
+                query="uploads=",
+                headers=(
+                    ("x-amz-checksum-algorithm", ALGORITHM),
+                    ("x-amz-checksum-type", "FULL_OBJECT"),
+                    *object_headers(self._config, self._transfer),
+                ),
             ),
             cancelled=self._transfer.cancelled,
         )
@@ -119,7 +117,7 @@ class MultipartSender:
                 raise
         return multipart
 
-    def _listed_parts(self, multipart: Multipart) -> dict[int, Mapping[str, Any]] | None:
+    def _kepts(self, multipart: Multipart) -> dict[int, Mapping[str, Any]] | None:
         """The parts that the server lists, by number; None if the upload cannot be resumed."""
         size = self._transfer.source.size
         if multipart.part_size < S3_MIN_PART_SIZE or size > multipart.part_size * MAX_PARTS:
@@ -136,51 +134,46 @@ class MultipartSender:
     def _list(self, multipart: Multipart) -> Iterator[Mapping[str, Any]]:
         marker = 0
         while True:
-            query = f"max-parts=1000&part-number-marker={marker}&{_upload_id(multipart)}"
-            answer = self._crt.call(
-                self._request("ListParts", "GET", query), cancelled=self._transfer.cancelled
-            )
+            query = f"max-parts=1000&part-number-marker={marker}&{_query(multipart.upload_id)}"
+            request = Request("ListParts", "GET", self._key, query=query)
+            answer = self._crt.call(request, cancelled=self._transfer.cancelled)
             yield from answer.get("Parts", [])
-            following = int(answer.get("NextPartNumberMarker") or 0)
-            if not answer.get("IsTruncated") or following <= marker:
+            next_marker = int(answer.get("NextPartNumberMarker") or 0)
+            if not answer.get("IsTruncated") or next_marker <= marker:
                 return
-            marker = following
+            marker = next_marker
 
     def _adopt_parts(self, multipart: Multipart, listed: Mapping[int, Mapping[str, Any]]) -> None:
         """Adopt the listed parts whose content is that of the file."""
         for part in parts_of(self._transfer.source.size, multipart.part_size):
-            held = listed.get(part.number)
-            if held is not None and held.get("Size") == part.length and self._is_ours(part, held):
-                self._note(part, str(held["ETag"]))
+            kept = listed.get(part.number)
+            if kept is not None and kept.get("Size") == part.length and self._is_unchanged(part, kept):
+                self._record(part, str(kept["ETag"]))
         if listed:
-            _log.info("upload_resumed", key=self._key, parts_kept=len(self._sent), bytes_kept=self._accepted)
+            _log.info("upload_resumed", key=self._key, parts_kept=len(self._etags), bytes_kept=self._accepted)
 
-    def _is_ours(self, part: Part, held: Mapping[str, Any]) -> bool:
+    def _is_unchanged(self, part: Part, kept: Mapping[str, Any]) -> bool:
         source, cancelled = self._transfer.source, self._transfer.cancelled
         self._crcs[part.number] = source.crc(part.offset, part.length, cancelled)
-        checksum = checksums.decode(held.get("ChecksumCRC64NVME"))
+        checksum = checksums.decode(kept.get("ChecksumCRC64NVME"))
         if checksum is not None:
             return checksum == self._crcs[part.number]
-        return unquoted(held.get("ETag")) == source.md5(part.offset, part.length, cancelled).hex()
+        return unquoted(kept.get("ETag")) == source.md5(part.offset, part.length, cancelled).hex()
 
     def _send_parts(self, multipart: Multipart) -> None:
         def prepare(part: Part, content: memoryview) -> Request:
             self._crcs[part.number] = crc = checksums.crc(content)
             return Request(
-                operation="UploadPart",
-                method="PUT",
-                purpose="upload",
-                key=self._key,
-                query=f"partNumber={part.number}&{_upload_id(multipart)}",
-                headers=(
-                    (CHECKSUM_HEADER, checksums.encode(crc)),
-                    ("x-amz-sdk-checksum-algorithm", ALGORITHM),
-                ),
+                "UploadPart",
+                "PUT",
+                self._key,
+                query=f"partNumber={part.number}&{_query(multipart.upload_id)}",
+                headers=body_checksum(checksums.encode(crc)),
                 body=content,
             )
 
         def accepted(part: Part, answer: Mapping[str, Any]) -> None:
-            self._note(part, required(answer, "ETag", "upload", self._key))
+            self._record(part, required(answer, "ETag", "upload", self._key))
 
         sender = PartSender(
             self._crt,
@@ -190,10 +183,10 @@ class MultipartSender:
             cancelled=self._transfer.cancelled,
         )
         parts = parts_of(self._transfer.source.size, multipart.part_size)
-        sender.send((part for part in parts if part.number not in self._sent), prepare, accepted)
+        sender.send((part for part in parts if part.number not in self._etags), prepare, accepted)
 
-    def _note(self, part: Part, etag: str) -> None:
-        self._sent[part.number] = _SentPart(etag, self._crcs[part.number])
+    def _record(self, part: Part, etag: str) -> None:
+        self._etags[part.number] = etag
         self._accepted += part.length
         self._transfer.progress(self._accepted)
 
@@ -201,50 +194,37 @@ class MultipartSender:
         size = self._transfer.source.size
         whole = 0
         for part in parts_of(size, multipart.part_size):
-            whole = checksums.combine(whole, self._sent[part.number].crc, part.length)
+            whole = checksums.combine(whole, self._crcs[part.number], part.length)
         self._transfer.ensure_unchanged(whole)
 
         def attempt(condition: tuple[tuple[str, str], ...]) -> Mapping[str, Any]:
-            return self._crt.call(
-                self._request(
-                    "CompleteMultipartUpload",
-                    "POST",
-                    _upload_id(multipart),
+            request = Request(
+                "CompleteMultipartUpload",
+                "POST",
+                self._key,
+                query=_query(multipart.upload_id),
+                headers=(
                     (CHECKSUM_HEADER, self._transfer.checksum),
                     ("x-amz-checksum-type", "FULL_OBJECT"),
                     ("x-amz-mp-object-size", str(size)),
                     *condition,
-                    body=self._part_list(),
                 ),
-                seconds=COMPLETE_SECONDS,
-                cancelled=self._transfer.cancelled,
+                body=self._part_list(),
             )
+            return self._crt.call(request, seconds=COMPLETE_SECONDS, cancelled=self._transfer.cancelled)
 
-        answer = with_condition(self._crt, self._transfer.target, attempt)
+        answer = with_condition(self._crt, self._key, self._transfer.target.condition, attempt)
         etag = required(answer, "ETag", "upload", self._key)
         return Sent(unquoted(etag), version(answer.get("VersionId")), multipart.part_size)
 
     def _part_list(self) -> bytes:
         parts = "".join(
-            f"<Part><PartNumber>{number}</PartNumber><ETag>{html.escape(part.etag)}</ETag>"
-            f"<ChecksumCRC64NVME>{checksums.encode(part.crc)}</ChecksumCRC64NVME></Part>"
-            for number, part in sorted(self._sent.items())
+            f"<Part><PartNumber>{number}</PartNumber><ETag>{html.escape(etag)}</ETag>"
+            f"<ChecksumCRC64NVME>{checksums.encode(self._crcs[number])}</ChecksumCRC64NVME></Part>"
+            for number, etag in sorted(self._etags.items())
         )
         root = "CompleteMultipartUpload"
         return f'<{root} xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{parts}</{root}>'.encode()
-
-    def _request(
-        self, operation: str, method: str, query: str, *headers: tuple[str, str], body: bytes = b""
-    ) -> Request:
-        return Request(
-            operation=operation,
-            method=method,
-            purpose="upload",
-            key=self._key,
-            query=query,
-            headers=headers,
-            body=body,
-        )
 
     def _abort(self, multipart: Multipart) -> None:
         """Abort the upload; a failure is only logged, because the one that led here is raised."""
@@ -260,21 +240,15 @@ class MultipartSender:
             )
 
 
-def abort(crt: CrtClient, key: str, upload_id: str, *, seconds: float = REQUEST_SECONDS) -> None:
+def abort(crt: CrtClient, key: str, upload_id: str) -> None:
     """Abort a multipart upload, if there is one with this id. Raises `StorageError`."""
-    request = Request(
-        operation="AbortMultipartUpload",
-        method="DELETE",
-        purpose="abort the upload of",
-        key=key,
-        query=f"uploadId={quote(upload_id, safe='')}",
-    )
+    purpose = "abort the upload of"
     try:
-        crt.call(request, seconds=seconds)
+        crt.call(Request("AbortMultipartUpload", "DELETE", key, purpose, _query(upload_id)))
     except StorageError as exc:
         if exc.code not in {"NoSuchUpload", "http-404"}:
             raise
 
 
-def _upload_id(multipart: Multipart) -> str:
-    return f"uploadId={quote(multipart.upload_id, safe='')}"
+def _query(upload_id: str) -> str:
+    return f"uploadId={quote(upload_id, safe='')}"

@@ -164,13 +164,8 @@ class PartSender:
                 continue
             longest = 10 * self._crt.stall_seconds + current.part.length / MIN_BYTES_PER_SECOND
             if now - current.started > longest or self._crt.is_stalled(current.started):
-                raise StorageError(
-                    ErrorKind.TRANSIENT,
-                    "upload",
-                    self._key,
-                    "stalled",
-                    f"No byte was accepted for {self._crt.stall_seconds:g} seconds. It is tried again.",
-                )
+                hint = f"No byte was accepted for {self._crt.stall_seconds:g} seconds. It is tried again."
+                raise StorageError(ErrorKind.TRANSIENT, "upload", self._key, "stalled", hint)
 
     def _drain(self) -> None:
         """Cancel what is in flight, wait for its end, and release every slot."""

@@ -1,7 +1,21 @@
 """The condition on which an object may be written, so that no object is overwritten unseen."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeVar
+
+import structlog
+
+from storage.errors import PreconditionError, StorageError
+from storage.transfer.crt_client import CrtClient
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("storage")
+
+_PRECONDITION_CODES = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "http-412", "http-409"})
+_UNSUPPORTED_CODES = frozenset({"NotImplemented", "http-501"})
+_GONE_CODES = frozenset({"NoSuchKey", "http-404"})
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,4 +40,25 @@ class WriteCondition:
         return cls(("If-Match", f'"{etag}"'))
 
 
-UNCONDITIONAL = WriteCondition.unconditional()
+def with_condition(
+    crt: CrtClient, key: str, condition: WriteCondition, attempt: Callable[[tuple[tuple[str, str], ...]], _T]
+) -> _T:
+    """Call `attempt`, which makes an object appear, with the headers of `condition`.
+
+    Raises `PreconditionError` if it is not met. A server that does not support conditions is sent none, then
+    and from then on.
+    """
+    header = condition.header
+    if header is None or not crt.conditions_supported:
+        return attempt(())
+    try:
+        return attempt((header,))
+    except StorageError as exc:
+        if exc.code in _PRECONDITION_CODES or (header[0] == "If-Match" and exc.code in _GONE_CODES):
+            raise PreconditionError(key, exc.code) from exc
+        if exc.code not in _UNSUPPORTED_CODES:
+            raise
+    result = attempt(())
+    crt.conditions_supported = False
+    _log.info("conditions_unsupported", key=key)
+    return result

@@ -2,34 +2,24 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote, urlencode
-
-import structlog
 
 from storage import checksums
 from storage.aws.response_parsing import unquoted, version
 from storage.config import StorageConfig
-from storage.errors import PreconditionError, SourceChangedError, StorageError, UploadCancelledError
+from storage.errors import SourceChangedError, UploadCancelledError
 from storage.source_file import SourceFile
 from storage.transfer.crt_client import CrtClient
 from storage.transfer.crt_request import Request
 from storage.transfer.part_layout import Part
 from storage.transfer.part_sender import PartSender
-from storage.transfer.preconditions import UNCONDITIONAL, WriteCondition
-
-_log: structlog.stdlib.BoundLogger = structlog.get_logger("storage")
+from storage.transfer.preconditions import WriteCondition, with_condition
 
 ALGORITHM = "CRC64NVME"
 CHECKSUM_HEADER = "x-amz-checksum-crc64nvme"
 PUT_ATTEMPTS = 1
 """The CRT has tried it twice by then; further retries are the caller's decision."""
-
-_PRECONDITION_CODES = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "http-412", "http-409"})
-_UNSUPPORTED_CODES = frozenset({"NotImplemented", "http-501"})
-_GONE_CODES = frozenset({"NoSuchKey", "http-404"})
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +33,7 @@ class Target:
     key: str
     content_type: str
     metadata: Mapping[str, str] = field(default_factory=dict)
-    condition: WriteCondition = UNCONDITIONAL
+    condition: WriteCondition = field(default_factory=WriteCondition.unconditional)
 
     def __post_init__(self) -> None:
         for name, value in self.metadata.items():
@@ -113,14 +103,11 @@ def put_object(crt: CrtClient, config: StorageConfig, transfer: Transfer) -> Sen
 
         def prepare(_: Part, content: memoryview) -> Request:
             transfer.ensure_unchanged(checksums.crc(content))
-            # Some servers keep a checksum only if its algorithm is named too.
-            checksum = ((CHECKSUM_HEADER, transfer.checksum), ("x-amz-sdk-checksum-algorithm", ALGORITHM))
             return Request(
-                operation="PutObject",
-                method="PUT",
-                purpose="upload",
-                key=target.key,
-                headers=(*headers, *checksum, *condition),
+                "PutObject",
+                "PUT",
+                target.key,
+                headers=(*headers, *body_checksum(transfer.checksum), *condition),
                 body=content,
             )
 
@@ -131,33 +118,15 @@ def put_object(crt: CrtClient, config: StorageConfig, transfer: Transfer) -> Sen
         (answer,) = answers
         return Sent(unquoted(answer.get("ETag")), version(answer.get("VersionId")), None)
 
-    sent = with_condition(crt, target, attempt)
+    sent = with_condition(crt, target.key, target.condition, attempt)
     transfer.progress(size)
     return sent
 
 
-def with_condition(
-    crt: CrtClient, target: Target, attempt: Callable[[tuple[tuple[str, str], ...]], _T]
-) -> _T:
-    """Call `attempt`, which makes an object appear, with the headers of the target's condition.
-
-    Raises `PreconditionError` if it is not met. A server that does not support conditions is sent none, then
-    and from then on.
-    """
-    header = target.condition.header
-    if header is None or not crt.conditions_supported:
-        return attempt(())
-    try:
-        return attempt((header,))
-    except StorageError as exc:
-        if exc.code in _PRECONDITION_CODES or (header[0] == "If-Match" and exc.code in _GONE_CODES):
-            raise PreconditionError(target.key, exc.code) from exc
-        if exc.code not in _UNSUPPORTED_CODES:
-            raise
-    result = attempt(())
-    crt.conditions_supported = False
-    _log.info("conditions_unsupported", key=target.key)
-    return result
+def body_checksum(checksum: str) -> tuple[tuple[str, str], ...]:
+    """The headers by which the server verifies a body against its CRC64NVME in S3's text form."""
+    # Some servers keep a checksum only if its algorithm is named too.
+    return ((CHECKSUM_HEADER, checksum), ("x-amz-sdk-checksum-algorithm", ALGORITHM))
 
 
 def object_headers(config: StorageConfig, transfer: Transfer) -> tuple[tuple[str, str], ...]:

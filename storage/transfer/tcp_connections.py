@@ -42,7 +42,7 @@ class TcpConnections:
             now = self._clock()
             if now - self._sampled_at >= interval:
                 self._sampled_at = now
-                counts = {connection.inode: connection.byte_counts() for connection in self._open()}
+                counts = {os.fstat(sock.fileno()).st_ino: _byte_counts(sock) for sock in self._open()}
                 if any(count != self._byte_counts.get(inode) for inode, count in counts.items()):
                     self._active_at = now
                 self._byte_counts = counts
@@ -58,33 +58,25 @@ class TcpConnections:
             if bytes_per_second is not None and bytes_per_second <= _FASTEST_PACED:
                 rate = max(1, int(bytes_per_second))
             for connection in self._open():
-                connection.pace(rate)
+                connection.setsockopt(socket.SOL_SOCKET, _MAX_PACING_RATE, rate)
 
-    def _open(self) -> Iterator["_Connection"]:
+    def _open(self) -> Iterator[socket.socket]:
+        """The connections, by duplicate descriptors, because the CRT may close its own at any time."""
         for name in os.listdir("/proc/self/fd"):
             connection = _connection(int(name), self._port)
             if connection is not None:
-                with connection.socket:
+                with connection:
                     yield connection
 
 
-class _Connection:
-    """One connection, through a duplicate descriptor, because the CRT may close its own at any time."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.socket = sock
-        self.inode = os.fstat(sock.fileno()).st_ino
-
-    def byte_counts(self) -> tuple[int, int]:
-        info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_AT + _BYTES.size)
-        acknowledged, received = _BYTES.unpack_from(info.ljust(_BYTES_AT + _BYTES.size, b"\0"), _BYTES_AT)
-        return acknowledged, received
-
-    def pace(self, rate: int) -> None:
-        self.socket.setsockopt(socket.SOL_SOCKET, _MAX_PACING_RATE, rate)
+def _byte_counts(connection: socket.socket) -> tuple[int, int]:
+    """The bytes that were acknowledged and received on a connection."""
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_AT + _BYTES.size)
+    acknowledged, received = _BYTES.unpack_from(info.ljust(_BYTES_AT + _BYTES.size, b"\0"), _BYTES_AT)
+    return acknowledged, received
 
 
-def _connection(fd: int, port: int) -> _Connection | None:
+def _connection(fd: int, port: int) -> socket.socket | None:
     """The TCP connection of a descriptor, if it is one to `port`."""
     try:
         if not os.readlink(f"/proc/self/fd/{fd}").startswith("socket:"):
@@ -95,7 +87,7 @@ def _connection(fd: int, port: int) -> _Connection | None:
     try:
         is_tcp = sock.family in (socket.AF_INET, socket.AF_INET6) and sock.type == socket.SOCK_STREAM
         if is_tcp and sock.getpeername()[1] == port:
-            return _Connection(sock)
+            return sock
     except OSError:  # not connected, or no longer
         pass
     sock.close()

@@ -45,7 +45,7 @@ def key(prefix: str) -> str:
 
 @pytest.fixture
 def proxy(backend: Backend) -> Iterator[FaultProxy]:
-    """Counts what the server is asked, and does what it is told in between."""
+    """Counts requests to the server, and injects faults."""
     with proxy_before(backend) as running:
         yield running
 

@@ -77,7 +77,7 @@ def running_localstack() -> Iterator[str]:
 
 
 def _start(directory: str) -> tuple[subprocess.Popen[bytes], str]:
-    """Start it on a port that is free now; by the time it listens somebody may have taken that."""
+    """Start it on a port that is free now; another process may take it before the server listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"

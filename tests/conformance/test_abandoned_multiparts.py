@@ -63,7 +63,7 @@ def still_open(store: ObjectStore, prefix: str) -> set[str]:
 def test_at_the_start_a_remembered_upload_stays_and_a_forgotten_one_of_our_key_goes(
     backend: Backend, janitor: AbandonedMultiparts, ledger: Ledger, store: ObjectStore, prefix: str
 ) -> None:
-    """One of a key that this ledger has no row for is somebody else's, and is never touched."""
+    """One of a key without a row in this ledger belongs to another writer, and is never touched."""
     remembered = begin(backend, f"{prefix}/remembered.mp4")
     begin(backend, f"{prefix}/forgotten.mp4")
     foreign = begin(backend, f"{prefix}/foreign.mp4")

@@ -25,7 +25,7 @@ def send(store: ObjectStore, path: str, target: Target) -> None:
         store.upload(source, target, checksum=source.checksum(), progress=lambda _: None)
 
 
-def granted_to_everybody(backend: Backend, key: str) -> list[str]:
+def granted_to_everyone(backend: Backend, key: str) -> list[str]:
     """The permissions that the object's ACL gives to everybody."""
     if not backend.traits.knows_acls:
         pytest.skip(f"{backend.name} is not known to take ACLs")
@@ -39,20 +39,20 @@ def refuse_acls(request: Request, forward: Forward) -> Answer:
 
 
 @both_ways
-def test_public_read_is_in_the_acl_and_a_stranger_sees_the_object(
+def test_public_read_is_in_the_acl_and_everyone_can_read_the_object(
     backend: Backend, proxy: FaultProxy, key: str, path: str, size: int
 ) -> None:
     make_file(path, size)
     acl = "public-read" if backend.traits.knows_acls else None
     with ObjectStore(backend.config(proxy.url, acl=acl)) as store:
         send(store, path, Target(key, "video/mp4"))
-        assert granted_to_everybody(backend, key) == ["READ"]
+        assert granted_to_everyone(backend, key) == ["READ"]
         assert store.is_public(key)
 
 
 @both_ways
 @pytest.mark.parametrize("acl", [None, "public-read"])
-def test_without_an_acl_nothing_is_granted_to_everybody(
+def test_without_an_acl_nothing_is_granted_to_everyone(
     backend: Backend, proxy: FaultProxy, key: str, path: str, size: int, acl: str | None
 ) -> None:
     """None is configured, or the bucket refuses it."""
@@ -71,7 +71,7 @@ def test_without_an_acl_nothing_is_granted_to_everybody(
         assert len(sent) == (acl is not None)
         if size >= LARGE and not backend.traits.knows_acls_of_multiparts:
             return
-        assert granted_to_everybody(backend, key) == []
+        assert granted_to_everyone(backend, key) == []
         if backend.traits.keeps_strangers_out:
             assert not store.is_public(key)
 

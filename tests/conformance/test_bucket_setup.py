@@ -24,7 +24,7 @@ def config(backend: Backend) -> Iterator[StorageConfig]:
     backend.client.delete_bucket(Bucket=name)
 
 
-def wishes_of(config: StorageConfig) -> DesiredBucket:
+def desired_bucket(config: StorageConfig) -> DesiredBucket:
     return DesiredBucket(
         bucket=config.bucket,
         prefix=PREFIX,
@@ -38,7 +38,7 @@ def wishes_of(config: StorageConfig) -> DesiredBucket:
 
 def test_a_bucket_is_made_and_its_documents_are_read_back_as_they_were_written(config: StorageConfig) -> None:
     """Public access block, ownership, policy, CORS and lifecycle; a second round finds nothing to change."""
-    desired = wishes_of(config)
+    desired = desired_bucket(config)
     with BucketAdmin(config) as admin:
         assert not admin.exists()
         admin.create()

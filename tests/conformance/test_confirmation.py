@@ -33,7 +33,7 @@ def confirm(store: ObjectStore, source: SourceFile, key: str) -> Confirmation:
 
 
 def corrupting(proxy: FaultProxy, action: str, *, times: int) -> Fault:
-    """The line turns over one bit of some bodies; each keeps its length, so that only a checksum can tell."""
+    """Flips one bit of some bodies; each keeps its length, so that only a checksum reveals it."""
     left = times
 
     def fault(request: Request, forward: Forward) -> Answer | None:
@@ -66,7 +66,7 @@ def test_an_object_that_is_there_already_is_recognised_before_anything_is_sent(
 
 
 @both_ways
-def test_an_object_of_somebody_else_with_the_same_content_is_recognised(
+def test_an_object_of_another_writer_with_the_same_content_is_recognised(
     backend: Backend, store: ObjectStore, key: str, path: str, size: int
 ) -> None:
     """It was uploaded by a client that knows no CRC64NVME, in the parts that most clients use."""
@@ -85,10 +85,10 @@ def test_an_object_of_somebody_else_with_the_same_content_is_recognised(
 
 
 @both_ways
-def test_other_content_of_the_same_size_is_told_apart_and_described(
+def test_other_content_of_the_same_size_is_distinguished_and_described(
     backend: Backend, store: ObjectStore, key: str, path: str, size: int
 ) -> None:
-    make_file(path, size, seed="of somebody else")
+    make_file(path, size, seed="of another writer")
     sent = send(store, path, key)
     make_file(path, size)
     with source_of(path) as source:
@@ -99,7 +99,7 @@ def test_other_content_of_the_same_size_is_told_apart_and_described(
     assert found.last_modified is not None
 
 
-def test_content_of_another_size_is_told_apart(
+def test_content_of_another_size_is_distinguished(
     backend: Backend, store: ObjectStore, key: str, path: str
 ) -> None:
     send(store, make_file(path, SMALL), key)
@@ -167,7 +167,7 @@ def test_bytes_that_change_on_the_way_are_never_confirmed(
     backend: Backend, store: ObjectStore, proxy: FaultProxy, key: str, path: str, action: str, size: int
 ) -> None:
     if action == "PutObject" and backend.traits.believes_checksums:
-        pytest.skip(f"{backend.name} repeats the checksum that it was told, whatever bytes came with it")
+        pytest.skip(f"{backend.name} repeats the checksum that it was sent, whatever bytes came with it")
     proxy.fault = corrupting(proxy, action, times=-1)
     with source_of(make_file(path, size)) as source:
         ensure_found_out(backend, *send_over(store, source, key))

@@ -27,7 +27,7 @@ def test_objects_below_a_prefix_are_listed_by_key_with_size_and_time_in_utc(
 def test_pages_are_asked_for_as_they_are_needed(
     backend: Backend, store: ObjectStore, proxy: FaultProxy, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever stops early has not made the server list it all; whoever goes on gets every page."""
+    """A caller that stops early makes the server list no more; one that continues gets every page."""
     client = store._session.client
     real = client.list_objects_v2
     monkeypatch.setattr(client, "list_objects_v2", lambda **asked: real(**asked, MaxKeys=2))

@@ -58,7 +58,7 @@ def test_only_those_below_the_prefix_are_listed(backend: Backend, store: ObjectS
     assert opened(store, f"{prefix}/ours/") == {(ours, upload_id)}
 
 
-def test_several_of_one_key_are_told_apart(backend: Backend, store: ObjectStore, key: str) -> None:
+def test_several_of_one_key_are_distinguished(backend: Backend, store: ObjectStore, key: str) -> None:
     first, second = begin(backend, key), begin(backend, key)
     assert opened(store, key) == {(key, first), (key, second)}
     store.abort(key, first)

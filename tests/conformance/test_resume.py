@@ -125,7 +125,7 @@ def test_parts_that_are_listed_in_pages_are_all_found(
 def test_a_part_of_other_content_is_sent_again(
     backend: Backend, store: ObjectStore, proxy: FaultProxy, key: str, path: str
 ) -> None:
-    """The file was rewritten in its second part while nobody looked; its size is the same."""
+    """The file was rewritten in its second part between two attempts; its size is the same."""
     make_file(path, SIZE)
     multipart = cancel(backend, path, key, 3)
     with open(path, "r+b") as file:
@@ -179,7 +179,7 @@ def truncate(path: str) -> None:
 
 
 def grow(path: str) -> None:
-    """As somebody who appends."""
+    """As a writer that appends."""
     os.truncate(path, SIZE + 1)
 
 

@@ -108,12 +108,12 @@ def test_what_goes_well_returns_nothing_foreign(store: ObjectStore, key: str, pa
 
 
 @every_call
-def test_a_bucket_that_is_not_there_is_for_the_operator_to_mend(
+def test_a_missing_bucket_is_for_the_operator_to_correct(
     backend: Backend, key: str, path: str, name: str
 ) -> None:
     with ObjectStore(backend.config(bucket=f"{backend.bucket}-not")) as store:
         error = failure_of(name, store, key, path)
-    # A HEAD has no body that could tell a bucket that is missing from an object that is.
+    # A HEAD has no body that could distinguish a missing bucket from a missing object.
     if error is not None:
         assert (error.kind, error.code) == (ErrorKind.ENVIRONMENT, "NoSuchBucket")
     else:
@@ -163,9 +163,9 @@ def test_whatever_a_server_answers_is_an_error_of_ours(path: str, name: str, fau
 
 
 @pytest.mark.parametrize("name", [name for name in CALLS if name != "is_public"])
-def test_credentials_that_are_missing_are_for_the_operator_to_mend(path: str, name: str) -> None:
-    nobody = {"access_key_id": None, "secret_access_key": None}
-    with ObjectStore(config_for(UNUSED_PORT, "bucket", **nobody)) as store:
+def test_missing_credentials_are_for_the_operator_to_correct(path: str, name: str) -> None:
+    no_credentials = {"access_key_id": None, "secret_access_key": None}
+    with ObjectStore(config_for(UNUSED_PORT, "bucket", **no_credentials)) as store:
         error = failure_of(name, store, KEY, path)
     assert error is not None
     assert (error.kind, error.code) == (ErrorKind.ENVIRONMENT, "no-credentials")

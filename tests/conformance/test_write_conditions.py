@@ -45,7 +45,7 @@ def test_where_nothing_is_a_first_upload_may_go(
 def test_where_something_is_a_first_upload_is_refused(
     backend: Backend, store: ObjectStore, key: str, path: str, size: int, operation: str
 ) -> None:
-    send(store, make_file(path, size, "of somebody else"), key)
+    send(store, make_file(path, size, "of another writer"), key)
     refuse(backend, store, make_file(path, size), key, operation, WriteCondition.if_absent())
 
 
@@ -53,7 +53,7 @@ def test_where_something_is_a_first_upload_is_refused(
 def test_what_was_seen_may_be_replaced(
     backend: Backend, store: ObjectStore, key: str, path: str, size: int, operation: str
 ) -> None:
-    seen = send(store, make_file(path, size, "of somebody else"), key)
+    seen = send(store, make_file(path, size, "of another writer"), key)
     send(store, make_file(path, size), key, WriteCondition.if_match(seen.etag))
     assert backend.content(key) == content_of(path)
 
@@ -62,7 +62,7 @@ def test_what_was_seen_may_be_replaced(
 def test_what_was_not_seen_is_not_replaced(
     backend: Backend, store: ObjectStore, key: str, path: str, size: int, operation: str
 ) -> None:
-    send(store, make_file(path, size, "of somebody else"), key)
+    send(store, make_file(path, size, "of another writer"), key)
     refuse(backend, store, make_file(path, size), key, operation, WriteCondition.if_match(NOBODYS))
 
 
@@ -77,6 +77,6 @@ def test_what_has_gone_meanwhile_is_not_replaced(
 def test_without_a_condition_anything_is_replaced(
     backend: Backend, store: ObjectStore, key: str, path: str, size: int, operation: str
 ) -> None:
-    send(store, make_file(path, size, "of somebody else"), key)
+    send(store, make_file(path, size, "of another writer"), key)
     send(store, make_file(path, size), key)
     assert backend.content(key) == content_of(path)

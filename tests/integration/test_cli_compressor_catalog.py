@@ -127,7 +127,7 @@ def test_a_dry_run_needs_no_ledger_to_ask_the_catalog(command: Command) -> None:
 def outcomes(compressor_harness: Harness) -> dict[str, str]:
     app = compressor_harness.app
     found = list(check_catalog(app.settings, app.database, ledger_is_current=True))
-    assert all(result.mend for result in found if result.outcome != "ok")
+    assert all(result.remedy for result in found if result.outcome != "ok")
     return {result.name: result.outcome.value for result in found}
 
 

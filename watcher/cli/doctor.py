@@ -62,7 +62,7 @@ def iam_policy(settings: Settings) -> dict[str, object]:
 
 def format_result(result: CheckResult) -> str:
     """Format a result as one line of text."""
-    return f"{result.outcome:9}{result.name}: {result.detail} {result.mend}".rstrip()
+    return f"{result.outcome:9}{result.name}: {result.detail} {result.remedy}".rstrip()
 
 
 def _checks(settings: Settings) -> Iterator[CheckResult]:

@@ -33,7 +33,7 @@ def test_what_only_the_operator_can_change_is_an_environment_error_with_a_hint(c
 
 
 @pytest.mark.parametrize("code", sorted(OBJECT_CODES))
-def test_what_no_retry_can_mend_is_an_object_error_with_a_hint(code: str) -> None:
+def test_what_no_retry_can_correct_is_an_object_error_with_a_hint(code: str) -> None:
     error = translate(answer(400, code), "upload", KEY)
     assert error.kind is ErrorKind.OBJECT
     assert error.hint == OBJECT_CODES[code]
@@ -67,7 +67,7 @@ def test_an_answer_without_a_code_is_judged_by_its_status(status: int) -> None:
     assert error.code == f"http-{status}"
 
 
-def test_a_refusal_with_a_code_that_nobody_knows_is_for_the_operator() -> None:
+def test_a_refusal_with_an_unknown_code_is_for_the_operator() -> None:
     assert translate(answer(403, "HouseRules"), "upload", KEY).kind is ErrorKind.ENVIRONMENT
     assert translate(answer(400, "KMS.DisabledException"), "upload", KEY).kind is ErrorKind.ENVIRONMENT
 
@@ -134,7 +134,7 @@ def test_everything_botocore_knows_to_raise_is_one_of_the_two_kinds_that_are_cau
     assert others == {"UndefinedModelAttributeError", "MissingServiceIdError"}
 
 
-def test_without_any_credentials_the_operator_is_told_which_to_set() -> None:
+def test_missing_credentials_name_the_settings() -> None:
     config = config_for("http://127.0.0.1:9", "bucket", access_key_id=None, secret_access_key=None)
     with ObjectStore(config) as store, pytest.raises(StorageError, match="AWS_ACCESS_KEY_ID") as caught:
         store.delete(KEY)
@@ -171,7 +171,7 @@ def test_a_name_that_no_bucket_can_have_is_for_the_operator() -> None:
     assert caught.value.kind is ErrorKind.ENVIRONMENT
 
 
-def test_nobody_at_the_other_end_is_transient() -> None:
+def test_a_refused_connection_is_transient() -> None:
     with FaultProxy() as gone:
         url = gone.url
     with ObjectStore(config_for(url, "bucket")) as store, pytest.raises(StorageError) as caught:

@@ -54,7 +54,7 @@ def test_an_hour_of_silence_saves_up_next_to_nothing(clock: Clock) -> None:
     assert sent_in(bandwidth, clock, 10, 100) == pytest.approx(10_000, rel=0.05)
 
 
-def test_without_a_limit_nobody_waits(clock: Clock) -> None:
+def test_without_a_limit_nothing_waits(clock: Clock) -> None:
     bandwidth = Bandwidth(None, clock=clock)
     assert bandwidth.take(10**12) == 0
     assert bandwidth.take(10**12) == 0

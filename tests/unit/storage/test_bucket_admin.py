@@ -16,7 +16,7 @@ from storage.bucket.documents import (
 from tests.support.fault_proxy import Answer, Fault, FaultProxy, Forward, Request, s3_error
 from tests.support.s3_server import REGION, S3Server, config_for
 
-WISHES = DesiredBucket(
+DESIRED = DesiredBucket(
     bucket="renditions",
     prefix="videos",
     region=REGION,
@@ -64,12 +64,12 @@ def test_what_is_written_is_read_back_and_then_it_is_as_wanted(
         Bucket=bucket, OwnershipControls={"Rules": [{"ObjectOwnership": "BucketOwnerEnforced"}]}
     )
     with BucketAdmin(config_for(proxy.url, bucket)) as admin:
-        asked = desired_documents(admin.read(), WISHES)
+        asked = desired_documents(admin.read(), DESIRED)
         for part, document in asked.items():
             assert document is not None
             admin.write(part, document)
         now = admin.read()
-        assert desired_documents(now, WISHES) == now
+        assert desired_documents(now, DESIRED) == now
     assert not any(client.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"].values())
     controls = client.get_bucket_ownership_controls(Bucket=bucket)["OwnershipControls"]
     assert controls == {"Rules": [{"ObjectOwnership": "BucketOwnerPreferred"}]}
@@ -105,7 +105,7 @@ def test_a_refusal_names_the_permissions_that_are_missing(proxy: FaultProxy, buc
     assert "s3:GetBucketCORS" in caught.value.hint
 
 
-def test_a_bucket_of_somebody_else_is_neither_there_nor_missing(proxy: FaultProxy, bucket: str) -> None:
+def test_a_bucket_of_another_account_is_neither_there_nor_missing(proxy: FaultProxy, bucket: str) -> None:
     proxy.fault = refusing("", Answer(403))
     with BucketAdmin(config_for(proxy.url, bucket)) as admin, pytest.raises(StorageError) as caught:
         admin.exists()
@@ -130,7 +130,7 @@ def test_a_server_with_a_bad_moment_is_transient(proxy: FaultProxy, bucket: str)
     assert (caught.value.kind, caught.value.code) == (ErrorKind.TRANSIENT, "SlowDown")
 
 
-def test_the_name_of_somebody_elses_bucket_is_a_setting_to_change(proxy: FaultProxy) -> None:
+def test_a_bucket_name_of_another_account_is_a_setting_to_change(proxy: FaultProxy) -> None:
     proxy.fault = refusing("", s3_error(409, "BucketAlreadyExists"))
     with BucketAdmin(config_for(proxy.url, "taken-name")) as admin, pytest.raises(StorageError) as caught:
         admin.create()
@@ -154,7 +154,7 @@ def test_a_lifecycle_is_written_with_the_setting_that_belongs_to_all_its_rules(
     proxy: FaultProxy, bucket: str, s3: S3Server
 ) -> None:
     with BucketAdmin(config_for(proxy.url, bucket)) as admin:
-        lifecycle = desired_documents({BucketDocument.LIFECYCLE: None}, WISHES)[BucketDocument.LIFECYCLE]
+        lifecycle = desired_documents({BucketDocument.LIFECYCLE: None}, DESIRED)[BucketDocument.LIFECYCLE]
         assert lifecycle is not None
         admin.write(
             BucketDocument.LIFECYCLE,

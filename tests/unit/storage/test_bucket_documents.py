@@ -17,7 +17,7 @@ from storage.bucket.documents import (
     PublicMode,
     Transition,
     desired_documents,
-    named,
+    entry_name,
     objects_arn,
     public_mode_of,
 )
@@ -54,7 +54,7 @@ def merged(part: BucketDocument, present: Document | None, **changes: Any) -> An
     return desired_documents({part: present}, desired(**changes))[part]
 
 
-def test_everybody_may_read_objects_under_the_prefix_and_do_nothing_else() -> None:
+def test_everyone_may_read_objects_under_the_prefix_and_do_nothing_else() -> None:
     assert merged(BucketDocument.POLICY, None) == {
         "Version": "2012-10-17",
         "Statement": [
@@ -86,7 +86,7 @@ def test_a_policy_of_one_statement_without_a_list_is_understood() -> None:
 @pytest.mark.parametrize(
     "change", [{"Resource": "arn:aws:s3:::films/*"}, {"Effect": "Deny"}, {"Action": "s3:*"}]
 )
-def test_a_statement_of_ours_that_somebody_changed_is_made_right_in_its_place(change: dict[str, str]) -> None:
+def test_a_changed_statement_of_ours_is_corrected_in_its_place(change: dict[str, str]) -> None:
     right = merged(BucketDocument.POLICY, {"Version": "2012-10-17", "Statement": [THEIRS_IN_POLICY]})
     wrong = {**right, "Statement": [{**right["Statement"][1], **change}, THEIRS_IN_POLICY]}
     assert merged(BucketDocument.POLICY, wrong)["Statement"] == [right["Statement"][1], THEIRS_IN_POLICY]
@@ -107,7 +107,7 @@ def test_two_prefixes_of_one_bucket_have_a_statement_and_a_rule_each() -> None:
 
 @given(st.text(max_size=8), st.text(max_size=8))
 def test_different_prefixes_never_share_a_name(one: str, other: str) -> None:
-    assert (named("x", one) == named("x", other)) is (one == other)
+    assert (entry_name("x", one) == entry_name("x", other)) is (one == other)
 
 
 def test_without_a_prefix_the_whole_bucket_is_meant() -> None:
@@ -203,7 +203,7 @@ def test_acls_are_enabled_only_if_objects_are_to_be_public_by_them() -> None:
     assert merged(BucketDocument.OWNERSHIP, writer, uses_acl=True) is writer
 
 
-def test_a_bucket_that_only_cloudfront_reads_is_kept_from_everybody_else() -> None:
+def test_a_bucket_that_only_cloudfront_reads_is_not_made_public() -> None:
     present = {**NEW_ON_AWS, BucketDocument.POLICY: {"Version": "2012-10-17", "Statement": [FOR_CLOUDFRONT]}}
     documents = desired_documents(present, desired(cdn_domain="d111.cloudfront.net"))
     for part in (BucketDocument.POLICY, BucketDocument.OWNERSHIP, BucketDocument.PUBLIC_ACCESS_BLOCK):
@@ -221,7 +221,7 @@ def test_a_bucket_that_only_cloudfront_reads_is_kept_from_everybody_else() -> No
         ({}, [FOR_CLOUDFRONT], PublicMode.POLICY),
     ],
 )
-def test_the_way_follows_from_settings_and_from_who_is_let_in(
+def test_the_public_mode_follows_from_the_settings_and_the_policy(
     changes: dict[str, Any], statements: list[Document], way: PublicMode
 ) -> None:
     assert public_mode_of(desired(**changes), {"Statement": statements}) is way

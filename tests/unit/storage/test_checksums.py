@@ -22,7 +22,7 @@ def test_text_form_leads_there_and_back(value: int) -> None:
 
 
 @given(st.binary(), st.binary())
-def test_pieces_joined_have_the_checksum_of_the_whole(first: bytes, second: bytes) -> None:
+def test_joined_parts_have_the_checksum_of_the_whole(first: bytes, second: bytes) -> None:
     joined = checksums.combine(checksums.crc(first), checksums.crc(second), len(second))
     assert joined == checksums.crc(first + second) == checksums.crc(second, checksums.crc(first))
 
@@ -35,5 +35,5 @@ def test_a_malformed_checksum_is_no_checksum(text: str | None) -> None:
 
 
 def test_the_etag_of_parts_is_the_digest_of_their_digests_and_their_number() -> None:
-    digests = [hashlib.md5(piece).digest() for piece in (b"one", b"two")]
+    digests = [hashlib.md5(part).digest() for part in (b"one", b"two")]
     assert checksums.multipart_etag(digests) == f"{hashlib.md5(b''.join(digests)).hexdigest()}-2"

@@ -50,7 +50,7 @@ def distribution(cdn: Cdn, proxy: FaultProxy) -> Iterator[Distribution]:
         yield distribution
 
 
-def test_a_distribution_forgets_what_it_is_told_to(distribution: Distribution, cdn: Cdn) -> None:
+def test_a_distribution_invalidates_the_paths_it_is_sent(distribution: Distribution, cdn: Cdn) -> None:
     paths = ["/videos/a_720p.mp4", "/videos/b%20c_720p.mp4"]
     assert distribution.invalidate(paths, reference="r")
     assert cdn.forgotten() == [paths]
@@ -156,7 +156,7 @@ def test_missing_credentials_are_the_environments_fault(proxy: FaultProxy) -> No
     assert proxy.requests == []
 
 
-def test_an_endpoint_that_is_none_is_told_when_the_client_is_made() -> None:
+def test_an_invalid_endpoint_is_reported_when_the_client_is_made() -> None:
     with pytest.raises(StorageError, match="AWS_ENDPOINT_URL_CLOUDFRONT") as caught:
         Distribution(config_at("not a url"))
     assert caught.value.kind is ErrorKind.ENVIRONMENT
@@ -169,6 +169,6 @@ def test_an_s3_server_of_ones_own_is_not_asked_for_cloudfront(monkeypatch: pytes
         assert distribution._client.meta.endpoint_url == "https://cloudfront.amazonaws.com"
 
 
-def test_without_a_distribution_there_is_nothing_to_tell() -> None:
+def test_a_configuration_without_a_distribution_is_refused() -> None:
     with pytest.raises(ValueError, match="distribution"):
         Distribution(config_for("http://127.0.0.1:9", "b"))

@@ -113,7 +113,7 @@ def test_on_a_bucket_with_versions_no_version_of_the_probe_stays(
     assert leftovers(s3, ready) == []
 
 
-def test_versions_that_may_not_be_removed_are_told_of(
+def test_versions_that_may_not_be_removed_are_reported(
     config: StorageConfig, proxy: FaultProxy, s3: S3Server, ready: str
 ) -> None:
     s3.client().put_bucket_versioning(Bucket=ready, VersioningConfiguration={"Status": "Enabled"})
@@ -122,7 +122,7 @@ def test_versions_that_may_not_be_removed_are_told_of(
     assert (failures(checked), warnings(checked)) == (set(), {"DeleteObject"})
 
 
-def test_checks_that_nobody_waits_for_the_end_of_leave_nothing_behind(
+def test_checks_that_are_closed_early_leave_nothing_behind(
     config: StorageConfig, s3: S3Server, ready: str
 ) -> None:
     results = check_storage(config)
@@ -146,13 +146,13 @@ def test_checks_that_nobody_waits_for_the_end_of_leave_nothing_behind(
         ("InternalError", 500, "bucket"),
     ],
 )
-def test_the_first_refusal_is_told_by_its_reason_and_nothing_is_stored_then(
+def test_the_first_refusal_is_reported_with_its_reason_and_nothing_is_stored(
     config: StorageConfig, proxy: FaultProxy, code: str, status: int, unmet: str
 ) -> None:
     proxy.fault = answering(lambda request: request.method == "GET", s3_error(status, code))
     checked = check(config)
     assert failures(checked) == {unmet}
-    assert checked[unmet].mend
+    assert checked[unmet].remedy
     assert set(checked) == {*BASICS, "ListBucket", *ProbeObject.NAMES}
     assert checked["PutObject"].outcome is Outcome.WARNING
     assert unmet in checked["PutObject"].detail
@@ -162,11 +162,11 @@ def test_the_first_refusal_is_told_by_its_reason_and_nothing_is_stored_then(
 def test_without_credentials_anywhere_nothing_is_asked(proxy: FaultProxy, ready: str) -> None:
     checked = check(config_for(proxy.url, ready, access_key_id=None, secret_access_key=None))
     assert failures(checked) == {"credentials"}
-    assert "AWS_ACCESS_KEY_ID" in checked["credentials"].mend
+    assert "AWS_ACCESS_KEY_ID" in checked["credentials"].remedy
     assert proxy.requests == []
 
 
-def test_it_is_told_where_credentials_come_from(
+def test_the_source_of_the_credentials_is_reported(
     proxy: FaultProxy, ready: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shared = tmp_path / "credentials"
@@ -185,11 +185,11 @@ def test_a_profile_that_is_not_there_is_a_failed_check(
     assert failures(check(config)) == {"credentials"}
 
 
-def test_a_server_that_does_not_answer_is_told_before_all_else(ready: str) -> None:
+def test_a_server_that_does_not_answer_is_reported_first(ready: str) -> None:
     checked = check(config_for("http://127.0.0.1:9", ready))
     assert failures(checked) == {"server"}
     assert next(iter(checked)) == "server"
-    assert "AWS_ENDPOINT_URL" in checked["server"].mend
+    assert "AWS_ENDPOINT_URL" in checked["server"].remedy
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_a_wrong_clock_is_measured_by_the_servers(
 
 
 @pytest.mark.parametrize("date", [None, "yesterday"])
-def test_a_server_that_tells_no_time_is_a_warning(
+def test_a_server_that_sends_no_date_is_a_warning(
     config: StorageConfig, proxy: FaultProxy, date: str | None
 ) -> None:
     proxy.fault = having(date=date)
@@ -221,7 +221,7 @@ def test_a_server_that_tells_no_time_is_a_warning(
 def test_a_bucket_in_another_region_is_named_with_the_region_it_is_in(proxy: FaultProxy, ready: str) -> None:
     checked = check(config_for(proxy.url, ready, region="eu-west-1"))
     assert failures(checked) == {"region"}
-    assert f"Set AWS_REGION to {REGION}" in checked["region"].mend
+    assert f"Set AWS_REGION to {REGION}" in checked["region"].remedy
 
 
 def has(query: str, method: str) -> Callable[[Request], bool]:
@@ -256,8 +256,8 @@ def test_each_permission_that_is_missing_is_named(
     proxy.fault = answering(picks, s3_error(403, "AccessDenied"))
     checked = check(config)
     assert failures(checked) == {unmet}
-    assert action in checked[unmet].mend
-    assert "--iam" in checked[unmet].mend
+    assert action in checked[unmet].remedy
+    assert "--iam" in checked[unmet].remedy
 
 
 def test_a_head_that_is_refused_is_a_missing_permission(config: StorageConfig, proxy: FaultProxy) -> None:
@@ -270,7 +270,7 @@ def test_a_probe_that_cannot_be_deleted_is_named(config: StorageConfig, proxy: F
     assert "videos/.video-uploader-probe-" in check(config)["DeleteObject"].detail
 
 
-def test_an_object_that_comes_back_different_is_told(config: StorageConfig, proxy: FaultProxy) -> None:
+def test_an_object_that_comes_back_different_is_reported(config: StorageConfig, proxy: FaultProxy) -> None:
     def fault(request: Request, forward: Forward) -> Answer:
         answer = forward()
         is_get = request.method == "GET" and answer.body == CONTENT
@@ -297,14 +297,14 @@ def test_disabled_acls_without_a_policy_fail_and_the_ways_out_are_named(
     proxy.fault = answering(lambda request: bool(header(request, "x-amz-acl")), refused)
     checked = check(config)
     assert failures(checked) == {"public URL", "ACL"}
-    assert all(word in checked["ACL"].mend for word in ("AWS_S3_ACL=none", "bucket policy", "CDN"))
+    assert all(word in checked["ACL"].remedy for word in ("AWS_S3_ACL=none", "bucket policy", "CDN"))
 
 
 def test_the_policy_alone_makes_objects_public(proxy: FaultProxy, ready: str) -> None:
     assert failures(check(config_for(proxy.url, ready))) == set()
 
 
-def test_objects_that_nobody_may_read_fail_without_acl_and_policy(
+def test_objects_that_are_not_public_fail_without_acl_and_policy(
     proxy: FaultProxy, s3: S3Server, ready: str
 ) -> None:
     s3.client().delete_bucket_policy(Bucket=ready)
@@ -313,13 +313,13 @@ def test_objects_that_nobody_may_read_fail_without_acl_and_policy(
     assert "403" in checked["public URL"].detail
 
 
-def test_a_base_url_that_leads_elsewhere_is_told(proxy: FaultProxy, ready: str) -> None:
+def test_a_base_url_that_leads_elsewhere_is_reported(proxy: FaultProxy, ready: str) -> None:
     checked = check(config_for(proxy.url, ready, base_url=f"{proxy.url}/another-bucket"))
     assert {"public URL"} < failures(checked)
-    assert "AWS_S3_BASE_URL" in checked["public URL"].mend
+    assert "AWS_S3_BASE_URL" in checked["public URL"].remedy
 
 
-def test_a_base_url_that_does_not_answer_is_told(proxy: FaultProxy, ready: str) -> None:
+def test_a_base_url_that_does_not_answer_is_reported(proxy: FaultProxy, ready: str) -> None:
     checked = check(config_for(proxy.url, ready, base_url="http://127.0.0.1:9/there"))
     assert failures(checked) == {"public URL", "ACL", "CORS"}
 
@@ -358,7 +358,7 @@ def test_the_preflight_is_a_browsers(config: StorageConfig, proxy: FaultProxy) -
     assert header(preflight, "access-control-request-headers") == "range"
 
 
-def test_a_server_that_refuses_wrong_content_and_one_that_keeps_no_checksum_are_told_apart(
+def test_whether_a_server_refuses_wrong_content_and_keeps_checksums_is_reported(
     config: StorageConfig, proxy: FaultProxy
 ) -> None:
     def strict(request: Request, forward: Forward) -> Answer:
@@ -382,7 +382,7 @@ def test_a_bad_moment_of_the_server_says_so(config: StorageConfig, proxy: FaultP
     proxy.fault = answering(lambda request: request.action == "PutObject", s3_error(503, "SlowDown"))
     checked = check(config)
     assert failures(checked) == {"PutObject"}
-    assert "again" in checked["PutObject"].mend
+    assert "again" in checked["PutObject"].remedy
 
 
 def test_the_cdn_is_asked_by_its_domain(
@@ -402,7 +402,7 @@ def test_the_cdn_is_asked_by_its_domain(
         bad = check(config, cdn_domain=domain)["CDN"]
     assert (good.outcome, bad.outcome) == (Outcome.OK, Outcome.FAILED)
     assert "Miss from cloudfront" in good.detail
-    assert "origin access control" in bad.mend
+    assert "origin access control" in bad.remedy
 
 
 def test_a_result_is_ready_for_json(config: StorageConfig, proxy: FaultProxy) -> None:

@@ -92,7 +92,9 @@ def test_a_refused_acl_is_sent_once_and_an_object_that_is_not_public_without_it_
     assert not store.is_public(KEY)
 
 
-def test_an_object_is_public_if_a_stranger_may_look_at_it(store: ObjectStore, source_of: SourceOf) -> None:
+def test_an_object_is_public_if_a_head_without_credentials_succeeds(
+    store: ObjectStore, source_of: SourceOf
+) -> None:
     assert not store.is_public(KEY)
     upload(store, source_of(SMALL))
     assert store.is_public(KEY)
@@ -300,7 +302,7 @@ def test_a_certificate_that_is_not_trusted_is_found_out_at_once(certificate: Cer
     assert time.monotonic() - started < 5
 
 
-def test_nobody_at_the_other_end_is_transient() -> None:
+def test_a_refused_connection_is_transient() -> None:
     with FaultProxy() as gone:
         url = gone.url
     with ObjectStore(config_for(url, "bucket")) as store, pytest.raises(StorageError) as caught:

@@ -38,7 +38,7 @@ class PowerCut(Exception):  # noqa: N818  # what happened, not what went wrong
 
 
 class Attempt:
-    """One upload, and what its callbacks were told."""
+    """One upload, and what its callbacks were given."""
 
     def __init__(self, store: ObjectStore, source: SourceFile, *, stop_after: int | None = None) -> None:
         self._store = store
@@ -88,7 +88,7 @@ def source(source_of: SourceOf) -> SourceFile:
     return source_of(CONTENT)
 
 
-def test_the_multipart_is_told_before_any_part_is_sent(
+def test_the_multipart_is_passed_on_before_any_part_is_sent(
     store: ObjectStore, proxy: FaultProxy, source: SourceFile
 ) -> None:
     seen: list[Sequence[str]] = []
@@ -216,7 +216,7 @@ def test_a_part_size_with_which_the_file_cannot_be_sent_is_given_up_with_its_upl
 
 
 @pytest.mark.parametrize("action", ["UploadPart", "CompleteMultipartUpload"])
-def test_a_failure_leaves_the_multipart_open_for_whoever_has_taken_note_of_it(
+def test_a_failure_leaves_a_recorded_multipart_open(
     store: ObjectStore, proxy: FaultProxy, source: SourceFile, action: str
 ) -> None:
     proxy.fault = lambda request, forward: (
@@ -269,7 +269,7 @@ def test_a_file_that_changes_has_its_multipart_aborted(
     assert list(one_by_one.open_multiparts()) == []
 
 
-def test_a_multipart_of_which_nobody_could_take_note_is_aborted(
+def test_a_multipart_that_could_not_be_recorded_is_aborted(
     store: ObjectStore, proxy: FaultProxy, source: SourceFile
 ) -> None:
     def fail(_: Multipart) -> None:

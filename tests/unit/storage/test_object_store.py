@@ -73,7 +73,7 @@ def test_what_is_sent_arrives_with_all_that_was_said_about_it(
 
 
 @pytest.mark.parametrize("content", [SMALL, LARGE])
-def test_anybody_can_fetch_an_object_by_its_public_url(
+def test_everyone_can_fetch_an_object_by_its_public_url(
     store: ObjectStore, s3: S3Server, bucket: str, source_of: SourceOf, content: bytes
 ) -> None:
     source = source_of(content)
@@ -272,7 +272,7 @@ def test_progress_that_raises_aborts_the_upload_and_its_exception_comes_through(
     one_by_one: ObjectStore, proxy: FaultProxy, source_of: SourceOf
 ) -> None:
     def lose_the_claim(accepted: int) -> None:
-        raise LookupError("somebody else has the row")
+        raise LookupError("another worker has the row")
 
     source = source_of(LARGE)
     with pytest.raises(LookupError):
@@ -495,7 +495,7 @@ def test_an_object_that_is_not_there_is_missing(store: ObjectStore) -> None:
     assert confirmation.receipt is None
 
 
-def test_an_object_somebody_else_put_there_differs(
+def test_an_object_of_another_writer_differs(
     store: ObjectStore, s3: S3Server, bucket: str, source_of: SourceOf
 ) -> None:
     source = source_of(SMALL)
@@ -681,7 +681,7 @@ def test_ensure_sends_on_the_condition_for_what_it_found_and_confirms(
     assert proxy.requests[1].headers["If-None-Match"] == "*"
 
 
-def test_head_describes_an_object_and_tells_a_missing_from_a_hidden_one(
+def test_head_describes_an_object_and_distinguishes_missing_from_forbidden(
     store: ObjectStore, proxy: FaultProxy, source_of: SourceOf
 ) -> None:
     assert store.head(KEY) is None

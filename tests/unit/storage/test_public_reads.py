@@ -71,7 +71,7 @@ def test_a_type_may_have_parameters_and_any_case(server: FaultProxy) -> None:
     require(answering(server, 206, RIGHT | {"content-type": "Video/MP4; codecs=avc1"}))
 
 
-def test_a_server_without_ranges_tells_the_length_by_giving_all(server: FaultProxy) -> None:
+def test_a_server_without_ranges_gives_the_length_of_the_whole(server: FaultProxy) -> None:
     url = answering(server, 200, {"content-type": "video/mp4"}, CONTENT)
     require(url)
     assert refused(url, size=999).code == "public-length"

@@ -73,7 +73,7 @@ def test_the_same_content_is_sent_once(service: S3Service, proxy: FaultProxy, pa
     assert proxy.actions.count("PutObject") == 1
 
 
-def test_whether_other_content_was_replaced_is_told(renditions: RenditionStore, path: Path) -> None:
+def test_whether_other_content_was_replaced_is_returned(renditions: RenditionStore, path: Path) -> None:
     replaced = []
     for content in (b"first", b"first", b"other"):
         path.write_bytes(content)

@@ -38,8 +38,8 @@ def test_digests_are_those_of_the_whole_content(source_of: SourceOf, size: int) 
 def test_the_etag_of_parts_follows_the_part_size(source_of: SourceOf) -> None:
     content = os.urandom(2 * MIB + 5)
     source = source_of(content)
-    pieces = [content[:MIB], content[MIB : 2 * MIB], content[2 * MIB :]]
-    assert source.etag(MIB) == checksums.multipart_etag([hashlib.md5(piece).digest() for piece in pieces])
+    parts = [content[:MIB], content[MIB : 2 * MIB], content[2 * MIB :]]
+    assert source.etag(MIB) == checksums.multipart_etag([hashlib.md5(part).digest() for part in parts])
     assert source.etag(MIB) != source.etag(2 * MIB)
 
 

@@ -20,7 +20,7 @@ from tests.support.s3_server import config_for
         ({"cloudfront_domain": "d1.cloudfront.net", "base_url": "https://x"}, "https://d1.cloudfront.net"),
     ],
 )
-def test_public_urls_start_at_the_bucket_unless_told_otherwise(
+def test_public_urls_start_at_the_bucket_unless_configured_otherwise(
     settings: dict[str, str], expected: str
 ) -> None:
     assert StorageConfig(bucket="lam-brk", region="ap-south-1", **settings).public_base_url == expected  # type: ignore[arg-type]  # mypy thinks of the settings that are no str

@@ -59,7 +59,7 @@ def test_bytes_that_go_either_way_are_seen_to_move_and_silence_is_not(pair: Pair
     assert moved == [101, 101, 103, 103, 105, 105]
 
 
-def test_it_looks_no_more_often_than_it_is_told(pair: Pair) -> None:
+def test_connections_are_sampled_at_most_once_per_interval(pair: Pair) -> None:
     clock = Clock()
     connections = TcpConnections(pair.port, clock=clock)
     connections.last_activity(10)

@@ -83,8 +83,8 @@ def test_an_error_with_two_codes_is_judged_by_its_status(answering: FaultProxy) 
 
 
 def test_it_is_so_at_a_cdn_too(answering: FaultProxy) -> None:
-    told = b"<Invalidation><Id>I</Id><CreateTime>never</CreateTime></Invalidation>"
-    answering.fault = always(Answer(201, body=told))
+    body = b"<Invalidation><Id>I</Id><CreateTime>never</CreateTime></Invalidation>"
+    answering.fault = always(Answer(201, body=body))
     config = dataclasses.replace(
         config_for(answering.url, "bucket"),
         cloudfront_distribution_id="E2EXAMPLE",

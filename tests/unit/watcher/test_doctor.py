@@ -29,7 +29,7 @@ Unprivileged = Callable[[], AbstractContextManager[None]]
 def by_name(results: Iterator[CheckResult]) -> Checked:
     found = list(results)
     assert len({result.name for result in found}) == len(found)
-    assert all(result.mend for result in found if result.outcome is not Outcome.OK)
+    assert all(result.remedy for result in found if result.outcome is not Outcome.OK)
     return {result.name: result for result in found}
 
 
@@ -78,7 +78,7 @@ def test_a_directory_that_is_missing_fails_and_nothing_else_is_tried(place: str)
     checked = by_name(check_directory(os.path.join(place, "nowhere")))
     assert outcomes(checked, Outcome.FAILED) == {"directory"}
     assert outcomes(checked, Outcome.WARNING) == set(directory_checks.NAMES)
-    assert "COMPLETED_DIR" in checked["directory"].mend
+    assert "COMPLETED_DIR" in checked["directory"].remedy
 
 
 def test_a_directory_that_others_may_not_read_fails(completed: str, unprivileged: Unprivileged) -> None:
@@ -105,7 +105,7 @@ def test_the_file_system_is_told_and_one_where_leases_prove_nothing_is_a_warning
     checked = by_name(check_directory("/proc/self/task"))
     assert checked["directory"].outcome is Outcome.WARNING
     assert "proc" in checked["directory"].detail
-    assert "SETTLE_SECONDS" in checked["directory"].mend
+    assert "SETTLE_SECONDS" in checked["directory"].remedy
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="files of another user need root")
@@ -115,7 +115,7 @@ def test_a_directory_that_cannot_be_written_cannot_release(
     with unprivileged():
         checked = by_name(check_directory(completed))
     assert outcomes(checked, Outcome.FAILED) == {"leases", "rename and unlink"}
-    assert "user who writes the files" in checked["rename and unlink"].mend
+    assert "user who writes the files" in checked["rename and unlink"].remedy
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="files of another user need root")
@@ -137,7 +137,7 @@ def test_a_lease_on_somebody_elses_file_takes_that_user_or_a_capability(
     with unprivileged():
         leases = by_name(check_directory(completed))["leases"]
     assert leases.outcome is Outcome.WARNING
-    assert "CAP_LEASE" in leases.mend
+    assert "CAP_LEASE" in leases.remedy
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="files of another user need root")
@@ -236,7 +236,7 @@ def test_a_database_that_could_not_be_made_fails(
     with unprivileged():
         database = checked_host(made, lock)["database"]
     assert database.outcome is Outcome.FAILED
-    assert "STATE_DIRECTORY" in database.mend
+    assert "STATE_DIRECTORY" in database.remedy
 
 
 def test_an_up_to_date_database_passes(settings: Callable[..., Settings], lock: str) -> None:
@@ -274,7 +274,7 @@ def test_a_database_that_is_away_fails_without_telling_its_password(
     checked = checked_host(settings(DATABASE_URL="postgresql://u:s3cr3t@127.0.0.1:1/db", CATALOG="own"), lock)
     assert outcomes(checked, Outcome.FAILED) == {"database"}
     assert {"schema", "catalog", "daemon"} <= set(checked)
-    assert not any("s3cr3t" in result.detail + result.mend for result in checked.values())
+    assert not any("s3cr3t" in result.detail + result.remedy for result in checked.values())
 
 
 @pytest.mark.parametrize(
@@ -314,7 +314,7 @@ def test_a_heartbeat_without_the_lock_is_of_a_second_daemon(
     heartbeat(made, age=timedelta(seconds=5))
     daemon = checked_host(made, lock)["daemon"]
     assert daemon.outcome is Outcome.WARNING
-    assert "INSTANCE_ID" in daemon.mend
+    assert "INSTANCE_ID" in daemon.remedy
 
 
 @pytest.mark.parametrize(
