@@ -15,6 +15,7 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 
 import structlog
 from watchdog.observers.inotify_c import (
@@ -55,30 +56,33 @@ def add_watch(inotify: int, path: bytes) -> int:
     return watch
 
 
+@dataclass(frozen=True, slots=True)
+class Callbacks:
+    """What an observer of a directory tree calls, from its own threads; none of them may block.
+
+    Paths are relative to the root, with '/' between their components. `ignores` tells which directories are
+    not watched.
+    """
+
+    notice_file: Callable[[str], None]
+    notice_directory: Callable[[str], None]
+    """Like `notice_file`, called whenever what is at the path may have changed."""
+    lost_events: Callable[[], None]
+    """Called after the kernel's queue has overflowed."""
+    ignores: Callable[[str], bool] = lambda _: False
+
+
 class Watches(InotifyFD):
     """Watches directories below a root and reports their events from a thread of its own.
 
     At first only the root is watched; a scan adds the other directories with `watch`. Paths are relative to
-    the root, which is "". `ignores` tells which directories are not watched. Raises OSError if the root
-    cannot be watched, and leaks no descriptor then.
+    the root, which is "". Raises OSError if the root cannot be watched, and leaks no descriptor then.
     """
 
-    def __init__(
-        self,
-        root: str,
-        *,
-        notice_file: Callable[[str], None],
-        notice_directory: Callable[[str], None],
-        lost_events: Callable[[], None],
-        ignores: Callable[[str], bool] = lambda _: False,
-        add: AddWatch = add_watch,
-    ) -> None:
+    def __init__(self, root: str, callbacks: Callbacks, *, add: AddWatch = add_watch) -> None:
         super().__init__()
         self._root = root
-        self._notice_file = notice_file
-        self._notice_directory = notice_directory
-        self._lost_events = lost_events
-        self._ignores = ignores
+        self._callbacks = callbacks
         self._add = add
         # Guards the attributes below; callbacks are made without it.
         self._state_lock = threading.Lock()
@@ -165,7 +169,7 @@ class Watches(InotifyFD):
     def handle_event(self, event: InotifyEvent) -> None:
         """Handle an event; called by the reading thread."""
         if event.is_queue_overflow:
-            self._lost_events()
+            self._callbacks.lost_events()
             return
         with self._state_lock:
             if event.is_ignored:
@@ -180,11 +184,11 @@ class Watches(InotifyFD):
         path = f"{directory}/{name}" if directory and name else directory or name
         if not event.is_directory:
             if event.mask & CHANGE_MASK:
-                self._notice_file(path)
-        elif not path or not self._ignores(path):
+                self._callbacks.notice_file(path)
+        elif not path or not self._callbacks.ignores(path):
             if event.mask & NEW_MASK:
                 self._explore(path)
-            self._notice_directory(path)
+            self._callbacks.notice_directory(path)
 
     def _add_watch(self, path: str) -> int:
         absolute = os.fsencode(f"{self._root}/{path}" if path else self._root)
@@ -227,10 +231,10 @@ class Watches(InotifyFD):
                     budget -= 1
                     below = f"{directory}/{found.name}"
                     if found.is_dir(follow_symlinks=False):
-                        if not self._ignores(below):
+                        if not self._callbacks.ignores(below):
                             pending.append(below)
                     elif found.is_file(follow_symlinks=False):
-                        self._notice_file(below)
+                        self._callbacks.notice_file(below)
                     if budget <= 0:
                         return
 

@@ -86,7 +86,8 @@ class Enqueuer:
                 refreshed = self._context.ledger.update_identity(known, identity)
                 self._handle_unchanged(refreshed, finding)
                 return False
-        return self._handle_new(path, rendition, identity, finding)
+        stop = self._stop_reason(path, identity, finding) if self._context.gate is None else None
+        return self._record_new(path, rendition, identity, stop, finding)
 
     def _handle_unchanged(self, known: Upload, finding: str | None) -> None:
         """Reopen a row that stopped because its file was missing or unreadable.
@@ -129,10 +130,6 @@ class Enqueuer:
         except (FileMissingError, NotOursError, UnreadableError, StorageError):
             # Treating the file as new content loses nothing; the next check decides again.
             return False
-
-    def _handle_new(self, path: str, rendition: Rendition, identity: Identity, finding: str | None) -> bool:
-        stop = self._stop_reason(path, identity, finding) if self._context.gate is None else None
-        return self._record_new(path, rendition, identity, stop, finding)
 
     def _stop_reason(self, path: str, identity: Identity, finding: str | None) -> StopReason | None:
         """What is wrong with new content. With a catalog gate the gate decides instead."""

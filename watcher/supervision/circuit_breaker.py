@@ -5,17 +5,23 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+import structlog
+
 from watcher.errors import Failure
 from watcher.supervision.backoff import Backoff
+
+log = structlog.get_logger()
 
 
 class CircuitBreaker:
     """Whether a stage is paused, and when one row may be tried as a probe; safe for threads.
 
-    `clock` gives monotonic seconds. The first probe comes after `backoff.base` seconds at the earliest.
+    Pauses and resumptions are logged with `stage`, the stage's name. `clock` gives monotonic seconds. The
+    first probe comes after `backoff.base` seconds at the earliest.
     """
 
-    def __init__(self, *, clock: Callable[[], float], backoff: Backoff) -> None:
+    def __init__(self, stage: str, *, clock: Callable[[], float], backoff: Backoff) -> None:
+        self.stage = stage
         self._clock = clock
         self._backoff = backoff
         self._lock = threading.Lock()
@@ -42,6 +48,7 @@ class CircuitBreaker:
                 self._trips += 1
             self._failure = failure
         if is_news:
+            log.error("stage_paused", stage=self.stage, code=failure.code, reason=failure.sentence)
             self._notify()
         return is_news
 
@@ -51,6 +58,7 @@ class CircuitBreaker:
             if self._failure is None or code not in {None, self._failure.code}:
                 return False
             self._failure, self._trips = None, 0
+        log.info("stage_resumed", stage=self.stage)
         self._notify()
         return True
 

@@ -29,7 +29,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def breaker(clock: Clock) -> CircuitBreaker:
-    return CircuitBreaker(clock=clock, backoff=Backoff(base=2, factor=2, cap=10))
+    return CircuitBreaker("upload", clock=clock, backoff=Backoff(base=2, factor=2, cap=10))
 
 
 def test_probe_soon_applies_to_its_own_code_only(breaker: CircuitBreaker, clock: Clock) -> None:
