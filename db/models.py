@@ -129,7 +129,7 @@ _UPLOAD_CHECKS = (
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """The models that belong to one database."""
+    """The models that belong to one database; the migrations create all their tables but the compressor's."""
 
     uploads: type[UploadRow]
     events: type[EventRow]
@@ -138,18 +138,6 @@ class Tables:
     invalidations: type[InvalidationRow]
     publications: type[PublicationRow]
     compressor_rows: type[CompressorRow]
-
-    @property
-    def all(self) -> tuple[type[Model], ...]:
-        """Every table that the migrations create, referenced tables first."""
-        return (
-            self.uploads,
-            self.events,
-            self.instances,
-            self.qualities,
-            self.invalidations,
-            self.publications,
-        )
 
 
 def bind(database: peewee.Database, schema: str | None, catalog_schema: str | None = None) -> Tables:

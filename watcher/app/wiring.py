@@ -254,13 +254,13 @@ def build_stages(
     disk_pressure: DiskPressure,
 ) -> dict[State, StageRunner]:
     """Build the three stages, each with its error policy and its runner."""
-    crews: tuple[tuple[Stage, int, int], ...] = (
+    stages: tuple[tuple[Stage, int, int], ...] = (
         (UploadStage(context), settings.upload_concurrency, 1),
         (PublishStage(context, policy), 1, 1),
         (ReleaseStage(context, policy, is_pressed=disk_pressure.is_high_now), 1, RELEASE_BATCH),
     )
     runners = {}
-    for stage, threads, batch in crews:
+    for stage, threads, batch in stages:
         error_policy = ErrorPolicy(
             tree=context.tree,
             ledger=context.ledger,

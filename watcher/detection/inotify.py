@@ -4,7 +4,7 @@ watchdog's recursive watch removes and re-adds every watch after the kernel's qu
 removal queues an event (IN_IGNORED), so that above some ten thousand directories the repair overflows the
 queue again, in an endless loop. Here an overflow changes no watch. Adding a watch that exists already queues
 no event, so the full scan that must follow an overflow adds the missing watches, and removes at its end only
-those of directories that it did not meet.
+those of directories that it did not visit.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ class Watches(InotifyFD):
         self._state_lock = threading.Lock()
         self._paths: dict[int, str] = {}
         self._unwatched: set[str] = set()
-        self._met: set[int] | None = None
-        self._met_unwatched: set[str] = set()
+        self._visited: set[int] | None = None
+        self._visited_unwatched: set[str] = set()
         self._is_shortage_logged = False
         try:
             self._root_watch = self._add_watch("")
@@ -146,20 +146,20 @@ class Watches(InotifyFD):
     def begin_pass(self) -> None:
         """A scan of the whole tree begins; it calls `watch` for every directory."""
         with self._state_lock:
-            self._met = set()
-            self._met_unwatched = set()
+            self._visited = set()
+            self._visited_unwatched = set()
 
     def end_pass(self) -> None:
-        """The scan is complete: remove the watches of directories that it did not meet."""
+        """The scan is complete: remove the watches of directories that it did not visit."""
         with self._lock, self._state_lock:
-            if self._met is None or self._closed:
+            if self._visited is None or self._closed:
                 return
-            for watch in self._paths.keys() - self._met - {self._root_watch}:
+            for watch in self._paths.keys() - self._visited - {self._root_watch}:
                 del self._paths[watch]
                 # The kernel may have removed the watch with its directory, and the event may be lost.
                 inotify_rm_watch(self._inotify_fd, WatchDescriptor(watch))
-            self._unwatched = self._met_unwatched
-            self._met = None
+            self._unwatched = self._visited_unwatched
+            self._visited = None
             is_resolved = self._is_shortage_logged and not self._unwatched
             self._is_shortage_logged = bool(self._unwatched)
             watched = len(self._paths)
@@ -200,8 +200,8 @@ class Watches(InotifyFD):
             # A directory that was renamed has the same watch.
             self._paths[watch] = path
             self._unwatched.discard(path)
-            if self._met is not None:
-                self._met.add(watch)
+            if self._visited is not None:
+                self._visited.add(watch)
         return watch
 
     def _forget(self, path: str) -> None:
@@ -211,7 +211,7 @@ class Watches(InotifyFD):
     def _note_unwatched(self, path: str, error: OSError) -> None:
         with self._state_lock:
             self._unwatched.add(path)
-            self._met_unwatched.add(path)
+            self._visited_unwatched.add(path)
             is_news, self._is_shortage_logged = not self._is_shortage_logged, True
             watched = len(self._paths)
         if is_news:

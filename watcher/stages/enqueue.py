@@ -11,7 +11,7 @@ from db import ClaimLostError, Identity, IllegalTransitionError, State, Upload
 from storage import KeyTooLongError, SourceFile, StorageError
 from watcher.detection import FileStatus
 from watcher.detection.completeness import Busy, Finished, Missing, Refused, Unreadable
-from watcher.detection.scanner import is_mended_by_file
+from watcher.detection.scanner import is_resolved_by_file
 from watcher.errors import Code
 from watcher.failpoints import Point, failpoint
 from watcher.filesystem import FileMissingError, NotOursError, UnreadableError
@@ -94,7 +94,7 @@ class Enqueuer:
 
         Its container may not have been checked before, because an unreadable file is recorded unchecked.
         """
-        if is_mended_by_file(known):
+        if is_resolved_by_file(known):
             with self._context.database.transaction():
                 reopened = self._reopen(known, "the file exists and can be read", finding)
                 if reopened is not None and finding is not None and self._context.gate is None:

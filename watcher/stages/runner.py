@@ -96,7 +96,7 @@ class StageRunner(Worker):
         )
         self._workers: list[BackgroundThread] = []
         for number in range(threads):
-            work = partial(self._work_off, number)
+            work = partial(self._run_batches, number)
             # At the end once more: the claimer may hand over a last batch after the stop was requested.
             self._workers.append(
                 self.add_thread(
@@ -192,8 +192,8 @@ class StageRunner(Worker):
         if in_flight:
             self._ledger.renew_claims(in_flight, self._lease)
 
-    def _work_off(self, number: int) -> None:
-        """Work on the batches that were claimed; the next ones come with a wake-up."""
+    def _run_batches(self, number: int) -> None:
+        """Advance the batches that were claimed; a wake-up announces the next ones."""
         thread = self._workers[number]
         while (rows := self._next_batch()) is not None:
             thread.beat()
