@@ -75,7 +75,7 @@ class AbandonedMultiparts(Worker):
         An upload that a pending row names stays and is resumed. Any other upload of a key with rows in this
         ledger was begun by a process that was killed before it recorded the id, or whose request was never
         answered; while a row of the key is claimed, the decision is left to a listing soon after.
-        Returns False if S3 or the database could not be asked, which is logged once until they can.
+        Returns False if S3 or the database failed, which is logged once until both answer.
         """
         self._listing_due_at = self._clock() + LISTING_SECONDS
         try:
