@@ -304,7 +304,7 @@ def test_a_thread_that_was_never_started_has_ended(fixture: InvalidatorFixture) 
 
 
 def test_a_thread_that_died_is_a_stall(fixture: InvalidatorFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fixture.invalidations, "waiting", lambda _limit: 1 // 0)
+    monkeypatch.setattr(fixture.invalidations, "unsent", lambda _limit: 1 // 0)
     fixture.invalidator.start()
     assert fixture.invalidator.join(20)
     assert any(NAME in stall for stall in fixture.supervisor.liveness.stalled())
