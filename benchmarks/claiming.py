@@ -108,12 +108,6 @@ def cases(database: Database, ledger: Ledger, counts: RowCounts) -> Iterator[Cas
     yield Case("next_due, none is", next_due(State.PUBLISHED, RETENTION), due)
     held = ledger.claim(State.PENDING, RELEASE_BATCH, lease=LEASE, horizon=BACKOFF)
     yield Case(f"renew {RELEASE_BATCH} claims", lambda: ledger.renew_claims(held, LEASE))
-    gate = frozenset({"uploads_awaiting_row"})
-    page = min(500, counts.awaiting_row // 2)
-    yield Case(
-        f"list {page} of {counts.awaiting_row:,} at the gate", gate_page(ledger, page, 0), gate, times=50
-    )
-    yield Case("list as many further on", gate_page(ledger, page, counts.rows // 2), gate, times=50)
     yield Case("count what is at the gate", ledger.count_awaiting_row, times=20)
     since = frozenset({"uploads_awaiting_since"})
     yield Case("find the oldest at the gate", ledger.awaiting_row_since, since)
@@ -138,11 +132,6 @@ def committing(database: Database, ledger: Ledger) -> Callable[[], None]:
             instances.update(pid=instances.pid + 1).execute()
 
     return commit
-
-
-def gate_page(ledger: Ledger, limit: int, after: int) -> Callable[[], list[Upload]]:
-    """A query for one page of the uploads at the catalog gate."""
-    return lambda: ledger.awaiting_row(limit=limit, after=after)
 
 
 def measure(case: Case, database: Database) -> Measurement:

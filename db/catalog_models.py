@@ -20,9 +20,9 @@ QUALITIES = ("144p", "240p", "360p", "480p", "720p", "1080p", "1440p", "2160p", 
 """The values of `quality` that the schema accepts: the compressor's list."""
 
 
-def sql_list(*words: str) -> str:
-    """The words as a list for SQL's IN."""
-    return "(" + ", ".join(f"'{word}'" for word in words) + ")"
+def sql_list(*values: str) -> str:
+    """The values as a list for SQL's IN."""
+    return "(" + ", ".join(f"'{value}'" for value in values) + ")"
 
 
 QUALITY_CHECKS = (
@@ -98,9 +98,5 @@ class QualityRow(Model):
 def index_qualities(qualities: type[QualityRow]) -> None:
     """Add the indexes of our own catalog."""
     qualities.add_index(qualities.video_id, qualities.quality, name="video_qualities_of_video")
-    qualities.add_index(
-        qualities.video_id,
-        unique=True,
-        where=qualities.is_default == SQL("TRUE"),
-        name="video_qualities_one_default",
-    )
+    is_default = qualities.is_default == SQL("TRUE")
+    qualities.add_index(qualities.video_id, unique=True, where=is_default, name="video_qualities_one_default")

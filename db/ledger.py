@@ -7,14 +7,13 @@ is passed, and every new claim and every end of one increments the number.
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any, Unpack
 
 from peewee import SQL, fn
 
-from db.database import Database
 from db.errors import ClaimLostError, IllegalTransitionError, UnknownUploadError
 from db.fields import Dialect
 from db.ledger_reader import LedgerReader
@@ -46,16 +45,8 @@ class Ledger(LedgerReader):
     Methods that take an `Upload` raise ClaimLostError, and change nothing, if its row has changed since.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        instance: str,
-        *,
-        worker: str | None = None,
-        clock: Callable[[], datetime] | None = None,
-    ) -> None:
-        super().__init__(database, instance, worker=worker, clock=clock)
-        self._started_at: datetime | None = None
+    _started_at: datetime | None = None
+    """The time of the first heartbeat."""
 
     # Rows and states
 
@@ -77,11 +68,11 @@ class Ledger(LedgerReader):
         content has been added in the meantime, by another daemon on a shared directory.
         """
         uploads = self._uploads
-        with self._database.transaction(f"enqueue {path}"):
+        with self.database.transaction(f"enqueue {path}"):
             self.lock_path(path)
             now = self.now()
             live: Any = uploads.select().where(self._in_instance, self._is_live, uploads.path == path)
-            if self._database.dialect is Dialect.POSTGRESQL:
+            if self.database.dialect is Dialect.POSTGRESQL:
                 # Waits for a concurrent transaction that releases the live upload, and sees its result.
                 live = live.for_update()
             replaced = self._fetch("look up a path", live)
@@ -116,8 +107,8 @@ class Ledger(LedgerReader):
 
         Does nothing on SQLite, where a transaction holds the only write lock.
         """
-        if self._database.dialect is Dialect.POSTGRESQL:
-            with self._database.operation("lock a path") as connected:
+        if self.database.dialect is Dialect.POSTGRESQL:
+            with self.database.operation("lock a path") as connected:
                 connected.execute_sql(
                     "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"{self.instance}/{path}",)
                 )
@@ -128,7 +119,7 @@ class Ledger(LedgerReader):
         Needs no claim and disturbs none. Raises UnknownUploadError.
         """
         uploads = self._uploads
-        with self._database.transaction("update a file's identity"):
+        with self.database.transaction("update a file's identity"):
             uploads.update(**asdict(identity)).where(self._in_instance, uploads.id == upload.id).execute()
             self._upload_events.append(
                 upload.id, self.now(), "identity", f"{upload.identity} is now {identity}"
@@ -137,7 +128,7 @@ class Ledger(LedgerReader):
 
     def record(self, upload: Upload, **facts: Unpack[Progress]) -> Upload:
         """Record the progress of a claimed upload. Its state and claim stay."""
-        with self._database.transaction("record an upload's progress"):
+        with self.database.transaction("record an upload's progress"):
             return self._change(upload, check_facts(facts, Progress))
 
     def advance(
@@ -153,14 +144,14 @@ class Ledger(LedgerReader):
     ) -> Upload:
         """Move an upload to another state: the one guarded transition. Its next stage is due after `due_in`.
 
-        Ends the claim, resets the attempts, and replaces the last error by `error` (with `error_code`, a
-        short stable word). An upload that moves back to `pending` loses its proof.
+        Ends the claim, resets the attempts, and replaces the last error by `error` and `error_code`. An
+        upload that moves back to `pending` loses its proof.
 
         Raises IllegalTransitionError if `to` cannot follow, ClaimLostError if the row has changed since.
         """
         if to not in TRANSITIONS[upload.state]:
             raise IllegalTransitionError(upload.id, upload.state, to)
-        with self._database.transaction(f"make an upload {to}"):
+        with self.database.transaction(f"make an upload {to}"):
             now = self.now()
             values: dict[str, Any] = {
                 "state": to,
@@ -187,7 +178,7 @@ class Ledger(LedgerReader):
 
         Raises UnknownUploadError, and IllegalTransitionError if it is in any other state.
         """
-        with self._database.transaction(f"reopen upload {upload_id}"):
+        with self.database.transaction(f"reopen upload {upload_id}"):
             upload = self._get(upload_id)
             if upload.state not in STOPPED_STATES:
                 raise IllegalTransitionError(upload_id, upload.state, State.PENDING)
@@ -201,7 +192,7 @@ class Ledger(LedgerReader):
         """
         uploads = self._uploads
         same = (uploads.id == upload.id) & (uploads.multipart_id == upload.multipart_id)
-        with self._database.transaction("record that a multipart upload was aborted"):
+        with self.database.transaction("record that a multipart upload was aborted"):
             if not uploads.update(multipart_id=None).where(self._in_instance, same).execute():
                 return False
             self._upload_events.append(
@@ -213,13 +204,13 @@ class Ledger(LedgerReader):
         """Record that the object was deleted on purpose. A released upload keeps its proof as a receipt."""
         uploads = self._uploads
         unproven = uploads.update(dict(_UNPROVEN)).where(self._in_instance, uploads.id == upload.id)
-        with self._database.transaction("record that an object was deleted"):
+        with self.database.transaction("record that an object was deleted"):
             unproven.where(uploads.state == State.GONE).execute()
             self._upload_events.append(upload.id, self.now(), "object-deleted", detail)
 
     def append_event(self, upload_id: int, event: str, detail: str) -> None:
         """Append an event to the upload's events. Raises UnknownUploadError."""
-        with self._database.transaction("append an event"):
+        with self.database.transaction("append an event"):
             self._get(upload_id)
             self._upload_events.append(upload_id, self.now(), event, detail)
 
@@ -233,7 +224,7 @@ class Ledger(LedgerReader):
         jumped; so does one whose claim ends later than any can. An upload at the catalog gate is never due.
         """
         uploads = self._uploads
-        with self._database.transaction("claim uploads"):
+        with self.database.transaction("claim uploads"):
             now = self.now()
             # Two ranges of one index; a single condition with OR would read every row that is not due yet.
             free = self._is_free(now, lease)
@@ -258,7 +249,7 @@ class Ledger(LedgerReader):
         For work beside the stages; `release_claim` ends the claim.
         """
         uploads = self._uploads
-        with self._database.transaction("claim an upload"):
+        with self.database.transaction("claim an upload"):
             now = self.now()
             values = {"claim": uploads.claim + 1, "claimed_by": self.worker, "claimed_until": now + lease}
             claiming = uploads.update(values).where(
@@ -272,7 +263,7 @@ class Ledger(LedgerReader):
         alike: dict[tuple[State, int], list[int]] = {}
         for upload in claims:
             alike.setdefault((upload.state, upload.claim), []).append(upload.id)
-        with self._database.transaction("renew claims"):
+        with self.database.transaction("renew claims"):
             until = self.now() + lease
             # One statement for all rows with the same claim number, which most rows share.
             for (state, claim), ids in alike.items():
@@ -291,12 +282,12 @@ class Ledger(LedgerReader):
 
     def release_claim(self, upload: Upload) -> None:
         """End a claim and change nothing else. Does nothing if the claim was lost."""
-        with self._database.transaction("end a claim"):
+        with self.database.transaction("end a claim"):
             self._uploads.update(self._end_of_claim).where(*self._fence(upload)).execute()
 
     def return_claim(self, upload: Upload) -> None:
         """End a claim and make the upload due now, no attempt counted. Does nothing if the claim was lost."""
-        with self._database.transaction("return a claim"):
+        with self.database.transaction("return a claim"):
             values = {"due_at": self.now(), **self._end_of_claim}
             self._uploads.update(values).where(*self._fence(upload)).execute()
 
@@ -309,7 +300,7 @@ class Ledger(LedgerReader):
         # Scans the whole table, once a run. An index of claims would slow each of them down, and the one that
         # SQLite would choose for the bare column visits the table in the order of the paths.
         in_instance = (uploads.instance + "") == self.instance
-        with self._database.transaction("end the claims of an earlier run"):
+        with self.database.transaction("end the claims of an earlier run"):
             ending = uploads.update(**self._end_of_claim).where(
                 in_instance, uploads.claimed_until.is_null(False), uploads.claimed_by == self.worker
             )
@@ -324,7 +315,7 @@ class Ledger(LedgerReader):
 
         `count` makes it an attempt; a failure that is not counted gets one event while its error is the same.
         """
-        with self._database.transaction("postpone an upload"):
+        with self.database.transaction("postpone an upload"):
             now = self.now()
             values = {
                 "attempts": upload.attempts + count,
@@ -342,7 +333,7 @@ class Ledger(LedgerReader):
 
         Ends the claim. It is no failure: no attempt, no error, and one event while the code is the same.
         """
-        with self._database.transaction("defer an upload"):
+        with self.database.transaction("defer an upload"):
             now = self.now()
             return self._wait(upload, now, {"due_at": now + delay}, reason, code)
 
@@ -359,7 +350,7 @@ class Ledger(LedgerReader):
             & uploads.last_error.is_null(False)
             & uploads.claimed_until.is_null()
         )
-        with self._database.transaction("make waiting uploads due"):
+        with self.database.transaction("make waiting uploads due"):
             now = self.now()
             due = list(uploads.select(uploads.id).where(self._in_instance, wanted, waiting).scalars())
             for upload_id in due:
@@ -375,7 +366,7 @@ class Ledger(LedgerReader):
         """
         uploads = self._uploads
         has_not_failed = uploads.error_code.is_null() | (uploads.error_code == waiting_for)
-        with self._database.transaction("make uploads due to free space"):
+        with self.database.transaction("make uploads due to free space"):
             now = self.now()
             due_already: Any = uploads.select(fn.COALESCE(fn.SUM(uploads.size), 0)).where(
                 self._is_queued(state), uploads.due_at <= now
@@ -402,13 +393,13 @@ class Ledger(LedgerReader):
         """
         uploads = self._uploads
         waiting = (uploads.state == State.PUBLISHED) & uploads.claimed_until.is_null()
-        if self._database.dialect is Dialect.POSTGRESQL:
+        if self.database.dialect is Dialect.POSTGRESQL:
             due: Any = uploads.published_at + SQL("%s", (retention,))
         else:
             # The fixed-width text of `db.fields`; SQLite counts in milliseconds.
             shift = f"+{retention.total_seconds():.3f} seconds"
             due = fn.strftime("%Y-%m-%dT%H:%M:%f000Z", uploads.published_at, shift)
-        with self._database.transaction("reschedule the published uploads"):
+        with self.database.transaction("reschedule the published uploads"):
             return int(uploads.update(due_at=due).where(self._in_instance, waiting).execute())
 
     # The catalog gate: an upload there is pending and not claimable; `due_at` is when its wait began.
@@ -418,13 +409,13 @@ class Ledger(LedgerReader):
 
         There is one event while the code is the same. Raises ClaimLostError.
         """
-        with self._database.transaction("make an upload wait for its catalog row"):
+        with self.database.transaction("make an upload wait for its catalog row"):
             now = self.now()
             return self._wait(upload, now, {"due_at": now, "awaits_row": True}, reason, code)
 
     def admit(self, upload: Upload, admission: Admission) -> Upload:
         """Let an upload through the catalog gate: it is due now. Raises ClaimLostError."""
-        with self._database.transaction("let an upload through the catalog gate"):
+        with self.database.transaction("let an upload through the catalog gate"):
             now = self.now()
             values: dict[str, Any] = {"awaits_row": False, "due_at": now, "error_code": None, **admission}
             changed = self._change(upload, values | self._end_of_claim)
@@ -435,7 +426,7 @@ class Ledger(LedgerReader):
 
     def leave_gate(self, upload: Upload) -> Upload:
         """Take an upload from the catalog gate undecided, so that the first stage checks its file."""
-        with self._database.transaction("take an upload from the catalog gate"):
+        with self.database.transaction("take an upload from the catalog gate"):
             values = {"awaits_row": False, "due_at": self.now()}
             return self._change(upload, values | self._end_of_claim)
 
@@ -443,7 +434,7 @@ class Ledger(LedgerReader):
         """Record that the same content belongs to a newer catalog row, too. Needs no claim, disturbs none."""
         uploads = self._uploads
         is_older = uploads.catalog_row_at.is_null() | (uploads.catalog_row_at < row.created_at)
-        with self._database.transaction("record a newer catalog row"):
+        with self.database.transaction("record a newer catalog row"):
             uploads.update(catalog_row_id=row.id, catalog_row_at=row.created_at).where(
                 self._in_instance, uploads.id == upload.id, is_older
             ).execute()
@@ -452,8 +443,8 @@ class Ledger(LedgerReader):
 
     def heartbeat(self, report: Mapping[str, JSON]) -> None:
         """Record that this worker's daemon, the calling process, is alive, and its report."""
-        instances = self._database.tables.instances
-        with self._database.transaction("write the daemon's report"):
+        instances = self.database.tables.instances
+        with self.database.transaction("write the daemon's report"):
             now = self.now()
             self._started_at = self._started_at or now
             values = {
@@ -471,7 +462,7 @@ class Ledger(LedgerReader):
         uploads = self._uploads
         query: Any = uploads.select(self._all_columns).where(self._is_queued(state), due, free)
         query = query.order_by(uploads.due_at, uploads.id).limit(limit)
-        if self._database.dialect is Dialect.POSTGRESQL:
+        if self.database.dialect is Dialect.POSTGRESQL:
             query = query.for_update(skip_locked=True)
         return self._fetch_values("read what can be claimed", query)
 

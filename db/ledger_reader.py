@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import peewee
 from peewee import SQL, fn
@@ -21,6 +21,17 @@ MAX_CLAIMS_READ = 1_000
 
 _PLAIN = (peewee.TextField, peewee.IntegerField)
 """Columns whose values need no conversion from what either driver returns."""
+
+
+class Conditions(TypedDict, total=False):
+    """Which uploads to list; a condition that is missing or None excludes none."""
+
+    state: State | None
+    video_id: str | None
+    path: str | None
+    ids: Iterable[int] | None
+    all_instances: bool
+    """Whether the uploads of other instances are listed, too."""
 
 
 class LedgerReader:
@@ -41,7 +52,7 @@ class LedgerReader:
     ) -> None:
         self.instance = instance
         self.worker = worker or instance
-        self._database = database
+        self.database = database
         self._clock = clock or database.now
         self._uploads = database.tables.uploads
         self._upload_events = UploadEvents(database)
@@ -51,11 +62,6 @@ class LedgerReader:
         self._conversions: dict[str, Callable[[Any], Any]] = {
             name: column.python_value for name, column in columns.items() if not isinstance(column, _PLAIN)
         }
-
-    @property
-    def database(self) -> Database:
-        """The database that holds the ledger."""
-        return self._database
 
     def now(self) -> datetime:
         """The time that claims, due times and events refer to, in UTC."""
@@ -80,30 +86,14 @@ class LedgerReader:
             found.update((upload.path, upload) for upload in self._fetch("look up paths", newest))
         return found
 
-    def uploads(
-        self,
-        *,
-        state: State | None = None,
-        video_id: str | None = None,
-        ids: Iterable[int] | None = None,
-        path: str | None = None,
-        limit: int | None = None,
-        all_instances: bool = False,
-    ) -> list[Upload]:
+    def uploads(self, *, limit: int | None = None, **conditions: Unpack[Conditions]) -> list[Upload]:
         """The uploads that meet every condition given, oldest first, at most `limit`."""
-        matching = self._matching(state, video_id, ids, path, all_instances)
+        matching = self._matching(conditions)
         return self._fetch("list uploads", matching.order_by(self._uploads.id).limit(limit))
 
-    def iter_uploads(
-        self,
-        *,
-        state: State | None = None,
-        video_id: str | None = None,
-        path: str | None = None,
-        all_instances: bool = False,
-    ) -> Iterator[Upload]:
+    def iter_uploads(self, **conditions: Unpack[Conditions]) -> Iterator[Upload]:
         """Like `uploads`, but reads one page at a time, so that memory use is bounded."""
-        return self._pages(self._matching(state, video_id, None, path, all_instances))
+        return self._pages(self._matching(conditions))
 
     def iter_in_states(self, states: Collection[State]) -> Iterator[Upload]:
         """The uploads in any of the states, read one page at a time, so that memory use is bounded."""
@@ -128,7 +118,7 @@ class LedgerReader:
 
     def last_errors(self, limit: int) -> list[Upload]:
         """The live uploads that have an error, the one with the latest event first."""
-        uploads, events = self._uploads, self._database.tables.events
+        uploads, events = self._uploads, self.database.tables.events
         query = (
             uploads.select()
             .join(events, on=events.upload == uploads.id)
@@ -160,7 +150,7 @@ class LedgerReader:
         that another daemon has claimed is due when the claim ends; `awaits_others` says whether it counts.
         """
         uploads = self._uploads
-        with self._database.operation("find when the next upload is due"):
+        with self.database.operation("find when the next upload is due"):
             now = self.now()
             later: Any = uploads.select(uploads.due_at).where(self._is_queued(state), uploads.due_at > now)
             times = [
@@ -180,24 +170,18 @@ class LedgerReader:
 
     # The catalog gate
 
-    def awaiting_row(self, *, limit: int, after: int = 0) -> list[Upload]:
-        """The uploads that wait at the catalog gate and have an id above `after`, by id."""
-        uploads = self._uploads
-        query = uploads.select().where(self._at_gate, uploads.id > after)
-        return self._fetch("list what waits for a catalog row", query.order_by(uploads.id).limit(limit))
-
     def count_awaiting_row(self, *, longer_than: timedelta = timedelta(0)) -> int:
         """The number of uploads that have waited at the catalog gate for longer than that."""
         uploads = self._uploads
         query: Any = uploads.select(fn.COUNT(uploads.id)).where(self._at_gate)
-        with self._database.operation("count what waits for a catalog row"):
+        with self.database.operation("count what waits for a catalog row"):
             return int(query.where(uploads.due_at <= self.now() - longer_than).scalar())
 
     def awaiting_row_since(self) -> datetime | None:
         """When the longest wait at the catalog gate began; None if no upload waits."""
         uploads = self._uploads
         query: Any = uploads.select(uploads.due_at).where(self._at_gate).order_by(uploads.due_at)
-        with self._database.operation("find what has waited longest for a catalog row"):
+        with self.database.operation("find what has waited longest for a catalog row"):
             found: datetime | None = query.limit(1).scalar()
             return found
 
@@ -279,14 +263,14 @@ class LedgerReader:
         query: Any = uploads.select(uploads.object_key, fn.MAX(uploads.id)).where(
             uploads.object_key.in_(list(object_keys)), uploads.state.in_(verified)
         )
-        with self._database.operation("look up the uploads of object keys"):
+        with self.database.operation("look up the uploads of object keys"):
             return dict(query.group_by(uploads.object_key).tuples())
 
     def known_keys(self, object_keys: Collection[str]) -> set[str]:
         """Those of the object keys that any upload, of any instance, has or had."""
         uploads = self._uploads
         query: Any = uploads.select(uploads.object_key).where(uploads.object_key.in_(list(object_keys)))
-        with self._database.operation("look up object keys"):
+        with self.database.operation("look up object keys"):
             return set(query.distinct().scalars())
 
     def is_known_etag(self, object_key: str, etag: str) -> bool:
@@ -301,7 +285,7 @@ class LedgerReader:
         query: Any = uploads.select(uploads.url).where(
             self._in_instance, uploads.path == path, uploads.url.is_null(False)
         )
-        with self._database.operation("list the URLs of a path"):
+        with self.database.operation("list the URLs of a path"):
             return set(query.distinct().scalars())
 
     # Instances
@@ -312,9 +296,9 @@ class LedgerReader:
 
     def instance_reports(self) -> list[InstanceReport]:
         """The latest report of every daemon that uses this database, by name."""
-        instances = self._database.tables.instances
+        instances = self.database.tables.instances
         query: Any = instances.select().order_by(instances.instance)
-        with self._database.operation("read the daemons' reports"):
+        with self.database.operation("read the daemons' reports"):
             return [InstanceReport(**row | {"report": json.loads(row["report"])}) for row in query.dicts()]
 
     # Conditions
@@ -344,30 +328,22 @@ class LedgerReader:
     @property
     def _was_verified(self) -> Any:
         """True of a row that is verified or was, by its events: a row loses its proof with its object."""
-        uploads, events = self._uploads, self._database.tables.events
+        uploads, events = self._uploads, self.database.tables.events
         verified: Any = events.select(events.id).where(
             events.upload == uploads.id, events.event == State.VERIFIED.value
         )
         return uploads.verified_at.is_null(False) | fn.EXISTS(verified)
 
-    def _matching(
-        self,
-        state: State | None,
-        video_id: str | None,
-        ids: Iterable[int] | None,
-        path: str | None,
-        all_instances: bool,
-    ) -> Any:
+    def _matching(self, conditions: Conditions) -> Any:
         uploads = self._uploads
-        query = uploads.select() if all_instances else uploads.select().where(self._in_instance)
-        if state is not None:
-            query = query.where(uploads.state == state)
-        if video_id is not None:
-            query = query.where(uploads.video_id == video_id)
-        if ids is not None:
+        query = uploads.select()
+        if not conditions.get("all_instances"):
+            query = query.where(self._in_instance)
+        for name in ("state", "video_id", "path"):
+            if (value := conditions.get(name)) is not None:
+                query = query.where(getattr(uploads, name) == value)
+        if (ids := conditions.get("ids")) is not None:
             query = query.where(uploads.id.in_(list(ids)))
-        if path is not None:
-            query = query.where(uploads.path == path)
         return query
 
     # Execution
@@ -378,7 +354,7 @@ class LedgerReader:
         if conditions:
             query = query.where(*conditions)
         counts: dict[str, dict[State, int]] = {}
-        with self._database.operation("count the uploads"):
+        with self.database.operation("count the uploads"):
             for instance, state, number in query.group_by(uploads.instance, uploads.state).tuples():
                 counts.setdefault(instance, dict.fromkeys(State, 0))[state] = number
         return counts
@@ -421,7 +397,7 @@ class LedgerReader:
 
         Converts only the columns that need it; peewee would call a function for every value.
         """
-        with self._database.operation(operation) as connected:
+        with self.database.operation(operation) as connected:
             cursor = connected.execute(query)
             names = [column[0] for column in cursor.description]
             found = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

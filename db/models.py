@@ -129,7 +129,7 @@ _UPLOAD_CHECKS = (
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """The models that belong to one database."""
+    """The models that belong to one database; the migrations create all their tables but the compressor's."""
 
     uploads: type[UploadRow]
     events: type[EventRow]
@@ -138,18 +138,6 @@ class Tables:
     invalidations: type[InvalidationRow]
     publications: type[PublicationRow]
     compressor_rows: type[CompressorRow]
-
-    @property
-    def all(self) -> tuple[type[Model], ...]:
-        """Every table that the migrations create, referenced tables first."""
-        return (
-            self.uploads,
-            self.events,
-            self.instances,
-            self.qualities,
-            self.invalidations,
-            self.publications,
-        )
 
 
 def bind(database: peewee.Database, schema: str | None, catalog_schema: str | None = None) -> Tables:
@@ -176,12 +164,8 @@ def bind(database: peewee.Database, schema: str | None, catalog_schema: str | No
     events.add_index(events.upload, events.id, name="upload_events_of_upload")
     index_qualities(qualities)
     invalidations = bound(InvalidationRow, "invalidations")
-    invalidations.add_index(
-        invalidations.instance,
-        invalidations.sent_at,
-        invalidations.id,
-        name="invalidations_of_instance",
-    )
+    of_instance = (invalidations.instance, invalidations.sent_at, invalidations.id)
+    invalidations.add_index(*of_instance, name="invalidations_of_instance")
     publications = bound(PublicationRow, "publications", upload=_reference(uploads))
     publications.add_index(publications.instance, publications.published_at, name="publications_of_instance")
     publications.add_index(publications.upload, name="publications_of_upload")
@@ -202,42 +186,19 @@ def _reference(uploads: type[UploadRow]) -> Any:
 
 def _index_uploads(uploads: type[UploadRow]) -> None:
     """Add the indexes. None has a column that a claim changes, so that PostgreSQL can make a HOT update."""
+    by_id = (uploads.instance, uploads.state, uploads.id)
+    by_due_time = (uploads.instance, uploads.state, uploads.due_at, uploads.id)
+    at_gate = uploads.awaits_row == SQL("TRUE")
+    past_gate = uploads.awaits_row == SQL("FALSE")
+    is_live = uploads.state.not_in(sorted(ENDED_STATES))
+    has_multipart = uploads.multipart_id.is_null(False)
     uploads.add_index(
-        uploads.instance,
-        uploads.path,
-        unique=True,
-        where=uploads.state.not_in(sorted(ENDED_STATES)),
-        name="uploads_one_live_a_path",
+        uploads.instance, uploads.path, unique=True, where=is_live, name="uploads_one_live_a_path"
     )
-    uploads.add_index(
-        uploads.instance,
-        uploads.state,
-        uploads.due_at,
-        uploads.id,
-        where=uploads.awaits_row == SQL("FALSE"),
-        name="uploads_due",
-    )
-    uploads.add_index(
-        uploads.instance,
-        uploads.state,
-        uploads.id,
-        where=uploads.awaits_row == SQL("TRUE"),
-        name="uploads_awaiting_row",
-    )
-    uploads.add_index(
-        uploads.instance,
-        uploads.state,
-        uploads.due_at,
-        uploads.id,
-        where=uploads.awaits_row == SQL("TRUE"),
-        name="uploads_awaiting_since",
-    )
+    uploads.add_index(*by_due_time, where=past_gate, name="uploads_due")
+    uploads.add_index(*by_id, where=at_gate, name="uploads_awaiting_row")
+    uploads.add_index(*by_due_time, where=at_gate, name="uploads_awaiting_since")
     uploads.add_index(uploads.instance, uploads.path, uploads.id, name="uploads_of_path")
     uploads.add_index(uploads.video_id, name="uploads_of_video")
     uploads.add_index(uploads.object_key, name="uploads_of_key")
-    uploads.add_index(
-        uploads.instance,
-        uploads.id,
-        where=uploads.multipart_id.is_null(False),
-        name="uploads_with_multipart",
-    )
+    uploads.add_index(uploads.instance, uploads.id, where=has_multipart, name="uploads_with_multipart")

@@ -74,7 +74,7 @@ class Upload:
     due_at: datetime
     last_error: str | None
     error_code: str | None
-    """A short stable word for `last_error`, for code to branch on; set alone, what the upload waits for."""
+    """The stable code of `last_error`; without a `last_error`, what the upload waits for."""
     claimed_by: str | None
     claim: int
     claimed_until: datetime | None

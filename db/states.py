@@ -1,6 +1,6 @@
 """The states of an upload and the transitions between them.
 
-The schema's CHECK constraints hold the same words. Only `Ledger.advance`, `Ledger.reopen` and
+The schema's CHECK constraints list the same values. Only `Ledger.advance`, `Ledger.reopen` and
 `Ledger.enqueue` change a row's state.
 """
 

@@ -55,7 +55,7 @@ class Code(StrEnum):
     UNREADABLE = "unreadable"
 
 
-MENDABLE_CODES = frozenset({Code.UNREADABLE, Code.NOT_OURS})
+FILE_SYSTEM_CODES = frozenset({Code.UNREADABLE, Code.NOT_OURS})
 """Codes of `failed` rows that every scan checks again, because the cause is in the file system."""
 
 _TRANSIENT_ERRNOS = frozenset({errno.EAGAIN, errno.EINTR, errno.ESTALE})

@@ -100,17 +100,6 @@ class PathTemplate:
                     return pattern
         return None
 
-    def path_of(self, rendition: Rendition) -> str:
-        """The path that `classify` reads as this rendition."""
-        base, ext = os.path.splitext(rendition.filename)
-        if rendition.quality == ORIGINAL:
-            bare = f"{rendition.video_id}/{rendition.filename}"
-            if self.classify(bare) == rendition:
-                return bare
-        return self._template.format(
-            video_id=rendition.video_id, filename=base, quality=rendition.quality, ext=ext
-        )
-
     def _unusable(self, path: str) -> str | None:
         try:
             path.encode()

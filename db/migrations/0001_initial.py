@@ -1,7 +1,7 @@
 """The ledger, its events, the instances and our own catalog.
 
-A frozen copy of `db.models` as it was when this was written, as SQL for both databases. It changes no more:
-what comes later gets a file of its own.
+A frozen copy of `db.models` as it was when this was written, as SQL for both databases. Later changes of the
+schema are migrations of their own.
 """
 
 from typing import Any
@@ -144,7 +144,7 @@ STATEMENTS = (
 
 
 def up(migrator: Any, db: Any) -> None:
-    """Make the tables: in the migrator's schema on PostgreSQL, where it has one."""
+    """Create the tables: in the migrator's schema, which only PostgreSQL has."""
     types, schema = SQLITE_TYPES, ""
     if migrator.schema is not None:
         types, schema = POSTGRESQL_TYPES, '"{}".'.format(migrator.schema.replace('"', '""'))

@@ -1,4 +1,4 @@
-"""The paths that a CDN must forget, because their objects were replaced.
+"""The queue of CDN invalidations.
 
 A frozen copy of `db.models.InvalidationRow` as it was when this was written.
 """
@@ -23,7 +23,7 @@ STATEMENTS = (
 
 
 def up(migrator: Any, db: Any) -> None:
-    """Make the table: in the migrator's schema on PostgreSQL, where it has one."""
+    """Create the table: in the migrator's schema, which only PostgreSQL has."""
     types, schema = SQLITE_TYPES, ""
     if migrator.schema is not None:
         types, schema = POSTGRESQL_TYPES, '"{}".'.format(migrator.schema.replace('"', '""'))

@@ -47,7 +47,7 @@ POSTGRESQL_STATEMENTS = (
 
 
 def up(migrator: Any, db: Any) -> None:
-    """Change the tables: in the migrator's schema on PostgreSQL, where it has one."""
+    """Change the tables: in the migrator's schema, which only PostgreSQL has."""
     types, schema = SQLITE_TYPES, ""
     statements = [*STATEMENTS]
     if migrator.schema is not None:

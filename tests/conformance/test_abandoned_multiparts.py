@@ -79,6 +79,6 @@ def test_what_a_row_left_open_when_it_ended_is_aborted_later(
     key = f"{prefix}/given_up.mp4"
     upload = enqueue(ledger, key, begin(backend, key))
     ledger.advance(upload, State.GONE, error="The file disappeared.", error_code="local-missing")
-    assert janitor.sweep() == 1
+    assert janitor.abort_abandoned() == 1
     assert still_open(store, prefix) == set()
-    assert janitor.sweep() == 0
+    assert janitor.abort_abandoned() == 0

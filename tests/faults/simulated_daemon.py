@@ -89,7 +89,7 @@ class SimulatedDaemon(SimulatedEnvironment):
     def wait(self) -> None:
         """Let as much time pass as anything ever waits: the longest backoff and the length of a claim."""
         harness = self.running()
-        longest = max(runner.stage.horizon for runner in harness.app.runners.values())
+        longest = max(runner.horizon for runner in harness.app.runners.values())
         self.jump(longest + timedelta(seconds=self.settings.claim_seconds + 1))
 
     def crash(self) -> None:

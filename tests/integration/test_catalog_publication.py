@@ -47,7 +47,7 @@ def check_recent(harness: Harness) -> int:
 
 
 def republished(harness: Harness) -> float | None:
-    return harness.app.metrics.registry.get_sample_value("video_uploader_republished_rows_total")
+    return harness.app.context.metrics.registry.get_sample_value("video_uploader_republished_rows_total")
 
 
 @pytest.mark.parametrize("status", ["processing", "failed"])

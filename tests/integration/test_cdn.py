@@ -54,8 +54,8 @@ def with_cdn(cdn: Cdn, proxy: FaultProxy) -> dict[str, Any]:
 
 
 def flush(harness: Harness) -> None:
-    assert harness.app.invalidator is not None
-    harness.app.invalidator.flush()
+    assert harness.app.context.invalidator is not None
+    harness.app.context.invalidator.flush()
 
 
 def test_a_first_upload_is_not_invalidated(
@@ -121,7 +121,7 @@ def test_a_receipt_and_its_invalidation_are_written_together_or_not_at_all(
     harness.put(PATH, video)
     harness.finish(PATH)
     harness.put(PATH, longer(video))
-    with harness.app.database.operation("take the table away") as connected:
+    with harness.app.context.database.operation("take the table away") as connected:
         connected.execute_sql("ALTER TABLE invalidations RENAME TO hidden")
     (row,) = harness.step(State.PENDING)
     assert (row.state, row.error_code) == (State.PENDING, "database")
@@ -141,12 +141,12 @@ def test_an_invalidation_survives_a_restart(
 
 def test_without_a_distribution_nothing_is_asked_or_kept(make_harness: MakeHarness, video: bytes) -> None:
     harness = make_harness()
-    assert harness.app.invalidator is None
+    assert harness.app.context.invalidator is None
     assert set(harness.app.breakers) == {"upload", "publish", "release"}
     for content in (video, longer(video)):
         harness.put(PATH, content)
         assert harness.finish(PATH).state is State.RELEASED
-    with harness.app.database.operation("look") as connected:
+    with harness.app.context.database.operation("look") as connected:
         assert connected.execute_sql("SELECT * FROM invalidations").fetchall() == []
 
 
@@ -195,8 +195,8 @@ def test_an_interrupted_run_asks_nothing_more(
     make_harness: MakeHarness, proxy: FaultProxy, with_cdn: dict[str, Any]
 ) -> None:
     harness = make_harness(**with_cdn)
-    assert harness.app.invalidator is not None
-    harness.app.invalidator.request("a")
+    assert harness.app.context.invalidator is not None
+    harness.app.context.invalidator.request("a")
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()
     signals.put(signal.SIGTERM)
     with capture_logs():

@@ -45,7 +45,7 @@ def waiting(compressor_harness: Harness, compressor: Compressor, video: bytes) -
 
 
 def make_wait_since(compressor_harness: Harness, path: str, **ago: float) -> None:
-    with compressor_harness.app.database.operation("make a file wait for longer") as connected:
+    with compressor_harness.app.context.database.operation("make a file wait for longer") as connected:
         connected.execute_sql(
             "UPDATE video_uploader.uploads SET due_at = now() - %s WHERE path = %s", (timedelta(**ago), path)
         )
@@ -126,7 +126,7 @@ def test_a_dry_run_needs_no_ledger_to_ask_the_catalog(command: Command) -> None:
 
 def outcomes(compressor_harness: Harness) -> dict[str, str]:
     app = compressor_harness.app
-    found = list(check_catalog(app.settings, app.database, ledger_is_current=True))
+    found = list(check_catalog(app.settings, app.context.database, ledger_is_current=True))
     assert all(result.remedy for result in found if result.outcome != "ok")
     return {result.name: result.outcome.value for result in found}
 

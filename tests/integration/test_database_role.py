@@ -80,8 +80,8 @@ def test_the_granted_role_does_all_of_the_work_and_alters_nothing_of_the_compres
     """Migrate, wait at the gate, be admitted, publish, withdraw, publish again; the table stays as made."""
     before = shape(compressor)
     role = settings(DATABASE_URL=url_of_role(compressor), CATALOG="compressor")
-    with open_application(role) as app, app.database.session():
-        assert migrate(app.database) == list(MIGRATIONS)
+    with open_application(role) as app, app.context.database.session():
+        assert migrate(app.context.database) == list(MIGRATIONS)
         harness = Harness(app, server)
         row = compressor.begin(PATH)
         harness.put(PATH, video)

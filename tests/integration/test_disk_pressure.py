@@ -78,7 +78,7 @@ def test_the_oldest_published_copies_go_until_there_is_room_and_the_others_stay(
     assert left(harness) == [path(2), path(3)]
     events = harness.app.ledger.events(harness.row(path(0)).id)
     assert events[-1].detail == "the local copy was removed early, because the disk is full"
-    sample = harness.app.metrics.registry.get_sample_value
+    sample = harness.app.context.metrics.registry.get_sample_value
     assert sample("video_uploader_released_early_bytes_total") == 2 * len(video)
 
 
@@ -188,7 +188,7 @@ def test_pressure_is_told_once_and_its_end_too(
     harness = make_harness(**PRESSURE)
     publish(harness, video, 3)
     pressure = harness.app.disk_pressure
-    sample = harness.app.metrics.registry.get_sample_value
+    sample = harness.app.context.metrics.registry.get_sample_value
     with capture_logs() as logs:
         disk(harness, 4 * len(video))
         pressure.check()

@@ -60,8 +60,8 @@ def test_a_catalog_row_that_was_deleted_is_made_again(make_harness: MakeHarness,
     harness = make_harness()
     harness.put(PATH, video)
     harness.step(State.PENDING)
-    with harness.app.database.transaction():
-        harness.app.database.tables.qualities.delete().execute()
+    with harness.app.context.database.transaction():
+        harness.app.context.database.tables.qualities.delete().execute()
     harness.step(State.VERIFIED)
     assert harness.catalog_urls() == [f"/{BUCKET}/videos/{PATH}"]
 
@@ -97,9 +97,9 @@ def test_a_clock_that_is_set_back_makes_the_retention_begin_anew_and_end(
     """Otherwise the copy would be kept, and its row claimed again and again, until that time is reached."""
     harness = make_harness(RELEASE_AFTER_SECONDS=3600)
     published(harness, video)
-    uploads = harness.app.database.tables.uploads
+    uploads = harness.app.context.database.tables.uploads
     ahead = harness.app.ledger.now() + timedelta(days=1)
-    with harness.app.database.transaction():
+    with harness.app.context.database.transaction():
         uploads.update(published_at=ahead, due_at=ahead + timedelta(hours=1)).execute()
     (row,) = harness.step(State.PUBLISHED)
     assert row.published_at is not None
@@ -183,7 +183,7 @@ def test_an_object_that_a_later_upload_of_another_instance_replaced_is_left_to_i
     published(harness, video)
     row = harness.row(PATH)
     put: Any = server.client().put_object(Bucket=BUCKET, Key=row.object_key, Body=video + FREE_BOX)
-    other = Ledger(harness.app.database, "another")
+    other = Ledger(harness.app.context.database, "another")
     later = other.enqueue(
         PATH,
         video_id=row.video_id,
@@ -409,7 +409,7 @@ def test_of_a_file_with_a_second_name_only_the_name_in_the_directory_goes(
         assert file.read() == video
     story = [event.detail for event in harness.app.ledger.events(row.id)]
     assert "the local name was removed; other hard links of the file: 1" in story
-    assert harness.app.metrics.released._value.get() == 0
+    assert harness.app.context.metrics.released._value.get() == 0
 
 
 def test_a_second_name_that_is_only_our_own_from_a_crash_is_taken_away_where_hard_links_are_allowed(
@@ -425,4 +425,4 @@ def test_a_second_name_that_is_only_our_own_from_a_crash_is_taken_away_where_har
     (row,) = harness.step(State.PUBLISHED)
     assert row.state is State.RELEASED
     assert os.listdir(os.path.dirname(aside)) == []
-    assert harness.app.metrics.released._value.get() == len(video)
+    assert harness.app.context.metrics.released._value.get() == len(video)

@@ -49,7 +49,7 @@ def test_new_content_aborts_the_multipart_of_the_old_one(
     old = interrupted(harness, proxy, video)
     fresh = padded(video, FIVE_PARTS) + FREE_BOX
     harness.put(PATH, fresh)
-    assert harness.app.abandoned_multiparts.sweep() == 1
+    assert harness.app.abandoned_multiparts.abort_abandoned() == 1
     assert open_multiparts(server) == []
     assert "aborted" in [event.event for event in harness.app.ledger.events(old.id)]
     assert harness.object(harness.finish(PATH)) == fresh
@@ -69,12 +69,12 @@ def test_an_abort_that_fails_is_repeated_until_it_is_done(
         s3_error(503, "SlowDown") if request.method == "DELETE" else forward()
     )
     with pytest.raises(Exception, match="SlowDown"):
-        harness.app.abandoned_multiparts.sweep()
+        harness.app.abandoned_multiparts.abort_abandoned()
     assert open_multiparts(server) == [KEY]
     proxy.fault = lambda _request, forward: forward()
-    assert harness.app.abandoned_multiparts.sweep() == 1
+    assert harness.app.abandoned_multiparts.abort_abandoned() == 1
     assert open_multiparts(server) == []
-    assert harness.app.abandoned_multiparts.sweep() == 0
+    assert harness.app.abandoned_multiparts.abort_abandoned() == 0
 
 
 def test_at_the_start_only_what_this_ledger_knows_is_aborted(
@@ -118,16 +118,16 @@ def test_a_multipart_whose_response_was_lost_is_aborted_within_the_hour(
     assert set(leftover) == {KEY}
     proxy.fault = no_fault
     now = LISTING_SECONDS - 1
-    abandoned_multiparts.clean()
+    abandoned_multiparts.run_due()
     assert open_multiparts(server) == leftover
     held = ledger.claim_one(row.id, lease=timedelta(minutes=1))
     assert held is not None
     now = LISTING_SECONDS
-    abandoned_multiparts.clean()
+    abandoned_multiparts.run_due()
     assert open_multiparts(server) == leftover
     ledger.release_claim(held)
     now += PERIOD_SECONDS
-    abandoned_multiparts.clean()
+    abandoned_multiparts.run_due()
     assert open_multiparts(server) == []
 
 
@@ -295,6 +295,6 @@ def is_anonymous(request: Request) -> bool:
 def age(harness: Harness, path: str, by: timedelta) -> None:
     """Make a path's row newer by this much (older, if negative)."""
     row = harness.row(path)
-    uploads = harness.app.database.tables.uploads
-    with harness.app.database.transaction():
+    uploads = harness.app.context.database.tables.uploads
+    with harness.app.context.database.transaction():
         uploads.update(discovered_at=row.discovered_at + by).where(uploads.id == row.id).execute()

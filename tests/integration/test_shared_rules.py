@@ -44,8 +44,8 @@ def states(harness: Harness) -> list[State]:
 
 def claim(harness: Harness, state: State) -> list[Upload]:
     """Claim what is due without running the stage."""
-    stage = harness.app.runners[state].stage
-    return harness.app.ledger.claim(state, 9, lease=LEASE, horizon=stage.horizon)
+    horizon = harness.app.runners[state].horizon
+    return harness.app.ledger.claim(state, 9, lease=LEASE, horizon=horizon)
 
 
 def advance(harness: Harness, state: State, rows: list[Upload]) -> None:
@@ -191,7 +191,7 @@ def test_a_file_that_a_dead_daemon_left_in_quarantine_is_repaired_by_another_one
     asides = b.app.scanner.scan().quarantined
     b.app.quarantine_repair.run(asides)
     assert not os.path.exists(b.absolute(PATH))
-    let_claims_run_out(b.app.database)
+    let_claims_run_out(b.app.context.database)
     b.app.quarantine_repair.run(asides)
     assert content(b) == video
     assert b.row(PATH).claimed_until is None
@@ -209,8 +209,8 @@ def test_an_upload_that_was_superseded_a_moment_ago_may_still_be_in_release(
     asides = b.app.scanner.scan().quarantined
     b.app.quarantine_repair.run(asides)
     assert b.app.scanner.scan().quarantined == asides
-    uploads = b.app.database.tables.uploads
-    with b.app.database.transaction():
+    uploads = b.app.context.database.tables.uploads
+    with b.app.context.database.transaction():
         uploads.update(changed_at=row.changed_at - LEASE).where(uploads.id == row.id).execute()
     b.app.quarantine_repair.run(asides)
     assert b.app.scanner.scan().quarantined == []
@@ -224,7 +224,7 @@ def test_a_release_that_was_overtaken_gives_the_file_back(harness_of: OpenHarnes
     taken: list[Upload] = []
 
     def take_over() -> None:
-        let_claims_run_out(b.app.database)
+        let_claims_run_out(b.app.context.database)
         taken.extend(claim(b, State.PUBLISHED))
 
     a.while_waiting = take_over
@@ -241,7 +241,7 @@ def test_a_release_that_was_overtaken_before_it_began_touches_nothing(
     a, b = harness_of("a"), harness_of("b")
     published(a, video)
     late = claim(a, State.PUBLISHED)
-    let_claims_run_out(b.app.database)
+    let_claims_run_out(b.app.context.database)
     (row,) = claim(b, State.PUBLISHED)
     seen: list[list[str]] = []
     waited = Work(a.app.runners[State.PUBLISHED].error_policy, lambda: False, lambda: None, lambda _: False)
@@ -263,7 +263,7 @@ def test_an_unlink_that_comes_late_finds_nothing_under_its_name(
     (row,) = claim(a, State.PUBLISHED)
     aside = removal.quarantine(a.app.tree, PATH, row.id, row.identity, claim=row.claim)
     assert isinstance(aside, Quarantined)
-    let_claims_run_out(b.app.database)
+    let_claims_run_out(b.app.context.database)
 
     def wake_up() -> None:
         with pytest.raises(FileMissingError):
@@ -300,7 +300,7 @@ def test_a_multipart_that_another_daemon_has_just_begun_is_not_aborted(
     server.client().create_multipart_upload(Bucket=BUCKET, Key=KEY)
     assert b.app.abandoned_multiparts.adopt_or_abort()
     assert open_multiparts(server) == [KEY]
-    let_claims_run_out(b.app.database)
+    let_claims_run_out(b.app.context.database)
     assert b.app.abandoned_multiparts.adopt_or_abort()
     assert open_multiparts(server) == []
 
@@ -335,9 +335,9 @@ def test_two_sweeps_of_the_same_leftover_count_it_once(
     interrupted(a, proxy, video)
     a.put(PATH, video)
     seen = b.app.ledger.abandoned_multiparts(9)
-    assert a.app.abandoned_multiparts.sweep() == 1
+    assert a.app.abandoned_multiparts.abort_abandoned() == 1
     monkeypatch.setattr(b.app.ledger, "abandoned_multiparts", lambda _limit: seen)
-    assert b.app.abandoned_multiparts.sweep() == 0
+    assert b.app.abandoned_multiparts.abort_abandoned() == 0
     assert open_multiparts(server) == []
 
 
@@ -348,7 +348,7 @@ def test_a_late_upload_does_not_abort_what_another_daemon_continues(
     a, b = harness_of("a"), harness_of("b")
     row = interrupted(a, proxy, video)
     late = claim(a, State.PENDING)
-    let_claims_run_out(b.app.database)
+    let_claims_run_out(b.app.context.database)
     claim(b, State.PENDING)
     server.client().put_object(
         Bucket=BUCKET, Key=KEY, Body=content(a, PATH), ChecksumAlgorithm="CRC64NVME", ACL="public-read"
@@ -369,7 +369,7 @@ def test_a_late_upload_does_not_complete_its_object(
     def take_over(request: Request, forward: Forward) -> Answer:
         answer = forward()
         if request.action == "UploadPart" and proxy.actions.count("UploadPart") == 3 and not taken:
-            let_claims_run_out(b.app.database)
+            let_claims_run_out(b.app.context.database)
             taken.extend(claim(b, State.PENDING))
         return answer
 
@@ -406,7 +406,7 @@ def test_a_row_released_while_its_path_is_enqueued_keeps_its_receipt(
     (row,) = claim(a, State.PUBLISHED)
     a.write(PATH, video + FREE_BOX)
     adding = threading.Thread(target=b.settle, args=(PATH,))
-    with a.app.database.transaction():
+    with a.app.context.database.transaction():
         a.app.ledger.advance(row, State.RELEASED)
         adding.start()
         deadline = time.monotonic() + 20
@@ -423,7 +423,7 @@ def test_two_daemons_that_add_the_same_file_take_turns(
     a, b = harness_of("a"), harness_of("b")
     a.write(PATH, video)
     with ThreadPoolExecutor(1) as pool:
-        with a.app.database.transaction():
+        with a.app.context.database.transaction():
             a.settle(PATH)
             adding = pool.submit(b.settle, PATH)
             deadline = time.monotonic() + 20

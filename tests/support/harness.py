@@ -100,7 +100,7 @@ class Harness:
     def step(self, state: State, limit: int = 64) -> list[Upload]:
         """Claim the due uploads of a state and run its stage on them; returns their rows afterwards."""
         runner = self.app.runners[state]
-        rows = self.app.ledger.claim(state, limit, lease=LEASE, horizon=runner.stage.horizon)
+        rows = self.app.ledger.claim(state, limit, lease=LEASE, horizon=runner.horizon)
         runner.stage.advance(
             rows,
             Work(
@@ -151,8 +151,8 @@ class Harness:
 def open_harness(settings: Settings, server: S3Server) -> Iterator[Harness]:
     """A harness with a migrated ledger."""
     with open_application(settings) as app:
-        migrate(app.database)
-        with app.database.session():
+        migrate(app.context.database)
+        with app.context.database.session():
             yield Harness(app, server)
 
 

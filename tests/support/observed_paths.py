@@ -7,10 +7,11 @@ import queue
 import threading
 from dataclasses import dataclass, field
 
-from watcher.detection.inotify import Watches
+from watcher.detection.inotify import Callbacks, Watches
 from watcher.detection.observer import TreeObserver
 
 WAIT_SECONDS = 10
+NO_CALLBACKS = Callbacks(lambda _: None, lambda _: None, lambda: None)
 
 
 @dataclass
@@ -20,6 +21,10 @@ class Told:
     files: queue.SimpleQueue[str] = field(default_factory=queue.SimpleQueue)
     directories: queue.SimpleQueue[str] = field(default_factory=queue.SimpleQueue)
     lost: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def callbacks(self) -> Callbacks:
+        return Callbacks(self.files.put, self.directories.put, self.lost.set)
 
     def expect_file(self, path: str) -> None:
         expect(self.files, path)

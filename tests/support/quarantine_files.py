@@ -10,11 +10,12 @@ import pytest
 from db import Identity
 from watcher.filesystem import leases
 from watcher.filesystem.leases import LeaseAttempt
+from watcher.filesystem.openat import identity_of
 from watcher.filesystem.removal import (
     Quarantined,
     quarantine,
 )
-from watcher.filesystem.tree import Tree, identity_of
+from watcher.filesystem.tree import Tree
 
 RELATIVE = "x/a.mp4"
 ASIDE = "x/.video-uploader-7.aside"

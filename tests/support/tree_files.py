@@ -4,10 +4,8 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from watcher.filesystem.tree import (
-    Tree,
-    owned,
-)
+from watcher.filesystem.openat import owned
+from watcher.filesystem.tree import Tree
 
 Unprivileged = Callable[[], AbstractContextManager[None]]
 

@@ -13,7 +13,7 @@ from db import DatabaseError, State
 from watcher.app.factories import make_path_template
 from watcher.app.status_report import DaemonStatus
 from watcher.app.wiring import Application
-from watcher.detection import ScanReport, TreeObserver
+from watcher.detection import Callbacks, ScanReport, TreeObserver
 from watcher.detection.observer_supervisor import ObserverSupervisor
 from watcher.errors import Code
 from watcher.filesystem.pruning import prune_directories
@@ -69,15 +69,15 @@ class Daemon:
         self._signals = signals
         self._reload_settings = reload_settings
         self._clock = clock
-        self._metrics_server = MetricsServer(app.metrics, app.settings.metrics_address)
+        self._metrics_server = MetricsServer(app.context.metrics, app.settings.metrics_address)
         self._template = make_path_template(app.settings)
-        observer = TreeObserver(
-            app.tree.root,
+        callbacks = Callbacks(
             notice_file=app.settler.check,
             notice_directory=app.scan_scheduler.request,
             lost_events=app.scan_scheduler.request_after_lost_events,
             ignores=self._ignores,
         )
+        observer = TreeObserver(app.tree.root, callbacks)
         app.scanner.watch_with(observer)
         self._observer_supervisor = ObserverSupervisor(
             app.tree,
@@ -85,7 +85,7 @@ class Daemon:
             request_full_scan=lambda: app.scan_scheduler.request(""),
             root_returned=self._probe_after_root_returned,
             supervisor=app.supervisor,
-            metrics=app.metrics,
+            metrics=app.context.metrics,
         )
         self._status = DaemonStatus(
             app, observer, observer_failure=lambda: self._observer_supervisor.failure_reason
@@ -121,8 +121,8 @@ class Daemon:
         self._observer_supervisor.start()
         app.settler.start()
         app.runners[State.VERIFIED].start()
-        if app.invalidator is not None:
-            app.invalidator.start()
+        if app.context.invalidator is not None:
+            app.context.invalidator.start()
         if app.catalog_thread is not None:
             app.catalog_thread.start()
         app.scan_scheduler.start()
@@ -236,7 +236,7 @@ class Daemon:
         stop_all([self._observer_supervisor], STOP_SECONDS)
         workers: list[Worker] = [*app.runners.values(), app.scan_scheduler, app.settler]
         workers += [app.abandoned_multiparts, app.disk_pressure]
-        workers += [worker for worker in (app.invalidator, app.catalog_thread) if worker is not None]
+        workers += [worker for worker in (app.context.invalidator, app.catalog_thread) if worker is not None]
         in_time = stop_all(workers, STOP_SECONDS)
         self._metrics_server.stop()
         self._heartbeat("stopped")

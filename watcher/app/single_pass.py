@@ -64,8 +64,8 @@ class SinglePass:
             self._wait_until_drained()
         finally:
             stop_all((*app.runners.values(), app.settler), STOP_SECONDS)
-        if app.invalidator is not None and not self._interrupted:
-            app.invalidator.flush()
+        if app.context.invalidator is not None and not self._interrupted:
+            app.context.invalidator.flush()
         unreadable = ["directories could not be read; see the log"] * bool(report.unreadable)
         return [*self._unfinished(started_at), *unreadable]
 
@@ -112,10 +112,10 @@ class SinglePass:
 
     def _is_due_soon(self, state: State) -> bool:
         app = self._app
-        stage = app.runners[state].stage
-        if not stage.is_enabled():
+        runner = app.runners[state]
+        if not runner.stage.is_enabled():
             return False
-        due = app.ledger.next_due(state, horizon=stage.horizon, awaits_others=False)
+        due = app.ledger.next_due(state, horizon=runner.horizon, awaits_others=False)
         return due is not None and due <= app.ledger.now() + LONGEST_WAIT
 
     def _unfinished(self, started_at: datetime) -> list[str]:
@@ -131,7 +131,7 @@ class SinglePass:
         failures: list[tuple[str, Failure | None]] = [("settling", app.settler.failure)]
         failures += [(name, breaker.failure) for name, breaker in app.breakers.items()]
         unfinished += [f"{name} is paused: {failure.sentence}" for name, failure in failures if failure]
-        if app.invalidator is not None and app.invalidator.has_waiting():
+        if app.context.invalidator is not None and app.context.invalidator.has_waiting():
             unfinished.append("some CDN invalidations are not done yet; the next run continues")
         for state in (State.PENDING, State.VERIFIED, State.REJECTED, State.FAILED, State.GONE):
             unfinished += [

@@ -42,7 +42,7 @@ class DaemonStatus:
         self._app = app
         self._observer = observer
         self._observer_failure = observer_failure
-        self._rates = _Rates(app.metrics, clock)
+        self._rates = _Rates(app.context.metrics, clock)
         self.stalls: list[str] = []
 
     def register_gauges(self) -> None:
@@ -59,7 +59,7 @@ class DaemonStatus:
                 "unreadable_directories": len(app.scanner.unreadable),
             },
         )
-        app.metrics.registry.register(gauges)
+        app.context.metrics.registry.register(gauges)
 
     def report(self, phase: str) -> Mapping[str, JSON]:
         """What the ledger keeps for `status`, which may run on any machine."""

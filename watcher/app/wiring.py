@@ -22,8 +22,7 @@ from watcher.app.factories import (
     open_ledger_database,
 )
 from watcher.catalog import CatalogThread, CompressorCatalog, Orphans, Republisher
-from watcher.detection import FileStatus, Scanner, Settler, check_complete
-from watcher.detection.completeness import Observation
+from watcher.detection import Scanner, Settler, check_complete
 from watcher.detection.scan_scheduler import ScanScheduler
 from watcher.filesystem import Tree
 from watcher.settings import Policy, Settings
@@ -41,7 +40,6 @@ from watcher.stages import (
     StageContext,
     StageRunner,
     UploadStage,
-    cdn_invalidation,
 )
 from watcher.supervision.background_thread import Supervisor
 from watcher.supervision.backoff import Backoff
@@ -79,32 +77,17 @@ class Application:
         return self.context.tree
 
     @property
-    def database(self) -> Database:
-        """The ledger's database."""
-        return self.context.database
-
-    @property
     def ledger(self) -> Ledger:
         """The ledger of uploads."""
         return self.context.ledger
 
     @property
-    def invalidator(self) -> Invalidator | None:
-        """Sends invalidations to the CDN; None without a CDN."""
-        return self.context.invalidator
-
-    @property
     def breakers(self) -> Mapping[str, CircuitBreaker]:
         """The circuit breakers of the stages and of CDN invalidation, by name."""
-        breakers = {runner.stage.name: runner.breaker for runner in self.runners.values()}
-        if self.invalidator is not None:
-            breakers[cdn_invalidation.NAME] = self.invalidator.breaker
-        return breakers
-
-    @property
-    def metrics(self) -> Metrics:
-        """The Prometheus metrics."""
-        return self.context.metrics
+        breakers = [runner.breaker for runner in self.runners.values()]
+        if self.context.invalidator is not None:
+            breakers.append(self.context.invalidator.breaker)
+        return {breaker.stage: breaker for breaker in breakers}
 
 
 @contextmanager
@@ -133,7 +116,8 @@ def build_application(
     store: ObjectStore,
     distribution: Distribution | None,
 ) -> Application:
-    """Build every component, then connect the signals between them."""
+    """Build the signals, then every component, then connect the signals to the components."""
+    signals = Signals()
     metrics = Metrics()
     supervisor = Supervisor(metrics, session=database.session)
     context = build_context(
@@ -143,6 +127,7 @@ def build_application(
         distribution=distribution,
         metrics=metrics,
         supervisor=supervisor,
+        signals=signals,
     )
     enqueuer, settler, scanner, scan_scheduler = build_detection(
         settings, policy, context=context, supervisor=supervisor
@@ -153,13 +138,13 @@ def build_application(
         policy=policy,
         metrics=context.metrics,
         supervisor=supervisor,
-        wake_stage=context.signals.wake_stage,
+        wake_stage=signals.wake_stage,
     )
     runners = build_stages(
         settings, policy, context=context, supervisor=supervisor, disk_pressure=disk_pressure
     )
     catalog_thread = build_catalog(settings, policy, context=context, supervisor=supervisor)
-    context.signals.connect(
+    signals.connect(
         stages={state: runner.wake for state, runner in runners.items()},
         gate=catalog_thread.check_gate if catalog_thread else None,
         file=settler.check,
@@ -200,9 +185,9 @@ def build_context(
     distribution: Distribution | None,
     metrics: Metrics,
     supervisor: Supervisor,
+    signals: Signals,
 ) -> StageContext:
-    """Build what all stages work with; its signals are not connected yet."""
-    signals = Signals()
+    """Build what all stages work with."""
     ledger = make_ledger(settings, database)
     invalidator = public_check = None
     if distribution is not None:
@@ -238,7 +223,7 @@ def build_detection(
     template = make_path_template(settings)
     enqueuer = Enqueuer(context, template)
     settler = Settler(
-        check_complete=partial(_check_complete, context.tree, settings.settle_seconds),
+        check_complete=partial(check_complete, context.tree, settle_seconds=settings.settle_seconds),
         report=enqueuer.handle,
         supervisor=supervisor,
         clock=time.monotonic,
@@ -260,10 +245,6 @@ def build_detection(
     return enqueuer, settler, scanner, scan_scheduler
 
 
-def _check_complete(tree: Tree, settle_seconds: float, path: str, previous: Observation | None) -> FileStatus:
-    return check_complete(tree, path, previous=previous, now=time.monotonic(), settle_seconds=settle_seconds)
-
-
 def build_stages(
     settings: Settings,
     policy: Policy,
@@ -273,18 +254,17 @@ def build_stages(
     disk_pressure: DiskPressure,
 ) -> dict[State, StageRunner]:
     """Build the three stages, each with its error policy and its runner."""
-    crews: tuple[tuple[Stage, int, int], ...] = (
+    stages: tuple[tuple[Stage, int, int], ...] = (
         (UploadStage(context), settings.upload_concurrency, 1),
         (PublishStage(context, policy), 1, 1),
         (ReleaseStage(context, policy, is_pressed=disk_pressure.is_high_now), 1, RELEASE_BATCH),
     )
     runners = {}
-    for stage, threads, batch in crews:
+    for stage, threads, batch in stages:
         error_policy = ErrorPolicy(
-            stage=stage.name,
             tree=context.tree,
             ledger=context.ledger,
-            breaker=CircuitBreaker(clock=time.monotonic, backoff=PROBE_BACKOFF),
+            breaker=CircuitBreaker(stage.name, clock=time.monotonic, backoff=PROBE_BACKOFF),
             backoff=context.backoff,
             reexamine=context.signals.check_file,
             metrics=context.metrics,

@@ -33,7 +33,7 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """The compressor's rows do not decide yet; `code` is a stable word for the reason."""
+    """The compressor's rows do not decide yet; `code` is a stable error code."""
 
     code: str
     reason: str
@@ -41,7 +41,7 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """The upload must not be sent; `code` is a stable word for the reason."""
+    """The upload must not be sent; `code` is a stable error code."""
 
     code: str
     reason: str

@@ -51,9 +51,9 @@ class Republisher:
 
     def check_recent(self) -> int:
         """Check the rows that were published in the last minutes; return how many were published again."""
-        gone_back = self._catalog.table.reverted_rows(self._ledger.now() - RECENT)
-        before = self._catalog.publications.by_row_id([row.id for row in gone_back])
-        uploads = self._ledger.uploads(ids={publication.upload_id for publication in before.values()})
+        reverted = self._catalog.table.reverted_rows(self._ledger.now() - RECENT)
+        published = self._catalog.publications.by_row_id([row.id for row in reverted])
+        uploads = self._ledger.uploads(ids={publication.upload_id for publication in published.values()})
         return sum(self.republish(upload) for upload in uploads)
 
     def check_all(self) -> int:

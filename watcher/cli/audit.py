@@ -55,7 +55,7 @@ def audit(
     with open_ledger(settings, read_only=True):
         pass
     tally = _Tally()
-    with open_application(settings) as app, app.database.session():
+    with open_application(settings) as app, app.context.database.session():
         auditing = Audit(app, fix=fix)
         shown = tally.limit(auditing.findings())
         if as_json:

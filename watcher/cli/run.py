@@ -66,8 +66,8 @@ def run(
         open_application(settings) as app,
     ):
         if settings.database_auto_migrate:
-            migrate(app.database)
-        with app.database.session(), show_progress(app.context.transfer_progress):
+            migrate(app.context.database)
+        with app.context.database.session(), show_progress(app.context.transfer_progress):
             if once:
                 _run_once(app, signals)
                 return

@@ -4,21 +4,12 @@ An element is an id, a size and its content. Both numbers have variable length: 
 first byte give the number of bytes that follow it. A size whose bits are all ones is unknown.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
-from watcher.containers.reading import MAX_ELEMENTS, FileBytes, IncompleteError
+from watcher.containers.reading import Element, FileBytes, IncompleteError, elements
 
 _EBML = bytes.fromhex("1A45DFA3")
 _SEGMENT = bytes.fromhex("18538067")
 _LONGEST_ID = 4
 _LONGEST_SIZE = 8
-
-
-@dataclass(frozen=True, slots=True)
-class _Element:
-    identifier: bytes
-    end: int
 
 
 def require_complete(file: FileBytes) -> None:
@@ -29,22 +20,12 @@ def require_complete(file: FileBytes) -> None:
     """
     if file.read_at(0, len(_EBML)) != _EBML:
         raise IncompleteError("It does not begin with an EBML header and is no Matroska or WebM file.")
-    if _SEGMENT not in {element.identifier for element in _elements(file)}:
+    kinds = {element.kind for element in elements(file, _read_element, name="top-level elements")}
+    if _SEGMENT not in kinds:
         raise IncompleteError("The segment (the media) is missing: the file is truncated before it.")
 
 
-def _elements(file: FileBytes) -> Iterator[_Element]:
-    offset = 0
-    for _ in range(MAX_ELEMENTS):
-        if offset == file.size:
-            return
-        element = _element(file, offset)
-        yield element
-        offset = element.end
-    raise IncompleteError(f"It has {MAX_ELEMENTS} top-level elements or more, which no player expects.")
-
-
-def _element(file: FileBytes, offset: int) -> _Element:
+def _read_element(file: FileBytes, offset: int) -> Element:
     header = file.read_at(offset, _LONGEST_ID + _LONGEST_SIZE)
     id_length = _length(header)
     if not 1 <= id_length <= _LONGEST_ID:
@@ -61,7 +42,7 @@ def _element(file: FileBytes, offset: int) -> _Element:
         raise IncompleteError(
             f"It is truncated in the element at byte {offset}: {missing} bytes are missing."
         )
-    return _Element(header[:id_length], offset + own + size)
+    return Element(header[:id_length], offset + own + size)
 
 
 def _length(number: bytes) -> int:

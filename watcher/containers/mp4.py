@@ -4,21 +4,12 @@ A box begins with its size, header included, in four bytes, and its type, in fou
 that the real size follows in eight bytes; size 0, that the box extends to the end of the file.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
-from watcher.containers.reading import MAX_ELEMENTS, FileBytes, IncompleteError
+from watcher.containers.reading import Element, FileBytes, IncompleteError, elements
 
 _HEADER = 8
 _LONG_HEADER = 16
 _EXTENDS_TO_END = 0
 _HAS_LARGE_SIZE = 1
-
-
-@dataclass(frozen=True, slots=True)
-class _Box:
-    kind: bytes
-    end: int
 
 
 def require_complete(file: FileBytes) -> None:
@@ -29,7 +20,7 @@ def require_complete(file: FileBytes) -> None:
     fragment. Missing fragments at the end cannot be detected.
     """
     kinds, last = set(), b""
-    for box in _boxes(file):
+    for box in elements(file, _read_box, name="boxes"):
         kinds.add(box.kind)
         last = box.kind
     if b"moov" not in kinds:
@@ -40,18 +31,7 @@ def require_complete(file: FileBytes) -> None:
         raise IncompleteError("The media of the last fragment is missing: the file is truncated before it.")
 
 
-def _boxes(file: FileBytes) -> Iterator[_Box]:
-    offset = 0
-    for _ in range(MAX_ELEMENTS):
-        if offset == file.size:
-            return
-        box = _box(file, offset)
-        yield box
-        offset = box.end
-    raise IncompleteError(f"It has {MAX_ELEMENTS} boxes or more, which no player expects.")
-
-
-def _box(file: FileBytes, offset: int) -> _Box:
+def _read_box(file: FileBytes, offset: int) -> Element:
     header = file.read_at(offset, _LONG_HEADER)
     if len(header) < _HEADER:
         raise IncompleteError(f"It is truncated in the box header at byte {offset}.")
@@ -73,7 +53,7 @@ def _box(file: FileBytes, offset: int) -> _Box:
         raise IncompleteError(f"It is truncated in the {name}: {max(size, own) - left} bytes are missing.")
     if size < own:
         raise IncompleteError(f"The {name} has a size of {size} bytes, less than its header.")
-    return _Box(kind, offset + size)
+    return Element(kind, offset + size)
 
 
 def _is_type(kind: bytes) -> bool:

@@ -72,7 +72,7 @@ FileStatus = Finished | Busy | QuietPeriod | Refused | Missing | Unreadable
 
 
 def check_complete(
-    tree: Tree, relative: str, *, previous: Observation | None, now: float, settle_seconds: float
+    tree: Tree, relative: str, previous: Observation | None, now: float, *, settle_seconds: float
 ) -> FileStatus:
     """Check once whether a file is acceptable, finished, and complete as a container.
 

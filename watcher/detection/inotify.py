@@ -4,7 +4,7 @@ watchdog's recursive watch removes and re-adds every watch after the kernel's qu
 removal queues an event (IN_IGNORED), so that above some ten thousand directories the repair overflows the
 queue again, in an endless loop. Here an overflow changes no watch. Adding a watch that exists already queues
 no event, so the full scan that must follow an overflow adds the missing watches, and removes at its end only
-those of directories that it did not meet.
+those of directories that it did not visit.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 
 import structlog
 from watchdog.observers.inotify_c import (
@@ -55,37 +56,40 @@ def add_watch(inotify: int, path: bytes) -> int:
     return watch
 
 
+@dataclass(frozen=True, slots=True)
+class Callbacks:
+    """What an observer of a directory tree calls, from its own threads; none of them may block.
+
+    Paths are relative to the root, with '/' between their components. `ignores` tells which directories are
+    not watched.
+    """
+
+    notice_file: Callable[[str], None]
+    notice_directory: Callable[[str], None]
+    """Like `notice_file`, called whenever what is at the path may have changed."""
+    lost_events: Callable[[], None]
+    """Called after the kernel's queue has overflowed."""
+    ignores: Callable[[str], bool] = lambda _: False
+
+
 class Watches(InotifyFD):
     """Watches directories below a root and reports their events from a thread of its own.
 
     At first only the root is watched; a scan adds the other directories with `watch`. Paths are relative to
-    the root, which is "". `ignores` tells which directories are not watched. Raises OSError if the root
-    cannot be watched, and leaks no descriptor then.
+    the root, which is "". Raises OSError if the root cannot be watched, and leaks no descriptor then.
     """
 
-    def __init__(
-        self,
-        root: str,
-        *,
-        notice_file: Callable[[str], None],
-        notice_directory: Callable[[str], None],
-        lost_events: Callable[[], None],
-        ignores: Callable[[str], bool] = lambda _: False,
-        add: AddWatch = add_watch,
-    ) -> None:
+    def __init__(self, root: str, callbacks: Callbacks, *, add: AddWatch = add_watch) -> None:
         super().__init__()
         self._root = root
-        self._notice_file = notice_file
-        self._notice_directory = notice_directory
-        self._lost_events = lost_events
-        self._ignores = ignores
+        self._callbacks = callbacks
         self._add = add
         # Guards the attributes below; callbacks are made without it.
         self._state_lock = threading.Lock()
         self._paths: dict[int, str] = {}
         self._unwatched: set[str] = set()
-        self._met: set[int] | None = None
-        self._met_unwatched: set[str] = set()
+        self._visited: set[int] | None = None
+        self._visited_unwatched: set[str] = set()
         self._is_shortage_logged = False
         try:
             self._root_watch = self._add_watch("")
@@ -142,20 +146,20 @@ class Watches(InotifyFD):
     def begin_pass(self) -> None:
         """A scan of the whole tree begins; it calls `watch` for every directory."""
         with self._state_lock:
-            self._met = set()
-            self._met_unwatched = set()
+            self._visited = set()
+            self._visited_unwatched = set()
 
     def end_pass(self) -> None:
-        """The scan is complete: remove the watches of directories that it did not meet."""
+        """The scan is complete: remove the watches of directories that it did not visit."""
         with self._lock, self._state_lock:
-            if self._met is None or self._closed:
+            if self._visited is None or self._closed:
                 return
-            for watch in self._paths.keys() - self._met - {self._root_watch}:
+            for watch in self._paths.keys() - self._visited - {self._root_watch}:
                 del self._paths[watch]
                 # The kernel may have removed the watch with its directory, and the event may be lost.
                 inotify_rm_watch(self._inotify_fd, WatchDescriptor(watch))
-            self._unwatched = self._met_unwatched
-            self._met = None
+            self._unwatched = self._visited_unwatched
+            self._visited = None
             is_resolved = self._is_shortage_logged and not self._unwatched
             self._is_shortage_logged = bool(self._unwatched)
             watched = len(self._paths)
@@ -165,7 +169,7 @@ class Watches(InotifyFD):
     def handle_event(self, event: InotifyEvent) -> None:
         """Handle an event; called by the reading thread."""
         if event.is_queue_overflow:
-            self._lost_events()
+            self._callbacks.lost_events()
             return
         with self._state_lock:
             if event.is_ignored:
@@ -180,11 +184,11 @@ class Watches(InotifyFD):
         path = f"{directory}/{name}" if directory and name else directory or name
         if not event.is_directory:
             if event.mask & CHANGE_MASK:
-                self._notice_file(path)
-        elif not path or not self._ignores(path):
+                self._callbacks.notice_file(path)
+        elif not path or not self._callbacks.ignores(path):
             if event.mask & NEW_MASK:
                 self._explore(path)
-            self._notice_directory(path)
+            self._callbacks.notice_directory(path)
 
     def _add_watch(self, path: str) -> int:
         absolute = os.fsencode(f"{self._root}/{path}" if path else self._root)
@@ -196,8 +200,8 @@ class Watches(InotifyFD):
             # A directory that was renamed has the same watch.
             self._paths[watch] = path
             self._unwatched.discard(path)
-            if self._met is not None:
-                self._met.add(watch)
+            if self._visited is not None:
+                self._visited.add(watch)
         return watch
 
     def _forget(self, path: str) -> None:
@@ -207,7 +211,7 @@ class Watches(InotifyFD):
     def _note_unwatched(self, path: str, error: OSError) -> None:
         with self._state_lock:
             self._unwatched.add(path)
-            self._met_unwatched.add(path)
+            self._visited_unwatched.add(path)
             is_news, self._is_shortage_logged = not self._is_shortage_logged, True
             watched = len(self._paths)
         if is_news:
@@ -227,10 +231,10 @@ class Watches(InotifyFD):
                     budget -= 1
                     below = f"{directory}/{found.name}"
                     if found.is_dir(follow_symlinks=False):
-                        if not self._ignores(below):
+                        if not self._callbacks.ignores(below):
                             pending.append(below)
                     elif found.is_file(follow_symlinks=False):
-                        self._notice_file(below)
+                        self._callbacks.notice_file(below)
                     if budget <= 0:
                         return
 

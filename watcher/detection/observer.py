@@ -13,7 +13,7 @@ import structlog
 from watchdog.events import DirMovedEvent, FileMovedEvent, FileSystemEvent, FileSystemEventHandler
 
 from watcher.detection import polling
-from watcher.detection.inotify import AddWatch, Watches, add_watch
+from watcher.detection.inotify import AddWatch, Callbacks, Watches, add_watch
 from watcher.filesystem import mounts
 from watcher.filesystem.openat import owned
 from watcher.telemetry import RepeatFilter
@@ -23,10 +23,6 @@ log = structlog.get_logger()
 
 class TreeObserver:
     """Watches a directory tree, in threads of its own.
-
-    `notice_file` and `notice_directory` are called with a path relative to the root, with '/' between its
-    components, whenever the file or the directory may have changed; `lost_events` after the kernel's queue
-    has overflowed. None of them may block. `ignores` tells which directories are not watched.
 
     A scan must call `watch` for every directory before it lists it: the scan finds the files that are in it
     then, events report those that come later. `begin_pass` and `end_pass` enclose a scan of the whole tree.
@@ -39,20 +35,14 @@ class TreeObserver:
     def __init__(
         self,
         root: str,
+        callbacks: Callbacks,
         *,
-        notice_file: Callable[[str], None],
-        notice_directory: Callable[[str], None],
-        lost_events: Callable[[], None],
-        ignores: Callable[[str], bool] = lambda _: False,
         file_system: Callable[[int], str | None] = mounts.file_system_type,
         poll_seconds: float = polling.POLL_SECONDS,
         add: AddWatch = add_watch,
     ) -> None:
         self._root = root
-        self._notice_file = notice_file
-        self._notice_directory = notice_directory
-        self._lost_events = lost_events
-        self._ignores = ignores
+        self._callbacks = callbacks
         self._file_system = file_system
         self._poll_seconds = poll_seconds
         self._add = add
@@ -67,22 +57,17 @@ class TreeObserver:
         if mounts.is_network(kind):
             self._poll(kind)
             return
-        watches = Watches(
-            self._root,
-            notice_file=self._notice_file,
-            notice_directory=self._notice_directory,
-            lost_events=self._lost_events,
-            ignores=self._ignores,
-            add=self._add,
-        )
+        watches = Watches(self._root, self._callbacks, add=self._add)
         watches.start()
         self._watches = watches
 
     def _poll(self, kind: str | None) -> None:
         if self._reported.is_news(self._root, str(kind)):
             log.info("observer_polls", file_system=kind, seconds=self._poll_seconds)
-        poller = polling.PollingObserver(seconds=self._poll_seconds, begun=lambda: self._notice_directory(""))
-        handler = _PollingHandler(self._root, self._notice_file, self._notice_directory)
+        poller = polling.PollingObserver(
+            seconds=self._poll_seconds, begun=lambda: self._callbacks.notice_directory("")
+        )
+        handler = _PollingHandler(self._root, self._callbacks)
         poller.schedule(handler, self._root, recursive=True, event_filter=polling.EVENTS)
         poller.start()
         self._poller = poller
@@ -142,12 +127,9 @@ class TreeObserver:
 
 
 class _PollingHandler(FileSystemEventHandler):
-    def __init__(
-        self, root: str, notice_file: Callable[[str], None], notice_directory: Callable[[str], None]
-    ) -> None:
+    def __init__(self, root: str, callbacks: Callbacks) -> None:
         self._root = root
-        self._notice_file = notice_file
-        self._notice_directory = notice_directory
+        self._callbacks = callbacks
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         is_move = isinstance(event, (FileMovedEvent, DirMovedEvent))
@@ -155,6 +137,6 @@ class _PollingHandler(FileSystemEventHandler):
         if path == ".." or path.startswith("../"):
             return
         if event.is_directory:
-            self._notice_directory("" if path == "." else path)
+            self._callbacks.notice_directory("" if path == "." else path)
         else:
-            self._notice_file(path)
+            self._callbacks.notice_file(path)

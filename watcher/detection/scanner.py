@@ -13,7 +13,7 @@ import structlog
 
 from db import Ledger, State, Upload
 from watcher.detection.settler import Source
-from watcher.errors import MENDABLE_CODES, Code
+from watcher.errors import FILE_SYSTEM_CODES, Code
 from watcher.filesystem import FoundFile, NotOursError, Tree, UnreadableDirectory, UnreadableError
 from watcher.filesystem.removal import is_present_or_quarantined, parse_quarantine_name
 from watcher.renditions import Ignored, PathTemplate
@@ -201,11 +201,11 @@ def _pages(found: Iterator[FoundFile]) -> Iterator[list[FoundFile]]:
 
 def is_settled(row: Upload) -> bool:
     """Whether a file with its row's identity needs no further check."""
-    return row.state.is_live and not is_mended_by_file(row)
+    return row.state.is_live and not is_resolved_by_file(row)
 
 
-def is_mended_by_file(row: Upload) -> bool:
-    """Whether a row stopped because its file was missing or unreadable, which its presence mends."""
+def is_resolved_by_file(row: Upload) -> bool:
+    """Whether a row stopped because its file was missing or unreadable, which its presence resolves."""
     if row.state is State.GONE:
         return row.error_code != Code.ROW_GONE
-    return row.state is State.FAILED and row.error_code in MENDABLE_CODES
+    return row.state is State.FAILED and row.error_code in FILE_SYSTEM_CODES

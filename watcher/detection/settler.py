@@ -59,17 +59,18 @@ class _Entry:
 class Settler(Worker):
     """Checks reported paths until each is complete or refused, and reports the result.
 
-    `check_complete` determines the status of a path (see `watcher.detection.completeness`). `report` receives
-    every final status, and the first ``Busy``, in one of the settler's threads, and returns whether that was
-    a new file. Both may raise `RootUnavailableError`, `report` also `DatabaseError`: the path is then checked
-    again later. After any other exception the path is dropped, and the next scan finds it again.
-    `count_found` is called for each new file that no event reported. `clock` gives monotonic seconds.
+    `check_complete` determines the status of a path from its last observation and the present time (see
+    `watcher.detection.completeness`). `report` receives every final status, and the first ``Busy``, in one of
+    the settler's threads, and returns whether that was a new file. Both may raise `RootUnavailableError`,
+    `report` also `DatabaseError`: the path is then checked again later. After any other exception the path is
+    dropped, and the next scan finds it again. `count_found` is called for each new file that no event
+    reported. `clock` gives monotonic seconds.
     """
 
     def __init__(
         self,
         *,
-        check_complete: Callable[[str, Observation | None], FileStatus],
+        check_complete: Callable[[str, Observation | None, float], FileStatus],
         report: Callable[[str, FileStatus], bool | None],
         supervisor: Supervisor,
         clock: Callable[[], float],
@@ -170,7 +171,7 @@ class Settler(Worker):
 
     def _check_path(self, path: str, entry: _Entry) -> None:
         try:
-            file_status = self._check_complete(path, entry.observation)
+            file_status = self._check_complete(path, entry.observation, self._clock())
             is_known = isinstance(file_status, Busy) and entry.waits_for_writer
             if not is_known and not isinstance(file_status, QuietPeriod):
                 is_new_file = self._report(path, file_status)

@@ -28,21 +28,6 @@ from watcher.filesystem.openat import (
 )
 from watcher.filesystem.root import Root
 
-__all__ = [
-    "MAX_DEPTH",
-    "Entry",
-    "FileMissingError",
-    "FoundFile",
-    "NotOursError",
-    "RootUnavailableError",
-    "Tree",
-    "TreeError",
-    "UnreadableDirectory",
-    "UnreadableError",
-    "identity_of",
-    "owned",
-]
-
 # A walk keeps two descriptors open per level; no path template comes near this depth.
 MAX_DEPTH = 64
 
@@ -93,10 +78,6 @@ class Tree:
         """The identity in a stat result, the same on every machine that uses the directory."""
         identity = identity_of(status)
         return replace(identity, device=0) if self.is_shared else identity
-
-    def check_root(self) -> None:
-        """Raise RootUnavailableError unless the root can be listed and is the known directory."""
-        self._root.has_entries()
 
     def adopt_root(self) -> bool:
         """Check the root, and adopt another directory at its path if the conditions of `Root.adopt` hold.

@@ -54,7 +54,7 @@ class AbandonedMultiparts(Worker):
         self._listing_failure = FailureState(
             lambda failure: log.warning("multiparts_unlisted", reason=failure.sentence)
         )
-        self._sweep_failure = FailureState(
+        self._abort_failure = FailureState(
             lambda failure: log.warning("abort_failed", reason=failure.sentence)
         )
         self._failures = 0
@@ -62,7 +62,7 @@ class AbandonedMultiparts(Worker):
         self._thread = self.add_thread("janitor", self._step, patience=PATIENCE_SECONDS)
 
     def start(self, *, then: Callable[[], None] = lambda: None) -> None:
-        """List the open multipart uploads, call `then`, which may begin to send, and sweep every minute.
+        """List the open multipart uploads, call `then`, which may begin to send, then abort every minute.
 
         The listing runs in the thread, because a server that does not answer delays it by a minute.
         """
@@ -70,18 +70,18 @@ class AbandonedMultiparts(Worker):
         super().start()
 
     def adopt_or_abort(self) -> bool:
-        """Judge every open multipart upload of this ledger's keys; must run before anything is sent.
+        """Adopt or abort each open multipart upload of this ledger's keys; must run before anything is sent.
 
         An upload that a pending row names stays and is resumed. Any other upload of a key with rows in this
         ledger was begun by a process that was killed before it recorded the id, or whose request was never
         answered; while a row of the key is claimed, the decision is left to a listing soon after.
-        Returns False if S3 or the database could not be asked, which is logged once until they can.
+        Returns False if S3 or the database failed, which is logged once until both answer.
         """
         self._listing_due_at = self._clock() + LISTING_SECONDS
         try:
             prefix = self._prefix and f"{self._prefix}/"
             for found in self._store.open_multiparts(prefix):
-                if not self._judge(found):
+                if not self._adopt_or_abort(found):
                     self._listing_due_at = self._clock() + PERIOD_SECONDS
         except (StorageError, DatabaseError) as exc:
             self._listing_failure.fail(failure_of(exc))
@@ -90,21 +90,21 @@ class AbandonedMultiparts(Worker):
         self._has_listed = True
         return True
 
-    def clean(self) -> float:
-        """Sweep, and list again if that is due; returns the seconds to wait before the next call."""
+    def run_due(self) -> float:
+        """Abort what was abandoned, and list if that is due; returns the seconds until the next call."""
         if self._clock() >= self._listing_due_at:
             self.adopt_or_abort()
         try:
-            aborted = self.sweep()
+            aborted = self.abort_abandoned()
         except (StorageError, DatabaseError) as exc:
-            self._sweep_failure.fail(failure_of(exc))
+            self._abort_failure.fail(failure_of(exc))
             self._failures += 1
             return max(PERIOD_SECONDS, self._backoff.delay(self._failures).total_seconds())
-        self._sweep_failure.succeed()
+        self._abort_failure.succeed()
         self._failures = 0
         return 0.0 if aborted == BATCH else PERIOD_SECONDS
 
-    def sweep(self) -> int:
+    def abort_abandoned(self) -> int:
         """Abort what rows that ended left open; returns how many. Raises StorageError and DatabaseError."""
         aborted = 0
         for upload in self._ledger.abandoned_multiparts(BATCH):
@@ -116,7 +116,7 @@ class AbandonedMultiparts(Worker):
             log.info("multipart_aborted", key=upload.object_key, upload=upload.id)
         return aborted
 
-    def _judge(self, found: OpenMultipart) -> bool:
+    def _adopt_or_abort(self, found: OpenMultipart) -> bool:
         """Adopt it, abort it, or leave it to its owner; False if that cannot be decided yet."""
         # Queried after the listing: a process that began the upload meanwhile had claimed its row before.
         of_all_instances = self._ledger.uploads_of_key(found.key, all_instances=True)
@@ -139,7 +139,7 @@ class AbandonedMultiparts(Worker):
 
     def _step(self) -> float:
         if self._then is None:
-            return self.clean()
+            return self.run_due()
         self.adopt_or_abort()
         if not self._thread.stopping.is_set():
             self._then()

@@ -57,7 +57,7 @@ class Invalidator(Worker):
         self._metrics = metrics
         self._backoff = backoff
         self._clock = clock
-        self.breaker = CircuitBreaker(clock=clock, backoff=backoff)
+        self.breaker = CircuitBreaker(NAME, clock=clock, backoff=backoff)
         self._failures = 0
         self._not_before = clock()
         self.add_thread(NAME, self.flush, patience=PATIENCE_SECONDS)
@@ -80,14 +80,13 @@ class Invalidator(Worker):
         """
         try:
             batch, paths = self._batch()
-            if self.breaker.clear(Code.DATABASE):
-                log.info("stage_resumed", stage=NAME)
+            self.breaker.clear(Code.DATABASE)
             wait = self._seconds_to_wait() if batch else MAX_WAIT_SECONDS
             if batch and not wait:
                 self._send(batch, paths)
                 wait = INTERVAL.total_seconds()
         except DatabaseError as exc:
-            self._trip(failure_of(exc))
+            self.breaker.trip(failure_of(exc))
             return DATABASE_RETRY_SECONDS
         return wait
 
@@ -128,8 +127,7 @@ class Invalidator(Worker):
         self._failures = 0
         self._metrics.invalidated.inc(len(paths))
         log.info("cdn_invalidated", invalidation=number, distribution=self._distribution.id, paths=len(paths))
-        if self.breaker.clear():
-            log.info("stage_resumed", stage=NAME)
+        self.breaker.clear()
 
     def _handle_failure(self, failure: Failure, paths: int, delay: float) -> None:
         self._metrics.setbacks.labels(stage=NAME, kind=failure.kind).inc()
@@ -144,11 +142,7 @@ class Invalidator(Worker):
                 retry_in_seconds=round(delay, 1),
             )
         else:
-            self._trip(failure)
-
-    def _trip(self, failure: Failure) -> None:
-        if self.breaker.trip(failure):
-            log.error("stage_paused", stage=NAME, code=failure.code, reason=failure.sentence)
+            self.breaker.trip(failure)
 
     def _reference(self, batch: Sequence[Invalidation]) -> str:
         """An idempotency key: the same for the same batch, also in a later process."""

@@ -11,7 +11,7 @@ from db import ClaimLostError, Identity, IllegalTransitionError, State, Upload
 from storage import KeyTooLongError, SourceFile, StorageError
 from watcher.detection import FileStatus
 from watcher.detection.completeness import Busy, Finished, Missing, Refused, Unreadable
-from watcher.detection.scanner import is_mended_by_file
+from watcher.detection.scanner import is_resolved_by_file
 from watcher.errors import Code
 from watcher.failpoints import Point, failpoint
 from watcher.filesystem import FileMissingError, NotOursError, UnreadableError
@@ -86,14 +86,15 @@ class Enqueuer:
                 refreshed = self._context.ledger.update_identity(known, identity)
                 self._handle_unchanged(refreshed, finding)
                 return False
-        return self._handle_new(path, rendition, identity, finding)
+        stop = self._stop_reason(path, identity, finding) if self._context.gate is None else None
+        return self._record_new(path, rendition, identity, stop, finding)
 
     def _handle_unchanged(self, known: Upload, finding: str | None) -> None:
         """Reopen a row that stopped because its file was missing or unreadable.
 
         Its container may not have been checked before, because an unreadable file is recorded unchecked.
         """
-        if is_mended_by_file(known):
+        if is_resolved_by_file(known):
             with self._context.database.transaction():
                 reopened = self._reopen(known, "the file exists and can be read", finding)
                 if reopened is not None and finding is not None and self._context.gate is None:
@@ -129,10 +130,6 @@ class Enqueuer:
         except (FileMissingError, NotOursError, UnreadableError, StorageError):
             # Treating the file as new content loses nothing; the next check decides again.
             return False
-
-    def _handle_new(self, path: str, rendition: Rendition, identity: Identity, finding: str | None) -> bool:
-        stop = self._stop_reason(path, identity, finding) if self._context.gate is None else None
-        return self._record_new(path, rendition, identity, stop, finding)
 
     def _stop_reason(self, path: str, identity: Identity, finding: str | None) -> StopReason | None:
         """What is wrong with new content. With a catalog gate the gate decides instead."""

@@ -32,7 +32,6 @@ class ErrorPolicy:
     and the stage runs again.
     """
 
-    stage: str
     tree: Tree
     ledger: Ledger
     breaker: CircuitBreaker
@@ -43,7 +42,7 @@ class ErrorPolicy:
     @contextmanager
     def handling(self, upload: Upload) -> Iterator[None]:
         """Turn an error of the `with` block into the upload's next step; unexpected errors pass through."""
-        with structlog.contextvars.bound_contextvars(stage=self.stage, **row_context(upload)):
+        with structlog.contextvars.bound_contextvars(stage=self.breaker.stage, **row_context(upload)):
             try:
                 yield
             except ClaimLostError:
@@ -51,7 +50,7 @@ class ErrorPolicy:
             except (DeferError, ReexamineError, FileMissingError, *HANDLED_ERRORS) as exc:
                 self._decide(upload, exc)
             else:
-                self._note_success()
+                self.breaker.clear()
 
     def _decide(self, upload: Upload, exc: Exception) -> None:
         try:
@@ -71,13 +70,13 @@ class ErrorPolicy:
         except ClaimLostError:
             log.info("claim_lost")
         except DatabaseError as database_error:
-            self._trip(failure_of(database_error))
+            self.breaker.trip(failure_of(database_error))
 
     def _handle_failure(self, upload: Upload, failure: Failure) -> None:
-        self.metrics.setbacks.labels(stage=self.stage, kind=failure.kind).inc()
+        self.metrics.setbacks.labels(stage=self.breaker.stage, kind=failure.kind).inc()
         match failure.kind:
             case FailureKind.ENVIRONMENT:
-                self._trip(failure)
+                self.breaker.trip(failure)
                 self.ledger.postpone(
                     upload,
                     delay=timedelta(0),
@@ -140,11 +139,3 @@ class ErrorPolicy:
         log.debug("attempt_waits", code=exc.code, reason=exc.reason)
         delay = timedelta(seconds=exc.delay_seconds)
         self.ledger.defer(upload, delay=delay, reason=exc.reason, code=exc.code)
-
-    def _trip(self, failure: Failure) -> None:
-        if self.breaker.trip(failure):
-            log.error("stage_paused", code=failure.code, reason=failure.sentence)
-
-    def _note_success(self) -> None:
-        if self.breaker.clear():
-            log.info("stage_resumed")

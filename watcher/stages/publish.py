@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 
 import structlog
 
@@ -12,12 +11,12 @@ from watcher.errors import Code, FailureKind, StageError
 from watcher.failpoints import Point, failpoint
 from watcher.settings import Policy
 from watcher.stages.context import StageContext
-from watcher.stages.runner import Work
+from watcher.stages.runner import Stage, Work
 
 log = structlog.get_logger()
 
 
-class PublishStage:
+class PublishStage(Stage):
     """Publishes the URLs of verified uploads; the policy sets when their local copies are due for release."""
 
     name = "publish"
@@ -27,15 +26,6 @@ class PublishStage:
     def __init__(self, context: StageContext, policy: Policy) -> None:
         self._context = context
         self._policy = policy
-
-    def is_enabled(self) -> bool:
-        """Always True: no setting turns publication off."""
-        return True
-
-    @property
-    def horizon(self) -> timedelta:
-        """The longest backoff: nothing else delays a verified upload."""
-        return self._context.backoff.longest
 
     def advance(self, uploads: Sequence[Upload], work: Work) -> None:
         """Advance each upload from `verified` to `published`; ledger and catalog change in one transaction.
@@ -48,10 +38,8 @@ class PublishStage:
 
     def publish(self, upload: Upload) -> None:
         """Publish one upload. Raises `db.ClaimLostError` and the errors that `ErrorPolicy` handles."""
-        public_url, local_url = (
-            self._context.naming.public_url(upload),
-            self._context.naming.local_url(upload),
-        )
+        public_url = self._context.naming.public_url(upload)
+        local_url = self._context.naming.local_url(upload)
         if self._context.public_check is not None:
             self._context.public_check.require(
                 public_url,

@@ -21,7 +21,7 @@ from watcher.filesystem.removal import Kept, LeftInQuarantine, Outcome, Quaranti
 from watcher.settings import Policy
 from watcher.stages.context import StageContext
 from watcher.stages.lost_objects import ensure_reuploadable, requeue_lost
-from watcher.stages.runner import Work
+from watcher.stages.runner import Stage, Work
 from watcher.telemetry import RepeatFilter
 
 log = structlog.get_logger()
@@ -32,7 +32,7 @@ QUARANTINE_SECONDS = 1.0
 CATALOG_BUSY_SECONDS = 5.0
 
 
-class ReleaseStage:
+class ReleaseStage(Stage):
     """Removes the local copies of published uploads; a batch shares one quarantine time.
 
     The policy is read each time, because a reload may change it. `is_pressed` returns whether the disk is so
@@ -53,9 +53,9 @@ class ReleaseStage:
         return not self._policy.keep_local
 
     @property
-    def horizon(self) -> timedelta:
-        """The retention or the longest backoff, whichever is longer."""
-        return max(self._policy.retention, self._context.backoff.longest)
+    def longest_delay(self) -> timedelta:
+        """The retention."""
+        return self._policy.retention
 
     def advance(self, uploads: Sequence[Upload], work: Work) -> None:
         """Advance each upload from `published` to `released`, or back to `pending` if its object is lost."""

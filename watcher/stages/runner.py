@@ -7,12 +7,13 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Protocol
 
 import structlog
 
 from db import ClaimLostError, DatabaseError, Ledger, State, Upload
-from watcher.errors import Code, Failure, failure_of
+from watcher.errors import Code, failure_of
 from watcher.stages.error_policy import ErrorPolicy
 from watcher.supervision.background_thread import BackgroundThread, Supervisor, Worker
 from watcher.supervision.backoff import Backoff
@@ -35,13 +36,13 @@ class Stage(Protocol):
     """How many seconds an attempt may take between two beats before it counts as stuck."""
 
     def is_enabled(self) -> bool:
-        """Whether the policy enables this stage."""
-        ...
+        """Whether the policy enables this stage: always, unless a setting disables it."""
+        return True
 
     @property
-    def horizon(self) -> timedelta:
-        """The furthest that a row's `due_at` can lie ahead unless a clock was changed."""
-        ...
+    def longest_delay(self) -> timedelta:
+        """How far ahead the stage plans a row when nothing fails."""
+        return timedelta(0)
 
     def advance(self, uploads: Sequence[Upload], work: Work) -> None:
         """Advance claimed rows, each inside ``with work.error_policy.handling(upload)``."""
@@ -93,17 +94,15 @@ class StageRunner(Worker):
         self._claimer = self.add_thread(
             f"{stage.name} claims", self._claim_step, patience=4 * MAX_WAIT_SECONDS, at_end=self._stop_workers
         )
-        self._workers = [self._add_worker(number) for number in range(1, threads + 1)]
-
-    def _add_worker(self, number: int) -> BackgroundThread:
-        def work() -> None:
-            self._work_off(thread)
-
-        # At the end once more: the claimer may hand over a last batch after the stop was requested.
-        thread = self.add_thread(
-            f"{self.stage.name}-{number}", work, patience=self.stage.patience_seconds, at_end=work
-        )
-        return thread
+        self._workers: list[BackgroundThread] = []
+        for number in range(threads):
+            work = partial(self._run_batches, number)
+            # At the end once more: the claimer may hand over a last batch after the stop was requested.
+            self._workers.append(
+                self.add_thread(
+                    f"{stage.name}-{number + 1}", work, patience=stage.patience_seconds, at_end=work
+                )
+            )
 
     def request_stop(self) -> None:
         """Claim nothing more and interrupt what is under way; the workers end after the claiming thread."""
@@ -124,6 +123,11 @@ class StageRunner(Worker):
         """How many batches are under way."""
         return self._busy
 
+    @property
+    def horizon(self) -> timedelta:
+        """The furthest that a row's `due_at` can lie ahead unless a clock was changed."""
+        return max(self.stage.longest_delay, self.error_policy.backoff.longest)
+
     def _stop_workers(self) -> None:
         for worker in self._workers:
             worker.request_stop()
@@ -134,7 +138,7 @@ class StageRunner(Worker):
             wait = self._claim()
             self._database_failures = 0
         except DatabaseError as exc:
-            self._trip(failure_of(exc))
+            self.breaker.trip(failure_of(exc))
             wait = DATABASE_BACKOFF.delay(self._database_failures).total_seconds()
             self._database_failures += 1
         finally:
@@ -155,7 +159,7 @@ class StageRunner(Worker):
             free = 1
         while free > 0 and not self._claimer.stopping.is_set():
             limit = 1 if to_probe is not None else self._batch
-            rows = self._ledger.claim(self.stage.state, limit, lease=self._lease, horizon=self.stage.horizon)
+            rows = self._ledger.claim(self.stage.state, limit, lease=self._lease, horizon=self.horizon)
             if not rows:
                 return self._seconds_to_next()
             with self._lock:
@@ -168,10 +172,11 @@ class StageRunner(Worker):
         return self._renewal_seconds
 
     def _seconds_to_next(self) -> float:
-        due = self._ledger.next_due(self.stage.state, horizon=self.stage.horizon)
+        due = self._ledger.next_due(self.stage.state, horizon=self.horizon)
         now = self._ledger.now()
         if due is None or due > now + self._lease:
-            self._recover_without_probe()
+            # The database answers again, and there is no row whose success could clear the breaker.
+            self.breaker.clear(Code.DATABASE)
         if due is None:
             return MAX_WAIT_SECONDS
         return min(MAX_WAIT_SECONDS, max(0.01, (due - now).total_seconds()))
@@ -181,23 +186,15 @@ class StageRunner(Worker):
         """Between two renewals of a claim; two of them may fail before it expires."""
         return self._lease.total_seconds() / 3
 
-    def _recover_without_probe(self) -> None:
-        """Clear the breaker if the database answers again and no row's success can clear it."""
-        if self.breaker.clear(Code.DATABASE):
-            log.info("stage_resumed", stage=self.stage.name)
-
     def _renew(self) -> None:
         with self._lock:
             in_flight = list(self._in_flight.values())
         if in_flight:
             self._ledger.renew_claims(in_flight, self._lease)
 
-    def _trip(self, failure: Failure) -> None:
-        if self.breaker.trip(failure):
-            log.error("stage_paused", stage=self.stage.name, code=failure.code, reason=failure.sentence)
-
-    def _work_off(self, thread: BackgroundThread) -> None:
-        """Work on the batches that were claimed; the next ones come with a wake-up."""
+    def _run_batches(self, number: int) -> None:
+        """Advance the batches that were claimed; a wake-up announces the next ones."""
+        thread = self._workers[number]
         while (rows := self._next_batch()) is not None:
             thread.beat()
             try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 
 import structlog
 
@@ -26,7 +25,7 @@ from watcher.failpoints import Point, failpoint
 from watcher.filesystem import leases
 from watcher.filesystem.openat import owned
 from watcher.stages.context import StageContext
-from watcher.stages.runner import Work
+from watcher.stages.runner import Stage, Work
 from watcher.stages.upload_progress import UploadProgress
 from watcher.supervision.backoff import Backoff
 
@@ -38,7 +37,7 @@ RIVAL_SECONDS = 1.0
 COMMIT_BACKOFF = Backoff(base=0.5, factor=2.0, cap=10.0)
 
 
-class UploadStage:
+class UploadStage(Stage):
     """Hashes, sends and confirms pending uploads. `clock` returns monotonic seconds."""
 
     name = "upload"
@@ -48,15 +47,6 @@ class UploadStage:
     def __init__(self, context: StageContext, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._context = context
         self._clock = clock
-
-    def is_enabled(self) -> bool:
-        """Always True: no setting turns uploads off."""
-        return True
-
-    @property
-    def horizon(self) -> timedelta:
-        """The longest backoff: nothing else delays a pending upload."""
-        return self._context.backoff.longest
 
     def advance(self, uploads: Sequence[Upload], work: Work) -> None:
         """Advance each upload from `pending` to `verified`, or reject it, or return it to the gate."""
@@ -78,18 +68,18 @@ class UploadStage:
                 return
             upload = with_checksum
             failpoint(Point.HASHED)
-            there = self._confirm(upload, source, upload.part_size or part_size_for(source.size))
-            if there.verdict is Verdict.UNKNOWN and upload.etag is not None:
+            existing = self._confirm(upload, source, upload.part_size or part_size_for(source.size))
+            if existing.verdict is Verdict.UNKNOWN and upload.etag is not None:
                 # It was sent once. An unknown result is no reason to send it again.
-                raise _unconfirmed(there)
-            if there.verdict is Verdict.DIFFERS and (
+                raise _unconfirmed(existing)
+            if existing.verdict is Verdict.DIFFERS and (
                 proven := self._context.ledger.other_content_for_row(upload)
             ):
                 self._await_newer_row(upload, proven)
                 return
-            receipt = self._adopt(upload, there)
+            receipt = self._adopt(upload, existing)
             if receipt is None:
-                receipt = self._send(upload, source, work, self._condition(upload, there))
+                receipt = self._send(upload, source, work, self._condition(upload, existing))
             self._require_same_path(upload)
         failpoint(Point.CONFIRMED)
         retry_until_committed(lambda: self._record_verified(upload, receipt), work)
@@ -217,34 +207,34 @@ class UploadStage:
         log.warning("upload_awaits_row", code=Code.ROW_NOT_NEWER, reason=reason)
         self._context.ledger.await_row(upload, reason=reason, code=Code.ROW_NOT_NEWER)
 
-    def _adopt(self, upload: Upload, there: Confirmation) -> Receipt | None:
+    def _adopt(self, upload: Upload, existing: Confirmation) -> Receipt | None:
         """The receipt of an object that is already in S3; None if it is missing or differs."""
-        if there.receipt is None:
+        if existing.receipt is None:
             return None
         self._context.store.ensure_public(upload.object_key)
         self._abort_multipart(upload)
-        self._context.ledger.append_event(upload.id, "adopted", there.detail)
+        self._context.ledger.append_event(upload.id, "adopted", existing.detail)
         self._context.metrics.adopted.inc()
         log.info("object_adopted", key=upload.object_key)
-        return there.receipt
+        return existing.receipt
 
-    def _condition(self, upload: Upload, there: Confirmation) -> WriteCondition:
+    def _condition(self, upload: Upload, existing: Confirmation) -> WriteCondition:
         """The precondition of the write, which keeps it from replacing an object of unknown origin."""
-        match there.verdict:
+        match existing.verdict:
             case Verdict.MISSING:
                 return WriteCondition.if_absent()
-            case Verdict.DIFFERS if there.etag:
-                self._require_replaceable(upload, there)
-                return WriteCondition.if_match(there.etag)
+            case Verdict.DIFFERS if existing.etag:
+                self._require_replaceable(upload, existing)
+                return WriteCondition.if_match(existing.etag)
             case _:
                 return WriteCondition.unconditional()
 
-    def _require_replaceable(self, upload: Upload, there: Confirmation) -> None:
+    def _require_replaceable(self, upload: Upload, existing: Confirmation) -> None:
         """Raise StageError if the object is not in the ledger and newer than the file's upload."""
-        if there.etag is not None and self._context.ledger.is_known_etag(upload.object_key, there.etag):
+        if existing.etag is not None and self._context.ledger.is_known_etag(upload.object_key, existing.etag):
             return
         appeared_at = upload.catalog_row_at or upload.discovered_at
-        if there.last_modified is not None and there.last_modified >= appeared_at:
+        if existing.last_modified is not None and existing.last_modified >= appeared_at:
             raise StageError(
                 FailureKind.OBJECT,
                 Code.FOREIGN_OBJECT,

@@ -205,7 +205,7 @@ class BackgroundThread:
 class Worker:
     """Base of what works in background threads of its own.
 
-    `check` is the name of the liveness check that fails when a thread ends unasked.
+    `check` is the name of the liveness check that fails when a thread ends without a stop request.
     """
 
     def __init__(self, supervisor: Supervisor, check: str) -> None:

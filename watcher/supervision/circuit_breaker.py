@@ -5,17 +5,23 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+import structlog
+
 from watcher.errors import Failure
 from watcher.supervision.backoff import Backoff
+
+log = structlog.get_logger()
 
 
 class CircuitBreaker:
     """Whether a stage is paused, and when one row may be tried as a probe; safe for threads.
 
-    `clock` gives monotonic seconds. The first probe comes after `backoff.base` seconds at the earliest.
+    Pauses and resumptions are logged with `stage`, the stage's name. `clock` gives monotonic seconds. The
+    first probe comes after `backoff.base` seconds at the earliest.
     """
 
-    def __init__(self, *, clock: Callable[[], float], backoff: Backoff) -> None:
+    def __init__(self, stage: str, *, clock: Callable[[], float], backoff: Backoff) -> None:
+        self.stage = stage
         self._clock = clock
         self._backoff = backoff
         self._lock = threading.Lock()
@@ -33,8 +39,8 @@ class CircuitBreaker:
         """Why the stage is paused; None while it runs."""
         return self._failure
 
-    def trip(self, failure: Failure) -> bool:
-        """Pause, or prolong the pause after a failed probe; returns whether the failure is a new one."""
+    def trip(self, failure: Failure) -> None:
+        """Pause, or prolong the pause after a failed probe."""
         with self._lock:
             is_news = self._failure is None or self._failure.code != failure.code
             if self._failure is None or self._clock() >= self._probe_at:
@@ -42,17 +48,17 @@ class CircuitBreaker:
                 self._trips += 1
             self._failure = failure
         if is_news:
+            log.error("stage_paused", stage=self.stage, code=failure.code, reason=failure.sentence)
             self._notify()
-        return is_news
 
-    def clear(self, code: str | None = None) -> bool:
-        """Resume after a success; with `code`, only from a pause of that code. Returns whether it resumed."""
+    def clear(self, code: str | None = None) -> None:
+        """Resume after a success; with `code`, only from a pause of that code."""
         with self._lock:
             if self._failure is None or code not in {None, self._failure.code}:
-                return False
+                return
             self._failure, self._trips = None, 0
+        log.info("stage_resumed", stage=self.stage)
         self._notify()
-        return True
 
     def seconds_to_probe(self) -> float | None:
         """The time until one row may be tried; None while the stage is not paused."""

@@ -315,7 +315,7 @@ def test_a_claimed_upload_or_one_without_an_error_is_not_made_due(ledger: Ledger
 
 
 def test_another_instances_uploads_are_out_of_reach(ledger: Ledger, clock: Clock) -> None:
-    other = Ledger(ledger._database, "other", clock=clock)
+    other = Ledger(ledger.database, "other", clock=clock)
     upload = ledger.postpone(enqueue(ledger), delay=timedelta(0), error="no", error_code="no")
     assert other.current(upload.path) is None
     assert claim(other) == []

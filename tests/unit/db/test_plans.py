@@ -52,8 +52,6 @@ def frequent_queries(ledger: Ledger) -> dict[str, tuple[Callable[[], object], se
         ),
         "next due": (lambda: ledger.next_due(State.PENDING, horizon=BACKOFF), {"uploads_due"}),
         "next due, none is": (lambda: ledger.next_due(State.PUBLISHED, horizon=RETENTION), {"uploads_due"}),
-        "a page of the gate": (lambda: ledger.awaiting_row(limit=20), {"uploads_awaiting_row"}),
-        "a later page": (lambda: ledger.awaiting_row(limit=20, after=ROWS // 2), {"uploads_awaiting_row"}),
         "the oldest at the gate": (ledger.awaiting_row_since, {"uploads_awaiting_since"}),
         "how many are at the gate": (
             ledger.count_awaiting_row,

@@ -88,7 +88,7 @@ def check_that_late_writers_are_fenced(ledger: Ledger, upload: Upload, earlier: 
 def test_a_random_walk_never_leaves_the_map(ledger: Ledger, clock: Clock, walk: list[Push]) -> None:
     upload = enqueue(ledger, f"{next(PATHS)}.mp4")
     earlier: list[Upload] = []
-    with ledger._database.session():
+    with ledger.database.session():
         for how in walk:
             earlier.append(upload)
             push(ledger, upload, how)

@@ -72,9 +72,7 @@ def observer(root: str, told: Told) -> Iterator[TreeObserver]:
     before = set(os.listdir("/proc/self/fd"))
     observer = TreeObserver(
         root,
-        notice_file=told.files.put,
-        notice_directory=told.directories.put,
-        lost_events=told.lost.set,
+        told.callbacks,
     )
     yield observer
     observer.stop()

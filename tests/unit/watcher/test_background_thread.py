@@ -17,6 +17,7 @@ from db import Invalidations, State
 from storage import Distribution
 from tests.support.databases import advance_to, claim, enqueue
 from tests.support.harness import Harness
+from tests.support.observed_paths import NO_CALLBACKS
 from watcher.catalog.catalog_thread import CatalogThread
 from watcher.catalog.gate import CatalogGate
 from watcher.catalog.orphans import Orphans
@@ -313,9 +314,7 @@ def observer_supervisor(harness: Harness) -> FaultCase:
     app = harness.app
     observer = TreeObserver(
         app.tree.root,
-        notice_file=lambda _: None,
-        notice_directory=lambda _: None,
-        lost_events=lambda: None,
+        NO_CALLBACKS,
     )
     worker = ObserverSupervisor(
         app.tree,
@@ -323,7 +322,7 @@ def observer_supervisor(harness: Harness) -> FaultCase:
         request_full_scan=lambda: None,
         root_returned=lambda: None,
         supervisor=app.supervisor,
-        metrics=app.metrics,
+        metrics=app.context.metrics,
     )
     return FaultCase(worker, "watchman", worker, "_check_root", worker.wake)
 
@@ -343,12 +342,12 @@ def stage_worker(harness: Harness) -> FaultCase:
 
 
 def invalidator(harness: Harness) -> FaultCase:
-    invalidations = Invalidations(harness.app.database, "test")
+    invalidations = Invalidations(harness.app.context.database, "test")
     worker = Invalidator(
         cast("Distribution", None),
         invalidations,
         supervisor=harness.app.supervisor,
-        metrics=harness.app.metrics,
+        metrics=harness.app.context.metrics,
     )
     return FaultCase(worker, "invalidation", invalidations, "unsent")
 
@@ -427,7 +426,7 @@ def test_every_thread_survives_an_unforeseen_exception(
     assert (error.error, error.count) == (ERROR, 1)
     (line,) = [line for line in logs if line["event"] == "internal_error"]
     assert (line["thread"], line["error"], line["log_level"]) == (error.thread, ERROR, "error")
-    counted = harness.app.metrics.registry.get_sample_value(
+    counted = harness.app.context.metrics.registry.get_sample_value(
         "video_uploader_internal_errors_total", {"thread": error.thread}
     )
     assert counted == 1

@@ -3,6 +3,7 @@
 import threading
 
 import pytest
+from structlog.testing import capture_logs
 
 from watcher.errors import Failure, FailureKind
 from watcher.supervision.backoff import Backoff
@@ -29,7 +30,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def breaker(clock: Clock) -> CircuitBreaker:
-    return CircuitBreaker(clock=clock, backoff=Backoff(base=2, factor=2, cap=10))
+    return CircuitBreaker("upload", clock=clock, backoff=Backoff(base=2, factor=2, cap=10))
 
 
 def test_probe_soon_applies_to_its_own_code_only(breaker: CircuitBreaker, clock: Clock) -> None:
@@ -50,11 +51,13 @@ def test_probe_soon_applies_to_its_own_code_only(breaker: CircuitBreaker, clock:
 def test_a_stage_runs_at_first(breaker: CircuitBreaker) -> None:
     assert breaker.failure is None
     assert breaker.seconds_to_probe() is None
-    assert breaker.clear() is False
+    with capture_logs() as logs:
+        breaker.clear()
+    assert logs == []
 
 
 def test_a_paused_stage_has_a_failure_and_a_time_to_probe(breaker: CircuitBreaker, clock: Clock) -> None:
-    assert breaker.trip(NO_KEYS) is True
+    breaker.trip(NO_KEYS)
     assert breaker.failure is NO_KEYS
     assert breaker.seconds_to_probe() == 2
     clock.now += 1.5
@@ -79,19 +82,30 @@ def test_simultaneous_failures_count_as_one(breaker: CircuitBreaker, clock: Cloc
     assert breaker.seconds_to_probe() == pytest.approx(1.8)
 
 
-def test_trip_returns_whether_the_failure_is_new(breaker: CircuitBreaker) -> None:
-    assert [breaker.trip(failure) for failure in (NO_KEYS, NO_KEYS, NO_BUCKET)] == [True, False, True]
-    assert breaker.failure is NO_BUCKET
+def test_each_new_failure_and_the_resumption_are_logged_once(breaker: CircuitBreaker) -> None:
+    with capture_logs() as logs:
+        for failure in (NO_KEYS, NO_KEYS, NO_BUCKET):
+            breaker.trip(failure)
+        assert breaker.failure is NO_BUCKET
+        breaker.clear("another-code")
+        assert breaker.failure is NO_BUCKET
+        breaker.clear()
+        breaker.clear()
+    assert [(entry["event"], entry["log_level"], entry["stage"], entry.get("code")) for entry in logs] == [
+        ("stage_paused", "error", "upload", NO_KEYS.code),
+        ("stage_paused", "error", "upload", NO_BUCKET.code),
+        ("stage_resumed", "info", "upload", None),
+    ]
 
 
 def test_clear_resets_the_pause(breaker: CircuitBreaker, clock: Clock) -> None:
     breaker.trip(NO_KEYS)
     clock.now += 2
     breaker.trip(NO_KEYS)
-    assert breaker.clear() is True
+    breaker.clear()
     assert breaker.failure is None
     assert breaker.seconds_to_probe() is None
-    assert breaker.trip(NO_KEYS) is True
+    breaker.trip(NO_KEYS)
     assert breaker.seconds_to_probe() == 2
 
 
@@ -115,15 +129,15 @@ def test_the_listener_is_called_once_for_each_change(
 
 def test_one_of_many_threads_trips_it(breaker: CircuitBreaker) -> None:
     start = threading.Barrier(8)
-    news: list[bool] = []
 
     def fail() -> None:
         start.wait(timeout=10)
-        news.append(breaker.trip(NO_KEYS))
+        breaker.trip(NO_KEYS)
 
     threads = [threading.Thread(target=fail) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=10)
-    assert sorted(news) == [False] * 7 + [True]
+    with capture_logs() as logs:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=10)
+    assert [entry["event"] for entry in logs] == ["stage_paused"]

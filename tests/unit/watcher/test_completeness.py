@@ -22,7 +22,8 @@ from watcher.detection.completeness import (
     check_complete,
 )
 from watcher.filesystem import leases
-from watcher.filesystem.tree import RootUnavailableError, Tree, identity_of
+from watcher.filesystem.openat import RootUnavailableError, identity_of
+from watcher.filesystem.tree import Tree
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ class ErrorPolicyFixture:
     def __post_init__(self) -> None:
         app = self.harness.app
         self.ledger = app.ledger
-        self.breaker = CircuitBreaker(clock=lambda: self.now, backoff=Backoff(base=2.0))
+        self.breaker = CircuitBreaker("upload", clock=lambda: self.now, backoff=Backoff(base=2.0))
         self.error_policy: ErrorPolicy = replace(
             app.runners[State.PENDING].error_policy,
             breaker=self.breaker,
@@ -115,7 +115,7 @@ def test_after_a_transient_error_the_row_waits_ever_longer_and_the_stage_continu
         (row,) = fixture.ledger.claim(State.PENDING, 1, lease=LEASE, horizon=timedelta(0))
     assert fixture.breaker.failure is None
     assert (
-        fixture.harness.app.metrics.registry.get_sample_value(
+        fixture.harness.app.context.metrics.registry.get_sample_value(
             "video_uploader_setbacks_total", {"stage": "upload", "kind": "transient"}
         )
         == 4

@@ -157,9 +157,7 @@ def test_watches_that_ran_out_are_told_once_counted_and_mended_by_a_scan(root: s
     kernel = FewWatches(3)
     observer = TreeObserver(
         root,
-        notice_file=told.files.put,
-        notice_directory=told.directories.put,
-        lost_events=told.lost.set,
+        told.callbacks,
         add=kernel.add,
     )
     observer.start()
@@ -186,9 +184,7 @@ def test_a_new_directory_that_cannot_be_watched_is_counted_and_told_to_be_scanne
     kernel = FewWatches(1)
     observer = TreeObserver(
         root,
-        notice_file=told.files.put,
-        notice_directory=told.directories.put,
-        lost_events=told.lost.set,
+        told.callbacks,
         add=kernel.add,
     )
     observer.start()

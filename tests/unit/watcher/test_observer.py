@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -141,10 +142,7 @@ def test_the_end_of_a_watched_file_system_is_not_told_as_a_file(
 def test_ignored_directories_are_neither_told_nor_watched(root: str, told: Told) -> None:
     observer = TreeObserver(
         root,
-        notice_file=told.files.put,
-        notice_directory=told.directories.put,
-        lost_events=told.lost.set,
-        ignores=lambda path: path.endswith(".cache"),
+        replace(told.callbacks, ignores=lambda path: path.endswith(".cache")),
     )
     observer.start()
     try:

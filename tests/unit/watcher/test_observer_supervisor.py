@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 from structlog.testing import capture_logs
 
+from tests.support.observed_paths import NO_CALLBACKS
 from watcher.detection.inotify import add_watch
 from watcher.detection.observer import TreeObserver
 from watcher.detection.observer_supervisor import ObserverSupervisor
@@ -32,9 +33,7 @@ class ObserverSupervisorFixture:
         self.tree = Tree(self.root)
         self.observer = TreeObserver(
             self.root,
-            notice_file=lambda _: None,
-            notice_directory=lambda _: None,
-            lost_events=lambda: None,
+            NO_CALLBACKS,
             add=self._add,
         )
         self.observer_supervisor = ObserverSupervisor(

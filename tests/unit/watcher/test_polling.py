@@ -18,9 +18,7 @@ def polling(root: str, told: Told) -> Iterator[TreeObserver]:
     before = set(os.listdir("/proc/self/fd"))
     observer = TreeObserver(
         root,
-        notice_file=told.files.put,
-        notice_directory=told.directories.put,
-        lost_events=told.lost.set,
+        told.callbacks,
         file_system=lambda _descriptor: "nfs4",
         poll_seconds=0.02,
     )

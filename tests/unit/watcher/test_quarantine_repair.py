@@ -9,8 +9,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from db import Database, Ledger, State, Upload, migrate, open_database, sqlite_url
+from watcher.filesystem.openat import identity_of
 from watcher.filesystem.removal import Quarantined, quarantine, quarantine_name
-from watcher.filesystem.tree import Tree, identity_of
+from watcher.filesystem.tree import Tree
 from watcher.stages.release import QuarantineRepair
 
 VIDEO = "0b8e3f60-9d5c-4c1a-8f8e-3b1f0a7d2c11"

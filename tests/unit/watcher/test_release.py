@@ -22,6 +22,7 @@ from tests.support.quarantine_files import (
 )
 from watcher.filesystem import leases
 from watcher.filesystem.leases import LeaseAttempt
+from watcher.filesystem.openat import FileMissingError, NotOursError
 from watcher.filesystem.removal import (
     Kept,
     Quarantined,
@@ -32,7 +33,7 @@ from watcher.filesystem.removal import (
     quarantine,
     quarantine_name,
 )
-from watcher.filesystem.tree import FileMissingError, NotOursError, Tree
+from watcher.filesystem.tree import Tree
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from watcher.filesystem.openat import TreeError
+from watcher.filesystem.openat import TreeError, identity_of
 from watcher.filesystem.removal import (
     Kept,
     LeftInQuarantine,
@@ -30,7 +30,7 @@ from watcher.filesystem.removal import (
     repair,
     restore,
 )
-from watcher.filesystem.tree import FoundFile, Tree, identity_of
+from watcher.filesystem.tree import FoundFile, Tree
 
 OLD, NEW, LATE = b"hashed and published", b"a new encode", b"written aside"
 UPLOAD = 7

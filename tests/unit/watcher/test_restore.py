@@ -20,6 +20,7 @@ from tests.support.quarantine_files import (
 )
 from tests.support.unprivileged import NOBODY
 from watcher.filesystem import leases
+from watcher.filesystem.openat import FileMissingError
 from watcher.filesystem.removal import (
     LeftInQuarantine,
     Quarantined,
@@ -29,7 +30,7 @@ from watcher.filesystem.removal import (
     repair,
     restore,
 )
-from watcher.filesystem.tree import FileMissingError, Tree
+from watcher.filesystem.tree import Tree
 
 
 @pytest.fixture

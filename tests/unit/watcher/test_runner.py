@@ -48,7 +48,7 @@ class ScriptedStage:
         return self.enabled
 
     @property
-    def horizon(self) -> timedelta:
+    def longest_delay(self) -> timedelta:
         return timedelta(hours=1)
 
     def advance(self, uploads: Sequence[Upload], work: Work) -> None:
@@ -67,15 +67,14 @@ class RunnerFixture:
     def __init__(self, harness: Harness) -> None:
         app = harness.app
         self.clock = Clock()
-        self.ledger = Ledger(app.database, app.ledger.instance, clock=self.clock)
+        self.ledger = Ledger(app.context.database, app.ledger.instance, clock=self.clock)
         self.stage = ScriptedStage()
         self.stage.ledger = self.ledger
-        self.supervisor = Supervisor(app.metrics, session=app.database.session)
+        self.supervisor = Supervisor(app.context.metrics, session=app.context.database.session)
         self.now = 0.0
-        self.breaker = CircuitBreaker(clock=lambda: self.now, backoff=Backoff(base=2.0))
+        self.breaker = CircuitBreaker("scripted", clock=lambda: self.now, backoff=Backoff(base=2.0))
         self.error_policy = replace(
             app.runners[State.PENDING].error_policy,
-            stage="scripted",
             ledger=self.ledger,
             breaker=self.breaker,
             backoff=Backoff(uniform=lambda _, longest: longest),

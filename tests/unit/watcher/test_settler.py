@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 from structlog.testing import capture_logs
@@ -99,7 +100,7 @@ class SettlerFixture:
         self._settler.request_stop()
         assert self._settler.join(WAIT_SECONDS)
 
-    def _check_complete(self, path: str, previous: Observation | None) -> FileStatus:
+    def _check_complete(self, path: str, previous: Observation | None, _now: float) -> FileStatus:
         self.asked.put((path, previous))
         answer = self.answers[path].get(timeout=WAIT_SECONDS)
         if isinstance(answer, Exception):
@@ -387,11 +388,8 @@ def test_the_wait_for_the_end_of_settling_can_be_stopped(fixture: SettlerFixture
 def test_a_file_is_settled_when_its_real_writer_closes_it(place: str, tree: Tree, database: Database) -> None:
     found: queue.SimpleQueue[tuple[str, FileStatus]] = queue.SimpleQueue()
 
-    def check(path: str, previous: Observation | None) -> FileStatus:
-        return check_complete(tree, path, previous=previous, now=time.monotonic(), settle_seconds=0)
-
     settler = Settler(
-        check_complete=check,
+        check_complete=partial(check_complete, tree, settle_seconds=0),
         report=lambda path, file_status: found.put((path, file_status)),
         supervisor=Supervisor(Metrics(), session=database.session),
         clock=time.monotonic,

@@ -10,14 +10,8 @@ import pytest
 from db import Identity
 from tests.support.peer_process import peer
 from tests.support.tree_files import Unprivileged, read, write
-from watcher.filesystem.tree import (
-    FileMissingError,
-    NotOursError,
-    Tree,
-    UnreadableError,
-    identity_of,
-    owned,
-)
+from watcher.filesystem.openat import FileMissingError, NotOursError, UnreadableError, identity_of, owned
+from watcher.filesystem.tree import Tree
 
 pytestmark = pytest.mark.usefixtures("no_descriptor_left")
 

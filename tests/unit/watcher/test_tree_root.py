@@ -6,17 +6,14 @@ from collections.abc import Callable
 import pytest
 
 from tests.support.tree_files import Unprivileged, read, write
-from watcher.filesystem.tree import (
-    RootUnavailableError,
-    Tree,
-)
+from watcher.filesystem.openat import RootUnavailableError
+from watcher.filesystem.tree import Tree
 
 pytestmark = pytest.mark.usefixtures("no_descriptor_left")
 
 
 def every_use(tree: Tree) -> list[Callable[[], object]]:
     return [
-        tree.check_root,
         tree.ensure_mounted,
         tree.open_root,
         lambda: tree.exists("a.mp4"),
@@ -59,7 +56,7 @@ def test_a_root_that_may_not_be_listed_is_unavailable(place: str, unprivileged: 
     tree = Tree(root)
     os.chmod(root, 0)
     with unprivileged():
-        for use in (tree.check_root, tree.ensure_mounted, lambda: list(tree.walk())):
+        for use in (tree.open_root, tree.ensure_mounted, lambda: list(tree.walk())):
             with pytest.raises(RootUnavailableError, match="Permission denied"):
                 use()
         with pytest.raises(RootUnavailableError):

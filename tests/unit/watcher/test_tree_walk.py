@@ -8,14 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.tree_files import Unprivileged, open_descriptors, write
-from watcher.filesystem.tree import (
-    MAX_DEPTH,
-    FoundFile,
-    RootUnavailableError,
-    Tree,
-    UnreadableDirectory,
-    identity_of,
-)
+from watcher.filesystem.openat import RootUnavailableError, identity_of
+from watcher.filesystem.tree import MAX_DEPTH, FoundFile, Tree, UnreadableDirectory
 
 pytestmark = pytest.mark.usefixtures("no_descriptor_left")
 
@@ -80,7 +74,7 @@ def test_a_root_that_fails_in_the_middle_of_a_walk_is_unavailable_not_empty(
     with pytest.raises(RootUnavailableError, match="Input/output error"):
         list(tree.walk())
     with pytest.raises(RootUnavailableError, match="Input/output error"):
-        tree.check_root()
+        tree.ensure_mounted()
     assert list(tree.walk("x")) == [UnreadableDirectory("x", "The system says: Input/output error.")]
 
 
