@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from typing import Annotated
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
@@ -20,7 +19,7 @@ def _split(value: object) -> object:
     return value
 
 
-def _all_match(pattern: str, reason: str) -> Callable[[tuple[str, ...]], tuple[str, ...]]:
+def _all_match(pattern: str, reason: str) -> AfterValidator:
     def check(words: tuple[str, ...]) -> tuple[str, ...]:
         for word in words:
             if not re.fullmatch(pattern, word):
@@ -29,16 +28,16 @@ def _all_match(pattern: str, reason: str) -> Callable[[tuple[str, ...]], tuple[s
             raise ValueError("the list is empty")
         return words
 
-    return check
+    return AfterValidator(check)
 
 
-def _matches(pattern: str, reason: str) -> Callable[[str], str]:
+def _matches(pattern: str, reason: str) -> AfterValidator:
     def check(value: str) -> str:
         if not re.fullmatch(pattern, value):
             raise ValueError(reason)
         return value
 
-    return check
+    return AfterValidator(check)
 
 
 def _directory(value: str) -> str:
@@ -134,38 +133,26 @@ def _tags(value: str) -> str:
     return value
 
 
-def _upper(value: object) -> object:
-    return value.upper() if isinstance(value, str) else value
-
-
 _SplitWords = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
 Directory = Annotated[str, AfterValidator(_directory)]
 Template = Annotated[str, AfterValidator(_template)]
-Extensions = Annotated[_SplitWords, AfterValidator(_all_match(r"\.[A-Za-z0-9]+", "is not an extension"))]
-Qualities = Annotated[_SplitWords, AfterValidator(_all_match(r"[A-Za-z0-9]{1,20}", "is not a quality word"))]
-Origins = Annotated[_SplitWords, AfterValidator(_all_match(r"\*|https?://[^/\s]+", "is not an origin"))]
-Patterns = Annotated[
-    _SplitWords, AfterValidator(_all_match(r"[^/]+", "has a slash; patterns match single names"))
-]
+Extensions = Annotated[_SplitWords, _all_match(r"\.[A-Za-z0-9]+", "is not an extension")]
+Qualities = Annotated[_SplitWords, _all_match(r"[A-Za-z0-9]{1,20}", "is not a quality word")]
+Origins = Annotated[_SplitWords, _all_match(r"\*|https?://[^/\s]+", "is not an origin")]
+Patterns = Annotated[_SplitWords, _all_match(r"[^/]+", "has a slash; patterns match single names")]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
-Identifier = Annotated[
-    str, AfterValidator(_matches(r"[a-z_][a-z0-9_]{0,62}", "it is not a lower-case identifier"))
-]
+Identifier = Annotated[str, _matches(r"[a-z_][a-z0-9_]{0,62}", "it is not a lower-case identifier")]
 Url = Annotated[str, AfterValidator(_url)]
 HostName = Annotated[
-    str, AfterValidator(_matches(r"(?!-)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})+", "it is not a host name"))
+    str, _matches(r"(?!-)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})+", "it is not a host name")
 ]
-DistributionId = Annotated[
-    str, AfterValidator(_matches(r"[A-Za-z0-9]{1,64}", "it is not a distribution's id"))
-]
-Bucket = Annotated[
-    str, AfterValidator(_matches(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "it is not a bucket name"))
-]
+DistributionId = Annotated[str, _matches(r"[A-Za-z0-9]{1,64}", "it is not a distribution's id")]
+Bucket = Annotated[str, _matches(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "it is not a bucket name")]
 Prefix = Annotated[str, AfterValidator(_prefix)]
 InstanceName = Annotated[str, AfterValidator(_instance)]
 Address = Annotated[str, AfterValidator(_address)]
-AccountId = Annotated[str, AfterValidator(_matches(r"\d{12}", "it is not 12 digits"))]
+AccountId = Annotated[str, _matches(r"\d{12}", "it is not 12 digits")]
 Bandwidth = Annotated[str, AfterValidator(_bandwidth)]
 Tags = Annotated[str, AfterValidator(_tags)]
-UpperCase = BeforeValidator(_upper)
+UpperCase = BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value)
