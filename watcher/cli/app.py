@@ -16,7 +16,6 @@ from watcher.cli import audit, config, doctor, explain, objects, retry, run, sta
 from watcher.cli.bucket import bucket
 from watcher.cli.database import database
 from watcher.cli.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE, CommandError
-from watcher.cli.invocation import Invocation
 from watcher.cli.list import list_uploads
 from watcher.cli.output import echo_error
 from watcher.filesystem import TreeError
@@ -64,7 +63,7 @@ def _options(
 ) -> None:
     if env_file is not None and (not os.path.exists(env_file) or os.path.isdir(env_file)):
         raise CommandError(f"There is no file {env_file}; --env-file takes a settings file.", EXIT_USAGE)
-    context.obj = Invocation(env_file or ".env")
+    context.obj = env_file or ".env"
 
 
 app.command("run")(run.run)

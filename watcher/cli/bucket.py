@@ -23,7 +23,7 @@ from storage import (
 )
 from watcher.app.factories import make_storage_config
 from watcher.cli.exit_codes import EXIT_FAILED
-from watcher.cli.invocation import invocation
+from watcher.cli.invocation import settings_of
 from watcher.cli.output import echo, echo_error
 from watcher.settings import Settings
 
@@ -38,7 +38,7 @@ def setup(
     ] = False,
 ) -> None:
     """Create the bucket if it is missing, and merge what uploads and players need into its configuration."""
-    settings = invocation(context).settings()
+    settings = settings_of(context)
     with BucketAdmin(make_storage_config(settings)) as admin:
         is_new = not admin.exists()
         if is_new:
@@ -60,7 +60,7 @@ def setup(
 @bucket.command("show")
 def show(context: typer.Context) -> None:
     """Show the bucket's configuration, and what `bucket setup` would change in it."""
-    settings = invocation(context).settings()
+    settings = settings_of(context)
     with BucketAdmin(make_storage_config(settings)) as admin:
         if not admin.exists():
             echo(f"There is no bucket {_name(settings)}. `bucket setup` creates it.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 import typer
 
@@ -11,23 +10,17 @@ from watcher.cli.exit_codes import EXIT_USAGE, CommandError
 from watcher.settings import Settings, load_settings
 
 
-@dataclass(frozen=True, slots=True)
-class Invocation:
-    """The options that precede the command."""
-
-    env_file: str
-
-    def settings(self) -> Settings:
-        """Load the settings; raises `watcher.settings.SettingsError`."""
-        return load_settings(self.env_file)
-
-
-def invocation(context: typer.Context) -> Invocation:
-    """Return the invocation that a command belongs to."""
-    found = context.find_object(Invocation)
-    if found is None:
+def env_file_of(context: typer.Context) -> str:
+    """Return the path of the settings file, which precedes the command as `--env-file`."""
+    env_file = context.find_object(str)
+    if env_file is None:
         raise CommandError("The command was called without its program.", EXIT_USAGE)
-    return found
+    return env_file
+
+
+def settings_of(context: typer.Context) -> Settings:
+    """Load the settings of a command; raises `watcher.settings.SettingsError`."""
+    return load_settings(env_file_of(context))
 
 
 def path_below(settings: Settings, path: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from db import Ledger, pending_migrations
 from watcher.app.factories import make_ledger, open_ledger_database
@@ -19,17 +19,13 @@ def open_ledger(settings: Settings, *, read_only: bool) -> Iterator[Ledger]:
         # Opening an SQLite file for writing creates it: check read-only first.
         with open_ledger(settings, read_only=True):
             pass
-    database = open_ledger_database(settings, read_only=read_only)
-    try:
-        with database.session():
-            if not database.exists() or pending_migrations(database):
-                raise CommandError(
-                    "The ledger does not exist yet or has an old schema; start `video-uploader run` once, "
-                    "which brings it up to date, or run `video-uploader db migrate`."
-                )
-            yield make_ledger(settings, database)
-    finally:
-        database.close()
+    with closing(open_ledger_database(settings, read_only=read_only)) as database, database.session():
+        if not database.exists() or pending_migrations(database):
+            raise CommandError(
+                "The ledger does not exist yet or has an old schema; start `video-uploader run` once, "
+                "which brings it up to date, or run `video-uploader db migrate`."
+            )
+        yield make_ledger(settings, database)
 
 
 def daemon_is_running(settings: Settings) -> bool:

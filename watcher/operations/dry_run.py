@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields
@@ -133,26 +132,10 @@ _PLAN_BY_STATE = {
 
 
 @contextmanager
-def reading_ledger(settings: Settings) -> Iterator[LedgerReader | None]:
-    """Open the ledger read-only; None if there is none yet."""
-    database = open_ledger_database(settings, read_only=True)
-    try:
-        with database.session():
-            is_there = database.exists() and not pending_migrations(database)
-            yield make_ledger(settings, database) if is_there else None
-    finally:
-        database.close()
-
-
-@contextmanager
-def reading_gate(settings: Settings) -> Iterator[CatalogGate | None]:
-    """The catalog gate for reading only, with or without a ledger; None without the compressor's catalog."""
+def open_planner(settings: Settings) -> Iterator[Planner]:
+    """Open a planner that reads the ledger if it exists, and the compressor's catalog if it is in use."""
     with closing(open_ledger_database(settings, read_only=True)) as database, database.session():
-        yield make_gate(settings, make_ledger(settings, database), wake=lambda _: None)
-
-
-def count_actions(plans: Iterator[Plan], tally: Counter[str]) -> Iterator[Plan]:
-    """Yield the plans unchanged while counting their actions."""
-    for plan in plans:
-        tally[plan.action] += 1
-        yield plan
+        ledger = make_ledger(settings, database)
+        gate = make_gate(settings, ledger, wake=lambda _: None)
+        has_ledger = database.exists() and not pending_migrations(database)
+        yield Planner(settings, ledger if has_ledger else None, gate)
