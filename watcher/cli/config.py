@@ -16,4 +16,4 @@ def config(context: typer.Context, as_json: AsJson = False) -> None:
     if as_json:
         print_json({report.name: {"value": report.value, "source": report.source} for report in reports})
     else:
-        print_table(["NAME", "VALUE", "FROM"], [[r.name, r.value, r.source] for r in reports])
+        print_table(["NAME", "VALUE", "FROM"], reports)

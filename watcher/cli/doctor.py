@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from itertools import chain
 from typing import Annotated
 
 import typer
 
-from storage import CheckResult, Outcome, check_storage, minimal_policy
+from storage import Outcome, check_storage, minimal_policy
 from watcher.app.factories import make_storage_config
-from watcher.cli.exit_codes import EXIT_FAILED, EXIT_USAGE, CommandError
-from watcher.cli.invocation import settings_of
-from watcher.cli.ledger_access import daemon_lock
-from watcher.cli.output import AsJson, echo, print_json
+from watcher.cli.invocation import daemon_lock, settings_of
+from watcher.cli.output import EXIT_FAILED, EXIT_USAGE, AsJson, CommandError, echo, print_json
 from watcher.filesystem import leases
 from watcher.operations import check_host
-from watcher.settings import Settings
 
 
 def doctor(
@@ -45,8 +42,13 @@ def doctor(
         print_json(policy)
         return
     leases.ignore_sigio()
+    on_storage = check_storage(
+        make_storage_config(settings),
+        cors_origins=settings.cors_origins,
+        cdn_domain=settings.cloudfront_domain,
+    )
     results = []
-    for result in _checks(settings):
+    for result in chain(check_host(settings, daemon_lock(settings)), on_storage):
         results.append(result)
         if not as_json:
             echo(f"{result.outcome:9}{result.name}: {result.detail} {result.mend}".rstrip())
@@ -54,12 +56,3 @@ def doctor(
         print_json([result.as_dict() for result in results])
     if any(result.outcome is Outcome.FAILED for result in results):
         raise typer.Exit(EXIT_FAILED)
-
-
-def _checks(settings: Settings) -> Iterator[CheckResult]:
-    yield from check_host(settings, daemon_lock(settings))
-    yield from check_storage(
-        make_storage_config(settings),
-        cors_origins=settings.cors_origins,
-        cdn_domain=settings.cloudfront_domain,
-    )

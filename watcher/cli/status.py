@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Annotated
 
 import typer
 
 from db import JSON, InstanceReport, Ledger, State, format_time
-from watcher.cli.invocation import settings_of
-from watcher.cli.ledger_access import daemon_is_running, open_ledger
+from watcher.cli.invocation import daemon_is_running, open_ledger, settings_of
 from watcher.cli.output import AsJson, echo, print_json, print_table
 from watcher.settings import Settings
 from watcher.telemetry import human_duration, human_size
@@ -50,6 +49,7 @@ def status(
 def _summary(settings: Settings, ledger: Ledger) -> dict[str, object]:
     report = ledger.instance_report()
     oldest = ledger.oldest_pending()
+    waiting, overdue, since = _waiting_at_gate(settings, ledger)
     return {
         "instance": ledger.worker,
         "ledger": ledger.instance,
@@ -59,20 +59,21 @@ def _summary(settings: Settings, ledger: Ledger) -> dict[str, object]:
         "report": report.report if report else None,
         "counts": ledger.counts(),
         "oldest_pending": oldest.as_dict() if oldest else None,
-        "awaiting_row": _gate_summary(settings, ledger),
+        "awaiting_row": {
+            "uploads": waiting,
+            "overdue": overdue,
+            "oldest_since": format_time(since) if since else None,
+        },
         "orphans": _orphans(report),
         "last_errors": [upload.as_dict() for upload in ledger.last_errors(ERRORS_SHOWN)],
     }
 
 
-def _gate_summary(settings: Settings, ledger: Ledger) -> dict[str, JSON]:
-    since = ledger.awaiting_row_since()
+def _waiting_at_gate(settings: Settings, ledger: Ledger) -> tuple[int, int, datetime | None]:
+    """Return how many uploads wait for their rows, how many are overdue, and since when the oldest waits."""
     timeout = timedelta(seconds=settings.catalog_row_timeout)
-    return {
-        "uploads": ledger.count_awaiting_row(),
-        "overdue": ledger.count_awaiting_row(longer_than=timeout),
-        "oldest_since": format_time(since) if since else None,
-    }
+    overdue = ledger.count_awaiting_row(longer_than=timeout)
+    return ledger.count_awaiting_row(), overdue, ledger.awaiting_row_since()
 
 
 def _orphans(report: InstanceReport | None) -> int:
@@ -92,24 +93,18 @@ def _print_status(settings: Settings, ledger: Ledger) -> None:
     if oldest := ledger.oldest_pending():
         waited = human_duration(ledger.now() - oldest.discovered_at)
         echo(f"Oldest pending: {oldest.path}, for {waited} (id {oldest.id})")
-    _print_gate(settings, ledger)
+    waiting, overdue, since = _waiting_at_gate(settings, ledger)
+    if waiting and since is not None:
+        timeout = human_duration(timedelta(seconds=settings.catalog_row_timeout))
+        late = f", {overdue} for longer than CATALOG_ROW_TIMEOUT ({timeout})" if overdue else ""
+        waited = human_duration(ledger.now() - since)
+        echo(f"Waiting for their catalog rows: {waiting}{late}; the oldest for {waited}")
     if kept := _orphans(report):
         echo(f"Objects whose catalog rows were deleted: {kept}; `video-uploader audit` lists them")
     if errors := ledger.last_errors(ERRORS_SHOWN):
         echo("Last errors:")
         for upload in errors:
             echo(f"  {upload.id} {upload.path} ({upload.state}): {upload.last_error}")
-
-
-def _print_gate(settings: Settings, ledger: Ledger) -> None:
-    waiting, since = ledger.count_awaiting_row(), ledger.awaiting_row_since()
-    if not waiting or since is None:
-        return
-    timeout = timedelta(seconds=settings.catalog_row_timeout)
-    overdue = ledger.count_awaiting_row(longer_than=timeout)
-    late = f", {overdue} for longer than CATALOG_ROW_TIMEOUT ({human_duration(timeout)})" if overdue else ""
-    waited = human_duration(ledger.now() - since)
-    echo(f"Waiting for their catalog rows: {waiting}{late}; the oldest for {waited}")
 
 
 def _daemon_state(report: InstanceReport | None, is_running: bool, ledger: Ledger) -> str:
@@ -128,25 +123,22 @@ def report_lines(report: InstanceReport | None) -> list[str]:
     lines = [f"{name} paused: {reason}" for name, reason in paused_stages(report).items()]
     if settling := report.report.get("settling"):
         lines.append(f"{settling} files are not known to be finished yet")
-    lines += _disk_lines(report.report.get("disk"))
+    disk = report.report.get("disk")
+    if isinstance(disk, Mapping) and disk.get("is_high"):
+        lines.append(
+            f"the disk of the directory is {disk['used_percent']} % full (DISK_PRESSURE_PERCENT is "
+            f"{disk['limit_percent']}): published copies are released at once, unless KEEP_LOCAL is set"
+        )
     internal_errors = report.report.get("internal_errors")
     if isinstance(internal_errors, Sequence):
         lines += [_internal_error_line(error) for error in internal_errors if isinstance(error, Mapping)]
     unreadable = report.report.get("unreadable")
     if isinstance(unreadable, Mapping):
-        lines += [f"{path} cannot be looked into: {reason}" for path, reason in unreadable.items()]
+        lines += [f"{path} cannot be read: {reason}" for path, reason in unreadable.items()]
     uploads = report.report.get("uploads")
     if isinstance(uploads, Sequence):
         lines += [_upload_line(upload) for upload in uploads if isinstance(upload, Mapping)]
     return lines
-
-
-def _disk_lines(disk: JSON) -> list[str]:
-    if not isinstance(disk, Mapping) or not disk.get("is_high"):
-        return []
-    used, limit = disk["used_percent"], disk["limit_percent"]
-    line = f"the disk of the directory is {used} % full (DISK_PRESSURE_PERCENT is {limit})"
-    return [f"{line}: published copies are released at once, unless KEEP_LOCAL is set"]
 
 
 def _internal_error_line(error: Mapping[str, JSON]) -> str:

@@ -243,10 +243,9 @@ class Audit:
             yield Finding(Issue.UNKNOWN, f"{prefix}/", str(exc))
 
     def _describe(self, entry: ListedObject, look_up: bool) -> str:
-        sentence = f"It is not in the ledger: {entry.size} bytes, written {entry.written_at:%Y-%m-%d %H:%M}Z."
-        return (
-            f"{sentence} A catalog row shows it." if look_up and self._is_in_catalog(entry.key) else sentence
-        )
+        shown = " A catalog row shows it." if look_up and self._is_in_catalog(entry.key) else ""
+        written = f"{entry.written_at:%Y-%m-%d %H:%M}Z"
+        return f"It is not in the ledger: {entry.size} bytes, written {written}.{shown}"
 
     def _is_in_catalog(self, key: str) -> bool:
         """Whether a catalog row holds the URL of an object that is not in the ledger."""

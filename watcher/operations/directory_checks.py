@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from storage import CheckResult, failed, not_tried, ok, warning
 from watcher.filesystem import (
     FileMissingError,
-    FoundFile,
     NotOursError,
     RootUnavailableError,
     Tree,
@@ -93,30 +92,22 @@ def _survey(tree: Tree) -> _Survey:
         return True
 
     for found in tree.walk(enter=enter):
-        match found:
-            case UnreadableDirectory():
-                survey.unreadable = survey.unreadable or (found.path, found.reason)
-            case FoundFile(path=path):
-                _examine_file(tree, survey, path)
-    return survey
-
-
-def _examine_file(tree: Tree, survey: _Survey, path: str) -> None:
-    directory = os.path.dirname(path)
-    if (
-        directory
-        and directory not in survey.subdirectories
-        and len(survey.subdirectories) < MAX_SUBDIRECTORIES
-    ):
+        if isinstance(found, UnreadableDirectory):
+            survey.unreadable = survey.unreadable or (found.path, found.reason)
+            continue
+        directory, seen = os.path.dirname(found.path), survey.subdirectories
+        if not directory or directory in seen or len(seen) >= MAX_SUBDIRECTORIES:
+            continue
         survey.subdirectories += (directory,)
         try:
-            with owned(tree.open(path)) as descriptor:
+            with owned(tree.open(found.path)) as descriptor:
                 if os.fstat(descriptor).st_uid != os.geteuid():
-                    survey.foreign_file = survey.foreign_file or path
+                    survey.foreign_file = survey.foreign_file or found.path
         except UnreadableError as exc:
-            survey.unreadable = survey.unreadable or (path, exc.reason)
+            survey.unreadable = survey.unreadable or (found.path, exc.reason)
         except (FileMissingError, NotOursError):
-            return  # deleted meanwhile, or not a regular file of the directory
+            continue  # deleted meanwhile, or not a regular file of the directory
+    return survey
 
 
 def _directory(tree: Tree, survey: _Survey) -> CheckResult:
@@ -173,10 +164,11 @@ def _rename_and_unlink(tree: Tree, survey: _Survey) -> CheckResult:
     for subdirectory in ("", *survey.subdirectories):
         shown = os.path.join(tree.root, subdirectory) if subdirectory else tree.root
         try:
-            with owned(_open_directory(tree, subdirectory)) as directory:
+            opened = tree.open_parent(f"{subdirectory}/any")[0] if subdirectory else tree.open_root()
+            with owned(opened) as directory:
                 status = os.fstat(directory)
                 # The system calls of releasing and restoring a file.
-                both: dict[str, int] = {"src_dir_fd": directory, "dst_dir_fd": directory}
+                both = {"src_dir_fd": directory, "dst_dir_fd": directory}
                 with _test_file(directory) as (test_file, _):
                     os.rename(test_file, test_file + _QUARANTINED, **both)
                     os.link(test_file + _QUARANTINED, test_file, **both, follow_symlinks=False)
@@ -193,13 +185,6 @@ def _rename_and_unlink(tree: Tree, survey: _Survey) -> CheckResult:
                 "Run the daemon as the user who writes the files, or clear the bit (chmod -t).",
             )
     return ok(name, f"Files in {tree.root} can be renamed, restored and removed.")
-
-
-def _open_directory(tree: Tree, path: str) -> int:
-    if not path:
-        return tree.open_root()
-    descriptor, _ = tree.open_parent(f"{path}/any")
-    return descriptor
 
 
 @contextmanager

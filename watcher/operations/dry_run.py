@@ -65,7 +65,7 @@ class Planner:
         known = self._ledger.current(entry.path) if self._ledger else None
         if known is not None and known.identity == entry.identity and is_settled(known):
             if known.state is State.PENDING and self._gate is not None:
-                return self._plan_at_gate(known)
+                return _plan_at_gate(self._gate, known)
             return Plan(entry.path, *_PLAN_BY_STATE[known.state])
         return self._plan_new(entry, rendition)
 
@@ -83,7 +83,7 @@ class Planner:
             return Plan(entry.path, "fail", str(exc))
         match file_status:
             case Finished(_, finding) if self._gate is not None:
-                return self._plan_at_gate(_as_recorded(entry, rendition, key, finding))
+                return _plan_at_gate(self._gate, _as_recorded(entry, rendition, key, finding))
             case Finished(_, None):
                 return Plan(entry.path, "upload", f"to {key}, as quality {rendition.quality}")
             case Finished(_, str(finding)):
@@ -94,23 +94,22 @@ class Planner:
             case _:
                 return Plan(entry.path, "skip", describe_status(file_status))
 
-    def _plan_at_gate(self, upload: Upload) -> Plan:
-        """What the compressor's catalog says of a finished file at this moment."""
-        if self._gate is None:
-            raise ValueError("there is no gate without the compressor's catalog")
-        try:
-            decision = self._gate.admit(upload)
-        except StorageError as exc:
-            return Plan(upload.path, "fail", str(exc))
-        match decision:
-            case Waiting(_, reason):
-                return Plan(upload.path, "wait", reason)
-            case Rejected(_, reason):
-                return Plan(upload.path, "reject", reason)
-            case Admitted(admission):
-                key, quality = admission["object_key"], admission["quality"]
-                row_id = admission["catalog_row_id"]
-                return Plan(upload.path, "upload", f"to {key}, as quality {quality}: row {row_id} is ready")
+
+def _plan_at_gate(gate: CatalogGate, upload: Upload) -> Plan:
+    """Plan a finished file by the present rows of the compressor's catalog."""
+    try:
+        decision = gate.admit(upload)
+    except StorageError as exc:
+        return Plan(upload.path, "fail", str(exc))
+    match decision:
+        case Waiting(_, reason):
+            return Plan(upload.path, "wait", reason)
+        case Rejected(_, reason):
+            return Plan(upload.path, "reject", reason)
+        case Admitted(admission):
+            key, quality = admission["object_key"], admission["quality"]
+            row_id = admission["catalog_row_id"]
+            return Plan(upload.path, "upload", f"to {key}, as quality {quality}: row {row_id} is ready")
 
 
 def _as_recorded(entry: FoundFile, rendition: Rendition, key: str, finding: str | None) -> Upload:

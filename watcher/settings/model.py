@@ -409,10 +409,6 @@ def _conflict(name: str, sentence: str) -> InitErrorDetails:
 
 def _as_text(value: object) -> str:
     """Return a value as the environment would give it."""
-    match value:
-        case SecretStr():
-            return value.get_secret_value()
-        case list() | tuple():
-            return ",".join(map(str, value))
-        case _:
-            return str(value)
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

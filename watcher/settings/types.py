@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 from pydantic_settings import NoDecode
 
-from watcher.renditions import TemplateError, check_template
+from watcher.renditions import check_template
 
 
 def _split(value: object) -> object:
@@ -47,10 +47,7 @@ def _directory(value: str) -> str:
 
 
 def _template(value: str) -> str:
-    try:
-        check_template(value)
-    except TemplateError as exc:
-        raise ValueError(str(exc)) from exc
+    check_template(value)
     return value
 
 
@@ -81,12 +78,6 @@ def _url(value: str) -> str:
         # These URLs are displayed and published.
         raise ValueError("it has a user, a query or a fragment")
     return value.rstrip("/")
-
-
-def _prefix(value: str) -> str:
-    if value != value.strip("/") or "//" in value:
-        raise ValueError("it begins or ends with a slash, or has an empty part")
-    return value
 
 
 def _instance(value: str) -> str:
@@ -149,7 +140,7 @@ HostName = Annotated[
 ]
 DistributionId = Annotated[str, _matches(r"[A-Za-z0-9]{1,64}", "it is not a distribution's id")]
 Bucket = Annotated[str, _matches(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "it is not a bucket name")]
-Prefix = Annotated[str, AfterValidator(_prefix)]
+Prefix = Annotated[str, _matches("([^/]+(/[^/]+)*)?", "it begins or ends with a slash, or has an empty part")]
 InstanceName = Annotated[str, AfterValidator(_instance)]
 Address = Annotated[str, AfterValidator(_address)]
 AccountId = Annotated[str, _matches(r"\d{12}", "it is not 12 digits")]

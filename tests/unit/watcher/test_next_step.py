@@ -22,9 +22,9 @@ def next_step(
 @pytest.mark.parametrize(
     ("state", "words"),
     [
-        (State.REJECTED, "new content at its path is examined anew"),
-        (State.FAILED, "Nothing without action"),
-        (State.GONE, "unless the file comes back"),
+        (State.REJECTED, "new content at its path is checked again"),
+        (State.FAILED, "Nothing happens without action"),
+        (State.GONE, "unless the file reappears"),
     ],
 )
 @pytest.mark.parametrize("running", [True, False])
