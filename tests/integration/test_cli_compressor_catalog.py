@@ -1,4 +1,4 @@
-"""What the commands tell beside a compressor: what waits for which row, since when, what would be done."""
+"""Commands beside a compressor: which file waits for which row, since when, and what would be done."""
 
 from __future__ import annotations
 

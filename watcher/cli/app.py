@@ -40,8 +40,8 @@ _EXPECTED_ERRORS = (
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(is_requested: bool) -> None:
+    if is_requested:
         print(f"video-uploader {version('video-uploader')}")
         raise typer.Exit
 

@@ -70,10 +70,10 @@ def show(context: typer.Context) -> None:
         if part not in present:
             echo(f"{part}: not supported by this server.")
         elif present[part] == desired[part]:
-            echo(f"{part}: as wanted.")
+            echo(f"{part}: as required.")
             _echo_lines(_lines(present[part]))
         else:
-            echo(f"{part}: not as wanted.")
+            echo(f"{part}: not as required.")
             _echo_lines(diff(part, present[part], desired[part]))
 
 
@@ -96,7 +96,7 @@ def diff(part: BucketDocument, before: Document | None, after: Document | None) 
     """Return a unified diff between the present and the desired document, with full context."""
     old, new = _lines(before), _lines(after)
     context = max(len(old), len(new))
-    return difflib.unified_diff(old, new, f"{part} (now)", f"{part} (wanted)", n=context, lineterm="")
+    return difflib.unified_diff(old, new, f"{part} (present)", f"{part} (desired)", n=context, lineterm="")
 
 
 def _apply(
@@ -106,7 +106,7 @@ def _apply(
     refused = []
     for part, document in desired.items():
         if document is None or document == present[part]:
-            echo(f"{part}: as wanted.")
+            echo(f"{part}: as required.")
             continue
         echo(f"{part}: {'would be changed' if dry_run else 'is changed'}.")
         _echo_lines(diff(part, present[part], document))

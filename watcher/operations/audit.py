@@ -21,8 +21,8 @@ from watcher.filesystem import TreeError
 from watcher.stages import PublishStage
 from watcher.stages.lost_objects import ensure_reuploadable, requeue_lost
 
-PROVEN = (State.VERIFIED, State.PUBLISHED, State.RELEASED)
-CONFIRMATIONS = 8
+CONFIRMED_STATES = (State.VERIFIED, State.PUBLISHED, State.RELEASED)
+CONCURRENT_REQUESTS = 8
 """Concurrent HEAD requests."""
 PAGE = 500
 MAX_FAILURES = 20
@@ -88,8 +88,8 @@ class Audit:
 
         Raises `db.DatabaseError`, and `storage.StorageError` if the server does not answer at all.
         """
-        with ThreadPoolExecutor(CONFIRMATIONS, thread_name_prefix="audit") as pool:
-            for page in _pages(self._ledger.iter_in_states(PROVEN)):
+        with ThreadPoolExecutor(CONCURRENT_REQUESTS, thread_name_prefix="audit") as pool:
+            for page in _pages(self._ledger.iter_in_states(CONFIRMED_STATES)):
                 latest = self._ledger.latest_verified_ids({upload.object_key for upload in page})
                 ours = [upload for upload in page if latest.get(upload.object_key) == upload.id]
                 for upload, answer in zip(ours, pool.map(self._confirm, ours), strict=True):

@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     )
     qualities: types.Qualities = setting(
         "Names of the qualities; a subset of the default unless `CATALOG=none`.",
-        "words of letters and digits, separated by commas",
+        "names of letters and digits, separated by commas",
         QUALITIES,
     )
     ignore_patterns: types.Patterns = setting(
@@ -393,7 +393,7 @@ def _conflicts(values: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
         )
     if "AWS_S3_SSE_KMS_KEY_ID" in given and given.get("AWS_S3_SSE") != "aws:kms":
         yield _conflict("AWS_S3_SSE_KMS_KEY_ID", "it is not used; allowed: with AWS_S3_SSE=aws:kms")
-    qualities = {word.strip() for word in given.get("QUALITIES", "").split(",")} - {""}
+    qualities = {name.strip() for name in given.get("QUALITIES", "").split(",")} - {""}
     foreign = sorted(qualities - set(QUALITIES))
     if foreign and given.get("CATALOG") != CatalogKind.NONE:
         yield _conflict(

@@ -15,18 +15,18 @@ from watcher.renditions import check_template
 
 def _split(value: object) -> object:
     if isinstance(value, str):
-        return tuple(word.strip() for word in value.split(",") if word.strip())
+        return tuple(item.strip() for item in value.split(",") if item.strip())
     return value
 
 
 def _all_match(pattern: str, reason: str) -> AfterValidator:
-    def check(words: tuple[str, ...]) -> tuple[str, ...]:
-        for word in words:
-            if not re.fullmatch(pattern, word):
-                raise ValueError(f"{word!r} {reason}")
-        if not words:
+    def check(items: tuple[str, ...]) -> tuple[str, ...]:
+        for item in items:
+            if not re.fullmatch(pattern, item):
+                raise ValueError(f"{item!r} {reason}")
+        if not items:
             raise ValueError("the list is empty")
-        return words
+        return items
 
     return AfterValidator(check)
 
@@ -124,14 +124,14 @@ def _tags(value: str) -> str:
     return value
 
 
-_SplitWords = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+_List = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
 Directory = Annotated[str, AfterValidator(_directory)]
 Template = Annotated[str, AfterValidator(_template)]
-Extensions = Annotated[_SplitWords, _all_match(r"\.[A-Za-z0-9]+", "is not an extension")]
-Qualities = Annotated[_SplitWords, _all_match(r"[A-Za-z0-9]{1,20}", "is not a quality word")]
-Origins = Annotated[_SplitWords, _all_match(r"\*|https?://[^/\s]+", "is not an origin")]
-Patterns = Annotated[_SplitWords, _all_match(r"[^/]+", "has a slash; patterns match single names")]
+Extensions = Annotated[_List, _all_match(r"\.[A-Za-z0-9]+", "is not an extension")]
+Qualities = Annotated[_List, _all_match(r"[A-Za-z0-9]{1,20}", "is not the name of a quality")]
+Origins = Annotated[_List, _all_match(r"\*|https?://[^/\s]+", "is not an origin")]
+Patterns = Annotated[_List, _all_match(r"[^/]+", "has a slash; patterns match single names")]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
 Identifier = Annotated[str, _matches(r"[a-z_][a-z0-9_]{0,62}", "it is not a lower-case identifier")]
 Url = Annotated[str, AfterValidator(_url)]

@@ -1,4 +1,4 @@
-"""A dry run says what would be done with every file, and leaves everything as it was."""
+"""A dry run reports what would be done with every file, and changes nothing."""
 
 import os
 from collections.abc import Callable, Iterator
