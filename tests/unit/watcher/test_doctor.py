@@ -192,7 +192,7 @@ def test_limits_that_cannot_be_read_are_a_warning(completed: str, tmp_path: Path
 @pytest.mark.parametrize(
     ("free", "outcome"), [(0, Outcome.FAILED), (1 << 30, Outcome.WARNING), (500 << 30, Outcome.OK)]
 )
-def test_free_space_is_rated(place: str, monkeypatch: pytest.MonkeyPatch, free: int, outcome: Outcome) -> None:
+def test_free_disk_space(place: str, monkeypatch: pytest.MonkeyPatch, free: int, outcome: Outcome) -> None:
     block = 4096
     scarce = os.statvfs_result(
         (block, block, (1 << 40) // block, free // block, free // block, 9, 9, 9, 0, 255)
