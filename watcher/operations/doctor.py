@@ -19,8 +19,6 @@ from watcher.telemetry import human_duration
 
 HEARTBEAT_TIMEOUT = timedelta(seconds=60)
 """A daemon writes a heartbeat every few seconds; without one for this long it has ended."""
-
-
 NIL_VIDEO_ID = str(UUID(int=0))
 """The nil UUID (RFC 9562), which identifies no video."""
 MAX_CLOCK_LEAD = timedelta(minutes=15)
