@@ -108,7 +108,7 @@ def test_a_dry_run_goes_by_the_rows_whether_or_not_the_ledger_knows_the_file(
         [
             f"upload  {READY}: to videos/{READY}, as quality 720p: row {ready} is ready",
             f"upload  {named}: to {key}, as quality original: row {original} is ready",
-            f"reject  {FAILED}: The compressor says that the encode failed.",
+            f"reject  {FAILED}: The compressor reports that the encode failed.",
             f"wait    {PROCESSING}: The compressor is still encoding: its newest row is processing.",
             f"wait    {UNKNOWN}: The compressor's catalog has no row for it yet.",
         ]

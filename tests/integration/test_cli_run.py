@@ -120,7 +120,7 @@ def test_a_run_that_is_interrupted_says_so_and_loses_nothing(
             process.kill()
     assert process.returncode == 1, err
     assert "Traceback" not in err
-    assert "video-uploader: interrupted; the next run goes on" in err
+    assert "video-uploader: interrupted; the next run continues" in err
     again = online_command("run", "--once")
     assert again.code == 0, again
 
