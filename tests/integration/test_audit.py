@@ -1,4 +1,4 @@
-"""The audit finds each thing that can be amiss, mends what it may, and stays out of a daemon's way."""
+"""The audit finds each kind of difference, repairs what it can, and leaves claimed rows to the daemon."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_an_object_whose_rows_were_deleted_is_deleted_only_if_that_is_wished(
     video: bytes,
     deletes: bool,
 ) -> None:
-    """And never without --fix. An object that is gone as well is what everybody wants."""
+    """And never without --fix. If the object is missing as well, nothing is reported."""
     harness = make_compressor_harness(DELETE_ORPHANS=deletes)
     publish(harness, compressor, PATH, video)
     harness.step(State.PUBLISHED)

@@ -98,7 +98,7 @@ def test_a_missing_bucket_is_made_and_set_up_and_the_second_run_writes_nothing(
     proxy.requests.clear()
     second = command("bucket", "setup")
     assert (second.code, second.err) == (0, "")
-    assert second.out.count("as wanted") == 5
+    assert second.out.count("as required") == 5
     assert writes(proxy) == []
 
 
@@ -196,11 +196,11 @@ def test_show_tells_what_is_there_against_what_is_wanted(
 ) -> None:
     ran = command("bucket", "show", AWS_S3_ACL="none")
     assert (ran.code, ran.err) == (0, "")
-    assert "object ownership: as wanted." in ran.out
-    assert "policy: not as wanted." in ran.out
+    assert "object ownership: as required." in ran.out
+    assert "policy: not as required." in ran.out
     assert '+      "Sid": "video-uploader-public-read-videos"' in ran.out
     command("bucket", "setup", AWS_S3_ACL="none")
-    assert "not as wanted" not in command("bucket", "show", AWS_S3_ACL="none").out
+    assert "not as required" not in command("bucket", "show", AWS_S3_ACL="none").out
     assert len(writes(proxy)) == 4
 
 

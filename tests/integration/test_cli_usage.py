@@ -59,7 +59,7 @@ def test_a_file_named_env_in_the_working_directory_counts(offline_command: Comma
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         (("frob",), "No such command 'frob'"),
         (("run", "--twice"), "No such option"),
@@ -77,9 +77,9 @@ def test_a_file_named_env_in_the_working_directory_counts(offline_command: Comma
     ],
 )
 def test_wrong_usage_is_one_sentence_and_2(
-    offline_command: Command, arguments: tuple[str, ...], words: str
+    offline_command: Command, arguments: tuple[str, ...], message: str
 ) -> None:
-    assert words in offline_command(*arguments).refused(2)
+    assert message in offline_command(*arguments).refused(2)
 
 
 @pytest.mark.parametrize("arguments", [("run",), ("list",), ("explain", "x"), ("config",)])

@@ -40,17 +40,17 @@ def test_every_command_refuses_a_file_that_others_can_write(
     os.chmod(env_file, 0o666)
     ran = command(*arguments)
     assert (ran.code, ran.out) == (2, "")
-    assert ran.err == "video-uploader: .env can be changed by everybody; restrict it: chmod go-w .env\n"
+    assert ran.err == "video-uploader: .env can be changed by every user; restrict it: chmod go-w .env\n"
 
 
 def test_nor_one_that_others_can_replace(command: Command, env_file: str, place: str) -> None:
     os.chmod(place, 0o777)
     ran = command("--env-file", env_file, "status")
     assert ran.code == 2
-    assert f"{env_file} can be replaced by everybody" in ran.err
+    assert f"{env_file} can be replaced by every user" in ran.err
 
 
-def test_secrets_that_everybody_can_read_are_told_of_in_the_log(command: Command, env_file: str) -> None:
+def test_secrets_that_every_user_can_read_are_logged(command: Command, env_file: str) -> None:
     assert "secrets_exposed" not in command(*DRY_RUN).err
     os.chmod(env_file, 0o644)
     ran = command(*DRY_RUN)

@@ -204,7 +204,7 @@ def test_a_directory_that_may_not_be_read_is_told_and_looked_into_when_it_may(
         assert scrape(chosen)["unreadable_directories"] == 0
         os.chmod(directory, 0)
         daemon.expect("directory_unreadable", path=VIDEO_ID, count=2)
-        assert f"{VIDEO_ID} cannot be looked into" in status(daemon, chosen)
+        assert f"{VIDEO_ID} cannot be read" in status(daemon, chosen)
     os.chmod(directory, 0o755)
     files_at_stake.judge(chosen)
 

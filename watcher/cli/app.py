@@ -15,10 +15,8 @@ from storage import StorageError
 from watcher.cli import audit, config, doctor, explain, objects, retry, run, status
 from watcher.cli.bucket import bucket
 from watcher.cli.database import database
-from watcher.cli.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE, CommandError
-from watcher.cli.invocation import Invocation
 from watcher.cli.list import list_uploads
-from watcher.cli.output import echo_error
+from watcher.cli.output import EXIT_FAILED, EXIT_OK, EXIT_USAGE, CommandError, echo_error
 from watcher.filesystem import TreeError
 from watcher.filesystem.instance_lock import InstanceRunningError, LockUnavailableError
 from watcher.settings import SettingsError
@@ -42,8 +40,8 @@ _EXPECTED_ERRORS = (
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(is_requested: bool) -> None:
+    if is_requested:
         print(f"video-uploader {version('video-uploader')}")
         raise typer.Exit
 
@@ -64,7 +62,7 @@ def _options(
 ) -> None:
     if env_file is not None and (not os.path.exists(env_file) or os.path.isdir(env_file)):
         raise CommandError(f"There is no file {env_file}; --env-file takes a settings file.", EXIT_USAGE)
-    context.obj = Invocation(env_file or ".env")
+    context.obj = env_file or ".env"
 
 
 app.command("run")(run.run)
@@ -83,7 +81,7 @@ app.add_typer(database, name="db")
 
 
 def main() -> None:
-    """Run the command line and exit with one of `watcher.cli.exit_codes`."""
+    """Run the command line and exit with one of the exit codes in `watcher.cli.output`."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # Characters that the terminal's encoding lacks are escaped.

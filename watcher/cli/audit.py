@@ -9,10 +9,8 @@ from typing import Annotated
 import typer
 
 from watcher.app import open_application
-from watcher.cli.exit_codes import EXIT_FAILED
-from watcher.cli.invocation import invocation
-from watcher.cli.ledger_access import open_ledger
-from watcher.cli.output import AsJson, echo, echo_error, print_json
+from watcher.cli.invocation import open_ledger, settings_of
+from watcher.cli.output import EXIT_FAILED, AsJson, echo, echo_error, print_json
 from watcher.operations import Audit, Finding, Issue
 from watcher.telemetry import configure_logging
 
@@ -50,7 +48,7 @@ def audit(
     as_json: AsJson = False,
 ) -> None:
     """Compare every object with the ledger and the catalog. Exits with 1 if differences remain."""
-    settings = invocation(context).settings()
+    settings = settings_of(context)
     configure_logging(settings.log_level, settings.log_format)
     with open_ledger(settings, read_only=True):
         pass

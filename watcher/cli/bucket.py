@@ -22,9 +22,8 @@ from storage import (
     is_unsupported,
 )
 from watcher.app.factories import make_storage_config
-from watcher.cli.exit_codes import EXIT_FAILED
-from watcher.cli.invocation import invocation
-from watcher.cli.output import echo, echo_error
+from watcher.cli.invocation import settings_of
+from watcher.cli.output import EXIT_FAILED, echo, echo_error
 from watcher.settings import Settings
 
 bucket = typer.Typer(help="The bucket's configuration: public access, CORS, lifecycle.", no_args_is_help=True)
@@ -38,7 +37,7 @@ def setup(
     ] = False,
 ) -> None:
     """Create the bucket if it is missing, and merge what uploads and players need into its configuration."""
-    settings = invocation(context).settings()
+    settings = settings_of(context)
     with BucketAdmin(make_storage_config(settings)) as admin:
         is_new = not admin.exists()
         if is_new:
@@ -60,7 +59,7 @@ def setup(
 @bucket.command("show")
 def show(context: typer.Context) -> None:
     """Show the bucket's configuration, and what `bucket setup` would change in it."""
-    settings = invocation(context).settings()
+    settings = settings_of(context)
     with BucketAdmin(make_storage_config(settings)) as admin:
         if not admin.exists():
             echo(f"There is no bucket {_name(settings)}. `bucket setup` creates it.")
@@ -71,10 +70,10 @@ def show(context: typer.Context) -> None:
         if part not in present:
             echo(f"{part}: not supported by this server.")
         elif present[part] == desired[part]:
-            echo(f"{part}: as wanted.")
+            echo(f"{part}: as required.")
             _echo_lines(_lines(present[part]))
         else:
-            echo(f"{part}: not as wanted.")
+            echo(f"{part}: not as required.")
             _echo_lines(diff(part, present[part], desired[part]))
 
 
@@ -97,7 +96,7 @@ def diff(part: BucketDocument, before: Document | None, after: Document | None) 
     """Return a unified diff between the present and the desired document, with full context."""
     old, new = _lines(before), _lines(after)
     context = max(len(old), len(new))
-    return difflib.unified_diff(old, new, f"{part} (now)", f"{part} (wanted)", n=context, lineterm="")
+    return difflib.unified_diff(old, new, f"{part} (present)", f"{part} (desired)", n=context, lineterm="")
 
 
 def _apply(
@@ -107,7 +106,7 @@ def _apply(
     refused = []
     for part, document in desired.items():
         if document is None or document == present[part]:
-            echo(f"{part}: as wanted.")
+            echo(f"{part}: as required.")
             continue
         echo(f"{part}: {'would be changed' if dry_run else 'is changed'}.")
         _echo_lines(diff(part, present[part], document))

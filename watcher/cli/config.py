@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import typer
 
-from watcher.cli.invocation import invocation
+from watcher.cli.invocation import env_file_of
 from watcher.cli.output import AsJson, print_json, print_table
-from watcher.settings import report_settings
+from watcher.settings import load_settings, report_settings
 
 
 def config(context: typer.Context, as_json: AsJson = False) -> None:
     """Show every setting, secrets masked, and where its value came from."""
-    called = invocation(context)
-    reports = report_settings(called.settings(), called.env_file)
+    env_file = env_file_of(context)
+    reports = report_settings(load_settings(env_file), env_file)
     if as_json:
         print_json({report.name: {"value": report.value, "source": report.source} for report in reports})
     else:
-        print_table(["NAME", "VALUE", "FROM"], [[r.name, r.value, r.source] for r in reports])
+        print_table(["NAME", "VALUE", "FROM"], reports)

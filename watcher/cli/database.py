@@ -8,9 +8,8 @@ import typer
 
 from db import MIGRATIONS, migrate, pending_migrations, schema_version
 from watcher.app.factories import open_ledger_database
-from watcher.cli.exit_codes import EXIT_FAILED, CommandError
-from watcher.cli.invocation import invocation
-from watcher.cli.output import AsJson, echo, print_json
+from watcher.cli.invocation import settings_of
+from watcher.cli.output import EXIT_FAILED, AsJson, CommandError, echo, print_json
 from watcher.settings import Settings
 
 database = typer.Typer(
@@ -21,7 +20,7 @@ database = typer.Typer(
 @database.command("migrate")
 def apply_migrations(context: typer.Context) -> None:
     """Apply all pending migrations in one transaction; safe to run concurrently."""
-    with closing(open_ledger_database(invocation(context).settings())) as opened:
+    with closing(open_ledger_database(settings_of(context))) as opened:
         applied = migrate(opened)
     for name in applied:
         echo(f"Applied {name}.")
@@ -32,7 +31,7 @@ def apply_migrations(context: typer.Context) -> None:
 @database.command("status")
 def show_version(context: typer.Context, as_json: AsJson = False) -> None:
     """Show the version of the tables and the pending migrations. Exits with 1 if any are pending."""
-    version, pending = version_of(invocation(context).settings())
+    version, pending = version_of(settings_of(context))
     if as_json:
         print_json({"version": version, "pending": pending})
     else:

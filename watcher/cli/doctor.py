@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from itertools import chain
 from typing import Annotated
 
 import typer
 
-from storage import CheckResult, Outcome, check_storage, minimal_policy
+from storage import Outcome, check_storage, minimal_policy
 from watcher.app.factories import make_storage_config
-from watcher.cli.exit_codes import EXIT_FAILED, EXIT_USAGE, CommandError
-from watcher.cli.invocation import invocation
-from watcher.cli.ledger_access import daemon_lock
-from watcher.cli.output import AsJson, echo, print_json
+from watcher.cli.invocation import daemon_lock, settings_of
+from watcher.cli.output import EXIT_FAILED, EXIT_USAGE, AsJson, CommandError, echo, print_json
 from watcher.filesystem import leases
 from watcher.operations import check_host
-from watcher.settings import Settings
 
 
 def doctor(
@@ -29,46 +26,33 @@ def doctor(
 
     Exits with 1 if a check failed.
     """
-    settings = invocation(context).settings()
+    settings = settings_of(context)
     if iam:
         if as_json:
             raise CommandError("--iam always prints JSON; omit --json.", EXIT_USAGE)
-        print_json(iam_policy(settings))
+        policy = minimal_policy(
+            settings.aws_s3_bucket,
+            settings.aws_s3_videos_prefix,
+            settings.aws_region,
+            with_acl=settings.aws_s3_acl != "none",
+            with_tags=settings.aws_s3_tags is not None,
+            kms_key_id=settings.aws_s3_sse_kms_key_id,
+            cloudfront_distribution_id=settings.cloudfront_distribution_id,
+        )
+        print_json(policy)
         return
     leases.ignore_sigio()
-    results = []
-    for result in _checks(settings):
-        results.append(result)
-        if not as_json:
-            echo(format_result(result))
-    if as_json:
-        print_json([result.as_dict() for result in results])
-    if any(result.outcome is Outcome.FAILED for result in results):
-        raise typer.Exit(EXIT_FAILED)
-
-
-def iam_policy(settings: Settings) -> dict[str, object]:
-    """Return the smallest policy that the daemon needs with these settings."""
-    return minimal_policy(
-        settings.aws_s3_bucket,
-        settings.aws_s3_videos_prefix,
-        settings.aws_region,
-        with_acl=settings.aws_s3_acl != "none",
-        with_tags=settings.aws_s3_tags is not None,
-        kms_key_id=settings.aws_s3_sse_kms_key_id,
-        cloudfront_distribution_id=settings.cloudfront_distribution_id,
-    )
-
-
-def format_result(result: CheckResult) -> str:
-    """Format a result as one line of text."""
-    return f"{result.outcome:9}{result.name}: {result.detail} {result.remedy}".rstrip()
-
-
-def _checks(settings: Settings) -> Iterator[CheckResult]:
-    yield from check_host(settings, daemon_lock(settings))
-    yield from check_storage(
+    on_storage = check_storage(
         make_storage_config(settings),
         cors_origins=settings.cors_origins,
         cdn_domain=settings.cloudfront_domain,
     )
+    results = []
+    for result in chain(check_host(settings, daemon_lock(settings)), on_storage):
+        results.append(result)
+        if not as_json:
+            echo(f"{result.outcome:9}{result.name}: {result.detail} {result.remedy}".rstrip())
+    if as_json:
+        print_json([result.as_dict() for result in results])
+    if any(result.outcome is Outcome.FAILED for result in results):
+        raise typer.Exit(EXIT_FAILED)

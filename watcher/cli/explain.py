@@ -13,10 +13,8 @@ import typer
 from db import Ledger, Upload
 from watcher.app.factories import make_catalog, make_naming, make_path_template, make_tree
 from watcher.catalog.row_matching import rows_of_file
-from watcher.cli.exit_codes import CommandError
-from watcher.cli.invocation import invocation, path_below
-from watcher.cli.ledger_access import daemon_is_running, open_ledger
-from watcher.cli.output import echo
+from watcher.cli.invocation import daemon_is_running, open_ledger, path_below, settings_of
+from watcher.cli.output import CommandError, echo
 from watcher.cli.status import paused_stages
 from watcher.detection.completeness import describe_file
 from watcher.filesystem import FoundFile, Tree, TreeError
@@ -102,7 +100,7 @@ def explain(
     subject: Annotated[str, typer.Argument(metavar="PATH_OR_VIDEO_ID", help="A file, or a video's UUID.")],
 ) -> None:
     """Show everything known about a file, or about all files of a video, in chronological order."""
-    settings = invocation(context).settings()
+    settings = settings_of(context)
     with open_ledger(settings, read_only=True) as ledger:
         explainer = _Explainer(settings, ledger, make_path_template(settings), _tree(settings))
         try:

@@ -1,33 +1,31 @@
-"""What every command takes from its invocation: the settings, and paths in the watched directory."""
+"""What commands work on: the settings, paths in the watched directory, the ledger, and the daemon's lock."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 
 import typer
 
-from watcher.cli.exit_codes import EXIT_USAGE, CommandError
-from watcher.settings import Settings, load_settings
+from db import Ledger, pending_migrations
+from watcher.app.factories import make_ledger, open_ledger_database
+from watcher.cli.output import EXIT_USAGE, CommandError
+from watcher.filesystem import instance_lock
+from watcher.settings import Settings, load_settings, state_directory
 
 
-@dataclass(frozen=True, slots=True)
-class Invocation:
-    """The options that precede the command."""
-
-    env_file: str
-
-    def settings(self) -> Settings:
-        """Load the settings; raises `watcher.settings.SettingsError`."""
-        return load_settings(self.env_file)
-
-
-def invocation(context: typer.Context) -> Invocation:
-    """Return the invocation that a command belongs to."""
-    found = context.find_object(Invocation)
-    if found is None:
+def env_file_of(context: typer.Context) -> str:
+    """Return the path of the settings file, which precedes the command as `--env-file`."""
+    env_file = context.find_object(str)
+    if env_file is None:
         raise CommandError("The command was called without its program.", EXIT_USAGE)
-    return found
+    return env_file
+
+
+def settings_of(context: typer.Context) -> Settings:
+    """Load the settings of a command; raises `watcher.settings.SettingsError`."""
+    return load_settings(env_file_of(context))
 
 
 def path_below(settings: Settings, path: str) -> str:
@@ -44,3 +42,29 @@ def path_below(settings: Settings, path: str) -> str:
     if relative.startswith(".."):
         raise CommandError(f"{path} is not below COMPLETED_DIR, {settings.completed_dir}.")
     return relative
+
+
+@contextmanager
+def open_ledger(settings: Settings, *, read_only: bool) -> Iterator[Ledger]:
+    """Open a ledger whose schema is up to date; raises `CommandError` and `db.DatabaseError`."""
+    if not read_only:
+        # Opening an SQLite file for writing creates it: check read-only first.
+        with open_ledger(settings, read_only=True):
+            pass
+    with closing(open_ledger_database(settings, read_only=read_only)) as database, database.session():
+        if not database.exists() or pending_migrations(database):
+            raise CommandError(
+                "The ledger does not exist yet or has an old schema; start `video-uploader run` once, "
+                "which brings it up to date, or run `video-uploader db migrate`."
+            )
+        yield make_ledger(settings, database)
+
+
+def daemon_is_running(settings: Settings) -> bool:
+    """Whether this instance's daemon holds its lock on this machine."""
+    return instance_lock.is_held(daemon_lock(settings))
+
+
+def daemon_lock(settings: Settings) -> str:
+    """Return the path of this instance's lock file."""
+    return instance_lock.lock_path(state_directory(), settings.instance, settings.completed_dir)

@@ -8,10 +8,8 @@ from uuid import UUID
 import typer
 
 from db import State, Upload
-from watcher.cli.exit_codes import EXIT_USAGE, CommandError
-from watcher.cli.invocation import invocation
-from watcher.cli.ledger_access import open_ledger
-from watcher.cli.output import AsJson, echo, print_json_array
+from watcher.cli.invocation import open_ledger, settings_of
+from watcher.cli.output import EXIT_USAGE, AsJson, CommandError, echo, print_json_array
 from watcher.telemetry import human_size, human_time
 
 _LINE = "{:>8}  {:10}  {:8}  {:>10}  {:>5}  {:20}  {}"
@@ -25,7 +23,7 @@ def list_uploads(
 ) -> None:
     """List the uploads, oldest first."""
     video_id = _canonical(video)
-    with open_ledger(invocation(context).settings(), read_only=True) as ledger:
+    with open_ledger(settings_of(context), read_only=True) as ledger:
         uploads = ledger.iter_uploads(state=state, video_id=video_id)
         if as_json:
             print_json_array(upload.as_dict() for upload in uploads)

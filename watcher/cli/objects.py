@@ -15,10 +15,8 @@ import typer
 from db import DatabaseError, Invalidations
 from storage import RenditionStore, UploadedRendition
 from watcher.app.factories import make_path_template, make_storage_config
-from watcher.cli.exit_codes import EXIT_USAGE, CommandError
-from watcher.cli.invocation import invocation, path_below
-from watcher.cli.ledger_access import open_ledger
-from watcher.cli.output import echo
+from watcher.cli.invocation import open_ledger, path_below, settings_of
+from watcher.cli.output import EXIT_USAGE, CommandError, echo
 from watcher.detection import check_complete
 from watcher.detection.completeness import Finished, describe_status
 from watcher.filesystem import Tree, leases
@@ -51,7 +49,7 @@ def upload(
     quality: Quality = None,
 ) -> None:
     """Upload one finished file, confirm the object, and print its public URL."""
-    settings = invocation(context).settings()
+    settings = settings_of(context)
     given = _from_options(settings, video_id, filename, quality)
     below, relative = (
         (settings.completed_dir, _relative(settings, path))
@@ -76,10 +74,7 @@ def exists(
     quality: Quality = None,
 ) -> None:
     """Print the public URL of an object, or exit with 1 if it does not exist."""
-    settings = invocation(context).settings()
-    name = _name(_rendition(settings, path, video_id, filename, quality))
-    with RenditionStore(make_storage_config(settings)) as renditions:
-        _require(renditions, name)
+    with _existing(settings_of(context), path, video_id, filename, quality) as (renditions, name):
         echo(renditions.url(*name))
 
 
@@ -92,24 +87,27 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Delete an object after confirmation. The daemon uploads it again if its local copy still exists."""
-    settings = invocation(context).settings()
-    name = _name(_rendition(settings, path, video_id, filename, quality))
-    with RenditionStore(make_storage_config(settings)) as renditions:
-        _require(renditions, name)
+    with _existing(settings_of(context), path, video_id, filename, quality) as (renditions, name):
         if not yes:
             _confirm(f"Delete {renditions.key(*name)}, which players find at {renditions.url(*name)}?")
         renditions.delete(*name)
         echo(f"Deleted {renditions.key(*name)}.")
 
 
-def _rendition(
+@contextmanager
+def _existing(
     settings: Settings, path: str | None, video_id: str | None, filename: str | None, quality: str | None
-) -> Rendition:
-    """Return the rendition that a path or the three options name."""
+) -> Iterator[tuple[RenditionStore, tuple[str, str, str]]]:
+    """Open the store and name the object that a path or the three options name; it must exist."""
     given = _from_options(settings, video_id, filename, quality)
     if (given is None) == (path is None):
         raise CommandError("Give either a path, or --video-id, --filename and --quality.", EXIT_USAGE)
-    return given or _from_path(settings, _relative(settings, path or ""))
+    rendition = given or _from_path(settings, _relative(settings, path or ""))
+    name = rendition.video_id, rendition.filename, rendition.quality
+    with RenditionStore(make_storage_config(settings)) as renditions:
+        if not renditions.exists(*name):
+            raise CommandError(f"The object {renditions.key(*name)} does not exist.")
+        yield renditions, name
 
 
 def _from_options(
@@ -149,10 +147,6 @@ def _from_path(settings: Settings, relative: str) -> Rendition:
     return classified
 
 
-def _name(rendition: Rendition) -> tuple[str, str, str]:
-    return rendition.video_id, rendition.filename, rendition.quality
-
-
 @contextmanager
 def _open_finished(tree: Tree, relative: str) -> Iterator[int]:
     """Open a file that is finished and complete by the daemon's rules; refuse any other.
@@ -167,11 +161,6 @@ def _open_finished(tree: Tree, relative: str) -> Iterator[int]:
         if tree.identity(os.fstat(fd)) != status.identity:
             raise CommandError(f"{relative} was not uploaded. It changed during the check.")
         yield fd
-
-
-def _require(renditions: RenditionStore, name: tuple[str, str, str]) -> None:
-    if not renditions.exists(*name):
-        raise CommandError(f"The object {renditions.key(*name)} does not exist.")
 
 
 def _confirm(question: str) -> None:

@@ -7,10 +7,8 @@ from typing import Annotated
 import typer
 
 from db import Ledger, State, Upload
-from watcher.cli.exit_codes import EXIT_USAGE, CommandError
-from watcher.cli.invocation import invocation
-from watcher.cli.ledger_access import open_ledger
-from watcher.cli.output import echo
+from watcher.cli.invocation import open_ledger, settings_of
+from watcher.cli.output import EXIT_USAGE, CommandError, echo
 
 RETRIABLE = (State.REJECTED, State.FAILED, State.GONE, State.PENDING, State.VERIFIED, State.PUBLISHED)
 
@@ -30,7 +28,7 @@ def retry(
         raise CommandError("Give either ids, or --state STATE, or --all.", EXIT_USAGE)
     if state is not None and state not in RETRIABLE:
         raise CommandError(f"Uploads in the state {state} have ended; there is nothing to retry.", EXIT_USAGE)
-    with open_ledger(invocation(context).settings(), read_only=False) as ledger:
+    with open_ledger(settings_of(context), read_only=False) as ledger:
         chosen = ledger.uploads(ids=ids) if ids else _in_states(ledger, (state,) if state else RETRIABLE)
         unknown = sorted(set(ids or ()) - {upload.id for upload in chosen})
         _retry(ledger, chosen)

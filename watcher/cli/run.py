@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Annotated
 
 import structlog
@@ -17,13 +18,11 @@ import typer
 from db import migrate
 from watcher.app import Application, Daemon, SinglePass, open_application
 from watcher.cli.database import require_up_to_date
-from watcher.cli.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE, CommandError
-from watcher.cli.invocation import Invocation, invocation
-from watcher.cli.ledger_access import daemon_lock
-from watcher.cli.output import echo, echo_error
+from watcher.cli.invocation import daemon_lock, env_file_of
+from watcher.cli.output import EXIT_FAILED, EXIT_OK, EXIT_USAGE, CommandError, echo, echo_error
 from watcher.filesystem import instance_lock, leases
-from watcher.operations import Planner, count_actions, reading_gate, reading_ledger
-from watcher.settings import Settings, exposed_secrets
+from watcher.operations import open_planner
+from watcher.settings import Settings, exposed_secrets, load_settings
 from watcher.supervision.sd_notify import SystemdNotifier
 from watcher.telemetry import configure_logging, show_progress
 
@@ -44,15 +43,15 @@ def run(
     """Watch the directory and upload finished files until stopped."""
     if dry_run and not once:
         raise CommandError("--dry-run requires --once.", EXIT_USAGE)
-    called = invocation(context)
-    settings = called.settings()
+    env_file = env_file_of(context)
+    settings = load_settings(env_file)
     configure_logging(settings.log_level, settings.log_format)
-    if exposed := exposed_secrets(settings, called.env_file):
+    if exposed := exposed_secrets(settings, env_file):
         log.warning(
             "secrets_exposed",
-            file=called.env_file,
+            file=env_file,
             names=", ".join(exposed),
-            hint=f"Every user of this machine can read them: chmod o-r {called.env_file}",
+            hint=f"Every user of this machine can read them: chmod o-r {env_file}",
         )
     leases.ignore_sigio()
     if dry_run:
@@ -71,7 +70,12 @@ def run(
             if once:
                 _run_once(app, signals)
                 return
-            stopped_in_time = _run_daemon(app, called, signals)
+            stopped_in_time = Daemon(
+                app,
+                notifier=SystemdNotifier.from_environment(),
+                signals=signals,
+                reload_settings=partial(load_settings, env_file),
+            ).run()
         exit_code = EXIT_OK if app.supervisor.reason_to_stop is None else EXIT_FAILED
         if not stopped_in_time:
             # A stuck thread would keep the interpreter from exiting; its upload is resumed after a restart.
@@ -80,16 +84,6 @@ def run(
             os._exit(exit_code)
         if exit_code != EXIT_OK:
             raise typer.Exit(exit_code)
-
-
-def _run_daemon(app: Application, called: Invocation, signals: queue.SimpleQueue[int]) -> bool:
-    daemon = Daemon(
-        app,
-        notifier=SystemdNotifier.from_environment(),
-        signals=signals,
-        reload_settings=called.settings,
-    )
-    return daemon.run()
 
 
 def _run_once(app: Application, signals: queue.SimpleQueue[int]) -> None:
@@ -104,8 +98,9 @@ def _run_once(app: Application, signals: queue.SimpleQueue[int]) -> None:
 
 def _print_plan(settings: Settings) -> None:
     tally: Counter[str] = Counter()
-    with reading_ledger(settings) as ledger, reading_gate(settings) as gate:
-        for plan in count_actions(Planner(settings, ledger, gate).plans(), tally):
+    with open_planner(settings) as planner:
+        for plan in planner.plans():
+            tally[plan.action] += 1
             echo(f"{plan.action:8}{plan.path}: {plan.reason}")
     counted = ", ".join(f"{number} to {action}" for action, number in sorted(tally.items()))
     echo(f"Nothing was done. {counted or 'There is no file.'}")

@@ -2,19 +2,15 @@
 
 from watcher.operations.audit import Audit, Finding, Issue
 from watcher.operations.doctor import check_host
-from watcher.operations.dry_run import Plan, Planner, count_actions, reading_gate, reading_ledger
+from watcher.operations.dry_run import open_planner
 from watcher.operations.next_step import describe_gate, describe_next_step
 
 __all__ = [
     "Audit",
     "Finding",
     "Issue",
-    "Plan",
-    "Planner",
     "check_host",
-    "count_actions",
     "describe_gate",
     "describe_next_step",
-    "reading_gate",
-    "reading_ledger",
+    "open_planner",
 ]

@@ -21,8 +21,8 @@ from watcher.filesystem import TreeError
 from watcher.stages import PublishStage
 from watcher.stages.lost_objects import ensure_reuploadable, requeue_lost
 
-PROVEN = (State.VERIFIED, State.PUBLISHED, State.RELEASED)
-CONFIRMATIONS = 8
+CONFIRMED_STATES = (State.VERIFIED, State.PUBLISHED, State.RELEASED)
+CONCURRENT_REQUESTS = 8
 """Concurrent HEAD requests."""
 PAGE = 500
 MAX_FAILURES = 20
@@ -88,8 +88,8 @@ class Audit:
 
         Raises `db.DatabaseError`, and `storage.StorageError` if the server does not answer at all.
         """
-        with ThreadPoolExecutor(CONFIRMATIONS, thread_name_prefix="audit") as pool:
-            for page in _pages(self._ledger.iter_in_states(PROVEN)):
+        with ThreadPoolExecutor(CONCURRENT_REQUESTS, thread_name_prefix="audit") as pool:
+            for page in _pages(self._ledger.iter_in_states(CONFIRMED_STATES)):
                 latest = self._ledger.latest_verified_ids({upload.object_key for upload in page})
                 ours = [upload for upload in page if latest.get(upload.object_key) == upload.id]
                 for upload, answer in zip(ours, pool.map(self._confirm, ours), strict=True):
@@ -243,10 +243,9 @@ class Audit:
             yield Finding(Issue.UNKNOWN, f"{prefix}/", str(exc))
 
     def _describe(self, entry: ListedObject, look_up: bool) -> str:
-        sentence = f"It is not in the ledger: {entry.size} bytes, written {entry.written_at:%Y-%m-%d %H:%M}Z."
-        return (
-            f"{sentence} A catalog row shows it." if look_up and self._is_in_catalog(entry.key) else sentence
-        )
+        shown = " A catalog row shows it." if look_up and self._is_in_catalog(entry.key) else ""
+        written = f"{entry.written_at:%Y-%m-%d %H:%M}Z"
+        return f"It is not in the ledger: {entry.size} bytes, written {written}.{shown}"
 
     def _is_in_catalog(self, key: str) -> bool:
         """Whether a catalog row holds the URL of an object that is not in the ledger."""

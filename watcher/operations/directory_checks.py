@@ -6,14 +6,12 @@ import os
 import stat
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Self
 
 from storage import CheckResult, failed, not_tried, ok, warning
 from watcher.filesystem import (
     FileMissingError,
-    FoundFile,
     NotOursError,
     RootUnavailableError,
     Tree,
@@ -32,6 +30,7 @@ NAMES = ("leases", "rename and unlink", "inotify", "disk space")
 INOTIFY_LIMITS = "/proc/sys/fs/inotify"
 SCARCE_BYTES = 100 << 20
 SCARCE_SHARE = 0.05
+_QUARANTINED = ".quarantined"
 MAX_SUBDIRECTORIES = 4
 """Subdirectories that are tested besides the directory itself, because their permissions may differ."""
 
@@ -93,30 +92,22 @@ def _survey(tree: Tree) -> _Survey:
         return True
 
     for found in tree.walk(enter=enter):
-        match found:
-            case UnreadableDirectory():
-                survey.unreadable = survey.unreadable or (found.path, found.reason)
-            case FoundFile(path=path):
-                _examine_file(tree, survey, path)
-    return survey
-
-
-def _examine_file(tree: Tree, survey: _Survey, path: str) -> None:
-    directory = os.path.dirname(path)
-    if (
-        directory
-        and directory not in survey.subdirectories
-        and len(survey.subdirectories) < MAX_SUBDIRECTORIES
-    ):
+        if isinstance(found, UnreadableDirectory):
+            survey.unreadable = survey.unreadable or (found.path, found.reason)
+            continue
+        directory, seen = os.path.dirname(found.path), survey.subdirectories
+        if not directory or directory in seen or len(seen) >= MAX_SUBDIRECTORIES:
+            continue
         survey.subdirectories += (directory,)
         try:
-            with owned(tree.open(path)) as descriptor:
+            with owned(tree.open(found.path)) as descriptor:
                 if os.fstat(descriptor).st_uid != os.geteuid():
-                    survey.foreign_file = survey.foreign_file or path
+                    survey.foreign_file = survey.foreign_file or found.path
         except UnreadableError as exc:
-            survey.unreadable = survey.unreadable or (path, exc.reason)
+            survey.unreadable = survey.unreadable or (found.path, exc.reason)
         except (FileMissingError, NotOursError):
-            return  # deleted meanwhile, or not a regular file of the directory
+            continue  # deleted meanwhile, or not a regular file of the directory
+    return survey
 
 
 def _directory(tree: Tree, survey: _Survey) -> CheckResult:
@@ -144,8 +135,8 @@ def _leases(tree: Tree, survey: _Survey) -> CheckResult:
     """Check that the kernel grants leases, on our own file and on one of another user."""
     fallback = "Until then files must stay unchanged for SETTLE_SECONDS."
     try:
-        with owned(tree.open_root()) as directory, _TestFile(directory) as test_file:
-            answer = leases.check_writers(test_file.descriptor)
+        with owned(tree.open_root()) as directory, _test_file(directory) as (_, descriptor):
+            answer = leases.check_writers(descriptor)
     except OSError as exc:
         return failed(
             "leases", f"No file can be created in {tree.root} to test them. {sentence(exc)}", _AS_WRITER
@@ -173,11 +164,15 @@ def _rename_and_unlink(tree: Tree, survey: _Survey) -> CheckResult:
     for subdirectory in ("", *survey.subdirectories):
         shown = os.path.join(tree.root, subdirectory) if subdirectory else tree.root
         try:
-            with ExitStack() as stack:
-                directory = _open_directory(tree, subdirectory)
-                stack.callback(os.close, directory)
+            opened = tree.open_parent(f"{subdirectory}/any")[0] if subdirectory else tree.open_root()
+            with owned(opened) as directory:
                 status = os.fstat(directory)
-                stack.enter_context(_TestFile(directory)).rename_and_unlink()
+                # The system calls of releasing and restoring a file.
+                both = {"src_dir_fd": directory, "dst_dir_fd": directory}
+                with _test_file(directory) as (test_file, _):
+                    os.rename(test_file, test_file + _QUARANTINED, **both)
+                    os.link(test_file + _QUARANTINED, test_file, **both, follow_symlinks=False)
+                    os.unlink(test_file + _QUARANTINED, dir_fd=directory)
         except FileMissingError:
             continue
         except (OSError, TreeError) as exc:
@@ -192,48 +187,20 @@ def _rename_and_unlink(tree: Tree, survey: _Survey) -> CheckResult:
     return ok(name, f"Files in {tree.root} can be renamed, restored and removed.")
 
 
-def _open_directory(tree: Tree, path: str) -> int:
-    if not path:
-        return tree.open_root()
-    descriptor, _ = tree.open_parent(f"{path}/any")
-    return descriptor
-
-
-class _TestFile:
-    """A temporary file in an open directory, removed at the end of a `with` block."""
-
-    def __init__(self, directory: int) -> None:
-        self._directory = directory
-        # IGNORE_PATTERNS matches it by default, and it has no extension of a video.
-        self._name = f".video-uploader-doctor-{uuid.uuid4().hex}"
-        self._other_name = f"{self._name}.quarantined"
-        self.descriptor = -1
-
-    def __enter__(self) -> Self:
-        create = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        os.close(os.open(self._name, create, 0o600, dir_fd=self._directory))
-        try:
-            self.descriptor = os.open(self._name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory)
-        except OSError:
-            self._remove()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self.descriptor)
-        self._remove()
-
-    def rename_and_unlink(self) -> None:
-        """Make the system calls of releasing and restoring a file: rename, link, unlink. Raises OSError."""
-        directory = {"src_dir_fd": self._directory, "dst_dir_fd": self._directory}
-        os.rename(self._name, self._other_name, **directory)
-        os.link(self._other_name, self._name, **directory, follow_symlinks=False)
-        os.unlink(self._other_name, dir_fd=self._directory)
-
-    def _remove(self) -> None:
-        for name in (self._name, self._other_name):
+@contextmanager
+def _test_file(directory: int) -> Iterator[tuple[str, int]]:
+    """Create a file in an open directory; yield its name and a descriptor for reading, and remove it."""
+    # IGNORE_PATTERNS matches it by default, and it has no extension of a video.
+    name = f".video-uploader-doctor-{uuid.uuid4().hex}"
+    create = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    os.close(os.open(name, create, 0o600, dir_fd=directory))
+    try:
+        with owned(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)) as descriptor:
+            yield name, descriptor
+    finally:
+        for left in (name, name + _QUARANTINED):
             with suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=self._directory)
+                os.unlink(left, dir_fd=directory)
 
 
 def _inotify(survey: _Survey, inotify: str) -> CheckResult:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields
@@ -66,7 +65,7 @@ class Planner:
         known = self._ledger.current(entry.path) if self._ledger else None
         if known is not None and known.identity == entry.identity and is_settled(known):
             if known.state is State.PENDING and self._gate is not None:
-                return self._plan_at_gate(known)
+                return _plan_at_gate(self._gate, known)
             return Plan(entry.path, *_PLAN_BY_STATE[known.state])
         return self._plan_new(entry, rendition)
 
@@ -84,7 +83,7 @@ class Planner:
             return Plan(entry.path, "fail", str(exc))
         match file_status:
             case Finished(_, finding) if self._gate is not None:
-                return self._plan_at_gate(_as_recorded(entry, rendition, key, finding))
+                return _plan_at_gate(self._gate, _as_recorded(entry, rendition, key, finding))
             case Finished(_, None):
                 return Plan(entry.path, "upload", f"to {key}, as quality {rendition.quality}")
             case Finished(_, str(finding)):
@@ -95,23 +94,22 @@ class Planner:
             case _:
                 return Plan(entry.path, "skip", describe_status(file_status))
 
-    def _plan_at_gate(self, upload: Upload) -> Plan:
-        """What the compressor's catalog says of a finished file at this moment."""
-        if self._gate is None:
-            raise ValueError("there is no gate without the compressor's catalog")
-        try:
-            decision = self._gate.admit(upload)
-        except StorageError as exc:
-            return Plan(upload.path, "fail", str(exc))
-        match decision:
-            case Waiting(_, reason):
-                return Plan(upload.path, "wait", reason)
-            case Rejected(_, reason):
-                return Plan(upload.path, "reject", reason)
-            case Admitted(admission):
-                key, quality = admission["object_key"], admission["quality"]
-                row_id = admission["catalog_row_id"]
-                return Plan(upload.path, "upload", f"to {key}, as quality {quality}: row {row_id} is ready")
+
+def _plan_at_gate(gate: CatalogGate, upload: Upload) -> Plan:
+    """Plan a finished file by the present rows of the compressor's catalog."""
+    try:
+        decision = gate.admit(upload)
+    except StorageError as exc:
+        return Plan(upload.path, "fail", str(exc))
+    match decision:
+        case Waiting(_, reason):
+            return Plan(upload.path, "wait", reason)
+        case Rejected(_, reason):
+            return Plan(upload.path, "reject", reason)
+        case Admitted(admission):
+            key, quality = admission["object_key"], admission["quality"]
+            row_id = admission["catalog_row_id"]
+            return Plan(upload.path, "upload", f"to {key}, as quality {quality}: row {row_id} is ready")
 
 
 def _as_recorded(entry: FoundFile, rendition: Rendition, key: str, finding: str | None) -> Upload:
@@ -133,26 +131,10 @@ _PLAN_BY_STATE = {
 
 
 @contextmanager
-def reading_ledger(settings: Settings) -> Iterator[LedgerReader | None]:
-    """Open the ledger read-only; None if there is none yet."""
-    database = open_ledger_database(settings, read_only=True)
-    try:
-        with database.session():
-            is_there = database.exists() and not pending_migrations(database)
-            yield make_ledger(settings, database) if is_there else None
-    finally:
-        database.close()
-
-
-@contextmanager
-def reading_gate(settings: Settings) -> Iterator[CatalogGate | None]:
-    """The catalog gate for reading only, with or without a ledger; None without the compressor's catalog."""
+def open_planner(settings: Settings) -> Iterator[Planner]:
+    """Open a planner that reads the ledger if it exists, and the compressor's catalog if it is in use."""
     with closing(open_ledger_database(settings, read_only=True)) as database, database.session():
-        yield make_gate(settings, make_ledger(settings, database), wake=lambda _: None)
-
-
-def count_actions(plans: Iterator[Plan], tally: Counter[str]) -> Iterator[Plan]:
-    """Yield the plans unchanged while counting their actions."""
-    for plan in plans:
-        tally[plan.action] += 1
-        yield plan
+        ledger = make_ledger(settings, database)
+        gate = make_gate(settings, ledger, wake=lambda _: None)
+        has_ledger = database.exists() and not pending_migrations(database)
+        yield Planner(settings, ledger if has_ledger else None, gate)

@@ -14,17 +14,29 @@ STAGES: Mapping[State, str] = {
     State.PUBLISHED: "release",
 }
 
+_ENDED: Mapping[State, str] = {
+    State.REJECTED: "Nothing is sent and the file stays; new content at its path is checked again.",
+    State.FAILED: "Nothing happens without action; the file stays.",
+    State.GONE: "Nothing happens unless the file reappears.",
+    State.SUPERSEDED: "Nothing: newer content at the same path has a row of its own.",
+    State.RELEASED: "Nothing: it is done, and this row is its receipt.",
+}
+
 
 def describe_next_step(
     upload: Upload, *, now: datetime, is_running: bool, paused: Mapping[str, str], keep_local: bool
 ) -> str:
     """Return one or two sentences; `paused` maps the names of paused stages to the reasons."""
+    if upload.state.is_stopped:
+        return f"{_ENDED[upload.state]} `video-uploader retry {upload.id}` retries it unchanged."
     if not upload.state.is_open:
-        return _describe_ended(upload)
+        return _ENDED[upload.state]
     if not is_running:
         return "The daemon is not running; the upload continues when it is started."
     if upload.awaits_row:
-        return _describe_admission(paused)
+        if reason := paused.get("catalog"):
+            return f"The catalog cannot be read, and is tried again by itself: {reason}"
+        return "It is uploaded when its catalog row is ready, and rejected if the row is failed."
     stage = STAGES[upload.state]
     if reason := paused.get(stage):
         return f"The {stage} stage is paused and resumes by itself when this is resolved: {reason}"
@@ -53,12 +65,6 @@ def describe_gate(upload: Upload, rows: Sequence[CatalogRow], *, now: datetime, 
     return f"{description}. Its row {newest.id}{among} is {newest.status} and shows {newest.url}."
 
 
-def _describe_admission(paused: Mapping[str, str]) -> str:
-    if reason := paused.get("catalog"):
-        return f"The catalog cannot be read, and is tried again by itself: {reason}"
-    return "It is uploaded when its catalog row is ready, and rejected if the row is failed."
-
-
 def _describe_claimed(upload: Upload) -> str:
     if upload.state is State.PENDING and upload.bytes_sent:
         share = 100 * upload.bytes_sent // max(1, upload.size)
@@ -79,18 +85,3 @@ def _describe_waiting(upload: Upload, now: datetime) -> str:
             return f"Its URL is published; due {when}."
         case _:
             return f"Its local copy is released once the object is confirmed again; due {when}."
-
-
-def _describe_ended(upload: Upload) -> str:
-    retry = f"`video-uploader retry {upload.id}` retries it unchanged."
-    match upload.state:
-        case State.REJECTED:
-            return f"Nothing is sent and the file stays; new content at its path is examined anew. {retry}"
-        case State.FAILED:
-            return f"Nothing without action; the file stays. {retry}"
-        case State.GONE:
-            return f"Nothing, unless the file comes back. {retry}"
-        case State.SUPERSEDED:
-            return "Nothing: newer content at the same path has a row of its own."
-        case _:
-            return "Nothing: it is done, and this row is its receipt."

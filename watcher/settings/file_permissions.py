@@ -53,7 +53,7 @@ def _other_writer(status: os.stat_result) -> str | None:
     if not _is_trusted(status.st_uid):
         return f"its owner, user {status.st_uid}"
     if status.st_mode & stat.S_IWOTH:
-        return "everybody"
+        return "every user"
     return f"group {status.st_gid}" if status.st_mode & stat.S_IWGRP else None
 
 

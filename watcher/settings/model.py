@@ -33,9 +33,19 @@ class CatalogKind(StrEnum):
     NONE = "none"
 
 
-def setting(meaning: str, allowed: str, default: Any = ..., **constraints: Any) -> Any:
+def setting(meaning: str, allowed: str, default: Any = None, **constraints: Any) -> Any:
     """Declare a setting: `meaning` and `allowed` (which values are valid) are texts for the user."""
     return Field(default=default, description=meaning, json_schema_extra={"allowed": allowed}, **constraints)
+
+
+def number(meaning: str, least: float, most: float, default: float | None = None) -> Any:
+    """Declare a setting that takes a number in a closed range."""
+    return setting(meaning, f"{least} to {most}", default, ge=least, le=most)
+
+
+def switch(meaning: str, default: bool) -> Any:
+    """Declare a setting that is true or false."""
+    return setting(meaning, "true or false", default)
 
 
 class Settings(BaseSettings):
@@ -56,7 +66,7 @@ class Settings(BaseSettings):
 
     # Files, ledger and catalog
 
-    completed_dir: types.Directory = setting("Directory to watch.", "a directory's absolute path")
+    completed_dir: types.Directory = setting("Directory to watch.", "a directory's absolute path", ...)
     path_template: types.Template = setting(
         "How a path below it names a rendition. A file `{video_id}/{filename}{ext}` without a known "
         "quality is the `original`; so is one with the suffix `_original`. Without `{filename}` in the "
@@ -71,7 +81,7 @@ class Settings(BaseSettings):
     )
     qualities: types.Qualities = setting(
         "Names of the qualities; a subset of the default unless `CATALOG=none`.",
-        "words of letters and digits, separated by commas",
+        "names of letters and digits, separated by commas",
         QUALITIES,
     )
     ignore_patterns: types.Patterns = setting(
@@ -79,62 +89,53 @@ class Settings(BaseSettings):
         "shell patterns, separated by commas",
         (".*", "*.tmp", "*.part", "*.partial", "*~"),
     )
-    allow_hard_links: bool = setting(
+    allow_hard_links: bool = switch(
         "Upload files that have several names (hard links). A user who can write to the directory can "
         "then publish any file of its file system that they may link to. A release removes only the name in "
         "the directory; the content stays under the others.",
-        "true or false",
         False,
     )
     database_url: types.DatabaseUrl | None = setting(
         "The ledger's database. Unset: PostgreSQL from the `POSTGRES_*` settings if `POSTGRES_DB` is set, "
         "else an SQLite file in `$STATE_DIRECTORY`, else in the user's state directory.",
         "sqlite:///absolute/path or postgresql://user:password@host:port/database",
-        None,
     )
     database_schema: types.Identifier = setting(
         "Schema of the uploader's own tables on PostgreSQL.", "a lower-case SQL identifier", "video_uploader"
     )
-    database_auto_migrate: bool = setting(
-        "`run` migrates the uploader's tables when it starts. If false, `db migrate` has to.",
-        "true or false",
-        True,
+    database_auto_migrate: bool = switch(
+        "`run` migrates the uploader's tables when it starts. If false, `db migrate` has to.", True
     )
     catalog: CatalogKind | None = setting(
         "Which program creates the `video_qualities` rows. Unset: `own` on SQLite, `compressor` on "
         "PostgreSQL.",
         "own, compressor or none",
-        None,
     )
     catalog_schema: types.Identifier = setting(
         "Schema of the compressor's table `video_qualities`.", "a lower-case SQL identifier", "public"
     )
-    catalog_row_timeout: float = setting(
+    catalog_row_timeout: float = number(
         "Seconds after which a finished file without a ready catalog row is reported. The file is kept, "
         "and uploaded once the row is ready.",
-        "1 to 31536000",
+        1,
+        31_536_000,
         3600,
-        ge=1,
-        le=31_536_000,
     )
-    delete_orphans: bool = setting(
-        "Delete objects whose catalog rows were deleted. If false, they are kept and reported.",
-        "true or false",
-        False,
+    delete_orphans: bool = switch(
+        "Delete objects whose catalog rows were deleted. If false, they are kept and reported.", False
     )
     local_base_url: types.Url | None = setting(
         "Start of the local URL that the catalog row holds until the upload is confirmed (`own` catalog). "
         "Unset: `file://` and the directory.",
         "an absolute URL",
-        None,
     )
     postgres_host: str = setting(
         "Host of the compressor's database server.", "a name or address", "localhost"
     )
-    postgres_port: int = setting("Port of the server.", "1 to 65535", 5432, ge=1, le=65535)
+    postgres_port: int = number("Port of the server.", 1, 65535, 5432)
     postgres_user: str = setting("User to log in as.", "a role's name", "postgres")
     postgres_password: SecretStr | None = setting(
-        "Password of the user; empty for trust authentication.", "text", None
+        "Password of the user; empty for trust authentication.", "text"
     )
     postgres_db: str = setting("Name of the database.", "a database's name", "lambrk")
 
@@ -144,10 +145,9 @@ class Settings(BaseSettings):
         "Access key; needs the secret key. Both unset: the credentials that boto3 finds (profile, "
         "instance role, …).",
         "text",
-        None,
     )
-    aws_secret_access_key: SecretStr | None = setting("Secret key.", "text", None)
-    aws_session_token: SecretStr | None = setting("Session token of temporary credentials.", "text", None)
+    aws_secret_access_key: SecretStr | None = setting("Secret key.", "text")
+    aws_session_token: SecretStr | None = setting("Session token of temporary credentials.", "text")
     aws_region: str = setting("Region of the bucket.", "a region's name", "ap-south-1")
     aws_s3_bucket: types.Bucket = setting(
         "Name of the bucket.", "a bucket's name: 3 to 63 of a-z 0-9 . -", "lam-brk"
@@ -155,27 +155,25 @@ class Settings(BaseSettings):
     aws_s3_base_url: types.Url | None = setting(
         "Start of public URLs. Unset: derived from bucket and region, or from the endpoint.",
         "an absolute URL",
-        None,
     )
     cloudfront_domain: types.HostName | None = setting(
-        "Domain name of the CDN; public URLs start with it instead of `AWS_S3_BASE_URL`.", "a host name", None
+        "Domain name of the CDN; public URLs start with it instead of `AWS_S3_BASE_URL`.", "a host name"
     )
     cloudfront_distribution_id: types.DistributionId | None = setting(
         "CloudFront distribution in which the path of a replaced object is invalidated.",
         "a distribution's id",
-        None,
     )
     aws_endpoint_url_cloudfront: types.Url | None = setting(
-        "Endpoint of the CloudFront API. Unset: that of AWS.", "an http or https URL", None
+        "Endpoint of the CloudFront API. Unset: that of AWS.", "an http or https URL"
     )
-    verify_public_url: bool = setting(
-        "Fetch the object from its public URL before the URL is published.", "true or false", False
+    verify_public_url: bool = switch(
+        "Fetch the object from its public URL before the URL is published.", False
     )
     aws_s3_videos_prefix: types.Prefix = setting(
         "Prefix of object keys.", "a path without a leading or trailing slash", "videos"
     )
     aws_endpoint_url: types.Url | None = setting(
-        "Endpoint of an S3-compatible server. Unset: that of AWS.", "an http or https URL", None
+        "Endpoint of an S3-compatible server. Unset: that of AWS.", "an http or https URL"
     )
     aws_s3_acl: Literal["public-read", "none"] = setting(
         "Canned ACL of every object.", "public-read or none", "public-read"
@@ -186,45 +184,36 @@ class Settings(BaseSettings):
         "public, max-age=3600",
     )
     aws_s3_storage_class: str | None = setting(
-        "Storage class of every object. Unset: the bucket's default.",
-        "a class's name: STANDARD_IA, …",
-        None,
+        "Storage class of every object. Unset: the bucket's default.", "a class's name: STANDARD_IA, …"
     )
     aws_s3_sse: Literal["AES256", "aws:kms"] | None = setting(
-        "Server-side encryption. Unset: the bucket's default.", "AES256 or aws:kms", None
+        "Server-side encryption. Unset: the bucket's default.", "AES256 or aws:kms"
     )
     aws_s3_sse_kms_key_id: str | None = setting(
-        "KMS key for `AWS_S3_SSE=aws:kms`. Unset: the account's default key.", "a key's id or ARN", None
+        "KMS key for `AWS_S3_SSE=aws:kms`. Unset: the account's default key.", "a key's id or ARN"
     )
     aws_s3_tags: types.Tags | None = setting(
-        "Tags of every object.", "name=value pairs separated by &, at most 10", None
+        "Tags of every object.", "name=value pairs separated by &, at most 10"
     )
     aws_s3_expected_bucket_owner: types.AccountId | None = setting(
-        "Account that owns the bucket; requests fail if another account does.", "an account's 12 digits", None
+        "Account that owns the bucket; requests fail if another account does.", "an account's 12 digits"
     )
     max_bandwidth: types.Bandwidth | None = setting(
         "Bandwidth limit of all uploads together. Unset or `none`: no limit.",
         "a rate such as 20MB/s, 500Mbit/s or none",
-        None,
     )
-    stall_seconds: float = setting(
-        "A request that makes no progress for this long is cancelled and retried.",
-        "1 to 3600",
-        60,
-        ge=1,
-        le=3600,
+    stall_seconds: float = number(
+        "A request that makes no progress for this long is cancelled and retried.", 1, 3600, 60
     )
     cors_origins: types.Origins = setting(
         "Origins whose scripts may read the objects: `bucket setup` allows them and `doctor` tests them.",
         "`*`, or origins such as https://example.com, separated by commas",
         ("*",),
     )
-    lifecycle_transition_days: int | None = setting(
+    lifecycle_transition_days: int | None = number(
         "Age in days at which objects move to the class below, as set up by `bucket setup`. Unset: never.",
-        "0 to 36500",
-        None,
-        ge=0,
-        le=36500,
+        0,
+        36500,
     )
     lifecycle_transition_class: (
         Literal["STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR", "GLACIER", "DEEP_ARCHIVE"]
@@ -232,68 +221,52 @@ class Settings(BaseSettings):
     ) = setting(
         "Storage class that they move to; objects in `GLACIER` and `DEEP_ARCHIVE` cannot be played.",
         "STANDARD_IA, ONEZONE_IA, INTELLIGENT_TIERING, GLACIER_IR, GLACIER or DEEP_ARCHIVE",
-        None,
     )
-    lifecycle_expire_days: int | None = setting(
+    lifecycle_expire_days: int | None = number(
         "Age in days at which objects are deleted, even if links to them exist, as set up by `bucket "
         "setup`. Unset: never.",
-        "1 to 36500",
-        None,
-        ge=1,
-        le=36500,
+        1,
+        36500,
     )
 
     # The daemon
 
     instance_id: types.InstanceName | None = setting(
-        "Name of this daemon in the ledger. Unset: the host name.",
-        "1 to 100 printable characters",
-        None,
+        "Name of this daemon in the ledger. Unset: the host name.", "1 to 100 printable characters"
     )
-    shared_directory: bool = setting(
+    shared_directory: bool = switch(
         "Several daemons share this directory, under the same path and with the same database; each file "
         "is uploaded by the first one that claims it.",
-        "true or false",
         False,
     )
-    claim_seconds: float = setting(
+    claim_seconds: float = number(
         "A daemon that does not renew its claims for this long loses the claimed uploads to other daemons.",
-        "5 to 3600",
-        60,
-        ge=5,
-        le=3600,
-    )
-    upload_concurrency: int = setting("Number of files uploaded at once.", "1 to 64", 4, ge=1, le=64)
-    settle_seconds: float = setting(
-        "How long size, mtime and inode must stay unchanged where the kernel grants no lease.",
-        "0.1 to 3600",
         5,
-        ge=0.1,
-        le=3600,
+        3600,
+        60,
     )
-    rescan_seconds: float = setting("Interval between full scans.", "1 to 86400", 300, ge=1, le=86400)
-    release_after_seconds: float = setting(
+    upload_concurrency: int = number("Number of files uploaded at once.", 1, 64, 4)
+    settle_seconds: float = number(
+        "How long size, mtime and inode must stay unchanged where the kernel grants no lease.", 0.1, 3600, 5
+    )
+    rescan_seconds: float = number("Interval between full scans.", 1, 86400, 300)
+    release_after_seconds: float = number(
         "How long the local copy is kept after publication: players may still use its local URL.",
-        "0 to 315360000",
+        0,
+        315_360_000,
         86400,
-        ge=0,
-        le=315_360_000,
     )
-    disk_pressure_percent: float = setting(
+    disk_pressure_percent: float = number(
         "If the file system of the watched directory is fuller than this, published copies are released "
         "at once, the oldest first. 100: never.",
-        "1 to 100",
+        1,
+        100,
         90,
-        ge=1,
-        le=100,
     )
-    keep_local: bool = setting(
-        "Never release a local copy; takes precedence over every other setting.", "true or false", False
-    )
+    keep_local: bool = switch("Never release a local copy; takes precedence over every other setting.", False)
     prune_directories_after_days: float | None = setting(
         "Remove empty directories that have not changed for this many days. Unset: never.",
         "more than 0, up to 36500",
-        None,
         gt=0,
         le=36500,
     )
@@ -304,7 +277,7 @@ class Settings(BaseSettings):
         "Lowest severity that is logged.", "DEBUG, INFO, WARNING or ERROR", "INFO"
     )
     log_format: Literal["json", "console"] | None = setting(
-        "Format of log lines. Unset: `console` on a terminal, else `json`.", "json or console", None
+        "Format of log lines. Unset: `console` on a terminal, else `json`.", "json or console"
     )
 
     @classmethod
@@ -420,7 +393,7 @@ def _conflicts(values: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
         )
     if "AWS_S3_SSE_KMS_KEY_ID" in given and given.get("AWS_S3_SSE") != "aws:kms":
         yield _conflict("AWS_S3_SSE_KMS_KEY_ID", "it is not used; allowed: with AWS_S3_SSE=aws:kms")
-    qualities = {word.strip() for word in given.get("QUALITIES", "").split(",")} - {""}
+    qualities = {name.strip() for name in given.get("QUALITIES", "").split(",")} - {""}
     foreign = sorted(qualities - set(QUALITIES))
     if foreign and given.get("CATALOG") != CatalogKind.NONE:
         yield _conflict(
@@ -436,10 +409,6 @@ def _conflict(name: str, sentence: str) -> InitErrorDetails:
 
 def _as_text(value: object) -> str:
     """Return a value as the environment would give it."""
-    match value:
-        case SecretStr():
-            return value.get_secret_value()
-        case list() | tuple():
-            return ",".join(map(str, value))
-        case _:
-            return str(value)
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pydantic import SecretStr
 
@@ -14,8 +14,7 @@ from watcher.settings.model import Settings
 MASK = "********"
 
 
-@dataclass(frozen=True, slots=True)
-class SettingReport:
+class SettingReport(NamedTuple):
     """One setting: its value, masked if it is secret, and the source that the value came from."""
 
     name: str

@@ -4,41 +4,40 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from typing import Annotated
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 from pydantic_settings import NoDecode
 
-from watcher.renditions import TemplateError, check_template
+from watcher.renditions import check_template
 
 
 def _split(value: object) -> object:
     if isinstance(value, str):
-        return tuple(word.strip() for word in value.split(",") if word.strip())
+        return tuple(item.strip() for item in value.split(",") if item.strip())
     return value
 
 
-def _all_match(pattern: str, reason: str) -> Callable[[tuple[str, ...]], tuple[str, ...]]:
-    def check(words: tuple[str, ...]) -> tuple[str, ...]:
-        for word in words:
-            if not re.fullmatch(pattern, word):
-                raise ValueError(f"{word!r} {reason}")
-        if not words:
+def _all_match(pattern: str, reason: str) -> AfterValidator:
+    def check(items: tuple[str, ...]) -> tuple[str, ...]:
+        for item in items:
+            if not re.fullmatch(pattern, item):
+                raise ValueError(f"{item!r} {reason}")
+        if not items:
             raise ValueError("the list is empty")
-        return words
+        return items
 
-    return check
+    return AfterValidator(check)
 
 
-def _matches(pattern: str, reason: str) -> Callable[[str], str]:
+def _matches(pattern: str, reason: str) -> AfterValidator:
     def check(value: str) -> str:
         if not re.fullmatch(pattern, value):
             raise ValueError(reason)
         return value
 
-    return check
+    return AfterValidator(check)
 
 
 def _directory(value: str) -> str:
@@ -48,10 +47,7 @@ def _directory(value: str) -> str:
 
 
 def _template(value: str) -> str:
-    try:
-        check_template(value)
-    except TemplateError as exc:
-        raise ValueError(str(exc)) from exc
+    check_template(value)
     return value
 
 
@@ -82,12 +78,6 @@ def _url(value: str) -> str:
         # These URLs are displayed and published.
         raise ValueError("it has a user, a query or a fragment")
     return value.rstrip("/")
-
-
-def _prefix(value: str) -> str:
-    if value != value.strip("/") or "//" in value:
-        raise ValueError("it begins or ends with a slash, or has an empty part")
-    return value
 
 
 def _instance(value: str) -> str:
@@ -134,38 +124,26 @@ def _tags(value: str) -> str:
     return value
 
 
-def _upper(value: object) -> object:
-    return value.upper() if isinstance(value, str) else value
-
-
-_SplitWords = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+_List = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
 Directory = Annotated[str, AfterValidator(_directory)]
 Template = Annotated[str, AfterValidator(_template)]
-Extensions = Annotated[_SplitWords, AfterValidator(_all_match(r"\.[A-Za-z0-9]+", "is not an extension"))]
-Qualities = Annotated[_SplitWords, AfterValidator(_all_match(r"[A-Za-z0-9]{1,20}", "is not a quality word"))]
-Origins = Annotated[_SplitWords, AfterValidator(_all_match(r"\*|https?://[^/\s]+", "is not an origin"))]
-Patterns = Annotated[
-    _SplitWords, AfterValidator(_all_match(r"[^/]+", "has a slash; patterns match single names"))
-]
+Extensions = Annotated[_List, _all_match(r"\.[A-Za-z0-9]+", "is not an extension")]
+Qualities = Annotated[_List, _all_match(r"[A-Za-z0-9]{1,20}", "is not the name of a quality")]
+Origins = Annotated[_List, _all_match(r"\*|https?://[^/\s]+", "is not an origin")]
+Patterns = Annotated[_List, _all_match(r"[^/]+", "has a slash; patterns match single names")]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
-Identifier = Annotated[
-    str, AfterValidator(_matches(r"[a-z_][a-z0-9_]{0,62}", "it is not a lower-case identifier"))
-]
+Identifier = Annotated[str, _matches(r"[a-z_][a-z0-9_]{0,62}", "it is not a lower-case identifier")]
 Url = Annotated[str, AfterValidator(_url)]
 HostName = Annotated[
-    str, AfterValidator(_matches(r"(?!-)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})+", "it is not a host name"))
+    str, _matches(r"(?!-)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})+", "it is not a host name")
 ]
-DistributionId = Annotated[
-    str, AfterValidator(_matches(r"[A-Za-z0-9]{1,64}", "it is not a distribution's id"))
-]
-Bucket = Annotated[
-    str, AfterValidator(_matches(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "it is not a bucket name"))
-]
-Prefix = Annotated[str, AfterValidator(_prefix)]
+DistributionId = Annotated[str, _matches(r"[A-Za-z0-9]{1,64}", "it is not a distribution's id")]
+Bucket = Annotated[str, _matches(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "it is not a bucket name")]
+Prefix = Annotated[str, _matches("([^/]+(/[^/]+)*)?", "it begins or ends with a slash, or has an empty part")]
 InstanceName = Annotated[str, AfterValidator(_instance)]
 Address = Annotated[str, AfterValidator(_address)]
-AccountId = Annotated[str, AfterValidator(_matches(r"\d{12}", "it is not 12 digits"))]
+AccountId = Annotated[str, _matches(r"\d{12}", "it is not 12 digits")]
 Bandwidth = Annotated[str, AfterValidator(_bandwidth)]
 Tags = Annotated[str, AfterValidator(_tags)]
-UpperCase = BeforeValidator(_upper)
+UpperCase = BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value)

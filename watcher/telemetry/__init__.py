@@ -4,12 +4,11 @@ from watcher.telemetry.formatting import human_duration, human_size, human_time,
 from watcher.telemetry.logging import RepeatFilter, configure_logging, row_context
 from watcher.telemetry.metrics import Metrics
 from watcher.telemetry.progress_bars import show_progress
-from watcher.telemetry.transfer_progress import Snapshot, TransferProgress
+from watcher.telemetry.transfer_progress import TransferProgress
 
 __all__ = [
     "Metrics",
     "RepeatFilter",
-    "Snapshot",
     "TransferProgress",
     "configure_logging",
     "human_duration",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
-
 
 def printable(text: str) -> str:
     """Return the text with control characters and undecodable bytes escaped, safe for a terminal."""
@@ -17,11 +15,13 @@ def printable(text: str) -> str:
 
 def human_size(size: float) -> str:
     """Format a number of bytes in binary units (IEC 80000-13), such as ``1.5 MiB``."""
-    for unit in _UNITS:
-        if size < 1024 or unit == _UNITS[-1]:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+    if size < 1024:
+        return f"{size:.0f} B"
+    for unit in ("KiB", "MiB", "GiB"):
         size /= 1024
-    raise AssertionError("unreachable: the last unit always returns")
+        if size < 1024:
+            return f"{size:.1f} {unit}"
+    return f"{size / 1024:.1f} TiB"
 
 
 def human_duration(duration: timedelta) -> str:

@@ -36,21 +36,24 @@ def configure_logging(level: str, log_format: str | None, stream: TextIO | None 
     )
     renderer: list[structlog.typing.Processor] = (
         [
-            # A plain traceback: the pretty one shows local variables, which include credentials.
-            structlog.processors.format_exc_info,
             _printable_values,
             structlog.dev.ConsoleRenderer(
                 colors=is_terminal, exception_formatter=structlog.dev.plain_traceback
             ),
         ]
         if console
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=True)]
+        else [structlog.processors.JSONRenderer(ensure_ascii=True)]
     )
     handler = logging.StreamHandler(stream or _StandardError())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, _library_event],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                # A plain traceback: the pretty one shows local variables, which include credentials.
+                structlog.processors.format_exc_info,
+                *renderer,
+            ],
         )
     )
     root = logging.getLogger()
@@ -77,14 +80,11 @@ def _printable_values(
     logger: logging.Logger, name: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
     del logger, name
-    return {
-        key: _printable(value, keeps_lines=key in {"exception", "stack"}) if isinstance(value, str) else value
-        for key, value in event.items()
-    }
-
-
-def _printable(text: str, *, keeps_lines: bool) -> str:
-    return "\n".join(map(printable, text.split("\n"))) if keeps_lines else printable(text)
+    for key, value in event.items():
+        if isinstance(value, str):
+            lines = value.split("\n") if key in {"exception", "stack"} else [value]
+            event[key] = "\n".join(map(printable, lines))
+    return event
 
 
 class _StandardError(io.TextIOBase):

@@ -27,6 +27,7 @@ DIRECTORY_GAUGES = {
     "unreadable_directories": "Directories that the last scan could not read.",
 }
 
+NAMESPACE = "video_uploader"
 SECONDS_BUCKETS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 14400, 43200)
 
 
@@ -35,59 +36,45 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        counter = partial(Counter, registry=self.registry)
-        gauge = partial(Gauge, registry=self.registry)
-        self.bytes_sent = counter(
-            "video_uploader_sent_bytes", "Bytes that S3 has accepted, repeated ones included."
-        )
-        self.confirmed = counter(
-            "video_uploader_confirmed_uploads", "Uploads confirmed, by what proved them.", ["by"]
-        )
-        self.adopted = counter("video_uploader_adopted_uploads", "Uploads whose object was there already.")
-        self.published = counter("video_uploader_published_uploads", "Uploads published.")
+        counter = partial(Counter, namespace=NAMESPACE, registry=self.registry)
+        gauge = partial(Gauge, namespace=NAMESPACE, registry=self.registry)
+        self.bytes_sent = counter("sent_bytes", "Bytes that S3 has accepted, repeated ones included.")
+        self.confirmed = counter("confirmed_uploads", "Uploads confirmed, by what proved them.", ["by"])
+        self.adopted = counter("adopted_uploads", "Uploads whose object was there already.")
+        self.published = counter("published_uploads", "Uploads published.")
         self.republished = counter(
-            "video_uploader_republished_rows",
+            "republished_rows",
             "Catalog rows whose public URL was restored after another URL had replaced it.",
         )
-        self.released = counter("video_uploader_released_bytes", "Bytes of deleted local copies.")
+        self.released = counter("released_bytes", "Bytes of deleted local copies.")
         self.released_early = counter(
-            "video_uploader_released_early_bytes",
-            "Bytes of local copies deleted before the end of their retention.",
+            "released_early_bytes", "Bytes of local copies deleted before the end of their retention."
         )
         self.disk_used = gauge(
-            "video_uploader_disk_used_ratio", "How full the watched directory's file system is, from 0 to 1."
+            "disk_used_ratio", "How full the watched directory's file system is, from 0 to 1."
         )
         self.disk_pressure = gauge(
-            "video_uploader_disk_pressure", "1 while the file system is fuller than DISK_PRESSURE_PERCENT."
+            "disk_pressure", "1 while the file system is fuller than DISK_PRESSURE_PERCENT."
         )
         self.upload_seconds = Histogram(
-            "video_uploader_upload_seconds",
+            "upload_seconds",
             "From the first byte sent to the confirmation.",
+            namespace=NAMESPACE,
             buckets=SECONDS_BUCKETS,
             registry=self.registry,
         )
-        self.setbacks = counter(
-            "video_uploader_setbacks", "Failed attempts, by stage and kind of error.", ["stage", "kind"]
-        )
-        self.invalidated = counter(
-            "video_uploader_invalidated_paths", "Paths whose invalidation the CDN has accepted."
-        )
-        self.scans = counter("video_uploader_scans", "Scans completed.", ["scope"])
-        self.scan_seconds = gauge("video_uploader_scan_seconds", "Duration of the last full scan.")
-        self.found_by_scan = counter(
-            "video_uploader_found_by_scan_files", "New files found by a scan before any event."
-        )
-        self.root_available = gauge(
-            "video_uploader_root_available", "1 while the watched directory is available."
-        )
+        self.setbacks = counter("setbacks", "Failed attempts, by stage and kind of error.", ["stage", "kind"])
+        self.invalidated = counter("invalidated_paths", "Paths whose invalidation the CDN has accepted.")
+        self.scans = counter("scans", "Scans completed.", ["scope"])
+        self.scan_seconds = gauge("scan_seconds", "Duration of the last full scan.")
+        self.found_by_scan = counter("found_by_scan_files", "New files found by a scan before any event.")
+        self.root_available = gauge("root_available", "1 while the watched directory is available.")
         self.observer_restarts = counter(
-            "video_uploader_observer_restarts", "Times the observer of the directory was restarted."
+            "observer_restarts", "Times the observer of the directory was restarted."
         )
-        self.events_lost = counter(
-            "video_uploader_event_queue_overflows", "Times the kernel's event queue overflowed."
-        )
+        self.events_lost = counter("event_queue_overflows", "Times the kernel's event queue overflowed.")
         self.internal_errors = counter(
-            "video_uploader_internal_errors", "Unforeseen exceptions that restarted a thread.", ["thread"]
+            "internal_errors", "Unforeseen exceptions that restarted a thread.", ["thread"]
         )
 
 
@@ -106,23 +93,26 @@ class LedgerGauges(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the families of one scrape."""
-        uploads = GaugeMetricFamily("video_uploader_uploads", "Ledger rows by state.", labels=["state"])
-        for state, number in self.counts().items():
-            uploads.add_metric([state], number)
-        yield uploads
-        yield GaugeMetricFamily(
-            "video_uploader_settling_files", "Files not known to be complete yet.", value=self.settling()
+        yield _labelled("uploads", "Ledger rows by state.", "state", self.counts())
+        yield _gauge("settling_files", "Files not known to be complete yet.", self.settling())
+        yield _labelled(
+            "stage_paused", "1 while an environment error pauses a stage.", "stage", self.paused()
         )
-        paused = GaugeMetricFamily(
-            "video_uploader_stage_paused", "1 while an environment error pauses a stage.", labels=["stage"]
-        )
-        for stage, is_paused in self.paused().items():
-            paused.add_metric([stage], is_paused)
-        yield paused
         for name, number in self.catalog().items():
-            yield GaugeMetricFamily(f"video_uploader_{name}", CATALOG_GAUGES[name], value=number)
+            yield _gauge(name, CATALOG_GAUGES[name], number)
         for name, number in self.directories().items():
-            yield GaugeMetricFamily(f"video_uploader_{name}", DIRECTORY_GAUGES[name], value=number)
+            yield _gauge(name, DIRECTORY_GAUGES[name], number)
+
+
+def _gauge(name: str, description: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"{NAMESPACE}_{name}", description, value=value)
+
+
+def _labelled(name: str, description: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"{NAMESPACE}_{name}", description, labels=[label])
+    for value, number in values.items():
+        family.add_metric([value], number)
+    return family
 
 
 class MetricsServer:

@@ -41,15 +41,14 @@ class Snapshot:
 @dataclass(slots=True)
 class _Transfer:
     upload: Upload
-    is_resumed: bool
     started_at: float
-    kept_bytes: int = 0
-    bytes_sent: int | None = None
+    kept_bytes: int | None
+    """Bytes of parts kept from before; None until the first update of a resumed upload."""
+    bytes_sent: int = 0
 
     def snapshot(self, now: float) -> Snapshot:
-        sent = self.bytes_sent or 0
-        rate = (sent - self.kept_bytes) / max(now - self.started_at, 0.001) if sent else 0.0
-        return Snapshot(self.upload.id, self.upload.path, self.upload.size, sent, rate)
+        rate = (self.bytes_sent - (self.kept_bytes or 0)) / max(now - self.started_at, 0.001)
+        return Snapshot(self.upload.id, self.upload.path, self.upload.size, self.bytes_sent, rate)
 
 
 class TransferProgress:
@@ -63,7 +62,7 @@ class TransferProgress:
     def begin(self, upload: Upload, *, is_resumed: bool) -> None:
         """Add an upload. If it is resumed, its first update counts the parts kept from before."""
         with self._lock:
-            self._transfers[upload.id] = _Transfer(upload, is_resumed, self._clock())
+            self._transfers[upload.id] = _Transfer(upload, self._clock(), None if is_resumed else 0)
 
     def update(self, upload: Upload, bytes_sent: int) -> None:
         """Set how many bytes S3 has accepted; the number never decreases or exceeds the file's size."""
@@ -71,9 +70,9 @@ class TransferProgress:
             transfer = self._transfers.get(upload.id)
             if transfer is None:
                 return
-            if transfer.bytes_sent is None and transfer.is_resumed:
+            if transfer.kept_bytes is None:
                 transfer.kept_bytes = bytes_sent
-            transfer.bytes_sent = min(upload.size, max(transfer.bytes_sent or 0, bytes_sent))
+            transfer.bytes_sent = min(upload.size, max(transfer.bytes_sent, bytes_sent))
 
     def end(self, upload: Upload) -> None:
         """Remove an upload that has succeeded or failed."""

@@ -49,7 +49,7 @@ def completed(place: str) -> str:
 
 @pytest.fixture
 def limits(tmp_path: Path) -> Callable[[int], str]:
-    """What the kernel tells about inotify, made up."""
+    """A directory with made-up limits of inotify."""
 
     def make(watches: int, instances: int = 128) -> str:
         (tmp_path / "max_user_watches").write_text(f"{watches}\n")
@@ -192,7 +192,7 @@ def test_limits_that_cannot_be_read_are_a_warning(completed: str, tmp_path: Path
 @pytest.mark.parametrize(
     ("free", "outcome"), [(0, Outcome.FAILED), (1 << 30, Outcome.WARNING), (500 << 30, Outcome.OK)]
 )
-def test_free_space_is_told(place: str, monkeypatch: pytest.MonkeyPatch, free: int, outcome: Outcome) -> None:
+def test_free_disk_space(place: str, monkeypatch: pytest.MonkeyPatch, free: int, outcome: Outcome) -> None:
     block = 4096
     scarce = os.statvfs_result(
         (block, block, (1 << 40) // block, free // block, free // block, 9, 9, 9, 0, 255)

@@ -42,7 +42,7 @@ def refusal(path: str) -> str:
     return str(refused.value)
 
 
-@pytest.mark.parametrize(("mode", "who"), [(0o602, "everybody"), (0o622, "everybody"), (0o620, "group ")])
+@pytest.mark.parametrize(("mode", "who"), [(0o602, "every user"), (0o622, "every user"), (0o620, "group ")])
 def test_a_file_that_others_may_write_is_refused_with_what_to_do(env_file: str, mode: int, who: str) -> None:
     os.chmod(env_file, mode)
     assert f"{env_file} can be changed by {who}" in refusal(env_file)
@@ -58,7 +58,7 @@ def test_a_file_that_its_owner_alone_may_write_is_read(env_file: str, mode: int)
 @pytest.mark.parametrize("mode", [0o777, 0o757, 0o775])
 def test_a_file_that_others_may_replace_is_refused(env_file: str, place: str, mode: int) -> None:
     os.chmod(place, mode)
-    assert f"can be replaced by {'everybody' if mode & stat.S_IWOTH else 'group '}" in refusal(env_file)
+    assert f"can be replaced by {'every user' if mode & stat.S_IWOTH else 'group '}" in refusal(env_file)
     assert f"chmod go-w {place}" in refusal(env_file)
 
 
@@ -102,7 +102,7 @@ def test_a_file_that_does_not_exist_is_no_problem(place: str) -> None:
     assert permission_problems(os.path.join(place, "no directory", "nothing")) == []
 
 
-def test_secrets_that_everybody_can_read_are_named_and_others_are_not(env_file: str) -> None:
+def test_secrets_that_every_user_can_read_are_named_and_others_are_not(env_file: str) -> None:
     assert exposed_secrets(load_settings(env_file), env_file) == []
     os.chmod(env_file, 0o640)
     assert exposed_secrets(load_settings(env_file), env_file) == []

@@ -32,7 +32,7 @@ def test_what_a_terminal_could_obey_becomes_an_escape(text: str, shown: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("size", "words"),
+    ("size", "formatted"),
     [
         (0, "0 B"),
         (1023, "1023 B"),
@@ -42,12 +42,12 @@ def test_what_a_terminal_could_obey_becomes_an_escape(text: str, shown: str) -> 
         (3 * 1024**5, "3072.0 TiB"),
     ],
 )
-def test_sizes_are_in_binary_units(size: int, words: str) -> None:
-    assert human_size(size) == words
+def test_sizes_are_in_binary_units(size: int, formatted: str) -> None:
+    assert human_size(size) == formatted
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"),
+    ("seconds", "formatted"),
     [
         (-5, "0 s"),
         (0.4, "0 s"),
@@ -58,8 +58,8 @@ def test_sizes_are_in_binary_units(size: int, words: str) -> None:
         (86_405, "1 d 5 s"),
     ],
 )
-def test_durations_are_in_their_two_largest_units(seconds: float, words: str) -> None:
-    assert human_duration(timedelta(seconds=seconds)) == words
+def test_durations_are_in_their_two_largest_units(seconds: float, formatted: str) -> None:
+    assert human_duration(timedelta(seconds=seconds)) == formatted
 
 
 def test_times_are_in_utc_to_the_second_or_a_dash() -> None:

@@ -20,17 +20,17 @@ def next_step(
 
 
 @pytest.mark.parametrize(
-    ("state", "words"),
+    ("state", "sentence_part"),
     [
-        (State.REJECTED, "new content at its path is examined anew"),
-        (State.FAILED, "Nothing without action"),
-        (State.GONE, "unless the file comes back"),
+        (State.REJECTED, "new content at its path is checked again"),
+        (State.FAILED, "Nothing happens without action"),
+        (State.GONE, "unless the file reappears"),
     ],
 )
 @pytest.mark.parametrize("running", [True, False])
-def test_what_stopped_says_how_to_try_it_again(state: State, words: str, running: bool) -> None:
+def test_a_stopped_upload_says_how_to_retry_it(state: State, sentence_part: str, running: bool) -> None:
     sentence = next_step(state=state, running=running)
-    assert words in sentence
+    assert sentence_part in sentence
     assert "`video-uploader retry 7`" in sentence
 
 
