@@ -3,19 +3,27 @@
 This is the package's interface; nothing of boto3, botocore and the CRT is part of it.
 """
 
-from storage.bucket.admin import BucketAdmin, is_unsupported
-from storage.bucket.documents import (
+from storage.bucket import (
+    BucketAdmin,
     BucketDocument,
     DesiredBucket,
     Document,
     Documents,
     Transition,
     desired_documents,
+    is_unsupported,
+    minimal_policy,
 )
-from storage.bucket.iam_policy import minimal_policy
-from storage.checks.connectivity import check_storage
-from storage.checks.public_reads import PublicCheck
-from storage.checks.results import CheckResult, Outcome, failed, not_tried, ok, warning
+from storage.checks import (
+    CheckResult,
+    Outcome,
+    PublicCheck,
+    check_storage,
+    failed,
+    not_tried,
+    ok,
+    warning,
+)
 from storage.cloudfront import MAX_INVALIDATION_PATHS, Distribution, invalidation_paths
 from storage.config import StorageConfig
 from storage.content_types import content_type
@@ -32,10 +40,7 @@ from storage.object_store import ListedObject, ObjectStore
 from storage.rendition_store import RenditionStore, UploadedRendition
 from storage.s3_service import S3Service
 from storage.source_file import SourceFile
-from storage.transfer.multipart import Multipart, OpenMultipart
-from storage.transfer.part_layout import part_size_for
-from storage.transfer.preconditions import WriteCondition
-from storage.transfer.single_put import Sent, Target
+from storage.transfer import Multipart, OpenMultipart, Sent, Target, WriteCondition, part_size_for
 from storage.verification import Confirmation, Receipt, Verdict
 
 __all__ = [
