@@ -13,7 +13,7 @@ from tests.support.catalog_harness import Compressor, compressor, publish  # noq
 from tests.support.cli_process import Command
 from tests.support.harness import VIDEO_ID, Harness, MakeHarness
 from tests.support.s3_server import S3Server
-from watcher.operations.doctor import check_catalog
+from watcher.operations.catalog_checks import check_catalog
 
 pytestmark = pytest.mark.long
 

@@ -22,7 +22,7 @@ from tests.support.ports import free_address
 from tests.support.secret_search import ensure_untold, files_below, shapes_of
 from watcher.app.factories import make_storage_config, open_ledger_database
 from watcher.cli.app import app
-from watcher.cli.output import EXIT_FAILED, EXIT_USAGE
+from watcher.cli.exit_codes import EXIT_FAILED, EXIT_USAGE
 
 pytestmark = pytest.mark.long
 

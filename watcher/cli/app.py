@@ -15,8 +15,9 @@ from storage import StorageError
 from watcher.cli import audit, config, doctor, explain, objects, retry, run, status
 from watcher.cli.bucket import bucket
 from watcher.cli.database import database
+from watcher.cli.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE, CommandError
 from watcher.cli.list import list_uploads
-from watcher.cli.output import EXIT_FAILED, EXIT_OK, EXIT_USAGE, CommandError, echo_error
+from watcher.cli.output import echo_error
 from watcher.filesystem import TreeError
 from watcher.filesystem.instance_lock import InstanceRunningError, LockUnavailableError
 from watcher.settings import SettingsError

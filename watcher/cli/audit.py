@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from watcher.app import open_application
-from watcher.cli.invocation import open_ledger, settings_of
-from watcher.cli.output import EXIT_FAILED, AsJson, echo, echo_error, print_json
+from watcher.cli.exit_codes import EXIT_FAILED
+from watcher.cli.ledger_access import open_ledger, settings_of
+from watcher.cli.output import AsJson, echo, echo_error, print_json
 from watcher.operations import Audit, Finding, Issue
 from watcher.telemetry import configure_logging
 

@@ -22,8 +22,9 @@ from storage import (
     is_unsupported,
 )
 from watcher.app.factories import make_storage_config
-from watcher.cli.invocation import settings_of
-from watcher.cli.output import EXIT_FAILED, echo, echo_error
+from watcher.cli.exit_codes import EXIT_FAILED
+from watcher.cli.ledger_access import settings_of
+from watcher.cli.output import echo, echo_error
 from watcher.settings import Settings
 
 bucket = typer.Typer(help="The bucket's configuration: public access, CORS, lifecycle.", no_args_is_help=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from watcher.cli.invocation import env_file_of
+from watcher.cli.ledger_access import env_file_of
 from watcher.cli.output import AsJson, print_json, print_table
 from watcher.settings import load_settings, report_settings
 

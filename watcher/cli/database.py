@@ -8,8 +8,9 @@ import typer
 
 from db import MIGRATIONS, migrate, pending_migrations, schema_version
 from watcher.app.factories import open_ledger_database
-from watcher.cli.invocation import settings_of
-from watcher.cli.output import EXIT_FAILED, AsJson, CommandError, echo, print_json
+from watcher.cli.exit_codes import EXIT_FAILED, CommandError
+from watcher.cli.ledger_access import settings_of
+from watcher.cli.output import AsJson, echo, print_json
 from watcher.settings import Settings
 
 database = typer.Typer(

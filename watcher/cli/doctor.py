@@ -9,8 +9,9 @@ import typer
 
 from storage import Outcome, check_storage, minimal_policy
 from watcher.app.factories import make_storage_config
-from watcher.cli.invocation import daemon_lock, settings_of
-from watcher.cli.output import EXIT_FAILED, EXIT_USAGE, AsJson, CommandError, echo, print_json
+from watcher.cli.exit_codes import EXIT_FAILED, EXIT_USAGE, CommandError
+from watcher.cli.ledger_access import daemon_lock, settings_of
+from watcher.cli.output import AsJson, echo, print_json
 from watcher.filesystem import leases
 from watcher.operations import check_host
 

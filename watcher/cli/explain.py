@@ -13,9 +13,10 @@ import typer
 from db import Ledger, Upload
 from watcher.app.factories import make_catalog, make_naming, make_path_template, make_tree
 from watcher.catalog.row_matching import rows_of_file
-from watcher.cli.invocation import daemon_is_running, open_ledger, path_below, settings_of
-from watcher.cli.output import CommandError, echo
-from watcher.cli.status import paused_stages
+from watcher.cli.exit_codes import CommandError
+from watcher.cli.ledger_access import daemon_is_running, open_ledger, path_below, settings_of
+from watcher.cli.output import echo
+from watcher.cli.status_all import paused_stages
 from watcher.detection.completeness import describe_file
 from watcher.filesystem import FoundFile, Tree, TreeError
 from watcher.operations import describe_gate, describe_next_step

@@ -8,8 +8,9 @@ from uuid import UUID
 import typer
 
 from db import State, Upload
-from watcher.cli.invocation import open_ledger, settings_of
-from watcher.cli.output import EXIT_USAGE, AsJson, CommandError, echo, print_json_array
+from watcher.cli.exit_codes import EXIT_USAGE, CommandError
+from watcher.cli.ledger_access import open_ledger, settings_of
+from watcher.cli.output import AsJson, echo, print_json_array
 from watcher.telemetry import human_size, human_time
 
 _LINE = "{:>8}  {:10}  {:8}  {:>10}  {:>5}  {:20}  {}"

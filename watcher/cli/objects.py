@@ -15,8 +15,9 @@ import typer
 from db import DatabaseError, Invalidations
 from storage import RenditionStore, UploadedRendition
 from watcher.app.factories import make_path_template, make_storage_config
-from watcher.cli.invocation import open_ledger, path_below, settings_of
-from watcher.cli.output import EXIT_USAGE, CommandError, echo
+from watcher.cli.exit_codes import EXIT_USAGE, CommandError
+from watcher.cli.ledger_access import open_ledger, path_below, settings_of
+from watcher.cli.output import echo
 from watcher.detection import check_complete
 from watcher.detection.completeness import Finished, describe_status
 from watcher.filesystem import Tree, leases

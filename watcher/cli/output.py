@@ -1,4 +1,4 @@
-"""How commands end and print; file names in their output cannot control a terminal."""
+"""How commands print; file names in their output cannot control a terminal."""
 
 from __future__ import annotations
 
@@ -16,18 +16,6 @@ from watcher.telemetry import printable
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 """The option of every command that can print JSON."""
-
-
-EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
-"""Success; the command failed or found something wrong; wrong usage or settings."""
-
-
-class CommandError(Exception):
-    """Ends a command; the message is the sentence that the user reads, `code` the exit code."""
-
-    def __init__(self, sentence: str, code: int = EXIT_FAILED) -> None:
-        super().__init__(sentence)
-        self.code = code
 
 
 def echo(text: str) -> None:

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from db import Ledger, State, Upload
-from watcher.cli.invocation import open_ledger, settings_of
-from watcher.cli.output import EXIT_USAGE, CommandError, echo
+from watcher.cli.exit_codes import EXIT_USAGE, CommandError
+from watcher.cli.ledger_access import open_ledger, settings_of
+from watcher.cli.output import echo
 
 RETRIABLE = (State.REJECTED, State.FAILED, State.GONE, State.PENDING, State.VERIFIED, State.PUBLISHED)
 

@@ -18,8 +18,9 @@ import typer
 from db import migrate
 from watcher.app import Application, Daemon, SinglePass, open_application
 from watcher.cli.database import require_up_to_date
-from watcher.cli.invocation import daemon_lock, env_file_of
-from watcher.cli.output import EXIT_FAILED, EXIT_OK, EXIT_USAGE, CommandError, echo, echo_error
+from watcher.cli.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE, CommandError
+from watcher.cli.ledger_access import daemon_lock, env_file_of
+from watcher.cli.output import echo, echo_error
 from watcher.filesystem import instance_lock, leases
 from watcher.operations import open_planner
 from watcher.settings import Settings, exposed_secrets, load_settings

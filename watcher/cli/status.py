@@ -1,28 +1,21 @@
-"""`video-uploader status`: the state of one daemon or of all of them, and of the uploads, from the ledger."""
+"""`video-uploader status`: the state of one daemon and of its uploads, from the ledger."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated
 
 import typer
 
-from db import JSON, InstanceReport, Ledger, State, format_time
-from watcher.cli.invocation import daemon_is_running, open_ledger, settings_of
+from db import JSON, InstanceReport, Ledger, format_time
+from watcher.cli.ledger_access import daemon_is_running, open_ledger, settings_of
 from watcher.cli.output import AsJson, echo, print_json, print_table
+from watcher.cli.status_all import paused_stages, print_all, summarize_all
 from watcher.settings import Settings
 from watcher.telemetry import human_duration, human_size
 
 ERRORS_SHOWN = 5
-
-SILENT_AFTER = timedelta(seconds=30)
-"""A daemon reports every few seconds; one without a report for this long has died or lost the database."""
-
-STOPPED, RUNNING, SILENT = "stopped", "running", "silent"
-
-_NO_UPLOADS: Mapping[State, int] = dict.fromkeys(State, 0)
 
 
 def status(
@@ -153,120 +146,3 @@ def _upload_line(upload: Mapping[str, JSON]) -> str:
     rate, left = int(str(upload["bytes_per_second"])), upload["seconds_left"]
     rest = "" if left is None else f", {human_duration(timedelta(seconds=int(str(left))))} left"
     return f"{upload['path']}: {human_size(sent)} of {human_size(size)}, {human_size(rate)}/s{rest}"
-
-
-def paused_stages(report: InstanceReport | None) -> Mapping[str, str]:
-    """Return the paused parts of the daemon by name, with the reasons."""
-    paused = report.report.get("paused") if report else None
-    return {str(name): str(reason) for name, reason in paused.items()} if isinstance(paused, Mapping) else {}
-
-
-@dataclass(frozen=True, slots=True)
-class Instance:
-    """One daemon, by its last report."""
-
-    report: InstanceReport
-    silence: timedelta
-    """Time since its last heartbeat, by the database's clock."""
-
-    @property
-    def ledger(self) -> str:
-        """The instance whose uploads it works on: its own, or a shared directory's."""
-        return str(self.reported("ledger") or self.report.instance)
-
-    @property
-    def condition(self) -> str:
-        """One of `STOPPED`, `SILENT` and `RUNNING`."""
-        if self.reported("phase") == "stopped":
-            return STOPPED
-        return SILENT if self.silence > SILENT_AFTER else RUNNING
-
-    def reported(self, name: str) -> object:
-        """Return a value of its report; None if its version of the program does not report it."""
-        return self.report.report.get(name)
-
-    def as_dict(self, others: Sequence[str], counts: Mapping[State, int]) -> dict[str, object]:
-        """Return the daemon for JSON; `others` work on the same uploads, whose number is in `counts`."""
-        is_running = self.condition == RUNNING
-        return {
-            "instance": self.report.instance,
-            "condition": self.condition,
-            "heartbeat_at": format_time(self.report.heartbeat_at),
-            "heartbeat_seconds_ago": round(self.silence.total_seconds(), 1),
-            "started_at": format_time(self.report.started_at),
-            "pid": self.report.pid,
-            "directory": self.reported("directory"),
-            "bytes_per_second": self.reported("bytes_per_second") if is_running else 0,
-            "published_per_minute": self.reported("published_per_minute") if is_running else 0,
-            "paused": paused_stages(self.report) if is_running else {},
-            "ledger": self.ledger,
-            "shares_ledger_with": list(others),
-            "counts": counts,
-        }
-
-
-def summarize_all(ledger: Ledger) -> dict[str, object]:
-    """Return every daemon, and every ledger once, for JSON. Raises `db.DatabaseError`."""
-    instances, counts = _instances(ledger), ledger.counts_by_instance()
-    by_ledger = _daemons_by_ledger(instances, counts)
-    return {
-        "instances": [
-            one.as_dict(
-                [name for name in by_ledger[one.ledger] if name != one.report.instance],
-                counts.get(one.ledger, _NO_UPLOADS),
-            )
-            for one in instances
-        ],
-        "ledgers": [
-            {
-                "ledger": name,
-                "instances": daemons,
-                "counts": counts.get(name, _NO_UPLOADS),
-            }
-            for name, daemons in by_ledger.items()
-        ],
-    }
-
-
-def print_all(ledger: Ledger) -> None:
-    """Print a table of the daemons and one of each ledger's uploads. Raises `db.DatabaseError`."""
-    instances, counts = _instances(ledger), ledger.counts_by_instance()
-    print_table(
-        ["INSTANCE", "IS", "HEARTBEAT", "SENDS", "PUBLISHES", "DIRECTORY"], [_row(one) for one in instances]
-    )
-    for one in instances:
-        for name, reason in paused_stages(one.report).items() if one.condition == RUNNING else ():
-            echo(f"{one.report.instance}: {name} paused: {reason}")
-    echo("")
-    by_ledger = _daemons_by_ledger(instances, counts)
-    rows = [
-        [" + ".join(daemons) or name, *map(str, counts.get(name, _NO_UPLOADS).values())]
-        for name, daemons in by_ledger.items()
-    ]
-    print_table(["UPLOADS OF", *(state.upper() for state in State)], rows)
-    if any(len(daemons) > 1 for daemons in by_ledger.values()):
-        echo("Daemons joined by '+' share one directory and these uploads.")
-
-
-def _row(one: Instance) -> list[str]:
-    sends = publishes = "-"
-    if one.condition == RUNNING:
-        sends = f"{human_size(int(str(one.reported('bytes_per_second') or 0)))}/s"
-        publishes = f"{one.reported('published_per_minute') or 0} a minute"
-    ago = f"{human_duration(one.silence)} ago"
-    return [one.report.instance, one.condition, ago, sends, publishes, str(one.reported("directory") or "-")]
-
-
-def _instances(ledger: Ledger) -> list[Instance]:
-    now = ledger.now()
-    return [Instance(report, now - report.heartbeat_at) for report in ledger.instance_reports()]
-
-
-def _daemons_by_ledger(
-    instances: Sequence[Instance], counts: Mapping[str, Mapping[State, int]]
-) -> dict[str, list[str]]:
-    """Return the daemons of each ledger; a ledger with uploads and without a daemon has none."""
-    found: dict[str, list[str]] = {name: [] for name in sorted({*counts, *(one.ledger for one in instances)})}
-    for one in instances:
-        found[one.ledger].append(one.report.instance)
-    return found

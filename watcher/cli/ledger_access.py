@@ -1,4 +1,4 @@
-"""What commands work on: the settings, paths in the watched directory, the ledger, and the daemon's lock."""
+"""Access to what commands work on: the settings, the watched directory, the ledger, the daemon's lock."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from db import Ledger, pending_migrations
 from watcher.app.factories import make_ledger, open_ledger_database
-from watcher.cli.output import EXIT_USAGE, CommandError
+from watcher.cli.exit_codes import EXIT_USAGE, CommandError
 from watcher.filesystem import instance_lock
 from watcher.settings import Settings, load_settings, state_directory
 
