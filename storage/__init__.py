@@ -36,7 +36,7 @@ from storage.errors import (
     UploadCancelledError,
 )
 from storage.keys import ParsedKey, key_of_url, object_key, parse_object_key, public_url
-from storage.object_store import ListedObject, ObjectStore
+from storage.object_store import ListedObject, ObjectStore, UploadSteps
 from storage.rendition_store import RenditionStore, UploadedRendition
 from storage.s3_service import S3Service
 from storage.source_file import SourceFile
@@ -74,6 +74,7 @@ __all__ = [
     "Target",
     "Transition",
     "UploadCancelledError",
+    "UploadSteps",
     "UploadedRendition",
     "Verdict",
     "WriteCondition",

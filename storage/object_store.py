@@ -1,6 +1,7 @@
 """Objects in a bucket: uploading, confirming, listing and deleting them."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -30,6 +31,38 @@ class ListedObject:
     key: str
     size: int
     written_at: datetime
+
+
+class UploadSteps:
+    """What the caller of `ObjectStore.ensure` decides and learns, in the order of the calls.
+
+    All are called in the caller's thread; what one raises ends the upload. By default any other object is
+    replaced, and a multipart upload that does not complete is aborted.
+    """
+
+    on_multipart: Callable[[Multipart], None] | None = None
+    """See `ObjectStore.upload`."""
+
+    def adopted(self, found: Confirmation) -> None:
+        """The object is identical already: nothing is sent."""
+
+    def condition(self, found: Confirmation) -> WriteCondition:  # noqa: ARG002 - subclasses use it
+        """The condition on which to write, given what the server holds instead."""
+        return WriteCondition.unconditional()
+
+    def sending(self) -> AbstractContextManager[None]:
+        """The context in which the file is sent."""
+        return nullcontext()
+
+    def progress(self, accepted: int) -> None:
+        """The server has accepted this many bytes."""
+
+    def is_cancelled(self) -> bool:
+        """Whether to stop sending; called often."""
+        return False
+
+    def sent(self, sent: Sent) -> None:
+        """The object was written and is about to be confirmed."""
 
 
 class ObjectStore(Closeable):
@@ -68,20 +101,34 @@ class ObjectStore(Closeable):
         target: Target,
         *,
         checksum: str,
-        condition: Callable[[Confirmation], WriteCondition],
+        steps: UploadSteps,
+        resume: Multipart | None = None,
+        part_size: int | None = None,
     ) -> Receipt:
         """Make the target's object hold the content of `source`, and return the proof that it does.
 
-        An identical object is adopted. Otherwise `condition` is given what the server holds instead, and
-        returns the condition on which to write or raises. Callers that show progress or resume combine
-        `confirm_file` and `upload` themselves. Raises as `upload`, and `StorageError` for an object that is
-        not confirmed afterwards: environment where the server does not say what it holds.
+        An identical object is adopted; `part_size` is that of an earlier attempt to send it, if any.
+        Otherwise the file is sent, on the condition that `steps` decides, and confirmed. `resume` is as for
+        `upload`. Raises as `upload`; what a step raises; and `StorageError` for an object that is not
+        confirmed afterwards: environment where the server does not say what it holds.
         """
-        found = self.confirm_file(target.key, source, checksum=checksum, part_size=part_size_for(source.size))
+        part_size = part_size or part_size_for(source.size)
+        found = self.confirm_file(target.key, source, checksum=checksum, part_size=part_size)
         if found.receipt is not None:
+            steps.adopted(found)
             return found.receipt
-        target = replace(target, condition=condition(found))
-        sent = self.upload(source, target, checksum=checksum)
+        target = replace(target, condition=steps.condition(found))
+        with steps.sending():
+            sent = self.upload(
+                source,
+                target,
+                checksum=checksum,
+                progress=steps.progress,
+                cancelled=steps.is_cancelled,
+                resume=resume,
+                on_multipart=steps.on_multipart,
+            )
+        steps.sent(sent)
         after = self.confirm_file(target.key, source, checksum=checksum, part_size=sent.part_size)
         if after.receipt is None:
             raise _unconfirmed(target.key, after)

@@ -9,7 +9,7 @@ from storage.aws.clients import Closeable
 from storage.config import StorageConfig
 from storage.content_types import content_type
 from storage.keys import object_key, public_url
-from storage.object_store import ObjectStore
+from storage.object_store import ObjectStore, UploadSteps
 from storage.source_file import SourceFile
 from storage.transfer.preconditions import WriteCondition
 from storage.transfer.single_put import Target
@@ -30,6 +30,14 @@ class UploadedRendition:
     key: str
     url: str
     replaced: bool
+
+
+class _Replace(UploadSteps):
+    replaced = False
+
+    def condition(self, found: Confirmation) -> WriteCondition:
+        self.replaced = found.verdict is Verdict.DIFFERS
+        return super().condition(found)
 
 
 class RenditionStore(Closeable):
@@ -67,15 +75,9 @@ class RenditionStore(Closeable):
             content_type(filename),
             {"video-id": video_id, "quality": quality, "source-mtime": str(source.identity.mtime_ns)},
         )
-        replaced = False
-
-        def replace_any(found: Confirmation) -> WriteCondition:
-            nonlocal replaced
-            replaced = found.verdict is Verdict.DIFFERS
-            return WriteCondition.unconditional()
-
-        self._store.ensure(source, target, checksum=source.checksum(), condition=replace_any)
-        return UploadedRendition(target.key, public_url(self._public_base, target.key), replaced)
+        steps = _Replace()
+        self._store.ensure(source, target, checksum=source.checksum(), steps=steps)
+        return UploadedRendition(target.key, public_url(self._public_base, target.key), steps.replaced)
 
     def exists(self, video_id: str, filename: str, quality: str) -> bool:
         """Whether there is an object of that name, with any content."""

@@ -17,7 +17,6 @@ from storage import (
     Target,
     Verdict,
     WriteCondition,
-    part_size_for,
 )
 from watcher.catalog.gate import Admitted, Rejected, Waiting
 from watcher.errors import Code, DeferError, FailureKind, ReexamineError, StageError
@@ -68,18 +67,22 @@ class UploadStage(Stage):
                 return
             upload = with_checksum
             failpoint(Point.HASHED)
-            existing = self._confirm(upload, source, upload.part_size or part_size_for(source.size))
-            if existing.verdict is Verdict.UNKNOWN and upload.etag is not None:
-                # It was sent once. An unknown result is no reason to send it again.
-                raise _unconfirmed(existing)
-            if existing.verdict is Verdict.DIFFERS and (
-                proven := self._context.ledger.other_content_for_row(upload)
-            ):
-                self._await_newer_row(upload, proven)
+            attempt = _Attempt(self._context, upload, work, self._clock)
+            try:
+                receipt = self._context.store.ensure(
+                    source,
+                    self._target(upload),
+                    checksum=_known(upload.checksum),
+                    steps=attempt,
+                    resume=attempt.unfinished_multipart,
+                    part_size=upload.part_size,
+                )
+            except _NewerRowRequiredError as exc:
+                log.warning("upload_awaits_row", code=Code.ROW_NOT_NEWER, reason=str(exc))
+                self._context.ledger.await_row(upload, reason=str(exc), code=Code.ROW_NOT_NEWER)
                 return
-            receipt = self._adopt(upload, existing)
-            if receipt is None:
-                receipt = self._send(upload, source, work, self._condition(upload, existing))
+            if attempt.started_at is not None:
+                self._context.metrics.upload_seconds.observe(self._clock() - attempt.started_at)
             self._require_same_path(upload)
         failpoint(Point.CONFIRMED)
         retry_until_committed(lambda: self._record_verified(upload, receipt), work)
@@ -158,7 +161,7 @@ class UploadStage(Stage):
         if not has_other_key and admission["catalog_row_id"] == upload.catalog_row_id:
             return upload
         if has_other_key and upload.multipart_id is not None:
-            self._abort_multipart(upload)
+            abort_multipart(self._context, upload)
             upload = self._context.ledger.record(upload, multipart_id=None, part_size=None)
         return self._context.ledger.record(upload, **admission)
 
@@ -190,51 +193,76 @@ class UploadStage(Stage):
         return None
 
     def _record_checksum(self, upload: Upload, checksum: str) -> Upload:
-        self._abort_multipart(upload)
+        abort_multipart(self._context, upload)
         return self._context.ledger.record(upload, checksum=checksum, multipart_id=None, part_size=None)
 
-    def _abort_multipart(self, upload: Upload) -> None:
-        """Abort the multipart upload of an earlier attempt, unless the claim is lost."""
-        if upload.multipart_id is not None:
-            self._context.ledger.require_claim(upload)
-            self._context.store.abort(upload.object_key, upload.multipart_id)
+    def _target(self, upload: Upload) -> Target:
+        metadata = {
+            "video-id": upload.video_id,
+            "quality": upload.quality,
+            "source-mtime": str(upload.mtime_ns),
+        }
+        return Target(upload.object_key, self._context.naming.content_type(upload), metadata)
 
-    def _await_newer_row(self, upload: Upload, proven: Upload) -> None:
-        reason = (
-            f"The object {upload.object_key} was verified for catalog row {proven.catalog_row_id} (upload "
-            f"{proven.id}) and has other content: it is replaced only for a newer row."
-        )
-        log.warning("upload_awaits_row", code=Code.ROW_NOT_NEWER, reason=reason)
-        self._context.ledger.await_row(upload, reason=reason, code=Code.ROW_NOT_NEWER)
 
-    def _adopt(self, upload: Upload, existing: Confirmation) -> Receipt | None:
-        """The receipt of an object that is already in S3; None if it is missing or differs."""
-        if existing.receipt is None:
+class _NewerRowRequiredError(Exception):
+    """The object was verified for the upload's catalog row, and has other content."""
+
+
+class _Attempt(UploadProgress):
+    """An attempt to make an object hold a file: what it may replace, and what is recorded."""
+
+    @property
+    def unfinished_multipart(self) -> Multipart | None:
+        """The multipart upload that an earlier attempt left."""
+        upload = self.upload
+        if upload.multipart_id is None or upload.part_size is None:
             return None
-        self._context.store.ensure_public(upload.object_key)
-        self._abort_multipart(upload)
-        self._context.ledger.append_event(upload.id, "adopted", existing.detail)
-        self._context.metrics.adopted.inc()
-        log.info("object_adopted", key=upload.object_key)
-        return existing.receipt
+        return Multipart(upload.multipart_id, upload.part_size)
 
-    def _condition(self, upload: Upload, existing: Confirmation) -> WriteCondition:
-        """The precondition of the write, which keeps it from replacing an object of unknown origin."""
-        match existing.verdict:
+    def adopted(self, found: Confirmation) -> None:
+        """Record that the object is already in S3; it must be public, and needs no multipart upload."""
+        upload = self.upload
+        self.context.store.ensure_public(upload.object_key)
+        abort_multipart(self.context, upload)
+        self.context.ledger.append_event(upload.id, "adopted", found.detail)
+        self.context.metrics.adopted.inc()
+        log.info("object_adopted", key=upload.object_key)
+
+    def condition(self, found: Confirmation) -> WriteCondition:
+        """The precondition of the write, which keeps it from replacing an object of unknown origin.
+
+        Raises StageError, and _NewerRowRequiredError if the file must not be sent for its present row.
+        """
+        match found.verdict:
             case Verdict.MISSING:
                 return WriteCondition.if_absent()
-            case Verdict.DIFFERS if existing.etag:
-                self._require_replaceable(upload, existing)
-                return WriteCondition.if_match(existing.etag)
-            case _:
-                return WriteCondition.unconditional()
+            case Verdict.UNKNOWN if self.upload.etag is not None:
+                # It was sent once. An unknown result is no reason to send it again.
+                detail = f"After sending: {found.detail}"
+                raise StageError(FailureKind.ENVIRONMENT, Code.OBJECT_UNKNOWN, detail)
+            case Verdict.DIFFERS:
+                self._require_newer_row()
+                if found.etag:
+                    self._require_replaceable(found)
+                    return WriteCondition.if_match(found.etag)
+        return WriteCondition.unconditional()
 
-    def _require_replaceable(self, upload: Upload, existing: Confirmation) -> None:
+    def _require_newer_row(self) -> None:
+        proven = self.context.ledger.other_content_for_row(self.upload)
+        if proven is not None:
+            raise _NewerRowRequiredError(
+                f"The object {self.upload.object_key} was verified for catalog row {proven.catalog_row_id} "
+                f"(upload {proven.id}) and has other content: it is replaced only for a newer row."
+            )
+
+    def _require_replaceable(self, found: Confirmation) -> None:
         """Raise StageError if the object is not in the ledger and newer than the file's upload."""
-        if existing.etag is not None and self._context.ledger.is_known_etag(upload.object_key, existing.etag):
+        upload = self.upload
+        if found.etag is not None and self.context.ledger.is_known_etag(upload.object_key, found.etag):
             return
         appeared_at = upload.catalog_row_at or upload.discovered_at
-        if existing.last_modified is not None and existing.last_modified >= appeared_at:
+        if found.last_modified is not None and found.last_modified >= appeared_at:
             raise StageError(
                 FailureKind.OBJECT,
                 Code.FOREIGN_OBJECT,
@@ -242,61 +270,18 @@ class UploadStage(Stage):
                 f"is newer than this file. Remove the wrong one of the two, then retry {upload.id}.",
             )
 
-    def _send(self, upload: Upload, source: SourceFile, work: Work, condition: WriteCondition) -> Receipt:
-        started = self._clock()
-        log.info("upload_started", key=upload.object_key, size=upload.size)
-        progress = UploadProgress(self._context, upload, work, self._clock)
-        resume = None
-        if upload.multipart_id is not None and upload.part_size is not None:
-            resume = Multipart(upload.multipart_id, upload.part_size)
-        with progress.shown(is_resumed=resume is not None):
-            sent = self._context.store.upload(
-                source,
-                self._target(upload, condition),
-                checksum=_known(upload.checksum),
-                progress=progress,
-                cancelled=lambda: work.stopped() or progress.claim_is_lost,
-                resume=resume,
-                on_multipart=progress.begin,
-            )
-            failpoint(Point.COMPLETED)
-        progress.finish(sent)
-        confirmation = self._confirm(upload, source, sent.part_size)
-        self._context.metrics.upload_seconds.observe(self._clock() - started)
-        if confirmation.receipt is None:
-            raise _unconfirmed(confirmation)
-        return confirmation.receipt
 
-    def _target(self, upload: Upload, condition: WriteCondition) -> Target:
-        metadata = {
-            "video-id": upload.video_id,
-            "quality": upload.quality,
-            "source-mtime": str(upload.mtime_ns),
-        }
-        content_type = self._context.naming.content_type(upload)
-        return Target(upload.object_key, content_type, metadata, condition)
-
-    def _confirm(self, upload: Upload, source: SourceFile, part_size: int | None) -> Confirmation:
-        return self._context.store.confirm_file(
-            upload.object_key, source, checksum=_known(upload.checksum), part_size=part_size
-        )
+def abort_multipart(context: StageContext, upload: Upload) -> None:
+    """Abort the multipart upload of an earlier attempt, unless the claim is lost."""
+    if upload.multipart_id is not None:
+        context.ledger.require_claim(upload)
+        context.store.abort(upload.object_key, upload.multipart_id)
 
 
 def _known(checksum: str | None) -> str:
     if checksum is None:
         raise ValueError("the checksum must be known before an object is sent or confirmed")
     return checksum
-
-
-def _unconfirmed(confirmation: Confirmation) -> StageError:
-    after = f"After sending: {confirmation.detail}"
-    match confirmation.verdict:
-        case Verdict.MISSING:
-            return StageError(FailureKind.TRANSIENT, Code.OBJECT_MISSING, f"{after} The file is sent again.")
-        case Verdict.DIFFERS:
-            return StageError(FailureKind.TRANSIENT, Code.OBJECT_DIFFERS, f"{after} The file is sent again.")
-        case _:
-            return StageError(FailureKind.ENVIRONMENT, Code.OBJECT_UNKNOWN, after)
 
 
 def retry_until_committed(record: Callable[[], None], work: Work) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import structlog
 
 from db import ClaimLostError, DatabaseError, Progress, Upload
-from storage import Multipart, Sent
+from storage import Multipart, Sent, UploadSteps
 from watcher.failpoints import Point, failpoint
 from watcher.stages.context import StageContext
 from watcher.stages.runner import Work
@@ -19,60 +19,70 @@ PROGRESS_SECONDS = 1.0
 """The shortest time between two updates of an upload's row."""
 
 
-class UploadProgress:
-    """Records how many bytes were sent, and notices when the claim is lost."""
+class UploadProgress(UploadSteps):
+    """Records how much of an upload was sent, and notices when its claim is lost."""
 
     def __init__(self, context: StageContext, upload: Upload, work: Work, clock: Callable[[], float]) -> None:
-        self._context = context
-        self._upload = upload
+        self.context = context
+        self.upload = upload
         self._work = work
         self._clock = clock
         self._recorded_at = clock()
         self._seen = 0
-        self.claim_is_lost = False
+        self._claim_is_lost = False
+        self.started_at: float | None = None
+        """When sending began, on the clock; None until then."""
 
     @contextmanager
-    def shown(self, *, is_resumed: bool) -> Iterator[None]:
-        """Show the upload's progress during a `with` block."""
-        self._context.transfer_progress.begin(self._upload, is_resumed=is_resumed)
+    def sending(self) -> Iterator[None]:
+        """Show the upload's progress while it is sent."""
+        log.info("upload_started", key=self.upload.object_key, size=self.upload.size)
+        is_resumed = self.upload.multipart_id is not None
+        self.started_at = self._recorded_at = self._clock()
+        self.context.transfer_progress.begin(self.upload, is_resumed=is_resumed)
         try:
             yield
         finally:
-            self._context.transfer_progress.end(self._upload)
+            self.context.transfer_progress.end(self.upload)
 
-    def begin(self, multipart: Multipart) -> None:
+    def on_multipart(self, multipart: Multipart) -> None:
         """Record a multipart upload before any part is sent, so that a crash leaves no unknown parts.
 
         Raises `db.DatabaseError` and `db.ClaimLostError`; no part is sent then.
         """
         failpoint(Point.MULTIPART_CREATED)
-        self._context.ledger.record(
-            self._upload, multipart_id=multipart.upload_id, part_size=multipart.part_size
+        self.context.ledger.record(
+            self.upload, multipart_id=multipart.upload_id, part_size=multipart.part_size
         )
         failpoint(Point.MULTIPART_RECORDED)
 
-    def __call__(self, bytes_sent: int) -> None:
+    def progress(self, accepted: int) -> None:
         """Record how many bytes S3 has accepted so far; a smaller number than before is ignored."""
         self._work.beat()
-        self._context.metrics.bytes_sent.inc(max(0, bytes_sent - self._seen))
-        self._seen = max(self._seen, bytes_sent)
-        self._context.transfer_progress.update(self._upload, self._seen)
+        self.context.metrics.bytes_sent.inc(max(0, accepted - self._seen))
+        self._seen = max(self._seen, accepted)
+        self.context.transfer_progress.update(self.upload, self._seen)
         failpoint(Point.PART_SENT)
         # The claim is checked before the object is completed.
-        is_complete = bytes_sent >= self._upload.size
+        is_complete = accepted >= self.upload.size
         if is_complete or self._clock() - self._recorded_at >= PROGRESS_SECONDS:
             self._recorded_at = self._clock()
             self._record({"bytes_sent": self._seen})
 
-    def finish(self, sent: Sent) -> None:
+    def is_cancelled(self) -> bool:
+        """Whether the stage stops, or another daemon has the claim."""
+        return self._work.stopped() or self._claim_is_lost
+
+    def sent(self, sent: Sent) -> None:
         """Record the result; by its ETag the object is recognized as ours even if it is never confirmed."""
+        failpoint(Point.COMPLETED)
         self._record({"bytes_sent": self._seen, "part_size": sent.part_size, "etag": sent.etag})
 
     def _record(self, facts: Progress) -> None:
         try:
-            self._context.ledger.record(self._upload, **facts)
+            self.context.ledger.record(self.upload, **facts)
         except ClaimLostError:
-            self.claim_is_lost = True
+            self._claim_is_lost = True
         except DatabaseError as exc:
             # Sending continues: the confirmation records all of this again.
             log.debug("progress_unrecorded", reason=str(exc))

@@ -5,8 +5,9 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -24,6 +25,7 @@ from storage import (
     StorageError,
     Target,
     UploadCancelledError,
+    UploadSteps,
     Verdict,
     WriteCondition,
     checksums,
@@ -643,42 +645,67 @@ def test_what_a_header_cannot_carry_is_refused_as_metadata() -> None:
         Target(KEY, "video/mp4", {"name": "a\r\nx-amz-acl: public-read"})
 
 
+class RecordedSteps(UploadSteps):
+    """Writes only where nothing is, and records the steps in their order."""
+
+    def __init__(self) -> None:
+        self.steps: list[object] = []
+
+    def adopted(self, found: Confirmation) -> None:
+        self.steps.append(("adopted", found.verdict))
+
+    def condition(self, found: Confirmation) -> WriteCondition:
+        self.steps.append(("condition", found.verdict))
+        return WriteCondition.if_absent()
+
+    @contextmanager
+    def sending(self) -> Iterator[None]:
+        self.steps.append("sending")
+        yield
+
+    def progress(self, accepted: int) -> None:
+        self.steps.append(("progress", accepted))
+
+    def sent(self, sent: Sent) -> None:
+        self.steps.append(("sent", sent.part_size))
+
+
 def test_ensure_adopts_an_identical_object_without_sending(
     store: ObjectStore, proxy: FaultProxy, source_of: SourceOf
 ) -> None:
-    def refuse(found: Confirmation) -> WriteCondition:
-        raise AssertionError(found.detail)
-
+    steps = RecordedSteps()
     source = source_of(SMALL)
     upload(store, source)
     proxy.requests.clear()
-    receipt = store.ensure(source, TARGET, checksum=source.checksum(), condition=refuse)
+    receipt = store.ensure(source, TARGET, checksum=source.checksum(), steps=steps)
     assert (receipt.size, receipt.checksum) == (source.size, source.checksum())
     assert proxy.actions == ["HeadObject"]
+    assert steps.steps == [("adopted", Verdict.AGREES)]
 
 
-@pytest.mark.parametrize(("content", "seen"), [(None, Verdict.MISSING), (b"other", Verdict.DIFFERS)])
-def test_ensure_sends_on_the_condition_for_what_it_found_and_confirms(
-    store: ObjectStore, proxy: FaultProxy, source_of: SourceOf, content: bytes | None, seen: Verdict
+def test_ensure_sends_what_is_missing_and_confirms_it(
+    store: ObjectStore, proxy: FaultProxy, source_of: SourceOf
 ) -> None:
-    found: list[Confirmation] = []
-
-    def decide(confirmation: Confirmation) -> WriteCondition:
-        found.append(confirmation)
-        return WriteCondition.if_absent()
-
-    if content is not None:
-        upload(store, source_of(content))
-    proxy.requests.clear()
+    steps = RecordedSteps()
     source = source_of(SMALL)
-    if content is None:
-        store.ensure(source, TARGET, checksum=source.checksum(), condition=decide)
-        assert proxy.actions == ["HeadObject", "PutObject", "HeadObject"]
-    else:
-        with pytest.raises(PreconditionError):
-            store.ensure(source, TARGET, checksum=source.checksum(), condition=decide)
-    assert [confirmation.verdict for confirmation in found] == [seen]
+    store.ensure(source, TARGET, checksum=source.checksum(), steps=steps)
+    assert proxy.actions == ["HeadObject", "PutObject", "HeadObject"]
     assert proxy.requests[1].headers["If-None-Match"] == "*"
+    assert steps.steps[:2] == [("condition", Verdict.MISSING), "sending"]
+    assert steps.steps[2:] == [("progress", source.size), ("sent", None)]
+
+
+def test_ensure_replaces_another_object_only_on_the_condition_of_its_caller(
+    store: ObjectStore, source_of: SourceOf
+) -> None:
+    upload(store, source_of(b"other"))
+    steps = RecordedSteps()
+    source = source_of(SMALL)
+    with pytest.raises(PreconditionError):
+        store.ensure(source, TARGET, checksum=source.checksum(), steps=steps)
+    assert steps.steps == [("condition", Verdict.DIFFERS), "sending"]
+    receipt = store.ensure(source, TARGET, checksum=source.checksum(), steps=UploadSteps())
+    assert receipt.checksum == source.checksum()
 
 
 def test_head_describes_an_object_and_distinguishes_missing_from_forbidden(
