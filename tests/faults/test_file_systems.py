@@ -38,7 +38,7 @@ def test_a_file_system_that_became_read_only_pauses_the_release_and_nothing_else
         with going_well(settings) as daemon:
             daemon.expect("upload_published", path=PATH)
             told = daemon.expect("stage_paused", stage="release", code="local-system")
-            assert "mount that file system for writing" in told["reason"]
+            assert "remount that file system read-write" in told["reason"]
             assert "Read-only" in command(settings, "explain", PATH).stdout
             disk.remount("rw")
             files_at_stake.over()
@@ -68,7 +68,7 @@ def test_a_disk_that_fails_under_ledger_and_videos_pauses_everything_until_it_is
         with going_well(settings) as daemon:
             files_at_stake.put(settings, PATH, video)
             told = daemon.expect("stage_paused", stage="upload", code="database")
-            assert "mount it for writing" in told["reason"]
+            assert "the file system is mounted for writing" in told["reason"]
         proxy.fault = no_fault
         refused = command(settings, "run")
         assert refused.returncode == 1

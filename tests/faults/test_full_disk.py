@@ -109,7 +109,7 @@ def test_a_daemon_that_finds_no_room_at_its_start_says_so_and_fails_nothing(
     files_at_stake.inject()
     refused = command(settings, "run")
     assert refused.returncode == 1
-    assert "room on it" in refused.stderr
+    assert "free space" in refused.stderr
     assert "Traceback" not in refused.stderr
     disk.empty()
     files_at_stake.over()
