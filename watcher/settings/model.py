@@ -24,6 +24,9 @@ from db import QUALITIES, sqlite_url
 from watcher.renditions import TEMPLATE_HELP
 from watcher.settings import types
 
+POSTGRES_FIELDS = ("postgres_host", "postgres_port", "postgres_user", "postgres_password", "postgres_db")
+"""The compressor's names for its database; those that are not given have its defaults."""
+
 
 class CatalogKind(StrEnum):
     """Which program creates the rows that players read."""
@@ -96,7 +99,7 @@ class Settings(BaseSettings):
         False,
     )
     database_url: types.DatabaseUrl | None = setting(
-        "The ledger's database. Unset: PostgreSQL from the `POSTGRES_*` settings if `POSTGRES_DB` is set, "
+        "The ledger's database. Unset: PostgreSQL from the `POSTGRES_*` settings if any of them is set, "
         "else an SQLite file in `$STATE_DIRECTORY`, else in the user's state directory.",
         "sqlite:///absolute/path or postgresql://user:password@host:port/database",
     )
@@ -330,12 +333,14 @@ class Settings(BaseSettings):
         """The URL of the ledger's database, password included."""
         if self.database_url is not None:
             return self.database_url.get_secret_value()
-        if "postgres_db" not in self.model_fields_set:
+        if self.model_fields_set.isdisjoint(POSTGRES_FIELDS):
             return sqlite_url(os.path.join(os.path.abspath(state_directory()), "ledger.sqlite3"))
         password = self.postgres_password.get_secret_value() if self.postgres_password else ""
         login = quote(self.postgres_user, safe="") + (f":{quote(password, safe='')}" if password else "")
         database = quote(self.postgres_db, safe="")
-        return f"postgresql://{login}@{self.postgres_host}:{self.postgres_port}/{database}"
+        # An IPv6 address stands in brackets, a socket's directory is percent-encoded (libpq, 34.1.1.2).
+        host = f"[{self.postgres_host}]" if ":" in self.postgres_host else quote(self.postgres_host, safe="")
+        return f"postgresql://{login}@{host}:{self.postgres_port}/{database}"
 
     @property
     def on_postgresql(self) -> bool:
@@ -380,16 +385,17 @@ def _conflicts(values: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
     transition = {"LIFECYCLE_TRANSITION_DAYS", "LIFECYCLE_TRANSITION_CLASS"}
     if len(missing := transition - given.keys()) == 1:
         yield _conflict(missing.pop(), "it is missing; allowed: both days and class, or neither")
-    url = given.get("DATABASE_URL", "postgres" if "POSTGRES_DB" in given else "")
+    names_postgresql = not given.keys().isdisjoint(map(str.upper, POSTGRES_FIELDS))
+    url = given.get("DATABASE_URL", "postgres" if names_postgresql else "")
     on_postgresql = url.startswith("postgres")
     if given.get("CATALOG") == CatalogKind.COMPRESSOR and not on_postgresql:
         yield _conflict(
-            "CATALOG", "compressor needs its PostgreSQL; allowed: with DATABASE_URL or POSTGRES_DB set"
+            "CATALOG", "compressor needs its PostgreSQL; allowed: with DATABASE_URL or POSTGRES_* set"
         )
     if given.get("SHARED_DIRECTORY", "").strip().lower() in _TRUE and not on_postgresql:
         yield _conflict(
             "SHARED_DIRECTORY",
-            "daemons on several machines meet in PostgreSQL; allowed: with DATABASE_URL or POSTGRES_DB set",
+            "daemons on several machines meet in PostgreSQL; allowed: with DATABASE_URL or POSTGRES_* set",
         )
     if "AWS_S3_SSE_KMS_KEY_ID" in given and given.get("AWS_S3_SSE") != "aws:kms":
         yield _conflict("AWS_S3_SSE_KMS_KEY_ID", "it is not used; allowed: with AWS_S3_SSE=aws:kms")

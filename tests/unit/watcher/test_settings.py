@@ -13,6 +13,7 @@ from db import QUALITIES
 from watcher.settings.loading import SettingsError, load_settings, read_sources
 from watcher.settings.model import CatalogKind, Settings, state_directory
 from watcher.settings.report import MASK, mask_url, report_settings
+from watcher.settings.unused import unused_settings
 
 SECRET = "s3cr3t-that-nobody-may-see"
 
@@ -276,9 +277,32 @@ def test_the_users_state_directory_is_below_home_unless_it_is_named() -> None:
     assert state_directory({}) == os.path.expanduser("~/.local/state/video-uploader")
 
 
-def test_the_postgres_names_count_only_if_the_database_is_named(given: Given) -> None:
-    given.environment(POSTGRES_HOST="db.example", POSTGRES_USER="u", POSTGRES_PASSWORD="p")
-    assert given.settings().ledger_url.startswith("sqlite:")
+@pytest.mark.parametrize(
+    ("name", "value", "url"),
+    [
+        ("POSTGRES_HOST", "db.example", "postgresql://postgres@db.example:5432/lambrk"),
+        ("POSTGRES_HOST", "::1", "postgresql://postgres@[::1]:5432/lambrk"),
+        ("POSTGRES_HOST", "/run/postgresql", "postgresql://postgres@%2Frun%2Fpostgresql:5432/lambrk"),
+        ("POSTGRES_PORT", "5432", "postgresql://postgres@localhost:5432/lambrk"),
+        ("POSTGRES_USER", "u", "postgresql://u@localhost:5432/lambrk"),
+        ("POSTGRES_PASSWORD", "p", "postgresql://postgres:p@localhost:5432/lambrk"),
+        ("POSTGRES_PASSWORD", "", "postgresql://postgres@localhost:5432/lambrk"),
+        ("POSTGRES_DB", "d", "postgresql://postgres@localhost:5432/d"),
+    ],
+)
+@pytest.mark.parametrize("place", ["file", "environment"])
+def test_any_postgres_name_means_postgresql_with_the_compressors_defaults_for_the_others(
+    given: Given, name: str, value: str, url: str, place: str
+) -> None:
+    """The compressor's documented examples give host, user and password, and no database."""
+    if place == "file":
+        given.file(f"{name}={value}\n")
+    else:
+        given.environment(**{name: value})
+    settings = given.settings()
+    assert settings.ledger_url == url
+    assert settings.catalog_kind is CatalogKind.COMPRESSOR
+    assert given.environment(SHARED_DIRECTORY="true", CATALOG="compressor").settings().on_postgresql
 
 
 def test_the_postgres_names_make_one_url_with_everything_encoded(given: Given) -> None:
@@ -300,6 +324,52 @@ def test_a_database_url_wins_over_the_postgres_names(given: Given) -> None:
     settings = given.settings()
     assert settings.ledger_url == "sqlite:////tmp/x.sqlite3"
     assert settings.catalog_kind is CatalogKind.OWN
+
+
+UNUSED = {
+    "POSTGRES_HOST": ({"DATABASE_URL": "postgresql://h/d", "POSTGRES_HOST": "h"}, {"DATABASE_URL": ""}),
+    "POSTGRES_PORT": ({"DATABASE_URL": "postgresql://h/d", "POSTGRES_PORT": "1"}, {"DATABASE_URL": ""}),
+    "POSTGRES_USER": ({"DATABASE_URL": "postgresql://h/d", "POSTGRES_USER": "u"}, {"DATABASE_URL": ""}),
+    "POSTGRES_PASSWORD": (
+        {"DATABASE_URL": "postgresql://h/d", "POSTGRES_PASSWORD": "p"},
+        {"DATABASE_URL": ""},
+    ),
+    "POSTGRES_DB": ({"DATABASE_URL": "sqlite:////tmp/x", "POSTGRES_DB": "d"}, {"DATABASE_URL": ""}),
+    "DATABASE_SCHEMA": ({"DATABASE_SCHEMA": "s"}, {"POSTGRES_DB": "d"}),
+    "CATALOG_SCHEMA": ({"CATALOG_SCHEMA": "s"}, {"POSTGRES_DB": "d"}),
+    "CATALOG_ROW_TIMEOUT": ({"CATALOG_ROW_TIMEOUT": "9"}, {"POSTGRES_DB": "d"}),
+    "DELETE_ORPHANS": ({"CATALOG": "own", "DELETE_ORPHANS": "true", "POSTGRES_DB": "d"}, {"CATALOG": ""}),
+    "LOCAL_BASE_URL": ({"CATALOG": "none", "LOCAL_BASE_URL": "http://h"}, {"CATALOG": "own"}),
+    "AWS_SESSION_TOKEN": (
+        {"AWS_SESSION_TOKEN": "t"},
+        {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"},
+    ),
+    "AWS_S3_BASE_URL": (
+        {"AWS_S3_BASE_URL": "https://b.example", "CLOUDFRONT_DOMAIN": "c.example"},
+        {"CLOUDFRONT_DOMAIN": ""},
+    ),
+    "CLOUDFRONT_DISTRIBUTION_ID": (
+        {"CLOUDFRONT_DISTRIBUTION_ID": "E1"},
+        {"CLOUDFRONT_DOMAIN": "c.example"},
+    ),
+    "AWS_ENDPOINT_URL_CLOUDFRONT": (
+        {"AWS_ENDPOINT_URL_CLOUDFRONT": "http://h", "CLOUDFRONT_DOMAIN": "c.example"},
+        {"CLOUDFRONT_DISTRIBUTION_ID": "E1"},
+    ),
+    "RELEASE_AFTER_SECONDS": ({"KEEP_LOCAL": "true", "RELEASE_AFTER_SECONDS": "9"}, {"KEEP_LOCAL": "no"}),
+    "DISK_PRESSURE_PERCENT": ({"KEEP_LOCAL": "true", "DISK_PRESSURE_PERCENT": "9"}, {"KEEP_LOCAL": "no"}),
+}
+"""For each setting: values that leave it without effect, and a change that gives it one."""
+
+
+@pytest.mark.parametrize("name", UNUSED)
+def test_a_setting_that_is_given_and_has_no_effect_is_reported(given: Given, name: str) -> None:
+    unused, remedy = UNUSED[name]
+    assert unused_settings(given.settings()) == []
+    (found,) = unused_settings(given.environment(**unused).settings())
+    assert found.name == name
+    assert found.reason.endswith(".")
+    assert unused_settings(given.environment(**remedy).settings()) == []
 
 
 @pytest.mark.parametrize("host", ["h1:5432,h2:5433", "[::1]:5432", "h", "/db"])
@@ -342,6 +412,10 @@ def test_the_report_has_every_setting_and_no_secret(given: Given) -> None:
     assert SECRET not in repr(reports)
     assert SECRET not in repr(settings)
     assert given.report("AWS_SECRET_ACCESS_KEY") == (MASK, "environment")
+    assert given.report("POSTGRES_PASSWORD") == (MASK, "environment")
+    given.environment(POSTGRES_PASSWORD="")
+    assert given.report("POSTGRES_PASSWORD") == ("", "environment")
+    given.environment(POSTGRES_PASSWORD=SECRET)
     assert given.report("DATABASE_URL") == (f"postgresql://postgres:{MASK}@localhost:5432/lambrk", "default")
 
 
