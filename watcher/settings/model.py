@@ -276,8 +276,8 @@ class Settings(BaseSettings):
     metrics_address: types.Address = setting(
         "Address that `/metrics` is served on; empty: not served.", "host:port, or empty", "127.0.0.1:9108"
     )
-    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], types.UpperCase] = setting(
-        "Lowest severity that is logged.", "DEBUG, INFO, WARNING or ERROR", "INFO"
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], types.UpperCase] = setting(
+        "Lowest severity that is logged.", "DEBUG, INFO, WARNING, ERROR or CRITICAL", "INFO"
     )
     log_format: Literal["json", "console"] | None = setting(
         "Format of log lines. Unset: `console` on a terminal, else `json`.", "json or console"

@@ -198,8 +198,10 @@ def test_lists_are_words_between_commas(given: Given) -> None:
     assert settings.qualities == ("720p", "original")
 
 
-def test_a_log_level_may_be_in_any_case(given: Given) -> None:
-    assert given.environment(LOG_LEVEL="debug").settings().log_level == "DEBUG"
+@pytest.mark.parametrize("level", ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"])
+def test_a_log_level_is_one_of_the_compressors_in_any_case(given: Given, level: str) -> None:
+    for written in (level, level.lower(), level.title()):
+        assert given.environment(LOG_LEVEL=written).settings().log_level == level
 
 
 @pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
