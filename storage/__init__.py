@@ -35,7 +35,16 @@ from storage.errors import (
     StorageError,
     UploadCancelledError,
 )
-from storage.keys import ParsedKey, key_of_url, object_key, parse_object_key, public_url
+from storage.keys import (
+    QUALITIES,
+    ParsedKey,
+    has_control_characters,
+    key_of_url,
+    object_key,
+    parse_object_key,
+    public_url,
+    rendition_filename,
+)
 from storage.object_store import ListedObject, ObjectStore, UploadSteps
 from storage.rendition_store import RenditionStore, UploadedRendition
 from storage.s3_service import S3Service
@@ -45,6 +54,7 @@ from storage.verification import Confirmation, Receipt, Verdict
 
 __all__ = [
     "MAX_INVALIDATION_PATHS",
+    "QUALITIES",
     "BucketAdmin",
     "BucketDocument",
     "CheckResult",
@@ -82,6 +92,7 @@ __all__ = [
     "content_type",
     "desired_documents",
     "failed",
+    "has_control_characters",
     "invalidation_paths",
     "is_unsupported",
     "key_of_url",
@@ -92,5 +103,6 @@ __all__ = [
     "parse_object_key",
     "part_size_for",
     "public_url",
+    "rendition_filename",
     "warning",
 ]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from db import Upload
-from storage import content_type, key_of_url, object_key, public_url
+from storage import QUALITIES, content_type, has_control_characters, key_of_url, object_key, public_url
 
 ORIGINAL = "original"
 TEMPLATE_HELP = (
@@ -105,7 +105,7 @@ class PathTemplate:
             path.encode()
         except UnicodeEncodeError:
             return "its name is not valid UTF-8"
-        if any(ord(character) < 32 or 127 <= ord(character) < 160 for character in path):
+        if has_control_characters(path):
             return "its name contains control characters"
         if pattern := self.ignores(path):
             return f"it matches {pattern} of IGNORE_PATTERNS"
@@ -131,15 +131,20 @@ def _compile(template: str, qualities: Iterable[str]) -> re.Pattern[str]:
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """Makes object keys and URLs: `prefix` of the keys, `public_base` and `local_base` of the URLs."""
+    """Makes object keys and URLs: `prefix` of the keys, `public_base` and `local_base` of the URLs.
+
+    `qualities` are those that a key may have.
+    """
 
     prefix: str
     public_base: str
     local_base: str
+    qualities: tuple[str, ...] = QUALITIES
 
     def key(self, rendition: Rendition) -> str:
         """The object key; raises `storage.KeyTooLongError` over S3's 1,024 bytes."""
-        return object_key(self.prefix, rendition.video_id, rendition.filename, rendition.quality)
+        video_id, filename, quality = rendition.video_id, rendition.filename, rendition.quality
+        return object_key(self.prefix, video_id, filename, quality, qualities=self.qualities)
 
     def public_url(self, upload: Upload) -> str:
         """The public URL of an upload's object."""
