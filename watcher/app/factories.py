@@ -23,6 +23,7 @@ def make_path_template(settings: Settings) -> PathTemplate:
         qualities=settings.qualities,
         extensions=settings.video_extensions,
         ignore=settings.ignore_patterns,
+        rows_decide=settings.catalog_kind is CatalogKind.COMPRESSOR,
     )
 
 
