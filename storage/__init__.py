@@ -26,7 +26,7 @@ from storage.checks import (
 )
 from storage.cloudfront import MAX_INVALIDATION_PATHS, Distribution, invalidation_paths
 from storage.config import StorageConfig
-from storage.content_types import content_type
+from storage.content_types import CONTENT_TYPES, content_type
 from storage.errors import (
     ErrorKind,
     KeyTooLongError,
@@ -53,6 +53,7 @@ from storage.transfer import Multipart, OpenMultipart, Sent, Target, WriteCondit
 from storage.verification import Confirmation, Receipt, Verdict
 
 __all__ = [
+    "CONTENT_TYPES",
     "MAX_INVALIDATION_PATHS",
     "QUALITIES",
     "BucketAdmin",

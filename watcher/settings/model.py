@@ -21,6 +21,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from db import QUALITIES, sqlite_url
+from storage import CONTENT_TYPES
 from watcher.renditions import TEMPLATE_HELP
 from watcher.settings import types
 
@@ -79,9 +80,10 @@ class Settings(BaseSettings):
         "{video_id}/{filename}_{quality}{ext}",
     )
     video_extensions: types.Extensions = setting(
-        "Only files with these extensions are uploaded: a log beside the videos must not become public.",
+        "Only files with these extensions, in any case, are uploaded: a log beside the videos must not "
+        "become public. The default has the formats that ffmpeg reads, because originals keep theirs.",
         "extensions with their dot, separated by commas",
-        (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".ts"),
+        tuple(CONTENT_TYPES),
     )
     qualities: types.Qualities = setting(
         "Names of the qualities; a subset of the default unless `CATALOG=none`.",

@@ -10,6 +10,9 @@ import pytest
 from pydantic import ValidationError
 
 from db import QUALITIES
+from storage import CONTENT_TYPES
+from watcher.app.factories import make_path_template
+from watcher.renditions import Ignored
 from watcher.settings.loading import SettingsError, load_settings, read_sources
 from watcher.settings.model import CatalogKind, Settings, state_directory
 from watcher.settings.report import MASK, mask_url, report_settings
@@ -196,6 +199,14 @@ def test_lists_are_words_between_commas(given: Given) -> None:
     settings = given.settings()
     assert settings.video_extensions == (".mp4", ".MOV")
     assert settings.qualities == ("720p", "original")
+
+
+def test_originals_of_every_known_format_are_uploaded_by_default(given: Given) -> None:
+    """The compressor takes any source that ffmpeg reads, and its original keeps the extension."""
+    template = make_path_template(given.settings())
+    for extension in (*CONTENT_TYPES, ".FLV", ".Mpg"):
+        path = f"0b8e3f60-9d5c-4c1a-8f8e-3b1f0a7d2c11/movie{extension}"
+        assert not isinstance(template.classify(path), Ignored), extension
 
 
 @pytest.mark.parametrize("level", ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"])
@@ -395,7 +406,7 @@ def test_the_report_tells_where_each_value_came_from(given: Given) -> None:
     assert given.report("AWS_S3_BUCKET") == ("from-file", given.env_file)
     assert given.report("UPLOAD_CONCURRENCY") == ("4", "default")
     assert given.report("KEEP_LOCAL") == ("false", "default")
-    assert given.report("VIDEO_EXTENSIONS")[0] == ".mp4,.m4v,.mov,.webm,.mkv,.avi,.ts"
+    assert given.report("VIDEO_EXTENSIONS")[0].startswith(".3g2,.3gp,.asf,.avi,")
     assert given.report("CATALOG") == ("own", "default")
     assert given.report("LOCAL_BASE_URL") == ("file:///srv/completed", "default")
 
