@@ -13,6 +13,7 @@ from pydantic_settings import DotEnvSettingsSource, EnvSettingsSource
 
 from watcher.settings.file_permissions import permission_problems
 from watcher.settings.model import CONFLICT, Settings
+from watcher.settings.types import stripped
 
 _MAY_BE_EMPTY = frozenset({"METRICS_ADDRESS", "POSTGRES_PASSWORD"})
 """Without an address no metrics are served; an empty password means trust authentication."""
@@ -29,7 +30,7 @@ class SettingsError(Exception):
 def read_sources(env_file: str | None) -> dict[str, dict[str, Any]]:
     """Return the values that are set in the environment and in the file, in order of precedence.
 
-    Empty means unset, except for the names in `_MAY_BE_EMPTY`.
+    White space around them is removed. Empty means unset, except for the names in `_MAY_BE_EMPTY`.
     """
     sources = {
         "environment": EnvSettingsSource(Settings, env_ignore_empty=False)(),
@@ -39,7 +40,7 @@ def read_sources(env_file: str | None) -> dict[str, dict[str, Any]]:
     return {
         source: {
             name: value
-            for name, value in values.items()
+            for name, value in ((name, stripped(value)) for name, value in values.items())
             if name in known and (value != "" or name in _MAY_BE_EMPTY)
         }
         for source, values in sources.items()

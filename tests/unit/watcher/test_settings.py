@@ -126,7 +126,13 @@ WRONG = {
     "DATABASE_SCHEMA": "Not An Identifier",
     "CATALOG": "theirs",
     "LOCAL_BASE_URL": "no-url",
+    "POSTGRES_HOST": "db example",
     "POSTGRES_PORT": "70000",
+    "POSTGRES_USER": "u" * 64,
+    "POSTGRES_DB": "d" * 64,
+    "AWS_REGION": "eu west",
+    "AWS_S3_CACHE_CONTROL": "max-age=é",
+    "AWS_S3_STORAGE_CLASS": "standard ia",
     "AWS_S3_BUCKET": "Not_A_Bucket",
     "AWS_S3_BASE_URL": "https://cdn.example.com/?x=1",
     "AWS_S3_VIDEOS_PREFIX": "/videos/",
@@ -143,6 +149,138 @@ WRONG = {
     "LOG_LEVEL": "LOUD",
     "LOG_FORMAT": "xml",
 }
+
+
+RIGHT = {
+    "COMPLETED_DIR": "/srv/completed",
+    "PATH_TEMPLATE": "{video_id}/{quality}{ext}",
+    "VIDEO_EXTENSIONS": ".mp4,.mov",
+    "QUALITIES": "720p,original",
+    "IGNORE_PATTERNS": "*.tmp,.*",
+    "ALLOW_HARD_LINKS": "true",
+    "DATABASE_URL": "postgresql://u:p@h/d",
+    "DATABASE_SCHEMA": "uploader",
+    "DATABASE_AUTO_MIGRATE": "false",
+    "CATALOG": "compressor",
+    "CATALOG_SCHEMA": "public",
+    "CATALOG_ROW_TIMEOUT": "99",
+    "DELETE_ORPHANS": "true",
+    "LOCAL_BASE_URL": "https://example.com/videos",
+    "POSTGRES_HOST": "db.example",
+    "POSTGRES_PORT": "6432",
+    "POSTGRES_USER": "user",
+    "POSTGRES_PASSWORD": SECRET,
+    "POSTGRES_DB": "lambrk",
+    "AWS_ACCESS_KEY_ID": SECRET,
+    "AWS_SECRET_ACCESS_KEY": SECRET,
+    "AWS_SESSION_TOKEN": SECRET,
+    "AWS_REGION": "eu-west-1",
+    "AWS_S3_BUCKET": "my-videos",
+    "AWS_S3_BASE_URL": "https://cdn.example",
+    "CLOUDFRONT_DOMAIN": "cdn.example",
+    "CLOUDFRONT_DISTRIBUTION_ID": "E1A2",
+    "AWS_ENDPOINT_URL_CLOUDFRONT": "http://127.0.0.1:9",
+    "VERIFY_PUBLIC_URL": "true",
+    "AWS_S3_VIDEOS_PREFIX": "a/b",
+    "AWS_ENDPOINT_URL": "http://[::1]:9000",
+    "AWS_S3_ACL": "none",
+    "AWS_S3_CACHE_CONTROL": "public, max-age=9",
+    "AWS_S3_STORAGE_CLASS": "STANDARD_IA",
+    "AWS_S3_SSE": "aws:kms",
+    "AWS_S3_SSE_KMS_KEY_ID": "arn:aws:kms:eu-west-1:123456789012:key/0b8e-1",
+    "AWS_S3_TAGS": "a=b&c=d",
+    "AWS_S3_EXPECTED_BUCKET_OWNER": "123456789012",
+    "MAX_BANDWIDTH": "20MB/s",
+    "STALL_SECONDS": "30",
+    "CORS_ORIGINS": "https://a.example,https://b.example",
+    "LIFECYCLE_TRANSITION_DAYS": "30",
+    "LIFECYCLE_TRANSITION_CLASS": "GLACIER",
+    "LIFECYCLE_EXPIRE_DAYS": "90",
+    "INSTANCE_ID": "one two",
+    "SHARED_DIRECTORY": "true",
+    "CLAIM_SECONDS": "30",
+    "UPLOAD_CONCURRENCY": "12",
+    "SETTLE_SECONDS": "10",
+    "RESCAN_SECONDS": "60",
+    "RELEASE_AFTER_SECONDS": "60",
+    "DISK_PRESSURE_PERCENT": "80",
+    "KEEP_LOCAL": "true",
+    "PRUNE_DIRECTORIES_AFTER_DAYS": "30",
+    "METRICS_ADDRESS": "127.0.0.1:9",
+    "LOG_LEVEL": "ERROR",
+    "LOG_FORMAT": "json",
+}
+"""A valid value of every setting."""
+
+
+def test_white_space_around_a_value_does_not_count(given: Given) -> None:
+    assert [*RIGHT] == [name.upper() for name in Settings.model_fields]
+    exact = given.environment(**RIGHT).settings()
+    given.environment(**{name: f" \t{value}\r\n" for name, value in RIGHT.items()})
+    assert given.settings() == exact
+    padded: dict[str, Any] = {name: f" {value}\n" for name, value in RIGHT.items()}
+    assert Settings(**padded) == exact
+    given.environment(AWS_S3_BUCKET=" \t", LOG_FORMAT="\n")
+    assert (given.settings().aws_s3_bucket, given.settings().log_format) == ("lam-brk", None)
+
+
+@pytest.mark.parametrize("name", RIGHT)
+@pytest.mark.parametrize("character", ["\n", "\t", "\x1b", "\x7f", "\x85", "\udcff"])
+def test_a_control_character_in_a_value_is_refused_by_name_without_the_value(
+    given: Given, name: str, character: str
+) -> None:
+    value = RIGHT[name]
+    given.environment(**{**RIGHT, name: value[:1] + character + value[1:]})
+    sentences = given.problems()
+    reason = "it is not valid UTF-8" if character == "\udcff" else "it contains a control character"
+    assert any(sentence.startswith(f"{name}: {reason}") for sentence in sentences)
+    assert all(SECRET[1:] not in sentence and sentence.isprintable() for sentence in sentences)
+
+
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"])
+@pytest.mark.parametrize("value", [f"{SECRET} x", f"x\N{NO-BREAK SPACE}{SECRET}", f"é{SECRET}"])
+def test_a_credential_that_no_header_can_hold_is_refused(given: Given, name: str, value: str) -> None:
+    (sentence,) = given.environment(**{**RIGHT, name: value}).problems()
+    assert sentence.startswith(f"{name}: it contains white space")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("AWS_S3_SSE_KMS_KEY_ID", "a key"),
+        ("AWS_ENDPOINT_URL", "ftp://s3.example"),
+        ("AWS_ENDPOINT_URL", "http://s3.example:port"),
+        ("AWS_ENDPOINT_URL_CLOUDFRONT", "file:///x"),
+        ("AWS_S3_BASE_URL", "https://cdn.example/a b"),
+        ("AWS_S3_VIDEOS_PREFIX", "videos/../other"),
+        ("AWS_S3_VIDEOS_PREFIX", ".."),
+        ("AWS_S3_VIDEOS_PREFIX", "./a"),
+        ("POSTGRES_HOST", "user@host"),
+        ("POSTGRES_HOST", "host/db"),
+    ],
+)
+def test_a_value_of_another_shape_is_refused(given: Given, name: str, value: str) -> None:
+    (sentence,) = given.environment(**{**RIGHT, name: value}).problems()
+    assert sentence.startswith(f"{name}: it")
+
+
+@pytest.mark.parametrize("value", ["..a/b..", "a/.b", "...", "a.b"])
+def test_dots_in_a_prefix_are_allowed(given: Given, value: str) -> None:
+    assert given.environment(AWS_S3_VIDEOS_PREFIX=value).settings().aws_s3_videos_prefix == value
+
+
+@pytest.mark.parametrize(
+    "password",
+    ["first@second", "12/first@second", "12?first@second", "12#first", "first%zz", "12/3?first@second"],
+)
+def test_a_password_that_is_not_encoded_is_refused_without_any_part_of_it(
+    given: Given, password: str
+) -> None:
+    """libpq takes what follows its first '@' or '/' for a host or a database, and quotes that."""
+    given.environment(DATABASE_URL=f"postgresql://u:{password}@host/db")
+    (sentence,) = given.problems()
+    assert sentence.startswith("DATABASE_URL: it")
+    assert not any(part in sentence for part in ("first", "second", "12"))
 
 
 def test_every_wrong_value_is_reported_at_once_with_its_name_and_what_is_allowed(given: Given) -> None:
