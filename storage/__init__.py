@@ -26,7 +26,7 @@ from storage.checks import (
 )
 from storage.cloudfront import MAX_INVALIDATION_PATHS, Distribution, invalidation_paths
 from storage.config import StorageConfig
-from storage.content_types import content_type
+from storage.content_types import CONTENT_TYPES, content_type
 from storage.errors import (
     ErrorKind,
     KeyTooLongError,
@@ -35,7 +35,16 @@ from storage.errors import (
     StorageError,
     UploadCancelledError,
 )
-from storage.keys import ParsedKey, key_of_url, object_key, parse_object_key, public_url
+from storage.keys import (
+    QUALITIES,
+    ParsedKey,
+    has_control_characters,
+    key_of_url,
+    object_key,
+    parse_object_key,
+    public_url,
+    rendition_filename,
+)
 from storage.object_store import ListedObject, ObjectStore, UploadSteps
 from storage.rendition_store import RenditionStore, UploadedRendition
 from storage.s3_service import S3Service
@@ -44,7 +53,9 @@ from storage.transfer import Multipart, OpenMultipart, Sent, Target, WriteCondit
 from storage.verification import Confirmation, Receipt, Verdict
 
 __all__ = [
+    "CONTENT_TYPES",
     "MAX_INVALIDATION_PATHS",
+    "QUALITIES",
     "BucketAdmin",
     "BucketDocument",
     "CheckResult",
@@ -82,6 +93,7 @@ __all__ = [
     "content_type",
     "desired_documents",
     "failed",
+    "has_control_characters",
     "invalidation_paths",
     "is_unsupported",
     "key_of_url",
@@ -92,5 +104,6 @@ __all__ = [
     "parse_object_key",
     "part_size_for",
     "public_url",
+    "rendition_filename",
     "warning",
 ]

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from storage.keys import QUALITIES
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageConfig:
@@ -31,6 +33,7 @@ class StorageConfig:
         uploads: how many uploads the caller runs concurrently.
         parts_in_flight: the most requests with a body in flight, over all uploads, unless `uploads` is
             larger; together they hold at most this many times 8 MiB, or one larger part.
+        qualities: the qualities that `RenditionStore` and `S3Service` accept.
         cloudfront_domain: host name of a CloudFront distribution in front of the bucket; it takes precedence
             over `base_url`.
         cloudfront_distribution_id: that distribution, in which replaced objects are invalidated.
@@ -59,6 +62,7 @@ class StorageConfig:
     expected_bucket_owner: str | None = None
     max_bandwidth: float | None = None
     stall_seconds: float = 60.0
+    qualities: tuple[str, ...] = QUALITIES
     uploads: int = 1
     parts_in_flight: int = 5
 

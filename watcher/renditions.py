@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from db import Upload
-from storage import content_type, key_of_url, object_key, public_url
+from storage import QUALITIES, content_type, has_control_characters, key_of_url, object_key, public_url
 
 ORIGINAL = "original"
 TEMPLATE_HELP = (
@@ -19,6 +19,8 @@ TEMPLATE_HELP = (
 )
 
 _UUID = r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
+_HEIGHT = r"\d{3,5}[pi]\d{0,3}"
+"""A quality as encoders and players write it: 720p, 1080i, 720p60."""
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _FILENAME_WHEN_TEMPLATE_HAS_NONE = "video"
 
@@ -64,18 +66,34 @@ def check_template(template: str) -> None:
 
 
 class PathTemplate:
-    """Classifies relative paths by name alone, without access to the file system."""
+    """Classifies relative paths by name alone, without access to the file system.
+
+    A name without a known quality that ends in something like one is ignored: it is more probably a rendition
+    than one of several originals. With `rows_decide`, the compressor's rows tell them apart, and it is an
+    original until its row says otherwise.
+    """
 
     def __init__(
-        self, template: str, *, qualities: Iterable[str], extensions: Iterable[str], ignore: Iterable[str]
+        self,
+        template: str,
+        *,
+        qualities: Iterable[str],
+        extensions: Iterable[str],
+        ignore: Iterable[str],
+        rows_decide: bool,
     ) -> None:
         check_template(template)
         self._template = template
         self._qualities = frozenset(qualities)
         self._extensions = frozenset(extension.lower() for extension in extensions)
         self._ignore = tuple(ignore)
-        self._pattern = _compile(template, self._qualities)
-        self._bare_pattern = _compile("{video_id}/{filename}{ext}", self._qualities)
+        self._rows_decide = rows_decide
+        self._pattern = _compile(template, _any_of(self._qualities))
+        self._bare_pattern = _compile("{video_id}/{filename}{ext}", "")
+        like_a_quality = rf"(?i:{_HEIGHT}|\d{{1,2}}k|{_any_of(self._qualities - {ORIGINAL}) or _HEIGHT})"
+        self._pattern_of_others = _compile(template, like_a_quality)
+        # At the end of a name, a height needs no separator: clip720p.
+        self._ends_in_quality = re.compile(rf"((?<![^\W_]){like_a_quality}|(?<!\d)(?i:{_HEIGHT}))\Z")
 
     def classify(self, path: str) -> Rendition | Ignored:
         """The rendition that a path relative to the watched directory names."""
@@ -89,6 +107,8 @@ class PathTemplate:
             if ORIGINAL not in self._qualities:
                 return Ignored(f"it would be an {ORIGINAL}, which is not in QUALITIES")
             base = match["filename"].removesuffix(f"_{ORIGINAL}") or match["filename"]
+            if base == match["filename"] and (word := self._like_a_quality(path, base)):
+                return Ignored(self._other_quality(word))
             return Rendition(match["video_id"].lower(), base + match["ext"], ORIGINAL)
         return Ignored(f"it does not fit PATH_TEMPLATE {self._template}")
 
@@ -100,12 +120,26 @@ class PathTemplate:
                     return pattern
         return None
 
+    def _like_a_quality(self, path: str, base: str) -> str | None:
+        """The word in a name without a known quality that makes it a rendition rather than an original."""
+        if self._rows_decide:
+            return None
+        if match := self._pattern_of_others.fullmatch(path):
+            return match["quality"]
+        found = self._ends_in_quality.search(base)
+        return found[0] if found else None
+
+    def _other_quality(self, word: str) -> str:
+        if word in self._qualities:
+            return f"it has the quality {word} where PATH_TEMPLATE {self._template} has none"
+        return f"it has {word}, which looks like a quality and is not in QUALITIES"
+
     def _unusable(self, path: str) -> str | None:
         try:
             path.encode()
         except UnicodeEncodeError:
             return "its name is not valid UTF-8"
-        if any(ord(character) < 32 or 127 <= ord(character) < 160 for character in path):
+        if has_control_characters(path):
             return "its name contains control characters"
         if pattern := self.ignores(path):
             return f"it matches {pattern} of IGNORE_PATTERNS"
@@ -115,12 +149,17 @@ class PathTemplate:
         return None
 
 
-def _compile(template: str, qualities: Iterable[str]) -> re.Pattern[str]:
-    longest_first = sorted(qualities, key=len, reverse=True)
+def _any_of(words: Iterable[str]) -> str:
+    """A pattern for any of the words, the longest first."""
+    return "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
+
+
+def _compile(template: str, quality: str) -> re.Pattern[str]:
+    """The pattern of the paths of a template, in which `quality` is the pattern of qualities."""
     groups = {
         "video_id": rf"(?P<video_id>{_UUID})",
         "filename": r"(?P<filename>[^/]+)",
-        "quality": rf"(?P<quality>{'|'.join(map(re.escape, longest_first))})",
+        "quality": rf"(?P<quality>{quality})",
         "ext": r"(?P<ext>\.[^./]+)",
     }
     pieces = _PLACEHOLDER.split(template)
@@ -131,15 +170,20 @@ def _compile(template: str, qualities: Iterable[str]) -> re.Pattern[str]:
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """Makes object keys and URLs: `prefix` of the keys, `public_base` and `local_base` of the URLs."""
+    """Makes object keys and URLs: `prefix` of the keys, `public_base` and `local_base` of the URLs.
+
+    `qualities` are those that a key may have.
+    """
 
     prefix: str
     public_base: str
     local_base: str
+    qualities: tuple[str, ...] = QUALITIES
 
     def key(self, rendition: Rendition) -> str:
         """The object key; raises `storage.KeyTooLongError` over S3's 1,024 bytes."""
-        return object_key(self.prefix, rendition.video_id, rendition.filename, rendition.quality)
+        video_id, filename, quality = rendition.video_id, rendition.filename, rendition.quality
+        return object_key(self.prefix, video_id, filename, quality, qualities=self.qualities)
 
     def public_url(self, upload: Upload) -> str:
         """The public URL of an upload's object."""

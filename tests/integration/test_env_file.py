@@ -60,3 +60,26 @@ def test_secrets_that_every_user_can_read_are_logged(command: Command, env_file:
     assert line["names"] == "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"
     assert line["hint"].endswith("chmod o-r .env")
     assert SECRET not in ran.err
+
+
+def test_a_setting_that_is_set_and_has_no_effect_is_named(
+    command: Command, env_file: str, place: str
+) -> None:
+    with open(env_file, "a", encoding="utf-8") as file:
+        file.write(f"DATABASE_URL=sqlite:///{place}/state/ledger.sqlite3\nPOSTGRES_HOST=db.example\n")
+    (line,) = [json.loads(line) for line in command(*DRY_RUN).err.splitlines()]
+    assert (line["event"], line["level"], line["name"]) == ("setting_unused", "warning", "POSTGRES_HOST")
+    sentence = "DATABASE_URL is set and names the database; unset one of the two."
+    assert line["reason"] == sentence
+    ran = command("config", "--json")
+    assert (ran.code, json.loads(ran.out)["POSTGRES_HOST"]["value"]) == (0, "db.example")
+    assert ran.err == f"video-uploader: POSTGRES_HOST is set and has no effect: {sentence}\n"
+
+
+def test_with_the_compressors_documented_names_no_sqlite_file_is_used(
+    command: Command, env_file: str, place: str
+) -> None:
+    with open(env_file, "a", encoding="utf-8") as file:
+        file.write("POSTGRES_HOST=127.0.0.1\nPOSTGRES_USER=u\nPOSTGRES_PASSWORD=p\nPOSTGRES_PORT=1\n")
+    assert "port 1 failed" in command("run", "--once").refused(1)
+    assert not os.path.exists(os.path.join(place, "state", "ledger.sqlite3"))

@@ -67,6 +67,23 @@ def test_any_file_can_be_uploaded_under_a_name_that_is_given(
     assert stored(server) == video
 
 
+def test_the_options_name_a_source_whose_renditions_are_mp4(
+    online_command: Command, file: str, server: S3Server
+) -> None:
+    named = (*NAMED[:2], "--filename", "my video.mov", *NAMED[4:])
+    old = KEY.replace(".mp4", ".mov")
+    server.client().put_object(Bucket=BUCKET, Key=old, Body=b"video")
+    assert online_command("exists", *named).out.endswith("_720p.mov\n")
+    assert online_command("upload", file, *named).out.endswith("_720p.mp4\n")
+    assert online_command("exists", *named).out.endswith("_720p.mp4\n")
+    ended = online_command("delete", *named, answer="n\n")
+    assert KEY in ended.err
+    assert old in ended.err
+    assert online_command("delete", PATH, "--yes").out == f"Deleted {KEY}.\n"
+    assert online_command("delete", *named, "--yes").out == f"Deleted {old}.\n"
+    assert online_command("exists", *named).refused(1) == f"The object {KEY} does not exist."
+
+
 def test_delete_asks_and_takes_only_yes_for_an_answer(
     online_command: Command, file: str, server: S3Server
 ) -> None:
@@ -94,6 +111,9 @@ def test_delete_asks_and_takes_only_yes_for_an_answer(
         (("exists", *NAMED[:5], "999p"), "999p is not a quality"),
         (("exists", "--video-id", "x", *NAMED[2:]), "x is not a UUID"),
         (("exists", *NAMED[:2], "--filename", "a/b.mp4", *NAMED[4:]), "without a directory"),
+        (("exists", *NAMED[:2], "--filename", "..", *NAMED[4:]), "not the name of a file"),
+        (("delete", "--yes", *NAMED[:2], "--filename", "", *NAMED[4:]), "not the name of a file"),
+        (("upload", PATH, *NAMED[:2], "--filename", "a\nb.mp4", *NAMED[4:]), "not the name of a file"),
         (("upload", "notes.txt"), "names no rendition"),
         (("delete", "/elsewhere/x.mp4", "--yes"), "not below COMPLETED_DIR"),
     ],

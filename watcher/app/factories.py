@@ -6,7 +6,7 @@ from collections.abc import Callable
 from urllib.parse import parse_qsl
 
 from db import Catalog, CompressorTable, Database, Ledger, NoCatalog, OwnCatalog, State, open_database
-from storage import StorageConfig
+from storage import QUALITIES, StorageConfig
 from watcher.catalog import CatalogGate, CompressorCatalog
 from watcher.filesystem import Tree
 from watcher.renditions import Naming, PathTemplate
@@ -23,6 +23,7 @@ def make_path_template(settings: Settings) -> PathTemplate:
         qualities=settings.qualities,
         extensions=settings.video_extensions,
         ignore=settings.ignore_patterns,
+        rows_decide=settings.catalog_kind is CatalogKind.COMPRESSOR,
     )
 
 
@@ -56,6 +57,7 @@ def make_storage_config(settings: Settings) -> StorageConfig:
         max_bandwidth=settings.bandwidth,
         stall_seconds=settings.stall_seconds,
         uploads=settings.upload_concurrency,
+        qualities=settings.qualities,
     )
 
 
@@ -65,6 +67,8 @@ def make_naming(settings: Settings) -> Naming:
         prefix=settings.aws_s3_videos_prefix,
         public_base=make_storage_config(settings).public_base_url,
         local_base=settings.local_base,
+        # A row of the compressor's catalog may have a quality that QUALITIES leaves out.
+        qualities=(*QUALITIES, *settings.qualities),
     )
 
 

@@ -5,15 +5,21 @@ from __future__ import annotations
 import typer
 
 from watcher.cli.ledger_access import env_file_of
-from watcher.cli.output import AsJson, print_json, print_table
-from watcher.settings import load_settings, report_settings
+from watcher.cli.output import AsJson, echo_error, print_json, print_table
+from watcher.settings import load_settings, report_settings, unused_settings
 
 
 def config(context: typer.Context, as_json: AsJson = False) -> None:
-    """Show every setting, secrets masked, and where its value came from."""
+    """Show every setting, secrets masked, and where its value came from.
+
+    Standard error names those that are set and have no effect.
+    """
     env_file = env_file_of(context)
-    reports = report_settings(load_settings(env_file), env_file)
+    settings = load_settings(env_file)
+    reports = report_settings(settings, env_file)
     if as_json:
         print_json({report.name: {"value": report.value, "source": report.source} for report in reports})
     else:
         print_table(["NAME", "VALUE", "FROM"], reports)
+    for unused in unused_settings(settings):
+        echo_error(f"video-uploader: {unused.name} is set and has no effect: {unused.reason}")

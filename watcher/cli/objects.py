@@ -13,8 +13,8 @@ from uuid import UUID
 import typer
 
 from db import DatabaseError, Invalidations
-from storage import RenditionStore, UploadedRendition
-from watcher.app.factories import make_path_template, make_storage_config
+from storage import RenditionStore, StorageError, UploadedRendition, rendition_filename
+from watcher.app.factories import make_naming, make_path_template, make_storage_config
 from watcher.cli.exit_codes import EXIT_USAGE, CommandError
 from watcher.cli.ledger_access import open_ledger, path_below, settings_of
 from watcher.cli.output import echo
@@ -29,7 +29,9 @@ from watcher.telemetry import printable
 VideoId = Annotated[
     str | None, typer.Option(metavar="UUID", help="The video's id; requires --filename and --quality.")
 ]
-Filename = Annotated[str | None, typer.Option(help="The source's file name, without the quality.")]
+Filename = Annotated[
+    str | None, typer.Option(help="The source's file name; its renditions are stored as .mp4.")
+]
 Quality = Annotated[str | None, typer.Option(help="One of QUALITIES.")]
 ObjectPath = Annotated[
     str | None,
@@ -58,11 +60,14 @@ def upload(
         else os.path.split(os.path.abspath(path))
     )
     rendition = given or _from_path(settings, relative)
+    stored_as = rendition.filename
+    if given is not None:
+        stored_as = rendition_filename(given.filename, given.quality, relative)
     with (
         _open_finished(Tree(below, allows_hard_links=settings.allow_hard_links), relative) as fd,
         RenditionStore(make_storage_config(settings)) as renditions,
     ):
-        placed = renditions.upload(fd, rendition.video_id, rendition.filename, rendition.quality)
+        placed = renditions.upload(fd, rendition.video_id, stored_as, rendition.quality)
     echo(placed.url)
     _request_invalidation(settings, placed)
 
@@ -75,8 +80,8 @@ def exists(
     quality: Quality = None,
 ) -> None:
     """Print the public URL of an object, or exit with 1 if it does not exist."""
-    with _existing(settings_of(context), path, video_id, filename, quality) as (renditions, name):
-        echo(renditions.url(*name))
+    with _existing(settings_of(context), path, video_id, filename, quality) as (renditions, keys):
+        echo(renditions.url(keys[0]))
 
 
 def delete(
@@ -88,27 +93,34 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Delete an object after confirmation. The daemon uploads it again if its local copy still exists."""
-    with _existing(settings_of(context), path, video_id, filename, quality) as (renditions, name):
+    with _existing(settings_of(context), path, video_id, filename, quality) as (renditions, keys):
         if not yes:
-            _confirm(f"Delete {renditions.key(*name)}, which players find at {renditions.url(*name)}?")
-        renditions.delete(*name)
-        echo(f"Deleted {renditions.key(*name)}.")
+            found = " and ".join(f"{key}, which players find at {renditions.url(key)}" for key in keys)
+            _confirm(f"Delete {found}?")
+        for key in keys:
+            renditions.delete(key)
+            echo(f"Deleted {key}.")
 
 
 @contextmanager
 def _existing(
     settings: Settings, path: str | None, video_id: str | None, filename: str | None, quality: str | None
-) -> Iterator[tuple[RenditionStore, tuple[str, str, str]]]:
-    """Open the store and name the object that a path or the three options name; it must exist."""
+) -> Iterator[tuple[RenditionStore, list[str]]]:
+    """Open the store and find the objects that a path or the three options name; there is at least one.
+
+    A path names one object. The options name a source, whose rendition can be stored under two keys.
+    """
     given = _from_options(settings, video_id, filename, quality)
     if (given is None) == (path is None):
         raise CommandError("Give either a path, or --video-id, --filename and --quality.", EXIT_USAGE)
     rendition = given or _from_path(settings, _relative(settings, path or ""))
     name = rendition.video_id, rendition.filename, rendition.quality
     with RenditionStore(make_storage_config(settings)) as renditions:
-        if not renditions.exists(*name):
-            raise CommandError(f"The object {renditions.key(*name)} does not exist.")
-        yield renditions, name
+        keys = renditions.keys_of_source(*name) if given else (renditions.key(*name),)
+        found = [key for key in keys if renditions.exists(key)]
+        if not found:
+            raise CommandError(f"The object {keys[0]} does not exist.")
+        yield renditions, found
 
 
 def _from_options(
@@ -122,12 +134,14 @@ def _from_options(
     if quality not in settings.qualities:
         qualities = ", ".join(settings.qualities)
         raise CommandError(f"{quality} is not a quality; --quality takes one of {qualities}.", EXIT_USAGE)
-    if not filename or "/" in filename:
-        raise CommandError("--filename takes a file name without a directory.", EXIT_USAGE)
     try:
-        return Rendition(str(UUID(video_id)), filename, quality)
+        rendition = Rendition(str(UUID(video_id)), filename, quality)
+        make_naming(settings).key(rendition)
     except ValueError as exc:
         raise CommandError(f"{video_id} is not a UUID; --video-id takes a video's id.", EXIT_USAGE) from exc
+    except StorageError as exc:
+        raise CommandError(exc.hint, EXIT_USAGE) from exc
+    return rendition
 
 
 def _relative(settings: Settings, path: str) -> str:

@@ -23,7 +23,7 @@ from watcher.cli.ledger_access import daemon_lock, env_file_of
 from watcher.cli.output import echo, echo_error
 from watcher.filesystem import instance_lock, leases
 from watcher.operations import open_planner
-from watcher.settings import Settings, exposed_secrets, load_settings
+from watcher.settings import Settings, exposed_secrets, load_settings, unused_settings
 from watcher.supervision.sd_notify import SystemdNotifier
 from watcher.telemetry import configure_logging, show_progress
 
@@ -54,6 +54,8 @@ def run(
             names=", ".join(exposed),
             hint=f"Every user of this machine can read them: chmod o-r {env_file}",
         )
+    for unused in unused_settings(settings):
+        log.warning("setting_unused", name=unused.name, reason=unused.reason)
     leases.ignore_sigio()
     if dry_run:
         _print_plan(settings)

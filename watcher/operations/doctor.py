@@ -14,7 +14,7 @@ from watcher.app.factories import make_catalog, make_ledger, open_ledger_databas
 from watcher.filesystem import instance_lock
 from watcher.operations.catalog_checks import NIL_VIDEO_ID, check_catalog, reason_of
 from watcher.operations.directory_checks import check_directory, check_disk
-from watcher.settings import CatalogKind, Settings
+from watcher.settings import CatalogKind, Settings, UnusedSetting, unused_settings
 from watcher.telemetry import human_duration
 
 HEARTBEAT_TIMEOUT = timedelta(seconds=60)
@@ -23,8 +23,17 @@ HEARTBEAT_TIMEOUT = timedelta(seconds=60)
 
 def check_host(settings: Settings, lock: str) -> Iterator[CheckResult]:
     """Make the checks that do not need S3, yielding each result as it is known; `lock` is the lock file."""
+    if unused := unused_settings(settings):
+        yield _unused(unused)
     yield from check_directory(settings.completed_dir)
     yield from _check_database(settings, lock)
+
+
+def _unused(settings: list[UnusedSetting]) -> CheckResult:
+    found = " ".join(f"{unused.name}: {unused.reason}" for unused in settings)
+    return warning(
+        "settings", f"Some are set and have no effect. {found}", "Unset them, or set what they need."
+    )
 
 
 def _check_database(settings: Settings, lock: str) -> Iterator[CheckResult]:

@@ -4,14 +4,17 @@ from watcher.settings.loading import SettingsError, load_settings
 from watcher.settings.model import CatalogKind, Settings, state_directory
 from watcher.settings.policy import Policy
 from watcher.settings.report import exposed_secrets, report_settings
+from watcher.settings.unused import UnusedSetting, unused_settings
 
 __all__ = [
     "CatalogKind",
     "Policy",
     "Settings",
     "SettingsError",
+    "UnusedSetting",
     "exposed_secrets",
     "load_settings",
     "report_settings",
     "state_directory",
+    "unused_settings",
 ]

@@ -1,7 +1,7 @@
 """Reads the settings from the environment and a file, and reports every error in them at once.
 
 The file can be shared with the compressor: names that are not settings are ignored, and an empty value
-means unset. The environment takes precedence over the file.
+means unset unless the setting's text says what it means. The environment takes precedence over the file.
 """
 
 from __future__ import annotations
@@ -13,6 +13,10 @@ from pydantic_settings import DotEnvSettingsSource, EnvSettingsSource
 
 from watcher.settings.file_permissions import permission_problems
 from watcher.settings.model import CONFLICT, Settings
+from watcher.settings.types import stripped
+
+_MAY_BE_EMPTY = frozenset({"METRICS_ADDRESS", "POSTGRES_PASSWORD"})
+"""Without an address no metrics are served; an empty password means trust authentication."""
 
 
 class SettingsError(Exception):
@@ -26,7 +30,7 @@ class SettingsError(Exception):
 def read_sources(env_file: str | None) -> dict[str, dict[str, Any]]:
     """Return the values that are set in the environment and in the file, in order of precedence.
 
-    Empty means unset, except for ``METRICS_ADDRESS``, where it disables metrics.
+    White space around them is removed. Empty means unset, except for the names in `_MAY_BE_EMPTY`.
     """
     sources = {
         "environment": EnvSettingsSource(Settings, env_ignore_empty=False)(),
@@ -36,8 +40,8 @@ def read_sources(env_file: str | None) -> dict[str, dict[str, Any]]:
     return {
         source: {
             name: value
-            for name, value in values.items()
-            if name in known and (value != "" or name == "METRICS_ADDRESS")
+            for name, value in ((name, stripped(value)) for name, value in values.items())
+            if name in known and (value != "" or name in _MAY_BE_EMPTY)
         }
         for source, values in sources.items()
     }

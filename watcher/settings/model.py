@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
@@ -15,14 +16,22 @@ from pydantic import (
     ModelWrapValidatorHandler,
     SecretStr,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from db import QUALITIES, sqlite_url
+from storage import CONTENT_TYPES
 from watcher.renditions import TEMPLATE_HELP
 from watcher.settings import types
+
+POSTGRES_FIELDS = ("postgres_host", "postgres_port", "postgres_user", "postgres_password", "postgres_db")
+"""The compressor's names for its database; those that are not given have its defaults."""
+
+
+CREDENTIAL_HELP = "printable ASCII characters without spaces"
 
 
 class CatalogKind(StrEnum):
@@ -69,15 +78,17 @@ class Settings(BaseSettings):
     completed_dir: types.Directory = setting("Directory to watch.", "a directory's absolute path", ...)
     path_template: types.Template = setting(
         "How a path below it names a rendition. A file `{video_id}/{filename}{ext}` without a known "
-        "quality is the `original`; so is one with the suffix `_original`. Without `{filename}` in the "
-        "template, the file name is `video`.",
+        "quality is the `original`; so is one with the suffix `_original`. Unless the compressor's rows "
+        "decide, a name with something like a quality (`a_4320p`, `a-720p`) is ignored. Without "
+        "`{filename}` in the template, the file name is `video`.",
         TEMPLATE_HELP,
         "{video_id}/{filename}_{quality}{ext}",
     )
     video_extensions: types.Extensions = setting(
-        "Only files with these extensions are uploaded: a log beside the videos must not become public.",
+        "Only files with these extensions, in any case, are uploaded: a log beside the videos must not "
+        "become public. The default has the formats that ffmpeg reads, because originals keep theirs.",
         "extensions with their dot, separated by commas",
-        (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".ts"),
+        tuple(CONTENT_TYPES),
     )
     qualities: types.Qualities = setting(
         "Names of the qualities; a subset of the default unless `CATALOG=none`.",
@@ -96,7 +107,7 @@ class Settings(BaseSettings):
         False,
     )
     database_url: types.DatabaseUrl | None = setting(
-        "The ledger's database. Unset: PostgreSQL from the `POSTGRES_*` settings if `POSTGRES_DB` is set, "
+        "The ledger's database. Unset: PostgreSQL from the `POSTGRES_*` settings if any of them is set, "
         "else an SQLite file in `$STATE_DIRECTORY`, else in the user's state directory.",
         "sqlite:///absolute/path or postgresql://user:password@host:port/database",
     )
@@ -129,26 +140,28 @@ class Settings(BaseSettings):
         "Unset: `file://` and the directory.",
         "an absolute URL",
     )
-    postgres_host: str = setting(
-        "Host of the compressor's database server.", "a name or address", "localhost"
+    postgres_host: types.PostgresHost = setting(
+        "Host of the compressor's database server.", "a name, an address or a socket's directory", "localhost"
     )
     postgres_port: int = number("Port of the server.", 1, 65535, 5432)
-    postgres_user: str = setting("User to log in as.", "a role's name", "postgres")
+    postgres_user: types.PostgresName = setting("User to log in as.", "a role's name", "postgres")
     postgres_password: SecretStr | None = setting(
         "Password of the user; empty for trust authentication.", "text"
     )
-    postgres_db: str = setting("Name of the database.", "a database's name", "lambrk")
+    postgres_db: types.PostgresName = setting("Name of the database.", "a database's name", "lambrk")
 
     # Bucket, objects and CDN
 
-    aws_access_key_id: SecretStr | None = setting(
+    aws_access_key_id: types.Credential | None = setting(
         "Access key; needs the secret key. Both unset: the credentials that boto3 finds (profile, "
         "instance role, …).",
-        "text",
+        CREDENTIAL_HELP,
     )
-    aws_secret_access_key: SecretStr | None = setting("Secret key.", "text")
-    aws_session_token: SecretStr | None = setting("Session token of temporary credentials.", "text")
-    aws_region: str = setting("Region of the bucket.", "a region's name", "ap-south-1")
+    aws_secret_access_key: types.Credential | None = setting("Secret key.", CREDENTIAL_HELP)
+    aws_session_token: types.Credential | None = setting(
+        "Session token of temporary credentials.", CREDENTIAL_HELP
+    )
+    aws_region: types.Region = setting("Region of the bucket.", "a region's name", "ap-south-1")
     aws_s3_bucket: types.Bucket = setting(
         "Name of the bucket.", "a bucket's name: 3 to 63 of a-z 0-9 . -", "lam-brk"
     )
@@ -163,7 +176,7 @@ class Settings(BaseSettings):
         "CloudFront distribution in which the path of a replaced object is invalidated.",
         "a distribution's id",
     )
-    aws_endpoint_url_cloudfront: types.Url | None = setting(
+    aws_endpoint_url_cloudfront: types.EndpointUrl | None = setting(
         "Endpoint of the CloudFront API. Unset: that of AWS.", "an http or https URL"
     )
     verify_public_url: bool = switch(
@@ -172,24 +185,24 @@ class Settings(BaseSettings):
     aws_s3_videos_prefix: types.Prefix = setting(
         "Prefix of object keys.", "a path without a leading or trailing slash", "videos"
     )
-    aws_endpoint_url: types.Url | None = setting(
+    aws_endpoint_url: types.EndpointUrl | None = setting(
         "Endpoint of an S3-compatible server. Unset: that of AWS.", "an http or https URL"
     )
     aws_s3_acl: Literal["public-read", "none"] = setting(
         "Canned ACL of every object.", "public-read or none", "public-read"
     )
-    aws_s3_cache_control: str = setting(
+    aws_s3_cache_control: types.HeaderValue = setting(
         "`Cache-Control` of every object; an object can be replaced under its key.",
         "a Cache-Control value",
         "public, max-age=3600",
     )
-    aws_s3_storage_class: str | None = setting(
+    aws_s3_storage_class: types.StorageClass | None = setting(
         "Storage class of every object. Unset: the bucket's default.", "a class's name: STANDARD_IA, …"
     )
     aws_s3_sse: Literal["AES256", "aws:kms"] | None = setting(
         "Server-side encryption. Unset: the bucket's default.", "AES256 or aws:kms"
     )
-    aws_s3_sse_kms_key_id: str | None = setting(
+    aws_s3_sse_kms_key_id: types.KmsKey | None = setting(
         "KMS key for `AWS_S3_SSE=aws:kms`. Unset: the account's default key.", "a key's id or ARN"
     )
     aws_s3_tags: types.Tags | None = setting(
@@ -273,8 +286,8 @@ class Settings(BaseSettings):
     metrics_address: types.Address = setting(
         "Address that `/metrics` is served on; empty: not served.", "host:port, or empty", "127.0.0.1:9108"
     )
-    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], types.UpperCase] = setting(
-        "Lowest severity that is logged.", "DEBUG, INFO, WARNING or ERROR", "INFO"
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], types.UpperCase] = setting(
+        "Lowest severity that is logged.", "DEBUG, INFO, WARNING, ERROR or CRITICAL", "INFO"
     )
     log_format: Literal["json", "console"] | None = setting(
         "Format of log lines. Unset: `console` on a terminal, else `json`.", "json or console"
@@ -292,6 +305,11 @@ class Settings(BaseSettings):
         """Accept constructor arguments only: `load_settings` reads the sources and orders them."""
         del settings_cls, env_settings, dotenv_settings, file_secret_settings
         return (init_settings,)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_text(cls, value: object) -> object:
+        return types.plain_text(value)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -330,12 +348,14 @@ class Settings(BaseSettings):
         """The URL of the ledger's database, password included."""
         if self.database_url is not None:
             return self.database_url.get_secret_value()
-        if "postgres_db" not in self.model_fields_set:
+        if self.model_fields_set.isdisjoint(POSTGRES_FIELDS):
             return sqlite_url(os.path.join(os.path.abspath(state_directory()), "ledger.sqlite3"))
         password = self.postgres_password.get_secret_value() if self.postgres_password else ""
         login = quote(self.postgres_user, safe="") + (f":{quote(password, safe='')}" if password else "")
         database = quote(self.postgres_db, safe="")
-        return f"postgresql://{login}@{self.postgres_host}:{self.postgres_port}/{database}"
+        # An IPv6 address stands in brackets, a socket's directory is percent-encoded (libpq, 34.1.1.2).
+        host = f"[{self.postgres_host}]" if ":" in self.postgres_host else quote(self.postgres_host, safe=",")
+        return f"postgresql://{login}@{host}:{self.postgres_port}/{database}"
 
     @property
     def on_postgresql(self) -> bool:
@@ -373,28 +393,30 @@ CONFLICT = "conflict"
 
 def _conflicts(values: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
     """Yield an error for each refused combination; works on raw values, which may themselves be wrong."""
-    given = {name: _as_text(value) for name, value in values.items() if value is not None}
+    given = {name: _as_text(value).strip() for name, value in values.items() if value is not None}
     keys = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
     if len(missing := keys - given.keys()) == 1:
         yield _conflict(missing.pop(), "it is missing; allowed: both keys or neither")
     transition = {"LIFECYCLE_TRANSITION_DAYS", "LIFECYCLE_TRANSITION_CLASS"}
     if len(missing := transition - given.keys()) == 1:
         yield _conflict(missing.pop(), "it is missing; allowed: both days and class, or neither")
-    url = given.get("DATABASE_URL", "postgres" if "POSTGRES_DB" in given else "")
+    names_postgresql = not given.keys().isdisjoint(map(str.upper, POSTGRES_FIELDS))
+    url = given.get("DATABASE_URL", "postgres" if names_postgresql else "")
     on_postgresql = url.startswith("postgres")
     if given.get("CATALOG") == CatalogKind.COMPRESSOR and not on_postgresql:
         yield _conflict(
-            "CATALOG", "compressor needs its PostgreSQL; allowed: with DATABASE_URL or POSTGRES_DB set"
+            "CATALOG", "compressor needs its PostgreSQL; allowed: with DATABASE_URL or POSTGRES_* set"
         )
-    if given.get("SHARED_DIRECTORY", "").strip().lower() in _TRUE and not on_postgresql:
+    if given.get("SHARED_DIRECTORY", "").lower() in _TRUE and not on_postgresql:
         yield _conflict(
             "SHARED_DIRECTORY",
-            "daemons on several machines meet in PostgreSQL; allowed: with DATABASE_URL or POSTGRES_DB set",
+            "daemons on several machines meet in PostgreSQL; allowed: with DATABASE_URL or POSTGRES_* set",
         )
     if "AWS_S3_SSE_KMS_KEY_ID" in given and given.get("AWS_S3_SSE") != "aws:kms":
         yield _conflict("AWS_S3_SSE_KMS_KEY_ID", "it is not used; allowed: with AWS_S3_SSE=aws:kms")
     qualities = {name.strip() for name in given.get("QUALITIES", "").split(",")} - {""}
-    foreign = sorted(qualities - set(QUALITIES))
+    # What is no name at all is refused by the setting's type.
+    foreign = sorted(name for name in qualities - set(QUALITIES) if re.fullmatch(types.QUALITY, name))
     if foreign and given.get("CATALOG") != CatalogKind.NONE:
         yield _conflict(
             "QUALITIES",

@@ -52,7 +52,8 @@ def _is_secret(settings: Settings, name: str) -> bool:
     """Whether a setting's value is secret; a database URL is if it holds a password."""
     if name == "DATABASE_URL":
         return mask_url(settings.ledger_url) != settings.ledger_url
-    return isinstance(getattr(settings, name.lower()), SecretStr)
+    value = getattr(settings, name.lower())
+    return isinstance(value, SecretStr) and bool(value.get_secret_value())
 
 
 def mask_url(url: str) -> str:
@@ -73,7 +74,7 @@ def _format(value: object) -> str:
         case None:
             return ""
         case SecretStr():
-            return MASK
+            return MASK if value.get_secret_value() else ""
         case bool():
             return str(value).lower()
         case tuple():

@@ -10,7 +10,27 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 from pydantic_settings import NoDecode
 
+from storage import has_control_characters
 from watcher.renditions import check_template
+
+
+def stripped(value: object) -> object:
+    """A text without the white space around it; any other value as it is."""
+    return value.strip() if isinstance(value, str) else value
+
+
+def plain_text(value: object) -> object:
+    """A text of any setting, without the white space around it.
+
+    Raises ValueError for control characters and for bytes that are not UTF-8, without repeating the text.
+    """
+    value = stripped(value)
+    if isinstance(value, str):
+        if has_control_characters(value):
+            raise ValueError("it contains a control character, such as a tab or the end of a line")
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            raise ValueError("it is not valid UTF-8")
+    return value
 
 
 def _split(value: object) -> object:
@@ -40,6 +60,15 @@ def _matches(pattern: str, reason: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _secret_matches(pattern: str, reason: str) -> AfterValidator:
+    def check(value: SecretStr) -> SecretStr:
+        if not re.fullmatch(pattern, value.get_secret_value()):
+            raise ValueError(reason)
+        return value
+
+    return AfterValidator(check)
+
+
 def _directory(value: str) -> str:
     if not os.path.isabs(value):
         raise ValueError("it is not an absolute path")
@@ -60,10 +89,16 @@ def _parts(url: str) -> SplitResult:
 
 
 def _database_url(value: SecretStr) -> SecretStr:
-    parts = _parts(value.get_secret_value())
+    url = value.get_secret_value()
+    parts = _parts(url)
     sqlite = parts.scheme == "sqlite" and not parts.netloc and len(parts.path) > 1
     if not sqlite and parts.scheme not in {"postgresql", "postgres"}:
         raise ValueError("its scheme is not supported")
+    if not sqlite and (url.count("@") > parts.netloc.count("@") or parts.netloc.count("@") > 1 or "#" in url):
+        # libpq ends the password at the first '@' or '/' and quotes the rest as a host or database name.
+        raise ValueError("it has an '@' or '#' out of place; user and password must be percent-encoded")
+    if not sqlite and re.search("%(?![0-9A-Fa-f]{2})", url):
+        raise ValueError("it has a '%' without two hexadecimal digits; write it as %25")
     for server in parts.netloc.rpartition("@")[2].split(","):
         if not re.fullmatch(r"(\[[^]]*\]|[^:]*)(:\d*)?", server):
             raise ValueError("its port is not a number; user and password must be percent-encoded")
@@ -77,7 +112,17 @@ def _url(value: str) -> str:
     if "@" in parts.netloc or parts.query or parts.fragment:
         # These URLs are displayed and published.
         raise ValueError("it has a user, a query or a fragment")
+    if re.search(r"\s", value):
+        raise ValueError("it contains white space, which must be percent-encoded")
+    if not re.fullmatch(r"(\[[^]]*\]|[^:]*)(:\d{1,5})?", parts.netloc):
+        raise ValueError("its port is not a number")
     return value.rstrip("/")
+
+
+def _endpoint(value: str) -> str:
+    if not value.lower().startswith(("http://", "https://")):
+        raise ValueError("its scheme is neither http nor https")
+    return value
 
 
 def _instance(value: str) -> str:
@@ -129,18 +174,37 @@ _List = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Directory = Annotated[str, AfterValidator(_directory)]
 Template = Annotated[str, AfterValidator(_template)]
 Extensions = Annotated[_List, _all_match(r"\.[A-Za-z0-9]+", "is not an extension")]
-Qualities = Annotated[_List, _all_match(r"[A-Za-z0-9]{1,20}", "is not the name of a quality")]
+QUALITY = r"[A-Za-z0-9]{1,20}"
+Qualities = Annotated[_List, _all_match(QUALITY, "is not the name of a quality")]
 Origins = Annotated[_List, _all_match(r"\*|https?://[^/\s]+", "is not an origin")]
 Patterns = Annotated[_List, _all_match(r"[^/]+", "has a slash; patterns match single names")]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
 Identifier = Annotated[str, _matches(r"[a-z_][a-z0-9_]{0,62}", "it is not a lower-case identifier")]
 Url = Annotated[str, AfterValidator(_url)]
+EndpointUrl = Annotated[str, AfterValidator(_endpoint), AfterValidator(_url)]
+Credential = Annotated[
+    SecretStr, _secret_matches(r"[\x21-\x7e]+", "it contains white space or characters other than ASCII")
+]
+PostgresHost = Annotated[
+    str, _matches(r"/\S+|[^\s/@?#\[\]:]+|[0-9A-Fa-f:.]+", "it is not a name, address or directory")
+]
+PostgresName = Annotated[str, _matches(r".{1,63}", "it is longer than 63 characters")]
+Region = Annotated[str, _matches(r"[A-Za-z0-9-]{1,63}", "it is not a region's name")]
+HeaderValue = Annotated[str, _matches(r"[\x20-\x7e]+", "it contains characters other than ASCII")]
+StorageClass = Annotated[str, _matches(r"[A-Z0-9_]{1,64}", "it is not a class's name")]
+KmsKey = Annotated[str, _matches(r"[A-Za-z0-9:/_-]{1,2048}", "it is not a key's id or ARN")]
 HostName = Annotated[
     str, _matches(r"(?!-)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})+", "it is not a host name")
 ]
 DistributionId = Annotated[str, _matches(r"[A-Za-z0-9]{1,64}", "it is not a distribution's id")]
 Bucket = Annotated[str, _matches(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "it is not a bucket name")]
-Prefix = Annotated[str, _matches("([^/]+(/[^/]+)*)?", "it begins or ends with a slash, or has an empty part")]
+Prefix = Annotated[
+    str,
+    _matches(
+        r"((?!\.{1,2}(/|$))[^/]+(/(?!\.{1,2}(/|$))[^/]+)*)?",
+        "it begins or ends with a slash, or has a part that is empty, '.' or '..'",
+    ),
+]
 InstanceName = Annotated[str, AfterValidator(_instance)]
 Address = Annotated[str, AfterValidator(_address)]
 AccountId = Annotated[str, _matches(r"\d{12}", "it is not 12 digits")]

@@ -1,13 +1,16 @@
 """Object keys and public URLs of renditions, and back."""
 
 import uuid
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+import db
 from storage import (
+    QUALITIES,
     ErrorKind,
     KeyTooLongError,
     ParsedKey,
@@ -19,11 +22,10 @@ from storage import (
 )
 
 VIDEO = "0b7f2a3e-9d55-4b8e-8f0d-8c2f2b7d4a11"
-QUALITIES = ("144p", "240p", "360p", "480p", "720p", "1080p", "1440p", "2160p", "original")
 BASE_URL = "https://lam-brk.s3.ap-south-1.amazonaws.com"
 
 file_names = st.text(
-    st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=60
+    st.characters(codec="utf-8", exclude_categories=["Cc"], exclude_characters="/"), min_size=1, max_size=60
 ) | st.from_regex(r"[ a-c._%#?+&='\"é視]{1,12}(_720p|_original)?\.(mp4|MKV|tar\.gz)", fullmatch=True)
 prefixes = st.sampled_from(["videos", "", "a/b c/d%20"])
 
@@ -33,11 +35,14 @@ prefixes = st.sampled_from(["videos", "", "a/b c/d%20"])
 @example("videos", uuid.UUID(VIDEO), "clip_720p.mp4", "original")
 @example("videos", uuid.UUID(VIDEO), "100% #1? a+b.final.cut.mp4", "144p")
 @example("videos", uuid.UUID(VIDEO), ".mp4", "144p")
-@example("videos", uuid.UUID(VIDEO), "..", "144p")
+@example("videos", uuid.UUID(VIDEO), "...", "144p")
+@example("videos", uuid.UUID(VIDEO), "a..b.mp4", "144p")
 def test_a_rendition_becomes_a_key_becomes_a_url_and_each_leads_back(
     prefix: str, video: uuid.UUID, filename: str, quality: str
 ) -> None:
-    key = object_key(prefix, str(video), filename, quality)
+    assume(filename not in {".", ".."})
+    key = object_key(prefix, str(video).upper(), filename, quality)
+    assert key == object_key(prefix, video, filename, quality)
     url = public_url(BASE_URL, key)
     assert url.isascii()
     assert urlsplit(url).query == urlsplit(url).fragment == ""
@@ -48,6 +53,7 @@ def test_a_rendition_becomes_a_key_becomes_a_url_and_each_leads_back(
 @given(file_names, st.sampled_from(QUALITIES), file_names, st.sampled_from(QUALITIES))
 def test_two_renditions_never_share_a_key(one: str, quality: str, other: str, another: str) -> None:
     assume((one, quality) != (other, another))
+    assume(not {one, other} & {".", ".."})
     assert object_key("videos", VIDEO, one, quality) != object_key("videos", VIDEO, other, another)
 
 
@@ -99,10 +105,41 @@ def test_a_name_that_was_not_utf8_on_disk_is_this_objects_own_problem() -> None:
     str(caught.value).encode()
 
 
-@pytest.mark.parametrize("filename", ["", "a/b.mp4", "../b.mp4"])
-def test_what_cannot_be_the_name_of_a_file_makes_no_key(filename: str) -> None:
-    with pytest.raises(ValueError, match="not the name of a file"):
-        object_key("videos", VIDEO, filename, "144p")
+NAME = (VIDEO, "a.mp4", "144p")
+HOSTILE = {
+    0: ("", "../../other", f"{VIDEO}/..", f"{VIDEO}\n", VIDEO[1:], VIDEO.replace("-", ""), None, 7, b"x"),
+    1: ("", ".", "..", "a/b.mp4", "../b.mp4", "/b.mp4", "a\nb.mp4", "a\x7f.mp4", "a\x85.mp4", None, 7, b"x"),
+    2: ("", "999p", "144P", "144p/..", "../144p", "144p\n", None, 144, b"144p", ["144p"]),
+}
+"""By position in `NAME`: what object_key refuses there."""
+
+
+@pytest.mark.parametrize(
+    ("place", "value"), [(at, value) for at, values in HOSTILE.items() for value in values]
+)
+def test_what_names_no_rendition_makes_no_key(place: int, value: Any) -> None:
+    arguments: list[Any] = list(NAME)
+    arguments[place] = value
+    with pytest.raises(StorageError) as caught:
+        object_key("videos", *arguments)
+    assert caught.value.kind is ErrorKind.OBJECT
+    assert caught.value.code == ("invalid-video-id", "invalid-filename", "invalid-quality")[place]
+    assert caught.value.hint.endswith(".")
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("prefix", ["..", "videos/../other", "./videos", "videos/..", "a\nb"])
+def test_a_prefix_that_leads_elsewhere_makes_no_key(prefix: str) -> None:
+    with pytest.raises(StorageError) as caught:
+        object_key(prefix, *NAME)
+    assert caught.value.code == "invalid-prefix"
+
+
+def test_the_qualities_are_those_of_the_catalog_unless_others_are_given() -> None:
+    assert QUALITIES == db.QUALITIES
+    assert object_key("", VIDEO, "a.mp4", "hd", qualities=["hd"]) == f"{VIDEO}/a_hd.mp4"
+    with pytest.raises(StorageError, match="pass one of hd"):
+        object_key("", *NAME, qualities=["hd"])
 
 
 @pytest.mark.parametrize(
@@ -115,6 +152,8 @@ def test_what_cannot_be_the_name_of_a_file_makes_no_key(filename: str) -> None:
         f"videos/{VIDEO}/a.mp4",
         f"videos/{VIDEO}/a_999p.mp4",
         f"videos/{VIDEO}/_144p.mp4",
+        f"videos/{VIDEO}/.._144p",
+        f"videos/{VIDEO}/a\n_144p.mp4",
         f"videos/{VIDEO}/sub/a_144p.mp4",
         f"videos/{VIDEO.upper()}/a_144p.mp4",
         f"videos/{VIDEO.replace('-', '')}/a_144p.mp4",

@@ -218,6 +218,14 @@ def checked_host(settings: Settings, lock: str) -> Checked:
     return by_name(check_host(settings, lock))
 
 
+def test_settings_without_effect_are_a_warning(settings: Callable[..., Settings], lock: str) -> None:
+    found = by_name(check_host(settings(POSTGRES_HOST="db.example", DATABASE_SCHEMA="s"), lock))["settings"]
+    assert found.outcome is Outcome.WARNING
+    assert "POSTGRES_HOST: DATABASE_URL is set" in found.detail
+    assert "DATABASE_SCHEMA: The database is SQLite" in found.detail
+    assert "settings" not in by_name(check_host(settings(), lock))
+
+
 def test_before_the_first_start_the_database_is_only_missing(
     settings: Callable[..., Settings], lock: str
 ) -> None:

@@ -14,7 +14,7 @@ from watcher.app.factories import make_naming, make_path_template, open_ledger_d
 from watcher.filesystem.tree import Tree
 from watcher.operations.dry_run import Plan, open_planner
 from watcher.renditions import Rendition
-from watcher.settings.model import Settings
+from watcher.settings.model import CatalogKind, Settings
 
 GOOD = f"{VIDEO_ID}/good_720p.mp4"
 KEY = f"videos/{VIDEO_ID}/good_720p.mp4"
@@ -169,3 +169,16 @@ def test_new_content_is_planned_anew(settings: Settings, good: str) -> None:
     recorded(settings, State.REJECTED)
     os.utime(good, (1, 1))
     assert plans(settings)[GOOD].action == "upload"
+
+
+@pytest.mark.parametrize("name", ["good_4320p.mp4", "good-720p.mp4"])
+def test_what_looks_like_a_rendition_is_ignored_unless_rows_decide(
+    settings: Settings, good: str, name: str
+) -> None:
+    path = f"{VIDEO_ID}/{name}"
+    os.rename(good, os.path.join(settings.completed_dir, path))
+    plan = plans(settings)[path]
+    assert plan.action == "ignore"
+    assert "quality" in plan.reason
+    beside = settings.model_copy(update={"catalog": CatalogKind.COMPRESSOR})
+    assert make_path_template(beside).classify(path) == Rendition(VIDEO_ID, name, "original")

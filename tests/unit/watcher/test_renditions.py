@@ -23,8 +23,11 @@ def template(
     qualities: tuple[str, ...] = QUALITIES,
     extensions: tuple[str, ...] = EXTENSIONS,
     ignore: tuple[str, ...] = (".*", "*.tmp", "*.part", "*.partial", "*~"),
+    rows_decide: bool = False,
 ) -> PathTemplate:
-    return PathTemplate(text, qualities=qualities, extensions=extensions, ignore=ignore)
+    return PathTemplate(
+        text, qualities=qualities, extensions=extensions, ignore=ignore, rows_decide=rows_decide
+    )
 
 
 def reason(path: str, made: PathTemplate | None = None) -> str:
@@ -70,7 +73,82 @@ def test_the_default_template_names_a_rendition(path: str, filename: str, qualit
 def test_a_file_without_a_known_quality_is_the_original_and_so_is_the_suffix(
     name: str, filename: str
 ) -> None:
-    assert template().classify(f"{VIDEO}/{name}") == Rendition(VIDEO, filename, "original")
+    made = template(rows_decide=True)
+    assert made.classify(f"{VIDEO}/{name}") == Rendition(VIDEO, filename, "original")
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("a_4320p.mp4", "4320p"),
+        ("a_1080P.mp4", "1080P"),
+        ("a_1080i.mp4", "1080i"),
+        ("a_720p60.mp4", "720p60"),
+        ("a_4K.mp4", "4K"),
+        ("a 999p.mp4", "999p"),
+        ("clip540p.mp4", "540p"),
+    ],
+)
+def test_what_ends_in_an_unknown_quality_is_no_original_unless_rows_decide(name: str, word: str) -> None:
+    """All of them would be originals of one video."""
+    path = f"{VIDEO}/{name}"
+    assert reason(path) == f"it has {word}, which looks like a quality and is not in QUALITIES"
+    assert template(rows_decide=True).classify(path) == Rendition(VIDEO, name, "original")
+
+
+@pytest.mark.parametrize(
+    "name", ["a-720p.mp4", "a.720p.mp4", "a 720p.mp4", "720p.mp4", "_720p.mp4", "a720p.mp4"]
+)
+def test_a_quality_where_the_template_has_none_makes_no_original_unless_rows_decide(name: str) -> None:
+    path = f"{VIDEO}/{name}"
+    assert reason(path) == f"it has the quality 720p where PATH_TEMPLATE {DEFAULT} has none"
+    assert template(rows_decide=True).classify(path) == Rendition(VIDEO, name, "original")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        (DEFAULT, "clip_720p.mp4"),
+        ("{video_id}/{quality}-{filename}{ext}", "720p-clip.mp4"),
+        ("{video_id}/{quality}{ext}", "720p.mp4"),
+        ("{video_id}/{filename}.{quality}.x{ext}", "clip.720p.x.mp4"),
+    ],
+)
+def test_qualities_that_are_left_out_are_ignored(text: str, name: str) -> None:
+    made = template(text, qualities=("360p", "original"))
+    path = f"{VIDEO}/{name}"
+    assert reason(path, made) == "it has 720p, which looks like a quality and is not in QUALITIES"
+    known = made.classify(path.replace("720p", "360p"))
+    assert isinstance(known, Rendition)
+    assert known.quality == "360p"
+
+
+@pytest.mark.parametrize("name", ["a_HD.mp4", "a-hd.mp4"])
+def test_qualities_of_other_names_count_too(name: str) -> None:
+    assert "quality" in reason(f"{VIDEO}/{name}", template(qualities=("hd", "original")))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "my_video.mp4",
+        "clip_720p_original.mp4",
+        "holiday 2024.mp4",
+        "a_720p (copy).mp4",
+        "top.mp4",
+        "10k.run.mp4",
+        "walk12k.mp4",
+        "v12345678p.mp4",
+        "original.mp4",
+        "the-original.mp4",
+        "shd.mp4",
+    ],
+)
+@pytest.mark.parametrize("qualities", [QUALITIES, ("hd", "original"), ("original",)])
+def test_what_does_not_look_like_a_rendition_is_an_original(name: str, qualities: tuple[str, ...]) -> None:
+    found = template(qualities=qualities).classify(f"{VIDEO}/{name}")
+    assert isinstance(found, Rendition)
+    assert found.quality == "original"
 
 
 @pytest.mark.parametrize("text", [BY_DIRECTORY, WITHOUT_FILENAME, "library/{video_id}-{quality}{ext}"])

@@ -10,9 +10,13 @@ import pytest
 from pydantic import ValidationError
 
 from db import QUALITIES
+from storage import CONTENT_TYPES
+from watcher.app.factories import make_path_template
+from watcher.renditions import Ignored
 from watcher.settings.loading import SettingsError, load_settings, read_sources
 from watcher.settings.model import CatalogKind, Settings, state_directory
 from watcher.settings.report import MASK, mask_url, report_settings
+from watcher.settings.unused import unused_settings
 
 SECRET = "s3cr3t-that-nobody-may-see"
 
@@ -122,7 +126,13 @@ WRONG = {
     "DATABASE_SCHEMA": "Not An Identifier",
     "CATALOG": "theirs",
     "LOCAL_BASE_URL": "no-url",
+    "POSTGRES_HOST": "db example",
     "POSTGRES_PORT": "70000",
+    "POSTGRES_USER": "u" * 64,
+    "POSTGRES_DB": "d" * 64,
+    "AWS_REGION": "eu west",
+    "AWS_S3_CACHE_CONTROL": "max-age=é",
+    "AWS_S3_STORAGE_CLASS": "standard ia",
     "AWS_S3_BUCKET": "Not_A_Bucket",
     "AWS_S3_BASE_URL": "https://cdn.example.com/?x=1",
     "AWS_S3_VIDEOS_PREFIX": "/videos/",
@@ -139,6 +149,138 @@ WRONG = {
     "LOG_LEVEL": "LOUD",
     "LOG_FORMAT": "xml",
 }
+
+
+RIGHT = {
+    "COMPLETED_DIR": "/srv/completed",
+    "PATH_TEMPLATE": "{video_id}/{quality}{ext}",
+    "VIDEO_EXTENSIONS": ".mp4,.mov",
+    "QUALITIES": "720p,original",
+    "IGNORE_PATTERNS": "*.tmp,.*",
+    "ALLOW_HARD_LINKS": "true",
+    "DATABASE_URL": "postgresql://u:p@h/d",
+    "DATABASE_SCHEMA": "uploader",
+    "DATABASE_AUTO_MIGRATE": "false",
+    "CATALOG": "compressor",
+    "CATALOG_SCHEMA": "public",
+    "CATALOG_ROW_TIMEOUT": "99",
+    "DELETE_ORPHANS": "true",
+    "LOCAL_BASE_URL": "https://example.com/videos",
+    "POSTGRES_HOST": "db.example",
+    "POSTGRES_PORT": "6432",
+    "POSTGRES_USER": "user",
+    "POSTGRES_PASSWORD": SECRET,
+    "POSTGRES_DB": "lambrk",
+    "AWS_ACCESS_KEY_ID": SECRET,
+    "AWS_SECRET_ACCESS_KEY": SECRET,
+    "AWS_SESSION_TOKEN": SECRET,
+    "AWS_REGION": "eu-west-1",
+    "AWS_S3_BUCKET": "my-videos",
+    "AWS_S3_BASE_URL": "https://cdn.example",
+    "CLOUDFRONT_DOMAIN": "cdn.example",
+    "CLOUDFRONT_DISTRIBUTION_ID": "E1A2",
+    "AWS_ENDPOINT_URL_CLOUDFRONT": "http://127.0.0.1:9",
+    "VERIFY_PUBLIC_URL": "true",
+    "AWS_S3_VIDEOS_PREFIX": "a/b",
+    "AWS_ENDPOINT_URL": "http://[::1]:9000",
+    "AWS_S3_ACL": "none",
+    "AWS_S3_CACHE_CONTROL": "public, max-age=9",
+    "AWS_S3_STORAGE_CLASS": "STANDARD_IA",
+    "AWS_S3_SSE": "aws:kms",
+    "AWS_S3_SSE_KMS_KEY_ID": "arn:aws:kms:eu-west-1:123456789012:key/0b8e-1",
+    "AWS_S3_TAGS": "a=b&c=d",
+    "AWS_S3_EXPECTED_BUCKET_OWNER": "123456789012",
+    "MAX_BANDWIDTH": "20MB/s",
+    "STALL_SECONDS": "30",
+    "CORS_ORIGINS": "https://a.example,https://b.example",
+    "LIFECYCLE_TRANSITION_DAYS": "30",
+    "LIFECYCLE_TRANSITION_CLASS": "GLACIER",
+    "LIFECYCLE_EXPIRE_DAYS": "90",
+    "INSTANCE_ID": "one two",
+    "SHARED_DIRECTORY": "true",
+    "CLAIM_SECONDS": "30",
+    "UPLOAD_CONCURRENCY": "12",
+    "SETTLE_SECONDS": "10",
+    "RESCAN_SECONDS": "60",
+    "RELEASE_AFTER_SECONDS": "60",
+    "DISK_PRESSURE_PERCENT": "80",
+    "KEEP_LOCAL": "true",
+    "PRUNE_DIRECTORIES_AFTER_DAYS": "30",
+    "METRICS_ADDRESS": "127.0.0.1:9",
+    "LOG_LEVEL": "ERROR",
+    "LOG_FORMAT": "json",
+}
+"""A valid value of every setting."""
+
+
+def test_white_space_around_a_value_does_not_count(given: Given) -> None:
+    assert [*RIGHT] == [name.upper() for name in Settings.model_fields]
+    exact = given.environment(**RIGHT).settings()
+    given.environment(**{name: f" \t{value}\r\n" for name, value in RIGHT.items()})
+    assert given.settings() == exact
+    padded: dict[str, Any] = {name: f" {value}\n" for name, value in RIGHT.items()}
+    assert Settings(**padded) == exact
+    given.environment(AWS_S3_BUCKET=" \t", LOG_FORMAT="\n")
+    assert (given.settings().aws_s3_bucket, given.settings().log_format) == ("lam-brk", None)
+
+
+@pytest.mark.parametrize("name", RIGHT)
+@pytest.mark.parametrize("character", ["\n", "\t", "\x1b", "\x7f", "\x85", "\udcff"])
+def test_a_control_character_in_a_value_is_refused_by_name_without_the_value(
+    given: Given, name: str, character: str
+) -> None:
+    value = RIGHT[name]
+    given.environment(**{**RIGHT, name: value[:1] + character + value[1:]})
+    sentences = given.problems()
+    reason = "it is not valid UTF-8" if character == "\udcff" else "it contains a control character"
+    assert any(sentence.startswith(f"{name}: {reason}") for sentence in sentences)
+    assert all(SECRET[1:] not in sentence and sentence.isprintable() for sentence in sentences)
+
+
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"])
+@pytest.mark.parametrize("value", [f"{SECRET} x", f"x\N{NO-BREAK SPACE}{SECRET}", f"é{SECRET}"])
+def test_a_credential_that_no_header_can_hold_is_refused(given: Given, name: str, value: str) -> None:
+    (sentence,) = given.environment(**{**RIGHT, name: value}).problems()
+    assert sentence.startswith(f"{name}: it contains white space")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("AWS_S3_SSE_KMS_KEY_ID", "a key"),
+        ("AWS_ENDPOINT_URL", "ftp://s3.example"),
+        ("AWS_ENDPOINT_URL", "http://s3.example:port"),
+        ("AWS_ENDPOINT_URL_CLOUDFRONT", "file:///x"),
+        ("AWS_S3_BASE_URL", "https://cdn.example/a b"),
+        ("AWS_S3_VIDEOS_PREFIX", "videos/../other"),
+        ("AWS_S3_VIDEOS_PREFIX", ".."),
+        ("AWS_S3_VIDEOS_PREFIX", "./a"),
+        ("POSTGRES_HOST", "user@host"),
+        ("POSTGRES_HOST", "host/db"),
+    ],
+)
+def test_a_value_of_another_shape_is_refused(given: Given, name: str, value: str) -> None:
+    (sentence,) = given.environment(**{**RIGHT, name: value}).problems()
+    assert sentence.startswith(f"{name}: it")
+
+
+@pytest.mark.parametrize("value", ["..a/b..", "a/.b", "...", "a.b"])
+def test_dots_in_a_prefix_are_allowed(given: Given, value: str) -> None:
+    assert given.environment(AWS_S3_VIDEOS_PREFIX=value).settings().aws_s3_videos_prefix == value
+
+
+@pytest.mark.parametrize(
+    "password",
+    ["first@second", "12/first@second", "12?first@second", "12#first", "first%zz", "12/3?first@second"],
+)
+def test_a_password_that_is_not_encoded_is_refused_without_any_part_of_it(
+    given: Given, password: str
+) -> None:
+    """libpq takes what follows its first '@' or '/' for a host or a database, and quotes that."""
+    given.environment(DATABASE_URL=f"postgresql://u:{password}@host/db")
+    (sentence,) = given.problems()
+    assert sentence.startswith("DATABASE_URL: it")
+    assert not any(part in sentence for part in ("first", "second", "12"))
 
 
 def test_every_wrong_value_is_reported_at_once_with_its_name_and_what_is_allowed(given: Given) -> None:
@@ -197,8 +339,18 @@ def test_lists_are_words_between_commas(given: Given) -> None:
     assert settings.qualities == ("720p", "original")
 
 
-def test_a_log_level_may_be_in_any_case(given: Given) -> None:
-    assert given.environment(LOG_LEVEL="debug").settings().log_level == "DEBUG"
+def test_originals_of_every_known_format_are_uploaded_by_default(given: Given) -> None:
+    """The compressor takes any source that ffmpeg reads, and its original keeps the extension."""
+    template = make_path_template(given.settings())
+    for extension in (*CONTENT_TYPES, ".FLV", ".Mpg"):
+        path = f"0b8e3f60-9d5c-4c1a-8f8e-3b1f0a7d2c11/movie{extension}"
+        assert not isinstance(template.classify(path), Ignored), extension
+
+
+@pytest.mark.parametrize("level", ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"])
+def test_a_log_level_is_one_of_the_compressors_in_any_case(given: Given, level: str) -> None:
+    for written in (level, level.lower(), level.title()):
+        assert given.environment(LOG_LEVEL=written).settings().log_level == level
 
 
 @pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
@@ -276,9 +428,32 @@ def test_the_users_state_directory_is_below_home_unless_it_is_named() -> None:
     assert state_directory({}) == os.path.expanduser("~/.local/state/video-uploader")
 
 
-def test_the_postgres_names_count_only_if_the_database_is_named(given: Given) -> None:
-    given.environment(POSTGRES_HOST="db.example", POSTGRES_USER="u", POSTGRES_PASSWORD="p")
-    assert given.settings().ledger_url.startswith("sqlite:")
+@pytest.mark.parametrize(
+    ("name", "value", "url"),
+    [
+        ("POSTGRES_HOST", "db.example", "postgresql://postgres@db.example:5432/lambrk"),
+        ("POSTGRES_HOST", "::1", "postgresql://postgres@[::1]:5432/lambrk"),
+        ("POSTGRES_HOST", "/run/postgresql", "postgresql://postgres@%2Frun%2Fpostgresql:5432/lambrk"),
+        ("POSTGRES_PORT", "5432", "postgresql://postgres@localhost:5432/lambrk"),
+        ("POSTGRES_USER", "u", "postgresql://u@localhost:5432/lambrk"),
+        ("POSTGRES_PASSWORD", "p", "postgresql://postgres:p@localhost:5432/lambrk"),
+        ("POSTGRES_PASSWORD", "", "postgresql://postgres@localhost:5432/lambrk"),
+        ("POSTGRES_DB", "d", "postgresql://postgres@localhost:5432/d"),
+    ],
+)
+@pytest.mark.parametrize("place", ["file", "environment"])
+def test_any_postgres_name_means_postgresql_with_the_compressors_defaults_for_the_others(
+    given: Given, name: str, value: str, url: str, place: str
+) -> None:
+    """The compressor's documented examples give host, user and password, and no database."""
+    if place == "file":
+        given.file(f"{name}={value}\n")
+    else:
+        given.environment(**{name: value})
+    settings = given.settings()
+    assert settings.ledger_url == url
+    assert settings.catalog_kind is CatalogKind.COMPRESSOR
+    assert given.environment(SHARED_DIRECTORY="true", CATALOG="compressor").settings().on_postgresql
 
 
 def test_the_postgres_names_make_one_url_with_everything_encoded(given: Given) -> None:
@@ -302,6 +477,52 @@ def test_a_database_url_wins_over_the_postgres_names(given: Given) -> None:
     assert settings.catalog_kind is CatalogKind.OWN
 
 
+UNUSED = {
+    "POSTGRES_HOST": ({"DATABASE_URL": "postgresql://h/d", "POSTGRES_HOST": "h"}, {"DATABASE_URL": ""}),
+    "POSTGRES_PORT": ({"DATABASE_URL": "postgresql://h/d", "POSTGRES_PORT": "1"}, {"DATABASE_URL": ""}),
+    "POSTGRES_USER": ({"DATABASE_URL": "postgresql://h/d", "POSTGRES_USER": "u"}, {"DATABASE_URL": ""}),
+    "POSTGRES_PASSWORD": (
+        {"DATABASE_URL": "postgresql://h/d", "POSTGRES_PASSWORD": "p"},
+        {"DATABASE_URL": ""},
+    ),
+    "POSTGRES_DB": ({"DATABASE_URL": "sqlite:////tmp/x", "POSTGRES_DB": "d"}, {"DATABASE_URL": ""}),
+    "DATABASE_SCHEMA": ({"DATABASE_SCHEMA": "s"}, {"POSTGRES_DB": "d"}),
+    "CATALOG_SCHEMA": ({"CATALOG_SCHEMA": "s"}, {"POSTGRES_DB": "d"}),
+    "CATALOG_ROW_TIMEOUT": ({"CATALOG_ROW_TIMEOUT": "9"}, {"POSTGRES_DB": "d"}),
+    "DELETE_ORPHANS": ({"CATALOG": "own", "DELETE_ORPHANS": "true", "POSTGRES_DB": "d"}, {"CATALOG": ""}),
+    "LOCAL_BASE_URL": ({"CATALOG": "none", "LOCAL_BASE_URL": "http://h"}, {"CATALOG": "own"}),
+    "AWS_SESSION_TOKEN": (
+        {"AWS_SESSION_TOKEN": "t"},
+        {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"},
+    ),
+    "AWS_S3_BASE_URL": (
+        {"AWS_S3_BASE_URL": "https://b.example", "CLOUDFRONT_DOMAIN": "c.example"},
+        {"CLOUDFRONT_DOMAIN": ""},
+    ),
+    "CLOUDFRONT_DISTRIBUTION_ID": (
+        {"CLOUDFRONT_DISTRIBUTION_ID": "E1"},
+        {"CLOUDFRONT_DOMAIN": "c.example"},
+    ),
+    "AWS_ENDPOINT_URL_CLOUDFRONT": (
+        {"AWS_ENDPOINT_URL_CLOUDFRONT": "http://h", "CLOUDFRONT_DOMAIN": "c.example"},
+        {"CLOUDFRONT_DISTRIBUTION_ID": "E1"},
+    ),
+    "RELEASE_AFTER_SECONDS": ({"KEEP_LOCAL": "true", "RELEASE_AFTER_SECONDS": "9"}, {"KEEP_LOCAL": "no"}),
+    "DISK_PRESSURE_PERCENT": ({"KEEP_LOCAL": "true", "DISK_PRESSURE_PERCENT": "9"}, {"KEEP_LOCAL": "no"}),
+}
+"""For each setting: values that leave it without effect, and a change that gives it one."""
+
+
+@pytest.mark.parametrize("name", UNUSED)
+def test_a_setting_that_is_given_and_has_no_effect_is_reported(given: Given, name: str) -> None:
+    unused, remedy = UNUSED[name]
+    assert unused_settings(given.settings()) == []
+    (found,) = unused_settings(given.environment(**unused).settings())
+    assert found.name == name
+    assert found.reason.endswith(".")
+    assert unused_settings(given.environment(**remedy).settings()) == []
+
+
 @pytest.mark.parametrize("host", ["h1:5432,h2:5433", "[::1]:5432", "h", "/db"])
 def test_a_postgresql_url_may_name_its_servers_in_libpqs_ways(given: Given, host: str) -> None:
     url = f"postgresql://u:p%40@{host}/db" if host != "/db" else "postgresql:///db?host=/run"
@@ -323,7 +544,7 @@ def test_the_report_tells_where_each_value_came_from(given: Given) -> None:
     assert given.report("AWS_S3_BUCKET") == ("from-file", given.env_file)
     assert given.report("UPLOAD_CONCURRENCY") == ("4", "default")
     assert given.report("KEEP_LOCAL") == ("false", "default")
-    assert given.report("VIDEO_EXTENSIONS")[0] == ".mp4,.m4v,.mov,.webm,.mkv,.avi,.ts"
+    assert given.report("VIDEO_EXTENSIONS")[0].startswith(".3g2,.3gp,.asf,.avi,")
     assert given.report("CATALOG") == ("own", "default")
     assert given.report("LOCAL_BASE_URL") == ("file:///srv/completed", "default")
 
@@ -342,6 +563,10 @@ def test_the_report_has_every_setting_and_no_secret(given: Given) -> None:
     assert SECRET not in repr(reports)
     assert SECRET not in repr(settings)
     assert given.report("AWS_SECRET_ACCESS_KEY") == (MASK, "environment")
+    assert given.report("POSTGRES_PASSWORD") == (MASK, "environment")
+    given.environment(POSTGRES_PASSWORD="")
+    assert given.report("POSTGRES_PASSWORD") == ("", "environment")
+    given.environment(POSTGRES_PASSWORD=SECRET)
     assert given.report("DATABASE_URL") == (f"postgresql://postgres:{MASK}@localhost:5432/lambrk", "default")
 
 
