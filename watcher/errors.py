@@ -51,6 +51,7 @@ class Code(StrEnum):
     ROW_NOT_NEWER = "row-not-newer"
     ROW_PROCESSING = "row-processing"
     UNREADABLE = "unreadable"
+    UNRECORDABLE = "unrecordable"
 
 
 FILE_SYSTEM_CODES = frozenset({Code.UNREADABLE, Code.NOT_OURS})

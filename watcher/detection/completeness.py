@@ -14,6 +14,11 @@ from watcher.filesystem import FileMissingError, NotOursError, Tree, UnreadableE
 from watcher.filesystem.leases import Writers
 from watcher.filesystem.openat import owned, sentence
 
+_UNSTORABLE_TIME = (
+    "Its modification time is before 1677-09-22 or after 2262-04-11, which the ledger cannot hold: set it "
+    "with touch(1)."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Observation:
@@ -68,7 +73,14 @@ class Unreadable:
     reason: str
 
 
-FileStatus = Finished | Busy | QuietPeriod | Refused | Missing | Unreadable
+@dataclass(frozen=True, slots=True)
+class Unrecordable:
+    """The file exists, and the ledger cannot hold one of its attributes."""
+
+    reason: str
+
+
+FileStatus = Finished | Busy | QuietPeriod | Refused | Missing | Unreadable | Unrecordable
 
 
 def check_complete(
@@ -105,6 +117,8 @@ def _check_open(
     settle_seconds: float,
 ) -> FileStatus:
     identity = tree.identity(os.fstat(descriptor))
+    if not identity.is_storable:
+        return Unrecordable(_UNSTORABLE_TIME)
     match leases.check_writers(descriptor):
         case Writers.SOME:
             return Busy("Some process has it open for writing.")
@@ -146,5 +160,7 @@ def describe_status(status: FileStatus) -> str:
             return f"It is not accepted: {reason}"
         case Unreadable(reason):
             return f"It cannot be read: {reason}"
+        case Unrecordable(reason):
+            return f"It cannot be recorded: {reason}"
         case Missing():
             return "It does not exist."

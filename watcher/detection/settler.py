@@ -17,12 +17,11 @@ from enum import Enum, auto
 
 import structlog
 
-from db import DatabaseError
 from watcher.detection.completeness import Busy, FileStatus, Observation, QuietPeriod
-from watcher.errors import Failure, failure_of
-from watcher.filesystem import RootUnavailableError
+from watcher.errors import HANDLED_ERRORS, Failure, failure_of
 from watcher.supervision.background_thread import FailureState, Supervisor, Worker
 from watcher.supervision.backoff import Backoff
+from watcher.supervision.isolation import Isolation
 
 log = structlog.get_logger()
 
@@ -62,9 +61,9 @@ class Settler(Worker):
     `check_complete` determines the status of a path from its last observation and the present time (see
     `watcher.detection.completeness`). `report` receives every final status, and the first ``Busy``, in one of
     the settler's threads, and returns whether that was a new file. Both may raise `RootUnavailableError`,
-    `report` also `DatabaseError`: the path is then checked again later. After any other exception the path is
-    dropped, and the next scan finds it again. `count_found` is called for each new file that no event
-    reported. `clock` gives monotonic seconds.
+    `report` also `DatabaseError`: the path is then checked again later. An exception that concerns this path
+    alone sets it aside: the next event or scan has it checked again, after a backoff of its own.
+    `count_found` is called for each new file that no event reported. `clock` gives monotonic seconds.
     """
 
     def __init__(
@@ -82,6 +81,7 @@ class Settler(Worker):
         self._report = report
         self._clock = clock
         self._count_found = count_found
+        self._isolation = Isolation("files", supervisor=supervisor, clock=clock)
         self._entries: dict[str, _Entry] = {}
         self._queue: list[tuple[float, int, str]] = []
         self._item_numbers = itertools.count()
@@ -105,7 +105,7 @@ class Settler(Worker):
                 if entry.running:
                     entry.reported_again = True
                     return
-            self._schedule(path, entry, 0.0)
+            self._schedule(path, entry, self._isolation.seconds_left(path))
 
     def __len__(self) -> int:
         """How many paths wait."""
@@ -132,10 +132,14 @@ class Settler(Worker):
         deadline = math.inf if seconds is None else self._clock() + seconds
         with self._changed:
             while not stopped() and self.failure is None and self._clock() < deadline:
-                if all(entry.waits_for_writer and not entry.running for entry in self._entries.values()):
+                if all(self._is_parked(path, entry) for path, entry in self._entries.items()):
                     return True
                 self._changed.wait(0.5)
         return False
+
+    def _is_parked(self, path: str, entry: _Entry) -> bool:
+        """Whether the path waits for its writer, or is set aside."""
+        return not entry.running and (entry.waits_for_writer or self._isolation.seconds_left(path) > 0)
 
     def _schedule(self, path: str, entry: _Entry, delay: float) -> None:
         entry.due, entry.item_number = self._clock() + delay, next(self._item_numbers)
@@ -170,15 +174,21 @@ class Settler(Worker):
         return entry is None or entry.running or entry.item_number != item[1]
 
     def _check_path(self, path: str, entry: _Entry) -> None:
+        is_checked = False
         try:
-            file_status = self._check_complete(path, entry.observation, self._clock())
-            is_known = isinstance(file_status, Busy) and entry.waits_for_writer
-            if not is_known and not isinstance(file_status, QuietPeriod):
-                is_new_file = self._report(path, file_status)
-                if is_new_file and entry.found_by_scan:
-                    self._count_found()
-        except (RootUnavailableError, DatabaseError) as exc:
+            with self._isolation.item(path, path=path):
+                file_status = self._check_complete(path, entry.observation, self._clock())
+                is_known = isinstance(file_status, Busy) and entry.waits_for_writer
+                if not is_known and not isinstance(file_status, QuietPeriod):
+                    is_new_file = self._report(path, file_status)
+                    if is_new_file and entry.found_by_scan:
+                        self._count_found()
+                is_checked = True
+        except HANDLED_ERRORS as exc:
             self._postpone(path, entry, failure_of(exc))
+            return
+        if not is_checked:
+            self._finish(path, entry, delay=None)
             return
         if entry.failures:
             # Another path may succeed without what this one lacked: a busy file needs no database.
@@ -202,7 +212,7 @@ class Settler(Worker):
         with self._changed:
             entry.running = False
             if entry.reported_again:
-                delay = 0.0
+                delay = self._isolation.seconds_left(path)
             if delay is None:
                 self._entries.pop(path, None)
             else:

@@ -10,7 +10,7 @@ import structlog
 from db import ClaimLostError, Identity, IllegalTransitionError, State, Upload
 from storage import KeyTooLongError, SourceFile, StorageError
 from watcher.detection import FileStatus
-from watcher.detection.completeness import Busy, Finished, Missing, Refused, Unreadable
+from watcher.detection.completeness import Busy, Finished, Missing, Refused, Unreadable, Unrecordable
 from watcher.detection.scanner import is_resolved_by_file
 from watcher.errors import Code
 from watcher.failpoints import Point, failpoint
@@ -60,7 +60,9 @@ class Enqueuer:
                     log.warning("file_refused", reason=reason, **fields)
                 self._fail_pending(path, Code.NOT_OURS, reason)
             case Unreadable(reason):
-                return self._handle_unreadable(path, rendition, reason)
+                return self._handle_unusable(path, rendition, Code.UNREADABLE, reason)
+            case Unrecordable(reason):
+                return self._handle_unusable(path, rendition, Code.UNRECORDABLE, reason)
             case Missing():
                 log.debug("file_vanished", **fields)
         return False
@@ -205,7 +207,8 @@ class Enqueuer:
             return True
         self._context.ledger.lock_path(path)
         try:
-            return self._context.tree.stat(path) == identity
+            present = self._context.tree.stat(path)
+            return present is not None and present.clamped() == identity
         except (NotOursError, UnreadableError):
             return True
 
@@ -223,19 +226,20 @@ class Enqueuer:
             public_url=self._context.naming.public_url(upload),
         )
 
-    def _handle_unreadable(self, path: str, rendition: Rendition, reason: str) -> bool:
-        """Record an unreadable file as a failed row, so that it is visible to the operator."""
-        if self._fail_pending(path, Code.UNREADABLE, reason):
+    def _handle_unusable(self, path: str, rendition: Rendition, code: str, reason: str) -> bool:
+        """Record a file that cannot be uploaded as a failed row, so that it is visible to the operator."""
+        if self._fail_pending(path, code, reason):
             return False
         known = self._context.ledger.current(path)
         try:
-            identity = self._context.tree.stat(path)
+            present = self._context.tree.stat(path)
         except (NotOursError, UnreadableError):
             # Without its size there is no row to write. The scan reports the directory.
             return False
+        identity = present and present.clamped()
         if identity is None or (known is not None and known.state.is_live and known.identity == identity):
             return False
-        return self._record_new(path, rendition, identity, StopReason(State.FAILED, Code.UNREADABLE, reason))
+        return self._record_new(path, rendition, identity, StopReason(State.FAILED, code, reason))
 
     def _fail_pending(self, path: str, code: str, reason: str) -> bool:
         """Make the path's pending row fail, unless a worker has claimed it; return whether there is one."""
