@@ -191,11 +191,15 @@ class CatalogRow:
     quality: str
     url: str
     status: str
-    """'processing', 'ready' or 'failed'."""
+    """'processing', 'ready' or 'failed'; '' if the row has none, as with `quality` and `url`."""
     file_size: int | None
     """Bytes."""
     created_at: datetime
+    """The epoch if the time is unknown."""
     updated_at: datetime
+    """The epoch if the time is unknown."""
+    oddity: str | None = None
+    """Which values of the row are missing or cannot be represented, as a sentence; None if none is."""
 
     @property
     def age_order(self) -> tuple[datetime, str]:

@@ -303,4 +303,6 @@ def build_catalog(
     orphans = Orphans(
         catalog=catalog, ledger=ledger, store=context.store, policy=policy, deletes=settings.delete_orphans
     )
+    for isolation in (gate.isolation, republisher.isolation, orphans.isolation):
+        isolation.supervisor = supervisor
     return CatalogThread(gate=gate, republisher=republisher, orphans=orphans, supervisor=supervisor)

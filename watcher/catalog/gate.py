@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,12 +14,17 @@ from storage import KeyTooLongError
 from watcher.catalog.row_matching import is_newer, rows_of_file
 from watcher.errors import Code
 from watcher.renditions import ORIGINAL, Naming, rendition_of
-from watcher.telemetry import row_context
+from watcher.supervision.isolation import Isolation
+from watcher.telemetry import RepeatFilter, row_context
 
 log = structlog.get_logger()
 
 PAGE = 500
 """How many uploads one query reads the rows of."""
+
+STATUSES = frozenset({"processing", "ready", "failed"})
+_QUALITY = re.compile(r"[0-9A-Za-z._-]{1,64}")
+"""What may become a part of an object key; the compressor's table allows less."""
 
 FRESH = timedelta(seconds=10)
 """Uploads that have waited no longer than this are checked often."""
@@ -60,6 +66,8 @@ class CatalogGate:
         self._ledger = ledger
         self._naming = naming
         self._wake = wake
+        self._reported = RepeatFilter()
+        self.isolation = Isolation("uploads at the catalog gate")
 
     def admit(self, upload: Upload, rows: Sequence[CatalogRow] | None = None) -> Decision:
         """Decide by the newest row of the upload's file; writes nothing.
@@ -73,6 +81,9 @@ class CatalogGate:
         if not of_file:
             return Waiting(Code.NO_ROW, "The compressor's catalog has no row for it yet.")
         row = of_file[-1]
+        if row.status not in STATUSES or not _QUALITY.fullmatch(row.quality):
+            reason = f"Its catalog row {row.id} has no valid status or quality: correct the row."
+            return Waiting(Code.NO_ROW, reason)
         if row.status == "failed":
             # A second encode that fails before it opens the file leaves the content of an earlier row.
             earlier = [one for one in of_file if one.id == upload.catalog_row_id and one.status == "ready"]
@@ -108,7 +119,10 @@ class CatalogGate:
         decided = after = 0
         while page := self._table.rows_of_waiting(since=since, after=after, limit=PAGE):
             for upload, rows in page:
-                decided += self._settle(upload, rows)
+                if self.isolation.seconds_left(upload.id):
+                    continue
+                with self.isolation.item(upload.id, **row_context(upload)):
+                    decided += self._settle(upload, rows)
             after = page[-1][0].id
         if decided:
             self._wake(State.PENDING)
@@ -116,6 +130,9 @@ class CatalogGate:
 
     def _settle(self, upload: Upload, rows: Sequence[CatalogRow]) -> bool:
         """Decide and record the decision; False if the upload waits on, or was claimed meanwhile."""
+        for row in rows:
+            if row.oddity is not None and self._reported.is_news(row.id, row.oddity):
+                log.warning("catalog_row_odd", row=row.id, reason=row.oddity, video_id=row.video_id)
         decision: Decision | KeyTooLongError
         try:
             decision = self.admit(upload, rows)
@@ -128,8 +145,8 @@ class CatalogGate:
                 case Admitted(admission):
                     admitted = self._ledger.admit(upload, admission)
                     waited = round((self._ledger.now() - upload.due_at).total_seconds(), 3)
-                    row = admission["catalog_row_id"]
-                    log.info("upload_admitted", row=row, waited_seconds=waited, **row_context(admitted))
+                    row_id = admission["catalog_row_id"]
+                    log.info("upload_admitted", row=row_id, waited_seconds=waited, **row_context(admitted))
                 case Rejected(code, reason):
                     self._ledger.advance(upload, State.REJECTED, error=reason, error_code=code)
                     log.warning("upload_rejected", code=code, reason=reason, **row_context(upload))
