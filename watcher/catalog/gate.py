@@ -15,7 +15,7 @@ from watcher.catalog.row_matching import is_newer, rows_of_file
 from watcher.errors import Code
 from watcher.renditions import ORIGINAL, Naming, rendition_of
 from watcher.supervision.isolation import Isolation
-from watcher.telemetry import RepeatFilter, row_context
+from watcher.telemetry import RepeatFilter, human_duration, row_context
 
 log = structlog.get_logger()
 
@@ -57,14 +57,24 @@ Decision = Admitted | Waiting | Rejected
 
 
 class CatalogGate:
-    """Admits, holds or rejects uploads by the rows of the compressor's catalog."""
+    """Admits, holds or rejects uploads by the rows of the compressor's catalog.
+
+    An upload whose video has no row for `row_timeout` is `gone`; a ready row reopens it (`Republisher`).
+    """
 
     def __init__(
-        self, table: CompressorTable, ledger: Ledger, naming: Naming, *, wake: Callable[[State], None]
+        self,
+        table: CompressorTable,
+        ledger: Ledger,
+        naming: Naming,
+        *,
+        row_timeout: timedelta,
+        wake: Callable[[State], None],
     ) -> None:
         self._table = table
         self._ledger = ledger
         self._naming = naming
+        self._row_timeout = row_timeout
         self._wake = wake
         self._reported = RepeatFilter()
         self.isolation = Isolation("uploads at the catalog gate")
@@ -128,6 +138,18 @@ class CatalogGate:
             self._wake(State.PENDING)
         return decided
 
+    def _abandon_overdue(self, upload: Upload) -> bool:
+        """Make an upload `gone` whose video has no row, if its wait is over; return whether it was."""
+        if self._ledger.now() - upload.due_at <= self._row_timeout:
+            return False
+        reason = (
+            f"Its video has had no catalog row for {human_duration(self._row_timeout)}: the video was "
+            "probably deleted. The local file is kept; delete it, or add a row: it is uploaded once one is ready."
+        )
+        self._ledger.advance(upload, State.GONE, error=reason, error_code=Code.ROW_GONE)
+        log.warning("upload_gone", reason=reason, **row_context(upload))
+        return True
+
     def _settle(self, upload: Upload, rows: Sequence[CatalogRow]) -> bool:
         """Decide and record the decision; False if the upload waits on, or was claimed meanwhile."""
         for row in rows:
@@ -141,7 +163,7 @@ class CatalogGate:
         try:
             match decision:
                 case Waiting():
-                    return False
+                    return not rows and self._abandon_overdue(upload)
                 case Admitted(admission):
                     admitted = self._ledger.admit(upload, admission)
                     waited = round((self._ledger.now() - upload.due_at).total_seconds(), 3)
