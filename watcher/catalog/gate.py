@@ -12,7 +12,7 @@ import structlog
 from db import Admission, CatalogRow, ClaimLostError, CompressorTable, Ledger, State, Upload
 from storage import KeyTooLongError
 from watcher.catalog.row_matching import is_newer, rows_of_file
-from watcher.errors import Code
+from watcher.errors import Code, incomplete_reason
 from watcher.renditions import ORIGINAL, Naming, rendition_of
 from watcher.supervision.isolation import Isolation
 from watcher.telemetry import RepeatFilter, human_duration, row_context
@@ -108,7 +108,7 @@ class CatalogGate:
             reason = "Its object was verified for this same row; only content of a newer row may replace it."
             return Waiting(Code.ROW_NOT_NEWER, reason)
         if upload.finding is not None and row.quality != ORIGINAL:
-            return Rejected(Code.INCOMPLETE, upload.finding)
+            return Rejected(Code.INCOMPLETE, incomplete_reason(upload.finding))
         rendition = rendition_of(upload.video_id, upload.path, row.quality)
         return Admitted(
             Admission(
@@ -144,7 +144,8 @@ class CatalogGate:
             return False
         reason = (
             f"Its video has had no catalog row for {human_duration(self._row_timeout)}: the video was "
-            "probably deleted. The local file is kept; delete it, or add a row: it is uploaded once one is ready."
+            "probably deleted. The local file is kept; delete it, or add a row: it is uploaded once one is "
+            "ready."
         )
         self._ledger.advance(upload, State.GONE, error=reason, error_code=Code.ROW_GONE)
         log.warning("upload_gone", reason=reason, **row_context(upload))

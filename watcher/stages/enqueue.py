@@ -12,7 +12,7 @@ from storage import KeyTooLongError, SourceFile, StorageError
 from watcher.detection import FileStatus
 from watcher.detection.completeness import Busy, Finished, Missing, Refused, Unreadable, Unrecordable
 from watcher.detection.scanner import is_resolved_by_file
-from watcher.errors import Code
+from watcher.errors import Code, incomplete_reason
 from watcher.failpoints import Point, failpoint
 from watcher.filesystem import FileMissingError, NotOursError, UnreadableError
 from watcher.filesystem.openat import owned
@@ -100,7 +100,7 @@ class Enqueuer:
             with self._context.database.transaction():
                 reopened = self._reopen(known, "the file exists and can be read", finding)
                 if reopened is not None and finding is not None and self._context.gate is None:
-                    self._stop(reopened, StopReason(State.REJECTED, Code.INCOMPLETE, finding))
+                    self._stop(reopened, _incomplete(finding))
                 elif reopened is not None:
                     self._announce(reopened)
             self._context.signals.wake_stage(State.PENDING)
@@ -136,7 +136,7 @@ class Enqueuer:
     def _stop_reason(self, path: str, identity: Identity, finding: str | None) -> StopReason | None:
         """What is wrong with new content. With a catalog gate the gate decides instead."""
         if finding is not None:
-            return StopReason(State.REJECTED, Code.INCOMPLETE, finding)
+            return _incomplete(finding)
         proven = self._rolled_back_from(path, identity)
         if proven is None:
             return None
@@ -250,3 +250,7 @@ class Enqueuer:
             with suppress(ClaimLostError):
                 self._stop(known, StopReason(State.FAILED, code, reason))
         return True
+
+
+def _incomplete(finding: str) -> StopReason:
+    return StopReason(State.REJECTED, Code.INCOMPLETE, incomplete_reason(finding))
