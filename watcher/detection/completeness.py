@@ -10,7 +10,14 @@ from dataclasses import dataclass
 
 from db import Identity
 from watcher import containers
-from watcher.filesystem import FileMissingError, NotOursError, Tree, UnreadableError, leases
+from watcher.filesystem import (
+    FileMissingError,
+    NotOursError,
+    SecondNameError,
+    Tree,
+    UnreadableError,
+    leases,
+)
 from watcher.filesystem.leases import Writers
 from watcher.filesystem.openat import owned, sentence
 
@@ -56,9 +63,13 @@ class QuietPeriod:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The path is not a regular file with one name: a symbolic link, a FIFO, a hard link."""
+    """The path is not a regular file with one name: a symbolic link, a FIFO, a hard link.
+
+    `may_pass`: the file may have its second name for a moment only.
+    """
 
     reason: str
+    may_pass: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +107,7 @@ def check_complete(
     except FileMissingError:
         return Missing()
     except NotOursError as error:
-        return Refused(error.reason)
+        return Refused(error.reason, may_pass=isinstance(error, SecondNameError))
     except UnreadableError as error:
         if error.errno == errno.EAGAIN:
             return Busy("Another process, such as a file server, holds a write lease on it.")

@@ -17,7 +17,7 @@ from enum import Enum, auto
 
 import structlog
 
-from watcher.detection.completeness import Busy, FileStatus, Observation, QuietPeriod
+from watcher.detection.completeness import Busy, FileStatus, Observation, QuietPeriod, Refused
 from watcher.errors import HANDLED_ERRORS, Failure, failure_of
 from watcher.supervision.background_thread import FailureState, Supervisor, Worker
 from watcher.supervision.backoff import Backoff
@@ -29,6 +29,8 @@ BUSY_BACKOFF = Backoff(base=0.5, factor=2.0, cap=30.0)
 """Between checks of a file that is open for writing; without jitter."""
 FAILURE_BACKOFF = Backoff(base=2.0, factor=2.0, cap=30.0)
 """Between checks that the file system or the database made fail; without jitter."""
+SECOND_NAME_DELAYS = (0.1, 1.0, 10.0)
+"""Between checks of a file with a second name before it is refused: link(2), unlink(2) move a file."""
 MAX_OUTDATED_ITEMS = 1000
 PATIENCE_SECONDS = 600.0
 """A check may read a whole file to tell new content from old; one that takes longer is stuck."""
@@ -49,6 +51,8 @@ class _Entry:
     checks: int = 0
     failures: int = 0
     observation: Observation | None = None
+    refused_at: float | None = None
+    """When the file was first found with a second name."""
     running: bool = False
     reported_again: bool = False
     waits_for_writer: bool = False
@@ -179,7 +183,9 @@ class Settler(Worker):
             with self._isolation.item(path, path=path):
                 file_status = self._check_complete(path, entry.observation, self._clock())
                 is_known = isinstance(file_status, Busy) and entry.waits_for_writer
-                if not is_known and not isinstance(file_status, QuietPeriod):
+                second_name_delay = self._second_name_delay(entry, file_status)
+                is_open = second_name_delay is not None or isinstance(file_status, QuietPeriod)
+                if not is_known and not is_open:
                     is_new_file = self._report(path, file_status)
                     if is_new_file and entry.found_by_scan:
                         self._count_found()
@@ -204,8 +210,19 @@ class Settler(Worker):
                 case QuietPeriod():
                     delay = max(0.0, file_status.until - self._clock())
                 case _:
-                    delay = None
+                    delay = second_name_delay
             self._finish(path, entry, delay)
+
+    def _second_name_delay(self, entry: _Entry, file_status: FileStatus) -> float | None:
+        """The seconds until the next check of a file whose second name may pass; None if that is over."""
+        if not isinstance(file_status, Refused) or not file_status.may_pass:
+            entry.refused_at = None
+            return None
+        if entry.refused_at is None:
+            entry.refused_at = self._clock()
+        waited = self._clock() - entry.refused_at
+        left = (total - waited for total in itertools.accumulate(SECOND_NAME_DELAYS) if total > waited)
+        return next(left, None)
 
     def _finish(self, path: str, entry: _Entry, delay: float | None) -> None:
         """End a check; the next one comes after `delay`, or at once if the path was reported meanwhile."""
