@@ -110,7 +110,8 @@ class OwnCatalog:
     def rows(self, video_id: str) -> list[CatalogRow]:
         """The rows of a video, oldest first."""
         qualities = self._qualities
-        columns = [getattr(qualities, field.name) for field in fields(CatalogRow)]
+        names = [field.name for field in fields(CatalogRow) if field.name != "oddity"]
+        columns = [getattr(qualities, name) for name in names]
         query: Any = qualities.select(*columns).where(qualities.video_id == video_id)
         with self._database.operation("read the catalog"):
             return [CatalogRow(*row) for row in query.order_by(qualities.created_at, qualities.id).tuples()]

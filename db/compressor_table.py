@@ -4,20 +4,23 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from peewee import SQL, fn
+from peewee import SQL, Case, fn
 
 from db.database import Database
 from db.records import CatalogRow, Upload
 from db.states import State
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
+_FIRST_TIME, _LAST_TIME = SQL("'0001-01-03'"), SQL("'9999-12-29'")
+_TEXTS = ("quality", "url", "status")
+_TIMES = ("created_at", "updated_at")
 
 
 class CompressorTable:
     """The rows of `video_qualities`, and how they relate to the uploads of one instance in the same database.
 
-    The compressor's times have no time zone; they are read in the server's. Every method may raise
-    DatabaseError.
+    The compressor's times have no time zone; they are read in the server's. No value of a row makes reading
+    it fail: see `CatalogRow.oddity`. Every method may raise DatabaseError.
     """
 
     def __init__(self, database: Database, instance: str) -> None:
@@ -97,7 +100,7 @@ class CompressorTable:
                 shown.instance == self._instance,
                 shown.published_at >= since,
                 rows.status == "ready",
-                rows.url != shown.url,
+                rows.url.is_null() | (rows.url != shown.url),
             )
         )
         with self._database.operation("compare the rows published lately with the catalog"):
@@ -109,7 +112,7 @@ class CompressorTable:
         changed = 0
         with self._database.transaction("publish a URL in the compressor's catalog"):
             for row in read:
-                as_read = (rows.id == row.id, rows.status == row.status, rows.url == row.url)
+                as_read = (rows.id == row.id, rows.status == row.status, fn.COALESCE(rows.url, "") == row.url)
                 changed += int(rows.update(url=url).where(*as_read).execute())
         return changed
 
@@ -147,14 +150,25 @@ class CompressorTable:
     def _columns(self) -> dict[str, Any]:
         rows = self._rows
         plain = (rows.id, rows.video_id, rows.quality, rows.url, rows.status, rows.file_size)
-        times = {column.name: column.cast("timestamptz") for column in (rows.created_at, rows.updated_at)}
+        times = {column.name: _representable(column) for column in (rows.created_at, rows.updated_at)}
         return {column.name: column for column in plain} | times
 
 
+def _representable(column: Any) -> Any:
+    """A time with its zone; NULL if it is infinite or, in any zone, outside of the years 1 to 9999.
+
+    PostgreSQL has such times and Python's `datetime` does not: the driver fails to load them.
+    """
+    return Case(None, [(column.between(_FIRST_TIME, _LAST_TIME), column.cast("timestamptz"))])
+
+
 def _row(values: dict[str, Any]) -> CatalogRow:
-    times = {name: (values[name] or _EPOCH).astimezone(UTC) for name in ("created_at", "updated_at")}
+    times = {name: (values[name] or _EPOCH).astimezone(UTC) for name in _TIMES}
     ids = {name: str(values[name]) for name in ("id", "video_id")}
-    return CatalogRow(**values | times | ids)
+    texts = {name: values[name] or "" for name in _TEXTS}
+    odd = [name for name in (*_TEXTS, *_TIMES) if not values[name]]
+    oddity = f"It has no usable value in {', '.join(odd)}." if odd else None
+    return CatalogRow(**values | times | ids | texts, oddity=oddity)
 
 
 def _sorted(rows: Iterable[CatalogRow]) -> list[CatalogRow]:

@@ -96,6 +96,9 @@ def translated(operation: str) -> Iterator[None]:
     except (peewee.PeeweeException, psycopg.Error, sqlite3.Error) as exc:
         kind, hint = _classify(exc)
         raise DatabaseError(kind, operation, _first_line(exc), hint) from exc
+    except OverflowError as exc:
+        # sqlite3 raises it for a number that needs more than 64 bits.
+        raise DatabaseError(ErrorKind.OBJECT, operation, _first_line(exc), _VALUES) from exc
     except MaxConnectionsExceeded as exc:
         kind, hint = _TRANSIENT
         raise DatabaseError(kind, operation, "all connections are in use", hint) from exc
@@ -107,6 +110,9 @@ def _classify(exc: Exception) -> tuple[ErrorKind, str]:
     if isinstance(driver_error, psycopg.Error) and driver_error.sqlstate:
         state = driver_error.sqlstate
         return _POSTGRES.get(state) or _POSTGRES.get(state[:2]) or (ErrorKind.ENVIRONMENT, _UNEXPECTED)
+    if isinstance(driver_error, psycopg.DataError):
+        # Raised by psycopg itself for a value that PostgreSQL or Python cannot represent.
+        return ErrorKind.OBJECT, _VALUES
     if isinstance(driver_error, sqlite3.Error):
         code = getattr(driver_error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE) & 0xFF
         return _SQLITE.get(code, (ErrorKind.ENVIRONMENT, _UNEXPECTED))

@@ -6,11 +6,13 @@ All times are aware and in UTC.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any, TypedDict
 
 from db.states import State
+
+MIN_BIGINT, MAX_BIGINT = -(2**63), 2**63 - 1
 
 JSON = str | int | float | bool | None | Sequence["JSON"] | Mapping[str, "JSON"]
 """A value that `json.dumps` takes."""
@@ -28,6 +30,15 @@ class Identity:
     inode: int
     size: int
     mtime_ns: int
+
+    @property
+    def is_storable(self) -> bool:
+        """Whether a column of the ledger, a signed 64-bit number, can hold `mtime_ns`: 1677 to 2262."""
+        return MIN_BIGINT <= self.mtime_ns <= MAX_BIGINT
+
+    def clamped(self) -> Identity:
+        """The storable identity nearest to this one."""
+        return replace(self, mtime_ns=max(MIN_BIGINT, min(self.mtime_ns, MAX_BIGINT)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,11 +191,15 @@ class CatalogRow:
     quality: str
     url: str
     status: str
-    """'processing', 'ready' or 'failed'."""
+    """'processing', 'ready' or 'failed'; '' if the row has none, as with `quality` and `url`."""
     file_size: int | None
     """Bytes."""
     created_at: datetime
+    """The epoch if the time is unknown."""
     updated_at: datetime
+    """The epoch if the time is unknown."""
+    oddity: str | None = None
+    """Which values of the row are missing or cannot be represented, as a sentence; None if none is."""
 
     @property
     def age_order(self) -> tuple[datetime, str]:

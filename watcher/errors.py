@@ -9,6 +9,7 @@ from enum import StrEnum
 from db import DatabaseError
 from storage import StorageError
 from watcher.filesystem import NotOursError, RootUnavailableError, UnreadableError
+from watcher.telemetry.formatting import printable
 
 
 class FailureKind(StrEnum):
@@ -51,6 +52,7 @@ class Code(StrEnum):
     ROW_NOT_NEWER = "row-not-newer"
     ROW_PROCESSING = "row-processing"
     UNREADABLE = "unreadable"
+    UNRECORDABLE = "unrecordable"
 
 
 FILE_SYSTEM_CODES = frozenset({Code.UNREADABLE, Code.NOT_OURS})
@@ -100,6 +102,18 @@ class ReexamineError(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+MAX_FINDING = 300
+"""How many characters of a finding are shown: some of it comes from the file."""
+
+
+def incomplete_reason(finding: str) -> str:
+    """A finding about a container, bounded and printable, and what to do about the file."""
+    return (
+        f"{printable(finding)[:MAX_FINDING]} The file is damaged: its encoder was killed, or two encoders "
+        "wrote it at once. Compress the video again."
+    )
 
 
 HANDLED_ERRORS = (

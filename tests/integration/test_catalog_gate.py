@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 
 from db import State
 from tests.support.catalog_rows import CatalogRows
@@ -20,6 +21,14 @@ def finish(harness: Harness, path: str = PATH) -> None:
     """Run the gate and all stages once."""
     harness.admit_waiting()
     harness.finish(path)
+
+
+def begin_wait(harness: Harness, *, minutes: int) -> None:
+    """Have everything at the gate have waited for so long."""
+    with harness.app.context.database.operation("make uploads wait for longer") as connected:
+        connected.execute_sql(
+            "UPDATE video_uploader.uploads SET due_at = now() - %s", (timedelta(minutes=minutes),)
+        )
 
 
 def public(harness: Harness, key: str) -> str:
@@ -321,5 +330,29 @@ def test_a_retried_upload_is_judged_by_its_row_again(
     (upload,) = harness.step(State.PENDING)
     assert upload.state is State.REJECTED
     rows.update(row, status="ready")
+    harness.check_rows()
+    assert harness.finish(PATH).state is State.RELEASED
+
+
+def test_the_files_of_a_deleted_video_are_gone_after_the_timeout_until_a_row_is_ready(
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
+) -> None:
+    harness = make_catalog_harness(CATALOG_ROW_TIMEOUT=600)
+    row = rows.insert(NAME, "720p", "processing")
+    harness.put(PATH, video)
+    begin_wait(harness, minutes=11)
+    assert harness.admit_waiting() == 0
+    rows.delete(row)
+    begin_wait(harness, minutes=9)
+    assert harness.admit_waiting() == 0
+    begin_wait(harness, minutes=11)
+    assert harness.admit_waiting() == 1
+    gone = harness.row(PATH)
+    assert (gone.state, gone.error_code) == (State.GONE, "row-gone")
+    assert "no catalog row for 10 min" in str(gone.last_error)
+    assert os.path.exists(harness.absolute(PATH))
+    assert harness.settle(PATH) == gone
+    assert harness.app.scanner.scan().noticed == 0
+    rows.insert(NAME, "720p")
     harness.check_rows()
     assert harness.finish(PATH).state is State.RELEASED

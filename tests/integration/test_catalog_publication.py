@@ -238,6 +238,50 @@ def test_a_copy_is_not_released_while_the_compressor_is_about_to_write_its_path(
     assert harness.app.context.catalog.reason_to_keep_copy(upload) is None
 
 
+@pytest.mark.parametrize("name", [NAME, ORIGINAL_NAME])
+@pytest.mark.parametrize(
+    ("age", "keeps"),
+    [("-1 minute", True), ("-1 hour", True), ("-25 hours", False), ("5 hours", True), ("25 hours", False)],
+)
+def test_a_newest_row_that_is_processing_keeps_the_copy_for_a_day(
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes, name: str, age: str, keeps: bool
+) -> None:
+    """The compressor's clock may be that of another time zone."""
+    harness = make_catalog_harness()
+    path, quality = f"{VIDEO_ID}/{name}", "original" if name == ORIGINAL_NAME else "720p"
+    rows.insert(name, quality, created_at="2020-01-01", updated_at="2020-01-01")
+    harness.put(path, video)
+    publish(harness, path)
+    again = rows.insert(name, quality, "processing")
+    rows.connection.execute("ALTER TABLE video_qualities DISABLE TRIGGER video_qualities_touched")
+    rows.connection.execute("UPDATE video_qualities SET updated_at = '2020-01-01'")
+    rows.connection.execute(
+        "UPDATE video_qualities SET created_at = localtimestamp + %s::interval WHERE id = %s", [age, again]
+    )
+    reason = harness.app.context.catalog.reason_to_keep_copy(harness.row(path))
+    assert (reason is not None) == keeps
+    assert reason is None or f"catalog row {again} has been processing since 20" in reason
+
+
+def test_a_processing_row_that_a_killed_compressor_left_does_not_keep_the_copy(
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
+) -> None:
+    """The video was compressed again, which added a newer row beside it."""
+    harness = make_catalog_harness()
+    rows.insert(NAME, "720p", "processing")
+    rows.insert(NAME, "720p")
+    rows.insert("my video_360p.mp4", "360p", "processing")
+    rows.insert("my video_360p.mp4", "360p")
+    rows.insert(ORIGINAL_NAME, "original")
+    rows.connection.execute("ALTER TABLE video_qualities DISABLE TRIGGER video_qualities_touched")
+    rows.connection.execute("UPDATE video_qualities SET updated_at = localtimestamp - interval '1 minute'")
+    for path in (PATH, ORIGINAL):
+        harness.put(path, video)
+        publish(harness, path)
+    (released, original) = harness.step(State.PUBLISHED)
+    assert (released.state, original.state) == (State.RELEASED, State.RELEASED)
+
+
 def test_a_copy_is_not_released_while_a_row_still_shows_it(
     make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:

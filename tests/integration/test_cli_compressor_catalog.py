@@ -66,6 +66,21 @@ def test_explain_tells_which_row_is_waited_for_since_when_and_whether_that_is_to
     assert "longer than CATALOG_ROW_TIMEOUT (1 h). The catalog has no row for it." in ran.out
 
 
+def test_explain_tells_which_row_keeps_a_published_copy(
+    compressor_harness: Harness,
+    command: Command,
+    compressor: Compressor,  # noqa: F811
+    video: bytes,
+) -> None:
+    publish(compressor_harness, compressor, READY, video)
+    row = compressor.begin(READY)
+    compressor_harness.step(State.PUBLISHED)
+    (waits,) = [line.strip() for line in command.here("explain", READY).out.splitlines() if "Waits: " in line]
+    assert waits.startswith(
+        f"Waits: The compressor is encoding to this path: catalog row {row} has been processing since 20"
+    )
+
+
 def test_status_and_list_tell_how_many_wait_and_how_many_of_them_too_long(
     compressor_harness: Harness, command: Command, waiting: str
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from urllib.parse import parse_qsl
 
 from db import Catalog, CompressorTable, Database, Ledger, NoCatalog, OwnCatalog, State, open_database
@@ -118,5 +119,9 @@ def make_gate(settings: Settings, ledger: Ledger, *, wake: Callable[[State], Non
     if settings.catalog_kind is not CatalogKind.COMPRESSOR:
         return None
     return CatalogGate(
-        CompressorTable(ledger.database, ledger.instance), ledger, make_naming(settings), wake=wake
+        CompressorTable(ledger.database, ledger.instance),
+        ledger,
+        make_naming(settings),
+        row_timeout=timedelta(seconds=settings.catalog_row_timeout),
+        wake=wake,
     )

@@ -149,6 +149,14 @@ def build_application(
         gate=catalog_thread.check_gate if catalog_thread else None,
         file=settler.check,
     )
+    quarantine_repair = QuarantineRepair(
+        tree=context.tree,
+        ledger=context.ledger,
+        lease=timedelta(seconds=settings.claim_seconds),
+        is_shared=settings.shared_directory,
+    )
+    for isolation in (scanner.isolation, quarantine_repair.isolation):
+        isolation.supervisor = supervisor
     return Application(
         settings=settings,
         policy=policy,
@@ -161,12 +169,7 @@ def build_application(
             backoff=ROW_BACKOFF,
             supervisor=supervisor,
         ),
-        quarantine_repair=QuarantineRepair(
-            tree=context.tree,
-            ledger=context.ledger,
-            lease=timedelta(seconds=settings.claim_seconds),
-            is_shared=settings.shared_directory,
-        ),
+        quarantine_repair=quarantine_repair,
         enqueuer=enqueuer,
         settler=settler,
         scan_scheduler=scan_scheduler,
@@ -300,4 +303,6 @@ def build_catalog(
     orphans = Orphans(
         catalog=catalog, ledger=ledger, store=context.store, policy=policy, deletes=settings.delete_orphans
     )
+    for isolation in (gate.isolation, republisher.isolation, orphans.isolation):
+        isolation.supervisor = supervisor
     return CatalogThread(gate=gate, republisher=republisher, orphans=orphans, supervisor=supervisor)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import posixpath
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from urllib.parse import unquote
 
 from db import CatalogRow, CompressorTable, Database, Ledger, Publications, Upload
 from watcher.catalog.row_matching import is_newer, rows_of_file
 from watcher.renditions import ORIGINAL, Naming
+from watcher.telemetry import human_time
 
 ENCODER_ACTIVE = timedelta(seconds=5)
 """How long after a change of any row of a video the compressor may still open its original."""
@@ -93,17 +96,30 @@ class CompressorCatalog:
         return not self._rows_of(upload)
 
     def reason_to_keep_copy(self, upload: Upload) -> str | None:
-        """Why the compressor may need the file, or that a row does not show the object; else None."""
+        """Why the compressor may need the file, or that a row does not show the object; else None.
+
+        A `processing` row does not count if a newer row of its file is ready, or if it is older than
+        `LONGEST_ENCODE`: a compressor that is killed leaves such rows, and does not clear them.
+        """
         with self._database.operation("see whether the catalog needs the local copy"):
             rows = self.table.rows_of_video(upload.video_id)
             of_file = rows_of_file(upload, rows, self._naming, known_urls=self._known_urls(upload))
             now = self._ledger.now()
-        if any(row.status == "processing" for row in of_file):
-            return "The compressor is encoding to this path."
-        if any(row.status == "ready" and row.url != upload.url for row in of_file):
-            return "A catalog row of the file does not show the object yet."
-        if upload.quality == ORIGINAL and any(_is_being_encoded(row, now) for row in rows):
-            return "The compressor is encoding this video and may open its original."
+        for row in of_file:
+            if _is_being_encoded(row, of_file, now):
+                since = f"catalog row {row.id} has been processing since {human_time(row.created_at)}."
+                return f"The compressor is encoding to this path: {since}"
+        for row in of_file:
+            if row.status == "ready" and row.url != upload.url:
+                return f"Catalog row {row.id} of the file does not show the object yet."
+        if upload.quality == ORIGINAL:
+            for row in rows:
+                of_same_file = [other for other in rows if _names_same_file(row, other)]
+                if _is_being_encoded(row, of_same_file, now) or _has_just_changed(row, now):
+                    return (
+                        "The compressor is encoding this video and may open its original: catalog row "
+                        f"{row.id} is {row.status}, last changed at {human_time(row.updated_at)}."
+                    )
         return None
 
     def rows(self, video_id: str) -> list[CatalogRow]:
@@ -133,8 +149,24 @@ class CompressorCatalog:
         return self._ledger.urls_of_path(upload.path)
 
 
-def _is_being_encoded(row: CatalogRow, now: datetime) -> bool:
-    """Judge by the row's age; a time in the future comes from a compressor in another time zone."""
-    if row.status == "processing":
-        return now - row.created_at < LONGEST_ENCODE
-    return timedelta(0) <= now - row.updated_at < ENCODER_ACTIVE
+def _is_being_encoded(row: CatalogRow, of_file: Sequence[CatalogRow], now: datetime) -> bool:
+    """Whether a row's encode may still be in progress; `of_file` are all rows of its file.
+
+    A time that is less than a day in the future comes from a compressor in another time zone.
+    """
+    if row.status != "processing" or abs(now - row.created_at) >= LONGEST_ENCODE:
+        return False
+    return not any(other.status == "ready" and other.created_at > row.created_at for other in of_file)
+
+
+def _has_just_changed(row: CatalogRow, now: datetime) -> bool:
+    return row.status != "processing" and timedelta(0) <= now - row.updated_at < ENCODER_ACTIVE
+
+
+def _names_same_file(row: CatalogRow, other: CatalogRow) -> bool:
+    """Whether two rows of a video are of one file: their URLs, local or public, end in the same name."""
+    return row.quality == other.quality and _name_of(row.url) == _name_of(other.url)
+
+
+def _name_of(url: str) -> str:
+    return unquote(posixpath.basename(url), errors="surrogateescape")

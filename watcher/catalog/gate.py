@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,14 +12,19 @@ import structlog
 from db import Admission, CatalogRow, ClaimLostError, CompressorTable, Ledger, State, Upload
 from storage import KeyTooLongError
 from watcher.catalog.row_matching import is_newer, rows_of_file
-from watcher.errors import Code
+from watcher.errors import Code, incomplete_reason
 from watcher.renditions import ORIGINAL, Naming, rendition_of
-from watcher.telemetry import row_context
+from watcher.supervision.isolation import Isolation
+from watcher.telemetry import RepeatFilter, human_duration, row_context
 
 log = structlog.get_logger()
 
 PAGE = 500
 """How many uploads one query reads the rows of."""
+
+STATUSES = frozenset({"processing", "ready", "failed"})
+_QUALITY = re.compile(r"[0-9A-Za-z._-]{1,64}")
+"""What may become a part of an object key; the compressor's table allows less."""
 
 FRESH = timedelta(seconds=10)
 """Uploads that have waited no longer than this are checked often."""
@@ -51,15 +57,27 @@ Decision = Admitted | Waiting | Rejected
 
 
 class CatalogGate:
-    """Admits, holds or rejects uploads by the rows of the compressor's catalog."""
+    """Admits, holds or rejects uploads by the rows of the compressor's catalog.
+
+    An upload whose video has no row for `row_timeout` is `gone`; a ready row reopens it (`Republisher`).
+    """
 
     def __init__(
-        self, table: CompressorTable, ledger: Ledger, naming: Naming, *, wake: Callable[[State], None]
+        self,
+        table: CompressorTable,
+        ledger: Ledger,
+        naming: Naming,
+        *,
+        row_timeout: timedelta,
+        wake: Callable[[State], None],
     ) -> None:
         self._table = table
         self._ledger = ledger
         self._naming = naming
+        self._row_timeout = row_timeout
         self._wake = wake
+        self._reported = RepeatFilter()
+        self.isolation = Isolation("uploads at the catalog gate")
 
     def admit(self, upload: Upload, rows: Sequence[CatalogRow] | None = None) -> Decision:
         """Decide by the newest row of the upload's file; writes nothing.
@@ -73,6 +91,9 @@ class CatalogGate:
         if not of_file:
             return Waiting(Code.NO_ROW, "The compressor's catalog has no row for it yet.")
         row = of_file[-1]
+        if row.status not in STATUSES or not _QUALITY.fullmatch(row.quality):
+            reason = f"Its catalog row {row.id} has no valid status or quality: correct the row."
+            return Waiting(Code.NO_ROW, reason)
         if row.status == "failed":
             # A second encode that fails before it opens the file leaves the content of an earlier row.
             earlier = [one for one in of_file if one.id == upload.catalog_row_id and one.status == "ready"]
@@ -87,7 +108,7 @@ class CatalogGate:
             reason = "Its object was verified for this same row; only content of a newer row may replace it."
             return Waiting(Code.ROW_NOT_NEWER, reason)
         if upload.finding is not None and row.quality != ORIGINAL:
-            return Rejected(Code.INCOMPLETE, upload.finding)
+            return Rejected(Code.INCOMPLETE, incomplete_reason(upload.finding))
         rendition = rendition_of(upload.video_id, upload.path, row.quality)
         return Admitted(
             Admission(
@@ -108,14 +129,33 @@ class CatalogGate:
         decided = after = 0
         while page := self._table.rows_of_waiting(since=since, after=after, limit=PAGE):
             for upload, rows in page:
-                decided += self._settle(upload, rows)
+                if self.isolation.seconds_left(upload.id):
+                    continue
+                with self.isolation.item(upload.id, **row_context(upload)):
+                    decided += self._settle(upload, rows)
             after = page[-1][0].id
         if decided:
             self._wake(State.PENDING)
         return decided
 
+    def _abandon_overdue(self, upload: Upload) -> bool:
+        """Make an upload `gone` whose video has no row, if its wait is over; return whether it was."""
+        if self._ledger.now() - upload.due_at <= self._row_timeout:
+            return False
+        reason = (
+            f"Its video has had no catalog row for {human_duration(self._row_timeout)}: the video was "
+            "probably deleted. The local file is kept; delete it, or add a row: it is uploaded once one is "
+            "ready."
+        )
+        self._ledger.advance(upload, State.GONE, error=reason, error_code=Code.ROW_GONE)
+        log.warning("upload_gone", reason=reason, **row_context(upload))
+        return True
+
     def _settle(self, upload: Upload, rows: Sequence[CatalogRow]) -> bool:
         """Decide and record the decision; False if the upload waits on, or was claimed meanwhile."""
+        for row in rows:
+            if row.oddity is not None and self._reported.is_news(row.id, row.oddity):
+                log.warning("catalog_row_odd", row=row.id, reason=row.oddity, video_id=row.video_id)
         decision: Decision | KeyTooLongError
         try:
             decision = self.admit(upload, rows)
@@ -124,12 +164,12 @@ class CatalogGate:
         try:
             match decision:
                 case Waiting():
-                    return False
+                    return not rows and self._abandon_overdue(upload)
                 case Admitted(admission):
                     admitted = self._ledger.admit(upload, admission)
                     waited = round((self._ledger.now() - upload.due_at).total_seconds(), 3)
-                    row = admission["catalog_row_id"]
-                    log.info("upload_admitted", row=row, waited_seconds=waited, **row_context(admitted))
+                    row_id = admission["catalog_row_id"]
+                    log.info("upload_admitted", row=row_id, waited_seconds=waited, **row_context(admitted))
                 case Rejected(code, reason):
                     self._ledger.advance(upload, State.REJECTED, error=reason, error_code=code)
                     log.warning("upload_rejected", code=code, reason=reason, **row_context(upload))

@@ -11,6 +11,7 @@ from storage import ObjectStore
 from watcher.catalog.compressor_catalog import CompressorCatalog
 from watcher.errors import Code
 from watcher.settings import Policy
+from watcher.supervision.isolation import Isolation
 from watcher.telemetry import RepeatFilter, row_context
 
 log = structlog.get_logger()
@@ -35,6 +36,7 @@ class Orphans:
         self._deletes = deletes
         self._reported = RepeatFilter()
         self.kept = 0
+        self.isolation = Isolation("orphans")
 
     def process_all(self) -> int:
         """Report or delete every orphan; return how many objects were deleted.
@@ -43,9 +45,13 @@ class Orphans:
         """
         kept = deleted = 0
         for upload in self.find():
-            if self._deletes and self.delete(upload):
-                deleted += 1
-                continue
+            if self._deletes:
+                is_deleted = False
+                with self.isolation.item(upload.object_key, **row_context(upload)):
+                    is_deleted = self.delete(upload)
+                if is_deleted:
+                    deleted += 1
+                    continue
             kept += 1
             if self._reported.is_news(upload.object_key, "kept"):
                 log.warning("orphan_kept", key=upload.object_key, **row_context(upload))
@@ -56,7 +62,12 @@ class Orphans:
         """The uploads whose object no row references any more, one for each object."""
         keys: set[str] = set()
         for upload in self._candidates():
-            if upload.object_key not in keys and not self._catalog.references(upload):
+            if upload.object_key in keys or self.isolation.seconds_left(upload.object_key):
+                continue
+            is_referenced = True
+            with self.isolation.item(upload.object_key, **row_context(upload)):
+                is_referenced = self._catalog.references(upload)
+            if not is_referenced:
                 keys.add(upload.object_key)
                 yield upload
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 
 import structlog
 
@@ -15,6 +16,7 @@ from watcher.catalog.gate import Admitted, CatalogGate
 from watcher.errors import Code
 from watcher.filesystem import Tree
 from watcher.renditions import Naming
+from watcher.supervision.isolation import Isolation
 from watcher.telemetry import Metrics, row_context
 
 log = structlog.get_logger()
@@ -48,21 +50,29 @@ class Republisher:
         self._tree = tree
         self._metrics = metrics
         self._wake = wake
+        self.isolation = Isolation("published uploads")
 
     def check_recent(self) -> int:
         """Check the rows that were published in the last minutes; return how many were published again."""
         reverted = self._catalog.table.reverted_rows(self._ledger.now() - RECENT)
         published = self._catalog.publications.by_row_id([row.id for row in reverted])
         uploads = self._ledger.uploads(ids={publication.upload_id for publication in published.values()})
-        return sum(self.republish(upload) for upload in uploads)
+        return sum(self._isolated(upload, partial(self.republish, upload)) for upload in uploads)
 
     def check_all(self) -> int:
         """Check every ready row of all known videos; return how many were published again."""
         changed = 0
         for video_id, rows in self._catalog.table.unpublished_rows(CHECKED_STATES).items():
             for upload in self._ledger.uploads(video_id=video_id):
-                changed += self._reconcile(upload, rows)
+                changed += self._isolated(upload, partial(self._reconcile, upload, rows))
         return changed
+
+    def _isolated(self, upload: Upload, work: Callable[[], int]) -> int:
+        """The result of `work` on an upload; 0 if an exception has set the upload aside."""
+        if not self.isolation.seconds_left(upload.id):
+            with self.isolation.item(upload.id, **row_context(upload)):
+                return work()
+        return 0
 
     def republish(self, upload: Upload) -> int:
         """Give the upload's rows its URL again; return how many did not show it."""

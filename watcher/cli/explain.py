@@ -10,7 +10,7 @@ from uuid import UUID
 
 import typer
 
-from db import Ledger, Upload
+from db import Ledger, State, Upload
 from watcher.app.factories import make_catalog, make_naming, make_path_template, make_tree
 from watcher.catalog.row_matching import rows_of_file
 from watcher.cli.exit_codes import CommandError
@@ -18,6 +18,7 @@ from watcher.cli.ledger_access import daemon_is_running, open_ledger, path_below
 from watcher.cli.output import echo
 from watcher.cli.status_all import paused_stages
 from watcher.detection.completeness import describe_file
+from watcher.errors import Code
 from watcher.filesystem import FoundFile, Tree, TreeError
 from watcher.operations import describe_gate, describe_next_step
 from watcher.renditions import Ignored, PathTemplate
@@ -76,6 +77,10 @@ class _Explainer:
             echo(f"    Why: {upload.last_error}")
         if upload.awaits_row:
             echo(f"    Waits: {self._describe_gate(upload)}")
+        if upload.state is State.PUBLISHED and upload.error_code == Code.CATALOG_BUSY:
+            catalog = make_catalog(self.settings, self.ledger)
+            if reason := catalog.reason_to_keep_copy(upload):
+                echo(f"    Waits: {reason}")
         report = self.ledger.instance_report()
         next_step = describe_next_step(
             upload,

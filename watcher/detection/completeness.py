@@ -10,9 +10,21 @@ from dataclasses import dataclass
 
 from db import Identity
 from watcher import containers
-from watcher.filesystem import FileMissingError, NotOursError, Tree, UnreadableError, leases
+from watcher.filesystem import (
+    FileMissingError,
+    NotOursError,
+    SecondNameError,
+    Tree,
+    UnreadableError,
+    leases,
+)
 from watcher.filesystem.leases import Writers
 from watcher.filesystem.openat import owned, sentence
+
+_UNSTORABLE_TIME = (
+    "Its modification time is before 1677-09-22 or after 2262-04-11, which the ledger cannot hold: set it "
+    "with touch(1)."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +63,13 @@ class QuietPeriod:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The path is not a regular file with one name: a symbolic link, a FIFO, a hard link."""
+    """The path is not a regular file with one name: a symbolic link, a FIFO, a hard link.
+
+    `may_pass`: the file may have its second name for a moment only.
+    """
 
     reason: str
+    may_pass: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +84,14 @@ class Unreadable:
     reason: str
 
 
-FileStatus = Finished | Busy | QuietPeriod | Refused | Missing | Unreadable
+@dataclass(frozen=True, slots=True)
+class Unrecordable:
+    """The file exists, and the ledger cannot hold one of its attributes."""
+
+    reason: str
+
+
+FileStatus = Finished | Busy | QuietPeriod | Refused | Missing | Unreadable | Unrecordable
 
 
 def check_complete(
@@ -84,7 +107,7 @@ def check_complete(
     except FileMissingError:
         return Missing()
     except NotOursError as error:
-        return Refused(error.reason)
+        return Refused(error.reason, may_pass=isinstance(error, SecondNameError))
     except UnreadableError as error:
         if error.errno == errno.EAGAIN:
             return Busy("Another process, such as a file server, holds a write lease on it.")
@@ -105,6 +128,8 @@ def _check_open(
     settle_seconds: float,
 ) -> FileStatus:
     identity = tree.identity(os.fstat(descriptor))
+    if not identity.is_storable:
+        return Unrecordable(_UNSTORABLE_TIME)
     match leases.check_writers(descriptor):
         case Writers.SOME:
             return Busy("Some process has it open for writing.")
@@ -146,5 +171,7 @@ def describe_status(status: FileStatus) -> str:
             return f"It is not accepted: {reason}"
         case Unreadable(reason):
             return f"It cannot be read: {reason}"
+        case Unrecordable(reason):
+            return f"It cannot be recorded: {reason}"
         case Missing():
             return "It does not exist."

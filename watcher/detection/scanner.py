@@ -17,6 +17,8 @@ from watcher.errors import FILE_SYSTEM_CODES, Code
 from watcher.filesystem import FoundFile, NotOursError, Tree, UnreadableDirectory, UnreadableError
 from watcher.filesystem.removal import is_present_or_quarantined, parse_quarantine_name
 from watcher.renditions import Ignored, PathTemplate
+from watcher.supervision import Isolation
+from watcher.telemetry import row_context
 
 log = structlog.get_logger()
 
@@ -113,6 +115,7 @@ class Scanner:
         self._watching: Watching | None = None
         self._has_scanned_all = False
         self.unreadable = UnreadableDirectories()
+        self.isolation = Isolation("missing files")
 
     def watch_with(self, watching: Watching) -> None:
         """Watch every directory before it is listed, so that no file is missed between the two."""
@@ -167,7 +170,8 @@ class Scanner:
                 yield entry
 
     def _compare(self, page: Iterable[FoundFile], report: ScanReport, source_of_new: Source) -> None:
-        found = {entry.path: entry.identity for entry in page}
+        # Clamped like the identity in the row of a file that the ledger cannot hold as it is.
+        found = {entry.path: entry.identity.clamped() for entry in page}
         known = self._ledger.current_many(found)
         for path, identity in found.items():
             row = known.get(path)
@@ -182,6 +186,8 @@ class Scanner:
         for upload in self._ledger.iter_in_states(STATES_WITH_FILE):
             if stopped():
                 return
+            if self.isolation.seconds_left(upload.id):
+                continue
             try:
                 is_missing = self._tree.stat(upload.path) is None
                 if is_missing and is_present_or_quarantined(self._tree, upload.path, upload.id):
@@ -191,7 +197,8 @@ class Scanner:
             if is_missing:
                 self._tree.ensure_mounted()
                 report.missing += 1
-                self._missing(upload)
+                with self.isolation.item(upload.id, **row_context(upload)):
+                    self._missing(upload)
 
 
 def _pages(found: Iterator[FoundFile]) -> Iterator[list[FoundFile]]:

@@ -17,12 +17,11 @@ from enum import Enum, auto
 
 import structlog
 
-from db import DatabaseError
-from watcher.detection.completeness import Busy, FileStatus, Observation, QuietPeriod
-from watcher.errors import Failure, failure_of
-from watcher.filesystem import RootUnavailableError
+from watcher.detection.completeness import Busy, FileStatus, Observation, QuietPeriod, Refused
+from watcher.errors import HANDLED_ERRORS, Failure, failure_of
 from watcher.supervision.background_thread import FailureState, Supervisor, Worker
 from watcher.supervision.backoff import Backoff
+from watcher.supervision.isolation import Isolation
 
 log = structlog.get_logger()
 
@@ -30,6 +29,8 @@ BUSY_BACKOFF = Backoff(base=0.5, factor=2.0, cap=30.0)
 """Between checks of a file that is open for writing; without jitter."""
 FAILURE_BACKOFF = Backoff(base=2.0, factor=2.0, cap=30.0)
 """Between checks that the file system or the database made fail; without jitter."""
+SECOND_NAME_DELAYS = (0.1, 1.0, 10.0)
+"""Between checks of a file with a second name before it is refused: link(2), unlink(2) move a file."""
 MAX_OUTDATED_ITEMS = 1000
 PATIENCE_SECONDS = 600.0
 """A check may read a whole file to tell new content from old; one that takes longer is stuck."""
@@ -50,6 +51,8 @@ class _Entry:
     checks: int = 0
     failures: int = 0
     observation: Observation | None = None
+    refused_at: float | None = None
+    """When the file was first found with a second name."""
     running: bool = False
     reported_again: bool = False
     waits_for_writer: bool = False
@@ -62,9 +65,9 @@ class Settler(Worker):
     `check_complete` determines the status of a path from its last observation and the present time (see
     `watcher.detection.completeness`). `report` receives every final status, and the first ``Busy``, in one of
     the settler's threads, and returns whether that was a new file. Both may raise `RootUnavailableError`,
-    `report` also `DatabaseError`: the path is then checked again later. After any other exception the path is
-    dropped, and the next scan finds it again. `count_found` is called for each new file that no event
-    reported. `clock` gives monotonic seconds.
+    `report` also `DatabaseError`: the path is then checked again later. An exception that concerns this path
+    alone sets it aside: the next event or scan has it checked again, after a backoff of its own.
+    `count_found` is called for each new file that no event reported. `clock` gives monotonic seconds.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class Settler(Worker):
         self._report = report
         self._clock = clock
         self._count_found = count_found
+        self._isolation = Isolation("files", supervisor=supervisor, clock=clock)
         self._entries: dict[str, _Entry] = {}
         self._queue: list[tuple[float, int, str]] = []
         self._item_numbers = itertools.count()
@@ -105,7 +109,7 @@ class Settler(Worker):
                 if entry.running:
                     entry.reported_again = True
                     return
-            self._schedule(path, entry, 0.0)
+            self._schedule(path, entry, self._isolation.seconds_left(path))
 
     def __len__(self) -> int:
         """How many paths wait."""
@@ -132,10 +136,14 @@ class Settler(Worker):
         deadline = math.inf if seconds is None else self._clock() + seconds
         with self._changed:
             while not stopped() and self.failure is None and self._clock() < deadline:
-                if all(entry.waits_for_writer and not entry.running for entry in self._entries.values()):
+                if all(self._is_parked(path, entry) for path, entry in self._entries.items()):
                     return True
                 self._changed.wait(0.5)
         return False
+
+    def _is_parked(self, path: str, entry: _Entry) -> bool:
+        """Whether the path waits for its writer, or is set aside."""
+        return not entry.running and (entry.waits_for_writer or self._isolation.seconds_left(path) > 0)
 
     def _schedule(self, path: str, entry: _Entry, delay: float) -> None:
         entry.due, entry.item_number = self._clock() + delay, next(self._item_numbers)
@@ -170,15 +178,23 @@ class Settler(Worker):
         return entry is None or entry.running or entry.item_number != item[1]
 
     def _check_path(self, path: str, entry: _Entry) -> None:
+        is_checked = False
         try:
-            file_status = self._check_complete(path, entry.observation, self._clock())
-            is_known = isinstance(file_status, Busy) and entry.waits_for_writer
-            if not is_known and not isinstance(file_status, QuietPeriod):
-                is_new_file = self._report(path, file_status)
-                if is_new_file and entry.found_by_scan:
-                    self._count_found()
-        except (RootUnavailableError, DatabaseError) as exc:
+            with self._isolation.item(path, path=path):
+                file_status = self._check_complete(path, entry.observation, self._clock())
+                is_known = isinstance(file_status, Busy) and entry.waits_for_writer
+                second_name_delay = self._second_name_delay(entry, file_status)
+                is_open = second_name_delay is not None or isinstance(file_status, QuietPeriod)
+                if not is_known and not is_open:
+                    is_new_file = self._report(path, file_status)
+                    if is_new_file and entry.found_by_scan:
+                        self._count_found()
+                is_checked = True
+        except HANDLED_ERRORS as exc:
             self._postpone(path, entry, failure_of(exc))
+            return
+        if not is_checked:
+            self._finish(path, entry, delay=None)
             return
         if entry.failures:
             # Another path may succeed without what this one lacked: a busy file needs no database.
@@ -194,15 +210,26 @@ class Settler(Worker):
                 case QuietPeriod():
                     delay = max(0.0, file_status.until - self._clock())
                 case _:
-                    delay = None
+                    delay = second_name_delay
             self._finish(path, entry, delay)
+
+    def _second_name_delay(self, entry: _Entry, file_status: FileStatus) -> float | None:
+        """The seconds until the next check of a file whose second name may pass; None if that is over."""
+        if not isinstance(file_status, Refused) or not file_status.may_pass:
+            entry.refused_at = None
+            return None
+        if entry.refused_at is None:
+            entry.refused_at = self._clock()
+        waited = self._clock() - entry.refused_at
+        left = (total - waited for total in itertools.accumulate(SECOND_NAME_DELAYS) if total > waited)
+        return next(left, None)
 
     def _finish(self, path: str, entry: _Entry, delay: float | None) -> None:
         """End a check; the next one comes after `delay`, or at once if the path was reported meanwhile."""
         with self._changed:
             entry.running = False
             if entry.reported_again:
-                delay = 0.0
+                delay = self._isolation.seconds_left(path)
             if delay is None:
                 self._entries.pop(path, None)
             else:

@@ -4,6 +4,7 @@ from watcher.filesystem.openat import (
     FileMissingError,
     NotOursError,
     RootUnavailableError,
+    SecondNameError,
     TreeError,
     UnreadableError,
 )
@@ -14,6 +15,7 @@ __all__ = [
     "FoundFile",
     "NotOursError",
     "RootUnavailableError",
+    "SecondNameError",
     "Tree",
     "TreeError",
     "UnreadableDirectory",

@@ -38,6 +38,10 @@ class NotOursError(TreeError):
     """The path is not a regular file with one name inside the watched directory."""
 
 
+class SecondNameError(NotOursError):
+    """The file has more than one name: for a moment only, if a process moves it with link and unlink."""
+
+
 class UnreadableError(TreeError):
     """The kernel refuses or fails to open a file or a directory; `errno` is its code, see errno(3)."""
 
@@ -126,7 +130,7 @@ def _require_plain(status: os.stat_result, relative: str, allow_hard_links: bool
     if status.st_nlink == 0:
         raise FileMissingError(relative, "It was removed a moment ago.")
     if status.st_nlink != 1 and not allow_hard_links:
-        raise NotOursError(
+        raise SecondNameError(
             relative,
             f"The file has {status.st_nlink} names (hard links): it may be in use under another one,"
             " or belong to another user; see ALLOW_HARD_LINKS.",

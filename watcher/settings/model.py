@@ -126,8 +126,8 @@ class Settings(BaseSettings):
         "Schema of the compressor's table `video_qualities`.", "a lower-case SQL identifier", "public"
     )
     catalog_row_timeout: float = number(
-        "Seconds after which a finished file without a ready catalog row is reported. The file is kept, "
-        "and uploaded once the row is ready.",
+        "Seconds after which a finished file without a ready catalog row is reported, and `gone` if its "
+        "video has no row at all. The file is kept, and uploaded once a row is ready.",
         1,
         31_536_000,
         3600,

@@ -10,9 +10,9 @@ import structlog
 from db import ClaimLostError, Identity, IllegalTransitionError, State, Upload
 from storage import KeyTooLongError, SourceFile, StorageError
 from watcher.detection import FileStatus
-from watcher.detection.completeness import Busy, Finished, Missing, Refused, Unreadable
+from watcher.detection.completeness import Busy, Finished, Missing, Refused, Unreadable, Unrecordable
 from watcher.detection.scanner import is_resolved_by_file
-from watcher.errors import Code
+from watcher.errors import Code, incomplete_reason
 from watcher.failpoints import Point, failpoint
 from watcher.filesystem import FileMissingError, NotOursError, UnreadableError
 from watcher.filesystem.openat import owned
@@ -60,7 +60,9 @@ class Enqueuer:
                     log.warning("file_refused", reason=reason, **fields)
                 self._fail_pending(path, Code.NOT_OURS, reason)
             case Unreadable(reason):
-                return self._handle_unreadable(path, rendition, reason)
+                return self._handle_unusable(path, rendition, Code.UNREADABLE, reason)
+            case Unrecordable(reason):
+                return self._handle_unusable(path, rendition, Code.UNRECORDABLE, reason)
             case Missing():
                 log.debug("file_vanished", **fields)
         return False
@@ -98,7 +100,7 @@ class Enqueuer:
             with self._context.database.transaction():
                 reopened = self._reopen(known, "the file exists and can be read", finding)
                 if reopened is not None and finding is not None and self._context.gate is None:
-                    self._stop(reopened, StopReason(State.REJECTED, Code.INCOMPLETE, finding))
+                    self._stop(reopened, _incomplete(finding))
                 elif reopened is not None:
                     self._announce(reopened)
             self._context.signals.wake_stage(State.PENDING)
@@ -134,7 +136,7 @@ class Enqueuer:
     def _stop_reason(self, path: str, identity: Identity, finding: str | None) -> StopReason | None:
         """What is wrong with new content. With a catalog gate the gate decides instead."""
         if finding is not None:
-            return StopReason(State.REJECTED, Code.INCOMPLETE, finding)
+            return _incomplete(finding)
         proven = self._rolled_back_from(path, identity)
         if proven is None:
             return None
@@ -205,7 +207,8 @@ class Enqueuer:
             return True
         self._context.ledger.lock_path(path)
         try:
-            return self._context.tree.stat(path) == identity
+            present = self._context.tree.stat(path)
+            return present is not None and present.clamped() == identity
         except (NotOursError, UnreadableError):
             return True
 
@@ -223,19 +226,20 @@ class Enqueuer:
             public_url=self._context.naming.public_url(upload),
         )
 
-    def _handle_unreadable(self, path: str, rendition: Rendition, reason: str) -> bool:
-        """Record an unreadable file as a failed row, so that it is visible to the operator."""
-        if self._fail_pending(path, Code.UNREADABLE, reason):
+    def _handle_unusable(self, path: str, rendition: Rendition, code: str, reason: str) -> bool:
+        """Record a file that cannot be uploaded as a failed row, so that it is visible to the operator."""
+        if self._fail_pending(path, code, reason):
             return False
         known = self._context.ledger.current(path)
         try:
-            identity = self._context.tree.stat(path)
+            present = self._context.tree.stat(path)
         except (NotOursError, UnreadableError):
             # Without its size there is no row to write. The scan reports the directory.
             return False
+        identity = present and present.clamped()
         if identity is None or (known is not None and known.state.is_live and known.identity == identity):
             return False
-        return self._record_new(path, rendition, identity, StopReason(State.FAILED, Code.UNREADABLE, reason))
+        return self._record_new(path, rendition, identity, StopReason(State.FAILED, code, reason))
 
     def _fail_pending(self, path: str, code: str, reason: str) -> bool:
         """Make the path's pending row fail, unless a worker has claimed it; return whether there is one."""
@@ -246,3 +250,7 @@ class Enqueuer:
             with suppress(ClaimLostError):
                 self._stop(known, StopReason(State.FAILED, code, reason))
         return True
+
+
+def _incomplete(finding: str) -> StopReason:
+    return StopReason(State.REJECTED, Code.INCOMPLETE, incomplete_reason(finding))

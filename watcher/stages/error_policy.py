@@ -16,7 +16,7 @@ from watcher.filesystem import FileMissingError, NotOursError, RootUnavailableEr
 from watcher.filesystem.removal import is_present_or_quarantined
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.circuit_breaker import CircuitBreaker
-from watcher.telemetry import Metrics, row_context
+from watcher.telemetry import Metrics, printable, row_context
 
 log = structlog.get_logger()
 
@@ -51,6 +51,18 @@ class ErrorPolicy:
                 self._decide(upload, exc)
             else:
                 self.breaker.clear()
+
+    def postpone_after_bug(self, upload: Upload, exc: Exception) -> None:
+        """Postpone an upload about which an unexpected error was raised, by the longest backoff."""
+        sentence = (
+            f"Internal error ({printable(f'{type(exc).__name__}: {exc}')}). "
+            "The log has the traceback; please report it."
+        )
+        delay = self.backoff.longest
+        try:
+            self.ledger.postpone(upload, delay=delay, error=sentence, error_code=Code.INTERNAL)
+        except (ClaimLostError, DatabaseError):
+            log.warning("postpone_failed", upload=upload.id)
 
     def _decide(self, upload: Upload, exc: Exception) -> None:
         try:

@@ -7,7 +7,8 @@ A file is renamed into quarantine, stays there for a second and is then deleted 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 
 import structlog
@@ -22,6 +23,7 @@ from watcher.settings import Policy
 from watcher.stages.context import StageContext
 from watcher.stages.lost_objects import ensure_reuploadable, requeue_lost
 from watcher.stages.runner import Stage, Work
+from watcher.supervision.isolation import Isolation
 from watcher.telemetry import RepeatFilter
 
 log = structlog.get_logger()
@@ -62,7 +64,7 @@ class ReleaseStage(Stage):
         quarantined: list[tuple[Upload, Quarantined]] = []
         for upload in uploads:
             work.beat()
-            with work.error_policy.handling(upload):
+            with self._isolating(upload, work), work.error_policy.handling(upload):
                 if file := self._quarantine(upload):
                     quarantined.append((upload, file))
         if not quarantined:
@@ -70,13 +72,22 @@ class ReleaseStage(Stage):
         interrupted = work.wait(QUARANTINE_SECONDS)
         for upload, file in quarantined:
             work.beat()
-            with work.error_policy.handling(upload):
+            with self._isolating(upload, work), work.error_policy.handling(upload):
                 if interrupted:
                     removal.restore(self._context.tree, file, "The daemon is stopping.")
                     self._context.ledger.return_claim(upload)
                 else:
                     self._require_claim(upload, file)
                     self._conclude(upload, removal.delete_quarantined(self._context.tree, file))
+
+    @contextmanager
+    def _isolating(self, upload: Upload, work: Work) -> Iterator[None]:
+        """Keep an unexpected error about one upload from the other ones of its batch."""
+        try:
+            yield
+        except Exception as exc:  # the files of the others may be in quarantine
+            log.exception("internal_error", stage=self.name, uploads=[upload.id])
+            work.error_policy.postpone_after_bug(upload, exc)
 
     def _quarantine(self, upload: Upload) -> Quarantined | None:
         """Check that the copy may go and quarantine it; None if the upload needs nothing more."""
@@ -211,6 +222,7 @@ class QuarantineRepair:
         self._lease = lease
         self._is_shared = is_shared
         self._reported = RepeatFilter()
+        self.isolation = Isolation("quarantined files")
 
     def run(self, paths: Iterable[str]) -> None:
         """Repair the quarantined files at these paths.
@@ -219,17 +231,21 @@ class QuarantineRepair:
         Raises `db.DatabaseError` and `watcher.filesystem.openat.RootUnavailableError`.
         """
         for path in paths:
-            upload_id = removal.parse_quarantine_name(os.path.basename(path))
-            known = [] if upload_id is None else self._ledger.uploads(ids=[upload_id])
-            if not known:
-                if self._reported.is_news(path, "unknown"):
-                    log.warning(
-                        "aside_unknown",
-                        path=path,
-                        hint="The ledger has no such upload. Rename the file by hand if it is wanted.",
-                    )
-            elif not self._may_be_in_progress(known[0]):
-                self._repair(path, known[0].id)
+            with self.isolation.item(path, path=path):
+                self._run_path(path)
+
+    def _run_path(self, path: str) -> None:
+        upload_id = removal.parse_quarantine_name(os.path.basename(path))
+        known = [] if upload_id is None else self._ledger.uploads(ids=[upload_id])
+        if not known:
+            if self._reported.is_news(path, "unknown"):
+                log.warning(
+                    "aside_unknown",
+                    path=path,
+                    hint="The ledger has no such upload. Rename the file by hand if it is wanted.",
+                )
+        elif not self._may_be_in_progress(known[0]):
+            self._repair(path, known[0].id)
 
     def _may_be_in_progress(self, upload: Upload) -> bool:
         changed_state = self._is_shared and upload.state is not State.PUBLISHED

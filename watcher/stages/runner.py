@@ -12,7 +12,7 @@ from typing import Protocol
 
 import structlog
 
-from db import ClaimLostError, DatabaseError, Ledger, State, Upload
+from db import DatabaseError, Ledger, State, Upload
 from watcher.errors import Code, failure_of
 from watcher.stages.error_policy import ErrorPolicy
 from watcher.supervision.background_thread import BackgroundThread, Supervisor, Worker
@@ -221,16 +221,5 @@ class StageRunner(Worker):
             self.stage.advance(rows, work)
         except Exception as exc:  # a row's error must not keep the thread from the next row
             log.exception("internal_error", stage=self.stage.name, uploads=[row.id for row in rows])
-            self._postpone_after_bug(rows, exc)
-
-    def _postpone_after_bug(self, rows: Sequence[Upload], exc: Exception) -> None:
-        sentence = (
-            f"Internal error ({type(exc).__name__}: {exc}). The log has the traceback; please report it."
-        )
-        for row in rows:
-            try:
-                self._ledger.postpone(
-                    row, delay=self.error_policy.backoff.longest, error=sentence, error_code=Code.INTERNAL
-                )
-            except (ClaimLostError, DatabaseError):
-                log.warning("postpone_failed", upload=row.id)
+            for row in rows:
+                self.error_policy.postpone_after_bug(row, exc)

@@ -10,6 +10,7 @@ from watcher.supervision.background_thread import (
 )
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.circuit_breaker import CircuitBreaker
+from watcher.supervision.isolation import Isolation, concerns_one
 from watcher.supervision.liveness import Liveness, Pulse
 from watcher.supervision.sd_notify import SystemdNotifier
 
@@ -19,10 +20,12 @@ __all__ = [
     "CircuitBreaker",
     "FailureState",
     "InternalError",
+    "Isolation",
     "Liveness",
     "Pulse",
     "Supervisor",
     "SystemdNotifier",
     "Worker",
+    "concerns_one",
     "stop_all",
 ]

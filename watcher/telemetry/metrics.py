@@ -74,7 +74,9 @@ class Metrics:
         )
         self.events_lost = counter("event_queue_overflows", "Times the kernel's event queue overflowed.")
         self.internal_errors = counter(
-            "internal_errors", "Unforeseen exceptions that restarted a thread.", ["thread"]
+            "internal_errors",
+            "Unforeseen exceptions that restarted a thread or set one file or row aside.",
+            ["thread"],
         )
 
 

@@ -7,13 +7,14 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 
 import psycopg
 import pytest
 from psycopg import sql
 
 from db import Database, DatabaseError, ErrorKind, Ledger, State, migrate, open_database, sqlite_url
-from tests.support.databases import CHECKSUM, DatabaseAddress, enqueue
+from tests.support.databases import CHECKSUM, IDENTITY, DatabaseAddress, enqueue
 from tests.support.postgres import PostgresServer
 
 
@@ -222,3 +223,21 @@ def test_the_drivers_own_error_stays_in_the_trace(database: Database) -> None:
 def test_an_error_of_the_callers_own_passes_unchanged(database: Database) -> None:
     with pytest.raises(LookupError), database.operation("look"):
         raise LookupError
+
+
+def test_a_number_that_no_column_can_hold_concerns_its_row_alone(database: Database) -> None:
+    ledger = Ledger(database, "main")
+    with pytest.raises(DatabaseError, match="other rows are not affected") as caught:
+        enqueue(ledger, identity=replace(IDENTITY, mtime_ns=2**63))
+    assert caught.value.kind is ErrorKind.OBJECT
+    assert enqueue(ledger).mtime_ns == IDENTITY.mtime_ns
+
+
+def test_a_time_that_python_cannot_represent_is_no_broken_connection(postgres: PostgresServer) -> None:
+    with (
+        closing(open_database(postgres.url)) as database,
+        pytest.raises(DatabaseError) as caught,
+        database.operation("read a time") as connected,
+    ):
+        connected.execute_sql("SELECT 'infinity'::timestamptz").fetchone()
+    assert caught.value.kind is ErrorKind.OBJECT

@@ -302,7 +302,7 @@ class CatalogStub:
 
 def settler(harness: Harness) -> FaultCase:
     settler = harness.app.settler
-    return FaultCase(settler, "settle-", settler, "_check_complete", lambda: settler.check("a.mp4"))
+    return FaultCase(settler, "settle-", settler, "_check_path", lambda: settler.check("a.mp4"))
 
 
 def scan_scheduler(harness: Harness) -> FaultCase:

@@ -17,6 +17,7 @@ from tests.support.harness import VIDEO_ID, Harness, open_harness, settings_for
 from tests.support.s3_server import S3Server
 from tests.support.unprivileged import give_away
 from watcher.detection.completeness import FileStatus, Finished, Unreadable, check_complete
+from watcher.errors import incomplete_reason
 from watcher.filesystem.openat import identity_of, owned
 
 PATH = f"{VIDEO_ID}/my_video_720p.mp4"
@@ -348,3 +349,23 @@ def test_a_row_that_is_reopened_concurrently_is_left_as_it_is(
         late.setattr(ledger, "current", lambda _: gone)
         harness.enqueuer.handle(PATH, Finished(gone.identity, None))
     assert harness.row(PATH) == reopened
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\0\0\0\x7f\x9b31m", b"\0\0\x10\0Q#~zabc", b"\0\0\0\x10\x1b[2J" + b"z" * 500, bytes(5000)],
+)
+def test_a_damaged_file_is_rejected_with_what_to_do_whatever_it_holds(
+    harness: Harness, content: bytes
+) -> None:
+    row = harness.put(PATH, content)
+    assert (row.state, row.error_code) == (State.REJECTED, "incomplete")
+    assert row.last_error is not None
+    assert row.last_error.isprintable()
+    assert row.last_error.endswith("two encoders wrote it at once. Compress the video again.")
+
+
+def test_a_finding_is_bounded() -> None:
+    reason = incomplete_reason("\x1b" * 10_000)
+    assert len(reason) < 500
+    assert reason.isprintable()

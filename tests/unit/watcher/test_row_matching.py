@@ -112,7 +112,7 @@ def test_the_row_s_quality_decides_the_key(
     chosen = row(f"{LOCAL}/{name}", quality)
     with closing(open_database(sqlite_url(str(tmp_path / "ledger.sqlite3")))) as database:
         table, ledger = CompressorTable(database, "test"), Ledger(database, "test")
-        gate = CatalogGate(table, ledger, NAMING, wake=lambda _: None)
+        gate = CatalogGate(table, ledger, NAMING, row_timeout=timedelta(hours=1), wake=lambda _: None)
         decision = gate.admit(replace(UPLOAD, path=f"{VIDEO}/{name}"), [chosen])
     assert decision == Admitted(
         {

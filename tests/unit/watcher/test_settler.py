@@ -25,7 +25,13 @@ from watcher.detection.completeness import (
     Refused,
     check_complete,
 )
-from watcher.detection.settler import BUSY_BACKOFF, MAX_OUTDATED_ITEMS, Settler, Source
+from watcher.detection.settler import (
+    BUSY_BACKOFF,
+    MAX_OUTDATED_ITEMS,
+    SECOND_NAME_DELAYS,
+    Settler,
+    Source,
+)
 from watcher.filesystem.openat import RootUnavailableError
 from watcher.filesystem.tree import Tree
 from watcher.supervision.background_thread import Supervisor
@@ -409,3 +415,41 @@ def test_a_file_is_settled_when_its_real_writer_closes_it(place: str, tree: Tree
     finally:
         settler.request_stop()
         assert settler.join(WAIT_SECONDS)
+
+
+def test_a_second_name_is_checked_again_before_the_file_is_refused(fixture: SettlerFixture) -> None:
+    settler = fixture.settler()
+    refused = Refused("The file has 2 names.", may_pass=True)
+    settler.check("a")
+    for delay in SECOND_NAME_DELAYS:
+        fixture.expect("a")
+        fixture.answer("a", refused)
+        fixture.expect_nothing_due()
+        fixture.advance(delay + 0.001)
+    fixture.expect("a")
+    fixture.answer("a", refused)
+    assert fixture.reported.get(timeout=WAIT_SECONDS) == ("a", refused)
+    fixture.expect_nothing_due()
+
+
+def test_a_file_that_is_moved_with_link_and_unlink_is_settled_at_the_next_check(
+    fixture: SettlerFixture,
+) -> None:
+    settler = fixture.settler()
+    settler.check("a")
+    fixture.expect("a")
+    fixture.answer("a", Refused("The file has 2 names.", may_pass=True))
+    fixture.expect_nothing_due()
+    fixture.advance(0.101)
+    fixture.expect("a")
+    fixture.answer("a", FINISHED)
+    assert fixture.reported.get(timeout=WAIT_SECONDS) == ("a", FINISHED)
+
+
+def test_another_refusal_is_final_at_once(fixture: SettlerFixture) -> None:
+    settler = fixture.settler()
+    refused = Refused("It is a symbolic link and is not followed.")
+    settler.check("a")
+    fixture.expect("a")
+    fixture.answer("a", refused)
+    assert fixture.reported.get(timeout=WAIT_SECONDS) == ("a", refused)
