@@ -15,7 +15,10 @@ from db.fields import COLUMN_TYPES, Dialect
 
 BUSY_SECONDS = 5
 POOL_SECONDS = 10
-STALE_SECONDS = 300
+"""How long a thread waits for a connection while all are in use."""
+
+MAX_AGE_SECONDS = 300
+"""A connection is replaced after this time, because its server may have become a standby since."""
 
 _POSTGRES_DEFAULTS = {
     "application_name": "video-uploader",
@@ -26,6 +29,15 @@ _POSTGRES_DEFAULTS = {
     "keepalives_count": "3",
     "tcp_user_timeout": "30000",
 }
+
+_BEGIN = (
+    "BEGIN; SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '30s'; "
+    "SET LOCAL idle_in_transaction_session_timeout = '30s'"
+)
+_BEGIN_READ_ONLY = (
+    "BEGIN READ ONLY; SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '30s'; "
+    "SET LOCAL idle_in_transaction_session_timeout = '30s'"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +57,32 @@ class SqliteDatabase(peewee.SqliteDatabase):
         typed: Any = self  # peewee's stubs leave `connection` untyped
         if typed.connection().in_transaction:
             super().rollback()
+
+
+class PostgresPool(PooledPostgresqlDatabase):
+    """A pool of connections whose transactions are bounded in time; with `read_only` they change nothing.
+
+    They need no session state, so that they work through a pooler: PgBouncer refuses the start-up parameter
+    `options`, and in transaction mode each transaction may run on another server connection
+    (pgbouncer.org/features.html). Every setting is therefore made with `SET LOCAL`, which ends with the
+    transaction, and no statement is prepared by name.
+    """
+
+    def __init__(self, database: str, *, read_only: bool, **parameters: Any) -> None:
+        self._begin = _BEGIN_READ_ONLY if read_only else _BEGIN
+        super().__init__(
+            database,
+            stale_timeout=MAX_AGE_SECONDS,
+            timeout=POOL_SECONDS,
+            prefer_psycopg3=True,
+            prepare_threshold=None,
+            **parameters,
+        )
+
+    def begin(self, isolation_level: object = None) -> None:
+        """Begin a transaction with its limits, in one message."""
+        del isolation_level
+        self.cursor().execute(self._begin)
 
 
 def sqlite_url(path: str) -> str:
@@ -116,15 +154,10 @@ def _postgresql(url: str, read_only: bool, max_connections: int) -> peewee.Datab
     parameters = _POSTGRES_DEFAULTS | {name: str(value) for name, value in given.items()}
     if "dbname" not in parameters:
         raise DatabaseUrlError("it names no database")
-    if read_only:
-        options = parameters.get("options", "")
-        parameters["options"] = f"{options} -c default_transaction_read_only=on".lstrip()
-    pool = PooledPostgresqlDatabase(
+    pool = PostgresPool(
         parameters.pop("dbname"),
+        read_only=read_only,
         max_connections=max_connections,
-        stale_timeout=STALE_SECONDS,
-        timeout=POOL_SECONDS,
-        prefer_psycopg3=True,
         field_types=dict(COLUMN_TYPES[Dialect.POSTGRESQL]),
         autoconnect=False,
         **parameters,

@@ -3,11 +3,12 @@
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any, cast
 
 import peewee
+import psycopg
 
 from db.connection_url import DatabaseTarget, resolve_url
 from db.driver_errors import translated
@@ -57,15 +58,8 @@ class Database:
         It is typed `Any`, because peewee's stubs leave the methods used here untyped. Raises DatabaseError
         for any error of the database in the block.
         """
-        with self.session():
-            try:
-                with translated(name):
-                    self._peewee.connect(reuse_if_open=True)
-                    yield self._peewee
-            except DatabaseError as error:
-                if error.kind is not ErrorKind.OBJECT and not self._peewee.in_transaction():
-                    self._discard_connection()
-                raise
+        with self._connected(name), self._bounded():
+            yield self._peewee
 
     @contextmanager
     def transaction(self, name: str = "complete a transaction") -> Iterator[None]:
@@ -74,20 +68,8 @@ class Database:
         On SQLite it holds the write lock from the start (`BEGIN IMMEDIATE`). Raises DatabaseError with the
         operation `name`.
         """
-        failure: BaseException | None = None
-        with self.operation(name):
-            try:
-                with self._atomic():
-                    try:
-                        yield
-                    except BaseException as exc:
-                        failure = exc
-                        raise
-            except peewee.PeeweeException:
-                # The rollback fails if the transaction has ended already: the error that ended it counts.
-                if failure is None:
-                    raise
-                raise failure from failure.__cause__
+        with self._connected(name), self._atomic():
+            yield
 
     def exists(self) -> bool:
         """Whether there is a database to connect to: False only for a SQLite file that does not exist."""
@@ -107,10 +89,42 @@ class Database:
             close_all = getattr(self._peewee, "close_all", self._peewee.close)
             close_all()
 
-    def _atomic(self) -> AbstractContextManager[object]:
-        if self.dialect is Dialect.SQLITE:
-            return self._peewee.atomic("IMMEDIATE")
-        return self._peewee.atomic()
+    @contextmanager
+    def _connected(self, name: str) -> Iterator[None]:
+        """Connect this thread for the block, and raise the errors of the database in it as DatabaseError."""
+        with self.session():
+            try:
+                with translated(name):
+                    self._peewee.connect(reuse_if_open=True)
+                    yield
+            except DatabaseError as error:
+                if error.kind is not ErrorKind.OBJECT and not self._peewee.in_transaction():
+                    self._discard_connection()
+                raise
+
+    @contextmanager
+    def _atomic(self) -> Iterator[None]:
+        """A transaction or a savepoint."""
+        mode = ("IMMEDIATE",) if self.dialect is Dialect.SQLITE else ()
+        failure: BaseException | None = None
+        try:
+            with self._peewee.atomic(*mode):
+                try:
+                    yield
+                except BaseException as exc:
+                    failure = exc
+                    raise
+        except (peewee.PeeweeException, psycopg.Error):
+            # The rollback fails if the transaction has ended already: the error that ended it counts.
+            if failure is None:
+                raise
+            raise failure from failure.__cause__
+
+    def _bounded(self) -> AbstractContextManager[None]:
+        """On PostgreSQL a transaction, because only a transaction has limits (`SET LOCAL`)."""
+        if self.dialect is Dialect.SQLITE or self._peewee.in_transaction():
+            return nullcontext()
+        return self._atomic()
 
     def _discard_connection(self) -> None:
         """Close this thread's connection for good; returned to the pool it would be used again."""

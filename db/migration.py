@@ -44,6 +44,9 @@ def migrate(database: Database) -> list[str]:
             _runner(database, connected) as runner,
         ):
             if database.schema is not None:
+                # A migration may rewrite tables, and another daemon's is waited for.
+                connected.execute_sql("SET LOCAL statement_timeout = '30min'")
+                connected.execute_sql("SET LOCAL lock_timeout = '10min'")
                 connected.execute_sql("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
                 _create_schema(database.schema, connected)
             applied: list[str] = runner.up()
