@@ -12,7 +12,7 @@ import psycopg
 
 from db.connection_url import DatabaseTarget, resolve_url
 from db.driver_errors import translated
-from db.errors import DatabaseError, DatabaseUrlError, ErrorKind
+from db.errors import DatabaseError, DatabaseUrlError, ErrorKind, LockNotAvailableError
 from db.fields import Dialect
 from db.models import Tables, bind
 
@@ -98,7 +98,8 @@ class Database:
                     self._peewee.connect(reuse_if_open=True)
                     yield
             except DatabaseError as error:
-                if error.kind is not ErrorKind.OBJECT and not self._peewee.in_transaction():
+                is_usable = error.kind is ErrorKind.OBJECT or isinstance(error, LockNotAvailableError)
+                if not is_usable and not self._peewee.in_transaction():
                     self._discard_connection()
                 raise
 

@@ -12,7 +12,7 @@ import peewee
 import psycopg
 from playhouse.pool import MaxConnectionsExceeded
 
-from db.errors import DatabaseError, ErrorKind
+from db.errors import DatabaseError, ErrorKind, LockNotAvailableError
 
 _WAIT = "It is retried automatically"
 _SCHEMA = (
@@ -80,6 +80,10 @@ _POSTGRES: Mapping[str, tuple[ErrorKind, str]] = {
     "54": (ErrorKind.OBJECT, _VALUES),
     "55": _TRANSIENT,
     "57": _UNREACHABLE,
+    "57014": (
+        ErrorKind.TRANSIENT,
+        f"{_WAIT}; if it lasts, find out what slows the server down (pg_stat_activity).",
+    ),
     "58": (
         ErrorKind.ENVIRONMENT,
         "The server reports a failure of its disk or system; its log says more.",
@@ -94,6 +98,8 @@ def translated(operation: str) -> Iterator[None]:
     try:
         yield
     except (peewee.PeeweeException, psycopg.Error, sqlite3.Error) as exc:
+        if _sqlstate(exc) == "55P03":  # lock_not_available: NOWAIT, or lock_timeout is over
+            raise LockNotAvailableError(operation, _first_line(exc)) from exc
         kind, hint = _classify(exc)
         raise DatabaseError(kind, operation, _first_line(exc), hint) from exc
     except MaxConnectionsExceeded as exc:
@@ -104,13 +110,17 @@ def translated(operation: str) -> Iterator[None]:
 def _classify(exc: Exception) -> tuple[ErrorKind, str]:
     """Kind and hint for the code of the driver's error, which peewee's wrapper keeps as `orig`."""
     driver_error = getattr(exc, "orig", exc)
-    if isinstance(driver_error, psycopg.Error) and driver_error.sqlstate:
-        state = driver_error.sqlstate
+    if state := _sqlstate(exc):
         return _POSTGRES.get(state) or _POSTGRES.get(state[:2]) or (ErrorKind.ENVIRONMENT, _UNEXPECTED)
     if isinstance(driver_error, sqlite3.Error):
         code = getattr(driver_error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE) & 0xFF
         return _SQLITE.get(code, (ErrorKind.ENVIRONMENT, _UNEXPECTED))
     return _UNREACHABLE
+
+
+def _sqlstate(exc: Exception) -> str | None:
+    driver_error = getattr(exc, "orig", exc)
+    return driver_error.sqlstate if isinstance(driver_error, psycopg.Error) else None
 
 
 def _first_line(exc: BaseException) -> str:
