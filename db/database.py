@@ -12,7 +12,7 @@ import psycopg
 
 from db.connection_url import DatabaseTarget, resolve_url
 from db.driver_errors import translated
-from db.errors import DatabaseError, DatabaseUrlError, ErrorKind, LockNotAvailableError
+from db.errors import DatabaseError, DatabaseUrlError, ErrorKind, LockNotAvailableError, ReadOnlyServerError
 from db.fields import Dialect
 from db.models import Tables, bind
 
@@ -75,6 +75,15 @@ class Database:
         """Whether there is a database to connect to: False only for a SQLite file that does not exist."""
         return self._file is None or os.path.exists(self._file)
 
+    @property
+    def server(self) -> str | None:
+        """What the latest connection was made to: the host and port, or the path of the socket or the file.
+
+        None before the first connection to a server.
+        """
+        server: str | None = getattr(self._peewee, "server", self._file)
+        return server
+
     def now(self) -> datetime:
         """The database server's time, in UTC; with SQLite, which has no server, this machine's."""
         if self.dialect is Dialect.SQLITE:
@@ -98,6 +107,8 @@ class Database:
                     self._peewee.connect(reuse_if_open=True)
                     yield
             except DatabaseError as error:
+                if isinstance(error, ReadOnlyServerError):
+                    self._drop_connections()
                 is_usable = error.kind is ErrorKind.OBJECT or isinstance(error, LockNotAvailableError)
                 if not is_usable and not self._peewee.in_transaction():
                     self._discard_connection()
@@ -126,6 +137,12 @@ class Database:
         if self.dialect is Dialect.SQLITE or self._peewee.in_transaction():
             return nullcontext()
         return self._atomic()
+
+    def _drop_connections(self) -> None:
+        """Have every thread connect anew: one that only reads gets no error from a standby."""
+        with translated("drop the connections"):
+            drop = getattr(self._peewee, "drop_connections", lambda: None)
+            drop()
 
     def _discard_connection(self) -> None:
         """Close this thread's connection for good; returned to the pool it would be used again."""

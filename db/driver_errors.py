@@ -12,7 +12,7 @@ import peewee
 import psycopg
 from playhouse.pool import MaxConnectionsExceeded
 
-from db.errors import DatabaseError, ErrorKind, LockNotAvailableError
+from db.errors import DatabaseError, ErrorKind, LockNotAvailableError, ReadOnlyServerError
 
 _WAIT = "It is retried automatically"
 _SCHEMA = (
@@ -67,7 +67,6 @@ _POSTGRES: Mapping[str, tuple[ErrorKind, str]] = {
     "08": _UNREACHABLE,
     "22": (ErrorKind.OBJECT, _VALUES),
     "23": (ErrorKind.OBJECT, _VALUES),
-    "25006": (ErrorKind.ENVIRONMENT, "The server is read-only: point DATABASE_URL at the primary."),
     "25P03": _TRANSIENT,
     "28": (ErrorKind.ENVIRONMENT, _CREDENTIALS),
     "3D": (ErrorKind.ENVIRONMENT, _CREDENTIALS),
@@ -98,8 +97,11 @@ def translated(operation: str) -> Iterator[None]:
     try:
         yield
     except (peewee.PeeweeException, psycopg.Error, sqlite3.Error) as exc:
-        if _sqlstate(exc) == "55P03":  # lock_not_available: NOWAIT, or lock_timeout is over
-            raise LockNotAvailableError(operation, _first_line(exc)) from exc
+        match _sqlstate(exc):
+            case "55P03":  # lock_not_available: NOWAIT, or lock_timeout is over
+                raise LockNotAvailableError(operation, _first_line(exc)) from exc
+            case "25006":  # read_only_sql_transaction
+                raise ReadOnlyServerError(operation, _first_line(exc)) from exc
         kind, hint = _classify(exc)
         raise DatabaseError(kind, operation, _first_line(exc), hint) from exc
     except MaxConnectionsExceeded as exc:

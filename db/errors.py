@@ -45,6 +45,14 @@ class LockNotAvailableError(DatabaseError):
         super().__init__(ErrorKind.TRANSIENT, operation, reason, hint)
 
 
+class ReadOnlyServerError(DatabaseError):
+    """The server accepts no writes, as a standby does not: always of the kind `environment`."""
+
+    def __init__(self, operation: str, reason: str) -> None:
+        hint = "The server is read-only: point DATABASE_URL at the primary."
+        super().__init__(ErrorKind.ENVIRONMENT, operation, reason, hint)
+
+
 class DatabaseUrlError(DatabaseError, ValueError):
     """The database URL is invalid. Always of the kind `environment`."""
 
