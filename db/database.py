@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -37,6 +37,10 @@ class Database:
         self.tables: Tables = bind(target.peewee, schema, catalog_schema)
         self._peewee = target.peewee
         self._file = target.file
+        self._file_id: tuple[int, int] | None = None
+        if target.file is not None:
+            with suppress(OSError):
+                self._file_id = _file_id(target.file)
         self._thread = _ThreadState()
 
     @contextmanager
@@ -104,6 +108,8 @@ class Database:
         with self.session():
             try:
                 with translated(name):
+                    if self._file_id is not None and not self._peewee.in_transaction():
+                        self._require_same_file(name)
                     self._peewee.connect(reuse_if_open=True)
                     yield
             except DatabaseError as error:
@@ -132,6 +138,27 @@ class Database:
                 raise
             raise failure from failure.__cause__
 
+    def _require_same_file(self, operation: str) -> None:
+        """Raise DatabaseError if the SQLite file is not the one that was opened.
+
+        A connection keeps a deleted file, and what it writes there is lost.
+        """
+        if self._file is None:
+            return
+        try:
+            present = _file_id(self._file)
+        except OSError:
+            return  # SQLite reports it
+        if present == self._file_id:
+            return
+        change = "deleted" if present is None else "replaced by another one"
+        raise DatabaseError(
+            ErrorKind.ENVIRONMENT,
+            operation,
+            f"the database file {self._file} has been {change} since it was opened",
+            "Move the earlier file back, or restart the daemon to use what is at that path now.",
+        )
+
     def _bounded(self) -> AbstractContextManager[None]:
         """On PostgreSQL a transaction, because only a transaction has limits (`SET LOCAL`)."""
         if self.dialect is Dialect.SQLITE or self._peewee.in_transaction():
@@ -149,6 +176,15 @@ class Database:
         with translated("close a broken connection"):
             discard = getattr(self._peewee, "manual_close", self._peewee.close)
             discard()
+
+
+def _file_id(path: str) -> tuple[int, int] | None:
+    """Device and inode of a file; None if it does not exist. Raises OSError."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 class _ThreadState(threading.local):

@@ -1,6 +1,7 @@
 """Connections belong to threads and are closed; transactions are atomic."""
 
 import os
+import shutil
 import stat
 import threading
 from collections.abc import Callable
@@ -114,6 +115,26 @@ class TestSqliteFile:
             assert pool.submit(live, "a.mp4").result() > 0
         assert open_handles(file_of(sqlite_address)) == []
         database.close()
+
+    @pytest.mark.parametrize("change", ["deleted", "replaced"])
+    def test_nothing_is_written_to_a_file_that_was_deleted_or_replaced(
+        self, sqlite_address: DatabaseAddress, change: str
+    ) -> None:
+        path = file_of(sqlite_address)
+        with closing(sqlite_address.open()) as database, database.session():
+            migrate(database)
+            ledger = Ledger(database, "main")
+            shutil.copyfile(path, f"{path}.older")
+            upload = enqueue(ledger)
+            os.rename(path, f"{path}.aside")
+            if change == "replaced":
+                os.rename(f"{path}.older", path)
+            for use in (ledger.counts, lambda: enqueue(ledger, "other.mp4")):
+                with pytest.raises(DatabaseError, match=f"{change}.* since it was opened") as caught:
+                    use()
+                assert caught.value.kind is ErrorKind.ENVIRONMENT
+            os.rename(f"{path}.aside", path)
+            assert ledger.uploads() == [upload]
 
     def test_opened_for_reading_it_must_exist(self, sqlite_address: DatabaseAddress) -> None:
         database = sqlite_address.open(read_only=True)
