@@ -15,6 +15,7 @@ from db.errors import (
     ErrorKind,
     IllegalTransitionError,
     LedgerError,
+    LockNotAvailableError,
     UnknownUploadError,
 )
 from db.invalidations import Invalidation, Invalidations
@@ -58,6 +59,7 @@ __all__ = [
     "Ledger",
     "LedgerError",
     "LedgerReader",
+    "LockNotAvailableError",
     "NoCatalog",
     "OwnCatalog",
     "Progress",

@@ -14,6 +14,11 @@ _EPOCH = datetime.fromtimestamp(0, UTC)
 _FIRST_TIME, _LAST_TIME = SQL("'0001-01-03'"), SQL("'9999-12-29'")
 _TEXTS = ("quality", "url", "status")
 _TIMES = ("created_at", "updated_at")
+_LOCK_HOLDERS = (
+    "SELECT DISTINCT pid, usename, application_name"
+    " FROM pg_catalog.pg_locks JOIN pg_catalog.pg_stat_activity USING (pid)"
+    " WHERE transactionid::text = ANY(%s) AND granted AND pid <> pg_backend_pid()"
+)
 
 
 class CompressorTable:
@@ -29,11 +34,9 @@ class CompressorTable:
         self._rows = database.tables.compressor_rows
         self._uploads = database.tables.uploads
 
-    def rows_of_video(self, video_id: str, *, locked: bool = False) -> list[CatalogRow]:
-        """The rows of a video, oldest first; `locked` locks them until the end of the transaction."""
-        query = self._select().where(self._rows.video_id == video_id).order_by(self._rows.id)
-        if locked:
-            query = query.for_update()
+    def rows_of_video(self, video_id: str) -> list[CatalogRow]:
+        """The rows of a video, oldest first."""
+        query = self._select().where(self._rows.video_id == video_id)
         with self._database.operation("read the compressor's catalog"):
             return _sorted(_row(values) for values in query.dicts())
 
@@ -107,14 +110,37 @@ class CompressorTable:
             return [_row(values) for values in query.dicts()]
 
     def set_url(self, read: Iterable[CatalogRow], url: str) -> int:
-        """Set the URL of rows, each only if it has not changed since it was read; returns how many."""
+        """Set the URL of rows, each only if it has not changed since it was read; returns how many.
+
+        Locks these rows until the end of the transaction. Waits for no lock, because only sessions that wait
+        take part in a deadlock, and the compressor updates several rows in one transaction. Raises
+        LockNotAvailableError.
+        """
         rows = self._rows
         changed = 0
+        read = sorted(read, key=lambda row: row.id)
+        locking: Any = rows.select(rows.id).where(rows.id.in_([row.id for row in read])).order_by(rows.id)
         with self._database.transaction("publish a URL in the compressor's catalog"):
+            list(locking.for_update("FOR NO KEY UPDATE", nowait=True).tuples())
             for row in read:
                 as_read = (rows.id == row.id, rows.status == row.status, fn.COALESCE(rows.url, "") == row.url)
                 changed += int(rows.update(url=url).where(*as_read).execute())
         return changed
+
+    def lock_holders(self, read: Iterable[CatalogRow]) -> list[str]:
+        """The other sessions that have locked one of the rows, as phrases; those that can be found.
+
+        A row's `xmax` is the transaction that has locked it (PostgreSQL, "System Columns"), unless several
+        share the lock.
+        """
+        rows = self._rows
+        locking: Any = rows.select(SQL("xmax::text")).where(rows.id.in_([row.id for row in read]))
+        with self._database.operation("find who has locked a row") as connected:
+            found = connected.execute_sql(_LOCK_HOLDERS, ([xmax for (xmax,) in locking.tuples()],)).fetchall()
+        return [
+            f"process {pid} of the database (user {user}, application {application or 'unnamed'})"
+            for pid, user, application in found
+        ]
 
     def any_row_shows(self, urls: Sequence[str]) -> bool:
         """Whether any row of any video has one of the URLs. Scans the whole table."""

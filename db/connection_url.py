@@ -1,6 +1,7 @@
 """Resolves a database URL to a configured peewee database that is not connected yet."""
 
 import os
+import time
 from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import quote, unquote, urlsplit
@@ -68,8 +69,12 @@ class PostgresPool(PooledPostgresqlDatabase):
     transaction, and no statement is prepared by name.
     """
 
+    server: str | None = None
+    """The server of the latest connection: `host:port`, or the path of a socket; None before the first."""
+
     def __init__(self, database: str, *, read_only: bool, **parameters: Any) -> None:
         self._begin = _BEGIN_READ_ONLY if read_only else _BEGIN
+        self._dropped_at = 0.0
         super().__init__(
             database,
             stale_timeout=MAX_AGE_SECONDS,
@@ -78,6 +83,30 @@ class PostgresPool(PooledPostgresqlDatabase):
             prepare_threshold=None,
             **parameters,
         )
+
+    def connect(self, reuse_if_open: bool = False) -> bool:
+        """Connect this thread; a connection that it keeps is replaced once it is too old or dropped."""
+        if reuse_if_open and not self.is_closed() and not self.in_transaction():
+            in_use = self._in_use.get(self.conn_key(self.connection()))
+            if in_use is None or self._is_stale(in_use.timestamp):
+                self.manual_close()
+        return bool(super().connect(reuse_if_open))
+
+    def drop_connections(self) -> None:
+        """Have every thread connect anew, because the server has become a standby; safe for threads."""
+        self._dropped_at = time.time()
+        self.close_idle()
+
+    def _connect(self) -> Any:
+        connection = super()._connect()
+        host, port = connection.info.host, connection.info.port
+        self.server = f"{host}/.s.PGSQL.{port}" if host.startswith("/") else f"{host}:{port}"
+        return connection
+
+    def _is_stale(self, timestamp: float) -> bool:
+        # A clock that was set back makes the age negative.
+        is_young = 0 <= time.time() - timestamp <= MAX_AGE_SECONDS
+        return not is_young or timestamp <= self._dropped_at
 
     def begin(self, isolation_level: object = None) -> None:
         """Begin a transaction with its limits, in one message."""

@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ import psycopg
 
 from db.connection_url import DatabaseTarget, resolve_url
 from db.driver_errors import translated
-from db.errors import DatabaseError, DatabaseUrlError, ErrorKind
+from db.errors import DatabaseError, DatabaseUrlError, ErrorKind, LockNotAvailableError, ReadOnlyServerError
 from db.fields import Dialect
 from db.models import Tables, bind
 
@@ -37,6 +37,10 @@ class Database:
         self.tables: Tables = bind(target.peewee, schema, catalog_schema)
         self._peewee = target.peewee
         self._file = target.file
+        self._file_id: tuple[int, int] | None = None
+        if target.file is not None:
+            with suppress(OSError):
+                self._file_id = _file_id(target.file)
         self._thread = _ThreadState()
 
     @contextmanager
@@ -75,6 +79,15 @@ class Database:
         """Whether there is a database to connect to: False only for a SQLite file that does not exist."""
         return self._file is None or os.path.exists(self._file)
 
+    @property
+    def server(self) -> str | None:
+        """What the latest connection was made to: the host and port, or the path of the socket or the file.
+
+        None before the first connection to a server.
+        """
+        server: str | None = getattr(self._peewee, "server", self._file)
+        return server
+
     def now(self) -> datetime:
         """The database server's time, in UTC; with SQLite, which has no server, this machine's."""
         if self.dialect is Dialect.SQLITE:
@@ -95,10 +108,15 @@ class Database:
         with self.session():
             try:
                 with translated(name):
+                    if self._file_id is not None and not self._peewee.in_transaction():
+                        self._require_same_file(name)
                     self._peewee.connect(reuse_if_open=True)
                     yield
             except DatabaseError as error:
-                if error.kind is not ErrorKind.OBJECT and not self._peewee.in_transaction():
+                if isinstance(error, ReadOnlyServerError):
+                    self._drop_connections()
+                is_usable = error.kind is ErrorKind.OBJECT or isinstance(error, LockNotAvailableError)
+                if not is_usable and not self._peewee.in_transaction():
                     self._discard_connection()
                 raise
 
@@ -120,17 +138,53 @@ class Database:
                 raise
             raise failure from failure.__cause__
 
+    def _require_same_file(self, operation: str) -> None:
+        """Raise DatabaseError if the SQLite file is not the one that was opened.
+
+        A connection keeps a deleted file, and what it writes there is lost.
+        """
+        if self._file is None:
+            return
+        try:
+            present = _file_id(self._file)
+        except OSError:
+            return  # SQLite reports it
+        if present == self._file_id:
+            return
+        change = "deleted" if present is None else "replaced by another one"
+        raise DatabaseError(
+            ErrorKind.ENVIRONMENT,
+            operation,
+            f"the database file {self._file} has been {change} since it was opened",
+            "Move the earlier file back, or restart the daemon to use what is at that path now.",
+        )
+
     def _bounded(self) -> AbstractContextManager[None]:
         """On PostgreSQL a transaction, because only a transaction has limits (`SET LOCAL`)."""
         if self.dialect is Dialect.SQLITE or self._peewee.in_transaction():
             return nullcontext()
         return self._atomic()
 
+    def _drop_connections(self) -> None:
+        """Have every thread connect anew: one that only reads gets no error from a standby."""
+        with translated("drop the connections"):
+            drop = getattr(self._peewee, "drop_connections", lambda: None)
+            drop()
+
     def _discard_connection(self) -> None:
         """Close this thread's connection for good; returned to the pool it would be used again."""
         with translated("close a broken connection"):
             discard = getattr(self._peewee, "manual_close", self._peewee.close)
             discard()
+
+
+def _file_id(path: str) -> tuple[int, int] | None:
+    """Device and inode of a file; None if it does not exist. Raises OSError."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 class _ThreadState(threading.local):

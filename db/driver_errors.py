@@ -12,7 +12,7 @@ import peewee
 import psycopg
 from playhouse.pool import MaxConnectionsExceeded
 
-from db.errors import DatabaseError, ErrorKind
+from db.errors import DatabaseError, ErrorKind, LockNotAvailableError, ReadOnlyServerError
 
 _WAIT = "It is retried automatically"
 _SCHEMA = (
@@ -67,7 +67,6 @@ _POSTGRES: Mapping[str, tuple[ErrorKind, str]] = {
     "08": _UNREACHABLE,
     "22": (ErrorKind.OBJECT, _VALUES),
     "23": (ErrorKind.OBJECT, _VALUES),
-    "25006": (ErrorKind.ENVIRONMENT, "The server is read-only: point DATABASE_URL at the primary."),
     "25P03": _TRANSIENT,
     "28": (ErrorKind.ENVIRONMENT, _CREDENTIALS),
     "3D": (ErrorKind.ENVIRONMENT, _CREDENTIALS),
@@ -80,6 +79,10 @@ _POSTGRES: Mapping[str, tuple[ErrorKind, str]] = {
     "54": (ErrorKind.OBJECT, _VALUES),
     "55": _TRANSIENT,
     "57": _UNREACHABLE,
+    "57014": (
+        ErrorKind.TRANSIENT,
+        f"{_WAIT}; if it lasts, find out what slows the server down (pg_stat_activity).",
+    ),
     "58": (
         ErrorKind.ENVIRONMENT,
         "The server reports a failure of its disk or system; its log says more.",
@@ -94,6 +97,11 @@ def translated(operation: str) -> Iterator[None]:
     try:
         yield
     except (peewee.PeeweeException, psycopg.Error, sqlite3.Error) as exc:
+        match _sqlstate(exc):
+            case "55P03":  # lock_not_available: NOWAIT, or lock_timeout is over
+                raise LockNotAvailableError(operation, _first_line(exc)) from exc
+            case "25006":  # read_only_sql_transaction
+                raise ReadOnlyServerError(operation, _first_line(exc)) from exc
         kind, hint = _classify(exc)
         raise DatabaseError(kind, operation, _first_line(exc), hint) from exc
     except OverflowError as exc:
@@ -107,8 +115,7 @@ def translated(operation: str) -> Iterator[None]:
 def _classify(exc: Exception) -> tuple[ErrorKind, str]:
     """Kind and hint for the code of the driver's error, which peewee's wrapper keeps as `orig`."""
     driver_error = getattr(exc, "orig", exc)
-    if isinstance(driver_error, psycopg.Error) and driver_error.sqlstate:
-        state = driver_error.sqlstate
+    if state := _sqlstate(exc):
         return _POSTGRES.get(state) or _POSTGRES.get(state[:2]) or (ErrorKind.ENVIRONMENT, _UNEXPECTED)
     if isinstance(driver_error, psycopg.DataError):
         # Raised by psycopg itself for a value that PostgreSQL or Python cannot represent.
@@ -117,6 +124,11 @@ def _classify(exc: Exception) -> tuple[ErrorKind, str]:
         code = getattr(driver_error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE) & 0xFF
         return _SQLITE.get(code, (ErrorKind.ENVIRONMENT, _UNEXPECTED))
     return _UNREACHABLE
+
+
+def _sqlstate(exc: Exception) -> str | None:
+    driver_error = getattr(exc, "orig", exc)
+    return driver_error.sqlstate if isinstance(driver_error, psycopg.Error) else None
 
 
 def _first_line(exc: BaseException) -> str:

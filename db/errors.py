@@ -34,6 +34,25 @@ class DatabaseError(Exception):
         self.hint = hint
 
 
+class LockNotAvailableError(DatabaseError):
+    """Another session holds a lock, or has just changed the row: always of the kind `transient`.
+
+    It concerns only the rows of the operation.
+    """
+
+    def __init__(self, operation: str, reason: str) -> None:
+        hint = "It is retried automatically; if it lasts, end the transaction of that session."
+        super().__init__(ErrorKind.TRANSIENT, operation, reason, hint)
+
+
+class ReadOnlyServerError(DatabaseError):
+    """The server accepts no writes, as a standby does not: always of the kind `environment`."""
+
+    def __init__(self, operation: str, reason: str) -> None:
+        hint = "The server is read-only: point DATABASE_URL at the primary."
+        super().__init__(ErrorKind.ENVIRONMENT, operation, reason, hint)
+
+
 class DatabaseUrlError(DatabaseError, ValueError):
     """The database URL is invalid. Always of the kind `environment`."""
 

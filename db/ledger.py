@@ -258,7 +258,10 @@ class Ledger(LedgerReader):
             return self._get(upload_id) if claiming.execute() else None
 
     def renew_claims(self, claims: Iterable[Upload], lease: timedelta) -> None:
-        """Extend the claims that are still valid to `lease` from now; lost ones stay lost."""
+        """Extend the claims that are still valid to `lease` from now; lost ones stay lost.
+
+        A row that another session has locked is skipped: two renewals may fail before a claim expires.
+        """
         uploads = self._uploads
         alike: dict[tuple[State, int], list[int]] = {}
         for upload in claims:
@@ -267,9 +270,8 @@ class Ledger(LedgerReader):
             until = self.now() + lease
             # One statement for all rows with the same claim number, which most rows share.
             for (state, claim), ids in alike.items():
-                uploads.update(claimed_until=until).where(
-                    uploads.id.in_(ids), uploads.state == state, uploads.claim == claim
-                ).execute()
+                is_valid = uploads.id.in_(ids) & (uploads.state == state) & (uploads.claim == claim)
+                uploads.update(claimed_until=until).where(self._unlocked(is_valid)).execute()
 
     def require_claim(self, upload: Upload) -> None:
         """Check that the claim is still valid, before an action that no later write can fence.
@@ -300,11 +302,10 @@ class Ledger(LedgerReader):
         # Scans the whole table, once a run. An index of claims would slow each of them down, and the one that
         # SQLite would choose for the bare column visits the table in the order of the paths.
         in_instance = (uploads.instance + "") == self.instance
+        is_own = in_instance & uploads.claimed_until.is_null(False) & (uploads.claimed_by == self.worker)
         with self.database.transaction("end the claims of an earlier run"):
-            ending = uploads.update(**self._end_of_claim).where(
-                in_instance, uploads.claimed_until.is_null(False), uploads.claimed_by == self.worker
-            )
-            return int(ending.execute())
+            # The claim of a row that is locked expires by itself.
+            return int(uploads.update(**self._end_of_claim).where(self._unlocked(is_own)).execute())
 
     # Due times
 
@@ -389,10 +390,11 @@ class Ledger(LedgerReader):
     def reschedule_published(self, retention: timedelta) -> int:
         """Make every published upload without a claim due `retention` after its publication.
 
-        For a retention that has changed. Returns how many uploads there were.
+        For a retention that has changed. Returns how many uploads there were, without those that another
+        session has locked: what becomes due is checked against the retention anyway.
         """
         uploads = self._uploads
-        waiting = (uploads.state == State.PUBLISHED) & uploads.claimed_until.is_null()
+        waiting = self._in_instance & (uploads.state == State.PUBLISHED) & uploads.claimed_until.is_null()
         if self.database.dialect is Dialect.POSTGRESQL:
             due: Any = uploads.published_at + SQL("%s", (retention,))
         else:
@@ -400,7 +402,7 @@ class Ledger(LedgerReader):
             shift = f"+{retention.total_seconds():.3f} seconds"
             due = fn.strftime("%Y-%m-%dT%H:%M:%f000Z", uploads.published_at, shift)
         with self.database.transaction("reschedule the published uploads"):
-            return int(uploads.update(due_at=due).where(self._in_instance, waiting).execute())
+            return int(uploads.update(due_at=due).where(self._unlocked(waiting)).execute())
 
     # The catalog gate: an upload there is pending and not claimable; `due_at` is when its wait began.
 
@@ -465,6 +467,14 @@ class Ledger(LedgerReader):
         if self.database.dialect is Dialect.POSTGRESQL:
             query = query.for_update(skip_locked=True)
         return self._fetch_values("read what can be claimed", query)
+
+    def _unlocked(self, condition: Any) -> Any:
+        """True of the rows for which `condition` is, except those that another session has locked."""
+        if self.database.dialect is Dialect.SQLITE:
+            return condition
+        uploads = self._uploads
+        query: Any = uploads.select(uploads.id).where(condition)
+        return uploads.id.in_(query.for_update(skip_locked=True))
 
     def _is_free(self, now: datetime, lease: timedelta) -> Any:
         """True of a row without a claim, or whose claim has expired.

@@ -70,6 +70,8 @@ def fill_ledger(database: Database, rows: int) -> RowCounts:
     migrate(database)
     sql = _DialectSql(database, rows)
     with database.transaction("fill the ledger"), database.operation("fill the ledger") as connected:
+        if database.dialect is Dialect.POSTGRESQL:
+            connected.execute_sql("SET LOCAL statement_timeout = 0")
         indexes = connected.execute_sql(_INDEXES[database.dialect], _schema(database)).fetchall()
         for name, _ in indexes:
             connected.execute_sql(f"DROP INDEX {sql.table.removesuffix('uploads')}{name}")
@@ -77,9 +79,13 @@ def fill_ledger(database: Database, rows: int) -> RowCounts:
         for _, statement in indexes:
             connected.execute_sql(_escaped(database, statement))
     with database.operation("count the rows") as connected:
-        # Outside of a transaction, which VACUUM requires; autovacuum would do the same soon after.
-        is_server = database.dialect is Dialect.POSTGRESQL
-        connected.execute_sql(f"VACUUM ANALYZE {sql.table}" if is_server else "ANALYZE")
+        if database.dialect is Dialect.POSTGRESQL:
+            # VACUUM cannot run in the transaction of an operation; autovacuum would do the same soon after.
+            connected.commit()
+            connected.execute_sql(f"VACUUM ANALYZE {sql.table}")
+            connected.begin()
+        else:
+            connected.execute_sql("ANALYZE")
         return RowCounts(*connected.execute_sql(f"SELECT {_COUNTED} FROM {sql.table}").fetchone())
 
 

@@ -68,6 +68,7 @@ class DaemonStatus:
             "phase": phase,
             "ledger": app.ledger.instance,
             "directory": app.tree.root,
+            "database": app.context.database.server,
             "paused": self.failures(),
             "settling": len(app.settler),
             "unreadable": app.scanner.unreadable.first(MAX_PATHS),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Collection, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TypeVar
 from urllib.parse import unquote
 
-from db import CatalogRow, CompressorTable, Database, Ledger, Publications, Upload
+from db import CatalogRow, CompressorTable, Database, Ledger, LockNotAvailableError, Publications, Upload
 from watcher.catalog.row_matching import is_newer, rows_of_file
 from watcher.renditions import ORIGINAL, Naming
 from watcher.telemetry import human_time
@@ -18,6 +20,12 @@ ENCODER_ACTIVE = timedelta(seconds=5)
 
 LONGEST_ENCODE = timedelta(days=1)
 """A row that has been `processing` for longer belongs to a compressor that died."""
+
+LOCK_PATIENCE_SECONDS = 1.0
+"""How long a publication retries while another session has locked one of its rows."""
+LOCK_RETRY_SECONDS = 0.02
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,22 +60,37 @@ class CompressorCatalog:
         del local_url
         return self.publish_url(upload, public_url, is_current=is_current).rows
 
-    def publish_url(self, upload: Upload, public_url: str, *, is_current: bool) -> Published:
+    def publish_url(
+        self,
+        upload: Upload,
+        public_url: str,
+        *,
+        is_current: bool,
+        patience_seconds: float = LOCK_PATIENCE_SECONDS,
+    ) -> Published:
         """Like `publish`, and also return how many rows were changed.
 
         A row newer than the one that the upload was admitted for waits for a file of its own, unless the
         file has not changed since (`is_current`): the compressor does not copy a second original.
+
+        Raises `db.LockNotAvailableError` if another session keeps one of the rows locked for longer than
+        `patience_seconds`.
         """
-        with self._database.transaction(f"publish {upload.path} in the compressor's catalog"):
-            ready = self._publishable(upload, is_current=is_current, locked=True)
+        operation = f"publish {upload.path} in the compressor's catalog"
+
+        def publish_once() -> Published:
+            ready = self._publishable(upload, is_current=is_current)
             stale = [row for row in ready if row.url != public_url]
-            changed = self.table.set_url(stale, public_url)
             now = self._ledger.now()
             for row in ready:
                 self.publications.record(row, upload, public_url, now)
             if ready:
                 self._ledger.note_newer_row(upload, ready[-1])
-            return Published(len(ready) - len(stale) + changed, changed)
+            # Last, so that the compressor's rows are locked for as short a time as possible.
+            self._set_url(operation, stale, public_url)
+            return Published(len(ready), len(stale))
+
+        return self._retry_locks(operation, publish_once, patience_seconds)
 
     def stale_rows(self, upload: Upload, *, public_url: str, local_url: str, is_current: bool = True) -> int:
         """How many rows `publish` would change."""
@@ -79,17 +102,22 @@ class CompressorCatalog:
 
         A row whose earlier URL is unknown keeps the public URL, where the object will be again.
         """
-        with self._database.transaction(f"withdraw {upload.path} from the compressor's catalog"):
-            showing = [row for row in self._rows_of(upload, locked=True) if row.url == public_url]
+        operation = f"withdraw {upload.path} from the compressor's catalog"
+
+        def revert_once() -> int:
+            showing = [row for row in self._rows_of(upload) if row.url == public_url]
             before = self.publications.by_row_id([row.id for row in showing])
             fallback = local_url if self._local_fallback else None
             changed = 0
             for row in showing:
                 earlier = before[row.id].local_url if row.id in before else None
                 if (url := earlier or fallback) is not None:
-                    changed += self.table.set_url([row], url)
                     self.publications.delete([row.id])
+                    self._set_url(operation, [row], url)
+                    changed += 1
             return changed
+
+        return self._retry_locks(operation, revert_once, LOCK_PATIENCE_SECONDS)
 
     def rows_deleted(self, upload: Upload) -> bool:
         """Whether no row of the file exists any more."""
@@ -133,16 +161,38 @@ class CompressorCatalog:
         urls = {self._naming.public_url(upload), *self._known_urls(upload)}
         return self.table.any_row_shows(sorted(urls))
 
-    def _publishable(self, upload: Upload, *, is_current: bool, locked: bool = False) -> list[CatalogRow]:
+    def _retry_locks(self, operation: str, attempt: Callable[[], _T], patience_seconds: float) -> _T:
+        """Call `attempt` in a transaction, again for some time while it raises LockNotAvailableError."""
+        deadline = time.monotonic() + patience_seconds
+        while True:
+            try:
+                with self._database.transaction(operation):
+                    return attempt()
+            except LockNotAvailableError:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(LOCK_RETRY_SECONDS)
+
+    def _set_url(self, operation: str, read: Sequence[CatalogRow], url: str) -> None:
+        """Set the URL of all these rows, or raise `db.LockNotAvailableError`."""
+        try:
+            changed = self.table.set_url(read, url)
+        except LockNotAvailableError as exc:
+            holders = " and ".join(self.table.lock_holders(read)) or "another session of the database"
+            raise LockNotAvailableError(operation, f"a catalog row is locked by {holders}") from exc
+        if changed < len(read):
+            raise LockNotAvailableError(operation, "another session has just changed a catalog row")
+
+    def _publishable(self, upload: Upload, *, is_current: bool) -> list[CatalogRow]:
         """The rows that must show the object: see `publish_url`."""
         return [
             row
-            for row in self._rows_of(upload, locked=locked)
+            for row in self._rows_of(upload)
             if row.status == "ready" and (is_current or not is_newer(row, upload))
         ]
 
-    def _rows_of(self, upload: Upload, *, locked: bool = False) -> list[CatalogRow]:
-        rows = self.table.rows_of_video(upload.video_id, locked=locked)
+    def _rows_of(self, upload: Upload) -> list[CatalogRow]:
+        rows = self.table.rows_of_video(upload.video_id)
         return rows_of_file(upload, rows, self._naming, known_urls=self._known_urls(upload))
 
     def _known_urls(self, upload: Upload) -> Collection[str]:

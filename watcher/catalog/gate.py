@@ -9,7 +9,16 @@ from datetime import timedelta
 
 import structlog
 
-from db import Admission, CatalogRow, ClaimLostError, CompressorTable, Ledger, State, Upload
+from db import (
+    Admission,
+    CatalogRow,
+    ClaimLostError,
+    CompressorTable,
+    Ledger,
+    LockNotAvailableError,
+    State,
+    Upload,
+)
 from storage import KeyTooLongError
 from watcher.catalog.row_matching import is_newer, rows_of_file
 from watcher.errors import Code, incomplete_reason
@@ -177,5 +186,8 @@ class CatalogGate:
                     self._ledger.advance(upload, State.FAILED, error=str(decision), error_code=code)
                     log.error("upload_failed", code=code, reason=str(decision), **row_context(upload))
         except ClaimLostError:
+            return False
+        except LockNotAvailableError as exc:
+            log.warning("admission_waits", reason=str(exc), **row_context(upload))
             return False
         return True

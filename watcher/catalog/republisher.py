@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
 import structlog
 
-from db import CatalogRow, ClaimLostError, IllegalTransitionError, Ledger, State, Upload
+from db import (
+    CatalogRow,
+    ClaimLostError,
+    IllegalTransitionError,
+    Ledger,
+    LockNotAvailableError,
+    State,
+    Upload,
+)
 from storage import KeyTooLongError
 from watcher.catalog.compressor_catalog import CompressorCatalog
 from watcher.catalog.gate import Admitted, CatalogGate
 from watcher.errors import Code
 from watcher.filesystem import Tree
 from watcher.renditions import Naming
+from watcher.supervision.backoff import Backoff
 from watcher.supervision.isolation import Isolation
 from watcher.telemetry import Metrics, row_context
 
@@ -24,9 +35,20 @@ log = structlog.get_logger()
 RECENT = timedelta(minutes=10)
 """How long after its publication a row is checked every few seconds."""
 
+LOCKED_BACKOFF = Backoff(base=5.0, factor=2.0, cap=300.0)
+"""Between two attempts to publish again onto a row that another session has locked."""
+
 CHECKED_STATES = frozenset({State.VERIFIED, State.PUBLISHED, State.REJECTED, State.GONE})
 _REOPENABLE_CODES = frozenset({Code.ENCODE_FAILED, Code.ROW_GONE})
 """Error codes of stopped uploads that a new row resolves."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Wait:
+    """How often a lock has not been available, and until when the next attempt waits."""
+
+    attempts: int
+    until: float
 
 
 class Republisher:
@@ -42,6 +64,7 @@ class Republisher:
         *,
         metrics: Metrics,
         wake: Callable[[State], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._catalog = catalog
         self._gate = gate
@@ -51,6 +74,8 @@ class Republisher:
         self._metrics = metrics
         self._wake = wake
         self.isolation = Isolation("published uploads")
+        self._clock = clock
+        self._locked: dict[int, _Wait] = {}
 
     def check_recent(self) -> int:
         """Check the rows that were published in the last minutes; return how many were published again."""
@@ -75,12 +100,25 @@ class Republisher:
         return 0
 
     def republish(self, upload: Upload) -> int:
-        """Give the upload's rows its URL again; return how many did not show it."""
+        """Give the upload's rows its URL again; return how many did not show it.
+
+        Waits for no lock: an upload with a row that another session has locked is tried again later.
+        """
         if upload.state not in {State.PUBLISHED, State.RELEASED}:
+            return 0
+        wait = self._locked.get(upload.id)
+        if wait is not None and self._clock() < wait.until:
             return 0
         url = upload.url or self._naming.public_url(upload)
         is_current = self._tree.is_unchanged(upload.path, upload.identity)
-        changed = self._catalog.publish_url(upload, url, is_current=is_current).changed
+        try:
+            changed = self._catalog.publish_url(
+                upload, url, is_current=is_current, patience_seconds=0.0
+            ).changed
+        except LockNotAvailableError as exc:
+            self._wait_for_lock(upload, exc)
+            return 0
+        self._locked.pop(upload.id, None)
         if changed:
             self._metrics.republished.inc(changed)
             self._ledger.append_event(
@@ -88,6 +126,12 @@ class Republisher:
             )
             log.warning("upload_republished", rows=changed, url=url, **row_context(upload))
         return changed
+
+    def _wait_for_lock(self, upload: Upload, error: LockNotAvailableError) -> None:
+        attempts = self._locked[upload.id].attempts + 1 if upload.id in self._locked else 0
+        seconds = LOCKED_BACKOFF.ceiling(attempts)
+        self._locked[upload.id] = _Wait(attempts, self._clock() + seconds)
+        log.warning("republication_waits", reason=str(error), retry_in_seconds=seconds, **row_context(upload))
 
     def _reconcile(self, upload: Upload, rows: list[CatalogRow]) -> int:
         match upload.state:

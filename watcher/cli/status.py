@@ -114,6 +114,8 @@ def report_lines(report: InstanceReport | None) -> list[str]:
     if report is None:
         return []
     lines = [f"{name} paused: {reason}" for name, reason in paused_stages(report).items()]
+    if database := report.report.get("database"):
+        lines.append(f"the database is {database}")
     if settling := report.report.get("settling"):
         lines.append(f"{settling} files are not known to be finished yet")
     disk = report.report.get("disk")

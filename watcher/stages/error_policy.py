@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import structlog
 
-from db import ClaimLostError, DatabaseError, Ledger, State, Upload
+from db import ClaimLostError, DatabaseError, Ledger, LockNotAvailableError, State, Upload
 from storage import SourceChangedError, UploadCancelledError
 from watcher.errors import HANDLED_ERRORS, Code, DeferError, Failure, FailureKind, ReexamineError, failure_of
 from watcher.filesystem import FileMissingError, NotOursError, RootUnavailableError, Tree, UnreadableError
@@ -81,6 +81,9 @@ class ErrorPolicy:
                     self._handle_failure(upload, failure_of(exc))
         except ClaimLostError:
             log.info("claim_lost")
+        except LockNotAvailableError as locked:
+            # It concerns this row only, so the stage does not pause.
+            log.warning("decision_unrecorded", reason=str(locked))
         except DatabaseError as database_error:
             self.breaker.trip(failure_of(database_error))
 

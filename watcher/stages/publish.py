@@ -16,6 +16,10 @@ from watcher.stages.runner import Stage, Work
 log = structlog.get_logger()
 
 
+class _NoRowError(Exception):
+    """The upload has no catalog row that can be given its URL."""
+
+
 class PublishStage(Stage):
     """Publishes the URLs of verified uploads; the policy sets when their local copies are due for release."""
 
@@ -48,32 +52,39 @@ class PublishStage(Stage):
                 content_type=self._context.naming.content_type(upload),
             )
         is_current = self._context.tree.is_unchanged(upload.path, upload.identity)
-        with self._context.database.transaction():
-            rows = self._context.catalog.publish(
-                upload, public_url=public_url, local_url=local_url, is_current=is_current
-            )
-            if not rows and self._context.catalog.creates_rows:
-                self._context.catalog.announce(upload, local_url=local_url, public_url=public_url)
-                rows = self._context.catalog.publish(
-                    upload, public_url=public_url, local_url=local_url, is_current=is_current
+        try:
+            with self._context.database.transaction():
+                # The ledger first: the catalog's rows are then locked only until the commit.
+                self._context.ledger.advance(
+                    upload, State.PUBLISHED, detail=public_url, url=public_url, due_in=self._policy.retention
                 )
-            if not rows and self._context.catalog.rows_deleted(upload):
+                self._publish_rows(upload, public_url=public_url, local_url=local_url, is_current=is_current)
+                failpoint(Point.ROW_PUBLISHED)
+        except _NoRowError:
+            if self._context.catalog.rows_deleted(upload):
                 self._abandon(upload)
                 return
-            if not rows:
-                raise StageError(
-                    FailureKind.TRANSIENT,
-                    Code.ROW_MISSING,
-                    f"Video {upload.video_id} has no catalog row that can be given the URL {public_url}.",
-                )
-            failpoint(Point.ROW_PUBLISHED)
-            self._context.ledger.advance(
-                upload, State.PUBLISHED, detail=public_url, url=public_url, due_in=self._policy.retention
-            )
+            raise StageError(
+                FailureKind.TRANSIENT,
+                Code.ROW_MISSING,
+                f"Video {upload.video_id} has no catalog row that can be given the URL {public_url}.",
+            ) from None
         failpoint(Point.PUBLISHED)
         self._context.metrics.published.inc()
         log.info("upload_published", url=public_url)
         self._context.signals.wake_stage(State.PUBLISHED)
+
+    def _publish_rows(self, upload: Upload, *, public_url: str, local_url: str, is_current: bool) -> None:
+        """Publish onto the upload's catalog rows, or raise _NoRowError."""
+        catalog = self._context.catalog
+        urls = {"public_url": public_url, "local_url": local_url}
+        if catalog.publish(upload, **urls, is_current=is_current):
+            return
+        if catalog.creates_rows:
+            catalog.announce(upload, **urls)
+            if catalog.publish(upload, **urls, is_current=is_current):
+                return
+        raise _NoRowError
 
     def _abandon(self, upload: Upload) -> None:
         error = "Its catalog row was deleted before its URL could be published. The local file is kept."

@@ -10,7 +10,17 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
-from db import CompressorTable, Database, Ledger, Publications, State, migrate, open_database
+from db import (
+    CompressorTable,
+    Database,
+    ErrorKind,
+    Ledger,
+    LockNotAvailableError,
+    Publications,
+    State,
+    migrate,
+    open_database,
+)
 from tests.compressor.database import add_video
 from tests.support.catalog_rows import BASE_URL, CatalogRows, catalog_rows
 from tests.support.databases import VIDEO_ID, advance_to, enqueue
@@ -96,16 +106,33 @@ def test_the_gates_question_is_one_query_that_indexes_answer(
     assert "Seq Scan" not in steps
 
 
-def test_rows_that_are_about_to_be_written_to_are_locked_and_others_are_not(
+def test_rows_that_are_written_to_are_locked_and_others_of_the_video_are_not(
     rows: CatalogRows, database: Database, table: CompressorTable
 ) -> None:
-    row_id = rows.insert("a_720p.mp4", "720p")
+    row_id, other = (rows.insert("a_720p.mp4", "720p") for _ in range(2))
     with database.transaction():
-        table.rows_of_video(VIDEO_ID)
+        read = table.rows_of_video(VIDEO_ID)
         assert may_be_locked(rows, row_id)
-        table.rows_of_video(VIDEO_ID, locked=True)
+        assert table.set_url([row for row in read if row.id == row_id], PUBLIC_URL) == 1
         assert not may_be_locked(rows, row_id)
+        assert may_be_locked(rows, other)
     assert may_be_locked(rows, row_id)
+
+
+def test_a_row_that_another_session_has_locked_is_not_waited_for(
+    rows: CatalogRows, table: CompressorTable
+) -> None:
+    row_id = rows.insert("a_720p.mp4", "720p")
+    read = table.rows_of_video(VIDEO_ID)
+    with rows.connection.transaction():
+        rows.connection.execute("SELECT 1 FROM video_qualities WHERE id = %s FOR UPDATE", [row_id])
+        with pytest.raises(LockNotAvailableError) as caught:
+            table.set_url(read, PUBLIC_URL)
+        assert caught.value.kind is ErrorKind.TRANSIENT
+        (holder,) = table.lock_holders(read)
+    assert f"process {rows.connection.info.backend_pid} " in holder
+    assert table.lock_holders(read) == []
+    assert table.set_url(read, PUBLIC_URL) == 1
 
 
 def may_be_locked(rows: CatalogRows, row_id: str) -> bool:

@@ -1,6 +1,7 @@
 """Connections belong to threads and are closed; transactions are atomic."""
 
 import os
+import shutil
 import stat
 import threading
 from collections.abc import Callable
@@ -48,6 +49,12 @@ def connections(postgres: PostgresServer) -> int:
     ((count,),) = postgres.execute(sql.SQL(query))
     assert isinstance(count, int)
     return count
+
+
+def backend(database: Database) -> int:
+    """The process of the server that this thread is connected to."""
+    with database.operation("identify the connection") as connected:
+        return int(connected.execute_sql("SELECT pg_backend_pid()").fetchone()[0])
 
 
 def fail_after(database: Database, work: Callable[[], object]) -> None:
@@ -108,6 +115,26 @@ class TestSqliteFile:
             assert pool.submit(live, "a.mp4").result() > 0
         assert open_handles(file_of(sqlite_address)) == []
         database.close()
+
+    @pytest.mark.parametrize("change", ["deleted", "replaced"])
+    def test_nothing_is_written_to_a_file_that_was_deleted_or_replaced(
+        self, sqlite_address: DatabaseAddress, change: str
+    ) -> None:
+        path = file_of(sqlite_address)
+        with closing(sqlite_address.open()) as database, database.session():
+            migrate(database)
+            ledger = Ledger(database, "main")
+            shutil.copyfile(path, f"{path}.older")
+            upload = enqueue(ledger)
+            os.rename(path, f"{path}.aside")
+            if change == "replaced":
+                os.rename(f"{path}.older", path)
+            for use in (ledger.counts, lambda: enqueue(ledger, "other.mp4")):
+                with pytest.raises(DatabaseError, match=f"{change}.* since it was opened") as caught:
+                    use()
+                assert caught.value.kind is ErrorKind.ENVIRONMENT
+            os.rename(f"{path}.aside", path)
+            assert ledger.uploads() == [upload]
 
     def test_opened_for_reading_it_must_exist(self, sqlite_address: DatabaseAddress) -> None:
         database = sqlite_address.open(read_only=True)
@@ -218,6 +245,45 @@ class TestPostgresPool:
             "schema_migration",
         }
         assert {name for (name,) in found} == tables
+
+    def test_threads_that_only_read_leave_a_server_that_has_become_a_standby(
+        self, postgres_address: DatabaseAddress
+    ) -> None:
+        def write(database: Database) -> None:
+            with database.operation("write to a standby") as connected:
+                connected.execute_sql("DO $$ BEGIN RAISE read_only_sql_transaction; END $$")
+
+        with closing(postgres_address.open()) as database, ThreadPoolExecutor(2) as pool:
+            idle = pool.submit(backend, database).result()
+            with database.session():
+                kept = backend(database)
+                assert backend(database) == kept
+                with pytest.raises(DatabaseError, match="point DATABASE_URL at the primary") as caught:
+                    pool.submit(write, database).result()
+                assert caught.value.kind is ErrorKind.ENVIRONMENT
+                assert not {backend(database), pool.submit(backend, database).result()} & {kept, idle}
+
+    def test_a_kept_connection_has_a_greatest_age(
+        self, postgres_address: DatabaseAddress, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with closing(postgres_address.open()) as database, database.session():
+            before = backend(database)
+            assert backend(database) == before
+            monkeypatch.setattr("db.connection_url.MAX_AGE_SECONDS", 0.0)
+            with database.transaction():
+                within = backend(database)
+                assert within != before
+                assert backend(database) == within
+
+    def test_it_names_the_server_without_user_and_password(self, postgres_address: DatabaseAddress) -> None:
+        with closing(postgres_address.open()) as database:
+            database.now()
+            assert str(database.server).endswith("/.s.PGSQL.5432")
+
+
+def test_a_sqlite_database_is_named_by_its_file(sqlite_address: DatabaseAddress) -> None:
+    with closing(sqlite_address.open()) as database:
+        assert database.server == file_of(sqlite_address)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import os
 import resource
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
@@ -13,8 +14,18 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from db import Database, DatabaseError, ErrorKind, Ledger, State, migrate, open_database, sqlite_url
-from tests.support.databases import CHECKSUM, IDENTITY, DatabaseAddress, enqueue
+from db import (
+    Database,
+    DatabaseError,
+    ErrorKind,
+    Ledger,
+    LockNotAvailableError,
+    State,
+    migrate,
+    open_database,
+    sqlite_url,
+)
+from tests.support.databases import CHECKSUM, HORIZON, IDENTITY, LEASE, DatabaseAddress, enqueue
 from tests.support.postgres import PostgresServer
 
 
@@ -141,6 +152,28 @@ def test_a_server_that_is_away_is_a_matter_of_time(tmp_path: os.PathLike[str]) -
     assert caught.value.kind is ErrorKind.TRANSIENT
 
 
+def test_a_lock_is_waited_for_a_second_only(
+    postgres: PostgresServer, postgres_address: DatabaseAddress
+) -> None:
+    with closing(postgres_address.open()) as database, psycopg.connect(postgres.url) as other:
+        migrate(database)
+        ledger = Ledger(database, "main")
+        upload, free = enqueue(ledger, "a.mp4"), enqueue(ledger, "b.mp4")
+        claimed = ledger.claim(State.PENDING, 2, lease=LEASE, horizon=HORIZON)
+        lock = sql.SQL("SELECT 1 FROM {}.uploads WHERE id = {} FOR UPDATE")
+        other.execute(lock.format(sql.Identifier(database.schema or ""), upload.id))
+        began = time.monotonic()
+        with pytest.raises(LockNotAvailableError, match="end the transaction of that session") as caught:
+            ledger.return_claim(claimed[0])
+        assert caught.value.kind is ErrorKind.TRANSIENT
+        assert 0.9 < time.monotonic() - began < 5
+        ledger.renew_claims(claimed, 2 * LEASE)
+        renewed = {row.id: row.claimed_until for row in ledger.uploads()}
+        assert renewed[upload.id] == claimed[0].claimed_until
+        assert renewed[free.id] != claimed[1].claimed_until
+        assert ledger.release_all_claims() == 1
+
+
 def test_a_role_without_rights_is_the_operators_affair(
     postgres: PostgresServer, postgres_address: DatabaseAddress
 ) -> None:
@@ -192,6 +225,7 @@ def test_a_pool_with_no_connection_left_is_a_matter_of_time(
         ("42P01", ErrorKind.ENVIRONMENT, "db migrate"),
         ("53100", ErrorKind.ENVIRONMENT, "Free some space"),
         ("53300", ErrorKind.TRANSIENT, "more connections"),
+        ("57014", ErrorKind.TRANSIENT, "slows the server down"),
         ("57P03", ErrorKind.TRANSIENT, "automatically"),
         ("58030", ErrorKind.ENVIRONMENT, "its disk"),
         ("XX000", ErrorKind.ENVIRONMENT, "unexpected"),

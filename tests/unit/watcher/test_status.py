@@ -13,6 +13,10 @@ def report(**values: JSON) -> InstanceReport:
     return InstanceReport(instance="test", pid=1, started_at=now, heartbeat_at=now, report=values)
 
 
+def test_the_database_of_the_daemon_is_named() -> None:
+    assert report_lines(report(database="db2.example:5432")) == ["the database is db2.example:5432"]
+
+
 def test_a_disk_that_is_too_full_is_shown() -> None:
     (line,) = report_lines(report(disk={"used_percent": 93.1, "limit_percent": 90, "is_high": True}))
     assert "93.1 % full" in line
