@@ -11,13 +11,14 @@ from pydantic import ValidationError
 
 from db import QUALITIES
 from storage import CONTENT_TYPES
-from watcher.app.factories import make_path_template
-from watcher.renditions import Ignored
+from watcher.app.factories import make_naming, make_path_template, make_storage_config
+from watcher.renditions import Ignored, Rendition
 from watcher.settings.loading import SettingsError, load_settings, read_sources
 from watcher.settings.model import CatalogKind, Settings, state_directory
 from watcher.settings.report import MASK, mask_url, report_settings
 from watcher.settings.unused import unused_settings
 
+VIDEO_ID = "0b8e3f60-9d5c-4c1a-8f8e-3b1f0a7d2c11"
 SECRET = "s3cr3t-that-nobody-may-see"
 
 
@@ -343,7 +344,7 @@ def test_originals_of_every_known_format_are_uploaded_by_default(given: Given) -
     """The compressor takes any source that ffmpeg reads, and its original keeps the extension."""
     template = make_path_template(given.settings())
     for extension in (*CONTENT_TYPES, ".FLV", ".Mpg"):
-        path = f"0b8e3f60-9d5c-4c1a-8f8e-3b1f0a7d2c11/movie{extension}"
+        path = f"{VIDEO_ID}/movie{extension}"
         assert not isinstance(template.classify(path), Ignored), extension
 
 
@@ -414,7 +415,14 @@ def test_the_model_itself_refuses_settings_that_conflict_and_every_wrong_value_w
 
 
 def test_any_quality_goes_without_a_catalog(given: Given) -> None:
-    assert given.environment(CATALOG="none", QUALITIES="hd").settings().qualities == ("hd",)
+    settings = given.environment(CATALOG="none", QUALITIES="hd").settings()
+    assert settings.qualities == make_storage_config(settings).qualities == ("hd",)
+    assert make_naming(settings).key(Rendition(VIDEO_ID, "a.mp4", "hd")).endswith("/a_hd.mp4")
+
+
+def test_a_row_may_have_a_quality_that_is_left_out(given: Given) -> None:
+    settings = given.environment(POSTGRES_DB="d", QUALITIES="360p,original").settings()
+    assert make_naming(settings).key(Rendition(VIDEO_ID, "a.mp4", "720p")).endswith("/a_720p.mp4")
 
 
 def test_the_ledger_is_a_file_in_the_state_directory(given: Given) -> None:
