@@ -122,7 +122,10 @@ class Ledger(LedgerReader):
         with self.database.transaction("update a file's identity"):
             uploads.update(**asdict(identity)).where(self._in_instance, uploads.id == upload.id).execute()
             self._upload_events.append(
-                upload.id, self.now(), "identity", f"{upload.identity} is now {identity}"
+                upload.id,
+                self.now(),
+                "identity",
+                f"the same content has another {_changed_fields(upload.identity, identity)}",
             )
             return self._get(upload.id)
 
@@ -520,3 +523,10 @@ class Ledger(LedgerReader):
         if found is None:
             raise UnknownUploadError(upload_id)
         return found
+
+
+def _changed_fields(before: Identity, after: Identity) -> str:
+    """The names of the attributes that differ, for users."""
+    names = {"device": "device", "inode": "inode", "size": "size", "mtime_ns": "modification time"}
+    changed = [label for name, label in names.items() if getattr(before, name) != getattr(after, name)]
+    return ", ".join(changed) or "identity"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from structlog.testing import capture_logs
 
 from db import State
 from tests.compressor.database import add_video
@@ -357,7 +358,13 @@ def test_an_object_whose_copy_is_still_to_be_released_is_deleted_after_that(
     publish(harness)
     rows.delete(row)
     orphans = harness.app.catalog_thread.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
-    assert (orphans.process_all(), orphans.kept) == (0, 1)
+    with capture_logs() as logs:
+        assert (orphans.process_all(), orphans.kept) == (0, 1)
+        assert (orphans.process_all(), orphans.kept) == (0, 1)
+    assert [(log["event"], log["log_level"]) for log in logs] == [
+        ("orphan_kept", "debug"),
+        ("orphans_kept", "info"),
+    ]
     (upload,) = harness.step(State.PUBLISHED)
     assert upload.state is State.RELEASED
     assert orphans.process_all() == 1

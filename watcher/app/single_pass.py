@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import time
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
@@ -11,7 +13,7 @@ import structlog
 
 from db import State, Upload
 from watcher.app.wiring import Application
-from watcher.errors import Failure
+from watcher.errors import Code, Failure
 from watcher.supervision.background_thread import stop_all
 
 log = structlog.get_logger()
@@ -25,6 +27,16 @@ GATE_PATIENCE = timedelta(seconds=2)
 GATE_SECONDS = 1.0
 """How often the gate is checked while files are settled."""
 STOP_SECONDS = 5.0
+SETTLE_PATIENCE_SECONDS = 600.0
+"""How long the settler is waited for while it settles nothing: a check may read a whole file."""
+STAGES_PATIENCE_SECONDS = 60.0
+"""How long the stages are waited for while no upload changes its state and no attempt lasts."""
+LASTING_SECONDS = 5.0
+"""An attempt that lasts longer than this hashes or sends a file, and is waited for."""
+COUNT_SECONDS = 1.0
+"""Between two counts of the uploads in each state, which read the whole ledger."""
+MAX_ATTEMPTS = 20
+"""An upload whose attempts end so often without a change of its state is not waited for any longer."""
 
 
 class SinglePass:
@@ -41,6 +53,9 @@ class SinglePass:
         self._signals = signals
         self._clock = clock
         self._interrupted = False
+        self._gave_up: list[str] = []
+        self.stopped_in_time = True
+        """Whether every thread had ended when `run` returned."""
 
     def run(self) -> list[str]:
         """Run the pass; return a sentence for everything that is unfinished or failed, and [] on success.
@@ -63,7 +78,7 @@ class SinglePass:
             self._wait_until_settled()
             self._wait_until_drained()
         finally:
-            stop_all((*app.runners.values(), app.settler), STOP_SECONDS)
+            self.stopped_in_time = stop_all((*app.runners.values(), app.settler), STOP_SECONDS)
         if app.context.invalidator is not None and not self._interrupted:
             app.context.invalidator.flush()
         unreadable = ["directories could not be read; see the log"] * bool(report.unreadable)
@@ -77,8 +92,15 @@ class SinglePass:
     def _wait_until_settled(self) -> None:
         """Wait for the settler, which can take long, while stages advance what has settled."""
         settler = self._app.settler
+        before, changed_at = settler.unsettled(), self._clock()
         while not settler.wait_until_only_writers_remain(self._must_stop, seconds=GATE_SECONDS):
             if self._must_stop() or settler.failure is not None:
+                return
+            unsettled = settler.unsettled()
+            if unsettled != before:
+                before, changed_at = unsettled, self._clock()
+            elif self._clock() - changed_at > SETTLE_PATIENCE_SECONDS:
+                self._gave_up += [f"{path}: it is not settled; the next run continues" for path in unsettled]
                 return
             self._check_gate()
 
@@ -91,7 +113,11 @@ class SinglePass:
         return app.ledger.count_awaiting_row() == app.ledger.count_awaiting_row(longer_than=GATE_PATIENCE)
 
     def _wait_until_drained(self) -> None:
+        progress = _Progress(self._app, self._clock)
         while not self._must_stop() and not self._is_drained():
+            if progress.seconds_without() > STAGES_PATIENCE_SECONDS:
+                self._gave_up += self._waiting_releases()
+                return
             try:
                 self._app.disk_pressure.check()
                 self._signals.get(timeout=POLL_SECONDS)
@@ -110,6 +136,23 @@ class SinglePass:
             for state, runner in self._app.runners.items()
         )
 
+    def _waiting_releases(self) -> list[str]:
+        """A sentence for every published upload whose release is due, and is deferred or fails."""
+        app = self._app
+        if not app.runners[State.PUBLISHED].stage.is_enabled():
+            return []
+        return [
+            f"{upload.path}: its local copy is not released yet: {self._reason_to_wait(upload)}"
+            for upload in app.ledger.iter_uploads(state=State.PUBLISHED)
+            if upload.error_code not in {None, Code.RETENTION}
+        ]
+
+    def _reason_to_wait(self, upload: Upload) -> str:
+        if upload.error_code == Code.CATALOG_BUSY:
+            reason = self._app.context.catalog.reason_to_keep_copy(upload)
+            return reason or "The catalog no longer needs it; the next run releases it."
+        return upload.last_error or f"The reason is {upload.error_code}; the next run continues."
+
     def _is_due_soon(self, state: State) -> bool:
         app = self._app
         runner = app.runners[state]
@@ -123,6 +166,9 @@ class SinglePass:
         unfinished = [
             f"{path}: a process still has it open for writing" for path in app.settler.waiting_for_writers()
         ]
+        unfinished += self._gave_up
+        if not self.stopped_in_time:
+            unfinished.append(f"a thread did not end within {STOP_SECONDS:.0f} s; the next run continues")
         if self._interrupted:
             unfinished.append("interrupted; the next run continues")
         unfinished += [f"{error}; the log has the traceback" for error in app.supervisor.internal_errors()]
@@ -155,3 +201,40 @@ class SinglePass:
             or upload.changed_at >= started_at
             or (upload.state is not State.GONE and self._app.tree.exists(upload.path))
         )
+
+
+class _Progress:
+    """Since when the stages have made no progress.
+
+    Progress is an upload that changed its state, or an attempt that lasts and does not stall: it hashes or
+    sends a file. Attempts that end and are repeated without a change are none.
+    """
+
+    def __init__(self, app: Application, clock: Callable[[], float]) -> None:
+        self._app = app
+        self._clock = clock
+        self._last = clock()
+        self._counted_at = -math.inf
+        self._counts: dict[State, int] = {}
+        self._began: dict[tuple[int, int], float] = {}
+        self._attempts: Counter[int] = Counter()
+
+    def seconds_without(self) -> float:
+        """Look for progress; return the seconds since the last."""
+        now = self._clock()
+        if now - self._counted_at >= COUNT_SECONDS:
+            self._counted_at, before = now, self._counts
+            self._counts = self._app.ledger.counts()
+            if self._counts != before:
+                self._last = now
+        in_flight = {claim for runner in self._app.runners.values() for claim in runner.in_flight}
+        for upload_id, _ in in_flight - self._began.keys():
+            self._attempts[upload_id] += 1
+        self._began = {claim: self._began.get(claim, now) for claim in in_flight}
+        lasts = any(
+            now - began >= LASTING_SECONDS and self._attempts[upload_id] <= MAX_ATTEMPTS
+            for (upload_id, _), began in self._began.items()
+        )
+        if lasts and not self._app.supervisor.liveness.stalled():
+            self._last = now
+        return now - self._last

@@ -54,7 +54,9 @@ class Orphans:
                     continue
             kept += 1
             if self._reported.is_news(upload.object_key, "kept"):
-                log.warning("orphan_kept", key=upload.object_key, **row_context(upload))
+                log.debug("orphan_kept", key=upload.object_key, **row_context(upload))
+        if kept != self.kept:
+            log.info("orphans_kept", objects=kept)
         self.kept = kept
         return deleted
 

@@ -124,7 +124,7 @@ class Republisher:
             self._ledger.append_event(
                 upload.id, "republished", f"onto {changed} rows that did not show {url}"
             )
-            log.warning("upload_republished", rows=changed, url=url, **row_context(upload))
+            log.info("upload_republished", rows=changed, url=url, **row_context(upload))
         return changed
 
     def _wait_for_lock(self, upload: Upload, error: LockNotAvailableError) -> None:

@@ -81,22 +81,29 @@ def run(
             ).run()
         exit_code = EXIT_OK if app.supervisor.reason_to_stop is None else EXIT_FAILED
         if not stopped_in_time:
-            # A stuck thread would keep the interpreter from exiting; its upload is resumed after a restart.
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(exit_code)
+            _exit_now(exit_code)
         if exit_code != EXIT_OK:
             raise typer.Exit(exit_code)
 
 
 def _run_once(app: Application, signals: queue.SimpleQueue[int]) -> None:
-    problems = SinglePass(app, signals=signals).run()
+    single_pass = SinglePass(app, signals=signals)
+    problems = single_pass.run()
     for line in problems[:MAX_LINES]:
         echo_error(f"video-uploader: {line}")
     if len(problems) > MAX_LINES:
         echo_error(f"video-uploader: … and {len(problems) - MAX_LINES} more; see `video-uploader status`.")
+    if not single_pass.stopped_in_time:
+        _exit_now(EXIT_FAILED)
     if problems:
         raise typer.Exit(EXIT_FAILED)
+
+
+def _exit_now(exit_code: int) -> None:
+    """End the process: a stuck thread would keep the interpreter from exiting. Uploads resume later."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
 
 
 def _print_plan(settings: Settings) -> None:

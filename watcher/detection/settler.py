@@ -32,6 +32,8 @@ FAILURE_BACKOFF = Backoff(base=2.0, factor=2.0, cap=30.0)
 SECOND_NAME_DELAYS = (0.1, 1.0, 10.0)
 """Between checks of a file with a second name before it is refused: link(2), unlink(2) move a file."""
 MAX_OUTDATED_ITEMS = 1000
+MAX_CHANGES = 3
+"""A file that changes in so many quiet periods in a row has a writer that the kernel does not show."""
 PATIENCE_SECONDS = 600.0
 """A check may read a whole file to tell new content from old; one that takes longer is stuck."""
 
@@ -51,6 +53,8 @@ class _Entry:
     checks: int = 0
     failures: int = 0
     observation: Observation | None = None
+    changes: int = 0
+    """How often the file was found changed since its last quiet period began."""
     refused_at: float | None = None
     """When the file was first found with a second name."""
     running: bool = False
@@ -119,7 +123,16 @@ class Settler(Worker):
     def waiting_for_writers(self) -> list[str]:
         """The paths that a process has open for writing."""
         with self._changed:
-            return sorted(path for path, entry in self._entries.items() if entry.waits_for_writer)
+            return sorted(
+                path
+                for path, entry in self._entries.items()
+                if entry.waits_for_writer or entry.changes >= MAX_CHANGES
+            )
+
+    def unsettled(self) -> list[str]:
+        """The paths that are being checked, or will be, except those that wait for their writer."""
+        with self._changed:
+            return sorted(path for path, entry in self._entries.items() if not self._is_parked(path, entry))
 
     @property
     def failure(self) -> Failure | None:
@@ -143,7 +156,8 @@ class Settler(Worker):
 
     def _is_parked(self, path: str, entry: _Entry) -> bool:
         """Whether the path waits for its writer, or is set aside."""
-        return not entry.running and (entry.waits_for_writer or self._isolation.seconds_left(path) > 0)
+        is_written = entry.waits_for_writer or entry.changes >= MAX_CHANGES
+        return not entry.running and (is_written or self._isolation.seconds_left(path) > 0)
 
     def _schedule(self, path: str, entry: _Entry, delay: float) -> None:
         entry.due, entry.item_number = self._clock() + delay, next(self._item_numbers)
@@ -203,7 +217,9 @@ class Settler(Worker):
             entry.checks += 1
             entry.failures = 0
             entry.waits_for_writer = isinstance(file_status, Busy)
-            entry.observation = file_status.observation if isinstance(file_status, QuietPeriod) else None
+            observation = file_status.observation if isinstance(file_status, QuietPeriod) else None
+            entry.changes += entry.observation is not None and observation != entry.observation
+            entry.observation = observation
             match file_status:
                 case Busy():
                     delay: float | None = BUSY_BACKOFF.ceiling(entry.checks - 1)

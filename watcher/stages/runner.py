@@ -124,6 +124,12 @@ class StageRunner(Worker):
         return self._busy
 
     @property
+    def in_flight(self) -> frozenset[tuple[int, int]]:
+        """The uploads that are being worked on, each as its id and the number of its claim."""
+        with self._lock:
+            return frozenset((row.id, row.claim) for row in self._in_flight.values())
+
+    @property
     def horizon(self) -> timedelta:
         """The furthest that a row's `due_at` can lie ahead unless a clock was changed."""
         return max(self.stage.longest_delay, self.error_policy.backoff.longest)

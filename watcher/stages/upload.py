@@ -78,7 +78,7 @@ class UploadStage(Stage):
                     part_size=upload.part_size,
                 )
             except _NewerRowRequiredError as exc:
-                log.warning("upload_awaits_row", code=Code.ROW_NOT_NEWER, reason=str(exc))
+                log.info("upload_awaits_row", code=Code.ROW_NOT_NEWER, reason=str(exc))
                 self._context.ledger.await_row(upload, reason=str(exc), code=Code.ROW_NOT_NEWER)
                 return
             if attempt.started_at is not None:

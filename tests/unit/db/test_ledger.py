@@ -98,7 +98,9 @@ def test_an_identity_is_adopted_without_disturbing_the_work(ledger: Ledger) -> N
     adopted = ledger.update_identity(claimed, renumbered)
     assert adopted.identity == renumbered
     assert (adopted.state, adopted.claim, adopted.claimed_by) == (State.PENDING, claimed.claim, "main")
-    assert ledger.events(claimed.id)[-1].event == "identity"
+    event = ledger.events(claimed.id)[-1]
+    assert event.event == "identity"
+    assert event.detail.startswith("the same content has another device")
     assert ledger.record(claimed, bytes_sent=1).identity == renumbered
 
 

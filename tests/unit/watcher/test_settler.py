@@ -27,6 +27,7 @@ from watcher.detection.completeness import (
 )
 from watcher.detection.settler import (
     BUSY_BACKOFF,
+    MAX_CHANGES,
     MAX_OUTDATED_ITEMS,
     SECOND_NAME_DELAYS,
     Settler,
@@ -453,3 +454,19 @@ def test_another_refusal_is_final_at_once(fixture: SettlerFixture) -> None:
     fixture.expect("a")
     fixture.answer("a", refused)
     assert fixture.reported.get(timeout=WAIT_SECONDS) == ("a", refused)
+
+
+def test_a_file_that_changes_in_every_quiet_period_is_not_waited_for(fixture: SettlerFixture) -> None:
+    """Its writer is not known to the kernel: on a network file system, it may be on another machine."""
+    settler = fixture.settler()
+    settler.check("a")
+    for size in range(MAX_CHANGES + 1):
+        assert settler.waiting_for_writers() == []
+        fixture.expect("a")
+        observation = Observation(Identity(1, 2, size, 4), fixture.now)
+        fixture.answer("a", QuietPeriod(observation, fixture.now + 1))
+        fixture.expect_nothing_due()
+        fixture.advance(1.001 if size < MAX_CHANGES else 0)
+    assert settler.waiting_for_writers() == ["a"]
+    assert settler.unsettled() == []
+    assert settler.wait_until_only_writers_remain(lambda: False, seconds=0.1)

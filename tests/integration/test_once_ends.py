@@ -1,0 +1,116 @@
+"""`run --once` ends, whatever is there, and lists what is left."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from db import State, Upload
+from tests.support.catalog_harness import Compressor, compressor, publish  # noqa: F401  # the fixture
+from tests.support.harness import VIDEO_ID, Harness, MakeHarness
+from watcher.app import single_pass
+from watcher.app.single_pass import SinglePass
+from watcher.errors import DeferError
+from watcher.stages.publish import PublishStage
+
+PATH = f"{VIDEO_ID}/a_720p.mp4"
+OTHER = f"{VIDEO_ID}/b_480p.mp4"
+
+
+def run_once(harness: Harness) -> list[str]:
+    """The sentences about what is left; fails if the pass does not end."""
+    left: list[list[str]] = []
+
+    def run() -> None:
+        with harness.app.context.database.session():
+            left.append(SinglePass(harness.app, signals=queue.SimpleQueue()).run())
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    return left[0]
+
+
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(single_pass, "STAGES_PATIENCE_SECONDS", 2.0)
+    monkeypatch.setattr(single_pass, "SETTLE_PATIENCE_SECONDS", 2.0)
+    monkeypatch.setattr(single_pass, "STOP_SECONDS", 1.0)
+
+
+@pytest.mark.usefixtures("patience")
+def test_a_copy_that_a_row_keeps_is_listed_and_does_not_keep_the_pass_from_its_end(
+    make_harness: MakeHarness,
+    compressor: Compressor,  # noqa: F811
+    video: bytes,
+) -> None:
+    harness = make_harness(**compressor.settings)
+    publish(harness, compressor, PATH, video)
+    row = compressor.begin(PATH)
+    (line,) = run_once(harness)
+    assert line.startswith(f"{PATH}: its local copy is not released yet: The compressor is encoding")
+    assert row in line
+
+
+@pytest.mark.usefixtures("patience")
+def test_an_upload_that_is_deferred_for_ever_is_listed(
+    make_harness: MakeHarness, monkeypatch: pytest.MonkeyPatch, video: bytes
+) -> None:
+    harness = make_harness()
+    harness.write(PATH, video)
+
+    def publish(_stage: object, _upload: object) -> None:
+        raise DeferError("key-taken", "It waits for another one.", 0.1)
+
+    monkeypatch.setattr(PublishStage, "publish", publish)
+    assert run_once(harness) == [f"{PATH}: verified"]
+
+
+@pytest.mark.usefixtures("patience")
+def test_a_check_that_hangs_is_listed_and_the_other_files_are_published(
+    make_harness: MakeHarness, monkeypatch: pytest.MonkeyPatch, video: bytes
+) -> None:
+    harness = make_harness()
+    for path in (PATH, OTHER):
+        harness.write(path, video)
+    hangs = threading.Event()
+    check: Callable[..., object] = harness.app.settler._check_complete
+
+    def check_or_hang(path: str, *arguments: object) -> object:
+        if path == PATH:
+            hangs.wait(25)
+        return check(path, *arguments)
+
+    monkeypatch.setattr(harness.app.settler, "_check_complete", check_or_hang)
+    try:
+        left = run_once(harness)
+    finally:
+        hangs.set()
+    assert left[0] == f"{PATH}: it is not settled; the next run continues"
+    assert "a thread did not end within 1 s; the next run continues" in left
+    assert harness.row(OTHER).state is State.RELEASED
+
+
+@pytest.mark.usefixtures("patience")
+def test_an_attempt_that_lasts_is_waited_for(
+    make_harness: MakeHarness, monkeypatch: pytest.MonkeyPatch, video: bytes
+) -> None:
+    """It hashes or sends a large file."""
+    monkeypatch.setattr(single_pass, "LASTING_SECONDS", 0.5)
+    harness = make_harness()
+    harness.write(PATH, video)
+    publish_soon = PublishStage.publish
+
+    def publish_late(stage: PublishStage, upload: Upload) -> None:
+        time.sleep(4)
+        publish_soon(stage, upload)
+
+    monkeypatch.setattr(PublishStage, "publish", publish_late)
+    assert run_once(harness) == []
+    assert not os.path.exists(harness.absolute(PATH))
