@@ -1,4 +1,4 @@
-"""The commands through PgBouncer, in front of the compressor's database."""
+"""The commands through PgBouncer, in front of PostgreSQL."""
 
 from __future__ import annotations
 

@@ -23,6 +23,9 @@ log = structlog.get_logger()
 MAX_WAIT_SECONDS = 30.0
 """The ledger is queried at least this often, because another process may have changed it."""
 
+LOCKED_SECONDS = 0.25
+"""Between two queries while the only due rows are locked."""
+
 DATABASE_BACKOFF = Backoff(base=0.5, factor=2.0, cap=15.0)
 """Between two queries of a database that does not answer."""
 
@@ -185,6 +188,9 @@ class StageRunner(Worker):
             self.breaker.clear(Code.DATABASE)
         if due is None:
             return MAX_WAIT_SECONDS
+        if due <= now:
+            # Due, and not claimable: another session has locked its row.
+            return LOCKED_SECONDS
         return min(MAX_WAIT_SECONDS, max(0.01, (due - now).total_seconds()))
 
     @property
