@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,7 +18,7 @@ from db import (
     State,
     Upload,
 )
-from storage import KeyTooLongError
+from storage import KeyTooLongError, StorageError
 from watcher.catalog.row_matching import is_newer, rows_of_file
 from watcher.errors import Code, incomplete_reason
 from watcher.renditions import ORIGINAL, Naming, rendition_of
@@ -32,8 +31,6 @@ PAGE = 500
 """How many uploads one query reads the rows of."""
 
 STATUSES = frozenset({"processing", "ready", "failed"})
-_QUALITY = re.compile(r"[0-9A-Za-z._-]{1,64}")
-"""What may become a part of an object key; the compressor's table allows less."""
 
 FRESH = timedelta(seconds=10)
 """Uploads that have waited no longer than this are checked often."""
@@ -100,9 +97,8 @@ class CatalogGate:
         if not of_file:
             return Waiting(Code.NO_ROW, "The compressor's catalog has no row for it yet.")
         row = of_file[-1]
-        if row.status not in STATUSES or not _QUALITY.fullmatch(row.quality):
-            reason = f"Its catalog row {row.id} has no valid status or quality: correct the row."
-            return Waiting(Code.NO_ROW, reason)
+        if row.status not in STATUSES:
+            return Waiting(Code.NO_ROW, f"Its catalog row {row.id} has no valid status: correct the row.")
         if row.status == "failed":
             # A second encode that fails before it opens the file leaves the content of an earlier row.
             earlier = [one for one in of_file if one.id == upload.catalog_row_id and one.status == "ready"]
@@ -118,14 +114,24 @@ class CatalogGate:
             return Waiting(Code.ROW_NOT_NEWER, reason)
         if upload.finding is not None and row.quality != ORIGINAL:
             return Rejected(Code.INCOMPLETE, incomplete_reason(upload.finding))
+        return self._admitted(upload, row)
+
+    def _admitted(self, upload: Upload, row: CatalogRow) -> Decision:
+        """Admit an upload for a ready row, unless that names no object."""
         rendition = rendition_of(upload.video_id, upload.path, row.quality)
+        try:
+            key = self._naming.key(rendition)
+        except KeyTooLongError:
+            raise
+        except StorageError as exc:
+            return Waiting(Code.NO_ROW, f"Its catalog row {row.id} names no object: correct the row. {exc}")
         return Admitted(
             Admission(
                 catalog_row_id=row.id,
                 catalog_row_at=row.created_at,
                 filename=rendition.filename,
                 quality=rendition.quality,
-                object_key=self._naming.key(rendition),
+                object_key=key,
             )
         )
 
