@@ -17,6 +17,8 @@ from watcher.filesystem import tree as tree_module
 from watcher.filesystem.openat import identity_of
 from watcher.supervision.background_thread import stop_all
 
+pytestmark = pytest.mark.long
+
 ODD = f"{VIDEO_ID}/odd_720p.mp4"
 GOOD = [f"{VIDEO_ID}/good{number}_720p.mp4" for number in range(3)]
 FAR = 2**63

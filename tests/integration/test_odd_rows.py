@@ -12,6 +12,8 @@ from tests.compressor.database import add_video
 from tests.support.catalog_rows import BASE_URL, CatalogRows
 from tests.support.harness import VIDEO_ID, Harness, MakeHarness
 
+pytestmark = pytest.mark.long
+
 ODD_VIDEO = VIDEO_ID.replace("0b8e", "1b8e")
 ODD_NAME = "odd_720p.mp4"
 ODD = f"{ODD_VIDEO}/{ODD_NAME}"
