@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -115,13 +115,17 @@ class Backend:
         return self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
 
     def clear(self, prefix: str) -> None:
-        """Remove what a test has left below its prefix: objects, and uploads that are open."""
+        """Remove what a test has left below its prefix: objects, and uploads that are open.
+
+        A request of the test that the server is still working on may abort an upload first.
+        """
         uploads = self.client.get_paginator("list_multipart_uploads")
         for page in uploads.paginate(Bucket=self.bucket, Prefix=prefix):
             for found in page.get("Uploads", []):
-                self.client.abort_multipart_upload(
-                    Bucket=self.bucket, Key=found["Key"], UploadId=found["UploadId"]
-                )
+                with suppress(self.client.exceptions.NoSuchUpload):
+                    self.client.abort_multipart_upload(
+                        Bucket=self.bucket, Key=found["Key"], UploadId=found["UploadId"]
+                    )
         for listing in self.client.get_paginator("list_objects_v2").paginate(
             Bucket=self.bucket, Prefix=prefix
         ):
