@@ -18,6 +18,7 @@ from db.errors import (
     LockNotAvailableError,
     UnknownUploadError,
 )
+from db.fields import format_time
 from db.invalidations import Invalidation, Invalidations
 from db.ledger import Ledger
 from db.ledger_reader import LedgerReader
@@ -33,7 +34,6 @@ from db.records import (
     Proof,
     Upload,
     UploadEvent,
-    format_time,
 )
 from db.states import TRANSITIONS, State
 

@@ -12,7 +12,6 @@ from uuid import UUID
 
 from peewee import Field
 
-from db.records import format_time, parse_time
 from db.states import State
 
 
@@ -33,6 +32,16 @@ COLUMN_TYPES: Mapping[Dialect, Mapping[str, str]] = {
     Dialect.SQLITE: {"UTC_TIME": "TEXT", "CANONICAL_UUID": "TEXT"},
     Dialect.POSTGRESQL: {"UTC_TIME": "TIMESTAMPTZ", "CANONICAL_UUID": "UUID"},
 }
+
+
+def format_time(time: datetime) -> str:
+    """A time as fixed-width ISO 8601 in UTC with microseconds, so that texts sort in order of time."""
+    return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def parse_time(text: str) -> datetime:
+    """The inverse of `format_time`."""
+    return datetime.fromisoformat(text)
 
 
 class UtcTimeField(_Column):

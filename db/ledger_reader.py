@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any, TypedDict, Unpack
@@ -11,7 +10,7 @@ import peewee
 from peewee import SQL, fn
 
 from db.database import Database
-from db.records import InstanceReport, Upload, UploadEvent
+from db.records import UPLOAD_COLUMNS, InstanceReport, Upload, UploadEvent
 from db.states import ENDED_STATES, State
 from db.upload_events import UploadEvents
 
@@ -56,9 +55,9 @@ class LedgerReader:
         self._clock = clock or database.now
         self._uploads = database.tables.uploads
         self._upload_events = UploadEvents(database)
-        self._all_columns = peewee.SQL(", ".join(f'"{field.name}"' for field in fields(Upload)))
+        self._all_columns = peewee.SQL(", ".join(f'"{name}"' for name in UPLOAD_COLUMNS))
         """The columns of a frequent SELECT, rendered once instead of for every query."""
-        columns = {field.name: getattr(self._uploads, field.name) for field in fields(Upload)}
+        columns = {name: getattr(self._uploads, name) for name in UPLOAD_COLUMNS}
         self._conversions: dict[str, Callable[[Any], Any]] = {
             name: column.python_value for name, column in columns.items() if not isinstance(column, _PLAIN)
         }

@@ -5,6 +5,7 @@ that several databases can be open in one process.
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -13,10 +14,8 @@ from peewee import (
     SQL,
     BigAutoField,
     BigIntegerField,
-    BooleanField,
     Check,
     ForeignKeyField,
-    IntegerField,
     Model,
     TextField,
 )
@@ -29,51 +28,15 @@ from db.catalog_models import (
     index_qualities,
     sql_list,
 )
-from db.fields import CanonicalUuidField, StateField, Unsigned64Field, UtcTimeField
+from db.fields import UtcTimeField
+from db.records import UPLOAD_COLUMNS, UploadColumns
 from db.states import ENDED_STATES, State
 
 _M = TypeVar("_M", bound=Model)
 
 
-class UploadRow(Model):
-    """The ledger: one row per content of a file. `db.records.Upload` documents the columns."""
-
-    id = BigAutoField()
-    instance = TextField()
-    path = TextField()
-    video_id = CanonicalUuidField()
-    filename = TextField()
-    quality = TextField()
-    device = Unsigned64Field()
-    inode = Unsigned64Field()
-    size = BigIntegerField()
-    mtime_ns = BigIntegerField()
-    checksum = TextField(null=True)
-    etag = TextField(null=True)
-    version_id = TextField(null=True)
-    confirmed_by = TextField(null=True)
-    object_key = TextField()
-    url = TextField(null=True)
-    finding = TextField(null=True)
-    awaits_row = BooleanField(default=False, constraints=[SQL("DEFAULT FALSE")])
-    catalog_row_id = CanonicalUuidField(null=True)
-    catalog_row_at = UtcTimeField(null=True)
-    state = StateField()
-    attempts = IntegerField(default=0, constraints=[SQL("DEFAULT 0")])
-    due_at = UtcTimeField()
-    last_error = TextField(null=True)
-    error_code = TextField(null=True)
-    claimed_by = TextField(null=True)
-    claim = BigIntegerField(default=0, constraints=[SQL("DEFAULT 0")])
-    claimed_until = UtcTimeField(null=True)
-    multipart_id = TextField(null=True)
-    part_size = BigIntegerField(null=True)
-    bytes_sent = BigIntegerField(default=0, constraints=[SQL("DEFAULT 0")])
-    discovered_at = UtcTimeField()
-    changed_at = UtcTimeField()
-    verified_at = UtcTimeField(null=True)
-    published_at = UtcTimeField(null=True)
-    released_at = UtcTimeField(null=True)
+class UploadRow(UploadColumns, Model):
+    """The ledger: one row per content of a file; `bind` adds the columns."""
 
 
 class EventRow(Model):
@@ -157,7 +120,7 @@ def bind(database: peewee.Database, schema: str | None, catalog_schema: str | No
         options = {"database": database, "schema": schema, "table_name": table_name, "constraints": checks}
         return type(model.__name__, (model,), {"Meta": type("Meta", (), options), **columns})
 
-    uploads = bound(UploadRow, "uploads", _UPLOAD_CHECKS)
+    uploads = bound(UploadRow, "uploads", _UPLOAD_CHECKS, **deepcopy(UPLOAD_COLUMNS))
     events = bound(EventRow, "upload_events", upload=_reference(uploads))
     qualities = bound(QualityRow, "video_qualities", QUALITY_CHECKS)
     _index_uploads(uploads)

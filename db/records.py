@@ -5,12 +5,18 @@ All times are aware and in UTC.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from datetime import UTC, datetime
-from typing import Any, TypedDict
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, TypeVar
 
+from peewee import SQL, BigAutoField, BigIntegerField, BooleanField, Field, IntegerField, TextField
+
+from db.fields import CanonicalUuidField, StateField, Unsigned64Field, UtcTimeField, format_time
 from db.states import State
+
+_T = TypeVar("_T")
 
 MIN_BIGINT, MAX_BIGINT = -(2**63), 2**63 - 1
 
@@ -41,64 +47,90 @@ class Identity:
         return replace(self, mtime_ns=max(MIN_BIGINT, min(self.mtime_ns, MAX_BIGINT)))
 
 
-@dataclass(frozen=True, slots=True)
-class Upload:
+class UploadColumns:
+    """The columns of the ledger, of which `db.models` makes the table and `Upload` is the record."""
+
+    __slots__ = ()
+
+    id = BigAutoField()
+    instance = TextField()
+    path = TextField()
+    """Relative to the watched directory, '/'-separated."""
+    video_id: Field[str] = CanonicalUuidField()
+    """Canonical lower-case UUID."""
+    filename = TextField()
+    quality = TextField()
+    device: Field[int] = Unsigned64Field()
+    inode: Field[int] = Unsigned64Field()
+    size = BigIntegerField()
+    """Bytes."""
+    mtime_ns = BigIntegerField()
+    checksum = TextField(null=True)
+    """Base64 of the 8 big-endian bytes of the CRC64NVME over the whole file, as S3's `ChecksumCRC64NVME`."""
+    etag = TextField(null=True)
+    version_id = TextField(null=True)
+    confirmed_by = TextField(null=True)
+    """'checksum' or 'etag'."""
+    object_key = TextField()
+    url = TextField(null=True)
+    """The public URL, once known."""
+    finding = TextField(null=True)
+    """What is wrong with its container, where the catalog decides whether that matters."""
+    awaits_row = BooleanField(default=False, constraints=[SQL("DEFAULT FALSE")])
+    """Whether it waits at the catalog gate; `due_at` is then when the wait began."""
+    catalog_row_id: Field[str | None] = CanonicalUuidField(null=True)
+    """The catalog row that it was admitted for and may be published onto."""
+    catalog_row_at: Field[datetime | None] = UtcTimeField(null=True)
+    """The catalog's creation time of that row."""
+    state: Field[State] = StateField()
+    attempts = IntegerField(default=0, constraints=[SQL("DEFAULT 0")])
+    """Failed attempts since the last transition."""
+    due_at: Field[datetime] = UtcTimeField()
+    last_error = TextField(null=True)
+    error_code = TextField(null=True)
+    """The stable code of `last_error`; without a `last_error`, what the upload waits for."""
+    claimed_by = TextField(null=True)
+    claim = BigIntegerField(default=0, constraints=[SQL("DEFAULT 0")])
+    claimed_until: Field[datetime | None] = UtcTimeField(null=True)
+    multipart_id = TextField(null=True)
+    part_size = BigIntegerField(null=True)
+    """Bytes."""
+    bytes_sent = BigIntegerField(default=0, constraints=[SQL("DEFAULT 0")])
+    discovered_at: Field[datetime] = UtcTimeField()
+    changed_at: Field[datetime] = UtcTimeField()
+    """When `state` last changed."""
+    verified_at: Field[datetime | None] = UtcTimeField(null=True)
+    published_at: Field[datetime | None] = UtcTimeField(null=True)
+    released_at: Field[datetime | None] = UtcTimeField(null=True)
+
+
+UPLOAD_COLUMNS: Mapping[str, Any] = {
+    name: column for name, column in vars(UploadColumns).items() if isinstance(column, Field)
+}
+"""The columns by name, in the order of the table."""
+
+
+def _record(cls: type[_T]) -> type[_T]:
+    """Make a frozen dataclass of the class, with a field for each of `UPLOAD_COLUMNS`."""
+    cls.__annotations__ = dict.fromkeys(UPLOAD_COLUMNS, Any)
+    for name in UPLOAD_COLUMNS:
+        # An inherited column would become the field's default.
+        setattr(cls, name, field())
+    return dataclass(frozen=True, slots=True)(cls)
+
+
+@_record
+class Upload(UploadColumns):
     """One row of the ledger as it was when it was read: the upload of one content of one file.
 
-    The fields are the columns of `db.models.UploadRow`, in the same order. `claim` is a fencing token:
-    `Ledger` accepts a write only with the row's present number.
+    The attributes are those of `UploadColumns`. `claim` is a fencing token: `Ledger` accepts a write only
+    with the row's present number.
     """
 
-    id: int
-    instance: str
-    path: str
-    """Relative to the watched directory, '/'-separated."""
-    video_id: str
-    """Canonical lower-case UUID."""
-    filename: str
-    quality: str
-    device: int
-    inode: int
-    size: int
-    """Bytes."""
-    mtime_ns: int
-    checksum: str | None
-    """Base64 of the 8 big-endian bytes of the CRC64NVME over the whole file, as S3's `ChecksumCRC64NVME`."""
-    etag: str | None
-    version_id: str | None
-    confirmed_by: str | None
-    """'checksum' or 'etag'."""
-    object_key: str
-    url: str | None
-    """The public URL, once known."""
-    finding: str | None
-    """What is wrong with its container, where the catalog decides whether that matters."""
-    awaits_row: bool
-    """Whether it waits at the catalog gate; `due_at` is then when the wait began."""
-    catalog_row_id: str | None
-    """The catalog row that it was admitted for and may be published onto."""
-    catalog_row_at: datetime | None
-    """The catalog's creation time of that row."""
-    state: State
-    attempts: int
-    """Failed attempts since the last transition."""
-    due_at: datetime
-    last_error: str | None
-    error_code: str | None
-    """The stable code of `last_error`; without a `last_error`, what the upload waits for."""
-    claimed_by: str | None
-    claim: int
-    claimed_until: datetime | None
-    multipart_id: str | None
-    part_size: int | None
-    """Bytes."""
-    bytes_sent: int
-    discovered_at: datetime
-    changed_at: datetime
-    """When `state` last changed."""
-    verified_at: datetime | None
-    published_at: datetime | None
-    released_at: datetime | None
+    if TYPE_CHECKING:
+        __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+        def __init__(self, **columns: Any) -> None: ...
 
     @property
     def identity(self) -> Identity:
@@ -107,7 +139,7 @@ class Upload:
 
     def as_dict(self) -> dict[str, JSON]:
         """The row by column name, ready for JSON; times as ISO 8601 in UTC, ending in 'Z'."""
-        return {field.name: _as_json(getattr(self, field.name)) for field in fields(self)}
+        return {name: _as_json(getattr(self, name)) for name in UPLOAD_COLUMNS}
 
 
 class Admission(TypedDict):
@@ -205,16 +237,6 @@ class CatalogRow:
     def age_order(self) -> tuple[datetime, str]:
         """The sort key for rows from the oldest to the newest."""
         return self.created_at, self.id
-
-
-def format_time(time: datetime) -> str:
-    """A time as fixed-width ISO 8601 in UTC with microseconds, so that texts sort in order of time."""
-    return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-def parse_time(text: str) -> datetime:
-    """The inverse of `format_time`."""
-    return datetime.fromisoformat(text)
 
 
 def _as_json(value: State | str | float | datetime | None) -> JSON:
