@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from db import DatabaseError
 from storage import StorageError
 from watcher.filesystem import NotOursError, RootUnavailableError, UnreadableError
 from watcher.telemetry.formatting import printable
+from watcher.telemetry.redaction import redact
 
 
 class FailureKind(StrEnum):
@@ -129,7 +130,12 @@ HANDLED_ERRORS = (
 
 
 def failure_of(exc: Exception) -> Failure:
-    """The failure that an exception of `HANDLED_ERRORS` stands for."""
+    """The failure that an exception of `HANDLED_ERRORS` stands for; its sentence tells no secret."""
+    failure = _classified(exc)
+    return replace(failure, sentence=redact(failure.sentence))
+
+
+def _classified(exc: Exception) -> Failure:
     match exc:
         case StageError():
             return exc.failure

@@ -3,6 +3,7 @@
 Every setting that matters is set here, so that none depends on the machine's AWS configuration.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import closing
@@ -111,7 +112,16 @@ class AwsSession(Closeable):
             )
             if found is None:
                 raise NoCredentialsError
-            return found.get_frozen_credentials()
+            frozen = found.get_frozen_credentials()
+        for value in (frozen.access_key, frozen.secret_key, frozen.token):
+            # As a header it would be refused by a library whose message quotes it.
+            if value is not None and not re.fullmatch(r"[\x21-\x7e]+", value):
+                hint = (
+                    "The access key, the secret key or the session token contains white space or characters "
+                    f"other than ASCII. Correct it where it was found: {found.method}."
+                )
+                raise StorageError(ErrorKind.ENVIRONMENT, "find credentials", None, "bad-credentials", hint)
+        return frozen
 
     def _make_client(self, signature: object) -> "S3Client":
         client: S3Client = make_client(

@@ -12,7 +12,7 @@ from tests.support.cli_process import Command
 from tests.support.s3_server import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY
 from watcher.cli.app import app
 from watcher.settings import Settings
-from watcher.settings.report import MASK
+from watcher.telemetry.redaction import MASK
 
 pytestmark = pytest.mark.long
 

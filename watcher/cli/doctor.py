@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from watcher.cli.ledger_access import daemon_lock, settings_of
 from watcher.cli.output import AsJson, echo, print_json
 from watcher.filesystem import leases
 from watcher.operations import check_host
+from watcher.telemetry import redact
 
 
 def doctor(
@@ -49,7 +51,8 @@ def doctor(
         cdn_domain=settings.cloudfront_domain,
     )
     results = []
-    for result in chain(check_host(settings, daemon_lock(settings)), on_storage):
+    for check in chain(check_host(settings, daemon_lock(settings)), on_storage):
+        result = replace(check, detail=redact(check.detail), remedy=redact(check.remedy))
         results.append(result)
         if not as_json:
             echo(f"{result.outcome:9}{result.name}: {result.detail} {result.remedy}".rstrip())

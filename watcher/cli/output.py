@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from watcher.telemetry import printable
+from watcher.telemetry import printable, redact
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 """The option of every command that can print JSON."""
@@ -24,8 +24,8 @@ def echo(text: str) -> None:
 
 
 def echo_error(text: str) -> None:
-    """Print a line to standard error, with control characters escaped."""
-    print(printable(text), file=sys.stderr)
+    """Print a line to standard error, with control characters escaped and without secrets."""
+    print(printable(redact(text)), file=sys.stderr)
 
 
 def print_json(value: Any) -> None:

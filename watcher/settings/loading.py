@@ -6,17 +6,29 @@ means unset unless the setting's text says what it means. The environment takes 
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from pydantic_settings import DotEnvSettingsSource, EnvSettingsSource
 
 from watcher.settings.file_permissions import permission_problems
 from watcher.settings.model import CONFLICT, Settings
 from watcher.settings.types import stripped
+from watcher.telemetry.redaction import redact
 
 _MAY_BE_EMPTY = frozenset({"METRICS_ADDRESS", "POSTGRES_PASSWORD"})
 """Without an address no metrics are served; an empty password means trust authentication."""
+
+
+def _holds_secret(annotation: object) -> bool:
+    return annotation is SecretStr or any(map(_holds_secret, get_args(annotation)))
+
+
+SECRETS = frozenset(
+    name.upper() for name, field in Settings.model_fields.items() if _holds_secret(field.annotation)
+)
+"""The names of the secret settings. Of `DATABASE_URL`, only the password is."""
 
 
 class SettingsError(Exception):
@@ -64,10 +76,19 @@ def load_settings(env_file: str | None = ".env") -> Settings:
     given: dict[str, Any] = {}
     for values in reversed(sources.values()):
         given.update(values)
+    _teach_redactor(given)
     try:
         return Settings(**given)
     except ValidationError as exc:
         raise SettingsError(_sentences(exc)) from exc
+
+
+def _teach_redactor(given: dict[str, Any]) -> None:
+    secrets = {name: str(given[name]) for name in SECRETS & given.keys()}
+    if url := secrets.pop("DATABASE_URL", None):
+        secrets["DATABASE_URL"] = "".join(re.findall(r"//[^/:@]*:(.*)@", url))
+        secrets |= dict(re.findall(r"(?i)(password|passwd|sslpassword)=([^&]*)", url))
+    redact.learn(secrets.values(), (str(value) for name, value in given.items() if name not in SECRETS))
 
 
 def _sentences(exc: ValidationError) -> list[str]:

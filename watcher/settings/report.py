@@ -10,8 +10,7 @@ from pydantic import SecretStr
 from watcher.settings.file_permissions import is_world_readable
 from watcher.settings.loading import read_sources
 from watcher.settings.model import Settings
-
-MASK = "********"
+from watcher.telemetry.redaction import MASK
 
 
 class SettingReport(NamedTuple):

@@ -18,7 +18,7 @@ import structlog
 from watcher.errors import Failure
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.liveness import Liveness
-from watcher.telemetry import Metrics, printable
+from watcher.telemetry import Metrics, printable, redact
 
 log = structlog.get_logger()
 
@@ -94,7 +94,7 @@ class Supervisor:
             before = self._errors.get(thread)
             error = self._errors[thread] = InternalError(
                 thread,
-                error=printable(f"{type(exc).__name__}: {exc}"),
+                error=redact(printable(f"{type(exc).__name__}: {exc}")),
                 at=datetime.now(UTC),
                 count=1 if before is None else before.count + 1,
                 recent=sum(now - moment <= FAILURE_WINDOW_SECONDS for moment in failed_at),

@@ -4,6 +4,7 @@ from watcher.telemetry.formatting import human_duration, human_size, human_time,
 from watcher.telemetry.logging import RepeatFilter, configure_logging, row_context
 from watcher.telemetry.metrics import Metrics
 from watcher.telemetry.progress_bars import show_progress
+from watcher.telemetry.redaction import redact
 from watcher.telemetry.transfer_progress import TransferProgress
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "human_size",
     "human_time",
     "printable",
+    "redact",
     "row_context",
     "show_progress",
 ]

@@ -13,6 +13,10 @@ import structlog
 
 from db import Upload
 from watcher.telemetry.formatting import printable
+from watcher.telemetry.redaction import redact
+
+_PROSE = frozenset({"error", "exception", "hint", "message", "reason", "stack"})
+"""The keys of a log line under which the words of another library may stand."""
 
 
 def configure_logging(level: str, log_format: str | None, stream: TextIO | None = None) -> None:
@@ -52,6 +56,7 @@ def configure_logging(level: str, log_format: str | None, stream: TextIO | None 
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 # A plain traceback: the pretty one shows local variables, which include credentials.
                 structlog.processors.format_exc_info,
+                _without_secrets,
                 *renderer,
             ],
         )
@@ -73,6 +78,14 @@ def _library_event(
     event["message"] = event["event"]
     event["library"] = record.name if record is not None else getattr(logger, "name", "")
     event["event"] = "library_message"
+    return event
+
+
+def _without_secrets(
+    logger: logging.Logger, name: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    del logger, name
+    event.update({key: redact(value) for key, value in event.items() if key in _PROSE and type(value) is str})
     return event
 
 

@@ -4,7 +4,7 @@ from contextlib import closing
 
 import pytest
 
-from storage import ObjectStore, StorageConfig
+from storage import ErrorKind, ObjectStore, StorageConfig, StorageError
 from storage.aws.clients import AwsSession
 from tests.support.s3_server import config_for
 
@@ -66,6 +66,20 @@ def test_credentials_are_those_of_the_configuration_before_those_of_the_machine(
             url = access.client.generate_presigned_url("get_object", Params={"Bucket": "b", "Key": "k"})
             assert f"X-Amz-Credential={expected}%2F" in url
             assert access.credentials().access_key == expected
+
+
+def test_a_credential_of_the_machine_that_no_header_takes_is_refused_without_being_quoted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "of-the-machine")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "of-the-machine")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "kingfisher\r\n")
+    config = StorageConfig(bucket="b", region="r")
+    with closing(AwsSession(config)) as access, pytest.raises(StorageError) as refused:
+        access.credentials()
+    assert "Correct it where it was found: env" in str(refused.value)
+    assert refused.value.kind is ErrorKind.ENVIRONMENT
+    assert "kingfisher" not in str(refused.value)
 
 
 def test_a_store_makes_no_request_before_it_is_asked_to() -> None:

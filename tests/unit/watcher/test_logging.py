@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from watcher.telemetry.logging import RepeatFilter, configure_logging
+from watcher.telemetry.redaction import MASK, redact
 
 NASTY = "two\nlines \x1b[2J \x07 \x7f \x9b \u2028 \udcff"
 
@@ -176,3 +177,17 @@ def test_what_was_said_long_ago_is_forgotten_so_that_memory_is_bounded() -> None
     assert seen.is_news("d", "x")
     assert not seen.is_news("a", "x"), "a repeated message is remembered"
     assert seen.is_news("b", "x"), "the oldest is forgotten"
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_what_a_library_says_of_a_secret_is_logged_without_it(log_format: str) -> None:
+    log = Log(log_format=log_format)
+    redact.learn(["kingfisher-of-the-harbour"])
+    try:
+        logging.getLogger("botocore").error("Invalid header value b'kingfisher-of-the-harbour\\n'")
+        error = ValueError("invalid token kingfisher-of-the-harbour")
+        structlog.get_logger().error("internal_error", error=str(error), exc_info=error)
+    finally:
+        redact.learn([])
+    assert "kingfisher" not in log.stream.getvalue()
+    assert log.stream.getvalue().count(MASK) == 3

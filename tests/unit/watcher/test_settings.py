@@ -15,8 +15,9 @@ from watcher.app.factories import make_naming, make_path_template, make_storage_
 from watcher.renditions import Ignored, Rendition
 from watcher.settings.loading import SettingsError, load_settings, read_sources
 from watcher.settings.model import CatalogKind, Settings, state_directory
-from watcher.settings.report import MASK, mask_url, report_settings
+from watcher.settings.report import mask_url, report_settings
 from watcher.settings.unused import unused_settings
+from watcher.telemetry.redaction import MASK
 
 VIDEO_ID = "0b8e3f60-9d5c-4c1a-8f8e-3b1f0a7d2c11"
 SECRET = "s3cr3t-that-nobody-may-see"
