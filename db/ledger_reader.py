@@ -99,11 +99,17 @@ class LedgerReader:
         uploads = self._uploads
         return self._pages(uploads.select().where(self._in_instance, uploads.state.in_(sorted(states))))
 
-    def abandoned_multiparts(self, limit: int) -> list[Upload]:
-        """The uploads that are no longer pending and whose multipart upload may still be open in S3."""
+    def abandoned_multiparts(self, limit: int, *, after: int = 0) -> list[Upload]:
+        """The uploads that are no longer pending and whose multipart upload may still be open in S3.
+
+        In the order of their ids, from the one that follows `after`.
+        """
         uploads = self._uploads
         query = uploads.select().where(
-            self._in_instance, uploads.multipart_id.is_null(False), uploads.state != State.PENDING
+            self._in_instance,
+            uploads.id > after,
+            uploads.multipart_id.is_null(False),
+            uploads.state != State.PENDING,
         )
         return self._fetch("list abandoned multipart uploads", query.order_by(uploads.id).limit(limit))
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from db import Identity, Ledger, State, Upload, migrate, open_database, sqlite_url
-from storage import ObjectStore
+from storage import ObjectStore, StorageError
 from tests.conformance.backends import Backend
+from tests.support.fault_proxy import FaultProxy, s3_error
 from watcher.stages.abandoned_multiparts import AbandonedMultiparts
 from watcher.supervision.background_thread import Supervisor
 from watcher.supervision.backoff import Backoff
@@ -82,3 +83,29 @@ def test_what_a_row_left_open_when_it_ended_is_aborted_later(
     assert janitor.abort_abandoned() == 1
     assert still_open(store, prefix) == set()
     assert janitor.abort_abandoned() == 0
+
+
+def test_an_upload_that_a_policy_keeps_from_being_aborted_keeps_no_other_one_open(
+    backend: Backend,
+    janitor: AbandonedMultiparts,
+    ledger: Ledger,
+    store: ObjectStore,
+    proxy: FaultProxy,
+    prefix: str,
+) -> None:
+    """In what rows left open, and among those that no row names."""
+    denied = begin(backend, f"{prefix}/denied.mp4")
+    begin(backend, f"{prefix}/given_up.mp4")
+    for name in ("denied", "given_up"):
+        upload = enqueue(ledger, f"{prefix}/{name}.mp4", denied if name == "denied" else "forgotten")
+        ledger.advance(upload, State.GONE, error="The file disappeared.", error_code="local-missing")
+    proxy.fault = lambda request, forward: (
+        s3_error(403, "AccessDenied")
+        if request.method == "DELETE" and "denied" in request.path
+        else forward()
+    )
+    with pytest.raises(StorageError, match="AccessDenied"):
+        janitor.abort_abandoned()
+    assert [upload.object_key for upload in ledger.abandoned_multiparts(10)] == [f"{prefix}/denied.mp4"]
+    assert not janitor.adopt_or_abort()
+    assert still_open(store, prefix) == {denied}

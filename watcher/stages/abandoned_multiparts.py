@@ -7,7 +7,8 @@ prefix, and other daemons the ledger.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import structlog
 
@@ -25,6 +26,26 @@ LISTING_SECONDS = 3600.0
 
 BATCH = 100
 PATIENCE_SECONDS = 600.0
+
+
+class _Refusals:
+    """Requests that S3 denied (403), which keep none of the others waiting: a policy may deny one key."""
+
+    def __init__(self) -> None:
+        self._first: StorageError | None = None
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        try:
+            yield
+        except StorageError as exc:
+            if exc.status != 403:
+                raise
+            self._first = self._first or exc
+
+    def raise_first(self) -> None:
+        if self._first is not None:
+            raise self._first
 
 
 class AbandonedMultiparts(Worker):
@@ -58,6 +79,8 @@ class AbandonedMultiparts(Worker):
             lambda failure: log.warning("abort_failed", reason=failure.sentence)
         )
         self._failures = 0
+        self._after = 0
+        """The upload after which the next batch begins."""
         self._then: Callable[[], None] | None = None
         self._thread = self.add_thread("janitor", self._step, patience=PATIENCE_SECONDS)
 
@@ -78,11 +101,14 @@ class AbandonedMultiparts(Worker):
         Returns False if S3 or the database failed, which is logged once until both answer.
         """
         self._listing_due_at = self._clock() + LISTING_SECONDS
+        refusals = _Refusals()
         try:
             prefix = self._prefix and f"{self._prefix}/"
             for found in self._store.open_multiparts(prefix):
-                if not self._adopt_or_abort(found):
-                    self._listing_due_at = self._clock() + PERIOD_SECONDS
+                with refusals.collecting():
+                    if not self._adopt_or_abort(found):
+                        self._listing_due_at = self._clock() + PERIOD_SECONDS
+            refusals.raise_first()
         except (StorageError, DatabaseError) as exc:
             self._listing_failure.fail(failure_of(exc))
             return False
@@ -107,13 +133,17 @@ class AbandonedMultiparts(Worker):
     def abort_abandoned(self) -> int:
         """Abort what rows that ended left open; returns how many. Raises StorageError and DatabaseError."""
         aborted = 0
-        for upload in self._ledger.abandoned_multiparts(BATCH):
-            self._store.abort(upload.object_key, upload.multipart_id or "")
-            if not self._ledger.mark_multipart_aborted(upload):
-                # Another daemon of the directory has aborted it as well.
-                continue
-            aborted += 1
-            log.info("multipart_aborted", key=upload.object_key, upload=upload.id)
+        refusals = _Refusals()
+        batch = self._ledger.abandoned_multiparts(BATCH, after=self._after)
+        for upload in batch:
+            with refusals.collecting():
+                self._store.abort(upload.object_key, upload.multipart_id or "")
+                # False if another daemon of the directory has aborted it as well.
+                if self._ledger.mark_multipart_aborted(upload):
+                    aborted += 1
+                    log.info("multipart_aborted", key=upload.object_key, upload=upload.id)
+        self._after = batch[-1].id if len(batch) == BATCH else 0
+        refusals.raise_first()
         return aborted
 
     def _adopt_or_abort(self, found: OpenMultipart) -> bool:
