@@ -31,14 +31,12 @@ _POSTGRES_DEFAULTS = {
     "tcp_user_timeout": "30000",
 }
 
-_BEGIN = (
-    "BEGIN; SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '30s'; "
+_LIMITS = (
+    "SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '30s'; "
     "SET LOCAL idle_in_transaction_session_timeout = '30s'"
 )
-_BEGIN_READ_ONLY = (
-    "BEGIN READ ONLY; SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '30s'; "
-    "SET LOCAL idle_in_transaction_session_timeout = '30s'"
-)
+_BEGIN = "BEGIN; " + _LIMITS
+_BEGIN_READ_ONLY = "BEGIN READ ONLY; " + _LIMITS
 
 
 @dataclass(frozen=True, slots=True)

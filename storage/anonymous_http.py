@@ -62,7 +62,7 @@ class AnonymousHttp:
         max_redirects: int = 0,
         max_body: int = MAX_BODY_BYTES,
     ) -> Answer:
-        """Send a request and return the answer, whatever its status, with at limit `max_body` bytes of body.
+        """Send a request and return the answer, whatever its status, with at most `max_body` bytes of body.
 
         Redirects beyond `max_redirects`, and those to anything but http and https, are returned as answers.
         Raises `StorageError`: environment for a URL that cannot be fetched and for a certificate that is not

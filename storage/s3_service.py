@@ -5,10 +5,10 @@ raises instead.
 """
 
 import os
+import threading
 import uuid
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
-from functools import cached_property
 from pathlib import PurePath
 from typing import Self
 
@@ -34,14 +34,17 @@ class S3Service:
 
     def __init__(self, config: StorageConfig) -> None:
         self._config = config
+        self._lock = threading.Lock()
+        self._store: RenditionStore | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        created = self.__dict__.pop("_renditions", None)
-        if isinstance(created, RenditionStore):
-            created.close()
+        with self._lock:
+            store, self._store = self._store, None
+        if store is not None:
+            store.close()
 
     def upload_file(
         self, local_file_path: str, video_id: uuid.UUID | str, filename: str, quality: str
@@ -84,9 +87,12 @@ class S3Service:
             _log.error("service_lookup_failed", **failure.context(names))
         return False
 
-    @cached_property
+    @property
     def _renditions(self) -> RenditionStore:
-        return RenditionStore(self._config)
+        with self._lock:
+            if self._store is None:
+                self._store = RenditionStore(self._config)
+            return self._store
 
 
 class _Failure(AbstractContextManager["_Failure", bool]):

@@ -1,1 +1,1 @@
-"""Sees files, decides, drives. The only package that knows `storage` and `db`."""
+"""The daemon and its commands; the only package that imports `storage` and `db`."""

@@ -28,7 +28,7 @@ _PERMISSION_CODES = frozenset({"AccessDenied", "http-403"})
 
 
 class ProbeObject:
-    """One round of checks with an object of its own, whose name begins with '.', unlike a video's key_prefix.
+    """One round of checks with an object of its own, whose name begins with '.', unlike a video's directory.
 
     It is stored with `Cache-Control: no-store`, so that no cache keeps it after its deletion.
     """

@@ -81,8 +81,13 @@ def _connection(fd: int, port: int) -> socket.socket | None:
     try:
         if not os.readlink(f"/proc/self/fd/{fd}").startswith("socket:"):
             return None
-        sock = socket.socket(fileno=os.dup(fd))
+        copy = os.dup(fd)
     except OSError:  # closed meanwhile
+        return None
+    try:
+        sock = socket.socket(fileno=copy)
+    except OSError:  # a file's meanwhile
+        os.close(copy)
         return None
     try:
         is_tcp = sock.family in (socket.AF_INET, socket.AF_INET6) and sock.type == socket.SOCK_STREAM

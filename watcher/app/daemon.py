@@ -233,11 +233,11 @@ class Daemon:
     def _stop(self) -> bool:
         app = self._app
         self._notifier.stopping("Stopping: unfinished uploads continue at the next start")
-        stop_all([self._observer_supervisor], STOP_SECONDS)
+        in_time = stop_all([self._observer_supervisor], STOP_SECONDS)
         workers: list[Worker] = [*app.runners.values(), app.scan_scheduler, app.settler]
         workers += [app.abandoned_multiparts, app.disk_pressure]
         workers += [worker for worker in (app.context.invalidator, app.catalog_thread) if worker is not None]
-        in_time = stop_all(workers, STOP_SECONDS)
+        in_time &= stop_all(workers, STOP_SECONDS)
         self._metrics_server.stop()
         self._heartbeat("stopped")
         log.info("daemon_stopped", in_time=in_time)

@@ -102,7 +102,7 @@ class CompressorCatalog:
 
         A row whose earlier URL is unknown keeps the public URL, where the object will be again.
         """
-        operation = f"withdraw {upload.path} from the compressor's catalog"
+        operation = f"revert {upload.path} to its local URL in the compressor's catalog"
 
         def revert_once() -> int:
             showing = [row for row in self._rows_of(upload) if row.url == public_url]

@@ -82,7 +82,7 @@ app.add_typer(database, name="db")
 
 
 def main() -> None:
-    """Run the command line and exit with one of the exit codes in `watcher.cli.output`."""
+    """Run the command line and exit with one of `watcher.cli.exit_codes`."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # Characters that the terminal's encoding lacks are escaped.

@@ -100,7 +100,7 @@ def _run_once(app: Application, signals: queue.SimpleQueue[int]) -> None:
 
 
 def _exit_now(exit_code: int) -> None:
-    """End the process: a stuck thread would keep the interpreter from exiting. Uploads resume later."""
+    """End the process without closing what a stuck thread still uses. Uploads resume later."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(exit_code)

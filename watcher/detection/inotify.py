@@ -42,7 +42,9 @@ MASK = CHANGE_MASK | InotifyConstants.IN_ONLYDIR | InotifyConstants.IN_DONT_FOLL
 ENTRIES_AT_ONCE = 1000
 """Most entries of a new directory that are read before its scan, so that the queue does not fill up."""
 
-_VANISHED = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
+_NEEDS_NO_WATCH = frozenset(
+    {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
+)
 
 AddWatch = Callable[[int, bytes], int]
 
@@ -117,10 +119,8 @@ class Watches(InotifyFD):
         """
         try:
             self._add_watch(path)
-        except PermissionError:
-            return False
         except OSError as error:
-            if error.errno in _VANISHED:
+            if error.errno in _NEEDS_NO_WATCH:
                 self._forget(path)
             else:
                 self._note_unwatched(path, error)

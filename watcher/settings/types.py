@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Annotated
+from typing import Annotated, TypeVar
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
@@ -12,6 +12,8 @@ from pydantic_settings import NoDecode
 
 from storage import has_control_characters
 from watcher.renditions import check_template
+
+_Text = TypeVar("_Text", str, SecretStr)
 
 
 def stripped(value: object) -> object:
@@ -52,17 +54,9 @@ def _all_match(pattern: str, reason: str) -> AfterValidator:
 
 
 def _matches(pattern: str, reason: str) -> AfterValidator:
-    def check(value: str) -> str:
-        if not re.fullmatch(pattern, value):
-            raise ValueError(reason)
-        return value
-
-    return AfterValidator(check)
-
-
-def _secret_matches(pattern: str, reason: str) -> AfterValidator:
-    def check(value: SecretStr) -> SecretStr:
-        if not re.fullmatch(pattern, value.get_secret_value()):
+    def check(value: _Text) -> _Text:
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if not re.fullmatch(pattern, text):
             raise ValueError(reason)
         return value
 
@@ -183,7 +177,7 @@ Identifier = Annotated[str, _matches(r"[a-z_][a-z0-9_]{0,62}", "it is not a lowe
 Url = Annotated[str, AfterValidator(_url)]
 EndpointUrl = Annotated[str, AfterValidator(_endpoint), AfterValidator(_url)]
 Credential = Annotated[
-    SecretStr, _secret_matches(r"[\x21-\x7e]+", "it contains white space or characters other than ASCII")
+    SecretStr, _matches(r"[\x21-\x7e]+", "it contains white space or characters other than ASCII")
 ]
 PostgresHost = Annotated[
     str, _matches(r"/\S+|[^\s/@?#\[\]:]+|[0-9A-Fa-f:.]+", "it is not a name, address or directory")

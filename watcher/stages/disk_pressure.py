@@ -94,7 +94,8 @@ class DiskPressure(Worker):
 
     def report(self) -> dict[str, JSON]:
         """The values of the daemon's report for `status`."""
-        used = None if self._fullness is None else round(self._fullness.percent, 1)
+        fullness = self._fullness
+        used = None if fullness is None else round(fullness.percent, 1)
         return {"used_percent": used, "limit_percent": self._policy.disk_percent, "is_high": self.is_high}
 
     def check(self) -> int:

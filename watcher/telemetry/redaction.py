@@ -22,17 +22,23 @@ class Redactor:
     """Masks the secrets that it has learned. Safe for threads."""
 
     def __init__(self) -> None:
+        self._forms: set[str] = set()
         self._pattern: re.Pattern[str] | None = None
 
     def learn(self, secrets: Iterable[str], public: Iterable[str] = ()) -> None:
-        """Mask these secrets from now on, instead of those before.
+        """Mask these secrets, too, from now on: those before may still be in use.
 
         A value that is `public`, too, stays: masking the name of a user whose password is the same would
         hide what a message is about and reveal the password.
         """
-        forms = {form for secret in secrets for form in _forms(secret)} - {"", *public}
-        longest_first = sorted(forms, key=lambda form: (-len(form), form))
-        self._pattern = re.compile("|".join(map(_regex, longest_first))) if forms else None
+        self._forms |= {form for secret in secrets for form in _forms(secret)} - {"", *public}
+        longest_first = sorted(self._forms, key=lambda form: (-len(form), form))
+        self._pattern = re.compile("|".join(map(_regex, longest_first))) if longest_first else None
+
+    def forget(self) -> None:
+        """Mask nothing until `learn` is called again."""
+        self._forms.clear()
+        self._pattern = None
 
     def __call__(self, text: str) -> str:
         """The text without any of the secrets."""

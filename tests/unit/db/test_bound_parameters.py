@@ -22,11 +22,11 @@ QUOTED_NAMES = frozenset(
         ("db/migrations/0002_invalidations.py", "statement.format(schema=schema, **types)"),
         ("db/migrations/0003_catalog_rows.py", "statement.format(schema=schema, **types)"),
         ("db/compressor_table.py", "query.format(table='%s')"),
-        ("db/ledger_reader.py", "', '.join((f'\"{field.name}\"' for field in fields(Upload)))"),
+        ("db/ledger_reader.py", "', '.join((f'\"{name}\"' for name in UPLOAD_COLUMNS))"),
     }
 )
 """Texts that are not constants: migrations, into which a quoted schema and names of types are inserted;
-queries about one table, into which a placeholder is inserted; the column names of the record `Upload`."""
+queries about one table, into which a placeholder is inserted; the ledger's column names."""
 
 
 def is_constant(node: ast.expr, known: frozenset[str] = frozenset()) -> bool:

@@ -178,6 +178,31 @@ def test_watches_that_ran_out_are_told_once_counted_and_mended_by_a_scan(root: s
         observer.stop()
 
 
+def test_a_directory_that_became_unreadable_is_not_retried_for_ever_before_the_others(
+    root: str, told: Told
+) -> None:
+    for name in ("first", "second"):
+        os.mkdir(f"{root}/{name}")
+    refused: dict[bytes, int] = dict.fromkeys((b"first", b"second"), errno.ENOSPC)
+
+    def add(inotify: int, path: bytes) -> int:
+        if code := refused.get(os.path.basename(os.path.realpath(path))):
+            raise OSError(code, os.strerror(code))
+        return add_watch(inotify, path)
+
+    observer = TreeObserver(root, told.callbacks, add=add)
+    observer.start()
+    try:
+        scan(root, observer)
+        assert observer.unwatched == 2
+        refused[b"first"] = refused[b"second"] = errno.EACCES
+        assert not observer.retry_unwatched()
+        assert not observer.retry_unwatched()
+        assert observer.unwatched == 0
+    finally:
+        observer.stop()
+
+
 def test_a_new_directory_that_cannot_be_watched_is_counted_and_told_to_be_scanned(
     root: str, told: Told
 ) -> None:

@@ -109,24 +109,6 @@ def test_all_stalls_are_listed_at_once(liveness: Liveness, clock: Clock) -> None
     ]
 
 
-def test_workers_start_and_end_while_stalls_are_read(liveness: Liveness) -> None:
-    def start_and_end() -> None:
-        for _ in range(500):
-            pulse = liveness.pulse("worker", patience=60)
-            pulse.beat()
-            pulse.idle()
-            pulse.stop()
-
-    workers = [threading.Thread(target=start_and_end) for _ in range(4)]
-    for worker in workers:
-        worker.start()
-    while any(worker.is_alive() for worker in workers):
-        assert liveness.stalled() == []
-    for worker in workers:
-        worker.join()
-    assert liveness.stalled() == []
-
-
 def test_a_check_may_itself_use_the_registry(liveness: Liveness) -> None:
     """Checks run outside the lock, so that one that starts or stops a worker cannot block."""
 

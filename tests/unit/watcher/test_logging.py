@@ -188,6 +188,6 @@ def test_what_a_library_says_of_a_secret_is_logged_without_it(log_format: str) -
         error = ValueError("invalid token kingfisher-of-the-harbour")
         structlog.get_logger().error("internal_error", error=str(error), exc_info=error)
     finally:
-        redact.learn([])
+        redact.forget()
     assert "kingfisher" not in log.stream.getvalue()
     assert log.stream.getvalue().count(MASK) == 3

@@ -22,7 +22,7 @@ PASSWORD = "kingfisher@harbour/lantern"
 @pytest.fixture(autouse=True)
 def _redactor_as_before() -> Iterator[None]:
     yield
-    redact.learn([])
+    redact.forget()
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,13 @@ def test_a_long_secret_is_nowhere_in_what_is_shown(secret: str, before: str, aft
     redactor = Redactor()
     redactor.learn([secret])
     assert secret not in redactor(before + secret + after).replace(MASK, "\0") or secret in MASK
+
+
+def test_a_secret_that_was_replaced_stays_masked() -> None:
+    redactor = Redactor()
+    redactor.learn(["kingfisher-of-the-harbour"])
+    redactor.learn(["lantern-of-the-harbour"])
+    assert redactor("kingfisher-of-the-harbour lantern-of-the-harbour") == f"{MASK} {MASK}"
 
 
 def test_a_short_secret_is_masked_as_a_word_and_not_within_another_one() -> None:
