@@ -21,7 +21,7 @@ from watcher.settings import Settings, SettingsError
 from watcher.supervision.background_thread import Worker, stop_all
 from watcher.supervision.sd_notify import SystemdNotifier
 from watcher.telemetry import configure_logging
-from watcher.telemetry.metrics import MetricsServer
+from watcher.telemetry.metrics_server import MetricsServer
 
 log = structlog.get_logger()
 
