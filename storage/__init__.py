@@ -50,7 +50,7 @@ from storage.rendition_store import RenditionStore, UploadedRendition
 from storage.s3_service import S3Service
 from storage.source_file import SourceFile
 from storage.transfer import Multipart, OpenMultipart, Sent, Target, WriteCondition, part_size_for
-from storage.verification import Confirmation, Receipt, Verdict
+from storage.verification import Confirmation, ObjectHead, Receipt, Verdict, compare
 
 __all__ = [
     "CONTENT_TYPES",
@@ -68,6 +68,7 @@ __all__ = [
     "KeyTooLongError",
     "ListedObject",
     "Multipart",
+    "ObjectHead",
     "ObjectStore",
     "OpenMultipart",
     "Outcome",
@@ -90,6 +91,7 @@ __all__ = [
     "Verdict",
     "WriteCondition",
     "check_storage",
+    "compare",
     "content_type",
     "desired_documents",
     "failed",
