@@ -17,6 +17,11 @@ def metadata_of(upload: Upload) -> Mapping[str, str]:
     }
 
 
+def is_described(head: ObjectHead) -> bool:
+    """Whether an object has the metadata that this program gives its objects."""
+    return {"video-id", "quality", "source-mtime"} <= head.metadata.keys()
+
+
 def is_own(ledger: Ledger, key: str, head: ObjectHead) -> bool:
     """Whether an upload of this ledger, of any instance, wrote an object, or would have written it.
 
