@@ -4,6 +4,7 @@ This is the package's interface; nothing of boto3, botocore and the CRT is part 
 """
 
 from storage.bucket import (
+    NEW_ON_AWS,
     BucketAdmin,
     BucketDocument,
     DesiredBucket,
@@ -55,6 +56,7 @@ from storage.verification import Confirmation, ObjectHead, Receipt, Verdict, com
 __all__ = [
     "CONTENT_TYPES",
     "MAX_INVALIDATION_PATHS",
+    "NEW_ON_AWS",
     "QUALITIES",
     "BucketAdmin",
     "BucketDocument",
