@@ -22,7 +22,15 @@ from db.fields import format_time
 from db.invalidations import Invalidation, Invalidations
 from db.ledger import Ledger
 from db.ledger_reader import LedgerReader
-from db.migration import MIGRATIONS, migrate, pending_migrations, schema_version
+from db.migration import (
+    MIGRATIONS,
+    current_role,
+    migrate,
+    pending_migrations,
+    schema_version,
+    try_migration,
+    unusable_tables,
+)
 from db.publications import Publication, Publications
 from db.records import (
     JSON,
@@ -70,10 +78,13 @@ __all__ = [
     "UnknownUploadError",
     "Upload",
     "UploadEvent",
+    "current_role",
     "format_time",
     "migrate",
     "open_database",
     "pending_migrations",
     "schema_version",
     "sqlite_url",
+    "try_migration",
+    "unusable_tables",
 ]

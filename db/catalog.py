@@ -5,13 +5,18 @@ method is idempotent, may share a `Database.transaction` with the ledger and may
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any, Protocol
 from uuid import uuid4
 
+import peewee
+from peewee import fn
+
 from db.database import Database
 from db.records import CatalogRow, Upload
+
+PAGE = 500
 
 
 class Catalog(Protocol):
@@ -44,6 +49,9 @@ class Catalog(Protocol):
 
     def rows(self, video_id: str) -> Sequence[CatalogRow]:
         """The rows of a video, oldest first."""
+
+    def rows_with_url_prefix(self, prefix: str) -> Iterator[CatalogRow]:
+        """The rows of all videos whose URL begins with `prefix`, read one page at a time."""
 
 
 class OwnCatalog:
@@ -109,12 +117,19 @@ class OwnCatalog:
 
     def rows(self, video_id: str) -> list[CatalogRow]:
         """The rows of a video, oldest first."""
-        qualities = self._qualities
-        names = [field.name for field in fields(CatalogRow) if field.name != "oddity"]
-        columns = [getattr(qualities, name) for name in names]
-        query: Any = qualities.select(*columns).where(qualities.video_id == video_id)
+        query = self._select().where(self._qualities.video_id == video_id)
+        query = query.order_by(self._qualities.created_at, self._qualities.id)
         with self._database.operation("read the catalog"):
-            return [CatalogRow(*row) for row in query.order_by(qualities.created_at, qualities.id).tuples()]
+            return [CatalogRow(*row) for row in query.tuples()]
+
+    def rows_with_url_prefix(self, prefix: str) -> Iterator[CatalogRow]:
+        """The rows of all videos whose URL begins with `prefix`, read one page at a time."""
+        for values in iter_with_url_prefix(self._database, self._select(), self._qualities, prefix):
+            yield CatalogRow(**values)
+
+    def _select(self) -> Any:
+        names = [field.name for field in fields(CatalogRow) if field.name != "oddity"]
+        return self._qualities.select(*(getattr(self._qualities, name) for name in names))
 
     def _rewrite(self, upload: Upload, present_url: str, url: str) -> int:
         """Update the rows that have `present_url` and differ from the wanted values."""
@@ -169,6 +184,29 @@ class NoCatalog:
         """An empty list."""
         return []
 
+    def rows_with_url_prefix(self, prefix: str) -> Iterator[CatalogRow]:  # noqa: ARG002
+        """No rows."""
+        return iter(())
+
 
 def _container(upload: Upload) -> str:
     return os.path.splitext(upload.path)[1].removeprefix(".").lower()
+
+
+def iter_with_url_prefix(
+    database: Database, query: Any, rows: type[peewee.Model], prefix: str
+) -> Iterator[dict[str, Any]]:
+    """What `query` selects of the rows whose URL begins with `prefix`, in the order of their ids.
+
+    Reads one page at a time; together they scan the whole table.
+    """
+    columns: Any = rows
+    matching = query.where(fn.SUBSTR(columns.url, 1, len(prefix)) == prefix).order_by(columns.id)
+    page = matching
+    while True:
+        with database.operation("read the catalog rows of a bucket"):
+            found = list(page.limit(PAGE).dicts())
+        yield from found
+        if len(found) < PAGE:
+            return
+        page = matching.where(columns.id > found[-1]["id"])

@@ -1,11 +1,12 @@
 """The compressor's table `video_qualities`: its rows are read, and only their `url` is ever changed."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from peewee import SQL, Case, fn
 
+from db.catalog import iter_with_url_prefix
 from db.database import Database
 from db.records import CatalogRow, Upload
 from db.states import State
@@ -39,6 +40,28 @@ class CompressorTable:
         query = self._select().where(self._rows.video_id == video_id)
         with self._database.operation("read the compressor's catalog"):
             return _sorted(_row(values) for values in query.dicts())
+
+    def rows_with_url_prefix(self, prefix: str) -> Iterator[CatalogRow]:
+        """The rows of all videos whose URL begins with `prefix`, read one page at a time."""
+        for values in iter_with_url_prefix(self._database, self._select(), self._rows, prefix):
+            yield _row(values)
+
+    def unrecorded_rows(self, prefix: str) -> int:
+        """How many ready rows with such a URL are not in the ledger, and changed after all that are.
+
+        Scans the whole table.
+        """
+        rows, shown = self._rows, self._database.tables.publications
+        last: Any = shown.select(fn.COALESCE(fn.MAX(shown.published_at), SQL("'-infinity'")))
+        recorded: Any = shown.select(shown.row_id).where(shown.row_id == rows.id)
+        query: Any = rows.select().where(
+            rows.status == "ready",
+            fn.SUBSTR(rows.url, 1, len(prefix)) == prefix,
+            rows.updated_at.cast("timestamptz") > last,
+            ~fn.EXISTS(recorded),
+        )
+        with self._database.operation("look for publications that are not in the ledger"):
+            return int(query.count())
 
     def rows_of_waiting(
         self, *, since: datetime | None = None, after: int = 0, limit: int

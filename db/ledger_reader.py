@@ -278,12 +278,6 @@ class LedgerReader:
         with self.database.operation("look up object keys"):
             return set(query.distinct().scalars())
 
-    def is_known_etag(self, object_key: str, etag: str) -> bool:
-        """Whether an upload, of any instance, has sent an object with this ETag under the key."""
-        uploads = self._uploads
-        query = uploads.select().where(uploads.object_key == object_key, uploads.etag == etag)
-        return self._first("look up an ETag", query) is not None
-
     def urls_of_path(self, path: str) -> set[str]:
         """Every public URL that an object of this path was ever given."""
         uploads = self._uploads

@@ -1,9 +1,10 @@
 """Applies schema migrations, safely when several processes start at once."""
 
+import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.resources import as_file, files
 from typing import Any
 
@@ -18,6 +19,17 @@ _LOCK = 0x7669_6465_6F75_706C
 """The key of the migrations' advisory lock: "videoupl" in ASCII."""
 
 _RETRY_SECONDS = 0.02
+
+_UNUSABLE = """
+    SELECT relname FROM pg_catalog.pg_class WHERE relnamespace = (
+        SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = %s)
+    AND CASE relkind
+        WHEN 'r' THEN NOT (has_table_privilege(oid, 'SELECT') AND has_table_privilege(oid, 'INSERT')
+            AND has_table_privilege(oid, 'UPDATE') AND has_table_privilege(oid, 'DELETE'))
+        WHEN 'S' THEN NOT has_sequence_privilege(oid, 'USAGE')
+        ELSE FALSE END
+    ORDER BY relname
+"""
 
 MIGRATIONS = tuple(
     sorted(
@@ -69,6 +81,51 @@ def schema_version(database: Database) -> str | None:
         _runner(database, connected) as runner,
     ):
         return max((migration.name for migration in runner.status() if migration.applied), default=None)
+
+
+def try_migration(database: Database) -> None:
+    """Do what `migrate` needs privileges for, in a transaction that is rolled back.
+
+    Creates the schema if it is missing and a table in it, and alters our own table if it exists. Does nothing
+    on SQLite. Raises DatabaseError.
+    """
+    if database.schema is None:
+        return
+    name = "try what a migration needs"
+    with (
+        suppress(_RollBackError),
+        database.transaction(name),
+        database.operation(name) as connected,
+    ):
+        _create_schema(database.schema, connected)
+        table = Entity(database.schema, f"video_uploader_probe_{os.getpid()}")
+        connected.execute(NodeList((SQL("CREATE TABLE"), table, SQL("()"))))
+        if schema_version(database) is not None:
+            # Needs the table's owner and no lock that keeps others waiting.
+            uploads = Entity(database.schema, "uploads")
+            statement = (SQL("ALTER TABLE"), uploads, SQL("ALTER COLUMN id SET STATISTICS -1"))
+            connected.execute(NodeList(statement))
+        raise _RollBackError
+
+
+def unusable_tables(database: Database) -> list[str]:
+    """Our tables and sequences that this role may not read and write; none on SQLite."""
+    if database.schema is None:
+        return []
+    with database.operation("look for missing privileges") as connected:
+        return [name for (name,) in connected.execute_sql(_UNUSABLE, (database.schema,)).fetchall()]
+
+
+def current_role(database: Database) -> str:
+    """The role of the connections, quoted where SQL requires that; CURRENT_USER on SQLite, which has none."""
+    if database.schema is None:
+        return "CURRENT_USER"
+    with database.operation("look up the role") as connected:
+        return str(connected.execute_sql("SELECT quote_ident(current_user)").fetchone()[0])
+
+
+class _RollBackError(Exception):
+    """Rolls a transaction back that was only a trial."""
 
 
 @contextmanager

@@ -4,6 +4,7 @@ This is the package's interface; nothing of boto3, botocore and the CRT is part 
 """
 
 from storage.bucket import (
+    NEW_ON_AWS,
     BucketAdmin,
     BucketDocument,
     DesiredBucket,
@@ -50,11 +51,12 @@ from storage.rendition_store import RenditionStore, UploadedRendition
 from storage.s3_service import S3Service
 from storage.source_file import SourceFile
 from storage.transfer import Multipart, OpenMultipart, Sent, Target, WriteCondition, part_size_for
-from storage.verification import Confirmation, Receipt, Verdict
+from storage.verification import Confirmation, ObjectHead, Receipt, Verdict, compare
 
 __all__ = [
     "CONTENT_TYPES",
     "MAX_INVALIDATION_PATHS",
+    "NEW_ON_AWS",
     "QUALITIES",
     "BucketAdmin",
     "BucketDocument",
@@ -68,6 +70,7 @@ __all__ = [
     "KeyTooLongError",
     "ListedObject",
     "Multipart",
+    "ObjectHead",
     "ObjectStore",
     "OpenMultipart",
     "Outcome",
@@ -90,6 +93,7 @@ __all__ = [
     "Verdict",
     "WriteCondition",
     "check_storage",
+    "compare",
     "content_type",
     "desired_documents",
     "failed",

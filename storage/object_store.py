@@ -298,6 +298,7 @@ class ObjectStore(Closeable):
             and answer.get("ServerSideEncryption", "AES256") == "AES256",
             version_id=version(answer.get("VersionId")),
             last_modified=answer.get("LastModified"),
+            metadata={name.lower(): value for name, value in answer.get("Metadata", {}).items()},
         )
 
 

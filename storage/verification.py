@@ -5,8 +5,8 @@ computed with the part size that was used.
 """
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Literal
@@ -50,23 +50,6 @@ class Receipt:
     confirmed_by: Literal["checksum", "etag"]
 
 
-@dataclass(frozen=True, slots=True)
-class Confirmation:
-    """A verdict, the sentence that explains it and, for `Verdict.AGREES` only, the receipt.
-
-    Attributes:
-        etag: of the existing object, without quotes; None if none was seen.
-        last_modified: when that object was written, in UTC, to the second.
-
-    """
-
-    verdict: Verdict
-    detail: str
-    receipt: Receipt | None = None
-    etag: str | None = None
-    last_modified: datetime | None = None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectHead:
     """The answer to a HEAD request for an existing object.
@@ -77,6 +60,8 @@ class ObjectHead:
         checksum_type: value of `x-amz-checksum-type`: FULL_OBJECT, COMPOSITE, or None without the header.
         etag: without quotes.
         etag_is_digest: False if the object is encrypted in a way that makes its ETag no MD5 (SSE-KMS, SSE-C).
+        last_modified: when it was written, in UTC, to the second.
+        metadata: user metadata, by lower-case name.
 
     """
 
@@ -87,6 +72,36 @@ class ObjectHead:
     etag_is_digest: bool
     version_id: str | None
     last_modified: datetime | None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def full_checksum(self) -> str | None:
+        """The CRC64NVME of the whole object; None if the server keeps none or sends a malformed one."""
+        is_full = self.checksum_type != "COMPOSITE" and checksums.decode(self.checksum) is not None
+        return self.checksum if is_full else None
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """A verdict, the sentence that explains it and, for `Verdict.AGREES` only, the receipt.
+
+    `head` is what the server says about the object; None if no object was seen.
+    """
+
+    verdict: Verdict
+    detail: str
+    receipt: Receipt | None = None
+    head: ObjectHead | None = None
+
+    @property
+    def etag(self) -> str | None:
+        """The ETag of the object, without quotes; None if none was seen."""
+        return (self.head.etag or None) if self.head else None
+
+    @property
+    def last_modified(self) -> datetime | None:
+        """When the object was written, in UTC, to the second; None if that is unknown."""
+        return self.head.last_modified if self.head else None
 
 
 def compare(
@@ -97,7 +112,7 @@ def compare(
     `expected_etag` costs a pass over the file and is called only where nothing else decides.
     """
     confirmation = _decide(head, size, checksum, expected_etag)
-    return replace(confirmation, etag=head.etag or None, last_modified=head.last_modified)
+    return replace(confirmation, head=head)
 
 
 def _decide(
@@ -105,13 +120,13 @@ def _decide(
 ) -> Confirmation:
     if head.size != size:
         return Confirmation(Verdict.DIFFERS, f"The object has {head.size} bytes, the local file {size}.")
-    kept = checksums.decode(head.checksum) if head.checksum_type != "COMPOSITE" else None
+    kept = head.full_checksum
     if kept is not None:
-        if kept != checksums.decode(checksum):
+        if checksums.decode(kept) != checksums.decode(checksum):
             return Confirmation(
-                Verdict.DIFFERS, f"The object's CRC64NVME is {head.checksum}, the local file's {checksum}."
+                Verdict.DIFFERS, f"The object's CRC64NVME is {kept}, the local file's {checksum}."
             )
-        return _agreement(head, size, head.checksum)
+        return _agreement(head, size, kept)
     if not head.etag_is_digest or not ETAG_OF_MD5.fullmatch(head.etag) or expected_etag is None:
         return Confirmation(
             Verdict.UNKNOWN,

@@ -180,6 +180,12 @@ class Naming:
     local_base: str
     qualities: tuple[str, ...] = QUALITIES
 
+    @property
+    def key_prefix(self) -> str:
+        """What every object key begins with."""
+        prefix = self.prefix.strip("/")
+        return f"{prefix}/" if prefix else ""
+
     def key(self, rendition: Rendition) -> str:
         """The object key; raises `storage.KeyTooLongError` over S3's 1,024 bytes."""
         video_id, filename, quality = rendition.video_id, rendition.filename, rendition.quality

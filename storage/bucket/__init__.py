@@ -2,6 +2,7 @@
 
 from storage.bucket.admin import BucketAdmin, is_unsupported
 from storage.bucket.documents import (
+    NEW_ON_AWS,
     BucketDocument,
     DesiredBucket,
     Document,
@@ -12,6 +13,7 @@ from storage.bucket.documents import (
 from storage.bucket.iam_policy import minimal_policy
 
 __all__ = [
+    "NEW_ON_AWS",
     "BucketAdmin",
     "BucketDocument",
     "DesiredBucket",

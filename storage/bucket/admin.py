@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError
 
@@ -14,6 +15,8 @@ from storage.aws.errors import http_status, translated
 from storage.bucket.documents import NEW_ELSEWHERE, NEW_ON_AWS, BucketDocument, Document, Documents
 from storage.config import StorageConfig
 from storage.errors import ErrorKind, StorageError
+
+_AWS_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn")
 
 _WITHOUT_LOCATION = "us-east-1"
 """The region that must not be given as a location constraint."""
@@ -94,8 +97,10 @@ class BucketAdmin(Closeable):
 
     @property
     def new_bucket(self) -> Documents:
-        """The documents that a bucket has after `create`."""
-        return NEW_ON_AWS if self._config.endpoint_url is None else NEW_ELSEWHERE
+        """The documents that a bucket has after `create`: on other servers than AWS a guess."""
+        endpoint = self._config.endpoint_url
+        host = urlsplit(endpoint).hostname or "" if endpoint is not None else _AWS_DOMAINS[0]
+        return NEW_ON_AWS if host.endswith(_AWS_DOMAINS) else NEW_ELSEWHERE
 
     def exists(self) -> bool:
         """Whether the bucket exists. One in another region than the configured one raises `StorageError`."""

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from storage.anonymous_http import OPERATION, TIMEOUT_SECONDS, WRONG_HOST, AnonymousHttp, Answer
 from storage.aws.errors import PUBLIC_MODES
-from storage.checks.results import CheckResult, failed, ok, warning
+from storage.checks.results import CheckResult, Outcome, failed, not_tried, ok, warning
 from storage.config import StorageConfig
 from storage.errors import ErrorKind, StorageError
 from storage.keys import public_url
@@ -43,20 +43,24 @@ class PublicReads:
         self._cdn_domain = cdn_domain
         self._url = public_url(config.public_base_url, key)
         self._http = AnonymousHttp()
-        self._has_answered = True
+        self._was_refused = False
+        """Whether the last answer was that the object may not be read."""
+        self._is_elsewhere = False
+        """Whether the public URL does not lead to the object, and so does not tell who may read it."""
 
     def url(self) -> CheckResult:
         """Whether the object's public URL serves its content."""
-        return self._fetch("public URL", self._url, PUBLIC_MODES)
+        result = self._fetch("public URL", self._url, PUBLIC_MODES)
+        self._is_elsewhere = result.outcome is not Outcome.OK and not self._was_refused
+        return result
 
     def acl(self, *, is_accepted: bool, is_public: bool) -> CheckResult:
         """Whether objects become public in the configured mode, or in another one."""
         acl = self._config.acl
+        if self._is_elsewhere:
+            return not_tried("ACL", "the public URL")
         if not is_public:
             sent = "None is sent" if acl is None else f"{acl} is {'accepted' if is_accepted else 'refused'}"
-            if not self._has_answered:
-                detail = f"{sent}; whether the object is public is unknown, because its URL gives no answer."
-                return failed("ACL", detail, "Correct what the check of the public URL reports.")
             return failed("ACL", f"{sent}, and the object is not public.", PUBLIC_MODES)
         if acl is None:
             return ok("ACL", "None is sent; the bucket's policy or a CDN makes the object public.")
@@ -102,8 +106,9 @@ class PublicReads:
         try:
             answer = self._http.fetch(url)
         except StorageError as exc:
-            self._has_answered = False
+            self._was_refused = False
             return failed(name, f"{url} gives no answer.", exc.hint)
+        self._was_refused = answer.status in {401, 403}
         if answer.status == 404:
             remedy = "Uploads do not go where the URL leads: check AWS_S3_BASE_URL and the CDN's origin."
         if answer.status != 200:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
+from structlog.testing import capture_logs
 
 from db import State, Upload
 from storage import StorageError
@@ -14,6 +15,7 @@ from tests.support.catalog_harness import LOCAL, Compressor, compressor, publish
 from tests.support.cli_process import Command
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
 from tests.support.harness import BUCKET, LEASE, VIDEO_ID, Harness, MakeHarness
+from tests.support.ports import free_address
 from tests.support.s3_server import S3Server
 from watcher.operations.audit import Audit, Finding, Issue
 
@@ -189,7 +191,7 @@ def test_objects_that_the_ledger_does_not_know_are_counted_and_left_alone(
     server: S3Server,
     video: bytes,
 ) -> None:
-    """Only below the prefix; one that a catalog row shows is reported as such. They are no fault."""
+    """Only below the prefix; one that a catalog row shows is told apart. They are no fault."""
     harness = make_compressor_harness()
     upload, _ = publish(harness, compressor, PATH, video)
     shown = KEY.replace("good", "earlier")
@@ -201,8 +203,9 @@ def test_objects_that_the_ledger_does_not_know_are_counted_and_left_alone(
     auditing = Audit(harness.app, fix=True)
     found = {finding.key: finding for finding in auditing.findings()}
     assert set(found) == {shown, "videos/x.bin"}
-    assert {(finding.issue, finding.is_open) for finding in found.values()} == {(Issue.NOT_OURS, False)}
-    assert found[shown].detail.endswith("A catalog row shows it.")
+    assert not any(finding.is_open for finding in found.values())
+    assert (found[shown].issue, found["videos/x.bin"].issue) == (Issue.UNRECORDED, Issue.NOT_OURS)
+    assert found[shown].detail.startswith(f"Catalog row {second} shows an object")
     assert "catalog row" not in found["videos/x.bin"].detail
     assert (auditing.confirmed, auditing.listed) == (1, 3)
     assert server.client().head_object(Bucket=BUCKET, Key="videos/x.bin")
@@ -315,6 +318,132 @@ def test_with_a_catalog_of_our_own_or_none_what_can_be_compared_is(
     assert issues(opened) == [(Issue.OBJECT_GONE, False)]
     assert issues(opened, fix=True) == [(Issue.OBJECT_GONE, True)]
     assert opened.row(PATH).state is State.PENDING
+
+
+@pytest.mark.parametrize("state", [State.PUBLISHED, State.RELEASED])
+def test_after_a_change_of_bucket_what_is_in_the_old_one_is_confirmed_there(
+    make_compressor_harness: Callable[..., Harness],
+    compressor: Compressor,  # noqa: F811
+    place: str,
+    server: S3Server,
+    video: bytes,
+    state: State,
+) -> None:
+    """Players get it at the URL in the ledger and in the rows. Without the old object it is lost."""
+    publish(make_compressor_harness(), compressor, PATH, video)
+    server.create_bucket("new-bucket")
+    harness = make_compressor_harness()
+    if state is State.RELEASED:
+        harness.step(State.PUBLISHED)
+    moved = make_compressor_harness(AWS_S3_BUCKET="new-bucket")
+    before = (moved.row(PATH), compressor.urls())
+    assert before[0].state is state
+    assert issues(moved, fix=True) == [(Issue.ELSEWHERE, False)]
+    assert (moved.row(PATH), compressor.urls()) == before
+    changed = {**compressor.settings, "INSTANCE_ID": "test", "AWS_S3_BUCKET": "new-bucket"}
+    ran = Command(place, server.url, changed).here("audit")
+    assert (ran.code, ran.err) == (0, "")
+    assert "0 uploads were confirmed, 1 were confirmed elsewhere" in ran.out
+    remove_object(server)
+    lost = Issue.LOST if state is State.RELEASED else Issue.OBJECT_GONE
+    assert issues(moved) == [(lost, False)]
+
+
+def test_a_place_that_does_not_answer_is_neither_confirmed_nor_lost(
+    make_compressor_harness: Callable[..., Harness],
+    compressor: Compressor,  # noqa: F811
+    server: S3Server,
+    video: bytes,
+) -> None:
+    publish(make_compressor_harness(AWS_S3_ACL="none"), compressor, PATH, video)
+    server.create_bucket("new-bucket")
+    moved = make_compressor_harness(AWS_S3_BUCKET="new-bucket")
+    uploads = moved.app.context.database.tables.uploads
+    with moved.app.context.database.transaction():
+        uploads.update(url=f"http://{free_address()}/{KEY}").execute()
+    (finding,) = audited(moved)
+    assert (finding.issue, finding.is_open) == (Issue.UNKNOWN, True)
+
+
+def test_an_upload_that_is_gone_although_its_object_is_there_is_told_and_taken_up(
+    make_harness: MakeHarness, server: S3Server, video: bytes
+) -> None:
+    """The rest is done by the stages: the URL is published and the receipt is there again."""
+    harness = make_harness()
+    harness.put(PATH, video)
+    os.unlink(harness.absolute(PATH))
+    harness.write("another.txt", b"the directory is not empty")
+    (gone,) = harness.step(State.PENDING)
+    assert gone.state is State.GONE
+    assert audited(harness) == []
+    metadata = {"video-id": VIDEO_ID, "quality": "720p", "source-mtime": str(gone.mtime_ns)}
+    server.client().put_object(
+        Bucket=BUCKET,
+        Key=KEY,
+        Body=video,
+        Metadata=metadata,
+        ChecksumAlgorithm="CRC64NVME",
+        ACL="public-read",
+    )
+    (finding,) = audited(harness)
+    assert (finding.issue, finding.is_open) == (Issue.RECOVERABLE, True)
+    assert f"retry {gone.id}" in finding.detail
+    assert issues(harness, fix=True) == [(Issue.RECOVERABLE, True)]
+    harness.step(State.PENDING)
+    harness.step(State.VERIFIED)
+    assert harness.catalog_urls() == [f"/{BUCKET}/{KEY}"]
+    assert audited(harness) == []
+
+
+def test_an_object_that_nothing_proves_is_told_and_not_taken_up(
+    make_harness: MakeHarness, server: S3Server, video: bytes
+) -> None:
+    harness = make_harness()
+    harness.put(PATH, video)
+    os.unlink(harness.absolute(PATH))
+    harness.write("another.txt", b"the directory is not empty")
+    harness.step(State.PENDING)
+    server.client().put_object(Bucket=BUCKET, Key=KEY, Body=video)
+    assert issues(harness, fix=True) == [(Issue.RECOVERABLE, False)]
+    assert harness.row(PATH).state is State.GONE
+
+
+def test_what_rows_show_and_the_ledger_does_not_know_is_told(
+    make_compressor_harness: Callable[..., Harness],
+    compressor: Compressor,  # noqa: F811
+    server: S3Server,
+    video: bytes,
+) -> None:
+    """An older ledger was restored, without the receipts of later videos. Without an object it is lost."""
+    harness = make_compressor_harness()
+    publish(harness, compressor, PATH, video)
+    harness.step(State.PUBLISHED)
+    uploads = harness.app.context.database.tables.uploads
+    with harness.app.context.database.transaction():
+        uploads.delete().execute()
+    (finding,) = audited(harness)
+    assert (finding.issue, finding.key, finding.is_open) == (Issue.UNRECORDED, KEY, False)
+    assert "older ledger" in finding.detail
+    assert harness.app.catalog_thread is not None
+    with capture_logs() as logged:
+        harness.app.catalog_thread.republisher.warn_of_unrecorded()
+    assert [(line["event"], line["rows"]) for line in logged] == [("publications_unrecorded", 1)]
+    remove_object(server)
+    assert issues(harness) == [(Issue.LOST, False)]
+
+
+def test_with_our_own_catalog_the_metadata_tells_what_the_ledger_has_forgotten(
+    make_harness: MakeHarness, server: S3Server, video: bytes
+) -> None:
+    harness = make_harness()
+    harness.put(PATH, video)
+    assert harness.finish(PATH).state is State.RELEASED
+    tables = harness.app.context.database.tables
+    with harness.app.context.database.transaction():
+        tables.uploads.delete().execute()
+        tables.qualities.delete().execute()
+    server.client().put_object(Bucket=BUCKET, Key="videos/x.bin", Body=b"x")
+    assert sorted(issues(harness)) == [(Issue.NOT_OURS, False), (Issue.UNRECORDED, False)]
 
 
 def test_the_command_tells_what_it_found_and_ends_with_1_until_it_is_fixed(

@@ -140,6 +140,18 @@ def test_a_dry_run_makes_no_bucket(command: Command, proxy: FaultProxy, empty: S
     assert empty.client().list_buckets()["Buckets"] == []
 
 
+def test_a_dry_run_shows_what_would_change_in_a_bucket_that_is_missing(
+    command: Command, empty: S3Server
+) -> None:
+    """A new one on AWS is closed. Whether that of another server is can only be seen once it is there."""
+    lines = command("bucket", "setup", "--dry-run").out.splitlines()
+    for part in ("public access block", "object ownership"):
+        assert f"{part}: would be changed, if this server gives it to a new bucket as AWS does." in lines
+    assert '  +  "BlockPublicPolicy": false,' in lines
+    assert '  +      "ObjectOwnership": "BucketOwnerPreferred"' in lines
+    assert "policy: would be changed." in lines
+
+
 def test_what_belongs_to_others_stays(command: Command, others: S3Client) -> None:
     ran = command("bucket", "setup", CORS_ORIGINS="https://a.example, https://b.example")
     assert (ran.code, ran.err) == (0, "")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -325,6 +326,34 @@ def test_a_pause_is_said_everywhere_and_ends_by_itself(
         daemon.expect("upload_released", path=PATH)
         assert 'video_uploader_stage_paused{stage="upload"} 0.0' in scrape(port)
     assert [row.state for row in rows(chosen)] == [State.RELEASED]
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """Lets this process have as many open files as the system allows it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("many_files")
+def test_a_thousand_idle_connections_to_the_metrics_stop_nothing(
+    settings: MakeSettings, media: Media
+) -> None:
+    """The daemon may have 256 open files; it uploads, and answers a scrape, while they are connected."""
+    port = free_port()
+    chosen = settings(METRICS_ADDRESS=f"127.0.0.1:{port}")
+    with running_daemon(chosen, through=("prlimit", "--nofile=256")) as daemon, ExitStack() as clients:
+        daemon.expect("daemon_ready")
+        before = len(os.listdir(f"/proc/{daemon.process.pid}/fd"))
+        for _ in range(1000):
+            clients.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+        place_file(chosen, PATH, media.faststart)
+        daemon.expect("upload_released", path=PATH)
+        assert "video_uploader_published_uploads_total 1.0" in scrape(port)
+        assert len(os.listdir(f"/proc/{daemon.process.pid}/fd")) < before + 50
 
 
 def test_systemd_is_told_of_the_start_the_watchdog_the_reload_and_the_end(

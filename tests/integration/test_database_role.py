@@ -146,9 +146,64 @@ def test_doctor_says_which_grant_is_missing(
 
     with psycopg.connect(compressor.url, autocommit=True) as connection:
         connection.execute("REVOKE UPDATE (url) ON video_qualities FROM video_uploader")
-        assert "GRANT UPDATE (url) ON public.video_qualities" in mend("catalog URL")
+        assert "GRANT UPDATE (url) ON public.video_qualities TO video_uploader;" in mend("catalog URL")
         connection.execute("REVOKE ALL ON video_qualities FROM video_uploader")
-        assert "SELECT, UPDATE (url) on public.video_qualities" in mend("catalog")
+        assert "GRANT SELECT, UPDATE (url) ON public.video_qualities TO video_uploader;" in mend("catalog")
+
+
+def executed(compressor: Compressor, *statements: str) -> None:
+    """Execute statements as the administrator."""
+    with psycopg.connect(compressor.url, autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement.encode())
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        ["DROP SCHEMA video_uploader"],
+        ["ALTER SCHEMA video_uploader OWNER TO postgres", "GRANT USAGE ON SCHEMA video_uploader TO PUBLIC"],
+    ],
+    ids=["no schema", "schema of another role"],
+)
+def test_doctor_tries_whether_the_role_may_migrate_and_its_remedy_suffices(
+    compressor: Compressor, settings: MakeSettings, server: S3Server, harm: list[str]
+) -> None:
+    """As `run` would; nothing of the trial stays. The remedy is the README's, with the present names."""
+    executed(compressor, *harm)
+    place = os.path.dirname(settings().completed_dir)
+    command = Command(place, server.url, {"DATABASE_URL": url_of_role(compressor)})
+    assert command.here("db", "migrate").code == 1
+    found = {result["name"]: result for result in command.here("doctor", "--json").json(code=1)}
+    assert found["schema"]["outcome"] == "failed"
+    assert "permission denied" in found["schema"]["detail"]
+    prefix, _, statements = found["schema"]["mend"].partition(": ")
+    assert prefix == "Have an administrator execute"
+    executed(compressor, *statements.split(";"))
+    found = {result["name"]: result for result in command.here("doctor", "--json").json()}
+    assert found["schema"]["outcome"] == "warning"
+    with psycopg.connect(compressor.url) as connection:
+        query = "SELECT count(*) FROM pg_tables WHERE schemaname = 'video_uploader'"
+        assert connection.execute(query.encode()).fetchone() == (0,)
+    assert command.here("db", "migrate").code == 0
+
+
+def test_doctor_finds_tables_that_the_role_may_not_use(
+    compressor: Compressor, settings: MakeSettings, server: S3Server
+) -> None:
+    """An administrator migrated them, so that they are not the daemon's."""
+    place = os.path.dirname(settings().completed_dir)
+    command = Command(place, server.url, {"DATABASE_URL": url_of_role(compressor)})
+    assert command.here("db", "migrate").code == 0
+    executed(compressor, "REASSIGN OWNED BY video_uploader TO postgres")
+    executed(compressor, "GRANT USAGE ON SCHEMA video_uploader TO video_uploader")
+    executed(compressor, "GRANT SELECT ON ALL TABLES IN SCHEMA video_uploader TO video_uploader")
+    schema = next(one for one in command.here("doctor", "--json").json(code=1) if one["name"] == "schema")
+    assert schema["outcome"] == "failed"
+    assert "uploads" in schema["detail"]
+    executed(compressor, *schema["mend"].partition(": ")[2].split(";"))
+    schema = next(one for one in command.here("doctor", "--json").json() if one["name"] == "schema")
+    assert schema["outcome"] == "ok"
 
 
 def test_tls_is_verified_as_the_url_says(postgres: PostgresServer, place: str, tmp_path: Path) -> None:

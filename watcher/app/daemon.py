@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from signal import SIGHUP
 
 import structlog
@@ -21,7 +22,7 @@ from watcher.settings import Settings, SettingsError
 from watcher.supervision.background_thread import Worker, stop_all
 from watcher.supervision.sd_notify import SystemdNotifier
 from watcher.telemetry import configure_logging
-from watcher.telemetry.metrics import MetricsServer
+from watcher.telemetry.metrics_server import MetricsServer
 
 log = structlog.get_logger()
 
@@ -111,6 +112,10 @@ class Daemon:
         freed = app.ledger.release_all_claims()
         app.ledger.reschedule_published(app.policy.retention)
         log.info("daemon_started", instance=app.ledger.instance, directory=app.tree.root, freed_claims=freed)
+        if app.catalog_thread is not None:
+            # Before anything is published. A catalog that cannot be read is reported by its thread.
+            with suppress(DatabaseError):
+                app.catalog_thread.republisher.warn_of_unrecorded()
         app.supervisor.on_reason_to_stop(lambda: self._signals.put(WAKE))
         self._status.register_gauges()
         self._metrics_server.start()

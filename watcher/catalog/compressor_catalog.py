@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -153,6 +153,10 @@ class CompressorCatalog:
     def rows(self, video_id: str) -> list[CatalogRow]:
         """The rows of a video, oldest first."""
         return self.table.rows_of_video(video_id)
+
+    def rows_with_url_prefix(self, prefix: str) -> Iterator[CatalogRow]:
+        """The rows of all videos whose URL begins with `prefix`, read one page at a time."""
+        return self.table.rows_with_url_prefix(prefix)
 
     def references(self, upload: Upload) -> bool:
         """Whether any row shows the upload's object, or would be given its URL."""

@@ -77,6 +77,17 @@ class Republisher:
         self._clock = clock
         self._locked: dict[int, _Wait] = {}
 
+    def warn_of_unrecorded(self) -> None:
+        """Warn if the catalog shows later publications than the ledger has: it may be an older one."""
+        unrecorded = self._catalog.table.unrecorded_rows(self._naming.public_url_of(self._naming.key_prefix))
+        if unrecorded:
+            log.warning(
+                "publications_unrecorded",
+                rows=unrecorded,
+                hint="Catalog rows show objects that were published after everything in the ledger. If an "
+                "older ledger was restored, their receipts are lost; `video-uploader audit` lists them.",
+            )
+
     def check_recent(self) -> int:
         """Check the rows that were published in the last minutes; return how many were published again."""
         reverted = self._catalog.table.reverted_rows(self._ledger.now() - RECENT)

@@ -82,7 +82,9 @@ def _print_totals(auditing: Audit, tally: _Tally) -> None:
     for issue, number in tally.found.items():
         if number > MAX_SHOWN:
             echo(f"{issue}: {number - MAX_SHOWN} more are not shown.")
-    echo(f"{auditing.confirmed} uploads were confirmed, {auditing.listed} objects were listed.")
+    elsewhere = tally.found[Issue.ELSEWHERE]
+    beside = f", {elsewhere} were confirmed elsewhere" if elsewhere else ""
+    echo(f"{auditing.confirmed} uploads were confirmed{beside}, {auditing.listed} objects were listed.")
     for issue in Issue:
         if number := tally.found[issue]:
             fixed = f", {tally.fixed[issue]} fixed" if tally.fixed[issue] else ""

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from storage import (
+    NEW_ON_AWS,
     BucketAdmin,
     BucketDocument,
     DesiredBucket,
@@ -45,10 +46,14 @@ def setup(
             echo(f"{'Would create' if dry_run else 'Creating'} the bucket {_name(settings)}.")
             if not dry_run:
                 admin.create()
-        present = admin.new_bucket if is_new and dry_run else admin.read()
-        refused = _apply(
-            admin, present, desired_documents(present, desired_bucket(settings)), dry_run=dry_run
-        )
+        uncertain: set[BucketDocument] = set()
+        if is_new and dry_run:
+            present = NEW_ON_AWS
+            uncertain = {part for part in present if present[part] != admin.new_bucket[part]}
+        else:
+            present = admin.read()
+        desired = desired_documents(present, desired_bucket(settings))
+        refused = _apply(admin, present, desired, dry_run=dry_run, uncertain=uncertain)
     for part in set(BucketDocument) - present.keys():
         echo(f"{part}: not supported by this server.")
     if dry_run:
@@ -101,15 +106,24 @@ def diff(part: BucketDocument, before: Document | None, after: Document | None) 
 
 
 def _apply(
-    admin: BucketAdmin, present: Documents, desired: Documents, *, dry_run: bool
+    admin: BucketAdmin,
+    present: Documents,
+    desired: Documents,
+    *,
+    dry_run: bool,
+    uncertain: set[BucketDocument],
 ) -> list[BucketDocument]:
-    """Write and show what differs; returns the documents that the server does not support."""
+    """Write and show what differs; returns the documents that the server does not support.
+
+    It is not known whether a new bucket of this server has the `uncertain` ones, as on AWS.
+    """
     refused = []
     for part, document in desired.items():
         if document is None or document == present[part]:
             echo(f"{part}: as required.")
             continue
-        echo(f"{part}: {'would be changed' if dry_run else 'is changed'}.")
+        condition = ", if this server gives it to a new bucket as AWS does" if part in uncertain else ""
+        echo(f"{part}: {'would be changed' if dry_run else 'is changed'}{condition}.")
         _echo_lines(diff(part, present[part], document))
         try:
             if not dry_run:

@@ -12,14 +12,24 @@ from enum import StrEnum
 from itertools import islice
 from typing import TypeVar
 
-from db import ClaimLostError, State, Upload
-from storage import Confirmation, ErrorKind, ListedObject, StorageError, Verdict, parse_object_key
+from db import ClaimLostError, IllegalTransitionError, State, Upload
+from storage import (
+    Confirmation,
+    ErrorKind,
+    ListedObject,
+    ObjectHead,
+    PublicCheck,
+    StorageError,
+    Verdict,
+    parse_object_key,
+)
 from watcher.app import Application
 from watcher.catalog import Orphans
 from watcher.errors import Code, StageError
 from watcher.filesystem import TreeError
 from watcher.stages import PublishStage
 from watcher.stages.lost_objects import ensure_reuploadable, requeue_lost
+from watcher.stages.object_origin import confirm_without_copy, is_described
 
 CONFIRMED_STATES = (State.VERIFIED, State.PUBLISHED, State.RELEASED)
 CONCURRENT_REQUESTS = 8
@@ -28,7 +38,7 @@ PAGE = 500
 MAX_FAILURES = 20
 """Consecutive transient failures of requests after which the audit ends with the error."""
 MAX_LOOKUPS = 100
-"""Unknown objects for which the catalog is searched."""
+"""Unknown objects that are looked up one by one, in the catalog and in S3."""
 
 _T = TypeVar("_T")
 
@@ -48,6 +58,18 @@ class Issue(StrEnum):
     """The object could not be checked."""
     NOT_OURS = "not-ours"
     """An object under the prefix that is not in the ledger; it may be there on purpose."""
+    RECOVERABLE = "recoverable"
+    """The upload is `gone`, because its file disappeared, and there is an object under its key."""
+    UNRECORDED = "unrecorded"
+    """An object that a catalog row shows, or that this program wrote, and that is not in the ledger."""
+    ELSEWHERE = "elsewhere"
+    """The object is at the recorded URL, which is not one of the present bucket or endpoint."""
+
+
+_WITHOUT_RECEIPT = (
+    "it was not uploaded by this daemon, or an older ledger was restored since, and nothing checks it"
+)
+_NEEDS_NO_ACTION = frozenset({Issue.NOT_OURS, Issue.UNRECORDED, Issue.ELSEWHERE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +85,7 @@ class Finding:
     @property
     def is_open(self) -> bool:
         """Whether it still needs action."""
-        return not self.is_fixed and self.issue is not Issue.NOT_OURS
+        return not self.is_fixed and self.issue not in _NEEDS_NO_ACTION
 
 
 class Audit:
@@ -76,10 +98,12 @@ class Audit:
         self._catalog = application.context.catalog
         self._store = application.context.store
         self._publishing = PublishStage(application.context, application.policy)
+        self._public_check = PublicCheck()
+        self._prefix = application.context.naming.key_prefix
         self._fix = fix
         self._failures = 0
         self.confirmed = 0
-        """Number of uploads whose objects were checked."""
+        """Number of uploads whose objects were checked in the present bucket."""
         self.listed = 0
         """Number of objects under the prefix."""
 
@@ -93,9 +117,12 @@ class Audit:
                 latest = self._ledger.latest_verified_ids({upload.object_key for upload in page})
                 ours = [upload for upload in page if latest.get(upload.object_key) == upload.id]
                 for upload, answer in zip(ours, pool.map(self._confirm, ours), strict=True):
-                    self.confirmed += 1
-                    if finding := self._check_object(upload, answer):
+                    finding = self._check_object(upload, answer)
+                    self.confirmed += finding is None or finding.issue is not Issue.ELSEWHERE
+                    if finding is not None:
                         yield finding
+            yield from self._gone(pool)
+            yield from self._unrecorded_rows(pool)
         if self._application.catalog_thread is not None:
             yield from self._orphans(self._application.catalog_thread.orphans)
         yield from self._unknown_objects()
@@ -114,7 +141,7 @@ class Audit:
 
     def _check_object(self, upload: Upload, answer: Confirmation | StorageError) -> Finding | None:
         if isinstance(answer, StorageError):
-            return self._failed_request(upload, answer)
+            return self._failed_request(upload.object_key, answer, upload)
         self._failures = 0
         match answer.verdict:
             case Verdict.AGREES:
@@ -124,11 +151,12 @@ class Audit:
             case _:
                 return self._check_local_copy(upload, answer)
 
-    def _failed_request(self, upload: Upload, error: StorageError) -> Finding:
-        self._failures += 1
-        if error.kind is not ErrorKind.TRANSIENT or self._failures >= MAX_FAILURES:
-            raise error
-        return Finding(Issue.UNKNOWN, upload.object_key, str(error), upload)
+    def _failed_request(self, key: str, error: StorageError, upload: Upload | None = None) -> Finding:
+        if error.code != Code.OBJECT_UNKNOWN:
+            self._failures += 1
+            if error.kind is not ErrorKind.TRANSIENT or self._failures >= MAX_FAILURES:
+                raise error
+        return Finding(Issue.UNKNOWN, key, str(error), upload)
 
     def _check_local_copy(self, upload: Upload, answer: Confirmation) -> Finding | None:
         """Check whether an object that is missing or differs can be uploaded again."""
@@ -137,6 +165,8 @@ class Audit:
             return None
         if self._catalog.rows_deleted(upload):
             return None
+        if elsewhere := self._check_elsewhere(upload, answer):
+            return elsewhere
         try:
             ensure_reuploadable(self._context, upload, answer)
         except StageError as exc:
@@ -158,6 +188,25 @@ class Audit:
             return None
         detail = f"{answer.detail} The local copy exists, and its upload is pending again."
         return Finding(Issue.OBJECT_GONE, key, detail, upload, is_fixed=True)
+
+    def _check_elsewhere(self, upload: Upload, answer: Confirmation) -> Finding | None:
+        """Check an object that was published at a URL of another bucket or endpoint, as a player would.
+
+        None if its URL is a present one, or leads to no object any more.
+        """
+        key, url = upload.object_key, upload.url
+        if url is None or self._context.naming.key_of(url) is not None:
+            return None
+        content_type = self._context.naming.content_type(upload)
+        try:
+            self._public_check.require(url, key=key, size=upload.size, content_type=content_type)
+        except StorageError as exc:
+            if exc.code == "not-found":
+                return None
+            detail = f"{answer.detail} Its rows have the URL of another place, {url}: {exc}"
+            return Finding(Issue.UNKNOWN, key, detail, upload)
+        detail = f"Players get it at {url}, which is not below the present AWS_S3_BASE_URL."
+        return Finding(Issue.ELSEWHERE, key, detail, upload)
 
     def _lost(self, upload: Upload, sentence: str) -> Finding:
         if upload.state is not State.RELEASED:
@@ -212,12 +261,69 @@ class Audit:
         is_claimed = present.claimed_until is not None and present.claimed_until > self._ledger.now()
         return (present.state, present.claim) == (upload.state, upload.claim) and not is_claimed
 
+    def _gone(self, pool: ThreadPoolExecutor) -> Iterator[Finding]:
+        """The uploads whose file disappeared, and whose object is there."""
+        for page in _pages(self._ledger.iter_uploads(state=State.GONE)):
+            missing = [upload for upload in page if upload.error_code == Code.LOCAL_MISSING]
+            taken = self._ledger.latest_verified_ids({upload.object_key for upload in missing})
+            missing = [upload for upload in missing if upload.object_key not in taken]
+            for upload, answer in zip(missing, pool.map(self._confirm_gone, missing), strict=True):
+                if isinstance(answer, StorageError):
+                    yield self._failed_request(upload.object_key, answer, upload)
+                elif answer.verdict in {Verdict.AGREES, Verdict.UNKNOWN} and self._is_unchanged(upload):
+                    yield self._recoverable(upload, answer)
+
+    def _confirm_gone(self, upload: Upload) -> Confirmation | StorageError:
+        """Runs in a thread of the pool."""
+        try:
+            return confirm_without_copy(self._store, upload)
+        except StorageError as exc:
+            return exc
+
+    def _recoverable(self, upload: Upload, answer: Confirmation) -> Finding:
+        key = upload.object_key
+        if answer.verdict is Verdict.UNKNOWN:
+            detail = f"Its local file is missing. {answer.detail} Compare them, or compress the video again."
+            return Finding(Issue.RECOVERABLE, key, detail, upload)
+        detail = "Its local file is missing, and its object is in place"
+        if not self._fix:
+            detail += f": `video-uploader retry {upload.id}` publishes it."
+            return Finding(Issue.RECOVERABLE, key, detail, upload)
+        try:
+            self._ledger.reopen(upload.id, reason="its object is in place")
+        except (ClaimLostError, IllegalTransitionError) as exc:
+            return Finding(Issue.UNKNOWN, key, f"{detail}. {exc}", upload)
+        detail += "; its upload is pending again, and the daemon publishes the object."
+        return Finding(Issue.RECOVERABLE, key, detail, upload, is_fixed=True)
+
+    def _unrecorded_rows(self, pool: ThreadPoolExecutor) -> Iterator[Finding]:
+        """The objects that catalog rows show and that are not in the ledger."""
+        naming = self._context.naming
+        for page in _pages(self._catalog.rows_with_url_prefix(naming.public_url_of(self._prefix))):
+            keys = {key: row for row in page if (key := naming.key_of(row.url)) is not None}
+            unknown = sorted(keys.keys() - self._ledger.known_keys(list(keys)))
+            for key, answer in zip(unknown, pool.map(self._head, unknown), strict=True):
+                what = f"Catalog row {keys[key].id} shows an object that is not in the ledger"
+                if isinstance(answer, StorageError):
+                    yield self._failed_request(key, answer)
+                elif answer is not None:
+                    yield Finding(Issue.UNRECORDED, key, f"{what}: {_WITHOUT_RECEIPT}.")
+                else:
+                    yield Finding(Issue.LOST, key, f"{what} and does not exist.")
+
+    def _head(self, key: str) -> ObjectHead | StorageError | None:
+        """Runs in a thread of the pool."""
+        try:
+            return self._store.head(key)
+        except StorageError as exc:
+            return exc
+
     def _orphans(self, orphans: Orphans) -> Iterator[Finding]:
         deletes = self._fix and self._application.settings.delete_orphans
         for upload in orphans.find():
             answer = self._confirm(upload)
             if isinstance(answer, StorageError):
-                yield self._failed_request(upload, answer)
+                yield self._failed_request(upload.object_key, answer, upload)
             elif answer.verdict is not Verdict.MISSING:
                 is_deleted = deletes and orphans.delete(upload)
                 result = "it was deleted" if is_deleted else _why_kept(deletes, self._fix)
@@ -225,27 +331,31 @@ class Audit:
                 yield Finding(Issue.ORPHAN, upload.object_key, detail, upload, is_fixed=is_deleted)
 
     def _unknown_objects(self) -> Iterator[Finding]:
-        prefix = self._application.settings.aws_s3_videos_prefix.strip("/")
+        """The objects under the prefix that are not in the ledger and that no catalog row shows."""
         lookups = 0
         try:
-            for page in _pages(self._store.objects(f"{prefix}/" if prefix else "")):
+            for page in _pages(self._store.objects(self._prefix)):
                 self.listed += len(page)
                 known = self._ledger.known_keys([entry.key for entry in page])
                 for entry in page:
-                    if entry.key not in known:
-                        lookups += 1
-                        yield Finding(
-                            Issue.NOT_OURS, entry.key, self._describe(entry, lookups <= MAX_LOOKUPS)
-                        )
+                    if entry.key in known:
+                        continue
+                    lookups += 1
+                    if lookups > MAX_LOOKUPS:
+                        yield Finding(Issue.NOT_OURS, entry.key, _describe(entry))
+                    elif not self._is_in_catalog(entry.key):
+                        yield self._unknown_object(entry)
         except StorageError as exc:
             if exc.status != 403:
                 raise
-            yield Finding(Issue.UNKNOWN, f"{prefix}/", str(exc))
+            yield Finding(Issue.UNKNOWN, self._prefix, str(exc))
 
-    def _describe(self, entry: ListedObject, look_up: bool) -> str:
-        shown = " A catalog row shows it." if look_up and self._is_in_catalog(entry.key) else ""
-        written = f"{entry.written_at:%Y-%m-%d %H:%M}Z"
-        return f"It is not in the ledger: {entry.size} bytes, written {written}.{shown}"
+    def _unknown_object(self, entry: ListedObject) -> Finding:
+        head = self._head(entry.key)
+        if isinstance(head, StorageError) or head is None or not is_described(head):
+            return Finding(Issue.NOT_OURS, entry.key, _describe(entry))
+        detail = f"{_describe(entry)} It has this program's metadata: {_WITHOUT_RECEIPT}."
+        return Finding(Issue.UNRECORDED, entry.key, detail)
 
     def _is_in_catalog(self, key: str) -> bool:
         """Whether a catalog row holds the URL of an object that is not in the ledger."""
@@ -254,6 +364,11 @@ class Audit:
         if parsed is None:
             return False
         return any(naming.key_of(row.url) == key for row in self._catalog.rows(parsed.video_id))
+
+
+def _describe(entry: ListedObject) -> str:
+    written = f"{entry.written_at:%Y-%m-%d %H:%M}Z"
+    return f"It is not in the ledger: {entry.size} bytes, written {written}."
 
 
 def _why_kept(deletes: bool, fix: bool) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from uuid import UUID
 
-from db import CompressorTable, Database, DatabaseError
+from db import CompressorTable, Database, DatabaseError, current_role
 from storage import CheckResult, failed, not_tried, ok, warning
 from watcher.app.factories import make_ledger
 from watcher.settings import Settings
@@ -30,15 +30,15 @@ def check_catalog(
         yield failed(
             "catalog",
             f"The compressor's table {name} cannot be read: {reason_of(exc)}.",
-            "Set CATALOG_SCHEMA and the database URL to those of the compressor, and grant this role "
-            f"USAGE on the schema and SELECT, UPDATE (url) on {name}.",
+            "Set CATALOG_SCHEMA and the database URL to those of the compressor, and have an administrator "
+            f"execute: {' '.join(catalog_grants(settings, current_role(database)))}",
         )
         yield from (
             not_tried(later, "catalog") for later in ("catalog URL", "catalog index", "catalog clock")
         )
         return
     yield ok("catalog", f"The compressor's table {name} can be read.")
-    yield _url(table, name)
+    yield _url(table, name, database)
     yield _index(table, name)
     if ledger_is_current:
         yield _clock(settings, database)
@@ -46,13 +46,22 @@ def check_catalog(
         yield not_tried("catalog clock", "schema")
 
 
-def _url(table: CompressorTable, name: str) -> CheckResult:
+def catalog_grants(settings: Settings, role: str) -> list[str]:
+    """The statements that let a role read the compressor's table and update `url` in it."""
+    schema = settings.catalog_schema
+    return [
+        f"GRANT USAGE ON SCHEMA {schema} TO {role};",
+        f"GRANT SELECT, UPDATE (url) ON {schema}.video_qualities TO {role};",
+    ]
+
+
+def _url(table: CompressorTable, name: str, database: Database) -> CheckResult:
     if table.can_set_url():
         return ok("catalog URL", "This role may update url in it.")
     return failed(
         "catalog URL",
         "This role may not update url in it, so nothing can be published.",
-        f"GRANT UPDATE (url) ON {name} TO this role.",
+        f"Have an administrator execute: GRANT UPDATE (url) ON {name} TO {current_role(database)};",
     )
 
 

@@ -8,11 +8,19 @@ from contextlib import closing
 from datetime import timedelta
 from urllib.parse import unquote, urlsplit
 
-from db import Database, DatabaseError, pending_migrations, schema_version
+from db import (
+    Database,
+    DatabaseError,
+    current_role,
+    pending_migrations,
+    schema_version,
+    try_migration,
+    unusable_tables,
+)
 from storage import CheckResult, failed, not_tried, ok, warning
 from watcher.app.factories import make_catalog, make_ledger, open_ledger_database
 from watcher.filesystem import instance_lock
-from watcher.operations.catalog_checks import NIL_VIDEO_ID, check_catalog, reason_of
+from watcher.operations.catalog_checks import NIL_VIDEO_ID, catalog_grants, check_catalog, reason_of
 from watcher.operations.directory_checks import check_directory, check_disk
 from watcher.settings import CatalogKind, Settings, UnusedSetting, unused_settings
 from watcher.telemetry import human_duration
@@ -51,7 +59,7 @@ def _check_database(settings: Settings, lock: str) -> Iterator[CheckResult]:
             pending = pending_migrations(database)
             found = [
                 ok(name, f"{file or 'PostgreSQL'} can be reached."),
-                _schema(database, pending),
+                _schema(settings, database, pending),
                 *_catalog(settings, database, is_current=not pending),
                 _daemon(settings, lock, None if pending else database),
             ]
@@ -79,15 +87,42 @@ def _missing_file(file: str) -> CheckResult:
     return warning("database", f"{file} does not exist yet.", "`video-uploader run` creates it.")
 
 
-def _schema(database: Database, pending: list[str]) -> CheckResult:
+def _schema(settings: Settings, database: Database, pending: list[str]) -> CheckResult:
     version = schema_version(database) or "none"
-    if pending:
-        return warning(
-            "schema",
-            f"Its version is {version}, and these migrations are pending: {', '.join(pending)}.",
-            "`video-uploader db migrate` applies them; so does `run`, unless DATABASE_AUTO_MIGRATE is false.",
-        )
-    return ok("schema", f"Its version is {version}, the latest.")
+    if not pending:
+        if unusable := unusable_tables(database):
+            detail = f"Its version is {version}, and this role may not read and write {', '.join(unusable)}."
+            return failed("schema", detail, _grants(settings, database))
+        return ok("schema", f"Its version is {version}, the latest.")
+    detail = f"Its version is {version}, and these migrations are pending: {', '.join(pending)}."
+    if settings.database_auto_migrate:
+        try:
+            try_migration(database)
+        except DatabaseError as exc:
+            detail = f"{detail} `run` cannot apply them: {reason_of(exc)}."
+            return failed("schema", detail, _grants(settings, database))
+    return warning(
+        "schema",
+        detail,
+        "`video-uploader db migrate` applies them; so does `run`, unless DATABASE_AUTO_MIGRATE is false.",
+    )
+
+
+def _grants(settings: Settings, database: Database) -> str:
+    """What an administrator must execute: the README's statements with the present names."""
+    role, schema = current_role(database), settings.database_schema
+    statements = [
+        f"CREATE SCHEMA IF NOT EXISTS {schema} AUTHORIZATION {role};",
+        f"ALTER SCHEMA {schema} OWNER TO {role};",
+    ]
+    if schema_version(database) is not None:
+        statements += [
+            f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role};",
+            f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO {role};",
+        ]
+    if settings.catalog_kind is CatalogKind.COMPRESSOR:
+        statements += catalog_grants(settings, role)
+    return f"Have an administrator execute: {' '.join(statements)}"
 
 
 def _catalog(settings: Settings, database: Database, *, is_current: bool) -> Iterator[CheckResult]:

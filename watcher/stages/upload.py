@@ -14,6 +14,7 @@ from storage import (
     Multipart,
     Receipt,
     SourceFile,
+    StorageError,
     Target,
     Verdict,
     WriteCondition,
@@ -21,14 +22,19 @@ from storage import (
 from watcher.catalog.gate import Admitted, Rejected, Waiting
 from watcher.errors import Code, DeferError, FailureKind, ReexamineError, StageError
 from watcher.failpoints import Point, failpoint
-from watcher.filesystem import leases
+from watcher.filesystem import FileMissingError, leases
 from watcher.filesystem.openat import owned
+from watcher.filesystem.removal import is_present_or_quarantined
 from watcher.stages.context import StageContext
+from watcher.stages.object_origin import confirm_without_copy, is_own, metadata_of
 from watcher.stages.runner import Stage, Work
 from watcher.stages.upload_progress import UploadProgress
 from watcher.supervision.backoff import Backoff
 
 log = structlog.get_logger()
+
+PATH_SECONDS = 0.5
+"""How often the path of a file is compared with the open file while that is sent."""
 
 RIVAL_SECONDS = 1.0
 """How soon a row is tried again whose object key a missing file still holds."""
@@ -51,10 +57,46 @@ class UploadStage(Stage):
         """Advance each upload from `pending` to `verified`, or reject it, or return it to the gate."""
         for upload in uploads:
             with work.error_policy.handling(upload):
-                self._advance(upload, work)
+                try:
+                    fd = self._context.tree.open(upload.path)
+                except FileMissingError:
+                    if not self._recover(upload, work):
+                        raise
+                else:
+                    self._advance(upload, fd, work)
 
-    def _advance(self, upload: Upload, work: Work) -> None:
-        with owned(self._context.tree.open(upload.path)) as fd:
+    def _recover(self, upload: Upload, work: Work) -> bool:
+        """Verify the upload of a missing file by its object; return whether that proves the content.
+
+        The ledger may have been restored from a backup: the file was uploaded and released since.
+        """
+        context = self._context
+        if is_present_or_quarantined(context.tree, upload.path, upload.id):
+            return False
+        context.tree.ensure_mounted()
+        if context.gate is not None and isinstance(decision := context.gate.admit(upload), Admitted):
+            upload = self._apply_admission(upload, decision.admission)
+        if context.ledger.key_conflict(upload) is not None:
+            return False
+        try:
+            found = confirm_without_copy(context.store, upload)
+        except StorageError as exc:
+            if exc.code != Code.OBJECT_UNKNOWN:
+                raise
+            # It concerns this upload only: others are sent without such an answer.
+            reason = f"The local file is missing, and its object may be in S3: {exc}"
+            raise StageError(FailureKind.TRANSIENT, Code.OBJECT_UNKNOWN, reason) from exc
+        receipt = found.receipt
+        if receipt is None:
+            return False
+        if upload.checksum is None:
+            upload = context.ledger.record(upload, checksum=receipt.checksum)
+        _Attempt(context, upload, work, self._clock).adopted(found)
+        self._conclude(upload, receipt, work)
+        return True
+
+    def _advance(self, upload: Upload, opened: int, work: Work) -> None:
+        with owned(opened) as fd:
             self._require_as_settled(upload, fd)
             admitted = self._pass_gate(upload)
             if admitted is None:
@@ -83,7 +125,10 @@ class UploadStage(Stage):
                 return
             if attempt.started_at is not None:
                 self._context.metrics.upload_seconds.observe(self._clock() - attempt.started_at)
-            self._require_same_path(upload)
+            require_same_path(self._context, upload)
+        self._conclude(upload, receipt, work)
+
+    def _conclude(self, upload: Upload, receipt: Receipt, work: Work) -> None:
         failpoint(Point.CONFIRMED)
         retry_until_committed(lambda: self._record_verified(upload, receipt), work)
         failpoint(Point.VERIFIED)
@@ -117,11 +162,6 @@ class UploadStage(Stage):
             raise ReexamineError("A process has it open for writing again.")
         if self._context.tree.identity(os.fstat(fd)) != upload.identity:
             raise ReexamineError("Its size, time or inode is not what it was when it was finished.")
-
-    def _require_same_path(self, upload: Upload) -> None:
-        """Raise ReexamineError unless the file at the path is still the one that was hashed and sent."""
-        if self._context.tree.stat(upload.path) != upload.identity:
-            raise ReexamineError("It changed while it was sent, or another file stands at its path now.")
 
     def _require_own_key(self, upload: Upload) -> None:
         rival = self._context.ledger.key_conflict(upload)
@@ -197,12 +237,7 @@ class UploadStage(Stage):
         return self._context.ledger.record(upload, checksum=checksum, multipart_id=None, part_size=None)
 
     def _target(self, upload: Upload) -> Target:
-        metadata = {
-            "video-id": upload.video_id,
-            "quality": upload.quality,
-            "source-mtime": str(upload.mtime_ns),
-        }
-        return Target(upload.object_key, self._context.naming.content_type(upload), metadata)
+        return Target(upload.object_key, self._context.naming.content_type(upload), metadata_of(upload))
 
 
 class _NewerRowRequiredError(Exception):
@@ -211,6 +246,16 @@ class _NewerRowRequiredError(Exception):
 
 class _Attempt(UploadProgress):
     """An attempt to make an object hold a file: what it may replace, and what is recorded."""
+
+    _path_seen_at = float("-inf")
+
+    def is_cancelled(self) -> bool:
+        """As `UploadProgress`; raises ReexamineError once another file stands at the path."""
+        now = self._clock()
+        if now - self._path_seen_at >= PATH_SECONDS:
+            self._path_seen_at = now
+            require_same_path(self.context, self.upload)
+        return super().is_cancelled()
 
     @property
     def unfinished_multipart(self) -> Multipart | None:
@@ -258,17 +303,23 @@ class _Attempt(UploadProgress):
 
     def _require_replaceable(self, found: Confirmation) -> None:
         """Raise StageError if the object is not in the ledger and newer than the file's upload."""
-        upload = self.upload
-        if found.etag is not None and self.context.ledger.is_known_etag(upload.object_key, found.etag):
+        upload, head = self.upload, found.head
+        if head is None or is_own(self.context.ledger, upload.object_key, head):
             return
         appeared_at = upload.catalog_row_at or upload.discovered_at
-        if found.last_modified is not None and found.last_modified >= appeared_at:
+        if head.last_modified is not None and head.last_modified >= appeared_at:
             raise StageError(
                 FailureKind.OBJECT,
                 Code.FOREIGN_OBJECT,
                 f"S3 has an object {upload.object_key!r} with other content that is not in this ledger and "
                 f"is newer than this file. Remove the wrong one of the two, then retry {upload.id}.",
             )
+
+
+def require_same_path(context: StageContext, upload: Upload) -> None:
+    """Raise ReexamineError unless the file at the path is still the one that was hashed."""
+    if context.tree.stat(upload.path) != upload.identity:
+        raise ReexamineError("It changed while it was sent, or another file stands at its path now.")
 
 
 def abort_multipart(context: StageContext, upload: Upload) -> None:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from wsgiref.simple_server import WSGIServer
 
-import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
-
-log = structlog.get_logger()
 
 CATALOG_GAUGES = {
     "awaiting_row_uploads": "Finished files that wait for their catalog row.",
@@ -115,39 +110,3 @@ def _labelled(name: str, description: str, label: str, values: Mapping[str, floa
     for value, number in values.items():
         family.add_metric([value], number)
     return family
-
-
-class MetricsServer:
-    """Serves `/metrics` at an address like ``127.0.0.1:9108``; with an empty address it does nothing."""
-
-    def __init__(self, metrics: Metrics, address: str) -> None:
-        self._metrics = metrics
-        self._address = address
-        self._server: WSGIServer | None = None
-        self._thread: threading.Thread | None = None
-
-    def start(self) -> None:
-        """Begin to serve. An address that cannot be bound is only a warning: uploads matter more."""
-        if not self._address:
-            return
-        host, _, port = self._address.rpartition(":")
-        try:
-            self._server, self._thread = start_http_server(
-                int(port), host.strip("[]"), registry=self._metrics.registry
-            )
-        except (OSError, UnicodeError) as exc:
-            # A host name that cannot be encoded in IDNA raises UnicodeError.
-            log.warning(
-                "metrics_unavailable",
-                address=self._address,
-                reason=str(exc),
-                hint="Set METRICS_ADDRESS to a free host:port, or empty.",
-            )
-
-    def stop(self) -> None:
-        """Stop serving and close the port."""
-        if self._server is not None and self._thread is not None:
-            self._server.shutdown()
-            self._server.server_close()
-            self._thread.join()
-            self._server = self._thread = None

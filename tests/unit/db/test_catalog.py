@@ -147,3 +147,19 @@ def test_without_a_catalog_nothing_is_written_and_all_goes_on(database: Database
     assert not catalog.rows_deleted(upload)
     assert not catalog.creates_rows
     assert OwnCatalog(database).rows(VIDEO_ID) == []
+
+
+def test_the_rows_of_a_bucket_are_read_page_by_page(
+    ledger: Ledger, catalog: OwnCatalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("db.catalog.PAGE", 2)
+    for number in range(5):
+        catalog.announce(
+            enqueue(ledger, f"v/{number}_720p.mp4"),
+            local_url=f"file:///v/{number}",
+            public_url=f"https://bucket.example/{number}",
+        )
+    found = [row.url for row in catalog.rows_with_url_prefix("file:///v/")]
+    assert sorted(found) == [f"file:///v/{number}" for number in range(5)]
+    assert list(catalog.rows_with_url_prefix("file:///w/")) == []
+    assert list(NoCatalog().rows_with_url_prefix("file:///v/")) == []

@@ -69,15 +69,6 @@ def test_an_object_is_replaced_by_a_later_upload_and_not_by_an_earlier_one(
     assert ledger.replaced_by(before, "ours") == ours
 
 
-def test_an_etag_is_known_whichever_instance_sent_it(
-    ledger: Ledger, database: Database, clock: Clock
-) -> None:
-    sent(Ledger(database, "elsewhere", clock=clock), "a", OTHER_CHECKSUM, timedelta(0), clock, "theirs")
-    assert ledger.is_known_etag(KEY, "theirs")
-    assert not ledger.is_known_etag(KEY, "foreign")
-    assert not ledger.is_known_etag("videos/another", "theirs")
-
-
 def test_every_address_that_a_path_was_ever_published_under_is_remembered(ledger: Ledger) -> None:
     advance_to(ledger, enqueue(ledger, "a"), State.PUBLISHED)
     second = advance_to(ledger, enqueue(ledger, "a"), State.VERIFIED)

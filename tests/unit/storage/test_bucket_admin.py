@@ -81,8 +81,10 @@ def test_an_empty_bucket_has_no_documents(s3: S3Server, bucket: str) -> None:
         assert admin.read() == NEW_ELSEWHERE == admin.new_bucket
 
 
-def test_a_new_bucket_on_aws_is_expected_to_be_closed() -> None:
-    with BucketAdmin(config_for("", "renditions", endpoint_url=None)) as admin:
+@pytest.mark.parametrize("endpoint", [None, "https://s3.eu-central-1.amazonaws.com"])
+def test_a_new_bucket_on_aws_is_expected_to_be_closed(endpoint: str | None) -> None:
+    """Also where AWS's endpoint is named."""
+    with BucketAdmin(config_for("", "renditions", endpoint_url=endpoint)) as admin:
         assert admin.new_bucket == NEW_ON_AWS
 
 

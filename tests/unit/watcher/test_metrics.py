@@ -1,19 +1,22 @@
 """What a scrape over HTTP returns."""
 
 import re
+import select
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
 
 import pytest
 from structlog.testing import capture_logs
 
 from tests.support.ports import free_address
-from watcher.telemetry.metrics import CATALOG_GAUGES, DIRECTORY_GAUGES, LedgerGauges, Metrics, MetricsServer
+from watcher.telemetry import metrics_server
+from watcher.telemetry.metrics import CATALOG_GAUGES, DIRECTORY_GAUGES, LedgerGauges, Metrics
+from watcher.telemetry.metrics_server import MAX_CONNECTIONS, MetricsServer
 
 README = Path(__file__).parents[3] / "README.md"
 
@@ -156,3 +159,89 @@ def test_afterwards_the_port_is_free_and_no_thread_is_left(metrics: Metrics) -> 
     with socket.create_server((host, int(port))):
         pass
     assert threading.active_count() <= before + 1, "a handler may still be ending"
+
+
+def connect(address: str) -> socket.socket:
+    """A connection on which nothing was sent yet."""
+    host, port = address.split(":")
+    return socket.create_connection((host, int(port)), timeout=10)
+
+
+def is_ended(client: socket.socket) -> bool:
+    """Whether the server ends the connection within ten seconds."""
+    try:
+        while client.recv(65536):
+            continue
+    except ConnectionResetError:
+        return True
+    return True
+
+
+def handlers() -> list[threading.Thread]:
+    """The threads that answer requests."""
+    return [thread for thread in threading.enumerate() if "process_request_thread" in thread.name]
+
+
+def test_idle_connections_are_bounded_and_keep_no_scrape_from_its_answer(metrics: Metrics) -> None:
+    """The newest connections stay, the oldest end, and no more threads than those run."""
+    with serving(metrics) as address, ExitStack() as clients:
+        idle = [clients.enter_context(connect(address)) for _ in range(5 * MAX_CONNECTIONS)]
+        with urlopen(f"http://{address}/metrics", timeout=10) as answer:
+            assert b"video_uploader_sent_bytes_total" in answer.read()
+        assert len(handlers()) <= MAX_CONNECTIONS
+        assert all(is_ended(client) for client in idle[: -MAX_CONNECTIONS + 1])
+        assert not select.select(idle[-MAX_CONNECTIONS + 2 :], [], [], 0)[0]
+
+
+def test_a_silent_connection_ends(metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics_server._Handler, "timeout", 0.1)
+    with serving(metrics) as address, connect(address) as client:
+        client.sendall(b"GET /metrics HTTP/1.1\r\n")
+        assert is_ended(client)
+
+
+def test_a_request_that_drips_ends(metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte now and then does not keep a connection beyond its deadline."""
+    monkeypatch.setattr(metrics_server, "CONNECTION_SECONDS", 0.1)
+    with serving(metrics) as address, connect(address) as client:
+        client.sendall(b"GET /metrics HTTP/1.1\r\nDrip: ")
+        drips = 0
+        while not select.select([client], [], [], 0.05)[0]:
+            client.sendall(b"x")
+            drips += 1
+            assert drips < 200
+        assert is_ended(client)
+
+
+def test_a_client_that_does_not_read_the_answer_is_left(
+    metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics_server, "CONNECTION_SECONDS", 0.1)
+    monkeypatch.setattr(metrics_server._Handler, "timeout", 60)
+    many = {f"{number:01000}": number for number in range(10_000)}
+    metrics.registry.register(LedgerGauges(counts=lambda: many, settling=int, paused=dict, catalog=dict))
+    with serving(metrics) as address, connect(address) as client:
+        client.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        assert select.select([client], [], [], 10)[0], "the answer has begun"
+        (handler,) = handlers()
+        handler.join(10)
+        assert not handler.is_alive()
+
+
+def test_a_request_of_endless_headers_is_refused(metrics: Metrics) -> None:
+    headers = {f"X-{number}": "x" * 1000 for number in range(50)}
+    with serving(metrics) as address, pytest.raises(HTTPError, match="431"):
+        urlopen(Request(f"http://{address}/metrics", headers=headers), timeout=10)
+
+
+def test_a_gauge_that_fails_is_a_line_of_the_log(metrics: Metrics) -> None:
+    def broken() -> int:
+        raise ZeroDivisionError("broken\non purpose")
+
+    metrics.registry.register(LedgerGauges(counts=dict, settling=broken, paused=dict, catalog=dict))
+    with capture_logs() as logged, serving(metrics) as address, connect(address) as client:
+        client.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        assert is_ended(client)
+    assert [(line["event"], line["reason"]) for line in logged] == [
+        ("metrics_unanswered", "ZeroDivisionError: broken\\non purpose")
+    ]
