@@ -127,8 +127,7 @@ class Republisher:
         if not news and video_id not in watched:
             return 0
         for upload in self._ledger.uploads(video_id=video_id):
-            known_urls = [upload.url] if upload.url else []
-            of_file = rows_of_file(upload, rows, self._naming, known_urls=known_urls)
+            of_file = rows_of_file(upload, rows, self._naming)
             may_be_current = upload.state is State.PUBLISHED and video_id in watched
             if of_file and (may_be_current or any(row.id in news for row in of_file)):
                 changed += self._isolated(upload, partial(self._reconcile, upload, of_file))
