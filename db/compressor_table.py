@@ -96,19 +96,29 @@ class CompressorTable:
                     entry[1].append(_row(of_row))
         return [(upload, _sorted(of_video)) for upload, of_video in found.values()]
 
-    def unpublished_rows(self, states: Collection[State]) -> dict[str, list[CatalogRow]]:
+    def known_videos(self, states: Collection[State], *, after: str | None, limit: int) -> list[str]:
+        """The ids of at most `limit` videos that have an upload in one of the states, in order.
+
+        An index answers it. `after` is the last id of the previous page.
+        """
+        query: Any = self._videos(states).distinct().order_by(self._uploads.video_id).limit(limit)
+        if after is not None:
+            query = query.where(self._uploads.video_id > after)
+        with self._database.operation("list the known videos"):
+            return list(query.scalars())
+
+    def unpublished_rows(
+        self, states: Collection[State], videos: Collection[str] | None = None
+    ) -> dict[str, list[CatalogRow]]:
         """The ready rows that do not have the URL last published onto them, if any was, by video id.
 
-        Reads only videos that have an upload in one of the states.
+        Reads the rows of `videos`, by the compressor's index of `video_id`; by default those of all videos
+        that have an upload in one of the states, which reads the whole table.
         """
-        uploads, rows, shown = self._uploads, self._rows, self._database.tables.publications
-        videos: Any = uploads.select(uploads.video_id).where(
-            uploads.instance == self._instance, uploads.state.in_(sorted(states))
-        )
+        rows, shown = self._rows, self._database.tables.publications
+        of_videos = rows.video_id.in_(self._videos(states) if videos is None else list(videos))
         as_published: Any = shown.select(shown.row_id).where(shown.row_id == rows.id, shown.url == rows.url)
-        query = self._select().where(
-            rows.status == "ready", rows.video_id.in_(videos), ~fn.EXISTS(as_published)
-        )
+        query = self._select().where(rows.status == "ready", of_videos, ~fn.EXISTS(as_published))
         found: dict[str, list[CatalogRow]] = {}
         with self._database.operation("compare the catalog with what was published"):
             for values in query.dicts():
@@ -192,6 +202,11 @@ class CompressorTable:
         with self._database.operation("inspect the compressor's table") as connected:
             (value,) = connected.execute_sql(query.format(table="%s"), (table,)).fetchone()
         return value
+
+    def _videos(self, states: Collection[State]) -> Any:
+        uploads = self._uploads
+        query: Any = uploads.select(uploads.video_id)
+        return query.where(uploads.instance == self._instance, uploads.state.in_(sorted(states)))
 
     def _select(self) -> Any:
         return self._rows.select(*(column.alias(name) for name, column in self._columns().items()))

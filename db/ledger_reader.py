@@ -199,9 +199,11 @@ class LedgerReader:
     # Object keys: several uploads, of one path or of several, can have the same key.
 
     def key_conflict(self, upload: Upload) -> Upload | None:
-        """The oldest upload of another path that has, or is going to have, the same object key.
+        """An upload of another path that has, or is going to have, the same object key.
 
-        Two files with one key would overwrite each other's object.
+        Two files with one key would overwrite each other's object. An upload at the catalog gate has no key
+        yet: its row decides about it, and there may never be one. Of several uploads it is the oldest of
+        those that have an object or a claim, else the oldest.
         """
         uploads = self._uploads
         query = uploads.select().where(
@@ -209,8 +211,10 @@ class LedgerReader:
             uploads.object_key == upload.object_key,
             uploads.path != upload.path,
             uploads.state.in_([State.PENDING, State.VERIFIED, State.PUBLISHED, State.RELEASED]),
+            uploads.awaits_row == SQL("FALSE"),
         )
-        return self._first("look for another file of the same key", query.order_by(uploads.id))
+        is_waiting = (uploads.state == State.PENDING) & uploads.claimed_by.is_null()
+        return self._first("look for another file of the same key", query.order_by(is_waiting, uploads.id))
 
     def uploads_of_key(self, object_key: str, *, all_instances: bool = False) -> list[Upload]:
         """Every upload that has or had this object key, oldest first."""

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 
-from db import State
+import pytest
+
+from db import State, Upload
 from tests.support.catalog_rows import CatalogRows
-from tests.support.fault_proxy import FaultProxy, s3_error, sent
+from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error, sent
 from tests.support.harness import BUCKET, VIDEO_ID, Harness, MakeHarness
 from tests.support.s3_server import S3Server
+from watcher import failpoints
 from watcher.errors import Code
+from watcher.failpoints import Point
 
 NAME = "my video_720p.mp4"
 PATH = f"{VIDEO_ID}/{NAME}"
@@ -305,6 +309,118 @@ def test_an_object_that_the_compressor_uploaded_itself_is_adopted_once_it_is_con
     assert harness.row(PATH).state is State.RELEASED
     assert sent(proxy) == []
     assert rows.url_of(row) == public(harness, key)
+
+
+@pytest.mark.parametrize(
+    ("name", "quality", "uploaded"),
+    [
+        ("movie_144p.mp4", "144p", "movie_144p.mov"),
+        ("movie_144p.mp4", "144p", "movie_144p"),
+        ("50% off? #1_144p.mp4", "144p", "50% off? #1_144p.mp4"),
+        ("50% off? #1.mov", "original", "50% off? #1_original.mov"),
+    ],
+)
+def test_a_row_of_what_the_compressor_uploaded_itself_is_given_a_url_that_players_can_fetch(
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes, name: str, quality: str, uploaded: str
+) -> None:
+    """Its keys have the extension of the source, and its URLs are not encoded."""
+    harness = make_catalog_harness(KEEP_LOCAL=True)
+    url = f"https://lam-brk.s3.ap-south-1.amazonaws.com/videos/{VIDEO_ID}/{uploaded}"
+    row = rows.insert(name, quality, url=url)
+    path = f"{VIDEO_ID}/{name}"
+    harness.put(path, video)
+    finish(harness, path)
+    stem, extension = os.path.splitext(name)
+    key = f"videos/{VIDEO_ID}/{stem}_original{extension}" if quality == "original" else f"videos/{path}"
+    assert harness.row(path).object_key == key
+    assert harness.object(harness.row(path)) == video
+    assert rows.url_of(row) == public(harness, key)
+
+
+def test_a_copy_in_a_directory_in_upper_case_leaves_row_and_key_to_the_file_that_the_row_names(
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
+) -> None:
+    harness = make_catalog_harness()
+    copy = f"{VIDEO_ID.upper()}/{NAME}"
+    stray = harness.put(copy, video + b"\0\0\0\x08free")
+    row = rows.insert(NAME, "720p")
+    upload = harness.put(PATH, video)
+    assert stray.object_key == upload.object_key
+    finish(harness)
+    assert harness.row(PATH).state is State.RELEASED
+    assert harness.object(upload) == video
+    assert rows.url_of(row) == public(harness, upload.object_key)
+    assert harness.admit_waiting() == 0
+    assert harness.row(copy).awaits_row
+
+
+def test_a_file_in_a_directory_in_upper_case_is_uploaded_for_a_row_that_names_it(
+    make_catalog_harness: MakeHarness, rows: CatalogRows, server: S3Server, video: bytes
+) -> None:
+    """Also again, when its object was lost: the row shows the object by then."""
+    harness = make_catalog_harness()
+    path = f"{VIDEO_ID.upper()}/{NAME}"
+    row = rows.insert(NAME, "720p", url=f"https://example.com/videos/{path}")
+    key = harness.put(path, video).object_key
+    assert key == f"videos/{VIDEO_ID}/{NAME}"
+    harness.admit_waiting()
+    harness.step(State.PENDING)
+    harness.step(State.VERIFIED)
+    assert rows.url_of(row) == public(harness, key)
+    harness.app.context.catalog.publications.delete([row])  # type: ignore[attr-defined]  # the compressor's
+    server.client().delete_object(Bucket=BUCKET, Key=key)
+    (lost,) = harness.step(State.PUBLISHED)
+    assert lost.state is State.PENDING
+    assert harness.finish(path).state is State.RELEASED
+
+
+def test_a_file_that_passes_the_gate_while_another_of_its_key_is_being_sent_waits_for_that(
+    make_catalog_harness: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
+) -> None:
+    """At the gate the older one held no key, so the younger one began."""
+    harness = make_catalog_harness(KEEP_LOCAL=True)
+    older, younger = f"{VIDEO_ID.upper()}/{NAME}", PATH
+    harness.put(older, video + b"\0\0\0\x08free")
+    rows.insert(NAME, "720p")
+    harness.put(younger, video)
+    assert harness.admit_waiting() == 1
+    meanwhile: list[Upload] = []
+
+    def admit_the_older(request: Request, forward: Forward) -> Answer:
+        if request.action == "PutObject" and not meanwhile:
+            rows.insert(NAME, "720p", url=f"https://example.com/videos/{older}")
+            harness.admit_waiting()
+            meanwhile.extend(harness.step(State.PENDING))
+        return forward()
+
+    proxy.fault = admit_the_older
+    (upload,) = harness.step(State.PENDING)
+    assert [(waits.path, waits.state, waits.error_code) for waits in meanwhile] == [
+        (older, State.PENDING, Code.KEY_TAKEN)
+    ]
+    assert (upload.path, upload.state) == (younger, State.VERIFIED)
+    assert harness.object(upload) == video
+
+
+def test_a_file_is_not_sent_if_an_older_one_of_its_key_passed_the_gate_while_it_was_hashed(
+    make_catalog_harness: MakeHarness,
+    rows: CatalogRows,
+    proxy: FaultProxy,
+    video: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    harness = make_catalog_harness(KEEP_LOCAL=True)
+    older = f"{VIDEO_ID.upper()}/{NAME}"
+    harness.put(older, video)
+    rows.insert(NAME, "720p")
+    harness.put(PATH, video)
+    assert harness.admit_waiting() == 1
+    rows.insert(NAME, "720p", url=f"https://example.com/videos/{older}")
+
+    monkeypatch.setattr(failpoints, "hook", lambda point: point is Point.HASHED and harness.admit_waiting())
+    (stopped,) = harness.step(State.PENDING)
+    assert (stopped.path, stopped.state, stopped.error_code) == (PATH, State.FAILED, Code.KEY_TAKEN)
+    assert proxy.actions == []
 
 
 def test_a_file_that_vanishes_while_it_waits_is_gone(

@@ -13,6 +13,7 @@ from tests.support.catalog_rows import BASE_URL, CatalogRows
 from tests.support.fault_proxy import FaultProxy
 from tests.support.harness import BUCKET, VIDEO_ID, Harness, MakeHarness
 from tests.support.s3_server import S3Server
+from watcher.catalog.republisher import LOCKED_BACKOFF
 from watcher.errors import Code
 
 NAME = "my video_720p.mp4"
@@ -45,6 +46,11 @@ def public(harness: Harness, key: str = KEY) -> str:
 def check_recent(harness: Harness) -> int:
     assert harness.app.catalog_thread is not None
     return harness.app.catalog_thread.republisher.check_recent()
+
+
+def check_new(harness: Harness, *, fresh_only: bool = False) -> int:
+    assert harness.app.catalog_thread is not None
+    return harness.app.catalog_thread.republisher.check_new(fresh_only=fresh_only)
 
 
 def republished(harness: Harness) -> float | None:
@@ -150,6 +156,104 @@ def test_a_row_that_appears_for_a_file_that_did_not_change_is_published_by_the_s
     assert harness.row(ORIGINAL).catalog_row_id == again
     assert proxy.actions == []
     assert harness.check_rows() == 0
+
+
+def test_a_file_that_is_compressed_again_to_equal_bytes_is_published_when_its_new_row_is_ready(
+    make_catalog_harness: MakeHarness, rows: CatalogRows, proxy: FaultProxy, video: bytes
+) -> None:
+    harness = make_catalog_harness(KEEP_LOCAL=True)
+    rows.insert(NAME, "720p")
+    upload = harness.put(PATH, video)
+    publish(harness)
+    del proxy.requests[:]
+    again = rows.insert(NAME, "720p", "processing")
+    os.utime(harness.absolute(harness.write(PATH, video)), (1, 1))
+    assert check_new(harness, fresh_only=True) == 0
+    assert harness.put(PATH, video).id == upload.id
+    assert check_new(harness, fresh_only=True) == 0
+    rows.update(again, status="ready")
+    assert check_new(harness, fresh_only=True) == 1
+    assert rows.url_of(again) == public(harness)
+    assert proxy.actions == []
+
+
+def test_the_original_of_a_video_that_is_compressed_again_is_published_with_its_renditions(
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
+) -> None:
+    """It is not copied again, so no event comes for it: the renditions' events do."""
+    harness = make_catalog_harness(KEEP_LOCAL=True)
+    rows.insert(ORIGINAL_NAME, "original")
+    harness.put(ORIGINAL, video)
+    publish(harness, ORIGINAL)
+    rows.insert(NAME, "720p", "processing")
+    harness.put(PATH, video)
+    again = rows.insert(ORIGINAL_NAME, "original")
+    assert check_new(harness, fresh_only=True) == 1
+    assert rows.url_of(again) == public(harness, ORIGINAL_KEY)
+
+
+def test_a_row_that_no_event_announces_is_published_in_the_turn_of_its_video(
+    make_catalog_harness: MakeHarness,
+    rows: CatalogRows,
+    video: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An hour later: the turns begin again after the last video."""
+    monkeypatch.setattr("watcher.catalog.republisher.PAGE", 1)
+    harness = make_catalog_harness(KEEP_LOCAL=True)
+    rows.insert(NAME, "720p")
+    harness.put(PATH, video)
+    publish(harness)
+    other = VIDEO_ID.replace("0b8e", "1b8e")
+    add_video(rows.url, other)
+    rows.insert(NAME, "720p", video_id=other, url=f"{BASE_URL}/{other}/{NAME}")
+    harness.put(f"{other}/{NAME}", video)
+    publish(harness, f"{other}/{NAME}")
+    later = make_catalog_harness(KEEP_LOCAL=True)
+    again = rows.insert(NAME, "720p")
+    assert check_new(later, fresh_only=True) == 0
+    assert [check_new(later) for _ in range(3)] == [1, 0, 0]
+    assert rows.url_of(again) == public(harness)
+    again = rows.insert(NAME, "720p")
+    assert sum(check_new(later) for _ in range(3)) == 1
+    assert rows.url_of(again) == public(harness)
+
+
+def test_a_row_that_cannot_be_published_onto_is_examined_only_once(
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Thousands of them must not take the time of new files every few seconds."""
+    harness = make_catalog_harness(KEEP_LOCAL=True)
+    rows.insert(NAME, "720p")
+    harness.put(PATH, video)
+    publish(harness)
+    rows.insert("ignored.xyz", "original")
+    later = make_catalog_harness(KEEP_LOCAL=True)
+    with caplog.at_level("DEBUG", "peewee"):
+        assert check_new(later) == 0
+        first = len(caplog.records)
+        assert check_new(later) == 0
+    assert first > len(caplog.records) - first == 2
+
+
+def test_a_row_that_is_locked_is_published_when_the_lock_is_gone(
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = make_catalog_harness(KEEP_LOCAL=True)
+    rows.insert(NAME, "720p")
+    harness.put(PATH, video)
+    publish(harness)
+    later = make_catalog_harness(KEEP_LOCAL=True)
+    assert later.app.catalog_thread is not None
+    republisher = later.app.catalog_thread.republisher
+    again = rows.insert(NAME, "720p")
+    with rows.connection.transaction():
+        rows.connection.execute("SELECT 1 FROM video_qualities WHERE id = %s FOR UPDATE", [again])
+        assert check_new(later) == 0
+    began = republisher._clock()
+    monkeypatch.setattr(republisher, "_clock", lambda: began + LOCKED_BACKOFF.base + 1)
+    assert check_new(later, fresh_only=True) == 1
+    assert rows.url_of(again) == public(harness)
 
 
 def test_a_newer_row_of_other_content_waits_for_its_own_upload(

@@ -64,6 +64,20 @@ def test_explain_tells_which_row_is_waited_for_since_when_and_whether_that_is_to
     assert "CATALOG_ROW_TIMEOUT" not in waits
     ran = command.here("explain", UNKNOWN)
     assert "longer than CATALOG_ROW_TIMEOUT (1 h). The catalog has no row for it." in ran.out
+    assert f"Row {waiting} (480p, processing) names another file, processing_480p.mp4." in ran.out
+
+
+def test_explain_tells_that_the_row_of_what_the_compressor_uploaded_itself_was_found(
+    compressor_harness: Harness,
+    command: Command,
+    compressor: Compressor,  # noqa: F811
+    video: bytes,
+) -> None:
+    row = compressor.begin(PROCESSING, "480p")
+    uploaded = f"https://lam-brk.s3.ap-south-1.amazonaws.com/videos/{PROCESSING.replace('.mp4', '.mov')}"
+    compressor.set_url(row, uploaded)
+    compressor_harness.put(PROCESSING, video)
+    assert f"Its row {row} is processing and shows {uploaded}." in command.here("explain", PROCESSING).out
 
 
 def test_explain_tells_which_row_keeps_a_published_copy(

@@ -65,6 +65,27 @@ def test_a_row_that_appears_for_a_file_that_did_not_change_is_found_by_the_next_
     assert rows.url_of(appeared) == url
 
 
+@pytest.mark.parametrize("is_written_again", [True, False])
+def test_a_new_row_of_a_file_that_did_not_change_is_published_without_a_scan(
+    settings: MakeSettings, rows: CatalogRows, media: Media, is_written_again: bool
+) -> None:
+    """The video was compressed again: to equal bytes, or this is its original, which is not copied again."""
+    chosen = settings(DATABASE_URL=rows.url, CATALOG="compressor", KEEP_LOCAL=True, RESCAN_SECONDS=86400)
+    path = f"{VIDEO_ID}/good_720p.mp4"
+    written = os.path.join(chosen.completed_dir, path)
+    os.makedirs(os.path.dirname(written))
+    shutil.copyfile(media.faststart, written)
+    rows.insert(os.path.basename(path), "720p")
+    with running_daemon(chosen) as daemon:
+        url = daemon.expect("upload_published", path=path)["url"]
+        appeared = rows.insert(os.path.basename(path), "720p", "processing")
+        if is_written_again:
+            shutil.copyfile(media.faststart, written)
+        rows.update(appeared, status="ready")
+        daemon.expect("upload_republished", path=path)
+    assert rows.url_of(appeared) == url
+
+
 def test_a_copy_that_gets_its_sources_time_before_its_row_appears_is_one_upload(
     settings: MakeSettings, rows: CatalogRows, media: Media
 ) -> None:

@@ -110,6 +110,7 @@ class SinglePass:
         if app.catalog_thread is None:
             return True
         app.catalog_thread.gate.admit_waiting()
+        app.catalog_thread.republisher.check_new(fresh_only=True)
         return app.ledger.count_awaiting_row() == app.ledger.count_awaiting_row(longer_than=GATE_PATIENCE)
 
     def _wait_until_drained(self) -> None:

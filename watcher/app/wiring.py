@@ -147,6 +147,7 @@ def build_application(
     signals.connect(
         stages={state: runner.wake for state, runner in runners.items()},
         gate=catalog_thread.check_gate if catalog_thread else None,
+        rows=catalog_thread.check_rows if catalog_thread else None,
         file=settler.check,
     )
     quarantine_repair = QuarantineRepair(

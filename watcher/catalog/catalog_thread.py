@@ -59,6 +59,11 @@ class CatalogThread(Worker):
         )
         self._thread = self.add_thread("catalog", self._step, patience=PATIENCE_SECONDS)
 
+    def check_rows(self, video_id: str) -> None:
+        """Check the gate and the rows of a video soon, because a file of the video was found."""
+        self.republisher.watch(video_id)
+        self.check_gate()
+
     def check_gate(self) -> None:
         """Query the gate soon, because a file has come to it."""
         self._last_arrival = self._clock()
@@ -75,9 +80,11 @@ class CatalogThread(Worker):
         if now >= self._all_due_at:
             self.gate.admit_waiting()
             self.republisher.check_recent()
+            self.republisher.check_new()
             self._all_due_at = now + MAX_INTERVAL_SECONDS
         elif self._is_fresh(now):
             self.gate.admit_waiting(fresh_only=True)
+            self.republisher.check_new(fresh_only=True)
         if now >= self._orphans_due_at:
             self._orphans_due_at = now + ORPHANS_SECONDS
             self.orphans.process_all()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,6 +15,7 @@ import structlog
 from db import (
     CatalogRow,
     ClaimLostError,
+    DatabaseError,
     IllegalTransitionError,
     Ledger,
     LockNotAvailableError,
@@ -23,17 +25,27 @@ from db import (
 from storage import KeyTooLongError
 from watcher.catalog.compressor_catalog import CompressorCatalog
 from watcher.catalog.gate import Admitted, CatalogGate
+from watcher.catalog.row_matching import rows_of_file
 from watcher.errors import Code
 from watcher.filesystem import Tree
 from watcher.renditions import Naming
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.isolation import Isolation
-from watcher.telemetry import Metrics, row_context
+from watcher.telemetry import Metrics, RepeatFilter, row_context
 
 log = structlog.get_logger()
 
 RECENT = timedelta(minutes=10)
-"""How long after its publication a row is checked every few seconds."""
+"""How long after its publication a row is checked every few seconds, and a video after its last file."""
+
+PAGE = 500
+"""How many of all known videos `check_new` reads the rows of."""
+MAX_WATCHED = 500
+"""How many videos are watched at a time, those whose files were found last."""
+MAX_FRESH = 50
+"""How many of them are checked every 50 ms."""
+MAX_EXAMINED = 20_000
+"""How many rows are remembered that cannot be published onto; a forgotten one is examined again."""
 
 LOCKED_BACKOFF = Backoff(base=5.0, factor=2.0, cap=300.0)
 """Between two attempts to publish again onto a row that another session has locked."""
@@ -76,6 +88,62 @@ class Republisher:
         self.isolation = Isolation("published uploads")
         self._clock = clock
         self._locked: dict[int, _Wait] = {}
+        self._watched: dict[str, float] = {}
+        self._watching = threading.Lock()
+        self._publishing = threading.Lock()
+        self._examined = RepeatFilter(MAX_EXAMINED)
+        self._last_video: str | None = None
+
+    def watch(self, video_id: str) -> None:
+        """Have `check_new` check the rows of a video for some time, because they may follow a file of it."""
+        with self._watching:
+            self._watched.pop(video_id, None)
+            self._watched[video_id] = self._clock()
+            if len(self._watched) > MAX_WATCHED:
+                del self._watched[next(iter(self._watched))]
+
+    def check_new(self, *, fresh_only: bool = False) -> int:
+        """Check the ready rows of the watched videos; return how many were published again.
+
+        Unless `fresh_only` is set, also those of the next `PAGE` of all known videos: every file that events
+        do not report, and every row that no file precedes, is found without reading the whole table.
+        """
+        watched = self._watched_videos()
+        videos = watched[-MAX_FRESH:] if fresh_only else [*watched, *self._next_videos()]
+        if not videos:
+            return 0
+        try:
+            found = self._catalog.table.unpublished_rows(CHECKED_STATES, videos)
+            return sum(self._check_video(rows, frozenset(watched)) for rows in found.values())
+        except DatabaseError:
+            self._examined = RepeatFilter(MAX_EXAMINED)
+            raise
+
+    def _check_video(self, rows: list[CatalogRow], watched: Collection[str]) -> int:
+        """Check those uploads of a video that have one of its rows, if anything can have changed for them."""
+        changed = 0
+        video_id = rows[0].video_id
+        news = [row.id for row in rows if self._examined.is_news(row.id, f"{row.updated_at} {row.url}")]
+        if not news and video_id not in watched:
+            return 0
+        for upload in self._ledger.uploads(video_id=video_id):
+            of_file = rows_of_file(upload, rows, self._naming)
+            may_be_current = upload.state is State.PUBLISHED and video_id in watched
+            if of_file and (may_be_current or any(row.id in news for row in of_file)):
+                changed += self._isolated(upload, partial(self._reconcile, upload, of_file))
+        return changed
+
+    def _watched_videos(self) -> list[str]:
+        """The videos whose files were found last, the latest one last."""
+        since = self._clock() - RECENT.total_seconds()
+        with self._watching:
+            self._watched = {video: at for video, at in self._watched.items() if at >= since}
+            return list(self._watched)
+
+    def _next_videos(self) -> list[str]:
+        page = self._catalog.table.known_videos(CHECKED_STATES, after=self._last_video, limit=PAGE)
+        self._last_video = page[-1] if len(page) == PAGE else None
+        return page
 
     def warn_of_unrecorded(self) -> None:
         """Warn if the catalog shows later publications than the ledger has: it may be an older one."""
@@ -123,9 +191,11 @@ class Republisher:
         url = upload.url or self._naming.public_url(upload)
         is_current = self._tree.is_unchanged(upload.path, upload.identity)
         try:
-            changed = self._catalog.publish_url(
-                upload, url, is_current=is_current, patience_seconds=0.0
-            ).changed
+            # The scan's thread and the catalog's must not find each other's locks.
+            with self._publishing:
+                changed = self._catalog.publish_url(
+                    upload, url, is_current=is_current, patience_seconds=0.0
+                ).changed
         except LockNotAvailableError as exc:
             self._wait_for_lock(upload, exc)
             return 0
@@ -142,6 +212,7 @@ class Republisher:
         attempts = self._locked[upload.id].attempts + 1 if upload.id in self._locked else 0
         seconds = LOCKED_BACKOFF.ceiling(attempts)
         self._locked[upload.id] = _Wait(attempts, self._clock() + seconds)
+        self.watch(upload.video_id)
         log.warning("republication_waits", reason=str(error), retry_in_seconds=seconds, **row_context(upload))
 
     def _reconcile(self, upload: Upload, rows: list[CatalogRow]) -> int:

@@ -10,35 +10,93 @@ from db import CatalogRow, Upload
 from storage import StorageError
 from watcher.renditions import ORIGINAL, Naming, rendition_of
 
+MAX_DESCRIBED = 5
+"""How many rows `describe_others` describes."""
+_RENDITION_EXTENSION = ".mp4"
+"""The extension of every rendition that the compressor writes, whatever that of its source is."""
+
 
 def rows_of_file(
     upload: Upload, rows: Sequence[CatalogRow], naming: Naming, *, known_urls: Collection[str] = ()
 ) -> list[CatalogRow]:
     """The rows of the upload's file among those of its video, oldest first.
 
-    These are the rows whose URL shows the file or its object; `known_urls` are URLs of its earlier objects.
-    Without such a row they are the rows of its quality that show no other file.
+    These are the rows whose URL shows the file, its object, or the object that the compressor once uploaded
+    of it; `known_urls` are URLs of its earlier objects. Without such a row they are the rows of its quality
+    that show no other file. A directory of the video that is not written like its id, in lower case, is
+    another one: its files have only the rows that name it.
     """
-    name = posixpath.basename(upload.path)
+    is_canonical = _directory(upload) == upload.video_id
 
     def shows_object(row: CatalogRow) -> bool:
-        key = naming.key_of(row.url)
-        return row.url in known_urls or (key is not None and key == _key(upload, row.quality, naming))
+        if row.url in known_urls or row.url == upload.url:
+            return True
+        key = naming.key_of(row.url) if is_canonical else None
+        return key is not None and key == _key(upload, row.quality, naming)
 
     # The compressor does not encode names in URLs. A name is decoded only if no row has it literally,
     # because 'a%20b' and 'a b' are two files.
-    exact = [row for row in rows if _file_of(row.url) == (upload.video_id, name)]
-    decoded = [row for row in rows if _decoded(_file_of(row.url)) == (upload.video_id, name)]
+    exact = [row for row in rows if _names(_file_of(row.url), upload, row.quality)]
+    decoded = [row for row in rows if _names(_decoded(_file_of(row.url)), upload, row.quality)]
     showing = exact or decoded
     found = [row for row in rows if row in showing or shows_object(row)]
-    if not found:
-        found = [row for row in rows if row.quality == upload.quality and not _shows_any_file(row.url)]
+    if not found and is_canonical:
+        found = [row for row in rows if row.quality == upload.quality and not _shows_any_file(row)]
     return sorted(found, key=lambda row: row.age_order)
 
 
 def is_newer(row: CatalogRow, upload: Upload) -> bool:
     """Whether a row is newer than the one that the upload was admitted for."""
     return upload.catalog_row_at is not None and row.created_at > upload.catalog_row_at
+
+
+def describe_others(upload: Upload, rows: Sequence[CatalogRow]) -> str:
+    """Why the rows of its video, oldest first, are not those of the upload's file, as sentences for users."""
+    described = [
+        f"Row {row.id} ({row.quality}, {row.status}) {_mismatch(upload, row)}."
+        for row in rows[-MAX_DESCRIBED:]
+    ]
+    if len(rows) > MAX_DESCRIBED:
+        described.insert(0, f"The video has {len(rows)} rows, all of other files; the newest are:")
+    return " ".join(described)
+
+
+def _mismatch(upload: Upload, row: CatalogRow) -> str:
+    """Why a row is not that of the upload's file."""
+    directory, name = _decoded(_file_of(row.url))
+    written = _directory(upload)
+    if directory != written and directory.lower() == upload.video_id:
+        return f"names the directory {directory}, and the file is in {written}"
+    if _shows_any_file(row):
+        return f"names another file, {name}"
+    return f"names no file, and the quality of the file is {upload.quality}"
+
+
+def _names(place: tuple[str, str], upload: Upload, quality: str) -> bool:
+    """Whether the end of a URL names the file, or the object that the compressor uploaded of it."""
+    name = posixpath.basename(upload.path)
+    directory = _directory(upload)
+    if place == (directory, name):
+        return True
+    return place[0] == directory == upload.video_id and _names_object(place[1], name, quality)
+
+
+def _names_object(found: str, name: str, quality: str) -> bool:
+    """Whether `found` is what the compressor calls the object of a file: `{base}_{quality}{extension}`.
+
+    The extension is that of the source, which is unknown of a rendition, and may be missing.
+    """
+    stem, extension = posixpath.splitext(name)
+    if quality == ORIGINAL:
+        return found == f"{stem}_{ORIGINAL}{extension}"
+    is_rendition = extension == _RENDITION_EXTENSION and stem.removesuffix(f"_{quality}") not in {"", stem}
+    return is_rendition and stem in {found, posixpath.splitext(found)[0]}
+
+
+def _directory(upload: Upload) -> str:
+    """The video's directory as the path has it: an id may be written in upper case."""
+    parts = upload.path.split("/")
+    return next((part for part in parts if part.lower() == upload.video_id), upload.video_id)
 
 
 def _key(upload: Upload, quality: str, naming: Naming) -> str | None:
@@ -60,9 +118,10 @@ def _file_of(url: str) -> tuple[str, str]:
 
 def _decoded(parts: tuple[str, str]) -> tuple[str, str]:
     directory, name = (unquote(part, errors="surrogateescape") for part in parts)
-    return directory.lower(), name
+    return directory, name
 
 
-def _shows_any_file(url: str) -> bool:
-    """Whether a URL ends in something that looks like a file name."""
-    return bool(posixpath.splitext(_file_of(url)[1])[1])
+def _shows_any_file(row: CatalogRow) -> bool:
+    """Whether a row's URL ends in a name with an extension, or in one below the video's directory."""
+    directory, name = _file_of(row.url)
+    return bool(posixpath.splitext(name)[1]) or directory.lower() == row.video_id

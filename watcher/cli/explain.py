@@ -12,7 +12,7 @@ import typer
 
 from db import Ledger, State, Upload
 from watcher.app.factories import make_catalog, make_naming, make_path_template, make_tree
-from watcher.catalog.row_matching import rows_of_file
+from watcher.catalog.row_matching import describe_others, rows_of_file
 from watcher.cli.exit_codes import CommandError
 from watcher.cli.ledger_access import daemon_is_running, open_ledger, path_below, settings_of
 from watcher.cli.output import echo
@@ -98,6 +98,7 @@ class _Explainer:
             rows_of_file(upload, rows, make_naming(self.settings)),
             now=self.ledger.now(),
             timeout=timedelta(seconds=self.settings.catalog_row_timeout),
+            others=describe_others(upload, rows),
         )
 
 

@@ -47,10 +47,12 @@ def describe_next_step(
     return _describe_waiting(upload, now)
 
 
-def describe_gate(upload: Upload, rows: Sequence[CatalogRow], *, now: datetime, timeout: timedelta) -> str:
+def describe_gate(
+    upload: Upload, rows: Sequence[CatalogRow], *, now: datetime, timeout: timedelta, others: str = ""
+) -> str:
     """Return since when an upload waits at the catalog gate, and which of its file's `rows` is the newest.
 
-    `rows` are in order; `timeout` is `CATALOG_ROW_TIMEOUT`.
+    `rows` are in order; `timeout` is `CATALOG_ROW_TIMEOUT`; `others` describes the rows of other files.
     """
     waited = now - upload.due_at
     description = (
@@ -59,7 +61,7 @@ def describe_gate(upload: Upload, rows: Sequence[CatalogRow], *, now: datetime, 
     if waited > timeout:
         description += f", longer than CATALOG_ROW_TIMEOUT ({human_duration(timeout)})"
     if not rows:
-        return f"{description}. The catalog has no row for it."
+        return f"{description}. The catalog has no row for it. {others}".rstrip()
     newest = rows[-1]
     among = "" if len(rows) == 1 else f", the newest of {len(rows)},"
     return f"{description}. Its row {newest.id}{among} is {newest.status} and shows {newest.url}."

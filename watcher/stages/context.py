@@ -24,6 +24,7 @@ class Signals:
     def __init__(self) -> None:
         self._stages: Mapping[State, Callable[[], None]] = {}
         self._gate: Callable[[], None] | None = None
+        self._rows: Callable[[str], None] | None = None
         self._file: Callable[[str], None] | None = None
 
     def connect(
@@ -31,10 +32,11 @@ class Signals:
         *,
         stages: Mapping[State, Callable[[], None]],
         gate: Callable[[], None] | None,
+        rows: Callable[[str], None] | None,
         file: Callable[[str], None],
     ) -> None:
         """Set what each signal calls."""
-        self._stages, self._gate, self._file = stages, gate, file
+        self._stages, self._gate, self._rows, self._file = stages, gate, rows, file
 
     def wake_stage(self, state: State) -> None:
         """The stage of this state may have an upload to advance."""
@@ -45,6 +47,11 @@ class Signals:
         """An upload waits at the catalog gate."""
         if self._gate is not None:
             self._gate()
+
+    def check_rows(self, video_id: str) -> None:
+        """A file of this video was found: new catalog rows of the video may follow."""
+        if self._rows is not None:
+            self._rows(video_id)
 
     def check_file(self, path: str) -> None:
         """The file at a path may have changed and must be examined again."""

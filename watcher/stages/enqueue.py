@@ -81,12 +81,11 @@ class Enqueuer:
     ) -> bool:
         known = self._context.ledger.current(path)
         if known is not None and known.state.is_live:
+            if known.identity != identity and self._has_same_content(known, identity, finding):
+                known = self._context.ledger.update_identity(known, identity)
             if known.identity == identity:
                 self._handle_unchanged(known, finding)
-                return False
-            if self._has_same_content(known, identity, finding):
-                refreshed = self._context.ledger.update_identity(known, identity)
-                self._handle_unchanged(refreshed, finding)
+                self._context.signals.check_rows(rendition.video_id)
                 return False
         stop = self._stop_reason(path, identity, finding) if self._context.gate is None else None
         return self._record_new(path, rendition, identity, stop, finding)
@@ -198,7 +197,7 @@ class Enqueuer:
         if stop is None:
             log.info("file_finished", size=identity.size, key=key, **row_context(upload))
             self._context.signals.wake_stage(State.PENDING)
-            self._context.signals.check_gate()
+            self._context.signals.check_rows(rendition.video_id)
         return True
 
     def _is_still_there(self, path: str, identity: Identity) -> bool:

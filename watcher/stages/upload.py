@@ -37,7 +37,7 @@ PATH_SECONDS = 0.5
 """How often the path of a file is compared with the open file while that is sent."""
 
 RIVAL_SECONDS = 1.0
-"""How soon a row is tried again whose object key a missing file still holds."""
+"""How soon a row is tried again whose object key a missing file, or one being uploaded, still holds."""
 
 COMMIT_BACKOFF = Backoff(base=0.5, factor=2.0, cap=10.0)
 
@@ -109,6 +109,8 @@ class UploadStage(Stage):
                 return
             upload = with_checksum
             failpoint(Point.HASHED)
+            # Again: another file of the key may have passed the gate since.
+            self._require_own_key(upload)
             attempt = _Attempt(self._context, upload, work, self._clock)
             try:
                 receipt = self._context.store.ensure(
@@ -165,8 +167,14 @@ class UploadStage(Stage):
 
     def _require_own_key(self, upload: Upload) -> None:
         rival = self._context.ledger.key_conflict(upload)
-        if rival is None or (rival.state is State.PENDING and rival.id > upload.id):
+        if rival is None:
             return
+        if rival.state is State.PENDING and rival.id > upload.id:
+            # It may have passed the gate, and this check, while the older one still waited there.
+            if rival.checksum is None or not self._context.ledger.is_claimed(rival):
+                return
+            reason = f"{rival.path}, which has the same object key, is being uploaded."
+            raise DeferError(Code.KEY_TAKEN, reason, RIVAL_SECONDS)
         if rival.state is State.PENDING and self._context.tree.stat(rival.path) is None:
             reason = f"{rival.path}, which has the same object key, no longer exists."
             raise DeferError(Code.KEY_TAKEN, reason, RIVAL_SECONDS)

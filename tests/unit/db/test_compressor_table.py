@@ -176,6 +176,39 @@ def test_what_does_not_show_what_was_published_is_found(
     assert table.reverted_rows(ledger.now() + timedelta(minutes=1)) == []
 
 
+def test_the_known_videos_are_listed_a_page_at_a_time(
+    rows: CatalogRows, table: CompressorTable, ledger: Ledger
+) -> None:
+    for path, video in (("v/a_720p.mp4", VIDEO_ID), ("v/b_720p.mp4", VIDEO_ID), ("w/a.mp4", OTHER_VIDEO)):
+        advance_to(ledger, enqueue(ledger, path, video_id=video), State.PUBLISHED)
+    first, second = sorted([VIDEO_ID, OTHER_VIDEO])
+    assert table.known_videos([State.PUBLISHED], after=None, limit=1) == [first]
+    assert table.known_videos([State.PUBLISHED], after=first, limit=2) == [second]
+    assert table.known_videos([State.PUBLISHED], after=second, limit=2) == []
+    assert table.known_videos([State.VERIFIED], after=None, limit=2) == []
+
+
+def test_the_new_rows_of_some_videos_are_read_by_one_query_that_indexes_answer(
+    rows: CatalogRows, table: CompressorTable, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows.connection.execute(
+        "WITH made AS (INSERT INTO videos SELECT FROM generate_series(1, 5000) RETURNING id)"
+        " INSERT INTO video_qualities (video_id, quality, url, status)"
+        " SELECT id, quality, 'https://a.example/' || id, 'ready'"
+        " FROM made, unnest(ARRAY['144p', '360p', '720p', 'original']) AS quality"
+    )
+    rows.connection.execute("ANALYZE video_qualities")
+    some = [str(row["id"]) for row in rows.connection.execute("SELECT id FROM videos LIMIT 500").fetchall()]
+    with caplog.at_level("DEBUG", "peewee"):
+        table.unpublished_rows([State.PUBLISHED], some)
+    (asked,) = [record.msg for record in caplog.records if "video_qualities" in str(record.msg)]
+    assert isinstance(asked, tuple)
+    plan = rows.connection.execute(f"EXPLAIN {asked[0]}", asked[1]).fetchall()
+    steps = "\n".join(line["QUERY PLAN"] for line in plan)
+    assert "video_qualities_by_video" in steps
+    assert "Seq Scan on video_qualities" not in steps
+
+
 def test_a_publication_remembers_what_stood_there_before_however_often_it_is_repeated(
     rows: CatalogRows, table: CompressorTable, ledger: Ledger
 ) -> None:

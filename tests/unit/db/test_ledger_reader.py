@@ -7,7 +7,7 @@ from itertools import islice
 import pytest
 
 from db import Database, InstanceReport, Ledger, LedgerReader, State
-from tests.support.databases import Clock, advance_to, enqueue, only
+from tests.support.databases import LEASE, Clock, advance_to, enqueue, only
 
 OTHER_VIDEO = "6f1c2a8e-0d1b-4b43-9f4e-2a3b4c5d6e7f"
 
@@ -77,6 +77,18 @@ def test_another_path_with_the_same_key_is_found(ledger: Ledger, database: Datab
     enqueue(ledger, "other", object_key="other key")
     assert ledger.key_conflict(mine) == elder
     assert ledger.key_conflict(elder) == mine
+
+
+def test_what_waits_at_the_catalog_gate_holds_no_key(ledger: Ledger) -> None:
+    enqueue(ledger, "stray", object_key="key", awaits_row=True)
+    mine = enqueue(ledger, "mine", object_key="key")
+    assert ledger.key_conflict(mine) is None
+
+
+def test_an_upload_in_progress_is_a_rival_before_older_ones_that_wait(ledger: Ledger) -> None:
+    mine, _, active = (enqueue(ledger, path, object_key="key") for path in ("mine", "waits", "active"))
+    claimed = ledger.claim_one(active.id, lease=LEASE)
+    assert ledger.key_conflict(mine) == claimed
 
 
 @pytest.mark.parametrize("state", list(State))

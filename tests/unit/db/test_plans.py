@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from db import Database, Ledger, State
+from db import CompressorTable, Database, Ledger, State
 from tests.support.bulk_ledger import BACKOFF, INSTANCE, RETENTION, RowCounts, fill_ledger
 from tests.support.databases import LEASE, DatabaseAddress
 from tests.support.query_plans import explain
@@ -56,6 +56,12 @@ def frequent_queries(ledger: Ledger) -> dict[str, tuple[Callable[[], object], se
         "how many are at the gate": (
             ledger.count_awaiting_row,
             {"uploads_awaiting_since", "uploads_awaiting_row"},
+        ),
+        "the next known videos": (
+            lambda: CompressorTable(ledger.database, INSTANCE).known_videos(
+                [State.PUBLISHED], after="40000000-0000-4000-8000-000000000000", limit=500
+            ),
+            {"uploads_of_video"},
         ),
     }
 

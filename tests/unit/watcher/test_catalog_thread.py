@@ -27,7 +27,9 @@ class Scripted:
 
     now: float = 1000.0
     asked: list[bool] = field(default_factory=list)
-    watched: int = 0
+    watched: list[str] = field(default_factory=list)
+    checked: list[bool] = field(default_factory=list)
+    reverted: int = 0
     looked: int = 0
     fail: Callable[[], None] = lambda: None
 
@@ -37,8 +39,15 @@ class Scripted:
         return 0
 
     def check_recent(self) -> int:
-        self.watched += 1
+        self.reverted += 1
         return 0
+
+    def check_new(self, *, fresh_only: bool = False) -> int:
+        self.checked.append(fresh_only)
+        return 0
+
+    def watch(self, video_id: str) -> None:
+        self.watched.append(video_id)
 
     def process_all(self) -> int:
         self.looked += 1
@@ -69,7 +78,17 @@ def test_everything_is_asked_for_at_the_start_and_every_five_seconds(
     assert catalog_thread.run_due() == MAX_INTERVAL_SECONDS / 2
     script.now += MAX_INTERVAL_SECONDS / 2
     catalog_thread.run_due()
-    assert (script.asked, script.watched) == ([False, False], 2)
+    assert (script.asked, script.checked, script.reverted) == ([False, False], [False, False], 2)
+
+
+def test_the_rows_of_a_video_are_checked_as_soon_as_a_file_of_it_is_found(
+    catalog_thread: CatalogThread, script: Scripted
+) -> None:
+    catalog_thread.run_due()
+    catalog_thread.check_rows("a video")
+    script.now += MIN_INTERVAL_SECONDS
+    assert catalog_thread.run_due() == MIN_INTERVAL_SECONDS
+    assert (script.watched, script.checked) == (["a video"], [False, True])
 
 
 def test_a_fresh_file_is_asked_for_every_50_ms_and_less_and_less_often(

@@ -118,6 +118,10 @@ def test_the_gate_shows_the_newest_row_and_whether_it_takes_too_long() -> None:
         "It has waited for its catalog row since 2026-01-02 02:04:05Z, for 1 h. "
         "The catalog has no row for it."
     )
+    others = "Row r2 (720p, ready) names another file, b_720p.mp4."
+    assert describe_gate(upload, [], now=NOW, timeout=hour, others=others).endswith(
+        f"The catalog has no row for it. {others}"
+    )
     assert describe_gate(upload, [row], now=NOW, timeout=hour).endswith(
         "Its row r1 is processing and shows https://x/a_720p.mp4."
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from os.path import splitext
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from db import CatalogRow, CompressorTable, Ledger, open_database, sqlite_url
 from tests.support.uploads import make_upload
 from watcher.catalog.gate import Admitted, CatalogGate
-from watcher.catalog.row_matching import rows_of_file
+from watcher.catalog.row_matching import describe_others, rows_of_file
 from watcher.renditions import Naming, rendition_of
 
 UPLOAD = make_upload()
@@ -123,6 +124,79 @@ def test_the_row_s_quality_decides_the_key(
             "object_key": f"videos/{VIDEO}/{key}",
         }
     )
+
+
+COMPRESSOR = f"https://lam-brk.s3.ap-south-1.amazonaws.com/videos/{VIDEO}"
+"""The compressor's own upload, which it may have made to another bucket than the present one."""
+
+
+@pytest.mark.parametrize("name", ["movie_144p.mov", "movie_144p.mp4", "movie_144p", "movie%5F144p.mov"])
+def test_the_object_that_the_compressor_uploaded_of_a_rendition_has_the_extension_of_its_source(
+    name: str,
+) -> None:
+    uploaded = row(f"{COMPRESSOR}/{name}", "144p")
+    assert found("movie_144p.mp4", uploaded, quality="144p") == [uploaded.url]
+    assert found("movie_144p.mp4", replace(uploaded, quality="240p"), quality="144p") == (
+        [uploaded.url] if name == "movie_144p.mp4" else []
+    )
+    assert found("other_144p.mp4", uploaded, quality="144p") == []
+    assert found("movie.mov", uploaded, quality="original") == []
+
+
+def test_a_source_called_like_a_rendition_does_not_take_the_row_of_one_of_another_extension() -> None:
+    """`clip_720p.mov` waits for its own row, which comes last."""
+    rendition = row(f"{LOCAL}/clip_720p.mp4", "720p")
+    assert found("clip_720p.mov", rendition, quality="720p") == []
+    original = row(f"{LOCAL}/clip_720p.mov", "original")
+    assert found("clip_720p.mov", rendition, original, quality="720p") == [original.url]
+    assert found("clip_720p.mp4", rendition, original, quality="720p") == [rendition.url]
+
+
+@given(
+    st.text(st.characters(exclude_characters="/", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=30),
+    st.sampled_from([".mov", ".mp4", ".MKV", ""]),
+)
+def test_what_the_compressor_uploaded_is_found_whatever_the_name(base: str, extension: str) -> None:
+    """Its URLs are not encoded: `%`, `#` and `?` stand as they are."""
+    rendition = row(f"{COMPRESSOR}/{base}_720p{extension}", "720p")
+    original = row(f"{COMPRESSOR}/{base}_original{extension}", "original")
+    assert found(f"{base}_720p.mp4", rendition, original) == [rendition.url]
+    name = f"{base}{extension}"
+    if splitext(name) == (base, extension):
+        assert found(name, rendition, original, quality="original") == [original.url]
+
+
+def test_a_copy_in_a_directory_that_is_written_otherwise_has_only_the_rows_that_name_it() -> None:
+    """Both directories are those of the same video."""
+    lower = row(f"{LOCAL}/a_720p.mp4")
+    upper = row(f"https://example.com/videos/{VIDEO.upper()}/a_720p.mp4", age=1)
+    shown = row(f"{PUBLIC}/a_720p.mp4", age=2)
+    nameless = row("https://player.example/watch?v=1")
+    copy = replace(UPLOAD, path=f"{VIDEO.upper()}/a_720p.mp4", quality="720p")
+    assert rows_of_file(copy, [lower, shown, nameless], NAMING) == []
+    assert rows_of_file(copy, [nameless], NAMING) == []
+    assert rows_of_file(copy, [lower, upper, shown], NAMING) == [upper]
+    assert rows_of_file(replace(copy, url=shown.url), [lower, upper, shown], NAMING) == [upper, shown]
+    assert found("a_720p.mp4", lower, upper, shown) == [lower.url, shown.url]
+    assert found("a_720p.mp4", upper) == []
+
+
+def test_what_the_rows_of_other_files_are_is_told_the_newest_last() -> None:
+    rows = [
+        row(f"{LOCAL}/b_720p.mp4"),
+        row(f"https://example.com/videos/{VIDEO.upper()}/a_720p.mp4", status="processing"),
+        row("https://player.example/watch?v=1", "480p"),
+    ]
+    upload = replace(UPLOAD, path=f"{VIDEO}/a_720p.mp4", quality="720p")
+    assert describe_others(upload, [replace(one, id=str(n)) for n, one in enumerate(rows)]) == (
+        "Row 0 (720p, ready) names another file, b_720p.mp4. "
+        f"Row 1 (720p, processing) names the directory {VIDEO.upper()}, and the file is in {VIDEO}. "
+        "Row 2 (480p, ready) names no file, and the quality of the file is 720p."
+    )
+    assert describe_others(upload, []) == ""
+    many = describe_others(upload, rows[:1] * 7)
+    assert many.startswith("The video has 7 rows, all of other files; the newest are: Row")
+    assert many.count("names another file") == 5
 
 
 @given(
