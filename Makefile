@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types pytest coverage long conformance beside large benchmark faults faults-once soak clean
+.PHONY: demo test lint types pytest coverage long conformance beside large slow-line benchmark faults faults-once soak clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m tests.demo $(if $(KEEP),--keep)
@@ -44,6 +44,10 @@ beside: $(VENV)/.installed
 large: $(VENV)/.installed
 	$(BIN)/python -m pytest -s tests/large $(PYTEST_ARGS)
 
+# A line of 512 kbit/s, in a network namespace, under a stand-in for systemd's watchdog, in about two minutes.
+slow-line: $(VENV)/.installed
+	$(BIN)/python -m pytest -s tests/slow_line $(PYTEST_ARGS)
+
 # What claiming costs in a ledger of a million uploads, on both databases; fails where it costs too much.
 benchmark: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.claiming $(if $(ROWS),--rows $(ROWS))
@@ -59,6 +63,7 @@ faults-once: $(VENV)/.installed
 
 # What finds more the longer it runs, each for about SECONDS: the container walks on mutated files, whose new kinds
 # of findings join tests/faults/corpus; everything that can happen in any order; the play beside the compressor.
+# Last the whole of the slow line, which takes half an hour.
 SECONDS ?= 60
 soak: $(VENV)/.installed
 	FUZZ_SECONDS=$(SECONDS) FUZZ_KEEP=1 $(BIN)/python -m pytest tests/unit/watcher/test_container_fuzz.py $(PYTEST_ARGS)
@@ -66,6 +71,7 @@ soak: $(VENV)/.installed
 		--override-ini timeout=0 tests/integration/test_any_order.py $(PYTEST_ARGS)
 	end=$$(($$(date +%s) + $(SECONDS))); while $(BIN)/python -m pytest -q tests/beside -k "starts or kills" && \
 		[ $$(date +%s) -lt $$end ]; do :; done; [ $$(date +%s) -ge $$end ]
+	$(BIN)/python -m pytest -s -m "long or not long" tests/slow_line $(PYTEST_ARGS)
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "video-uploader needs Python 3.11 or newer; name one with PYTHON=")'

@@ -1,5 +1,6 @@
 """Objects in a bucket: uploading, confirming, listing and deleting them."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -18,9 +19,17 @@ from storage.source_file import SourceFile, never_cancelled
 from storage.transfer.crt_client import acquire_crt_client, release_crt_client
 from storage.transfer.crt_request import Request
 from storage.transfer.multipart import Multipart, MultipartSender, OpenMultipart, abort
-from storage.transfer.part_layout import part_size_for
+from storage.transfer.part_layout import S3_MIN_PART_SIZE, part_size_for
+from storage.transfer.part_sender import SlowLineError
 from storage.transfer.preconditions import WriteCondition
-from storage.transfer.single_put import Sent, Target, Transfer, ignore_progress, put_object
+from storage.transfer.single_put import (
+    Sent,
+    Target,
+    Transfer,
+    ignore_movement,
+    ignore_progress,
+    put_object,
+)
 from storage.verification import Confirmation, ObjectHead, Receipt, Verdict, compare
 
 
@@ -57,6 +66,9 @@ class UploadSteps:
     def progress(self, accepted: int) -> None:
         """The server has accepted this many bytes."""
 
+    def moved(self) -> None:
+        """Bytes have moved on the line to the server, of this upload or of those that it waits for."""
+
     def is_cancelled(self) -> bool:
         """Whether to stop sending; called often."""
         return False
@@ -91,6 +103,11 @@ class ObjectStore(Closeable):
         """How many bodies may be in flight at present: fewer after the server asked to slow down."""
         return self._crt.buffers.limit
 
+    @property
+    def stall_seconds(self) -> float:
+        """For how long a request may make no progress."""
+        return self._crt.stall_seconds
+
     def set_bandwidth(self, bytes_per_second: float | None) -> None:
         """Limit all uploads together from now on; None for no limit."""
         self._crt.set_bandwidth(bytes_per_second)
@@ -124,6 +141,7 @@ class ObjectStore(Closeable):
                 target,
                 checksum=checksum,
                 progress=steps.progress,
+                moved=steps.moved,
                 cancelled=steps.is_cancelled,
                 resume=resume,
                 on_multipart=steps.on_multipart,
@@ -141,6 +159,7 @@ class ObjectStore(Closeable):
         *,
         checksum: str,
         progress: Callable[[int], None] = ignore_progress,
+        moved: Callable[[], None] = ignore_movement,
         cancelled: Callable[[], bool] = never_cancelled,
         resume: Multipart | None = None,
         on_multipart: Callable[[Multipart], None] | None = None,
@@ -149,7 +168,9 @@ class ObjectStore(Closeable):
 
         The object appears complete or not at all. The bytes that are sent are verified against `checksum`,
         which is sent too, so that the server refuses any other content. `progress` is given the number of
-        bytes that the server has accepted so far; `cancelled` is called often. On a bucket that has ACLs
+        bytes that the server has accepted so far, and `moved` is called, about once a second, while bytes of
+        any upload move; `cancelled` is called often. On a line that turns out to be slow the file is sent
+        in smaller parts, at most beginning anew within the first seconds. On a bucket that has ACLs
         disabled the object is sent without the configured ACL and must be public nevertheless.
 
         `on_multipart` is given a new multipart upload before any part is sent. Passed to a later call as
@@ -162,22 +183,37 @@ class ObjectStore(Closeable):
         `StorageError` for failures of the server or the network. Callbacks are called in this thread; what
         they raise ends the upload and is raised here.
         """
+        seen_at = time.monotonic()
 
-        def send(acl: str | None) -> Sent:
-            transfer = Transfer(source, target, checksum, acl, progress, cancelled)
+        def is_cancelled() -> bool:
+            nonlocal seen_at
+            active_at = self._crt.last_activity()
+            if active_at > seen_at:
+                seen_at = active_at
+                moved()
+            return cancelled()
+
+        def send(acl: str | None, *, may_begin_anew: bool = True) -> Sent:
+            part_size = part_size_for(source.size, self._crt.rate)
+
+            def is_too_slow() -> bool:
+                now = part_size_for(source.size, self._crt.rate) if may_begin_anew else None
+                return now is not None and (part_size is None or now < part_size)
+
+            transfer = Transfer(source, target, checksum, acl, progress, is_cancelled, is_too_slow)
             transfer.ensure_not_cancelled()
-            part_size = part_size_for(source.size)
             try:
-                if part_size is None:
+                if part_size is None and resume is None:
                     return put_object(self._crt, self._config, transfer)
-                return MultipartSender(self._crt, self._config, transfer, on_multipart).send(
-                    resume, part_size
-                )
+                sender = MultipartSender(self._crt, self._config, transfer, on_multipart)
+                return sender.send(resume, part_size or S3_MIN_PART_SIZE)
             except StorageError as exc:
                 # A connection that breaks during a cancellation most likely breaks because of it.
                 if cancelled() and exc.code == "connection":
                     raise UploadCancelledError(key=target.key) from exc
                 raise
+            except SlowLineError:
+                return send(acl, may_begin_anew=False)
 
         return self._acl_fallback.upload(target.key, send)
 

@@ -2,7 +2,8 @@
 
 Memory stays bounded for files of any number and size: a body occupies a slot from the moment it is read until
 the server has answered. A server that asks to slow down halves the number of slots; successful requests
-restore them one by one.
+restore them one by one. On a slow line no more is in flight than it takes in seconds, down to one body at a
+time, so that an interruption costs little.
 """
 
 import threading
@@ -28,6 +29,11 @@ class Slot:
         self._memory: bytearray | None = memory
         self._is_held = True
 
+    @property
+    def is_excess(self) -> bool:
+        """Whether the bodies that were granted before leave no room for this one on the line."""
+        return self._pool.is_excess(self)
+
     def release_memory(self) -> None:
         """Give the memory back, which nothing reads any more; the body stays in flight. Idempotent."""
         with self._pool.lock:
@@ -43,7 +49,7 @@ class Slot:
                 if self._memory is not None:
                     self._memory = None
                     self._pool.reclaim_memory(self.length, None)
-                self._pool.reclaim(self.length)
+                self._pool.reclaim(self)
 
 
 @dataclass(eq=False, slots=True)
@@ -65,9 +71,10 @@ class BufferPool:
         self._max_bodies = max_bodies
         self._max_bytes = max_bytes
         self._limit = max_bodies
+        self._budget: float = max_bytes
         self.lock = threading.RLock()
         self._queue: deque[Reservation] = deque()
-        self._bodies = 0
+        self._slots: list[Slot] = []
         self._bytes = 0
         self._unread = 0
         self._spare: list[bytearray] = []
@@ -78,6 +85,30 @@ class BufferPool:
     def limit(self) -> int:
         """How many bodies may be in flight at present."""
         return self._limit
+
+    @property
+    def max_bytes(self) -> int:
+        """The most bytes of bodies in flight together, unless one body alone has more."""
+        return self._max_bytes
+
+    def set_budget(self, length: float) -> None:
+        """Set how many bytes the line takes in the time that bodies in flight may need together.
+
+        It adds to the other limits. One body is always granted.
+        """
+        with self.lock:
+            self._budget = min(length, self._max_bytes)
+            self._grant_next()
+
+    def is_excess(self, slot: Slot) -> bool:
+        """Whether the budget has no room for a granted slot after those that were granted before it."""
+        with self.lock:
+            total = 0
+            for granted in self._slots:
+                total += granted.length
+                if granted is slot:
+                    return granted is not self._slots[0] and total > self._budget
+            return False
 
     @property
     def generation(self) -> int:
@@ -123,17 +154,18 @@ class BufferPool:
                 self._grant_next()
 
     def _grant_next(self) -> None:
-        while self._queue and self._bodies < self._limit:
+        while self._queue and len(self._slots) < self._limit:
             length = self._queue[0].length
-            if self._bytes and self._bytes + length > self._max_bytes:
+            if self._bytes and self._bytes + length > self._budget:
                 return
             if self._unread and self._unread + length > _MAX_UNREAD:
                 return
             reservation = self._queue.popleft()
-            self._bodies += 1
+            slot = Slot(self, self._memory(length), length)
+            self._slots.append(slot)
             self._bytes += length
             self._unread += length
-            reservation.grant(Slot(self, self._memory(length), length))
+            reservation.grant(slot)
 
     def _memory(self, length: int) -> bytearray:
         if not _REUSED_FROM <= length <= MIN_PART_SIZE:
@@ -147,8 +179,8 @@ class BufferPool:
             self._spare.append(memory)
         self._grant_next()
 
-    def reclaim(self, length: int) -> None:
-        """Count a body of `length` bytes as no longer in flight. For slots, which hold the lock."""
-        self._bodies -= 1
-        self._bytes -= length
+    def reclaim(self, slot: Slot) -> None:
+        """Count a body as no longer in flight. For slots, which hold the lock."""
+        self._slots.remove(slot)
+        self._bytes -= slot.length
         self._grant_next()

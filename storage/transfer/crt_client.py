@@ -1,5 +1,6 @@
 """The CRT's S3 client, with what all uploads of the process share: connections, buffers and bandwidth."""
 
+import math
 import queue
 import socket
 import ssl
@@ -37,6 +38,12 @@ POLL_SECONDS = 0.1
 """How often a waiting thread checks for cancellation."""
 OVERLOADED = frozenset({"SlowDown", "ServiceUnavailable", "http-503", "http-429", "RequestLimitExceeded"})
 """Error codes by which servers ask for fewer concurrent requests."""
+SAMPLE_SECONDS = 1.0
+"""How often the connections are looked at."""
+IN_FLIGHT_SECONDS = 30.0
+"""The bodies in flight are together no more than the line takes in this time, but for one that is alone."""
+SLOW_BYTES_PER_SECOND = 512 * 1024
+"""A line that takes less is called slow, and one that takes twice as much no longer is."""
 
 _GBPS_PER_CONNECTION = 0.4
 """The CRT opens ten connections for up to 2 Gbit/s of its target, and one more for each of these."""
@@ -59,6 +66,7 @@ class CrtClient:
         self._client: S3Client | None = None
         self._credentials = _Credentials(self.session)
         self._trusted = False
+        self._is_slow = False
         _ = self.session.client  # raises for settings that cannot work
 
     def close(self) -> None:
@@ -143,12 +151,45 @@ class CrtClient:
 
     def is_stalled(self, since: float) -> bool:
         """Whether a request sent at `since` stalls: no byte has moved on any connection for too long."""
-        limit = self.stall_seconds
-        now = time.monotonic()
-        if now - since <= limit:
-            self.connections.last_activity(min(1.0, limit / 4))
-            return False
-        return now - max(since, self.connections.last_activity(min(1.0, limit / 4))) > limit
+        active_at = self.last_activity()
+        return time.monotonic() - max(since, active_at) > self.stall_seconds
+
+    def last_activity(self) -> float:
+        """When, by the monotonic clock, bytes of any request were last seen to move, in either direction.
+
+        Measures the line, too, and adapts how much may be in flight.
+        """
+        if self._client is None:
+            return float("-inf")
+        active_at = self.connections.last_activity(min(SAMPLE_SECONDS, self.stall_seconds / 4))
+        rate = self.rate
+        self.buffers.set_budget(math.inf if rate is None else rate * IN_FLIGHT_SECONDS)
+        self._note_speed()
+        return active_at
+
+    @property
+    def moved(self) -> int:
+        """How many bytes of requests the server had acknowledged at the last look."""
+        return 0 if self._client is None else self.connections.moved
+
+    @property
+    def rate(self) -> float | None:
+        """Bytes per second that the line and the bandwidth limit allow all uploads; None while unknown."""
+        rates = [self.bandwidth.rate, None if self._client is None else self.connections.rate]
+        return min((rate for rate in rates if rate is not None), default=None)
+
+    def _note_speed(self) -> None:
+        """Log that the line has become slow, or no longer is; the bandwidth limit is not the line's fault."""
+        rate, limit = self.connections.rate, self.bandwidth.rate
+        if rate is None or (limit is not None and limit <= 2 * SLOW_BYTES_PER_SECOND):
+            return
+        with self._lock:
+            was_slow = self._is_slow
+            self._is_slow = rate < SLOW_BYTES_PER_SECOND * (2 if was_slow else 1)
+        if self._is_slow and not was_slow:
+            _log.warning("line_slow", bytes_per_second=round(rate))
+        elif was_slow and not self._is_slow:
+            _log.info("line_recovered", bytes_per_second=round(rate))
 
     def _ready_client(self, request: Request) -> S3Client:
         try:

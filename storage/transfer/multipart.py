@@ -20,7 +20,7 @@ from storage.errors import SourceChangedError, StorageError
 from storage.transfer.crt_client import CrtClient
 from storage.transfer.crt_request import Request
 from storage.transfer.part_layout import MAX_PARTS, S3_MIN_PART_SIZE, Part, parts_of
-from storage.transfer.part_sender import PartSender
+from storage.transfer.part_sender import PartSender, SlowLineError
 from storage.transfer.preconditions import with_condition
 from storage.transfer.single_put import (
     ALGORITHM,
@@ -78,14 +78,17 @@ class MultipartSender:
         self._accepted = 0
 
     def send(self, resume: Multipart | None, part_size: int) -> Sent:
-        """Resume `resume` if the server still has it, else create an upload with parts of `part_size`."""
+        """Resume `resume` if the server still has it, else create an upload with parts of `part_size`.
+
+        Raises `SlowLineError` where smaller parts are better; the upload was aborted.
+        """
         listed = self._kepts(resume) if resume is not None else None
         multipart = self._create(part_size) if resume is None or listed is None else resume
         try:
             self._adopt_parts(multipart, listed or {})
             self._send_parts(multipart)
             return self._complete(multipart)
-        except SourceChangedError:
+        except (SourceChangedError, SlowLineError):
             self._abort(multipart)
             raise
         except BaseException:
@@ -181,6 +184,7 @@ class MultipartSender:
             self._key,
             attempts=PART_ATTEMPTS,
             cancelled=self._transfer.cancelled,
+            is_too_slow=lambda: not self._etags and self._transfer.is_too_slow(),
         )
         parts = parts_of(self._transfer.source.size, multipart.part_size)
         sender.send((part for part in parts if part.number not in self._etags), prepare, accepted)

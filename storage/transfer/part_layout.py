@@ -11,10 +11,14 @@ MIB = 1024 * 1024
 MULTIPART_THRESHOLD = 16 * MIB
 """Files from this size on are sent in parts."""
 MIN_PART_SIZE = 8 * MIB
-"""The smallest part size that is chosen here."""
+"""The smallest part size that is chosen here, unless the line is known to be slow."""
 S3_MIN_PART_SIZE = 5 * MIB
 """The smallest part size that S3 accepts."""
 MAX_PARTS = 10_000
+LONGEST_SINGLE_PUT_SECONDS = 60.0
+"""A file that takes longer at the measured rate is sent in parts, so that an interruption costs less."""
+LONGEST_PART_SECONDS = 15.0
+"""Parts are as small as S3 accepts them if those of the usual size take longer at the measured rate."""
 
 
 class Part(NamedTuple):
@@ -25,11 +29,17 @@ class Part(NamedTuple):
     length: int
 
 
-def part_size_for(size: int) -> int | None:
-    """The part size for a file of `size` bytes, a whole number of MiB; None for a single PUT."""
-    if size < MULTIPART_THRESHOLD:
+def part_size_for(size: int, rate: float | None = None) -> int | None:
+    """The part size for a file of `size` bytes, a whole number of MiB; None for a single PUT.
+
+    `rate` is what the line takes, in bytes per second, if that is known: on a slow one parts are smaller, and
+    smaller files are sent in parts.
+    """
+    is_slow = rate is not None and size > max(S3_MIN_PART_SIZE, rate * LONGEST_SINGLE_PUT_SECONDS)
+    if size < MULTIPART_THRESHOLD and not is_slow:
         return None
-    return max(MIN_PART_SIZE, -(-size // (MAX_PARTS * MIB)) * MIB)
+    is_slow = rate is not None and rate * LONGEST_PART_SECONDS < MIN_PART_SIZE
+    return max(S3_MIN_PART_SIZE if is_slow else MIN_PART_SIZE, -(-size // (MAX_PARTS * MIB)) * MIB)
 
 
 def parts_of(size: int, part_size: int) -> Iterator[Part]:

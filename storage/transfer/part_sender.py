@@ -22,8 +22,14 @@ RETRY_SECONDS = 0.25
 """Delay before the first retry of a part; doubled for each further one."""
 PACE_POLL_SECONDS = 0.005
 """How often, under a bandwidth limit, new connections are looked for, which are not paced yet."""
-MIN_BYTES_PER_SECOND = 16 * 1024
-"""A part that takes longer than at this rate is given up even while other bytes still move."""
+STARVED_STALLS = 10
+"""After this many times the stall limit a part must have had a share of what moved on the line."""
+STARVED_ROUNDS = 4
+"""A part has had no share if the line has moved all that may be in flight this many times meanwhile."""
+TRICKLE_BYTES_PER_SECOND = 1024
+"""Less than this on the whole line is not the movement of bodies but of small requests."""
+RECALL_SECONDS = 10.0
+"""A part that was started longer ago is not recalled: too much of it may have been sent."""
 _CANCEL_SECONDS = 5.0
 _NOT_RETRIED = frozenset(
     {"NoSuchUpload", "PreconditionFailed", "ConditionalRequestConflict", "NotImplemented", "source-changed"}
@@ -42,20 +48,47 @@ class _PartInFlight:
     """The request that waits for bandwidth; None before it is prepared and once it is sent."""
     sent: CrtRequest | None = None
     started: float = 0.0
+    moved_before: int = 0
+    """`CrtClient.moved` when it was sent."""
     generation: int = 0
+    is_recalled: bool = False
+    """Whether it was cancelled to be sent again when the line has room for it."""
+
+
+class SlowLineError(Exception):
+    """The line turned out to be too slow for the parts that were chosen, before any of them was accepted."""
+
+
+def is_starved(seconds: float, moved: int, *, in_flight: int, stall_seconds: float) -> bool:
+    """Whether a part had no share of the bytes that moved on the line in so many seconds since it was sent.
+
+    `in_flight` is the most bytes that share the line. A part that is slow because the line is has had its
+    share, however long it takes.
+    """
+    if seconds <= STARVED_STALLS * stall_seconds:
+        return False
+    return moved > STARVED_ROUNDS * in_flight or moved < seconds * TRICKLE_BYTES_PER_SECOND
 
 
 class PartSender:
     """Sends the parts of one file. It belongs to the calling thread, in which all callbacks are called."""
 
     def __init__(
-        self, crt: CrtClient, source: SourceFile, key: str, *, attempts: int, cancelled: Callable[[], bool]
+        self,
+        crt: CrtClient,
+        source: SourceFile,
+        key: str,
+        *,
+        attempts: int,
+        cancelled: Callable[[], bool],
+        is_too_slow: Callable[[], bool],
     ) -> None:
         self._crt = crt
         self._source = source
         self._key = key
         self._attempts = attempts
         self._cancelled = cancelled
+        self._is_too_slow = is_too_slow
         self._events: queue.SimpleQueue[Slot | CrtRequest] = queue.SimpleQueue()
         self._todo: deque[Part] = deque()
         self._failures: Counter[Part] = Counter()
@@ -64,18 +97,23 @@ class PartSender:
         self._last_length = 0
         self._in_flight: list[_PartInFlight] = []
         self._reservation: Reservation | None = None
+        self._reserved_for: Part | None = None
 
     def send(self, parts: Iterable[Part], prepare: Prepare, accepted: Accepted) -> None:
         """Send `parts`. `prepare` makes a request from a part's bytes, `accepted` is given the answer.
 
         Raises `SourceChangedError`, `UploadCancelledError`, any other `StorageError`, and what the callbacks
-        raise. On return, by whatever way, nothing is in flight.
+        raise; and `SlowLineError` if `is_too_slow` returns true before anything was sent for long. On
+        return, by whatever way, nothing is in flight.
         """
         self._todo.extend(parts)
         try:
-            while self._todo or self._in_flight:
+            while self._todo or self._in_flight or self._reservation is not None:
+                # Measured first: `cancelled` may ask when bytes moved.
+                self._crt.last_activity()
                 if self._cancelled():
                     raise UploadCancelledError(key=self._key)
+                self._yield_to_slow_line()
                 # Unread parts may change while others are in flight on a slow line.
                 self._source.ensure_unchanged()
                 self._request_slot()
@@ -86,7 +124,8 @@ class PartSender:
 
     def _request_slot(self) -> None:
         if self._reservation is None and self._todo and time.monotonic() >= self._retry_at:
-            self._reservation = self._crt.buffers.reserve(self._todo[0].length, self._events.put)
+            self._reserved_for = self._todo.popleft()
+            self._reservation = self._crt.buffers.reserve(self._reserved_for.length, self._events.put)
 
     def _start_due(self) -> float:
         """Send the requests that the bandwidth allows; returns how many seconds to wait for an event."""
@@ -99,6 +138,7 @@ class PartSender:
                 current.started = self._last_started = now
                 self._last_length = current.part.length
                 current.generation = crt.buffers.generation
+                current.moved_before = crt.moved
                 current.sent = crt.start(current.request, self._events.put, current.slot.release_memory)
                 current.request = None
         is_new = any(now - current.started < POLL_SECONDS for current in self._in_flight)
@@ -124,8 +164,10 @@ class PartSender:
             time.sleep(min(left, POLL_SECONDS))
 
     def _read(self, slot: Slot, prepare: Prepare) -> None:
-        self._reservation = None
-        current = _PartInFlight(self._todo.popleft(), slot)
+        if (part := self._reserved_for) is None:
+            raise ValueError("a slot was granted that no part waits for")
+        self._reservation = self._reserved_for = None
+        current = _PartInFlight(part, slot)
         self._in_flight.append(current)
         self._source.read_into(slot.buffer, current.part.offset)
         current.request = prepare(current.part, slot.buffer)
@@ -136,6 +178,10 @@ class PartSender:
         try:
             answer = self._crt.answer_of(request, current.generation)
         except StorageError as exc:
+            if current.is_recalled:
+                self._todo.appendleft(part)
+                self._release(current)
+                return
             self._failures[part] += 1
             if exc.kind is not ErrorKind.TRANSIENT or exc.code in _NOT_RETRIED:
                 raise
@@ -154,6 +200,20 @@ class PartSender:
         current.slot.release_memory()
         current.slot.release()
 
+    def _yield_to_slow_line(self) -> None:
+        """Recall the parts for which a line that turned out to be slow has no room, while they are young.
+
+        Raises `SlowLineError` if all parts have to be other ones, and none was accepted.
+        """
+        oldest = time.monotonic() - RECALL_SECONDS
+        young = [current for current in self._in_flight if current.sent is None or current.started > oldest]
+        if len(young) == len(self._in_flight) and self._is_too_slow():
+            raise SlowLineError
+        for current in young:
+            if current.sent is not None and not current.is_recalled and current.slot.is_excess:
+                current.is_recalled = True
+                current.sent.cancel()
+
     def _check_stalls(self) -> None:
         """Pace connections that are new, and raise if a part in flight stalls."""
         if (rate := self._crt.bandwidth.rate) is not None:
@@ -162,10 +222,18 @@ class PartSender:
         for current in self._in_flight:
             if current.sent is None:
                 continue
-            longest = 10 * self._crt.stall_seconds + current.part.length / MIN_BYTES_PER_SECOND
-            if now - current.started > longest or self._crt.is_stalled(current.started):
+            if self._crt.is_stalled(current.started):
                 hint = f"No byte was accepted for {self._crt.stall_seconds:g} seconds. It is tried again."
-                raise StorageError(ErrorKind.TRANSIENT, "upload", self._key, "stalled", hint)
+            elif is_starved(
+                now - current.started,
+                self._crt.moved - current.moved_before,
+                in_flight=self._crt.buffers.max_bytes + current.part.length,
+                stall_seconds=self._crt.stall_seconds,
+            ):
+                hint = f"{now - current.started:.0f} seconds were not enough for one part. It is tried again."
+            else:
+                continue
+            raise StorageError(ErrorKind.TRANSIENT, "upload", self._key, "stalled", hint)
 
     def _drain(self) -> None:
         """Cancel what is in flight, wait for its end, and release every slot."""

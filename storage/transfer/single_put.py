@@ -62,6 +62,10 @@ def ignore_progress(_sent: int) -> None:
     """For uploads whose progress is not shown."""
 
 
+def ignore_movement() -> None:
+    """For uploads of which nothing watches whether their bytes move."""
+
+
 @dataclass(frozen=True, slots=True)
 class Transfer:
     """One upload of one file; see `ObjectStore.upload`. `acl` is the canned ACL to send, if any."""
@@ -72,6 +76,8 @@ class Transfer:
     acl: str | None
     progress: Callable[[int], None]
     cancelled: Callable[[], bool]
+    is_too_slow: Callable[[], bool]
+    """Whether the line turned out to be so slow that other parts would be chosen now."""
 
     def ensure_unchanged(self, value: int) -> None:
         """Raise unless `value`, the CRC64NVME of all that was read, is what was hashed and still current.
@@ -94,7 +100,7 @@ class Transfer:
 
 
 def put_object(crt: CrtClient, config: StorageConfig, transfer: Transfer) -> Sent:
-    """Upload a file in a single PUT. Raises `StorageError`."""
+    """Upload a file in a single PUT. Raises `StorageError`, and `SlowLineError` where parts are better."""
     target, size = transfer.target, transfer.source.size
     headers = object_headers(config, transfer)
 
@@ -112,7 +118,12 @@ def put_object(crt: CrtClient, config: StorageConfig, transfer: Transfer) -> Sen
             )
 
         sender = PartSender(
-            crt, transfer.source, target.key, attempts=PUT_ATTEMPTS, cancelled=transfer.cancelled
+            crt,
+            transfer.source,
+            target.key,
+            attempts=PUT_ATTEMPTS,
+            cancelled=transfer.cancelled,
+            is_too_slow=transfer.is_too_slow,
         )
         sender.send([Part(1, 0, size)], prepare, lambda _, answer: answers.append(answer))
         (answer,) = answers

@@ -1,8 +1,9 @@
 """The TCP connections of this process to the server, as the kernel sees them: their progress and their pace.
 
 The CRT neither reports how much of a request the server has accepted nor limits its rate. Its sockets are
-descriptors of this process, though: TCP_INFO counts the bytes that the peer has acknowledged, and
-SO_MAX_PACING_RATE spreads what is written over time. See tcp(7), socket(7) and linux/tcp.h.
+descriptors of this process, though: TCP_INFO counts the bytes that the peer has acknowledged and those that
+wait to be sent, and SO_MAX_PACING_RATE spreads what is written over time. See tcp(7), socket(7) and
+linux/tcp.h.
 """
 
 import os
@@ -11,14 +12,16 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from storage.transfer.throughput import Throughput
 
 _MAX_PACING_RATE = 47
 """SO_MAX_PACING_RATE of asm-generic/socket.h, which Python's `socket` lacks."""
 _UNPACED = -1
 _FASTEST_PACED = 2**31 - 1
-_BYTES_AT = 120
-"""Offset of tcpi_bytes_acked and tcpi_bytes_received, two unsigned 64-bit numbers, in struct tcp_info."""
-_BYTES = struct.Struct("=QQ")
+_BYTES = struct.Struct("=120xQQ8xI")
+"""In struct tcp_info: tcpi_bytes_acked and tcpi_bytes_received, of 64 bits, and tcpi_notsent_bytes, of 32."""
 
 
 class TcpConnections:
@@ -28,10 +31,22 @@ class TcpConnections:
         self._port = port
         self._clock = clock
         self._lock = threading.Lock()
-        self._byte_counts: dict[int, tuple[int, int]] = {}
+        self._counts: dict[int, _ByteCounts] = {}
         self._active_at = clock()
         self._sampled_at = float("-inf")
         self._paced = False
+        self._throughput = Throughput()
+        self._moved = 0
+
+    @property
+    def moved(self) -> int:
+        """How many bytes the server had acknowledged at the last sample, since this object was made."""
+        return self._moved
+
+    @property
+    def rate(self) -> float | None:
+        """Bytes per second that all connections together take, by the last samples; None while unknown."""
+        return self._throughput.rate
 
     def last_activity(self, interval: float) -> float:
         """When, by `clock`, bytes were last seen to move in either direction.
@@ -41,12 +56,26 @@ class TcpConnections:
         with self._lock:
             now = self._clock()
             if now - self._sampled_at >= interval:
-                self._sampled_at = now
-                counts = {os.fstat(sock.fileno()).st_ino: _byte_counts(sock) for sock in self._open()}
-                if any(count != self._byte_counts.get(inode) for inode, count in counts.items()):
-                    self._active_at = now
-                self._byte_counts = counts
+                self._sample(now)
             return self._active_at
+
+    def _sample(self, now: float) -> None:
+        before, self._counts = (
+            self._counts,
+            {os.fstat(connection.fileno()).st_ino: _byte_counts(connection) for connection in self._open()},
+        )
+        acknowledged = 0
+        for inode, counts in self._counts.items():
+            last = before.get(inode, _ByteCounts())
+            acknowledged += max(0, counts.acknowledged - last.acknowledged)
+            if (counts.acknowledged, counts.received) != (last.acknowledged, last.received):
+                self._active_at = now
+        self._moved += acknowledged
+        is_backlogged = all(
+            any(counts.unsent for counts in sample.values()) for sample in (before, self._counts)
+        )
+        self._throughput.add(now - self._sampled_at, acknowledged, is_backlogged=is_backlogged)
+        self._sampled_at = now
 
     def pace(self, bytes_per_second: float | None) -> None:
         """Limit the rate of every connection that is open now; None removes the limit."""
@@ -69,11 +98,17 @@ class TcpConnections:
                     yield connection
 
 
-def _byte_counts(connection: socket.socket) -> tuple[int, int]:
-    """The bytes that were acknowledged and received on a connection."""
-    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_AT + _BYTES.size)
-    acknowledged, received = _BYTES.unpack_from(info.ljust(_BYTES_AT + _BYTES.size, b"\0"), _BYTES_AT)
-    return acknowledged, received
+class _ByteCounts(NamedTuple):
+    """The bytes that were acknowledged and received on a connection, and those that wait to be sent."""
+
+    acknowledged: int = 0
+    received: int = 0
+    unsent: int = 0
+
+
+def _byte_counts(connection: socket.socket) -> _ByteCounts:
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES.size)
+    return _ByteCounts(*_BYTES.unpack(info.ljust(_BYTES.size, b"\0")))
 
 
 def _connection(fd: int, port: int) -> socket.socket | None:

@@ -22,10 +22,10 @@ SECRET_ACCESS_KEY = "tests/Distinctive+secret/access=key"
 
 
 class S3Server:
-    """Runs while it is a context; `url` is its endpoint."""
+    """Runs while it is a context, on an address of this machine; `url` is its endpoint."""
 
-    def __init__(self) -> None:
-        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    def __init__(self, address: str = "127.0.0.1") -> None:
+        self._server = ThreadedMotoServer(ip_address=address, port=0, verbose=False)
         self.url = ""
 
     def __enter__(self) -> Self:

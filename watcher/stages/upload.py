@@ -39,6 +39,9 @@ PATH_SECONDS = 0.5
 RIVAL_SECONDS = 1.0
 """How soon a row is tried again whose object key a missing file, or one being uploaded, still holds."""
 
+PATIENCE_SECONDS = 120.0
+"""How long an attempt may take between two beats, besides the time that a request may stall."""
+
 COMMIT_BACKOFF = Backoff(base=0.5, factor=2.0, cap=10.0)
 
 
@@ -47,9 +50,9 @@ class UploadStage(Stage):
 
     name = "upload"
     state = State.PENDING
-    patience_seconds = 180.0
 
     def __init__(self, context: StageContext, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.patience_seconds = PATIENCE_SECONDS + context.store.stall_seconds
         self._context = context
         self._clock = clock
 

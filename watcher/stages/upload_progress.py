@@ -69,6 +69,10 @@ class UploadProgress(UploadSteps):
             self._recorded_at = self._clock()
             self._record({"bytes_sent": self._seen})
 
+    def moved(self) -> None:
+        """Note that bytes move, of this upload or of those that it waits for: the thread is not stuck."""
+        self._work.beat()
+
     def is_cancelled(self) -> bool:
         """Whether the stage stops, or another daemon has the claim."""
         return self._work.stopped() or self._claim_is_lost

@@ -118,3 +118,33 @@ def test_a_lower_limit_holds_for_what_is_asked_from_now_on(granted: list[Slot]) 
     assert len(granted) == 2
     finish(granted[1])
     assert len(granted) == 3
+
+
+def test_the_bytes_that_a_slow_line_takes_in_time_limit_what_is_under_way_to_one_body_at_least(
+    granted: list[Slot],
+) -> None:
+    pool = BufferPool(5, 100)
+    pool.set_budget(15)
+    for length in (8, 8, 20, 8):
+        pool.reserve(length, granted.append)
+    assert [slot.length for slot in granted] == [8]
+    finish(granted[0])
+    assert [slot.length for slot in granted] == [8, 8]
+    finish(granted[1])
+    assert [slot.length for slot in granted] == [8, 8, 20]
+    pool.set_budget(30)
+    assert [slot.length for slot in granted] == [8, 8, 20, 8]
+
+
+def test_on_a_line_that_turns_out_slow_all_but_the_first_bodies_are_in_excess(granted: list[Slot]) -> None:
+    pool = BufferPool(5, 100)
+    for _ in range(4):
+        pool.reserve(8, granted.append)
+    excess = []
+    for budget in (100, 17, 1):
+        pool.set_budget(budget)
+        excess.append([slot.is_excess for slot in granted])
+    assert excess == [4 * [False], [False, False, True, True], [False, True, True, True]]
+    finish(granted[0])
+    assert [slot.is_excess for slot in granted[1:]] == [False, True, True]
+    assert not granted[0].is_excess

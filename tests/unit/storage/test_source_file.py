@@ -207,6 +207,26 @@ def test_parts_grow_so_that_ten_thousand_suffice(size: int, part_size: int | Non
     assert part_size is None or -(-size // part_size) <= 10_000
 
 
+@pytest.mark.parametrize(
+    ("size", "rate", "part_size"),
+    [
+        (5 * MIB, 1.0, None),
+        (5 * MIB + 1, 64_000.0, 5 * MIB),
+        (6 * MIB, 0.2 * MIB, None),
+        (15 * MIB, 0.2 * MIB, 5 * MIB),
+        (16 * MIB, 0.5 * MIB, 5 * MIB),
+        (16 * MIB, 0.6 * MIB, 8 * MIB),
+        (50_000 * MIB, 1.0, 5 * MIB),
+        (50_000 * MIB + 1, 1.0, 6 * MIB),
+    ],
+)
+def test_a_slow_line_gets_small_parts_and_a_single_put_only_for_what_takes_a_minute(
+    size: int, rate: float, part_size: int | None
+) -> None:
+    assert part_size_for(size, rate) == part_size
+    assert part_size is None or -(-size // part_size) <= 10_000
+
+
 @pytest.mark.parametrize("size", [16 * MIB, 16 * MIB + 1, 24 * MIB - 1, 24 * MIB])
 def test_parts_cover_a_file_once_and_in_order(size: int) -> None:
     part_size = part_size_for(size)

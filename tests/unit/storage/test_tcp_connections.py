@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -77,6 +78,24 @@ def test_connections_to_other_ports_do_not_count(pair: Pair) -> None:
     pair.send()
     clock.now += 1
     assert connections.last_activity(0) == 100
+
+
+def test_the_rate_is_that_at_which_what_waits_is_acknowledged(pair: Pair) -> None:
+    clock = Clock()
+    connections = TcpConnections(pair.port, clock=clock)
+    pair.ours.setblocking(False)
+    received = 0
+    for _ in range(6):
+        with suppress(BlockingIOError):
+            while True:
+                pair.ours.send(bytes(65536))
+        connections.last_activity(0)
+        clock.now += 1
+        received += len(pair.theirs.recv(300_000, socket.MSG_WAITALL))
+    connections.last_activity(0)
+    assert connections.rate is not None
+    assert connections.moved >= received
+    assert connections.rate <= connections.moved / 4
 
 
 def test_a_paced_connection_keeps_to_its_rate_and_an_unpaced_one_flies(pair: Pair) -> None:
