@@ -22,7 +22,7 @@ from db.invalidations import Invalidation, Invalidations
 from db.ledger import Ledger
 from db.ledger_reader import LedgerReader
 from db.migration import MIGRATIONS, migrate, pending_migrations, schema_version
-from db.publications import Publication, Publications
+from db.publications import Look, MissingRows, Publication, Publications
 from db.records import (
     JSON,
     Admission,
@@ -60,6 +60,8 @@ __all__ = [
     "LedgerError",
     "LedgerReader",
     "LockNotAvailableError",
+    "Look",
+    "MissingRows",
     "NoCatalog",
     "OwnCatalog",
     "Progress",

@@ -288,6 +288,18 @@ class LedgerReader:
         with self.database.operation("list the URLs of a path"):
             return set(query.distinct().scalars())
 
+    def urls_of_paths(self, paths: Collection[str]) -> dict[str, set[str]]:
+        """Like `urls_of_path`, for each of the paths that has any."""
+        uploads = self._uploads
+        query: Any = uploads.select(uploads.path, uploads.url).where(
+            self._in_instance, uploads.path.in_(list(paths)), uploads.url.is_null(False)
+        )
+        found: dict[str, set[str]] = {}
+        with self.database.operation("list the URLs of paths"):
+            for path, url in query.tuples():
+                found.setdefault(path, set()).add(url)
+        return found
+
     # Instances
 
     def instance_report(self) -> InstanceReport | None:

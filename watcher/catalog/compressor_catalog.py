@@ -154,13 +154,6 @@ class CompressorCatalog:
         """The rows of a video, oldest first."""
         return self.table.rows_of_video(video_id)
 
-    def references(self, upload: Upload) -> bool:
-        """Whether any row shows the upload's object, or would be given its URL."""
-        if self._rows_of(upload):
-            return True
-        urls = {self._naming.public_url(upload), *self._known_urls(upload)}
-        return self.table.any_row_shows(sorted(urls))
-
     def _retry_locks(self, operation: str, attempt: Callable[[], _T], patience_seconds: float) -> _T:
         """Call `attempt` in a transaction, again for some time while it raises LockNotAvailableError."""
         deadline = time.monotonic() + patience_seconds

@@ -94,6 +94,8 @@ def _print_status(settings: Settings, ledger: Ledger) -> None:
         echo(f"Waiting for their catalog rows: {waiting}{late}; the oldest for {waited}")
     if kept := _orphans(report):
         echo(f"Objects whose catalog rows were deleted: {kept}; `video-uploader audit` lists them")
+    if doubt := report and report.report.get("orphans_doubted"):
+        echo(f"No object is deleted for missing catalog rows: {doubt}")
     if errors := ledger.last_errors(ERRORS_SHOWN):
         echo("Last errors:")
         for upload in errors:
