@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from itertools import islice
 from typing import Any, TypedDict, Unpack
 
@@ -66,6 +67,13 @@ class LedgerReader:
     def now(self) -> datetime:
         """The time that claims, due times and events refer to, in UTC."""
         return self._clock().astimezone(UTC)
+
+    @cached_property
+    def token(self) -> str:
+        """A random text, 16 hexadecimal digits, that tells this ledger from all others."""
+        query: Any = self.database.tables.ledger_token.select()
+        with self.database.operation("read the token of the ledger"):
+            return str(query.get().token)
 
     # Uploads
 

@@ -71,6 +71,7 @@ class DaemonStatus:
             "database": app.context.database.server,
             "paused": self.failures(),
             "settling": len(app.settler),
+            "quarantined": app.quarantine_repair.left,
             "unreadable": app.scanner.unreadable.first(MAX_PATHS),
             "waiting_for_writers": app.settler.waiting_for_writers()[:MAX_PATHS],
             "busy": {runner.stage.name: runner.busy for runner in app.runners.values()},

@@ -132,6 +132,9 @@ def report_lines(report: InstanceReport | None) -> list[str]:
     unreadable = report.report.get("unreadable")
     if isinstance(unreadable, Mapping):
         lines += [f"{path} cannot be read: {reason}" for path, reason in unreadable.items()]
+    quarantined = report.report.get("quarantined")
+    if isinstance(quarantined, Mapping):
+        lines += [f"{path} stays in quarantine: {reason}" for path, reason in quarantined.items()]
     uploads = report.report.get("uploads")
     if isinstance(uploads, Sequence):
         lines += [_upload_line(upload) for upload in uploads if isinstance(upload, Mapping)]
