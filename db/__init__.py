@@ -31,7 +31,7 @@ from db.migration import (
     try_migration,
     unusable_tables,
 )
-from db.publications import Publication, Publications
+from db.publications import Look, MissingRows, Publication, Publications
 from db.records import (
     JSON,
     Admission,
@@ -68,6 +68,8 @@ __all__ = [
     "LedgerError",
     "LedgerReader",
     "LockNotAvailableError",
+    "Look",
+    "MissingRows",
     "NoCatalog",
     "OwnCatalog",
     "Progress",

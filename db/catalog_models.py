@@ -43,6 +43,23 @@ class PublicationRow(Model):
     published_at = UtcTimeField()
 
 
+class OrphanRow(Model):
+    """Since when an upload's object has been without catalog rows (`db.publications.MissingRows`)."""
+
+    upload: "ForeignKeyField[Model]"
+    """The primary key; added by `db.models.bind`."""
+    instance = TextField()
+    missing_since = UtcTimeField()
+
+
+class OrphanLookRow(Model):
+    """The last look for objects without catalog rows, by instance: how many rows the table had, and when."""
+
+    instance = TextField(primary_key=True)
+    rows = BigIntegerField()
+    looked_at = UtcTimeField()
+
+
 class CompressorRow(Model):
     """The compressor's table `video_qualities`: the columns that are read; only `url` is ever written.
 

@@ -1,10 +1,11 @@
 """The compressor's table `video_qualities`: its rows are read, and only their `url` is ever changed."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from peewee import SQL, Case, fn
+from peewee import SQL, Case, Entity, NodeList, fn
 
 from db.catalog import iter_with_url_prefix
 from db.database import Database
@@ -70,7 +71,7 @@ class CompressorTable:
 
         Reads at most `limit` uploads with ids above `after`, only those whose wait began at `since` or later.
         """
-        uploads, rows = self._uploads, self._rows
+        uploads = self._uploads
         page: Any = uploads.select(uploads.id).where(
             uploads.instance == self._instance,
             uploads.awaits_row == SQL("TRUE"),
@@ -79,16 +80,24 @@ class CompressorTable:
         )
         if since is not None:
             page = page.where(uploads.due_at >= since)
-        page = page.order_by(uploads.id).limit(limit)
+        return self._with_rows(page.order_by(uploads.id).limit(limit))
+
+    def rows_of_uploads(self, upload_ids: Collection[int]) -> list[tuple[Upload, list[CatalogRow]]]:
+        """The uploads with these ids, each with all rows of its video: one query that indexes answer."""
+        return self._with_rows(list(upload_ids))
+
+    def _with_rows(self, upload_ids: Any) -> list[tuple[Upload, list[CatalogRow]]]:
+        """The uploads that a list or a query of ids selects, each with all rows of its video."""
+        uploads, rows = self._uploads, self._rows
         columns = [column.alias(f"row_{name}") for name, column in self._columns().items()]
         query: Any = (
             uploads.select(uploads, *columns)
             .left_outer_join(rows, on=rows.video_id == uploads.video_id)
-            .where(uploads.id.in_(page))
+            .where(uploads.id.in_(upload_ids))
             .order_by(uploads.id)
         )
         found: dict[int, tuple[Upload, list[CatalogRow]]] = {}
-        with self._database.operation("read the catalog rows of waiting uploads"):
+        with self._database.operation("read uploads with their catalog rows"):
             for values in query.dicts():
                 of_row = {name: values.pop(f"row_{name}") for name in self._columns()}
                 entry = found.setdefault(values["id"], (Upload(**values), []))
@@ -175,11 +184,32 @@ class CompressorTable:
             for pid, user, application in found
         ]
 
-    def any_row_shows(self, urls: Sequence[str]) -> bool:
-        """Whether any row of any video has one of the URLs. Scans the whole table."""
-        query: Any = self._rows.select(self._rows.id).where(self._rows.url.in_(list(urls))).limit(1)
-        with self._database.operation("check whether a row shows an object"):
-            return query.scalar() is not None
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """A transaction in which every query sees the table as it was at the first one."""
+        operation = "read the compressor's catalog at one moment"
+        with self._database.transaction(operation), self._database.operation(operation) as connected:
+            connected.execute_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            yield
+
+    def count(self) -> int:
+        """The number of all rows. Scans the whole table."""
+        with self._database.operation("count the compressor's rows"):
+            return int(self._rows.select().count())
+
+    def shown_urls(self, urls: Collection[str]) -> set[str]:
+        """Those of the URLs that any row of any video has. Scans the whole table, once for all URLs."""
+        query = NodeList(
+            (
+                SQL("SELECT DISTINCT shown.url FROM"),
+                Entity(self._database.catalog_schema, "video_qualities"),
+                SQL(
+                    "AS shown JOIN unnest(%s::text[]) AS asked (url) ON asked.url = shown.url", [sorted(urls)]
+                ),
+            )
+        )
+        with self._database.operation("check which URLs rows show") as connected:
+            return {url for (url,) in connected.execute(query).fetchall()}
 
     def can_set_url(self) -> bool:
         """Whether the database user has the privilege to update `url`."""

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from itertools import islice
 from typing import Any, TypedDict, Unpack
 
@@ -65,6 +66,13 @@ class LedgerReader:
     def now(self) -> datetime:
         """The time that claims, due times and events refer to, in UTC."""
         return self._clock().astimezone(UTC)
+
+    @cached_property
+    def token(self) -> str:
+        """A random text, 16 hexadecimal digits, that tells this ledger from all others."""
+        query: Any = self.database.tables.ledger_token.select()
+        with self.database.operation("read the token of the ledger"):
+            return str(query.get().token)
 
     # Uploads
 
@@ -290,6 +298,18 @@ class LedgerReader:
         )
         with self.database.operation("list the URLs of a path"):
             return set(query.distinct().scalars())
+
+    def urls_of_paths(self, paths: Collection[str]) -> dict[str, set[str]]:
+        """Like `urls_of_path`, for each of the paths that has any."""
+        uploads = self._uploads
+        query: Any = uploads.select(uploads.path, uploads.url).where(
+            self._in_instance, uploads.path.in_(list(paths)), uploads.url.is_null(False)
+        )
+        found: dict[str, set[str]] = {}
+        with self.database.operation("list the URLs of paths"):
+            for path, url in query.tuples():
+                found.setdefault(path, set()).add(url)
+        return found
 
     # Instances
 

@@ -23,6 +23,8 @@ from peewee import (
 from db.catalog_models import (
     QUALITY_CHECKS,
     CompressorRow,
+    OrphanLookRow,
+    OrphanRow,
     PublicationRow,
     QualityRow,
     index_qualities,
@@ -70,6 +72,12 @@ class InvalidationRow(Model):
     sent_at = UtcTimeField(null=True)
 
 
+class LedgerTokenRow(Model):
+    """One row: a random text that tells this ledger from every other one whose ids are the same."""
+
+    token = TextField(primary_key=True)
+
+
 _PROVEN = sql_list(State.VERIFIED, State.PUBLISHED, State.RELEASED)
 _VISIBLE = sql_list(State.PUBLISHED, State.RELEASED)
 
@@ -100,6 +108,9 @@ class Tables:
     qualities: type[QualityRow]
     invalidations: type[InvalidationRow]
     publications: type[PublicationRow]
+    orphans: type[OrphanRow]
+    orphan_looks: type[OrphanLookRow]
+    ledger_token: type[LedgerTokenRow]
     compressor_rows: type[CompressorRow]
 
 
@@ -132,6 +143,7 @@ def bind(database: peewee.Database, schema: str | None, catalog_schema: str | No
     publications = bound(PublicationRow, "publications", upload=_reference(uploads))
     publications.add_index(publications.instance, publications.published_at, name="publications_of_instance")
     publications.add_index(publications.upload, name="publications_of_upload")
+    orphans = bound(OrphanRow, "orphans", upload=_reference(uploads, primary_key=True))
     return Tables(
         uploads,
         events,
@@ -139,12 +151,17 @@ def bind(database: peewee.Database, schema: str | None, catalog_schema: str | No
         qualities,
         invalidations,
         publications,
+        orphans,
+        bound(OrphanLookRow, "orphan_looks"),
+        bound(LedgerTokenRow, "ledger_token"),
         bound(CompressorRow, "video_qualities", schema=catalog_schema),
     )
 
 
-def _reference(uploads: type[UploadRow]) -> Any:
-    return ForeignKeyField(uploads, column_name="upload_id", on_delete="CASCADE", index=False)
+def _reference(uploads: type[UploadRow], *, primary_key: bool = False) -> Any:
+    return ForeignKeyField(
+        uploads, column_name="upload_id", on_delete="CASCADE", index=False, primary_key=primary_key
+    )
 
 
 def _index_uploads(uploads: type[UploadRow]) -> None:

@@ -4,15 +4,19 @@ The compressor's table has no room for either. A local URL cannot be derived, be
 base, and it is needed again when an object is lost.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from peewee import fn
+
 from db.database import Database
 from db.records import CatalogRow, Upload
+from db.states import State
 
-PAGE = 500
+WINDOW = 2_000
+"""How many uploads are compared with the catalog in one query."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +66,31 @@ class Publications:
         with self._database.transaction("delete an upload's publications"):
             self._shown.delete().where(self._shown.upload == upload.id).execute()
 
-    def of_deleted_rows(self) -> Iterator[Publication]:
-        """The publications whose rows no longer exist, read one page at a time."""
-        shown, rows = self._shown, self._rows
-        query = self._select().left_outer_join(rows, on=rows.id == shown.row_id)
-        return self._pages(query.where(shown.instance == self._instance, rows.id.is_null()))
+    def of_deleted_rows(self, after: int, *, gone_code: str) -> tuple[set[int], int | None]:
+        """The uploads that may show in no row any more, among the `WINDOW` uploads with ids above `after`.
 
-    def _pages(self, query: Any) -> Iterator[Publication]:
-        shown = self._shown
-        query = query.order_by(shown.row_id).limit(PAGE)
-        page = self._fetch(query)
-        while page:
-            yield from page
-            page = self._fetch(query.where(shown.row_id > page[-1].row_id))
+        These were published onto rows that no longer exist, or have become `gone` with the error code
+        `gone_code` after they were verified. Also returns the id at which the next window begins; None after
+        the last one.
+        """
+        uploads, shown, rows = self._database.tables.uploads, self._shown, self._rows
+        page: Any = uploads.select(uploads.id).where(uploads.id > after).order_by(uploads.id).limit(WINDOW)
+        with self._database.operation("look for publications onto deleted rows"):
+            bounds: Any = uploads.select(fn.MAX(page.c.id), fn.COUNT(page.c.id)).from_(page)
+            ((last, number),) = bounds.tuples()
+            deleted: Any = shown.select(shown.upload).left_outer_join(rows, on=rows.id == shown.row_id)
+            deleted = deleted.where(
+                shown.instance == self._instance, shown.upload.between(after + 1, last), rows.id.is_null()
+            )
+            gone: Any = uploads.select(uploads.id).where(
+                uploads.instance == self._instance,
+                uploads.id.between(after + 1, last),
+                uploads.state == State.GONE,
+                uploads.error_code == gone_code,
+                uploads.verified_at.is_null(False),
+            )
+            found = {row[0] for query in (deleted, gone) for row in query.tuples()} if number else set()
+        return found, last if number == WINDOW else None
 
     def _select(self) -> Any:
         shown = self._shown
@@ -85,3 +101,78 @@ class Publications:
     def _fetch(self, query: Any) -> list[Publication]:
         with self._database.operation("read the publications"):
             return [Publication(**values) for values in query.dicts()]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A look for deleted rows: how many rows the compressor's table had, and when."""
+
+    rows: int
+    at: datetime
+
+
+class MissingRows:
+    """What the looks for deleted rows have found, for one instance. Every method may raise DatabaseError.
+
+    It is kept in the ledger, because an object is deleted only after two looks far apart.
+    """
+
+    def __init__(self, database: Database, instance: str) -> None:
+        self._database = database
+        self._instance = instance
+        self._orphans = database.tables.orphans
+        self._looks = database.tables.orphan_looks
+
+    def last_look(self) -> Look | None:
+        """The last complete look."""
+        query: Any = self._looks.select().where(self._looks.instance == self._instance)
+        with self._database.operation("read the last look for deleted rows"):
+            return next((Look(row.rows, row.looked_at) for row in query), None)
+
+    def record_look(self, look: Look) -> None:
+        """Record a complete look."""
+        looks, values = self._looks, {"rows": look.rows, "looked_at": look.at}
+        with self._database.transaction("record a look for deleted rows"):
+            insert = looks.insert(instance=self._instance, **values)
+            insert.on_conflict(conflict_target=[looks.instance], update=values).execute()
+
+    def since(self, upload_ids: Collection[int]) -> dict[int, datetime]:
+        """Since when the rows of these uploads have been missing, by id; others are left out."""
+        orphans = self._orphans
+        query: Any = orphans.select(orphans.upload, orphans.missing_since)
+        with self._database.operation("read since when rows have been missing"):
+            return dict(query.where(orphans.upload.in_(list(upload_ids))).tuples())
+
+    def record(self, missing: Collection[int], at: datetime, *, after: int, last: int | None) -> None:
+        """Record which of the uploads with ids from above `after` to `last` (None: any) miss their rows."""
+        orphans = self._orphans
+        present: Any = (orphans.instance == self._instance) & (orphans.upload > after)
+        if last is not None:
+            present &= orphans.upload <= last
+        with self._database.transaction("record which rows are missing"):
+            orphans.delete().where(present, orphans.upload.not_in(list(missing))).execute()
+            rows = [
+                {"upload": upload_id, "instance": self._instance, "missing_since": at}
+                for upload_id in sorted(missing)
+            ]
+            if rows:
+                orphans.insert_many(rows).on_conflict_ignore().execute()
+
+    def forget(self, upload_ids: Collection[int]) -> None:
+        """Forget that the rows of these uploads are missing, because their objects were deleted."""
+        with self._database.transaction("forget that rows were missing"):
+            self._orphans.delete().where(self._orphans.upload.in_(list(upload_ids))).execute()
+
+    def forget_all(self) -> None:
+        """Forget which rows were missing: every object needs two new looks."""
+        with self._database.transaction("forget which rows were missing"):
+            self._orphans.delete().where(self._orphans.instance == self._instance).execute()
+
+    def count(self) -> int:
+        """How many objects have no rows."""
+        orphans, uploads = self._orphans, self._database.tables.uploads
+        query: Any = orphans.select(fn.COUNT(uploads.object_key.distinct())).join(
+            uploads, on=uploads.id == orphans.upload
+        )
+        with self._database.operation("count the objects without rows"):
+            return int(query.where(orphans.instance == self._instance).scalar())

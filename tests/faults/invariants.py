@@ -15,7 +15,7 @@ from tests.support.catalog_rows import CatalogRows
 from tests.support.fault_proxy import FaultProxy
 from tests.support.harness import BUCKET, VIDEO_ID
 from tests.support.s3_server import S3Server
-from watcher.filesystem.removal import parse_quarantine_name
+from watcher.filesystem.quarantine_names import parse_quarantine_name
 from watcher.settings.model import Settings
 
 NAMES = ("a_480p.mp4", "b_720p.mp4")
@@ -129,12 +129,14 @@ class KnownState:
     def asides(self, name: str) -> list[str]:
         """The paths of a file's quarantined copies."""
         directory = os.path.dirname(self.absolute(name))
-        ids = {entry: parse_quarantine_name(entry) for entry in sorted(os.listdir(directory))}
-        if not any(ids.values()):
+        names = {entry: parse_quarantine_name(entry) for entry in sorted(os.listdir(directory))}
+        if not any(names.values()):
             return []
         query = "SELECT id FROM video_uploader.uploads WHERE path = %s"
         ours = {row["id"] for row in self.rows.connection.execute(query, [self.path(name)])}
-        return [os.path.join(directory, entry) for entry, number in ids.items() if number in ours]
+        return [
+            os.path.join(directory, entry) for entry, name in names.items() if name and name.upload_id in ours
+        ]
 
 
 def md5(content: bytes) -> str:

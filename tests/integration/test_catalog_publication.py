@@ -1,11 +1,10 @@
-"""Publication into the compressor's catalog, republication, and objects whose rows were deleted."""
+"""Publication into the compressor's catalog, and republication."""
 
 from __future__ import annotations
 
 import os
 
 import pytest
-from structlog.testing import capture_logs
 
 from db import State
 from tests.compressor.database import add_video
@@ -412,97 +411,6 @@ def test_an_original_is_kept_while_the_compressor_is_at_work_on_its_video(
     assert reason_to_keep_copy is not None
     assert "original" in reason_to_keep_copy
     assert rows.url_of(row) == public(harness, ORIGINAL_KEY)
-
-
-@pytest.mark.parametrize("deletes", [False, True])
-def test_the_object_of_a_deleted_video_is_kept_and_reported_or_deleted_as_configured(
-    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes, deletes: bool
-) -> None:
-    harness = make_catalog_harness(DELETE_ORPHANS=deletes)
-    row = rows.insert(NAME, "720p")
-    harness.put(PATH, video)
-    harness.admit_waiting()
-    upload = harness.finish(PATH)
-    orphans = harness.app.catalog_thread.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
-    assert (orphans.process_all(), orphans.kept) == (0, 0)
-    rows.delete(row)
-    assert orphans.process_all() == deletes
-    assert orphans.kept == (not deletes)
-    assert harness.object(upload) == (None if deletes else video)
-    assert (orphans.process_all(), orphans.kept) == (0, not deletes)
-
-
-def test_an_object_is_not_deleted_while_any_row_references_it(
-    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
-) -> None:
-    """Not even one of another video that was edited by hand."""
-    harness = make_catalog_harness(DELETE_ORPHANS=True)
-    row = rows.insert(NAME, "720p")
-    harness.put(PATH, video)
-    harness.admit_waiting()
-    upload = harness.finish(PATH)
-    other = VIDEO_ID.replace("0b8e", "1b8e")
-    add_video(rows.url, other)
-    pointed = rows.insert("another_480p.mp4", "480p", video_id=other, url=public(harness))
-    rows.delete(row)
-    orphans = harness.app.catalog_thread.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
-    assert orphans.process_all() == 0
-    assert harness.object(upload) == video
-    rows.delete(pointed)
-    assert orphans.process_all() == 1
-
-
-def test_an_object_whose_copy_is_still_to_be_released_is_deleted_after_that(
-    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
-) -> None:
-    """Deleting it before would send it again."""
-    harness = make_catalog_harness(DELETE_ORPHANS=True)
-    row = rows.insert(NAME, "720p")
-    harness.put(PATH, video)
-    publish(harness)
-    rows.delete(row)
-    orphans = harness.app.catalog_thread.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
-    with capture_logs() as logs:
-        assert (orphans.process_all(), orphans.kept) == (0, 1)
-        assert (orphans.process_all(), orphans.kept) == (0, 1)
-    assert [(log["event"], log["log_level"]) for log in logs] == [
-        ("orphan_kept", "debug"),
-        ("orphans_kept", "info"),
-    ]
-    (upload,) = harness.step(State.PUBLISHED)
-    assert upload.state is State.RELEASED
-    assert orphans.process_all() == 1
-
-
-def test_with_copies_kept_for_good_the_object_is_deleted_and_the_file_waits_for_a_row(
-    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
-) -> None:
-    harness = make_catalog_harness(DELETE_ORPHANS=True, KEEP_LOCAL=True)
-    row = rows.insert(NAME, "720p")
-    harness.put(PATH, video)
-    publish(harness)
-    rows.delete(row)
-    orphans = harness.app.catalog_thread.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
-    assert orphans.process_all() == 1
-    (upload,) = harness.step(State.PENDING)
-    assert (upload.state, upload.awaits_row) == (State.PENDING, True)
-    assert os.path.exists(harness.absolute(PATH))
-
-
-def test_an_object_whose_row_was_deleted_before_publication_is_an_orphan_too(
-    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
-) -> None:
-    harness = make_catalog_harness(DELETE_ORPHANS=True)
-    row = rows.insert(NAME, "720p")
-    harness.put(PATH, video)
-    verify(harness)
-    rows.delete(row)
-    (upload,) = harness.step(State.VERIFIED)
-    assert upload.state is State.GONE
-    orphans = harness.app.catalog_thread.orphans  # type: ignore[union-attr]  # the compressor's catalog has one
-    assert orphans.process_all() == 1
-    assert harness.object(upload) is None
-    assert orphans.process_all() == 0
 
 
 def test_the_object_of_another_host_is_not_taken_for_a_lost_one(

@@ -78,7 +78,8 @@ def process_all(harness: Harness) -> None:
         harness.step(state)
     catalog_thread.republisher.check_recent()
     catalog_thread.republisher.check_all()
-    catalog_thread.orphans.process_all()
+    assert harness.app.orphans is not None
+    harness.app.orphans.process_all()
     harness.step(State.PUBLISHED)
     harness.app.context.catalog.rows(ODD_VIDEO)
 

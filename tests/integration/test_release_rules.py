@@ -18,6 +18,7 @@ from tests.support.uploads_in_progress import content, published
 from tests.support.video_files import FREE_BOX, PATH
 from watcher.errors import Code
 from watcher.filesystem import removal
+from watcher.filesystem.quarantine_names import quarantine_name
 
 
 def test_players_get_the_local_url_until_the_object_is_confirmed(
@@ -320,7 +321,7 @@ def test_a_crash_while_the_file_is_in_quarantine_is_repaired_at_the_next_start(
     harness = make_harness()
     published(harness, video)
     row = harness.row(PATH)
-    removal.quarantine(harness.app.tree, PATH, row.id, row.identity)
+    removal.quarantine(harness.app.tree, PATH, row.id, row.identity, token=harness.app.ledger.token)
     assert not os.path.exists(harness.absolute(PATH))
     next_life = make_harness()
     report = next_life.app.scanner.scan()
@@ -419,7 +420,8 @@ def test_a_second_name_that_is_only_our_own_from_a_crash_is_taken_away_where_har
     harness = make_harness(ALLOW_HARD_LINKS=True)
     published(harness, video)
     aside = os.path.join(
-        os.path.dirname(harness.absolute(PATH)), removal.quarantine_name(harness.row(PATH).id, 1)
+        os.path.dirname(harness.absolute(PATH)),
+        quarantine_name(os.path.basename(PATH), harness.row(PATH).id, 1, harness.app.ledger.token),
     )
     os.link(harness.absolute(PATH), aside)
     (row,) = harness.step(State.PUBLISHED)

@@ -187,7 +187,7 @@ def test_a_file_that_a_dead_daemon_left_in_quarantine_is_repaired_by_another_one
     a, b = harness_of("a"), harness_of("b")
     published(a, video)
     (row,) = claim(a, State.PUBLISHED)
-    removal.quarantine(a.app.tree, PATH, row.id, row.identity, claim=row.claim)
+    removal.quarantine(a.app.tree, PATH, row.id, row.identity, token=a.app.ledger.token, claim=row.claim)
     asides = b.app.scanner.scan().quarantined
     b.app.quarantine_repair.run(asides)
     assert not os.path.exists(b.absolute(PATH))
@@ -204,7 +204,7 @@ def test_an_upload_that_was_superseded_a_moment_ago_may_still_be_in_release(
     a, b = harness_of("a"), harness_of("b")
     published(a, video)
     (row,) = claim(a, State.PUBLISHED)
-    removal.quarantine(a.app.tree, PATH, row.id, row.identity, claim=row.claim)
+    removal.quarantine(a.app.tree, PATH, row.id, row.identity, token=a.app.ledger.token, claim=row.claim)
     b.put(PATH, video + FREE_BOX)
     asides = b.app.scanner.scan().quarantined
     b.app.quarantine_repair.run(asides)
@@ -261,7 +261,9 @@ def test_an_unlink_that_comes_late_finds_nothing_under_its_name(
     a, b = harness_of("a"), harness_of("b")
     published(a, video)
     (row,) = claim(a, State.PUBLISHED)
-    aside = removal.quarantine(a.app.tree, PATH, row.id, row.identity, claim=row.claim)
+    aside = removal.quarantine(
+        a.app.tree, PATH, row.id, row.identity, token=a.app.ledger.token, claim=row.claim
+    )
     assert isinstance(aside, Quarantined)
     let_claims_run_out(b.app.context.database)
 
@@ -280,7 +282,7 @@ def test_a_quarantined_file_is_neither_missing_nor_gone(harness_of: OpenHarness,
     """A late release has it for a second, though its upload is pending again: the object was lost."""
     a, b = harness_of("a"), harness_of("b")
     row = a.put(PATH, video)
-    aside = removal.quarantine(a.app.tree, PATH, row.id, row.identity, claim=7)
+    aside = removal.quarantine(a.app.tree, PATH, row.id, row.identity, token=a.app.ledger.token, claim=7)
     assert isinstance(aside, Quarantined)
     assert b.app.scanner.scan().missing == 0
     (waiting,) = b.step(State.PENDING)

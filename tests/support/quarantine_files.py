@@ -18,7 +18,8 @@ from watcher.filesystem.removal import (
 from watcher.filesystem.tree import Tree
 
 RELATIVE = "x/a.mp4"
-ASIDE = "x/.video-uploader-7.aside"
+TOKEN = "0123456789abcdef"
+ASIDE = f"x/.video-uploader-{TOKEN}-7-0-a.mp4.aside"
 LIKE_AN_ENCODER = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 
 
@@ -55,7 +56,7 @@ def names(path: str) -> set[str]:
 
 def put_aside(tree: Tree, path: str) -> Quarantined:
     """Quarantine a file that nothing keeps from it."""
-    aside = quarantine(tree, RELATIVE, 7, identity(path))
+    aside = quarantine(tree, RELATIVE, 7, identity(path), token=TOKEN)
     assert isinstance(aside, Quarantined)
     return aside
 

@@ -24,8 +24,8 @@ class Plan:
         return {way for step in self.steps if (way := _access_path(step)) is not None}
 
 
-def explain(database: Database, action: Callable[[], object]) -> list[Plan]:
-    """Call `action` and return the plan of every SELECT and UPDATE of `uploads` that it executes."""
+def explain(database: Database, action: Callable[[], object], *, of: str = "uploads") -> list[Plan]:
+    """Call `action` and return the plan of every SELECT and UPDATE of a table that it executes."""
     executed: list[tuple[str, Any]] = []
     with database.operation("explain statements") as connected:
 
@@ -40,7 +40,7 @@ def explain(database: Database, action: Callable[[], object]) -> list[Plan]:
         return [
             Plan(statement, _explain_one(database, connected, statement, parameters))
             for statement, parameters in executed
-            if re.match(r'(SELECT|UPDATE)\b.*"uploads"', statement)
+            if re.match(rf'(SELECT|UPDATE)\b.*"{of}"', statement)
         ]
 
 

@@ -130,6 +130,8 @@ class Daemon:
             app.context.invalidator.start()
         if app.catalog_thread is not None:
             app.catalog_thread.start()
+        if app.orphans is not None:
+            app.orphans.start()
         app.scan_scheduler.start()
         self._notifier.status("First scan of the directory")
 
@@ -241,7 +243,8 @@ class Daemon:
         in_time = stop_all([self._observer_supervisor], STOP_SECONDS)
         workers: list[Worker] = [*app.runners.values(), app.scan_scheduler, app.settler]
         workers += [app.abandoned_multiparts, app.disk_pressure]
-        workers += [worker for worker in (app.context.invalidator, app.catalog_thread) if worker is not None]
+        optional = (app.context.invalidator, app.catalog_thread, app.orphans)
+        workers += [worker for worker in optional if worker is not None]
         in_time &= stop_all(workers, STOP_SECONDS)
         self._metrics_server.stop()
         self._heartbeat("stopped")

@@ -71,11 +71,13 @@ class DaemonStatus:
             "database": app.context.database.server,
             "paused": self.failures(),
             "settling": len(app.settler),
+            "quarantined": app.quarantine_repair.left,
             "unreadable": app.scanner.unreadable.first(MAX_PATHS),
             "waiting_for_writers": app.settler.waiting_for_writers()[:MAX_PATHS],
             "busy": {runner.stage.name: runner.busy for runner in app.runners.values()},
             "uploads": [snapshot.as_dict() for snapshot in app.context.transfer_progress.snapshots()],
-            "orphans": 0 if app.catalog_thread is None else app.catalog_thread.orphans.kept,
+            "orphans": 0 if app.orphans is None else app.orphans.kept,
+            "orphans_doubted": None if app.orphans is None else app.orphans.doubt,
             "disk": app.disk_pressure.report(),
             "stalls": list(self.stalls),
             "internal_errors": [
@@ -93,6 +95,8 @@ class DaemonStatus:
         failures |= {"settle": app.settler.failure, "scan": app.scan_scheduler.failure}
         if app.catalog_thread is not None:
             failures["catalog"] = app.catalog_thread.failure
+        if app.orphans is not None:
+            failures["orphans"] = app.orphans.failure
         sentences = {name: failure.sentence for name, failure in failures.items() if failure is not None}
         if sentence := self._observer_failure():
             sentences["observer"] = sentence
@@ -121,15 +125,16 @@ class DaemonStatus:
             return {}
 
     def _catalog_numbers(self) -> Mapping[str, int]:
-        catalog_thread, ledger = self._app.catalog_thread, self._app.ledger
-        if catalog_thread is None:
+        orphans, ledger = self._app.orphans, self._app.ledger
+        if orphans is None:
             return {}
         timeout = timedelta(seconds=self._app.settings.catalog_row_timeout)
         try:
             return {
                 "awaiting_row_uploads": ledger.count_awaiting_row(),
                 "overdue_row_uploads": ledger.count_awaiting_row(longer_than=timeout),
-                "orphan_objects": catalog_thread.orphans.kept,
+                "orphan_objects": orphans.kept,
+                "orphans_doubted": int(orphans.doubt is not None),
             }
         except DatabaseError as exc:
             log.debug("counts_unavailable", reason=str(exc))

@@ -70,6 +70,8 @@ class Application:
     disk_pressure: DiskPressure
     catalog_thread: CatalogThread | None
     """None unless the compressor's catalog is configured."""
+    orphans: Orphans | None
+    """None unless the compressor's catalog is configured."""
 
     @property
     def tree(self) -> Tree:
@@ -143,7 +145,8 @@ def build_application(
     runners = build_stages(
         settings, policy, context=context, supervisor=supervisor, disk_pressure=disk_pressure
     )
-    catalog_thread = build_catalog(settings, policy, context=context, supervisor=supervisor)
+    catalog_thread = build_catalog(context=context, supervisor=supervisor)
+    orphans = build_orphans(settings, policy, context=context, supervisor=supervisor)
     signals.connect(
         stages={state: runner.wake for state, runner in runners.items()},
         gate=catalog_thread.check_gate if catalog_thread else None,
@@ -178,6 +181,7 @@ def build_application(
         runners=runners,
         disk_pressure=disk_pressure,
         catalog_thread=catalog_thread,
+        orphans=orphans,
     )
 
 
@@ -285,9 +289,7 @@ def build_stages(
     return runners
 
 
-def build_catalog(
-    settings: Settings, policy: Policy, *, context: StageContext, supervisor: Supervisor
-) -> CatalogThread | None:
+def build_catalog(*, context: StageContext, supervisor: Supervisor) -> CatalogThread | None:
     """Build what watches the compressor's catalog; None where another catalog is configured."""
     catalog, gate, ledger = context.catalog, context.gate, context.ledger
     if not isinstance(catalog, CompressorCatalog) or gate is None:
@@ -301,9 +303,23 @@ def build_catalog(
         metrics=context.metrics,
         wake=context.signals.wake_stage,
     )
-    orphans = Orphans(
-        catalog=catalog, ledger=ledger, store=context.store, policy=policy, deletes=settings.delete_orphans
-    )
-    for isolation in (gate.isolation, republisher.isolation, orphans.isolation):
+    for isolation in (gate.isolation, republisher.isolation):
         isolation.supervisor = supervisor
-    return CatalogThread(gate=gate, republisher=republisher, orphans=orphans, supervisor=supervisor)
+    return CatalogThread(gate=gate, republisher=republisher, supervisor=supervisor)
+
+
+def build_orphans(
+    settings: Settings, policy: Policy, *, context: StageContext, supervisor: Supervisor
+) -> Orphans | None:
+    """Build what looks for objects without catalog rows; None where another catalog is configured."""
+    if not isinstance(context.catalog, CompressorCatalog):
+        return None
+    return Orphans(
+        catalog=context.catalog,
+        ledger=context.ledger,
+        store=context.store,
+        naming=context.naming,
+        policy=policy,
+        deletes=settings.delete_orphans,
+        supervisor=supervisor,
+    )

@@ -3,7 +3,15 @@
 from watcher.catalog.catalog_thread import CatalogThread
 from watcher.catalog.compressor_catalog import CompressorCatalog
 from watcher.catalog.gate import CatalogGate
-from watcher.catalog.orphans import Orphans
+from watcher.catalog.orphans import Orphan, Orphans, RowsLostError
 from watcher.catalog.republisher import Republisher
 
-__all__ = ["CatalogGate", "CatalogThread", "CompressorCatalog", "Orphans", "Republisher"]
+__all__ = [
+    "CatalogGate",
+    "CatalogThread",
+    "CompressorCatalog",
+    "Orphan",
+    "Orphans",
+    "Republisher",
+    "RowsLostError",
+]

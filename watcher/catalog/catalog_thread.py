@@ -1,4 +1,4 @@
-"""The thread that queries the compressor's catalog: for the gate, for reverted rows, and for orphans."""
+"""The thread that queries the compressor's catalog: for the gate, and for reverted rows."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from datetime import timedelta
 import structlog
 
 from db import DatabaseError
-from storage import StorageError
 from watcher.catalog.gate import FRESH, CatalogGate
-from watcher.catalog.orphans import Orphans
 from watcher.catalog.republisher import Republisher
 from watcher.errors import Failure, failure_of
 from watcher.supervision.background_thread import FailureState, Supervisor, Worker
@@ -25,7 +23,6 @@ MAX_INTERVAL_SECONDS = 5.0
 """Between two queries for everything that waits, and for the rows just published."""
 INTERVAL_DIVISOR = 20
 """The interval grows with the time since the last file came to the gate: it is that time divided by this."""
-ORPHANS_SECONDS = 3600.0
 PATIENCE_SECONDS = 600.0
 BACKOFF = Backoff(base=0.5, factor=2.0, cap=30.0)
 
@@ -40,7 +37,6 @@ class CatalogThread(Worker):
         self,
         gate: CatalogGate,
         republisher: Republisher,
-        orphans: Orphans,
         *,
         supervisor: Supervisor,
         clock: Callable[[], float] = time.monotonic,
@@ -48,10 +44,9 @@ class CatalogThread(Worker):
         super().__init__(supervisor, "catalog thread")
         self.gate = gate
         self.republisher = republisher
-        self.orphans = orphans
         self._clock = clock
         self._last_arrival: float | None = None
-        self._all_due_at = self._orphans_due_at = clock()
+        self._all_due_at = clock()
         self._failures = 0
         self._failure = FailureState(
             lambda failure: log.error("catalog_unavailable", code=failure.code, reason=failure.sentence),
@@ -75,7 +70,7 @@ class CatalogThread(Worker):
         return self._failure.current
 
     def run_due(self) -> float:
-        """Do what is due; returns the seconds to wait. Raises `db.DatabaseError` and `StorageError`."""
+        """Do what is due; returns the seconds to wait. Raises `db.DatabaseError`."""
         now = self._clock()
         if now >= self._all_due_at:
             self.gate.admit_waiting()
@@ -85,9 +80,6 @@ class CatalogThread(Worker):
         elif self._is_fresh(now):
             self.gate.admit_waiting(fresh_only=True)
             self.republisher.check_new(fresh_only=True)
-        if now >= self._orphans_due_at:
-            self._orphans_due_at = now + ORPHANS_SECONDS
-            self.orphans.process_all()
         return self._seconds_to_wait(now)
 
     def _is_fresh(self, now: float) -> bool:
@@ -104,7 +96,7 @@ class CatalogThread(Worker):
             wait = self.run_due()
             self._failures = 0
             self._failure.succeed()
-        except (DatabaseError, StorageError) as exc:
+        except DatabaseError as exc:
             self._failure.fail(failure_of(exc))
             self._failures += 1
             wait = BACKOFF.delay(self._failures).total_seconds()

@@ -158,13 +158,6 @@ class CompressorCatalog:
         """The rows of all videos whose URL begins with `prefix`, read one page at a time."""
         return self.table.rows_with_url_prefix(prefix)
 
-    def references(self, upload: Upload) -> bool:
-        """Whether any row shows the upload's object, or would be given its URL."""
-        if self._rows_of(upload):
-            return True
-        urls = {self._naming.public_url(upload), *self._known_urls(upload)}
-        return self.table.any_row_shows(sorted(urls))
-
     def _retry_locks(self, operation: str, attempt: Callable[[], _T], patience_seconds: float) -> _T:
         """Call `attempt` in a transaction, again for some time while it raises LockNotAvailableError."""
         deadline = time.monotonic() + patience_seconds

@@ -94,6 +94,8 @@ def _print_status(settings: Settings, ledger: Ledger) -> None:
         echo(f"Waiting for their catalog rows: {waiting}{late}; the oldest for {waited}")
     if kept := _orphans(report):
         echo(f"Objects whose catalog rows were deleted: {kept}; `video-uploader audit` lists them")
+    if doubt := report and report.report.get("orphans_doubted"):
+        echo(f"No object is deleted for missing catalog rows: {doubt}")
     if errors := ledger.last_errors(ERRORS_SHOWN):
         echo("Last errors:")
         for upload in errors:
@@ -130,6 +132,9 @@ def report_lines(report: InstanceReport | None) -> list[str]:
     unreadable = report.report.get("unreadable")
     if isinstance(unreadable, Mapping):
         lines += [f"{path} cannot be read: {reason}" for path, reason in unreadable.items()]
+    quarantined = report.report.get("quarantined")
+    if isinstance(quarantined, Mapping):
+        lines += [f"{path} stays in quarantine: {reason}" for path, reason in quarantined.items()]
     uploads = report.report.get("uploads")
     if isinstance(uploads, Sequence):
         lines += [_upload_line(upload) for upload in uploads if isinstance(upload, Mapping)]

@@ -15,7 +15,8 @@ from db import Ledger, State, Upload
 from watcher.detection.settler import Source
 from watcher.errors import FILE_SYSTEM_CODES, Code
 from watcher.filesystem import FoundFile, NotOursError, Tree, UnreadableDirectory, UnreadableError
-from watcher.filesystem.removal import is_present_or_quarantined, parse_quarantine_name
+from watcher.filesystem.quarantine_names import parse_quarantine_name
+from watcher.filesystem.removal import is_present_or_quarantined
 from watcher.renditions import Ignored, PathTemplate
 from watcher.supervision import Isolation
 from watcher.telemetry import row_context
@@ -190,7 +191,7 @@ class Scanner:
                 continue
             try:
                 is_missing = self._tree.stat(upload.path) is None
-                if is_missing and is_present_or_quarantined(self._tree, upload.path, upload.id):
+                if is_missing and is_present_or_quarantined(self._tree, upload, self._ledger.token):
                     continue
             except (NotOursError, UnreadableError):
                 continue

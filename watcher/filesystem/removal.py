@@ -21,10 +21,10 @@ The caller decides whether the copy may be removed at all (published, retention 
 import errno
 import os
 import posixpath
-import re
+from contextlib import suppress
 from dataclasses import dataclass
 
-from db import Identity
+from db import Identity, Upload
 from watcher.failpoints import Point, failpoint
 from watcher.filesystem import leases
 from watcher.filesystem.leases import LeaseAttempt, Writers
@@ -36,30 +36,31 @@ from watcher.filesystem.openat import (
     owned,
     sentence,
 )
+from watcher.filesystem.quarantine_names import parse_quarantine_name, quarantine_name
 from watcher.filesystem.tree import Tree
 
 ABOUT_TO_WRITE = "Some process is about to write it."
-
-# Any process can create such a name: a longer number would not fit into a column of the database.
-_QUARANTINE_NAME = re.compile(r"\.video-uploader-([1-9][0-9]{0,17})(?:-[1-9][0-9]{0,17})?\.aside", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
     """A file in quarantine: `relative` is its original path, `identity` that of the file that was hashed.
 
-    `claim` is the number of the claim under which it was quarantined.
+    `claim` is the number of the claim under which it was quarantined, `token` that of the ledger.
     """
 
     relative: str
     upload_id: int
     identity: Identity
-    claim: int = 0
+    claim: int
+    token: str
 
     @property
     def quarantine_path(self) -> str:
         """The present path, relative to the watched directory."""
-        return posixpath.join(posixpath.dirname(self.relative), quarantine_name(self.upload_id, self.claim))
+        directory, original = posixpath.split(self.relative)
+        name = quarantine_name(original, self.upload_id, self.claim, self.token)
+        return posixpath.join(directory, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,45 +95,48 @@ class LeftInQuarantine:
 Outcome = Released | Restored | LeftInQuarantine
 
 
-def quarantine_name(upload_id: int, claim: int = 0) -> str:
-    """The name of an upload's file in quarantine, in the file's own directory.
-
-    It contains the claim, so that a daemon that resumes after it was believed dead cannot touch the file that
-    its successor quarantined: not even with an unlink that hung in the kernel.
-    """
-    return f".video-uploader-{upload_id}-{claim}.aside" if claim else f".video-uploader-{upload_id}.aside"
-
-
-def parse_quarantine_name(name: str) -> int | None:
-    """The id of the upload that a quarantine name belongs to; None for any other name."""
-    match = _QUARANTINE_NAME.fullmatch(name)
-    return int(match[1]) if match else None
-
-
-def quarantined_paths(tree: Tree, relative: str, upload_id: int) -> list[str]:
+def quarantined_paths(tree: Tree, upload: Upload, token: str) -> list[str]:
     """The quarantine paths of an upload's file, under any claim: normally none or one.
 
-    Lists the file's whole directory. Raises UnreadableError, RootUnavailableError and OSError.
+    `token` is that of the upload's ledger. Lists the file's whole directory. Raises UnreadableError,
+    RootUnavailableError and OSError.
     """
     try:
-        directory, _ = tree.open_parent(relative)
+        directory, _ = tree.open_parent(upload.path)
     except (FileMissingError, NotOursError):
         return []
+    names = []
     with owned(directory):
-        names = sorted(name for name in os.listdir(directory) if parse_quarantine_name(name) == upload_id)
-    return [posixpath.join(posixpath.dirname(relative), name) for name in names]
+        for name in sorted(os.listdir(directory)):
+            parsed = parse_quarantine_name(name)
+            if parsed is None or parsed.upload_id != upload.id:
+                continue
+            with suppress(FileMissingError):
+                if parsed.belongs_to(upload, token, _identity_at(tree, directory, name)):
+                    names.append(name)
+    return [posixpath.join(posixpath.dirname(upload.path), name) for name in names]
 
 
-def is_present_or_quarantined(tree: Tree, relative: str, upload_id: int) -> bool:
+def identity_of_quarantined(tree: Tree, quarantine_path: str) -> Identity:
+    """The identity of a file in quarantine, of whatever type and with however many names.
+
+    Raises as `Tree.open_parent` does, and FileMissingError if the file does not exist any more.
+    """
+    directory, name = tree.open_parent(quarantine_path)
+    with owned(directory):
+        return _identity_at(tree, directory, name)
+
+
+def is_present_or_quarantined(tree: Tree, upload: Upload, token: str) -> bool:
     """Whether a file that was not found is in quarantine, or has been restored since.
 
     Raises as `quarantined_paths` and `Tree.stat` do.
     """
-    return bool(quarantined_paths(tree, relative, upload_id)) or tree.stat(relative) is not None
+    return bool(quarantined_paths(tree, upload, token)) or tree.stat(upload.path) is not None
 
 
 def quarantine(
-    tree: Tree, relative: str, upload_id: int, identity: Identity, *, claim: int = 0
+    tree: Tree, relative: str, upload_id: int, identity: Identity, *, token: str, claim: int = 0
 ) -> Quarantined | Kept:
     """Rename a file into quarantine, if it is the one that was hashed and no process writes it.
 
@@ -149,7 +153,9 @@ def quarantine(
         # The compressor stats its file after writing it, and must find it under its name.
         if lease.writers is Writers.SOME:
             return Kept("Some process has it open for writing.")
-        result = _rename_to_quarantine(directory, name, Quarantined(relative, upload_id, identity, claim))
+        result = _rename_to_quarantine(
+            directory, name, Quarantined(relative, upload_id, identity, claim, token)
+        )
         if isinstance(result, Quarantined) and lease.is_broken():
             # The process that waits for the end of our lease must find the file under its name.
             new_name = posixpath.basename(result.quarantine_path)
@@ -275,6 +281,13 @@ def _restore(directory: int, name: str, original: str, reason: str) -> Restored 
     except OSError as error:
         return LeftInQuarantine(f"{reason} It has both names, {original!r} and {name!r}. {sentence(error)}")
     return Restored(reason)
+
+
+def _identity_at(tree: Tree, directory: int, name: str) -> Identity:
+    try:
+        return tree.identity(os.stat(name, dir_fd=directory, follow_symlinks=False))
+    except FileNotFoundError as error:
+        raise FileMissingError(name, "The quarantined file does not exist any more.") from error
 
 
 def _is_other_file(directory: int, name: str, original: str) -> bool:

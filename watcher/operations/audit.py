@@ -24,12 +24,13 @@ from storage import (
     parse_object_key,
 )
 from watcher.app import Application
-from watcher.catalog import Orphans
+from watcher.catalog import Orphan, Orphans, RowsLostError
 from watcher.errors import Code, StageError
 from watcher.filesystem import TreeError
 from watcher.stages import PublishStage
 from watcher.stages.lost_objects import ensure_reuploadable, requeue_lost
 from watcher.stages.object_origin import confirm_without_copy, is_described
+from watcher.telemetry import human_time
 
 CONFIRMED_STATES = (State.VERIFIED, State.PUBLISHED, State.RELEASED)
 CONCURRENT_REQUESTS = 8
@@ -123,8 +124,8 @@ class Audit:
                         yield finding
             yield from self._gone(pool)
             yield from self._unrecorded_rows(pool)
-        if self._application.catalog_thread is not None:
-            yield from self._orphans(self._application.catalog_thread.orphans)
+        if self._application.orphans is not None:
+            yield from self._orphans(self._application.orphans)
         yield from self._unknown_objects()
 
     def _confirm(self, upload: Upload) -> Confirmation | StorageError:
@@ -319,16 +320,32 @@ class Audit:
             return exc
 
     def _orphans(self, orphans: Orphans) -> Iterator[Finding]:
-        deletes = self._fix and self._application.settings.delete_orphans
-        for upload in orphans.find():
-            answer = self._confirm(upload)
-            if isinstance(answer, StorageError):
-                yield self._failed_request(upload.object_key, answer, upload)
-            elif answer.verdict is not Verdict.MISSING:
-                is_deleted = deletes and orphans.delete(upload)
-                result = "it was deleted" if is_deleted else _why_kept(deletes, self._fix)
-                detail = f"Its catalog rows were deleted; {result}."
-                yield Finding(Issue.ORPHAN, upload.object_key, detail, upload, is_fixed=is_deleted)
+        deletes = self._application.settings.delete_orphans
+        try:
+            for orphan in orphans.find(records=self._fix):
+                upload = orphan.upload
+                answer = self._confirm(upload)
+                if isinstance(answer, StorageError):
+                    yield self._failed_request(upload.object_key, answer, upload)
+                elif answer.verdict is not Verdict.MISSING:
+                    is_deleted = self._fix and deletes and orphan.is_due and orphans.delete(upload)
+                    result = "it was deleted" if is_deleted else self._why_kept(orphan)
+                    detail = f"Its catalog rows were deleted; {result}."
+                    yield Finding(Issue.ORPHAN, upload.object_key, detail, upload, is_fixed=is_deleted)
+        except RowsLostError as exc:
+            detail = f"{exc} No object is deleted for missing rows."
+            yield Finding(Issue.UNKNOWN, "video_qualities", detail)
+
+    def _why_kept(self, orphan: Orphan) -> str:
+        """Why an orphan is kept, or when the daemon deletes it."""
+        if not self._application.settings.delete_orphans:
+            return "it is kept, because DELETE_ORPHANS is false"
+        if not orphan.is_due:
+            since = human_time(orphan.missing_since)
+            return f"it is deleted if they are still missing at a look an hour after {since} or later"
+        if self._fix:
+            return "it is kept until its upload has ended or its local copy is released"
+        return "the daemon deletes it at its next look, once its local copy is released"
 
     def _unknown_objects(self) -> Iterator[Finding]:
         """The objects under the prefix that are not in the ledger and that no catalog row shows."""
@@ -369,12 +386,6 @@ class Audit:
 def _describe(entry: ListedObject) -> str:
     written = f"{entry.written_at:%Y-%m-%d %H:%M}Z"
     return f"It is not in the ledger: {entry.size} bytes, written {written}."
-
-
-def _why_kept(deletes: bool, fix: bool) -> str:
-    if deletes:
-        return "it is kept until its upload has ended or its local copy is released"
-    return "it is kept, because DELETE_ORPHANS is false" if fix else "it is kept"
 
 
 def _pages(items: Iterable[_T]) -> Iterator[list[_T]]:

@@ -125,7 +125,7 @@ class ErrorPolicy:
     def _handle_missing(self, upload: Upload, exc: FileMissingError) -> None:
         try:
             # A daemon that has not yet noticed the loss of its claim may have the file in quarantine.
-            is_quarantined = is_present_or_quarantined(self.tree, upload.path, upload.id)
+            is_quarantined = is_present_or_quarantined(self.tree, upload, self.ledger.token)
             if not is_quarantined:
                 self.tree.ensure_mounted()
         except (UnreadableError, NotOursError, OSError, RootUnavailableError) as unavailable:

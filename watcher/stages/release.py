@@ -18,6 +18,7 @@ from storage import Verdict
 from watcher.errors import Code, DeferError, FailureKind, ReexamineError, StageError, failure_of
 from watcher.failpoints import Point, failpoint
 from watcher.filesystem import FileMissingError, NotOursError, Tree, UnreadableError, removal
+from watcher.filesystem.quarantine_names import parse_quarantine_name
 from watcher.filesystem.removal import Kept, LeftInQuarantine, Outcome, Quarantined, Released, Restored
 from watcher.settings import Policy
 from watcher.stages.context import StageContext
@@ -32,6 +33,9 @@ QUARANTINE_SECONDS = 1.0
 """How long a file stays in quarantine: a writer may have resolved its path and not opened it yet."""
 
 CATALOG_BUSY_SECONDS = 5.0
+
+MAX_LEFT = 20
+"""How many files that stay in quarantine are reported."""
 
 
 class ReleaseStage(Stage):
@@ -100,7 +104,12 @@ class ReleaseStage(Stage):
             return None
         self._context.ledger.require_claim(upload)
         result = removal.quarantine(
-            self._context.tree, upload.path, upload.id, upload.identity, claim=upload.claim
+            self._context.tree,
+            upload.path,
+            upload.id,
+            upload.identity,
+            token=self._context.ledger.token,
+            claim=upload.claim,
         )
         if isinstance(result, Kept):
             raise _error_of(result)
@@ -127,7 +136,7 @@ class ReleaseStage(Stage):
         """Repair what an interrupted attempt left in quarantine; False if that concluded the release."""
         if self._is_in_place(upload):
             return True
-        for path in removal.quarantined_paths(self._context.tree, upload.path, upload.id):
+        for path in removal.quarantined_paths(self._context.tree, upload, self._context.ledger.token):
             outcome = self._repair_path(upload, path)
             if not isinstance(outcome, Restored):
                 self._conclude(upload, outcome)
@@ -222,48 +231,79 @@ class QuarantineRepair:
         self._lease = lease
         self._is_shared = is_shared
         self._reported = RepeatFilter()
+        self.left: dict[str, str] = {}
+        """Files that stay in quarantine, with the reasons, as of the last run; `MAX_LEFT` at most."""
         self.isolation = Isolation("quarantined files")
 
     def run(self, paths: Iterable[str]) -> None:
-        """Repair the quarantined files at these paths.
+        """Repair the quarantined files at these paths, which are all that there are.
 
-        A file of an unknown upload stays: its original name is not recorded anywhere.
-        Raises `db.DatabaseError` and `watcher.filesystem.openat.RootUnavailableError`.
+        A file of another ledger stays, as does one whose original name is not known for certain: `left` says
+        why. Raises `db.DatabaseError` and `watcher.filesystem.openat.RootUnavailableError`.
         """
+        left: dict[str, str] = {}
         for path in paths:
             with self.isolation.item(path, path=path):
-                self._run_path(path)
+                try:
+                    reason = self._run_path(path)
+                except (FileMissingError, NotOursError, UnreadableError, OSError) as exc:
+                    reason = str(exc)
+                    log.warning("aside_unrepaired", path=path, reason=reason)
+                if reason is not None and len(left) < MAX_LEFT:
+                    left[path] = reason
+        self.left = left
 
-    def _run_path(self, path: str) -> None:
-        upload_id = removal.parse_quarantine_name(os.path.basename(path))
-        known = [] if upload_id is None else self._ledger.uploads(ids=[upload_id])
-        if not known:
-            if self._reported.is_news(path, "unknown"):
-                log.warning(
-                    "aside_unknown",
-                    path=path,
-                    hint="The ledger has no such upload. Rename the file by hand if it is wanted.",
-                )
-        elif not self._may_be_in_progress(known[0]):
-            self._repair(path, known[0].id)
+    def _run_path(self, path: str) -> str | None:
+        """Repair one file; return why it stays in quarantine, if it does."""
+        name = parse_quarantine_name(os.path.basename(path))
+        if name is None:
+            return self._leave(path, "Its name is not one that this program gives.")
+        if name.token not in {None, self._ledger.token}:
+            return self._leave(path, "It belongs to another ledger.", is_foreign=True)
+        known = self._ledger.uploads(ids=[name.upload_id], all_instances=True)
+        if known and known[0].instance != self._ledger.instance:
+            return self._leave(path, f"It belongs to the instance {known[0].instance}.", is_foreign=True)
+        if not known and name.original is None:
+            return self._leave(path, "The ledger has no such upload.")
+        identity = removal.identity_of_quarantined(self._tree, path)
+        if known and name.belongs_to(known[0], self._ledger.token, identity):
+            if self._may_be_in_progress(known[0]):
+                return None
+            return self._repair(path, known[0], os.path.basename(known[0].path))
+        if name.original is None:
+            return self._leave(path, f"It is not the file of upload {name.upload_id}.", is_foreign=True)
+        # The ledger was restored, and gives the id to another upload: the file's name is all that is needed.
+        return self._repair(path, None, name.original)
+
+    def _leave(self, path: str, reason: str, *, is_foreign: bool = False) -> str:
+        if self._reported.is_news(path, reason):
+            hint = "Start the daemon whose ledger it belongs to, or rename it by hand if it is wanted."
+            if is_foreign:
+                log.warning("aside_foreign", path=path, reason=reason, hint=hint)
+            else:
+                log.warning("aside_unknown", path=path, reason=reason, hint=hint)
+        return reason
 
     def _may_be_in_progress(self, upload: Upload) -> bool:
         changed_state = self._is_shared and upload.state is not State.PUBLISHED
         return changed_state and abs(self._ledger.now() - upload.changed_at) < self._lease
 
-    def _repair(self, path: str, upload_id: int) -> None:
-        upload = self._ledger.claim_one(upload_id, lease=self._lease)
+    def _repair(self, path: str, upload: Upload | None, original: str) -> str | None:
+        """Repair a file under a claim on its upload, if the ledger knows it; return why it stays, if so."""
         if upload is None:
-            return
-        try:
-            outcome = removal.repair(self._tree, path, os.path.basename(upload.path), upload.identity)
-        except (FileMissingError, NotOursError, UnreadableError, OSError) as exc:
-            log.warning("aside_unrepaired", path=path, upload=upload.id, reason=str(exc))
+            outcome = removal.repair(self._tree, path, original, None)
         else:
-            name = type(outcome).__name__
-            if not isinstance(outcome, LeftInQuarantine):
-                log.info("aside_repaired", path=path, upload=upload.id, outcome=name)
-            elif self._reported.is_news(path, outcome.reason):
-                log.warning("aside_repaired", path=path, upload=upload.id, outcome=name)
-        finally:
-            self._ledger.release_claim(upload)
+            claimed = self._ledger.claim_one(upload.id, lease=self._lease)
+            if claimed is None:
+                return None
+            try:
+                outcome = removal.repair(self._tree, path, original, claimed.identity)
+            finally:
+                self._ledger.release_claim(claimed)
+        context = {"path": path, "upload": upload and upload.id, "outcome": type(outcome).__name__}
+        if not isinstance(outcome, LeftInQuarantine):
+            log.info("aside_repaired", **context)
+            return None
+        if self._reported.is_news(path, outcome.reason):
+            log.warning("aside_repaired", **context)
+        return outcome.reason

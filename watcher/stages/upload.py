@@ -74,7 +74,7 @@ class UploadStage(Stage):
         The ledger may have been restored from a backup: the file was uploaded and released since.
         """
         context = self._context
-        if is_present_or_quarantined(context.tree, upload.path, upload.id):
+        if is_present_or_quarantined(context.tree, upload, context.ledger.token):
             return False
         context.tree.ensure_mounted()
         if context.gate is not None and isinstance(decision := context.gate.admit(upload), Admitted):

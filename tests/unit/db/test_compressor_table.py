@@ -22,9 +22,11 @@ from db import (
     open_database,
 )
 from tests.compressor.database import add_video
+from tests.support.bulk_ledger import fill_ledger
 from tests.support.catalog_rows import BASE_URL, CatalogRows, catalog_rows
 from tests.support.databases import VIDEO_ID, advance_to, enqueue
 from tests.support.postgres import PostgresServer
+from tests.support.query_plans import explain
 
 OTHER_VIDEO = VIDEO_ID.replace("0b8e", "1b8e")
 PUBLIC_URL = "https://bucket.example/a"
@@ -220,9 +222,9 @@ def test_a_publication_remembers_what_stood_there_before_however_often_it_is_rep
     publications.record(replace(row, url=PUBLIC_URL), upload, PUBLIC_URL, ledger.now())
     found = publications.by_row_id([row_id])[row_id]
     assert (found.local_url, found.url) == (f"{BASE_URL}/{VIDEO_ID}/a_720p.mp4", PUBLIC_URL)
-    assert list(publications.of_deleted_rows()) == []
+    assert publications.of_deleted_rows(0, gone_code="x") == (set(), None)
     rows.delete(row_id)
-    assert [publication.row_id for publication in publications.of_deleted_rows()] == [row_id]
+    assert publications.of_deleted_rows(0, gone_code="x") == ({upload.id}, None)
     publications.delete_of_upload(upload)
     assert publications.by_row_id([row_id]) == {}
 
@@ -231,8 +233,8 @@ def test_any_row_that_shows_an_address_is_found_whatever_its_video(
     rows: CatalogRows, table: CompressorTable
 ) -> None:
     rows.insert("x.mp4", "original", video_id=OTHER_VIDEO, url=PUBLIC_URL)
-    assert table.any_row_shows(["https://nobody.example/", PUBLIC_URL])
-    assert not table.any_row_shows(["https://nobody.example/"])
+    assert table.shown_urls(["https://nobody.example/", PUBLIC_URL]) == {PUBLIC_URL}
+    assert table.shown_urls(["https://nobody.example/"]) == set()
 
 
 def test_the_rows_of_a_bucket_are_read_page_by_page(
@@ -260,3 +262,54 @@ def test_rows_published_after_everything_in_the_ledger_are_counted(
     assert table.unrecorded_rows(prefix) == 0
     rows.insert("x", "480p", url=f"{prefix}later")
     assert table.unrecorded_rows(prefix) == 1
+
+
+@pytest.mark.long
+def test_deleted_rows_are_looked_for_in_windows_that_read_no_table_as_a_whole(
+    rows: CatalogRows, database: Database, table: CompressorTable
+) -> None:
+    """One query answers for all uploads of a window; what reads the whole catalog is asked once for all."""
+    fill_ledger(database, 20_000)
+    execute = rows.connection.execute
+    execute("DROP TRIGGER video_qualities_touched ON video_qualities")
+    execute("INSERT INTO videos (id) SELECT DISTINCT video_id FROM video_uploader.uploads")
+    execute(
+        "INSERT INTO video_qualities (video_id, quality, status, url)"
+        " SELECT video_id, quality, 'ready', coalesce(url, '') FROM video_uploader.uploads"
+    )
+    execute(
+        "INSERT INTO video_uploader.publications (row_id, instance, url, published_at, upload_id)"
+        " SELECT r.id, 'main', r.url, now(), u.id FROM video_uploader.uploads u"
+        " JOIN video_qualities r USING (video_id, url)"
+    )
+    dead = {row["id"] for row in execute("SELECT id FROM video_uploader.uploads WHERE state <> 'pending'")}
+    dead = {upload_id for upload_id in dead if upload_id % 7 == 0}
+    execute(
+        "DELETE FROM video_qualities r USING video_uploader.publications p"
+        " WHERE p.row_id = r.id AND p.upload_id % 7 = 0"
+    )
+    for name in ("video_qualities", "video_uploader.publications"):
+        execute(f"VACUUM ANALYZE {name}")
+    publications = Publications(database, "main")
+    found, windows = set[int](), 0
+    after: int | None = 0
+    while after is not None:
+        of_window, after = publications.of_deleted_rows(after, gone_code="row-gone")
+        found |= of_window
+        windows += 1
+    assert (found, windows) == (dead, 11)
+    for of in ("uploads", "publications"):
+        plans = explain(database, lambda: publications.of_deleted_rows(10_000, gone_code="x"), of=of)
+        assert plans
+        for plan in plans:
+            assert "Seq Scan" not in " ".join(plan.steps), plan
+    candidates = sorted(found)[:500]
+    (plan,) = explain(database, lambda: table.rows_of_uploads(candidates))
+    assert " on video_qualities" in " ".join(plan.steps)
+    with_rows = table.rows_of_uploads(candidates)
+    assert [upload.id for upload, _ in with_rows] == candidates
+    urls = [upload.url or "" for upload, _ in with_rows]
+    assert table.shown_urls(urls) == set()
+    (plan,) = explain(database, lambda: table.shown_urls(urls), of="video_qualities")
+    assert sum("on video_qualities" in step for step in plan.steps) == 1
+    assert " Join" in " ".join(plan.steps)

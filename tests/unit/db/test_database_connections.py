@@ -242,6 +242,9 @@ class TestPostgresPool:
             "video_qualities",
             "invalidations",
             "publications",
+            "orphans",
+            "orphan_looks",
+            "ledger_token",
             "schema_migration",
         }
         assert {name for (name,) in found} == tables

@@ -13,14 +13,13 @@ from typing import Any, cast
 import pytest
 from structlog.testing import capture_logs
 
-from db import Invalidations, State
+from db import Invalidations, Look, MissingRows, State
 from storage import Distribution
 from tests.support.databases import advance_to, claim, enqueue
 from tests.support.harness import Harness
 from tests.support.observed_paths import NO_CALLBACKS
-from watcher.catalog.catalog_thread import CatalogThread
+from watcher.catalog import CatalogThread, CompressorCatalog, Orphans
 from watcher.catalog.gate import CatalogGate
-from watcher.catalog.orphans import Orphans
 from watcher.catalog.republisher import Republisher
 from watcher.detection.observer import TreeObserver
 from watcher.detection.observer_supervisor import ObserverSupervisor
@@ -288,15 +287,12 @@ class FaultCase:
 
 
 class CatalogStub:
-    """Stands for gate, republisher and orphans."""
+    """Stands for gate and republisher."""
 
     def admit_waiting(self, *, fresh_only: bool = False) -> int:
         return 0
 
     def check_recent(self) -> int:
-        return 0
-
-    def process_all(self) -> int:
         return 0
 
 
@@ -367,10 +363,24 @@ def catalog_thread(harness: Harness) -> FaultCase:
     worker = CatalogThread(
         cast("CatalogGate", gate),
         cast("Republisher", gate),
-        cast("Orphans", gate),
         supervisor=harness.app.supervisor,
     )
     return FaultCase(worker, "catalog", gate, "admit_waiting")
+
+
+def orphans(harness: Harness) -> FaultCase:
+    app = harness.app
+    MissingRows(app.ledger.database, app.ledger.instance).record_look(Look(1, app.ledger.now()))
+    worker = Orphans(
+        cast("CompressorCatalog", None),
+        app.ledger,
+        app.context.store,
+        app.context.naming,
+        app.policy,
+        deletes=True,
+        supervisor=app.supervisor,
+    )
+    return FaultCase(worker, "orphans", worker, "run_due")
 
 
 FAULT_CASES = [
@@ -383,6 +393,7 @@ FAULT_CASES = [
     disk_pressure,
     abandoned_multiparts,
     catalog_thread,
+    orphans,
 ]
 
 

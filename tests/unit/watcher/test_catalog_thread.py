@@ -13,24 +13,21 @@ from tests.support.harness import Harness
 from watcher.catalog.catalog_thread import (
     MAX_INTERVAL_SECONDS,
     MIN_INTERVAL_SECONDS,
-    ORPHANS_SECONDS,
     CatalogThread,
 )
 from watcher.catalog.gate import FRESH, CatalogGate
-from watcher.catalog.orphans import Orphans
 from watcher.catalog.republisher import Republisher
 
 
 @dataclass
 class Scripted:
-    """Stands for gate, republisher and orphans: counts calls, and `fail` may raise."""
+    """Stands for gate and republisher: counts calls, and `fail` may raise."""
 
     now: float = 1000.0
     asked: list[bool] = field(default_factory=list)
     watched: list[str] = field(default_factory=list)
     checked: list[bool] = field(default_factory=list)
     reverted: int = 0
-    looked: int = 0
     fail: Callable[[], None] = lambda: None
 
     def admit_waiting(self, *, fresh_only: bool = False) -> int:
@@ -49,10 +46,6 @@ class Scripted:
     def watch(self, video_id: str) -> None:
         self.watched.append(video_id)
 
-    def process_all(self) -> int:
-        self.looked += 1
-        return 0
-
 
 @pytest.fixture
 def script() -> Scripted:
@@ -64,7 +57,6 @@ def catalog_thread(harness: Harness, script: Scripted) -> CatalogThread:
     return CatalogThread(
         cast("CatalogGate", script),
         cast("Republisher", script),
-        cast("Orphans", script),
         supervisor=harness.app.supervisor,
         clock=lambda: script.now,
     )
@@ -107,16 +99,6 @@ def test_a_fresh_file_is_asked_for_every_50_ms_and_less_and_less_often(
     fresh = script.asked.count(True)
     assert 20 < fresh < FRESH.total_seconds() / MIN_INTERVAL_SECONDS
     assert len(script.asked) < 150
-
-
-def test_orphans_are_looked_for_once_an_hour(catalog_thread: CatalogThread, script: Scripted) -> None:
-    catalog_thread.run_due()
-    script.now += ORPHANS_SECONDS - 1
-    catalog_thread.run_due()
-    assert script.looked == 1
-    script.now += 1
-    catalog_thread.run_due()
-    assert script.looked == 2
 
 
 def test_a_database_that_does_not_answer_is_queried_again(

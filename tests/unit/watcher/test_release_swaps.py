@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from watcher.filesystem.openat import TreeError, identity_of
+from watcher.filesystem.quarantine_names import quarantine_name
 from watcher.filesystem.removal import (
     Kept,
     LeftInQuarantine,
@@ -25,8 +26,6 @@ from watcher.filesystem.removal import (
     Released,
     delete_quarantined,
     quarantine,
-    quarantine_name,
-    quarantined_paths,
     repair,
     restore,
 )
@@ -34,6 +33,8 @@ from watcher.filesystem.tree import FoundFile, Tree
 
 OLD, NEW, LATE = b"hashed and published", b"a new encode", b"written aside"
 UPLOAD = 7
+TOKEN = "0123456789abcdef"
+ASIDE_NAME = quarantine_name("a.mp4", UPLOAD, 0, TOKEN)
 CALLS = ("open", "stat", "fstat", "link", "unlink", "rename", "fsync")
 REAL = {name: getattr(os, name) for name in CALLS}
 WAIT_SECONDS = 10
@@ -48,7 +49,7 @@ class Swap:
     def __init__(self, place: str) -> None:
         self.place = place
         self.path = f"{place}/x/a.mp4"
-        self.aside = f"{place}/x/{quarantine_name(UPLOAD)}"
+        self.aside = f"{place}/x/{ASIDE_NAME}"
         self.new = {}
 
     def do(self) -> None:
@@ -272,7 +273,7 @@ def released(calls: Calls, tree: Tree, path: str) -> object:
     """What becomes of a release; what raises is left as it is, as the stage leaves it."""
     identity = identity_of(os.stat(path))
     with counted(calls), suppress(TreeError):
-        aside = quarantine(tree, "x/a.mp4", UPLOAD, identity)
+        aside = quarantine(tree, "x/a.mp4", UPLOAD, identity, token=TOKEN)
         if isinstance(aside, Kept):
             return aside
         calls.before("wait")
@@ -282,9 +283,9 @@ def released(calls: Calls, tree: Tree, path: str) -> object:
 
 def given_back(calls: Calls, tree: Tree, path: str) -> object:
     """What becomes of a file that is put back, after a latecomer wrote it while it was aside."""
-    aside = quarantine(tree, "x/a.mp4", UPLOAD, identity_of(os.stat(path)))
+    aside = quarantine(tree, "x/a.mp4", UPLOAD, identity_of(os.stat(path)), token=TOKEN)
     assert isinstance(aside, Quarantined)
-    write(f"{os.path.dirname(path)}/{quarantine_name(UPLOAD)}", LATE)
+    write(f"{os.path.dirname(path)}/{ASIDE_NAME}", LATE)
     with counted(calls), suppress(TreeError):
         return restore(tree, aside, "The program ends.")
     return None
@@ -294,7 +295,7 @@ def repaired(tree: Tree) -> None:
     """The next scan finds what was left aside, wherever it is by now."""
     known = None
     for found in tree.walk():
-        if isinstance(found, FoundFile) and os.path.basename(found.path) == quarantine_name(UPLOAD):
+        if isinstance(found, FoundFile) and os.path.basename(found.path) == ASIDE_NAME:
             known = repair(tree, found.path, "a.mp4", None)
     assert known is None or not isinstance(known, Released), (
         "what is not known to be hashed is never given up"
@@ -327,7 +328,7 @@ def test_an_undisturbed_release_is_what_the_points_are_taken_from(place: str) ->
     tree, path = prepared(place)
     assert isinstance(released(calls, tree, path), Released)
     assert {"link", "unlink", "rename", "wait", "setlease", "getlease", "fsync"} < set(calls.names)
-    assert quarantined_paths(tree, "x/a.mp4", UPLOAD) == []
+    assert os.listdir(os.path.dirname(path)) == []
     assert content(path) is None
 
 
@@ -381,4 +382,4 @@ def test_a_swap_before_any_system_call_of_putting_back_loses_neither_content(
             assert content(f"{place}/y/a.mp4") == LATE, where
         elif at < is_back:
             assert isinstance(outcome, LeftInQuarantine), where
-            assert content(f"{place}/x/{quarantine_name(UPLOAD)}") == LATE, where
+            assert content(f"{place}/x/{ASIDE_NAME}") == LATE, where
