@@ -14,6 +14,7 @@ from storage import (
     Multipart,
     Receipt,
     SourceFile,
+    StorageError,
     Target,
     Verdict,
     WriteCondition,
@@ -51,7 +52,18 @@ class UploadStage(Stage):
         """Advance each upload from `pending` to `verified`, or reject it, or return it to the gate."""
         for upload in uploads:
             with work.error_policy.handling(upload):
+                if work.asks_first:
+                    with work.error_policy.breaker.asking():
+                        self._ask(upload)
                 self._advance(upload, work)
+
+    def _ask(self, upload: Upload) -> None:
+        """Raise `storage.StorageError` unless S3 answers, before the file is read for nothing."""
+        try:
+            self._context.store.head(upload.object_key)
+        except StorageError as exc:
+            if exc.code != Code.OBJECT_UNKNOWN:
+                raise
 
     def _advance(self, upload: Upload, work: Work) -> None:
         with owned(self._context.tree.open(upload.path)) as fd:
