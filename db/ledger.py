@@ -7,7 +7,7 @@ is passed, and every new claim and every end of one increments the number.
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any, Unpack
@@ -219,8 +219,19 @@ class Ledger(LedgerReader):
 
     # Claims
 
-    def claim(self, state: State, limit: int, *, lease: timedelta, horizon: timedelta) -> list[Upload]:
+    def claim(
+        self,
+        state: State,
+        limit: int,
+        *,
+        lease: timedelta,
+        horizon: timedelta,
+        other_than: Collection[int] | None = None,
+    ) -> list[Upload]:
         """Claim at most `limit` uploads in `state` that are due and not claimed, longest due first.
+
+        With `other_than` those that became due last are claimed first, and none with these ids: an upload
+        that fails often has neighbours that fail with it.
 
         The claims last for `lease`, which `renew_claims` extends; then another worker may claim the uploads.
         An upload due later than `horizon` (the longest backoff) from now counts as due: the clock must have
@@ -231,9 +242,14 @@ class Ledger(LedgerReader):
             now = self.now()
             # Two ranges of one index; a single condition with OR would read every row that is not due yet.
             free = self._is_free(now, lease)
-            chosen = self._claimable(state, free, uploads.due_at <= now, limit)
+            order: Sequence[Any] = (uploads.due_at, uploads.id)
+            if other_than is not None:
+                free &= uploads.id.not_in(list(other_than))
+                order = (uploads.due_at.desc(), uploads.id.desc())
+            chosen = self._claimable(state, free, uploads.due_at <= now, limit, order)
             if len(chosen) < limit:
-                chosen += self._claimable(state, free, uploads.due_at > now + horizon, limit - len(chosen))
+                beyond = uploads.due_at > now + horizon
+                chosen += self._claimable(state, free, beyond, limit - len(chosen), order)
             if not chosen:
                 return []
             until = now + lease
@@ -362,6 +378,24 @@ class Ledger(LedgerReader):
                 self._upload_events.append(upload_id, now, "hurried", "due now instead of later")
             return len(due)
 
+    def end_backoff(self, ids: Collection[int]) -> int:
+        """Make uploads due now that wait after an error whose cause has ended; returns how many.
+
+        Their attempts stay. Changes only open uploads without a claim, in one statement.
+        """
+        uploads = self._uploads
+        with self.database.transaction("end the backoff of uploads"):
+            now = self.now()
+            waiting = (
+                self._in_instance
+                & uploads.id.in_(list(ids))
+                & uploads.state.in_(sorted(OPEN_STATES))
+                & uploads.last_error.is_null(False)
+                & uploads.claimed_until.is_null()
+                & (uploads.due_at > now)
+            )
+            return int(uploads.update(due_at=now).where(self._unlocked(waiting)).execute())
+
     def make_due_for_space(self, state: State, *, size: int, limit: int, waiting_for: str) -> int:
         """Make the longest waiting uploads of a state due now, until `size` bytes of files are due.
 
@@ -463,10 +497,11 @@ class Ledger(LedgerReader):
 
     # Fenced writes
 
-    def _claimable(self, state: State, free: Any, due: Any, limit: int) -> list[dict[str, Any]]:
-        uploads = self._uploads
-        query: Any = uploads.select(self._all_columns).where(self._is_queued(state), due, free)
-        query = query.order_by(uploads.due_at, uploads.id).limit(limit)
+    def _claimable(
+        self, state: State, free: Any, due: Any, limit: int, order: Sequence[Any]
+    ) -> list[dict[str, Any]]:
+        query: Any = self._uploads.select(self._all_columns).where(self._is_queued(state), due, free)
+        query = query.order_by(*order).limit(limit)
         if self.database.dialect is Dialect.POSTGRESQL:
             query = query.for_update(skip_locked=True)
         return self._fetch_values("read what can be claimed", query)

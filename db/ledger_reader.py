@@ -173,6 +173,15 @@ class LedgerReader:
             ]
         return min((time for time in times if time is not None), default=None)
 
+    def has_other_due(self, upload: Upload) -> bool:
+        """Whether another upload in the same state is due or claimed; one at the catalog gate is neither."""
+        uploads = self._uploads
+        with self.database.operation("find another upload that is due"):
+            query: Any = uploads.select(uploads.id).where(
+                self._is_queued(upload.state), uploads.due_at <= self.now(), uploads.id != upload.id
+            )
+            return query.order_by(uploads.due_at).limit(1).scalar() is not None
+
     def is_claimed(self, upload: Upload) -> bool:
         """Whether any daemon, this one included, has a claim on the upload that has not expired."""
         return upload.claimed_until is not None and upload.claimed_until > self.now()

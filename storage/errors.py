@@ -14,6 +14,16 @@ class ErrorKind(StrEnum):
     """The owner of this object: it cannot be uploaded as it is; all others can."""
 
 
+NO_ANSWER_CODES = frozenset({"connection", "timeout", "stalled", "too-large-answer", "unreadable-answer"})
+"""This package's codes where nothing, or nothing of S3, has answered."""
+OVERLOADED_CODES = frozenset(
+    {"SlowDown", "ServiceUnavailable", "http-503", "http-429", "RequestLimitExceeded"}
+)
+"""Error codes by which servers ask for fewer concurrent requests."""
+
+_FIRST_SERVER_ERROR = 500
+
+
 class StorageError(Exception):
     """An operation on the object store, or on a file that is uploaded, that failed.
 
@@ -46,6 +56,12 @@ class StorageError(Exception):
         self.code = code
         self.hint = hint
         self.status = status
+
+    @property
+    def is_outage(self) -> bool:
+        """Whether the server may be away for every object: no answer, a failure of its own, or overload."""
+        is_of_server = (self.status or 0) >= _FIRST_SERVER_ERROR or self.code in OVERLOADED_CODES
+        return self.kind is ErrorKind.TRANSIENT and (is_of_server or self.code in NO_ANSWER_CODES)
 
 
 class SourceChangedError(StorageError):

@@ -88,7 +88,7 @@ class ObjectStore(Closeable):
         self._config = config
         self._crt = acquire_crt_client(config)
         self._session = self._crt.session
-        self._acl_fallback = AclFallback(config.acl, self.is_public)
+        self._acl_fallback = AclFallback(config.acl, is_public=self.is_public, set_acl=self._set_acl)
         self._owner = expected_owner(config)
         self._closed = False
 
@@ -261,7 +261,10 @@ class ObjectStore(Closeable):
         return True
 
     def ensure_public(self, key: str) -> None:
-        """Raise `StorageError` of kind environment if an ACL is configured and the object is not public."""
+        """Make an object public if an ACL is configured and it is not.
+
+        Raises `StorageError`; of kind environment, with what to do, if it cannot be made public.
+        """
         self._acl_fallback.ensure_public(key)
 
     def head(self, key: str) -> ObjectHead | None:
@@ -314,6 +317,11 @@ class ObjectStore(Closeable):
         """Delete an object, if there is one. On a bucket with versioning the older versions stay."""
         with translated("delete", key):
             self._session.client.delete_object(Bucket=self._config.bucket, Key=key, **self._owner)
+
+    def _set_acl(self, key: str, acl: str) -> None:
+        put_acl: Callable[..., object] = self._session.client.put_object_acl
+        with translated("make public", key):
+            put_acl(Bucket=self._config.bucket, Key=key, ACL=acl, **self._owner)
 
     def _listed(
         self, paginator: Any, field: str, prefix: str, purpose: str

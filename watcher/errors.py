@@ -72,11 +72,21 @@ _REMEDIES = {
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One failure: its kind, a stable code, and a sentence for the operator."""
+    """One failure: its kind, a stable code, and a sentence for the operator.
+
+    `is_outage` says that it is transient and may concern every row: a server that is away, fails or asks for
+    fewer requests.
+    """
 
     kind: FailureKind
     code: str
     sentence: str
+    is_outage: bool = False
+
+    @property
+    def may_concern_all(self) -> bool:
+        """Whether other rows may fail for the same reason."""
+        return self.is_outage or self.kind is FailureKind.ENVIRONMENT
 
 
 class StageError(Exception):
@@ -140,7 +150,7 @@ def _classified(exc: Exception) -> Failure:
         case StageError():
             return exc.failure
         case StorageError():
-            return Failure(FailureKind(exc.kind.value), exc.code, str(exc))
+            return Failure(FailureKind(exc.kind.value), exc.code, str(exc), is_outage=exc.is_outage)
         case DatabaseError():
             return Failure(FailureKind(exc.kind.value), Code.DATABASE, str(exc))
         case RootUnavailableError():

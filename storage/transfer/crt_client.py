@@ -22,7 +22,7 @@ from storage.aws.clients import CONNECT_TIMEOUT_SECONDS, AwsSession
 from storage.aws.errors import CERTIFICATE_HINT
 from storage.aws.trust import Trust
 from storage.config import StorageConfig
-from storage.errors import ErrorKind, StorageError, UploadCancelledError
+from storage.errors import OVERLOADED_CODES, ErrorKind, StorageError, UploadCancelledError
 from storage.source_file import never_cancelled
 from storage.transfer.bandwidth import Bandwidth
 from storage.transfer.buffer_pool import BufferPool
@@ -36,8 +36,6 @@ REQUEST_SECONDS = 30.0
 """How long an answer to a request without a body may take at most."""
 POLL_SECONDS = 0.1
 """How often a waiting thread checks for cancellation."""
-OVERLOADED = frozenset({"SlowDown", "ServiceUnavailable", "http-503", "http-429", "RequestLimitExceeded"})
-"""Error codes by which servers ask for fewer concurrent requests."""
 SAMPLE_SECONDS = 1.0
 """How often the connections are looked at."""
 IN_FLIGHT_SECONDS = 30.0
@@ -143,7 +141,7 @@ class CrtClient:
         try:
             return request.answer()
         except StorageError as exc:
-            if exc.code in OVERLOADED and self.buffers.slow_down(generation):
+            if exc.code in OVERLOADED_CODES and self.buffers.slow_down(generation):
                 _log.warning("concurrency_lowered", code=exc.code, concurrency=self.buffers.limit)
             if exc.code == "connection":
                 self._trusted = False

@@ -19,6 +19,8 @@ def action_of(method: str, target: str) -> str:
     """What a request does, in words of S3's API reference; the method where this project sends only one."""
     query = parse_qs(urlsplit(target).query, keep_blank_values=True)
     match method:
+        case "PUT" if "acl" in query:
+            return "PutObjectAcl"
         case "PUT":
             return "UploadPart" if "partNumber" in query else "PutObject"
         case "POST":

@@ -14,6 +14,7 @@ import structlog
 from db import State, Upload
 from watcher.app.wiring import Application
 from watcher.errors import Code, Failure
+from watcher.stages import StageRunner
 from watcher.supervision.background_thread import stop_all
 
 log = structlog.get_logger()
@@ -133,7 +134,7 @@ class SinglePass:
         that is claimed in between is seen by the last check.
         """
         return self._check_gate() and all(
-            (runner.breaker.failure is not None or not self._is_due_soon(state)) and runner.is_idle
+            (_is_paused(runner) or not self._is_due_soon(state)) and runner.is_idle
             for state, runner in self._app.runners.items()
         )
 
@@ -202,6 +203,12 @@ class SinglePass:
             or upload.changed_at >= started_at
             or (upload.state is not State.GONE and self._app.tree.exists(upload.path))
         )
+
+
+def _is_paused(runner: StageRunner) -> bool:
+    """Whether the stage waits for an operator. A server that is away may be back soon."""
+    failure = runner.breaker.failure
+    return failure is not None and not failure.is_outage
 
 
 class _Progress:

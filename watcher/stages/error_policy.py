@@ -50,7 +50,19 @@ class ErrorPolicy:
             except (DeferError, ReexamineError, FileMissingError, *HANDLED_ERRORS) as exc:
                 self._decide(upload, exc)
             else:
-                self.breaker.clear()
+                self.breaker.succeed(upload.id)
+            finally:
+                self.breaker.ended(upload.id)
+
+    def return_if_paused(self, upload: Upload) -> bool:
+        """Whether the stage has paused, so that the claim of an upload of the same batch was returned."""
+        if self.breaker.failure is None:
+            return False
+        try:
+            self.ledger.return_claim(upload)
+        except DatabaseError as exc:
+            self.breaker.trip(failure_of(exc))
+        return True
 
     def postpone_after_bug(self, upload: Upload, exc: Exception) -> None:
         """Postpone an upload about which an unexpected error was raised, by the longest backoff."""
@@ -89,28 +101,28 @@ class ErrorPolicy:
 
     def _handle_failure(self, upload: Upload, failure: Failure) -> None:
         self.metrics.setbacks.labels(stage=self.breaker.stage, kind=failure.kind).inc()
-        match failure.kind:
-            case FailureKind.ENVIRONMENT:
-                self.breaker.trip(failure)
-                self.ledger.postpone(
-                    upload,
-                    delay=timedelta(0),
-                    error=failure.sentence,
-                    error_code=failure.code,
-                    count=False,
-                )
-            case FailureKind.TRANSIENT:
-                delay = self.backoff.delay(upload.attempts)
-                log.warning(
-                    "attempt_failed",
-                    code=failure.code,
-                    reason=failure.sentence,
-                    attempts=upload.attempts + 1,
-                    retry_in_seconds=round(delay.total_seconds(), 1),
-                )
-                self.ledger.postpone(upload, delay=delay, error=failure.sentence, error_code=failure.code)
-            case FailureKind.OBJECT:
-                self._fail(upload, failure)
+        if failure.kind is FailureKind.OBJECT:
+            self._fail(upload, failure)
+        elif self._waits_for_stage(upload, failure):
+            self.ledger.postpone(
+                upload, delay=timedelta(0), error=failure.sentence, error_code=failure.code, count=False
+            )
+        else:
+            delay = self.backoff.delay(upload.attempts)
+            log.warning(
+                "attempt_failed",
+                code=failure.code,
+                reason=failure.sentence,
+                attempts=upload.attempts + 1,
+                retry_in_seconds=round(delay.total_seconds(), 1),
+            )
+            self.ledger.postpone(upload, delay=delay, error=failure.sentence, error_code=failure.code)
+
+    def _waits_for_stage(self, upload: Upload, failure: Failure) -> bool:
+        """Whether the failure may concern all rows, so that this one waits until the stage has found out."""
+        return failure.may_concern_all and self.breaker.fail(
+            upload.id, failure, has_others=lambda: self.ledger.has_other_due(upload)
+        )
 
     def _fail(self, upload: Upload, failure: Failure) -> None:
         if upload.state is not State.PENDING:

@@ -66,8 +66,10 @@ class ReleaseStage(Stage):
     def advance(self, uploads: Sequence[Upload], work: Work) -> None:
         """Advance each upload from `published` to `released`, or back to `pending` if its object is lost."""
         quarantined: list[tuple[Upload, Quarantined]] = []
-        for upload in uploads:
+        for number, upload in enumerate(uploads):
             work.beat()
+            if number and work.error_policy.return_if_paused(upload):
+                continue
             with self._isolating(upload, work), work.error_policy.handling(upload):
                 if file := self._quarantine(upload):
                     quarantined.append((upload, file))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -61,6 +61,8 @@ class Work:
     beat: Callable[[], None]
     wait: Callable[[float], bool]
     """Wait for some seconds; True if a stop was requested before they were over."""
+    asks_first: bool = False
+    """Whether a cheap request should precede expensive work, because the server may be away."""
 
 
 class StageRunner(Worker):
@@ -90,6 +92,7 @@ class StageRunner(Worker):
         self._batch = batch
         self._lock = threading.Lock()
         self._in_flight: dict[int, Upload] = {}
+        self._probe: int | None = None
         self._busy = 0
         self._database_failures = 0
         self._is_claiming = False
@@ -158,27 +161,50 @@ class StageRunner(Worker):
     def _claim(self) -> float:
         """Claim what the threads can take; returns the seconds to wait before the next call."""
         self._renew()
+        self.breaker.settle_suspicion(has_others=True)
+        if hastened := self.breaker.take_hastened():
+            self._ledger.end_backoff(hastened)
         if not self.stage.is_enabled():
             return MAX_WAIT_SECONDS
-        free = self._max_busy - self._busy
-        to_probe = self.breaker.seconds_to_probe()
-        if to_probe is not None:
-            if to_probe > 0 or self._busy:
-                return min(max(to_probe, 0.1), MAX_WAIT_SECONDS)
-            free = 1
-        while free > 0 and not self._claimer.stopping.is_set():
-            limit = 1 if to_probe is not None else self._batch
-            rows = self._ledger.claim(self.stage.state, limit, lease=self._lease, horizon=self.horizon)
-            if not rows:
+        while self._busy < self._max_busy and not self._claimer.stopping.is_set():
+            if self.breaker.is_doubted:
+                return self._claim_probe()
+            if not self._hand_over(self._batch):
                 return self._seconds_to_next()
-            with self._lock:
-                self._busy += 1
-                self._in_flight.update({row.id: row for row in rows})
-            self._batches.put(rows)
-            for worker in self._workers:
-                worker.wake()
-            free -= 1
         return self._renewal_seconds
+
+    def _claim_probe(self) -> float:
+        """Claim one row while no other one is a probe, if possible another than those that have failed."""
+        breaker = self.breaker
+        if self._probe is not None:
+            return self._renewal_seconds
+        if breaker.may_try_another and self._hand_over(1, other_than=breaker.tried):
+            return self._renewal_seconds
+        breaker.settle_suspicion(has_others=self._busy > 0)
+        to_probe = breaker.seconds_to_probe()
+        if to_probe is None:
+            return MAX_WAIT_SECONDS
+        if to_probe > 0:
+            return min(max(to_probe, 0.1), MAX_WAIT_SECONDS)
+        return self._renewal_seconds if self._hand_over(1) else self._seconds_to_next()
+
+    def _hand_over(self, limit: int, *, other_than: Collection[int] | None = None) -> bool:
+        """Claim rows for a worker; False if none can be claimed."""
+        is_probe = self.breaker.is_doubted
+        rows = self._ledger.claim(
+            self.stage.state, limit, lease=self._lease, horizon=self.horizon, other_than=other_than
+        )
+        if not rows:
+            return False
+        with self._lock:
+            self._busy += 1
+            self._in_flight.update({row.id: row for row in rows})
+            if is_probe:
+                self._probe = rows[0].id
+        self._batches.put(rows)
+        for worker in self._workers:
+            worker.wake()
+        return True
 
     def _seconds_to_next(self) -> float:
         due = self._ledger.next_due(self.stage.state, horizon=self.horizon)
@@ -216,6 +242,8 @@ class StageRunner(Worker):
                     self._busy -= 1
                     for row in rows:
                         self._in_flight.pop(row.id, None)
+                        if row.id == self._probe:
+                            self._probe = None
                 self.wake()
 
     def _next_batch(self) -> Sequence[Upload] | None:
@@ -227,7 +255,11 @@ class StageRunner(Worker):
     def _advance(self, rows: Sequence[Upload], thread: BackgroundThread) -> None:
         stopping = self._claimer.stopping
         work = Work(
-            error_policy=self.error_policy, stopped=stopping.is_set, beat=thread.beat, wait=stopping.wait
+            error_policy=self.error_policy,
+            stopped=stopping.is_set,
+            beat=thread.beat,
+            wait=stopping.wait,
+            asks_first=self.breaker.is_unproven,
         )
         try:
             self.stage.advance(rows, work)

@@ -60,6 +60,9 @@ class UploadStage(Stage):
         """Advance each upload from `pending` to `verified`, or reject it, or return it to the gate."""
         for upload in uploads:
             with work.error_policy.handling(upload):
+                if work.asks_first:
+                    with work.error_policy.breaker.asking():
+                        self._ask(upload)
                 try:
                     fd = self._context.tree.open(upload.path)
                 except FileMissingError:
@@ -67,6 +70,14 @@ class UploadStage(Stage):
                         raise
                 else:
                     self._advance(upload, fd, work)
+
+    def _ask(self, upload: Upload) -> None:
+        """Raise `storage.StorageError` unless S3 answers, before the file is read for nothing."""
+        try:
+            self._context.store.head(upload.object_key)
+        except StorageError as exc:
+            if exc.code != Code.OBJECT_UNKNOWN:
+                raise
 
     def _recover(self, upload: Upload, work: Work) -> bool:
         """Verify the upload of a missing file by its object; return whether that proves the content.

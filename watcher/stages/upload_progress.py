@@ -59,6 +59,7 @@ class UploadProgress(UploadSteps):
     def progress(self, accepted: int) -> None:
         """Record how many bytes S3 has accepted so far; a smaller number than before is ignored."""
         self._work.beat()
+        self._work.error_policy.breaker.moved(self.upload.id)
         self.context.metrics.bytes_sent.inc(max(0, accepted - self._seen))
         self._seen = max(self._seen, accepted)
         self.context.transfer_progress.update(self.upload, self._seen)

@@ -32,6 +32,42 @@ def test_the_longest_due_are_claimed_first_and_no_more_than_wanted(ledger: Ledge
     assert claim(ledger, limit=0) == []
 
 
+def test_a_probe_is_the_newest_due_upload_that_is_not_excluded(ledger: Ledger, clock: Clock) -> None:
+    for path in ("a", "b", "c"):
+        enqueue(ledger, path)
+        clock.advance(seconds=1)
+    newest = ledger.claim(State.PENDING, 1, lease=LEASE, horizon=HORIZON, other_than=[])
+    assert [upload.path for upload in newest] == ["c"]
+    first = only(ledger.uploads(path="a"))
+    others = ledger.claim(State.PENDING, 9, lease=LEASE, horizon=HORIZON, other_than=[first.id])
+    assert [upload.path for upload in others] == ["b"]
+    assert ledger.claim(State.PENDING, 9, lease=LEASE, horizon=HORIZON, other_than=[first.id]) == []
+
+
+def test_another_upload_is_due_if_it_can_be_claimed_or_is(ledger: Ledger, clock: Clock) -> None:
+    upload = enqueue(ledger, "a")
+    assert not ledger.has_other_due(upload)
+    enqueue(ledger, "at the gate", awaits_row=True)
+    advance_to(ledger, enqueue(ledger, "published"), State.PUBLISHED)
+    assert not ledger.has_other_due(upload)
+    enqueue(ledger, "b")
+    assert ledger.has_other_due(upload)
+    claim(ledger)
+    assert ledger.has_other_due(upload)
+
+
+def test_the_backoff_of_chosen_uploads_ends_and_nothing_else_changes(ledger: Ledger, clock: Clock) -> None:
+    late = [enqueue(ledger, path) for path in ("a", "b", "claimed")]
+    deferred = enqueue(ledger, "deferred")
+    for upload in late:
+        ledger.postpone(upload, delay=timedelta(minutes=5), error="x", error_code="connection")
+    ledger.defer(deferred, delay=timedelta(minutes=5), reason="x", code="x")
+    ledger.claim_one(late[2].id, lease=LEASE)
+    assert ledger.end_backoff([late[0].id, late[2].id, deferred.id]) == 1
+    hastened = only(claim(ledger))
+    assert (hastened.path, hastened.attempts) == ("a", 1)
+
+
 def test_a_claim_says_whose_it_is_and_until_when(ledger: Ledger, clock: Clock) -> None:
     before = enqueue(ledger)
     claimed = only(claim(ledger))

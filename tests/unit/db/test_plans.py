@@ -50,6 +50,16 @@ def frequent_queries(ledger: Ledger) -> dict[str, tuple[Callable[[], object], se
             lambda: ledger.claim(State.PUBLISHED, 64, lease=LEASE, horizon=timedelta(minutes=1)),
             {"uploads_due"},
         ),
+        "a probe": (
+            lambda: ledger.claim(
+                State.PENDING, 1, lease=LEASE, horizon=BACKOFF, other_than=list(range(1, 65))
+            ),
+            {"uploads_due"},
+        ),
+        "another that is due": (
+            lambda: ledger.has_other_due(ledger.claim(State.PENDING, 1, lease=LEASE, horizon=BACKOFF)[0]),
+            {"uploads_due"},
+        ),
         "next due": (lambda: ledger.next_due(State.PENDING, horizon=BACKOFF), {"uploads_due"}),
         "next due, none is": (lambda: ledger.next_due(State.PUBLISHED, horizon=RETENTION), {"uploads_due"}),
         "the oldest at the gate": (ledger.awaiting_row_since, {"uploads_awaiting_since"}),

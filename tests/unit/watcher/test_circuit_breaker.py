@@ -1,4 +1,4 @@
-"""A tripped breaker allows probes at growing intervals, and one success clears it."""
+"""A breaker finds out by other rows whom a failure concerns, allows probes, and one success clears it."""
 
 import threading
 
@@ -7,10 +7,17 @@ from structlog.testing import capture_logs
 
 from watcher.errors import Failure, FailureKind
 from watcher.supervision.backoff import Backoff
-from watcher.supervision.circuit_breaker import CircuitBreaker
+from watcher.supervision.circuit_breaker import (
+    OUTAGE_FAILURES,
+    PROVEN_SECONDS,
+    SUSPICION_SECONDS,
+    CircuitBreaker,
+)
 
 NO_KEYS = Failure(FailureKind.ENVIRONMENT, "credentials-missing", "There are no credentials.")
 NO_BUCKET = Failure(FailureKind.ENVIRONMENT, "NoSuchBucket", "There is no such bucket.")
+DENIED = Failure(FailureKind.ENVIRONMENT, "AccessDenied", "Allow it.")
+AWAY = Failure(FailureKind.TRANSIENT, "connection", "It is refused.", is_outage=True)
 
 
 class Clock:
@@ -141,3 +148,175 @@ def test_one_of_many_threads_trips_it(breaker: CircuitBreaker) -> None:
         for thread in threads:
             thread.join(timeout=10)
     assert [entry["event"] for entry in logs] == ["stage_paused"]
+
+
+def failure(breaker: CircuitBreaker) -> Failure | None:
+    return breaker.failure
+
+
+def is_doubted(breaker: CircuitBreaker) -> bool:
+    return breaker.is_doubted
+
+
+def is_unproven(breaker: CircuitBreaker) -> bool:
+    return breaker.is_unproven
+
+
+def may_try_another(breaker: CircuitBreaker) -> bool:
+    return breaker.may_try_another
+
+
+def fail(breaker: CircuitBreaker, row: int, reason: Failure = DENIED, *, alone: bool = False) -> bool:
+    """Whether the row waits for the stage; unless it is alone, there is another row to try."""
+    return breaker.fail(row, reason, has_others=lambda: not alone)
+
+
+def test_a_row_that_fails_while_others_succeed_is_by_itself_and_the_stage_is_never_paused(
+    breaker: CircuitBreaker,
+) -> None:
+    with capture_logs() as logs:
+        assert fail(breaker, 1)
+        assert is_doubted(breaker)
+        assert may_try_another(breaker)
+        assert breaker.tried == [1]
+        breaker.succeed(2)
+        assert not is_doubted(breaker)
+        for _ in range(3):
+            assert not fail(breaker, 1)
+            assert not is_doubted(breaker)
+    assert logs == []
+
+
+def test_the_failure_of_a_second_row_pauses_the_stage_with_its_backoff(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
+    assert fail(breaker, 1)
+    assert failure(breaker) is None
+    assert fail(breaker, 2)
+    assert failure(breaker) is DENIED
+    assert not may_try_another(breaker)
+    clock.now += 2
+    assert may_try_another(breaker)
+    assert breaker.tried == [1, 2]
+
+
+def test_a_row_without_others_pauses_the_stage_until_another_one_gets_through_at_once(
+    breaker: CircuitBreaker,
+) -> None:
+    assert fail(breaker, 1, alone=True)
+    assert failure(breaker) is DENIED
+    assert breaker.seconds_to_probe() == 2
+    assert may_try_another(breaker)
+    breaker.succeed(2)
+    assert failure(breaker) is None
+    assert not fail(breaker, 1, alone=True)
+    assert failure(breaker) is None
+
+
+def test_rows_that_fail_by_themselves_do_not_pause_the_stage_together(breaker: CircuitBreaker) -> None:
+    fail(breaker, 1)
+    fail(breaker, 2)
+    breaker.succeed(3)
+    for _ in range(3):
+        assert not fail(breaker, 1)
+        assert not fail(breaker, 2)
+    assert not is_doubted(breaker)
+
+
+def test_a_row_that_succeeds_is_evidence_again(breaker: CircuitBreaker) -> None:
+    fail(breaker, 1)
+    breaker.succeed(2)
+    assert not fail(breaker, 1)
+    breaker.succeed(1)
+    assert fail(breaker, 1)
+    assert is_doubted(breaker)
+
+
+def test_a_suspicion_that_no_other_row_settles_is_a_pause(breaker: CircuitBreaker, clock: Clock) -> None:
+    fail(breaker, 1)
+    clock.now += SUSPICION_SECONDS
+    breaker.settle_suspicion(has_others=True)
+    assert failure(breaker) is None
+    clock.now += 1
+    breaker.settle_suspicion(has_others=True)
+    assert failure(breaker) is DENIED
+    breaker.succeed(2)
+    fail(breaker, 3)
+    breaker.settle_suspicion(has_others=False)
+    assert failure(breaker) is DENIED
+
+
+def test_few_failures_of_the_server_are_the_rows_own_and_more_pause_the_stage(
+    breaker: CircuitBreaker,
+) -> None:
+    assert not fail(breaker, 1, AWAY)
+    assert not fail(breaker, 2, AWAY)
+    assert not is_doubted(breaker)
+    assert fail(breaker, 3, AWAY)
+    assert failure(breaker) is AWAY
+    assert not may_try_another(breaker)
+    breaker.succeed(4)
+    assert breaker.take_hastened() == {1, 2}
+    assert not breaker.take_hastened()
+
+
+def test_a_single_row_that_the_server_keeps_failing_pauses_the_stage(breaker: CircuitBreaker) -> None:
+    assert [fail(breaker, 1, AWAY) for _ in range(OUTAGE_FAILURES)] == [*[False] * 4, True]
+    assert failure(breaker) is AWAY
+
+
+def test_failures_of_the_server_between_successes_pause_nothing(breaker: CircuitBreaker) -> None:
+    for row in range(1, 20):
+        assert not fail(breaker, row, AWAY)
+        breaker.succeed(row + 100)
+    assert breaker.take_hastened() == frozenset()
+
+
+def test_an_answer_ends_an_outage_on_probation(breaker: CircuitBreaker, clock: Clock) -> None:
+    for row in (1, 2, 3):
+        fail(breaker, row, AWAY)
+    with breaker.asking():
+        """It answers, and the body was refused: the probe has to get through."""
+    assert failure(breaker) is AWAY
+    clock.now += 2
+    with pytest.raises(ConnectionError), breaker.asking():
+        raise ConnectionError
+    fail(breaker, 4, AWAY)
+    assert breaker.seconds_to_probe() == 4
+    clock.now += 4
+    with breaker.asking():
+        """It answers again."""
+    assert failure(breaker) is None
+    assert breaker.take_hastened() == {1, 2}
+    assert fail(breaker, 5, AWAY), "one more failure is enough"
+    assert breaker.seconds_to_probe() == 8
+    breaker.succeed(5)
+    assert not fail(breaker, 6, AWAY)
+
+
+def test_accepted_bytes_end_a_pause_unless_rows_fail_after_them(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
+    fail(breaker, 1, alone=True)
+    breaker.moved(2)
+    assert failure(breaker) is None
+    breaker.ended(2)
+    breaker.moved(3)
+    assert fail(breaker, 3, alone=True)
+    breaker.moved(4)
+    assert failure(breaker) is DENIED
+    breaker.succeed(4)
+    assert failure(breaker) is None
+
+
+def test_a_server_is_unproven_until_a_success_and_after_a_minute_without(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
+    assert is_unproven(breaker)
+    breaker.succeed(1)
+    assert not is_unproven(breaker)
+    fail(breaker, 1, AWAY)
+    assert is_unproven(breaker)
+    breaker.succeed(2)
+    clock.now += PROVEN_SECONDS + 1
+    assert is_unproven(breaker)

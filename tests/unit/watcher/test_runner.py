@@ -259,6 +259,80 @@ def test_a_paused_stage_probes_one_row_and_goes_on_when_it_gets_through(fixture:
     assert fixture.breaker.failure is None
 
 
+def test_a_poisoned_row_delays_no_other_one(fixture: RunnerFixture) -> None:
+    """The row that is first in the order is always denied; the stage is neither paused nor probed with it."""
+    poisoned, *others = fixture.enqueue(20)
+
+    def act(upload: Upload, _work: Work) -> None:
+        if upload.id == poisoned.id:
+            raise DENIED
+
+    fixture.stage.act = act
+    with capture_logs() as logs:
+        fixture.run(threads=2)
+        until(lambda: len(fixture.ledger.uploads(state=State.VERIFIED)) == len(others))
+        until(lambda: fixture.ledger.uploads(ids=[poisoned.id])[0].attempts == 1)
+    (row,) = fixture.ledger.uploads(ids=[poisoned.id])
+    assert (row.state, row.error_code, row.claimed_by) == (State.PENDING, "AccessDenied", None)
+    assert row.last_error is not None
+    assert "Allow it." in row.last_error
+    assert row.due_at > fixture.clock()
+    assert [log["event"] for log in logs if log["event"].startswith("stage_")] == []
+    assert [log["code"] for log in logs if log["event"] == "attempt_failed"] == ["AccessDenied"]
+
+
+def test_a_row_that_paused_an_idle_stage_is_not_the_probe_when_another_one_arrives(
+    fixture: RunnerFixture,
+) -> None:
+    """The breaker's clock stands still: the other row is not made to wait for the next probe."""
+    (poisoned,) = fixture.enqueue(1)
+
+    def act(upload: Upload, _work: Work) -> None:
+        if upload.id == poisoned.id:
+            raise DENIED
+
+    fixture.stage.act = act
+    runner = fixture.run()
+    until(lambda: fixture.breaker.failure is not None and runner.busy == 0)
+    enqueue(fixture.ledger, "v/other_720p.mp4")
+    runner.wake()
+    until(lambda: State.VERIFIED in fixture.states())
+    until(lambda: fixture.breaker.failure is None)
+    until(lambda: fixture.ledger.uploads(ids=[poisoned.id])[0].attempts == 1)
+
+
+def test_a_server_that_is_away_is_asked_by_one_row_at_a_time_and_all_are_due_when_it_answers(
+    fixture: RunnerFixture,
+) -> None:
+    """Ten minutes of an outage with 200 rows: attempts and writes are few, whatever the number of rows."""
+    answers = threading.Event()
+
+    def act(_upload: Upload, _work: Work) -> None:
+        if not answers.is_set():
+            raise StorageError(StorageErrorKind.TRANSIENT, "confirm", "k", "connection", "It is refused.")
+
+    fixture.stage.act = act
+    rows = fixture.enqueue(200)
+    runner = fixture.run(threads=3)
+    until(lambda: fixture.breaker.failure is not None and runner.busy == 0)
+    for _ in range(10 * 60 * 2):
+        fixture.clock.advance(seconds=0.5)
+        fixture.now += 0.5
+        if fixture.breaker.seconds_to_probe() == 0:
+            tried = fixture.stage.begun.qsize()
+            runner.wake()
+            until(lambda: fixture.stage.begun.qsize() > tried and runner.busy == 0)  # noqa: B023
+    attempts = fixture.stage.begun.qsize()
+    assert attempts < 20
+    assert sum(row.claim for row in fixture.ledger.uploads()) < 3 * attempts
+    assert sum(row.attempts for row in fixture.ledger.uploads()) <= 2
+    answers.set()
+    fixture.now += 300
+    runner.wake()
+    fixture.ended(attempts + len(rows))
+    assert fixture.states() == {State.VERIFIED}
+
+
 def wake_twice(fixture: RunnerFixture, runner: StageRunner) -> None:
     """Have the ledger queried again, completely: a second query follows the first."""
     while fixture.stage.asked.acquire(blocking=False):
