@@ -12,7 +12,7 @@ from typing import Protocol
 
 import structlog
 
-from db import DatabaseError, Ledger, State, Upload
+from db import DatabaseError, Ledger, LockNotAvailableError, State, Upload
 from watcher.errors import Code, failure_of
 from watcher.stages.error_policy import ErrorPolicy
 from watcher.supervision.background_thread import BackgroundThread, Supervisor, Worker
@@ -158,6 +158,7 @@ class StageRunner(Worker):
     def _claim(self) -> float:
         """Claim what the threads can take; returns the seconds to wait before the next call."""
         self._renew()
+        self._return_unrecorded()
         if not self.stage.is_enabled():
             return MAX_WAIT_SECONDS
         free = self._max_busy - self._busy
@@ -203,6 +204,24 @@ class StageRunner(Worker):
             in_flight = list(self._in_flight.values())
         if in_flight:
             self._ledger.renew_claims(in_flight, self._lease)
+
+    def _return_unrecorded(self) -> None:
+        """Make the rows due whose decision could not be recorded, now that the database answers again."""
+        unrecorded = self.error_policy.unrecorded
+        for _ in range(unrecorded.qsize()):
+            upload = unrecorded.get()
+            with self._lock:
+                is_under_way = upload.id in self._in_flight
+            if is_under_way:
+                unrecorded.put(upload)
+                continue
+            try:
+                self._ledger.return_claim(upload)
+            except LockNotAvailableError:
+                continue
+            except DatabaseError:
+                unrecorded.put(upload)
+                raise
 
     def _run_batches(self, number: int) -> None:
         """Advance the batches that were claimed; a wake-up announces the next ones."""
