@@ -15,14 +15,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from tests.compressor.database import create_schema
-from tests.compressor.sources import make_large_source, make_source
+from tests.compressor.own_uploads import KEY_ID_VARIABLE, SECRET_VARIABLE
+from tests.compressor.sources import make_large_source, make_source, make_source_in_format
+from tests.support.daemon_process import DaemonProcess, running_daemon
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request
 from tests.support.harness import BUCKET, settings_for
-from tests.support.postgres import PostgresServer
-from tests.support.s3_server import S3Server
+from tests.support.s3_server import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, S3Server
 from watcher.settings.model import Settings
 
 QUALITIES = ("144p", "240p", "360p", "480p", "720p")
@@ -67,22 +68,31 @@ class Platform:
     """The directories, servers and sources of one test.
 
     `asked_at` and `appeared_at` say, by key, when the server was first asked to take an object, and each time
-    that one was complete, in monotonic seconds.
+    that one was complete, in monotonic seconds. Where the daemon goes another way to the database than the
+    compressor, `daemon_url` is that way.
     """
 
     directory: Path
     database_url: str
     s3: S3Server
     proxy: FaultProxy
+    daemon_url: str | None = None
     asked_at: dict[str, float] = field(default_factory=dict)
     appeared_at: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     sources: dict[str, Path] = field(default_factory=dict)
     """By video."""
+    ignored: set[str] = field(default_factory=set)
+    """The paths of outputs that are no videos by the daemon's settings: they stay where they are."""
 
     @property
     def completed(self) -> Path:
         """The directory that the compressor writes into and the daemon watches."""
         return self.directory / "completed"
+
+    @property
+    def log(self) -> Path:
+        """The daemon's log."""
+        return self.directory / "daemon.log"
 
     @property
     def aside(self) -> Path:
@@ -98,7 +108,7 @@ class Platform:
     def settings(self, **changes: Any) -> Settings:
         """A daemon's settings for this platform."""
         values = {
-            "DATABASE_URL": self.database_url,
+            "DATABASE_URL": self.daemon_url or self.database_url,
             "CATALOG": "compressor",
             "RESCAN_SECONDS": 2,
             "PATH_TEMPLATE": "{video_id}/{filename}_{quality}{ext}",
@@ -122,6 +132,17 @@ class Platform:
         make_large_source(source, seconds=seconds)
         return self._add(source)
 
+    def video_in_format(self, name: str) -> Video:
+        """A small source in the format of its extension."""
+        source = self.directory / "pending" / name
+        make_source_in_format(source, seconds=0.5)
+        return self._add(source)
+
+    @property
+    def own_uploads(self) -> tuple[str, ...]:
+        """The option by which the compressor uploads by itself, past the proxy."""
+        return "--upload-to", self.s3.url, REGION, BUCKET, f"{self.proxy.url}/{BUCKET}"
+
     def output(self, video_id: str, quality: str) -> str:
         """The path of an output, relative to the watched directory, as the compressor's contract has it."""
         source = self.sources[video_id]
@@ -133,6 +154,10 @@ class Platform:
         extension = extension if quality == "original" else ".mp4"
         return f"videos/{video_id}/{base}_{quality}{extension}"
 
+    def public_url(self, video_id: str, quality: str) -> str:
+        """What players must be shown of an output."""
+        return f"{self.proxy.url}/{BUCKET}/{quote(self.key(video_id, quality))}"
+
     def _add(self, source: Path) -> Video:
         video = Video(str(uuid.uuid4()), source)
         self.sources[video.video_id] = source
@@ -140,7 +165,7 @@ class Platform:
 
     @contextmanager
     def compressing(self, videos: Sequence[Video], *options: str, parallel: int = 4) -> Iterator[Compression]:
-        """Run the compressor on the videos until the end of the block, or let it be killed there."""
+        """Run the compressor on the videos until the end of the block, or let it be stopped there."""
         arguments = ["--database", self.database_url, "--completed-dir", str(self.completed)]
         arguments += ["--copy-aside", str(self.aside), "--qualities", ",".join(QUALITIES)]
         arguments += ["--shrink", str(SHRINK), "--parallel", str(parallel), *options]
@@ -151,6 +176,7 @@ class Platform:
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            env={**os.environ, KEY_ID_VARIABLE: ACCESS_KEY_ID, SECRET_VARIABLE: SECRET_ACCESS_KEY},
         ) as process:
             try:
                 yield Compression(process)
@@ -187,15 +213,31 @@ class Compression:
             said.append(line.rstrip("\n"))
         return said
 
+    def kill(self) -> None:
+        """Kill the service with all that it runs, as systemd does; rows and files stay as they are."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(20)
+
 
 @contextmanager
-def running_platform(directory: str, postgres: PostgresServer, s3: S3Server) -> Iterator[Platform]:
-    """A fresh database with the compressor's tables, an empty bucket, and a proxy that counts."""
-    with postgres.fresh_database() as url, FaultProxy(s3.url) as proxy:
-        create_schema(url)
-        platform = Platform(Path(directory), url, s3, proxy)
+def running_platform(directory: str, database_url: str, s3: S3Server) -> Iterator[Platform]:
+    """The compressor's tables in an empty database, an empty bucket, and a proxy that counts."""
+    with FaultProxy(s3.url) as proxy:
+        create_schema(database_url)
+        platform = Platform(Path(directory), database_url, s3, proxy)
         proxy.fault = platform.count
         yield platform
+
+
+@contextmanager
+def daemon_of(platform: Platform, **changes: Any) -> Iterator[DaemonProcess]:
+    """The daemon, which must end as asked, and without an unforeseen error in its log."""
+    with running_daemon(platform.settings(**changes), log=str(platform.log)) as daemon:
+        yield daemon
+        assert daemon.process.poll() is None
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+    assert '"internal_error"' not in platform.log.read_text()
 
 
 def wait_until(is_so: Callable[[], bool], seconds: float, what: Callable[[], object]) -> None:

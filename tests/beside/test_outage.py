@@ -10,6 +10,7 @@ import pytest
 
 from db import State
 from tests.beside.platform import QUALITIES, Platform, running_platform, wait_until
+from tests.beside.publication_watch import ensure_prompt, publication_watch
 from tests.beside.verdict import problems, rows_of, unfinished, uploads_of
 from tests.support.daemon_process import running_daemon
 from tests.support.fault_proxy import Answer, Forward, Request
@@ -24,12 +25,12 @@ PATIENCE_SECONDS = 120.0
 
 @pytest.fixture
 def platform(place: str, own_postgres: PostgresServer, server: S3Server) -> Iterator[Platform]:
-    with running_platform(place, own_postgres, server) as running:
+    with own_postgres.fresh_database() as url, running_platform(place, url, server) as running:
         yield running
 
 
 def test_uploads_in_flight_go_on_and_are_recorded_when_the_database_is_back(
-    platform: Platform, own_postgres: PostgresServer
+    platform: Platform, own_postgres: PostgresServer, request: pytest.FixtureRequest
 ) -> None:
     """A multipart upload of which the database sees the beginning and the end, and small ones."""
     large = platform.large_video("large.mov", seconds=1)
@@ -45,7 +46,8 @@ def test_uploads_in_flight_go_on_and_are_recorded_when_the_database_is_back(
     platform.proxy.fault = hold_the_second_part
     key = platform.key(large.video_id, "original")
     with (
-        running_daemon(platform.settings(), log=str(platform.directory / "daemon.log")) as daemon,
+        running_daemon(platform.settings(), log=str(platform.log)) as daemon,
+        publication_watch(platform) as watch,
         platform.compressing([large, *small]) as compression,
     ):
         compression.outcomes()
@@ -58,6 +60,7 @@ def test_uploads_in_flight_go_on_and_are_recorded_when_the_database_is_back(
             assert daemon.process.poll() is None
         finally:
             own_postgres.start()
+        over = watch.now()
         wait_until(lambda: not unfinished(platform), PATIENCE_SECONDS, lambda: unfinished(platform))
         assert problems(platform) == []
         daemon.signal(signal.SIGTERM)
@@ -66,6 +69,7 @@ def test_uploads_in_flight_go_on_and_are_recorded_when_the_database_is_back(
     # A copy that is dated back after its row was seen begins anew, before anything was sent.
     released = [upload.path for upload in uploads_of(platform) if upload.state is State.RELEASED]
     assert len(rows_of(platform)) == len(released) == len(set(released)) == 3 * (len(QUALITIES) + 1)
-    log = (platform.directory / "daemon.log").read_text()
+    ensure_prompt(request, f"PostgreSQL away for {OUTAGE_SECONDS:.0f} s", watch, over)
+    log = platform.log.read_text()
     assert '"event": "record_waits"' in log
     assert '"internal_error"' not in log

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 import pytest
 
-from tests.beside.platform import AWKWARD_NAMES, QUALITIES, Platform, wait_until
+from tests.beside.platform import AWKWARD_NAMES, QUALITIES, Platform, daemon_of, wait_until
 from tests.beside.verdict import problems, rows_of, unfinished
 from tests.compressor.steps import Step
-from tests.support.daemon_process import DaemonProcess, running_daemon
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -19,15 +16,6 @@ PATIENCE_SECONDS = 120.0
 SLOW_SECONDS = 0.4
 AGAIN = 4
 """So many of the videos are compressed a second time."""
-
-
-@contextmanager
-def daemon_of(platform: Platform) -> Iterator[DaemonProcess]:
-    """The daemon, asked to stop at the end."""
-    with running_daemon(platform.settings(), log=str(platform.directory / "daemon.log")) as daemon:
-        yield daemon
-        daemon.signal(signal.SIGTERM)
-        assert daemon.wait() == 0
 
 
 def play(platform: Platform, *options: str, start: str) -> None:

@@ -45,7 +45,7 @@ def uploads_of(platform: Platform, instance: str = "test") -> list[Upload]:
 
 def unfinished(platform: Platform, instance: str = "test") -> list[str]:
     """What is unfinished: ready rows without a public URL, and uploads that a stage has to work on."""
-    hidden = [row for row in rows_of(platform) if row.status == "ready" and not is_public(platform, row)]
+    hidden = [row for row in rows_of(platform) if row.status == "ready" and _is_hidden(platform, row)]
     return [f"row {row.quality} {row.url}" for row in hidden] + [
         f"{upload.path} {upload.state} awaits_row={upload.awaits_row} {upload.error_code} {upload.last_error}"
         for upload in uploads_of(platform, instance)
@@ -53,43 +53,64 @@ def unfinished(platform: Platform, instance: str = "test") -> list[str]:
     ]
 
 
+def _is_hidden(platform: Platform, row: Row) -> bool:
+    return not is_public(platform, row) and path_of(platform, row) not in platform.ignored
+
+
+def path_of(platform: Platform, row: Row) -> str:
+    """The path of a row's file."""
+    return platform.output(row.video_id, row.quality)
+
+
 def is_public(platform: Platform, row: Row) -> bool:
-    """Whether a row shows an object."""
-    return row.url.startswith(f"{platform.proxy.url}/{BUCKET}/")
+    """Whether a row shows its object."""
+    return row.url == platform.public_url(row.video_id, row.quality)
 
 
-def problems(platform: Platform, *, broken: Collection[str] = (), kept: Collection[str] = ()) -> list[str]:
+def problems(
+    platform: Platform,
+    *,
+    broken: Collection[str] = (),
+    kept: Collection[str] = (),
+    stale: Collection[str] = (),
+) -> list[str]:
     """Everything that is not as it must be; empty if all is well.
 
-    `broken` are the paths whose encodes were made to fail; `kept` are further objects that may be there.
+    `broken` are the paths whose encodes were made to fail; `kept` are further objects that may be there;
+    `stale` are the ids of the rows whose compression was killed, which say ``processing`` for ever.
     """
     found: list[str] = []
-    fetch = build_opener(ProxyHandler({}))
     keys: set[str] = set(kept)
     for row in rows_of(platform):
-        path = platform.output(row.video_id, row.quality)
-        if row.status == "ready":
-            if not is_public(platform, row):
-                found.append(f"a ready row without a public URL: {row}")
-                continue
+        path = path_of(platform, row)
+        if path in platform.ignored:
+            if row.status != "ready" or is_public(platform, row):
+                found.append(f"a row that should be left alone: {row}")
+        elif row.status == "ready":
             keys.add(platform.key(row.video_id, row.quality))
-            with fetch.open(row.url, timeout=30) as answer:
-                if answer.read() != (platform.aside / path).read_bytes():
-                    found.append(f"other bytes than the compressor wrote: {row}")
+            found += _problems_of_ready(platform, row)
         elif row.status == "failed":
             if is_public(platform, row):
                 found.append(f"a failed row with a public URL: {row}")
             if path not in broken:
                 found.append(f"a good encode that was turned into a failed one: {row}")
-        else:
+        elif row.id not in stale:
             found.append(f"a row that is still processing: {row}")
     found += [f"an object without a reason: {key}" for key in sorted(objects(platform) - keys)]
     found += [f"an object that is missing: {key}" for key in sorted(keys - objects(platform))]
-    left = sorted(local_files(platform) - set(broken))
+    left = sorted(local_files(platform) - set(broken) - platform.ignored)
     found += [f"a local file that should be released: {path}" for path in left]
     uploads: Any = platform.s3.client().list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
     found += [f"an open multipart upload: {upload['Key']}" for upload in uploads]
     return found
+
+
+def _problems_of_ready(platform: Platform, row: Row) -> list[str]:
+    if not is_public(platform, row):
+        return [f"a ready row without a public URL: {row}"]
+    with build_opener(ProxyHandler({})).open(row.url, timeout=30) as answer:
+        is_right = answer.read() == (platform.aside / path_of(platform, row)).read_bytes()
+    return [] if is_right else [f"other bytes than the compressor wrote: {row}"]
 
 
 def objects(platform: Platform) -> set[str]:

@@ -17,6 +17,7 @@ import psycopg
 from tests.compressor.compressor import Compressor
 from tests.compressor.database import add_video, create_schema, delete_video
 from tests.compressor.options import parse
+from tests.compressor.own_uploads import OwnUploads
 from tests.compressor.postgres_recorder import PostgresRecorder
 from tests.compressor.recorder import NoDatabase, Recorder
 from tests.compressor.steps import Hook, Step
@@ -40,6 +41,7 @@ def main(arguments: list[str] | None = None, *, stopped: Event | None = None) ->
             hook=_delaying(dict(options.delay), stopped),
             failures=dict(options.fail),
             shrink=options.shrink,
+            uploads=OwnUploads.to(*options.upload_to) if options.upload_to else None,
         )
 
         def compress(video_id: str, source: Path, video_url_base: str) -> bool:

@@ -11,6 +11,7 @@ from signal import Signals
 
 from tests.compressor.encoding import encode
 from tests.compressor.ffmpeg import FfmpegError, probe
+from tests.compressor.own_uploads import OwnUploads
 from tests.compressor.recorder import Recorder
 from tests.compressor.steps import Hook, Step, go_on
 
@@ -50,7 +51,7 @@ class Compressor:
 
     `failures` names encodes, as video id and quality, whose ffmpeg is sent a signal in the middle. `hook` is
     called at every step. `shrink` divides the heights, but not the names of the qualities, for whoever needs
-    many files and cares little what they show.
+    many files and cares little what they show. With `uploads` its AWS keys are filled in.
     """
 
     completed_dir: Path
@@ -61,6 +62,7 @@ class Compressor:
     hook: Hook = go_on
     failures: Mapping[tuple[str, str], Signals] = field(default_factory=dict)
     shrink: int = 1
+    uploads: OwnUploads | None = None
 
     def compress(
         self, video_id: str, source: Path, *, video_url_base: str | None = None
@@ -98,7 +100,7 @@ class Compressor:
             with self._kept_aside(output):
                 found = probe(output)
                 self.hook(Step.PROBED, video_id, quality)
-                self.recorder.ready(row, url, found)
+                self.recorder.ready(row, self._url(video_id, source, quality, output, url), found)
         except (FfmpegError, FileNotFoundError) as exc:
             # A broken file stays where it is.
             self.hook(Step.BROKEN, video_id, quality)
@@ -117,13 +119,18 @@ class Compressor:
             with self._kept_aside(output):
                 found = probe(output)
                 self.hook(Step.ORIGINAL_PROBED, video_id, ORIGINAL)
-                row = self.recorder.original(video_id, f"{folder_url}/{output.name}")
+                url = self._url(video_id, source, ORIGINAL, output, f"{folder_url}/{output.name}")
+                row = self.recorder.original(video_id, url)
                 self.hook(Step.ORIGINAL_INSERTED, video_id, ORIGINAL)
                 self.recorder.describe(row, found)
         except (FfmpegError, FileNotFoundError) as exc:
             return Outcome(output, ORIGINAL, str(exc))
         self.hook(Step.DESCRIBED, video_id, ORIGINAL)
         return Outcome(output, ORIGINAL)
+
+    def _url(self, video_id: str, source: Path, quality: str, output: Path, local: str) -> str:
+        """What a good output's row shows: the local fallback URL, unless it is uploaded from here."""
+        return local if self.uploads is None else self.uploads.put(video_id, source, quality, output)
 
     def _height(self, quality: str) -> int:
         # Half the resolution of the colors must be a whole number of lines, too.

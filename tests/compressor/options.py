@@ -8,6 +8,7 @@ from pathlib import Path
 from signal import Signals
 
 from tests.compressor.compressor import DEFAULT_URL_BASE, HEIGHTS
+from tests.compressor.own_uploads import KEY_ID_VARIABLE, SECRET_VARIABLE
 from tests.compressor.steps import Step
 
 
@@ -56,6 +57,12 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
         default=1,
         metavar="N",
         help="divide the heights, not the names of the qualities, for small files made fast",
+    )
+    parser.add_argument(
+        "--upload-to",
+        nargs=4,
+        metavar=("ENDPOINT_URL", "REGION", "BUCKET", "BASE_URL"),
+        help=f"upload every good output, with the keys of {KEY_ID_VARIABLE} and {SECRET_VARIABLE}",
     )
 
 

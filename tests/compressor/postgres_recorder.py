@@ -16,7 +16,8 @@ from tests.compressor.ffmpeg import Probe
 class PostgresRecorder:
     """See `Recorder`. Every thread has a connection of its own; `close` ends them all.
 
-    A connection that was lost is replaced before the next use, as a pool with a ping would do it.
+    A connection that was lost, or whose server has become a standby, is replaced before the next use, as a
+    pool with a ping would do it.
     """
 
     def __init__(self, url: str, schema: str | None = None) -> None:
@@ -109,11 +110,12 @@ class PostgresRecorder:
 
 def _is_alive(connection: psycopg.Connection[tuple[object, ...]]) -> bool:
     try:
-        connection.execute("SELECT 1")
+        is_alive = connection.execute("SHOW transaction_read_only").fetchone() == ("off",)
     except psycopg.OperationalError:
+        is_alive = False
+    if not is_alive:
         connection.close()
-        return False
-    return True
+    return is_alive
 
 
 def _assignments(found: Probe) -> sql.Composed:

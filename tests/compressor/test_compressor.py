@@ -1,15 +1,20 @@
 """The stand-in keeps the compressor's contract: what is tested against it counts for the real one."""
 
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
 from tests.compressor.compressor import Compressor
 from tests.compressor.ffmpeg import Probe, probe
+from tests.compressor.own_uploads import KEY_ID_VARIABLE, SECRET_VARIABLE, OwnUploads
 from tests.compressor.sources import make_large_source
 from tests.compressor.steps import Step
+from tests.support.harness import BUCKET
+from tests.support.s3_server import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, S3Server
 
 VIDEO_ID = "0f8fad5b-d9cb-469f-a165-70867728950e"
 BASE_URL = f"https://example.com/videos/{VIDEO_ID}"
@@ -88,13 +93,48 @@ def test_the_original_is_a_copy_with_the_sources_old_time(source: Path, compress
 def test_compressing_again_overwrites_in_place_and_copies_no_original(
     source: Path, compressor: Compressor
 ) -> None:
-    def identities() -> list[tuple[int, int]]:
-        outcomes = compressor.compress(VIDEO_ID, source)
-        return [(found.st_ino, found.st_ctime_ns) for found in (outcome.path.stat() for outcome in outcomes)]
+    def written() -> list[tuple[int, bytes, int]]:
+        paths = [outcome.path for outcome in compressor.compress(VIDEO_ID, source)]
+        return [(path.stat().st_ino, path.read_bytes(), path.stat().st_ctime_ns) for path in paths]
 
-    first, second = identities(), identities()
-    assert [inode for inode, _ in first] == [inode for inode, _ in second]
+    first, second = written(), written()
+    assert [file[:2] for file in first] == [file[:2] for file in second]
     assert [before == after for before, after in zip(first, second, strict=True)] == [False, False, True]
+
+
+def test_a_video_submitted_twice_at_once_is_two_encodes_into_one_file(
+    source: Path, compressor: Compressor
+) -> None:
+    """Each of them has the file open; what it holds in the end is anybody's guess."""
+    both, inodes = Barrier(2), set[int]()
+
+    def meet(step: Step, video_id: str, quality: str | None) -> None:
+        if step is Step.ENCODE_STARTED:
+            both.wait(30)
+            inodes.add((compressor.completed_dir / video_id / f"{source.stem}_{quality}.mp4").stat().st_ino)
+
+    twice = replace(compressor, qualities=["144p"], hook=meet)
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = pool.map(lambda _: next(twice.compress(VIDEO_ID, source)), range(2))
+    assert len({outcome.path for outcome in outcomes}) == len(inodes) == 1
+
+
+def test_with_its_keys_filled_in_it_uploads_by_rules_of_its_own(
+    source: Path, compressor: Compressor, journal: Journal, server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key of a rendition ends as the source does, whatever it is; no URL is percent-encoded."""
+    monkeypatch.setenv(KEY_ID_VARIABLE, ACCESS_KEY_ID)
+    monkeypatch.setenv(SECRET_VARIABLE, SECRET_ACCESS_KEY)
+    moved = source.with_suffix(".mov")
+    moved.write_bytes(source.read_bytes())
+    uploads = OwnUploads.to(server.url, REGION, BUCKET, "https://cdn.example")
+    outcomes = list(replace(compressor, qualities=["144p"], uploads=uploads).compress(VIDEO_ID, moved))
+    keys = [f"videos/{VIDEO_ID}/{source.stem}_{quality}.mov" for quality in ("144p", "original")]
+    for key, outcome in zip(keys, outcomes, strict=True):
+        object_ = server.client().get_object(Bucket=BUCKET, Key=key)
+        assert object_["Body"].read() == outcome.path.read_bytes()
+    shown = [entry[-1] for entry in journal.entries if entry[0] in {"ready", "original"}]
+    assert shown == [f"https://cdn.example/{key}" for key in keys]
 
 
 def test_sigterm_in_the_middle_leaves_a_valid_but_shorter_mp4(source: Path, compressor: Compressor) -> None:

@@ -17,8 +17,8 @@ def test_commands_work_through_it(
     online_command: Command, postgres: PostgresServer, video: bytes, mode: PoolMode
 ) -> None:
     try:
-        with postgres.fresh_schema() as schema, running_pgbouncer(postgres, mode) as url:
-            settings = {"DATABASE_URL": url, "CATALOG": "own", "DATABASE_SCHEMA": schema}
+        with postgres.fresh_schema() as schema, running_pgbouncer(postgres, mode) as bouncer:
+            settings = {"DATABASE_URL": bouncer.url, "CATALOG": "own", "DATABASE_SCHEMA": schema}
             command = replace(online_command, settings={**online_command.settings, **settings})
             command.write(GOOD, video)
             assert "Traceback" not in command("run", "--once", "--dry-run").err

@@ -27,7 +27,7 @@ PATIENCE_SECONDS = 40.0
 @pytest.fixture
 def platform(place: str, postgres: PostgresServer, server: S3Server) -> Iterator[Platform]:
     """The compressor's database and directory, and an empty bucket."""
-    with running_platform(place, postgres, server) as running:
+    with postgres.fresh_database() as url, running_platform(place, url, server) as running:
         yield running
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 import psycopg
 
@@ -27,9 +29,28 @@ class PgBouncerUnavailableError(Exception):
     """PgBouncer cannot be started on this machine; the message says why."""
 
 
+@dataclass(frozen=True)
+class PgBouncer:
+    """A running PgBouncer. `url` is that of the server's database `postgres` through it."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    configuration: str
+    mode: PoolMode
+
+    def url_through(self, url: str) -> str:
+        """The URL, through the pooler, of the database that a URL of the server names."""
+        return urlsplit(self.url)._replace(path=urlsplit(url).path).geturl()
+
+    def point_at(self, postgres: PostgresServer) -> None:
+        """Send every transaction from now on to another server; those under way end where they began."""
+        _configure(self.configuration, postgres, self.mode, urlsplit(self.url).netloc)
+        self.process.send_signal(signal.SIGHUP)
+
+
 @contextmanager
-def running_pgbouncer(postgres: PostgresServer, mode: PoolMode) -> Iterator[str]:
-    """The URL of the server's database `postgres` through a PgBouncer, which has two server connections.
+def running_pgbouncer(postgres: PostgresServer, mode: PoolMode) -> Iterator[PgBouncer]:
+    """A PgBouncer before the server's databases; in transaction mode with two connections to each.
 
     Raises PgBouncerUnavailableError.
     """
@@ -37,33 +58,30 @@ def running_pgbouncer(postgres: PostgresServer, mode: PoolMode) -> Iterator[str]
         raise PgBouncerUnavailableError(
             "the command pgbouncer is not installed (Debian: apt install pgbouncer)"
         )
-    host, port = free_address().rsplit(":", 1)
+    address = f"postgres@{free_address()}"
     with tempfile.TemporaryDirectory(prefix="pgbouncer-") as directory:
         configuration = os.path.join(directory, "pgbouncer.ini")
-        with open(configuration, "w", encoding="utf-8") as file:
-            file.write(_configuration(postgres, mode, host, port))
+        _configure(configuration, postgres, mode, address)
         with open(os.path.join(directory, "log"), "w+b") as log:
             # The server's user can enter the directory of its socket; as root PgBouncer refuses to run.
-            user = os.stat(_socket_directory(postgres)).st_uid
+            user = os.stat(postgres.socket_directory).st_uid
             os.chown(directory, user, -1)
             process = subprocess.Popen([COMMAND, configuration], user=user, stdout=log, stderr=log)
             try:
-                url = f"postgresql://postgres@{host}:{port}/postgres"
+                url = f"postgresql://{address}/postgres"
                 _wait(url, process, log.name)
-                yield url
+                yield PgBouncer(url, process, configuration, mode)
             finally:
                 process.kill()
                 process.wait()
 
 
-def _socket_directory(postgres: PostgresServer) -> str:
-    return parse_qs(urlsplit(postgres.url).query)["host"][0]
-
-
-def _configuration(postgres: PostgresServer, mode: PoolMode, host: str, port: str) -> str:
-    return f"""
+def _configure(path: str, postgres: PostgresServer, mode: PoolMode, address: str) -> None:
+    host, _, port = address.rpartition("@")[2].rpartition(":")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(f"""
 [databases]
-postgres = host={_socket_directory(postgres)} dbname=postgres user=postgres
+* = host={postgres.socket_directory} user=postgres
 [pgbouncer]
 listen_addr = {host}
 listen_port = {port}
@@ -71,7 +89,7 @@ unix_socket_dir =
 auth_type = any
 pool_mode = {mode}
 default_pool_size = {2 if mode == "transaction" else 20}
-"""
+""")
 
 
 def _wait(url: str, process: subprocess.Popen[bytes], log: str) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import psutil
 import psycopg
@@ -28,6 +28,11 @@ class PostgresServer:
     url: str
     process: Any = None
     """The package's handle of the server."""
+
+    @property
+    def socket_directory(self) -> str:
+        """Where its Unix socket is."""
+        return parse_qs(urlsplit(self.url).query)["host"][0]
 
     def stop(self) -> None:
         """Stop the server, which ends every connection."""

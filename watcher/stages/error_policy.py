@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import structlog
@@ -28,8 +29,8 @@ REEXAMINE_SECONDS = 2.0
 class ErrorPolicy:
     """Handles the errors of one stage. `reexamine` has the settler examine a path again.
 
-    A decision that cannot be recorded, because the database does not answer, is dropped: the claim expires
-    and the stage runs again.
+    A decision that cannot be recorded, because the database does not answer, is dropped: the stage runs again
+    once the upload in `unrecorded` is due again, or its claim has expired.
     """
 
     tree: Tree
@@ -38,6 +39,7 @@ class ErrorPolicy:
     backoff: Backoff
     reexamine: Callable[[str], None]
     metrics: Metrics
+    unrecorded: queue.SimpleQueue[Upload] = field(default_factory=queue.SimpleQueue)
 
     @contextmanager
     def handling(self, upload: Upload) -> Iterator[None]:
@@ -97,6 +99,7 @@ class ErrorPolicy:
             # It concerns this row only, so the stage does not pause.
             log.warning("decision_unrecorded", reason=str(locked))
         except DatabaseError as database_error:
+            self.unrecorded.put(upload)
             self.breaker.trip(failure_of(database_error))
 
     def _handle_failure(self, upload: Upload, failure: Failure) -> None:

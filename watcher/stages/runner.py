@@ -12,7 +12,7 @@ from typing import Protocol
 
 import structlog
 
-from db import DatabaseError, Ledger, State, Upload
+from db import DatabaseError, Ledger, LockNotAvailableError, State, Upload
 from watcher.errors import Code, failure_of
 from watcher.stages.error_policy import ErrorPolicy
 from watcher.supervision.background_thread import BackgroundThread, Supervisor, Worker
@@ -164,6 +164,7 @@ class StageRunner(Worker):
         self.breaker.settle_suspicion(has_others=True)
         if hastened := self.breaker.take_hastened():
             self._ledger.end_backoff(hastened)
+        self._return_unrecorded()
         if not self.stage.is_enabled():
             return MAX_WAIT_SECONDS
         while self._busy < self._max_busy and not self._claimer.stopping.is_set():
@@ -229,6 +230,24 @@ class StageRunner(Worker):
             in_flight = list(self._in_flight.values())
         if in_flight:
             self._ledger.renew_claims(in_flight, self._lease)
+
+    def _return_unrecorded(self) -> None:
+        """Make the rows due whose decision could not be recorded, now that the database answers again."""
+        unrecorded = self.error_policy.unrecorded
+        for _ in range(unrecorded.qsize()):
+            upload = unrecorded.get()
+            with self._lock:
+                is_under_way = upload.id in self._in_flight
+            if is_under_way:
+                unrecorded.put(upload)
+                continue
+            try:
+                self._ledger.return_claim(upload)
+            except LockNotAvailableError:
+                continue
+            except DatabaseError:
+                unrecorded.put(upload)
+                raise
 
     def _run_batches(self, number: int) -> None:
         """Advance the batches that were claimed; a wake-up announces the next ones."""

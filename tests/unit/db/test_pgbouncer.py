@@ -28,8 +28,8 @@ def pooled(
 ) -> Iterator[DatabaseAddress]:
     """A fresh schema, reached through PgBouncer in one of its modes."""
     try:
-        with running_pgbouncer(postgres, request.param) as url:
-            yield DatabaseAddress(url, postgres_address.schema)
+        with running_pgbouncer(postgres, request.param) as bouncer:
+            yield DatabaseAddress(bouncer.url, postgres_address.schema)
     except PgBouncerUnavailableError as exc:
         pytest.skip(str(exc))
 

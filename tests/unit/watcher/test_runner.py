@@ -462,6 +462,32 @@ def test_a_database_that_is_away_pauses_the_stage_until_it_answers(
     assert logged == ["stage_paused", "stage_resumed"]
 
 
+def test_a_row_whose_failure_could_not_be_recorded_is_due_when_the_database_answers(
+    fixture: RunnerFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not wait for the end of its claim, which the clock of the test never reaches."""
+    (row,) = fixture.enqueue(1)
+    is_away = threading.Event()
+    transaction = fixture.ledger.database.transaction
+
+    def away(doing: str) -> Any:
+        if is_away.is_set():
+            raise DatabaseError(ErrorKind.TRANSIENT, doing, "the server went away", "Start it.")
+        return transaction(doing)
+
+    monkeypatch.setattr(fixture.ledger.database, "transaction", away)
+    fixture.stage.act = lambda _upload, _work: is_away.set()
+    runner = fixture.run()
+    fixture.ended(1)
+    until(lambda: fixture.breaker.failure is not None)
+    fixture.stage.act = lambda _upload, _work: None
+    is_away.clear()
+    fixture.now = 3600.0
+    runner.wake()
+    fixture.ended(1)
+    until(lambda: fixture.ledger.uploads(ids=[row.id])[0].state is State.VERIFIED)
+
+
 def test_an_idle_stage_does_not_take_a_quiet_ledger_for_working_credentials(fixture: RunnerFixture) -> None:
     fixture.breaker.trip(Failure(FailureKind.ENVIRONMENT, "AccessDenied", "Allow it."))
     fixture.now += 2

@@ -1,0 +1,176 @@
+"""What was seen of the real compressor: it is killed, told twice, restarted, and given any format."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+
+import pytest
+
+from tests.beside.platform import (
+    AWKWARD_NAMES,
+    QUALITIES,
+    Platform,
+    Video,
+    daemon_of,
+    running_platform,
+    wait_until,
+)
+from tests.beside.publication_watch import PublicationWatch, ensure_prompt, publication_watch
+from tests.beside.verdict import problems, rows_of, unfinished
+from tests.compressor.sources import FORMATS
+from tests.support.postgres import PostgresServer
+from tests.support.s3_server import S3Server
+
+pytestmark = pytest.mark.timeout(300)
+
+PATIENCE_SECONDS = 120.0
+SOME_OUTCOMES = 7
+"""Of three videos at work, some are in the middle then."""
+HELD = "--delay=encoded=0.2"
+"""So long is an encode done and its row says `processing`: whoever strikes now strikes some of them."""
+
+
+@contextmanager
+def watched(platform: Platform, **changes: object) -> Iterator[PublicationWatch]:
+    """The daemon at work, and the rows watched; at the end nothing may be under way."""
+    with daemon_of(platform, **changes), publication_watch(platform) as watch:
+        # Where the database is away at its start, the daemon ends.
+        wait_until(
+            lambda: "daemon_ready" in platform.log.read_text(), PATIENCE_SECONDS, platform.log.read_text
+        )
+        yield watch
+        wait_until(lambda: not unfinished(platform), PATIENCE_SECONDS, lambda: unfinished(platform))
+        # It has seen the last of them, too.
+        wait_until(
+            lambda: watch.ready_at.keys() == watch.public_at.keys(), PATIENCE_SECONDS, lambda: "rows unseen"
+        )
+
+
+def processing(platform: Platform) -> set[str]:
+    """The ids of the rows that say ``processing``."""
+    return {row.id for row in rows_of(platform) if row.status == "processing"}
+
+
+def compress(platform: Platform, videos: Sequence[Video], *options: str) -> None:
+    """Compress the videos; every output must be good."""
+    with platform.compressing(videos, *options, parallel=3) as compression:
+        said = compression.outcomes()
+    assert [line for line in said if not line.startswith("ready: ")] == []
+
+
+def incomplete(platform: Platform, videos: Sequence[Video]) -> list[Video]:
+    """The videos that lack a ready row of some quality."""
+    ready = {(row.video_id, row.quality) for row in rows_of(platform) if row.status == "ready"}
+    outputs = (*QUALITIES, "original")
+    return [video for video in videos if any((video.video_id, quality) not in ready for quality in outputs)]
+
+
+def test_a_service_killed_in_mid_video_compresses_again_beside_its_stale_rows(
+    platform: Platform, request: pytest.FixtureRequest
+) -> None:
+    """The rows of the encodes under way say `processing` for ever; newer ones of the same files are ready."""
+    videos = platform.videos(AWKWARD_NAMES[:6])
+    with watched(platform) as watch:
+        with platform.compressing(videos, HELD, parallel=3) as compression:
+            compression.outcomes(SOME_OUTCOMES)
+            compression.kill()
+        stale = processing(platform)
+        assert stale
+        compress(platform, videos)
+    assert problems(platform, stale=stale) == []
+    assert processing(platform) == stale
+    ensure_prompt(request, "service killed in mid-video", watch)
+
+
+def test_a_video_submitted_twice_at_once_is_right_after_it_was_compressed_alone(
+    platform: Platform, request: pytest.FixtureRequest
+) -> None:
+    """Two ffmpegs write one file, which may be damaged; its rows may be ready, failed or stale."""
+    videos = platform.videos(AWKWARD_NAMES[:3])
+    with watched(platform) as watch:
+        with platform.compressing(
+            [*videos, *videos], "--delay=encode-started=0.3", parallel=len(videos) * 2
+        ) as compression:
+            compression.outcomes()
+        compress(platform, videos)
+    broken = {
+        platform.output(row.video_id, row.quality) for row in rows_of(platform) if row.status == "failed"
+    }
+    assert problems(platform, broken=broken, stale=processing(platform)) == []
+    ensure_prompt(request, "one video submitted twice at once", watch)
+
+
+def test_the_same_bytes_compressed_again_are_public_again(
+    platform: Platform, request: pytest.FixtureRequest
+) -> None:
+    """Everything is released when the compressor writes it anew: nothing has changed but times and rows."""
+    videos = platform.videos(AWKWARD_NAMES[:4])
+    with watched(platform) as watch:
+        compress(platform, videos)
+        wait_until(lambda: not unfinished(platform), PATIENCE_SECONDS, lambda: unfinished(platform))
+        assert problems(platform) == []
+        compress(platform, videos)
+    assert problems(platform) == []
+    assert len(watch.public_at) == 2 * len(videos) * (len(QUALITIES) + 1)
+    ensure_prompt(request, "the same bytes compressed again", watch)
+
+
+@pytest.fixture
+def restartable(place: str, own_postgres: PostgresServer, server: S3Server) -> Iterator[Platform]:
+    """A platform whose database the test may restart."""
+    with own_postgres.fresh_database() as url, running_platform(place, url, server) as running:
+        yield running
+
+
+def test_what_a_restart_of_the_database_interrupted_is_compressed_again(
+    restartable: Platform, own_postgres: PostgresServer, request: pytest.FixtureRequest
+) -> None:
+    """The compressor drops the videos at work, and leaves their rows as they are."""
+    platform = restartable
+    videos = platform.videos(AWKWARD_NAMES[:6])
+    with watched(platform) as watch:
+        with platform.compressing(videos, HELD, parallel=3) as compression:
+            compression.outcomes(SOME_OUTCOMES)
+            own_postgres.stop()
+            compression.outcomes(3)
+            own_postgres.start()
+            started = watch.now()
+            compression.outcomes()
+        stale = processing(platform)
+        assert stale
+        compress(platform, incomplete(platform, videos))
+    assert problems(platform, stale=stale) == []
+    ensure_prompt(request, "PostgreSQL restarted", watch, started)
+
+
+def test_originals_of_every_format_arrive_as_they_are(
+    platform: Platform, request: pytest.FixtureRequest
+) -> None:
+    """What has no video's name by the daemon's settings is left alone; its renditions arrive."""
+    videos = [platform.video_in_format(f"clip{extension}") for extension in FORMATS]
+    taken = platform.settings().video_extensions
+    platform.ignored |= originals(platform, [video for video in videos if video.source.suffix not in taken])
+    with watched(platform) as watch:
+        compress(platform, videos, "--qualities=144p")
+    assert problems(platform) == []
+    assert {path.rpartition(".")[2] for path in platform.ignored} >= {"tmp", "part"}
+    ensure_prompt(request, "originals of every format", watch)
+
+
+def originals(platform: Platform, videos: Collection[Video]) -> set[str]:
+    """The paths of the copies of the videos' sources."""
+    return {platform.output(video.video_id, "original") for video in videos}
+
+
+def test_what_the_compressor_uploaded_itself_for_a_while_is_found_and_put_right(
+    platform: Platform, request: pytest.FixtureRequest
+) -> None:
+    """The daemon is started only later; what is at the key that it would have used is not sent again."""
+    by_itself, by_us = platform.videos(AWKWARD_NAMES[:4]), platform.videos(["later.mp4", "later.mov"])
+    compress(platform, by_itself, *platform.own_uploads)
+    with watched(platform) as watch:
+        compress(platform, by_us)
+    assert problems(platform) == []
+    assert len(platform.completions) == len(by_us) * (len(QUALITIES) + 1)
+    ensure_prompt(request, "uploads by the compressor itself, before", watch)
