@@ -150,13 +150,13 @@ class CompressorCatalog:
                     )
         return None
 
-    def rows(self, video_id: str) -> list[CatalogRow]:
-        """The rows of a video, oldest first."""
-        return self.table.rows_of_video(video_id)
-
     def rows_with_url_prefix(self, prefix: str) -> Iterator[CatalogRow]:
         """The rows of all videos whose URL begins with `prefix`, read one page at a time."""
         return self.table.rows_with_url_prefix(prefix)
+
+    def rows(self, video_id: str) -> list[CatalogRow]:
+        """The rows of a video, oldest first."""
+        return self.table.rows_of_video(video_id)
 
     def references(self, upload: Upload) -> bool:
         """Whether any row shows the upload's object, or would be given its URL."""
