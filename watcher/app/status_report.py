@@ -58,6 +58,7 @@ class DaemonStatus:
                 "unwatched_directories": self._observer.unwatched,
                 "unreadable_directories": len(app.scanner.unreadable),
             },
+            set_aside=lambda: {kind.items: kind.count for kind in app.supervisor.set_aside()},
         )
         app.context.metrics.registry.register(gauges)
 
@@ -83,6 +84,10 @@ class DaemonStatus:
             "internal_errors": [
                 {"thread": one.thread, "error": one.error, "at": format_time(one.at), "count": one.count}
                 for one in app.supervisor.internal_errors()
+            ],
+            "set_aside": [
+                {"items": kind.items, "count": kind.count, "error": kind.error}
+                for kind in app.supervisor.set_aside()
             ],
             **self._rates.current(),
         }
@@ -110,6 +115,7 @@ class DaemonStatus:
         busy = [f"{runner.busy} in {runner.stage.name}" for runner in app.runners.values() if runner.busy]
         if settling := len(app.settler):
             busy.append(f"{settling} settling")
+        busy += [f"{kind.count} {kind.items} set aside" for kind in app.supervisor.set_aside()]
         if app.disk_pressure.is_high:
             busy.append("disk almost full")
         if not is_ready:

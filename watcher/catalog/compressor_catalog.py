@@ -150,13 +150,13 @@ class CompressorCatalog:
                     )
         return None
 
-    def rows(self, video_id: str) -> list[CatalogRow]:
-        """The rows of a video, oldest first."""
-        return self.table.rows_of_video(video_id)
-
     def rows_with_url_prefix(self, prefix: str) -> Iterator[CatalogRow]:
         """The rows of all videos whose URL begins with `prefix`, read one page at a time."""
         return self.table.rows_with_url_prefix(prefix)
+
+    def rows(self, video_id: str) -> list[CatalogRow]:
+        """The rows of a video, oldest first."""
+        return self.table.rows_of_video(video_id)
 
     def _retry_locks(self, operation: str, attempt: Callable[[], _T], patience_seconds: float) -> _T:
         """Call `attempt` in a transaction, again for some time while it raises LockNotAvailableError."""

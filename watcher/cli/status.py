@@ -129,6 +129,9 @@ def report_lines(report: InstanceReport | None) -> list[str]:
     internal_errors = report.report.get("internal_errors")
     if isinstance(internal_errors, Sequence):
         lines += [_internal_error_line(error) for error in internal_errors if isinstance(error, Mapping)]
+    set_aside = report.report.get("set_aside")
+    if isinstance(set_aside, Sequence):
+        lines += [_set_aside_line(kind) for kind in set_aside if isinstance(kind, Mapping)]
     unreadable = report.report.get("unreadable")
     if isinstance(unreadable, Mapping):
         lines += [f"{path} cannot be read: {reason}" for path, reason in unreadable.items()]
@@ -146,6 +149,10 @@ def _internal_error_line(error: Mapping[str, JSON]) -> str:
         f"internal error in thread {error['thread']} at {error['at']}: {error['error']} "
         f"({error['count']} since the start). The log has the traceback; please report it"
     )
+
+
+def _set_aside_line(kind: Mapping[str, JSON]) -> str:
+    return f"{kind['count']} {kind['items']} are set aside after errors, and are tried again: {kind['error']}"
 
 
 def _upload_line(upload: Mapping[str, JSON]) -> str:

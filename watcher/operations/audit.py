@@ -142,7 +142,7 @@ class Audit:
 
     def _check_object(self, upload: Upload, answer: Confirmation | StorageError) -> Finding | None:
         if isinstance(answer, StorageError):
-            return self._failed_request(upload.object_key, answer, upload)
+            return self._failed_request(upload, answer)
         self._failures = 0
         match answer.verdict:
             case Verdict.AGREES:
@@ -152,12 +152,12 @@ class Audit:
             case _:
                 return self._check_local_copy(upload, answer)
 
-    def _failed_request(self, key: str, error: StorageError, upload: Upload | None = None) -> Finding:
+    def _failed_request(self, upload: Upload | None, error: StorageError, *, key: str = "") -> Finding:
         if error.code != Code.OBJECT_UNKNOWN:
             self._failures += 1
             if error.kind is not ErrorKind.TRANSIENT or self._failures >= MAX_FAILURES:
                 raise error
-        return Finding(Issue.UNKNOWN, key, str(error), upload)
+        return Finding(Issue.UNKNOWN, upload.object_key if upload else key, str(error), upload)
 
     def _check_local_copy(self, upload: Upload, answer: Confirmation) -> Finding | None:
         """Check whether an object that is missing or differs can be uploaded again."""
@@ -270,7 +270,7 @@ class Audit:
             missing = [upload for upload in missing if upload.object_key not in taken]
             for upload, answer in zip(missing, pool.map(self._confirm_gone, missing), strict=True):
                 if isinstance(answer, StorageError):
-                    yield self._failed_request(upload.object_key, answer, upload)
+                    yield self._failed_request(upload, answer)
                 elif answer.verdict in {Verdict.AGREES, Verdict.UNKNOWN} and self._is_unchanged(upload):
                     yield self._recoverable(upload, answer)
 
@@ -306,7 +306,7 @@ class Audit:
             for key, answer in zip(unknown, pool.map(self._head, unknown), strict=True):
                 what = f"Catalog row {keys[key].id} shows an object that is not in the ledger"
                 if isinstance(answer, StorageError):
-                    yield self._failed_request(key, answer)
+                    yield self._failed_request(None, answer, key=key)
                 elif answer is not None:
                     yield Finding(Issue.UNRECORDED, key, f"{what}: {_WITHOUT_RECEIPT}.")
                 else:
@@ -326,7 +326,7 @@ class Audit:
                 upload = orphan.upload
                 answer = self._confirm(upload)
                 if isinstance(answer, StorageError):
-                    yield self._failed_request(upload.object_key, answer, upload)
+                    yield self._failed_request(upload, answer)
                 elif answer.verdict is not Verdict.MISSING:
                     is_deleted = self._fix and deletes and orphan.is_due and orphans.delete(upload)
                     result = "it was deleted" if is_deleted else self._why_kept(orphan)

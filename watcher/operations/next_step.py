@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from db import CatalogRow, State, Upload
+from watcher.errors import FILE_SYSTEM_CODES, Code
 from watcher.telemetry import human_duration, human_size, human_time
 
 STAGES: Mapping[State, str] = {
@@ -17,10 +18,18 @@ STAGES: Mapping[State, str] = {
 _ENDED: Mapping[State, str] = {
     State.REJECTED: "Nothing is sent and the file stays; new content at its path is checked again.",
     State.FAILED: "Nothing happens without action; the file stays.",
-    State.GONE: "Nothing happens unless the file reappears.",
+    State.GONE: "Nothing happens unless the file reappears at its path; then it is uploaded.",
     State.SUPERSEDED: "Nothing: newer content at the same path has a row of its own.",
     State.RELEASED: "Nothing: it is done, and this row is its receipt.",
 }
+
+_WITH_READY_ROW = "It is uploaded once its video has a ready catalog row; the file stays."
+_ENDED_WITH_CODE: Mapping[str, str] = {
+    Code.ROW_GONE: _WITH_READY_ROW,
+    Code.ENCODE_FAILED: _WITH_READY_ROW,
+    **dict.fromkeys(FILE_SYSTEM_CODES, "Every scan checks the file again; the file stays."),
+}
+"""For stopped uploads that something else resolves than their state says, by error code."""
 
 
 def describe_next_step(
@@ -28,7 +37,8 @@ def describe_next_step(
 ) -> str:
     """Return one or two sentences; `paused` maps the names of paused stages to the reasons."""
     if upload.state.is_stopped:
-        return f"{_ENDED[upload.state]} `video-uploader retry {upload.id}` retries it unchanged."
+        next_step = _ENDED_WITH_CODE.get(upload.error_code or "", _ENDED[upload.state])
+        return f"{next_step} `video-uploader retry {upload.id}` retries it unchanged."
     if not upload.state.is_open:
         return _ENDED[upload.state]
     if not is_running:

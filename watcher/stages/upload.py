@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import structlog
 
@@ -63,13 +64,49 @@ class UploadStage(Stage):
                 if work.asks_first:
                     with work.error_policy.breaker.asking():
                         self._ask(upload)
-                try:
-                    fd = self._context.tree.open(upload.path)
-                except FileMissingError:
-                    if not self._recover(upload, work):
-                        raise
-                else:
-                    self._advance(upload, fd, work)
+                self._advance(upload, work)
+
+    def _advance(self, upload: Upload, work: Work) -> None:
+        try:
+            opened = self._context.tree.open(upload.path)
+        except FileMissingError:
+            if not self._recover(upload, work):
+                raise
+            return
+        with owned(opened) as fd:
+            self._require_as_settled(upload, fd)
+            admitted = self._pass_gate(upload)
+            if admitted is None:
+                return
+            upload = admitted
+            self._require_own_key(upload)
+            source = SourceFile(fd)
+            with_checksum = self._ensure_checksum(upload, source, work)
+            if with_checksum is None:
+                return
+            upload = with_checksum
+            failpoint(Point.HASHED)
+            # Again: another file of the key may have passed the gate since.
+            self._require_own_key(upload)
+            attempt = _Attempt(self._context, upload, work, self._clock)
+            attempt.watch_path = partial(self._require_same_path, upload)
+            try:
+                receipt = self._context.store.ensure(
+                    source,
+                    self._target(upload),
+                    checksum=_known(upload.checksum),
+                    steps=attempt,
+                    resume=attempt.unfinished_multipart,
+                    part_size=upload.part_size,
+                )
+            except _NewerRowRequiredError as exc:
+                log.info("upload_awaits_row", code=Code.ROW_NOT_NEWER, reason=str(exc))
+                self._context.ledger.await_row(upload, reason=str(exc), code=Code.ROW_NOT_NEWER)
+                return
+            if attempt.started_at is not None:
+                self._context.metrics.upload_seconds.observe(self._clock() - attempt.started_at)
+            self._require_same_path(upload)
+        self._conclude(upload, receipt, work)
 
     def _ask(self, upload: Upload) -> None:
         """Raise `storage.StorageError` unless S3 answers, before the file is read for nothing."""
@@ -109,41 +146,6 @@ class UploadStage(Stage):
         self._conclude(upload, receipt, work)
         return True
 
-    def _advance(self, upload: Upload, opened: int, work: Work) -> None:
-        with owned(opened) as fd:
-            self._require_as_settled(upload, fd)
-            admitted = self._pass_gate(upload)
-            if admitted is None:
-                return
-            upload = admitted
-            self._require_own_key(upload)
-            source = SourceFile(fd)
-            with_checksum = self._ensure_checksum(upload, source, work)
-            if with_checksum is None:
-                return
-            upload = with_checksum
-            failpoint(Point.HASHED)
-            # Again: another file of the key may have passed the gate since.
-            self._require_own_key(upload)
-            attempt = _Attempt(self._context, upload, work, self._clock)
-            try:
-                receipt = self._context.store.ensure(
-                    source,
-                    self._target(upload),
-                    checksum=_known(upload.checksum),
-                    steps=attempt,
-                    resume=attempt.unfinished_multipart,
-                    part_size=upload.part_size,
-                )
-            except _NewerRowRequiredError as exc:
-                log.info("upload_awaits_row", code=Code.ROW_NOT_NEWER, reason=str(exc))
-                self._context.ledger.await_row(upload, reason=str(exc), code=Code.ROW_NOT_NEWER)
-                return
-            if attempt.started_at is not None:
-                self._context.metrics.upload_seconds.observe(self._clock() - attempt.started_at)
-            require_same_path(self._context, upload)
-        self._conclude(upload, receipt, work)
-
     def _conclude(self, upload: Upload, receipt: Receipt, work: Work) -> None:
         failpoint(Point.CONFIRMED)
         retry_until_committed(lambda: self._record_verified(upload, receipt), work)
@@ -178,6 +180,11 @@ class UploadStage(Stage):
             raise ReexamineError("A process has it open for writing again.")
         if self._context.tree.identity(os.fstat(fd)) != upload.identity:
             raise ReexamineError("Its size, time or inode is not what it was when it was finished.")
+
+    def _require_same_path(self, upload: Upload) -> None:
+        """Raise ReexamineError unless the file at the path is still the one that was hashed and sent."""
+        if self._context.tree.stat(upload.path) != upload.identity:
+            raise ReexamineError("It changed while it was sent, or another file stands at its path now.")
 
     def _require_own_key(self, upload: Upload) -> None:
         rival = self._context.ledger.key_conflict(upload)
@@ -269,14 +276,16 @@ class _NewerRowRequiredError(Exception):
 class _Attempt(UploadProgress):
     """An attempt to make an object hold a file: what it may replace, and what is recorded."""
 
-    _path_seen_at = float("-inf")
+    watch_path: Callable[[], None] = staticmethod(lambda: None)
+    """Raises ReexamineError once another file stands at the path."""
+    _watched_at = float("-inf")
 
     def is_cancelled(self) -> bool:
-        """As `UploadProgress`; raises ReexamineError once another file stands at the path."""
+        """As `UploadProgress`; raises what `watch_path` raises."""
         now = self._clock()
-        if now - self._path_seen_at >= PATH_SECONDS:
-            self._path_seen_at = now
-            require_same_path(self.context, self.upload)
+        if now - self._watched_at >= PATH_SECONDS:
+            self._watched_at = now
+            self.watch_path()
         return super().is_cancelled()
 
     @property
@@ -336,12 +345,6 @@ class _Attempt(UploadProgress):
                 f"S3 has an object {upload.object_key!r} with other content that is not in this ledger and "
                 f"is newer than this file. Remove the wrong one of the two, then retry {upload.id}.",
             )
-
-
-def require_same_path(context: StageContext, upload: Upload) -> None:
-    """Raise ReexamineError unless the file at the path is still the one that was hashed."""
-    if context.tree.stat(upload.path) != upload.identity:
-        raise ReexamineError("It changed while it was sent, or another file stands at its path now.")
 
 
 def abort_multipart(context: StageContext, upload: Upload) -> None:

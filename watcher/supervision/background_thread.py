@@ -46,6 +46,15 @@ class InternalError:
         return f"internal error in thread {self.thread}: {self.error}"
 
 
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """How many items of a kind an exception has set aside, and the latest exception."""
+
+    items: str
+    count: int
+    error: str
+
+
 class Supervisor:
     """What the background threads of a process share: liveness, database sessions, and restarts.
 
@@ -68,6 +77,7 @@ class Supervisor:
         self._lock = threading.Lock()
         self._errors: dict[str, InternalError] = {}
         self._failed_at: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=MAX_FAILURES))
+        self._set_aside: dict[str, Callable[[], SetAside | None]] = {}
         self._reason_to_stop: str | None = None
         self._notify: Callable[[], None] = lambda: None
 
@@ -101,6 +111,17 @@ class Supervisor:
             )
         self._metrics.internal_errors.labels(thread=thread).inc()
         return error
+
+    def set_aside(self) -> list[SetAside]:
+        """The items that are set aside at present, by kind."""
+        with self._lock:
+            kinds = list(self._set_aside.values())
+        return [found for kind in kinds if (found := kind()) is not None]
+
+    def report_set_aside(self, items: str, kind: Callable[[], SetAside | None]) -> None:
+        """Have `kind` asked which items of that name are set aside; None stands for none."""
+        with self._lock:
+            self._set_aside[items] = kind
 
     def seconds_to_restart(self, error: InternalError) -> float | None:
         """The backoff after an error; None, and a reason to stop the process, after too many of them."""

@@ -13,7 +13,7 @@ import structlog
 
 from watcher.errors import HANDLED_ERRORS, FailureKind, failure_of
 from watcher.filesystem import UnreadableError
-from watcher.supervision.background_thread import Supervisor
+from watcher.supervision.background_thread import SetAside, Supervisor
 from watcher.supervision.backoff import Backoff
 from watcher.telemetry import printable
 
@@ -21,12 +21,15 @@ log = structlog.get_logger()
 
 BACKOFF = Backoff(base=5.0, factor=4.0, cap=300.0)
 """How long an item is set aside; without jitter."""
+FORGOTTEN_SECONDS = 7200.0
+"""How long after its backoff an item is tried at the latest: what is done least often is done every hour."""
 MAX_ITEMS = 4096
 """More items than this are not remembered: the ones set aside first are tried again early."""
 
 
 @dataclass(slots=True)
 class _Aside:
+    error: str = ""
     failures: int = 0
     until: float = 0.0
 
@@ -76,10 +79,12 @@ class Isolation:
 
     def set_aside(self, key: object, exc: Exception, **context: object) -> None:
         """Log an exception about an item and set the item aside."""
+        error = printable(f"{type(exc).__name__}: {exc}")
         with self._lock:
             aside = self._aside.setdefault(key, _Aside())
             delay = BACKOFF.ceiling(aside.failures)
             aside.failures += 1
+            aside.error = error
             aside.until = self._clock() + delay
             self._aside.move_to_end(key)
             if len(self._aside) > MAX_ITEMS:
@@ -87,10 +92,11 @@ class Isolation:
             failures = aside.failures
         if self.supervisor is not None:
             self.supervisor.record(self.name, exc)
+            self.supervisor.report_set_aside(self.name, self.set_aside_now)
         log.error(
             "internal_error",
             thread=self.name,
-            error=printable(f"{type(exc).__name__}: {exc}"),
+            error=error,
             attempts=failures,
             retry_in_seconds=delay,
             exc_info=exc,
@@ -101,6 +107,16 @@ class Isolation:
         """Note that an item succeeded."""
         with self._lock:
             self._aside.pop(key, None)
+
+    def set_aside_now(self) -> SetAside | None:
+        """How many items are set aside, and the latest error; None if no item is.
+
+        An item that was not tried again for long does not exist any more and does not count.
+        """
+        with self._lock:
+            oldest = self._clock() - FORGOTTEN_SECONDS
+            errors = [aside.error for aside in self._aside.values() if aside.until > oldest]
+        return SetAside(self.name, len(errors), errors[-1]) if errors else None
 
 
 def concerns_one(exc: Exception) -> bool:

@@ -88,6 +88,7 @@ class LedgerGauges(Collector):
     paused: Callable[[], Mapping[str, bool]]
     catalog: Callable[[], Mapping[str, int]]
     directories: Callable[[], Mapping[str, int]] = dict
+    set_aside: Callable[[], Mapping[str, int]] = dict
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the families of one scrape."""
@@ -96,6 +97,8 @@ class LedgerGauges(Collector):
         yield _labelled(
             "stage_paused", "1 while an environment error pauses a stage.", "stage", self.paused()
         )
+        description = "Files and rows that an unforeseen error set aside; they are tried again."
+        yield _labelled("set_aside_items", description, "items", self.set_aside())
         for name, number in self.catalog().items():
             yield _gauge(name, CATALOG_GAUGES[name], number)
         for name, number in self.directories().items():

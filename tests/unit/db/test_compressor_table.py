@@ -77,6 +77,33 @@ def test_a_row_without_times_is_older_than_any(rows: CatalogRows, table: Compres
     assert table.rows_of_video(VIDEO_ID)[0].id == timeless
 
 
+def test_the_rows_of_a_bucket_are_read_page_by_page(
+    rows: CatalogRows, table: CompressorTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("db.catalog.PAGE", 2)
+    shown = {rows.insert("x", "720p", url=f"https://bucket.example/v%_/{number}") for number in range(5)}
+    rows.insert("x", "720p", url="https://bucket.example/vxx/1")
+    assert [row.id for row in table.rows_with_url_prefix("https://bucket.example/v%_/")] == sorted(shown)
+
+
+def test_rows_published_after_everything_in_the_ledger_are_counted(
+    rows: CatalogRows, table: CompressorTable, ledger: Ledger
+) -> None:
+    """After the restore of an older ledger; what another program published before is none of them."""
+    prefix = "https://bucket.example/"
+    assert table.unrecorded_rows(prefix) == 0
+    rows.insert("x", "720p", url=f"{prefix}earlier", updated_at="2020-01-02 03:04:05")
+    assert table.unrecorded_rows(prefix) == 1
+    upload = advance_to(ledger, enqueue(ledger), State.PUBLISHED)
+    ours = rows.insert("a_720p.mp4", "720p", url=f"{prefix}ours")
+    (row,) = [row for row in table.rows_of_video(VIDEO_ID) if row.id == ours]
+    Publications(ledger.database, "main").record(row, upload, row.url, ledger.now())
+    rows.insert("a_480p.mp4", "480p")
+    assert table.unrecorded_rows(prefix) == 0
+    rows.insert("x", "480p", url=f"{prefix}later")
+    assert table.unrecorded_rows(prefix) == 1
+
+
 def test_what_waits_comes_with_all_rows_of_its_video_and_without_where_there_are_none(
     rows: CatalogRows, table: CompressorTable, ledger: Ledger
 ) -> None:
@@ -235,33 +262,6 @@ def test_any_row_that_shows_an_address_is_found_whatever_its_video(
     rows.insert("x.mp4", "original", video_id=OTHER_VIDEO, url=PUBLIC_URL)
     assert table.shown_urls(["https://nobody.example/", PUBLIC_URL]) == {PUBLIC_URL}
     assert table.shown_urls(["https://nobody.example/"]) == set()
-
-
-def test_the_rows_of_a_bucket_are_read_page_by_page(
-    rows: CatalogRows, table: CompressorTable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("db.catalog.PAGE", 2)
-    shown = {rows.insert("x", "720p", url=f"https://bucket.example/v%_/{number}") for number in range(5)}
-    rows.insert("x", "720p", url="https://bucket.example/vxx/1")
-    assert [row.id for row in table.rows_with_url_prefix("https://bucket.example/v%_/")] == sorted(shown)
-
-
-def test_rows_published_after_everything_in_the_ledger_are_counted(
-    rows: CatalogRows, table: CompressorTable, ledger: Ledger
-) -> None:
-    """After the restore of an older ledger; what another program published before is none of them."""
-    prefix = "https://bucket.example/"
-    assert table.unrecorded_rows(prefix) == 0
-    rows.insert("x", "720p", url=f"{prefix}earlier", updated_at="2020-01-02 03:04:05")
-    assert table.unrecorded_rows(prefix) == 1
-    upload = advance_to(ledger, enqueue(ledger), State.PUBLISHED)
-    ours = rows.insert("a_720p.mp4", "720p", url=f"{prefix}ours")
-    (row,) = [row for row in table.rows_of_video(VIDEO_ID) if row.id == ours]
-    Publications(ledger.database, "main").record(row, upload, row.url, ledger.now())
-    rows.insert("a_480p.mp4", "480p")
-    assert table.unrecorded_rows(prefix) == 0
-    rows.insert("x", "480p", url=f"{prefix}later")
-    assert table.unrecorded_rows(prefix) == 1
 
 
 @pytest.mark.long

@@ -10,7 +10,8 @@ from structlog.testing import capture_logs
 from db import DatabaseError, ErrorKind
 from watcher.filesystem import RootUnavailableError, UnreadableError
 from watcher.supervision import Isolation, Supervisor
-from watcher.supervision.isolation import BACKOFF, MAX_ITEMS
+from watcher.supervision.background_thread import SetAside
+from watcher.supervision.isolation import BACKOFF, FORGOTTEN_SECONDS, MAX_ITEMS
 from watcher.telemetry import Metrics
 
 
@@ -53,8 +54,16 @@ def test_an_item_is_set_aside_ever_longer_and_forgotten_when_it_succeeds(exc: Ex
     ]
     (error,) = supervisor.internal_errors()
     assert (error.thread, error.count) == ("files", 2)
+    assert supervisor.set_aside() == [SetAside("files", 1, f"{type(exc).__name__}: {exc}")]
+    clock.now += FORGOTTEN_SECONDS
+    assert supervisor.set_aside() == [SetAside("files", 1, f"{type(exc).__name__}: {exc}")]
+    clock.now += BACKOFF.cap
+    assert supervisor.set_aside() == [], "it was never tried again, so it does not exist"
+    fail(isolation, "a", exc)
+    assert len(supervisor.set_aside()) == 1
     with isolation.item("a"):
         pass
+    assert supervisor.set_aside() == []
     assert (len(isolation), isolation.seconds_left("a")) == (0, 0)
 
 

@@ -34,6 +34,23 @@ def test_a_stopped_upload_says_how_to_retry_it(state: State, sentence_part: str,
     assert "`video-uploader retry 7`" in sentence
 
 
+@pytest.mark.parametrize(
+    ("state", "code", "sentence_part"),
+    [
+        (State.GONE, "row-gone", "once its video has a ready catalog row"),
+        (State.GONE, "local-missing", "unless the file reappears"),
+        (State.REJECTED, "encode-failed", "once its video has a ready catalog row"),
+        (State.REJECTED, "incomplete", "new content at its path"),
+        (State.FAILED, "unreadable", "Every scan checks the file again"),
+        (State.FAILED, "not-ours", "Every scan checks the file again"),
+        (State.FAILED, "foreign-object", "Nothing happens without action"),
+    ],
+)
+def test_a_stopped_upload_says_what_takes_it_up_again(state: State, code: str, sentence_part: str) -> None:
+    """As `Republisher` and `Scanner` do."""
+    assert sentence_part in next_step(state=state, error_code=code)
+
+
 def test_what_is_over_says_so() -> None:
     assert next_step(state=State.RELEASED) == "Nothing: it is done, and this row is its receipt."
     assert "newer content" in next_step(state=State.SUPERSEDED)

@@ -26,3 +26,10 @@ def test_a_disk_that_is_too_full_is_shown() -> None:
 @pytest.mark.parametrize("values", [{}, {"disk": {"used_percent": 3, "limit_percent": 90, "is_high": False}}])
 def test_a_disk_with_room_is_not(values: dict[str, JSON]) -> None:
     assert report_lines(report(**values)) == []
+
+
+def test_what_is_set_aside_is_counted_with_the_latest_error() -> None:
+    kinds: list[JSON] = [{"items": "files", "count": 3, "error": "OverflowError: too large"}]
+    assert report_lines(report(set_aside=kinds)) == [
+        "3 files are set aside after errors, and are tried again: OverflowError: too large"
+    ]
