@@ -300,6 +300,27 @@ def test_a_second_daemon_of_the_same_instance_refuses_to_start(settings: MakeSet
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("arguments", [(), ("--once",)])
+def test_a_second_daemon_on_the_directory_refuses_to_start_whatever_its_state_directory(
+    settings: MakeSettings, place: str, arguments: tuple[str, ...]
+) -> None:
+    """It would release what the first was told to keep."""
+    first = settings(KEEP_LOCAL=True)
+    second = settings(
+        COMPLETED_DIR=first.completed_dir, DATABASE_URL=f"sqlite://{place}/second.sqlite3", INSTANCE_ID="two"
+    )
+    with running_daemon(first) as daemon:
+        daemon.expect("daemon_ready")
+        environment = {"STATE_DIRECTORY": f"{place}/second"}
+        with running_daemon(second, *arguments, environment=environment) as refused:
+            assert refused.wait(30) == 1
+    assert f"the directory {first.completed_dir} (process {daemon.process.pid})" in refused.raw.decode()
+    assert not os.path.exists(f"{place}/second.sqlite3")
+    with running_daemon(second, environment=environment) as daemon:
+        daemon.expect("daemon_ready")
+
+
+@pytest.mark.long
 def test_a_pause_is_said_everywhere_and_ends_by_itself(
     settings: MakeSettings, server: S3Server, proxy: FaultProxy, media: Media, place: str
 ) -> None:

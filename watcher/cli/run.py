@@ -65,6 +65,7 @@ def run(
     with (
         _caught_signals() as signals,
         instance_lock.held(daemon_lock(settings)),
+        instance_lock.directory_held(settings.completed_dir, is_shared=settings.shared_directory),
         open_application(settings) as app,
     ):
         if settings.database_auto_migrate:

@@ -1,20 +1,39 @@
-"""One daemon per instance: a file lock, which the kernel releases however the process ends."""
+"""One daemon per instance and per directory, by locks that the kernel releases however the process ends.
+
+The lock of an instance is a file. That of the watched directory must hold whatever the state directory is. It
+is no file in the directory, and no open descriptor of it, which would keep its file system from being
+unmounted, but the name of an abstract socket (unix(7)) that has its device and inode: every daemon binds one
+and looks for those of others. Names are seen within one network namespace, so not by another machine or a
+container with a network of its own.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
 import os
+import re
+import secrets
+import socket
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import structlog
+
+log = structlog.get_logger()
 
 _FLOCK = struct.Struct("hhqqi0q")
 """``struct flock`` of fcntl(2): type, whence, start, length, pid."""
 
 
+_EXCLUSIVE, _SHARED, _BELOW = "exclusive", "shared", "below"
+_NAME = re.compile(r"@(video-uploader-directory/[0-9a-f]+:[0-9a-f]+)/([a-z]+)/([0-9]+)/[0-9a-f]+")
+
+
 class InstanceRunningError(Exception):
-    """Another daemon of this instance is running."""
+    """Another daemon of this instance, or on this directory, is running."""
 
 
 class LockUnavailableError(Exception):
@@ -76,6 +95,70 @@ def is_held(path: str) -> bool:
         return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def directory_held(directory: str, *, is_shared: bool) -> Iterator[None]:
+    """Keep other daemons from the directory, those above it and those below it, during a `with` block.
+
+    With `is_shared`, other daemons that share the very same directory are allowed. Raises
+    `InstanceRunningError` if another process has one of them, by whatever path. Does nothing if there is no
+    such directory, which others report; if names cannot be bound or listed here, logs that.
+    """
+    if not os.path.isdir(directory):
+        yield
+        return
+    with ExitStack() as bound:
+        try:
+            own, *above = map(_name_of, (path := Path(os.path.realpath(directory)), *path.parents))
+            kind = _SHARED if is_shared else _EXCLUSIVE
+            names = {_bind(bound, own, kind), *(_bind(bound, name, _BELOW) for name in above)}
+            others = [match for match in _bound_names() if match[0] not in names]
+        except OSError as exc:
+            log.warning("directory_unlocked", directory=directory, reason=str(exc))
+            others = []
+        for match in others:
+            name, other_kind, pid = match.groups()
+            if name == own and not (is_shared and other_kind == _SHARED):
+                place = "below" if other_kind == _BELOW else "in"
+            elif name in above and other_kind != _BELOW:
+                place = "above"
+            else:
+                continue
+            raise InstanceRunningError(_directory_taken(directory, place, pid))
+        yield
+
+
+def _directory_taken(directory: str, place: str, pid: str) -> str:
+    where = {
+        "in": f"the directory {directory}",
+        "above": f"a directory above {directory}",
+        "below": f"a directory below {directory}",
+    }[place]
+    return (
+        f"Another daemon works in {where} (process {pid}). Two daemons would publish and remove each other's "
+        "files: stop one of them, or give each a directory of its own; to share one directory, set "
+        "SHARED_DIRECTORY=true for both."
+    )
+
+
+def _name_of(directory: Path) -> str:
+    """The start of the names of all daemons in a directory, the same by whatever path. Raises OSError."""
+    status = directory.stat()
+    return f"video-uploader-directory/{status.st_dev:x}:{status.st_ino:x}"
+
+
+def _bind(bound: ExitStack, name: str, kind: str) -> str:
+    """Bind a name of this process until the end of `bound`; return it as /proc shows it. Raises OSError."""
+    name = f"{name}/{kind}/{os.getpid()}/{secrets.token_hex(4)}"
+    bound.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)).bind(f"\0{name}")
+    return f"@{name}"
+
+
+def _bound_names() -> list[re.Match[str]]:
+    """The names that daemons have bound, in this network namespace (proc(5)). Raises OSError."""
+    with open("/proc/self/net/unix", encoding="utf-8", errors="replace") as lines:
+        return [match for line in lines if (match := _NAME.fullmatch(line.rstrip("\n").rpartition(" ")[2]))]
 
 
 def _write_lock() -> bytes:

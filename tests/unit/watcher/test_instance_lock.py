@@ -1,16 +1,22 @@
 """One daemon per instance; the kernel releases the lock however a process ends."""
 
+import errno
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.support.peer_process import peer
+from watcher.filesystem import instance_lock
 from watcher.filesystem.instance_lock import (
     InstanceRunningError,
     LockUnavailableError,
+    directory_held,
     held,
     is_held,
     lock_path,
@@ -20,6 +26,16 @@ _HOLD = """
 import sys
 from watcher.filesystem.instance_lock import held
 with held(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.readline()
+print("given back", flush=True)
+"""
+
+
+_HOLD_DIRECTORY = """
+import sys
+from watcher.filesystem.instance_lock import directory_held
+with directory_held(sys.argv[1], is_shared=sys.argv[2] == "shared"):
     print("held", flush=True)
     sys.stdin.readline()
 print("given back", flush=True)
@@ -96,3 +112,91 @@ def test_an_unwritable_state_directory_is_explained(
             pytest.fail("it was acquired")
         with pytest.raises(LockUnavailableError, match="as the user of the daemon"):
             is_held(path)
+
+
+def take_directory(directory: str, *, is_shared: bool = False) -> str | None:
+    """Hold the directory for a moment; returns why not, if it is refused."""
+    try:
+        with directory_held(directory, is_shared=is_shared):
+            return None
+    except InstanceRunningError as refused:
+        return str(refused)
+
+
+def test_a_second_process_in_a_directory_is_refused_by_whatever_path_until_the_first_has_ended(
+    place: str,
+) -> None:
+    """The first one is killed: nothing is left of its lock, in the directory or elsewhere."""
+    os.mkdir(f"{place}/a")
+    os.mkdir(f"{place}/other")
+    os.symlink("a", f"{place}/link")
+    with peer(_HOLD_DIRECTORY, f"{place}/a", "alone") as first:
+        first.expect("held")
+        for directory in ("a", "link", "a/../a"):
+            refused = take_directory(f"{place}/{directory}")
+            assert refused is not None
+            assert f"in the directory {place}/{directory} (process {first.process.pid})" in refused
+            assert "SHARED_DIRECTORY" in refused
+        assert take_directory(f"{place}/other") is None
+        first.process.kill()
+        first.process.wait(timeout=10)
+        assert take_directory(f"{place}/a") is None
+    assert os.listdir(f"{place}/a") == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "word"), [("a", "a/b/c", "above"), ("a/b/c", "a", "below"), ("a/b", "a/x", None)]
+)
+def test_directories_of_two_processes_are_not_nested(
+    place: str, first: str, second: str, word: str | None
+) -> None:
+    os.makedirs(f"{place}/a/b/c")
+    os.makedirs(f"{place}/a/x")
+    with peer(_HOLD_DIRECTORY, f"{place}/{first}", "shared") as other:
+        other.expect("held")
+        for is_shared in (False, True):
+            refused = take_directory(f"{place}/{second}", is_shared=is_shared)
+            assert (refused is None) == (word is None)
+            assert word is None or f"a directory {word} {place}/{second}" in (refused or "")
+
+
+def test_processes_share_a_directory_only_if_all_of_them_do(place: str) -> None:
+    with peer(_HOLD_DIRECTORY, place, "shared") as first, peer(_HOLD_DIRECTORY, place, "shared") as second:
+        first.expect("held")
+        second.expect("held")
+        assert take_directory(place, is_shared=True) is None
+        assert take_directory(place) is not None
+        for other in (first, second):
+            other.go_on()
+            other.expect("given back")
+        with directory_held(place, is_shared=False):
+            assert take_directory(place, is_shared=True) is not None
+
+
+def test_a_bind_mount_of_a_directory_is_the_same_directory(place: str) -> None:
+    for name in ("a", "mounted"):
+        os.mkdir(f"{place}/{name}")
+    script = (
+        f"mount --bind {place}/a {place}/mounted && exec {sys.executable} -c '{_HOLD_DIRECTORY}' $0 alone"
+    )
+    command = ["unshare", "--mount", "sh", "-c", script, f"{place}/mounted"]
+    if subprocess.run(["unshare", "--mount", "true"], check=False, capture_output=True).returncode:
+        pytest.skip("mounting needs privileges")
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        assert take_directory(f"{place}/a") is not None
+        process.communicate(b"\n", timeout=10)
+    assert take_directory(f"{place}/a") is None
+
+
+def test_where_names_of_others_cannot_be_listed_that_is_logged(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(instance_lock, "_bound_names", fail)
+    with capture_logs() as logged, directory_held(place, is_shared=False):
+        pass
+    assert [(line["event"], line["log_level"]) for line in logged] == [("directory_unlocked", "warning")]
