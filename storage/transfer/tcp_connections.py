@@ -11,6 +11,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 _MAX_PACING_RATE = 47
 """SO_MAX_PACING_RATE of asm-generic/socket.h, which Python's `socket` lacks."""
@@ -19,6 +20,10 @@ _FASTEST_PACED = 2**31 - 1
 _BYTES_AT = 120
 """Offset of tcpi_bytes_acked and tcpi_bytes_received, two unsigned 64-bit numbers, in struct tcp_info."""
 _BYTES = struct.Struct("=QQ")
+
+
+FLOOD_SECONDS = 0.2
+"""Between two looks for answers that do not end."""
 
 
 class TcpConnections:
@@ -32,6 +37,9 @@ class TcpConnections:
         self._active_at = clock()
         self._sampled_at = float("-inf")
         self._paced = False
+        self._flood_sampled_at = float("-inf")
+        self._answer_began: dict[int, tuple[int, int]] = {}
+        """By connection, the bytes that were sent, and those received when it last sent any."""
 
     def last_activity(self, interval: float) -> float:
         """When, by `clock`, bytes were last seen to move in either direction.
@@ -47,6 +55,32 @@ class TcpConnections:
                     self._active_at = now
                 self._byte_counts = counts
             return self._active_at
+
+    def cut_endless_answers(self, limit: int) -> int:
+        """Shut down connections that have received more than `limit` bytes since they last sent any.
+
+        An answer is never that long; the CRT would keep all of it in memory. Samples the connections at most
+        once in `FLOOD_SECONDS`. Returns how many were shut down.
+        """
+        with self._lock:
+            now = self._clock()
+            if now - self._flood_sampled_at < FLOOD_SECONDS:
+                return 0
+            self._flood_sampled_at = now
+            before, self._answer_began = self._answer_began, {}
+            cut = 0
+            for connection in self._open():
+                inode = os.fstat(connection.fileno()).st_ino
+                sent, received = _byte_counts(connection)
+                began = before.get(inode)
+                if began is None or began[0] != sent:
+                    began = (sent, received)
+                self._answer_began[inode] = began
+                if received - began[1] > limit:
+                    cut += 1
+                    with suppress(OSError):  # closed meanwhile
+                        connection.shutdown(socket.SHUT_RDWR)
+            return cut
 
     def pace(self, bytes_per_second: float | None) -> None:
         """Limit the rate of every connection that is open now; None removes the limit."""
