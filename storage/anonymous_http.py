@@ -13,7 +13,8 @@ from urllib3 import BaseHTTPResponse, PoolManager, ProxyManager, Timeout
 from urllib3.exceptions import HTTPError, LocationValueError, NewConnectionError
 from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
 
-from storage.aws.errors import certificate_error
+from storage.aws.bounded_answers import HEADER_BYTES, AnswerTooLargeError, bounded_pools
+from storage.aws.errors import cause_of, certificate_error
 from storage.aws.response_parsing import botocore_session
 from storage.aws.trust import Trust
 from storage.errors import ErrorKind, StorageError
@@ -39,7 +40,7 @@ class Answer:
 class AnonymousHttp:
     """An HTTP client that sends no credentials. Safe for threads; keeps no connection and no cookie.
 
-    `timeout` is in seconds, for connecting, for every read, and for the body as a whole.
+    `timeout` is in seconds, for a request as a whole: redirects, headers and body included.
     """
 
     def __init__(self, *, timeout: float = TIMEOUT_SECONDS) -> None:
@@ -68,8 +69,10 @@ class AnonymousHttp:
         Raises `StorageError`: environment for a URL that cannot be fetched and for a certificate that is not
         trusted, transient where there is no answer.
         """
+        _ = self.tls  # not part of the request
+        deadline = time.monotonic() + self._timeout
         while True:
-            answer = self._send(url, method, headers or {}, max_body)
+            answer = self._send(url, method, headers or {}, max_body, deadline)
             target = urljoin(url, answer.headers.get("location", "").replace(" ", "%20"))
             is_redirect = answer.status in _REDIRECTS and "location" in answer.headers
             if not is_redirect or not max_redirects or not _is_http(target):
@@ -77,14 +80,16 @@ class AnonymousHttp:
             max_redirects -= 1
             url = target
 
-    def _send(self, url: str, method: str, headers: Mapping[str, str], max_body: int) -> Answer:
+    def _send(
+        self, url: str, method: str, headers: Mapping[str, str], max_body: int, deadline: float
+    ) -> Answer:
         if not _is_http(url):
             raise _no_url(url, "it begins with neither https:// nor http://")
         if not url.isascii() or not url.isprintable() or " " in url:
             raise _no_url(url, "it is not percent-encoded")
         try:
             with (
-                self._manager(url) as manager,
+                self._manager(url, deadline, max_body) as manager,
                 manager.request(
                     method,
                     url,
@@ -92,7 +97,7 @@ class AnonymousHttp:
                     redirect=False,
                     retries=False,
                     preload_content=False,
-                    timeout=Timeout(self._timeout),
+                    timeout=Timeout(max(0.001, deadline - time.monotonic())),
                 ) as response,
             ):
                 fields = {name.lower(): value for name, value in response.headers.items()}
@@ -102,23 +107,26 @@ class AnonymousHttp:
         except (HTTPError, OSError) as exc:
             raise _unreachable(exc, url) from exc
 
-    def _manager(self, url: str) -> PoolManager:
+    def _manager(self, url: str, deadline: float, max_body: int) -> PoolManager:
         proxies = ProxyConfiguration(get_environ_proxies(url))
         proxy = proxies.proxy_url_for(url)
-        if not proxy:
-            return PoolManager(ssl_context=self.tls)
-        return ProxyManager(proxy, proxy_headers=proxies.proxy_headers_for(proxy), ssl_context=self.tls)
+        if proxy:
+            fields = proxies.proxy_headers_for(proxy)
+            manager: PoolManager = ProxyManager(proxy, proxy_headers=fields, ssl_context=self.tls)
+        else:
+            manager = PoolManager(ssl_context=self.tls)
+        manager.pool_classes_by_scheme = bounded_pools(
+            manager.pool_classes_by_scheme, deadline=lambda: deadline, limit=HEADER_BYTES + max_body
+        )
+        return manager
 
     def _body(self, response: BaseHTTPResponse, limit: int) -> bytes:
-        deadline = time.monotonic() + self._timeout
         body = b""
         while len(body) < limit:
             chunk = response.read1(limit - len(body), decode_content=False)
             if not chunk:
                 break
             body += chunk
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"the body took more than {self._timeout:g} seconds")
         return body
 
 
@@ -143,5 +151,7 @@ def _unreachable(error: HTTPError | OSError, url: str) -> StorageError:
         error, NewConnectionError
     )
     code = "timeout" if timed_out else "connection"
+    if cause_of(error, AnswerTooLargeError) is not None:
+        code = "too-large-answer"
     hint = f"{url} could not be fetched ({error}): {WRONG_HOST}."
     return StorageError(ErrorKind.TRANSIENT, OPERATION, None, code, hint)

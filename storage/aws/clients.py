@@ -4,6 +4,7 @@ Every setting that matters is set here, so that none depends on the machine's AW
 """
 
 import re
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import closing
@@ -20,6 +21,7 @@ from botocore.credentials import Credentials, ReadOnlyCredentials
 from botocore.exceptions import NoCredentialsError
 from urllib3.response import HTTPResponse
 
+from storage.aws.bounded_answers import bounded_pools
 from storage.aws.errors import translated
 from storage.aws.response_parsing import botocore_session
 from storage.aws.trust import Trust
@@ -148,11 +150,13 @@ def make_client(
     trust: Trust,
     *,
     attempts: int,
+    read_timeout: float,
     **options: Any,
 ) -> Any:
     """A client for an AWS service with these options of botocore's `Config`; makes no request.
 
-    Raises `StorageError` of kind environment for unusable settings.
+    An answer must be complete within `read_timeout` seconds and is at most `MAX_ANSWER_BYTES` long. Raises
+    `StorageError` of kind environment for unusable settings.
     """
     if service == "s3":
         endpoint_url, name, variables = config.endpoint_url, "S3", "AWS_ENDPOINT_URL and AWS_REGION"
@@ -163,7 +167,7 @@ def make_client(
     create: Callable[..., Any] = session.client
     try:
         with translated(operation, None):
-            return create(
+            client = create(
                 service,
                 region_name=config.region,
                 endpoint_url=endpoint_url,
@@ -177,12 +181,17 @@ def make_client(
                     ignore_configured_endpoint_urls=True,
                     retries={"mode": "standard", "total_max_attempts": attempts},
                     connect_timeout=CONNECT_TIMEOUT_SECONDS,
+                    read_timeout=read_timeout,
                     **options,
                 ),
             )
     except ValueError as exc:
         hint = f"{exc}. Check {variables}."
         raise StorageError(ErrorKind.ENVIRONMENT, operation, None, "bad-settings", hint) from exc
+    # botocore has no public place for another class of connections; its pools share this mapping.
+    pools = vars(vars(client)["_endpoint"].http_session)["_pool_classes_by_scheme"]
+    pools.update(bounded_pools(pools, deadline=lambda: time.monotonic() + read_timeout))
+    return client
 
 
 def expected_owner(config: StorageConfig) -> dict[str, Any]:

@@ -9,11 +9,13 @@ import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
+from typing import TypeVar
 
 from botocore import exceptions as botocore_errors
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
+from storage.aws.bounded_answers import AnswerTooLargeError
 from storage.errors import ErrorKind, StorageError
 
 _CREDENTIALS = (
@@ -157,8 +159,11 @@ def translated(operation: str, key: str | None) -> Iterator[None]:
         raise unreadable(operation, key) from exc
 
 
-def certificate_error(error: BaseException) -> ssl.SSLCertVerificationError | None:
-    """The failed verification of a certificate among the causes of `error`, if there is one.
+_Cause = TypeVar("_Cause", bound=BaseException)
+
+
+def cause_of(error: BaseException, wanted: type[_Cause]) -> _Cause | None:
+    """The exception of the class `wanted` among the causes of `error`, if there is one.
 
     urllib3 passes the original exception on as an argument or as `reason`.
     """
@@ -166,12 +171,17 @@ def certificate_error(error: BaseException) -> ssl.SSLCertVerificationError | No
     waiting: list[object] = [error]
     while waiting:
         cause = waiting.pop()
-        if isinstance(cause, ssl.SSLCertVerificationError):
+        if isinstance(cause, wanted):
             return cause
         if isinstance(cause, BaseException) and id(cause) not in seen:
             seen.add(id(cause))
             waiting += [cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args]
     return None
+
+
+def certificate_error(error: BaseException) -> ssl.SSLCertVerificationError | None:
+    """The failed verification of a certificate among the causes of `error`, if there is one."""
+    return cause_of(error, ssl.SSLCertVerificationError)
 
 
 def unreadable(operation: str, key: str | None) -> StorageError:
@@ -202,6 +212,9 @@ def _from_answer(error: ClientError, operation: str, key: str | None) -> Storage
 def _from_client(error: BotoCoreError, operation: str, key: str | None) -> StorageError:
     if certificate_error(error) is not None:
         return StorageError(ErrorKind.ENVIRONMENT, operation, key, "untrusted-certificate", CERTIFICATE_HINT)
+    if (too_large := cause_of(error, AnswerTooLargeError)) is not None:
+        hint = f"{too_large}: check that AWS_ENDPOINT_URL is an S3 server. {_RETRIED}"
+        return StorageError(ErrorKind.TRANSIENT, operation, key, "too-large-answer", hint)
     for exception, (code, hint) in _ENVIRONMENT_EXCEPTIONS.items():
         if isinstance(error, exception):
             return StorageError(ErrorKind.ENVIRONMENT, operation, key, code, f"{error} {hint}")

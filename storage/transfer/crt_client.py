@@ -18,6 +18,7 @@ from awscrt.io import ClientTlsContext, TlsConnectionOptions, TlsContextOptions
 from awscrt.s3 import S3Client, S3RequestTlsMode, S3RetryConfig, create_default_s3_signing_config
 from botocore.credentials import ReadOnlyCredentials
 
+from storage.aws.bounded_answers import MAX_ANSWER_BYTES
 from storage.aws.clients import CONNECT_TIMEOUT_SECONDS, AwsSession
 from storage.aws.errors import CERTIFICATE_HINT
 from storage.aws.trust import Trust
@@ -148,7 +149,12 @@ class CrtClient:
             raise
 
     def is_stalled(self, since: float) -> bool:
-        """Whether a request sent at `since` stalls: no byte has moved on any connection for too long."""
+        """Whether a request sent at `since` stalls: no byte has moved on any connection for too long.
+
+        Cuts the connections on which an answer does not end.
+        """
+        if self.connections.cut_endless_answers(MAX_ANSWER_BYTES):
+            _log.warning("answer_endless", limit=MAX_ANSWER_BYTES)
         active_at = self.last_activity()
         return time.monotonic() - max(since, active_at) > self.stall_seconds
 

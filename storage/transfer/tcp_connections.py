@@ -12,6 +12,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 from storage.transfer.throughput import Throughput
@@ -22,6 +23,10 @@ _UNPACED = -1
 _FASTEST_PACED = 2**31 - 1
 _BYTES = struct.Struct("=120xQQ8xI")
 """In struct tcp_info: tcpi_bytes_acked and tcpi_bytes_received, of 64 bits, and tcpi_notsent_bytes, of 32."""
+
+
+FLOOD_SECONDS = 0.2
+"""Between two looks for answers that do not end."""
 
 
 class TcpConnections:
@@ -37,6 +42,9 @@ class TcpConnections:
         self._paced = False
         self._throughput = Throughput()
         self._moved = 0
+        self._flood_sampled_at = float("-inf")
+        self._answer_began: dict[int, _ByteCounts] = {}
+        """By connection, the counts when it last sent any byte."""
 
     @property
     def moved(self) -> int:
@@ -76,6 +84,32 @@ class TcpConnections:
         )
         self._throughput.add(now - self._sampled_at, acknowledged, is_backlogged=is_backlogged)
         self._sampled_at = now
+
+    def cut_endless_answers(self, limit: int) -> int:
+        """Shut down connections that have received more than `limit` bytes since they last sent any.
+
+        An answer is never that long; the CRT would keep all of it in memory. Samples the connections at most
+        once in `FLOOD_SECONDS`. Returns how many were shut down.
+        """
+        with self._lock:
+            now = self._clock()
+            if now - self._flood_sampled_at < FLOOD_SECONDS:
+                return 0
+            self._flood_sampled_at = now
+            before, self._answer_began = self._answer_began, {}
+            cut = 0
+            for connection in self._open():
+                inode = os.fstat(connection.fileno()).st_ino
+                counts = _byte_counts(connection)
+                began = before.get(inode)
+                if began is None or began.acknowledged != counts.acknowledged:
+                    began = counts
+                self._answer_began[inode] = began
+                if counts.received - began.received > limit:
+                    cut += 1
+                    with suppress(OSError):  # closed meanwhile
+                        connection.shutdown(socket.SHUT_RDWR)
+            return cut
 
     def pace(self, bytes_per_second: float | None) -> None:
         """Limit the rate of every connection that is open now; None removes the limit."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import queue
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -323,3 +325,38 @@ def test_a_row_waits_while_its_url_gives_something_else(
     harness.app.ledger.make_due([row.id])
     (row,) = harness.step(State.VERIFIED)
     assert row.state is State.PUBLISHED
+
+
+def test_a_url_that_drips_delays_no_other_publication(
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes
+) -> None:
+    """Its answer does not come before the others are published; then it has a backoff of its own."""
+    harness = make_harness(VERIFY_PUBLIC_URL=True)
+    paths = [f"{VIDEO_ID}/film{number}_720p.mp4" for number in range(8)]
+    others_published = threading.Event()
+
+    def hold(request: Request, forward: Forward) -> Answer:
+        if request.method == "GET" and "film0_" in request.path:
+            assert others_published.wait(60)
+            return Answer(200)
+        return forward()
+
+    for path in paths:
+        harness.put(path, video)
+    harness.step(State.PENDING)
+    proxy.fault = hold
+    runner = harness.app.runners[State.VERIFIED]
+    runner.start()
+    try:
+        deadline = time.monotonic() + 60
+        while not all(harness.row(path).state is State.PUBLISHED for path in paths[1:]):
+            assert time.monotonic() < deadline
+            others_published.wait(0.01)
+        slow = harness.row(paths[0])
+        assert slow.state is State.VERIFIED
+        assert slow.claimed_by is not None
+    finally:
+        others_published.set()
+        runner.request_stop()
+        assert runner.join(60)
+    assert harness.row(paths[0]).state is State.VERIFIED

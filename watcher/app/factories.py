@@ -13,7 +13,7 @@ from watcher.filesystem import Tree
 from watcher.renditions import Naming, PathTemplate
 from watcher.settings import CatalogKind, Settings
 
-OTHER_THREADS = 16
+OTHER_THREADS = 20
 """Database connections of the threads other than the upload workers."""
 
 

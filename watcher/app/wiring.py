@@ -48,6 +48,8 @@ from watcher.telemetry import Metrics, TransferProgress
 
 ROW_BACKOFF = Backoff(base=1.0, factor=2.0, cap=300.0)
 PROBE_BACKOFF = Backoff(base=2.0, factor=2.0, cap=30.0)
+CHECKING_PUBLISHERS = 4
+"""How many threads publish where public URLs are fetched first: a slow one holds up only its own thread."""
 RELEASE_BATCH = 32
 """How many releases one claim takes at most: they share one quarantine time."""
 
@@ -262,9 +264,10 @@ def build_stages(
     disk_pressure: DiskPressure,
 ) -> dict[State, StageRunner]:
     """Build the three stages, each with its error policy and its runner."""
+    publishers = CHECKING_PUBLISHERS if context.public_check is not None else 1
     stages: tuple[tuple[Stage, int, int], ...] = (
         (UploadStage(context), settings.upload_concurrency, 1),
-        (PublishStage(context, policy), 1, 1),
+        (PublishStage(context, policy), publishers, 1),
         (ReleaseStage(context, policy, is_pressed=disk_pressure.is_high_now), 1, RELEASE_BATCH),
     )
     runners = {}

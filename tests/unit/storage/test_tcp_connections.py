@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from storage.transfer.tcp_connections import TcpConnections
+from storage.transfer.tcp_connections import FLOOD_SECONDS, TcpConnections
 
 
 class Pair:
@@ -119,3 +119,16 @@ def test_a_paced_connection_keeps_to_its_rate_and_an_unpaced_one_flies(pair: Pai
     assert 0.25 < seconds_to_send() < 0.7
     connections.pace(None)
     assert seconds_to_send() < 0.2
+
+
+def test_a_connection_whose_answer_does_not_end_is_shut_down_and_no_other_one(pair: Pair) -> None:
+    """What is received after each request counts by itself."""
+    clock = Clock()
+    connections = TcpConnections(pair.port, clock=clock)
+    cut = []
+    for act in (pair.be_sent, pair.be_sent, pair.send, pair.be_sent, pair.be_sent, pair.be_sent):
+        act()
+        clock.now += FLOOD_SECONDS
+        cut.append(connections.cut_endless_answers(2))
+    assert cut == [0, 0, 0, 0, 0, 1]
+    assert pair.theirs.recv(1) == b""
