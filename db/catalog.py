@@ -110,7 +110,7 @@ class OwnCatalog:
     def rows(self, video_id: str) -> list[CatalogRow]:
         """The rows of a video, oldest first."""
         qualities = self._qualities
-        names = [field.name for field in fields(CatalogRow) if field.name != "oddity"]
+        names = [field.name for field in fields(CatalogRow) if hasattr(qualities, field.name)]
         columns = [getattr(qualities, name) for name in names]
         query: Any = qualities.select(*columns).where(qualities.video_id == video_id)
         with self._database.operation("read the catalog"):

@@ -23,9 +23,11 @@ from peewee import (
 
 from db.catalog_models import (
     QUALITY_CHECKS,
+    SIGHTINGS,
     CompressorRow,
     PublicationRow,
     QualityRow,
+    SightingRow,
     index_qualities,
     sql_list,
 )
@@ -137,6 +139,7 @@ class Tables:
     qualities: type[QualityRow]
     invalidations: type[InvalidationRow]
     publications: type[PublicationRow]
+    sightings: type[SightingRow]
     compressor_rows: type[CompressorRow]
 
 
@@ -169,6 +172,8 @@ def bind(database: peewee.Database, schema: str | None, catalog_schema: str | No
     publications = bound(PublicationRow, "publications", upload=_reference(uploads))
     publications.add_index(publications.instance, publications.published_at, name="publications_of_instance")
     publications.add_index(publications.upload, name="publications_of_upload")
+    sightings = bound(SightingRow, SIGHTINGS)
+    sightings.add_index(sightings.video_id, name="catalog_row_sightings_of_video")
     return Tables(
         uploads,
         events,
@@ -176,6 +181,7 @@ def bind(database: peewee.Database, schema: str | None, catalog_schema: str | No
         qualities,
         invalidations,
         publications,
+        sightings,
         bound(CompressorRow, "video_qualities", schema=catalog_schema),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 
 import structlog
 
@@ -23,6 +24,7 @@ from watcher.errors import Code, DeferError, FailureKind, ReexamineError, StageE
 from watcher.failpoints import Point, failpoint
 from watcher.filesystem import leases
 from watcher.filesystem.openat import owned
+from watcher.renditions import ORIGINAL
 from watcher.stages.context import StageContext
 from watcher.stages.runner import Stage, Work
 from watcher.stages.upload_progress import UploadProgress
@@ -70,6 +72,7 @@ class UploadStage(Stage):
             # Again: another file of the key may have passed the gate since.
             self._require_own_key(upload)
             attempt = _Attempt(self._context, upload, work, self._clock)
+            attempt.appeared_at = _appeared_at(upload, os.fstat(fd))
             try:
                 receipt = self._context.store.ensure(
                     source,
@@ -218,7 +221,12 @@ class _NewerRowRequiredError(Exception):
 
 
 class _Attempt(UploadProgress):
-    """An attempt to make an object hold a file: what it may replace, and what is recorded."""
+    """An attempt to make an object hold a file: what it may replace, and what is recorded.
+
+    `appeared_at` is the latest time at which the file can have appeared.
+    """
+
+    appeared_at: datetime
 
     @property
     def unfinished_multipart(self) -> Multipart | None:
@@ -269,14 +277,25 @@ class _Attempt(UploadProgress):
         upload = self.upload
         if found.etag is not None and self.context.ledger.is_known_etag(upload.object_key, found.etag):
             return
-        appeared_at = upload.catalog_row_at or upload.discovered_at
-        if found.last_modified is not None and found.last_modified >= appeared_at:
+        if found.last_modified is not None and found.last_modified >= self.appeared_at:
             raise StageError(
                 FailureKind.OBJECT,
                 Code.FOREIGN_OBJECT,
                 f"S3 has an object {upload.object_key!r} with other content that is not in this ledger and "
                 f"is newer than this file. Remove the wrong one of the two, then retry {upload.id}.",
             )
+
+
+def _appeared_at(upload: Upload, stat: os.stat_result) -> datetime:
+    """The latest time at which a file can have appeared, by clocks that know their time zone.
+
+    The time of the catalog's row does not know it. The compressor writes a rendition in place, and gives the
+    copy of an original the time of its source; then the inode's time is that of the copy.
+    """
+    if upload.catalog_row_at is None:
+        return upload.discovered_at
+    written_ns = stat.st_ctime_ns if upload.quality == ORIGINAL else stat.st_mtime_ns
+    return min(upload.discovered_at, datetime.fromtimestamp(written_ns / 1e9, UTC))
 
 
 def abort_multipart(context: StageContext, upload: Upload) -> None:
