@@ -5,7 +5,7 @@ Independent of S3 and of `watcher`.
 
 from db.catalog import Catalog, NoCatalog, OwnCatalog
 from db.catalog_models import QUALITIES
-from db.compressor_table import CompressorTable
+from db.compressor_table import MAX_ZONE_DIFFERENCE, CompressorTable
 from db.connection_url import sqlite_url
 from db.database import Database, open_database
 from db.errors import (
@@ -47,6 +47,7 @@ from db.states import TRANSITIONS, State
 
 __all__ = [
     "JSON",
+    "MAX_ZONE_DIFFERENCE",
     "MIGRATIONS",
     "QUALITIES",
     "TRANSITIONS",

@@ -128,7 +128,7 @@ class OwnCatalog:
             yield CatalogRow(**values)
 
     def _select(self) -> Any:
-        names = [field.name for field in fields(CatalogRow) if field.name != "oddity"]
+        names = [field.name for field in fields(CatalogRow) if hasattr(self._qualities, field.name)]
         return self._qualities.select(*(getattr(self._qualities, name) for name in names))
 
     def _rewrite(self, upload: Upload, present_url: str, url: str) -> int:

@@ -60,6 +60,17 @@ class OrphanLookRow(Model):
     looked_at = UtcTimeField()
 
 
+SIGHTINGS = "catalog_row_sightings"
+
+
+class SightingRow(Model):
+    """The place of a compressor's row in the order of its video's rows (`db.compressor_table`)."""
+
+    row_id = CanonicalUuidField(primary_key=True)
+    video_id = CanonicalUuidField()
+    ordered_at = UtcTimeField()
+
+
 class CompressorRow(Model):
     """The compressor's table `video_qualities`: the columns that are read; only `url` is ever written.
 

@@ -1,17 +1,26 @@
 """The compressor's table `video_qualities`: its rows are read, and only their `url` is ever changed."""
 
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from peewee import SQL, Case, Entity, NodeList, fn
+from peewee import SQL, Case, Entity, NodeList, chunked, fn
 
 from db.catalog import iter_with_url_prefix
+from db.catalog_models import SIGHTINGS
 from db.database import Database
+from db.errors import LockNotAvailableError
 from db.records import CatalogRow, Upload
 from db.states import State
 
+MAX_ZONE_DIFFERENCE = timedelta(hours=26)
+"""Between the local times of two places at one moment: UTC+14 and UTC-12."""
+
+_TICK = timedelta(microseconds=1)
+_INSERTED_AT_ONCE = 1_000
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _FIRST_TIME, _LAST_TIME = SQL("'0001-01-03'"), SQL("'9999-12-29'")
 _TEXTS = ("quality", "url", "status")
@@ -26,8 +35,12 @@ _LOCK_HOLDERS = (
 class CompressorTable:
     """The rows of `video_qualities`, and how they relate to the uploads of one instance in the same database.
 
-    The compressor's times have no time zone; they are read in the server's. No value of a row makes reading
-    it fail: see `CatalogRow.oddity`. Every method may raise DatabaseError.
+    The compressor's times have no time zone; they are read in the server's. So they do not tell which of two
+    rows is older if they are close: an hour is repeated when daylight saving time ends, and a compressor may
+    be in another zone, or have been. There a row is newer than those that were seen before it existed, and
+    has a `CatalogRow.order_time` after theirs.
+
+    No value of a row makes reading it fail: see `CatalogRow.oddity`. Every method may raise DatabaseError.
     """
 
     def __init__(self, database: Database, instance: str) -> None:
@@ -35,12 +48,26 @@ class CompressorTable:
         self._instance = instance
         self._rows = database.tables.compressor_rows
         self._uploads = database.tables.uploads
+        self._sightings = database.tables.sightings
+        self._has_sightings = False
 
-    def rows_of_video(self, video_id: str) -> list[CatalogRow]:
-        """The rows of a video, oldest first."""
-        query = self._select().where(self._rows.video_id == video_id)
-        with self._database.operation("read the compressor's catalog"):
-            return _sorted(_row(values) for values in query.dicts())
+    def rows_of_video(self, video_id: str, *, record: bool = False) -> list[CatalogRow]:
+        """The rows of a video, oldest first; `record` says whether to record the order of new ones.
+
+        Before the migration that adds the sightings, which also `doctor` and a dry run may precede, the
+        order is that of the clock.
+        """
+        rows, seen = self._rows, self._sightings
+        columns = [column.alias(name) for name, column in self._columns().items()]
+        query: Any = rows.select(*columns)
+        with self._database.operation("read the compressor's catalog") as connected:
+            if not self._has_sightings:
+                self._has_sightings = connected.table_exists(SIGHTINGS, schema=self._database.schema)
+            if self._has_sightings:
+                query = rows.select(*columns, seen.ordered_at)
+                query = query.left_outer_join(seen, on=seen.row_id == rows.id)
+            found = [_row(values) for values in query.where(rows.video_id == video_id).dicts()]
+        return _sorted(self._placed(found, record=record)) if self._has_sightings else _sorted(found)
 
     def rows_with_url_prefix(self, prefix: str) -> Iterator[CatalogRow]:
         """The rows of all videos whose URL begins with `prefix`, read one page at a time."""
@@ -70,6 +97,7 @@ class CompressorTable:
         """The uploads at the catalog gate, each with all rows of its video: one query that indexes answer.
 
         Reads at most `limit` uploads with ids above `after`, only those whose wait began at `since` or later.
+        Records the order of rows that were not seen before.
         """
         uploads = self._uploads
         page: Any = uploads.select(uploads.id).where(
@@ -80,30 +108,34 @@ class CompressorTable:
         )
         if since is not None:
             page = page.where(uploads.due_at >= since)
-        return self._with_rows(page.order_by(uploads.id).limit(limit))
+        return self._with_rows(page.order_by(uploads.id).limit(limit), record=True)
 
     def rows_of_uploads(self, upload_ids: Collection[int]) -> list[tuple[Upload, list[CatalogRow]]]:
         """The uploads with these ids, each with all rows of its video: one query that indexes answer."""
-        return self._with_rows(list(upload_ids))
+        return self._with_rows(list(upload_ids), record=False)
 
-    def _with_rows(self, upload_ids: Any) -> list[tuple[Upload, list[CatalogRow]]]:
+    def _with_rows(self, upload_ids: Any, *, record: bool) -> list[tuple[Upload, list[CatalogRow]]]:
         """The uploads that a list or a query of ids selects, each with all rows of its video."""
-        uploads, rows = self._uploads, self._rows
-        columns = [column.alias(f"row_{name}") for name, column in self._columns().items()]
+        uploads, rows, seen = self._uploads, self._rows, self._sightings
+        of_row = self._columns() | {"ordered_at": seen.ordered_at}
+        columns = [column.alias(f"row_{name}") for name, column in of_row.items()]
         query: Any = (
             uploads.select(uploads, *columns)
             .left_outer_join(rows, on=rows.video_id == uploads.video_id)
+            .left_outer_join(seen, on=seen.row_id == rows.id)
             .where(uploads.id.in_(upload_ids))
             .order_by(uploads.id)
         )
         found: dict[int, tuple[Upload, list[CatalogRow]]] = {}
         with self._database.operation("read uploads with their catalog rows"):
             for values in query.dicts():
-                of_row = {name: values.pop(f"row_{name}") for name in self._columns()}
+                row = {name: values.pop(f"row_{name}") for name in of_row}
                 entry = found.setdefault(values["id"], (Upload(**values), []))
-                if of_row["id"] is not None:
-                    entry[1].append(_row(of_row))
-        return [(upload, _sorted(of_video)) for upload, of_video in found.values()]
+                if row["id"] is not None:
+                    entry[1].append(_row(row))
+        every = {row.id: row for _, of_video in found.values() for row in of_video}
+        placed = {row.id: row for row in self._placed(every.values(), record=record)}
+        return [(upload, _sorted(placed[row.id] for row in rows)) for upload, rows in found.values()]
 
     def known_videos(self, states: Collection[State], *, after: str | None, limit: int) -> list[str]:
         """The ids of at most `limit` videos that have an upload in one of the states, in order.
@@ -233,6 +265,36 @@ class CompressorTable:
             (value,) = connected.execute_sql(query.format(table="%s"), (table,)).fetchone()
         return value
 
+    def _placed(self, rows: Collection[CatalogRow], *, record: bool) -> list[CatalogRow]:
+        """These rows, which are all of one or several videos, each with its `ordered_at`."""
+        new = sorted((row for row in rows if row.ordered_at is None), key=lambda row: row.age_order)
+        if not new:
+            return list(rows)
+        placed = _order_times(new, self._order_times_of_videos({row.video_id for row in new}))
+        if record:
+            # A session that has locked such a row records it, too.
+            with (
+                suppress(LockNotAvailableError),
+                self._database.transaction("record the order of catalog rows"),
+            ):
+                for some in chunked(sorted(new, key=lambda row: row.id), _INSERTED_AT_ONCE):
+                    values = [
+                        {"row_id": row.id, "video_id": row.video_id, "ordered_at": placed[row.id]}
+                        for row in some
+                    ]
+                    self._sightings.insert_many(values).on_conflict_ignore().execute()
+        return [replace(row, ordered_at=placed.get(row.id, row.ordered_at)) for row in rows]
+
+    def _order_times_of_videos(self, videos: Collection[str]) -> dict[str, list[datetime]]:
+        """The order times of all rows of the videos that were ever seen; some may have been deleted."""
+        seen = self._sightings
+        query: Any = seen.select(seen.video_id, seen.ordered_at).where(seen.video_id.in_(list(videos)))
+        found: dict[str, list[datetime]] = defaultdict(list)
+        with self._database.operation("read the order of catalog rows"):
+            for video_id, ordered_at in query.tuples():
+                found[video_id].append(ordered_at)
+        return found
+
     def _videos(self, states: Collection[State]) -> Any:
         uploads = self._uploads
         query: Any = uploads.select(uploads.video_id)
@@ -254,6 +316,24 @@ def _representable(column: Any) -> Any:
     PostgreSQL has such times and Python's `datetime` does not: the driver fails to load them.
     """
     return Case(None, [(column.between(_FIRST_TIME, _LAST_TIME), column.cast("timestamptz"))])
+
+
+def _order_times(new: Sequence[CatalogRow], seen: Mapping[str, Sequence[datetime]]) -> dict[str, datetime]:
+    """The order times of rows that have none yet, sorted by their clock, by id.
+
+    `seen` are those of the rows seen earlier, by video id. Of several new rows the clock decides.
+    """
+    placed: dict[str, datetime] = {}
+    before: dict[str, CatalogRow] = {}
+    for row in new:
+        near = [time for time in seen[row.video_id] if time <= row.created_at + MAX_ZONE_DIFFERENCE]
+        time = max([row.created_at, *(earlier + _TICK for earlier in near)])
+        previous = before.get(row.video_id)
+        if previous is not None and previous.created_at < row.created_at:
+            time = max(time, placed[previous.id] + _TICK)
+        placed[row.id] = time
+        before[row.video_id] = row
+    return placed
 
 
 def _row(values: dict[str, Any]) -> CatalogRow:

@@ -472,9 +472,9 @@ class Ledger(LedgerReader):
     def note_newer_row(self, upload: Upload, row: CatalogRow) -> None:
         """Record that the same content belongs to a newer catalog row, too. Needs no claim, disturbs none."""
         uploads = self._uploads
-        is_older = uploads.catalog_row_at.is_null() | (uploads.catalog_row_at < row.created_at)
+        is_older = uploads.catalog_row_at.is_null() | (uploads.catalog_row_at < row.order_time)
         with self.database.transaction("record a newer catalog row"):
-            uploads.update(catalog_row_id=row.id, catalog_row_at=row.created_at).where(
+            uploads.update(catalog_row_id=row.id, catalog_row_at=row.order_time).where(
                 self._in_instance, uploads.id == upload.id, is_older
             ).execute()
 

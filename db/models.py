@@ -22,11 +22,13 @@ from peewee import (
 
 from db.catalog_models import (
     QUALITY_CHECKS,
+    SIGHTINGS,
     CompressorRow,
     OrphanLookRow,
     OrphanRow,
     PublicationRow,
     QualityRow,
+    SightingRow,
     index_qualities,
     sql_list,
 )
@@ -111,6 +113,7 @@ class Tables:
     orphans: type[OrphanRow]
     orphan_looks: type[OrphanLookRow]
     ledger_token: type[LedgerTokenRow]
+    sightings: type[SightingRow]
     compressor_rows: type[CompressorRow]
 
 
@@ -144,6 +147,8 @@ def bind(database: peewee.Database, schema: str | None, catalog_schema: str | No
     publications.add_index(publications.instance, publications.published_at, name="publications_of_instance")
     publications.add_index(publications.upload, name="publications_of_upload")
     orphans = bound(OrphanRow, "orphans", upload=_reference(uploads, primary_key=True))
+    sightings = bound(SightingRow, SIGHTINGS)
+    sightings.add_index(sightings.video_id, name="catalog_row_sightings_of_video")
     return Tables(
         uploads,
         events,
@@ -154,6 +159,7 @@ def bind(database: peewee.Database, schema: str | None, catalog_schema: str | No
         orphans,
         bound(OrphanLookRow, "orphan_looks"),
         bound(LedgerTokenRow, "ledger_token"),
+        sightings,
         bound(CompressorRow, "video_qualities", schema=catalog_schema),
     )
 

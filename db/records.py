@@ -81,7 +81,7 @@ class UploadColumns:
     catalog_row_id: Field[str | None] = CanonicalUuidField(null=True)
     """The catalog row that it was admitted for and may be published onto."""
     catalog_row_at: Field[datetime | None] = UtcTimeField(null=True)
-    """The catalog's creation time of that row."""
+    """The `CatalogRow.order_time` of that row."""
     state: Field[State] = StateField()
     attempts = IntegerField(default=0, constraints=[SQL("DEFAULT 0")])
     """Failed attempts since the last transition."""
@@ -232,11 +232,18 @@ class CatalogRow:
     """The epoch if the time is unknown."""
     oddity: str | None = None
     """Which values of the row are missing or cannot be represented, as a sentence; None if none is."""
+    ordered_at: datetime | None = None
+    """`created_at`, or a later time if older rows have that; None if the row was not compared with them."""
+
+    @property
+    def order_time(self) -> datetime:
+        """The time by which the rows of a video are older or newer; it is no time of a clock."""
+        return self.ordered_at or self.created_at
 
     @property
     def age_order(self) -> tuple[datetime, str]:
         """The sort key for rows from the oldest to the newest."""
-        return self.created_at, self.id
+        return self.order_time, self.id
 
 
 def _as_json(value: State | str | float | datetime | None) -> JSON:

@@ -10,7 +10,16 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 from urllib.parse import unquote
 
-from db import CatalogRow, CompressorTable, Database, Ledger, LockNotAvailableError, Publications, Upload
+from db import (
+    MAX_ZONE_DIFFERENCE,
+    CatalogRow,
+    CompressorTable,
+    Database,
+    Ledger,
+    LockNotAvailableError,
+    Publications,
+    Upload,
+)
 from watcher.catalog.row_matching import is_newer, rows_of_file
 from watcher.renditions import ORIGINAL, Naming
 from watcher.telemetry import human_time
@@ -20,6 +29,9 @@ ENCODER_ACTIVE = timedelta(seconds=5)
 
 LONGEST_ENCODE = timedelta(days=1)
 """A row that has been `processing` for longer belongs to a compressor that died."""
+
+ZONE_STEP = timedelta(minutes=15)
+"""The offsets of all time zones from UTC are multiples of this."""
 
 LOCK_PATIENCE_SECONDS = 1.0
 """How long a publication retries while another session has locked one of its rows."""
@@ -79,7 +91,7 @@ class CompressorCatalog:
         operation = f"publish {upload.path} in the compressor's catalog"
 
         def publish_once() -> Published:
-            ready = self._publishable(upload, is_current=is_current)
+            ready = self._publishable(upload, is_current=is_current, record=True)
             stale = [row for row in ready if row.url != public_url]
             now = self._ledger.now()
             for row in ready:
@@ -180,16 +192,16 @@ class CompressorCatalog:
         if changed < len(read):
             raise LockNotAvailableError(operation, "another session has just changed a catalog row")
 
-    def _publishable(self, upload: Upload, *, is_current: bool) -> list[CatalogRow]:
+    def _publishable(self, upload: Upload, *, is_current: bool, record: bool = False) -> list[CatalogRow]:
         """The rows that must show the object: see `publish_url`."""
         return [
             row
-            for row in self._rows_of(upload)
+            for row in self._rows_of(upload, record=record)
             if row.status == "ready" and (is_current or not is_newer(row, upload))
         ]
 
-    def _rows_of(self, upload: Upload) -> list[CatalogRow]:
-        rows = self.table.rows_of_video(upload.video_id)
+    def _rows_of(self, upload: Upload, *, record: bool = False) -> list[CatalogRow]:
+        rows = self.table.rows_of_video(upload.video_id, record=record)
         return rows_of_file(upload, rows, self._naming, known_urls=self._known_urls(upload))
 
     def _known_urls(self, upload: Upload) -> Collection[str]:
@@ -203,11 +215,14 @@ def _is_being_encoded(row: CatalogRow, of_file: Sequence[CatalogRow], now: datet
     """
     if row.status != "processing" or abs(now - row.created_at) >= LONGEST_ENCODE:
         return False
-    return not any(other.status == "ready" and other.created_at > row.created_at for other in of_file)
+    return not any(other.status == "ready" and other.order_time > row.order_time for other in of_file)
 
 
 def _has_just_changed(row: CatalogRow, now: datetime) -> bool:
-    return row.status != "processing" and timedelta(0) <= now - row.updated_at < ENCODER_ACTIVE
+    """Whether a row was changed moments ago, by the clock of any time zone."""
+    ago = now - row.updated_at
+    is_recent = abs(ago) <= MAX_ZONE_DIFFERENCE and ago % ZONE_STEP < ENCODER_ACTIVE
+    return row.status != "processing" and is_recent
 
 
 def _names_same_file(row: CatalogRow, other: CatalogRow) -> bool:

@@ -85,14 +85,17 @@ class CatalogGate:
         self._reported = RepeatFilter()
         self.isolation = Isolation("uploads at the catalog gate")
 
-    def admit(self, upload: Upload, rows: Sequence[CatalogRow] | None = None) -> Decision:
-        """Decide by the newest row of the upload's file; writes nothing.
+    def admit(
+        self, upload: Upload, rows: Sequence[CatalogRow] | None = None, *, record: bool = True
+    ) -> Decision:
+        """Decide by the newest row of the upload's file.
 
-        `rows` are all rows of the upload's video, where they have been read already. Raises
-        `db.DatabaseError`, and `storage.KeyTooLongError` if no object can have the names that the row gives.
+        `rows` are all rows of the upload's video, where they have been read already. Else the order of new
+        rows is recorded, unless `record` is False. Raises `db.DatabaseError`, and `storage.KeyTooLongError`
+        if no object can have the names that the row gives.
         """
         if rows is None:
-            rows = self._table.rows_of_video(upload.video_id)
+            rows = self._table.rows_of_video(upload.video_id, record=record)
         of_file = rows_of_file(upload, rows, self._naming)
         if not of_file:
             return Waiting(Code.NO_ROW, "The compressor's catalog has no row for it yet.")
@@ -128,7 +131,7 @@ class CatalogGate:
         return Admitted(
             Admission(
                 catalog_row_id=row.id,
-                catalog_row_at=row.created_at,
+                catalog_row_at=row.order_time,
                 filename=rendition.filename,
                 quality=rendition.quality,
                 object_key=key,

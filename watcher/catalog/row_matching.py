@@ -47,7 +47,9 @@ def rows_of_file(
 
 def is_newer(row: CatalogRow, upload: Upload) -> bool:
     """Whether a row is newer than the one that the upload was admitted for."""
-    return upload.catalog_row_at is not None and row.created_at > upload.catalog_row_at
+    if upload.catalog_row_at is None or row.id == upload.catalog_row_id:
+        return False
+    return row.order_time > upload.catalog_row_at
 
 
 def describe_others(upload: Upload, rows: Sequence[CatalogRow]) -> str:

@@ -98,7 +98,7 @@ class Planner:
 def _plan_at_gate(gate: CatalogGate, upload: Upload) -> Plan:
     """Plan a finished file by the present rows of the compressor's catalog."""
     try:
-        decision = gate.admit(upload)
+        decision = gate.admit(upload, record=False)
     except StorageError as exc:
         return Plan(upload.path, "fail", str(exc))
     match decision:

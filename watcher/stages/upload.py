@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from functools import partial
 
 import structlog
@@ -26,6 +27,7 @@ from watcher.failpoints import Point, failpoint
 from watcher.filesystem import FileMissingError, leases
 from watcher.filesystem.openat import owned
 from watcher.filesystem.removal import is_present_or_quarantined
+from watcher.renditions import ORIGINAL
 from watcher.stages.context import StageContext
 from watcher.stages.object_origin import confirm_without_copy, is_own, metadata_of
 from watcher.stages.runner import Stage, Work
@@ -90,6 +92,7 @@ class UploadStage(Stage):
             self._require_own_key(upload)
             attempt = _Attempt(self._context, upload, work, self._clock)
             attempt.watch_path = partial(self._require_same_path, upload)
+            attempt.appeared_at = _appeared_at(upload, os.fstat(fd))
             try:
                 receipt = self._context.store.ensure(
                     source,
@@ -274,7 +277,12 @@ class _NewerRowRequiredError(Exception):
 
 
 class _Attempt(UploadProgress):
-    """An attempt to make an object hold a file: what it may replace, and what is recorded."""
+    """An attempt to make an object hold a file: what it may replace, and what is recorded.
+
+    `appeared_at` is the latest time at which the file can have appeared.
+    """
+
+    appeared_at: datetime
 
     watch_path: Callable[[], None] = staticmethod(lambda: None)
     """Raises ReexamineError once another file stands at the path."""
@@ -337,14 +345,25 @@ class _Attempt(UploadProgress):
         upload, head = self.upload, found.head
         if head is None or is_own(self.context.ledger, upload.object_key, head):
             return
-        appeared_at = upload.catalog_row_at or upload.discovered_at
-        if head.last_modified is not None and head.last_modified >= appeared_at:
+        if head.last_modified is not None and head.last_modified >= self.appeared_at:
             raise StageError(
                 FailureKind.OBJECT,
                 Code.FOREIGN_OBJECT,
                 f"S3 has an object {upload.object_key!r} with other content that is not in this ledger and "
                 f"is newer than this file. Remove the wrong one of the two, then retry {upload.id}.",
             )
+
+
+def _appeared_at(upload: Upload, stat: os.stat_result) -> datetime:
+    """The latest time at which a file can have appeared, by clocks that know their time zone.
+
+    The time of the catalog's row does not know it. The compressor writes a rendition in place, and gives the
+    copy of an original the time of its source; then the inode's time is that of the copy.
+    """
+    if upload.catalog_row_at is None:
+        return upload.discovered_at
+    written_ns = stat.st_ctime_ns if upload.quality == ORIGINAL else stat.st_mtime_ns
+    return min(upload.discovered_at, datetime.fromtimestamp(written_ns / 1e9, UTC))
 
 
 def abort_multipart(context: StageContext, upload: Upload) -> None:

@@ -22,6 +22,7 @@ QUOTED_NAMES = frozenset(
         ("db/migrations/0002_invalidations.py", "statement.format(schema=schema, **types)"),
         ("db/migrations/0003_catalog_rows.py", "statement.format(schema=schema, **types)"),
         ("db/migrations/0006_orphans.py", "statement.format(schema=schema, **types)"),
+        ("db/migrations/0007_catalog_row_sightings.py", "statement.format(schema=schema, **types)"),
         ("db/compressor_table.py", "query.format(table='%s')"),
         ("db/ledger_reader.py", "', '.join((f'\"{name}\"' for name in UPLOAD_COLUMNS))"),
     }

@@ -104,6 +104,101 @@ def test_rows_published_after_everything_in_the_ledger_are_counted(
     assert table.unrecorded_rows(prefix) == 1
 
 
+def order(table: CompressorTable) -> list[str]:
+    """The ids of the video's rows, oldest first; the order of new ones is recorded."""
+    return [row.id for row in table.rows_of_video(VIDEO_ID, record=True)]
+
+
+def test_a_row_is_newer_than_those_that_were_seen_before_it_where_the_clock_does_not_tell(
+    rows: CatalogRows, table: CompressorTable
+) -> None:
+    first = rows.insert("a_720p.mp4", "720p", created_at="2026-10-25 02:50")
+    assert order(table) == [first]
+    second = rows.insert("a_720p.mp4", "720p", created_at="2026-10-25 02:10")
+    assert order(table) == [first, second]
+    third = rows.insert("a_720p.mp4", "720p", created_at="2026-10-24 02:00")
+    assert order(table) == [first, second, third]
+    times = [row.order_time for row in table.rows_of_video(VIDEO_ID)]
+    assert times == sorted(set(times))
+    assert times[0] == table.rows_of_video(VIDEO_ID)[0].created_at
+
+
+def test_of_rows_that_are_first_seen_together_the_clock_decides_and_rows_of_one_time_are_equally_old(
+    rows: CatalogRows, table: CompressorTable
+) -> None:
+    seen = rows.insert("a_720p.mp4", "720p", created_at="2026-10-25 02:50")
+    order(table)
+    later = rows.insert("a_720p.mp4", "720p", created_at="2026-10-25 02:20")
+    twins = [rows.insert("a_720p.mp4", "720p", created_at="2026-10-25 02:10") for _ in range(2)]
+    assert order(table) == [seen, *sorted(twins), later]
+    times = [row.order_time for row in table.rows_of_video(VIDEO_ID)]
+    assert times[0] < times[1] == times[2] < times[3]
+
+
+def test_a_row_that_is_older_by_the_clock_of_any_zone_is_older_whenever_it_is_seen(
+    rows: CatalogRows, table: CompressorTable
+) -> None:
+    """A backup was restored, or the row was dated by hand."""
+    seen = rows.insert("a_720p.mp4", "720p", created_at="2026-10-25 02:50")
+    order(table)
+    restored = rows.insert("a_720p.mp4", "720p", created_at="2026-10-23 02:50")
+    assert order(table) == [restored, seen]
+
+
+def test_a_row_is_newer_than_one_that_was_deleted_before_it(
+    rows: CatalogRows, table: CompressorTable, ledger: Ledger
+) -> None:
+    """An upload may have been verified for the deleted one, or admitted before sightings were recorded."""
+    deleted = rows.insert("a_720p.mp4", "720p", created_at="2026-10-25 02:50")
+    (before,) = table.rows_of_video(VIDEO_ID, record=True)
+    rows.delete(deleted)
+    rows.insert("a_720p.mp4", "720p", created_at="2026-10-25 02:10")
+    (after,) = table.rows_of_video(VIDEO_ID)
+    assert after.order_time > before.order_time
+
+
+def test_a_row_that_an_upload_was_admitted_for_before_the_migration_counts_as_seen(
+    rows: CatalogRows, database: Database, table: CompressorTable, ledger: Ledger
+) -> None:
+    upload = enqueue(ledger)
+    row_id = rows.insert("a_720p.mp4", "720p", created_at="2026-10-25 02:50")
+    (row,) = table.rows_of_video(VIDEO_ID)
+    ledger.note_newer_row(upload, row)
+    with database.operation("undo the latest migration") as connected:
+        connected.execute_sql("DROP TABLE video_uploader.catalog_row_sightings")
+        connected.execute_sql("DELETE FROM video_uploader.schema_migration WHERE name LIKE '0007%%'")
+    assert [row.id for row in CompressorTable(database, "main").rows_of_video(VIDEO_ID)] == [row_id]
+    migrate(database)
+    again = rows.insert("a_720p.mp4", "720p", created_at="2026-10-25 02:10")
+    assert order(table) == [row_id, again]
+
+
+def test_the_order_of_rows_is_recorded_by_what_may_write(
+    rows: CatalogRows, table: CompressorTable, ledger: Ledger
+) -> None:
+    first = rows.insert("a_720p.mp4", "720p", created_at="2026-10-25 02:50")
+    with closing(open_database(rows.url, read_only=True)) as reading:
+        assert [row.id for row in CompressorTable(reading, "main").rows_of_video(VIDEO_ID)] == [first]
+    enqueue(ledger, awaits_row=True)
+    table.rows_of_waiting(limit=10)
+    second = rows.insert("a_720p.mp4", "720p", created_at="2026-10-25 02:10")
+    with closing(open_database(rows.url, read_only=True)) as reading:
+        assert [row.id for row in CompressorTable(reading, "main").rows_of_video(VIDEO_ID)] == [first, second]
+    ((_, of_video),) = table.rows_of_waiting(limit=10)
+    assert [row.id for row in of_video] == [first, second]
+
+
+def test_a_row_that_another_session_is_recording_is_read_all_the_same(
+    rows: CatalogRows, database: Database, table: CompressorTable
+) -> None:
+    row_id = rows.insert("a_720p.mp4", "720p")
+    with rows.connection.transaction():
+        rows.connection.execute(
+            "INSERT INTO video_uploader.catalog_row_sightings VALUES (%s, %s, now())", [row_id, VIDEO_ID]
+        )
+        assert order(table) == [row_id]
+
+
 def test_what_waits_comes_with_all_rows_of_its_video_and_without_where_there_are_none(
     rows: CatalogRows, table: CompressorTable, ledger: Ledger
 ) -> None:

@@ -18,7 +18,13 @@ from db import Database, DatabaseError, ErrorKind, Ledger, migrate, pending_migr
 from tests.support.databases import DatabaseAddress, enqueue
 from tests.support.postgres import PostgresServer
 
-ALL = ["0001_initial", "0002_invalidations", "0003_catalog_rows", "0006_orphans"]
+ALL = [
+    "0001_initial",
+    "0002_invalidations",
+    "0003_catalog_rows",
+    "0006_orphans",
+    "0007_catalog_row_sightings",
+]
 HISTORY = "schema_migration"
 
 
