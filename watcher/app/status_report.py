@@ -58,6 +58,7 @@ class DaemonStatus:
                 "unwatched_directories": self._observer.unwatched,
                 "unreadable_directories": len(app.scanner.unreadable),
             },
+            line=lambda: app.context.store.bytes_per_second,
         )
         app.context.metrics.registry.register(gauges)
 
