@@ -67,7 +67,7 @@ class UploadSteps:
         """The server has accepted this many bytes."""
 
     def moved(self) -> None:
-        """Bytes have moved on the line to the server, of this upload or of those that it waits for."""
+        """Bytes have moved to or from the server, of this upload or of those that it waits for."""
 
     def is_cancelled(self) -> bool:
         """Whether to stop sending; called often."""
@@ -104,6 +104,11 @@ class ObjectStore(Closeable):
         return self._crt.buffers.limit
 
     @property
+    def bytes_per_second(self) -> float | None:
+        """What the line takes for all uploads together, as last measured; None while unknown."""
+        return self._crt.rate
+
+    @property
     def stall_seconds(self) -> float:
         """For how long a request may make no progress."""
         return self._crt.stall_seconds
@@ -131,6 +136,7 @@ class ObjectStore(Closeable):
         """
         part_size = part_size or part_size_for(source.size)
         found = self.confirm_file(target.key, source, checksum=checksum, part_size=part_size)
+        steps.moved()
         if found.receipt is not None:
             steps.adopted(found)
             return found.receipt

@@ -212,6 +212,7 @@ class PartSender:
         for current in young:
             if current.sent is not None and not current.is_recalled and current.slot.is_excess:
                 current.is_recalled = True
+                self._crt.connections.discard_unsent()
                 current.sent.cancel()
 
     def _check_stalls(self) -> None:
@@ -239,9 +240,11 @@ class PartSender:
         """Cancel what is in flight, wait for its end, and release every slot."""
         if self._reservation is not None:
             self._crt.buffers.cancel(self._reservation)
-        for current in self._in_flight:
-            if current.sent is not None:
-                current.sent.cancel()
+        sent = [current.sent for current in self._in_flight if current.sent is not None]
+        if sent:
+            self._crt.connections.discard_unsent()
+        for request in sent:
+            request.cancel()
         deadline = time.monotonic() + _CANCEL_SECONDS
         while any(current.sent is not None and not current.sent.is_done for current in self._in_flight):
             left = deadline - time.monotonic()

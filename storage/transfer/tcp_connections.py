@@ -21,6 +21,14 @@ _MAX_PACING_RATE = 47
 """SO_MAX_PACING_RATE of asm-generic/socket.h, which Python's `socket` lacks."""
 _UNPACED = -1
 _FASTEST_PACED = 2**31 - 1
+_MOST_UNSENT = 256 * 1024
+"""Bytes that wait in the kernel to be sent, for TCP_NOTSENT_LOWAT: what a slow line, too, takes in seconds.
+
+The CRT gives up a connection that takes nothing from it for 30 seconds, although the kernel may still be
+sending what it took before.
+"""
+_DISCARD = struct.pack("ii", 1, 0)
+"""For SO_LINGER: a struct linger with no time to send the rest, see socket(7)."""
 _BYTES = struct.Struct("=120xQQ8xI")
 """In struct tcp_info: tcpi_bytes_acked and tcpi_bytes_received, of 64 bits, and tcpi_notsent_bytes, of 32."""
 
@@ -68,10 +76,12 @@ class TcpConnections:
             return self._active_at
 
     def _sample(self, now: float) -> None:
-        before, self._counts = (
-            self._counts,
-            {os.fstat(connection.fileno()).st_ino: _byte_counts(connection) for connection in self._open()},
-        )
+        before, self._counts = self._counts, {}
+        for connection in self._open():
+            inode = os.fstat(connection.fileno()).st_ino
+            self._counts[inode] = _byte_counts(connection)
+            if inode not in before:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _MOST_UNSENT)
         acknowledged = 0
         for inode, counts in self._counts.items():
             last = before.get(inode, _ByteCounts())
@@ -122,6 +132,16 @@ class TcpConnections:
                 rate = max(1, int(bytes_per_second))
             for connection in self._open():
                 connection.setsockopt(socket.SOL_SOCKET, _MAX_PACING_RATE, rate)
+
+    def discard_unsent(self) -> None:
+        """Have what waits to be sent at present discarded if its connection is closed, as by a cancellation.
+
+        Otherwise the kernel still sends it, as much as megabytes, and others wait for the line.
+        """
+        with self._lock:
+            for connection in self._open():
+                if _byte_counts(connection).unsent:
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _DISCARD)
 
     def _open(self) -> Iterator[socket.socket]:
         """The connections, by duplicate descriptors, because the CRT may close its own at any time."""

@@ -59,6 +59,7 @@ class DaemonStatus:
                 "unreadable_directories": len(app.scanner.unreadable),
             },
             set_aside=lambda: {kind.items: kind.count for kind in app.supervisor.set_aside()},
+            line=lambda: app.context.store.bytes_per_second,
         )
         app.context.metrics.registry.register(gauges)
 

@@ -42,8 +42,10 @@ PATH_SECONDS = 0.5
 RIVAL_SECONDS = 1.0
 """How soon a row is tried again whose object key a missing file, or one being uploaded, still holds."""
 
-PATIENCE_SECONDS = 120.0
-"""How long an attempt may take between two beats, besides the time that a request may stall."""
+PATIENCE_SECONDS = 180.0
+"""How long an attempt may take between two beats, at least."""
+STALL_MARGIN_SECONDS = 120.0
+"""By how much that exceeds the time that a request may stall."""
 
 COMMIT_BACKOFF = Backoff(base=0.5, factor=2.0, cap=10.0)
 
@@ -55,7 +57,7 @@ class UploadStage(Stage):
     state = State.PENDING
 
     def __init__(self, context: StageContext, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.patience_seconds = PATIENCE_SECONDS + context.store.stall_seconds
+        self.patience_seconds = max(PATIENCE_SECONDS, context.store.stall_seconds + STALL_MARGIN_SECONDS)
         self._context = context
         self._clock = clock
 

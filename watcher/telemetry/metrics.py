@@ -89,6 +89,8 @@ class LedgerGauges(Collector):
     catalog: Callable[[], Mapping[str, int]]
     directories: Callable[[], Mapping[str, int]] = dict
     set_aside: Callable[[], Mapping[str, int]] = dict
+    line: Callable[[], float | None] = lambda: None
+    """The rate of the line to S3 in bytes per second; None while unknown."""
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the families of one scrape."""
@@ -103,6 +105,8 @@ class LedgerGauges(Collector):
             yield _gauge(name, CATALOG_GAUGES[name], number)
         for name, number in self.directories().items():
             yield _gauge(name, DIRECTORY_GAUGES[name], number)
+        if (rate := self.line()) is not None:
+            yield _gauge("line_bytes_per_second", "What the line to S3 takes, as last measured.", rate)
 
 
 def _gauge(name: str, description: str, value: float) -> GaugeMetricFamily:

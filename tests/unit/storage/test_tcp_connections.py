@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from storage.transfer.tcp_connections import FLOOD_SECONDS, TcpConnections
+from storage.transfer.tcp_connections import FLOOD_SECONDS, TcpConnections, _byte_counts
 
 
 class Pair:
@@ -96,6 +96,35 @@ def test_the_rate_is_that_at_which_what_waits_is_acknowledged(pair: Pair) -> Non
     assert connections.rate is not None
     assert connections.moved >= received
     assert connections.rate <= connections.moved / 4
+
+
+def test_little_waits_in_the_kernel_so_that_its_sender_sees_a_slow_line_take_bytes(pair: Pair) -> None:
+    connections = TcpConnections(pair.port)
+    connections.last_activity(0)
+    block = bytes(65536)
+    pair.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8 * 1024 * 1024)
+    pair.ours.setblocking(False)
+    with suppress(BlockingIOError):
+        while True:
+            pair.ours.send(block)
+    assert 0 < _byte_counts(pair.ours).unsent <= 256 * 1024 + len(block)
+
+
+def test_what_waits_to_be_sent_can_be_discarded_when_its_connection_is_closed(pair: Pair) -> None:
+    pair.ours.setblocking(False)
+    with suppress(BlockingIOError):
+        while True:
+            pair.ours.send(bytes(65536))
+    TcpConnections(pair.port).discard_unsent()
+    pair.ours.close()
+    pair.theirs.settimeout(10)
+
+    def receive_all() -> None:
+        while pair.theirs.recv(65536):
+            continue
+
+    with pytest.raises(ConnectionResetError):
+        receive_all()
 
 
 def test_a_paced_connection_keeps_to_its_rate_and_an_unpaced_one_flies(pair: Pair) -> None:

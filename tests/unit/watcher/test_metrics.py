@@ -68,6 +68,7 @@ def test_metrics_are_the_documented_ones(metrics: Metrics) -> None:
             paused=dict,
             catalog=lambda: dict.fromkeys(CATALOG_GAUGES, 0),
             directories=lambda: dict.fromkeys(DIRECTORY_GAUGES, 0),
+            line=lambda: 64_000.0,
         )
     )
     suffixes = {"counter": "_total"}
@@ -106,6 +107,16 @@ def test_gauges_are_read_at_every_scrape(metrics: Metrics) -> None:
     sampled = scrape(metrics)
     assert sampled['video_uploader_uploads{state="pending"}'] == 2
     assert sampled['video_uploader_stage_paused{stage="upload"}'] == 0
+
+
+def test_the_line_has_a_rate_once_it_was_measured(metrics: Metrics) -> None:
+    rate: float | None = None
+    metrics.registry.register(
+        LedgerGauges(counts=dict, settling=lambda: 0, paused=dict, catalog=dict, line=lambda: rate)
+    )
+    assert "video_uploader_line_bytes_per_second" not in scrape(metrics)
+    rate = 64_000.0
+    assert scrape(metrics)["video_uploader_line_bytes_per_second"] == 64_000
 
 
 def test_a_source_that_returns_nothing_gives_no_samples_and_the_rest_is_served(metrics: Metrics) -> None:
