@@ -48,6 +48,7 @@ class UploadRow(Model):
     inode = Unsigned64Field()
     size = BigIntegerField()
     mtime_ns = BigIntegerField()
+    ctime_ns = BigIntegerField(null=True)
     checksum = TextField(null=True)
     etag = TextField(null=True)
     version_id = TextField(null=True)

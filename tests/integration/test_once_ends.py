@@ -13,6 +13,7 @@ import pytest
 from db import State, Upload
 from tests.support.catalog_harness import Compressor, compressor, publish  # noqa: F401  # the fixture
 from tests.support.harness import VIDEO_ID, Harness, MakeHarness
+from tests.support.uploads_in_progress import published
 from watcher.app import single_pass
 from watcher.app.single_pass import SinglePass
 from watcher.errors import DeferError
@@ -42,6 +43,16 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(single_pass, "STAGES_PATIENCE_SECONDS", 2.0)
     monkeypatch.setattr(single_pass, "SETTLE_PATIENCE_SECONDS", 2.0)
     monkeypatch.setattr(single_pass, "STOP_SECONDS", 1.0)
+
+
+def test_a_copy_that_must_be_hashed_again_is_released_in_the_same_pass(
+    make_harness: MakeHarness, video: bytes
+) -> None:
+    harness = make_harness()
+    published(harness, video, PATH)
+    os.chmod(harness.absolute(PATH), 0o640)
+    assert run_once(harness) == []
+    assert harness.row(PATH).state is State.RELEASED
 
 
 @pytest.mark.usefixtures("patience")

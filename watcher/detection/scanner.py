@@ -15,6 +15,7 @@ from db import Ledger, State, Upload
 from watcher.detection.settler import Source
 from watcher.errors import FILE_SYSTEM_CODES, Code
 from watcher.filesystem import FoundFile, NotOursError, Tree, UnreadableDirectory, UnreadableError
+from watcher.filesystem.hashing import Rank
 from watcher.filesystem.removal import is_present_or_quarantined, parse_quarantine_name
 from watcher.renditions import Ignored, PathTemplate
 from watcher.supervision import Isolation
@@ -94,8 +95,9 @@ class Scanner:
     """Finds the files that events did not report; its callbacks act on them.
 
     `check` is called for every path whose present file is not in the ledger, with ``Source.SCAN`` for a new
-    file that an event should have reported, because a complete scan preceded it. `missing` is called for
-    every waiting row whose file does not exist.
+    file that an event should have reported, because a complete scan preceded it. `recheck` is called instead,
+    with the size, if only the device or the ctime of a known copy changed: it has to be hashed again.
+    `missing` is called for every waiting row whose file does not exist.
     """
 
     def __init__(
@@ -105,12 +107,14 @@ class Scanner:
         template: PathTemplate,
         ledger: Ledger,
         check: Callable[[str, Source], None],
+        recheck: Callable[[str, int], None],
         missing: Callable[[Upload], None],
     ) -> None:
         self._tree = tree
         self._template = template
         self._ledger = ledger
         self._check = check
+        self._recheck = recheck
         self._missing = missing
         self._watching: Watching | None = None
         self._has_scanned_all = False
@@ -175,9 +179,12 @@ class Scanner:
         known = self._ledger.current_many(found)
         for path, identity in found.items():
             row = known.get(path)
-            if row is None or row.identity != identity:
+            if row is None or not row.holds(identity):
                 report.noticed += 1
-                self._check(path, source_of_new)
+                if row is not None and row.checksum and Rank.of(row, identity) is Rank.COPY:
+                    self._recheck(path, identity.size)
+                else:
+                    self._check(path, source_of_new)
             elif not is_settled(row):
                 report.noticed += 1
                 self._check(path, Source.EVENT)

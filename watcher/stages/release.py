@@ -10,14 +10,17 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 
 import structlog
 
 from db import ClaimLostError, DatabaseError, Ledger, State, Upload
-from storage import Verdict
+from storage import SourceFile, StorageError, UploadCancelledError, Verdict
+from watcher.detection import Reading
 from watcher.errors import Code, DeferError, FailureKind, ReexamineError, StageError, failure_of
 from watcher.failpoints import Point, failpoint
 from watcher.filesystem import FileMissingError, NotOursError, Tree, UnreadableError, removal
+from watcher.filesystem.hashing import Hashing, Rank, ReadingThread
 from watcher.filesystem.removal import Kept, LeftInQuarantine, Outcome, Quarantined, Released, Restored
 from watcher.settings import Policy
 from watcher.stages.context import StageContext
@@ -32,6 +35,8 @@ QUARANTINE_SECONDS = 1.0
 """How long a file stays in quarantine: a writer may have resolved its path and not opened it yet."""
 
 CATALOG_BUSY_SECONDS = 5.0
+REHASH_SECONDS = 60.0
+"""How soon a release is tried again at the latest whose file has to be hashed again first."""
 
 
 class ReleaseStage(Stage):
@@ -65,7 +70,7 @@ class ReleaseStage(Stage):
         for upload in uploads:
             work.beat()
             with self._isolating(upload, work), work.error_policy.handling(upload):
-                if file := self._quarantine(upload):
+                if file := self._quarantine(upload, work):
                     quarantined.append((upload, file))
         if not quarantined:
             return
@@ -77,7 +82,7 @@ class ReleaseStage(Stage):
                     removal.restore(self._context.tree, file, "The daemon is stopping.")
                     self._context.ledger.return_claim(upload)
                 else:
-                    self._require_claim(upload, file)
+                    self._require_claim(upload, file, work)
                     self._conclude(upload, removal.delete_quarantined(self._context.tree, file))
 
     @contextmanager
@@ -89,10 +94,13 @@ class ReleaseStage(Stage):
             log.exception("internal_error", stage=self.name, uploads=[upload.id])
             work.error_policy.postpone_after_bug(upload, exc)
 
-    def _quarantine(self, upload: Upload) -> Quarantined | None:
+    def _quarantine(self, upload: Upload, work: Work) -> Quarantined | None:
         """Check that the copy may go and quarantine it; None if the upload needs nothing more."""
         self._require_due(upload)
-        if not self._repair(upload) or not self._confirm(upload):
+        if not self._repair(upload, work):
+            return None
+        self._require_as_hashed(upload)
+        if not self._confirm(upload):
             return None
         if self._context.tree.stat(upload.path) is None:
             self._context.tree.ensure_mounted()
@@ -123,12 +131,22 @@ class ReleaseStage(Stage):
             return timedelta(0)
         return upload.published_at + self._policy.retention - self._context.ledger.now()
 
-    def _repair(self, upload: Upload) -> bool:
+    def _require_as_hashed(self, upload: Upload) -> None:
+        """Raise ReexamineError if there is a file that may not be the one that was hashed.
+
+        Not even its ctime may have changed, because an edit can keep size and time. It is hashed again where
+        it holds up nothing else (`watcher.detection.settler`), and this upload is due when that is done.
+        """
+        present = self._context.tree.stat(upload.path)
+        if present is not None and not upload.holds(present):
+            raise ReexamineError("It may not be the file that was hashed any more.", REHASH_SECONDS)
+
+    def _repair(self, upload: Upload, work: Work) -> bool:
         """Repair what an interrupted attempt left in quarantine; False if that concluded the release."""
         if self._is_in_place(upload):
             return True
         for path in removal.quarantined_paths(self._context.tree, upload.path, upload.id):
-            outcome = self._repair_path(upload, path)
+            outcome = self._repair_path(upload, path, work)
             if not isinstance(outcome, Restored):
                 self._conclude(upload, outcome)
                 return False
@@ -139,17 +157,23 @@ class ReleaseStage(Stage):
         tree = self._context.tree
         return tree.is_unchanged(upload.path, upload.identity) and tree.has_one_name(upload.path)
 
-    def _repair_path(self, upload: Upload, path: str) -> Outcome:
-        outcome = removal.repair(self._context.tree, path, os.path.basename(upload.path), upload.identity)
+    def _repair_path(self, upload: Upload, path: str, work: Work) -> Outcome:
+        outcome = removal.repair(
+            self._context.tree,
+            path,
+            os.path.basename(upload.path),
+            upload.identity,
+            is_hashed_content=partial(_has_content, upload, self._context.hashing, work),
+        )
         log.info("aside_repaired", outcome=type(outcome).__name__)
         return outcome
 
-    def _require_claim(self, upload: Upload, file: Quarantined) -> None:
+    def _require_claim(self, upload: Upload, file: Quarantined, work: Work) -> None:
         """Restore the file and raise if the claim was lost in quarantine: its new holder decides then."""
         try:
             self._context.ledger.require_claim(upload)
         except (ClaimLostError, DatabaseError):
-            self._repair_path(upload, file.quarantine_path)
+            self._repair_path(upload, file.quarantine_path, work)
             raise
 
     def _confirm(self, upload: Upload) -> bool:
@@ -208,6 +232,22 @@ def _error_of(kept: Kept) -> Exception:
     return StageError(FailureKind.TRANSIENT, Code.NOT_REMOVABLE, kept.reason)
 
 
+def _has_content(upload: Upload, hashing: Hashing, thread: ReadingThread, descriptor: int) -> bool:
+    """Whether an open file has the content that was hashed, which is read as a whole.
+
+    Raises `UploadCancelledError` if the thread is stopped.
+    """
+    if upload.checksum is None:
+        return False
+    try:
+        source = SourceFile(descriptor, hashing.pace(Rank.AGAIN, upload.size, thread))
+        return source.checksum() == upload.checksum
+    except UploadCancelledError:
+        raise
+    except StorageError:
+        return False
+
+
 class QuarantineRepair:
     """Restores or deletes the quarantined files that a crash left, each under a claim on its upload.
 
@@ -216,25 +256,29 @@ class QuarantineRepair:
     left alone until a claim would have expired.
     """
 
-    def __init__(self, tree: Tree, ledger: Ledger, *, lease: timedelta, is_shared: bool = False) -> None:
+    def __init__(
+        self, tree: Tree, ledger: Ledger, hashing: Hashing, *, lease: timedelta, is_shared: bool = False
+    ) -> None:
         self._tree = tree
         self._ledger = ledger
+        self._hashing = hashing
         self._lease = lease
         self._is_shared = is_shared
         self._reported = RepeatFilter()
         self.isolation = Isolation("quarantined files")
 
-    def run(self, paths: Iterable[str]) -> None:
-        """Repair the quarantined files at these paths.
+    def run(self, paths: Iterable[str], thread: ReadingThread | None = None) -> None:
+        """Repair the quarantined files at these paths, until `thread`, the present one, is stopped.
 
-        A file of an unknown upload stays: its original name is not recorded anywhere.
+        A file whose name another one has taken is hashed again. A file of an unknown upload stays: its
+        original name is not recorded anywhere.
         Raises `db.DatabaseError` and `watcher.filesystem.openat.RootUnavailableError`.
         """
         for path in paths:
             with self.isolation.item(path, path=path):
-                self._run_path(path)
+                self._run_path(path, thread or Reading())
 
-    def _run_path(self, path: str) -> None:
+    def _run_path(self, path: str, thread: ReadingThread) -> None:
         upload_id = removal.parse_quarantine_name(os.path.basename(path))
         known = [] if upload_id is None else self._ledger.uploads(ids=[upload_id])
         if not known:
@@ -245,18 +289,26 @@ class QuarantineRepair:
                     hint="The ledger has no such upload. Rename the file by hand if it is wanted.",
                 )
         elif not self._may_be_in_progress(known[0]):
-            self._repair(path, known[0].id)
+            self._repair(path, known[0].id, thread)
 
     def _may_be_in_progress(self, upload: Upload) -> bool:
         changed_state = self._is_shared and upload.state is not State.PUBLISHED
         return changed_state and abs(self._ledger.now() - upload.changed_at) < self._lease
 
-    def _repair(self, path: str, upload_id: int) -> None:
+    def _repair(self, path: str, upload_id: int, thread: ReadingThread) -> None:
         upload = self._ledger.claim_one(upload_id, lease=self._lease)
         if upload is None:
             return
         try:
-            outcome = removal.repair(self._tree, path, os.path.basename(upload.path), upload.identity)
+            outcome = removal.repair(
+                self._tree,
+                path,
+                os.path.basename(upload.path),
+                upload.identity,
+                is_hashed_content=partial(_has_content, upload, self._hashing, thread),
+            )
+        except UploadCancelledError:
+            log.info("aside_unrepaired", path=path, upload=upload.id, reason="The daemon is stopping.")
         except (FileMissingError, NotOursError, UnreadableError, OSError) as exc:
             log.warning("aside_unrepaired", path=path, upload=upload.id, reason=str(exc))
         else:

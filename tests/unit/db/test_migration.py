@@ -18,7 +18,7 @@ from db import Database, DatabaseError, ErrorKind, Ledger, migrate, pending_migr
 from tests.support.databases import DatabaseAddress, enqueue
 from tests.support.postgres import PostgresServer
 
-ALL = ["0001_initial", "0002_invalidations", "0003_catalog_rows"]
+ALL = ["0001_initial", "0002_invalidations", "0003_catalog_rows", "0004_change_times"]
 HISTORY = "schema_migration"
 
 
