@@ -27,7 +27,8 @@ class Identity:
 
     Two identities are equal whatever their ctime, which chmod(2), link(2) and rename(2) change too: see
     inode(7). But no process can set it, so another ctime is all that shows an edit which keeps size and mtime
-    (`rsync --inplace -t`, `exiftool -P`). `is_exactly` and `Upload.holds` compare it.
+    (`rsync --inplace -t`, `exiftool -P`). `is_exactly` and `Upload.holds` compare it. Two changes within one
+    tick of the kernel's clock, a few milliseconds, have the same ctime.
     """
 
     device: int

@@ -4,6 +4,8 @@ The file is never mapped into memory: the compressor truncates renditions in pla
 and access to a mapped page past the new end raises SIGBUS, where a read is merely short.
 """
 
+import ctypes
+import errno
 import hashlib
 import os
 import stat
@@ -17,6 +19,14 @@ from storage.errors import ErrorKind, SourceChangedError, StorageError
 
 BUFFER_BYTES = 1024 * 1024
 """Read size for hashing."""
+WRITE_BACK_BYTES = 64 * 1024 * 1024
+"""How much of a large file is written to the disk at a time."""
+
+_WRITE_AND_WAIT = 1 | 2 | 4
+"""SYNC_FILE_RANGE_WAIT_BEFORE, _WRITE and _WAIT_AFTER; see sync_file_range(2)."""
+_NOT_SUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.ESPIPE})
+_sync_file_range = ctypes.CDLL(None, use_errno=True).sync_file_range
+_sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 
 
 Pace = AbstractContextManager[Callable[[int], object]]
@@ -105,14 +115,25 @@ class SourceFile:
         passed again after an interruption, it has only the rest of the same content read. Raises
         `SourceChangedError` if the file changed while it was read.
         """
-        with _reading():
-            os.fsync(self._fd)
         done = done or PartialChecksum()
+        if not done.offset:
+            self._write_back()
         for block in self._blocks(done.offset, self.size - done.offset):
             done.value = checksums.crc(block, done.value)
             done.offset += len(block)
         self.ensure_unchanged()
         return checksums.encode(done.value)
+
+    def _write_back(self) -> None:
+        """Write the file's data to the disk, a large file in stretches: fsync(2) alone can take minutes."""
+        if self.size > WRITE_BACK_BYTES:
+            with self._pace as keep_to_pace:
+                for offset in range(0, self.size, WRITE_BACK_BYTES):
+                    keep_to_pace(0)
+                    with _reading():
+                        _sync_range(self._fd, offset, WRITE_BACK_BYTES)
+        with _reading():
+            os.fsync(self._fd)
 
     def etag(self, part_size: int | None) -> str:
         """The ETag, without quotes, that S3 gives this file sent in parts of `part_size` bytes.
@@ -163,6 +184,15 @@ class SourceFile:
 
 def _at_once(_count: int) -> None:
     """The pace of a read that nothing holds up."""
+
+
+def _sync_range(fd: int, offset: int, length: int) -> None:
+    """Write a stretch of a file's data to the disk and wait for it. Does nothing where that is impossible."""
+    if _sync_file_range(fd, offset, length, _WRITE_AND_WAIT) != 0:
+        code = ctypes.get_errno()
+        # Any other error must be raised here: fsync(2) does not report it a second time.
+        if code not in _NOT_SUPPORTED:
+            raise OSError(code, os.strerror(code))
 
 
 @contextmanager

@@ -118,6 +118,8 @@ def report_lines(report: InstanceReport | None) -> list[str]:
         lines.append(f"the database is {database}")
     if settling := report.report.get("settling"):
         lines.append(f"{settling} files are not known to be finished yet")
+    if to_hash_again := report.report.get("to_hash_again"):
+        lines.append(f"{to_hash_again} of them are known, were touched since, and are being hashed again")
     disk = report.report.get("disk")
     if isinstance(disk, Mapping) and disk.get("is_high"):
         lines.append(

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import structlog
 
-from db import Ledger, State, Upload
+from db import Identity, Ledger, State, Upload
 from watcher.detection.settler import Source
 from watcher.errors import FILE_SYSTEM_CODES, Code
 from watcher.filesystem import FoundFile, NotOursError, Tree, UnreadableDirectory, UnreadableError
@@ -181,7 +181,7 @@ class Scanner:
             row = known.get(path)
             if row is None or not row.holds(identity):
                 report.noticed += 1
-                if row is not None and row.checksum and Rank.of(row, identity) is Rank.COPY:
+                if row is not None and _is_touched_copy(row, identity):
                     self._recheck(path, identity.size)
                 else:
                     self._check(path, source_of_new)
@@ -211,6 +211,10 @@ class Scanner:
 def _pages(found: Iterator[FoundFile]) -> Iterator[list[FoundFile]]:
     while page := list(itertools.islice(found, PAGE)):
         yield page
+
+
+def _is_touched_copy(row: Upload, identity: Identity) -> bool:
+    return row.state.is_live and row.checksum is not None and Rank.of(row, identity) is Rank.COPY
 
 
 def is_settled(row: Upload) -> bool:

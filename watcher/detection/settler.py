@@ -101,7 +101,7 @@ class _Entry:
     waits_for_writer: bool = False
     found_by_scan: bool = False
     required: ReadRequired | None = None
-    """With which rank and size the path was last left to the reading thread."""
+    """With which rank and size the path is left to the reading thread; None if it is not."""
     reading: Reading | None = None
 
 
@@ -178,6 +178,12 @@ class Settler(Worker):
         with self._changed:
             return len(self._entries)
 
+    @property
+    def to_read(self) -> int:
+        """How many of the paths are left to the reading thread."""
+        with self._changed:
+            return sum(entry.required is not None for entry in self._entries.values())
+
     def waiting_for_writers(self) -> list[str]:
         """The paths that a process has open for writing."""
         with self._changed:
@@ -219,6 +225,7 @@ class Settler(Worker):
 
     def _schedule(self, path: str, entry: _Entry, delay: float) -> None:
         entry.due, entry.item_number = self._clock() + delay, next(self._item_numbers)
+        entry.required = None
         heapq.heappush(self._queue, (entry.due, entry.item_number, path))
         if len(self._queue) > 2 * len(self._entries) + MAX_OUTDATED_ITEMS:
             # A path that is reported again and again leaves an outdated item behind each time.

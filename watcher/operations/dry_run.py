@@ -63,10 +63,13 @@ class Planner:
         if isinstance(rendition, Ignored):
             return Plan(entry.path, "ignore", rendition.reason)
         known = self._ledger.current(entry.path) if self._ledger else None
-        if known is not None and known.holds(entry.identity) and is_settled(known):
+        if known is not None and known.identity == entry.identity and is_settled(known):
             if known.state is State.PENDING and self._gate is not None:
                 return _plan_at_gate(self._gate, known)
-            return Plan(entry.path, *_PLAN_BY_STATE[known.state])
+            action, reason = _PLAN_BY_STATE[known.state]
+            if not known.holds(entry.identity):
+                reason += "; its ctime changed, so it is hashed again first"
+            return Plan(entry.path, action, reason)
         return self._plan_new(entry, rendition)
 
     def _plan_new(self, entry: FoundFile, rendition: Rendition) -> Plan:

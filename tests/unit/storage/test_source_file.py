@@ -1,5 +1,6 @@
 """Reading and hashing a local file, and detection of its changes."""
 
+import ctypes
 import errno
 import hashlib
 import os
@@ -18,6 +19,7 @@ from storage import (
     UploadCancelledError,
     checksums,
     part_size_for,
+    source_file,
 )
 from storage.source_file import BUFFER_BYTES
 from storage.transfer.part_layout import parts_of
@@ -203,6 +205,49 @@ def test_content_is_on_the_disk_before_it_is_hashed(
     monkeypatch.setattr(os, "preadv", preadv)
     source.checksum()
     assert calls == ["fsync", "preadv"]
+
+
+def test_a_large_file_is_written_to_the_disk_in_stretches_that_keep_to_the_pace(
+    source_of: SourceOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[object] = []
+    sync_range, real_fsync = source_file._sync_range, os.fsync
+
+    def note_range(fd: int, offset: int, length: int) -> None:
+        told.append((offset, length))
+        sync_range(fd, offset, length)
+
+    def fsync(fd: int) -> None:
+        told.append("fsync")
+        real_fsync(fd)
+
+    monkeypatch.setattr(source_file, "WRITE_BACK_BYTES", 2 * BUFFER_BYTES)
+    monkeypatch.setattr(source_file, "_sync_range", note_range)
+    monkeypatch.setattr(os, "fsync", fsync)
+    content = os.urandom(3 * BUFFER_BYTES)
+    assert source_of(content, nullcontext(told.append)).checksum() == checksums.encode(checksums.crc(content))
+    assert told[:5] == [0, (0, 2 * BUFFER_BYTES), 0, (2 * BUFFER_BYTES, 2 * BUFFER_BYTES), "fsync"]
+    assert told[5:] == [0, BUFFER_BYTES, BUFFER_BYTES]
+
+
+def test_an_error_of_the_disk_while_it_is_written_is_not_lost(
+    source_of: SourceOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = source_of(bytes(10))
+    monkeypatch.setattr(source_file, "WRITE_BACK_BYTES", 5)
+
+    def fail(code: int) -> Callable[..., int]:
+        def sync_file_range(*_: object) -> int:
+            ctypes.set_errno(code)
+            return -1
+
+        return sync_file_range
+
+    monkeypatch.setattr(source_file, "_sync_file_range", fail(errno.EIO))
+    with pytest.raises(StorageError, match="Input/output error"):
+        source.checksum()
+    monkeypatch.setattr(source_file, "_sync_file_range", fail(errno.ENOSYS))
+    assert source.checksum() == checksums.encode(checksums.crc(bytes(10)))
 
 
 @pytest.mark.parametrize("call", ["fsync", "preadv"])

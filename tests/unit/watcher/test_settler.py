@@ -420,7 +420,8 @@ def test_a_file_that_must_be_read_holds_up_no_other_check(fixture: SettlerFixtur
         fixture.answer(f"new-{number}", FINISHED)
         settler.check(f"new-{number}")
         assert fixture.reported.get(timeout=WAIT_SECONDS) == (f"new-{number}", FINISHED)
-    assert settler.unsettled() == ["large"]
+    settler.wait_until_only_writers_remain(lambda: settler.unsettled() == ["large"])
+    assert (settler.unsettled(), settler.to_read) == (["large"], 1)
 
 
 def test_what_must_be_read_is_read_in_order_of_rank_and_size(fixture: SettlerFixture) -> None:
