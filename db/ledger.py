@@ -76,7 +76,7 @@ class Ledger(LedgerReader):
                 # Waits for a concurrent transaction that releases the live upload, and sees its result.
                 live = live.for_update()
             replaced = self._fetch("look up a path", live)
-            if any(upload.identity == identity for upload in replaced):
+            if any(upload.holds(identity) for upload in replaced):
                 return None
             ended = {"state": State.SUPERSEDED, "changed_at": now, "due_at": now, "awaits_row": False}
             uploads.update(ended | self._end_of_claim).where(
@@ -562,6 +562,12 @@ class Ledger(LedgerReader):
 
 def _changed_fields(before: Identity, after: Identity) -> str:
     """The names of the attributes that differ, for users."""
-    names = {"device": "device", "inode": "inode", "size": "size", "mtime_ns": "modification time"}
+    names = {
+        "device": "device",
+        "inode": "inode",
+        "size": "size",
+        "mtime_ns": "modification time",
+        "ctime_ns": "change time",
+    }
     changed = [label for name, label in names.items() if getattr(before, name) != getattr(after, name)]
     return ", ".join(changed) or "identity"

@@ -28,14 +28,29 @@ JSON = str | int | float | bool | None | Sequence["JSON"] | Mapping[str, "JSON"]
 class Identity:
     """Which content a path held when it was examined, from `fstat(2)`.
 
-    `device` and `inode` are unsigned 64-bit numbers, `size` is in bytes, `mtime_ns` in nanoseconds since the
-    epoch.
+    `device` and `inode` are unsigned 64-bit numbers, `size` is in bytes, `mtime_ns` and `ctime_ns` are in
+    nanoseconds since the epoch. `ctime_ns` is None if it is unknown.
+
+    Two identities are equal whatever their ctime, which chmod(2), link(2) and rename(2) change too: see
+    inode(7). But no process can set it, so another ctime is all that shows an edit which keeps size and mtime
+    (`rsync --inplace -t`, `exiftool -P`). `is_exactly` and `Upload.holds` compare it. Two changes within one
+    tick of the kernel's clock, a few milliseconds, have the same ctime.
     """
 
     device: int
     inode: int
     size: int
     mtime_ns: int
+    ctime_ns: int | None = field(default=None, compare=False)
+
+    def is_exactly(self, other: Identity) -> bool:
+        """Whether the two are equal, and their ctimes too if both are known: nothing was done to the file."""
+        is_known = self.ctime_ns is not None and other.ctime_ns is not None
+        return self == other and (not is_known or self.ctime_ns == other.ctime_ns)
+
+    def was_touched_after(self, other: Identity) -> bool:
+        """Whether both ctimes are known, and this one is later."""
+        return self.ctime_ns is not None and other.ctime_ns is not None and self.ctime_ns > other.ctime_ns
 
     @property
     def is_storable(self) -> bool:
@@ -65,6 +80,8 @@ class UploadColumns:
     size = BigIntegerField()
     """Bytes."""
     mtime_ns = BigIntegerField()
+    ctime_ns = BigIntegerField(null=True)
+    """Once there is a `checksum`, the file's ctime before it was hashed; None in rows of earlier versions."""
     checksum = TextField(null=True)
     """Base64 of the 8 big-endian bytes of the CRC64NVME over the whole file, as S3's `ChecksumCRC64NVME`."""
     etag = TextField(null=True)
@@ -135,7 +152,14 @@ class Upload(UploadColumns):
     @property
     def identity(self) -> Identity:
         """The file's identity when it was last known to hold this content."""
-        return Identity(self.device, self.inode, self.size, self.mtime_ns)
+        return Identity(self.device, self.inode, self.size, self.mtime_ns, self.ctime_ns)
+
+    def holds(self, identity: Identity) -> bool:
+        """Whether a file with this identity has the content of this row.
+
+        Another ctime, if it is known, may mean that content which was hashed has been edited since.
+        """
+        return self.identity == identity if self.checksum is None else self.identity.is_exactly(identity)
 
     def as_dict(self) -> dict[str, JSON]:
         """The row by column name, ready for JSON; times as ISO 8601 in UTC, ending in 'Z'."""
@@ -161,6 +185,7 @@ class Progress(TypedDict, total=False):
     quality: str
     object_key: str
 
+    ctime_ns: int | None
     checksum: str | None
     etag: str | None
     multipart_id: str | None

@@ -49,7 +49,7 @@ from storage.keys import (
 from storage.object_store import ListedObject, ObjectStore, UploadSteps
 from storage.rendition_store import RenditionStore, UploadedRendition
 from storage.s3_service import S3Service
-from storage.source_file import SourceFile
+from storage.source_file import PartialChecksum, SourceFile
 from storage.transfer import Multipart, OpenMultipart, Sent, Target, WriteCondition, part_size_for
 from storage.verification import Confirmation, ObjectHead, Receipt, Verdict, compare
 
@@ -75,6 +75,7 @@ __all__ = [
     "OpenMultipart",
     "Outcome",
     "ParsedKey",
+    "PartialChecksum",
     "PreconditionError",
     "PublicCheck",
     "Receipt",

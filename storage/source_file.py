@@ -4,18 +4,35 @@ The file is never mapped into memory: the compressor truncates renditions in pla
 and access to a mapped page past the new end raises SIGBUS, where a read is merely short.
 """
 
+import ctypes
+import errno
 import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from storage import checksums
-from storage.errors import ErrorKind, SourceChangedError, StorageError, UploadCancelledError
+from storage.errors import ErrorKind, SourceChangedError, StorageError
 
 BUFFER_BYTES = 1024 * 1024
 """Read size for hashing."""
+WRITE_BACK_BYTES = 64 * 1024 * 1024
+"""How much of a large file is written to the disk at a time."""
+
+_WRITE_AND_WAIT = 1 | 2 | 4
+"""SYNC_FILE_RANGE_WAIT_BEFORE, _WRITE and _WAIT_AFTER; see sync_file_range(2)."""
+_NOT_SUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.ESPIPE})
+_sync_file_range = ctypes.CDLL(None, use_errno=True).sync_file_range
+_sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+
+
+Pace = AbstractContextManager[Callable[[int], object]]
+"""What a long read keeps to. It is entered for every stretch of a file that is hashed; the function that it
+gives is called before each block, with the number of bytes read since the last call. Either may wait, and may
+raise, which ends the read."""
 
 
 def never_cancelled() -> bool:
@@ -23,8 +40,19 @@ def never_cancelled() -> bool:
     return False
 
 
+@dataclass(slots=True)
+class PartialChecksum:
+    """How far a file was hashed when that was interrupted: bytes from its start, and their CRC64NVME."""
+
+    offset: int = 0
+    value: int = 0
+
+
 class FileIdentity(NamedTuple):
-    """What changes with a file's content. Not ctime, which chmod and hard links change too."""
+    """What changes with a file's content while it is sent.
+
+    Not ctime, which chmod and hard links change too: what is sent is compared with the checksum anyway.
+    """
 
     device: int
     inode: int
@@ -42,13 +70,15 @@ class SourceFile:
     """An open regular file that is hashed and sent. The caller closes the descriptor.
 
     Its identity is taken at construction; any later change of it raises `SourceChangedError`, and a read
-    error `StorageError` of kind object. Safe for threads, because every read names its offset.
+    error `StorageError` of kind object. Safe for threads without a `pace`, because every read names its
+    offset. What hashes, but not `read_into`, keeps to `pace` and raises what that raises.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, pace: Pace | None = None) -> None:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise ValueError("only a regular file can be uploaded")
         self._fd = fd
+        self._pace = pace or nullcontext(_at_once)
         self.identity = FileIdentity.of(fd)
 
     @property
@@ -78,62 +108,91 @@ class SourceFile:
         if changes:
             raise SourceChangedError(", ".join(changes))
 
-    def checksum(self, cancelled: Callable[[], bool] = never_cancelled) -> str:
+    def checksum(self, done: PartialChecksum | None = None) -> str:
         """CRC64NVME of the whole file in S3's text form, after its data has reached the disk (fsync).
 
-        What is hashed thus survives a power cut. Raises `UploadCancelledError` soon after `cancelled` returns
-        true, and `SourceChangedError` if the file changed while it was read.
+        What is hashed thus survives a power cut. Hashing begins where `done` ends, which is kept up to date:
+        passed again after an interruption, it has only the rest of the same content read. Raises
+        `SourceChangedError` if the file changed while it was read.
         """
+        done = done or PartialChecksum()
+        if not done.offset:
+            self._write_back()
+        for block in self._blocks(done.offset, self.size - done.offset):
+            done.value = checksums.crc(block, done.value)
+            done.offset += len(block)
+        self.ensure_unchanged()
+        return checksums.encode(done.value)
+
+    def _write_back(self) -> None:
+        """Write the file's data to the disk, a large file in stretches: fsync(2) alone can take minutes."""
+        if self.size > WRITE_BACK_BYTES:
+            with self._pace as keep_to_pace:
+                for offset in range(0, self.size, WRITE_BACK_BYTES):
+                    keep_to_pace(0)
+                    with _reading():
+                        _sync_range(self._fd, offset, WRITE_BACK_BYTES)
         with _reading():
             os.fsync(self._fd)
-        value = self.crc(0, self.size, cancelled)
-        self.ensure_unchanged()
-        return checksums.encode(value)
 
-    def etag(self, part_size: int | None, cancelled: Callable[[], bool] = never_cancelled) -> str:
+    def etag(self, part_size: int | None) -> str:
         """The ETag, without quotes, that S3 gives this file sent in parts of `part_size` bytes.
 
         None means sent with a single PUT. Raises as `checksum` does.
         """
         if part_size is None:
-            etag = self.md5(0, self.size, cancelled).hex()
+            etag = self.md5(0, self.size).hex()
         else:
             etag = checksums.multipart_etag(
                 [
-                    self.md5(offset, min(part_size, self.size - offset), cancelled)
+                    self.md5(offset, min(part_size, self.size - offset))
                     for offset in range(0, self.size, part_size)
                 ]
             )
         self.ensure_unchanged()
         return etag
 
-    def crc(self, offset: int, length: int, cancelled: Callable[[], bool] = never_cancelled) -> int:
+    def crc(self, offset: int, length: int) -> int:
         """CRC64NVME of `length` bytes from `offset`. Raises as `checksum`, but for a change elsewhere."""
         value = 0
-        for block in self._blocks(offset, length, cancelled):
+        for block in self._blocks(offset, length):
             value = checksums.crc(block, value)
         return value
 
-    def md5(self, offset: int, length: int, cancelled: Callable[[], bool] = never_cancelled) -> bytes:
+    def md5(self, offset: int, length: int) -> bytes:
         """MD5 of `length` bytes from `offset`, which servers make ETags from. Raises as `crc` does."""
         digest = hashlib.md5(usedforsecurity=False)
-        for block in self._blocks(offset, length, cancelled):
+        for block in self._blocks(offset, length):
             digest.update(block)
         return digest.digest()
 
-    def _blocks(self, offset: int, length: int, cancelled: Callable[[], bool]) -> Iterator[memoryview]:
+    def _blocks(self, offset: int, length: int) -> Iterator[memoryview]:
         """The bytes from `offset`, in blocks that share one buffer."""
         buffer = memoryview(bytearray(min(length, BUFFER_BYTES)))
         end = offset + length
-        while offset < end:
-            if cancelled():
-                raise UploadCancelledError(operation="read")
-            with _reading():
-                count = os.preadv(self._fd, [buffer[: end - offset]], offset)
-            if not count:
-                raise SourceChangedError(f"it ended at byte {offset} of {end}")
-            yield buffer[:count]
-            offset += count
+        count = 0
+        with self._pace as keep_to_pace:
+            while offset < end:
+                keep_to_pace(count)
+                with _reading():
+                    count = os.preadv(self._fd, [buffer[: end - offset]], offset)
+                if not count:
+                    raise SourceChangedError(f"it ended at byte {offset} of {end}")
+                yield buffer[:count]
+                offset += count
+
+
+def _at_once(_count: int) -> None:
+    """The pace of a read that nothing holds up."""
+
+
+def _sync_range(fd: int, offset: int, length: int) -> None:
+    """Write a stretch of a file's data to the disk and wait for it. Does nothing where that is impossible."""
+    if _sync_file_range(fd, offset, length, _WRITE_AND_WAIT) != 0:
+        code = ctypes.get_errno()
+        # Any other error must be raised here: fsync(2) does not report it a second time.
+        if code not in _NOT_SUPPORTED:
+            raise OSError(code, os.strerror(code))
 
 
 @contextmanager

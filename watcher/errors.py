@@ -108,11 +108,15 @@ class DeferError(Exception):
 
 
 class ReexamineError(Exception):
-    """Raised by a stage whose file has changed since it was settled: it must be examined again."""
+    """Raised by a stage whose file has changed since it was settled: it must be examined again.
 
-    def __init__(self, reason: str) -> None:
+    The upload is tried again once that is done, and after `delay_seconds` in any case.
+    """
+
+    def __init__(self, reason: str, delay_seconds: float = 2.0) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.delay_seconds = delay_seconds
 
 
 MAX_FINDING = 300

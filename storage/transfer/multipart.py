@@ -156,12 +156,13 @@ class MultipartSender:
             _log.info("upload_resumed", key=self._key, parts_kept=len(self._etags), bytes_kept=self._accepted)
 
     def _is_unchanged(self, part: Part, kept: Mapping[str, Any]) -> bool:
-        source, cancelled = self._transfer.source, self._transfer.cancelled
-        self._crcs[part.number] = source.crc(part.offset, part.length, cancelled)
+        self._transfer.ensure_not_cancelled()
+        source = self._transfer.source
+        self._crcs[part.number] = source.crc(part.offset, part.length)
         checksum = checksums.decode(kept.get("ChecksumCRC64NVME"))
         if checksum is not None:
             return checksum == self._crcs[part.number]
-        return unquoted(kept.get("ETag")) == source.md5(part.offset, part.length, cancelled).hex()
+        return unquoted(kept.get("ETag")) == source.md5(part.offset, part.length).hex()
 
     def _send_parts(self, multipart: Multipart) -> None:
         def prepare(part: Part, content: memoryview) -> Request:

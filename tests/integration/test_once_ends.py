@@ -11,8 +11,11 @@ from collections.abc import Callable
 import pytest
 
 from db import State, Upload
+from storage.source_file import BUFFER_BYTES
 from tests.support.catalog_harness import Compressor, compressor, publish  # noqa: F401  # the fixture
 from tests.support.harness import VIDEO_ID, Harness, MakeHarness
+from tests.support.uploads_in_progress import published
+from tests.support.video_files import padded
 from watcher.app import single_pass
 from watcher.app.single_pass import SinglePass
 from watcher.errors import DeferError
@@ -22,13 +25,13 @@ PATH = f"{VIDEO_ID}/a_720p.mp4"
 OTHER = f"{VIDEO_ID}/b_480p.mp4"
 
 
-def run_once(harness: Harness) -> list[str]:
+def run_once(harness: Harness, clock: Callable[[], float] = time.monotonic) -> list[str]:
     """The sentences about what is left; fails if the pass does not end."""
     left: list[list[str]] = []
 
     def run() -> None:
         with harness.app.context.database.session():
-            left.append(SinglePass(harness.app, signals=queue.SimpleQueue()).run())
+            left.append(SinglePass(harness.app, signals=queue.SimpleQueue(), clock=clock).run())
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
@@ -42,6 +45,43 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(single_pass, "STAGES_PATIENCE_SECONDS", 2.0)
     monkeypatch.setattr(single_pass, "SETTLE_PATIENCE_SECONDS", 2.0)
     monkeypatch.setattr(single_pass, "STOP_SECONDS", 1.0)
+
+
+def test_a_copy_that_must_be_hashed_again_is_released_in_the_same_pass(
+    make_harness: MakeHarness, video: bytes
+) -> None:
+    harness = make_harness()
+    published(harness, video, PATH)
+    os.chmod(harness.absolute(PATH), 0o640)
+    assert run_once(harness) == []
+    assert harness.row(PATH).state is State.RELEASED
+
+
+def test_a_file_that_is_read_is_waited_for_however_long_that_takes(
+    make_harness: MakeHarness, video: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = make_harness(RELEASE_AFTER_SECONDS=3600)
+    published(harness, padded(video, 3 * BUFFER_BYTES), PATH)
+    os.chmod(harness.absolute(PATH), 0o640)
+    now = 0.0
+    one_more_block = threading.Semaphore(0)
+    preadv = os.preadv
+
+    def read_slowly(fd: int, buffers: list[memoryview], offset: int) -> int:
+        assert one_more_block.acquire(timeout=20)
+        return preadv(fd, buffers, offset)
+
+    def look(_: SinglePass) -> bool:
+        nonlocal now
+        now += single_pass.SETTLE_PATIENCE_SECONDS * 0.7
+        one_more_block.release()
+        return True
+
+    monkeypatch.setattr(os, "preadv", read_slowly)
+    monkeypatch.setattr(SinglePass, "_check_gate", look)
+    monkeypatch.setattr(single_pass, "GATE_SECONDS", 0.05)
+    assert run_once(harness, clock=lambda: now) == []
+    assert now > 2 * single_pass.SETTLE_PATIENCE_SECONDS
 
 
 @pytest.mark.usefixtures("patience")

@@ -42,13 +42,17 @@ def zeros_behind_the_index(video: bytes) -> bytes:
 
 
 def leave(harness: Harness, damaged: bytes, *, seconds_back: int = 0) -> None:
-    """Leave damaged content as a power cut does: the same inode, with the same or an earlier time."""
+    """Leave damaged content as a power cut does: the same inode and ctime, the same or an earlier time."""
     path = harness.absolute(PATH)
     before = os.stat(path)
     with open(path, "r+b") as file:
         file.write(damaged)
         file.truncate()
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns - seconds_back * 10**9))
+    # No power cut changes the ctime, and no process can set it: so the recorded one is made the present one.
+    uploads = harness.app.context.database.tables.uploads
+    with harness.app.context.database.transaction("set a ctime"):
+        uploads.update(ctime_ns=os.stat(path).st_ctime_ns).where(uploads.path == PATH).execute()
     assert os.stat(path).st_ino == before.st_ino
 
 

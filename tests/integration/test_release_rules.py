@@ -327,6 +327,10 @@ def test_a_crash_while_the_file_is_in_quarantine_is_repaired_at_the_next_start(
     report = next_life.app.scanner.scan()
     next_life.app.quarantine_repair.run(report.quarantined)
     assert content(next_life) == video
+    (kept,) = next_life.step(State.PUBLISHED)
+    assert (kept.state, kept.error_code) == (State.PUBLISHED, Code.LOCAL_CHANGED)
+    # Renaming changed the ctime: the file is released after it was hashed again.
+    next_life.settle(PATH)
     (released,) = next_life.step(State.PUBLISHED)
     assert released.state is State.RELEASED
 
@@ -424,6 +428,10 @@ def test_a_second_name_that_is_only_our_own_from_a_crash_is_taken_away_where_har
         quarantine_name(os.path.basename(PATH), harness.row(PATH).id, 1, harness.app.ledger.token),
     )
     os.link(harness.absolute(PATH), aside)
+    (row,) = harness.step(State.PUBLISHED)
+    assert (row.state, row.error_code) == (State.PUBLISHED, Code.LOCAL_CHANGED)
+    # The link changed the ctime: the file is released after it was hashed again.
+    harness.settle(PATH)
     (row,) = harness.step(State.PUBLISHED)
     assert row.state is State.RELEASED
     assert os.listdir(os.path.dirname(aside)) == []

@@ -21,6 +21,7 @@ from tests.support.shared_directory import OpenHarness, harness_of, let_claims_r
 from tests.support.uploads_in_progress import KEY, content, interrupted, published
 from tests.support.video_files import FREE_BOX, LARGE, PATH, padded
 from watcher.app.single_pass import SinglePass
+from watcher.detection import Reading
 from watcher.detection.completeness import FileStatus, Finished, Unreadable, check_complete
 from watcher.filesystem import removal
 from watcher.filesystem.openat import FileMissingError
@@ -90,7 +91,7 @@ def test_a_new_file_that_two_daemons_see_at_once_has_one_row(
     a.write(PATH, video)
     monkeypatch.setattr(b.app.ledger, "current", lambda _path: None)
     for harness in (a, b):
-        harness.enqueuer.handle(PATH, look(harness))
+        harness.enqueuer.handle(PATH, look(harness), Reading())
     assert states(a) == [State.PENDING]
 
 
@@ -104,7 +105,7 @@ def test_a_changed_file_that_two_daemons_see_at_once_supersedes_once(
     a.write(PATH, video + FREE_BOX)
     monkeypatch.setattr(b.app.ledger, "current", lambda _path: before)
     for harness in (a, b):
-        harness.enqueuer.handle(PATH, look(harness))
+        harness.enqueuer.handle(PATH, look(harness), Reading())
     assert states(a) == [State.SUPERSEDED, State.PENDING]
 
 
@@ -121,7 +122,7 @@ def test_an_outdated_file_status_makes_no_row(harness_of: OpenHarness, video: by
     else:
         a.put(PATH, video + FREE_BOX)
     before = states(a)
-    b.enqueuer.handle(PATH, found)
+    b.enqueuer.handle(PATH, found, Reading())
     assert states(a) == before
 
 
@@ -134,8 +135,8 @@ def test_an_unreadable_file_that_two_daemons_see_fails_once_and_is_reopened_once
         harness.enqueuer.handle(PATH, Unreadable("It must not be read."))
     assert states(a) == [State.FAILED]
     seen = look(a), look(b)
-    a.enqueuer.handle(PATH, seen[0])
-    b.enqueuer.handle(PATH, seen[1])
+    a.enqueuer.handle(PATH, seen[0], Reading())
+    b.enqueuer.handle(PATH, seen[1], Reading())
     assert states(a) == [State.PENDING]
     assert count_events(a, "pending") == 1
 

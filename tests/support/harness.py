@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from db import State, Upload, migrate
 from tests.support.s3_server import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, S3Server
 from watcher.app.wiring import Application, open_application
+from watcher.detection import Reading
 from watcher.detection.completeness import check_complete
 from watcher.settings.model import Settings
 from watcher.stages.enqueue import Enqueuer
@@ -54,6 +55,7 @@ class Harness:
     stop_requested: bool = False
     waited: list[float] = field(default_factory=list)
     while_waiting: Callable[[], None] = lambda: None
+    beat: Callable[[], None] = lambda: None
 
     @property
     def enqueuer(self) -> Enqueuer:
@@ -76,7 +78,7 @@ class Harness:
         file_status = check_complete(
             self.app.tree, path, previous=None, now=time.monotonic(), settle_seconds=0
         )
-        self.enqueuer.handle(path, file_status)
+        self.enqueuer.handle(path, file_status, Reading())
         return self.app.ledger.current(path)
 
     def put(self, path: str, content: bytes) -> Upload:
@@ -106,7 +108,7 @@ class Harness:
             Work(
                 error_policy=runner.error_policy,
                 stopped=lambda: self.stop_requested,
-                beat=lambda: None,
+                beat=self.beat,
                 wait=self._wait,
             ),
         )

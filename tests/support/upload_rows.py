@@ -18,6 +18,7 @@ ROW = Upload(
     inode=2,
     size=4 * 1024 * 1024,
     mtime_ns=3,
+    ctime_ns=None,
     checksum=None,
     etag=None,
     version_id=None,

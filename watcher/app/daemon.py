@@ -141,7 +141,7 @@ class Daemon:
         Later scans repair what daemons that ended for good have quarantined.
         """
         app = self._app
-        app.quarantine_repair.run(report.quarantined)
+        app.quarantine_repair.run(report.quarantined, app.scan_scheduler.reading)
         if not self._first_scan_succeeded:
             app.runners[State.PUBLISHED].start()
             app.disk_pressure.start()

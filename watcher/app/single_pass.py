@@ -13,6 +13,7 @@ import structlog
 
 from db import State, Upload
 from watcher.app.wiring import Application
+from watcher.detection import Reading
 from watcher.errors import Code, Failure
 from watcher.stages import StageRunner
 from watcher.supervision.background_thread import stop_all
@@ -29,7 +30,7 @@ GATE_SECONDS = 1.0
 """How often the gate is checked while files are settled."""
 STOP_SECONDS = 5.0
 SETTLE_PATIENCE_SECONDS = 600.0
-"""How long the settler is waited for while it settles nothing: a check may read a whole file."""
+"""How long the settler is waited for while it settles nothing and reads nothing."""
 STAGES_PATIENCE_SECONDS = 60.0
 """How long the stages are waited for while no upload changes its state and no attempt lasts."""
 LASTING_SECONDS = 5.0
@@ -71,7 +72,7 @@ class SinglePass:
         app.settler.start()
         try:
             report = app.scanner.scan(stopped=self._must_stop)
-            app.quarantine_repair.run(report.quarantined)
+            app.quarantine_repair.run(report.quarantined, Reading(stopped=self._must_stop))
             if app.catalog_thread is not None:
                 app.catalog_thread.republisher.check_all()
             for runner in app.runners.values():
@@ -93,17 +94,22 @@ class SinglePass:
     def _wait_until_settled(self) -> None:
         """Wait for the settler, which can take long, while stages advance what has settled."""
         settler = self._app.settler
-        before, changed_at = settler.unsettled(), self._clock()
+        before, changed_at = self._settling(), self._clock()
         while not settler.wait_until_only_writers_remain(self._must_stop, seconds=GATE_SECONDS):
             if self._must_stop() or settler.failure is not None:
                 return
-            unsettled = settler.unsettled()
-            if unsettled != before:
-                before, changed_at = unsettled, self._clock()
+            present = self._settling()
+            if present != before:
+                before, changed_at = present, self._clock()
             elif self._clock() - changed_at > SETTLE_PATIENCE_SECONDS:
+                unsettled = settler.unsettled()
                 self._gave_up += [f"{path}: it is not settled; the next run continues" for path in unsettled]
                 return
             self._check_gate()
+
+    def _settling(self) -> tuple[list[str], int]:
+        """What changes while files are settled: the paths, and the bytes that were read of them."""
+        return self._app.settler.unsettled(), self._app.context.hashing.bytes_read
 
     def _check_gate(self) -> bool:
         """Run the catalog gate, which has no thread here; False if an upload just began to wait."""

@@ -51,6 +51,7 @@ class DaemonStatus:
         gauges = LedgerGauges(
             counts=self._counts,
             settling=lambda: len(app.settler),
+            to_hash_again=lambda: app.settler.to_read,
             paused=lambda: {name: breaker.failure is not None for name, breaker in app.breakers.items()},
             catalog=self._catalog_numbers,
             directories=lambda: {
@@ -74,6 +75,7 @@ class DaemonStatus:
             "paused": self.failures(),
             "settling": len(app.settler),
             "quarantined": app.quarantine_repair.left,
+            "to_hash_again": app.settler.to_read,
             "unreadable": app.scanner.unreadable.first(MAX_PATHS),
             "waiting_for_writers": app.settler.waiting_for_writers()[:MAX_PATHS],
             "busy": {runner.stage.name: runner.busy for runner in app.runners.values()},

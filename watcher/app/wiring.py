@@ -25,6 +25,7 @@ from watcher.catalog import CatalogThread, CompressorCatalog, Orphans, Republish
 from watcher.detection import Scanner, Settler, check_complete
 from watcher.detection.scan_scheduler import ScanScheduler
 from watcher.filesystem import Tree
+from watcher.filesystem.hashing import Hashing
 from watcher.settings import Policy, Settings
 from watcher.stages import (
     AbandonedMultiparts,
@@ -158,6 +159,7 @@ def build_application(
     quarantine_repair = QuarantineRepair(
         tree=context.tree,
         ledger=context.ledger,
+        hashing=context.hashing,
         lease=timedelta(seconds=settings.claim_seconds),
         is_shared=settings.shared_directory,
     )
@@ -211,6 +213,7 @@ def build_context(
         public_check = PublicCheck()
     return StageContext(
         tree=make_tree(settings),
+        hashing=Hashing(),
         database=database,
         ledger=ledger,
         catalog=make_catalog(settings, ledger),
@@ -244,6 +247,7 @@ def build_detection(
         template=template,
         ledger=context.ledger,
         check=settler.check,
+        recheck=settler.recheck,
         missing=enqueuer.handle_missing,
     )
     scan_scheduler = ScanScheduler(

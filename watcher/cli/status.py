@@ -111,6 +111,13 @@ def _daemon_state(report: InstanceReport | None, is_running: bool, ledger: Ledge
     return f"the daemon is not running (last heartbeat {ago} ago)."
 
 
+_COUNTS = {
+    "settling": "{} files are not known to be finished yet",
+    "to_hash_again": "{} of them are known, were touched since, and are being hashed again",
+}
+"""The lines about counts of a report that are not 0."""
+
+
 def report_lines(report: InstanceReport | None) -> list[str]:
     """Return a running daemon's last report as lines of text."""
     if report is None:
@@ -118,8 +125,9 @@ def report_lines(report: InstanceReport | None) -> list[str]:
     lines = [f"{name} paused: {reason}" for name, reason in paused_stages(report).items()]
     if database := report.report.get("database"):
         lines.append(f"the database is {database}")
-    if settling := report.report.get("settling"):
-        lines.append(f"{settling} files are not known to be finished yet")
+    lines += [
+        sentence.format(count) for name, sentence in _COUNTS.items() if (count := report.report.get(name))
+    ]
     disk = report.report.get("disk")
     if isinstance(disk, Mapping) and disk.get("is_high"):
         lines.append(

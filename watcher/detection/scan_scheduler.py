@@ -10,6 +10,7 @@ import structlog
 
 from db import DatabaseError
 from watcher.detection.scanner import Scanner, ScanReport
+from watcher.detection.settler import Reading
 from watcher.errors import Failure, failure_of
 from watcher.filesystem import RootUnavailableError
 from watcher.supervision.background_thread import FailureState, Supervisor, Worker
@@ -63,6 +64,12 @@ class ScanScheduler(Worker):
     def on_full_scan(self, callback: Callable[[ScanReport], None]) -> None:
         """Have `callback` called in the scan's thread after every full scan, before it counts as done."""
         self._on_full_scan = callback
+
+    @property
+    def reading(self) -> Reading:
+        """What a callback needs to read files at length in the scan's thread."""
+        stopping = self._thread.stopping
+        return Reading(beat=self._thread.beat, stopped=stopping.is_set, wait=stopping.wait)
 
     @property
     def failure(self) -> Failure | None:

@@ -11,10 +11,11 @@ from typing import Protocol
 
 import structlog
 
-from db import Ledger, State, Upload
+from db import Identity, Ledger, State, Upload
 from watcher.detection.settler import Source
 from watcher.errors import FILE_SYSTEM_CODES, Code
 from watcher.filesystem import FoundFile, NotOursError, Tree, UnreadableDirectory, UnreadableError
+from watcher.filesystem.hashing import Rank
 from watcher.filesystem.quarantine_names import parse_quarantine_name
 from watcher.filesystem.removal import is_present_or_quarantined
 from watcher.renditions import Ignored, PathTemplate
@@ -95,8 +96,9 @@ class Scanner:
     """Finds the files that events did not report; its callbacks act on them.
 
     `check` is called for every path whose present file is not in the ledger, with ``Source.SCAN`` for a new
-    file that an event should have reported, because a complete scan preceded it. `missing` is called for
-    every waiting row whose file does not exist.
+    file that an event should have reported, because a complete scan preceded it. `recheck` is called instead,
+    with the size, if only the device or the ctime of a known copy changed: it has to be hashed again.
+    `missing` is called for every waiting row whose file does not exist.
     """
 
     def __init__(
@@ -106,12 +108,14 @@ class Scanner:
         template: PathTemplate,
         ledger: Ledger,
         check: Callable[[str, Source], None],
+        recheck: Callable[[str, int], None],
         missing: Callable[[Upload], None],
     ) -> None:
         self._tree = tree
         self._template = template
         self._ledger = ledger
         self._check = check
+        self._recheck = recheck
         self._missing = missing
         self._watching: Watching | None = None
         self._has_scanned_all = False
@@ -176,9 +180,12 @@ class Scanner:
         known = self._ledger.current_many(found)
         for path, identity in found.items():
             row = known.get(path)
-            if row is None or row.identity != identity:
+            if row is None or not row.holds(identity):
                 report.noticed += 1
-                self._check(path, source_of_new)
+                if row is not None and _is_touched_copy(row, identity):
+                    self._recheck(path, identity.size)
+                else:
+                    self._check(path, source_of_new)
             elif not is_settled(row):
                 report.noticed += 1
                 self._check(path, Source.EVENT)
@@ -205,6 +212,10 @@ class Scanner:
 def _pages(found: Iterator[FoundFile]) -> Iterator[list[FoundFile]]:
     while page := list(itertools.islice(found, PAGE)):
         yield page
+
+
+def _is_touched_copy(row: Upload, identity: Identity) -> bool:
+    return row.state.is_live and row.checksum is not None and Rank.of(row, identity) is Rank.COPY
 
 
 def is_settled(row: Upload) -> bool:

@@ -3,6 +3,9 @@
 Events are cheap and come in bursts; every path has one entry, one check at a time, and a time of its next
 check. A file that is still open for writing is checked again at its next event, and at growing intervals
 because events can be lost.
+
+A file that must be read as a whole, to tell new content from old, is left to a thread of its own, the
+smallest first, and known local copies after all others: no other check waits for it.
 """
 
 from __future__ import annotations
@@ -12,13 +15,18 @@ import itertools
 import math
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
+from functools import partial
+from typing import NamedTuple
 
 import structlog
 
+from db import Identity
+from storage import PartialChecksum, UploadCancelledError
 from watcher.detection.completeness import Busy, FileStatus, Observation, QuietPeriod, Refused
 from watcher.errors import HANDLED_ERRORS, Failure, failure_of
+from watcher.filesystem.hashing import Rank
 from watcher.supervision.background_thread import FailureState, Supervisor, Worker
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.isolation import Isolation
@@ -35,7 +43,7 @@ MAX_OUTDATED_ITEMS = 1000
 MAX_CHANGES = 3
 """A file that changes in so many quiet periods in a row has a writer that the kernel does not show."""
 PATIENCE_SECONDS = 600.0
-"""A check may read a whole file to tell new content from old; one that takes longer is stuck."""
+"""A check may make a quarter of a million small reads of a container; one that takes longer is stuck."""
 
 
 class Source(Enum):
@@ -44,6 +52,37 @@ class Source(Enum):
     EVENT = auto()
     SCAN = auto()
     """A scan found a new file there that no event has reported."""
+
+
+class ReadRequired(NamedTuple):
+    """What `report` returns where it may not read, and would have to read the whole file, of `size` bytes."""
+
+    rank: Rank
+    size: int
+
+
+def _never(_seconds: float = 0.0) -> bool:
+    return False
+
+
+@dataclass(slots=True)
+class Reading:
+    """What `report` needs to read a whole file: a `watcher.filesystem.hashing.ReadingThread`.
+
+    By default nothing ends the read.
+    """
+
+    beat: Callable[[], object] = _never
+    stopped: Callable[[], bool] = _never
+    wait: Callable[[float], bool] = _never
+    _identity: Identity | None = field(default=None, init=False)
+    _done: PartialChecksum = field(default_factory=PartialChecksum, init=False)
+
+    def progress(self, identity: Identity) -> PartialChecksum:
+        """How far an interrupted read of the file has come, if it still has this identity, ctime included."""
+        if self._identity is None or not self._identity.is_exactly(identity):
+            self._identity, self._done = identity, PartialChecksum()
+        return self._done
 
 
 @dataclass(slots=True)
@@ -61,6 +100,9 @@ class _Entry:
     reported_again: bool = False
     waits_for_writer: bool = False
     found_by_scan: bool = False
+    required: ReadRequired | None = None
+    """With which rank and size the path is left to the reading thread; None if it is not."""
+    reading: Reading | None = None
 
 
 class Settler(Worker):
@@ -68,17 +110,19 @@ class Settler(Worker):
 
     `check_complete` determines the status of a path from its last observation and the present time (see
     `watcher.detection.completeness`). `report` receives every final status, and the first ``Busy``, in one of
-    the settler's threads, and returns whether that was a new file. Both may raise `RootUnavailableError`,
-    `report` also `DatabaseError`: the path is then checked again later. An exception that concerns this path
-    alone sets it aside: the next event or scan has it checked again, after a backoff of its own.
-    `count_found` is called for each new file that no event reported. `clock` gives monotonic seconds.
+    the settler's threads, and returns whether that was a new file. Without a `Reading` it must not read a
+    whole file, and returns `ReadRequired` instead: it is called again in the reading thread. Both may
+    raise `RootUnavailableError`, `report` also `DatabaseError`: the path is then checked again later. An
+    exception that concerns this path alone sets it aside: the next event or scan has it checked again, after
+    a backoff of its own. `count_found` is called for each new file that no event reported. `clock` gives
+    monotonic seconds.
     """
 
     def __init__(
         self,
         *,
         check_complete: Callable[[str, Observation | None, float], FileStatus],
-        report: Callable[[str, FileStatus], bool | None],
+        report: Callable[[str, FileStatus, Reading | None], ReadRequired | bool | None],
         supervisor: Supervisor,
         clock: Callable[[], float],
         threads: int = 2,
@@ -92,6 +136,8 @@ class Settler(Worker):
         self._isolation = Isolation("files", supervisor=supervisor, clock=clock)
         self._entries: dict[str, _Entry] = {}
         self._queue: list[tuple[float, int, str]] = []
+        self._reads: list[tuple[ReadRequired, int, str]] = []
+        """What the reading thread checks, each with its item number and path."""
         self._item_numbers = itertools.count()
         self._changed = threading.Condition()
         self._failure = FailureState(
@@ -100,6 +146,7 @@ class Settler(Worker):
         )
         for number in range(1, threads + 1):
             self.add_thread(f"settle-{number}", self._step, patience=PATIENCE_SECONDS)
+        self._reader = self.add_thread("settle-reading", self._read_step, patience=PATIENCE_SECONDS)
 
     def check(self, path: str, source: Source = Source.EVENT) -> None:
         """Check a path as soon as a thread is free."""
@@ -115,10 +162,27 @@ class Settler(Worker):
                     return
             self._schedule(path, entry, self._isolation.seconds_left(path))
 
+    def recheck(self, path: str, size: int) -> None:
+        """Check a path whose file, of `size` bytes, seems to be a known copy: after everything else."""
+        with self._changed:
+            if path in self._entries:
+                return
+            entry = self._entries[path] = _Entry(0.0, 0)
+            if delay := self._isolation.seconds_left(path):
+                self._schedule(path, entry, delay)
+            else:
+                self._schedule_read(path, entry, ReadRequired(Rank.COPY, size))
+
     def __len__(self) -> int:
         """How many paths wait."""
         with self._changed:
             return len(self._entries)
+
+    @property
+    def to_read(self) -> int:
+        """How many of the paths are left to the reading thread."""
+        with self._changed:
+            return sum(entry.required is not None for entry in self._entries.values())
 
     def waiting_for_writers(self) -> list[str]:
         """The paths that a process has open for writing."""
@@ -161,16 +225,53 @@ class Settler(Worker):
 
     def _schedule(self, path: str, entry: _Entry, delay: float) -> None:
         entry.due, entry.item_number = self._clock() + delay, next(self._item_numbers)
+        entry.required = None
         heapq.heappush(self._queue, (entry.due, entry.item_number, path))
         if len(self._queue) > 2 * len(self._entries) + MAX_OUTDATED_ITEMS:
             # A path that is reported again and again leaves an outdated item behind each time.
-            self._queue = [item for item in self._queue if not self._is_outdated(item)]
+            self._queue = [item for item in self._queue if not self._is_outdated(item[1:])]
             heapq.heapify(self._queue)
         self.wake()
 
+    def _schedule_read(self, path: str, entry: _Entry, required: ReadRequired) -> None:
+        """Leave a check to the reading thread."""
+        entry.required, entry.item_number = required, next(self._item_numbers)
+        heapq.heappush(self._reads, (required, entry.item_number, path))
+        if len(self._reads) > 2 * len(self._entries) + MAX_OUTDATED_ITEMS:
+            self._reads = [item for item in self._reads if not self._is_outdated(item[1:])]
+            heapq.heapify(self._reads)
+        self._reader.wake()
+
+    def _read_step(self) -> float | None:
+        with self._changed:
+            self._drop_outdated_reads()
+            if not self._reads:
+                return None
+            path = heapq.heappop(self._reads)[2]
+            entry = self._entries[path]
+            entry.running, entry.reported_again = True, False
+        entry.reading = entry.reading or Reading(
+            beat=self._reader.beat,
+            stopped=partial(self._is_outranked, entry),
+            wait=self._reader.stopping.wait,
+        )
+        self._check_or_finish(path, entry, entry.reading)
+        return 0.0
+
+    def _is_outranked(self, entry: _Entry) -> bool:
+        """Whether the present read must end: at a stop, for a new report of its path or a sooner read."""
+        with self._changed:
+            self._drop_outdated_reads()
+            is_later = bool(self._reads) and entry.required is not None and self._reads[0][0] < entry.required
+            return self._reader.stopping.is_set() or entry.reported_again or is_later
+
+    def _drop_outdated_reads(self) -> None:
+        while self._reads and self._is_outdated(self._reads[0][1:]):
+            heapq.heappop(self._reads)
+
     def _step(self) -> float | None:
         with self._changed:
-            while self._queue and self._is_outdated(self._queue[0]):
+            while self._queue and self._is_outdated(self._queue[0][1:]):
                 heapq.heappop(self._queue)
             if not self._queue:
                 return None
@@ -180,19 +281,24 @@ class Settler(Worker):
             heapq.heappop(self._queue)
             entry = self._entries[path]
             entry.running, entry.reported_again = True, False
+        self._check_or_finish(path, entry, None)
+        return 0.0
+
+    def _check_or_finish(self, path: str, entry: _Entry, reading: Reading | None) -> None:
         try:
-            self._check_path(path, entry)
+            self._check_path(path, entry, reading)
         except Exception:
             self._finish(path, entry, delay=None)
             raise
-        return 0.0
 
-    def _is_outdated(self, item: tuple[float, int, str]) -> bool:
-        entry = self._entries.get(item[2])
-        return entry is None or entry.running or entry.item_number != item[1]
+    def _is_outdated(self, item: tuple[int, str]) -> bool:
+        number, path = item
+        entry = self._entries.get(path)
+        return entry is None or entry.running or entry.item_number != number
 
-    def _check_path(self, path: str, entry: _Entry) -> None:
+    def _check_path(self, path: str, entry: _Entry, reading: Reading | None) -> None:
         is_checked = False
+        result: ReadRequired | bool | None = None
         try:
             with self._isolation.item(path, path=path):
                 file_status = self._check_complete(path, entry.observation, self._clock())
@@ -200,10 +306,13 @@ class Settler(Worker):
                 second_name_delay = self._second_name_delay(entry, file_status)
                 is_open = second_name_delay is not None or isinstance(file_status, QuietPeriod)
                 if not is_known and not is_open:
-                    is_new_file = self._report(path, file_status)
-                    if is_new_file and entry.found_by_scan:
+                    result = self._report(path, file_status, reading)
+                    if result is True and entry.found_by_scan:
                         self._count_found()
                 is_checked = True
+        except UploadCancelledError:
+            self._finish(path, entry, delay=None, required=entry.required)
+            return
         except HANDLED_ERRORS as exc:
             self._postpone(path, entry, failure_of(exc))
             return
@@ -213,6 +322,10 @@ class Settler(Worker):
         if entry.failures:
             # Another path may succeed without what this one lacked: a busy file needs no database.
             self._failure.succeed()
+        if isinstance(result, ReadRequired):
+            # The observation stays: with it the file still counts as finished when it is read.
+            self._finish(path, entry, delay=None, required=result)
+            return
         with self._changed:
             entry.checks += 1
             entry.failures = 0
@@ -240,12 +353,20 @@ class Settler(Worker):
         left = (total - waited for total in itertools.accumulate(SECOND_NAME_DELAYS) if total > waited)
         return next(left, None)
 
-    def _finish(self, path: str, entry: _Entry, delay: float | None) -> None:
-        """End a check; the next one comes after `delay`, or at once if the path was reported meanwhile."""
+    def _finish(
+        self, path: str, entry: _Entry, delay: float | None, required: ReadRequired | None = None
+    ) -> None:
+        """End a check; the next one comes after `delay`, in the reading thread if a read is `required`.
+
+        It comes at once if the path was reported meanwhile.
+        """
         with self._changed:
             entry.running = False
             if entry.reported_again:
                 delay = self._isolation.seconds_left(path)
+            elif required is not None:
+                self._schedule_read(path, entry, required)
+                return
             if delay is None:
                 self._entries.pop(path, None)
             else:

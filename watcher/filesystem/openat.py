@@ -11,6 +11,9 @@ from contextlib import ExitStack, contextmanager
 
 from db import Identity
 
+_MIN_TIME, _MAX_TIME = -(2**63), 2**63 - 1
+"""The times in nanoseconds that a column of the ledger holds."""
+
 # O_PATH needs no read permission on a directory and triggers no inotify event on it.
 SEARCH = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 """Flags for a directory that is only traversed."""
@@ -64,8 +67,9 @@ def owned(descriptor: int) -> Iterator[int]:
 
 
 def identity_of(status: os.stat_result) -> Identity:
-    """The identity in a stat result: device, inode, size in bytes, mtime in nanoseconds."""
-    return Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    """The identity in a stat result. A ctime that the ledger cannot hold is replaced by the nearest one."""
+    ctime_ns = max(_MIN_TIME, min(status.st_ctime_ns, _MAX_TIME))
+    return Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, ctime_ns)
 
 
 def open_file_at(directory: int, name: str, relative: str, *, allow_hard_links: bool = False) -> int:

@@ -11,6 +11,10 @@ once: an encoder opens its file a second time, and would fail if it were missing
 Where leases are unavailable or unreliable (see `watcher.filesystem.leases`), only the identity decides: a
 writer that has opened the file and written nothing in all that time is then not detected.
 
+Renaming changes the ctime, which is all that shows an edit that keeps size and mtime. It must be the recorded
+one before the file is renamed and, where leases prove that no process writes it meanwhile, the one right
+after renaming it before the file is unlinked. A file that was found in quarantine is hashed again instead.
+
 A file with other names is kept. Where hard links are allowed its name here may be removed, because the
 content stays under the others; but only if a lease proves that no process writes it under any of them,
 because later writes would never be noticed.
@@ -21,8 +25,9 @@ The caller decides whether the copy may be removed at all (published, retention 
 import errno
 import os
 import posixpath
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from db import Identity, Upload
 from watcher.failpoints import Point, failpoint
@@ -46,7 +51,8 @@ ABOUT_TO_WRITE = "Some process is about to write it."
 class Quarantined:
     """A file in quarantine: `relative` is its original path, `identity` that of the file that was hashed.
 
-    `claim` is the number of the claim under which it was quarantined, `token` that of the ledger.
+    The ctime in it is that after the renaming, None if a process may have written the file meanwhile. `claim`
+    is the number of the claim under which it was quarantined, `token` that of the ledger.
     """
 
     relative: str
@@ -148,7 +154,7 @@ def quarantine(
         owned(open_file_at(directory, name, relative, allow_hard_links=tree.allows_hard_links)) as descriptor,
         leases.hold(descriptor) as lease,
     ):
-        if tree.identity(os.fstat(descriptor)) != identity:
+        if not tree.identity(os.fstat(descriptor)).is_exactly(identity):
             return Kept("It is not the file that was hashed any more.")
         # The compressor stats its file after writing it, and must find it under its name.
         if lease.writers is Writers.SOME:
@@ -161,6 +167,10 @@ def quarantine(
             new_name = posixpath.basename(result.quarantine_path)
             if isinstance(_restore(directory, new_name, name, ABOUT_TO_WRITE), Restored):
                 return Kept(ABOUT_TO_WRITE)
+        if isinstance(result, Quarantined):
+            is_proven = lease.writers is Writers.NONE
+            ctime_ns = tree.identity(os.fstat(descriptor)).ctime_ns if is_proven else None
+            return replace(result, identity=replace(identity, ctime_ns=ctime_ns))
         return result
 
 
@@ -188,22 +198,52 @@ def restore(tree: Tree, quarantined: Quarantined, reason: str) -> Restored | Lef
         return _restore(directory, name, posixpath.basename(quarantined.relative), reason)
 
 
-def repair(tree: Tree, quarantine_path: str, original_name: str, identity: Identity | None) -> Outcome:
+def repair(
+    tree: Tree,
+    quarantine_path: str,
+    original_name: str,
+    identity: Identity | None,
+    *,
+    is_hashed_content: Callable[[int], bool],
+) -> Outcome:
     """Restore a file that a crash, or a `LeftInQuarantine`, has left in quarantine.
 
     It gets its own name back in its present directory, which may have been moved since. If another file has
     that name, the quarantined one is older: it is removed if it is provably the one that was hashed
-    (`identity`; None if unknown) and no process writes it, and stays otherwise.
+    (`identity`; None if unknown) and no process writes it, and stays otherwise. Its content is compared by
+    `is_hashed_content`, which is given a descriptor and may read the whole file, because the ctime is that of
+    the renaming.
 
-    Raises as `delete_quarantined` does.
+    Raises as `delete_quarantined` does, and what `is_hashed_content` raises; the file stays then.
     """
     directory, name = tree.open_parent(quarantine_path)
     with owned(directory):
         if identity is not None and _is_other_file(directory, name, original_name):
-            outcome = _unlink_if_safe(tree, directory, name, quarantine_path, identity)
-            if isinstance(outcome, Released):
-                return outcome
+            ctime_ns = _ctime_if_hashed(tree, directory, name, quarantine_path, identity, is_hashed_content)
+            if ctime_ns is not None:
+                as_hashed = replace(identity, ctime_ns=ctime_ns)
+                outcome = _unlink_if_safe(tree, directory, name, quarantine_path, as_hashed)
+                if isinstance(outcome, Released):
+                    return outcome
         return _restore(directory, name, original_name, "It was found in quarantine.")
+
+
+def _ctime_if_hashed(
+    tree: Tree,
+    directory: int,
+    name: str,
+    relative: str,
+    identity: Identity,
+    is_hashed_content: Callable[[int], bool],
+) -> int | None:
+    """The ctime of a file from before its content was compared; None if it is not the one that was hashed."""
+    try:
+        descriptor = open_file_at(directory, name, relative, allow_hard_links=tree.allows_hard_links)
+    except (NotOursError, UnreadableError):
+        return None
+    with owned(descriptor):
+        present = tree.identity(os.fstat(descriptor))
+        return present.ctime_ns if present == identity and is_hashed_content(descriptor) else None
 
 
 def _rename_to_quarantine(directory: int, name: str, quarantined: Quarantined) -> Quarantined | Kept:
@@ -253,10 +293,13 @@ def _reason_to_keep(tree: Tree, lease: LeaseAttempt, identity: Identity) -> str 
     status = os.fstat(lease.descriptor)
     if lease.writers is Writers.SOME:
         return "Some process has it open for writing."
-    if tree.identity(status) != identity:
+    present = tree.identity(status)
+    if present != identity:
         return "It is not the file that was hashed any more."
     if status.st_nlink != 1 and not (tree.allows_hard_links and lease.writers is Writers.NONE):
         return f"It has {status.st_nlink} names."
+    if not present.is_exactly(identity):
+        return "It may have been edited since it was hashed."
     if lease.is_broken():
         return ABOUT_TO_WRITE
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from db import LedgerReader, State, Upload, pending_migrations
@@ -66,7 +66,10 @@ class Planner:
         if known is not None and known.identity == entry.identity and is_settled(known):
             if known.state is State.PENDING and self._gate is not None:
                 return _plan_at_gate(self._gate, known)
-            return Plan(entry.path, *_PLAN_BY_STATE[known.state])
+            action, reason = _PLAN_BY_STATE[known.state]
+            if not known.holds(entry.identity):
+                reason += "; its ctime changed, so it is hashed again first"
+            return Plan(entry.path, action, reason)
         return self._plan_new(entry, rendition)
 
     def _plan_new(self, entry: FoundFile, rendition: Rendition) -> Plan:
@@ -115,7 +118,7 @@ def _plan_at_gate(gate: CatalogGate, upload: Upload) -> Plan:
 def _as_recorded(entry: FoundFile, rendition: Rendition, key: str, finding: str | None) -> Upload:
     """Return the row that the ledger would hold for a finished file."""
     values: dict[str, Any] = dict.fromkeys(field.name for field in fields(Upload))
-    values |= {name: getattr(entry.identity, name) for name in ("device", "inode", "size", "mtime_ns")}
+    values |= asdict(entry.identity)
     values |= {"path": entry.path, "video_id": rendition.video_id, "filename": rendition.filename}
     values |= {"quality": rendition.quality, "object_key": key, "finding": finding, "state": State.PENDING}
     return Upload(**values)

@@ -9,6 +9,7 @@ from db import Catalog, Database, Ledger, State
 from storage import ObjectStore, PublicCheck
 from watcher.catalog import CatalogGate
 from watcher.filesystem import Tree
+from watcher.filesystem.hashing import Hashing
 from watcher.renditions import Naming
 from watcher.stages.cdn_invalidation import Invalidator
 from watcher.supervision.backoff import Backoff
@@ -68,6 +69,7 @@ class StageContext:
     """
 
     tree: Tree
+    hashing: Hashing
     database: Database
     ledger: Ledger
     catalog: Catalog

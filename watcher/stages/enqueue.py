@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
 
 from db import ClaimLostError, Identity, IllegalTransitionError, State, Upload
-from storage import KeyTooLongError, SourceFile, StorageError
-from watcher.detection import FileStatus
+from storage import KeyTooLongError, SourceChangedError, SourceFile, StorageError, UploadCancelledError
+from watcher.detection import FileStatus, Reading, ReadRequired
 from watcher.detection.completeness import Busy, Finished, Missing, Refused, Unreadable, Unrecordable
 from watcher.detection.scanner import is_resolved_by_file
 from watcher.errors import Code, incomplete_reason
 from watcher.failpoints import Point, failpoint
 from watcher.filesystem import FileMissingError, NotOursError, UnreadableError
+from watcher.filesystem.hashing import Rank
 from watcher.filesystem.openat import owned
 from watcher.renditions import Ignored, PathTemplate, Rendition
 from watcher.stages.context import StageContext
@@ -32,6 +34,26 @@ class StopReason:
     reason: str
 
 
+class _ReadRequiredError(Exception):
+    """The file has to be read, and may not be read in this thread."""
+
+    def __init__(self, required: ReadRequired) -> None:
+        super().__init__()
+        self.required = required
+
+
+@dataclass(slots=True)
+class _FinishedFile:
+    """A finished file as it was examined. `reading` is None where it may not be read."""
+
+    path: str
+    identity: Identity
+    finding: str | None
+    reading: Reading | None
+    checksum: str | None = None
+    """Set when the file is read."""
+
+
 class Enqueuer:
     """Brings the ledger up to date with the files that the settler examined. Every method may be repeated."""
 
@@ -40,10 +62,14 @@ class Enqueuer:
         self._template = template
         self._reported = RepeatFilter()
 
-    def handle(self, path: str, file_status: FileStatus) -> bool:
+    def handle(
+        self, path: str, file_status: FileStatus, reading: Reading | None = None
+    ) -> ReadRequired | bool:
         """Act on the status of the file at a path. Returns whether a row was added for it.
 
-        Raises `db.DatabaseError` and `RootUnavailableError`.
+        A file whose content decides is hashed as `reading` allows; without one, nothing is done and
+        `ReadRequired` returned. Raises `db.DatabaseError`, `RootUnavailableError`, and `UploadCancelledError`
+        if the reading is interrupted.
         """
         rendition = self._template.classify(path)
         if isinstance(rendition, Ignored):
@@ -52,7 +78,8 @@ class Enqueuer:
         match file_status:
             case Finished(identity, finding):
                 failpoint(Point.SETTLED)
-                return self._handle_finished(path, rendition, identity, finding)
+                file = _FinishedFile(path, identity, finding, reading)
+                return self._handle_finished(rendition, file)
             case Busy(reason):
                 log.debug("file_busy", reason=reason, **fields)
             case Refused(reason):
@@ -76,19 +103,29 @@ class Enqueuer:
                 self._context.ledger.leave_gate(upload)
         self._context.signals.wake_stage(State.PENDING)
 
-    def _handle_finished(
-        self, path: str, rendition: Rendition, identity: Identity, finding: str | None
-    ) -> bool:
-        known = self._context.ledger.current(path)
+    def _handle_finished(self, rendition: Rendition, file: _FinishedFile) -> ReadRequired | bool:
+        try:
+            return self._record(rendition, file)
+        except _ReadRequiredError as exc:
+            return exc.required
+        except SourceChangedError:
+            self._context.signals.check_file(file.path)
+            return False
+
+    def _record(self, rendition: Rendition, file: _FinishedFile) -> bool:
+        known = self._context.ledger.current(file.path)
         if known is not None and known.state.is_live:
-            if known.identity != identity and self._has_same_content(known, identity, finding):
-                known = self._context.ledger.update_identity(known, identity)
-            if known.identity == identity:
-                self._handle_unchanged(known, finding)
+            if known.holds(file.identity):
+                self._handle_unchanged(known, file.finding)
                 self._context.signals.check_rows(rendition.video_id)
                 return False
-        stop = self._stop_reason(path, identity, finding) if self._context.gate is None else None
-        return self._record_new(path, rendition, identity, stop, finding)
+            if self._has_same_content(known, file):
+                refreshed = self._context.ledger.update_identity(known, file.identity)
+                self._handle_unchanged(refreshed, file.finding)
+                self._context.signals.check_rows(rendition.video_id)
+                return False
+        stop = self._stop_reason(file) if self._context.gate is None else None
+        return self._record_new(file.path, rendition, file.identity, stop, file.finding)
 
     def _handle_unchanged(self, known: Upload, finding: str | None) -> None:
         """Reopen a row that stopped because its file was missing or unreadable.
@@ -115,28 +152,44 @@ class Enqueuer:
         except (IllegalTransitionError, ClaimLostError):
             return None
 
-    def _has_same_content(self, known: Upload, identity: Identity, finding: str | None) -> bool:
+    def _has_same_content(self, known: Upload, file: _FinishedFile) -> bool:
         """Whether only the identity is new.
 
         A row without a checksum follows any content of its size, unless it was admitted for a catalog row.
         """
-        if known.size != identity.size:
+        if known.size != file.identity.size:
             return False
         if known.checksum is None:
             is_admitted = known.catalog_row_id is not None
-            return known.state is State.PENDING and finding == known.finding and not is_admitted
-        try:
-            with owned(self._context.tree.open(known.path)) as fd:
-                return SourceFile(fd).checksum() == known.checksum
-        except (FileMissingError, NotOursError, UnreadableError, StorageError):
-            # Treating the file as new content loses nothing; the next check decides again.
-            return False
+            return known.state is State.PENDING and file.finding == known.finding and not is_admitted
+        if file.checksum is None:
+            try:
+                file.checksum = self._hash(file, Rank.of(known, file.identity))
+            except (UploadCancelledError, SourceChangedError):
+                raise
+            except (FileMissingError, NotOursError, UnreadableError, StorageError):
+                # Treating the file as new content loses nothing; the next check decides again.
+                return False
+        return file.checksum == known.checksum
 
-    def _stop_reason(self, path: str, identity: Identity, finding: str | None) -> StopReason | None:
+    def _hash(self, file: _FinishedFile, rank: Rank) -> str:
+        """The checksum of a file. Raises SourceChangedError if it is no longer the one that was examined."""
+        if file.reading is None:
+            raise _ReadRequiredError(ReadRequired(rank, file.identity.size))
+        tree, reading = self._context.tree, file.reading
+        with owned(tree.open(file.path)) as fd:
+            pace = self._context.hashing.pace(rank, file.identity.size, reading)
+            if tree.identity(os.fstat(fd)).is_exactly(file.identity):
+                checksum = SourceFile(fd, pace).checksum(reading.progress(file.identity))
+                if tree.identity(os.fstat(fd)).is_exactly(file.identity):
+                    return checksum
+            raise SourceChangedError("it is not the file that was examined any more")
+
+    def _stop_reason(self, file: _FinishedFile) -> StopReason | None:
         """What is wrong with new content. With a catalog gate the gate decides instead."""
-        if finding is not None:
-            return _incomplete(finding)
-        proven = self._rolled_back_from(path, identity)
+        if file.finding is not None:
+            return _incomplete(file.finding)
+        proven = self._rolled_back_from(file)
         if proven is None:
             return None
         return StopReason(
@@ -147,11 +200,13 @@ class Enqueuer:
             "retry this upload to replace the object.",
         )
 
-    def _rolled_back_from(self, path: str, identity: Identity) -> Upload | None:
+    def _rolled_back_from(self, file: _FinishedFile) -> Upload | None:
         """The confirmed upload of which this file is a damaged copy; None if it may be newer content.
 
-        Writing to a file changes its time; replacing it changes its inode.
+        Writing to a file changes its time, or its ctime where the time is set back; replacing it changes its
+        inode.
         """
+        path, identity = file.path, file.identity
         confirmed = [
             upload for upload in self._context.ledger.uploads(path=path) if upload.verified_at is not None
         ]
@@ -160,7 +215,9 @@ class Enqueuer:
         proven = confirmed[-1]
         if identity.inode != proven.identity.inode or identity.mtime_ns > proven.identity.mtime_ns:
             return None
-        return None if self._has_same_content(proven, identity, None) else proven
+        if identity == proven.identity and identity.was_touched_after(proven.identity):
+            return None
+        return None if self._has_same_content(proven, file) else proven
 
     def _record_new(
         self,

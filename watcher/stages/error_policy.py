@@ -86,7 +86,10 @@ class ErrorPolicy:
                     self.ledger.return_claim(upload)
                 case DeferError():
                     self._defer(upload, exc)
-                case SourceChangedError() | ReexamineError():
+                case ReexamineError():
+                    log.info("file_changed", reason=str(exc))
+                    self._reexamine(upload, Code.LOCAL_CHANGED, str(exc), exc.delay_seconds)
+                case SourceChangedError():
                     log.info("file_changed", reason=str(exc))
                     self._reexamine(upload, Code.LOCAL_CHANGED, str(exc))
                 case FileMissingError():
@@ -155,10 +158,12 @@ class ErrorPolicy:
         else:
             self._reexamine(upload, Code.LOCAL_MISSING, str(exc))
 
-    def _reexamine(self, upload: Upload, code: str, reason: str) -> None:
+    def _reexamine(
+        self, upload: Upload, code: str, reason: str, delay_seconds: float = REEXAMINE_SECONDS
+    ) -> None:
         self.ledger.postpone(
             upload,
-            delay=timedelta(seconds=REEXAMINE_SECONDS),
+            delay=timedelta(seconds=delay_seconds),
             error=reason,
             error_code=code,
             count=False,

@@ -10,14 +10,17 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 
 import structlog
 
 from db import ClaimLostError, DatabaseError, Ledger, State, Upload
-from storage import Verdict
+from storage import SourceFile, StorageError, UploadCancelledError, Verdict
+from watcher.detection import Reading
 from watcher.errors import Code, DeferError, FailureKind, ReexamineError, StageError, failure_of
 from watcher.failpoints import Point, failpoint
 from watcher.filesystem import FileMissingError, NotOursError, Tree, UnreadableError, removal
+from watcher.filesystem.hashing import Hashing, Rank, ReadingThread
 from watcher.filesystem.quarantine_names import parse_quarantine_name
 from watcher.filesystem.removal import Kept, LeftInQuarantine, Outcome, Quarantined, Released, Restored
 from watcher.settings import Policy
@@ -33,6 +36,8 @@ QUARANTINE_SECONDS = 1.0
 """How long a file stays in quarantine: a writer may have resolved its path and not opened it yet."""
 
 CATALOG_BUSY_SECONDS = 5.0
+REHASH_SECONDS = 60.0
+"""How soon a release is tried again at the latest whose file has to be hashed again first."""
 
 MAX_LEFT = 20
 """How many files that stay in quarantine are reported."""
@@ -71,7 +76,7 @@ class ReleaseStage(Stage):
             if number and work.error_policy.return_if_paused(upload):
                 continue
             with self._isolating(upload, work), work.error_policy.handling(upload):
-                if file := self._quarantine(upload):
+                if file := self._quarantine(upload, work):
                     quarantined.append((upload, file))
         if not quarantined:
             return
@@ -83,7 +88,7 @@ class ReleaseStage(Stage):
                     removal.restore(self._context.tree, file, "The daemon is stopping.")
                     self._context.ledger.return_claim(upload)
                 else:
-                    self._require_claim(upload, file)
+                    self._require_claim(upload, file, work)
                     self._conclude(upload, removal.delete_quarantined(self._context.tree, file))
 
     @contextmanager
@@ -95,10 +100,13 @@ class ReleaseStage(Stage):
             log.exception("internal_error", stage=self.name, uploads=[upload.id])
             work.error_policy.postpone_after_bug(upload, exc)
 
-    def _quarantine(self, upload: Upload) -> Quarantined | None:
+    def _quarantine(self, upload: Upload, work: Work) -> Quarantined | None:
         """Check that the copy may go and quarantine it; None if the upload needs nothing more."""
         self._require_due(upload)
-        if not self._repair(upload) or not self._confirm(upload):
+        if not self._repair(upload, work):
+            return None
+        self._require_as_hashed(upload)
+        if not self._confirm(upload):
             return None
         if self._context.tree.stat(upload.path) is None:
             self._context.tree.ensure_mounted()
@@ -134,12 +142,22 @@ class ReleaseStage(Stage):
             return timedelta(0)
         return upload.published_at + self._policy.retention - self._context.ledger.now()
 
-    def _repair(self, upload: Upload) -> bool:
+    def _require_as_hashed(self, upload: Upload) -> None:
+        """Raise ReexamineError if there is a file that may not be the one that was hashed.
+
+        Not even its ctime may have changed, because an edit can keep size and time. It is hashed again where
+        it holds up nothing else (`watcher.detection.settler`), and this upload is due when that is done.
+        """
+        present = self._context.tree.stat(upload.path)
+        if present is not None and not upload.holds(present):
+            raise ReexamineError("It may not be the file that was hashed any more.", REHASH_SECONDS)
+
+    def _repair(self, upload: Upload, work: Work) -> bool:
         """Repair what an interrupted attempt left in quarantine; False if that concluded the release."""
         if self._is_in_place(upload):
             return True
         for path in removal.quarantined_paths(self._context.tree, upload, self._context.ledger.token):
-            outcome = self._repair_path(upload, path)
+            outcome = self._repair_path(upload, path, work)
             if not isinstance(outcome, Restored):
                 self._conclude(upload, outcome)
                 return False
@@ -150,17 +168,23 @@ class ReleaseStage(Stage):
         tree = self._context.tree
         return tree.is_unchanged(upload.path, upload.identity) and tree.has_one_name(upload.path)
 
-    def _repair_path(self, upload: Upload, path: str) -> Outcome:
-        outcome = removal.repair(self._context.tree, path, os.path.basename(upload.path), upload.identity)
+    def _repair_path(self, upload: Upload, path: str, work: Work) -> Outcome:
+        outcome = removal.repair(
+            self._context.tree,
+            path,
+            os.path.basename(upload.path),
+            upload.identity,
+            is_hashed_content=partial(_has_content, upload, self._context.hashing, work),
+        )
         log.info("aside_repaired", outcome=type(outcome).__name__)
         return outcome
 
-    def _require_claim(self, upload: Upload, file: Quarantined) -> None:
+    def _require_claim(self, upload: Upload, file: Quarantined, work: Work) -> None:
         """Restore the file and raise if the claim was lost in quarantine: its new holder decides then."""
         try:
             self._context.ledger.require_claim(upload)
         except (ClaimLostError, DatabaseError):
-            self._repair_path(upload, file.quarantine_path)
+            self._repair_path(upload, file.quarantine_path, work)
             raise
 
     def _confirm(self, upload: Upload) -> bool:
@@ -219,6 +243,22 @@ def _error_of(kept: Kept) -> Exception:
     return StageError(FailureKind.TRANSIENT, Code.NOT_REMOVABLE, kept.reason)
 
 
+def _has_content(upload: Upload, hashing: Hashing, thread: ReadingThread, descriptor: int) -> bool:
+    """Whether an open file has the content that was hashed, which is read as a whole.
+
+    Raises `UploadCancelledError` if the thread is stopped.
+    """
+    if upload.checksum is None:
+        return False
+    try:
+        source = SourceFile(descriptor, hashing.pace(Rank.AGAIN, upload.size, thread))
+        return source.checksum() == upload.checksum
+    except UploadCancelledError:
+        raise
+    except StorageError:
+        return False
+
+
 class QuarantineRepair:
     """Restores or deletes the quarantined files that a crash left, each under a claim on its upload.
 
@@ -227,9 +267,12 @@ class QuarantineRepair:
     left alone until a claim would have expired.
     """
 
-    def __init__(self, tree: Tree, ledger: Ledger, *, lease: timedelta, is_shared: bool = False) -> None:
+    def __init__(
+        self, tree: Tree, ledger: Ledger, hashing: Hashing, *, lease: timedelta, is_shared: bool = False
+    ) -> None:
         self._tree = tree
         self._ledger = ledger
+        self._hashing = hashing
         self._lease = lease
         self._is_shared = is_shared
         self._reported = RepeatFilter()
@@ -237,17 +280,18 @@ class QuarantineRepair:
         """Files that stay in quarantine, with the reasons, as of the last run; `MAX_LEFT` at most."""
         self.isolation = Isolation("quarantined files")
 
-    def run(self, paths: Iterable[str]) -> None:
-        """Repair the quarantined files at these paths, which are all that there are.
+    def run(self, paths: Iterable[str], thread: ReadingThread | None = None) -> None:
+        """Repair the quarantined files at these paths, which are all, until `thread`, the present one, stops.
 
-        A file of another ledger stays, as does one whose original name is not known for certain: `left` says
-        why. Raises `db.DatabaseError` and `watcher.filesystem.openat.RootUnavailableError`.
+        A file whose name another one has taken is hashed again. A file of another ledger stays, as does one
+        whose original name is not known for certain: `left` says why.
+        Raises `db.DatabaseError` and `watcher.filesystem.openat.RootUnavailableError`.
         """
         left: dict[str, str] = {}
         for path in paths:
             with self.isolation.item(path, path=path):
                 try:
-                    reason = self._run_path(path)
+                    reason = self._run_path(path, thread or Reading())
                 except (FileMissingError, NotOursError, UnreadableError, OSError) as exc:
                     reason = str(exc)
                     log.warning("aside_unrepaired", path=path, reason=reason)
@@ -255,7 +299,7 @@ class QuarantineRepair:
                     left[path] = reason
         self.left = left
 
-    def _run_path(self, path: str) -> str | None:
+    def _run_path(self, path: str, thread: ReadingThread) -> str | None:
         """Repair one file; return why it stays in quarantine, if it does."""
         name = parse_quarantine_name(os.path.basename(path))
         if name is None:
@@ -271,11 +315,11 @@ class QuarantineRepair:
         if known and name.belongs_to(known[0], self._ledger.token, identity):
             if self._may_be_in_progress(known[0]):
                 return None
-            return self._repair(path, known[0], os.path.basename(known[0].path))
+            return self._repair(path, known[0], os.path.basename(known[0].path), thread)
         if name.original is None:
             return self._leave(path, f"It is not the file of upload {name.upload_id}.", is_foreign=True)
         # The ledger was restored, and gives the id to another upload: the file's name is all that is needed.
-        return self._repair(path, None, name.original)
+        return self._repair(path, None, name.original, thread)
 
     def _leave(self, path: str, reason: str, *, is_foreign: bool = False) -> str:
         if self._reported.is_news(path, reason):
@@ -290,16 +334,24 @@ class QuarantineRepair:
         changed_state = self._is_shared and upload.state is not State.PUBLISHED
         return changed_state and abs(self._ledger.now() - upload.changed_at) < self._lease
 
-    def _repair(self, path: str, upload: Upload | None, original: str) -> str | None:
+    def _repair(self, path: str, upload: Upload | None, original: str, thread: ReadingThread) -> str | None:
         """Repair a file under a claim on its upload, if the ledger knows it; return why it stays, if so."""
         if upload is None:
-            outcome = removal.repair(self._tree, path, original, None)
+            outcome = removal.repair(self._tree, path, original, None, is_hashed_content=lambda _: False)
         else:
             claimed = self._ledger.claim_one(upload.id, lease=self._lease)
             if claimed is None:
                 return None
             try:
-                outcome = removal.repair(self._tree, path, original, claimed.identity)
+                outcome = removal.repair(
+                    self._tree,
+                    path,
+                    original,
+                    claimed.identity,
+                    is_hashed_content=partial(_has_content, claimed, self._hashing, thread),
+                )
+            except UploadCancelledError:
+                return "The daemon stopped before it was hashed again."
             finally:
                 self._ledger.release_claim(claimed)
         context = {"path": path, "upload": upload and upload.id, "outcome": type(outcome).__name__}

@@ -10,7 +10,7 @@ from functools import partial
 
 import structlog
 
-from db import Admission, DatabaseError, ErrorKind, State, Upload
+from db import Admission, DatabaseError, ErrorKind, Identity, State, Upload
 from storage import (
     Confirmation,
     Multipart,
@@ -25,6 +25,7 @@ from watcher.catalog.gate import Admitted, Rejected, Waiting
 from watcher.errors import Code, DeferError, FailureKind, ReexamineError, StageError
 from watcher.failpoints import Point, failpoint
 from watcher.filesystem import FileMissingError, leases
+from watcher.filesystem.hashing import Rank
 from watcher.filesystem.openat import owned
 from watcher.filesystem.removal import is_present_or_quarantined
 from watcher.renditions import ORIGINAL
@@ -46,6 +47,9 @@ PATIENCE_SECONDS = 180.0
 """How long an attempt may take between two beats, at least."""
 STALL_MARGIN_SECONDS = 120.0
 """By how much that exceeds the time that a request may stall."""
+
+REHASH_SECONDS = 30.0
+"""How soon an upload is tried again at the latest whose file has to be hashed again first."""
 
 COMMIT_BACKOFF = Backoff(base=0.5, factor=2.0, cap=10.0)
 
@@ -78,14 +82,15 @@ class UploadStage(Stage):
                 raise
             return
         with owned(opened) as fd:
-            self._require_as_settled(upload, fd)
+            ctime_ns = self._require_as_settled(upload, fd).ctime_ns
             admitted = self._pass_gate(upload)
             if admitted is None:
                 return
             upload = admitted
             self._require_own_key(upload)
-            source = SourceFile(fd)
-            with_checksum = self._ensure_checksum(upload, source, work)
+            rank = Rank.NEW if upload.checksum is None else Rank.AGAIN
+            source = SourceFile(fd, self._context.hashing.pace(rank, upload.size, work))
+            with_checksum = self._ensure_checksum(upload, source, ctime_ns)
             if with_checksum is None:
                 return
             upload = with_checksum
@@ -179,12 +184,20 @@ class UploadStage(Stage):
             )
         self._context.invalidator.wake()
 
-    def _require_as_settled(self, upload: Upload, fd: int) -> None:
-        """Raise ReexamineError unless the file is unchanged since it was settled, which may be hours ago."""
+    def _require_as_settled(self, upload: Upload, fd: int) -> Identity:
+        """Raise ReexamineError unless the file is unchanged since it was settled, which may be hours ago.
+
+        Returns its identity. Another ctime does not matter, because the file is hashed next.
+        """
+        identity = self._context.tree.identity(os.fstat(fd))
         if leases.check_writers(fd) is leases.Writers.SOME:
             raise ReexamineError("A process has it open for writing again.")
-        if self._context.tree.identity(os.fstat(fd)) != upload.identity:
-            raise ReexamineError("Its size, time or inode is not what it was when it was finished.")
+        if identity != upload.identity:
+            reason = "Its size, time or inode is not what it was when it was finished."
+            if upload.checksum is None:
+                raise ReexamineError(reason)
+            raise ReexamineError(reason, REHASH_SECONDS)
+        return identity
 
     def _require_same_path(self, upload: Upload) -> None:
         """Raise ReexamineError unless the file at the path is still the one that was hashed and sent."""
@@ -239,36 +252,39 @@ class UploadStage(Stage):
             upload = self._context.ledger.record(upload, multipart_id=None, part_size=None)
         return self._context.ledger.record(upload, **admission)
 
-    def _ensure_checksum(self, upload: Upload, source: SourceFile, work: Work) -> Upload | None:
+    def _ensure_checksum(self, upload: Upload, source: SourceFile, ctime_ns: int | None) -> Upload | None:
         """Hash the file, every time; return the upload with its checksum, or None if the file is damaged.
 
-        Other content under the same size, time and inode was not written by an encoder: a power cut or a
-        failing disk leaves it, after the ledger recorded the checksum. Such an upload fails.
+        `ctime_ns` is the file's from before, so that no edit during the hashing can be overlooked. Other
+        content under the same size, times and inode was not written by any process: a power cut or a failing
+        disk leaves it, after the ledger recorded the checksum. Such an upload fails. With another ctime it
+        was edited in place: raises ReexamineError.
         """
-
-        def stopped() -> bool:
-            work.beat()
-            return work.stopped()
-
-        checksum = source.checksum(stopped)
+        checksum = source.checksum()
         if checksum == upload.checksum:
-            return upload
+            if ctime_ns == upload.ctime_ns:
+                return upload
+            return self._context.ledger.record(upload, ctime_ns=ctime_ns)
         if upload.checksum is None:
-            return self._record_checksum(upload, checksum)
+            return self._record_checksum(upload, checksum, ctime_ns)
+        if upload.ctime_ns not in {None, ctime_ns}:
+            raise ReexamineError("Its content is not what was hashed before: it was edited in place since.")
         reason = (
             "Its content differs from what was hashed before, although size, time and inode are the same: a "
             f"power cut or a failing disk leaves that. Restore it, or retry {upload.id} to upload it as is."
         )
         with self._context.database.transaction("record that a file is damaged"):
             # A retry uploads the present content: the operator has checked it.
-            rehashed = self._record_checksum(upload, checksum)
+            rehashed = self._record_checksum(upload, checksum, ctime_ns)
             self._context.ledger.advance(rehashed, State.FAILED, error=reason, error_code=Code.LOCAL_DAMAGED)
         log.error("upload_failed", code=Code.LOCAL_DAMAGED, reason=reason)
         return None
 
-    def _record_checksum(self, upload: Upload, checksum: str) -> Upload:
+    def _record_checksum(self, upload: Upload, checksum: str, ctime_ns: int | None) -> Upload:
         abort_multipart(self._context, upload)
-        return self._context.ledger.record(upload, checksum=checksum, multipart_id=None, part_size=None)
+        return self._context.ledger.record(
+            upload, checksum=checksum, ctime_ns=ctime_ns, multipart_id=None, part_size=None
+        )
 
     def _target(self, upload: Upload) -> Target:
         return Target(upload.object_key, self._context.naming.content_type(upload), metadata_of(upload))

@@ -91,11 +91,13 @@ class LedgerGauges(Collector):
     set_aside: Callable[[], Mapping[str, int]] = dict
     line: Callable[[], float | None] = lambda: None
     """The rate of the line to S3 in bytes per second; None while unknown."""
+    to_hash_again: Callable[[], int] = int
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the families of one scrape."""
         yield _labelled("uploads", "Ledger rows by state.", "state", self.counts())
         yield _gauge("settling_files", "Files not known to be complete yet.", self.settling())
+        yield _gauge("files_to_hash_again", "Known files, touched since.", self.to_hash_again())
         yield _labelled(
             "stage_paused", "1 while an environment error pauses a stage.", "stage", self.paused()
         )

@@ -21,6 +21,7 @@ QUOTED_NAMES = frozenset(
         ("db/migrations/0001_initial.py", "statement.format(schema=schema, **types)"),
         ("db/migrations/0002_invalidations.py", "statement.format(schema=schema, **types)"),
         ("db/migrations/0003_catalog_rows.py", "statement.format(schema=schema, **types)"),
+        ("db/migrations/0004_change_times.py", "statement.format(schema=schema, **types)"),
         ("db/migrations/0006_orphans.py", "statement.format(schema=schema, **types)"),
         ("db/migrations/0007_catalog_row_sightings.py", "statement.format(schema=schema, **types)"),
         ("db/compressor_table.py", "query.format(table='%s')"),

@@ -245,6 +245,7 @@ class TestPostgresPool:
             "orphans",
             "orphan_looks",
             "ledger_token",
+            "catalog_row_sightings",
             "schema_migration",
         }
         assert {name for (name,) in found} == tables

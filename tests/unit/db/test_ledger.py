@@ -1,5 +1,6 @@
 """Every change of a row is fenced, follows the transitions, sets its times and appends an event."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -89,6 +90,29 @@ def test_the_same_content_is_added_once(ledger: Ledger) -> None:
     )
     assert again is None
     assert ledger.uploads() == [first]
+
+
+def test_content_that_was_edited_in_place_is_added_although_its_identity_is_equal(ledger: Ledger) -> None:
+    """But not before the content was hashed: until then the row has whatever the file has."""
+    first = enqueue(ledger, identity=replace(IDENTITY, ctime_ns=1))
+    names = {name: getattr(first, name) for name in ("video_id", "filename", "quality", "object_key")}
+    later = replace(IDENTITY, ctime_ns=2)
+    assert ledger.enqueue(first.path, **names, identity=later) is None
+    ledger.record(first, checksum=CHECKSUM)
+    assert ledger.enqueue(first.path, **names, identity=replace(IDENTITY, ctime_ns=None)) is None
+    second = ledger.enqueue(first.path, **names, identity=later)
+    assert second is not None
+    assert (second.state, second.ctime_ns) == (State.PENDING, 2)
+    assert ledger.uploads(ids=[first.id])[0].state is State.SUPERSEDED
+
+
+def test_the_ctime_counts_for_hashed_content_and_where_both_are_known() -> None:
+    identity = replace(IDENTITY, ctime_ns=1)
+    assert identity == replace(identity, ctime_ns=2)
+    assert not identity.is_exactly(replace(identity, ctime_ns=2))
+    assert not identity.is_exactly(replace(identity, size=2))
+    for one, other in ((1, 1), (None, 2), (1, None)):
+        assert replace(identity, ctime_ns=one).is_exactly(replace(identity, ctime_ns=other))
 
 
 def test_an_identity_is_adopted_without_disturbing_the_work(ledger: Ledger) -> None:

@@ -22,6 +22,7 @@ ALL = [
     "0001_initial",
     "0002_invalidations",
     "0003_catalog_rows",
+    "0004_change_times",
     "0006_orphans",
     "0007_catalog_row_sightings",
 ]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from storage import ObjectStore, SourceFile
+from storage.source_file import Pace
 from tests.support.certificates import Certificate, make_certificate
 from tests.support.fault_proxy import FaultProxy
 from tests.support.s3_server import S3Server, config_for, forget_aws
@@ -60,14 +61,14 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def source_of(path: Path) -> Iterator[Callable[[bytes], SourceFile]]:
+def source_of(path: Path) -> Iterator[Callable[..., SourceFile]]:
     """Writes content to `path` and opens it as a source."""
     opened: list[int] = []
 
-    def make(content: bytes) -> SourceFile:
+    def make(content: bytes, pace: Pace | None = None) -> SourceFile:
         path.write_bytes(content)
         opened.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-        return SourceFile(opened[-1])
+        return SourceFile(opened[-1], pace)
 
     yield make
     for fd in opened:

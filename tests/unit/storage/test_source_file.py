@@ -1,26 +1,30 @@
 """Reading and hashing a local file, and detection of its changes."""
 
+import ctypes
 import errno
 import hashlib
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from storage import (
     ErrorKind,
+    PartialChecksum,
     SourceChangedError,
     SourceFile,
     StorageError,
     UploadCancelledError,
     checksums,
     part_size_for,
+    source_file,
 )
 from storage.source_file import BUFFER_BYTES
 from storage.transfer.part_layout import parts_of
 
-SourceOf = Callable[[bytes], SourceFile]
+SourceOf = Callable[..., SourceFile]
 MIB = 1024 * 1024
 
 
@@ -99,19 +103,17 @@ def test_a_file_that_changes_between_two_reads_is_never_given_a_digest(
     source_of: SourceOf, path: Path, change: Callable[[Path], None]
 ) -> None:
     content = bytes(3 * BUFFER_BYTES)
-    for digest in (SourceFile.checksum, lambda source, asked: source.etag(None, asked)):
-        source = source_of(content)
-        reads = 0
+    for digest in (SourceFile.checksum, lambda source: source.etag(None)):
+        blocks: list[int] = []
 
-        def change_after_the_first_read() -> bool:
-            nonlocal reads
-            reads += 1
-            if reads == 2:
+        def change_after_the_first_block(count: int, blocks: list[int] = blocks) -> None:
+            blocks.append(count)
+            if len(blocks) == 2:
                 change(path)
-            return False
 
         with pytest.raises(SourceChangedError):
-            digest(source, change_after_the_first_read)
+            digest(source_of(content, nullcontext(change_after_the_first_block)))
+        assert blocks[:2] == [0, BUFFER_BYTES]
 
 
 def test_links_and_permissions_are_not_content(source_of: SourceOf, path: Path) -> None:
@@ -130,12 +132,58 @@ def test_a_change_says_what_changed(source_of: SourceOf, path: Path) -> None:
     assert caught.value.code == "source-changed"
 
 
-def test_hashing_stops_when_it_is_cancelled(source_of: SourceOf) -> None:
-    source = source_of(bytes(10))
+class Interrupting:
+    """A pace that ends the read before the third block, and records when it is entered and left."""
+
+    def __init__(self) -> None:
+        self.told: list[object] = []
+
+    def __enter__(self) -> Callable[[int], None]:
+        self.told.append("enter")
+        return self._before_block
+
+    def __exit__(self, *_: object) -> None:
+        self.told.append("exit")
+
+    def _before_block(self, count: int) -> None:
+        self.told.append(count)
+        if self.told[-3:-1] == [0, BUFFER_BYTES]:
+            raise UploadCancelledError(operation="read")
+
+
+def test_every_hashing_keeps_to_its_pace_and_ends_when_that_raises(source_of: SourceOf) -> None:
+    content = bytes(3 * BUFFER_BYTES)
+    for hashing in (
+        SourceFile.checksum,
+        lambda source: source.etag(None),
+        lambda source: source.etag(3 * BUFFER_BYTES),
+        lambda source: source.crc(0, source.size),
+        lambda source: source.md5(0, source.size),
+    ):
+        pace = Interrupting()
+        with pytest.raises(UploadCancelledError):
+            hashing(source_of(content, pace))
+        assert pace.told == ["enter", 0, BUFFER_BYTES, BUFFER_BYTES, "exit"]
+
+
+def test_an_interrupted_checksum_is_continued_where_it_was(
+    source_of: SourceOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = os.urandom(5 * BUFFER_BYTES)
+    done = PartialChecksum()
     with pytest.raises(UploadCancelledError):
-        source.checksum(lambda: True)
-    with pytest.raises(UploadCancelledError):
-        source.etag(None, lambda: True)
+        source_of(content, Interrupting()).checksum(done)
+    assert done == PartialChecksum(2 * BUFFER_BYTES, checksums.crc(content[: 2 * BUFFER_BYTES]))
+    offsets: list[int] = []
+    real_preadv = os.preadv
+
+    def preadv(fd: int, buffers: list[memoryview], offset: int) -> int:
+        offsets.append(offset)
+        return real_preadv(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    assert source_of(content).checksum(done) == checksums.encode(checksums.crc(content))
+    assert offsets == [2 * BUFFER_BYTES, 3 * BUFFER_BYTES, 4 * BUFFER_BYTES]
 
 
 def test_content_is_on_the_disk_before_it_is_hashed(
@@ -157,6 +205,49 @@ def test_content_is_on_the_disk_before_it_is_hashed(
     monkeypatch.setattr(os, "preadv", preadv)
     source.checksum()
     assert calls == ["fsync", "preadv"]
+
+
+def test_a_large_file_is_written_to_the_disk_in_stretches_that_keep_to_the_pace(
+    source_of: SourceOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[object] = []
+    sync_range, real_fsync = source_file._sync_range, os.fsync
+
+    def note_range(fd: int, offset: int, length: int) -> None:
+        told.append((offset, length))
+        sync_range(fd, offset, length)
+
+    def fsync(fd: int) -> None:
+        told.append("fsync")
+        real_fsync(fd)
+
+    monkeypatch.setattr(source_file, "WRITE_BACK_BYTES", 2 * BUFFER_BYTES)
+    monkeypatch.setattr(source_file, "_sync_range", note_range)
+    monkeypatch.setattr(os, "fsync", fsync)
+    content = os.urandom(3 * BUFFER_BYTES)
+    assert source_of(content, nullcontext(told.append)).checksum() == checksums.encode(checksums.crc(content))
+    assert told[:5] == [0, (0, 2 * BUFFER_BYTES), 0, (2 * BUFFER_BYTES, 2 * BUFFER_BYTES), "fsync"]
+    assert told[5:] == [0, BUFFER_BYTES, BUFFER_BYTES]
+
+
+def test_an_error_of_the_disk_while_it_is_written_is_not_lost(
+    source_of: SourceOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = source_of(bytes(10))
+    monkeypatch.setattr(source_file, "WRITE_BACK_BYTES", 5)
+
+    def fail(code: int) -> Callable[..., int]:
+        def sync_file_range(*_: object) -> int:
+            ctypes.set_errno(code)
+            return -1
+
+        return sync_file_range
+
+    monkeypatch.setattr(source_file, "_sync_file_range", fail(errno.EIO))
+    with pytest.raises(StorageError, match="Input/output error"):
+        source.checksum()
+    monkeypatch.setattr(source_file, "_sync_file_range", fail(errno.ENOSYS))
+    assert source.checksum() == checksums.encode(checksums.crc(bytes(10)))
 
 
 @pytest.mark.parametrize("call", ["fsync", "preadv"])

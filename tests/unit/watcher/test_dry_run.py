@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, closing
 import pytest
 
 from db import Ledger, State, migrate
+from tests.support.databases import CHECKSUM
 from tests.support.fault_proxy import FaultProxy
 from tests.support.harness import VIDEO_ID, settings_for
 from tests.support.media import Media
@@ -163,6 +164,18 @@ def test_what_the_ledger_knows_counts_and_stays_as_it_is(
     with closing(open_ledger_database(settings)) as database:
         (row,) = Ledger(database, settings.instance).uploads()
     assert row.state is (state or State.PENDING)
+
+
+def test_a_file_that_was_touched_is_hashed_again_first(settings: Settings, good: str) -> None:
+    recorded(settings, None)
+    os.chmod(good, 0o640)
+    assert "hashed again" not in plans(settings)[GOOD].reason
+    with closing(open_ledger_database(settings)) as database:
+        ledger = Ledger(database, settings.instance)
+        ledger.record(ledger.uploads()[0], checksum=CHECKSUM)
+    plan = plans(settings)[GOOD]
+    assert plan.action == "upload"
+    assert plan.reason.endswith("; its ctime changed, so it is hashed again first")
 
 
 def test_new_content_is_planned_anew(settings: Settings, good: str) -> None:

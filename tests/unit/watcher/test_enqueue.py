@@ -16,6 +16,7 @@ from tests.support.databases import LEASE, STATE_FACTS
 from tests.support.harness import VIDEO_ID, Harness, open_harness, settings_for
 from tests.support.s3_server import S3Server
 from tests.support.unprivileged import give_away
+from watcher.detection import Reading
 from watcher.detection.completeness import FileStatus, Finished, Unreadable, check_complete
 from watcher.errors import incomplete_reason
 from watcher.filesystem.openat import identity_of, owned
@@ -164,7 +165,7 @@ def test_a_file_that_cannot_be_hashed_is_not_taken_for_the_hashed_one(harness: H
     harness.write(f"{PATH}.part", bytes(len(video)))
     other = identity(harness, f"{PATH}.part")
     os.unlink(harness.absolute(PATH))
-    assert harness.app.enqueuer.handle(PATH, Finished(other, None))
+    assert harness.app.enqueuer.handle(PATH, Finished(other, None), Reading())
     (kept,) = harness.app.ledger.uploads(ids=[old.id])
     assert (kept.state, kept.identity) == (State.SUPERSEDED, old.identity)
 
@@ -198,7 +199,7 @@ def test_an_unreadable_file_fails_visibly_and_is_reopened_when_readable(
         found = examine(harness)
     assert isinstance(found, Unreadable)
     for _ in range(2):
-        harness.enqueuer.handle(PATH, found)
+        harness.enqueuer.handle(PATH, found, Reading())
         row = harness.row(PATH)
         assert (row.state, row.error_code, row.last_error) == (State.FAILED, "unreadable", found.reason)
     assert len(harness.app.ledger.uploads()) == 1
@@ -257,7 +258,7 @@ def test_an_unreadable_directory_makes_no_row_and_no_exception(
     os.chmod(harness.absolute(VIDEO_ID), 0)
     with unprivileged():
         found = examine(harness)
-        harness.enqueuer.handle(PATH, found)
+        harness.enqueuer.handle(PATH, found, Reading())
     os.chmod(harness.absolute(VIDEO_ID), 0o755)
     assert isinstance(found, Unreadable)
     assert harness.app.ledger.current(PATH) is None
@@ -347,7 +348,7 @@ def test_a_row_that_is_reopened_concurrently_is_left_as_it_is(
     reopened = ledger.reopen(gone.id, reason="by hand")
     with monkeypatch.context() as late:
         late.setattr(ledger, "current", lambda _: gone)
-        harness.enqueuer.handle(PATH, Finished(gone.identity, None))
+        harness.enqueuer.handle(PATH, Finished(gone.identity, None), Reading())
     assert harness.row(PATH) == reopened
 
 

@@ -10,6 +10,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from db import Database, Ledger, State, Upload, migrate, open_database, sqlite_url
+from storage import checksums
+from watcher.detection import Reading
+from watcher.filesystem.hashing import Hashing
 from watcher.filesystem.openat import identity_of
 from watcher.filesystem.quarantine_names import quarantine_name
 from watcher.filesystem.removal import Quarantined, quarantine, quarantined_paths
@@ -61,6 +64,7 @@ def crash_in_release(tree: Tree, ledger: Ledger) -> Upload:
         identity=identity_of(os.stat(os.path.join(tree.root, PATH))),
     )
     assert upload is not None
+    upload = ledger.record(upload, checksum=checksums.encode(checksums.crc(b"hashed")))
     assert isinstance(quarantine(tree, PATH, upload.id, upload.identity, token=ledger.token), Quarantined)
     return upload
 
@@ -73,7 +77,7 @@ def repair(tree: Tree, ledger: Ledger, *, is_shared: bool = False) -> list[tuple
     """Repair all quarantined files; returns the events and outcomes that were logged."""
     paths = [f"{VIDEO}/{name}" for name in names(tree) if name.endswith(".aside")]
     with capture_logs() as logged:
-        QuarantineRepair(tree, ledger, lease=LEASE, is_shared=is_shared).run(paths)
+        QuarantineRepair(tree, ledger, Hashing(), lease=LEASE, is_shared=is_shared).run(paths)
     return [(line["event"], line.get("outcome")) for line in logged]
 
 
@@ -109,6 +113,27 @@ def test_two_contents_of_which_neither_was_hashed_both_stay(root: Tree, ledger: 
     write(root, PATH, b"newer encode")
     assert repair(root, ledger) == [("aside_repaired", "LeftInQuarantine")]
     assert names(root) == [name_of(ledger, upload.id), "a_720p.mp4"]
+
+
+def test_content_that_was_edited_aside_under_the_same_size_and_time_stays(root: Tree, ledger: Ledger) -> None:
+    upload = crash_in_release(root, ledger)
+    aside = os.path.join(root.root, VIDEO, name_of(ledger, upload.id))
+    before = os.stat(aside)
+    write(root, f"{VIDEO}/{name_of(ledger, upload.id)}", b"edited")
+    os.utime(aside, ns=(before.st_atime_ns, before.st_mtime_ns))
+    write(root, PATH, b"newer encode")
+    assert identity_of(os.stat(aside)) == upload.identity
+    assert repair(root, ledger) == [("aside_repaired", "LeftInQuarantine")]
+    assert names(root) == [name_of(ledger, upload.id), "a_720p.mp4"]
+
+
+def test_a_stop_ends_the_reading_of_a_quarantined_file_and_leaves_it(root: Tree, ledger: Ledger) -> None:
+    upload = crash_in_release(root, ledger)
+    write(root, PATH, b"newer encode")
+    path = f"{VIDEO}/{name_of(ledger, upload.id)}"
+    QuarantineRepair(root, ledger, Hashing(), lease=LEASE).run([path], Reading(stopped=lambda: True))
+    assert names(root) == [name_of(ledger, upload.id), "a_720p.mp4"]
+    assert ledger.uploads(ids=[upload.id])[0].claimed_by is None
 
 
 @pytest.mark.parametrize("name", [".video-uploader-77.aside", ".video-uploader-77-3.aside"])
@@ -153,7 +178,7 @@ def test_a_file_of_another_ledger_is_reported_and_left(
         assert upload.id == 1
         assert sorted(repair(root, second)) == [("aside_foreign", None), ("aside_repaired", "Restored")]
         assert names(root) == [foreign, "a_720p.mp4"]
-        repairing = QuarantineRepair(root, second, lease=LEASE)
+        repairing = QuarantineRepair(root, second, Hashing(), lease=LEASE)
         with capture_logs() as logged:
             for _ in range(2):
                 repairing.run([f"{VIDEO}/{foreign}"])
@@ -212,7 +237,7 @@ def test_a_name_that_only_looks_like_ours_stays(root: Tree, ledger: Ledger) -> N
 def test_a_file_that_cannot_be_repaired_does_not_stop_the_others(root: Tree, ledger: Ledger) -> None:
     upload = crash_in_release(root, ledger)
     with capture_logs() as logged:
-        QuarantineRepair(root, ledger, lease=LEASE).run(
+        QuarantineRepair(root, ledger, Hashing(), lease=LEASE).run(
             [f"gone/{name_of(ledger, upload.id)}", f"{VIDEO}/{name_of(ledger, upload.id)}"]
         )
     assert [line["event"] for line in logged] == ["aside_unrepaired", "aside_repaired"]

@@ -4,6 +4,7 @@ import errno
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 
 import pytest
 
@@ -19,7 +20,7 @@ from tests.support.quarantine_files import (
     write,
 )
 from tests.support.unprivileged import NOBODY
-from watcher.filesystem import leases
+from watcher.filesystem import leases, removal
 from watcher.filesystem.openat import FileMissingError
 from watcher.filesystem.removal import (
     LeftInQuarantine,
@@ -27,10 +28,16 @@ from watcher.filesystem.removal import (
     Released,
     Restored,
     delete_quarantined,
-    repair,
     restore,
 )
 from watcher.filesystem.tree import Tree
+
+
+def has_hashed_content(descriptor: int) -> bool:
+    return os.pread(descriptor, 100, 0) == b"hashed"
+
+
+repair = partial(removal.repair, is_hashed_content=has_hashed_content)
 
 
 @pytest.fixture

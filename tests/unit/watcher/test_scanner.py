@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from db import State, Upload
-from tests.support.databases import advance_to
+from tests.support.databases import CHECKSUM, STATE_FACTS, advance_to
 from tests.support.harness import VIDEO_ID, Harness
 from tests.support.unprivileged import give_away
 from watcher.app.factories import make_path_template
@@ -33,6 +33,7 @@ class Scans:
     noticed: list[str]
     missing: list[Upload]
     found: list[str]
+    rechecked: list[tuple[str, int]]
 
 
 @dataclass
@@ -58,15 +59,17 @@ def scans(harness: Harness) -> Scans:
     noticed: list[str] = []
     missing: list[Upload] = []
     found: list[str] = []
+    rechecked: list[tuple[str, int]] = []
     app = harness.app
     scanner = Scanner(
         tree=app.tree,
         template=make_path_template(app.settings),
         ledger=app.ledger,
         check=lambda path, source: (found if source is Source.SCAN else noticed).append(path),
+        recheck=lambda path, size: rechecked.append((path, size)),
         missing=missing.append,
     )
-    return Scans(scanner, noticed, missing, found)
+    return Scans(scanner, noticed, missing, found, rechecked)
 
 
 def test_a_new_file_counts_as_found_only_by_a_full_scan_after_the_first(
@@ -92,6 +95,24 @@ def test_a_file_that_is_checked_again_does_not_count_as_found(
     harness.app.ledger.advance(row, State.FAILED, error="Because.", error_code="unreadable")
     scans.scanner.scan()
     assert (scans.noticed, scans.found) == ([PATH], [])
+
+
+def test_a_copy_that_was_only_touched_is_left_to_the_reading_thread(
+    harness: Harness, scans: Scans, video: bytes
+) -> None:
+    """A row without a checksum is not concerned by its file's ctime, and is no copy of anything."""
+    row = harness.put(PATH, video)
+    os.chmod(harness.absolute(PATH), 0o640)
+    scans.scanner.scan()
+    assert (scans.noticed, scans.rechecked) == ([], [])
+    row = harness.app.ledger.record(row, checksum=CHECKSUM)
+    harness.app.ledger.advance(row, State.VERIFIED, **STATE_FACTS[State.VERIFIED])
+    scans.scanner.scan()
+    assert (scans.noticed, scans.rechecked) == ([], [(PATH, len(video))])
+    os.utime(harness.absolute(PATH), ns=(1, 1))
+    scans.scanner.scan()
+    assert (scans.noticed, scans.rechecked) == ([], [(PATH, len(video))])
+    assert scans.found == [PATH]
 
 
 def test_every_directory_is_watched_before_it_is_listed(harness: Harness, scans: Scans, video: bytes) -> None:

@@ -6,14 +6,15 @@ import os
 import queue
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import pytest
 from structlog.testing import capture_logs
 
 from db import Database, DatabaseError, ErrorKind, Identity, open_database, sqlite_url
+from storage import UploadCancelledError
 from tests.support.peer_process import writer
 from watcher.detection.completeness import (
     Busy,
@@ -30,9 +31,12 @@ from watcher.detection.settler import (
     MAX_CHANGES,
     MAX_OUTDATED_ITEMS,
     SECOND_NAME_DELAYS,
+    Reading,
+    ReadRequired,
     Settler,
     Source,
 )
+from watcher.filesystem.hashing import Rank
 from watcher.filesystem.openat import RootUnavailableError
 from watcher.filesystem.tree import Tree
 from watcher.supervision.background_thread import Supervisor
@@ -61,6 +65,8 @@ class SettlerFixture:
     reported: queue.SimpleQueue[tuple[str, FileStatus]] = field(default_factory=queue.SimpleQueue)
     new: set[str] = field(default_factory=set)
     found: int = 0
+    large: dict[str, ReadRequired] = field(default_factory=dict)
+    read: Callable[[str, Reading], None] = lambda _path, _reading: None
 
     def __post_init__(self) -> None:
         self.supervisor = Supervisor(Metrics(), session=self.database.session)
@@ -114,9 +120,13 @@ class SettlerFixture:
             raise answer
         return answer
 
-    def _report(self, path: str, file_status: FileStatus) -> bool:
+    def _report(self, path: str, file_status: FileStatus, reading: Reading | None) -> ReadRequired | bool:
         if self.refusals and path != BARRIER:
             raise self.refusals.pop()
+        if path in self.large and reading is None:
+            return self.large[path]
+        if path in self.large and reading is not None:
+            self.read(path, reading)
         self.reported.put((path, file_status))
         return path in self.new and isinstance(file_status, Finished)
 
@@ -384,6 +394,111 @@ def test_it_reports_when_only_writers_are_waited_for(fixture: SettlerFixture) ->
     assert not settler.wait_until_only_writers_remain(lambda: False)
 
 
+def blocking(fixture: SettlerFixture, *paths: str) -> queue.SimpleQueue[tuple[str, Reading]]:
+    """Have the reads of some paths go on until they are ended; returns where each is announced."""
+    begun: queue.SimpleQueue[tuple[str, Reading]] = queue.SimpleQueue()
+
+    def read(path: str, reading: Reading) -> None:
+        begun.put((path, reading))
+        while path in paths:
+            if reading.stopped():
+                raise UploadCancelledError(operation="read")
+            time.sleep(0.001)
+
+    fixture.read = read
+    return begun
+
+
+def test_a_file_that_must_be_read_holds_up_no_other_check(fixture: SettlerFixture) -> None:
+    fixture.large = {"large": ReadRequired(Rank.COPY, 10**11)}
+    begun = blocking(fixture, "large")
+    settler = fixture.settler()
+    fixture.answer("large", FINISHED, FINISHED)
+    settler.check("large")
+    assert begun.get(timeout=WAIT_SECONDS)[0] == "large"
+    for number in range(3):
+        fixture.answer(f"new-{number}", FINISHED)
+        settler.check(f"new-{number}")
+        assert fixture.reported.get(timeout=WAIT_SECONDS) == (f"new-{number}", FINISHED)
+    settler.wait_until_only_writers_remain(lambda: settler.unsettled() == ["large"])
+    assert (settler.unsettled(), settler.to_read) == (["large"], 1)
+
+
+def test_what_must_be_read_is_read_in_order_of_rank_and_size(fixture: SettlerFixture) -> None:
+    fixture.large = {
+        "copy": ReadRequired(Rank.COPY, 7),
+        "new, large": ReadRequired(Rank.NEW, 10**9),
+        "again": ReadRequired(Rank.AGAIN, 1),
+        "new, small": ReadRequired(Rank.NEW, 10),
+    }
+    begun = blocking(fixture)
+    settler = fixture.settler()
+    with settler._changed:
+        for path, required in fixture.large.items():
+            fixture.answer(path, FINISHED)
+            settler.recheck(path, required.size)
+            settler._schedule_read(path, settler._entries[path], required)
+    order = [begun.get(timeout=WAIT_SECONDS)[0] for _ in fixture.large]
+    assert order == ["new, small", "new, large", "again", "copy"]
+
+
+def test_a_long_read_is_ended_for_a_sooner_one_and_continued_after_it(fixture: SettlerFixture) -> None:
+    fixture.large = {"copy": ReadRequired(Rank.COPY, 10**11), "new": ReadRequired(Rank.NEW, 20_000)}
+    begun = blocking(fixture, "copy")
+    settler = fixture.settler()
+    fixture.answer("copy", FINISHED, FINISHED)
+    fixture.answer("new", FINISHED, FINISHED)
+    settler.recheck("copy", 10**11)
+    path, reading = begun.get(timeout=WAIT_SECONDS)
+    assert path == "copy"
+    reading.progress(IDENTITY).offset = 5
+    settler.check("new")
+    assert begun.get(timeout=WAIT_SECONDS)[0] == "new"
+    assert fixture.reported.get(timeout=WAIT_SECONDS) == ("new", FINISHED)
+    path, reading = begun.get(timeout=WAIT_SECONDS)
+    assert (path, reading.progress(IDENTITY).offset) == ("copy", 5)
+    assert reading.progress(replace(IDENTITY, ctime_ns=5)).offset == 5
+    assert reading.progress(replace(IDENTITY, inode=5)).offset == 0
+
+
+def test_a_report_of_the_file_that_is_read_ends_the_read_and_has_it_checked_at_once(
+    fixture: SettlerFixture,
+) -> None:
+    fixture.large = {"copy": ReadRequired(Rank.COPY, 10**11)}
+    begun = blocking(fixture, "copy")
+    settler = fixture.settler()
+    fixture.answer("copy", FINISHED, Missing())
+    settler.recheck("copy", 10**11)
+    begun.get(timeout=WAIT_SECONDS)
+    del fixture.large["copy"]
+    settler.check("copy")
+    assert fixture.reported.get(timeout=WAIT_SECONDS) == ("copy", Missing())
+
+
+def test_a_stop_ends_a_long_read(fixture: SettlerFixture) -> None:
+    fixture.large = {"copy": ReadRequired(Rank.COPY, 10**11)}
+    begun = blocking(fixture, "copy")
+    settler = fixture.settler()
+    fixture.answer("copy", FINISHED)
+    settler.recheck("copy", 10**11)
+    begun.get(timeout=WAIT_SECONDS)
+    fixture.stop()
+    assert settler.failure is None
+
+
+def test_a_file_that_must_be_read_needs_no_second_quiet_period(fixture: SettlerFixture) -> None:
+    fixture.large = {"large": ReadRequired(Rank.NEW, 10)}
+    settler = fixture.settler()
+    observation = Observation(IDENTITY, 100.0)
+    fixture.answer("large", QuietPeriod(observation, 105.0))
+    settler.check("large")
+    assert fixture.expect("large") is None
+    fixture.answer("large", FINISHED, FINISHED)
+    fixture.advance(5)
+    assert [fixture.expect("large"), fixture.expect("large")] == [observation, observation]
+    assert fixture.reported.get(timeout=WAIT_SECONDS) == ("large", FINISHED)
+
+
 def test_the_wait_for_the_end_of_settling_can_be_stopped(fixture: SettlerFixture) -> None:
     settler = fixture.settler()
     settler.check("a")
@@ -397,7 +512,7 @@ def test_a_file_is_settled_when_its_real_writer_closes_it(place: str, tree: Tree
 
     settler = Settler(
         check_complete=partial(check_complete, tree, settle_seconds=0),
-        report=lambda path, file_status: found.put((path, file_status)),
+        report=lambda path, file_status, _: found.put((path, file_status)),
         supervisor=Supervisor(Metrics(), session=database.session),
         clock=time.monotonic,
     )

@@ -17,6 +17,11 @@ def test_the_database_of_the_daemon_is_named() -> None:
     assert report_lines(report(database="db2.example:5432")) == ["the database is db2.example:5432"]
 
 
+def test_files_that_are_hashed_again_are_counted() -> None:
+    lines = report_lines(report(settling=5, to_hash_again=3))
+    assert lines[1].startswith("3 of them are known, were touched since")
+
+
 def test_a_disk_that_is_too_full_is_shown() -> None:
     (line,) = report_lines(report(disk={"used_percent": 93.1, "limit_percent": 90, "is_high": True}))
     assert "93.1 % full" in line
