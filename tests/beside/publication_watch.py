@@ -58,7 +58,9 @@ class PublicationWatch:
     def waits(self, since: float = 0.0) -> list[float]:
         """How long each row waited that became public after `since`: from then, or from when it was ready."""
         return [
-            public - max(self.ready_at[row], since) for row, public in self.public_at.items() if public > since
+            public - max(self.ready_at[row], since)
+            for row, public in self.public_at.items()
+            if public > since
         ]
 
     def follow(self, stopped: threading.Event) -> None:
