@@ -30,7 +30,7 @@ BYSTANDERS = "5e1b0f2c-7a34-4c58-9d0e-2f6f1c8ab790"
 """The video of files that have nothing to do with the fault."""
 PROMISED_SECONDS = 2.0
 """Others wait no longer than this on a machine at rest."""
-SLOWNESS = float(os.environ.get("FAULTS_SLOWNESS", "10"))
+SLOWNESS = float(os.environ.get("FAULTS_SLOWNESS", "30"))
 """By how much this machine may be slower than that, because of what else it does."""
 
 
