@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 from tests.faults.network import NETWORK
@@ -65,6 +67,19 @@ CLOCKS: Final = (
 )
 SKEWED: Final = "signatures refused for a wrong clock"
 EVERYTHING: Final = "a life in which anything happens, in any order"
+ODD: Final = (
+    "file with a modification time after 2262",
+    "file with two names, of which one is removed later",
+    "file with something like a quality in its name",
+    "file damaged by two encoders at once",
+    "catalog row without a URL",
+    "catalog row locked by another session",
+    "`processing` row of a killed compressor",
+    "video deleted before its file was sent",
+    "PgBouncer in transaction mode before PostgreSQL",
+    "PostgreSQL switched over to a standby, the old server only reads",
+)
+"""One file, row or answer is odd."""
 FAULTS: Final = (
     *CRASHES,
     *ON_THE_NETWORK,
@@ -73,7 +88,23 @@ FAULTS: Final = (
     *WATCHING,
     *FILES,
     *FLOODS,
+    *ODD,
     *CLOCKS,
     SKEWED,
     EVERYTHING,
 )
+
+STOPS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        **dict.fromkeys(CRASHES, "the daemon"),
+        **dict.fromkeys((*ON_THE_NETWORK, SKEWED), "S3"),
+        **dict.fromkeys(DATABASES, "the database"),
+        **dict.fromkeys(DISKS[:3], "the disk"),
+        **dict.fromkeys(DISKS[3:7], "the file system"),
+        **dict.fromkeys(WATCHING[:3], "the directory"),
+        **dict.fromkeys(WATCHING[4:], "events"),
+        **dict.fromkeys((*FILES, *FLOODS[:2], EVERYTHING), ""),
+    }
+)
+"""What has stopped for all files during a fault, so that none can be found to go on beside it; the empty text
+where nothing else is under way."""

@@ -15,14 +15,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from db import State
+from tests.faults.catalogue import STOPS
 from tests.faults.outcomes import Outcome
-from tests.support.daemon_process import place_file, rows
+from tests.support.catalog_rows import BASE_URL, CatalogRows
+from tests.support.daemon_process import DaemonProcess, place_file, rows
 from tests.support.harness import BUCKET
 from tests.support.s3_server import S3Server
+from tests.support.video_files import padded
 from watcher.settings.model import Settings
 
 BELIEVED = frozenset({State.VERIFIED, State.PUBLISHED, State.RELEASED})
 """States in which the ledger says that the object is there."""
+BYSTANDERS = "5e1b0f2c-7a34-4c58-9d0e-2f6f1c8ab790"
+"""The video of files that have nothing to do with the fault."""
+PROMISED_SECONDS = 2.0
+"""Others wait no longer than this on a machine at rest."""
+SLOWNESS = float(os.environ.get("FAULTS_SLOWNESS", "30"))
+"""By how much this machine may be slower than that, because of what else it does."""
 
 
 @dataclass
@@ -34,7 +43,9 @@ class FilesAtStake:
     report: Callable[[Outcome], object]
     injected: int = 0
     outcome: Outcome | None = None
+    waited: float | None = None
     _contents: dict[str, list[bytes]] = field(default_factory=dict)
+    _closed_at: dict[str, float] = field(default_factory=dict)
     _over_at: float | None = None
     _recovered_at: float | None = None
 
@@ -46,6 +57,7 @@ class FilesAtStake:
     def add(self, path: str, content: bytes) -> None:
         """Put the content of a finished file at stake; a later call for the same path replaces it."""
         self._contents.setdefault(path, []).append(content)
+        self._closed_at[path] = time.monotonic()
 
     def put(self, settings: Settings, path: str, content: bytes, *, at_stake: str = "") -> str:
         """Write a file below the watched directory and put it at stake; returns where it is.
@@ -64,6 +76,27 @@ class FilesAtStake:
         place_file(settings, path, source)
         with open(source, "rb") as file:
             self.add(path, file.read())
+
+    def others_waited(self, daemon: DaemonProcess, path: str) -> None:
+        """Wait until a file that the fault does not concern is public, and note how long that took."""
+        daemon.expect("upload_published", path=path)
+        self.waited = max(self.waited or 0.0, time.monotonic() - self._closed_at[path])
+
+    def bystander(
+        self, daemon: DaemonProcess, settings: Settings, content: bytes, rows: CatalogRows | None = None
+    ) -> str:
+        """Put a file of another video at stake during the fault, and measure its wait; returns its path.
+
+        With the compressor's `rows` its row is ready before.
+        """
+        name = f"{len(self._contents)}_144p.mp4"
+        path = f"{BYSTANDERS}/{name}"
+        if rows is not None:
+            rows.insert(name, "144p", video_id=BYSTANDERS, url=f"{BASE_URL}/{path}")
+        # Its content is its own, so that it is not found elsewhere.
+        self.put(settings, path, padded(content, len(content) + 1000 + len(self._contents)))
+        self.others_waited(daemon, path)
+        return path
 
     def inject(self, times: int = 1) -> None:
         """Count injections of the fault; the time to recover is counted from the last one."""
@@ -106,9 +139,13 @@ class FilesAtStake:
             len(wrong),
             len(doubled),
             max(0.0, ended_at - (self._over_at or ended_at)),
+            self.waited,
+            STOPS.get(self.fault, ""),
         )
         self.report(self.outcome)
         assert self.outcome.is_good, f"{self.outcome}: lost {lost}, wrong {wrong}, doubled {doubled}"
+        assert self.waited is not None or self.fault in STOPS, "measure how long others wait for this fault"
+        assert (self.waited or 0.0) <= PROMISED_SECONDS * SLOWNESS, f"others waited for {self.waited:.1f} s"
 
     def _bad_objects(self, versions: dict[str, list[bytes]]) -> list[str]:
         """Objects of no file at stake, and objects with content that their file never had."""

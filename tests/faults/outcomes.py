@@ -6,17 +6,23 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
-HEADER = (
-    "| fault | injected | files at stake | lost | wrong | uploaded twice | seconds to recover |",
-    "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+COLUMNS = (
+    *("fault", "injected", "files at stake", "lost", "wrong", "uploaded twice"),
+    *("seconds to recover", "others waited"),
 )
+HEADER = (f"| {' | '.join(COLUMNS)} |", f"| --- |{' ---: |' * (len(COLUMNS) - 1)}")
 BEGIN, END = "<!-- make faults: begin -->", "<!-- make faults: end -->"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One fault's figures. `seconds` is from the fault's end, or from the last time that it was injected,
-    until every file at stake was where it belongs; of several runs it is the longest."""
+    """One fault's figures.
+
+    `seconds` is from the fault's end, or from the last time that it was injected, until every file at stake
+    was where it belongs; `waited` is from the close of another file, during the fault, until it was public.
+    Of several runs both are the longest. Nobody waited (None) if nothing else was under way, or could be,
+    because what `stops` names had stopped.
+    """
 
     fault: str
     injected: int
@@ -25,6 +31,8 @@ class Outcome:
     wrong: int = 0
     doubled: int = 0
     seconds: float = 0.0
+    waited: float | None = None
+    stops: str = ""
 
     @property
     def is_good(self) -> bool:
@@ -41,6 +49,8 @@ class Outcome:
             self.wrong + other.wrong,
             self.doubled + other.doubled,
             max(self.seconds, other.seconds),
+            max((waited for waited in (self.waited, other.waited) if waited is not None), default=None),
+            self.stops,
         )
 
     def as_property(self) -> tuple[str, dict[str, object]]:
@@ -81,10 +91,16 @@ def as_table(outcomes: Iterable[Outcome]) -> list[str]:
     """The lines of the table, in Markdown."""
     rows = [
         f"| {row.fault} | {row.injected:,} | {row.at_stake:,} | {row.lost} | {row.wrong} | {row.doubled}"
-        f" | {row.seconds:.1f} |"
+        f" | {row.seconds:.1f} | {_waited(row)} |"
         for row in outcomes
     ]
     return [*HEADER, *rows]
+
+
+def _waited(row: Outcome) -> str:
+    if row.waited is not None:
+        return f"{row.waited:.1f}"
+    return f"— ({row.stops})" if row.stops else "—"
 
 
 def put_into(text: str, table: list[str]) -> str:
@@ -109,12 +125,23 @@ def found_in(text: str) -> list[Outcome]:
 
 def _read(line: str) -> Outcome:
     row = re.fullmatch(
-        r"\| (.+?) \| ([\d,]+) \| ([\d,]+) \| (\d+) \| (\d+) \| (\d+) \| (\d+\.\d) \|",
+        r"\| (.+?) \| ([\d,]+) \| ([\d,]+) \| (\d+) \| (\d+) \| (\d+) \| (\d+\.\d)"
+        r" \| (?:(\d+\.\d)|—(?: \((.+)\))?) \|",
         line,
     )
     if row is None:
         message = f"no row of the table: {line}"
         raise ValueError(message)
-    fault, *counts, seconds = row.groups()
+    fault, *counts, seconds, waited, stops = row.groups()
     injected, at_stake, lost, wrong, doubled = (int(count.replace(",", "")) for count in counts)
-    return Outcome(fault, injected, at_stake, lost, wrong, doubled, float(seconds))
+    return Outcome(
+        fault,
+        injected,
+        at_stake,
+        lost,
+        wrong,
+        doubled,
+        float(seconds),
+        float(waited) if waited else None,
+        stops or "",
+    )

@@ -133,6 +133,7 @@ def test_whatever_waits_when_the_clock_jumps_goes_on_within_seconds(
         files_at_stake.inject()
         proxy.fault = lambda _request, forward: forward()
         files_at_stake.put(chosen, LATE, video + b"\0\0\0\x09free3")
+        files_at_stake.others_waited(daemon, LATE)
         for path in (KEPT, FAILING, LATE):
             daemon.expect("upload_released", path=path)
         files_at_stake.recovered()

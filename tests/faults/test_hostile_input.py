@@ -88,6 +88,7 @@ def test_of_a_directory_full_of_hostile_things_only_the_good_files_are_published
         daemon.expect("upload_released", path=GOOD)
         daemon.expect("file_refused", path=f"{HOSTILE_VIDEO}/hard_720p.mp4")
         files_at_stake.copy(chosen, LATER, media.faststart)
+        files_at_stake.others_waited(daemon, LATER)
         daemon.expect("upload_released", path=LATER)
         files_at_stake.recovered()
         scans = sum(line["event"] == "scan_completed" for line in daemon.events)
@@ -149,6 +150,7 @@ def test_among_a_hundred_thousand_files_the_good_ones_are_found_with_little_memo
         daemon.patience_seconds = 120.0
         daemon.expect("upload_released", path=GOOD)
         files_at_stake.copy(chosen, LATER, media.faststart)
+        files_at_stake.others_waited(daemon, LATER)
         daemon.expect("upload_released", path=LATER)
         files_at_stake.recovered()
         daemon.expect("daemon_ready")

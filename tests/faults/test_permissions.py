@@ -61,11 +61,12 @@ def test_a_file_that_may_not_be_read_is_told_with_its_mend_and_picked_up_when_me
         assert "Let the service run as the user who writes the files" in told["reason"]
         for words in (("explain", PATH), ("status",)):
             assert "Let the service run as" in command(chosen, *words).stdout
+        files_at_stake.bystander(daemon, chosen, video)
         mend()
         files_at_stake.over()
         daemon.expect("upload_released", path=PATH)
         files_at_stake.recovered()
-    assert states(chosen) == {PATH: State.RELEASED}
+    assert states(chosen)[PATH] == State.RELEASED
     files_at_stake.judge(chosen)
 
 
@@ -82,11 +83,12 @@ def test_a_directory_that_may_not_be_read_is_told_with_its_mend_and_picked_up_wh
         told = daemon.expect("directory_unreadable", path=VIDEO_ID)
         assert "Let the service run as the user who writes the files" in told["reason"]
         daemon.expect("scan_completed", unreadable_directories=1)
+        files_at_stake.bystander(daemon, chosen, video)
         os.chmod(directory, 0o755)
         files_at_stake.over()
         daemon.expect("upload_released", path=PATH)
         files_at_stake.recovered()
-    assert states(chosen) == {PATH: State.RELEASED}
+    assert states(chosen)[PATH] == State.RELEASED
     files_at_stake.judge(chosen)
 
 
@@ -104,6 +106,7 @@ def test_a_directory_whose_owner_changed_keeps_its_files_until_that_is_mended(
         told = daemon.expect("attempt_failed", path=PATH, code="not-removable")
         assert "run the service as the user who writes the files" in told["reason"]
         assert "Permission denied" in command(chosen, "explain", PATH).stdout
+        files_at_stake.bystander(daemon, chosen, video)
         os.chown(directory, 0, 0)
         files_at_stake.over()
         daemon.expect("upload_released", path=PATH)

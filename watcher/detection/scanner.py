@@ -140,7 +140,7 @@ class Scanner:
         for page in _pages(self._candidates(below, report, unreadable)):
             if stopped():
                 return report
-            self._compare(page, report, Source.SCAN if self._has_scanned_all and not below else Source.EVENT)
+            self._compare(page, report, self._source_of_new(below))
         for path in self.unreadable.replace(below, unreadable):
             log.info("directory_readable", path=path)
         if not below:
@@ -188,7 +188,13 @@ class Scanner:
                     self._check(path, source_of_new)
             elif not is_settled(row):
                 report.noticed += 1
-                self._check(path, Source.EVENT)
+                self._check(path, Source.PRESENT)
+
+    def _source_of_new(self, below: str) -> Source:
+        if below:
+            # Files of a new directory are as new as it is.
+            return Source.EVENT
+        return Source.SCAN if self._has_scanned_all else Source.PRESENT
 
     def _find_missing(self, report: ScanReport, stopped: Callable[[], bool]) -> None:
         for upload in self._ledger.iter_in_states(STATES_WITH_FILE):

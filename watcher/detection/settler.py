@@ -39,6 +39,8 @@ FAILURE_BACKOFF = Backoff(base=2.0, factor=2.0, cap=30.0)
 """Between checks that the file system or the database made fail; without jitter."""
 SECOND_NAME_DELAYS = (0.1, 1.0, 10.0)
 """Between checks of a file with a second name before it is refused: link(2), unlink(2) move a file."""
+EVENT_AHEAD_SECONDS = 60.0
+"""What an event reports is checked before all that a scan has found, unless that has waited for so long."""
 MAX_OUTDATED_ITEMS = 1000
 MAX_CHANGES = 3
 """A file that changes in so many quiet periods in a row has a writer that the kernel does not show."""
@@ -52,6 +54,8 @@ class Source(Enum):
     EVENT = auto()
     SCAN = auto()
     """A scan found a new file there that no event has reported."""
+    PRESENT = auto()
+    """A scan found a file there that no event had to report."""
 
 
 class ReadRequired(NamedTuple):
@@ -100,6 +104,7 @@ class _Entry:
     reported_again: bool = False
     waits_for_writer: bool = False
     found_by_scan: bool = False
+    reported_by_event: bool = False
     required: ReadRequired | None = None
     """With which rank and size the path is left to the reading thread; None if it is not."""
     reading: Reading | None = None
@@ -160,6 +165,7 @@ class Settler(Worker):
                 if entry.running:
                     entry.reported_again = True
                     return
+            entry.reported_by_event |= source is Source.EVENT
             self._schedule(path, entry, self._isolation.seconds_left(path))
 
     def recheck(self, path: str, size: int) -> None:
@@ -224,7 +230,8 @@ class Settler(Worker):
         return not entry.running and (is_written or self._isolation.seconds_left(path) > 0)
 
     def _schedule(self, path: str, entry: _Entry, delay: float) -> None:
-        entry.due, entry.item_number = self._clock() + delay, next(self._item_numbers)
+        ahead = EVENT_AHEAD_SECONDS if entry.reported_by_event and not delay else 0.0
+        entry.due, entry.item_number = self._clock() + delay - ahead, next(self._item_numbers)
         entry.required = None
         heapq.heappush(self._queue, (entry.due, entry.item_number, path))
         if len(self._queue) > 2 * len(self._entries) + MAX_OUTDATED_ITEMS:

@@ -29,7 +29,7 @@ def reported() -> list[Outcome]:
 
 @pytest.fixture
 def files_at_stake(server: S3Server, reported: list[Outcome]) -> FilesAtStake:
-    return FilesAtStake("a fault", server, reported.append)
+    return FilesAtStake("a fault", server, reported.append, waited=0.5)
 
 
 def finished(harness: Harness, files_at_stake: FilesAtStake, content: bytes) -> None:
@@ -46,6 +46,18 @@ def verdict(harness: Harness, files_at_stake: FilesAtStake) -> tuple[int, int, i
         files_at_stake.judge(harness.app.settings)
     assert files_at_stake.outcome is not None
     return files_at_stake.outcome.lost, files_at_stake.outcome.wrong, files_at_stake.outcome.doubled
+
+
+def test_how_long_others_wait_has_to_be_measured_where_they_can_go_on(
+    harness: Harness, files_at_stake: FilesAtStake, video: bytes
+) -> None:
+    files_at_stake.waited = None
+    finished(harness, files_at_stake, video)
+    with pytest.raises(AssertionError, match="measure how long"):
+        files_at_stake.judge(harness.app.settings)
+    files_at_stake.waited = 1000.0
+    with pytest.raises(AssertionError, match=r"others waited for 1000\.0 s"):
+        files_at_stake.judge(harness.app.settings)
 
 
 def test_a_file_that_went_its_way_is_no_harm(

@@ -28,6 +28,7 @@ from watcher.detection.completeness import (
 )
 from watcher.detection.settler import (
     BUSY_BACKOFF,
+    EVENT_AHEAD_SECONDS,
     MAX_CHANGES,
     MAX_OUTDATED_ITEMS,
     SECOND_NAME_DELAYS,
@@ -94,8 +95,8 @@ class SettlerFixture:
             self.answers[path].put(answer)
 
     def expect_nothing_due(self) -> None:
-        """What is due is checked before a path that is reported now, so only that one may be checked."""
-        self._settler.check(BARRIER)
+        """What is due is checked before a path that a scan finds now, so only that one may be checked."""
+        self._settler.check(BARRIER, Source.SCAN)
         self.answer(BARRIER, Missing())
         self.expect(BARRIER)
         assert self.reported.get(timeout=WAIT_SECONDS) == (BARRIER, Missing())
@@ -187,6 +188,21 @@ def test_what_a_scan_found_and_is_no_new_file_is_not_counted(fixture: SettlerFix
     fixture.answer("a", Refused("It has two names."))
     fixture.expect_nothing_due_after_report()
     assert fixture.found == 0
+
+
+def test_what_an_event_reports_is_checked_before_what_a_scan_has_found(fixture: SettlerFixture) -> None:
+    """Unless that has waited for so long that events would never let it through."""
+    settler = fixture.settler()
+    settler.check("first", Source.SCAN)
+    fixture.expect("first")
+    settler.check("old", Source.SCAN)
+    fixture.now += EVENT_AHEAD_SECONDS + 1
+    settler.check("found", Source.SCAN)
+    settler.check("new")
+    for path in ("first", "old", "new", "found"):
+        if path != "first":
+            fixture.expect(path)
+        fixture.answer(path, Missing())
 
 
 def test_a_path_is_checked_reported_and_forgotten(fixture: SettlerFixture) -> None:
