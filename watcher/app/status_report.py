@@ -77,6 +77,7 @@ class DaemonStatus:
             "busy": {runner.stage.name: runner.busy for runner in app.runners.values()},
             "uploads": [snapshot.as_dict() for snapshot in app.context.transfer_progress.snapshots()],
             "orphans": 0 if app.catalog_thread is None else app.catalog_thread.orphans.kept,
+            "ready_files_ignored": self._ready_files_ignored(),
             "disk": app.disk_pressure.report(),
             "stalls": list(self.stalls),
             "internal_errors": [
@@ -103,6 +104,10 @@ class DaemonStatus:
             sentences["observer"] = sentence
         return sentences
 
+    def _ready_files_ignored(self) -> Mapping[str, JSON]:
+        paths = {} if self._app.ignored_files is None else self._app.ignored_files.paths
+        return {"count": len(paths), "first": dict(sorted(paths.items())[:MAX_PATHS])}
+
     def summary(self, *, is_ready: bool) -> str:
         """One line for systemd's status."""
         app = self._app
@@ -127,7 +132,8 @@ class DaemonStatus:
             return {}
 
     def _catalog_numbers(self) -> Mapping[str, int]:
-        catalog_thread, ledger = self._app.catalog_thread, self._app.ledger
+        app, ledger = self._app, self._app.ledger
+        catalog_thread = app.catalog_thread
         if catalog_thread is None:
             return {}
         timeout = timedelta(seconds=self._app.settings.catalog_row_timeout)
@@ -136,6 +142,7 @@ class DaemonStatus:
                 "awaiting_row_uploads": ledger.count_awaiting_row(),
                 "overdue_row_uploads": ledger.count_awaiting_row(longer_than=timeout),
                 "orphan_objects": catalog_thread.orphans.kept,
+                "ignored_ready_files": len(app.ignored_files.paths) if app.ignored_files else 0,
             }
         except DatabaseError as exc:
             log.debug("counts_unavailable", reason=str(exc))

@@ -3,7 +3,8 @@
 from watcher.catalog.catalog_thread import CatalogThread
 from watcher.catalog.compressor_catalog import CompressorCatalog
 from watcher.catalog.gate import CatalogGate
+from watcher.catalog.ignored_files import IgnoredFiles
 from watcher.catalog.orphans import Orphans
 from watcher.catalog.republisher import Republisher
 
-__all__ = ["CatalogGate", "CatalogThread", "CompressorCatalog", "Orphans", "Republisher"]
+__all__ = ["CatalogGate", "CatalogThread", "CompressorCatalog", "IgnoredFiles", "Orphans", "Republisher"]

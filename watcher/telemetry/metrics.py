@@ -14,6 +14,7 @@ CATALOG_GAUGES = {
     "awaiting_row_uploads": "Finished files that wait for their catalog row.",
     "overdue_row_uploads": "Those that have waited for longer than CATALOG_ROW_TIMEOUT.",
     "orphan_objects": "Objects whose catalog rows were deleted, as of the last check.",
+    "ignored_ready_files": "Files that are ignored although their catalog rows are ready.",
 }
 
 DIRECTORY_GAUGES = {
