@@ -9,7 +9,7 @@ from typing import Any
 
 from peewee import SQL, Case, Entity, NodeList, chunked, fn
 
-from db.catalog import iter_with_url_prefix
+from db.catalog import PAGE, iter_with_url_prefix
 from db.catalog_models import SIGHTINGS
 from db.database import Database
 from db.errors import LockNotAvailableError
@@ -73,6 +73,14 @@ class CompressorTable:
         """The rows of all videos whose URL begins with `prefix`, read one page at a time."""
         for values in iter_with_url_prefix(self._database, self._select(), self._rows, prefix):
             yield _row(values)
+
+    def ready_rows(self, videos: Sequence[str]) -> Iterator[CatalogRow]:
+        """The ready rows of these videos, one query for every page of videos."""
+        for start in range(0, len(videos), PAGE):
+            of_page = self._rows.video_id.in_(videos[start : start + PAGE])
+            with self._database.operation("read the ready rows of videos"):
+                found = list(self._select().where(self._rows.status == "ready", of_page).dicts())
+            yield from map(_row, found)
 
     def unrecorded_rows(self, prefix: str) -> int:
         """How many ready rows with such a URL are not in the ledger, and changed after all that are.

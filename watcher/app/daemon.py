@@ -149,6 +149,8 @@ class Daemon:
             self._signals.put(WAKE)
         if app.catalog_thread is not None:
             app.catalog_thread.republisher.check_all()
+        if app.ignored_files is not None:
+            app.ignored_files.check(report.ignored_paths)
         if app.policy.prune_after is not None:
             prune_directories(app.tree, app.policy.prune_after, ignores=self._ignores)
 

@@ -82,6 +82,7 @@ class DaemonStatus:
             "uploads": [snapshot.as_dict() for snapshot in app.context.transfer_progress.snapshots()],
             "orphans": 0 if app.orphans is None else app.orphans.kept,
             "orphans_doubted": None if app.orphans is None else app.orphans.doubt,
+            "ready_files_ignored": self._ready_files_ignored(),
             "disk": app.disk_pressure.report(),
             "stalls": list(self.stalls),
             "internal_errors": [
@@ -110,6 +111,10 @@ class DaemonStatus:
             sentences["observer"] = sentence
         return sentences
 
+    def _ready_files_ignored(self) -> Mapping[str, JSON]:
+        paths = {} if self._app.ignored_files is None else self._app.ignored_files.paths
+        return {"count": len(paths), "first": dict(sorted(paths.items())[:MAX_PATHS])}
+
     def summary(self, *, is_ready: bool) -> str:
         """One line for systemd's status."""
         app = self._app
@@ -134,16 +139,17 @@ class DaemonStatus:
             return {}
 
     def _catalog_numbers(self) -> Mapping[str, int]:
-        orphans, ledger = self._app.orphans, self._app.ledger
-        if orphans is None:
+        app, ledger = self._app, self._app.ledger
+        if app.orphans is None:
             return {}
         timeout = timedelta(seconds=self._app.settings.catalog_row_timeout)
         try:
             return {
                 "awaiting_row_uploads": ledger.count_awaiting_row(),
                 "overdue_row_uploads": ledger.count_awaiting_row(longer_than=timeout),
-                "orphan_objects": orphans.kept,
-                "orphans_doubted": int(orphans.doubt is not None),
+                "orphan_objects": app.orphans.kept,
+                "orphans_doubted": int(app.orphans.doubt is not None),
+                "ignored_ready_files": len(app.ignored_files.paths) if app.ignored_files else 0,
             }
         except DatabaseError as exc:
             log.debug("counts_unavailable", reason=str(exc))

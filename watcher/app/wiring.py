@@ -21,7 +21,7 @@ from watcher.app.factories import (
     make_tree,
     open_ledger_database,
 )
-from watcher.catalog import CatalogThread, CompressorCatalog, Orphans, Republisher
+from watcher.catalog import CatalogThread, CompressorCatalog, IgnoredFiles, Orphans, Republisher
 from watcher.detection import Scanner, Settler, check_complete
 from watcher.detection.scan_scheduler import ScanScheduler
 from watcher.filesystem import Tree
@@ -75,6 +75,8 @@ class Application:
     """None unless the compressor's catalog is configured."""
     orphans: Orphans | None
     """None unless the compressor's catalog is configured."""
+    ignored_files: IgnoredFiles | None
+    """As `catalog_thread`."""
 
     @property
     def tree(self) -> Tree:
@@ -186,6 +188,11 @@ def build_application(
         disk_pressure=disk_pressure,
         catalog_thread=catalog_thread,
         orphans=orphans,
+        ignored_files=(
+            IgnoredFiles(context.catalog.table, make_path_template(settings))
+            if isinstance(context.catalog, CompressorCatalog)
+            else None
+        ),
     )
 
 

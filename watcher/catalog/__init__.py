@@ -3,6 +3,7 @@
 from watcher.catalog.catalog_thread import CatalogThread
 from watcher.catalog.compressor_catalog import CompressorCatalog
 from watcher.catalog.gate import CatalogGate
+from watcher.catalog.ignored_files import IgnoredFiles
 from watcher.catalog.orphans import Orphan, Orphans, RowsLostError
 from watcher.catalog.republisher import Republisher
 
@@ -10,6 +11,7 @@ __all__ = [
     "CatalogGate",
     "CatalogThread",
     "CompressorCatalog",
+    "IgnoredFiles",
     "Orphan",
     "Orphans",
     "Republisher",

@@ -137,6 +137,10 @@ def report_lines(report: InstanceReport | None) -> list[str]:
     internal_errors = report.report.get("internal_errors")
     if isinstance(internal_errors, Sequence):
         lines += [_internal_error_line(error) for error in internal_errors if isinstance(error, Mapping)]
+    ignored = report.report.get("ready_files_ignored")
+    if isinstance(ignored, Mapping) and isinstance(first := ignored.get("first"), Mapping) and first:
+        lines.append(f"{ignored['count']} files of ready catalog rows are ignored, among them:")
+        lines += [f"  {path}: {reason}" for path, reason in first.items()]
     set_aside = report.report.get("set_aside")
     if isinstance(set_aside, Sequence):
         lines += [_set_aside_line(kind) for kind in set_aside if isinstance(kind, Mapping)]

@@ -27,13 +27,18 @@ log = structlog.get_logger()
 PAGE = 500
 """Number of files compared with the ledger by one query."""
 
+MAX_IGNORED_PATHS = 10_000
+
 STATES_WITH_FILE = frozenset({State.PENDING, State.REJECTED, State.FAILED})
 """States whose rows require the local file: without it they become `gone`."""
 
 
 @dataclass(slots=True)
 class ScanReport:
-    """The result of a scan in numbers of files; `quarantined` holds the paths of quarantined files."""
+    """The result of a scan in numbers of files; `quarantined` holds the paths of quarantined files.
+
+    `ignored_paths` holds the first `MAX_IGNORED_PATHS` files that were ignored.
+    """
 
     files: int = 0
     noticed: int = 0
@@ -41,6 +46,7 @@ class ScanReport:
     missing: int = 0
     unreadable: int = 0
     quarantined: list[str] = field(default_factory=list)
+    ignored_paths: list[str] = field(default_factory=list)
 
 
 class Watching(Protocol):
@@ -170,6 +176,8 @@ class Scanner:
                 report.quarantined.append(entry.path)
             elif isinstance(self._template.classify(entry.path), Ignored):
                 report.ignored += 1
+                if len(report.ignored_paths) < MAX_IGNORED_PATHS:
+                    report.ignored_paths.append(entry.path)
             else:
                 report.files += 1
                 yield entry

@@ -15,6 +15,7 @@ CATALOG_GAUGES = {
     "overdue_row_uploads": "Those that have waited for longer than CATALOG_ROW_TIMEOUT.",
     "orphan_objects": "Objects whose catalog rows were deleted, as of the last check.",
     "orphans_doubted": "1 while the catalog has lost so many rows that no object is deleted.",
+    "ignored_ready_files": "Files that are ignored although their catalog rows are ready.",
 }
 
 DIRECTORY_GAUGES = {

@@ -38,3 +38,12 @@ def test_what_is_set_aside_is_counted_with_the_latest_error() -> None:
     assert report_lines(report(set_aside=kinds)) == [
         "3 files are set aside after errors, and are tried again: OverflowError: too large"
     ]
+
+
+def test_ignored_files_of_ready_rows_are_listed_with_the_reason() -> None:
+    ignored: JSON = {"count": 30, "first": {"v/.a.mp4": "it matches .* of IGNORE_PATTERNS"}}
+    assert report_lines(report(ready_files_ignored=ignored)) == [
+        "30 files of ready catalog rows are ignored, among them:",
+        "  v/.a.mp4: it matches .* of IGNORE_PATTERNS",
+    ]
+    assert report_lines(report(ready_files_ignored={"count": 0, "first": {}})) == []
