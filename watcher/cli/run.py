@@ -65,9 +65,12 @@ def run(
     with (
         _caught_signals() as signals,
         instance_lock.held(daemon_lock(settings)),
-        instance_lock.directory_held(settings.completed_dir, is_shared=settings.shared_directory),
+        instance_lock.directory_held(
+            settings.completed_dir, is_shared=settings.shared_directory
+        ) as directory_lock,
         open_application(settings) as app,
     ):
+        app.tree.lock_root = directory_lock.acquire
         if settings.database_auto_migrate:
             migrate(app.context.database)
         with app.context.database.session(), show_progress(app.context.transfer_progress):
