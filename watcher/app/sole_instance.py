@@ -125,7 +125,9 @@ class SoleInstance:
 
 
 def _exists(pid: int) -> bool:
-    """Whether there may be such a process; see kill(2)."""
+    """Whether there may be such a process, which has not ended; see kill(2) and proc_pid_stat(5)."""
+    if _read(f"/proc/{pid}/stat").rpartition(")")[2].startswith((" Z", " X")):
+        return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -96,15 +96,17 @@ def test_a_daemon_that_has_stopped_keeps_none_from_starting(instances: Instances
 def test_a_daemon_starts_at_once_after_an_earlier_one_of_this_machine_was_killed(
     instances: Instances, database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its number is free again, or it is this one's, as in a container."""
+    """Its number is free again, or it is this one's, as in a container, or its parent has not noticed."""
     instances.make().heartbeat(RUNNING)
     instances.make().require(no_wait)
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        monkeypatch.setattr(os, "getpid", lambda: ended.pid)
+        instances.make().heartbeat(RUNNING)
+        monkeypatch.undo()
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+        instances.make().require(no_wait)
         ended.wait(timeout=30)
-    monkeypatch.setattr(os, "getpid", lambda: ended.pid)
-    instances.make().heartbeat(RUNNING)
-    monkeypatch.undo()
-    instances.make().require(no_wait)
+        instances.make().require(no_wait)
 
 
 @pytest.mark.parametrize("change", [{"boot": "an earlier boot"}, {"boot": "that of a copy"}])
