@@ -17,7 +17,17 @@ from peewee import SQL, fn
 from db.errors import ClaimLostError, IllegalTransitionError, UnknownUploadError
 from db.fields import Dialect
 from db.ledger_reader import LedgerReader
-from db.records import JSON, Admission, CatalogRow, Identity, Progress, Proof, Upload, check_facts
+from db.records import (
+    JSON,
+    Admission,
+    CatalogRow,
+    Identity,
+    InstanceReport,
+    Progress,
+    Proof,
+    Upload,
+    check_facts,
+)
 from db.states import OPEN_STATES, STOPPED_STATES, TRANSITIONS, State
 
 LONGEST_LEASE = timedelta(hours=1)
@@ -480,10 +490,14 @@ class Ledger(LedgerReader):
 
     # Instances
 
-    def heartbeat(self, report: Mapping[str, JSON]) -> None:
-        """Record that this worker's daemon, the calling process, is alive, and its report."""
+    def heartbeat(self, report: Mapping[str, JSON]) -> InstanceReport | None:
+        """Record that this worker's daemon, the calling process, is alive, and its report.
+
+        Returns the report that it replaces, which another process may have written.
+        """
         instances = self.database.tables.instances
         with self.database.transaction("write the daemon's report"):
+            replaced = self.instance_report()
             now = self.now()
             self._started_at = self._started_at or now
             values = {
@@ -494,6 +508,7 @@ class Ledger(LedgerReader):
             }
             insert = instances.insert(instance=self.worker, **values)
             insert.on_conflict(conflict_target=[instances.instance], update=values).execute()
+            return replaced
 
     # Fenced writes
 

@@ -324,12 +324,18 @@ class LedgerReader:
 
     def instance_report(self) -> InstanceReport | None:
         """The latest report of this worker's daemon."""
-        return next((report for report in self.instance_reports() if report.instance == self.worker), None)
+        reports = self._instance_reports(self.database.tables.instances.instance == self.worker)
+        return next(iter(reports), None)
 
     def instance_reports(self) -> list[InstanceReport]:
         """The latest report of every daemon that uses this database, by name."""
+        return self._instance_reports()
+
+    def _instance_reports(self, *conditions: Any) -> list[InstanceReport]:
         instances = self.database.tables.instances
         query: Any = instances.select().order_by(instances.instance)
+        if conditions:
+            query = query.where(*conditions)
         with self.database.operation("read the daemons' reports"):
             return [InstanceReport(**row | {"report": json.loads(row["report"])}) for row in query.dicts()]
 

@@ -10,17 +10,19 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
 
-from db import State
+from db import Ledger, State, migrate, open_database
 from tests.faults.http_wire import HttpWire
 from tests.faults.wire_faults import BlackHole
 from tests.support.bucket_contents import keys
 from tests.support.daemon_process import command, place_file, rows, running_daemon
+from tests.support.databases import enqueue
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
 from tests.support.harness import BUCKET, VIDEO_ID, MakeSettings, settings_for
 from tests.support.media import Media, encoding
@@ -297,6 +299,32 @@ def test_a_second_daemon_of_the_same_instance_refuses_to_start(settings: MakeSet
     assert second.returncode == 1
     assert "INSTANCE_ID" in second.stderr
     assert "Traceback" not in second.stderr
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("arguments", [(), ("--once",)])
+def test_a_daemon_whose_instance_runs_on_another_machine_refuses_to_start_and_touches_nothing(
+    settings: MakeSettings, arguments: tuple[str, ...]
+) -> None:
+    chosen = settings()
+    with closing(open_database(chosen.ledger_url)) as database:
+        migrate(database)
+        elsewhere = Ledger(database, chosen.instance)
+        row = enqueue(elsewhere)
+        claim = elsewhere.claim_one(row.id, lease=timedelta(minutes=1))
+        host = {"machine": "other", "boot": "x", "name": "elsewhere"}
+        elsewhere.heartbeat({"phase": "running", "host": host})
+        with running_daemon(chosen, *arguments) as refused:
+            assert refused.wait(30) == 1
+        assert b"on host elsewhere" in refused.raw
+        assert elsewhere.uploads() == [claim]
+        elsewhere.heartbeat({"phase": "stopped", "host": host})
+    # An empty directory could be one that is not mounted.
+    os.mkdir(os.path.join(chosen.completed_dir, "entry"))
+    with running_daemon(chosen) as daemon:
+        daemon.expect("daemon_ready")
+    report = command(chosen, "status", "--json")
+    assert '"conflict": null' in report.stdout
 
 
 @pytest.mark.long

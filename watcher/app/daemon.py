@@ -12,6 +12,7 @@ import structlog
 
 from db import DatabaseError, State
 from watcher.app.factories import make_path_template
+from watcher.app.sole_instance import SoleInstance
 from watcher.app.status_report import DaemonStatus
 from watcher.app.wiring import Application
 from watcher.detection import Callbacks, ScanReport, TreeObserver
@@ -59,6 +60,7 @@ class Daemon:
         self,
         app: Application,
         *,
+        sole_instance: SoleInstance,
         notifier: SystemdNotifier,
         signals: queue.SimpleQueue[int],
         reload_settings: Callable[[], Settings],
@@ -66,6 +68,7 @@ class Daemon:
     ) -> None:
         self._app = app
         self._settings = app.settings
+        self._sole_instance = sole_instance
         self._notifier = notifier
         self._signals = signals
         self._reload_settings = reload_settings
@@ -188,6 +191,8 @@ class Daemon:
     def _publish_status(self) -> None:
         """Send readiness, status and watchdog to systemd, and a heartbeat to the ledger."""
         status = self._status.summary(is_ready=self._is_ready)
+        if self._sole_instance.conflict is not None:
+            status = f"{self._sole_instance.conflict} {status}"
         if not self._is_ready and self._first_scan_succeeded:
             self._is_ready = True
             log.info("daemon_ready")
@@ -204,7 +209,7 @@ class Daemon:
 
     def _heartbeat(self, phase: str) -> None:
         try:
-            self._app.ledger.heartbeat(self._status.report(phase))
+            self._sole_instance.heartbeat(self._status.report(phase))
         except DatabaseError as exc:
             log.debug("heartbeat_unrecorded", reason=str(exc))
 

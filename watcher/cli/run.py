@@ -16,7 +16,7 @@ import structlog
 import typer
 
 from db import migrate
-from watcher.app import Application, Daemon, SinglePass, open_application
+from watcher.app import Application, Daemon, SinglePass, SoleInstance, open_application
 from watcher.cli.database import require_up_to_date
 from watcher.cli.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE, CommandError
 from watcher.cli.ledger_access import daemon_lock, env_file_of
@@ -65,17 +65,23 @@ def run(
     with (
         _caught_signals() as signals,
         instance_lock.held(daemon_lock(settings)),
-        instance_lock.directory_held(settings.completed_dir, is_shared=settings.shared_directory),
+        instance_lock.directory_held(
+            settings.completed_dir, is_shared=settings.shared_directory
+        ) as directory_lock,
         open_application(settings) as app,
     ):
+        app.tree.lock_root = directory_lock.acquire
         if settings.database_auto_migrate:
             migrate(app.context.database)
         with app.context.database.session(), show_progress(app.context.transfer_progress):
+            sole_instance = SoleInstance(app.ledger, app.context.metrics)
+            sole_instance.require(partial(_wait, signals))
             if once:
                 _run_once(app, signals)
                 return
             stopped_in_time = Daemon(
                 app,
+                sole_instance=sole_instance,
                 notifier=SystemdNotifier.from_environment(),
                 signals=signals,
                 reload_settings=partial(load_settings, env_file),
@@ -98,6 +104,17 @@ def _run_once(app: Application, signals: queue.SimpleQueue[int]) -> None:
         _exit_now(EXIT_FAILED)
     if problems:
         raise typer.Exit(EXIT_FAILED)
+
+
+def _wait(signals: queue.SimpleQueue[int], seconds: float) -> bool:
+    """Wait for a signal that stops the program, which stays in the queue; return whether it came."""
+    try:
+        number = signals.get(timeout=seconds)
+    except queue.Empty:
+        return False
+    if number != signal.SIGHUP:
+        signals.put(number)
+    return number != signal.SIGHUP
 
 
 def _exit_now(exit_code: int) -> None:

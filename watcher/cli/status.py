@@ -122,7 +122,8 @@ def report_lines(report: InstanceReport | None) -> list[str]:
     """Return a running daemon's last report as lines of text."""
     if report is None:
         return []
-    lines = [f"{name} paused: {reason}" for name, reason in paused_stages(report).items()]
+    lines = [str(conflict)] if (conflict := report.report.get("conflict")) else []
+    lines += [f"{name} paused: {reason}" for name, reason in paused_stages(report).items()]
     if database := report.report.get("database"):
         lines.append(f"the database is {database}")
     lines += [

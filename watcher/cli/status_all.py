@@ -98,6 +98,8 @@ def print_all(ledger: Ledger) -> None:
         ["INSTANCE", "IS", "HEARTBEAT", "SENDS", "PUBLISHES", "DIRECTORY"], [_row(one) for one in instances]
     )
     for one in instances:
+        if one.condition == RUNNING and (conflict := one.reported("conflict")):
+            echo(f"{one.report.instance}: {conflict}")
         for name, reason in paused_stages(one.report).items() if one.condition == RUNNING else ():
             echo(f"{one.report.instance}: {name} paused: {reason}")
     echo("")

@@ -16,7 +16,7 @@ import re
 import secrets
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -97,36 +97,65 @@ def is_held(path: str) -> bool:
         os.close(descriptor)
 
 
-@contextmanager
-def directory_held(directory: str, *, is_shared: bool) -> Iterator[None]:
-    """Keep other daemons from the directory, those above it and those below it, during a `with` block.
+class DirectoryLock:
+    """Keeps other daemons from a directory, and from those above it and below it.
 
-    With `is_shared`, other daemons that share the very same directory are allowed. Raises
-    `InstanceRunningError` if another process has one of them, by whatever path. Does nothing if there is no
-    such directory, which others report; if names cannot be bound or listed here, logs that.
+    With `is_shared`, other daemons that share the very same directory are allowed.
     """
-    if not os.path.isdir(directory):
-        yield
-        return
-    with ExitStack() as bound:
-        try:
-            own, *above = map(_name_of, (path := Path(os.path.realpath(directory)), *path.parents))
-            kind = _SHARED if is_shared else _EXCLUSIVE
-            names = {_bind(bound, own, kind), *(_bind(bound, name, _BELOW) for name in above)}
-            others = [match for match in _bound_names() if match[0] not in names]
-        except OSError as exc:
-            log.warning("directory_unlocked", directory=directory, reason=str(exc))
-            others = []
-        for match in others:
-            name, other_kind, pid = match.groups()
-            if name == own and not (is_shared and other_kind == _SHARED):
-                place = "below" if other_kind == _BELOW else "in"
-            elif name in above and other_kind != _BELOW:
-                place = "above"
-            else:
-                continue
-            raise InstanceRunningError(_directory_taken(directory, place, pid))
-        yield
+
+    def __init__(self, directory: str, *, is_shared: bool) -> None:
+        self._directory = directory
+        self._is_shared = is_shared
+        self._held = ExitStack()
+        self._names: frozenset[str] = frozenset()
+
+    def acquire(self) -> None:
+        """Lock the directory that is at the path now, instead of one that was there before.
+
+        Raises `InstanceRunningError`, and changes nothing, if another process has a lock in the way, by
+        whatever path. Does nothing if there is no such directory, which others report; if names cannot be
+        bound or listed here, logs that.
+        """
+        if not os.path.isdir(self._directory):
+            return
+        names, others = frozenset[str](), list[re.Match[str]]()
+        with ExitStack() as bound:
+            try:
+                own, *above = map(_name_of, (path := Path(os.path.realpath(self._directory)), *path.parents))
+                kind = _SHARED if self._is_shared else _EXCLUSIVE
+                names = frozenset((_bind(bound, own, kind), *(_bind(bound, name, _BELOW) for name in above)))
+                others = [match for match in _bound_names() if match[0] not in names | self._names]
+            except OSError as exc:
+                log.warning("directory_unlocked", directory=self._directory, reason=str(exc))
+            for match in others:
+                self._require_no_conflict(match, own, above)
+            self.release()
+            self._held, self._names = bound.pop_all(), names
+
+    def release(self) -> None:
+        """End the lock, if it is held."""
+        self._held.close()
+        self._names = frozenset()
+
+    def _require_no_conflict(self, match: re.Match[str], own: str, above: Collection[str]) -> None:
+        name, kind, pid = match.groups()
+        if name == own and not (self._is_shared and kind == _SHARED):
+            raise InstanceRunningError(
+                _directory_taken(self._directory, "below" if kind == _BELOW else "in", pid)
+            )
+        if name in above and kind != _BELOW:
+            raise InstanceRunningError(_directory_taken(self._directory, "above", pid))
+
+
+@contextmanager
+def directory_held(directory: str, *, is_shared: bool) -> Iterator[DirectoryLock]:
+    """Hold a directory's lock for the length of a `with` block. Raises `InstanceRunningError`."""
+    lock = DirectoryLock(directory, is_shared=is_shared)
+    try:
+        lock.acquire()
+        yield lock
+    finally:
+        lock.release()
 
 
 def _directory_taken(directory: str, place: str, pid: str) -> str:

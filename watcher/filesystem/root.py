@@ -7,9 +7,11 @@ the directory is identified by device and inode, and by the mount point of its f
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from watcher.filesystem.instance_lock import InstanceRunningError
 from watcher.filesystem.mounts import mount_point
 from watcher.filesystem.openat import LIST, RootUnavailableError, owned, sentence
 
@@ -61,12 +63,13 @@ class Root:
         with owned(self.open(LIST)) as directory:
             return self._is_populated(directory)
 
-    def adopt(self) -> bool:
+    def adopt(self, lock: Callable[[], None] = lambda: None) -> bool:
         """Make the directory now at the path the known one; False if it already is.
 
         Another directory is adopted only if it is not empty, its file system is mounted where that of the
         known one was or further down, and the previous call found it, too: during mounts and moves a
-        directory may be at the path only for a moment. Raises RootUnavailableError.
+        directory may be at the path only for a moment. `lock` locks it, and raises InstanceRunningError if
+        another daemon has it. Raises RootUnavailableError.
         """
         with owned(self._open_path(LIST)) as directory:
             if self._known.is_directory(os.fstat(directory)):
@@ -86,6 +89,10 @@ class Root:
                 raise RootUnavailableError(
                     self.path, "Another directory is at this path than before; it is checked again shortly."
                 )
+            try:
+                lock()
+            except InstanceRunningError as error:
+                raise RootUnavailableError(self.path, str(error)) from error
             self._known, self._candidate = found, None
             return True
 

@@ -68,6 +68,8 @@ class Tree:
         self.is_shared = is_shared
         self.allows_hard_links = allows_hard_links
         self._root = Root(root)
+        self.lock_root: Callable[[], None] = lambda: None
+        """Locks the directory at the root's path, before it is adopted; see `Root.adopt`."""
 
     @property
     def root(self) -> str:
@@ -84,7 +86,7 @@ class Tree:
 
         Returns whether the root is another directory from now on. Raises RootUnavailableError.
         """
-        return self._root.adopt()
+        return self._root.adopt(self.lock_root)
 
     def ensure_mounted(self) -> None:
         """Raise RootUnavailableError if a missing file may only mean that its file system is not mounted.

@@ -70,6 +70,9 @@ class Metrics:
             "observer_restarts", "Times the observer of the directory was restarted."
         )
         self.events_lost = counter("event_queue_overflows", "Times the kernel's event queue overflowed.")
+        self.instance_conflict = gauge(
+            "instance_conflict", "1 while another daemon writes heartbeats under the same INSTANCE_ID."
+        )
         self.internal_errors = counter(
             "internal_errors",
             "Unforeseen exceptions that restarted a thread or set one file or row aside.",

@@ -21,6 +21,8 @@ from watcher.filesystem.instance_lock import (
     is_held,
     lock_path,
 )
+from watcher.filesystem.openat import RootUnavailableError
+from watcher.filesystem.tree import Tree
 
 _HOLD = """
 import sys
@@ -200,3 +202,28 @@ def test_where_names_of_others_cannot_be_listed_that_is_logged(
     with capture_logs() as logged, directory_held(place, is_shared=False):
         pass
     assert [(line["event"], line["log_level"]) for line in logged] == [("directory_unlocked", "warning")]
+
+
+def test_a_directory_that_takes_the_place_of_the_locked_one_is_adopted_only_when_its_lock_is_free(
+    place: str,
+) -> None:
+    """Another file system was mounted, in whose directory another daemon works already."""
+    path, other_path = f"{place}/a", f"{place}/b"
+    for directory in (path, other_path):
+        os.makedirs(f"{directory}/entry")
+    with directory_held(path, is_shared=False) as lock:
+        tree = Tree(path)
+        tree.lock_root = lock.acquire
+        with peer(_HOLD_DIRECTORY, other_path, "alone") as other:
+            other.expect("held")
+            os.rename(path, f"{place}/before")
+            os.rename(other_path, path)
+            for message in ("checked again", *["Another daemon works in the directory"] * 2):
+                with pytest.raises(RootUnavailableError, match=message):
+                    tree.adopt_root()
+            other.go_on()
+            other.expect("given back")
+        assert tree.adopt_root()
+        assert take_directory(path) is not None
+        assert take_directory(f"{place}/before") is None
+    assert take_directory(path) is None

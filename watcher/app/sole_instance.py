@@ -1,0 +1,145 @@
+"""One daemon per INSTANCE_ID and database: the second one refuses to start, and one that appears is told.
+
+On one machine a file lock keeps the daemons of an instance apart (`watcher.filesystem.instance_lock`). Across
+machines the heartbeat does: it says which machine, which boot of it and which process has written it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+
+import structlog
+
+from db import JSON, InstanceReport, Ledger
+from watcher.filesystem.instance_lock import InstanceRunningError
+from watcher.telemetry import Metrics, human_duration
+
+log = structlog.get_logger()
+
+FRESH = timedelta(seconds=30)
+"""A daemon whose heartbeat is older has died, or has lost the database."""
+BEATS_SECONDS = 15
+"""How long a heartbeat that may be of an earlier boot is watched: a daemon writes one every 5 seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The machine and the boot that a process runs in; `machine` is no secret, unlike machine-id(5)."""
+
+    machine: str
+    boot: str
+    name: str
+
+    @classmethod
+    def present(cls) -> Host:
+        """Those of this process. A container has no machine id, and is known by its host name."""
+        name = platform.node()
+        machine = _read("/etc/machine-id") or name
+        # Where ProcSubset=pid hides the boot id, the minute of the boot stands for it.
+        booted = int(time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)) // 60
+        boot = _read("/proc/sys/kernel/random/boot_id") or f"minute {booted}"
+        return cls(hashlib.sha256(f"video-uploader {machine}".encode()).hexdigest()[:16], boot, name)
+
+
+@dataclass(slots=True)
+class SoleInstance:
+    """Writes the heartbeats of this process, and compares them with those of others of its INSTANCE_ID.
+
+    `clock` gives monotonic seconds. Its methods raise `db.DatabaseError`.
+    """
+
+    ledger: Ledger
+    metrics: Metrics
+    host: Host = field(default_factory=Host.present)
+    clock: Callable[[], float] = time.monotonic
+    run: str = field(default_factory=lambda: secrets.token_hex(8))
+    """Tells this process from any other, also in containers whose processes have the same numbers."""
+    conflict: str | None = field(init=False, default=None)
+    """Which other daemon writes heartbeats at present, as a sentence; None if there is none."""
+    _has_beaten: bool = field(init=False, default=False)
+    _seen_at: float = field(init=False, default=0.0)
+
+    def require(self, wait: Callable[[float], bool]) -> None:
+        """Raise `InstanceRunningError` if another daemon of the name is alive.
+
+        A fresh heartbeat from this machine may be that of a process that was killed, or of an earlier boot,
+        or of a copy of this virtual machine: unless its process has certainly ended, it is watched for
+        `BEATS_SECONDS`. `wait` waits for some seconds and returns whether the program has to stop.
+        """
+        first = self.ledger.instance_report()
+        if first is None or not self._may_be_alive(first):
+            return
+        host = first.report.get("host")
+        if isinstance(host, Mapping) and host.get("machine") != self.host.machine:
+            raise InstanceRunningError(self._describe(first))
+        for _ in range(BEATS_SECONDS):
+            if wait(1.0):
+                return
+            present = self.ledger.instance_report()
+            if present is not None and present.heartbeat_at != first.heartbeat_at:
+                raise InstanceRunningError(self._describe(present))
+
+    def heartbeat(self, report: Mapping[str, JSON]) -> None:
+        """Write a heartbeat, and notice whether another daemon has written one since the last."""
+        replaced = self.ledger.heartbeat(
+            {**report, "host": asdict(self.host), "run": self.run, "conflict": self.conflict}
+        )
+        now = self.clock()
+        if self._has_beaten and replaced is not None and self._is_another(replaced):
+            self._seen_at, before = now, self.conflict
+            self.conflict = self._describe(replaced)
+            if before is None:
+                log.error("instance_conflict", reason=self.conflict)
+        elif now - self._seen_at > FRESH.total_seconds():
+            self.conflict = None
+        self._has_beaten = True
+        self.metrics.instance_conflict.set(self.conflict is not None)
+
+    def _is_another(self, report: InstanceReport) -> bool:
+        return report.report.get("run") != self.run and report.report.get("phase") != "stopped"
+
+    def _may_be_alive(self, report: InstanceReport) -> bool:
+        silence = abs(self.ledger.now() - report.heartbeat_at)
+        if report.report.get("phase") in {None, "stopped"} or silence > FRESH:
+            return False
+        host = report.report.get("host")
+        is_of_this_boot = host == asdict(self.host)
+        return not (is_of_this_boot and (report.pid == os.getpid() or not _exists(report.pid)))
+
+    def _describe(self, report: InstanceReport) -> str:
+        host = report.report.get("host")
+        name = host.get("name") if isinstance(host, Mapping) else None
+        ago = human_duration(abs(self.ledger.now() - report.heartbeat_at))
+        return (
+            f"Another daemon has the INSTANCE_ID {self.ledger.worker} and uses the same database: process "
+            f"{report.pid} on host {name or 'unknown'}, last heard of {ago} ago. Stop it, or give one of the "
+            "two another INSTANCE_ID."
+        )
+
+
+def _exists(pid: int) -> bool:
+    """Whether there may be such a process, which has not ended; see kill(2) and proc_pid_stat(5)."""
+    if _read(f"/proc/{pid}/stat").rpartition(")")[2].startswith((" Z", " X")):
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
