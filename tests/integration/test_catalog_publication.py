@@ -176,6 +176,23 @@ def test_a_file_that_is_compressed_again_to_equal_bytes_is_published_when_its_ne
     assert proxy.actions == []
 
 
+def test_a_new_row_that_is_ready_before_its_file_is_found_is_looked_at_again_when_that_is(
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
+) -> None:
+    """Until its content is compared, a file with a new time may hold anything."""
+    harness = make_catalog_harness(KEEP_LOCAL=True)
+    rows.insert(NAME, "720p")
+    harness.put(PATH, video)
+    publish(harness)
+    again = rows.insert(NAME, "720p")
+    os.utime(harness.absolute(harness.write(PATH, video)), (1, 1))
+    assert check_new(harness) == 0
+    assert rows.url_of(again) == f"{BASE_URL}/{PATH}"
+    harness.settle(PATH)
+    assert check_new(harness, fresh_only=True) == 1
+    assert rows.url_of(again) == public(harness)
+
+
 def test_the_original_of_a_video_that_is_compressed_again_is_published_with_its_renditions(
     make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
 ) -> None:
@@ -233,6 +250,24 @@ def test_a_row_that_cannot_be_published_onto_is_examined_only_once(
         first = len(caplog.records)
         assert check_new(later) == 0
     assert first > len(caplog.records) - first == 2
+
+
+def test_many_rows_that_are_new_to_the_daemon_are_examined_some_at_a_time(
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a start there may be thousands."""
+    monkeypatch.setattr("watcher.catalog.republisher.MAX_EXAMINED_AT_ONCE", 2)
+    harness = make_catalog_harness(KEEP_LOCAL=True)
+    videos = [VIDEO_ID.replace("0b8e", f"0b8{n}") for n in range(5)]
+    for video_id in videos:
+        add_video(rows.url, video_id)
+        rows.insert(NAME, "720p", video_id=video_id, url=f"{BASE_URL}/{video_id}/{NAME}")
+        harness.put(f"{video_id}/{NAME}", video)
+    publish(harness, f"{VIDEO_ID.replace('0b8e', '0b84')}/{NAME}")
+    later = make_catalog_harness(KEEP_LOCAL=True)
+    for video_id in videos:
+        rows.insert(NAME, "720p", video_id=video_id, url=f"{BASE_URL}/{video_id}/{NAME}")
+    assert [check_new(later) for _ in range(4)] == [2, 2, 1, 0]
 
 
 def test_a_row_that_is_locked_is_published_when_the_lock_is_gone(

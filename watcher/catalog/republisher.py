@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from itertools import islice
 
 import structlog
 
@@ -40,6 +41,8 @@ RECENT = timedelta(minutes=10)
 
 PAGE = 500
 """How many of all known videos `check_new` reads the rows of."""
+MAX_EXAMINED_AT_ONCE = 50
+"""How many of those are examined at a time, so that new files do not wait."""
 MAX_WATCHED = 500
 """How many videos are watched at a time, those whose files were found last."""
 MAX_FRESH = 50
@@ -61,6 +64,7 @@ class _Wait:
 
     attempts: int
     until: float
+    video_id: str
 
 
 class Republisher:
@@ -89,56 +93,86 @@ class Republisher:
         self._clock = clock
         self._locked: dict[int, _Wait] = {}
         self._watched: dict[str, float] = {}
+        self._due: set[str] = set()
         self._watching = threading.Lock()
         self._publishing = threading.Lock()
         self._examined = RepeatFilter(MAX_EXAMINED)
         self._last_video: str | None = None
 
     def watch(self, video_id: str) -> None:
-        """Have `check_new` check the rows of a video for some time, because they may follow a file of it."""
+        """Have `check_new` check the rows of a video now and for some time: they may follow a file of it."""
         with self._watching:
             self._watched.pop(video_id, None)
             self._watched[video_id] = self._clock()
+            self._due.add(video_id)
             if len(self._watched) > MAX_WATCHED:
-                del self._watched[next(iter(self._watched))]
+                oldest = next(iter(self._watched))
+                del self._watched[oldest]
+                self._due.discard(oldest)
 
     def check_new(self, *, fresh_only: bool = False) -> int:
         """Check the ready rows of the watched videos; return how many were published again.
 
         Unless `fresh_only` is set, also those of the next `PAGE` of all known videos: every file that events
-        do not report, and every row that no file precedes, is found without reading the whole table.
+        do not report, and every row that no file precedes, is found without reading the whole table. A row
+        is examined when it is new, when a file of its video was found, and when a lock may be gone.
         """
-        watched = self._watched_videos()
-        videos = watched[-MAX_FRESH:] if fresh_only else [*watched, *self._next_videos()]
+        watched, due = self._watched_videos(MAX_FRESH if fresh_only else MAX_WATCHED)
+        unlocked = self._unlocked_videos()
+        videos = {*watched, *unlocked, *([] if fresh_only else self._next_videos())}
         if not videos:
             return 0
+        changed = 0
         try:
             found = self._catalog.table.unpublished_rows(CHECKED_STATES, videos)
-            return sum(self._check_video(rows, frozenset(watched)) for rows in found.values())
+            for video_id in found.keys() & {*watched, *unlocked}:
+                changed += self._examine(found.pop(video_id), is_due=video_id in due | unlocked)
+            for rows in islice(filter(self._has_news, found.values()), MAX_EXAMINED_AT_ONCE):
+                changed += self._examine(rows, is_due=False)
         except DatabaseError:
             self._examined = RepeatFilter(MAX_EXAMINED)
+            with self._watching:
+                self._due |= due
             raise
+        return changed
 
-    def _check_video(self, rows: list[CatalogRow], watched: Collection[str]) -> int:
+    def _examine(self, rows: list[CatalogRow], *, is_due: bool) -> int:
         """Check those uploads of a video that have one of its rows, if anything can have changed for them."""
-        changed = 0
-        video_id = rows[0].video_id
-        news = [row.id for row in rows if self._examined.is_news(row.id, f"{row.updated_at} {row.url}")]
-        if not news and video_id not in watched:
+        news = [row.id for row in rows if self._examined.is_news(row.id, _version(row))]
+        if not news and not is_due:
             return 0
-        for upload in self._ledger.uploads(video_id=video_id):
+        changed = 0
+        for upload in self._ledger.uploads(video_id=rows[0].video_id):
             of_file = rows_of_file(upload, rows, self._naming)
-            may_be_current = upload.state is State.PUBLISHED and video_id in watched
+            may_be_current = is_due and upload.state is State.PUBLISHED
             if of_file and (may_be_current or any(row.id in news for row in of_file)):
                 changed += self._isolated(upload, partial(self._reconcile, upload, of_file))
         return changed
 
-    def _watched_videos(self) -> list[str]:
-        """The videos whose files were found last, the latest one last."""
+    def _has_news(self, rows: list[CatalogRow]) -> bool:
+        return any(not self._examined.knows(row.id, _version(row)) for row in rows)
+
+    def _watched_videos(self, limit: int) -> tuple[list[str], set[str]]:
+        """The videos whose files were found last, and those of them with a file since the last call."""
         since = self._clock() - RECENT.total_seconds()
         with self._watching:
             self._watched = {video: at for video, at in self._watched.items() if at >= since}
-            return list(self._watched)
+            watched = list(self._watched)[-limit:]
+            due = self._due & set(watched)
+            self._due -= due
+            return watched, due
+
+    def _unlocked_videos(self) -> set[str]:
+        """The videos with a row whose lock may be gone."""
+        now = self._clock()
+        videos: set[str] = set()
+        for upload_id, wait in list(self._locked.items()):
+            if now >= wait.until + RECENT.total_seconds():
+                # No row of it is to be published onto any more.
+                self._locked.pop(upload_id, None)
+            elif now >= wait.until:
+                videos.add(wait.video_id)
+        return videos
 
     def _next_videos(self) -> list[str]:
         page = self._catalog.table.known_videos(CHECKED_STATES, after=self._last_video, limit=PAGE)
@@ -211,8 +245,7 @@ class Republisher:
     def _wait_for_lock(self, upload: Upload, error: LockNotAvailableError) -> None:
         attempts = self._locked[upload.id].attempts + 1 if upload.id in self._locked else 0
         seconds = LOCKED_BACKOFF.ceiling(attempts)
-        self._locked[upload.id] = _Wait(attempts, self._clock() + seconds)
-        self.watch(upload.video_id)
+        self._locked[upload.id] = _Wait(attempts, self._clock() + seconds, upload.video_id)
         log.warning("republication_waits", reason=str(error), retry_in_seconds=seconds, **row_context(upload))
 
     def _reconcile(self, upload: Upload, rows: list[CatalogRow]) -> int:
@@ -236,3 +269,8 @@ class Republisher:
         except KeyTooLongError:
             # Reopened, the upload fails with this error.
             return True
+
+
+def _version(row: CatalogRow) -> str:
+    """What changes when the compressor changes a row."""
+    return f"{row.updated_at} {row.url}"

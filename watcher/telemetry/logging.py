@@ -118,6 +118,11 @@ class RepeatFilter:
         self._seen: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._lock = threading.Lock()
 
+    def knows(self, subject: str, message: str) -> bool:
+        """Whether the message about the subject is remembered."""
+        with self._lock:
+            return (subject, message) in self._seen
+
     def is_news(self, subject: str, message: str) -> bool:
         """Whether the message about the subject is not remembered; it is from now on."""
         with self._lock:
