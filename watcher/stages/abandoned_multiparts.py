@@ -7,11 +7,12 @@ prefix, and other daemons the ledger.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import structlog
 
-from db import DatabaseError, Ledger, State
+from db import DatabaseError, Ledger, State, Upload
 from storage import ObjectStore, OpenMultipart, StorageError
 from watcher.errors import failure_of
 from watcher.supervision.background_thread import FailureState, Supervisor, Worker
@@ -80,9 +81,7 @@ class AbandonedMultiparts(Worker):
         self._listing_due_at = self._clock() + LISTING_SECONDS
         try:
             prefix = self._prefix and f"{self._prefix}/"
-            for found in self._store.open_multiparts(prefix):
-                if not self._adopt_or_abort(found):
-                    self._listing_due_at = self._clock() + PERIOD_SECONDS
+            _attempt_each(self._store.open_multiparts(prefix), self._adopt_or_abort)
         except (StorageError, DatabaseError) as exc:
             self._listing_failure.fail(failure_of(exc))
             return False
@@ -107,35 +106,38 @@ class AbandonedMultiparts(Worker):
     def abort_abandoned(self) -> int:
         """Abort what rows that ended left open; returns how many. Raises StorageError and DatabaseError."""
         aborted = 0
-        for upload in self._ledger.abandoned_multiparts(BATCH):
+
+        def abort(upload: Upload) -> None:
+            nonlocal aborted
             self._store.abort(upload.object_key, upload.multipart_id or "")
-            if not self._ledger.mark_multipart_aborted(upload):
-                # Another daemon of the directory has aborted it as well.
-                continue
-            aborted += 1
-            log.info("multipart_aborted", key=upload.object_key, upload=upload.id)
+            # False if another daemon of the directory has aborted it as well.
+            if self._ledger.mark_multipart_aborted(upload):
+                aborted += 1
+                log.info("multipart_aborted", key=upload.object_key, upload=upload.id)
+
+        _attempt_each(self._ledger.abandoned_multiparts(BATCH), abort)
         return aborted
 
-    def _adopt_or_abort(self, found: OpenMultipart) -> bool:
-        """Adopt it, abort it, or leave it to its owner; False if that cannot be decided yet."""
+    def _adopt_or_abort(self, found: OpenMultipart) -> None:
+        """Adopt it, abort it, or leave it to its owner; list again soon if that cannot be decided yet."""
         # Queried after the listing: a process that began the upload meanwhile had claimed its row before.
         of_all_instances = self._ledger.uploads_of_key(found.key, all_instances=True)
         uploads = [upload for upload in of_all_instances if upload.instance == self._ledger.instance]
         if not uploads:
-            return True
+            return
         pending = [upload for upload in of_all_instances if upload.state is State.PENDING]
         if any(upload.multipart_id == found.upload_id for upload in pending):
             if not self._has_listed:
                 log.info("multipart_adopted", key=found.key)
-            return True
+            return
         if any(self._ledger.is_claimed(upload) for upload in pending):
-            return False
+            self._listing_due_at = self._clock() + PERIOD_SECONDS
+            return
         self._store.abort(found.key, found.upload_id)
         for upload in uploads:
             if upload.multipart_id == found.upload_id:
                 self._ledger.mark_multipart_aborted(upload)
         log.info("multipart_aborted", key=found.key)
-        return True
 
     def _step(self) -> float:
         if self._then is None:
@@ -145,3 +147,26 @@ class AbandonedMultiparts(Worker):
             self._then()
         self._then = None
         return 0.0
+
+
+_Item = TypeVar("_Item")
+
+
+def _attempt_each(items: Iterable[_Item], attempt: Callable[[_Item], None]) -> None:
+    """Attempt every item, and raise the first failure at the end; what S3 denies for one is that one's.
+
+    The second failure in a row is raised at once, because S3 may be away.
+    """
+    first: StorageError | None = None
+    has_failed = False
+    for item in items:
+        try:
+            attempt(item)
+        except StorageError as exc:
+            if has_failed:
+                raise
+            first, has_failed = first or exc, True
+        else:
+            has_failed = False
+    if first is not None:
+        raise first

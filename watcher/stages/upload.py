@@ -20,7 +20,7 @@ from storage import (
     WriteCondition,
 )
 from watcher.catalog.gate import Admitted, Rejected, Waiting
-from watcher.errors import Code, DeferError, FailureKind, ReexamineError, StageError
+from watcher.errors import Code, DecidedError, DeferError, FailureKind, ReexamineError, StageError
 from watcher.failpoints import Point, failpoint
 from watcher.filesystem import leases
 from watcher.filesystem.openat import owned
@@ -70,13 +70,13 @@ class UploadStage(Stage):
             self._require_as_settled(upload, fd)
             admitted = self._pass_gate(upload)
             if admitted is None:
-                return
+                raise DecidedError
             upload = admitted
             self._require_own_key(upload)
             source = SourceFile(fd)
             with_checksum = self._ensure_checksum(upload, source, work)
             if with_checksum is None:
-                return
+                raise DecidedError
             upload = with_checksum
             failpoint(Point.HASHED)
             attempt = _Attempt(self._context, upload, work, self._clock)
