@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -13,7 +15,7 @@ from moto.server import ThreadedMotoServer
 from structlog.testing import capture_logs
 
 from db import State
-from storage import StorageError
+from storage import SourceFile, StorageError
 from tests.support.fault_proxy import Answer, Fault, FaultProxy, Forward, Request, s3_error
 from tests.support.harness import BUCKET, LEASE, VIDEO_ID, Harness, MakeHarness
 from tests.support.ports import free_address
@@ -250,3 +252,27 @@ def test_an_abandoned_multipart_upload_that_may_not_be_aborted_keeps_no_other_on
         harness.app.abandoned_multiparts.abort_abandoned()
     left = harness.server.client().list_multipart_uploads(Bucket=BUCKET)["Uploads"]
     assert ["film0_" in upload["Key"] for upload in left] == [True]
+
+
+def test_a_retry_hashes_a_file_again_only_if_it_was_touched(
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its key is denied for ever, and the file is large."""
+    hashed: list[int] = []
+    checksum = SourceFile.checksum
+
+    def counted(source: SourceFile, *arguments: Any) -> str:
+        hashed.append(source.size)
+        return checksum(source, *arguments)
+
+    monkeypatch.setattr(SourceFile, "checksum", counted)
+    proxy.fault = refuse("film0_", s3_error(403, "AccessDenied"))
+    harness = make_harness()
+    (path,) = put_files(harness, video, 1)
+    for _ in range(3):
+        harness.step(State.PENDING)
+    assert len(hashed) == 1
+    status = os.stat(harness.absolute(path))
+    os.utime(harness.absolute(path), ns=(status.st_atime_ns, status.st_mtime_ns))
+    harness.step(State.PENDING)
+    assert len(hashed) == 2

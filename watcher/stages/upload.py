@@ -34,6 +34,9 @@ log = structlog.get_logger()
 RIVAL_SECONDS = 1.0
 """How soon a row is tried again whose object key a missing file still holds."""
 
+MAX_HASHED = 1024
+"""How many of the files that were hashed last and are not confirmed yet are remembered."""
+
 COMMIT_BACKOFF = Backoff(base=0.5, factor=2.0, cap=10.0)
 
 
@@ -47,6 +50,8 @@ class UploadStage(Stage):
     def __init__(self, context: StageContext, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._context = context
         self._clock = clock
+        self._hashed: dict[int, tuple[str | None, _Stamp]] = {}
+        """By upload, the checksum of what this process has hashed: a retry need not read it again."""
 
     def advance(self, uploads: Sequence[Upload], work: Work) -> None:
         """Advance each upload from `pending` to `verified`, or reject it, or return it to the gate."""
@@ -74,10 +79,13 @@ class UploadStage(Stage):
             upload = admitted
             self._require_own_key(upload)
             source = SourceFile(fd)
-            with_checksum = self._ensure_checksum(upload, source, work)
-            if with_checksum is None:
-                raise DecidedError
-            upload = with_checksum
+            stamp = _stamp(fd)
+            if (upload.checksum, stamp) != self._hashed.get(upload.id):
+                with_checksum = self._ensure_checksum(upload, source, work)
+                if with_checksum is None:
+                    raise DecidedError
+                upload = with_checksum
+                self._note_hashed(upload, stamp)
             failpoint(Point.HASHED)
             attempt = _Attempt(self._context, upload, work, self._clock)
             try:
@@ -96,6 +104,7 @@ class UploadStage(Stage):
             if attempt.started_at is not None:
                 self._context.metrics.upload_seconds.observe(self._clock() - attempt.started_at)
             self._require_same_path(upload)
+        self._hashed.pop(upload.id, None)
         failpoint(Point.CONFIRMED)
         retry_until_committed(lambda: self._record_verified(upload, receipt), work)
         failpoint(Point.VERIFIED)
@@ -178,7 +187,7 @@ class UploadStage(Stage):
         return self._context.ledger.record(upload, **admission)
 
     def _ensure_checksum(self, upload: Upload, source: SourceFile, work: Work) -> Upload | None:
-        """Hash the file, every time; return the upload with its checksum, or None if the file is damaged.
+        """Hash the file, once a process; return the upload with its checksum, or None if the file is damaged.
 
         Other content under the same size, time and inode was not written by an encoder: a power cut or a
         failing disk leaves it, after the ledger recorded the checksum. Such an upload fails.
@@ -203,6 +212,11 @@ class UploadStage(Stage):
             self._context.ledger.advance(rehashed, State.FAILED, error=reason, error_code=Code.LOCAL_DAMAGED)
         log.error("upload_failed", code=Code.LOCAL_DAMAGED, reason=reason)
         return None
+
+    def _note_hashed(self, upload: Upload, stamp: _Stamp) -> None:
+        self._hashed[upload.id] = upload.checksum, stamp
+        for oldest in list(self._hashed)[:-MAX_HASHED]:
+            self._hashed.pop(oldest, None)
 
     def _record_checksum(self, upload: Upload, checksum: str) -> Upload:
         abort_multipart(self._context, upload)
@@ -288,6 +302,15 @@ def abort_multipart(context: StageContext, upload: Upload) -> None:
     if upload.multipart_id is not None:
         context.ledger.require_claim(upload)
         context.store.abort(upload.object_key, upload.multipart_id)
+
+
+_Stamp = tuple[int, int, int, int, int]
+
+
+def _stamp(fd: int) -> _Stamp:
+    """What changes with every edit of a file that does not set back the clock, the ctime included."""
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _known(checksum: str | None) -> str:
