@@ -107,6 +107,10 @@ class DeferError(Exception):
         self.delay_seconds = delay_seconds
 
 
+class DecidedError(Exception):
+    """Raised by a stage that has recorded what happens to the upload before it has asked the server."""
+
+
 class ReexamineError(Exception):
     """Raised by a stage whose file has changed since it was settled: it must be examined again.
 

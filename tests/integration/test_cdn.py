@@ -328,10 +328,13 @@ def test_a_row_waits_while_its_url_gives_something_else(
 
 
 def test_a_url_that_drips_delays_no_other_publication(
-    make_harness: MakeHarness, proxy: FaultProxy, video: bytes
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its answer does not come before the others are published; then it has a backoff of its own."""
     harness = make_harness(VERIFY_PUBLIC_URL=True)
+    public_check = harness.app.context.public_check
+    assert public_check is not None
+    monkeypatch.setattr(public_check._http, "_timeout", 60)
     paths = [f"{VIDEO_ID}/film{number}_720p.mp4" for number in range(8)]
     others_published = threading.Event()
 

@@ -13,6 +13,7 @@ import pytest
 from db import State, Upload
 from storage.source_file import BUFFER_BYTES
 from tests.support.catalog_harness import Compressor, compressor, publish  # noqa: F401  # the fixture
+from tests.support.fault_proxy import Answer, FaultProxy
 from tests.support.harness import VIDEO_ID, Harness, MakeHarness
 from tests.support.uploads_in_progress import published
 from tests.support.video_files import padded
@@ -45,6 +46,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(single_pass, "STAGES_PATIENCE_SECONDS", 2.0)
     monkeypatch.setattr(single_pass, "SETTLE_PATIENCE_SECONDS", 2.0)
     monkeypatch.setattr(single_pass, "STOP_SECONDS", 1.0)
+    monkeypatch.setattr(single_pass, "OUTAGE_PATIENCE_SECONDS", 1.0)
 
 
 def test_a_copy_that_must_be_hashed_again_is_released_in_the_same_pass(
@@ -110,6 +112,20 @@ def test_an_upload_that_is_deferred_for_ever_is_listed(
 
     monkeypatch.setattr(PublishStage, "publish", publish)
     assert run_once(harness) == [f"{PATH}: verified"]
+
+
+@pytest.mark.usefixtures("patience")
+def test_a_server_that_is_away_is_waited_for_and_then_listed(
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes
+) -> None:
+    proxy.fault = lambda _request, _forward: Answer(500)
+    harness = make_harness()
+    for number in range(8):
+        harness.write(f"{VIDEO_ID}/film{number}_720p.mp4", video)
+    left = run_once(harness)
+    assert "upload is paused: " in left[0]
+    assert "InternalError" in left[0]
+    assert len(left) == 9
 
 
 @pytest.mark.usefixtures("patience")

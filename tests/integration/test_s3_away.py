@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -13,11 +15,16 @@ from moto.server import ThreadedMotoServer
 from structlog.testing import capture_logs
 
 from db import State
+from storage import SourceFile, StorageError
 from tests.support.fault_proxy import Answer, Fault, FaultProxy, Forward, Request, s3_error
-from tests.support.harness import BUCKET, VIDEO_ID, Harness, MakeHarness
+from tests.support.harness import BUCKET, LEASE, VIDEO_ID, Harness, MakeHarness
 from tests.support.ports import free_address
 from watcher.app.status_report import DaemonStatus
+from watcher.app.wiring import CHECKING_PUBLISHERS
 from watcher.stages.runner import StageRunner
+from watcher.supervision.circuit_breaker import OUTAGE_ROWS
+
+pytestmark = pytest.mark.long
 
 WAIT_SECONDS = 60
 FILES = 12
@@ -186,3 +193,86 @@ def test_an_identical_private_object_whose_acl_may_not_be_set_says_so_and_delays
     assert (row.state, row.error_code) == (State.PENDING, code)
     assert row.last_error is not None
     assert said in row.last_error
+
+
+def test_releases_stop_asking_while_s3_is_away_and_all_go_on_when_it_is_back(
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes
+) -> None:
+    """Files of one batch: those after the first failures are neither asked for nor quarantined."""
+    harness = make_harness()
+    paths = put_files(harness, video)
+    harness.step(State.PENDING)
+    harness.step(State.VERIFIED)
+    del proxy.requests[:]
+    proxy.fault = lambda _request, _forward: Answer(500)
+    with running(harness, State.PUBLISHED) as runner:
+        until(lambda: runner.breaker.failure is not None and runner.is_idle)
+        assert len(proxy.requests) <= 2 * OUTAGE_ROWS, "the CRT tries each of them twice"
+        assert states(harness, paths) == {State.PUBLISHED}
+        assert sum(harness.row(path).attempts for path in paths) < OUTAGE_ROWS
+        failure = runner.breaker.failure
+        assert failure is not None
+        proxy.fault = lambda _request, forward: forward()
+        runner.breaker.probe_soon(failure.code)
+        runner.wake()
+        until(lambda: states(harness, paths) == {State.RELEASED})
+
+
+def test_a_public_host_that_is_away_pauses_the_publication_and_gets_few_requests(
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes
+) -> None:
+    harness = make_harness(VERIFY_PUBLIC_URL=True)
+    paths = put_files(harness, video)
+    harness.step(State.PENDING)
+    del proxy.requests[:]
+    proxy.fault = lambda _request, _forward: None
+    with running(harness, State.VERIFIED) as runner:
+        until(lambda: runner.breaker.failure is not None and runner.is_idle)
+        assert len(proxy.requests) < OUTAGE_ROWS + CHECKING_PUBLISHERS
+        assert states(harness, paths) == {State.VERIFIED}
+        proxy.fault = lambda _request, forward: forward()
+        runner.breaker.probe_soon("connection")
+        runner.wake()
+        until(lambda: states(harness, paths) == {State.PUBLISHED})
+
+
+def test_an_abandoned_multipart_upload_that_may_not_be_aborted_keeps_no_other_one(
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes
+) -> None:
+    harness = make_harness()
+    for path in put_files(harness, video, 3):
+        key = harness.row(path).object_key
+        created = harness.server.client().create_multipart_upload(Bucket=BUCKET, Key=key)
+        row = harness.app.ledger.claim_one(harness.row(path).id, lease=LEASE)
+        assert row is not None
+        row = harness.app.ledger.record(row, multipart_id=created["UploadId"], part_size=1)
+        harness.app.ledger.advance(row, State.GONE)
+    proxy.fault = refuse("film0_", s3_error(403, "AccessDenied"))
+    with pytest.raises(StorageError, match="AccessDenied"):
+        harness.app.abandoned_multiparts.abort_abandoned()
+    left = harness.server.client().list_multipart_uploads(Bucket=BUCKET)["Uploads"]
+    assert ["film0_" in upload["Key"] for upload in left] == [True]
+
+
+def test_a_retry_hashes_a_file_again_only_if_it_was_touched(
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its key is denied for ever, and the file is large."""
+    hashed: list[int] = []
+    checksum = SourceFile.checksum
+
+    def counted(source: SourceFile, *arguments: Any) -> str:
+        hashed.append(source.size)
+        return checksum(source, *arguments)
+
+    monkeypatch.setattr(SourceFile, "checksum", counted)
+    proxy.fault = refuse("film0_", s3_error(403, "AccessDenied"))
+    harness = make_harness()
+    (path,) = put_files(harness, video, 1)
+    for _ in range(3):
+        harness.step(State.PENDING)
+    assert len(hashed) == 1
+    status = os.stat(harness.absolute(path))
+    os.utime(harness.absolute(path), ns=(status.st_atime_ns, status.st_mtime_ns))
+    harness.step(State.PENDING)
+    assert len(hashed) == 2

@@ -33,6 +33,8 @@ SETTLE_PATIENCE_SECONDS = 600.0
 """How long the settler is waited for while it settles nothing and reads nothing."""
 STAGES_PATIENCE_SECONDS = 60.0
 """How long the stages are waited for while no upload changes its state and no attempt lasts."""
+OUTAGE_PATIENCE_SECONDS = 60.0
+"""How long a server that is away is waited for."""
 LASTING_SECONDS = 5.0
 """An attempt that lasts longer than this hashes or sends a file, and is waited for."""
 COUNT_SECONDS = 1.0
@@ -212,9 +214,9 @@ class SinglePass:
 
 
 def _is_paused(runner: StageRunner) -> bool:
-    """Whether the stage waits for an operator. A server that is away may be back soon."""
-    failure = runner.breaker.failure
-    return failure is not None and not failure.is_outage
+    """Whether the stage waits for an operator, or for a server that is not back soon."""
+    failure, seconds = runner.breaker.failure, runner.breaker.seconds_paused
+    return failure is not None and (not failure.is_outage or seconds > OUTAGE_PATIENCE_SECONDS)
 
 
 class _Progress:

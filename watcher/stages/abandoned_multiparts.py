@@ -106,8 +106,7 @@ class AbandonedMultiparts(Worker):
             prefix = self._prefix and f"{self._prefix}/"
             for found in self._store.open_multiparts(prefix):
                 with refusals.collecting():
-                    if not self._adopt_or_abort(found):
-                        self._listing_due_at = self._clock() + PERIOD_SECONDS
+                    self._adopt_or_abort(found)
             refusals.raise_first()
         except (StorageError, DatabaseError) as exc:
             self._listing_failure.fail(failure_of(exc))
@@ -146,26 +145,26 @@ class AbandonedMultiparts(Worker):
         refusals.raise_first()
         return aborted
 
-    def _adopt_or_abort(self, found: OpenMultipart) -> bool:
-        """Adopt it, abort it, or leave it to its owner; False if that cannot be decided yet."""
+    def _adopt_or_abort(self, found: OpenMultipart) -> None:
+        """Adopt it, abort it, or leave it to its owner; list again soon if that cannot be decided yet."""
         # Queried after the listing: a process that began the upload meanwhile had claimed its row before.
         of_all_instances = self._ledger.uploads_of_key(found.key, all_instances=True)
         uploads = [upload for upload in of_all_instances if upload.instance == self._ledger.instance]
         if not uploads:
-            return True
+            return
         pending = [upload for upload in of_all_instances if upload.state is State.PENDING]
         if any(upload.multipart_id == found.upload_id for upload in pending):
             if not self._has_listed:
                 log.info("multipart_adopted", key=found.key)
-            return True
+            return
         if any(self._ledger.is_claimed(upload) for upload in pending):
-            return False
+            self._listing_due_at = self._clock() + PERIOD_SECONDS
+            return
         self._store.abort(found.key, found.upload_id)
         for upload in uploads:
             if upload.multipart_id == found.upload_id:
                 self._ledger.mark_multipart_aborted(upload)
         log.info("multipart_aborted", key=found.key)
-        return True
 
     def _step(self) -> float:
         if self._then is None:

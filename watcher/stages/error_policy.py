@@ -12,7 +12,16 @@ import structlog
 
 from db import ClaimLostError, DatabaseError, Ledger, LockNotAvailableError, State, Upload
 from storage import SourceChangedError, UploadCancelledError
-from watcher.errors import HANDLED_ERRORS, Code, DeferError, Failure, FailureKind, ReexamineError, failure_of
+from watcher.errors import (
+    HANDLED_ERRORS,
+    Code,
+    DecidedError,
+    DeferError,
+    Failure,
+    FailureKind,
+    ReexamineError,
+    failure_of,
+)
 from watcher.filesystem import FileMissingError, NotOursError, RootUnavailableError, Tree, UnreadableError
 from watcher.filesystem.removal import is_present_or_quarantined
 from watcher.supervision.backoff import Backoff
@@ -47,6 +56,8 @@ class ErrorPolicy:
         with structlog.contextvars.bound_contextvars(stage=self.breaker.stage, **row_context(upload)):
             try:
                 yield
+            except DecidedError:
+                return
             except ClaimLostError:
                 log.info("claim_lost")
             except (DeferError, ReexamineError, FileMissingError, *HANDLED_ERRORS) as exc:

@@ -22,7 +22,7 @@ from storage import (
     WriteCondition,
 )
 from watcher.catalog.gate import Admitted, Rejected, Waiting
-from watcher.errors import Code, DeferError, FailureKind, ReexamineError, StageError
+from watcher.errors import Code, DecidedError, DeferError, FailureKind, ReexamineError, StageError
 from watcher.failpoints import Point, failpoint
 from watcher.filesystem import FileMissingError, leases
 from watcher.filesystem.hashing import Rank
@@ -51,6 +51,9 @@ STALL_MARGIN_SECONDS = 120.0
 REHASH_SECONDS = 30.0
 """How soon an upload is tried again at the latest whose file has to be hashed again first."""
 
+MAX_HASHED = 1024
+"""How many of the files that were hashed last and are not confirmed yet are remembered."""
+
 COMMIT_BACKOFF = Backoff(base=0.5, factor=2.0, cap=10.0)
 
 
@@ -64,6 +67,8 @@ class UploadStage(Stage):
         self.patience_seconds = max(PATIENCE_SECONDS, context.store.stall_seconds + STALL_MARGIN_SECONDS)
         self._context = context
         self._clock = clock
+        self._hashed: dict[int, tuple[str | None, _Stamp]] = {}
+        """By upload, the checksum of what this process has hashed: a retry need not read it again."""
 
     def advance(self, uploads: Sequence[Upload], work: Work) -> None:
         """Advance each upload from `pending` to `verified`, or reject it, or return it to the gate."""
@@ -85,15 +90,18 @@ class UploadStage(Stage):
             ctime_ns = self._require_as_settled(upload, fd).ctime_ns
             admitted = self._pass_gate(upload)
             if admitted is None:
-                return
+                raise DecidedError
             upload = admitted
             self._require_own_key(upload)
             rank = Rank.NEW if upload.checksum is None else Rank.AGAIN
             source = SourceFile(fd, self._context.hashing.pace(rank, upload.size, work))
-            with_checksum = self._ensure_checksum(upload, source, ctime_ns)
-            if with_checksum is None:
-                return
-            upload = with_checksum
+            stamp = _stamp(fd)
+            if (upload.checksum, stamp) != self._hashed.get(upload.id):
+                with_checksum = self._ensure_checksum(upload, source, ctime_ns)
+                if with_checksum is None:
+                    raise DecidedError
+                upload = with_checksum
+                self._note_hashed(upload, stamp)
             failpoint(Point.HASHED)
             # Again: another file of the key may have passed the gate since.
             self._require_own_key(upload)
@@ -157,6 +165,7 @@ class UploadStage(Stage):
         return True
 
     def _conclude(self, upload: Upload, receipt: Receipt, work: Work) -> None:
+        self._hashed.pop(upload.id, None)
         failpoint(Point.CONFIRMED)
         retry_until_committed(lambda: self._record_verified(upload, receipt), work)
         failpoint(Point.VERIFIED)
@@ -253,7 +262,7 @@ class UploadStage(Stage):
         return self._context.ledger.record(upload, **admission)
 
     def _ensure_checksum(self, upload: Upload, source: SourceFile, ctime_ns: int | None) -> Upload | None:
-        """Hash the file, every time; return the upload with its checksum, or None if the file is damaged.
+        """Hash the file, once a process; return the upload with its checksum, or None if the file is damaged.
 
         `ctime_ns` is the file's from before, so that no edit during the hashing can be overlooked. Other
         content under the same size, times and inode was not written by any process: a power cut or a failing
@@ -279,6 +288,11 @@ class UploadStage(Stage):
             self._context.ledger.advance(rehashed, State.FAILED, error=reason, error_code=Code.LOCAL_DAMAGED)
         log.error("upload_failed", code=Code.LOCAL_DAMAGED, reason=reason)
         return None
+
+    def _note_hashed(self, upload: Upload, stamp: _Stamp) -> None:
+        self._hashed[upload.id] = upload.checksum, stamp
+        for oldest in list(self._hashed)[:-MAX_HASHED]:
+            self._hashed.pop(oldest, None)
 
     def _record_checksum(self, upload: Upload, checksum: str, ctime_ns: int | None) -> Upload:
         abort_multipart(self._context, upload)
@@ -389,6 +403,15 @@ def abort_multipart(context: StageContext, upload: Upload) -> None:
     if upload.multipart_id is not None:
         context.ledger.require_claim(upload)
         context.store.abort(upload.object_key, upload.multipart_id)
+
+
+_Stamp = tuple[int, int, int, int, int]
+
+
+def _stamp(fd: int) -> _Stamp:
+    """What changes with every edit of a file that does not set back the clock, the ctime included."""
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _known(checksum: str | None) -> str:

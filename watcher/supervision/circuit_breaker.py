@@ -50,6 +50,7 @@ class CircuitBreaker:
         self._failure: Failure | None = None
         self._trips = 0
         self._probe_at = 0.0
+        self._paused_at = 0.0
         self._notify: Callable[[], None] = lambda: None
         self._concerns_all = False
         self._suspicion: Failure | None = None
@@ -78,6 +79,12 @@ class CircuitBreaker:
     def failure(self) -> Failure | None:
         """Why the stage is paused; None while it runs."""
         return self._failure
+
+    @property
+    def seconds_paused(self) -> float:
+        """For how long the stage has been paused without a success; 0 while it runs."""
+        with self._lock:
+            return 0.0 if self._failure is None else self._clock() - self._paused_at
 
     @property
     def is_doubted(self) -> bool:
@@ -237,6 +244,8 @@ class CircuitBreaker:
     def _pause(self, failure: Failure, *, concerns_all: bool) -> None:
         with self._lock:
             is_news = self._failure is None or self._failure.code != failure.code
+            if not self._trips:
+                self._paused_at = self._clock()
             if self._failure is None or self._clock() >= self._probe_at:
                 self._probe_at = self._clock() + self._backoff.ceiling(self._trips)
                 self._trips += 1

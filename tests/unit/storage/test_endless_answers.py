@@ -18,7 +18,7 @@ from storage.transfer.crt_request import Request
 from tests.support.endless_server import BODY, HEADERS, EndlessServer
 from tests.support.s3_server import config_for
 
-DEADLINE_SECONDS = 0.5
+DEADLINE_SECONDS = 0.3
 """In the place of the tens of seconds that an answer may take."""
 BUSY_SECONDS = 20
 """A request that takes longer than this does not end by its deadline, however busy the machine."""
@@ -116,7 +116,7 @@ def test_a_body_that_does_not_end_is_not_kept(fetch: Fetch, monkeypatch: pytest.
 def test_redirects_count_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of them is in time, and the whole is not."""
     head = b"HTTP/1.1 302 Found\r\nLocation: /next\r\nContent-Length: 0\r\n"
-    with EndlessServer(head, b"\r\n", seconds=0.2) as server, ends("timeout"):
+    with EndlessServer(head, b"\r\n", seconds=0.1) as server, ends("timeout"):
         AnonymousHttp(timeout=DEADLINE_SECONDS).fetch(server.url, max_redirects=50)
 
 

@@ -284,12 +284,15 @@ def test_an_answer_ends_an_outage_on_probation(breaker: CircuitBreaker, clock: C
     fail(breaker, 4, AWAY)
     assert breaker.seconds_to_probe() == 4
     clock.now += 4
+    assert breaker.seconds_paused == 6
     with breaker.asking():
         """It answers again."""
+    assert breaker.seconds_paused == 0
     assert failure(breaker) is None
     assert breaker.take_hastened() == {1, 2}
     assert fail(breaker, 5, AWAY), "one more failure is enough"
     assert breaker.seconds_to_probe() == 8
+    assert breaker.seconds_paused == 6
     breaker.succeed(5)
     assert not fail(breaker, 6, AWAY)
 

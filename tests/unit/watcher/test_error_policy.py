@@ -22,7 +22,7 @@ from db import ErrorKind as DatabaseErrorKind
 from storage import ErrorKind, KeyTooLongError, SourceChangedError, StorageError, UploadCancelledError
 from tests.support.databases import IDENTITY, VIDEO_ID, advance_to, enqueue
 from tests.support.harness import Harness
-from watcher.errors import DeferError, FailureKind, ReexamineError, StageError
+from watcher.errors import DecidedError, DeferError, Failure, FailureKind, ReexamineError, StageError
 from watcher.filesystem.openat import FileMissingError, NotOursError, RootUnavailableError, UnreadableError
 from watcher.stages.error_policy import REEXAMINE_SECONDS, ErrorPolicy
 from watcher.supervision.backoff import Backoff
@@ -291,6 +291,44 @@ def test_a_lost_claim_does_not_end_a_pause(fixture: ErrorPolicyFixture) -> None:
         fixture.attempt(fixture.claim(), ClaimLostError(1, 1))
     assert fixture.breaker.failure is not None
     assert [log["event"] for log in logs] == ["claim_lost"]
+
+
+def test_a_row_that_was_decided_about_before_s3_was_asked_does_not_end_a_pause(
+    fixture: ErrorPolicyFixture,
+) -> None:
+    """Its catalog row is not ready any more, for example."""
+    fixture.attempt(fixture.claim(), storage_error(ErrorKind.ENVIRONMENT, "AccessDenied"))
+    fixture.attempt(fixture.claim(), DecidedError())
+    assert fixture.breaker.failure is not None
+
+
+def test_the_rest_of_a_batch_is_returned_untried_while_the_stage_is_paused(
+    fixture: ErrorPolicyFixture,
+) -> None:
+    first, second = fixture.claim(), fixture.claim("v/b_720p.mp4")
+    assert not fixture.error_policy.return_if_paused(second)
+    fixture.breaker.trip(Failure(FailureKind.ENVIRONMENT, "AccessDenied", "Allow it."))
+    assert fixture.error_policy.return_if_paused(second)
+    assert [fixture.row(row).claimed_by for row in (first, second)] == ["test", None]
+
+
+def test_an_error_of_the_environment_that_concerns_one_row_gives_it_a_backoff_of_its_own(
+    fixture: ErrorPolicyFixture,
+) -> None:
+    denied = storage_error(ErrorKind.ENVIRONMENT, "AccessDenied")
+    enqueue(fixture.ledger, "v/b_720p.mp4")
+    row = fixture.attempt(fixture.claim(), denied)
+    assert (row.attempts, fixture.breaker.failure) == (0, None)
+    fixture.attempt(fixture.claim("v/b_720p.mp4"))
+    (row,) = fixture.ledger.claim(State.PENDING, 1, lease=LEASE, horizon=timedelta(hours=1))
+    for attempts, longest in enumerate([1, 2, 4], start=1):
+        row = fixture.attempt(row, denied)
+        assert (row.state, row.attempts, row.error_code) == (State.PENDING, attempts, "AccessDenied")
+        assert longest - 0.9 < fixture.seconds_to_next_attempt(row) <= longest
+        claimed = fixture.ledger.claim_one(row.id, lease=LEASE)
+        assert claimed is not None
+        row = claimed
+    assert fixture.breaker.failure is None
 
 
 def test_a_decision_that_cannot_be_written_is_left_to_the_claim_and_pauses_the_stage(
