@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -53,7 +53,9 @@ def sending(
     through: tuple[str, ...],
 ) -> Iterator[Sending]:
     """A daemon that has files of these sizes to send."""
-    with S3Server(line.address) as server, watchdog(place, dog_seconds) as dog:
+    with S3Server(line.address) as server, watchdog(place, dog_seconds) as dog, ExitStack() as stack:
+        # All servers of a process have the same buckets.
+        stack.callback(server.forget_everything)
         server.create_bucket(BUCKET)
         settings = settings_for(place, server.url, KEEP_LOCAL=True)
         with open(media.faststart, "rb") as file:
@@ -92,6 +94,7 @@ def send(
             seconds = time.monotonic() - started
             fired = "has fired" if run.dog.has_fired else f"waited {run.dog.longest_silence:.0f} s at most"
             print(f"{seconds:.0f} s, {seconds / ideal:.3f} of the ideal; the watchdog {fired}")
+        run.daemon.expect("line_slow")
         stored = run.server.client().list_objects_v2(Bucket=BUCKET)["Contents"]
         assert sorted(found["Size"] for found in stored) == sorted(sizes)
         assert not run.dog.has_fired
@@ -103,7 +106,18 @@ def test_a_body_that_takes_long_keeps_the_watchdog_fed_as_its_bytes_move(
 ) -> None:
     """An upload thread that beats only once a body is accepted has no patience of 20 seconds."""
     impatient = (sys.executable, "-m", "tests.slow_line.impatient", "20")
-    send(make_line(512 * KBIT), place, media, [3 * MB, 3 * MB], dog_seconds=10, through=impatient)
+    send(make_line(512 * KBIT), place, media, [5_500_000, 1 * MB], dog_seconds=20, through=impatient)
+
+
+def test_a_line_that_becomes_fast_is_used_as_one(make_line: MakeLine, place: str, media: Media) -> None:
+    line = make_line(512 * KBIT)
+    sizes = [20 * MB, 20 * MB]
+    with sending(line, place, media, sizes, dog_seconds=WATCHDOG_SECONDS, through=()) as run:
+        run.daemon.expect("line_slow")
+        line.set_rate(50 * MBIT)
+        run.daemon.patience_seconds = line.seconds_for(sum(sizes)) / 4
+        run.daemon.expect("line_recovered")
+        run.daemon.expect("upload_verified", count=len(sizes))
 
 
 @pytest.mark.long
