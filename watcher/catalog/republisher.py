@@ -215,10 +215,10 @@ class Republisher:
         if wait is not None and self._clock() < wait.until:
             return 0
         url = upload.url or self._naming.public_url(upload)
-        is_current = self._tree.is_unchanged(upload.path, upload.identity)
         try:
             # The scan's thread and the catalog's must not find each other's locks.
             with self._publishing:
+                is_current = self._tree.is_unchanged(upload.path, upload.identity)
                 changed = self._catalog.publish_url(
                     upload, url, is_current=is_current, patience_seconds=0.0
                 ).changed
