@@ -334,7 +334,7 @@ def _order_times(new: Sequence[CatalogRow], seen: Mapping[str, Sequence[datetime
     placed: dict[str, datetime] = {}
     before: dict[str, CatalogRow] = {}
     for row in new:
-        near = [time for time in seen[row.video_id] if time <= row.created_at + MAX_ZONE_DIFFERENCE]
+        near = [time for time in seen.get(row.video_id, ()) if time <= row.created_at + MAX_ZONE_DIFFERENCE]
         time = max([row.created_at, *(earlier + _TICK for earlier in near)])
         previous = before.get(row.video_id)
         if previous is not None and previous.created_at < row.created_at:

@@ -6,13 +6,14 @@ import os
 
 import pytest
 
-from db import State
+from db import State, Upload
 from tests.compressor.database import add_video
 from tests.support.catalog_rows import BASE_URL, CatalogRows
 from tests.support.fault_proxy import FaultProxy
 from tests.support.harness import BUCKET, VIDEO_ID, Harness, MakeHarness
 from tests.support.s3_server import S3Server
 from watcher.catalog.republisher import LOCKED_BACKOFF
+from watcher.catalog.row_matching import rows_of_file
 from watcher.errors import Code
 
 NAME = "my video_720p.mp4"
@@ -268,6 +269,27 @@ def test_many_rows_that_are_new_to_the_daemon_are_examined_some_at_a_time(
     for video_id in videos:
         rows.insert(NAME, "720p", video_id=video_id, url=f"{BASE_URL}/{video_id}/{NAME}")
     assert [check_new(later) for _ in range(4)] == [2, 2, 1, 0]
+
+
+def test_an_upload_whose_rows_raise_does_not_keep_others_from_being_published(
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = make_catalog_harness(KEEP_LOCAL=True)
+    for name, quality in ((NAME, "720p"), (ORIGINAL_NAME, "original")):
+        rows.insert(name, quality)
+        harness.put(f"{VIDEO_ID}/{name}", video)
+    publish(harness)
+
+    def poisoned(upload: Upload, *args: object) -> object:
+        if upload.path == PATH:
+            raise OverflowError
+        return rows_of_file(upload, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("watcher.catalog.republisher.rows_of_file", poisoned)
+    rows.insert(NAME, "720p")
+    again = rows.insert(ORIGINAL_NAME, "original")
+    assert check_new(harness) == 1
+    assert rows.url_of(again) == public(harness, ORIGINAL_KEY)
 
 
 def test_a_row_that_is_locked_is_published_when_the_lock_is_gone(

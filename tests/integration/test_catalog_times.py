@@ -135,7 +135,7 @@ def test_another_zone_of_the_server_makes_no_row_newer_than_itself(
     assert damaged.catalog_row_id == row
 
 
-ZONES = ["UTC", "Asia/Kolkata", "America/Los_Angeles", "Pacific/Kiritimati"]
+ZONES = ["Asia/Kolkata", "America/Los_Angeles"]
 
 
 @pytest.mark.parametrize("server_zone", ZONES)

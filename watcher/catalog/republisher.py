@@ -141,13 +141,16 @@ class Republisher:
         news = [row.id for row in rows if self._examined.is_news(row.id, _version(row))]
         if not news and not is_due:
             return 0
-        changed = 0
-        for upload in self._ledger.uploads(video_id=rows[0].video_id):
+
+        def reconcile(upload: Upload) -> int:
             of_file = rows_of_file(upload, rows, self._naming)
             may_be_current = is_due and upload.state is State.PUBLISHED
             if of_file and (may_be_current or any(row.id in news for row in of_file)):
-                changed += self._isolated(upload, partial(self._reconcile, upload, of_file))
-        return changed
+                return self._reconcile(upload, of_file)
+            return 0
+
+        uploads = self._ledger.uploads(video_id=rows[0].video_id)
+        return sum(self._isolated(upload, partial(reconcile, upload)) for upload in uploads)
 
     def _has_news(self, rows: list[CatalogRow]) -> bool:
         return any(not self._examined.knows(row.id, _version(row)) for row in rows)
@@ -223,10 +226,10 @@ class Republisher:
         if wait is not None and self._clock() < wait.until:
             return 0
         url = upload.url or self._naming.public_url(upload)
-        is_current = self._tree.is_unchanged(upload.path, upload.identity)
         try:
             # The scan's thread and the catalog's must not find each other's locks.
             with self._publishing:
+                is_current = self._tree.is_unchanged(upload.path, upload.identity)
                 changed = self._catalog.publish_url(
                     upload, url, is_current=is_current, patience_seconds=0.0
                 ).changed
