@@ -26,3 +26,13 @@ def test_a_disk_that_is_too_full_is_shown() -> None:
 @pytest.mark.parametrize("values", [{}, {"disk": {"used_percent": 3, "limit_percent": 90, "is_high": False}}])
 def test_a_disk_with_room_is_not(values: dict[str, JSON]) -> None:
     assert report_lines(report(**values)) == []
+
+
+def test_what_stays_in_quarantine_and_who_has_the_same_name_is_shown() -> None:
+    lines = report_lines(
+        report(conflict="Another daemon has it.", quarantined={"v/.x.aside": "It belongs to another ledger."})
+    )
+    assert lines == [
+        "Another daemon has it.",
+        "v/.x.aside stays in quarantine: It belongs to another ledger.",
+    ]
