@@ -111,9 +111,12 @@ def test_status_and_list_tell_how_many_wait_and_how_many_of_them_too_long(
 def test_status_tells_of_orphans_as_the_daemon_last_saw_them(
     compressor_harness: Harness, command: Command
 ) -> None:
-    compressor_harness.app.ledger.heartbeat({"phase": "running", "orphans": 3})
+    doubt = "The compressor's table is empty."
+    compressor_harness.app.ledger.heartbeat({"phase": "running", "orphans": 3, "orphans_doubted": doubt})
     assert command.here("status", "--json").json()["orphans"] == 3
-    assert "Objects whose catalog rows were deleted: 3; `video-uploader audit`" in command.here("status").out
+    shown = command.here("status").out
+    assert "Objects whose catalog rows were deleted: 3; `video-uploader audit`" in shown
+    assert f"No object is deleted for missing catalog rows: {doubt}" in shown
 
 
 def test_a_dry_run_goes_by_the_rows_whether_or_not_the_ledger_knows_the_file(

@@ -147,6 +147,7 @@ KINDS: dict[str, Leave] = {
     "a name of ours": _bytes(".video-uploader-1.aside"),
     "a name of ours with a claim": _bytes(".video-uploader-1-1.aside"),
     "a name of ours with a number no database holds": _bytes(f".video-uploader-{10**40}.aside"),
+    "a name of another ledger": _bytes(f".video-uploader-{'0' * 16}-1-1-\x1b[2J_720p.mp4.aside"),
     "a link under a name of ours": _link(".video-uploader-2.aside", "{secret}"),
     "a FIFO under a name of ours": lambda ground: os.mkfifo(ground.at(".video-uploader-3.aside")),
     "an empty file": _bytes("empty_720p.mp4", b""),

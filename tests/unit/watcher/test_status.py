@@ -47,3 +47,13 @@ def test_ignored_files_of_ready_rows_are_listed_with_the_reason() -> None:
         "  v/.a.mp4: it matches .* of IGNORE_PATTERNS",
     ]
     assert report_lines(report(ready_files_ignored={"count": 0, "first": {}})) == []
+
+
+def test_what_stays_in_quarantine_and_who_has_the_same_name_is_shown() -> None:
+    lines = report_lines(
+        report(conflict="Another daemon has it.", quarantined={"v/.x.aside": "It belongs to another ledger."})
+    )
+    assert lines == [
+        "Another daemon has it.",
+        "v/.x.aside stays in quarantine: It belongs to another ledger.",
+    ]
