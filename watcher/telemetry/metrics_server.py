@@ -19,6 +19,7 @@ import structlog
 from prometheus_client import MetricsHandler
 
 from watcher.telemetry.formatting import printable
+from watcher.telemetry.logging import RepeatFilter
 from watcher.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
@@ -77,6 +78,7 @@ class _Server(ThreadingMixIn, TCPServer):
 
     def __init__(self, address: tuple[str, int], family: socket.AddressFamily, handler: type) -> None:
         self.address_family = family
+        self._reported = RepeatFilter()
         self._changed = threading.Condition()
         self._deadlines: dict[socket.socket, float] = {}
         """When each open connection must end, oldest first; infinite once it was shut down."""
@@ -127,8 +129,9 @@ class _Server(ThreadingMixIn, TCPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
         exc = sys.exc_info()[1]
-        if not isinstance(exc, OSError):
-            log.warning("metrics_unanswered", reason=printable(f"{type(exc).__name__}: {exc}"))
+        reason = printable(f"{type(exc).__name__}: {exc}")
+        if not isinstance(exc, OSError) and self._reported.is_news("metrics", reason):
+            log.warning("metrics_unanswered", reason=reason)
 
 
 class MetricsServer:
