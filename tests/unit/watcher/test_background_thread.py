@@ -295,6 +295,9 @@ class CatalogStub:
     def check_recent(self) -> int:
         return 0
 
+    def check_new(self, *, fresh_only: bool = False) -> int:
+        return 0
+
 
 def settler(harness: Harness) -> FaultCase:
     settler = harness.app.settler
