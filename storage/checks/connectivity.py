@@ -17,7 +17,6 @@ from storage.aws.errors import (
     EXPIRED_CODES,
     REFUSED_CREDENTIALS_CODES,
     REGION_CODES,
-    translate,
     translated,
 )
 from storage.bucket.documents import key_prefix
@@ -105,13 +104,13 @@ def _first_answer(client: "S3Client", config: StorageConfig, clock: Callable[[],
     headers: Mapping[str, str] = {}
     sent_at = clock()
     try:
-        answer = client.list_objects_v2(Bucket=config.bucket, Prefix=key_prefix(config.prefix), MaxKeys=1)
+        with translated("list", None):
+            answer = client.list_objects_v2(Bucket=config.bucket, Prefix=key_prefix(config.prefix), MaxKeys=1)
         headers = answer["ResponseMetadata"]["HTTPHeaders"]
-    except (ClientError, BotoCoreError) as exc:
-        if isinstance(exc, ClientError):
-            headers = exc.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-        error = translate(exc, "list", None)
-        code, hint = error.code, error.hint
+    except StorageError as exc:
+        if isinstance(exc.__cause__, ClientError):
+            headers = exc.__cause__.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        code, hint = exc.code, exc.hint
     return _FirstAnswer(headers, _skew(headers.get("date"), sent_at, clock()), code, hint)
 
 

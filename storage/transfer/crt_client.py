@@ -212,7 +212,6 @@ class CrtClient:
         secure = address.scheme == "https"
         self._port = address.port or (443 if secure else 80)
         self.connections = TcpConnections(self._port)
-        self._trusted = not secure
         region = self._config.region
         provider = AwsCredentialsProvider.new_delegate(self._credentials)
         return S3Client(
@@ -231,7 +230,7 @@ class CrtClient:
 
         The CRT takes most of a minute to fail and does not tell it from other broken handshakes.
         """
-        if self._trusted:
+        if self._trusted or self._address.scheme != "https":
             return
         hostname = self._address.hostname or ""
         context = self.session.trust.context()

@@ -251,19 +251,21 @@ class PartSender:
             if left <= 0:
                 break
             self._discard_event(min(left, POLL_SECONDS))
-        self._discard_event(0)
+        while self._discard_event(0):
+            pass
         for current in self._in_flight:
             if current.sent is None or current.sent.is_done:
                 current.slot.release_memory()
             current.slot.release()
         self._in_flight.clear()
 
-    def _discard_event(self, seconds: float) -> None:
-        """Wait for an event and release a slot that was granted too late."""
+    def _discard_event(self, seconds: float) -> bool:
+        """Wait for an event and release a slot that was granted too late; False if there is no event."""
         try:
             event = self._events.get(timeout=seconds) if seconds else self._events.get_nowait()
         except queue.Empty:
-            return
+            return False
         if isinstance(event, Slot):
             event.release_memory()
             event.release()
+        return True

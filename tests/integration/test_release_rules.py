@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from db import DatabaseError, ErrorKind, Ledger, State
-from tests.support.fault_proxy import Answer, FaultProxy
+from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request
 from tests.support.harness import BUCKET, VIDEO_ID, MakeHarness
 from tests.support.peer_process import writer
 from tests.support.s3_server import S3Server
@@ -313,6 +313,29 @@ def test_a_stop_during_the_wait_puts_the_file_back(make_harness: MakeHarness, vi
     (row,) = harness.step(State.PUBLISHED)
     assert (row.state, row.claimed_by) == (State.PUBLISHED, None)
     assert content(harness) == video
+
+
+def test_a_stop_between_two_files_of_a_batch_leaves_the_second_one_in_place(
+    make_harness: MakeHarness, video: bytes, proxy: FaultProxy
+) -> None:
+    """Each takes a request to a server that may not answer, while the first one is in quarantine."""
+    harness = make_harness()
+    published(harness, video)
+    second = f"{VIDEO_ID}/second_720p.mp4"
+    harness.put(second, video)
+    harness.step(State.PENDING)
+    harness.step(State.VERIFIED)
+    proxy.requests.clear()
+
+    def stop_at_first(_request: Request, forward: Forward) -> Answer:
+        harness.stop_requested = True
+        return forward()
+
+    proxy.fault = stop_at_first
+    rows = harness.step(State.PUBLISHED)
+    assert [(row.state, row.claimed_by) for row in rows] == [(State.PUBLISHED, None)] * 2
+    assert len(proxy.requests) == 1
+    assert harness.row(second).attempts == 0
 
 
 def test_a_crash_while_the_file_is_in_quarantine_is_repaired_at_the_next_start(

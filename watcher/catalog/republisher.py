@@ -246,7 +246,8 @@ class Republisher:
         return changed
 
     def _wait_for_lock(self, upload: Upload, error: LockNotAvailableError) -> None:
-        attempts = self._locked[upload.id].attempts + 1 if upload.id in self._locked else 0
+        earlier = self._locked.get(upload.id)
+        attempts = 0 if earlier is None else earlier.attempts + 1
         seconds = LOCKED_BACKOFF.ceiling(attempts)
         self._locked[upload.id] = _Wait(attempts, self._clock() + seconds, upload.video_id)
         log.warning("republication_waits", reason=str(error), retry_in_seconds=seconds, **row_context(upload))

@@ -93,6 +93,8 @@ def is_held(path: str) -> bool:
     try:
         answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _write_lock())
         return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+    except OSError as exc:
+        raise LockUnavailableError(path, exc) from exc
     finally:
         os.close(descriptor)
 

@@ -26,7 +26,7 @@ from watcher.filesystem import FileMissingError, NotOursError, RootUnavailableEr
 from watcher.filesystem.removal import is_present_or_quarantined
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.circuit_breaker import CircuitBreaker
-from watcher.telemetry import Metrics, printable, row_context
+from watcher.telemetry import Metrics, printable, redact, row_context
 
 log = structlog.get_logger()
 
@@ -80,7 +80,7 @@ class ErrorPolicy:
     def postpone_after_bug(self, upload: Upload, exc: Exception) -> None:
         """Postpone an upload about which an unexpected error was raised, by the longest backoff."""
         sentence = (
-            f"Internal error ({printable(f'{type(exc).__name__}: {exc}')}). "
+            f"Internal error ({redact(printable(f'{type(exc).__name__}: {exc}'))}). "
             "The log has the traceback; please report it."
         )
         delay = self.backoff.longest

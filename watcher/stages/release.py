@@ -76,6 +76,8 @@ class ReleaseStage(Stage):
             if number and work.error_policy.return_if_paused(upload):
                 continue
             with self._isolating(upload, work), work.error_policy.handling(upload):
+                if work.stopped():
+                    raise UploadCancelledError(key=upload.object_key)
                 if file := self._quarantine(upload, work):
                     quarantined.append((upload, file))
         if not quarantined:
