@@ -19,7 +19,7 @@ from storage.source_file import SourceFile, never_cancelled
 from storage.transfer.crt_client import acquire_crt_client, release_crt_client
 from storage.transfer.crt_request import Request
 from storage.transfer.multipart import Multipart, MultipartSender, OpenMultipart, abort
-from storage.transfer.part_layout import S3_MIN_PART_SIZE, part_size_for
+from storage.transfer.part_layout import S3_MIN_PART_SIZE, part_size_for, part_size_of
 from storage.transfer.part_sender import SlowLineError
 from storage.transfer.preconditions import WriteCondition
 from storage.transfer.single_put import (
@@ -301,6 +301,12 @@ class ObjectStore(Closeable):
         `expected_etag` (see `SourceFile.etag`) reads the whole file and is called only if the server keeps
         no such checksum; what it raises is raised here. 404 is `MISSING` and 403 `UNKNOWN`, not errors.
         """
+        by_head = None if expected_etag is None else lambda _: expected_etag()
+        return self._confirm(key, size, checksum, by_head)
+
+    def _confirm(
+        self, key: str, size: int, checksum: str, expected_etag: Callable[[ObjectHead], str] | None
+    ) -> Confirmation:
         try:
             head = self._head(key, "confirm")
         except StorageError as exc:
@@ -309,14 +315,21 @@ class ObjectStore(Closeable):
             if exc.status == 403:
                 return Confirmation(Verdict.UNKNOWN, _forbidden(key))
             raise
-        return compare(head, size=size, checksum=checksum, expected_etag=expected_etag)
+        by_file = None if expected_etag is None else lambda: expected_etag(head)
+        return compare(head, size=size, checksum=checksum, expected_etag=by_file)
 
     def confirm_file(
         self, key: str, source: SourceFile, *, checksum: str, part_size: int | None
     ) -> Confirmation:
-        """As `confirm`, with an open file that is, or would be, sent in parts of `part_size` bytes."""
-        return self.confirm(
-            key, size=source.size, checksum=checksum, expected_etag=lambda: source.etag(part_size)
+        """As `confirm`, with an open file that was most likely sent in parts of `part_size` bytes.
+
+        The object's ETag tells whether it was sent in others, because the line was slower or faster then.
+        """
+        return self._confirm(
+            key,
+            source.size,
+            checksum,
+            lambda head: source.etag(part_size_of(head.etag, source.size, part_size)),
         )
 
     def delete(self, key: str) -> None:

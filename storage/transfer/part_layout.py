@@ -42,6 +42,17 @@ def part_size_for(size: int, rate: float | None = None) -> int | None:
     return max(S3_MIN_PART_SIZE if is_slow else MIN_PART_SIZE, -(-size // (MAX_PARTS * MIB)) * MIB)
 
 
+def part_size_of(etag: str, size: int, likely: int | None) -> int | None:
+    """The part size with which a file of `size` bytes was sent from here, by the number of parts in its ETag.
+
+    `likely` where that decides nothing; None for a single PUT.
+    """
+    for part_size in (likely, part_size_for(size), part_size_for(size, rate=0.0)):
+        if part_size is not None and etag.endswith(f"-{-(-size // part_size)}"):
+            return part_size
+    return likely if "-" in etag else None
+
+
 def parts_of(size: int, part_size: int) -> Iterator[Part]:
     """The parts of a file of `size` bytes, in order; the last may be shorter."""
     for index, offset in enumerate(range(0, size, part_size)):

@@ -91,6 +91,28 @@ def test_a_single_put_on_a_line_that_turns_out_slow_is_broken_off_for_parts(
     assert proxy.actions.count("UploadPart") == 2
 
 
+@pytest.mark.parametrize(("rate", "likely"), [(SLOW, None), (None, 5 * MIB)])
+def test_what_was_sent_on_a_slower_or_faster_line_is_known_by_its_etag(
+    store: ObjectStore,
+    proxy: FaultProxy,
+    source_of: SourceOf,
+    line: Line,
+    rate: float | None,
+    likely: int | None,
+) -> None:
+    line.rate = rate
+    source = source_of(MEDIUM)
+    send(store, source)
+
+    def keep_no_checksum(request: Request, forward: Forward) -> Answer:
+        return forward().having(x_amz_checksum_crc64nvme=None)
+
+    proxy.fault = keep_no_checksum
+    confirmation = store.confirm_file(KEY, source, checksum=source.checksum(), part_size=likely)
+    assert confirmation.receipt is not None
+    assert confirmation.receipt.confirmed_by == "etag"
+
+
 def test_parts_that_turn_out_too_large_are_made_smaller_before_any_was_accepted(
     one_by_one: ObjectStore, proxy: FaultProxy, source_of: SourceOf, line: Line, s3: S3Server, bucket: str
 ) -> None:
