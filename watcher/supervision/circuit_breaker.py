@@ -19,9 +19,13 @@ from watcher.supervision.backoff import Backoff
 
 log = structlog.get_logger()
 
+ENVIRONMENT_ROWS = 2
+"""So many rows that fail for the environment, with no success in between, pause a stage."""
 OUTAGE_ROWS = 3
 OUTAGE_FAILURES = 5
 """So many rows that the server failed, or so many times, with no success in between, pause a stage."""
+MAX_KNOWN = 8
+"""As many rows more have to fail at most if others are known that fail by themselves."""
 SUSPICION_SECONDS = 30.0
 """How long a stage waits for another row to decide before it counts as paused."""
 PROVEN_SECONDS = 60.0
@@ -140,17 +144,20 @@ class CircuitBreaker:
             if len(self._tried) > MAX_TRIED:
                 self._tried.popitem(last=False)
             alike = sum(kind is failure.kind for kind in self._tried.values())
+            # Rows that have failed by themselves make it likely that the next one does, too.
+            known = min(max(0, len(self._failed_at) - len(self._tried)), MAX_KNOWN)
             if not is_environment:
                 self._failures += 1
-                is_few = alike < OUTAGE_ROWS and self._failures < OUTAGE_FAILURES
+                is_few = alike < OUTAGE_ROWS + known and self._failures < OUTAGE_FAILURES + known
                 if is_few and not is_paused and not self._is_on_probation:
                     self._delayed.add(row)
                     return False
-            is_suspect = is_environment and alike == 1 and not is_paused
-            if is_suspect:
+            concerns_all = alike >= ENVIRONMENT_ROWS + known
+            is_suspect = is_environment and not concerns_all and not is_paused
+            if is_suspect and self._suspicion is None:
                 self._suspicion, self._suspected_at = failure, self._clock()
         if not (is_suspect and has_others()):
-            self._pause(failure, concerns_all=alike > 1)
+            self._pause(failure, concerns_all=concerns_all)
         return True
 
     def succeed(self, row: int | None = None) -> None:
