@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import structlog
@@ -57,7 +57,8 @@ class CircuitBreaker:
         self._paused_at = 0.0
         self._notify: Callable[[], None] = lambda: None
         self._concerns_all = False
-        self._suspicion: Failure | None = None
+        self._suspicions: list[tuple[Failure, Mapping[str, object]]] = []
+        """Failures that other rows have yet to decide about, each with what the log says of its row."""
         self._suspected_at = 0.0
         self._failures = 0
         self._is_on_probation = False
@@ -93,7 +94,7 @@ class CircuitBreaker:
     @property
     def is_doubted(self) -> bool:
         """Whether only one row may be tried at a time: the stage is paused, or one row suggests it."""
-        return self._failure is not None or self._suspicion is not None
+        return self._failure is not None or bool(self._suspicions)
 
     @property
     def is_unproven(self) -> bool:
@@ -154,8 +155,10 @@ class CircuitBreaker:
                     return False
             concerns_all = alike >= ENVIRONMENT_ROWS + known
             is_suspect = is_environment and not concerns_all and not is_paused
-            if is_suspect and self._suspicion is None:
-                self._suspicion, self._suspected_at = failure, self._clock()
+            if is_suspect:
+                if not self._suspicions:
+                    self._suspected_at = self._clock()
+                self._suspicions.append((failure, structlog.contextvars.get_contextvars()))
         if not (is_suspect and has_others()):
             self._pause(failure, concerns_all=concerns_all)
         return True
@@ -169,11 +172,14 @@ class CircuitBreaker:
             self._succeeded_at = self._clock()
             self._failures = self._trips = 0
             self._is_on_probation = False
-            self._suspicion = None
+            suspicions, self._suspicions = self._suspicions, []
             self._fails_after_bytes = False
             self._tried.clear()
             has_ended = self._end_pause()
             self._delayed.clear()
+        for failure, of_row in suspicions:
+            said = {"stage": self.stage, "code": failure.code, "reason": failure.sentence, **of_row}
+            log.warning("attempt_failed", **said)
         if has_ended:
             self._announce_end()
 
@@ -228,10 +234,10 @@ class CircuitBreaker:
     def settle_suspicion(self, *, has_others: bool) -> None:
         """Pause if no other row will decide about a suspicion, or has not in `SUSPICION_SECONDS`."""
         with self._lock:
-            suspicion = self._suspicion
+            failure = self._suspicions[0][0] if self._suspicions else None
             is_old = self._clock() - self._suspected_at > SUSPICION_SECONDS
-        if suspicion is not None and (is_old or not has_others):
-            self._pause(suspicion, concerns_all=False)
+        if failure is not None and (is_old or not has_others):
+            self._pause(failure, concerns_all=False)
 
     def clear(self, code: str | None = None) -> None:
         """Resume, because the cause of the pause has ended; with `code`, only from a pause of that code."""
@@ -257,7 +263,7 @@ class CircuitBreaker:
                 self._probe_at = self._clock() + self._backoff.ceiling(self._trips)
                 self._trips += 1
             self._failure = failure
-            self._suspicion = None
+            self._suspicions.clear()
             self._concerns_all |= concerns_all
         if is_news:
             log.error("stage_paused", stage=self.stage, code=failure.code, reason=failure.sentence)

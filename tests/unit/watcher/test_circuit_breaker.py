@@ -186,7 +186,7 @@ def test_a_row_that_fails_while_others_succeed_is_by_itself_and_the_stage_is_nev
         for _ in range(3):
             assert not fail(breaker, 1)
             assert not is_doubted(breaker)
-    assert logs == []
+    assert [(log["event"], log["code"]) for log in logs] == [("attempt_failed", DENIED.code)]
 
 
 def test_the_failure_of_a_second_row_pauses_the_stage_with_its_backoff(
