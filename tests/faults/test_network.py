@@ -125,8 +125,8 @@ def test_what_is_hidden_after_it_was_sent_is_not_sent_again(
     with at_work(files_at_stake, settings, SMALL) as daemon:
         injection = wire.inject(trouble.fault, trouble.requests)
         put_small(files_at_stake, settings, video)
-        # It is asked about each before and after it is sent, and then when the stage probes.
-        injection.wait_for(2 * len(SMALL) + 1)
+        # It is asked about each before it is read, before and after it is sent, and when the stage probes.
+        injection.wait_for(3 * len(SMALL) + 1)
         files_at_stake.inject(injection.injected)
         wire.relieve()
         files_at_stake.over()

@@ -48,7 +48,7 @@ from watcher.supervision.circuit_breaker import CircuitBreaker
 from watcher.telemetry import Metrics, TransferProgress
 
 ROW_BACKOFF = Backoff(base=1.0, factor=2.0, cap=300.0)
-PROBE_BACKOFF = Backoff(base=2.0, factor=2.0, cap=30.0)
+PROBE_BACKOFF = Backoff(base=1.0, factor=2.0, cap=30.0)
 CHECKING_PUBLISHERS = 4
 """How many threads publish where public URLs are fetched first: a slow one holds up only its own thread."""
 RELEASE_BATCH = 32

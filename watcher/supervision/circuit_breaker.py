@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import structlog
@@ -19,9 +19,13 @@ from watcher.supervision.backoff import Backoff
 
 log = structlog.get_logger()
 
+ENVIRONMENT_ROWS = 2
+"""So many rows that fail for the environment, with no success in between, pause a stage."""
 OUTAGE_ROWS = 3
 OUTAGE_FAILURES = 5
 """So many rows that the server failed, or so many times, with no success in between, pause a stage."""
+MAX_KNOWN = 8
+"""As many rows more have to fail at most if others are known that fail by themselves."""
 SUSPICION_SECONDS = 30.0
 """How long a stage waits for another row to decide before it counts as paused."""
 PROVEN_SECONDS = 60.0
@@ -53,7 +57,8 @@ class CircuitBreaker:
         self._paused_at = 0.0
         self._notify: Callable[[], None] = lambda: None
         self._concerns_all = False
-        self._suspicion: Failure | None = None
+        self._suspicions: list[tuple[Failure, Mapping[str, object]]] = []
+        """Failures that other rows have yet to decide about, each with what the log says of its row."""
         self._suspected_at = 0.0
         self._failures = 0
         self._is_on_probation = False
@@ -89,7 +94,7 @@ class CircuitBreaker:
     @property
     def is_doubted(self) -> bool:
         """Whether only one row may be tried at a time: the stage is paused, or one row suggests it."""
-        return self._failure is not None or self._suspicion is not None
+        return self._failure is not None or bool(self._suspicions)
 
     @property
     def is_unproven(self) -> bool:
@@ -140,17 +145,22 @@ class CircuitBreaker:
             if len(self._tried) > MAX_TRIED:
                 self._tried.popitem(last=False)
             alike = sum(kind is failure.kind for kind in self._tried.values())
+            # Rows that have failed by themselves make it likely that the next one does, too.
+            known = min(max(0, len(self._failed_at) - len(self._tried)), MAX_KNOWN)
             if not is_environment:
                 self._failures += 1
-                is_few = alike < OUTAGE_ROWS and self._failures < OUTAGE_FAILURES
+                is_few = alike < OUTAGE_ROWS + known and self._failures < OUTAGE_FAILURES + known
                 if is_few and not is_paused and not self._is_on_probation:
                     self._delayed.add(row)
                     return False
-            is_suspect = is_environment and alike == 1 and not is_paused
+            concerns_all = alike >= ENVIRONMENT_ROWS + known
+            is_suspect = is_environment and not concerns_all and not is_paused
             if is_suspect:
-                self._suspicion, self._suspected_at = failure, self._clock()
+                if not self._suspicions:
+                    self._suspected_at = self._clock()
+                self._suspicions.append((failure, structlog.contextvars.get_contextvars()))
         if not (is_suspect and has_others()):
-            self._pause(failure, concerns_all=alike > 1)
+            self._pause(failure, concerns_all=concerns_all)
         return True
 
     def succeed(self, row: int | None = None) -> None:
@@ -162,11 +172,14 @@ class CircuitBreaker:
             self._succeeded_at = self._clock()
             self._failures = self._trips = 0
             self._is_on_probation = False
-            self._suspicion = None
+            suspicions, self._suspicions = self._suspicions, []
             self._fails_after_bytes = False
             self._tried.clear()
             has_ended = self._end_pause()
             self._delayed.clear()
+        for failure, of_row in suspicions:
+            said = {"stage": self.stage, "code": failure.code, "reason": failure.sentence, **of_row}
+            log.warning("attempt_failed", **said)
         if has_ended:
             self._announce_end()
 
@@ -221,10 +234,10 @@ class CircuitBreaker:
     def settle_suspicion(self, *, has_others: bool) -> None:
         """Pause if no other row will decide about a suspicion, or has not in `SUSPICION_SECONDS`."""
         with self._lock:
-            suspicion = self._suspicion
+            failure = self._suspicions[0][0] if self._suspicions else None
             is_old = self._clock() - self._suspected_at > SUSPICION_SECONDS
-        if suspicion is not None and (is_old or not has_others):
-            self._pause(suspicion, concerns_all=False)
+        if failure is not None and (is_old or not has_others):
+            self._pause(failure, concerns_all=False)
 
     def clear(self, code: str | None = None) -> None:
         """Resume, because the cause of the pause has ended; with `code`, only from a pause of that code."""
@@ -250,7 +263,7 @@ class CircuitBreaker:
                 self._probe_at = self._clock() + self._backoff.ceiling(self._trips)
                 self._trips += 1
             self._failure = failure
-            self._suspicion = None
+            self._suspicions.clear()
             self._concerns_all |= concerns_all
         if is_news:
             log.error("stage_paused", stage=self.stage, code=failure.code, reason=failure.sentence)

@@ -8,6 +8,8 @@ from structlog.testing import capture_logs
 from watcher.errors import Failure, FailureKind
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.circuit_breaker import (
+    ENVIRONMENT_ROWS,
+    MAX_KNOWN,
     OUTAGE_FAILURES,
     PROVEN_SECONDS,
     SUSPICION_SECONDS,
@@ -184,7 +186,7 @@ def test_a_row_that_fails_while_others_succeed_is_by_itself_and_the_stage_is_nev
         for _ in range(3):
             assert not fail(breaker, 1)
             assert not is_doubted(breaker)
-    assert logs == []
+    assert [(log["event"], log["code"]) for log in logs] == [("attempt_failed", DENIED.code)]
 
 
 def test_the_failure_of_a_second_row_pauses_the_stage_with_its_backoff(
@@ -221,6 +223,22 @@ def test_rows_that_fail_by_themselves_do_not_pause_the_stage_together(breaker: C
         assert not fail(breaker, 1)
         assert not fail(breaker, 2)
     assert not is_doubted(breaker)
+
+
+def test_where_many_rows_fail_by_themselves_it_takes_more_of_them_to_pause_the_stage(
+    breaker: CircuitBreaker,
+) -> None:
+    """Otherwise a thousand such rows would pause it hundreds of times; the number is limited, though."""
+    for row in range(100, 120):
+        fail(breaker, row)
+        breaker.succeed(1)
+    for row in range(200, 200 + MAX_KNOWN + ENVIRONMENT_ROWS - 1):
+        assert fail(breaker, row)
+        assert failure(breaker) is None
+        assert may_try_another(breaker)
+    fail(breaker, 300)
+    assert failure(breaker) is DENIED
+    assert not may_try_another(breaker)
 
 
 def test_a_row_that_succeeds_is_evidence_again(breaker: CircuitBreaker) -> None:

@@ -278,7 +278,33 @@ def test_a_poisoned_row_delays_no_other_one(fixture: RunnerFixture) -> None:
     assert "Allow it." in row.last_error
     assert row.due_at > fixture.clock()
     assert [log["event"] for log in logs if log["event"].startswith("stage_")] == []
-    assert [log["code"] for log in logs if log["event"] == "attempt_failed"] == ["AccessDenied"]
+    assert {log["code"] for log in logs if log["event"] == "attempt_failed"} == {"AccessDenied"}
+
+
+def test_many_poisoned_rows_at_the_head_of_the_queue_pause_the_stage_hardly_ever(
+    fixture: RunnerFixture,
+) -> None:
+    """They are neighbours, a quarter of all: the first pause ends with a row from the end of the queue."""
+    rows = fixture.enqueue(80)
+    poisoned = {row.id for row in rows[:20]}
+
+    def act(upload: Upload, _work: Work) -> None:
+        if upload.id in poisoned:
+            raise DENIED
+
+    fixture.stage.act = act
+    pause = threading.Event()
+    with capture_logs() as logs:
+        runner = fixture.run(threads=4)
+        deadline = time.monotonic() + 3 * WAIT_SECONDS
+        while len(fixture.ledger.uploads(state=State.VERIFIED)) < 60:
+            assert time.monotonic() < deadline
+            if fixture.breaker.seconds_to_probe():
+                fixture.now += 1
+                runner.wake()
+            pause.wait(0.01)
+    assert [log["event"] for log in logs].count("stage_paused") <= 2
+    assert fixture.now <= 6
 
 
 def test_a_row_that_paused_an_idle_stage_is_not_the_probe_when_another_one_arrives(
