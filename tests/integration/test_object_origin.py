@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from db import State, Upload
+from tests.support.catalog_rows import BASE_URL, CatalogRows
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, no_fault, s3_error
 from tests.support.harness import BUCKET, Harness, MakeHarness
 from tests.support.s3_server import S3Server
@@ -153,3 +154,28 @@ def test_a_missing_file_is_not_gone_while_s3_does_not_say_whether_it_has_the_obj
     harness.app.ledger.make_due(State.PENDING)
     (row,) = harness.step(State.PENDING)
     assert row.state is State.VERIFIED
+
+
+def test_beside_a_compressor_a_row_of_an_older_ledger_passes_the_gate_and_is_published(
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
+) -> None:
+    """It waited at the gate when the backup was made; its catalog row shows the dead local URL."""
+    harness = make_catalog_harness()
+    row = rows.insert("my_video_720p.mp4", "720p")
+    before = harness.put(PATH, video)
+    harness.admit_waiting()
+    released = harness.finish(PATH)
+    assert (released.state, rows.url_of(row)) == (State.RELEASED, released.url)
+    columns = ("state", "awaits_row", "checksum", "etag", "url", "catalog_row_id", "catalog_row_at")
+    times = ("verified_at", "published_at", "released_at")
+    uploads = harness.app.context.database.tables.uploads
+    with harness.app.context.database.transaction():
+        uploads.update({name: getattr(before, name) for name in (*columns, *times)}).execute()
+        harness.app.context.database.tables.publications.delete().execute()
+    rows.update(row, url=f"{BASE_URL}/{PATH}")
+    harness.write("another.txt", b"the directory is not empty")
+    harness.app.scanner.scan()
+    (upload,) = harness.step(State.PENDING)
+    assert (upload.state, upload.catalog_row_id) == (State.VERIFIED, row)
+    harness.step(State.VERIFIED)
+    assert rows.url_of(row) == released.url
