@@ -247,7 +247,7 @@ class Orphans(Worker):
         with self._catalog.table.snapshot():
             look = Look(self._catalog.table.count(), self._ledger.now())
             orphans = self._without_rows(candidates)
-        self._believe(look, records=records)
+        self._believe(look, has_orphans=bool(orphans), records=records)
         ids = [upload.id for upload in orphans]
         if records:
             self._missing.record(ids, look.at, after=after, last=following)
@@ -279,11 +279,14 @@ class Orphans(Worker):
         referenced = self._catalog.table.shown_urls(asked) if asked else set()
         return [upload for upload in missing if not shown[upload.id] & referenced]
 
-    def _believe(self, look: Look, *, records: bool) -> None:
-        """Raise `RowsLostError` if the table is empty, or has lost many rows since the last look."""
-        if look.rows == 0:
-            raise RowsLostError("The compressor's table is empty: is its database being restored?")
+    def _believe(self, look: Look, *, has_orphans: bool, records: bool) -> None:
+        """Raise `RowsLostError` if the table is empty, or has lost many rows since the last look.
+
+        Before the first row and the first object, an empty table is no loss.
+        """
         last = self._missing.last_look()
+        if look.rows == 0 and (has_orphans or (last is not None and last.rows > 0)):
+            raise RowsLostError("The compressor's table is empty: is its database being restored?")
         if last is None or last.rows - look.rows <= max(LOST_ROWS, LOST_SHARE * last.rows):
             return
         if look.at - last.at < LOSS_STANDS_AFTER:

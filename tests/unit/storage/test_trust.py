@@ -84,7 +84,7 @@ def test_where_the_public_url_is_not_trusted_nothing_is_said_of_acls(
         config = config_for(proxy.url, bucket, acl="public-read", base_url=cdn.url)
         results = {result.name: result for result in check_storage(config, cors_origins=())}
     assert "AWS_CA_BUNDLE" in results["public URL"].remedy
-    assert "unknown" in results["ACL"].detail
+    assert "not tried" in results["ACL"].detail
     assert "AWS_S3_ACL" not in results["ACL"].remedy
 
 
