@@ -67,7 +67,7 @@ class CircuitBreaker:
         self._successes = 0
         self._succeeded_at: float | None = None
         self._failed_at: OrderedDict[int, int] = OrderedDict()
-        """By row, the number of successes when it failed last; `_OWN` once its failures are its own."""
+        """By row, the number of successes when it failed for the environment; `_OWN` once that is its own."""
         self._tried: OrderedDict[int, FailureKind] = OrderedDict()
         """The rows that have failed since the last success."""
         self._delayed: set[int] = set()
@@ -130,26 +130,20 @@ class CircuitBreaker:
         """
         is_environment = failure.kind is FailureKind.ENVIRONMENT
         with self._lock:
-            moved = row in self._moving
             is_paused = self._failure is not None
-            is_own = not is_paused and self._failed_at.get(row, self._successes) < self._successes
-            self._failed_at[row] = _OWN if is_own else self._successes
-            self._failed_at.move_to_end(row)
-            if len(self._failed_at) > MAX_ROWS:
-                self._failed_at.popitem(last=False)
-            if is_own:
+            if is_environment and self._is_own(row, is_paused=is_paused):
                 self._delayed.add(row)
                 return False
-            self._fails_after_bytes |= moved and is_environment
+            self._fails_after_bytes |= is_environment and row in self._moving
             self._tried[row] = failure.kind
             if len(self._tried) > MAX_TRIED:
                 self._tried.popitem(last=False)
             alike = sum(kind is failure.kind for kind in self._tried.values())
             # Rows that have failed by themselves make it likely that the next one does, too.
-            known = min(max(0, len(self._failed_at) - len(self._tried)), MAX_KNOWN)
+            known = min(max(0, len(self._failed_at) - alike), MAX_KNOWN) if is_environment else 0
             if not is_environment:
                 self._failures += 1
-                is_few = alike < OUTAGE_ROWS + known and self._failures < OUTAGE_FAILURES + known
+                is_few = alike < OUTAGE_ROWS and self._failures < OUTAGE_FAILURES
                 if is_few and not is_paused and not self._is_on_probation:
                     self._delayed.add(row)
                     return False
@@ -253,6 +247,15 @@ class CircuitBreaker:
         with self._lock:
             if self._failure is not None and self._failure.code == code:
                 self._probe_at, self._trips = self._clock(), 0
+
+    def _is_own(self, row: int, *, is_paused: bool) -> bool:
+        """Whether others have succeeded since the row failed for the environment; notes that it has again."""
+        is_own = not is_paused and self._failed_at.get(row, self._successes) < self._successes
+        self._failed_at[row] = _OWN if is_own else self._successes
+        self._failed_at.move_to_end(row)
+        if len(self._failed_at) > MAX_ROWS:
+            self._failed_at.popitem(last=False)
+        return is_own
 
     def _pause(self, failure: Failure, *, concerns_all: bool) -> None:
         with self._lock:

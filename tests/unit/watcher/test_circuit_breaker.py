@@ -290,6 +290,18 @@ def test_failures_of_the_server_between_successes_pause_nothing(breaker: Circuit
     assert breaker.take_hastened() == frozenset()
 
 
+def test_rows_that_failed_while_a_server_was_unsteady_pause_the_stage_when_it_is_away(
+    breaker: CircuitBreaker,
+) -> None:
+    """Otherwise each of them would find out by itself, with a backoff of minutes."""
+    for _ in range(3):
+        for row in (1, 2, 3):
+            assert not fail(breaker, row, AWAY)
+            breaker.succeed(100)
+    assert [fail(breaker, row, AWAY) for row in (1, 2, 3)] == [False, False, True]
+    assert failure(breaker) is AWAY
+
+
 def test_an_answer_ends_an_outage_on_probation(breaker: CircuitBreaker, clock: Clock) -> None:
     for row in (1, 2, 3):
         fail(breaker, row, AWAY)
