@@ -82,7 +82,7 @@ class MultipartSender:
 
         Raises `SlowLineError` where smaller parts are better; the upload was aborted.
         """
-        listed = self._kepts(resume) if resume is not None else None
+        listed = self._kept_parts(resume) if resume is not None else None
         multipart = self._create(part_size) if resume is None or listed is None else resume
         try:
             self._adopt_parts(multipart, listed or {})
@@ -120,7 +120,7 @@ class MultipartSender:
                 raise
         return multipart
 
-    def _kepts(self, multipart: Multipart) -> dict[int, Mapping[str, Any]] | None:
+    def _kept_parts(self, multipart: Multipart) -> dict[int, Mapping[str, Any]] | None:
         """The parts that the server lists, by number; None if the upload cannot be resumed."""
         size = self._transfer.source.size
         if multipart.part_size < S3_MIN_PART_SIZE or size > multipart.part_size * MAX_PARTS:

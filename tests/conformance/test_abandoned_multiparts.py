@@ -28,7 +28,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 
 @pytest.fixture
-def janitor(ledger: Ledger, store: ObjectStore, prefix: str) -> AbandonedMultiparts:
+def abandoned_multiparts(ledger: Ledger, store: ObjectStore, prefix: str) -> AbandonedMultiparts:
     return AbandonedMultiparts(
         ledger=ledger,
         store=store,
@@ -62,7 +62,11 @@ def still_open(store: ObjectStore, prefix: str) -> set[str]:
 
 
 def test_at_the_start_a_remembered_upload_stays_and_a_forgotten_one_of_our_key_goes(
-    backend: Backend, janitor: AbandonedMultiparts, ledger: Ledger, store: ObjectStore, prefix: str
+    backend: Backend,
+    abandoned_multiparts: AbandonedMultiparts,
+    ledger: Ledger,
+    store: ObjectStore,
+    prefix: str,
 ) -> None:
     """One of a key without a row in this ledger belongs to another writer, and is never touched."""
     remembered = begin(backend, f"{prefix}/remembered.mp4")
@@ -70,24 +74,28 @@ def test_at_the_start_a_remembered_upload_stays_and_a_forgotten_one_of_our_key_g
     foreign = begin(backend, f"{prefix}/foreign.mp4")
     enqueue(ledger, f"{prefix}/remembered.mp4", remembered)
     enqueue(ledger, f"{prefix}/forgotten.mp4")
-    assert janitor.adopt_or_abort()
+    assert abandoned_multiparts.adopt_or_abort()
     assert still_open(store, prefix) == {remembered, foreign}
 
 
 def test_what_a_row_left_open_when_it_ended_is_aborted_later(
-    backend: Backend, janitor: AbandonedMultiparts, ledger: Ledger, store: ObjectStore, prefix: str
+    backend: Backend,
+    abandoned_multiparts: AbandonedMultiparts,
+    ledger: Ledger,
+    store: ObjectStore,
+    prefix: str,
 ) -> None:
     key = f"{prefix}/given_up.mp4"
     upload = enqueue(ledger, key, begin(backend, key))
     ledger.advance(upload, State.GONE, error="The file disappeared.", error_code="local-missing")
-    assert janitor.abort_abandoned() == 1
+    assert abandoned_multiparts.abort_abandoned() == 1
     assert still_open(store, prefix) == set()
-    assert janitor.abort_abandoned() == 0
+    assert abandoned_multiparts.abort_abandoned() == 0
 
 
 def test_an_upload_that_a_policy_keeps_from_being_aborted_keeps_no_other_one_open(
     backend: Backend,
-    janitor: AbandonedMultiparts,
+    abandoned_multiparts: AbandonedMultiparts,
     ledger: Ledger,
     store: ObjectStore,
     proxy: FaultProxy,
@@ -105,7 +113,7 @@ def test_an_upload_that_a_policy_keeps_from_being_aborted_keeps_no_other_one_ope
         else forward()
     )
     with pytest.raises(StorageError, match="AccessDenied"):
-        janitor.abort_abandoned()
+        abandoned_multiparts.abort_abandoned()
     assert [upload.object_key for upload in ledger.abandoned_multiparts(10)] == [f"{prefix}/denied.mp4"]
-    assert not janitor.adopt_or_abort()
+    assert not abandoned_multiparts.adopt_or_abort()
     assert still_open(store, prefix) == {denied}

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from db import InstanceReport, Ledger, State, format_time
+from watcher.app.sole_instance import FRESH
 from watcher.cli.output import echo, print_table
 from watcher.telemetry import human_duration, human_size
-
-SILENT_AFTER = timedelta(seconds=30)
-"""A daemon reports every few seconds; one without a report for this long has died or lost the database."""
 
 STOPPED, RUNNING, SILENT = "stopped", "running", "silent"
 
@@ -42,7 +40,7 @@ class Instance:
         """One of `STOPPED`, `SILENT` and `RUNNING`."""
         if self.reported("phase") == "stopped":
             return STOPPED
-        return SILENT if self.silence > SILENT_AFTER else RUNNING
+        return SILENT if self.silence > FRESH else RUNNING
 
     def reported(self, name: str) -> object:
         """Return a value of its report; None if its version of the program does not report it."""

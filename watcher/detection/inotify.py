@@ -46,6 +46,11 @@ _NEEDS_NO_WATCH = frozenset(
     {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
 )
 
+WATCHES_HINT = (
+    "Only scans (RESCAN_SECONDS) find new files in directories that are not watched. Raise "
+    "fs.inotify.max_user_watches with sysctl; no restart is needed."
+)
+
 AddWatch = Callable[[int, bytes], int]
 
 
@@ -215,7 +220,9 @@ class Watches(InotifyFD):
             is_news, self._is_shortage_logged = not self._is_shortage_logged, True
             watched = len(self._paths)
         if is_news:
-            log.error("watches_exhausted", watched=watched, path=path, reason=_reason(error), hint=HINT)
+            log.error(
+                "watches_exhausted", watched=watched, path=path, reason=_reason(error), hint=WATCHES_HINT
+            )
 
     def _explore(self, path: str) -> None:
         """Watch a new directory tree and report its files; its scan finds what is missed here."""
@@ -237,12 +244,6 @@ class Watches(InotifyFD):
                         self._callbacks.notice_file(below)
                     if budget <= 0:
                         return
-
-
-HINT = (
-    "Only scans (RESCAN_SECONDS) find new files in directories that are not watched. Raise "
-    "fs.inotify.max_user_watches with sysctl; no restart is needed."
-)
 
 
 def _reason(error: OSError) -> str:

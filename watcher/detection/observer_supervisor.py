@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import structlog
 
-from watcher.detection.inotify import HINT
+from watcher.detection.inotify import WATCHES_HINT
 from watcher.detection.observer import TreeObserver
 from watcher.filesystem import RootUnavailableError, Tree
 from watcher.supervision.background_thread import Supervisor, Worker
@@ -40,7 +40,7 @@ class ObserverSupervisor(Worker):
         supervisor: Supervisor,
         metrics: Metrics,
     ) -> None:
-        super().__init__(supervisor, "watchman")
+        super().__init__(supervisor, "observer supervisor")
         self._tree = tree
         self._observer = observer
         self._request_full_scan = request_full_scan
@@ -49,7 +49,7 @@ class ObserverSupervisor(Worker):
         self._failure_reason = ""
         self._is_root_away = False
         self._was_checked = False
-        self.add_thread("watchman", self._step, patience=PATIENCE_SECONDS)
+        self.add_thread("observer supervisor", self._step, patience=PATIENCE_SECONDS)
 
     @property
     def failure_reason(self) -> str:
@@ -57,7 +57,7 @@ class ObserverSupervisor(Worker):
         if self._failure_reason:
             return self._failure_reason
         if unwatched := self._observer.unwatched:
-            return f"{unwatched} directories are not watched, for inotify watches ran out. {HINT}"
+            return f"{unwatched} directories are not watched, for inotify watches ran out. {WATCHES_HINT}"
         return ""
 
     def start(self) -> None:

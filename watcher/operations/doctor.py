@@ -19,14 +19,12 @@ from db import (
 )
 from storage import CheckResult, failed, not_tried, ok, warning
 from watcher.app.factories import make_catalog, make_ledger, open_ledger_database
+from watcher.app.sole_instance import FRESH
 from watcher.filesystem import instance_lock
 from watcher.operations.catalog_checks import NIL_VIDEO_ID, catalog_grants, check_catalog, reason_of
 from watcher.operations.directory_checks import check_directory, check_disk
 from watcher.settings import CatalogKind, Settings, UnusedSetting, unused_settings
 from watcher.telemetry import human_duration
-
-HEARTBEAT_TIMEOUT = timedelta(seconds=60)
-"""A daemon writes a heartbeat every few seconds; without one for this long it has ended."""
 
 
 def check_host(settings: Settings, lock: str) -> Iterator[CheckResult]:
@@ -170,4 +168,4 @@ def _heartbeat_age(settings: Settings, database: Database) -> timedelta | None:
     if report is None or report.report.get("phase") == "stopped":
         return None
     age = ledger.now() - report.heartbeat_at
-    return age if age < HEARTBEAT_TIMEOUT else None
+    return age if age < FRESH else None

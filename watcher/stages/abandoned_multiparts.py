@@ -64,7 +64,7 @@ class AbandonedMultiparts(Worker):
         supervisor: Supervisor,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(supervisor, "janitor thread")
+        super().__init__(supervisor, "abandoned multiparts")
         self._ledger = ledger
         self._store = store
         self._prefix = prefix
@@ -82,7 +82,7 @@ class AbandonedMultiparts(Worker):
         self._after = 0
         """The upload after which the next batch begins."""
         self._then: Callable[[], None] | None = None
-        self._thread = self.add_thread("janitor", self._step, patience=PATIENCE_SECONDS)
+        self._thread = self.add_thread("abandoned multiparts", self._step, patience=PATIENCE_SECONDS)
 
     def start(self, *, then: Callable[[], None] = lambda: None) -> None:
         """List the open multipart uploads, call `then`, which may begin to send, then abort every minute.

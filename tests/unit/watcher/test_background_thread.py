@@ -323,7 +323,7 @@ def observer_supervisor(harness: Harness) -> FaultCase:
         supervisor=app.supervisor,
         metrics=app.context.metrics,
     )
-    return FaultCase(worker, "watchman", worker, "_check_root", worker.wake)
+    return FaultCase(worker, "observer supervisor", worker, "_check_root", worker.wake)
 
 
 def claims(harness: Harness) -> FaultCase:
@@ -357,7 +357,10 @@ def disk_pressure(harness: Harness) -> FaultCase:
 
 def abandoned_multiparts(harness: Harness) -> FaultCase:
     return FaultCase(
-        harness.app.abandoned_multiparts, "janitor", harness.app.abandoned_multiparts, "adopt_or_abort"
+        harness.app.abandoned_multiparts,
+        "abandoned multiparts",
+        harness.app.abandoned_multiparts,
+        "adopt_or_abort",
     )
 
 
