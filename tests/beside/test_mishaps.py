@@ -106,7 +106,7 @@ def test_the_same_bytes_compressed_again_are_public_again(
 ) -> None:
     """Everything is released when the compressor writes it anew: nothing has changed but times and rows."""
     videos = platform.videos(AWKWARD_NAMES[:4])
-    with watched(platform) as watch:
+    with watched(platform, RESCAN_SECONDS=3600) as watch:
         compress(platform, videos)
         wait_until(lambda: not unfinished(platform), PATIENCE_SECONDS, lambda: unfinished(platform))
         assert problems(platform) == []
@@ -166,11 +166,16 @@ def originals(platform: Platform, videos: Collection[Video]) -> set[str]:
 def test_what_the_compressor_uploaded_itself_for_a_while_is_found_and_put_right(
     platform: Platform, request: pytest.FixtureRequest
 ) -> None:
-    """The daemon is started only later; what is at the key that it would have used is not sent again."""
-    by_itself, by_us = platform.videos(AWKWARD_NAMES[:4]), platform.videos(["later.mp4", "later.mov"])
+    """Its keys end as the source does, and its URLs are not encoded; the daemon is started only later."""
+    names = (*AWKWARD_NAMES[:5], "question?mark=1&x=2.mov", "plus+and space.mkv", "100%.mov", "a#b.mp4")
+    by_itself, by_us = platform.videos(names), platform.videos(["later.mp4", "later.mov"])
     compress(platform, by_itself, *platform.own_uploads)
+    kept = {
+        f"videos/{video.video_id}/{video.source.stem}_{quality}{video.source.suffix}"
+        for video in by_itself
+        for quality in (*QUALITIES, "original")
+    }
     with watched(platform) as watch:
         compress(platform, by_us)
-    assert problems(platform) == []
-    assert len(platform.completions) == len(by_us) * (len(QUALITIES) + 1)
+    assert problems(platform, kept=kept) == []
     ensure_prompt(request, "uploads by the compressor itself, before", watch)

@@ -76,6 +76,13 @@ ODD: Final = (
     "catalog row locked by another session",
     "`processing` row of a killed compressor",
     "video deleted before its file was sent",
+    "object in place that is private",
+    "one key that a policy denies",
+    "public URL that drips one byte a second",
+    "idle connections on the port of the metrics",
+    "second daemon on one directory",
+    "catalog emptied under `DELETE_ORPHANS`",
+    "older ledger restored",
     "PgBouncer in transaction mode before PostgreSQL",
     "PostgreSQL switched over to a standby, the old server only reads",
 )

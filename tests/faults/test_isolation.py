@@ -1,0 +1,253 @@
+"""Odd objects, answers, connections and ledgers under the real daemon: the others go on at full speed."""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.request import ProxyHandler, Request, build_opener
+
+import pytest
+
+from tests.compressor.database import add_video
+from tests.faults.files_at_stake import BYSTANDERS, FilesAtStake
+from tests.faults.going_well import going_well
+from tests.support.bucket_contents import keys
+from tests.support.catalog_rows import CatalogRows
+from tests.support.daemon_process import DaemonProcess, command, running_daemon
+from tests.support.fault_proxy import Answer, FaultProxy, Forward, no_fault, s3_error
+from tests.support.fault_proxy import Request as S3Request
+from tests.support.harness import BUCKET, VIDEO_ID, MakeSettings
+from tests.support.ports import free_address
+from tests.support.s3_server import S3Server
+from tests.support.video_files import padded
+from watcher.settings.model import Settings
+
+NAME = "odd_720p.mp4"
+PATH = f"{VIDEO_ID}/{NAME}"
+KEY = f"videos/{PATH}"
+IDLE = 400
+DESCRIPTORS = 256
+"""Fewer than there are idle connections."""
+ACCEPT_SECONDS = 0.03
+"""How long a port that takes everything needs for one connection."""
+DRIP_SECONDS = 0.5
+
+
+@pytest.fixture
+def chosen(settings: MakeSettings) -> Settings:
+    """A daemon with a catalog of its own, which no scan helps."""
+    return settings(RESCAN_SECONDS=86400)
+
+
+@pytest.mark.fault("object in place that is private")
+def test_an_identical_object_that_is_private_is_made_public(
+    chosen: Settings, server: S3Server, video: bytes, files_at_stake: FilesAtStake
+) -> None:
+    """It was uploaded by others; until it is public its row waits, and no other one does."""
+    server.client().put_object(Bucket=BUCKET, Key=KEY, Body=video)
+    with going_well(chosen) as daemon:
+        files_at_stake.put(chosen, PATH, video)
+        files_at_stake.inject()
+        for _ in range(3):
+            files_at_stake.bystander(daemon, chosen, video)
+        daemon.expect("upload_released", path=PATH)
+        files_at_stake.recovered()
+    files_at_stake.judge(chosen)
+
+
+@pytest.mark.fault("one key that a policy denies")
+def test_a_key_that_is_denied_is_its_own_rows_trouble(
+    chosen: Settings, proxy: FaultProxy, video: bytes, files_at_stake: FilesAtStake
+) -> None:
+    """The stage pauses only while another row is probed, and not at all once that one succeeds."""
+    denied = threading.Event()
+
+    def deny(request: S3Request, forward: Forward) -> Answer:
+        if request.method != "PUT" or NAME not in request.path:
+            return forward()
+        denied.set()
+        files_at_stake.inject()
+        return s3_error(403, "AccessDenied")
+
+    proxy.fault = deny
+    with going_well(chosen) as daemon:
+        files_at_stake.put(chosen, PATH, video)
+        assert denied.wait(20)
+        for _ in range(5):
+            files_at_stake.bystander(daemon, chosen, video)
+        proxy.fault = no_fault
+        files_at_stake.over()
+        assert command(chosen, "retry", "--all").returncode == 0
+        daemon.expect("upload_released", path=PATH)
+        files_at_stake.recovered()
+    files_at_stake.judge(chosen)
+
+
+@contextmanager
+def dripping(upstream: str, name: str, stopped: threading.Event) -> Iterator[str]:
+    """The URL of a site before a server; of one object it sends no more than a header that does not end."""
+    fetch = build_opener(ProxyHandler({}))
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # http.server's name
+            if name in self.path and not stopped.is_set():
+                self.drip()
+                return
+            asked = {"Range": value} if (value := self.headers.get("Range")) else {}
+            request = Request(upstream + self.path, headers=asked, method=self.command)
+            with fetch.open(request, timeout=20) as answer:
+                self.send_response_only(answer.status)
+                for header in ("Content-Type", "Content-Length", "Content-Range"):
+                    if value := answer.headers.get(header):
+                        self.send_header(header, value)
+                self.end_headers()
+                self.wfile.write(answer.read())
+
+        do_HEAD = do_GET  # noqa: N815  # http.server's name
+
+        def drip(self) -> None:
+            self.close_connection = True
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Dripping: ")
+            with suppress(ConnectionError):
+                while not stopped.wait(DRIP_SECONDS):
+                    self.wfile.write(b"x")
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # http.server's name
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as site:
+        thread = threading.Thread(target=site.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{site.server_address[1]}/{BUCKET}"
+        finally:
+            stopped.set()
+            site.shutdown()
+            thread.join()
+
+
+@pytest.mark.fault("public URL that drips one byte a second")
+def test_an_answer_that_does_not_end_holds_up_its_own_row(
+    settings: MakeSettings, server: S3Server, video: bytes, files_at_stake: FilesAtStake
+) -> None:
+    stopped = threading.Event()
+    with dripping(server.url, NAME, stopped) as url:
+        chosen = settings(RESCAN_SECONDS=86400, VERIFY_PUBLIC_URL=True, AWS_S3_BASE_URL=url)
+        with going_well(chosen) as daemon:
+            files_at_stake.put(chosen, PATH, video)
+            files_at_stake.inject()
+            daemon.expect("upload_verified", path=PATH)
+            for _ in range(3):
+                files_at_stake.bystander(daemon, chosen, video)
+            stopped.set()
+            files_at_stake.over()
+            daemon.expect("upload_released", path=PATH)
+            files_at_stake.recovered()
+    files_at_stake.judge(chosen)
+
+
+def descriptors(daemon: DaemonProcess) -> int:
+    """How many file descriptors the daemon has open."""
+    return len(os.listdir(f"/proc/{daemon.process.pid}/fd"))
+
+
+@pytest.mark.fault("idle connections on the port of the metrics")
+def test_idle_connections_take_no_descriptors_from_uploads(
+    settings: MakeSettings, server: S3Server, video: bytes, files_at_stake: FilesAtStake
+) -> None:
+    chosen = settings(RESCAN_SECONDS=86400, METRICS_ADDRESS=free_address())
+    host, _, port = chosen.metrics_address.rpartition(":")
+    few = ("prlimit", f"--nofile={DESCRIPTORS}:{DESCRIPTORS}")
+    with going_well(chosen, through=few) as daemon, ExitStack() as stack:
+        for _ in range(IDLE):
+            before = descriptors(daemon)
+            idle = stack.enter_context(socket.socket())
+            idle.setblocking(False)
+            idle.connect_ex((host, int(port)))
+            deadline = time.monotonic() + ACCEPT_SECONDS
+            # A queue of connections that overflows would be emptied by retransmissions, a few a second.
+            while descriptors(daemon) <= before and time.monotonic() < deadline:
+                select.select([], [], [], ACCEPT_SECONDS / 10)
+        files_at_stake.inject(IDLE)
+        for _ in range(3):
+            path = files_at_stake.bystander(daemon, chosen, video)
+        daemon.expect("upload_released", path=path)
+    files_at_stake.judge(chosen)
+
+
+@pytest.mark.fault("second daemon on one directory")
+def test_a_second_daemon_on_the_directory_does_not_start(
+    settings: MakeSettings, place: str, video: bytes, files_at_stake: FilesAtStake
+) -> None:
+    """Its ledger and its state directory are its own; it would delete what the first one keeps."""
+    first = settings(KEEP_LOCAL=True)
+    second = settings(DATABASE_URL=f"sqlite://{place}/other/ledger.sqlite3", INSTANCE_ID="second")
+    os.mkdir(f"{place}/other")
+    with going_well(first) as daemon:
+        target = files_at_stake.put(first, PATH, video)
+        daemon.expect("upload_published", path=PATH)
+        with running_daemon(second, environment={"STATE_DIRECTORY": f"{place}/other"}) as other:
+            files_at_stake.inject()
+            assert other.wait(30) == 1
+        files_at_stake.bystander(daemon, first, video)
+        assert os.path.exists(target)
+    files_at_stake.judge(first)
+
+
+@pytest.fixture
+def beside(settings: MakeSettings, rows: CatalogRows) -> Settings:
+    """A daemon beside the compressor."""
+    add_video(rows.url, BYSTANDERS)
+    return settings(DATABASE_URL=rows.url, CATALOG="compressor", DELETE_ORPHANS=True)
+
+
+@pytest.mark.fault("catalog emptied under `DELETE_ORPHANS`")
+def test_no_object_is_deleted_on_one_look_at_an_empty_table(
+    beside: Settings, rows: CatalogRows, server: S3Server, video: bytes, files_at_stake: FilesAtStake
+) -> None:
+    """The daemon looks at its start, when the local copies are long gone."""
+    paths = [f"{VIDEO_ID}/{number}_720p.mp4" for number in range(3)]
+    with going_well(beside) as daemon:
+        for number, path in enumerate(paths):
+            rows.insert(os.path.basename(path), "720p")
+            files_at_stake.put(beside, path, padded(video, len(video) + 100 + number))
+        for path in paths:
+            daemon.expect("upload_released", path=path)
+    rows.connection.execute("TRUNCATE video_qualities")
+    files_at_stake.inject()
+    with going_well(beside) as daemon:
+        path = files_at_stake.bystander(daemon, beside, video, rows)
+        daemon.expect("upload_released", path=path)
+        assert keys(server) >= {f"videos/{path}" for path in paths}
+    files_at_stake.judge(beside)
+
+
+@pytest.mark.fault("older ledger restored")
+def test_what_an_older_ledger_does_not_know_is_asked_of_s3(
+    chosen: Settings, proxy: FaultProxy, place: str, video: bytes, files_at_stake: FilesAtStake
+) -> None:
+    """It has the upload as pending; the copy is gone, and the object is there."""
+    state, backup = f"{place}/state", f"{place}/backup"
+    proxy.fault = lambda request, forward: s3_error(503, "SlowDown") if request.method == "PUT" else forward()
+    with going_well(chosen) as daemon:
+        files_at_stake.put(chosen, PATH, video)
+        daemon.expect("attempt_failed", path=PATH)
+    shutil.copytree(state, backup)
+    proxy.fault = no_fault
+    with going_well(chosen) as daemon:
+        daemon.expect("upload_released", path=PATH)
+    shutil.rmtree(state)
+    shutil.copytree(backup, state)
+    files_at_stake.inject()
+    with going_well(chosen) as daemon:
+        files_at_stake.bystander(daemon, chosen, video)
+        daemon.expect("upload_published", path=PATH)
+        files_at_stake.recovered()
+    files_at_stake.judge(chosen)
