@@ -81,6 +81,8 @@ ODD: Final = (
     "public URL that drips one byte a second",
     "idle connections on the port of the metrics",
     "second daemon on one directory",
+    "edit that keeps size and modification time",
+    "stray file with the key of another one",
     "catalog emptied under `DELETE_ORPHANS`",
     "older ledger restored",
     "PgBouncer in transaction mode before PostgreSQL",

@@ -33,6 +33,7 @@ NAME = "odd_720p.mp4"
 PATH = f"{VIDEO_ID}/{NAME}"
 KEY = f"videos/{PATH}"
 IDLE = 400
+RETENTION_SECONDS = 5
 DESCRIPTORS = 256
 """Fewer than there are idle connections."""
 ACCEPT_SECONDS = 0.03
@@ -201,11 +202,55 @@ def test_a_second_daemon_on_the_directory_does_not_start(
     files_at_stake.judge(first)
 
 
+@pytest.mark.fault("edit that keeps size and modification time")
+def test_an_edit_that_only_ctime_shows_is_uploaded_before_its_copy_goes(
+    settings: MakeSettings, server: S3Server, video: bytes, files_at_stake: FilesAtStake
+) -> None:
+    """As `exiftool -P` and `rsync --inplace -t` make it."""
+    chosen = settings(RESCAN_SECONDS=86400, RELEASE_AFTER_SECONDS=RETENTION_SECONDS)
+    before, after = padded(video, len(video) + 100), padded(video, len(video) + 99) + b"\1"
+    with going_well(chosen) as daemon:
+        target = files_at_stake.put(chosen, PATH, before)
+        daemon.expect("upload_published", path=PATH)
+        found = os.stat(target)
+        with open(target, "r+b") as file:
+            file.write(after)
+        os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))
+        files_at_stake.add(PATH, after)
+        files_at_stake.inject()
+        files_at_stake.bystander(daemon, chosen, video)
+        daemon.expect("upload_released", path=PATH)
+        files_at_stake.recovered()
+    files_at_stake.judge(chosen)
+
+
 @pytest.fixture
 def beside(settings: MakeSettings, rows: CatalogRows) -> Settings:
     """A daemon beside the compressor."""
     add_video(rows.url, BYSTANDERS)
     return settings(DATABASE_URL=rows.url, CATALOG="compressor", DELETE_ORPHANS=True)
+
+
+@pytest.mark.fault("stray file with the key of another one")
+def test_a_stray_file_that_waits_holds_no_key(
+    beside: Settings, rows: CatalogRows, video: bytes, files_at_stake: FilesAtStake
+) -> None:
+    """`clip_original.mp4` has no row; `clip.mp4` is the original of that key."""
+    stray, good = f"{VIDEO_ID}/clip_original.mp4", f"{VIDEO_ID}/clip.mp4"
+    with going_well(beside) as daemon:
+        path = os.path.join(beside.completed_dir, stray)
+        os.makedirs(os.path.dirname(path))
+        with open(path, "wb") as file:
+            file.write(padded(video, len(video) + 8))
+        daemon.expect("file_finished", path=stray)
+        files_at_stake.inject()
+        rows.insert("clip.mp4", "original")
+        # Its object is at the key that the stray file would have.
+        files_at_stake.put(beside, good, video, at_stake=stray)
+        files_at_stake.bystander(daemon, beside, video, rows)
+        daemon.expect("upload_released", path=good)
+        files_at_stake.recovered()
+    files_at_stake.judge(beside)
 
 
 @pytest.mark.fault("catalog emptied under `DELETE_ORPHANS`")
