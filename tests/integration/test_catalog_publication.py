@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -471,17 +472,16 @@ def test_an_original_is_kept_while_the_compressor_is_at_work_on_its_video(
 
 
 def test_the_object_of_another_host_is_not_taken_for_a_lost_one(
-    make_catalog_harness: MakeHarness, rows: CatalogRows, proxy: FaultProxy, server: S3Server, video: bytes
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes, tmp_path: Path
 ) -> None:
     """Two hosts compressed the same video one after the other: the later one's object stays as it is."""
     harness = make_catalog_harness(KEEP_LOCAL=True)
     rows.insert(NAME, "720p")
     harness.put(PATH, video)
     publish(harness)
-    other = make_catalog_harness(INSTANCE_ID="other", KEEP_LOCAL=True)
+    other = make_catalog_harness(INSTANCE_ID="other", KEEP_LOCAL=True, COMPLETED_DIR=str(tmp_path))
     rows.insert(NAME, "720p")
-    harness.write(PATH, video + b"\0\0\0\x08free")
-    other.settle(PATH)
+    other.put(PATH, video + b"\0\0\0\x08free")
     publish(other)
     harness.app.policy.keep_local = False
     (upload,) = harness.step(State.PUBLISHED)

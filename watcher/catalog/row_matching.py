@@ -36,8 +36,9 @@ def rows_of_file(
 
     # The compressor does not encode names in URLs. A name is decoded only if no row has it literally,
     # because 'a%20b' and 'a b' are two files.
-    exact = [row for row in rows if _names(_file_of(row.url), upload, row.quality)]
-    decoded = [row for row in rows if _names(_decoded(_file_of(row.url)), upload, row.quality)]
+    objects = {row.id for row in rows if _shows_an_object(row, naming)}
+    exact = [row for row in rows if _names(_file_of(row.url), upload, row, objects)]
+    decoded = [row for row in rows if _names(_decoded(_file_of(row.url)), upload, row, objects)]
     showing = exact or decoded
     found = [row for row in rows if row in showing or shows_object(row)]
     if not found and is_canonical:
@@ -74,13 +75,22 @@ def _mismatch(upload: Upload, row: CatalogRow) -> str:
     return f"names no file, and the quality of the file is {upload.quality}"
 
 
-def _names(place: tuple[str, str], upload: Upload, quality: str) -> bool:
-    """Whether the end of a URL names the file, or the object that the compressor uploaded of it."""
+def _names(place: tuple[str, str], upload: Upload, row: CatalogRow, objects: Collection[str]) -> bool:
+    """Whether the end of a URL names the file, or the object that the compressor uploaded of it.
+
+    `objects` are the ids of the rows whose URL shows an object, whose name another file may have.
+    """
     name = posixpath.basename(upload.path)
     directory = _directory(upload)
-    if place == (directory, name):
+    if place == (directory, name) and row.id not in objects:
         return True
-    return place[0] == directory == upload.video_id and _names_object(place[1], name, quality)
+    return place[0] == directory == upload.video_id and _names_object(place[1], name, row.quality)
+
+
+def _shows_an_object(row: CatalogRow, naming: Naming) -> bool:
+    """Whether a row's URL is that of an object of its quality: `clip_original.mp4` is that of `clip.mp4`."""
+    key = naming.key_of(row.url)
+    return key is not None and posixpath.splitext(key)[0].endswith(f"_{row.quality}")
 
 
 def _names_object(found: str, name: str, quality: str) -> bool:

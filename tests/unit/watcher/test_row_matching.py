@@ -48,6 +48,14 @@ def test_another_video_s_file_of_the_same_name_is_another_file() -> None:
     assert found("a_720p.mp4", elsewhere) == []
 
 
+def test_the_row_of_an_original_that_shows_its_object_is_not_that_of_a_stray_file_of_the_objects_name() -> (
+    None
+):
+    published = row(f"{PUBLIC}/clip_original.mp4", "original")
+    assert found("clip_original.mp4", published, quality="original") == []
+    assert found("clip.mp4", published, quality="original") == [published.url]
+
+
 @pytest.mark.parametrize(
     "name", ["a?b=1_720p.mp4", "a#b_720p.mp4", "100%_720p.mp4", "a%20b_720p.mp4", "ä+ö_720p.mp4"]
 )
