@@ -19,6 +19,8 @@ from tests.support.media import Media
 from watcher.errors import Code
 from watcher.supervision.backoff import Backoff
 
+pytestmark = pytest.mark.long
+
 NAMES = [f"video{number}_720p.mp4" for number in range(6)]
 LOCKED = NAMES[0]
 SECONDS = 3.0

@@ -10,6 +10,8 @@ from tests.support.cli_process import GOOD, Command
 from tests.support.pgbouncer import PgBouncerUnavailableError, PoolMode, running_pgbouncer
 from tests.support.postgres import PostgresServer
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.usefixtures("server")
 @pytest.mark.parametrize("mode", ["session", "transaction"])

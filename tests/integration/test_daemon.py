@@ -30,6 +30,8 @@ from tests.support.s3_server import S3Server
 from tests.support.video_files import OTHER_VIDEO, PATH, padded
 from watcher.failpoints import CRASH_AT_VARIABLE, Point
 
+pytestmark = pytest.mark.long
+
 SHUTDOWN_SECONDS = 10
 
 
@@ -114,7 +116,6 @@ def gate() -> Iterator[threading.Event]:
     event.set()
 
 
-@pytest.mark.long
 def test_a_silent_server_keeps_the_daemon_neither_from_starting_nor_from_stopping(
     place: str, server: S3Server
 ) -> None:
@@ -190,7 +191,6 @@ def test_a_daemon_killed_in_the_middle_goes_on_at_the_next_start(
     assert [row.state for row in rows(chosen)] == [State.RELEASED]
 
 
-@pytest.mark.long
 def test_what_a_crash_left_aside_gets_its_name_back_though_nothing_is_to_be_released(
     settings: MakeSettings, media: Media
 ) -> None:
@@ -301,7 +301,6 @@ def test_a_second_daemon_of_the_same_instance_refuses_to_start(settings: MakeSet
     assert "Traceback" not in second.stderr
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("arguments", [(), ("--once",)])
 def test_a_daemon_whose_instance_runs_on_another_machine_refuses_to_start_and_touches_nothing(
     settings: MakeSettings, arguments: tuple[str, ...]
@@ -327,7 +326,6 @@ def test_a_daemon_whose_instance_runs_on_another_machine_refuses_to_start_and_to
     assert '"conflict": null' in report.stdout
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("arguments", [(), ("--once",)])
 def test_a_second_daemon_on_the_directory_refuses_to_start_whatever_its_state_directory(
     settings: MakeSettings, place: str, arguments: tuple[str, ...]
@@ -348,7 +346,6 @@ def test_a_second_daemon_on_the_directory_refuses_to_start_whatever_its_state_di
         daemon.expect("daemon_ready")
 
 
-@pytest.mark.long
 def test_a_pause_is_said_everywhere_and_ends_by_itself(
     settings: MakeSettings, server: S3Server, proxy: FaultProxy, media: Media, place: str
 ) -> None:
@@ -386,7 +383,6 @@ def many_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-@pytest.mark.long
 @pytest.mark.usefixtures("many_files")
 def test_a_thousand_idle_connections_to_the_metrics_stop_nothing(
     settings: MakeSettings, media: Media
@@ -460,7 +456,6 @@ def test_a_taken_metrics_port_is_a_warning_and_not_an_end(settings: MakeSettings
             daemon.expect("upload_released", path=PATH)
 
 
-@pytest.mark.long
 def test_an_upload_that_is_under_way_can_be_watched_from_another_process(
     settings: MakeSettings, proxy: FaultProxy, media: Media, place: str, gate: threading.Event
 ) -> None:

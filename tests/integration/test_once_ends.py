@@ -22,6 +22,8 @@ from watcher.app.single_pass import SinglePass
 from watcher.errors import DeferError
 from watcher.stages.publish import PublishStage
 
+pytestmark = pytest.mark.long
+
 PATH = f"{VIDEO_ID}/a_720p.mp4"
 OTHER = f"{VIDEO_ID}/b_480p.mp4"
 

@@ -20,6 +20,8 @@ from tests.support.video_files import FREE_BOX
 from watcher import failpoints
 from watcher.failpoints import Point
 
+pytestmark = pytest.mark.long
+
 POINTS = [
     "before",
     Point.QUARANTINE_LINKED,

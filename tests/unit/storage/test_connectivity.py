@@ -24,6 +24,8 @@ from tests.support.certificates import Certificate
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, no_fault, s3_error
 from tests.support.s3_server import REGION, S3Server, config_for
 
+pytestmark = pytest.mark.long
+
 Checked = dict[str, CheckResult]
 ORIGINS = ("https://player.example",)
 
