@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
 
 import pytest
 
@@ -12,58 +11,25 @@ from tests.beside.platform import (
     QUALITIES,
     Platform,
     Video,
-    daemon_of,
     running_platform,
     wait_until,
 )
-from tests.beside.publication_watch import PublicationWatch, ensure_prompt, publication_watch
+from tests.beside.plays import (
+    HELD,
+    PATIENCE_SECONDS,
+    SOME_OUTCOMES,
+    compress,
+    incomplete,
+    processing,
+    watched,
+)
+from tests.beside.publication_watch import ensure_prompt
 from tests.beside.verdict import problems, rows_of, unfinished
 from tests.compressor.sources import FORMATS
 from tests.support.postgres import PostgresServer
 from tests.support.s3_server import S3Server
 
 pytestmark = pytest.mark.timeout(300)
-
-PATIENCE_SECONDS = 120.0
-SOME_OUTCOMES = 7
-"""Of three videos at work, some are in the middle then."""
-HELD = "--delay=encoded=0.2"
-"""So long is an encode done and its row says `processing`: whoever strikes now strikes some of them."""
-
-
-@contextmanager
-def watched(platform: Platform, **changes: object) -> Iterator[PublicationWatch]:
-    """The daemon at work, and the rows watched; at the end nothing may be under way."""
-    with daemon_of(platform, **changes), publication_watch(platform) as watch:
-        # Where the database is away at its start, the daemon ends.
-        wait_until(
-            lambda: "daemon_ready" in platform.log.read_text(), PATIENCE_SECONDS, platform.log.read_text
-        )
-        yield watch
-        wait_until(lambda: not unfinished(platform), PATIENCE_SECONDS, lambda: unfinished(platform))
-        # It has seen the last of them, too.
-        wait_until(
-            lambda: watch.ready_at.keys() == watch.public_at.keys(), PATIENCE_SECONDS, lambda: "rows unseen"
-        )
-
-
-def processing(platform: Platform) -> set[str]:
-    """The ids of the rows that say ``processing``."""
-    return {row.id for row in rows_of(platform) if row.status == "processing"}
-
-
-def compress(platform: Platform, videos: Sequence[Video], *options: str) -> None:
-    """Compress the videos; every output must be good."""
-    with platform.compressing(videos, *options, parallel=3) as compression:
-        said = compression.outcomes()
-    assert [line for line in said if not line.startswith("ready: ")] == []
-
-
-def incomplete(platform: Platform, videos: Sequence[Video]) -> list[Video]:
-    """The videos that lack a ready row of some quality."""
-    ready = {(row.video_id, row.quality) for row in rows_of(platform) if row.status == "ready"}
-    outputs = (*QUALITIES, "original")
-    return [video for video in videos if any((video.video_id, quality) not in ready for quality in outputs)]
 
 
 def test_a_service_killed_in_mid_video_compresses_again_beside_its_stale_rows(

@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.beside.platform import AWKWARD_NAMES, Platform, running_platform
+from tests.beside.plays import HELD, SOME_OUTCOMES, compress, incomplete, play, processing, watched
 from tests.beside.publication_watch import ensure_prompt, publication_watch
-from tests.beside.test_mishaps import HELD, SOME_OUTCOMES, compress, incomplete, processing, watched
-from tests.beside.test_twenty_videos import play
 from tests.beside.verdict import problems
 from tests.support.pgbouncer import PgBouncerUnavailableError, PoolMode, running_pgbouncer
 from tests.support.postgres import PostgresServer, PostgresUnavailableError

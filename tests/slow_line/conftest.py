@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 
-from tests.slow_line.line import LineUnavailableError, SlowLine, slow_line
-
-MakeLine = Callable[[int], SlowLine]
+from tests.slow_line.line import LineUnavailableError, MakeLine, SlowLine, slow_line
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -77,3 +77,7 @@ def _run(*command: str) -> None:
         raise LineUnavailableError(f"there is no {command[0]}: install Debian's iproute2") from exc
     except subprocess.CalledProcessError as exc:
         raise LineUnavailableError(f"{' '.join(command)}: {exc.stderr.strip()}") from exc
+
+
+MakeLine = Callable[[int], SlowLine]
+"""Makes a line of so many bits per second."""

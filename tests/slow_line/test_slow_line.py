@@ -14,8 +14,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.slow_line.conftest import MakeLine
-from tests.slow_line.line import SlowLine
+from tests.slow_line.line import MakeLine, SlowLine
 from tests.slow_line.watchdog import Watchdog, guarded, watchdog
 from tests.support.daemon_process import DaemonProcess, place_file, running_daemon
 from tests.support.harness import BUCKET, VIDEO_ID, settings_for
