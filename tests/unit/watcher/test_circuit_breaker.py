@@ -1,7 +1,5 @@
 """A breaker finds out by other rows whom a failure concerns, allows probes, and one success clears it."""
 
-import threading
-
 import pytest
 from structlog.testing import capture_logs
 
@@ -134,22 +132,6 @@ def test_the_listener_is_called_once_for_each_change(
     breaker.clear()
     breaker.clear()
     assert failures == [NO_KEYS, NO_BUCKET, None]
-
-
-def test_one_of_many_threads_trips_it(breaker: CircuitBreaker) -> None:
-    start = threading.Barrier(8)
-
-    def fail() -> None:
-        start.wait(timeout=10)
-        breaker.trip(NO_KEYS)
-
-    threads = [threading.Thread(target=fail) for _ in range(8)]
-    with capture_logs() as logs:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(timeout=10)
-    assert [entry["event"] for entry in logs] == ["stage_paused"]
 
 
 def failure(breaker: CircuitBreaker) -> Failure | None:

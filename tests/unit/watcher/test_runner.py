@@ -19,7 +19,7 @@ from storage import StorageError, UploadCancelledError
 from tests.support.databases import LEASE, STATE_FACTS, Clock, enqueue
 from tests.support.harness import Harness
 from watcher.errors import Failure, FailureKind
-from watcher.stages.runner import StageRunner, Work
+from watcher.stages.runner import LOCKED_SECONDS, StageRunner, Work
 from watcher.supervision.background_thread import Supervisor
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.circuit_breaker import CircuitBreaker
@@ -81,8 +81,8 @@ class RunnerFixture:
         )
         self.started: list[StageRunner] = []
 
-    def run(self, threads: int = 1, batch: int = 1, lease: timedelta = LEASE) -> StageRunner:
-        runner = StageRunner(
+    def make(self, threads: int = 1, batch: int = 1, lease: timedelta = LEASE) -> StageRunner:
+        return StageRunner(
             self.stage,
             ledger=self.ledger,
             error_policy=self.error_policy,
@@ -91,6 +91,9 @@ class RunnerFixture:
             threads=threads,
             batch=batch,
         )
+
+    def run(self, threads: int = 1, batch: int = 1, lease: timedelta = LEASE) -> StageRunner:
+        runner = self.make(threads, batch, lease)
         self.started.append(runner)
         runner.start()
         return runner
@@ -131,6 +134,14 @@ def until_set(go_on: threading.Event) -> Callable[[Upload, Work], None]:
         assert go_on.wait(WAIT_SECONDS)
 
     return act
+
+
+def test_due_rows_that_another_session_has_locked_are_not_queried_in_a_tight_loop(
+    fixture: RunnerFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fixture.enqueue(1)
+    monkeypatch.setattr(fixture.ledger, "claim", lambda *_args, **_options: [])
+    assert fixture.make()._claim_step() == LOCKED_SECONDS
 
 
 def test_every_due_row_is_advanced_once(fixture: RunnerFixture) -> None:
