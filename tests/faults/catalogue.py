@@ -67,6 +67,7 @@ CLOCKS: Final = (
 )
 SKEWED: Final = "signatures refused for a wrong clock"
 EVERYTHING: Final = "a life in which anything happens, in any order"
+LEDGER_AWAY: Final = "ledger moved away under the daemon and put back"
 ODD: Final = (
     "file with a modification time after 2262",
     "file with two names, of which one is removed later",
@@ -85,6 +86,22 @@ ODD: Final = (
     "stray file with the key of another one",
     "catalog emptied under `DELETE_ORPHANS`",
     "older ledger restored",
+    LEDGER_AWAY,
+    "file in quarantine of another ledger",
+    "device number of all copies changed, as after a boot",
+    "answer to a PUT lost, then another encode",
+    "`INSTANCE_ID` in use on another machine",
+    "same bytes compressed again under a new row",
+    "rows of an hour that the clock repeats",
+    "rows of nine published objects deleted",
+    "settings that name PostgreSQL's server and no database",
+    "secret with a control character in the settings",
+    "library called with a hostile id, name or quality",
+    "compressor updates two rows in one transaction",
+    "original in a format that is no MP4",
+    "row of an upload that the compressor made itself",
+    "bucket changed in the settings",
+    "`run --once` beside a file that is still written",
     "PgBouncer in transaction mode before PostgreSQL",
     "PostgreSQL switched over to a standby, the old server only reads",
 )
@@ -107,7 +124,7 @@ STOPS: Final[Mapping[str, str]] = MappingProxyType(
     {
         **dict.fromkeys(CRASHES, "the daemon"),
         **dict.fromkeys((*ON_THE_NETWORK, SKEWED), "S3"),
-        **dict.fromkeys(DATABASES, "the database"),
+        **dict.fromkeys((*DATABASES, LEDGER_AWAY), "the database"),
         **dict.fromkeys(DISKS[:3], "the disk"),
         **dict.fromkeys(DISKS[3:7], "the file system"),
         **dict.fromkeys(WATCHING[:3], "the directory"),
