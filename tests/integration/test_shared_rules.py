@@ -233,6 +233,9 @@ def test_a_release_that_was_overtaken_gives_the_file_back(harness_of: OpenHarnes
     assert content(a) == video
     assert (a.row(PATH).state, a.row(PATH).claimed_by) == (State.PUBLISHED, "b")
     advance(b, State.PUBLISHED, taken)
+    # The renaming has changed its ctime, so it is hashed again first.
+    b.settle(PATH)
+    b.step(State.PUBLISHED)
     assert count_events(b, "released") == 1
 
 
@@ -274,6 +277,9 @@ def test_an_unlink_that_comes_late_finds_nothing_under_its_name(
         assert len(os.listdir(a.absolute(VIDEO_ID))) == 1
 
     b.while_waiting = wake_up
+    b.step(State.PUBLISHED)
+    # The renaming has changed its ctime, so it is hashed again first.
+    b.settle(PATH)
     b.step(State.PUBLISHED)
     assert b.waited
     assert states(b) == [State.RELEASED]
@@ -339,7 +345,9 @@ def test_two_sweeps_of_the_same_leftover_count_it_once(
     a.put(PATH, video)
     seen = b.app.ledger.abandoned_multiparts(9)
     assert a.app.abandoned_multiparts.abort_abandoned() == 1
-    monkeypatch.setattr(b.app.ledger, "abandoned_multiparts", lambda _limit: seen)
+    monkeypatch.setattr(
+        b.app.ledger, "abandoned_multiparts", lambda _limit, *, after: seen if after == 0 else []
+    )
     assert b.app.abandoned_multiparts.abort_abandoned() == 0
     assert open_multiparts(server) == []
 
