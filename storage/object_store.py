@@ -113,6 +113,12 @@ class ObjectStore(Closeable):
         """For how long a request may make no progress."""
         return self._crt.stall_seconds
 
+    @property
+    def slow_line(self) -> int | None:
+        """The rate of the line in bytes per second while it is slow; None otherwise."""
+        rate = self._crt.rate
+        return round(rate) if rate is not None and self._crt.is_slow else None
+
     def set_bandwidth(self, bytes_per_second: float | None) -> None:
         """Limit all uploads together from now on; None for no limit."""
         self._crt.set_bandwidth(bytes_per_second)

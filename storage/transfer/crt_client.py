@@ -65,7 +65,8 @@ class CrtClient:
         self._client: S3Client | None = None
         self._credentials = _Credentials(self.session)
         self._trusted = False
-        self._is_slow = False
+        self.is_slow = False
+        """Whether the line was slow at the last look: see `SLOW_BYTES_PER_SECOND`."""
         _ = self.session.client  # raises for settings that cannot work
 
     def close(self) -> None:
@@ -188,11 +189,11 @@ class CrtClient:
         if rate is None or (limit is not None and limit <= 2 * SLOW_BYTES_PER_SECOND):
             return
         with self._lock:
-            was_slow = self._is_slow
-            self._is_slow = rate < SLOW_BYTES_PER_SECOND * (2 if was_slow else 1)
-        if self._is_slow and not was_slow:
+            was_slow = self.is_slow
+            self.is_slow = rate < SLOW_BYTES_PER_SECOND * (2 if was_slow else 1)
+        if self.is_slow and not was_slow:
             _log.warning("line_slow", bytes_per_second=round(rate))
-        elif was_slow and not self._is_slow:
+        elif was_slow and not self.is_slow:
             _log.info("line_recovered", bytes_per_second=round(rate))
 
     def _ready_client(self, request: Request) -> S3Client:

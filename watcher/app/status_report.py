@@ -83,6 +83,7 @@ class DaemonStatus:
             "orphans": 0 if app.orphans is None else app.orphans.kept,
             "orphans_doubted": None if app.orphans is None else app.orphans.doubt,
             "ready_files_ignored": self._ready_files_ignored(),
+            "slow_line": app.context.store.slow_line,
             "disk": app.disk_pressure.report(),
             "stalls": list(self.stalls),
             "internal_errors": [

@@ -114,8 +114,9 @@ def _daemon_state(report: InstanceReport | None, is_running: bool, ledger: Ledge
 _COUNTS = {
     "settling": "{} files are not known to be finished yet",
     "to_hash_again": "{} of them are known, were touched since, and are being hashed again",
+    "slow_line": "the line to S3 is slow, {} bytes per second: fewer and smaller parts are sent at once",
 }
-"""The lines about counts of a report that are not 0."""
+"""The lines about numbers of a report that are neither 0 nor missing."""
 
 
 def report_lines(report: InstanceReport | None) -> list[str]:

@@ -22,6 +22,12 @@ def test_files_that_are_hashed_again_are_counted() -> None:
     assert lines[1].startswith("3 of them are known, were touched since")
 
 
+def test_a_line_that_is_slow_is_shown() -> None:
+    (line,) = report_lines(report(slow_line=64_000))
+    assert line.startswith("the line to S3 is slow, 64000 bytes per second")
+    assert report_lines(report(slow_line=None)) == []
+
+
 def test_a_disk_that_is_too_full_is_shown() -> None:
     (line,) = report_lines(report(disk={"used_percent": 93.1, "limit_percent": 90, "is_high": True}))
     assert "93.1 % full" in line
