@@ -41,12 +41,6 @@ ACCEPT_SECONDS = 0.03
 DRIP_SECONDS = 0.5
 
 
-@pytest.fixture
-def chosen(settings: MakeSettings) -> Settings:
-    """A daemon with a catalog of its own, which no scan helps."""
-    return settings(RESCAN_SECONDS=86400)
-
-
 @pytest.mark.fault("object in place that is private")
 def test_an_identical_object_that_is_private_is_made_public(
     chosen: Settings, server: S3Server, video: bytes, files_at_stake: FilesAtStake

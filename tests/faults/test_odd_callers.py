@@ -26,12 +26,6 @@ SECRET = "kingfisher-of-the-harbour"
 
 
 @pytest.fixture
-def chosen(settings: MakeSettings) -> Settings:
-    """A daemon with a catalog of its own, which no scan helps."""
-    return settings(RESCAN_SECONDS=86400)
-
-
-@pytest.fixture
 def beside(settings: MakeSettings, rows: CatalogRows) -> Settings:
     """A daemon beside the compressor."""
     add_video(rows.url, BYSTANDERS)

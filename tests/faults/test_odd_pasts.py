@@ -28,12 +28,6 @@ COPY_BYTES = 32 << 20
 
 
 @pytest.fixture
-def chosen(settings: MakeSettings) -> Settings:
-    """A daemon with a catalog of its own, which no later scan helps."""
-    return settings(RESCAN_SECONDS=86400)
-
-
-@pytest.fixture
 def beside(settings: MakeSettings, rows: CatalogRows) -> Settings:
     """A daemon beside the compressor, which no later scan helps."""
     add_video(rows.url, BYSTANDERS)
