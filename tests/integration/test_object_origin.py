@@ -218,7 +218,13 @@ def disguise(proxy: FaultProxy, action: str, *, keeps_metadata: bool) -> None:
     proxy.fault = answer
 
 
-@pytest.mark.parametrize(("size", "action"), [(70_000, "PutObject"), (2 * PART, "CompleteMultipartUpload")])
+@pytest.mark.parametrize(
+    ("size", "action"),
+    [
+        (70_000, "PutObject"),
+        pytest.param(2 * PART, "CompleteMultipartUpload", marks=pytest.mark.long),
+    ],
+)
 def test_the_etag_is_noted_before_the_object_can_exist_and_tells_that_it_is_ours(
     make_harness: MakeHarness, proxy: FaultProxy, video: bytes, size: int, action: str
 ) -> None:
@@ -355,6 +361,7 @@ def test_an_object_whose_metadata_tells_less_is_not_replaced(
     assert harness.object(row) == b"another one"
 
 
+@pytest.mark.long
 def test_an_upload_that_an_older_version_began_is_resumed(
     make_harness: MakeHarness, proxy: FaultProxy, video: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
