@@ -493,9 +493,11 @@ class Ledger(LedgerReader):
     def heartbeat(self, report: Mapping[str, JSON]) -> InstanceReport | None:
         """Record that this worker's daemon, the calling process, is alive, and its report.
 
-        Returns the report that it replaces, which another process may have written.
+        Returns the report that it replaces, which another process may have written. Raises DatabaseError if
+        the database has been replaced by another one since the last heartbeat (`Database.mark`).
         """
         instances = self.database.tables.instances
+        self.database.doubt()
         with self.database.transaction("write the daemon's report"):
             replaced = self.instance_report()
             now = self.now()
@@ -508,7 +510,8 @@ class Ledger(LedgerReader):
             }
             insert = instances.insert(instance=self.worker, **values)
             insert.on_conflict(conflict_target=[instances.instance], update=values).execute()
-            return replaced
+        self.database.mark(self.worker, now)
+        return replaced
 
     # Fenced writes
 

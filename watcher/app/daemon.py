@@ -212,6 +212,9 @@ class Daemon:
             self._sole_instance.heartbeat(self._status.report(phase))
         except DatabaseError as exc:
             log.debug("heartbeat_unrecorded", reason=str(exc))
+            for runner in self._app.runners.values():
+                if runner.breaker.failure is None:
+                    runner.wake()  # An idle stage learns, and says, that the database cannot be used.
 
     def _reload(self) -> None:
         self._notifier.reloading()
