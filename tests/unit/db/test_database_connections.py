@@ -358,6 +358,7 @@ class TestPostgresPool:
             "publications",
             "orphans",
             "orphan_looks",
+            "orphan_rounds",
             "ledger_token",
             "catalog_row_sightings",
             "schema_migration",
