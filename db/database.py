@@ -106,6 +106,11 @@ class Database:
         server: str | None = getattr(self._peewee, "server", self._file)
         return server
 
+    @property
+    def lag(self) -> timedelta:
+        """How much of the last writes may be missing without the database being another one."""
+        return FAILOVER_LAG if self._file is None else timedelta()
+
     def now(self) -> datetime:
         """The database server's time, in UTC; with SQLite, which has no server, this machine's."""
         if self.dialect is Dialect.SQLITE:
@@ -204,7 +209,7 @@ class Database:
         if version == self._marked_version:
             return
         found = self._find_mark(instance)
-        if found is None or found < at - (timedelta() if self._file is not None else FAILOVER_LAG):
+        if found is None or found < at - self.lag:
             place = "database" if self._file is None else f"database file {self._file}"
             remedy = (
                 "If a backup was restored, restart the daemon to use it."

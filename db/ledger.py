@@ -57,6 +57,8 @@ class Ledger(LedgerReader):
 
     _started_at: datetime | None = None
     """The time of the first heartbeat."""
+    heartbeat_at: datetime | None = None
+    """The time of the last heartbeat that was written."""
 
     # Rows and states
 
@@ -510,6 +512,7 @@ class Ledger(LedgerReader):
             }
             insert = instances.insert(instance=self.worker, **values)
             insert.on_conflict(conflict_target=[instances.instance], update=values).execute()
+        self.heartbeat_at = now
         self.database.mark(self.worker, now)
         return replaced
 

@@ -339,7 +339,7 @@ def heartbeat_at(settings: Settings, ledger: str) -> datetime:
 def test_an_older_ledger_that_is_copied_over_the_one_in_use_pauses_the_daemon(
     settings: MakeSettings, server: S3Server, media: Media, place: str
 ) -> None:
-    """Nothing is written to it, sent or removed, and no row becomes `gone`."""
+    """Nothing is written to it, sent or removed, and no row becomes `gone`. The next start tells it again."""
     chosen = settings()
     ledger, backup = chosen.ledger_url.removeprefix("sqlite://"), f"{place}/backup"
     with running_daemon(chosen) as daemon:
@@ -364,6 +364,10 @@ def test_an_older_ledger_that_is_copied_over_the_one_in_use_pauses_the_daemon(
     assert {line["event"] for line in daemon.events} & {"upload_gone", "internal_error"} == set()
     assert keys(server) == {f"videos/{VIDEO_ID}/{name}_144p.mp4" for name in ("before", "after")}
     assert os.path.exists(os.path.join(chosen.completed_dir, PATH))
+    shutil.copyfile(backup, ledger)
+    with running_daemon(chosen) as daemon:
+        assert "has a last heartbeat of" in daemon.expect("ledger_older")["reason"]
+        daemon.expect("upload_released", path=PATH)
 
 
 @pytest.mark.parametrize("arguments", [(), ("--once",)])

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from structlog.testing import capture_logs
 
 from db import State, Upload
 from tests.support.catalog_rows import BASE_URL, CatalogRows
@@ -17,6 +18,7 @@ from tests.support.harness import BUCKET, Harness, MakeHarness
 from tests.support.s3_server import S3Server
 from tests.support.uploads_in_progress import KEY
 from tests.support.video_files import FREE_BOX, PATH, padded
+from watcher.stages.object_origin import warn_of_unknown_objects
 
 FAR_FUTURE = "Fri, 01 Jan 2100 00:00:00 GMT"
 
@@ -179,3 +181,27 @@ def test_beside_a_compressor_a_row_of_an_older_ledger_passes_the_gate_and_is_pub
     assert (upload.state, upload.catalog_row_id) == (State.VERIFIED, row)
     harness.step(State.VERIFIED)
     assert rows.url_of(row) == released.url
+
+
+def test_a_new_ledger_beside_objects_that_this_program_wrote_is_told(
+    make_harness: MakeHarness, video: bytes, place: str, server: S3Server
+) -> None:
+    """Not where the ledger has receipts, where a local copy has a row, or of objects of other programs."""
+
+    def told(harness: Harness) -> list[object]:
+        context = harness.app.context
+        with capture_logs() as logged:
+            warn_of_unknown_objects(context.store, context.ledger, "videos/")
+        return [(line["event"], line["key"]) for line in logged]
+
+    new = f"sqlite://{place}/new.sqlite3"
+    server.client().put_object(Bucket=BUCKET, Key="videos/0.mp4", Body=b"of another program")
+    assert told(make_harness(DATABASE_URL=new)) == []
+    first = make_harness()
+    first.put(PATH, video)
+    assert first.finish(PATH).state is State.RELEASED
+    assert told(first) == []
+    second = make_harness(DATABASE_URL=new)
+    assert told(second) == [("ledger_empty", KEY)]
+    second.put(PATH, video)
+    assert told(second) == []
