@@ -384,7 +384,8 @@ def test_a_second_daemon_on_the_directory_refuses_to_start_whatever_its_state_di
         environment = {"STATE_DIRECTORY": f"{place}/second"}
         with running_daemon(second, *arguments, environment=environment) as refused:
             assert refused.wait(30) == 1
-    assert f"the directory {first.completed_dir} (process {daemon.process.pid} of user " in refused.raw.decode()
+    holder = f"(process {daemon.process.pid} of user "
+    assert f"the directory {first.completed_dir} {holder}" in refused.raw.decode()
     assert not os.path.exists(f"{place}/second.sqlite3")
     with running_daemon(second, environment=environment) as daemon:
         daemon.expect("daemon_ready")
