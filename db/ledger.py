@@ -57,6 +57,8 @@ class Ledger(LedgerReader):
 
     _started_at: datetime | None = None
     """The time of the first heartbeat."""
+    heartbeat_at: datetime | None = None
+    """The time of the last heartbeat that was written."""
 
     # Rows and states
 
@@ -493,9 +495,11 @@ class Ledger(LedgerReader):
     def heartbeat(self, report: Mapping[str, JSON]) -> InstanceReport | None:
         """Record that this worker's daemon, the calling process, is alive, and its report.
 
-        Returns the report that it replaces, which another process may have written.
+        Returns the report that it replaces, which another process may have written. Raises DatabaseError if
+        the database has been replaced by another one since the last heartbeat (`Database.mark`).
         """
         instances = self.database.tables.instances
+        self.database.doubt()
         with self.database.transaction("write the daemon's report"):
             replaced = self.instance_report()
             now = self.now()
@@ -508,7 +512,9 @@ class Ledger(LedgerReader):
             }
             insert = instances.insert(instance=self.worker, **values)
             insert.on_conflict(conflict_target=[instances.instance], update=values).execute()
-            return replaced
+        self.heartbeat_at = now
+        self.database.mark(self.worker, now)
+        return replaced
 
     # Fenced writes
 

@@ -25,6 +25,7 @@ from db.catalog_models import (
     SIGHTINGS,
     CompressorRow,
     OrphanLookRow,
+    OrphanRoundRow,
     OrphanRow,
     PublicationRow,
     QualityRow,
@@ -112,6 +113,7 @@ class Tables:
     publications: type[PublicationRow]
     orphans: type[OrphanRow]
     orphan_looks: type[OrphanLookRow]
+    orphan_rounds: type[OrphanRoundRow]
     ledger_token: type[LedgerTokenRow]
     sightings: type[SightingRow]
     compressor_rows: type[CompressorRow]
@@ -158,6 +160,7 @@ def bind(database: peewee.Database, schema: str | None, catalog_schema: str | No
         publications,
         orphans,
         bound(OrphanLookRow, "orphan_looks"),
+        bound(OrphanRoundRow, "orphan_rounds"),
         bound(LedgerTokenRow, "ledger_token"),
         sightings,
         bound(CompressorRow, "video_qualities", schema=catalog_schema),

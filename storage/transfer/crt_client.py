@@ -19,8 +19,9 @@ from awscrt.s3 import S3Client, S3RequestTlsMode, S3RetryConfig, create_default_
 from botocore.credentials import ReadOnlyCredentials
 
 from storage.aws.bounded_answers import MAX_ANSWER_BYTES
-from storage.aws.clients import CONNECT_TIMEOUT_SECONDS, AwsSession
+from storage.aws.clients import AwsSession
 from storage.aws.errors import CERTIFICATE_HINT
+from storage.aws.sessions import CONNECT_TIMEOUT_SECONDS
 from storage.aws.trust import Trust
 from storage.config import StorageConfig
 from storage.errors import OVERLOADED_CODES, ErrorKind, StorageError, UploadCancelledError

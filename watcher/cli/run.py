@@ -74,8 +74,10 @@ def run(
         if settings.database_auto_migrate:
             migrate(app.context.database)
         with app.context.database.session(), show_progress(app.context.transfer_progress):
-            sole_instance = SoleInstance(app.ledger, app.context.metrics)
+            record = f"{daemon_lock(settings).removesuffix('.lock')}.heartbeat"
+            sole_instance = SoleInstance(app.ledger, app.context.metrics, record=record)
             sole_instance.require(partial(_wait, signals))
+            sole_instance.warn_of_older_ledger()
             if once:
                 _run_once(app, signals)
                 return

@@ -26,6 +26,7 @@ ALL = [
     "0006_orphans",
     "0007_catalog_row_sightings",
     "0008_expected_etags",
+    "0009_orphan_rounds",
 ]
 HISTORY = "schema_migration"
 
