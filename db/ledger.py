@@ -81,7 +81,7 @@ class Ledger(LedgerReader):
         with self.database.transaction(f"enqueue {path}"):
             self.lock_path(path)
             now = self.now()
-            live: Any = uploads.select().where(self._in_instance, self._is_live, uploads.path == path)
+            live = self._select(self._in_instance, self._is_live, uploads.path == path)
             if self.database.dialect is Dialect.POSTGRESQL:
                 # Waits for a concurrent transaction that releases the live upload, and sees its result.
                 live = live.for_update()
@@ -307,7 +307,7 @@ class Ledger(LedgerReader):
 
         Raises ClaimLostError if the row has changed since.
         """
-        query = self._uploads.select().where(*self._fence(upload))
+        query = self._select(*self._fence(upload))
         if self._first("check a claim", query) is None:
             raise ClaimLostError(upload.id, upload.claim)
 
@@ -515,7 +515,7 @@ class Ledger(LedgerReader):
     def _claimable(
         self, state: State, free: Any, due: Any, limit: int, order: Sequence[Any]
     ) -> list[dict[str, Any]]:
-        query: Any = self._uploads.select(self._all_columns).where(self._is_queued(state), due, free)
+        query = self._select(self._is_queued(state), due, free)
         query = query.order_by(*order).limit(limit)
         if self.database.dialect is Dialect.POSTGRESQL:
             query = query.for_update(skip_locked=True)
@@ -568,7 +568,7 @@ class Ledger(LedgerReader):
 
     def _get(self, upload_id: int) -> Upload:
         uploads = self._uploads
-        query = uploads.select().where(self._in_instance, uploads.id == upload_id)
+        query = self._select(self._in_instance, uploads.id == upload_id)
         found = self._first("read an upload", query)
         if found is None:
             raise UnknownUploadError(upload_id)
