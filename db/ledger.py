@@ -237,8 +237,11 @@ class Ledger(LedgerReader):
         lease: timedelta,
         horizon: timedelta,
         other_than: Collection[int] | None = None,
+        max_size: int | None = None,
     ) -> list[Upload]:
         """Claim at most `limit` uploads in `state` that are due and not claimed, longest due first.
+
+        With `max_size` only those whose file has at most that many bytes.
 
         With `other_than` those that became due last are claimed first, and none with these ids: an upload
         that fails often has neighbours that fail with it.
@@ -253,6 +256,8 @@ class Ledger(LedgerReader):
             # Two ranges of one index; a single condition with OR would read every row that is not due yet.
             free = self._is_free(now, lease)
             order: Sequence[Any] = (uploads.due_at, uploads.id)
+            if max_size is not None:
+                free &= uploads.size <= max_size
             if other_than is not None:
                 free &= uploads.id.not_in(list(other_than))
                 order = (uploads.due_at.desc(), uploads.id.desc())

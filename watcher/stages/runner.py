@@ -26,6 +26,9 @@ MAX_WAIT_SECONDS = 30.0
 LOCKED_SECONDS = 0.25
 """Between two queries while the only due rows are locked."""
 
+SMALL_SECONDS = 2.0
+"""Between two queries for a small file that becomes due after an error, while large ones are under way."""
+
 DATABASE_BACKOFF = Backoff(base=0.5, factor=2.0, cap=15.0)
 """Between two queries of a database that does not answer."""
 
@@ -69,6 +72,9 @@ class StageRunner(Worker):
     """The threads of one stage: one claims rows, and `threads` of them work.
 
     Each works on a batch of up to `batch` rows at a time. A claim that is not renewed within `lease` expires.
+    With `small_size` and several threads, files of more bytes leave one thread to the others: a small file
+    does not wait until one of them is done. Apart from that the rows that were due first are first, so that
+    large files always have the other threads.
     """
 
     def __init__(
@@ -81,6 +87,7 @@ class StageRunner(Worker):
         lease: timedelta,
         threads: int,
         batch: int = 1,
+        small_size: int | None = None,
     ) -> None:
         super().__init__(supervisor, f"{stage.name} threads")
         self.stage = stage
@@ -90,6 +97,7 @@ class StageRunner(Worker):
         self.breaker = error_policy.breaker
         self._max_busy = threads
         self._batch = batch
+        self._small_size = small_size if threads > 1 else None
         self._lock = threading.Lock()
         self._in_flight: dict[int, Upload] = {}
         self._probe: int | None = None
@@ -170,9 +178,19 @@ class StageRunner(Worker):
         while self._busy < self._max_busy and not self._claimer.stopping.is_set():
             if self.breaker.is_doubted:
                 return self._claim_probe()
-            if not self._hand_over(self._batch):
-                return self._seconds_to_next()
+            max_size = self._max_size
+            if not self._hand_over(self._batch, max_size=max_size):
+                return self._seconds_to_next() if max_size is None else SMALL_SECONDS
         return self._renewal_seconds
+
+    @property
+    def _max_size(self) -> int | None:
+        """The limit of the next file's size: None unless large files have all threads but one."""
+        if self._small_size is None:
+            return None
+        with self._lock:
+            large = sum(row.size > self._small_size for row in self._in_flight.values())
+        return self._small_size if large >= self._max_busy - 1 else None
 
     def _claim_probe(self) -> float:
         """Claim one row while no other one is a probe, if possible another than those that have failed."""
@@ -189,11 +207,18 @@ class StageRunner(Worker):
             return min(max(to_probe, 0.1), MAX_WAIT_SECONDS)
         return self._renewal_seconds if self._hand_over(1) else self._seconds_to_next()
 
-    def _hand_over(self, limit: int, *, other_than: Collection[int] | None = None) -> bool:
+    def _hand_over(
+        self, limit: int, *, other_than: Collection[int] | None = None, max_size: int | None = None
+    ) -> bool:
         """Claim rows for a worker; False if none can be claimed."""
         is_probe = self.breaker.is_doubted
         rows = self._ledger.claim(
-            self.stage.state, limit, lease=self._lease, horizon=self.horizon, other_than=other_than
+            self.stage.state,
+            limit,
+            lease=self._lease,
+            horizon=self.horizon,
+            other_than=other_than,
+            max_size=max_size,
         )
         if not rows:
             return False

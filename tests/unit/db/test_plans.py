@@ -42,6 +42,10 @@ def frequent_queries(ledger: Ledger) -> dict[str, tuple[Callable[[], object], se
     """The queries, and the indexes that may answer each."""
     return {
         "claim": (lambda: ledger.claim(State.PENDING, 64, lease=LEASE, horizon=BACKOFF), {"uploads_due"}),
+        "claim a small one": (
+            lambda: ledger.claim(State.PENDING, 1, lease=LEASE, horizon=BACKOFF, max_size=1 << 24),
+            {"uploads_due"},
+        ),
         "nothing due": (
             lambda: ledger.claim(State.PUBLISHED, 64, lease=LEASE, horizon=RETENTION),
             {"uploads_due"},
