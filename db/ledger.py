@@ -17,6 +17,7 @@ from peewee import SQL, fn
 from db.errors import ClaimLostError, IllegalTransitionError, UnknownUploadError
 from db.fields import Dialect
 from db.ledger_reader import LedgerReader
+from db.models import SMALL_BYTES
 from db.records import (
     JSON,
     Admission,
@@ -237,11 +238,11 @@ class Ledger(LedgerReader):
         lease: timedelta,
         horizon: timedelta,
         other_than: Collection[int] | None = None,
-        max_size: int | None = None,
+        small_only: bool = False,
     ) -> list[Upload]:
         """Claim at most `limit` uploads in `state` that are due and not claimed, longest due first.
 
-        With `max_size` only those whose file has at most that many bytes.
+        With `small_only` only those whose file has at most `SMALL_BYTES`.
 
         With `other_than` those that became due last are claimed first, and none with these ids: an upload
         that fails often has neighbours that fail with it.
@@ -256,8 +257,9 @@ class Ledger(LedgerReader):
             # Two ranges of one index; a single condition with OR would read every row that is not due yet.
             free = self._is_free(now, lease)
             order: Sequence[Any] = (uploads.due_at, uploads.id)
-            if max_size is not None:
-                free &= uploads.size <= max_size
+            if small_only:
+                # A literal, or SQLite would not find the partial index `uploads_due_small`.
+                free &= uploads.size <= SQL(str(SMALL_BYTES))
             if other_than is not None:
                 free &= uploads.id.not_in(list(other_than))
                 order = (uploads.due_at.desc(), uploads.id.desc())

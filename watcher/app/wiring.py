@@ -49,8 +49,6 @@ from watcher.telemetry import Metrics, TransferProgress
 
 ROW_BACKOFF = Backoff(base=1.0, factor=2.0, cap=300.0)
 PROBE_BACKOFF = Backoff(base=1.0, factor=2.0, cap=30.0)
-SMALL_BYTES = 16 * 1024 * 1024
-"""Files up to this size do not wait for larger ones: one upload thread of several is kept for them."""
 CHECKING_PUBLISHERS = 4
 """How many threads publish where public URLs are fetched first: a slow one holds up only its own thread."""
 RELEASE_BATCH = 32
@@ -301,7 +299,7 @@ def build_stages(
             lease=timedelta(seconds=settings.claim_seconds),
             threads=threads,
             batch=batch,
-            small_size=SMALL_BYTES if stage.state is State.PENDING else None,
+            spares_small=stage.state is State.PENDING,
         )
     return runners
 

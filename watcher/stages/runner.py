@@ -12,7 +12,7 @@ from typing import Protocol
 
 import structlog
 
-from db import DatabaseError, Ledger, LockNotAvailableError, State, Upload
+from db import SMALL_BYTES, DatabaseError, Ledger, LockNotAvailableError, State, Upload
 from watcher.errors import Code, failure_of
 from watcher.stages.error_policy import ErrorPolicy
 from watcher.supervision.background_thread import BackgroundThread, Supervisor, Worker
@@ -72,8 +72,8 @@ class StageRunner(Worker):
     """The threads of one stage: one claims rows, and `threads` of them work.
 
     Each works on a batch of up to `batch` rows at a time. A claim that is not renewed within `lease` expires.
-    With `small_size` and several threads, files of more bytes leave one thread to the others: a small file
-    does not wait until one of them is done. Apart from that the rows that were due first are first, so that
+    With `spares_small` files of more than `db.SMALL_BYTES` leave one thread of several to small ones, which
+    do not wait until a large one is done. Apart from that the rows that were due first are first, so that
     large files always have the other threads.
     """
 
@@ -87,7 +87,7 @@ class StageRunner(Worker):
         lease: timedelta,
         threads: int,
         batch: int = 1,
-        small_size: int | None = None,
+        spares_small: bool = False,
     ) -> None:
         super().__init__(supervisor, f"{stage.name} threads")
         self.stage = stage
@@ -97,7 +97,7 @@ class StageRunner(Worker):
         self.breaker = error_policy.breaker
         self._max_busy = threads
         self._batch = batch
-        self._small_size = small_size if threads > 1 else None
+        self._spares_small = spares_small and threads > 1
         self._lock = threading.Lock()
         self._in_flight: dict[int, Upload] = {}
         self._probe: int | None = None
@@ -178,19 +178,16 @@ class StageRunner(Worker):
         while self._busy < self._max_busy and not self._claimer.stopping.is_set():
             if self.breaker.is_doubted:
                 return self._claim_probe()
-            max_size = self._max_size
-            if not self._hand_over(self._batch, max_size=max_size):
-                return self._seconds_to_next() if max_size is None else SMALL_SECONDS
+            small_only = self._is_last_spared()
+            if not self._hand_over(self._batch, small_only=small_only):
+                return SMALL_SECONDS if small_only else self._seconds_to_next()
         return self._renewal_seconds
 
-    @property
-    def _max_size(self) -> int | None:
-        """The limit of the next file's size: None unless large files have all threads but one."""
-        if self._small_size is None:
-            return None
+    def _is_last_spared(self) -> bool:
+        """Whether large files have all threads but one, which is spared for small ones."""
         with self._lock:
-            large = sum(row.size > self._small_size for row in self._in_flight.values())
-        return self._small_size if large >= self._max_busy - 1 else None
+            large = sum(row.size > SMALL_BYTES for row in self._in_flight.values())
+        return self._spares_small and large >= self._max_busy - 1
 
     def _claim_probe(self) -> float:
         """Claim one row while no other one is a probe, if possible another than those that have failed."""
@@ -208,7 +205,7 @@ class StageRunner(Worker):
         return self._renewal_seconds if self._hand_over(1) else self._seconds_to_next()
 
     def _hand_over(
-        self, limit: int, *, other_than: Collection[int] | None = None, max_size: int | None = None
+        self, limit: int, *, other_than: Collection[int] | None = None, small_only: bool = False
     ) -> bool:
         """Claim rows for a worker; False if none can be claimed."""
         is_probe = self.breaker.is_doubted
@@ -218,7 +215,7 @@ class StageRunner(Worker):
             lease=self._lease,
             horizon=self.horizon,
             other_than=other_than,
-            max_size=max_size,
+            small_only=small_only,
         )
         if not rows:
             return False

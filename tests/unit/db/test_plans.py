@@ -43,8 +43,8 @@ def frequent_queries(ledger: Ledger) -> dict[str, tuple[Callable[[], object], se
     return {
         "claim": (lambda: ledger.claim(State.PENDING, 64, lease=LEASE, horizon=BACKOFF), {"uploads_due"}),
         "claim a small one": (
-            lambda: ledger.claim(State.PENDING, 1, lease=LEASE, horizon=BACKOFF, max_size=1 << 24),
-            {"uploads_due"},
+            lambda: ledger.claim(State.PENDING, 1, lease=LEASE, horizon=BACKOFF, small_only=True),
+            {"uploads_due_small"},
         ),
         "nothing due": (
             lambda: ledger.claim(State.PUBLISHED, 64, lease=LEASE, horizon=RETENTION),

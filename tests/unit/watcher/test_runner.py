@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from db import DatabaseError, ErrorKind, Ledger, State, Upload
+from db import SMALL_BYTES, DatabaseError, ErrorKind, Ledger, State, Upload
 from storage import ErrorKind as StorageErrorKind
 from storage import StorageError, UploadCancelledError
 from tests.support.databases import IDENTITY, LEASE, STATE_FACTS, Clock, enqueue
@@ -82,7 +82,7 @@ class RunnerFixture:
         self.started: list[StageRunner] = []
 
     def make(
-        self, threads: int = 1, batch: int = 1, lease: timedelta = LEASE, small_size: int | None = None
+        self, threads: int = 1, batch: int = 1, lease: timedelta = LEASE, spares_small: bool = False
     ) -> StageRunner:
         return StageRunner(
             self.stage,
@@ -92,13 +92,13 @@ class RunnerFixture:
             lease=lease,
             threads=threads,
             batch=batch,
-            small_size=small_size,
+            spares_small=spares_small,
         )
 
     def run(
-        self, threads: int = 1, batch: int = 1, lease: timedelta = LEASE, small_size: int | None = None
+        self, threads: int = 1, batch: int = 1, lease: timedelta = LEASE, spares_small: bool = False
     ) -> StageRunner:
-        runner = self.make(threads, batch, lease, small_size)
+        runner = self.make(threads, batch, lease, spares_small)
         self.started.append(runner)
         runner.start()
         return runner
@@ -225,11 +225,11 @@ def test_rows_come_in_batches_and_no_more_at_once_than_there_are_threads(fixture
 
 
 def test_a_small_file_waits_for_no_large_one_and_keeps_none_waiting(fixture: RunnerFixture) -> None:
-    small, large = 1_000, 1_001
+    small, large = SMALL_BYTES, SMALL_BYTES + 1
     go_on = threading.Event()
     fixture.stage.act = lambda upload, work: None if upload.size == small else until_set(go_on)(upload, work)
     fixture.enqueue(5, size=large)
-    runner = fixture.run(threads=3, small_size=small)
+    runner = fixture.run(threads=3, spares_small=True)
     under_way = [row for _ in range(2) for row in fixture.stage.begun.get(timeout=WAIT_SECONDS)]
     assert [row.size for row in under_way] == [large, large]
     fixture.enqueue(4, size=small)
@@ -245,8 +245,8 @@ def test_files_up_to_the_limit_have_every_thread_in_the_order_in_which_they_were
 ) -> None:
     go_on = threading.Event()
     fixture.stage.act = until_set(go_on)
-    rows = [*fixture.enqueue(2, size=1_000), *fixture.enqueue(2, size=1_001)]
-    fixture.run(threads=3, small_size=1_000)
+    rows = [*fixture.enqueue(2, size=SMALL_BYTES), *fixture.enqueue(2, size=SMALL_BYTES + 1)]
+    fixture.run(threads=3, spares_small=True)
     begun = [row.id for _ in range(3) for row in fixture.stage.begun.get(timeout=WAIT_SECONDS)]
     assert sorted(begun) == [row.id for row in rows[:3]]
     go_on.set()
