@@ -337,8 +337,9 @@ class Ledger(LedgerReader):
         uploads = self._uploads
         # Scans the whole table, once a run. An index of claims would slow each of them down, and the one that
         # SQLite would choose for the bare column visits the table in the order of the paths.
-        in_instance = (uploads.instance + "") == self.instance
-        is_own = in_instance & uploads.claimed_until.is_null(False) & (uploads.claimed_by == self.worker)
+        is_own = (
+            self._is_of_instance & uploads.claimed_until.is_null(False) & (uploads.claimed_by == self.worker)
+        )
         with self.database.transaction("end the claims of an earlier run"):
             # The claim of a row that is locked expires by itself.
             return int(uploads.update(**self._end_of_claim).where(self._unlocked(is_own)).execute())
