@@ -17,6 +17,7 @@ from peewee import SQL, fn
 from db.errors import ClaimLostError, IllegalTransitionError, UnknownUploadError
 from db.fields import Dialect
 from db.ledger_reader import LedgerReader
+from db.models import SMALL_BYTES
 from db.records import (
     JSON,
     Admission,
@@ -83,7 +84,7 @@ class Ledger(LedgerReader):
         with self.database.transaction(f"enqueue {path}"):
             self.lock_path(path)
             now = self.now()
-            live: Any = uploads.select().where(self._in_instance, self._is_live, uploads.path == path)
+            live = self._select(self._in_instance, self._is_live, uploads.path == path)
             if self.database.dialect is Dialect.POSTGRESQL:
                 # Waits for a concurrent transaction that releases the live upload, and sees its result.
                 live = live.for_update()
@@ -239,8 +240,11 @@ class Ledger(LedgerReader):
         lease: timedelta,
         horizon: timedelta,
         other_than: Collection[int] | None = None,
+        small_only: bool = False,
     ) -> list[Upload]:
         """Claim at most `limit` uploads in `state` that are due and not claimed, longest due first.
+
+        With `small_only` only those whose file has at most `SMALL_BYTES`.
 
         With `other_than` those that became due last are claimed first, and none with these ids: an upload
         that fails often has neighbours that fail with it.
@@ -255,6 +259,9 @@ class Ledger(LedgerReader):
             # Two ranges of one index; a single condition with OR would read every row that is not due yet.
             free = self._is_free(now, lease)
             order: Sequence[Any] = (uploads.due_at, uploads.id)
+            if small_only:
+                # A literal, or SQLite would not find the partial index `uploads_due_small`.
+                free &= uploads.size <= SQL(str(SMALL_BYTES))
             if other_than is not None:
                 free &= uploads.id.not_in(list(other_than))
                 order = (uploads.due_at.desc(), uploads.id.desc())
@@ -309,7 +316,7 @@ class Ledger(LedgerReader):
 
         Raises ClaimLostError if the row has changed since.
         """
-        query = self._uploads.select().where(*self._fence(upload))
+        query = self._select(*self._fence(upload))
         if self._first("check a claim", query) is None:
             raise ClaimLostError(upload.id, upload.claim)
 
@@ -332,8 +339,9 @@ class Ledger(LedgerReader):
         uploads = self._uploads
         # Scans the whole table, once a run. An index of claims would slow each of them down, and the one that
         # SQLite would choose for the bare column visits the table in the order of the paths.
-        in_instance = (uploads.instance + "") == self.instance
-        is_own = in_instance & uploads.claimed_until.is_null(False) & (uploads.claimed_by == self.worker)
+        is_own = (
+            self._is_of_instance & uploads.claimed_until.is_null(False) & (uploads.claimed_by == self.worker)
+        )
         with self.database.transaction("end the claims of an earlier run"):
             # The claim of a row that is locked expires by itself.
             return int(uploads.update(**self._end_of_claim).where(self._unlocked(is_own)).execute())
@@ -521,7 +529,7 @@ class Ledger(LedgerReader):
     def _claimable(
         self, state: State, free: Any, due: Any, limit: int, order: Sequence[Any]
     ) -> list[dict[str, Any]]:
-        query: Any = self._uploads.select(self._all_columns).where(self._is_queued(state), due, free)
+        query = self._select(self._is_queued(state), due, free)
         query = query.order_by(*order).limit(limit)
         if self.database.dialect is Dialect.POSTGRESQL:
             query = query.for_update(skip_locked=True)
@@ -574,7 +582,7 @@ class Ledger(LedgerReader):
 
     def _get(self, upload_id: int) -> Upload:
         uploads = self._uploads
-        query = uploads.select().where(self._in_instance, uploads.id == upload_id)
+        query = self._select(self._in_instance, uploads.id == upload_id)
         found = self._first("read an upload", query)
         if found is None:
             raise UnknownUploadError(upload_id)

@@ -39,6 +39,9 @@ from db.states import ENDED_STATES, State
 
 _M = TypeVar("_M", bound=Model)
 
+SMALL_BYTES = 16 * 1024 * 1024
+"""A file up to this size is small: it does not wait until large ones are uploaded."""
+
 
 class UploadRow(UploadColumns, Model):
     """The ledger: one row per content of a file; `bind` adds the columns."""
@@ -185,6 +188,8 @@ def _index_uploads(uploads: type[UploadRow]) -> None:
         uploads.instance, uploads.path, unique=True, where=is_live, name="uploads_one_live_a_path"
     )
     uploads.add_index(*by_due_time, where=past_gate, name="uploads_due")
+    is_small = past_gate & (uploads.size <= SQL(str(SMALL_BYTES)))
+    uploads.add_index(*by_due_time, where=is_small, name="uploads_due_small")
     uploads.add_index(*by_id, where=at_gate, name="uploads_awaiting_row")
     uploads.add_index(*by_due_time, where=at_gate, name="uploads_awaiting_since")
     uploads.add_index(uploads.instance, uploads.path, uploads.id, name="uploads_of_path")

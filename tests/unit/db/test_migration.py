@@ -27,6 +27,7 @@ ALL = [
     "0007_catalog_row_sightings",
     "0008_expected_etags",
     "0009_orphan_rounds",
+    "0010_small_files",
 ]
 HISTORY = "schema_migration"
 
