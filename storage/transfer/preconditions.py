@@ -78,11 +78,11 @@ def with_condition(
     has_conflicted = False
     while values:
         value = values.pop(0)
-        unmet, result = _attempted(attempt, (name, value), is_match=expected is not None)
-        if unmet is None:
+        unmet = _attempted(attempt, (name, value), is_match=expected is not None)
+        if not isinstance(unmet, StorageError):
             if said and value == expected and not has_conflicted:
                 dialect.learn(QUOTED_IF_MATCH, said)
-            return result
+            return unmet[0]
         if present_etag() != expected:
             raise PreconditionError(key, unmet.code) from unmet
         said = unmet.said
@@ -99,11 +99,11 @@ def with_condition(
 
 def _attempted(
     attempt: Callable[[Headers], _T], header: tuple[str, str], *, is_match: bool
-) -> tuple[None, _T] | tuple[StorageError, None]:
+) -> StorageError | tuple[_T]:
     """The error that says that the condition is not met, or the result."""
     try:
-        return None, attempt((header,))
+        return (attempt((header,)),)
     except StorageError as exc:
         if exc.code not in (_UNMET_CODES | _GONE_CODES if is_match else _UNMET_CODES):
             raise
-        return exc, None
+        return exc
