@@ -266,6 +266,11 @@ class ObjectStore(Closeable):
         self._acl_fallback.after_upload(target.key)
         return sent
 
+    def makes_etags_of_md5s(self) -> bool:
+        """Whether ETags of the server prove content, found out by storing small objects where unknown."""
+        features = (PUT_ETAG, MULTIPART_ETAG)
+        return all(makes_etags_of_md5s(self._crt, self._config, feature) for feature in features)
+
     def abort(self, key: str, upload_id: str) -> None:
         """Abort a multipart upload, whose parts cost storage. Does nothing if there is none with this id."""
         abort(self._crt, key, upload_id)

@@ -197,6 +197,9 @@ def make_client(
                     # are made from, nor AWS_ENDPOINT_URL, which names an S3 server, that of CloudFront.
                     ignore_configured_endpoint_urls=True,
                     retries={"mode": "standard", "total_max_attempts": attempts},
+                    # What is sent along with bodies is decided here, and not every server takes it.
+                    request_checksum_calculation="when_required",
+                    response_checksum_validation="when_required",
                     connect_timeout=CONNECT_TIMEOUT_SECONDS,
                     read_timeout=read_timeout,
                     **options,

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import closing, suppress
+
 import structlog
 
-from db import Database, DatabaseError, DialectFinding, ServerDialects
+from db import Database, DatabaseError, DialectFinding, ServerDialects, pending_migrations
 from storage import ObjectStore, StorageConfig, Unsupported
+from watcher.app.factories import make_storage_config, open_ledger_database
+from watcher.settings import Settings
 
 log = structlog.get_logger()
 
@@ -30,6 +35,25 @@ def keep_dialect(database: Database, config: StorageConfig, store: ObjectStore) 
 
     store.dialect.restore(remembered(database, config))
     store.dialect.on_learned = record
+
+
+def known_dialect(settings: Settings) -> list[Unsupported]:
+    """What is remembered of the configured server; nothing if there is no ledger that can be read."""
+    with suppress(DatabaseError), closing(open_ledger_database(settings, read_only=True)) as database:
+        if database.exists() and not pending_migrations(database):
+            return remembered(database, make_storage_config(settings))
+    return []
+
+
+def remember_anew(settings: Settings, found: Sequence[Unsupported]) -> None:
+    """Replace what is remembered by what a check has just found out, if there is a ledger.
+
+    A daemon that is running has found out the same, or does at its next start.
+    """
+    with suppress(DatabaseError), closing(open_ledger_database(settings)) as database:
+        if database.exists() and not pending_migrations(database):
+            dialects = _of_server(database, make_storage_config(settings))
+            dialects.replace(DialectFinding(each.feature, each.said, each.found_at) for each in found)
 
 
 def _of_server(database: Database, config: StorageConfig) -> ServerDialects:
