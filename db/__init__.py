@@ -44,6 +44,7 @@ from db.records import (
     Upload,
     UploadEvent,
 )
+from db.server_dialects import DialectFinding, ServerDialects
 from db.states import TRANSITIONS, State
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "Database",
     "DatabaseError",
     "DatabaseUrlError",
+    "DialectFinding",
     "ErrorKind",
     "Identity",
     "IllegalTransitionError",
@@ -79,6 +81,7 @@ __all__ = [
     "Proof",
     "Publication",
     "Publications",
+    "ServerDialects",
     "State",
     "UnknownUploadError",
     "Upload",

@@ -138,7 +138,7 @@ class Ledger(LedgerReader):
                 upload.id,
                 self.now(),
                 "identity",
-                f"the same content has another {_changed_fields(upload.identity, identity)}",
+                f"the same content has another {upload.identity.changes_to(identity)}",
             )
             return self._get(upload.id)
 
@@ -587,16 +587,3 @@ class Ledger(LedgerReader):
         if found is None:
             raise UnknownUploadError(upload_id)
         return found
-
-
-def _changed_fields(before: Identity, after: Identity) -> str:
-    """The names of the attributes that differ, for users."""
-    names = {
-        "device": "device",
-        "inode": "inode",
-        "size": "size",
-        "mtime_ns": "modification time",
-        "ctime_ns": "change time",
-    }
-    changed = [label for name, label in names.items() if getattr(before, name) != getattr(after, name)]
-    return ", ".join(changed) or "identity"

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from pydantic import (
     AliasGenerator,
@@ -187,6 +187,20 @@ class Settings(BaseSettings):
     )
     aws_endpoint_url: types.EndpointUrl | None = setting(
         "Endpoint of an S3-compatible server. Unset: that of AWS.", "an http or https URL"
+    )
+    aws_s3_addressing: Literal["auto", "path", "virtual"] = setting(
+        "Where the bucket stands in URLs: `path`, `virtual` (host name), or `auto`: what the server takes.",
+        "auto, path or virtual",
+        "auto",
+    )
+    aws_s3_checksum: Literal["auto", "crc64nvme", "md5", "none"] = setting(
+        "What goes along with each body, so that the server refuses a difference. `auto`: CRC64NVME, or "
+        "Content-MD5 where the server refuses that.",
+        "auto, crc64nvme, md5 or none",
+        "auto",
+    )
+    aws_s3_prove_by_reading: bool = switch(
+        "Read an object back once where the server gives no other proof of its content.", True
     )
     aws_s3_acl: Literal["public-read", "none"] = setting(
         "Canned ACL of every object.", "public-read or none", "public-read"
@@ -416,6 +430,12 @@ def _conflicts(values: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
         )
     if "AWS_S3_SSE_KMS_KEY_ID" in given and given.get("AWS_S3_SSE") != "aws:kms":
         yield _conflict("AWS_S3_SSE_KMS_KEY_ID", "it is not used; allowed: with AWS_S3_SSE=aws:kms")
+    endpoint, bucket = given.get("AWS_ENDPOINT_URL", ""), given.get("AWS_S3_BUCKET", "")
+    if bucket and urlsplit(endpoint).path.rstrip("/").endswith(f"/{bucket}"):
+        yield _conflict(
+            "AWS_ENDPOINT_URL",
+            f"it ends in the bucket {bucket}, which is added to it; allowed: the server's address alone",
+        )
     qualities = {name.strip() for name in given.get("QUALITIES", "").split(",")} - {""}
     # What is no name at all is refused by the setting's type.
     foreign = sorted(name for name in qualities - set(QUALITIES) if re.fullmatch(types.QUALITY, name))

@@ -307,7 +307,7 @@ class UploadStage(Stage):
             upload,
             checksum=checksum,
             ctime_ns=ctime_ns,
-            expected_etag=source.etag(None) if part_size_for(upload.size) is None else None,
+            expected_etag=source.etags(None)[0] if part_size_for(upload.size) is None else None,
             multipart_id=None,
             part_size=None,
         )

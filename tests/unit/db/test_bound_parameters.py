@@ -29,6 +29,7 @@ QUOTED_NAMES = frozenset(
         ("db/migrations/0010_small_files.py", "STATEMENT.format(schema=schema)"),
         ("db/models.py", "str(SMALL_BYTES)"),
         ("db/ledger.py", "str(SMALL_BYTES)"),
+        ("db/migrations/0011_server_dialects.py", "STATEMENT.format(schema=schema, **types)"),
         ("db/compressor_table.py", "query.format(table='%s')"),
         ("db/ledger_reader.py", "', '.join((f'\"{name}\"' for name in UPLOAD_COLUMNS))"),
     }

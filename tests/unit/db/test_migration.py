@@ -28,6 +28,7 @@ ALL = [
     "0008_expected_etags",
     "0009_orphan_rounds",
     "0010_small_files",
+    "0011_server_dialects",
 ]
 HISTORY = "schema_migration"
 
