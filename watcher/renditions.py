@@ -112,6 +112,11 @@ class PathTemplate:
             return Rendition(match["video_id"].lower(), base + match["ext"], ORIGINAL)
         return Ignored(f"it does not fit PATH_TEMPLATE {self._template}")
 
+    def is_original(self, path: str) -> bool:
+        """Whether a path names an original."""
+        rendition = self.classify(path)
+        return isinstance(rendition, Rendition) and rendition.quality == ORIGINAL
+
     def ignores(self, path: str) -> str | None:
         """The ignore pattern that a component of a path matches, if any; the path may be a directory's."""
         for part in path.split("/"):

@@ -28,6 +28,13 @@ def make_path_template(settings: Settings) -> PathTemplate:
     )
 
 
+def make_live_acceptance(settings: Settings, template: PathTemplate) -> Callable[[str], bool]:
+    """Whether the file at a path may be a live container: only an original, and no row may decide instead."""
+    if not settings.accept_live_containers or settings.catalog_kind is CatalogKind.COMPRESSOR:
+        return lambda _: False
+    return template.is_original
+
+
 def make_storage_config(settings: Settings) -> StorageConfig:
     """The configuration of storage, complete: boto3 reads neither ``.env`` nor ``AWS_REGION``."""
     key, secret, token = (

@@ -15,6 +15,7 @@ from watcher.app.factories import (
     make_catalog,
     make_gate,
     make_ledger,
+    make_live_acceptance,
     make_naming,
     make_path_template,
     make_storage_config,
@@ -243,7 +244,12 @@ def build_detection(
     template = make_path_template(settings)
     enqueuer = Enqueuer(context, template)
     settler = Settler(
-        check_complete=partial(check_complete, context.tree, settle_seconds=settings.settle_seconds),
+        check_complete=partial(
+            check_complete,
+            context.tree,
+            settle_seconds=settings.settle_seconds,
+            accepts_live=make_live_acceptance(settings, template),
+        ),
         report=enqueuer.handle,
         supervisor=supervisor,
         clock=time.monotonic,

@@ -11,7 +11,13 @@ from uuid import UUID
 import typer
 
 from db import Ledger, State, Upload
-from watcher.app.factories import make_catalog, make_naming, make_path_template, make_tree
+from watcher.app.factories import (
+    make_catalog,
+    make_live_acceptance,
+    make_naming,
+    make_path_template,
+    make_tree,
+)
 from watcher.catalog.row_matching import describe_others, rows_of_file
 from watcher.cli.exit_codes import CommandError
 from watcher.cli.ledger_access import daemon_is_running, open_ledger, path_below, settings_of
@@ -57,7 +63,7 @@ class _Explainer:
         if self.tree is None:
             return "The watched directory cannot be read now."
         try:
-            return describe_file(self.tree, path)
+            return describe_file(self.tree, path, make_live_acceptance(self.settings, self.template))
         except TreeError as exc:
             return f"Unknown: {exc}"
 

@@ -22,7 +22,7 @@ from watcher.detection import check_complete
 from watcher.detection.completeness import Finished, describe_status
 from watcher.filesystem import Tree, leases
 from watcher.filesystem.openat import owned
-from watcher.renditions import Ignored, Rendition
+from watcher.renditions import ORIGINAL, Ignored, Rendition
 from watcher.settings import Settings
 from watcher.telemetry import printable
 
@@ -64,7 +64,11 @@ def upload(
     if given is not None:
         stored_as = rendition_filename(given.filename, given.quality, relative)
     with (
-        _open_finished(Tree(below, allows_hard_links=settings.allow_hard_links), relative) as fd,
+        _open_finished(
+            Tree(below, allows_hard_links=settings.allow_hard_links),
+            relative,
+            accepts_live=settings.accept_live_containers and rendition.quality == ORIGINAL,
+        ) as fd,
         RenditionStore(make_storage_config(settings)) as renditions,
     ):
         placed = renditions.upload(fd, rendition.video_id, stored_as, rendition.quality)
@@ -163,13 +167,20 @@ def _from_path(settings: Settings, relative: str) -> Rendition:
 
 
 @contextmanager
-def _open_finished(tree: Tree, relative: str) -> Iterator[int]:
+def _open_finished(tree: Tree, relative: str, *, accepts_live: bool) -> Iterator[int]:
     """Open a file that is finished and complete by the daemon's rules; refuse any other.
 
     If the kernel cannot tell whether it has writers, it is taken to have none: the user asked for it.
     """
     leases.ignore_sigio()
-    status = check_complete(tree, relative, previous=None, now=time.monotonic(), settle_seconds=0)
+    status = check_complete(
+        tree,
+        relative,
+        previous=None,
+        now=time.monotonic(),
+        settle_seconds=0,
+        accepts_live=lambda _: accepts_live,
+    )
     if not isinstance(status, Finished) or status.finding is not None:
         raise CommandError(f"{relative} was not uploaded. {describe_status(status)}")
     with owned(tree.open(relative)) as fd:

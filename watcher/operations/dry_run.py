@@ -13,6 +13,7 @@ from storage import StorageError
 from watcher.app.factories import (
     make_gate,
     make_ledger,
+    make_live_acceptance,
     make_naming,
     make_path_template,
     make_tree,
@@ -79,6 +80,7 @@ class Planner:
             previous=None,
             now=time.monotonic(),
             settle_seconds=self._settings.settle_seconds,
+            accepts_live=make_live_acceptance(self._settings, self._template),
         )
         try:
             key = self._naming.key(rendition)
