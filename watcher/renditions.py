@@ -6,7 +6,7 @@ import fnmatch
 import os
 import posixpath
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -66,11 +66,12 @@ def check_template(template: str) -> None:
 
 
 class PathTemplate:
-    """Classifies relative paths by name alone, without access to the file system.
+    """Classifies relative paths by name, and by the playlists that name them.
 
     A name without a known quality that ends in something like one is ignored: it is more probably a rendition
     than one of several originals. With `rows_decide`, the compressor's rows tell them apart, and it is an
-    original until its row says otherwise.
+    original until its row says otherwise. `package_reason` returns why a file belongs to a package for
+    streaming, None if it does not: see `watcher.filesystem.packages`.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class PathTemplate:
         extensions: Iterable[str],
         ignore: Iterable[str],
         rows_decide: bool,
+        package_reason: Callable[[str], str | None] = lambda _: None,
     ) -> None:
         check_template(template)
         self._template = template
@@ -88,6 +90,7 @@ class PathTemplate:
         self._extensions = frozenset(extension.lower() for extension in extensions)
         self._ignore = tuple(ignore)
         self._rows_decide = rows_decide
+        self._package_reason = package_reason
         self._pattern = _compile(template, _any_of(self._qualities))
         self._bare_pattern = _compile("{video_id}/{filename}{ext}", "")
         like_a_quality = rf"(?i:{_HEIGHT}|\d{{1,2}}k|{_any_of(self._qualities - {ORIGINAL}) or _HEIGHT})"
@@ -96,7 +99,14 @@ class PathTemplate:
         self._ends_in_quality = re.compile(rf"((?<![^\W_]){like_a_quality}|(?<!\d)(?i:{_HEIGHT}))\Z")
 
     def classify(self, path: str) -> Rendition | Ignored:
-        """The rendition that a path relative to the watched directory names."""
+        """The rendition that the file at a path relative to the watched directory is."""
+        found = self.classify_name(path)
+        if isinstance(found, Rendition) and (reason := self._package_reason(path)):
+            return Ignored(reason)
+        return found
+
+    def classify_name(self, path: str) -> Rendition | Ignored:
+        """The rendition that a path names, without access to the file system."""
         if reason := self._unusable(path):
             return Ignored(reason)
         if match := self._pattern.fullmatch(path):

@@ -49,7 +49,7 @@ class IgnoredFiles:
                 path=min(found),
                 reason=found[min(found)],
                 hint="Their catalog rows are ready. To have them uploaded, change VIDEO_EXTENSIONS or "
-                "IGNORE_PATTERNS; `video-uploader status` lists them.",
+                "IGNORE_PATTERNS, or move the playlist that names them; `video-uploader status` lists them.",
             )
         self.paths = found
 

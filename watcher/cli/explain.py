@@ -25,7 +25,7 @@ from watcher.cli.output import echo
 from watcher.cli.status_all import paused_stages
 from watcher.detection.completeness import describe_file
 from watcher.errors import Code
-from watcher.filesystem import FoundFile, Tree, TreeError
+from watcher.filesystem import FoundFile, Packages, Tree, TreeError
 from watcher.operations import describe_gate, describe_next_step
 from watcher.renditions import Ignored, PathTemplate
 from watcher.settings import Settings
@@ -115,7 +115,9 @@ def explain(
     """Show everything known about a file, or about all files of a video, in chronological order."""
     settings = settings_of(context)
     with open_ledger(settings, read_only=True) as ledger:
-        explainer = _Explainer(settings, ledger, make_path_template(settings), _tree(settings))
+        tree = _tree(settings)
+        template = make_path_template(settings, None if tree is None else Packages(tree))
+        explainer = _Explainer(settings, ledger, template, tree)
         try:
             video_id = str(UUID(subject))
         except ValueError:
