@@ -101,7 +101,7 @@ class _Explainer:
         rows = make_catalog(self.settings, self.ledger).rows(upload.video_id)
         return describe_gate(
             upload,
-            rows_of_file(upload, rows, make_naming(self.settings)),
+            rows_of_file(upload, rows, make_naming(self.settings), ledger=self.ledger),
             now=self.ledger.now(),
             timeout=timedelta(seconds=self.settings.catalog_row_timeout),
             others=describe_others(upload, rows),

@@ -77,10 +77,10 @@ class Settings(BaseSettings):
 
     completed_dir: types.Directory = setting("Directory to watch.", "a directory's absolute path", ...)
     path_template: types.Template = setting(
-        "How a path below it names a rendition. A file `{video_id}/{filename}{ext}` without a known "
-        "quality is the `original`; so is one with the suffix `_original`. Unless the compressor's rows "
-        "decide, a name with something like a quality (`a_4320p`, `a-720p`) is ignored. Without "
-        "`{filename}` in the template, the file name is `video`.",
+        "How a path below it names a rendition; the quality may be in upper case (`_720P`). A file "
+        "`{video_id}/{filename}{ext}` without a known quality is the `original`; so is one with the suffix "
+        "`_original`. Unless the compressor's rows decide, a name with something like a quality "
+        "(`a_4320p`, `a-720p`) is ignored. Without `{filename}` in the template, the file name is `video`.",
         TEMPLATE_HELP,
         "{video_id}/{filename}_{quality}{ext}",
     )
