@@ -19,6 +19,7 @@ from watcher.containers.reading import (
 
 _EBML = bytes.fromhex("1A45DFA3")
 _SEGMENT = bytes.fromhex("18538067")
+_VOID = bytes.fromhex("EC")
 _CLUSTER = bytes.fromhex("1F43B675")
 _BLOCKS = frozenset(map(bytes.fromhex, ("A3", "A0", "AF")))
 """SimpleBlock, BlockGroup and EncryptedBlock: the media in a cluster."""
@@ -143,7 +144,7 @@ def _is_trailer(file: FileBytes, begin: int) -> bool:
     header = file.read_at(begin, _LONGEST_ID)
     if len(header) < min(file.size - begin, _LONGEST_ID):
         return False
-    return not any(kind.startswith(header[: len(kind)]) for kind in (_EBML, _SEGMENT))
+    return not any(kind.startswith(header[: len(kind)]) for kind in (_EBML, _SEGMENT, _VOID))
 
 
 def _length(number: bytes) -> int:

@@ -119,7 +119,11 @@ def _is_trailer(file: FileBytes, walk: _Walk) -> bool:
     begin = walk.last.end
     header = file.read_at(begin, _LONG_HEADER)
     left = file.size - begin
-    if len(header) < min(left, _LONG_HEADER) or header[4:_HEADER] in _MEDIA:
+    if len(header) < min(left, _LONG_HEADER):
+        return False
+    kind = header[4:_HEADER]
+    extends_to_end = kind in _SKIPPED and header[:4] == bytes(4)
+    if kind and not extends_to_end and any(known.startswith(kind) for known in _KNOWN):
         return False
     if b"mfra" in walk.kinds:
         return True
@@ -127,11 +131,9 @@ def _is_trailer(file: FileBytes, walk: _Walk) -> bool:
     has_fragments |= b"moof" in walk.kinds
     if not has_fragments and last_offset is not None:
         return last_offset < begin
-    kind = header[4:_HEADER]
-    if any(known.startswith(kind) for known in _KNOWN):
-        return kind in _SKIPPED and header[:4] == bytes(4)
-    # In the place of more fragments, a power cut or a recorder that was killed leaves zeros. Few are padding.
-    return not has_fragments or left <= BLOCK or any(header)
+    # Up to four bytes may be those of the size of any box. In the place of more fragments, a power cut or a
+    # recorder that was killed leaves zeros, of which few are padding.
+    return bool(kind) and (not has_fragments or left <= BLOCK or any(header))
 
 
 def _read_index(file: FileBytes, index: Element | None) -> tuple[bool, int | None]:

@@ -21,6 +21,7 @@ from tests.unit.watcher.test_containers import (
     MOOF,
     MOOV,
     SEGMENT,
+    VOID,
     box,
     element,
     endless_box,
@@ -47,7 +48,6 @@ TRAILERS = {
     "a last free box of no size": endless_box(b"free", bytes(300)),
     "a last uuid box of no size": endless_box(b"uuid", bytes(300)),
     "a last skip box of no size": endless_box(b"skip", bytes(300)),
-    "a truncated free box": box(b"free", bytes(300))[:-1],
     "a whole unknown box and text": box(b"cam0", bytes(99)) + b"made by a camera\n",
     "noise": random.Random(1).randbytes(5000),
     "a box with a negative size": b"\xff\xff\xff\xffinfo" + bytes(9),
@@ -71,6 +71,17 @@ def test_a_truncated_file_is_incomplete_with_such_bytes_behind_it(
     content, extension = real(media, kind)
     for cut in (len(content) // 2, len(content) - 100):
         assert inspect(content[:cut] + trailer, extension), cut
+
+
+@pytest.mark.parametrize("kind", ["faststart", "plain", "mov", "fragmented"])
+@pytest.mark.parametrize("last", [b"free", b"skip", b"uuid", b"wide", b"mdat", b"moov", b"moof", b"sidx"])
+def test_a_last_box_that_is_truncated_is_a_defect_though_no_media_is_missing(
+    media: Media, kind: str, last: bytes
+) -> None:
+    content, extension = real(media, kind)
+    padded = content + box(last, bytes(300))
+    for cut in (1, 150, 300, 301, 302, 303):
+        assert inspect(padded[:-cut], extension), cut
 
 
 def test_media_that_the_index_names_behind_the_last_box_is_missing(media: Media) -> None:
@@ -102,9 +113,9 @@ def test_the_last_offset_of_either_table_decides(wide: bool, size_of_first: int 
     index = mp4_index([200] * number, wide=wide)
     mdat = (long_box if size_of_first else box)(b"mdat", bytes(1000))
     content = FTYP + index + mdat
-    assert inspect(content + box(b"free", bytes(9))[:-1], ".mp4") is None
+    assert inspect(content + b"xy", ".mp4") is None
     index = mp4_index([200] * (number - 1) + [len(content) + 1], wide=wide)
-    assert inspect(FTYP + index + mdat + box(b"free", bytes(9))[:-1], ".mp4")
+    assert inspect(FTYP + index + mdat + b"xy", ".mp4")
 
 
 @pytest.mark.parametrize(
@@ -306,6 +317,8 @@ def test_bytes_behind_a_closed_segment_are_no_defect_unless_another_one_begins(t
     assert inspect(EBML + SEGMENT[:-1], ".mkv")
     for length in range(1, 30):
         assert inspect(EBML + SEGMENT + (EBML + SEGMENT)[:length], ".mkv"), length
+    for length in range(1, len(VOID)):
+        assert inspect(EBML + SEGMENT + VOID[:length], ".mkv"), length
 
 
 @pytest.mark.parametrize(
