@@ -28,6 +28,7 @@ class Code(StrEnum):
     DATABASE = "database"
     ENCODE_FAILED = "encode-failed"
     FOREIGN_OBJECT = "foreign-object"
+    IN_PACKAGE = "in-package"
     INCOMPLETE = "incomplete"
     INTERNAL = "internal"
     KEY_TAKEN = "key-taken"

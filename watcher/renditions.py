@@ -6,6 +6,7 @@ import fnmatch
 import os
 import posixpath
 import re
+import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from urllib.parse import quote
@@ -21,6 +22,8 @@ TEMPLATE_HELP = (
 _UUID = r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
 _HEIGHT = r"\d{3,5}[pi]\d{0,3}"
 """A quality as encoders and players write it: 720p, 1080i, 720p60."""
+_WORDS = "(?ai:{})"
+"""A pattern whose ASCII letters, and no others, match in either case: the Kelvin sign is no k."""
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _FILENAME_WHEN_TEMPLATE_HAS_NONE = "video"
 
@@ -66,11 +69,12 @@ def check_template(template: str) -> None:
 
 
 class PathTemplate:
-    """Classifies relative paths by name alone, without access to the file system.
+    """Classifies relative paths by name, and by the playlists that name them.
 
     A name without a known quality that ends in something like one is ignored: it is more probably a rendition
     than one of several originals. With `rows_decide`, the compressor's rows tell them apart, and it is an
-    original until its row says otherwise.
+    original until its row says otherwise. `package_reason` returns why a file belongs to a package for
+    streaming, None if it does not: see `watcher.filesystem.packages`.
     """
 
     def __init__(
@@ -81,42 +85,61 @@ class PathTemplate:
         extensions: Iterable[str],
         ignore: Iterable[str],
         rows_decide: bool,
+        package_reason: Callable[[str], str | None] = lambda _: None,
     ) -> None:
         check_template(template)
         self._template = template
         self._qualities = frozenset(qualities)
+        self._spellings = {word.lower(): word for word in sorted(self._qualities, reverse=True)}
         self._extensions = frozenset(extension.lower() for extension in extensions)
         self._ignore = tuple(ignore)
         self._rows_decide = rows_decide
-        self._pattern = _compile(template, _any_of(self._qualities))
+        self._package_reason = package_reason
+        self._pattern = _compile(template, _WORDS.format(_any_of(self._qualities)))
         self._bare_pattern = _compile("{video_id}/{filename}{ext}", "")
-        like_a_quality = rf"(?i:{_HEIGHT}|\d{{1,2}}k|{_any_of(self._qualities - {ORIGINAL}) or _HEIGHT})"
+        like_a_quality = _WORDS.format(
+            rf"{_HEIGHT}|\d{{1,2}}k|{_any_of(self._qualities - {ORIGINAL}) or _HEIGHT}"
+        )
         self._pattern_of_others = _compile(template, like_a_quality)
         # At the end of a name, a height needs no separator: clip720p.
-        self._ends_in_quality = re.compile(rf"((?<![^\W_]){like_a_quality}|(?<!\d)(?i:{_HEIGHT}))\Z")
+        self._ends_in_quality = re.compile(
+            rf"((?<![^\W_]){like_a_quality}|(?<!\d){_WORDS.format(_HEIGHT)})\Z"
+        )
 
     def classify(self, path: str) -> Rendition | Ignored:
-        """The rendition that a path relative to the watched directory names."""
+        """The rendition that the file at a path relative to the watched directory is."""
+        found = self.classify_name(path)
+        if isinstance(found, Rendition) and (reason := self._package_reason(path)):
+            return Ignored(reason)
+        return found
+
+    def classify_name(self, path: str) -> Rendition | Ignored:
+        """The rendition that a path names, without access to the file system."""
         if reason := self._unusable(path):
             return Ignored(reason)
         if match := self._pattern.fullmatch(path):
             found = match.groupdict()
             base = found.get("filename") or _FILENAME_WHEN_TEMPLATE_HAS_NONE
-            return Rendition(found["video_id"].lower(), base + found["ext"], found["quality"])
+            return Rendition(found["video_id"].lower(), base + found["ext"], self._quality(found["quality"]))
         if match := self._bare_pattern.fullmatch(path):
             if ORIGINAL not in self._qualities:
                 return Ignored(f"it would be an {ORIGINAL}, which is not in QUALITIES")
-            base = match["filename"].removesuffix(f"_{ORIGINAL}") or match["filename"]
+            base = without_quality(match["filename"], ORIGINAL) or match["filename"]
             if base == match["filename"] and (word := self._like_a_quality(path, base)):
                 return Ignored(self._other_quality(word))
             return Rendition(match["video_id"].lower(), base + match["ext"], ORIGINAL)
         return Ignored(f"it does not fit PATH_TEMPLATE {self._template}")
 
+    def is_original(self, path: str) -> bool:
+        """Whether a path names an original."""
+        rendition = self.classify(path)
+        return isinstance(rendition, Rendition) and rendition.quality == ORIGINAL
+
     def ignores(self, path: str) -> str | None:
         """The ignore pattern that a component of a path matches, if any; the path may be a directory's."""
         for part in path.split("/"):
             for pattern in self._ignore:
-                if fnmatch.fnmatchcase(part, pattern):
+                if fnmatch.fnmatchcase(normal_form(part), normal_form(pattern)):
                     return pattern
         return None
 
@@ -129,8 +152,12 @@ class PathTemplate:
         found = self._ends_in_quality.search(base)
         return found[0] if found else None
 
+    def _quality(self, word: str) -> str:
+        """The quality that a word names, as QUALITIES has it; two that differ only in case are two."""
+        return word if word in self._qualities else self._spellings[word.lower()]
+
     def _other_quality(self, word: str) -> str:
-        if word in self._qualities:
+        if word.lower() in self._spellings:
             return f"it has the quality {word} where PATH_TEMPLATE {self._template} has none"
         return f"it has {word}, which looks like a quality and is not in QUALITIES"
 
@@ -164,8 +191,14 @@ def _compile(template: str, quality: str) -> re.Pattern[str]:
     }
     pieces = _PLACEHOLDER.split(template)
     return re.compile(
-        "".join(groups[piece] if place % 2 else re.escape(piece) for place, piece in enumerate(pieces))
+        "".join(groups[piece] if place % 2 else _in_any_form(piece) for place, piece in enumerate(pieces))
     )
+
+
+def _in_any_form(text: str) -> str:
+    """The pattern of a text in either normal form of Unicode."""
+    forms = {text, *(unicodedata.normalize(form, text) for form in ("NFC", "NFD"))}
+    return f"(?:{_any_of(forms)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +260,19 @@ def rendition_of(video_id: str, path: str, quality: str) -> Rendition:
     """
     name = posixpath.basename(path)
     stem, extension = posixpath.splitext(name)
-    base = stem.removesuffix(f"_{quality}")
+    base = without_quality(stem, quality)
     if quality == ORIGINAL or not base:
         return Rendition(video_id, name, quality)
     return Rendition(video_id, base + extension, quality)
+
+
+def without_quality(stem: str, quality: str) -> str:
+    """A name without its extension and the suffix of a quality, whose ASCII letters may be in either case."""
+    suffix = f"_{quality}"
+    end = stem[-len(suffix) :]
+    return stem[: -len(suffix)] if end.isascii() and end.lower() == suffix.lower() else stem
+
+
+def normal_form(name: str) -> str:
+    """A name in the form in which names are compared: Unicode's NFC (UAX 15). Keys keep the bytes on disk."""
+    return unicodedata.normalize("NFC", name)

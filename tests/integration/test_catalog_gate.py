@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal, get_args
+from unicodedata import normalize
 
 import pytest
 
@@ -17,6 +18,7 @@ from watcher import failpoints
 from watcher.errors import Code
 from watcher.failpoints import Point
 
+Form = Literal["NFC", "NFD"]
 NAME = "my video_720p.mp4"
 PATH = f"{VIDEO_ID}/{NAME}"
 ORIGINAL = f"{VIDEO_ID}/my video.mp4"
@@ -498,3 +500,36 @@ def test_the_files_of_a_deleted_video_are_gone_after_the_timeout_until_a_row_is_
     rows.insert(NAME, "720p")
     harness.check_rows()
     assert harness.finish(PATH).state is State.RELEASED
+
+
+@pytest.mark.parametrize(("on_disk", "in_row"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_a_row_with_the_name_in_another_normal_form_admits_and_gets_the_url_of_the_name_on_disk(
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes, on_disk: Form, in_row: Form
+) -> None:
+    harness = make_catalog_harness()
+    name = "\u00e9t\u00e9 100%_720p.mp4"
+    row = rows.insert(normalize(in_row, name), "720p")
+    path = f"{VIDEO_ID}/{normalize(on_disk, name)}"
+    harness.put(path, video)
+    finish(harness, path)
+    assert rows.url_of(row) == public(harness, f"videos/{path}")
+    assert harness.row(path).state is State.RELEASED
+    assert harness.object(harness.row(path)) == video
+    assert harness.check_rows() == 0
+
+
+def test_of_two_files_in_two_normal_forms_only_the_one_that_the_row_names_is_sent(
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes
+) -> None:
+    harness = make_catalog_harness()
+    name = "caf\u00e9_720p.mp4"
+    composed, decomposed = (f"{VIDEO_ID}/{normalize(form, name)}" for form in get_args(Form))
+    row = rows.insert(os.path.basename(composed), "720p")
+    for path in (composed, decomposed):
+        harness.put(path, video)
+    for _ in range(2):
+        finish(harness, composed)
+        harness.check_rows()
+    assert harness.row(composed).state is State.RELEASED
+    assert harness.row(decomposed).awaits_row
+    assert rows.url_of(row) == public(harness, f"videos/{composed}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -281,10 +282,10 @@ def test_an_upload_whose_rows_raise_does_not_keep_others_from_being_published(
         harness.put(f"{VIDEO_ID}/{name}", video)
     publish(harness)
 
-    def poisoned(upload: Upload, *args: object) -> object:
+    def poisoned(upload: Upload, *args: Any, **kwargs: Any) -> object:
         if upload.path == PATH:
             raise OverflowError
-        return rows_of_file(upload, *args)  # type: ignore[arg-type]
+        return rows_of_file(upload, *args, **kwargs)
 
     monkeypatch.setattr("watcher.catalog.republisher.rows_of_file", poisoned)
     rows.insert(NAME, "720p")

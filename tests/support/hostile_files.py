@@ -129,7 +129,7 @@ KINDS: dict[str, Leave] = {
     "a block device": _device("disk_720p.mp4", stat.S_IFBLK, 0),
     "a directory with a video's name": lambda ground: os.mkdir(ground.at("directory_720p.mp4")),
     "8 TiB of nothing": _sparse("sparse_720p.mp4"),
-    "8 TiB of nothing, of a kind that nobody looks into": _sparse("sparse_720p.ts"),
+    "8 TiB of nothing, of a kind that nobody looks into": _sparse("sparse_720p.avi"),
     "8 TiB of nothing, in boxes that are complete": _sparse(
         "boxes_720p.mp4", _box(b"moov", bytes(8)) + b"\0\0\0\0mdat"
     ),

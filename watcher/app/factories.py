@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 from db import Catalog, CompressorTable, Database, Ledger, NoCatalog, OwnCatalog, State, open_database
 from storage import QUALITIES, ObjectStore, StorageConfig
 from watcher.catalog import CatalogGate, CompressorCatalog
-from watcher.filesystem import Tree
+from watcher.filesystem import Packages, Tree
 from watcher.renditions import Naming, PathTemplate
 from watcher.settings import CatalogKind, Settings
 
@@ -17,15 +17,23 @@ OTHER_THREADS = 20
 """Database connections of the threads other than the upload workers."""
 
 
-def make_path_template(settings: Settings) -> PathTemplate:
-    """The template that the settings describe."""
+def make_path_template(settings: Settings, packages: Packages | None = None) -> PathTemplate:
+    """The template that the settings describe; without `packages` it classifies by name alone."""
     return PathTemplate(
         settings.path_template,
         qualities=settings.qualities,
         extensions=settings.video_extensions,
         ignore=settings.ignore_patterns,
         rows_decide=settings.catalog_kind is CatalogKind.COMPRESSOR,
+        package_reason=packages.reason if packages is not None else lambda _: None,
     )
+
+
+def make_live_acceptance(settings: Settings, template: PathTemplate) -> Callable[[str], bool]:
+    """Whether the file at a path may be a live container: only an original, and no row may decide instead."""
+    if not settings.accept_live_containers or settings.catalog_kind is CatalogKind.COMPRESSOR:
+        return lambda _: False
+    return template.is_original
 
 
 def make_storage_config(settings: Settings) -> StorageConfig:

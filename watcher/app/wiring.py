@@ -15,6 +15,7 @@ from watcher.app.factories import (
     make_catalog,
     make_gate,
     make_ledger,
+    make_live_acceptance,
     make_naming,
     make_path_template,
     make_storage_config,
@@ -24,7 +25,7 @@ from watcher.app.factories import (
 from watcher.catalog import CatalogThread, CompressorCatalog, IgnoredFiles, Orphans, Republisher
 from watcher.detection import Scanner, Settler, check_complete
 from watcher.detection.scan_scheduler import ScanScheduler
-from watcher.filesystem import Tree
+from watcher.filesystem import Packages, Tree
 from watcher.filesystem.hashing import Hashing
 from watcher.settings import Policy, Settings
 from watcher.stages import (
@@ -189,7 +190,7 @@ def build_application(
         catalog_thread=catalog_thread,
         orphans=orphans,
         ignored_files=(
-            IgnoredFiles(context.catalog.table, make_path_template(settings))
+            IgnoredFiles(context.catalog.table, make_path_template(settings, context.packages))
             if isinstance(context.catalog, CompressorCatalog)
             else None
         ),
@@ -219,8 +220,10 @@ def build_context(
         )
     if settings.verify_public_url:
         public_check = PublicCheck()
+    tree = make_tree(settings)
     return StageContext(
-        tree=make_tree(settings),
+        tree=tree,
+        packages=Packages(tree),
         hashing=Hashing(),
         database=database,
         ledger=ledger,
@@ -241,10 +244,15 @@ def build_detection(
     settings: Settings, policy: Policy, *, context: StageContext, supervisor: Supervisor
 ) -> tuple[Enqueuer, Settler, Scanner, ScanScheduler]:
     """Build what finds finished files and enqueues them."""
-    template = make_path_template(settings)
+    template = make_path_template(settings, context.packages)
     enqueuer = Enqueuer(context, template)
     settler = Settler(
-        check_complete=partial(check_complete, context.tree, settle_seconds=settings.settle_seconds),
+        check_complete=partial(
+            check_complete,
+            context.tree,
+            settle_seconds=settings.settle_seconds,
+            accepts_live=make_live_acceptance(settings, template),
+        ),
         report=enqueuer.handle,
         supervisor=supervisor,
         clock=time.monotonic,

@@ -143,7 +143,7 @@ class CompressorCatalog:
         """
         with self._database.operation("see whether the catalog needs the local copy"):
             rows = self.table.rows_of_video(upload.video_id)
-            of_file = rows_of_file(upload, rows, self._naming, known_urls=self._known_urls(upload))
+            of_file = self._matching(upload, rows)
             now = self._ledger.now()
         for row in of_file:
             if _is_being_encoded(row, of_file, now):
@@ -202,7 +202,11 @@ class CompressorCatalog:
 
     def _rows_of(self, upload: Upload, *, record: bool = False) -> list[CatalogRow]:
         rows = self.table.rows_of_video(upload.video_id, record=record)
-        return rows_of_file(upload, rows, self._naming, known_urls=self._known_urls(upload))
+        return self._matching(upload, rows)
+
+    def _matching(self, upload: Upload, rows: Sequence[CatalogRow]) -> list[CatalogRow]:
+        known = self._known_urls(upload)
+        return rows_of_file(upload, rows, self._naming, known_urls=known, ledger=self._ledger)
 
     def _known_urls(self, upload: Upload) -> Collection[str]:
         return self._ledger.urls_of_path(upload.path)

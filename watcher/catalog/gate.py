@@ -96,7 +96,7 @@ class CatalogGate:
         """
         if rows is None:
             rows = self._table.rows_of_video(upload.video_id, record=record)
-        of_file = rows_of_file(upload, rows, self._naming)
+        of_file = rows_of_file(upload, rows, self._naming, ledger=self._ledger)
         if not of_file:
             return Waiting(Code.NO_ROW, "The compressor's catalog has no row for it yet.")
         row = of_file[-1]

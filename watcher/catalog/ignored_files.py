@@ -10,7 +10,7 @@ from uuid import UUID
 import structlog
 
 from db import CompressorTable
-from watcher.renditions import Ignored, PathTemplate
+from watcher.renditions import Ignored, PathTemplate, normal_form
 
 log = structlog.get_logger()
 
@@ -38,9 +38,10 @@ class IgnoredFiles:
         found: dict[str, str] = {}
         for row in self._table.ready_rows(list(by_video)):
             name = posixpath.basename(row.url)
+            names = {normal_form(name), normal_form(unquote(name))}
             for path in by_video[row.video_id]:
                 classified = self._template.classify(path)
-                if posixpath.basename(path) in {name, unquote(name)} and isinstance(classified, Ignored):
+                if normal_form(posixpath.basename(path)) in names and isinstance(classified, Ignored):
                     found[path] = classified.reason
         if found and found != self.paths:
             log.warning(
@@ -49,7 +50,7 @@ class IgnoredFiles:
                 path=min(found),
                 reason=found[min(found)],
                 hint="Their catalog rows are ready. To have them uploaded, change VIDEO_EXTENSIONS or "
-                "IGNORE_PATTERNS; `video-uploader status` lists them.",
+                "IGNORE_PATTERNS, or move the playlist that names them; `video-uploader status` lists them.",
             )
         self.paths = found
 

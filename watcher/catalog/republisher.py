@@ -143,7 +143,7 @@ class Republisher:
             return 0
 
         def reconcile(upload: Upload) -> int:
-            of_file = rows_of_file(upload, rows, self._naming)
+            of_file = rows_of_file(upload, rows, self._naming, ledger=self._ledger)
             may_be_current = is_due and upload.state is State.PUBLISHED
             if of_file and (may_be_current or any(row.id in news for row in of_file)):
                 return self._reconcile(upload, of_file)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Collection, Sequence
+import unicodedata
+from collections.abc import Callable, Collection, Sequence
 from urllib.parse import unquote
 
-from db import CatalogRow, Upload
+from db import CatalogRow, LedgerReader, State, Upload
 from storage import StorageError
-from watcher.renditions import ORIGINAL, Naming, rendition_of
+from watcher.renditions import ORIGINAL, Naming, normal_form, rendition_of, without_quality
 
+as_written: Callable[[str], str] = str
+"""The form of a name in which it is compared as it is written."""
 MAX_DESCRIBED = 5
 """How many rows `describe_others` describes."""
 _RENDITION_EXTENSION = ".mp4"
@@ -17,7 +20,12 @@ _RENDITION_EXTENSION = ".mp4"
 
 
 def rows_of_file(
-    upload: Upload, rows: Sequence[CatalogRow], naming: Naming, *, known_urls: Collection[str] = ()
+    upload: Upload,
+    rows: Sequence[CatalogRow],
+    naming: Naming,
+    *,
+    known_urls: Collection[str] = (),
+    ledger: LedgerReader | None = None,
 ) -> list[CatalogRow]:
     """The rows of the upload's file among those of its video, oldest first.
 
@@ -25,25 +33,53 @@ def rows_of_file(
     of it; `known_urls` are URLs of its earlier objects. Without such a row they are the rows of its quality
     that show no other file. A directory of the video that is not written like its id, in lower case, is
     another one: its files have only the rows that name it.
+
+    A name in another normal form of Unicode is the same one: macOS decomposes names, and most other programs
+    compose them. Where the `ledger` has both files, each has only the rows that name it as it is written.
     """
+    is_canonical = _directory(upload) == upload.video_id
+    found = _showing(upload, rows, naming, known_urls, as_written)
+    if not found and not upload.path.isascii():
+        found = _showing(upload, rows, naming, known_urls, normal_form)
+        if found and ledger is not None and _has_twin(upload, ledger):
+            found = []
+    if not found and is_canonical:
+        found = [row for row in rows if row.quality == upload.quality and not _shows_any_file(row)]
+    return sorted(found, key=lambda row: row.age_order)
+
+
+def _showing(
+    upload: Upload,
+    rows: Sequence[CatalogRow],
+    naming: Naming,
+    known_urls: Collection[str],
+    form: Callable[[str], str],
+) -> list[CatalogRow]:
+    """The rows that show the file or its object; names are compared in a form."""
     is_canonical = _directory(upload) == upload.video_id
 
     def shows_object(row: CatalogRow) -> bool:
         if row.url in known_urls or row.url == upload.url:
             return True
-        key = naming.key_of(row.url) if is_canonical else None
-        return key is not None and key == _key(upload, row.quality, naming)
+        found = naming.key_of(row.url) if is_canonical else None
+        key = _key(upload, row.quality, naming)
+        return found is not None and key is not None and form(found) == form(key)
 
     # The compressor does not encode names in URLs. A name is decoded only if no row has it literally,
     # because 'a%20b' and 'a b' are two files.
     objects = {row.id for row in rows if _shows_an_object(row, naming)}
-    exact = [row for row in rows if _names(_file_of(row.url), upload, row, objects)]
-    decoded = [row for row in rows if _names(_decoded(_file_of(row.url)), upload, row, objects)]
+    exact = [row for row in rows if _names(_file_of(row.url), upload, row, objects, form)]
+    decoded = [row for row in rows if _names(_decoded(_file_of(row.url)), upload, row, objects, form)]
     showing = exact or decoded
-    found = [row for row in rows if row in showing or shows_object(row)]
-    if not found and is_canonical:
-        found = [row for row in rows if row.quality == upload.quality and not _shows_any_file(row)]
-    return sorted(found, key=lambda row: row.age_order)
+    return [row for row in rows if row in showing or shows_object(row)]
+
+
+def _has_twin(upload: Upload, ledger: LedgerReader) -> bool:
+    """Whether another file has the name of this one in another normal form."""
+    forms = {unicodedata.normalize(form, upload.path) for form in ("NFC", "NFD")} - {upload.path}
+    return any(
+        twin.state not in {State.GONE, State.SUPERSEDED} for twin in ledger.current_many(forms).values()
+    )
 
 
 def is_newer(row: CatalogRow, upload: Upload) -> bool:
@@ -75,16 +111,23 @@ def _mismatch(upload: Upload, row: CatalogRow) -> str:
     return f"names no file, and the quality of the file is {upload.quality}"
 
 
-def _names(place: tuple[str, str], upload: Upload, row: CatalogRow, objects: Collection[str]) -> bool:
+def _names(
+    place: tuple[str, str],
+    upload: Upload,
+    row: CatalogRow,
+    objects: Collection[str],
+    form: Callable[[str], str],
+) -> bool:
     """Whether the end of a URL names the file, or the object that the compressor uploaded of it.
 
-    `objects` are the ids of the rows whose URL shows an object, whose name another file may have.
+    `objects` are the ids of the rows whose URL shows an object, whose name another file may have. Names are
+    compared in a form.
     """
-    name = posixpath.basename(upload.path)
+    name, found = form(posixpath.basename(upload.path)), form(place[1])
     directory = _directory(upload)
-    if place == (directory, name) and row.id not in objects:
+    if (place[0], found) == (directory, name) and row.id not in objects:
         return True
-    return place[0] == directory == upload.video_id and _names_object(place[1], name, row.quality)
+    return place[0] == directory == upload.video_id and _names_object(found, name, row.quality)
 
 
 def _shows_an_object(row: CatalogRow, naming: Naming) -> bool:
@@ -101,7 +144,7 @@ def _names_object(found: str, name: str, quality: str) -> bool:
     stem, extension = posixpath.splitext(name)
     if quality == ORIGINAL:
         return found == f"{stem}_{ORIGINAL}{extension}"
-    is_rendition = extension == _RENDITION_EXTENSION and stem.removesuffix(f"_{quality}") not in {"", stem}
+    is_rendition = extension == _RENDITION_EXTENSION and without_quality(stem, quality) not in {"", stem}
     return is_rendition and stem in {found, posixpath.splitext(found)[0]}
 
 
@@ -114,7 +157,7 @@ def _directory(upload: Upload) -> str:
 def _key(upload: Upload, quality: str, naming: Naming) -> str | None:
     """The key of the file's object at this quality; None if its name excludes the quality."""
     stem = posixpath.splitext(posixpath.basename(upload.path))[0]
-    if quality != ORIGINAL and stem.removesuffix(f"_{quality}") in {"", stem}:
+    if quality != ORIGINAL and without_quality(stem, quality) in {"", stem}:
         return None
     try:
         return naming.key(rendition_of(upload.video_id, upload.path, quality))

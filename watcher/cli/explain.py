@@ -11,7 +11,13 @@ from uuid import UUID
 import typer
 
 from db import Ledger, State, Upload
-from watcher.app.factories import make_catalog, make_naming, make_path_template, make_tree
+from watcher.app.factories import (
+    make_catalog,
+    make_live_acceptance,
+    make_naming,
+    make_path_template,
+    make_tree,
+)
 from watcher.catalog.row_matching import describe_others, rows_of_file
 from watcher.cli.exit_codes import CommandError
 from watcher.cli.ledger_access import daemon_is_running, open_ledger, path_below, settings_of
@@ -19,7 +25,7 @@ from watcher.cli.output import echo
 from watcher.cli.status_all import paused_stages
 from watcher.detection.completeness import describe_file
 from watcher.errors import Code
-from watcher.filesystem import FoundFile, Tree, TreeError
+from watcher.filesystem import FoundFile, Packages, Tree, TreeError
 from watcher.operations import describe_gate, describe_next_step
 from watcher.renditions import Ignored, PathTemplate
 from watcher.settings import Settings
@@ -57,7 +63,7 @@ class _Explainer:
         if self.tree is None:
             return "The watched directory cannot be read now."
         try:
-            return describe_file(self.tree, path)
+            return describe_file(self.tree, path, make_live_acceptance(self.settings, self.template))
         except TreeError as exc:
             return f"Unknown: {exc}"
 
@@ -95,7 +101,7 @@ class _Explainer:
         rows = make_catalog(self.settings, self.ledger).rows(upload.video_id)
         return describe_gate(
             upload,
-            rows_of_file(upload, rows, make_naming(self.settings)),
+            rows_of_file(upload, rows, make_naming(self.settings), ledger=self.ledger),
             now=self.ledger.now(),
             timeout=timedelta(seconds=self.settings.catalog_row_timeout),
             others=describe_others(upload, rows),
@@ -109,7 +115,9 @@ def explain(
     """Show everything known about a file, or about all files of a video, in chronological order."""
     settings = settings_of(context)
     with open_ledger(settings, read_only=True) as ledger:
-        explainer = _Explainer(settings, ledger, make_path_template(settings), _tree(settings))
+        tree = _tree(settings)
+        template = make_path_template(settings, None if tree is None else Packages(tree))
+        explainer = _Explainer(settings, ledger, template, tree)
         try:
             video_id = str(UUID(subject))
         except ValueError:

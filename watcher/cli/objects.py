@@ -20,9 +20,9 @@ from watcher.cli.ledger_access import open_ledger, path_below, settings_of
 from watcher.cli.output import echo
 from watcher.detection import check_complete
 from watcher.detection.completeness import Finished, describe_status
-from watcher.filesystem import Tree, leases
+from watcher.filesystem import Packages, Tree, leases
 from watcher.filesystem.openat import owned
-from watcher.renditions import Ignored, Rendition
+from watcher.renditions import ORIGINAL, Ignored, Rendition
 from watcher.settings import Settings
 from watcher.telemetry import printable
 
@@ -59,12 +59,17 @@ def upload(
         if given is None
         else os.path.split(os.path.abspath(path))
     )
-    rendition = given or _from_path(settings, relative)
+    tree = Tree(below, allows_hard_links=settings.allow_hard_links)
+    rendition = given or _from_path(settings, relative, Packages(tree))
     stored_as = rendition.filename
     if given is not None:
         stored_as = rendition_filename(given.filename, given.quality, relative)
     with (
-        _open_finished(Tree(below, allows_hard_links=settings.allow_hard_links), relative) as fd,
+        _open_finished(
+            tree,
+            relative,
+            accepts_live=settings.accept_live_containers and rendition.quality == ORIGINAL,
+        ) as fd,
         RenditionStore(make_storage_config(settings)) as renditions,
     ):
         placed = renditions.upload(fd, rendition.video_id, stored_as, rendition.quality)
@@ -151,9 +156,9 @@ def _relative(settings: Settings, path: str) -> str:
         raise CommandError(f"{exc} Give --video-id, --filename and --quality.", EXIT_USAGE) from exc
 
 
-def _from_path(settings: Settings, relative: str) -> Rendition:
+def _from_path(settings: Settings, relative: str, packages: Packages | None = None) -> Rendition:
     """Return the rendition that a path below the watched directory names."""
-    classified = make_path_template(settings).classify(relative)
+    classified = make_path_template(settings, packages).classify(relative)
     if isinstance(classified, Ignored):
         raise CommandError(
             f"{relative} names no rendition: {classified.reason}. Give --video-id, --filename and --quality.",
@@ -163,13 +168,20 @@ def _from_path(settings: Settings, relative: str) -> Rendition:
 
 
 @contextmanager
-def _open_finished(tree: Tree, relative: str) -> Iterator[int]:
+def _open_finished(tree: Tree, relative: str, *, accepts_live: bool) -> Iterator[int]:
     """Open a file that is finished and complete by the daemon's rules; refuse any other.
 
     If the kernel cannot tell whether it has writers, it is taken to have none: the user asked for it.
     """
     leases.ignore_sigio()
-    status = check_complete(tree, relative, previous=None, now=time.monotonic(), settle_seconds=0)
+    status = check_complete(
+        tree,
+        relative,
+        previous=None,
+        now=time.monotonic(),
+        settle_seconds=0,
+        accepts_live=lambda _: accepts_live,
+    )
     if not isinstance(status, Finished) or status.finding is not None:
         raise CommandError(f"{relative} was not uploaded. {describe_status(status)}")
     with owned(tree.open(relative)) as fd:

@@ -6,6 +6,7 @@ No state is kept here: the caller repeats the check when the result says so, and
 import errno
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from db import Identity
@@ -52,13 +53,14 @@ class Busy:
 
 @dataclass(frozen=True, slots=True)
 class QuietPeriod:
-    """The kernel cannot tell whether the file has a writer; if unchanged until `until`, it is finished.
+    """Nothing tells at once whether the file is finished; if unchanged until `until`, it is.
 
     `observation` must be passed to the next check; `until` is in seconds of the caller's clock.
     """
 
     observation: Observation
     until: float
+    reason: str = "Whether a process writes it is unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +97,19 @@ FileStatus = Finished | Busy | QuietPeriod | Refused | Missing | Unreadable | Un
 
 
 def check_complete(
-    tree: Tree, relative: str, previous: Observation | None, now: float, *, settle_seconds: float
+    tree: Tree,
+    relative: str,
+    previous: Observation | None,
+    now: float,
+    *,
+    settle_seconds: float,
+    accepts_live: Callable[[str], bool] = lambda _: False,
 ) -> FileStatus:
     """Check once whether a file is acceptable, finished, and complete as a container.
 
     `previous` is the observation of the last `QuietPeriod` for this path, None after any other result. `now`
-    is in seconds of any monotonic clock. Raises RootUnavailableError.
+    is in seconds of any monotonic clock. `accepts_live` returns whether the file at a path may be a live
+    container, which ends with its last cluster. Raises RootUnavailableError.
     """
     try:
         descriptor = tree.open(relative)
@@ -114,44 +123,66 @@ def check_complete(
         return Unreadable(error.reason)
     with owned(descriptor):
         try:
-            return _check_open(tree, descriptor, relative, previous, now, settle_seconds)
+            identity = tree.identity(os.fstat(descriptor))
+            if not identity.is_storable:
+                return Unrecordable(_UNSTORABLE_TIME)
+            quiet = _Quiet(previous, now, settle_seconds)
+            return _check_open(tree, descriptor, relative, identity, quiet, accepts_live(relative))
         except OSError as error:
             return Unreadable(f"Reading it failed. {sentence(error)}")
 
 
+@dataclass(frozen=True, slots=True)
+class _Quiet:
+    """The last observation of a file, and how long it has to stay unchanged, in seconds."""
+
+    previous: Observation | None
+    now: float
+    settle_seconds: float
+
+    def period(self, identity: Identity, reason: str) -> QuietPeriod | None:
+        """The quiet period of a file for this reason; None if it is over."""
+        observation = self.previous
+        if observation is None or observation.identity != identity:
+            observation = Observation(identity, self.now)
+        until = observation.since + self.settle_seconds
+        return QuietPeriod(observation, until, reason) if self.now < until else None
+
+
 def _check_open(
-    tree: Tree,
-    descriptor: int,
-    relative: str,
-    previous: Observation | None,
-    now: float,
-    settle_seconds: float,
+    tree: Tree, descriptor: int, relative: str, identity: Identity, quiet: _Quiet, accepts_live: bool
 ) -> FileStatus:
-    identity = tree.identity(os.fstat(descriptor))
-    if not identity.is_storable:
-        return Unrecordable(_UNSTORABLE_TIME)
+    extension = os.path.splitext(relative)[1]
+    reason = None
     match leases.check_writers(descriptor):
         case Writers.SOME:
             return Busy("Some process has it open for writing.")
         case Writers.UNKNOWN:
-            observation = (
-                previous if previous and previous.identity == identity else Observation(identity, now)
-            )
-            until = observation.since + settle_seconds
-            if now < until:
-                return QuietPeriod(observation, until)
-        case Writers.NONE:
-            pass
-    finding = containers.inspect(descriptor, identity.size, os.path.splitext(relative)[1])
+            reason = "Whether a process writes it is unknown"
+        case Writers.NONE if accepts_live and containers.is_live(descriptor, identity.size, extension):
+            # A server that receives a recording in pieces may close the file after each.
+            reason = "Its container has no end of its own, so that more may be appended"
+    if reason is not None and (period := quiet.period(identity, reason)):
+        return period
+    finding = containers.inspect(descriptor, identity.size, extension, accepts_live=accepts_live)
     # A writer may have arrived while the container was read, which invalidates the finding.
     if tree.identity(os.fstat(descriptor)) != identity or leases.check_writers(descriptor) is Writers.SOME:
         return Busy("It was opened for writing, or changed, during the check.")
     return Finished(identity, finding)
 
 
-def describe_file(tree: Tree, path: str) -> str:
+def describe_file(tree: Tree, path: str, accepts_live: Callable[[str], bool] = lambda _: False) -> str:
     """Check a file once and describe its status. Raises RootUnavailableError."""
-    return describe_status(check_complete(tree, path, previous=None, now=time.monotonic(), settle_seconds=1))
+    return describe_status(
+        check_complete(
+            tree,
+            path,
+            previous=None,
+            now=time.monotonic(),
+            settle_seconds=1,
+            accepts_live=accepts_live,
+        )
+    )
 
 
 def describe_status(status: FileStatus) -> str:
@@ -163,10 +194,8 @@ def describe_status(status: FileStatus) -> str:
             return f"No process writes it, but it is incomplete: {finding}"
         case Busy(reason):
             return f"It is not finished: {reason}"
-        case QuietPeriod():
-            return (
-                "Whether a process writes it is unknown: it is finished once it has not changed for a while."
-            )
+        case QuietPeriod(reason=reason):
+            return f"{reason}: it is finished once it has not changed for a while."
         case Refused(reason):
             return f"It is not accepted: {reason}"
         case Unreadable(reason):

@@ -48,6 +48,12 @@ class ScanReport:
     quarantined: list[str] = field(default_factory=list)
     ignored_paths: list[str] = field(default_factory=list)
 
+    def add_ignored(self, path: str) -> None:
+        """Count a file that is ignored."""
+        self.ignored += 1
+        if len(self.ignored_paths) < MAX_IGNORED_PATHS:
+            self.ignored_paths.append(path)
+
 
 class Watching(Protocol):
     """What a scan notifies of its progress; implemented by `watcher.detection.observer.TreeObserver`."""
@@ -174,10 +180,8 @@ class Scanner:
                     log.warning("directory_unreadable", path=entry.path, reason=entry.reason)
             elif parse_quarantine_name(os.path.basename(entry.path)) is not None:
                 report.quarantined.append(entry.path)
-            elif isinstance(self._template.classify(entry.path), Ignored):
-                report.ignored += 1
-                if len(report.ignored_paths) < MAX_IGNORED_PATHS:
-                    report.ignored_paths.append(entry.path)
+            elif isinstance(self._template.classify_name(entry.path), Ignored):
+                report.add_ignored(entry.path)
             else:
                 report.files += 1
                 yield entry
@@ -188,7 +192,11 @@ class Scanner:
         known = self._ledger.current_many(found)
         for path, identity in found.items():
             row = known.get(path)
-            if row is None or not row.holds(identity):
+            if row is None and isinstance(self._template.classify(path), Ignored):
+                # It is a part of a package. That of a known file, which may be many, is left to the stages.
+                report.files -= 1
+                report.add_ignored(path)
+            elif row is None or not row.holds(identity):
                 report.noticed += 1
                 if row is not None and _is_touched_copy(row, identity):
                     self._recheck(path, identity.size)

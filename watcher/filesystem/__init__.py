@@ -8,12 +8,14 @@ from watcher.filesystem.openat import (
     TreeError,
     UnreadableError,
 )
+from watcher.filesystem.packages import Packages
 from watcher.filesystem.tree import FoundFile, Tree, UnreadableDirectory
 
 __all__ = [
     "FileMissingError",
     "FoundFile",
     "NotOursError",
+    "Packages",
     "RootUnavailableError",
     "SecondNameError",
     "Tree",

@@ -13,6 +13,7 @@ from storage import StorageError
 from watcher.app.factories import (
     make_gate,
     make_ledger,
+    make_live_acceptance,
     make_naming,
     make_path_template,
     make_tree,
@@ -23,7 +24,7 @@ from watcher.catalog.gate import Admitted, Rejected, Waiting
 from watcher.detection import check_complete
 from watcher.detection.completeness import Finished, QuietPeriod, describe_status
 from watcher.detection.scanner import is_settled
-from watcher.filesystem import FoundFile, UnreadableDirectory
+from watcher.filesystem import FoundFile, Packages, UnreadableDirectory
 from watcher.renditions import Ignored, Rendition
 from watcher.settings import Settings
 
@@ -45,7 +46,7 @@ class Planner:
     ) -> None:
         self._settings = settings
         self._tree = make_tree(settings)
-        self._template = make_path_template(settings)
+        self._template = make_path_template(settings, Packages(self._tree))
         self._naming = make_naming(settings)
         self._ledger = ledger
         self._gate = gate
@@ -79,6 +80,7 @@ class Planner:
             previous=None,
             now=time.monotonic(),
             settle_seconds=self._settings.settle_seconds,
+            accepts_live=make_live_acceptance(self._settings, self._template),
         )
         try:
             key = self._naming.key(rendition)

@@ -77,18 +77,19 @@ class Settings(BaseSettings):
 
     completed_dir: types.Directory = setting("Directory to watch.", "a directory's absolute path", ...)
     path_template: types.Template = setting(
-        "How a path below it names a rendition. A file `{video_id}/{filename}{ext}` without a known "
-        "quality is the `original`; so is one with the suffix `_original`. Unless the compressor's rows "
-        "decide, a name with something like a quality (`a_4320p`, `a-720p`) is ignored. Without "
-        "`{filename}` in the template, the file name is `video`.",
+        "How a path below it names a rendition; the quality may be in upper case (`_720P`). A file "
+        "`{video_id}/{filename}{ext}` without a known quality is the `original`; so is one with the suffix "
+        "`_original`. Unless the compressor's rows decide, a name with something like a quality "
+        "(`a_4320p`, `a-720p`) is ignored. Without `{filename}` in the template, the file name is `video`.",
         TEMPLATE_HELP,
         "{video_id}/{filename}_{quality}{ext}",
     )
     video_extensions: types.Extensions = setting(
         "Only files with these extensions, in any case, are uploaded: a log beside the videos must not "
-        "become public. The default has the formats that ffmpeg reads, because originals keep theirs.",
+        "become public. The default has the formats that ffmpeg reads, because originals keep theirs, "
+        "except `.ts`: most such files are segments of HLS packages.",
         "extensions with their dot, separated by commas",
-        tuple(CONTENT_TYPES),
+        tuple(extension for extension in CONTENT_TYPES if extension != ".ts"),
     )
     qualities: types.Qualities = setting(
         "Names of the qualities; a subset of the default unless `CATALOG=none`.",
@@ -99,6 +100,12 @@ class Settings(BaseSettings):
         "Names of files and directories that are ignored.",
         "shell patterns, separated by commas",
         (".*", "*.tmp", "*.part", "*.partial", "*~"),
+    )
+    accept_live_containers: bool = switch(
+        "Upload an `original` whose WebM or Matroska segment has no size, as browsers' recorders and "
+        "`ffmpeg -live 1` leave it, if its last cluster is whole and it has not changed for "
+        "`SETTLE_SECONDS`. With the compressor's catalog a ready row decides.",
+        True,
     )
     allow_hard_links: bool = switch(
         "Upload files that have several names (hard links). A user who can write to the directory can "

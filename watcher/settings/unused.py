@@ -36,6 +36,11 @@ def _reasons(settings: Settings) -> Iterator[tuple[str, str]]:
             ("catalog_schema", "catalog_row_timeout", "delete_orphans"),
             f"It applies to the compressor's catalog, and CATALOG is {settings.catalog_kind}.",
         )
+    else:
+        yield (
+            "accept_live_containers",
+            "An original is uploaded once its row of the compressor's catalog is ready, live or not.",
+        )
     if settings.catalog_kind is CatalogKind.NONE:
         yield "local_base_url", "There are no rows that could hold the URL: CATALOG is none."
     if settings.aws_access_key_id is None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from db import Catalog, Database, Ledger, State
 from storage import ObjectStore, PublicCheck
 from watcher.catalog import CatalogGate
-from watcher.filesystem import Tree
+from watcher.filesystem import Packages, Tree
 from watcher.filesystem.hashing import Hashing
 from watcher.renditions import Naming
 from watcher.stages.cdn_invalidation import Invalidator
@@ -69,6 +69,7 @@ class StageContext:
     """
 
     tree: Tree
+    packages: Packages
     hashing: Hashing
     database: Database
     ledger: Ledger

@@ -7,13 +7,16 @@ from collections.abc import Sequence
 import structlog
 
 from db import State, Upload
-from watcher.errors import Code, FailureKind, StageError
+from watcher.errors import Code, DeferError, FailureKind, StageError
 from watcher.failpoints import Point, failpoint
 from watcher.settings import Policy
 from watcher.stages.context import StageContext
 from watcher.stages.runner import Stage, Work
 
 log = structlog.get_logger()
+
+PACKAGE_SECONDS = 600.0
+"""How soon the publication of a file that a playlist names is tried again: the playlist may have gone."""
 
 
 class _NoRowError(Exception):
@@ -42,6 +45,8 @@ class PublishStage(Stage):
 
     def publish(self, upload: Upload) -> None:
         """Publish one upload. Raises `db.ClaimLostError` and the errors that `ErrorPolicy` handles."""
+        if reason := self._context.packages.reason(upload.path):
+            raise DeferError(Code.IN_PACKAGE, f"Its URL is not published because {reason}.", PACKAGE_SECONDS)
         public_url = self._context.naming.public_url(upload)
         local_url = self._context.naming.local_url(upload)
         if self._context.public_check is not None:

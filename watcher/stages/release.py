@@ -36,6 +36,8 @@ QUARANTINE_SECONDS = 1.0
 """How long a file stays in quarantine: a writer may have resolved its path and not opened it yet."""
 
 CATALOG_BUSY_SECONDS = 5.0
+PACKAGE_SECONDS = 600.0
+"""How soon the release of a file that a playlist names is tried again: the playlist may have gone."""
 REHASH_SECONDS = 60.0
 """How soon a release is tried again at the latest whose file has to be hashed again first."""
 
@@ -136,6 +138,8 @@ class ReleaseStage(Stage):
             left = self._policy.retention
         if left > timedelta(0) and not self._is_pressed():
             raise DeferError(Code.RETENTION, "The retention has not ended.", left.total_seconds())
+        if reason := self._context.packages.reason(upload.path):
+            raise DeferError(Code.IN_PACKAGE, f"The copy is kept because {reason}.", PACKAGE_SECONDS)
         if reason_to_keep_copy := self._context.catalog.reason_to_keep_copy(upload):
             raise DeferError(Code.CATALOG_BUSY, reason_to_keep_copy, CATALOG_BUSY_SECONDS)
 

@@ -92,6 +92,7 @@ class UploadStage(Stage):
             return
         with owned(opened) as fd:
             ctime_ns = self._require_as_settled(upload, fd).ctime_ns
+            self._require_no_package(upload)
             admitted = self._pass_gate(upload)
             if admitted is None:
                 raise DecidedError
@@ -196,6 +197,14 @@ class UploadStage(Stage):
                 upload.id, "replaced", "the CDN is asked to invalidate the object of the earlier content"
             )
         self._context.invalidator.wake()
+
+    def _require_no_package(self, upload: Upload) -> None:
+        """Reject the upload if a playlist names its file, which may have appeared after it was enqueued."""
+        if reason := self._context.packages.reason(upload.path):
+            reason = f"It is not sent because {reason}. Once the playlist is gone, retry {upload.id}."
+            log.warning("upload_rejected", code=Code.IN_PACKAGE, reason=reason)
+            self._context.ledger.advance(upload, State.REJECTED, error=reason, error_code=Code.IN_PACKAGE)
+            raise DecidedError
 
     def _require_as_settled(self, upload: Upload, fd: int) -> Identity:
         """Raise ReexamineError unless the file is unchanged since it was settled, which may be hours ago.

@@ -20,6 +20,7 @@ from watcher.detection.completeness import (
     Refused,
     Unreadable,
     check_complete,
+    describe_status,
 )
 from watcher.filesystem import leases
 from watcher.filesystem.openat import RootUnavailableError, identity_of
@@ -40,9 +41,21 @@ def identity(path: str) -> Identity:
 
 
 def look(
-    tree: Tree, *, name: str = "a.mp4", previous: Observation | None = None, now: float = 100.0
+    tree: Tree,
+    *,
+    name: str = "a.mp4",
+    previous: Observation | None = None,
+    now: float = 100.0,
+    accepts_live: bool = False,
 ) -> FileStatus:
-    return check_complete(tree, name, previous=previous, now=now, settle_seconds=5.0)
+    return check_complete(
+        tree,
+        name,
+        previous=previous,
+        now=now,
+        settle_seconds=5.0,
+        accepts_live=lambda _: accepts_live,
+    )
 
 
 @pytest.fixture
@@ -173,8 +186,8 @@ def test_without_leases_a_detected_writer_makes_the_file_busy(tree: Tree, video:
 def during_the_look(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
     inspect = containers.inspect
 
-    def inspect_and_more(descriptor: int, size: int, extension: str) -> str | None:
-        finding = inspect(descriptor, size, extension)
+    def inspect_and_more(descriptor: int, size: int, extension: str, *, accepts_live: bool) -> str | None:
+        finding = inspect(descriptor, size, extension, accepts_live=accepts_live)
         happens()
         return finding
 
@@ -194,3 +207,52 @@ def test_a_writer_that_arrives_during_the_check_and_has_written_nothing_is_detec
     with ExitStack() as files:
         during_the_look(monkeypatch, lambda: files.enter_context(open(video, "ab")))
         assert isinstance(look(tree), Busy)
+
+
+def test_a_live_container_is_finished_once_it_has_not_changed_for_a_while(
+    tree: Tree, place: str, media: Media
+) -> None:
+    """A server may append to a recording in pieces, and have it closed in between."""
+    path = f"{place}/a.webm"
+    with open(media.live, "rb") as file:
+        content = file.read()
+    last = content.rindex(bytes.fromhex("1F43B675"))
+    with open(path, "wb") as file:
+        file.write(content[:last])
+    first = look(tree, name="a.webm", accepts_live=True)
+    assert isinstance(first, QuietPeriod)
+    assert first.until == 105.0
+    assert describe_status(first).startswith("Its container has no end of its own")
+    with open(path, "ab") as file:
+        file.write(content[last:])
+    second = look(tree, name="a.webm", previous=first.observation, now=106.0, accepts_live=True)
+    assert isinstance(second, QuietPeriod)
+    assert second.until == 111.0
+    third = look(tree, name="a.webm", previous=second.observation, now=111.0, accepts_live=True)
+    assert third == Finished(identity(path), None)
+    refused = look(tree, name="a.webm")
+    assert isinstance(refused, Finished)
+    assert "never closed" in (refused.finding or "")
+
+
+def test_a_live_container_that_is_written_is_busy_and_a_truncated_one_has_a_finding(
+    tree: Tree, place: str, media: Media
+) -> None:
+    path = f"{place}/a.webm"
+    with open(media.live, "rb") as source, open(path, "wb") as target:
+        target.write(source.read()[:-1])
+    with writer(path, os.O_WRONLY | os.O_APPEND) as process:
+        process.expect("opened")
+        assert isinstance(look(tree, name="a.webm", accepts_live=True), Busy)
+        process.go_on()
+        process.expect("closed")
+    since = Observation(identity(path), 0.0)
+    found = look(tree, name="a.webm", previous=since, accepts_live=True)
+    assert isinstance(found, Finished)
+    assert "is truncated" in (found.finding or "")
+
+
+def test_a_closed_container_needs_no_quiet_period(tree: Tree, place: str, media: Media) -> None:
+    with open(media.webm, "rb") as source, open(f"{place}/a.webm", "wb") as target:
+        target.write(source.read())
+    assert isinstance(look(tree, name="a.webm", accepts_live=True), Finished)

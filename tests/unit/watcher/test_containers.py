@@ -94,7 +94,6 @@ def test_a_file_truncated_at_any_byte_is_incomplete(media: Media, kind: str) -> 
     cuts |= set(random.Random(kind).choices(range(len(content)), k=200)) | set(range(64))
     for cut in sorted(cut for cut in cuts if 0 <= cut < len(content)):
         assert inspect(content[:cut], extension), f"cut at {cut}"
-    assert inspect(content + b"x", extension)
 
 
 def test_a_file_truncated_within_a_fragment_is_incomplete(media: Media) -> None:
@@ -140,8 +139,8 @@ def test_boxes_that_end_with_the_file_are_complete(content: bytes) -> None:
         (FTYP + MOOV, "mdat box .* is missing"),
         (FTYP + box(b"free") + endless_box(b"mdat"), "moov box .* is missing"),
         (FTYP + MOOV + MDAT[:-1], "is truncated in the mdat box at byte 120: 1 bytes are missing"),
-        (FTYP + MOOV + MDAT + b"\0" * 7, "is truncated in the box header"),
-        (FTYP + MOOV + MDAT + b"\0" * 8, "There is no valid box type at byte"),
+        (FTYP + MDAT + b"\0" * 7, "is truncated in the box header"),
+        (FTYP + MDAT + b"\0" * 8, "There is no valid box type at byte"),
         (FTYP + MOOV + bytes(1000), "There is no valid box type at byte 120"),
         (FTYP + endless_box(b"moov", bytes(100)) + MDAT, "moov box at byte 12 was never finished"),
         (FTYP + (7).to_bytes(4, "big") + b"moov" + MDAT, "has a size of 7 bytes"),
@@ -180,8 +179,8 @@ def test_elements_that_end_with_the_file_are_complete(content: bytes) -> None:
         (SEGMENT, "does not begin with an EBML header"),
         (b"\x1a\x45\xdf", "does not begin with an EBML header"),
         (EBML + SEGMENT[:-1], "is truncated in the element at byte 32: 1 bytes are missing"),
-        (EBML + SEGMENT + b"\0", "There is no valid element id at byte"),
-        (EBML + SEGMENT + b"\x08\0\0\0\0\x81\0", "There is no valid element id at byte"),
+        (EBML + b"\0" + SEGMENT, "There is no valid element id at byte"),
+        (EBML + b"\x08\0\0\0\0\x81\0" + SEGMENT, "There is no valid element id at byte"),
         (EBML + bytes.fromhex("18538067 01FFFFFFFFFFFFFF") + bytes(1000), "never closed"),
         (EBML + bytes.fromhex("18538067 FF") + bytes(1000), "never closed"),
         (EBML + bytes.fromhex("18538067 00") + bytes(1000), "is truncated or damaged"),

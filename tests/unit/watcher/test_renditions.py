@@ -1,6 +1,8 @@
 """What a path names: a rendition, an original, or neither, with a reason."""
 
 import string
+from typing import Literal
+from unicodedata import normalize
 
 import pytest
 from hypothesis import assume, given
@@ -8,10 +10,19 @@ from hypothesis import strategies as st
 
 from db import QUALITIES
 from storage import key_of_url, object_key, parse_object_key, public_url
-from watcher.renditions import Ignored, PathTemplate, Rendition, TemplateError, check_template
+from watcher.renditions import (
+    Ignored,
+    Naming,
+    PathTemplate,
+    Rendition,
+    TemplateError,
+    check_template,
+    rendition_of,
+)
 
 VIDEO = "0b8e3f60-9d5c-4c1a-8f8e-3b1f0a7d2c11"
 DEFAULT = "{video_id}/{filename}_{quality}{ext}"
+Form = Literal["NFC", "NFD"]
 BY_DIRECTORY = "{video_id}/{quality}/{filename}{ext}"
 WITHOUT_FILENAME = "{video_id}_{quality}{ext}"
 EXTENSIONS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".ts")
@@ -51,6 +62,10 @@ def reason(path: str, made: PathTemplate | None = None) -> str:
         (f"{VIDEO}/back\\slash_720p.mp4", "back\\slash.mp4", "720p"),
         (f"{VIDEO}/clip_720p_720p.mp4", "clip_720p.mp4", "720p"),
         (f"{VIDEO}/clip_480p_720p.mp4", "clip_480p.mp4", "720p"),
+        (f"{VIDEO}/clip_720P.mp4", "clip.mp4", "720p"),
+        (f"{VIDEO}/CLIP_720P_1080P.MP4", "CLIP_720P.MP4", "1080p"),
+        (f"{VIDEO}/clip_ORIGINAL.mp4", "clip.mp4", "original"),
+        (f"{VIDEO}/e\u0301te\u0301_720P.mp4", "e\u0301te\u0301.mp4", "720p"),
     ],
 )
 def test_the_default_template_names_a_rendition(path: str, filename: str, quality: str) -> None:
@@ -63,7 +78,7 @@ def test_the_default_template_names_a_rendition(path: str, filename: str, qualit
         ("my_video.mp4", "my_video.mp4"),
         ("my_video_original.mp4", "my_video.mp4"),
         ("holiday_999p.mp4", "holiday_999p.mp4"),
-        ("clip_720P.mp4", "clip_720P.mp4"),
+        ("my_video_Original.mp4", "my_video.mp4"),
         ("720p.mp4", "720p.mp4"),
         ("_720p.mp4", "_720p.mp4"),
         ("original.mp4", "original.mp4"),
@@ -81,7 +96,6 @@ def test_a_file_without_a_known_quality_is_the_original_and_so_is_the_suffix(
     ("name", "word"),
     [
         ("a_4320p.mp4", "4320p"),
-        ("a_1080P.mp4", "1080P"),
         ("a_1080i.mp4", "1080i"),
         ("a_720p60.mp4", "720p60"),
         ("a_4K.mp4", "4K"),
@@ -123,7 +137,7 @@ def test_qualities_that_are_left_out_are_ignored(text: str, name: str) -> None:
     assert known.quality == "360p"
 
 
-@pytest.mark.parametrize("name", ["a_HD.mp4", "a-hd.mp4"])
+@pytest.mark.parametrize("name", ["a-HD.mp4", "a-hd.mp4"])
 def test_qualities_of_other_names_count_too(name: str) -> None:
     assert "quality" in reason(f"{VIDEO}/{name}", template(qualities=("hd", "original")))
 
@@ -244,6 +258,44 @@ def test_a_name_that_is_not_text_is_ignored() -> None:
 
 def test_an_original_is_ignored_where_the_word_is_not_among_the_qualities() -> None:
     assert "not in QUALITIES" in reason(f"{VIDEO}/a.mp4", template(qualities=("720p",)))
+
+
+@pytest.mark.parametrize("written", ["720p", "720P"])
+def test_the_case_of_a_quality_word_changes_no_key(written: str) -> None:
+    """`S3Service` and the daemon give a rendition the same key."""
+    found = template().classify(f"{VIDEO}/clip_{written}.mp4")
+    assert isinstance(found, Rendition)
+    naming = Naming(prefix="videos", public_base="https://b.example", local_base="file:///x")
+    assert naming.key(found) == object_key("videos", VIDEO, "clip.mp4", "720p")
+    by_row = rendition_of(VIDEO, f"{VIDEO}/clip_{written}.mp4", "720p")
+    assert naming.key(by_row) == naming.key(found)
+
+
+@pytest.mark.parametrize(
+    "word", ["4\N{KELVIN SIGN}", "7\N{ARABIC-INDIC DIGIT TWO}0p", "u\N{LATIN SMALL LETTER LONG S}"]
+)
+def test_only_letters_of_ascii_have_another_case(word: str) -> None:
+    made = template(qualities=("4k", "us", "original"))
+    found = made.classify(f"{VIDEO}/clip_{word}.mp4")
+    assert found == Rendition(VIDEO, f"clip_{word}.mp4", "original")
+
+
+def test_qualities_that_differ_only_in_case_are_two() -> None:
+    made = template(qualities=("hd", "HD", "original"))
+    for word, quality in (("hd", "hd"), ("HD", "HD"), ("hD", "HD")):
+        assert made.classify(f"{VIDEO}/a_{word}.mp4") == Rendition(VIDEO, "a.mp4", quality)
+
+
+@pytest.mark.parametrize("by", ["NFC", "NFD"])
+@pytest.mark.parametrize("on", ["NFC", "NFD"])
+def test_template_and_ignore_patterns_match_names_in_either_normal_form(by: Form, on: Form) -> None:
+    made = template(
+        normalize(by, "vid\u00e9os/{video_id}/{filename}_{quality}{ext}"),
+        ignore=(normalize(by, "*\u00e9.mp4"),),
+    )
+    path = normalize(on, f"vid\u00e9os/{VIDEO}/\u00fc_720p.mp4")
+    assert made.classify(path) == Rendition(VIDEO, normalize(on, "\u00fc.mp4"), "720p")
+    assert made.ignores(normalize(on, f"vid\u00e9os/{VIDEO}/caf\u00e9.mp4"))
 
 
 def test_of_two_matching_quality_words_the_longer_one_applies() -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import posixpath
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from os.path import splitext
 from pathlib import Path
+from typing import Literal, get_args
+from unicodedata import normalize
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from db import CatalogRow, CompressorTable, Ledger, open_database, sqlite_url
+from db import CatalogRow, CompressorTable, Ledger, State, migrate, open_database, sqlite_url
+from tests.support.databases import enqueue
 from tests.support.uploads import make_upload
 from watcher.catalog.gate import Admitted, CatalogGate
 from watcher.catalog.row_matching import describe_others, rows_of_file
@@ -216,3 +221,67 @@ def test_a_file_of_any_name_is_found_by_its_local_and_its_public_url(base: str) 
     key = NAMING.key(rendition_of(VIDEO, f"{VIDEO}/{name}", "720p"))
     local, public = row(f"{LOCAL}/{name}"), row(NAMING.public_url_of(key), age=1)
     assert found(name, local, public) == [local.url, public.url]
+
+
+Form = Literal["NFC", "NFD"]
+MIXED = "\u00e9te\u0301 100%"
+"""A name that is composed only in part, as some programs leave it."""
+
+
+@pytest.mark.parametrize("kind", ["as it is", "encoded", "public"])
+@pytest.mark.parametrize(
+    ("on_disk", "in_row"), [("NFD", "NFC"), ("NFC", "NFD"), ("NFD", None), ("NFC", None)]
+)
+def test_a_name_in_another_normal_form_is_the_same_one(on_disk: Form, in_row: Form | None, kind: str) -> None:
+    name = normalize(on_disk, MIXED) + "_720p.mp4"
+    other = (MIXED if in_row is None else normalize(in_row, MIXED)) + "_720p.mp4"
+    assert name != other
+    shown = {
+        "as it is": f"{LOCAL}/{other}",
+        "encoded": f"{LOCAL}/{quote(other)}",
+        "public": NAMING.public_url_of(f"videos/{VIDEO}/{other}"),
+    }[kind]
+    assert found(name, row(shown)) == [shown]
+    assert found(name.replace("t", "d"), row(shown)) == []
+    key = NAMING.key(rendition_of(VIDEO, f"{VIDEO}/{name}", "720p"))
+    assert key == f"videos/{VIDEO}/{name}"
+
+
+def test_a_name_as_it_is_written_wins_over_one_in_another_normal_form() -> None:
+    forms: tuple[Form, Form] = ("NFC", "NFD")
+    names = [normalize(form, MIXED) + "_720p.mp4" for form in forms]
+    rows = [row(f"{LOCAL}/{name}") for name in names]
+    for name, own in zip(names, rows, strict=True):
+        assert found(name, *rows) == [own.url]
+        published = row(NAMING.public_url_of(f"videos/{VIDEO}/{name}"), age=1)
+        assert found(name, *rows, published) == [own.url, published.url]
+
+
+def test_an_encoded_name_in_another_normal_form_is_decoded_only_if_no_row_has_it_literally() -> None:
+    literal, plain = row(f"{LOCAL}/\u00e9%20b_720p.mp4"), row(f"{LOCAL}/\u00e9 b_720p.mp4")
+    assert found("e\u0301 b_720p.mp4", literal, plain) == [plain.url]
+    assert found("e\u0301%20b_720p.mp4", literal, plain) == [literal.url]
+    assert found("e\u0301 b_720p.mp4", literal) == [literal.url]
+
+
+def test_the_row_of_a_file_is_not_that_of_its_twin_in_another_normal_form(tmp_path: Path) -> None:
+    """Two uploads that publish onto one row would replace each other's URL for ever."""
+    composed, decomposed = (f"{VIDEO}/{normalize(form, MIXED)}_720p.mp4" for form in get_args(Form))
+    shown = row(f"{LOCAL}/{posixpath.basename(composed)}")
+    own, twin = (replace(UPLOAD, path=path, quality="720p") for path in (composed, decomposed))
+    with closing(open_database(sqlite_url(str(tmp_path / "ledger.sqlite3")))) as database:
+        migrate(database)
+        ledger = Ledger(database, "test")
+        assert rows_of_file(twin, [shown], NAMING, ledger=ledger) == [shown]
+        upload = enqueue(ledger, composed)
+        assert rows_of_file(twin, [shown], NAMING, ledger=ledger) == []
+        assert rows_of_file(own, [shown], NAMING, ledger=ledger) == [shown]
+        ledger.advance(upload, State.GONE)
+        assert rows_of_file(twin, [shown], NAMING, ledger=ledger) == [shown]
+
+
+def test_a_quality_word_in_another_case_shows_the_same_object() -> None:
+    shown = row(f"{PUBLIC}/clip_720p.mp4")
+    assert found("clip_720P.mp4", shown) == [shown.url]
+    named = row(f"{LOCAL}/clip_720P.mp4")
+    assert found("clip_720P.mp4", named) == [named.url]

@@ -162,6 +162,7 @@ RIGHT = {
     "VIDEO_EXTENSIONS": ".mp4,.mov",
     "QUALITIES": "720p,original",
     "IGNORE_PATTERNS": "*.tmp,.*",
+    "ACCEPT_LIVE_CONTAINERS": "false",
     "ALLOW_HARD_LINKS": "true",
     "DATABASE_URL": "postgresql://u:p@h/d",
     "DATABASE_SCHEMA": "uploader",
@@ -347,12 +348,14 @@ def test_lists_are_words_between_commas(given: Given) -> None:
     assert settings.qualities == ("720p", "original")
 
 
-def test_originals_of_every_known_format_are_uploaded_by_default(given: Given) -> None:
+def test_originals_of_every_known_format_are_uploaded_by_default_except_segments(given: Given) -> None:
     """The compressor takes any source that ffmpeg reads, and its original keeps the extension."""
     template = make_path_template(given.settings())
-    for extension in (*CONTENT_TYPES, ".FLV", ".Mpg"):
+    for extension in (*CONTENT_TYPES, ".FLV", ".Mpg", ".TS"):
         path = f"{VIDEO_ID}/movie{extension}"
-        assert not isinstance(template.classify(path), Ignored), extension
+        assert isinstance(template.classify(path), Ignored) == (extension.lower() == ".ts"), extension
+    chosen = make_path_template(given.environment(VIDEO_EXTENSIONS=".ts").settings())
+    assert not isinstance(chosen.classify(f"{VIDEO_ID}/movie.ts"), Ignored)
 
 
 @pytest.mark.parametrize("level", ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"])
@@ -504,6 +507,10 @@ UNUSED = {
     "DATABASE_SCHEMA": ({"DATABASE_SCHEMA": "s"}, {"POSTGRES_DB": "d"}),
     "CATALOG_SCHEMA": ({"CATALOG_SCHEMA": "s"}, {"POSTGRES_DB": "d"}),
     "CATALOG_ROW_TIMEOUT": ({"CATALOG_ROW_TIMEOUT": "9"}, {"POSTGRES_DB": "d"}),
+    "ACCEPT_LIVE_CONTAINERS": (
+        {"POSTGRES_DB": "d", "ACCEPT_LIVE_CONTAINERS": "true"},
+        {"CATALOG": "own"},
+    ),
     "DELETE_ORPHANS": ({"CATALOG": "own", "DELETE_ORPHANS": "true", "POSTGRES_DB": "d"}, {"CATALOG": ""}),
     "LOCAL_BASE_URL": ({"CATALOG": "none", "LOCAL_BASE_URL": "http://h"}, {"CATALOG": "own"}),
     "AWS_SESSION_TOKEN": (
