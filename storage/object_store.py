@@ -456,7 +456,7 @@ class ObjectStore(Closeable):
     ) -> Iterator[Mapping[str, object]]:
         with translated(purpose, None, self._config):
             for page in paginator.paginate(Bucket=self._config.bucket, Prefix=prefix, **self._owner):
-                if page.keys().isdisjoint(_LISTING_FIELDS):
+                if page.keys().isdisjoint(_LISTING_FIELDS | {field}):
                     raise web_page(purpose, None)
                 yield from page.get(field, [])
 

@@ -8,6 +8,7 @@ import html
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
@@ -102,6 +103,12 @@ class MultipartSender:
             return self._complete(multipart)
         except (SourceChangedError, SlowLineError):
             self._abort(multipart)
+            raise
+        except StorageError as exc:
+            # Begun in another dialect, it may never take the parts of this one: the next attempt begins anew.
+            is_unfit = self._is_resumed and exc.is_refusal and exc.status == HTTPStatus.BAD_REQUEST
+            if is_unfit or self._on_multipart is None:
+                self._abort(multipart)
             raise
         except BaseException:
             if self._on_multipart is None:

@@ -361,6 +361,7 @@ class TestPostgresPool:
             "orphan_rounds",
             "ledger_token",
             "catalog_row_sightings",
+            "server_dialects",
             "schema_migration",
         }
         assert {name for (name,) in found} == tables

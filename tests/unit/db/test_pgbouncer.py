@@ -64,6 +64,9 @@ def test_several_threads_share_its_connections(pooled: DatabaseAddress) -> None:
 
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(work, range(4)))
+        # A claim finds nothing while another thread has the only row that is left locked.
+        for upload in claim(ledger, limit=48):
+            advance_to(ledger, upload, State.RELEASED)
         assert ledger.counts()[State.RELEASED] == 48
 
 

@@ -231,6 +231,37 @@ def test_a_failure_leaves_a_recorded_multipart_open(
     assert is_confirmed(store, source)
 
 
+def refuse_checksums_of_parts(request: Request, forward: Forward) -> Answer:
+    """As of a multipart that was begun with AWS_S3_CHECKSUM=md5."""
+    if request.action == "UploadPart" and "x-amz-checksum-crc64nvme" in request.headers:
+        return s3_error(400, "InvalidRequest", "Checksum Type mismatch occurred")
+    return forward()
+
+
+def test_a_resumed_upload_that_was_begun_without_checksums_goes_on_without_and_teaches_nothing(
+    store: ObjectStore, proxy: FaultProxy, source: SourceFile
+) -> None:
+    multipart = cut_after(store, source, 1)
+    proxy.fault = refuse_checksums_of_parts
+    Attempt(store, source).run(multipart)
+    assert not store.dialect.unsupported
+    assert is_confirmed(store, source)
+
+
+def test_a_resumed_upload_whose_parts_are_refused_as_others_are_not_is_begun_anew(
+    store: ObjectStore, proxy: FaultProxy, source: SourceFile
+) -> None:
+    Attempt(store, source).run()
+    multipart = cut_after(store, source, 1)
+    proxy.fault = refuse_checksums_of_parts
+    with pytest.raises(StorageError, match="Checksum Type mismatch"):
+        Attempt(store, source).run(multipart)
+    assert not list(store.open_multiparts())
+    proxy.fault = lambda _, forward: forward()
+    Attempt(store, source).run(multipart)
+    assert is_confirmed(store, source)
+
+
 def test_a_cancelled_upload_can_be_resumed(store: ObjectStore, proxy: FaultProxy, source: SourceFile) -> None:
     multiparts: list[Multipart] = []
     accepted: list[int] = []
