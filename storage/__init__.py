@@ -3,6 +3,7 @@
 This is the package's interface; nothing of boto3, botocore and the CRT is part of it.
 """
 
+from storage.aws.proxies import proxy_passwords
 from storage.bucket import (
     NEW_ON_AWS,
     BucketAdmin,
@@ -108,6 +109,7 @@ __all__ = [
     "ok",
     "parse_object_key",
     "part_size_for",
+    "proxy_passwords",
     "public_url",
     "rendition_filename",
     "warning",

@@ -14,7 +14,9 @@ class ErrorKind(StrEnum):
     """The owner of this object: it cannot be uploaded as it is; all others can."""
 
 
-NO_ANSWER_CODES = frozenset({"connection", "timeout", "stalled", "too-large-answer", "unreadable-answer"})
+NO_ANSWER_CODES = frozenset(
+    {"connection", "proxy-failed", "timeout", "stalled", "too-large-answer", "unreadable-answer"}
+)
 """This package's codes where nothing, or nothing of S3, has answered."""
 OVERLOADED_CODES = frozenset(
     {"SlowDown", "ServiceUnavailable", "http-503", "http-429", "RequestLimitExceeded"}

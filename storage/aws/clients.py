@@ -23,6 +23,7 @@ from urllib3.response import HTTPResponse
 
 from storage.aws.bounded_answers import bounded_pools
 from storage.aws.errors import translated
+from storage.aws.proxies import environ_proxies
 from storage.aws.response_parsing import botocore_session
 from storage.aws.trust import Trust
 from storage.config import StorageConfig
@@ -67,12 +68,12 @@ class AwsSession(Closeable):
     @cached_property
     def client(self) -> "S3Client":
         """A thread-safe client. Raises `StorageError` of kind environment for unusable settings."""
-        return self._make_client("s3v4")
+        return self._make_client("s3v4", proxies=self._proxies())
 
     @cached_property
     def anonymous(self) -> "S3Client":
         """A client without credentials, which sees what everyone sees."""
-        return self._make_client(UNSIGNED)
+        return self._make_client(UNSIGNED, proxies=self._proxies())
 
     def close(self) -> None:
         """Close the clients' connections."""
@@ -125,7 +126,15 @@ class AwsSession(Closeable):
                 raise StorageError(ErrorKind.ENVIRONMENT, "find credentials", None, "bad-credentials", hint)
         return frozen
 
-    def _make_client(self, signature: object) -> "S3Client":
+    def _proxies(self) -> dict[str, str] | None:
+        """The proxies for the bucket's own address; None where it has none, which every request reports."""
+        try:
+            url = self.bucket_url
+        except StorageError:
+            return None
+        return environ_proxies(url)
+
+    def _make_client(self, signature: object, **options: object) -> "S3Client":
         client: S3Client = make_client(
             "s3",
             self._config,
@@ -138,6 +147,7 @@ class AwsSession(Closeable):
             # Virtual-hosted style needs DNS and certificates that only AWS has.
             s3={"addressing_style": "auto" if self._config.endpoint_url is None else "path"},
             tcp_keepalive=True,
+            **options,
         )
         client.meta.events.register_last("before-parameter-build.s3", _stay_in_region)
         return client

@@ -15,6 +15,7 @@ from botocore import exceptions as botocore_errors
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
+from storage.aws import proxies
 from storage.aws.bounded_answers import AnswerTooLargeError
 from storage.errors import ErrorKind, StorageError
 
@@ -94,6 +95,7 @@ OBJECT_CODES: Mapping[str, str] = MappingProxyType(
 )
 """S3's error codes for an object that cannot be stored as it is."""
 
+_FORBIDDEN = 403
 _REFUSALS: Mapping[int, str] = MappingProxyType(
     {301: _REGION, 307: _REGION, 401: _CREDENTIALS, 403: _PERMISSIONS, 507: _FULL}
 )
@@ -197,6 +199,12 @@ def _from_answer(error: ClientError, operation: str, key: str | None) -> Storage
     unexplained = code in ("", "Unknown", str(status))
     if unexplained:
         code = f"http-{status}"
+    if status == proxies.AUTHENTICATION_REQUIRED:
+        return proxies.refusal(proxies.forwarding_name() or "A proxy", status, operation, key)
+    is_anonymous = "x-amz-request-id" not in error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    if status == _FORBIDDEN and unexplained and is_anonymous and (name := proxies.forwarding_name()):
+        # S3 servers number their answers.
+        return proxies.refusal(name, status, operation, key)
     if code in OBJECT_CODES:
         return StorageError(ErrorKind.OBJECT, operation, key, code, OBJECT_CODES[code], status=status)
     hint = ENVIRONMENT_CODES.get(code) or (_KMS if code.startswith("KMS.") else None) or _REFUSALS.get(status)
@@ -215,6 +223,9 @@ def _from_client(error: BotoCoreError, operation: str, key: str | None) -> Stora
     if (too_large := cause_of(error, AnswerTooLargeError)) is not None:
         hint = f"{too_large}: check that AWS_ENDPOINT_URL is an S3 server. {_RETRIED}"
         return StorageError(ErrorKind.TRANSIENT, operation, key, "too-large-answer", hint)
+    if isinstance(error, botocore_errors.ProxyConnectionError):
+        name = f"The proxy {error.kwargs['proxy_url']}"
+        return proxies.proxy_error(name, str(error.kwargs["error"]), operation, key)
     for exception, (code, hint) in _ENVIRONMENT_EXCEPTIONS.items():
         if isinstance(error, exception):
             return StorageError(ErrorKind.ENVIRONMENT, operation, key, code, f"{error} {hint}")

@@ -19,6 +19,7 @@ from storage.aws.errors import (
     REGION_CODES,
     translated,
 )
+from storage.aws.proxies import PROXY_FAILED, PROXY_REFUSED
 from storage.bucket.documents import key_prefix
 from storage.checks.probe_object import ProbeObject
 from storage.checks.results import CheckResult, Outcome, failed, not_tried, ok, warning
@@ -33,7 +34,8 @@ TOLERATED_SKEW = timedelta(minutes=15)
 
 NOTABLE_SKEW = timedelta(minutes=1)
 
-_NO_ANSWER = frozenset({"connection", "timeout", "untrusted-certificate", "unexpected"})
+_SAID_WHY = frozenset({"untrusted-certificate", PROXY_FAILED, PROXY_REFUSED})
+_NO_ANSWER = frozenset({"connection", "timeout", "unexpected"}) | _SAID_WHY
 _NO_CREDENTIALS = frozenset({"no-credentials", "bad-settings"})
 _BAD_CREDENTIALS = (
     REFUSED_CREDENTIALS_CODES | EXPIRED_CODES | ACCOUNT_CODES | {"SignatureDoesNotMatch", "http-401"}
@@ -136,7 +138,7 @@ def _basics(client: "S3Client", config: StorageConfig, answer: _FirstAnswer) -> 
         return
     if answer.code in _NO_ANSWER:
         remedy = answer.hint
-        if answer.code != "untrusted-certificate":
+        if answer.code not in _SAID_WHY:
             remedy = "Check AWS_ENDPOINT_URL and AWS_REGION, and whether this machine may connect there."
         yield failed("server", f"{server} gives no answer ({answer.code}).", remedy)
         return

@@ -2,7 +2,6 @@
 
 import math
 import queue
-import socket
 import ssl
 import threading
 import time
@@ -12,7 +11,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import structlog
-from awscrt.auth import AwsCredentials, AwsCredentialsProvider
+from awscrt.auth import AwsCredentials, AwsCredentialsProvider, AwsSigningConfig
 from awscrt.http import HttpHeaders, HttpRequest
 from awscrt.io import ClientTlsContext, TlsConnectionOptions, TlsContextOptions
 from awscrt.s3 import S3Client, S3RequestTlsMode, S3RetryConfig, create_default_s3_signing_config
@@ -21,12 +20,15 @@ from botocore.credentials import ReadOnlyCredentials
 from storage.aws.bounded_answers import MAX_ANSWER_BYTES
 from storage.aws.clients import CONNECT_TIMEOUT_SECONDS, AwsSession
 from storage.aws.errors import CERTIFICATE_HINT
+from storage.aws.proxies import proxy_error
 from storage.aws.trust import Trust
 from storage.config import StorageConfig
 from storage.errors import OVERLOADED_CODES, ErrorKind, StorageError, UploadCancelledError
 from storage.source_file import never_cancelled
 from storage.transfer.bandwidth import Bandwidth
 from storage.transfer.buffer_pool import BufferPool
+from storage.transfer.crt_errors import of_proxy
+from storage.transfer.crt_proxy import connect, inform_crt
 from storage.transfer.crt_request import Body, CrtRequest, Request
 from storage.transfer.part_layout import MIN_PART_SIZE
 from storage.transfer.tcp_connections import TcpConnections
@@ -44,6 +46,8 @@ IN_FLIGHT_SECONDS = 30.0
 SLOW_BYTES_PER_SECOND = 512 * 1024
 """A line that takes less is called slow, and one that takes twice as much no longer is."""
 
+_CUT_SECONDS = 5.0
+"""A request that fails or is retried so soon after a connection was cut most likely was on it."""
 _GBPS_PER_CONNECTION = 0.4
 """The CRT opens ten connections for up to 2 Gbit/s of its target, and one more for each of these."""
 _MIN_GBPS = 2.0
@@ -65,6 +69,10 @@ class CrtClient:
         self._client: S3Client | None = None
         self._credentials = _Credentials(self.session)
         self._trusted = False
+        self._cuts: list[float] = []
+        """When connections were cut whose requests are not known yet."""
+        self._completions = 0
+        """How many requests are in progress of which the server may be silent for minutes."""
         self.is_slow = False
         """Whether the line was slow at the last look: see `SLOW_BYTES_PER_SECOND`."""
         _ = self.session.client  # raises for settings that cannot work
@@ -105,7 +113,7 @@ class CrtClient:
         )
         if request.body and (rate := self.bandwidth.rate) is not None:
             self.connections.pace(rate)
-        return CrtRequest(client, request, http, on_done)
+        return CrtRequest(client, request, http, on_done, sign=self._signing, on_retry=self._note_retry)
 
     def call(
         self,
@@ -118,6 +126,15 @@ class CrtClient:
 
         Raises `StorageError` for anything but a success, and where there is no answer within `seconds`.
         """
+        with self._lock:
+            self._completions += seconds > REQUEST_SECONDS
+        try:
+            return self._call(request, seconds, cancelled)
+        finally:
+            with self._lock:
+                self._completions -= seconds > REQUEST_SECONDS
+
+    def _call(self, request: Request, seconds: float, cancelled: Callable[[], bool]) -> Mapping[str, Any]:
         done: queue.SimpleQueue[CrtRequest] = queue.SimpleQueue()
         generation = self.buffers.generation
         sent = self.start(request, done.put)
@@ -129,7 +146,8 @@ class CrtClient:
             if cancelled():
                 sent.cancel()
                 raise UploadCancelledError(operation=request.purpose, key=request.key)
-            if time.monotonic() - started > seconds or self.is_stalled(started):
+            is_late = time.monotonic() - started > seconds
+            if is_late or self.is_stalled(started) or sent.is_stalled:
                 sent.cancel()
                 hint = "The server has not answered in time. It is tried again."
                 raise StorageError(ErrorKind.TRANSIENT, request.purpose, request.key, "timeout", hint)
@@ -147,17 +165,47 @@ class CrtClient:
                 _log.warning("concurrency_lowered", code=exc.code, concurrency=self.buffers.limit)
             if exc.code == "connection":
                 self._trusted = False
+                if self._was_cut():
+                    raise self.stalled(exc.operation, exc.key) from exc
+            if self._proxy is not None and (reason := of_proxy(exc.__cause__)):
+                self._trusted = False
+                raise proxy_error(str(self._proxy), reason, exc.operation, exc.key) from exc
             raise
 
     def is_stalled(self, since: float) -> bool:
-        """Whether a request sent at `since` stalls: no byte has moved on any connection for too long.
+        """Whether a request sent at `since` stalls because no byte has moved on any connection for too long.
 
-        Cuts the connections on which an answer does not end.
+        Cuts the connections on which an answer does not end, and those on which no byte has moved for too
+        long while others move; `CrtRequest.is_stalled` is then true of the requests on them.
         """
         if self.connections.cut_endless_answers(MAX_ANSWER_BYTES):
             _log.warning("answer_endless", limit=MAX_ANSWER_BYTES)
         active_at = self.last_activity()
-        return time.monotonic() - max(since, active_at) > self.stall_seconds
+        now = time.monotonic()
+        if now - max(since, active_at) > self.stall_seconds:
+            return True
+        if now - since > self.stall_seconds:
+            cut = self.connections.cut_stalled(self.stall_seconds, spare_waiting=self._completions > 0)
+            with self._lock:
+                self._cuts += [now] * cut
+            if cut:
+                _log.warning("connection_stalled", connections=cut, seconds=self.stall_seconds)
+        return False
+
+    def stalled(self, operation: str, key: str | None) -> StorageError:
+        """The error about a request of which no byte moved for too long."""
+        hint = f"No byte was accepted for {self.stall_seconds:g} seconds. It is tried again."
+        return StorageError(ErrorKind.TRANSIENT, operation, key, "stalled", hint)
+
+    def _note_retry(self, request: CrtRequest) -> None:
+        request.is_stalled |= self._was_cut()
+
+    def _was_cut(self) -> bool:
+        """Whether a connection was just cut whose request is not known yet; it is from now on."""
+        with self._lock:
+            oldest = time.monotonic() - _CUT_SECONDS
+            self._cuts = [cut_at for cut_at in self._cuts if cut_at >= oldest]
+            return bool(self._cuts) and bool(self._cuts.pop())
 
     def last_activity(self) -> float:
         """When, by the monotonic clock, bytes of any request were last seen to move, in either direction.
@@ -212,12 +260,10 @@ class CrtClient:
         address = self._address = urlsplit(self.session.bucket_url)
         secure = address.scheme == "https"
         self._port = address.port or (443 if secure else 80)
-        self.connections = TcpConnections(self._port)
-        region = self._config.region
-        provider = AwsCredentialsProvider.new_delegate(self._credentials)
+        self._proxy = inform_crt(self.session.bucket_url)
+        self.connections = TcpConnections(self._port if self._proxy is None else self._proxy.port)
         return S3Client(
-            region=region,
-            signing_config=create_default_s3_signing_config(region=region, credential_provider=provider),
+            region=self._config.region,
             tls_mode=S3RequestTlsMode.ENABLED if secure else S3RequestTlsMode.DISABLED,
             tls_connection_options=_tls_options(self.session.trust) if secure else None,
             throughput_target_gbps=max(_MIN_GBPS, self._config.connections * _GBPS_PER_CONNECTION),
@@ -226,10 +272,19 @@ class CrtClient:
             connect_timeout_ms=CONNECT_TIMEOUT_SECONDS * 1000,
         )
 
-    def _require_trust(self) -> None:
-        """Raise if the server's certificate is not trusted; other failures are left to the request itself.
+    def _signing(self, on_attempt: Callable[[], None]) -> AwsSigningConfig:
+        def credentials() -> AwsCredentials:
+            on_attempt()
+            return self._credentials()
 
-        The CRT takes most of a minute to fail and does not tell it from other broken handshakes.
+        provider = AwsCredentialsProvider.new_delegate(credentials)
+        return create_default_s3_signing_config(region=self._config.region, credential_provider=provider)
+
+    def _require_trust(self) -> None:
+        """Raise if the server's certificate is not trusted, or the proxy does not let this machine through.
+
+        Other failures are left to the request itself. The CRT takes most of a minute to fail and does not
+        tell one from the other.
         """
         if self._trusted or self._address.scheme != "https":
             return
@@ -237,7 +292,7 @@ class CrtClient:
         context = self.session.trust.context()
         try:
             with (
-                socket.create_connection((hostname, self._port), CONNECT_TIMEOUT_SECONDS) as connection,
+                connect(self._proxy, hostname, self._port, CONNECT_TIMEOUT_SECONDS) as connection,
                 context.wrap_socket(connection, server_hostname=hostname),
             ):
                 self._trusted = True

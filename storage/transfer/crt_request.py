@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from awscrt.auth import AwsSigningConfig
 from awscrt.exceptions import AwsCrtError
 from awscrt.http import HttpRequest
 from awscrt.s3 import S3Client, S3Request, S3RequestType
@@ -71,13 +72,25 @@ class Body(io.RawIOBase):
 class CrtRequest:
     """A request in flight. `on_done` is called in a thread of the CRT, whatever the outcome.
 
-    It holds no memory once its outcome is known and it is dropped.
+    It holds no memory once its outcome is known and it is dropped. `sign` makes the configuration of its
+    signatures from a function that is called for each attempt: the CRT makes a second one by itself.
     """
 
     def __init__(
-        self, client: S3Client, request: Request, http: HttpRequest, on_done: Callable[["CrtRequest"], None]
+        self,
+        client: S3Client,
+        request: Request,
+        http: HttpRequest,
+        on_done: Callable[["CrtRequest"], None],
+        *,
+        sign: Callable[[Callable[[], None]], AwsSigningConfig],
+        on_retry: Callable[["CrtRequest"], None],
     ) -> None:
         self.request = request
+        self.is_stalled = False
+        """Whether its connection was cut because no bytes moved on it."""
+        self._attempts = 0
+        self._on_retry = on_retry
         self._status = 0
         self._headers: tuple[tuple[str, str], ...] = ()
         self._body = bytearray()
@@ -85,6 +98,7 @@ class CrtRequest:
             type=S3RequestType.DEFAULT,
             operation_name=request.operation,
             request=http,
+            signing_config=sign(self._note_attempt),
             on_headers=self._take_headers,
             on_body=self._take_body,
         )
@@ -116,6 +130,11 @@ class CrtRequest:
         with translated(request.purpose, request.key):
             response = Response(self._status, self._headers, bytes(self._body))
             return response.parse(request.operation, request.purpose, request.key)
+
+    def _note_attempt(self) -> None:
+        self._attempts += 1
+        if self._attempts > 1:
+            self._on_retry(self)
 
     def _take_headers(self, status_code: int, headers: list[tuple[str, str]], **_: object) -> None:
         self._status = status_code
