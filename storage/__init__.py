@@ -3,6 +3,7 @@
 This is the package's interface; nothing of boto3, botocore and the CRT is part of it.
 """
 
+from storage.aws.credential_chain import AccessKey
 from storage.aws.proxies import proxy_passwords
 from storage.bucket import (
     NEW_ON_AWS,
@@ -59,6 +60,7 @@ __all__ = [
     "MAX_INVALIDATION_PATHS",
     "NEW_ON_AWS",
     "QUALITIES",
+    "AccessKey",
     "BucketAdmin",
     "BucketDocument",
     "CheckResult",

@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
-import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
 from storage.aws.clients import AwsSession
+from storage.aws.credential_chain import CONFIGURED
 from storage.aws.errors import (
     ACCOUNT_CODES,
     BUCKET_CODES,
@@ -55,6 +55,7 @@ _SOURCES: Mapping[str, str] = {
     "iam-role": "the instance's role",
     "container-role": "the container's role",
     "custom-process": "the configured process",
+    CONFIGURED: "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
 }
 
 
@@ -89,7 +90,7 @@ def check_storage(
         return
     with session:
         answer = _first_answer(client, config, clock)
-        basics = list(_basics(client, config, answer))
+        basics = list(_basics(session, config, answer))
         yield from basics
         unmet = next((result.name for result in basics if result.outcome is Outcome.FAILED), None)
         if unmet is None:
@@ -131,7 +132,7 @@ def _skew(date: str | None, sent_at: datetime, answered_at: datetime) -> timedel
     return min(timedelta(), server_time + timedelta(seconds=1) - sent_at)
 
 
-def _basics(client: "S3Client", config: StorageConfig, answer: _FirstAnswer) -> Iterator[CheckResult]:
+def _basics(session: AwsSession, config: StorageConfig, answer: _FirstAnswer) -> Iterator[CheckResult]:
     server = config.endpoint_url or "AWS"
     if answer.code in _NO_CREDENTIALS:
         yield failed("credentials", "No credentials were found.", answer.hint)
@@ -143,7 +144,7 @@ def _basics(client: "S3Client", config: StorageConfig, answer: _FirstAnswer) -> 
         yield failed("server", f"{server} gives no answer ({answer.code}).", remedy)
         return
     yield ok("server", f"{server} answers.")
-    yield _credentials(config, answer)
+    yield _credentials(session, answer)
     yield _clock(answer)
     if answer.code in _BAD_CREDENTIALS | CLOCK_CODES:
         return
@@ -155,25 +156,18 @@ def _basics(client: "S3Client", config: StorageConfig, answer: _FirstAnswer) -> 
         )
         return
     yield _bucket(config, answer)
-    yield _region(client, config, answer)
+    yield _region(session.client, config, answer)
 
 
-def _credentials(config: StorageConfig, answer: _FirstAnswer) -> CheckResult:
-    found = f"They were found in {_source(config)}"
+def _credentials(session: AwsSession, answer: _FirstAnswer) -> CheckResult:
+    with translated("find credentials", None):
+        source = session.credential_chain.source
+    found = f"They were found in {_SOURCES.get(source, source)}"
     if answer.code in _BAD_CREDENTIALS:
         return failed("credentials", f"{found}, and the server refuses them ({answer.code}).", answer.hint)
     if answer.code in CLOCK_CODES:
         return not_tried("credentials", "the clock")
     return ok("credentials", f"{found}, and the server accepts them.")
-
-
-def _source(config: StorageConfig) -> str:
-    if config.access_key_id is not None:
-        return "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-    with translated("find credentials", None):
-        found = boto3.session.Session().get_credentials()
-    method = getattr(found, "method", None) or "a source that boto3 knows"
-    return _SOURCES.get(method, method)
 
 
 def _clock(answer: _FirstAnswer) -> CheckResult:

@@ -161,6 +161,7 @@ class CrtClient:
         try:
             return request.answer()
         except StorageError as exc:
+            self.session.credential_chain.note_refusal(exc.code, exc.status)
             if exc.code in OVERLOADED_CODES and self.buffers.slow_down(generation):
                 _log.warning("concurrency_lowered", code=exc.code, concurrency=self.buffers.limit)
             if exc.code == "connection":

@@ -10,7 +10,7 @@ from datetime import timedelta
 import structlog
 
 from db import DatabaseError, Invalidation, Invalidations
-from storage import MAX_INVALIDATION_PATHS, Distribution, StorageError, invalidation_paths
+from storage import MAX_INVALIDATION_PATHS, AccessKey, Distribution, StorageError, invalidation_paths
 from watcher.errors import Code, Failure, FailureKind, failure_of
 from watcher.supervision.background_thread import Supervisor, Worker
 from watcher.supervision.backoff import Backoff
@@ -61,6 +61,10 @@ class Invalidator(Worker):
         self._failures = 0
         self._not_before = clock()
         self.add_thread(NAME, self.flush, patience=PATIENCE_SECONDS)
+
+    def use_credentials(self, key: AccessKey | None) -> None:
+        """Use these from now on, or where they are None those that boto3 finds."""
+        self._distribution.use_credentials(key)
 
     def request(self, object_key: str) -> None:
         """Request the invalidation of a replaced object, within the transaction that is open, if one is.

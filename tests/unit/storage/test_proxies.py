@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -13,13 +14,14 @@ from storage import (
     ObjectStore,
     Outcome,
     SourceFile,
+    StorageConfig,
     StorageError,
     Target,
     check_storage,
     proxy_passwords,
 )
 from storage.anonymous_http import AnonymousHttp
-from storage.aws.clients import CONNECT_TIMEOUT_SECONDS
+from storage.aws.clients import CONNECT_TIMEOUT_SECONDS, AwsSession
 from storage.aws.proxies import environ_proxies, proxy_for
 from tests.support.certificates import Certificate
 from tests.support.fault_proxy import FaultProxy
@@ -171,6 +173,20 @@ def test_nothing_goes_through_the_proxy_where_no_proxy_names_the_server(
         with ObjectStore(config_for(server.url, bucket)) as store, pytest.raises(StorageError):
             store.delete(KEY)
         assert proxy.targets
+
+
+def test_the_buckets_own_address_decides_for_all_of_its_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On AWS it has a host name of its own, which the endpoint of the client has not."""
+    use(monkeypatch, "http://proxy:3128")
+    config = StorageConfig(bucket="lam-brk", region="ap-south-1")
+    for exceptions, expected in (
+        ("", {"https": "http://proxy:3128"}),
+        ("lam-brk.s3.ap-south-1.amazonaws.com", {}),
+    ):
+        monkeypatch.setenv("NO_PROXY", exceptions)
+        with AwsSession(config) as session:
+            chosen: Any = session.client.meta.config
+            assert chosen.proxies == expected
 
 
 WAYS: dict[str, Callable[[ObjectStore, str], object]] = {
