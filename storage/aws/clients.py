@@ -19,6 +19,7 @@ from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.compat import HTTPHeaders
 from botocore.config import Config
 from botocore.credentials import ReadOnlyCredentials
+from botocore.exceptions import PartialCredentialsError
 from urllib3.response import HTTPResponse
 
 from storage.aws.bounded_answers import bounded_pools
@@ -65,10 +66,8 @@ class AwsSession(Closeable):
         with translated("set up the clients of AWS", None):
             session = botocore_session()
             self.boto3 = boto3.session.Session(botocore_session=session)
+            key = _access_key(config)
         self.trust = Trust(session)
-        key = None
-        if config.access_key_id is not None and config.secret_access_key is not None:
-            key = AccessKey(config.access_key_id, config.secret_access_key, config.session_token)
         self.credential_chain = CredentialChain(key, self._chain_session, clock=clock)
         session.register_component("credential_provider", self.credential_chain)
 
@@ -210,6 +209,16 @@ def make_client(
     pools = vars(vars(client)["_endpoint"].http_session)["_pool_classes_by_scheme"]
     pools.update(bounded_pools(pools, deadline=lambda: time.monotonic() + read_timeout))
     return client
+
+
+def _access_key(config: StorageConfig) -> AccessKey | None:
+    key, secret = config.access_key_id, config.secret_access_key
+    if key is None and secret is None:
+        return None
+    if key is None or secret is None:
+        missing = "access_key_id" if key is None else "secret_access_key"
+        raise PartialCredentialsError(provider="the configuration", cred_var=missing)
+    return AccessKey(key, secret, config.session_token)
 
 
 def expected_owner(config: StorageConfig) -> dict[str, Any]:

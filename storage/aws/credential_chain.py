@@ -57,6 +57,8 @@ class CredentialChain(Credentials):
         self._lock = threading.Lock()
         self._found: Credentials | None = None
         self._found_at = float("-inf")
+        self._used_key: str | None = None
+        self._refused_key: str | None = None
         self.use(key)
 
     def load_credentials(self) -> Credentials:
@@ -68,7 +70,15 @@ class CredentialChain(Credentials):
 
         Raises what botocore's providers raise, and botocore's `NoCredentialsError` if there are none.
         """
-        return self._current().get_frozen_credentials()
+        frozen = self._current().get_frozen_credentials()
+        with self._lock:
+            is_other = self._refused_key not in (None, frozen.access_key)
+            if is_other:
+                self._refused_key = None
+            self._used_key = frozen.access_key
+        if is_other:
+            _log.info("credentials_replaced")
+        return frozen
 
     @property
     def source(self) -> str:
@@ -93,7 +103,7 @@ class CredentialChain(Credentials):
                 return
             if self._found is not None and self._clock() - self._found_at >= READ_AGAIN_SECONDS:
                 self._found = None
-                _log.info("credentials_read_again", code=code)
+                self._refused_key = self._used_key
 
     def _current(self) -> Credentials:
         with self._lock:

@@ -19,7 +19,7 @@ from storage.aws.errors import (
     REGION_CODES,
     translated,
 )
-from storage.aws.proxies import PROXY_FAILED, PROXY_REFUSED
+from storage.aws.proxies import PROXY_FAILED, PROXY_REFUSED, proxy_for
 from storage.bucket.documents import key_prefix
 from storage.checks.probe_object import ProbeObject
 from storage.checks.results import CheckResult, Outcome, failed, not_tried, ok, warning
@@ -143,7 +143,8 @@ def _basics(session: AwsSession, config: StorageConfig, answer: _FirstAnswer) ->
             remedy = "Check AWS_ENDPOINT_URL and AWS_REGION, and whether this machine may connect there."
         yield failed("server", f"{server} gives no answer ({answer.code}).", remedy)
         return
-    yield ok("server", f"{server} answers.")
+    proxy = proxy_for(session.bucket_url)
+    yield ok("server", f"{server} answers{f' through {proxy.variable}' if proxy else ''}.")
     yield _credentials(session, answer)
     yield _clock(answer)
     if answer.code in _BAD_CREDENTIALS | CLOCK_CODES:

@@ -289,6 +289,8 @@ class CrtClient:
         """
         if self._trusted or self._address.scheme != "https":
             return
+        if self._proxy is not None and self._proxy.scheme == "https":
+            return  # Python's ssl has no TLS within TLS
         hostname = self._address.hostname or ""
         context = self.session.trust.context()
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from base64 import b64encode
 from contextlib import suppress
@@ -120,7 +121,8 @@ class ForwardProxy(Line):
     """An HTTP proxy: CONNECT for TLS, requests with an absolute URL otherwise (RFC 9112, section 3.2).
 
     With `login`, USER:PASSWORD, it answers 407 to all others; with `refusal` it answers that status always.
-    `targets` is what it was asked to reach. It alone knows that the name `hidden` stands for this machine.
+    With `tls` it is itself reached by TLS. `targets` is what it was asked to reach. It alone knows that the
+    name `hidden` stands for this machine.
     """
 
     def __init__(
@@ -130,9 +132,12 @@ class ForwardProxy(Line):
         refusal: int | None = None,
         rate: float | None = None,
         freeze_after: int | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         super().__init__(rate=rate, freeze_after=freeze_after)
-        self.url = f"http://{self.address}"
+        self.url = f"{'https' if tls else 'http'}://{self.address}"
+        if tls is not None:
+            self._listening = tls.wrap_socket(self._listening, server_side=True)
         self.targets: list[str] = []
         self._authorization = None if login is None else f"Basic {b64encode(login.encode()).decode()}"
         self._refusal = refusal

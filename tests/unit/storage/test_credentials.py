@@ -15,6 +15,7 @@ from urllib.parse import parse_qs
 
 import botocore.session
 import pytest
+import structlog
 from botocore.credentials import Credentials, RefreshableCredentials, SSOProvider
 
 from storage import AccessKey, ErrorKind, ObjectStore, SourceFile, StorageError, Target, check_storage
@@ -23,7 +24,7 @@ from storage.aws.credential_chain import READ_AGAIN_SECONDS, CredentialChain
 from tests.support.certificates import Certificate
 from tests.support.fault_proxy import Answer, Fault, FaultProxy, Forward, Request, s3_error
 from tests.support.forward_proxy import ForwardProxy
-from tests.support.s3_server import S3Server, config_for
+from tests.support.s3_server import REGION, S3Server, config_for
 
 KEY = "videos/v/name_720p.mp4"
 FOUND = {"AccessKeyId": "found", "SecretAccessKey": "secret-of-found", "Token": "token-of-found"}
@@ -81,7 +82,7 @@ def test_an_instances_role_is_found_by_imds_v2(
         ensure_found(found_server, bucket, source_of(b"x"), "the instance's role")
 
 
-@pytest.mark.parametrize("bundle", ["file", "directory"])
+@pytest.mark.parametrize(("bundle", "exceptions"), [("file", ""), ("directory", ""), ("file", "127.0.0.0/8")])
 def test_a_web_identity_is_exchanged_through_the_proxy_and_with_the_authorities_of_all_clients(
     found_server: FaultProxy,
     bucket: str,
@@ -90,9 +91,9 @@ def test_a_web_identity_is_exchanged_through_the_proxy_and_with_the_authorities_
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     bundle: str,
+    exceptions: str,
 ) -> None:
-    """In the region of AWS_REGION, which botocore itself does not read. See
-    https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRoleWithWebIdentity.html."""
+    """See https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRoleWithWebIdentity.html."""
 
     def exchange(request: Request, _forward: Forward) -> Answer:
         asked = parse_qs(request.body.decode())
@@ -117,9 +118,27 @@ def test_a_web_identity_is_exchanged_through_the_proxy_and_with_the_authorities_
     with FaultProxy(fault=exchange, tls=certificate.server_side) as sts, ForwardProxy() as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL_STS", sts.url)
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        monkeypatch.setenv("NO_PROXY", exceptions)
         ensure_found(found_server, bucket, source_of(b"x"), "a role that is assumed with a web identity")
         assert sts.requests
-    assert proxy.targets == [sts.url.removeprefix("https://")] * len(sts.requests)
+    expected = [] if exceptions else [sts.url.removeprefix("https://")] * len(sts.requests)
+    assert proxy.targets == expected
+
+
+def test_sts_is_asked_in_the_region_of_the_bucket_and_a_proxy_before_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("identity")
+    monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/uploader")
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(token))
+    config = config_for("http://127.0.0.1:9", "b", access_key_id=None, secret_access_key=None)
+    with ForwardProxy(refusal=403) as proxy, ObjectStore(config) as store:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        with pytest.raises(StorageError) as caught:
+            list(store.objects())
+    assert proxy.targets[0] == f"sts.{REGION}.amazonaws.com:443"
+    assert (caught.value.kind, caught.value.code) == (ErrorKind.ENVIRONMENT, "proxy-refused")
 
 
 def config_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
@@ -224,8 +243,10 @@ def test_keys_that_were_replaced_on_disk_are_used_once_the_old_ones_are_refused(
             ask()
         assert caught.value.kind is ErrorKind.ENVIRONMENT
         write_keys(path, "new")
-        # The refusal of the old keys is noted; what is read for the next request are the new ones.
-        ask()
+        with structlog.testing.capture_logs() as logs:
+            ask()
+            ask()
+    assert [event["event"] for event in logs] == ["credentials_replaced"]
 
 
 def test_other_keys_can_be_given_while_a_store_is_used(proxy: FaultProxy, bucket: str) -> None:

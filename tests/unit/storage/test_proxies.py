@@ -141,6 +141,7 @@ def test_everything_goes_through_the_proxy_with_its_credentials(
             assert [found.key for found in store.objects()] == [KEY]
         assert AnonymousHttp().fetch(f"{hidden}/{bucket}/{KEY}", method="HEAD").status == 200
         results = list(check_storage(config_for(hidden, bucket, acl="public-read"), cors_origins=()))
+        assert f"through {urlsplit(hidden).scheme.upper()}_PROXY" in results[0].detail
         assert {result.name for result in results if result.outcome is not Outcome.OK} == set()
     assert all(urlsplit(hidden).netloc in target for target in proxy.targets)
 
@@ -172,6 +173,25 @@ def test_nothing_goes_through_the_proxy_where_no_proxy_names_the_server(
         monkeypatch.setenv("no_proxy", "")
         with ObjectStore(config_for(server.url, bucket)) as store, pytest.raises(StorageError):
             store.delete(KEY)
+        assert proxy.targets
+
+
+def test_bodies_go_through_a_proxy_that_is_itself_reached_by_tls(
+    s3: S3Server,
+    bucket: str,
+    source_of: SourceOf,
+    certificate: Certificate,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate.path))
+    monkeypatch.setenv("AWS_PROXY_NO_VERIFY_PEER", "1")  # of the CRT, for tests
+    with (
+        FaultProxy(s3.url, tls=certificate.server_side) as server,
+        ForwardProxy(tls=certificate.server_side) as proxy,
+    ):
+        use(monkeypatch, proxy.url)
+        with ObjectStore(config_for(f"https://hidden:{urlsplit(server.url).port}", bucket)) as store:
+            upload(store, source_of(bytes(100_000)))
         assert proxy.targets
 
 
