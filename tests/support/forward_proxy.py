@@ -140,7 +140,7 @@ class ForwardProxy(Line):
             self._listening = tls.wrap_socket(self._listening, server_side=True)
         self.targets: list[str] = []
         self._authorization = None if login is None else f"Basic {b64encode(login.encode()).decode()}"
-        self._refusal = refusal
+        self.refusal = refusal
 
     def open(self, client: socket.socket) -> socket.socket | None:
         """Read the head of a request and connect to its server, or refuse that."""
@@ -156,7 +156,7 @@ class ForwardProxy(Line):
         self.targets.append(url)
         named = {name.lower(): value for name, _, value in (field.partition(": ") for field in fields)}
         is_welcome = self._authorization in (None, named.get("proxy-authorization"))
-        status = self._refusal or (None if is_welcome else 407)
+        status = self.refusal or (None if is_welcome else 407)
         if status is not None:
             answer = f"HTTP/1.1 {status} No\r\nProxy-Authenticate: Basic realm=x\r\n"
             client.sendall(f"{answer}Content-Length: 0\r\nConnection: close\r\n\r\n".encode())
