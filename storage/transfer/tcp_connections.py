@@ -199,7 +199,7 @@ class _ByteCounts(NamedTuple):
     is_sending: bool = False
     """Whether bytes wait to be sent or acknowledged."""
     awaits_answer: bool = False
-    """Whether the last bytes were sent, not received."""
+    """Whether the last bytes were sent, not received; or both within one tick of the kernel's clock."""
 
 
 def _byte_counts(connection: socket.socket) -> _ByteCounts:
@@ -207,7 +207,7 @@ def _byte_counts(connection: socket.socket) -> _ByteCounts:
     unacked, sent_ago, received_ago, acknowledged, received, unsent = _INFO.unpack(
         info.ljust(_INFO.size, b"\0")
     )
-    return _ByteCounts(acknowledged, received, unsent, bool(unacked or unsent), sent_ago < received_ago)
+    return _ByteCounts(acknowledged, received, unsent, bool(unacked or unsent), sent_ago <= received_ago)
 
 
 def _connection(fd: int, port: int) -> socket.socket | None:
