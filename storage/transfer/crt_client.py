@@ -11,10 +11,10 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import structlog
-from awscrt.auth import AwsCredentials, AwsCredentialsProvider, AwsSigningConfig
+from awscrt.auth import AwsCredentials
 from awscrt.http import HttpHeaders, HttpRequest
 from awscrt.io import ClientTlsContext, TlsConnectionOptions, TlsContextOptions
-from awscrt.s3 import S3Client, S3RequestTlsMode, S3RetryConfig, create_default_s3_signing_config
+from awscrt.s3 import S3Client, S3RequestTlsMode, S3RetryConfig
 from botocore.credentials import ReadOnlyCredentials
 
 from storage.aws.bounded_answers import MAX_ANSWER_BYTES
@@ -30,6 +30,7 @@ from storage.transfer.buffer_pool import BufferPool
 from storage.transfer.crt_errors import of_proxy
 from storage.transfer.crt_proxy import connect, inform_crt
 from storage.transfer.crt_request import Body, CrtRequest, Request
+from storage.transfer.crt_signers import Signer, take
 from storage.transfer.part_layout import MIN_PART_SIZE
 from storage.transfer.tcp_connections import TcpConnections
 
@@ -113,7 +114,7 @@ class CrtClient:
         )
         if request.body and (rate := self.bandwidth.rate) is not None:
             self.connections.pace(rate)
-        return CrtRequest(client, request, http, on_done, sign=self._signing, on_retry=self._note_retry)
+        return CrtRequest(client, request, http, on_done, sign=self._sign, was_cut=self._was_cut)
 
     def call(
         self,
@@ -142,15 +143,15 @@ class CrtClient:
         while True:
             with suppress(queue.Empty):
                 done.get(timeout=POLL_SECONDS)
-                break
+                if not sent.is_stalled:
+                    break
             if cancelled():
                 sent.cancel()
                 raise UploadCancelledError(operation=request.purpose, key=request.key)
             is_late = time.monotonic() - started > seconds
             if is_late or self.is_stalled(started) or sent.is_stalled:
                 sent.cancel()
-                hint = "The server has not answered in time. It is tried again."
-                raise StorageError(ErrorKind.TRANSIENT, request.purpose, request.key, "timeout", hint)
+                raise self.stalled(request)
         return self.answer_of(sent, generation)
 
     def answer_of(self, request: CrtRequest, generation: int) -> Mapping[str, Any]:
@@ -166,8 +167,8 @@ class CrtClient:
                 _log.warning("concurrency_lowered", code=exc.code, concurrency=self.buffers.limit)
             if exc.code == "connection":
                 self._trusted = False
-                if self._was_cut():
-                    raise self.stalled(exc.operation, exc.key) from exc
+            if exc.code == "connection" and self._was_cut():
+                raise self.stalled(request.request) from exc
             if self._proxy is not None and (reason := of_proxy(exc.__cause__)):
                 self._trusted = False
                 raise proxy_error(str(self._proxy), reason, exc.operation, exc.key) from exc
@@ -193,13 +194,13 @@ class CrtClient:
                 _log.warning("connection_stalled", connections=cut, seconds=self.stall_seconds)
         return False
 
-    def stalled(self, operation: str, key: str | None) -> StorageError:
-        """The error about a request of which no byte moved for too long."""
-        hint = f"No byte was accepted for {self.stall_seconds:g} seconds. It is tried again."
-        return StorageError(ErrorKind.TRANSIENT, operation, key, "stalled", hint)
-
-    def _note_retry(self, request: CrtRequest) -> None:
-        request.is_stalled |= self._was_cut()
+    def stalled(self, request: Request) -> StorageError:
+        """The error about a request of which no byte moved for too long, or that was not answered in time."""
+        code, hint = "timeout", "The server has not answered in time. It is tried again."
+        if request.body:
+            code = "stalled"
+            hint = f"No byte was accepted for {self.stall_seconds:g} seconds. It is tried again."
+        return StorageError(ErrorKind.TRANSIENT, request.purpose, request.key, code, hint)
 
     def _was_cut(self) -> bool:
         """Whether a connection was just cut whose request is not known yet; it is from now on."""
@@ -273,13 +274,12 @@ class CrtClient:
             connect_timeout_ms=CONNECT_TIMEOUT_SECONDS * 1000,
         )
 
-    def _signing(self, on_attempt: Callable[[], None]) -> AwsSigningConfig:
+    def _sign(self, on_attempt: Callable[[], None]) -> Signer:
         def credentials() -> AwsCredentials:
             on_attempt()
             return self._credentials()
 
-        provider = AwsCredentialsProvider.new_delegate(credentials)
-        return create_default_s3_signing_config(region=self._config.region, credential_provider=provider)
+        return take(self._config.region, credentials)
 
     def _require_trust(self) -> None:
         """Raise if the server's certificate is not trusted, or the proxy does not let this machine through.

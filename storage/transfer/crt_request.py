@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from awscrt.auth import AwsSigningConfig
 from awscrt.exceptions import AwsCrtError
 from awscrt.http import HttpRequest
 from awscrt.s3 import S3Client, S3Request, S3RequestType
@@ -14,6 +13,7 @@ from awscrt.s3 import S3Client, S3Request, S3RequestType
 from storage.aws.errors import translated
 from storage.aws.response_parsing import Response
 from storage.transfer.crt_errors import translate_crt
+from storage.transfer.crt_signers import Signer, give_back
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +72,9 @@ class Body(io.RawIOBase):
 class CrtRequest:
     """A request in flight. `on_done` is called in a thread of the CRT, whatever the outcome.
 
-    It holds no memory once its outcome is known and it is dropped. `sign` makes the configuration of its
-    signatures from a function that is called for each attempt: the CRT makes a second one by itself.
+    It holds no memory once its outcome is known and it is dropped. The CRT makes a second attempt by itself,
+    for which it signs again. If `was_cut` is true then, `on_done` is called at once, with `is_stalled` set,
+    and again at the end.
     """
 
     def __init__(
@@ -83,26 +84,29 @@ class CrtRequest:
         http: HttpRequest,
         on_done: Callable[["CrtRequest"], None],
         *,
-        sign: Callable[[Callable[[], None]], AwsSigningConfig],
-        on_retry: Callable[["CrtRequest"], None],
+        sign: Callable[[Callable[[], None]], Signer],
+        was_cut: Callable[[], bool],
     ) -> None:
         self.request = request
         self.is_stalled = False
         """Whether its connection was cut because no bytes moved on it."""
         self._attempts = 0
-        self._on_retry = on_retry
+        self._was_cut = was_cut
+        self._on_done = on_done
         self._status = 0
         self._headers: tuple[tuple[str, str], ...] = ()
         self._body = bytearray()
+        signer = sign(self._note_attempt)
         self._s3: S3Request | None = client.make_request(
             type=S3RequestType.DEFAULT,
             operation_name=request.operation,
             request=http,
-            signing_config=sign(self._note_attempt),
+            signing_config=signer.config,
             on_headers=self._take_headers,
             on_body=self._take_body,
         )
         self._outcome = self._s3.finished_future
+        self._outcome.add_done_callback(lambda _future: give_back(signer))
         self._outcome.add_done_callback(lambda _future: on_done(self))
 
     def cancel(self) -> None:
@@ -133,8 +137,9 @@ class CrtRequest:
 
     def _note_attempt(self) -> None:
         self._attempts += 1
-        if self._attempts > 1:
-            self._on_retry(self)
+        if self._attempts > 1 and self._was_cut():
+            self.is_stalled = True
+            self._on_done(self)
 
     def _take_headers(self, status_code: int, headers: list[tuple[str, str]], **_: object) -> None:
         self._status = status_code

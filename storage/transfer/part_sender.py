@@ -181,6 +181,8 @@ class PartSender:
     def _finish(self, request: CrtRequest, accepted: Accepted) -> None:
         current = next(current for current in self._in_flight if current.sent is request)
         part = current.part
+        if request.is_stalled:
+            raise self._crt.stalled(request.request)
         try:
             answer = self._crt.answer_of(request, current.generation)
         except StorageError as exc:
@@ -191,7 +193,7 @@ class PartSender:
             self._failures[part] += 1
             if exc.code == "timeout" and time.monotonic() - current.started > self._crt.stall_seconds:
                 # The CRT gives up a connection that takes nothing for 30 seconds, twice.
-                raise self._crt.stalled("upload", self._key) from exc
+                raise self._crt.stalled(request.request) from exc
             if exc.kind is not ErrorKind.TRANSIENT or exc.code in _NOT_RETRIED:
                 raise
             if self._failures[part] >= self._attempts:
@@ -233,8 +235,8 @@ class PartSender:
         for current in self._in_flight:
             if current.sent is None:
                 continue
-            if self._crt.is_stalled(current.started) or current.sent.is_stalled:
-                raise self._crt.stalled("upload", self._key)
+            if self._crt.is_stalled(current.started):
+                raise self._crt.stalled(current.sent.request)
             if is_starved(
                 now - current.started,
                 self._crt.moved - current.moved_before,

@@ -25,6 +25,7 @@ BODIES = 5
 class RequestStub:
     is_done = False
     is_stalled = False
+    request = Request("UploadPart", "PUT", "k")
 
     def cancel(self) -> None:
         self.is_done = True
@@ -67,8 +68,10 @@ class CrtStub:
     def is_stalled(self, _since: float) -> bool:
         return False
 
-    def stalled(self, operation: str, key: str | None) -> StorageError:
-        return StorageError(ErrorKind.TRANSIENT, operation, key, "stalled", "It is tried again.")
+    def stalled(self, request: Request) -> StorageError:
+        return StorageError(
+            ErrorKind.TRANSIENT, request.purpose, request.key, "stalled", "It is tried again."
+        )
 
     def discard_unsent(self) -> None:
         pass
