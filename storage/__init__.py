@@ -3,6 +3,8 @@
 This is the package's interface; nothing of boto3, botocore and the CRT is part of it.
 """
 
+from storage.aws.credential_chain import AccessKey
+from storage.aws.proxies import proxy_passwords
 from storage.bucket import (
     NEW_ON_AWS,
     BucketAdmin,
@@ -59,6 +61,7 @@ __all__ = [
     "MAX_INVALIDATION_PATHS",
     "NEW_ON_AWS",
     "QUALITIES",
+    "AccessKey",
     "BucketAdmin",
     "BucketDocument",
     "CheckResult",
@@ -111,6 +114,7 @@ __all__ = [
     "ok",
     "parse_object_key",
     "part_size_for",
+    "proxy_passwords",
     "public_url",
     "rendition_filename",
     "warning",

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from urllib.parse import urljoin
 
-from botocore.httpsession import ProxyConfiguration
-from botocore.utils import get_environ_proxies
 from urllib3 import BaseHTTPResponse, PoolManager, ProxyManager, Timeout
-from urllib3.exceptions import HTTPError, LocationValueError, NewConnectionError
+from urllib3.exceptions import HTTPError, LocationValueError, NewConnectionError, ProxyError
 from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
 
 from storage.aws.bounded_answers import HEADER_BYTES, AnswerTooLargeError, bounded_pools
 from storage.aws.errors import cause_of, certificate_error
+from storage.aws.proxies import AUTHENTICATION_REQUIRED, proxy_error, proxy_for, refusal
 from storage.aws.sessions import BoundedSession
 from storage.aws.trust import Trust
 from storage.errors import ErrorKind, StorageError
@@ -100,6 +99,8 @@ class AnonymousHttp:
                     timeout=Timeout(max(0.001, deadline - time.monotonic())),
                 ) as response,
             ):
+                if response.status == AUTHENTICATION_REQUIRED and (proxy := proxy_for(url)) is not None:
+                    raise refusal(str(proxy), response.status, OPERATION, None)
                 fields = {name.lower(): value for name, value in response.headers.items()}
                 return Answer(response.status, fields, self._body(response, max_body))
         except LocationValueError as exc:
@@ -108,11 +109,10 @@ class AnonymousHttp:
             raise _unreachable(exc, url) from exc
 
     def _manager(self, url: str, deadline: float, max_body: int) -> PoolManager:
-        proxies = ProxyConfiguration(get_environ_proxies(url))
-        proxy = proxies.proxy_url_for(url)
-        if proxy:
-            fields = proxies.proxy_headers_for(proxy)
-            manager: PoolManager = ProxyManager(proxy, proxy_headers=fields, ssl_context=self.tls)
+        if (proxy := proxy_for(url)) is not None:
+            manager: PoolManager = ProxyManager(
+                f"{proxy.scheme}://{proxy.address}", proxy_headers=proxy.headers, ssl_context=self.tls
+            )
         else:
             manager = PoolManager(ssl_context=self.tls)
         manager.pool_classes_by_scheme = bounded_pools(
@@ -146,6 +146,9 @@ def _unreachable(error: HTTPError | OSError, url: str) -> StorageError:
             "or name its authority in AWS_CA_BUNDLE."
         )
         return StorageError(ErrorKind.ENVIRONMENT, OPERATION, None, "untrusted-certificate", hint)
+    if (of_proxy := cause_of(error, ProxyError)) is not None:
+        name = str(proxy_for(url) or "A proxy")
+        return proxy_error(name, str(of_proxy.original_error), OPERATION, None)
     # A refused connection is a NewConnectionError, which urllib3 derives from its timeouts.
     timed_out = isinstance(error, (Urllib3TimeoutError, TimeoutError)) and not isinstance(
         error, NewConnectionError

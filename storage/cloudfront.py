@@ -8,13 +8,10 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from urllib.parse import quote
 
-import boto3
-
-from storage.aws.clients import Closeable, make_client
+from storage.aws.clients import AwsSession, Closeable, make_client
+from storage.aws.credential_chain import AccessKey
 from storage.aws.errors import translated
 from storage.aws.response_parsing import required
-from storage.aws.sessions import BoundedSession
-from storage.aws.trust import Trust
 from storage.config import StorageConfig
 from storage.errors import ErrorKind, StorageError
 from storage.keys import public_url
@@ -56,13 +53,11 @@ class Distribution(Closeable):
         if config.cloudfront_distribution_id is None:
             raise ValueError("the configuration names no distribution")
         self.id = config.cloudfront_distribution_id
-        session = BoundedSession()
-        self._trust = Trust(session)
+        self._session = AwsSession(config)
         self._client = make_client(
             "cloudfront",
             config,
-            boto3.session.Session(botocore_session=session),
-            self._trust,
+            self._session,
             attempts=1,  # retries are the caller's decision
             read_timeout=READ_TIMEOUT_SECONDS,
             max_pool_connections=1,
@@ -71,7 +66,11 @@ class Distribution(Closeable):
     def close(self) -> None:
         """Release the connections. No call may be in progress or follow."""
         self._client.close()
-        self._trust.close()
+        self._session.close()
+
+    def use_credentials(self, key: AccessKey | None) -> None:
+        """Use these from now on, or where they are None those that boto3 finds."""
+        self._session.credential_chain.use(key)
 
     def invalidate(self, paths: Iterable[str], *, reference: str) -> str:
         """Invalidate at most `MAX_INVALIDATION_PATHS` paths, in the form of `invalidation_paths`.

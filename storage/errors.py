@@ -16,7 +16,7 @@ class ErrorKind(StrEnum):
 
 NO_ANSWER_CODES = frozenset(
     {
-        *("connection", "timeout", "stalled", "too-large-answer", "unreadable-answer"),
+        *("connection", "proxy-failed", "timeout", "stalled", "too-large-answer", "unreadable-answer"),
         *("web-page", "redirected"),
     }
 )

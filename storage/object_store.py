@@ -15,6 +15,7 @@ from botocore.exceptions import ClientError
 from storage import checksums
 from storage.acl_fallback import AclFallback
 from storage.aws.clients import Closeable, expected_owner
+from storage.aws.credential_chain import AccessKey
 from storage.aws.errors import http_status, translated
 from storage.aws.response_parsing import present, required, unquoted, version, web_page
 from storage.config import StorageConfig
@@ -161,6 +162,10 @@ class ObjectStore(Closeable):
     def set_bandwidth(self, bytes_per_second: float | None) -> None:
         """Limit all uploads together from now on; None for no limit."""
         self._crt.set_bandwidth(bytes_per_second)
+
+    def use_credentials(self, key: AccessKey | None) -> None:
+        """Use these from now on, or where they are None those that boto3 finds."""
+        self._session.credential_chain.use(key)
 
     def ensure(
         self,

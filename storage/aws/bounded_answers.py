@@ -22,7 +22,7 @@ class AnswerTooLargeError(OSError):
     """An answer is longer than its limit."""
 
 
-class _BoundedReader(io.RawIOBase):
+class BoundedReader(io.RawIOBase):
     """What a socket receives until `deadline`, in monotonic seconds: `limit` bytes at most.
 
     Raises `TimeoutError` and `AnswerTooLargeError`.
@@ -70,7 +70,7 @@ def bounded_pools(
         def __init__(self, sock: socket.socket, *arguments: Any, **options: Any) -> None:
             super().__init__(sock, *arguments, **options)
             self.fp.close()
-            self.fp = io.BufferedReader(_BoundedReader(sock, deadline(), limit))
+            self.fp = io.BufferedReader(BoundedReader(sock, deadline(), limit))
 
     def bounded(pool: Any) -> Any:
         connection = type("BoundedConnection", (pool.ConnectionCls,), {"response_class": Response})

@@ -4,6 +4,7 @@ Every setting that matters is set here, so that none depends on the machine's AW
 """
 
 import re
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import closing
@@ -12,15 +13,18 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import boto3
+import botocore.session
 from botocore import UNSIGNED
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.compat import HTTPHeaders
 from botocore.config import Config
-from botocore.credentials import Credentials, ReadOnlyCredentials
-from botocore.exceptions import NoCredentialsError
+from botocore.credentials import ReadOnlyCredentials
+from botocore.exceptions import PartialCredentialsError
 from urllib3.response import HTTPResponse
 
+from storage.aws.credential_chain import AccessKey, CredentialChain
 from storage.aws.errors import translated
+from storage.aws.proxies import environ_proxies
 from storage.aws.sessions import ATTEMPTS, CONNECT_TIMEOUT_SECONDS, BoundedSession
 from storage.aws.trust import Trust
 from storage.config import StorageConfig
@@ -54,28 +58,39 @@ class AwsSession(Closeable):
     """A boto3 session for one configuration: its clients, credentials, trust and the bucket's address.
 
     Construction makes no request. It raises `StorageError` of kind environment for a missing profile.
+    `clock` gives monotonic seconds.
     """
 
-    def __init__(self, config: StorageConfig) -> None:
+    def __init__(self, config: StorageConfig, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._config = config
-        with translated("set up the S3 client", None):
+        with translated("set up the clients of AWS", None):
             session = BoundedSession()
-            self._session = boto3.session.Session(botocore_session=session)
+            self.boto3 = boto3.session.Session(botocore_session=session)
+            key = _access_key(config)
         self.trust = Trust(session)
+        self.credential_chain = CredentialChain(key, self._chain_session, clock=clock)
+        session.register_component("credential_provider", self.credential_chain)
         # Virtual-hosted style needs DNS and certificates that only AWS is sure to have.
         default = "auto" if config.endpoint_url is None else "path"
         self._addressing = default if config.addressing == "auto" else config.addressing
         self._retired: list[S3Client] = []
 
+    def _chain_session(self) -> botocore.session.Session:
+        """A session in which credentials are searched: its clients of STS and others are as ours."""
+        session = BoundedSession()
+        session.set_config_variable("region", self._config.region)
+        session.set_config_variable("ca_bundle", self.trust.bundle_file)
+        return session
+
     @cached_property
     def client(self) -> "S3Client":
         """A thread-safe client. Raises `StorageError` of kind environment for unusable settings."""
-        return self._make_client("s3v4")
+        return self._make_client("s3v4", proxies=self._proxies())
 
     @cached_property
     def anonymous(self) -> "S3Client":
         """A client without credentials, which sees what everyone sees."""
-        return self._make_client(UNSIGNED)
+        return self._make_client(UNSIGNED, proxies=self._proxies())
 
     def use_virtual_addresses(self) -> None:
         """Put the bucket into the host name from now on: the server refuses it in the path."""
@@ -119,47 +134,51 @@ class AwsSession(Closeable):
         Raises `StorageError` of kind environment if there are none.
         """
         with translated("find credentials", None):
-            config = self._config
-            found = (
-                Credentials(config.access_key_id, config.secret_access_key, config.session_token)
-                if config.access_key_id is not None and config.secret_access_key is not None
-                else self._session.get_credentials()
-            )
-            if found is None:
-                raise NoCredentialsError
-            frozen = found.get_frozen_credentials()
+            frozen = self.credential_chain.get_frozen_credentials()
         for value in (frozen.access_key, frozen.secret_key, frozen.token):
             # As a header it would be refused by a library whose message quotes it.
             if value is not None and not re.fullmatch(r"[\x21-\x7e]+", value):
                 hint = (
                     "The access key, the secret key or the session token contains white space or characters "
-                    f"other than ASCII. Correct it where it was found: {found.method}."
+                    f"other than ASCII. Correct it where it was found: {self.credential_chain.source}."
                 )
                 raise StorageError(ErrorKind.ENVIRONMENT, "find credentials", None, "bad-credentials", hint)
         return frozen
 
-    def _make_client(self, signature: object) -> "S3Client":
+    def _proxies(self) -> dict[str, str] | None:
+        """The proxies for the bucket's own address; None where it has none, which every request reports."""
+        try:
+            url = self.bucket_url
+        except StorageError:
+            return None
+        return environ_proxies(url)
+
+    def _make_client(self, signature: object, **options: object) -> "S3Client":
         client: S3Client = make_client(
             "s3",
             self._config,
-            self._session,
-            self.trust,
+            self,
             attempts=ATTEMPTS,
             read_timeout=READ_TIMEOUT_SECONDS,
             max_pool_connections=self._config.connections,
             signature_version=signature,
             s3={"addressing_style": self._addressing},
             tcp_keepalive=True,
+            **options,
         )
         client.meta.events.register_last("before-parameter-build.s3", _stay_in_region)
         return client
+
+    def note_refusal(self, http_response: AWSResponse, parsed: dict[str, Any], **_: object) -> None:
+        """Read the credentials again if they may be the reason for an answer, as botocore reports it."""
+        code = parsed.get("Error", {}).get("Code", "")
+        self.credential_chain.note_refusal(str(code), http_response.status_code)
 
 
 def make_client(
     service: Literal["s3", "cloudfront"],
     config: StorageConfig,
-    session: boto3.session.Session,
-    trust: Trust,
+    session: AwsSession,
     *,
     attempts: int,
     read_timeout: float,
@@ -176,17 +195,14 @@ def make_client(
         endpoint_url, name = config.cloudfront_endpoint_url, "CloudFront"
         variables = "AWS_REGION and AWS_ENDPOINT_URL_CLOUDFRONT"
     operation = f"set up the {name} client"
-    create: Callable[..., Any] = session.client
+    create: Callable[..., Any] = session.boto3.client
     try:
         with translated(operation, None):
             client = create(
                 service,
                 region_name=config.region,
                 endpoint_url=endpoint_url,
-                aws_access_key_id=config.access_key_id,
-                aws_secret_access_key=config.secret_access_key,
-                aws_session_token=config.session_token,
-                verify=trust.bundle_file,
+                verify=session.trust.bundle_file,
                 config=Config(  # type: ignore[call-arg]  # the stubs lack ignore_configured_endpoint_urls
                     # AWS_ENDPOINT_URL_S3 and ~/.aws/config must not override the endpoint that public URLs
                     # are made from, nor AWS_ENDPOINT_URL, which names an S3 server, that of CloudFront.
@@ -203,7 +219,19 @@ def make_client(
     except ValueError as exc:
         hint = f"{exc}. Check {variables}."
         raise StorageError(ErrorKind.ENVIRONMENT, operation, None, "bad-settings", hint) from exc
+    if options.get("signature_version") is not UNSIGNED:
+        client.meta.events.register("after-call", session.note_refusal)
     return client
+
+
+def _access_key(config: StorageConfig) -> AccessKey | None:
+    key, secret = config.access_key_id, config.secret_access_key
+    if key is None and secret is None:
+        return None
+    if key is None or secret is None:
+        missing = "access_key_id" if key is None else "secret_access_key"
+        raise PartialCredentialsError(provider="the configuration", cred_var=missing)
+    return AccessKey(key, secret, config.session_token)
 
 
 def expected_owner(config: StorageConfig) -> dict[str, Any]:

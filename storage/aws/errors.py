@@ -16,6 +16,7 @@ from botocore import exceptions as botocore_errors
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
+from storage.aws import proxies
 from storage.aws.bounded_answers import AnswerTooLargeError
 from storage.config import StorageConfig
 from storage.errors import ErrorKind, StorageError
@@ -93,6 +94,7 @@ OBJECT_CODES: Mapping[str, str] = MappingProxyType(
 )
 """S3's error codes for an object that cannot be stored as it is."""
 
+_FORBIDDEN = 403
 _REFUSALS: Mapping[int, str] = MappingProxyType(
     {301: _REGION, 307: _REGION, 401: _CREDENTIALS, 403: _PERMISSIONS, 507: _FULL}
 )
@@ -217,9 +219,11 @@ def _from_answer(
     def as_error(kind: ErrorKind, hint: str, code: str = code) -> StorageError:
         return StorageError(kind, operation, key, code, f"{quoted}{hint}", status=status, said=said)
 
+    headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    if name := _refusing_proxy(status, headers, unexplained=unexplained):
+        return proxies.refusal(name, status, operation, key)
     if code in OBJECT_CODES:
         return as_error(ErrorKind.OBJECT, OBJECT_CODES[code])
-    headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
     if unexplained and "location" in headers and "x-amz-bucket-region" not in headers:
         redirection = f"The answer redirects to {_printable(headers['location'])}. {_NOT_S3} {_RETRIED}"
         return as_error(ErrorKind.TRANSIENT, redirection, "redirected")
@@ -235,6 +239,15 @@ def _from_answer(
     if hint is _REFUSED and config is not None:
         hint = _about_options(config)
     return as_error(ErrorKind.ENVIRONMENT, hint)
+
+
+def _refusing_proxy(status: int, headers: Mapping[str, str], *, unexplained: bool) -> str | None:
+    """The proxy that gave an answer in place of the server; None if the server did."""
+    if status == proxies.AUTHENTICATION_REQUIRED:
+        return proxies.forwarding_name() or "A proxy"
+    # S3 servers number their answers.
+    is_of_server = not unexplained or "x-amz-request-id" in headers
+    return None if status != HTTPStatus.FORBIDDEN or is_of_server else proxies.forwarding_name()
 
 
 def _is_refused(status: int, code: str) -> bool:
@@ -290,6 +303,9 @@ def _from_client(error: BotoCoreError, operation: str, key: str | None) -> Stora
     if (too_large := cause_of(error, AnswerTooLargeError)) is not None:
         hint = f"{too_large}: check that AWS_ENDPOINT_URL is an S3 server. {_RETRIED}"
         return StorageError(ErrorKind.TRANSIENT, operation, key, "too-large-answer", hint)
+    if isinstance(error, botocore_errors.ProxyConnectionError):
+        name = f"The proxy {error.kwargs['proxy_url']}"
+        return proxies.proxy_error(name, str(error.kwargs["error"]), operation, key)
     for exception, (code, hint) in _ENVIRONMENT_EXCEPTIONS.items():
         if isinstance(error, exception):
             return StorageError(ErrorKind.ENVIRONMENT, operation, key, code, f"{error} {hint}")

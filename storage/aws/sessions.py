@@ -60,7 +60,9 @@ class BoundedSession(botocore.session.Session):
     def get_credentials(self) -> Any:
         """As botocore's."""
         if not self._has_bounded_providers:
-            for provider in self.get_component("credential_provider").providers:
+            chain = self.get_component("credential_provider")
+            # Another kind of chain searches in a session of its own.
+            for provider in getattr(chain, "providers", ()):
                 _bound_provider(provider)
             self._has_bounded_providers = True
         return super().get_credentials()

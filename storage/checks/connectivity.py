@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from botocore.exceptions import BotoCoreError, ClientError
 
 from storage.aws.clients import PATH_STYLE_REFUSALS, AwsSession
+from storage.aws.credential_chain import CONFIGURED
 from storage.aws.errors import (
     ACCOUNT_CODES,
     BUCKET_CODES,
@@ -18,7 +19,7 @@ from storage.aws.errors import (
     REGION_CODES,
     translated,
 )
-from storage.aws.sessions import BoundedSession
+from storage.aws.proxies import PROXY_FAILED, PROXY_REFUSED, proxy_for
 from storage.bucket.documents import key_prefix
 from storage.checks.probe_object import ProbeObject
 from storage.checks.results import CheckResult, Outcome, failed, not_tried, ok, warning
@@ -35,7 +36,8 @@ TOLERATED_SKEW = timedelta(minutes=15)
 
 NOTABLE_SKEW = timedelta(minutes=1)
 
-_NO_ANSWER = frozenset({"connection", "timeout", "untrusted-certificate", "unexpected"})
+_SAID_WHY = frozenset({"untrusted-certificate", PROXY_FAILED, PROXY_REFUSED})
+_NO_ANSWER = frozenset({"connection", "timeout", "unexpected"}) | _SAID_WHY
 _NO_CREDENTIALS = frozenset({"no-credentials", "bad-settings"})
 _BAD_CREDENTIALS = (
     REFUSED_CREDENTIALS_CODES | EXPIRED_CODES | ACCOUNT_CODES | {"SignatureDoesNotMatch", "http-401"}
@@ -55,6 +57,7 @@ _SOURCES: Mapping[str, str] = {
     "iam-role": "the instance's role",
     "container-role": "the container's role",
     "custom-process": "the configured process",
+    CONFIGURED: "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
 }
 
 
@@ -97,7 +100,7 @@ def check_storage(
             session.use_virtual_addresses()
             client = session.client
             answer = _first_answer(client, config, clock)
-        basics = list(_basics(client, config, answer))
+        basics = list(_basics(session, config, answer))
         yield from basics
         unmet = next((result.name for result in basics if result.outcome is Outcome.FAILED), None)
         if unmet is None:
@@ -142,19 +145,20 @@ def _skew(date: str | None, sent_at: datetime, answered_at: datetime) -> timedel
     return min(timedelta(), server_time + timedelta(seconds=1) - sent_at)
 
 
-def _basics(client: "S3Client", config: StorageConfig, answer: _FirstAnswer) -> Iterator[CheckResult]:
+def _basics(session: AwsSession, config: StorageConfig, answer: _FirstAnswer) -> Iterator[CheckResult]:
     server = config.endpoint_url or "AWS"
     if answer.code in _NO_CREDENTIALS:
         yield failed("credentials", "No credentials were found.", answer.hint)
         return
     if answer.code in _NO_ANSWER:
         remedy = answer.hint
-        if answer.code != "untrusted-certificate":
+        if answer.code not in _SAID_WHY:
             remedy = "Check AWS_ENDPOINT_URL and AWS_REGION, and whether this machine may connect there."
         yield failed("server", f"{server} gives no answer ({answer.code}).", remedy)
         return
-    yield ok("server", f"{server} answers.")
-    yield _credentials(config, answer)
+    proxy = proxy_for(session.bucket_url)
+    yield ok("server", f"{server} answers{f' through {proxy.variable}' if proxy else ''}.")
+    yield _credentials(session, answer)
     yield _clock(answer)
     if answer.code in _BAD_CREDENTIALS | CLOCK_CODES:
         return
@@ -166,25 +170,18 @@ def _basics(client: "S3Client", config: StorageConfig, answer: _FirstAnswer) -> 
         )
         return
     yield _bucket(config, answer)
-    yield _region(client, config, answer)
+    yield _region(session.client, config, answer)
 
 
-def _credentials(config: StorageConfig, answer: _FirstAnswer) -> CheckResult:
-    found = f"They were found in {_source(config)}"
+def _credentials(session: AwsSession, answer: _FirstAnswer) -> CheckResult:
+    with translated("find credentials", None):
+        source = session.credential_chain.source
+    found = f"They were found in {_SOURCES.get(source, source)}"
     if answer.code in _BAD_CREDENTIALS:
         return failed("credentials", f"{found}, and the server refuses them ({answer.code}).", answer.hint)
     if answer.code in CLOCK_CODES:
         return not_tried("credentials", "the clock")
     return ok("credentials", f"{found}, and the server accepts them.")
-
-
-def _source(config: StorageConfig) -> str:
-    if config.access_key_id is not None:
-        return "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-    with translated("find credentials", None):
-        found = BoundedSession().get_credentials()
-    method = getattr(found, "method", None) or "a source that boto3 knows"
-    return _SOURCES.get(method, method)
 
 
 def _clock(answer: _FirstAnswer) -> CheckResult:

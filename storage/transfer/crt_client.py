@@ -2,7 +2,6 @@
 
 import math
 import queue
-import socket
 import ssl
 import threading
 import time
@@ -12,15 +11,16 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import structlog
-from awscrt.auth import AwsCredentials, AwsCredentialsProvider
+from awscrt.auth import AwsCredentials
 from awscrt.http import HttpHeaders, HttpRequest
 from awscrt.io import ClientTlsContext, TlsConnectionOptions, TlsContextOptions
-from awscrt.s3 import S3Client, S3RequestTlsMode, S3RetryConfig, create_default_s3_signing_config
+from awscrt.s3 import S3Client, S3RequestTlsMode, S3RetryConfig
 from botocore.credentials import ReadOnlyCredentials
 
 from storage.aws.bounded_answers import MAX_ANSWER_BYTES
 from storage.aws.clients import PATH_STYLE_REFUSALS, AwsSession
 from storage.aws.errors import CERTIFICATE_HINT
+from storage.aws.proxies import proxy_error
 from storage.aws.sessions import CONNECT_TIMEOUT_SECONDS
 from storage.aws.trust import Trust
 from storage.config import StorageConfig
@@ -29,7 +29,10 @@ from storage.errors import OVERLOADED_CODES, ErrorKind, StorageError, UploadCanc
 from storage.source_file import never_cancelled
 from storage.transfer.bandwidth import Bandwidth
 from storage.transfer.buffer_pool import BufferPool
+from storage.transfer.crt_errors import of_proxy
+from storage.transfer.crt_proxy import connect, inform_crt
 from storage.transfer.crt_request import Body, CrtRequest, Request
+from storage.transfer.crt_signers import Signer, take
 from storage.transfer.part_layout import MIN_PART_SIZE
 from storage.transfer.tcp_connections import TcpConnections
 
@@ -46,6 +49,8 @@ IN_FLIGHT_SECONDS = 30.0
 SLOW_BYTES_PER_SECOND = 512 * 1024
 """A line that takes less is called slow, and one that takes twice as much no longer is."""
 
+_CUT_SECONDS = 5.0
+"""A request that fails or is retried so soon after a connection was cut most likely was on it."""
 _GBPS_PER_CONNECTION = 0.4
 """The CRT opens ten connections for up to 2 Gbit/s of its target, and one more for each of these."""
 _MIN_GBPS = 2.0
@@ -67,6 +72,10 @@ class CrtClient:
         self._client: S3Client | None = None
         self._credentials = _Credentials(self.session)
         self._trusted = False
+        self._cuts: list[float] = []
+        """When connections were cut whose requests are not known yet."""
+        self._completions = 0
+        """How many requests are in progress of which the server may be silent for minutes."""
         self.is_slow = False
         """Whether the line was slow at the last look: see `SLOW_BYTES_PER_SECOND`."""
         _ = self.session.client  # raises for settings that cannot work
@@ -108,7 +117,9 @@ class CrtClient:
         )
         if request.body and (rate := self.bandwidth.rate) is not None:
             self.connections.pace(rate)
-        return CrtRequest(client, request, http, on_done, self._config)
+        return CrtRequest(
+            client, request, http, on_done, self._config, sign=self._sign, was_cut=self._was_cut
+        )
 
     def call(
         self,
@@ -121,12 +132,17 @@ class CrtClient:
 
         Raises `StorageError` for anything but a success, and where there is no answer within `seconds`.
         """
+        with self._lock:
+            self._completions += seconds > REQUEST_SECONDS
         try:
             return self._call(request, seconds, cancelled)
         except StorageError as exc:
             if exc.code not in PATH_STYLE_REFUSALS or self.dialect.takes(PATH_STYLE):
                 raise
             return self._call(request, seconds, cancelled)
+        finally:
+            with self._lock:
+                self._completions -= seconds > REQUEST_SECONDS
 
     def _call(self, request: Request, seconds: float, cancelled: Callable[[], bool]) -> Mapping[str, Any]:
         done: queue.SimpleQueue[CrtRequest] = queue.SimpleQueue()
@@ -136,14 +152,15 @@ class CrtClient:
         while True:
             with suppress(queue.Empty):
                 done.get(timeout=POLL_SECONDS)
-                break
+                if not sent.is_stalled:
+                    break
             if cancelled():
                 sent.cancel()
                 raise UploadCancelledError(operation=request.purpose, key=request.key)
-            if time.monotonic() - started > seconds or self.is_stalled(started):
+            is_late = time.monotonic() - started > seconds
+            if is_late or self.is_stalled(started) or sent.is_stalled:
                 sent.cancel()
-                hint = "The server has not answered in time. It is tried again."
-                raise StorageError(ErrorKind.TRANSIENT, request.purpose, request.key, "timeout", hint)
+                raise self.stalled(request)
         return self.answer_of(sent, generation)
 
     def _adapt_address(self) -> None:
@@ -154,6 +171,7 @@ class CrtClient:
             self.session.use_virtual_addresses()
             if self._client is not None:
                 self._address = urlsplit(self.session.bucket_url)
+                self._trusted = False
 
     def answer_of(self, request: CrtRequest, generation: int) -> Mapping[str, Any]:
         """The answer to a request that is done; lowers the concurrency if the server asks for that.
@@ -163,6 +181,7 @@ class CrtClient:
         try:
             return request.answer()
         except StorageError as exc:
+            self.session.credential_chain.note_refusal(exc.code, exc.status)
             if exc.code in OVERLOADED_CODES and self.buffers.slow_down(generation):
                 _log.warning("concurrency_lowered", code=exc.code, concurrency=self.buffers.limit)
             if exc.code == "connection":
@@ -170,17 +189,47 @@ class CrtClient:
             if exc.code in PATH_STYLE_REFUSALS and self._config.addressing == "auto":
                 self.dialect.learn(PATH_STYLE, exc.said)
                 self._adapt_address()
+            if exc.code == "connection" and self._was_cut():
+                raise self.stalled(request.request) from exc
+            if self._proxy is not None and (reason := of_proxy(exc.__cause__)):
+                self._trusted = False
+                raise proxy_error(str(self._proxy), reason, exc.operation, exc.key) from exc
             raise
 
     def is_stalled(self, since: float) -> bool:
-        """Whether a request sent at `since` stalls: no byte has moved on any connection for too long.
+        """Whether a request sent at `since` stalls because no byte has moved on any connection for too long.
 
-        Cuts the connections on which an answer does not end.
+        Cuts the connections on which an answer does not end, and those on which no byte has moved for too
+        long while others move; `CrtRequest.is_stalled` is then true of the requests on them.
         """
         if self.connections.cut_endless_answers(MAX_ANSWER_BYTES):
             _log.warning("answer_endless", limit=MAX_ANSWER_BYTES)
         active_at = self.last_activity()
-        return time.monotonic() - max(since, active_at) > self.stall_seconds
+        now = time.monotonic()
+        if now - max(since, active_at) > self.stall_seconds:
+            return True
+        if now - since > self.stall_seconds:
+            cut = self.connections.cut_stalled(self.stall_seconds, spare_waiting=self._completions > 0)
+            with self._lock:
+                self._cuts += [now] * cut
+            if cut:
+                _log.warning("connection_stalled", connections=cut, seconds=self.stall_seconds)
+        return False
+
+    def stalled(self, request: Request) -> StorageError:
+        """The error about a request of which no byte moved for too long, or that was not answered in time."""
+        code, hint = "timeout", "The server has not answered in time. It is tried again."
+        if request.body:
+            code = "stalled"
+            hint = f"No byte was accepted for {self.stall_seconds:g} seconds. It is tried again."
+        return StorageError(ErrorKind.TRANSIENT, request.purpose, request.key, code, hint)
+
+    def _was_cut(self) -> bool:
+        """Whether a connection was just cut whose request is not known yet; it is from now on."""
+        with self._lock:
+            oldest = time.monotonic() - _CUT_SECONDS
+            self._cuts = [cut_at for cut_at in self._cuts if cut_at >= oldest]
+            return bool(self._cuts) and bool(self._cuts.pop())
 
     def last_activity(self) -> float:
         """When, by the monotonic clock, bytes of any request were last seen to move, in either direction.
@@ -235,12 +284,10 @@ class CrtClient:
         address = self._address = urlsplit(self.session.bucket_url)
         secure = address.scheme == "https"
         self._port = address.port or (443 if secure else 80)
-        self.connections = TcpConnections(self._port)
-        region = self._config.region
-        provider = AwsCredentialsProvider.new_delegate(self._credentials)
+        self._proxy = inform_crt(self.session.bucket_url)
+        self.connections = TcpConnections(self._port if self._proxy is None else self._proxy.port)
         return S3Client(
-            region=region,
-            signing_config=create_default_s3_signing_config(region=region, credential_provider=provider),
+            region=self._config.region,
             tls_mode=S3RequestTlsMode.ENABLED if secure else S3RequestTlsMode.DISABLED,
             tls_connection_options=_tls_options(self.session.trust) if secure else None,
             throughput_target_gbps=max(_MIN_GBPS, self._config.connections * _GBPS_PER_CONNECTION),
@@ -249,18 +296,28 @@ class CrtClient:
             connect_timeout_ms=CONNECT_TIMEOUT_SECONDS * 1000,
         )
 
-    def _require_trust(self) -> None:
-        """Raise if the server's certificate is not trusted; other failures are left to the request itself.
+    def _sign(self, on_attempt: Callable[[], None]) -> Signer:
+        def credentials() -> AwsCredentials:
+            on_attempt()
+            return self._credentials()
 
-        The CRT takes most of a minute to fail and does not tell it from other broken handshakes.
+        return take(self._config.region, credentials)
+
+    def _require_trust(self) -> None:
+        """Raise if the server's certificate is not trusted, or the proxy does not let this machine through.
+
+        Other failures are left to the request itself. The CRT takes most of a minute to fail and does not
+        tell one from the other.
         """
         if self._trusted or self._address.scheme != "https":
             return
+        if self._proxy is not None and self._proxy.scheme == "https":
+            return  # Python's ssl has no TLS within TLS
         hostname = self._address.hostname or ""
         context = self.session.trust.context()
         try:
             with (
-                socket.create_connection((hostname, self._port), CONNECT_TIMEOUT_SECONDS) as connection,
+                connect(self._proxy, hostname, self._port, CONNECT_TIMEOUT_SECONDS) as connection,
                 context.wrap_socket(connection, server_hostname=hostname),
             ):
                 self._trusted = True

@@ -36,6 +36,24 @@ _CREDENTIALS = frozenset(
 _CONNECTION_PREFIXES = ("AWS_IO_", "AWS_ERROR_HTTP_")
 
 
+_CONNECTING = frozenset(
+    {
+        *("AWS_IO_DNS_NO_ADDRESS_FOR_HOST", "AWS_IO_DNS_INVALID_NAME", "AWS_IO_DNS_QUERY_FAILED"),
+        *("AWS_IO_SOCKET_CONNECTION_REFUSED", "AWS_IO_SOCKET_NO_ROUTE_TO_HOST", "AWS_IO_SOCKET_TIMEOUT"),
+        *("AWS_IO_SOCKET_NETWORK_DOWN", "AWS_IO_SOCKET_CONNECT_ABORTED"),
+        "AWS_ERROR_HTTP_PROXY_CONNECT_FAILED",
+        "AWS_ERROR_HTTP_PROXY_CONNECT_FAILED_RETRYABLE",
+    }
+)
+"""Errors before there is a connection, which behind a proxy are errors of the proxy."""
+
+
+def of_proxy(error: BaseException | None) -> str:
+    """Why there is no connection to the proxy, where `error` of the CRT says that; else an empty text."""
+    is_of_proxy = isinstance(error, AwsCrtError) and error.name in _CONNECTING
+    return str(error) if is_of_proxy else ""
+
+
 def translate_crt(
     error: AwsCrtError, operation: str, purpose: str, key: str | None, config: StorageConfig | None = None
 ) -> StorageError:

@@ -14,6 +14,7 @@ from storage.aws.errors import translated
 from storage.aws.response_parsing import Response
 from storage.config import StorageConfig
 from storage.transfer.crt_errors import translate_crt
+from storage.transfer.crt_signers import Signer, give_back
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,9 @@ class Body(io.RawIOBase):
 class CrtRequest:
     """A request in flight. `on_done` is called in a thread of the CRT, whatever the outcome.
 
-    It holds no memory once its outcome is known and it is dropped.
+    It holds no memory once its outcome is known and it is dropped. The CRT makes a second attempt by itself,
+    for which it signs again. If `was_cut` is true then, `on_done` is called at once, with `is_stalled` set,
+    and again at the end.
     """
 
     def __init__(
@@ -82,20 +85,31 @@ class CrtRequest:
         http: HttpRequest,
         on_done: Callable[["CrtRequest"], None],
         config: StorageConfig,
+        *,
+        sign: Callable[[Callable[[], None]], Signer],
+        was_cut: Callable[[], bool],
     ) -> None:
         self.request = request
+        self.is_stalled = False
+        """Whether its connection was cut because no bytes moved on it."""
         self._config = config
+        self._attempts = 0
+        self._was_cut = was_cut
+        self._on_done = on_done
         self._status = 0
         self._headers: tuple[tuple[str, str], ...] = ()
         self._body = bytearray()
+        signer = sign(self._note_attempt)
         self._s3: S3Request | None = client.make_request(
             type=S3RequestType.DEFAULT,
             operation_name=request.operation,
             request=http,
+            signing_config=signer.config,
             on_headers=self._take_headers,
             on_body=self._take_body,
         )
         self._outcome = self._s3.finished_future
+        self._outcome.add_done_callback(lambda _future: give_back(signer))
         self._outcome.add_done_callback(lambda _future: on_done(self))
 
     def cancel(self) -> None:
@@ -123,6 +137,12 @@ class CrtRequest:
         with translated(request.purpose, request.key, self._config):
             response = Response(self._status, self._headers, bytes(self._body))
             return response.parse(request.operation, request.purpose, request.key)
+
+    def _note_attempt(self) -> None:
+        self._attempts += 1
+        if self._attempts > 1 and self._was_cut():
+            self.is_stalled = True
+            self._on_done(self)
 
     def _take_headers(self, status_code: int, headers: list[tuple[str, str]], **_: object) -> None:
         self._status = status_code

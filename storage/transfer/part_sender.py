@@ -32,7 +32,7 @@ RECALL_SECONDS = 10.0
 """A part that was started longer ago is not recalled: too much of it may have been sent."""
 _CANCEL_SECONDS = 5.0
 _NOT_RETRIED = frozenset(
-    {"NoSuchUpload", "PreconditionFailed", "ConditionalRequestConflict", "source-changed"}
+    {"NoSuchUpload", "PreconditionFailed", "ConditionalRequestConflict", "source-changed", "stalled"}
 )
 """Transient errors that sending the same part again cannot cure."""
 
@@ -95,6 +95,7 @@ class PartSender:
         self._retry_at = 0.0
         self._last_started = 0.0
         self._last_length = 0
+        self._checked_at = 0.0
         self._in_flight: list[_PartInFlight] = []
         self._reservation: Reservation | None = None
         self._reserved_for: Part | None = None
@@ -118,6 +119,7 @@ class PartSender:
                 self._source.ensure_unchanged()
                 self._request_slot()
                 self._handle_event(self._start_due(), prepare, accepted)
+                self._check_stalls()
             self._pace_last()
         finally:
             self._drain()
@@ -148,7 +150,8 @@ class PartSender:
         try:
             event = self._events.get(timeout=seconds)
         except queue.Empty:
-            self._check_stalls()
+            if (rate := self._crt.bandwidth.rate) is not None:
+                self._crt.connections.pace(rate)  # connections that are new
             return
         if isinstance(event, Slot):
             self._read(event, prepare)
@@ -175,6 +178,8 @@ class PartSender:
     def _finish(self, request: CrtRequest, accepted: Accepted) -> None:
         current = next(current for current in self._in_flight if current.sent is request)
         part = current.part
+        if request.is_stalled:
+            raise self._crt.stalled(request.request)
         try:
             answer = self._crt.answer_of(request, current.generation)
         except StorageError as exc:
@@ -183,6 +188,9 @@ class PartSender:
                 self._release(current)
                 return
             self._failures[part] += 1
+            if exc.code == "timeout" and time.monotonic() - current.started > self._crt.stall_seconds:
+                # The CRT gives up a connection that takes nothing for 30 seconds, twice.
+                raise self._crt.stalled(request.request) from exc
             if exc.kind is not ErrorKind.TRANSIENT or exc.is_refusal or exc.code in _NOT_RETRIED:
                 raise
             if self._failures[part] >= self._attempts:
@@ -216,25 +224,24 @@ class PartSender:
                 current.sent.cancel()
 
     def _check_stalls(self) -> None:
-        """Pace connections that are new, and raise if a part in flight stalls."""
-        if (rate := self._crt.bandwidth.rate) is not None:
-            self._crt.connections.pace(rate)
+        """Raise if a part in flight stalls."""
         now = time.monotonic()
+        if now - self._checked_at < POLL_SECONDS:
+            return
+        self._checked_at = now
         for current in self._in_flight:
             if current.sent is None:
                 continue
             if self._crt.is_stalled(current.started):
-                hint = f"No byte was accepted for {self._crt.stall_seconds:g} seconds. It is tried again."
-            elif is_starved(
+                raise self._crt.stalled(current.sent.request)
+            if is_starved(
                 now - current.started,
                 self._crt.moved - current.moved_before,
                 in_flight=self._crt.buffers.max_bytes + current.part.length,
                 stall_seconds=self._crt.stall_seconds,
             ):
                 hint = f"{now - current.started:.0f} seconds were not enough for one part. It is tried again."
-            else:
-                continue
-            raise StorageError(ErrorKind.TRANSIENT, "upload", self._key, "stalled", hint)
+                raise StorageError(ErrorKind.TRANSIENT, "upload", self._key, "stalled", hint)
 
     def _drain(self) -> None:
         """Cancel what is in flight, wait for its end, and release every slot."""

@@ -29,8 +29,9 @@ sending what it took before.
 """
 _DISCARD = struct.pack("ii", 1, 0)
 """For SO_LINGER: a struct linger with no time to send the rest, see socket(7)."""
-_BYTES = struct.Struct("=120xQQ8xI")
-"""In struct tcp_info: tcpi_bytes_acked and tcpi_bytes_received, of 64 bits, and tcpi_notsent_bytes, of 32."""
+_INFO = struct.Struct("=24xI16xI4xI64xQQ8xI")
+"""In struct tcp_info: tcpi_unacked, tcpi_last_data_sent and tcpi_last_data_recv, of 32 bits, the times in
+milliseconds before now; tcpi_bytes_acked and tcpi_bytes_received, of 64; and tcpi_notsent_bytes, of 32."""
 
 
 FLOOD_SECONDS = 0.2
@@ -53,6 +54,10 @@ class TcpConnections:
         self._flood_sampled_at = float("-inf")
         self._answer_began: dict[int, _ByteCounts] = {}
         """By connection, the counts when it last sent any byte."""
+        self._moved_at: dict[int, float] = {}
+        """By connection, when its bytes last moved, or it began to be used."""
+        self._cut: set[int] = set()
+        """The connections that were shut down and are not closed yet."""
 
     @property
     def moved(self) -> int:
@@ -86,8 +91,13 @@ class TcpConnections:
         for inode, counts in self._counts.items():
             last = before.get(inode, _ByteCounts())
             acknowledged += max(0, counts.acknowledged - last.acknowledged)
-            if (counts.acknowledged, counts.received) != (last.acknowledged, last.received):
+            has_moved = (counts.acknowledged, counts.received) != (last.acknowledged, last.received)
+            if has_moved:
                 self._active_at = now
+            if has_moved or inode not in before or (counts.is_sending and not last.is_sending):
+                self._moved_at[inode] = now
+        self._moved_at = {inode: self._moved_at[inode] for inode in self._counts}
+        self._cut &= self._counts.keys()
         self._moved += acknowledged
         is_backlogged = all(
             any(counts.unsent for counts in sample.values()) for sample in (before, self._counts)
@@ -120,6 +130,34 @@ class TcpConnections:
                     with suppress(OSError):  # closed meanwhile
                         connection.shutdown(socket.SHUT_RDWR)
             return cut
+
+    def cut_stalled(self, seconds: float, *, spare_waiting: bool = False) -> int:
+        """Shut down the connections on which nothing has moved for so many seconds, by the last sample.
+
+        `spare_waiting` leaves those alone that have nothing to send. Returns how many had a request in
+        progress. The others were idle, and their owner replaces them when it needs one, or in the middle of
+        an answer, which cannot be told from its end.
+        """
+        stalled = 0
+        with self._lock:
+            limit = self._clock() - seconds
+            silent = {inode for inode, moved_at in self._moved_at.items() if moved_at < limit} - self._cut
+            if not silent:
+                return 0
+            for connection in self._open():
+                inode = os.fstat(connection.fileno()).st_ino
+                if inode not in silent:
+                    continue
+                counts = _byte_counts(connection)
+                has_moved = (counts.acknowledged, counts.received) != self._counts[inode][:2]
+                if has_moved or (spare_waiting and not counts.is_sending):
+                    continue
+                self._cut.add(inode)
+                stalled += counts.is_sending or counts.awaits_answer
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _DISCARD)
+                with suppress(OSError):  # closed meanwhile
+                    connection.shutdown(socket.SHUT_RDWR)
+        return stalled
 
     def pace(self, bytes_per_second: float | None) -> None:
         """Limit the rate of every connection that is open now; None removes the limit."""
@@ -158,11 +196,18 @@ class _ByteCounts(NamedTuple):
     acknowledged: int = 0
     received: int = 0
     unsent: int = 0
+    is_sending: bool = False
+    """Whether bytes wait to be sent or acknowledged."""
+    awaits_answer: bool = False
+    """Whether the last bytes were sent, not received; or both within one tick of the kernel's clock."""
 
 
 def _byte_counts(connection: socket.socket) -> _ByteCounts:
-    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES.size)
-    return _ByteCounts(*_BYTES.unpack(info.ljust(_BYTES.size, b"\0")))
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size)
+    unacked, sent_ago, received_ago, acknowledged, received, unsent = _INFO.unpack(
+        info.ljust(_INFO.size, b"\0")
+    )
+    return _ByteCounts(acknowledged, received, unsent, bool(unacked or unsent), sent_ago <= received_ago)
 
 
 def _connection(fd: int, port: int) -> socket.socket | None:

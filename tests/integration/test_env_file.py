@@ -1,13 +1,19 @@
-"""The command in a directory with a `.env`: which files it refuses, and exposed secrets."""
+"""The command in a directory with a `.env`: which files it refuses, exposed secrets, and rotated keys."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 
 import pytest
 
 from tests.support.cli_process import Command
+from tests.support.daemon_process import place_file, running_daemon
+from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
+from tests.support.harness import MakeSettings
+from tests.support.media import Media
+from tests.support.video_files import PATH
 
 pytestmark = pytest.mark.long
 
@@ -83,3 +89,23 @@ def test_with_the_compressors_documented_names_no_sqlite_file_is_used(
         file.write("POSTGRES_HOST=127.0.0.1\nPOSTGRES_USER=u\nPOSTGRES_PASSWORD=p\nPOSTGRES_PORT=1\n")
     assert "port 1 failed" in command("run", "--once").refused(1)
     assert not os.path.exists(os.path.join(place, "state", "ledger.sqlite3"))
+
+
+def test_keys_that_were_rotated_in_the_file_are_used_after_a_reload(
+    settings: MakeSettings, proxy: FaultProxy, media: Media, env_file: str
+) -> None:
+    def refuse_old(request: Request, forward: Forward) -> Answer:
+        is_old = "Credential=AKIA0/" in request.headers.get("Authorization", "")
+        return s3_error(403, "InvalidAccessKeyId") if is_old else forward()
+
+    proxy.fault = refuse_old
+    chosen = settings()
+    place_file(chosen, PATH, media.faststart)
+    unset = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
+    with running_daemon(chosen, environment=unset) as daemon:
+        daemon.expect("stage_paused")
+        with open(env_file, "w", encoding="utf-8") as file:
+            file.write(f"AWS_ACCESS_KEY_ID=AKIA1\nAWS_SECRET_ACCESS_KEY={SECRET}\n")
+        daemon.signal(signal.SIGHUP)
+        assert "AWS_ACCESS_KEY_ID" in daemon.expect("settings_reloaded")["changed"]
+        daemon.expect("upload_released", path=PATH)

@@ -21,7 +21,7 @@ class Certificate:
 
 
 def make_certificate(directory: Path) -> Certificate:
-    """Make a key and a certificate for 127.0.0.1 and leave both in one file in `directory`."""
+    """Make a key and a certificate for 127.0.0.1 and `hidden`, and leave both in one file in `directory`."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "loopback")])
     address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
@@ -30,7 +30,7 @@ def make_certificate(directory: Path) -> Certificate:
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([address, x509.DNSName("hidden")]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )

@@ -132,11 +132,13 @@ def running_daemon(
         ensure_untold(bytes(daemon.raw))
 
 
-def command(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+def command(
+    settings: Settings, *arguments: str, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run a command with the daemon's settings."""
     ran = subprocess.run(
         [sys.executable, "-m", "watcher", *arguments],
-        env=environment_of(settings),
+        env=environment_of(settings, **(environment or {})),
         capture_output=True,
         text=True,
         timeout=30,

@@ -3,7 +3,7 @@
 import os
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
-from urllib.request import Request, urlopen
+from urllib.request import ProxyHandler, Request, build_opener
 
 import boto3
 import pytest
@@ -64,7 +64,8 @@ class S3Server:
 
     def forget_everything(self) -> None:
         """Delete all buckets; moto keeps objects in memory."""
-        with urlopen(Request(f"{self.url}/moto-api/reset", method="POST")):
+        direct = build_opener(ProxyHandler({}))
+        with direct.open(Request(f"{self.url}/moto-api/reset", method="POST")):
             pass
 
 

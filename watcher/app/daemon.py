@@ -11,7 +11,7 @@ from signal import SIGHUP
 import structlog
 
 from db import DatabaseError, State
-from watcher.app.factories import make_path_template
+from watcher.app.factories import make_access_key, make_path_template
 from watcher.app.sole_instance import SoleInstance
 from watcher.app.status_report import DaemonStatus
 from watcher.app.wiring import Application
@@ -46,6 +46,7 @@ RELOADABLE = frozenset(
         "prune_directories_after_days",
         "log_level",
         "max_bandwidth",
+        *("aws_access_key_id", "aws_secret_access_key", "aws_session_token"),
     }
 )
 """The settings that SIGHUP changes; the others need a restart."""
@@ -247,6 +248,9 @@ class Daemon:
             log.warning("restart_needed", settings=later)
         app.policy.update(fresh)
         app.context.store.set_bandwidth(fresh.bandwidth)
+        app.context.store.use_credentials(make_access_key(fresh))
+        if app.context.invalidator is not None:
+            app.context.invalidator.use_credentials(make_access_key(fresh))
         configure_logging(fresh.log_level, app.settings.log_format)
         try:
             app.ledger.reschedule_published(app.policy.retention)

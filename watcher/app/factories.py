@@ -7,7 +7,7 @@ from datetime import timedelta
 from urllib.parse import parse_qsl
 
 from db import Catalog, CompressorTable, Database, Ledger, NoCatalog, OwnCatalog, State, open_database
-from storage import QUALITIES, ObjectStore, StorageConfig
+from storage import QUALITIES, AccessKey, ObjectStore, StorageConfig
 from watcher.catalog import CatalogGate, CompressorCatalog
 from watcher.filesystem import Packages, Tree
 from watcher.renditions import Naming, PathTemplate
@@ -36,21 +36,31 @@ def make_live_acceptance(settings: Settings, template: PathTemplate) -> Callable
     return template.is_original
 
 
-def make_storage_config(settings: Settings) -> StorageConfig:
-    """The configuration of storage, complete: boto3 reads neither ``.env`` nor ``AWS_REGION``."""
+def make_access_key(settings: Settings) -> AccessKey | None:
+    """The access key that the settings name; None where boto3 finds one."""
     key, secret, token = (
         settings.aws_access_key_id,
         settings.aws_secret_access_key,
         settings.aws_session_token,
     )
+    if key is None or secret is None:
+        return None
+    return AccessKey(
+        key.get_secret_value(), secret.get_secret_value(), token.get_secret_value() if token else None
+    )
+
+
+def make_storage_config(settings: Settings) -> StorageConfig:
+    """The configuration of storage, complete: boto3 reads neither ``.env`` nor ``AWS_REGION``."""
+    key = make_access_key(settings)
     return StorageConfig(
         bucket=settings.aws_s3_bucket,
         region=settings.aws_region,
         prefix=settings.aws_s3_videos_prefix,
         endpoint_url=settings.aws_endpoint_url,
-        access_key_id=key.get_secret_value() if key else None,
-        secret_access_key=secret.get_secret_value() if secret else None,
-        session_token=token.get_secret_value() if token else None,
+        access_key_id=key.access_key_id if key else None,
+        secret_access_key=key.secret_access_key if key else None,
+        session_token=key.session_token if key else None,
         acl=None if settings.aws_s3_acl == "none" else settings.aws_s3_acl,
         cache_control=settings.aws_s3_cache_control,
         base_url=settings.aws_s3_base_url,

@@ -12,6 +12,7 @@ from typing import Any, get_args
 from pydantic import SecretStr, ValidationError
 from pydantic_settings import DotEnvSettingsSource, EnvSettingsSource
 
+from storage import proxy_passwords
 from watcher.settings.file_permissions import permission_problems
 from watcher.settings.model import CONFLICT, Settings
 from watcher.settings.types import stripped
@@ -88,7 +89,10 @@ def _teach_redactor(given: dict[str, Any]) -> None:
     if url := secrets.pop("DATABASE_URL", None):
         secrets["DATABASE_URL"] = "".join(re.findall(r"//[^/:@]*:(.*)@", url))
         secrets |= dict(re.findall(r"(?i)(password|passwd|sslpassword)=([^&]*)", url))
-    redact.learn(secrets.values(), (str(value) for name, value in given.items() if name not in SECRETS))
+    redact.learn(
+        [*secrets.values(), *proxy_passwords()],
+        (str(value) for name, value in given.items() if name not in SECRETS),
+    )
 
 
 def _sentences(exc: ValidationError) -> list[str]:

@@ -13,7 +13,7 @@ from datetime import timedelta
 import structlog
 
 from db import DatabaseError, Invalidation, Invalidations
-from storage import MAX_INVALIDATION_PATHS, Distribution, StorageError, invalidation_paths
+from storage import MAX_INVALIDATION_PATHS, AccessKey, Distribution, StorageError, invalidation_paths
 from watcher.errors import Code, Failure, FailureKind, failure_of
 from watcher.supervision.background_thread import SetAside, Supervisor, Worker
 from watcher.supervision.backoff import Backoff
@@ -73,6 +73,10 @@ class Invalidator(Worker):
         """By object key, until when it is set aside, and why."""
         self._thread = self.add_thread(NAME, self.flush, patience=PATIENCE_SECONDS)
         supervisor.report_set_aside(f"{NAME}s", self._set_aside_now)
+
+    def use_credentials(self, key: AccessKey | None) -> None:
+        """Use these from now on, or where they are None those that boto3 finds."""
+        self._distribution.use_credentials(key)
 
     def request(self, object_key: str) -> None:
         """Request the invalidation of a replaced object, within the transaction that is open, if one is.

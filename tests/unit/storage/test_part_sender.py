@@ -24,6 +24,8 @@ BODIES = 5
 
 class RequestStub:
     is_done = False
+    is_stalled = False
+    request = Request("UploadPart", "PUT", "k")
 
     def cancel(self) -> None:
         self.is_done = True
@@ -66,6 +68,11 @@ class CrtStub:
     def is_stalled(self, _since: float) -> bool:
         return False
 
+    def stalled(self, request: Request) -> StorageError:
+        return StorageError(
+            ErrorKind.TRANSIENT, request.purpose, request.key, "stalled", "It is tried again."
+        )
+
     def discard_unsent(self) -> None:
         pass
 
@@ -94,3 +101,28 @@ def test_a_failure_beside_several_answers_leaks_no_slot_of_the_shared_pool(sourc
     for _ in range(BODIES):
         crt.buffers.reserve(LENGTH, granted.append)
     assert len(granted) == BODIES
+
+
+def test_a_connection_that_the_crt_gave_up_twice_is_a_stall_and_is_not_tried_again(
+    source: SourceFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The CRT waits for 30 seconds each time, whatever the limit is."""
+    crt = CrtStub()
+    crt.stall_seconds = 0.0
+    answered: list[int] = []
+
+    def give_up(_request: RequestStub, _generation: int) -> Mapping[str, Any]:
+        answered.append(1)
+        raise StorageError(ErrorKind.TRANSIENT, "upload", "k", "timeout", "It is tried again.")
+
+    monkeypatch.setattr(crt, "answer_of", give_up)
+    sender = PartSender(
+        cast("CrtClient", crt), source, "k", attempts=3, cancelled=lambda: False, is_too_slow=lambda: False
+    )
+    parts = [Part(number + 1, number * LENGTH, LENGTH) for number in range(BODIES)]
+    with pytest.raises(StorageError) as caught:
+        sender.send(
+            parts, lambda _part, content: Request("UploadPart", "PUT", "k", body=content), lambda *_: None
+        )
+    assert caught.value.code == "stalled"
+    assert len(answered) == 1

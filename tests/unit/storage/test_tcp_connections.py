@@ -161,3 +161,69 @@ def test_a_connection_whose_answer_does_not_end_is_shut_down_and_no_other_one(pa
         cut.append(connections.cut_endless_answers(2))
     assert cut == [0, 0, 0, 0, 0, 1]
     assert pair.theirs.recv(1) == b""
+
+
+def fill(connection: socket.socket) -> None:
+    connection.setblocking(False)
+    with suppress(BlockingIOError):
+        while True:
+            connection.send(bytes(65536))
+
+
+def test_a_connection_that_is_stuck_is_shut_down_once_and_a_moving_one_is_not(pair: Pair) -> None:
+    clock = Clock()
+    connections = TcpConnections(pair.port, clock=clock)
+    other = socket.create_connection(("127.0.0.1", pair.port))
+    accepted, _ = pair._listening.accept()
+    with other, accepted:
+        fill(pair.ours)
+        cut = []
+        for _ in range(4):
+            connections.last_activity(0)
+            clock.now += 5
+            other.sendall(b"x")
+            accepted.recv(1)
+            connections.last_activity(0)
+            cut.append(connections.cut_stalled(12))
+        assert cut == [0, 0, 1, 0]
+        other.sendall(b"x")
+        assert accepted.recv(1) == b"x"
+
+
+def test_a_request_that_waits_for_its_answer_stalls_unless_it_is_spared(pair: Pair) -> None:
+    clock = Clock()
+    connections = TcpConnections(pair.port, clock=clock)
+    while not _byte_counts(pair.ours).awaits_answer:  # which the kernel knows to the millisecond
+        pair.send()
+    connections.last_activity(0)
+    clock.now += 5
+    connections.last_activity(0)
+    assert connections.cut_stalled(2, spare_waiting=True) == 0
+    assert connections.cut_stalled(2) == 1
+
+
+def test_an_idle_connection_is_no_stall_and_one_that_is_used_again_is_not_shut_down(pair: Pair) -> None:
+    clock = Clock()
+    connections = TcpConnections(pair.port, clock=clock)
+    pair.send()
+    pair.be_sent()
+    while _byte_counts(pair.ours).awaits_answer:
+        pair.be_sent()
+    connections.last_activity(0)
+    clock.now += 5
+    assert connections.last_activity(0) < clock.now
+    fill(pair.ours)
+    connections.last_activity(0)
+    assert connections.cut_stalled(2) == 0
+    assert pair.theirs.recv(1) == b"\0"
+
+
+def test_an_idle_connection_is_shut_down_without_being_called_a_stall(pair: Pair) -> None:
+    clock = Clock()
+    connections = TcpConnections(pair.port, clock=clock)
+    while not (counts := _byte_counts(pair.ours)).received or counts.awaits_answer:
+        pair.be_sent()
+    connections.last_activity(0)
+    clock.now += 5
+    assert connections.cut_stalled(2) == 0
+    assert pair.theirs.recv(1) == b""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -98,3 +99,11 @@ def test_the_password_of_the_database_url_is_masked_in_a_failures_sentence(
     error = DatabaseError(ErrorKind.ENVIRONMENT, "connect", reason, "Correct DATABASE_URL.")
     assert "harbour" not in failure_of(error).sentence
     assert "db.example" in failure_of(error).sentence
+
+
+def test_the_password_of_a_proxy_is_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", f"http://user:{quote(PASSWORD, safe='')}@proxy.example:3128")
+    monkeypatch.setenv("AWS_S3_BUCKET", "videos")
+    with suppress(SettingsError):
+        load_settings(None)
+    assert redact(f"no route to user:{PASSWORD}@proxy.example") == f"no route to user:{MASK}@proxy.example"
