@@ -16,8 +16,9 @@ import pytest
 from botocore.config import Config
 
 from storage import StorageConfig
-from tests.conformance.localstack import LocalStackUnavailableError, running_localstack
-from tests.conformance.suite_options import localstack_is_required
+from tests.conformance.servers import running_server
+from tests.conformance.suite_options import is_required
+from tests.conformance.tool_venv import ServerUnavailableError
 from tests.demo.processes import s3_server
 from tests.support.fault_proxy import FaultProxy
 from tests.support.s3_server import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY
@@ -79,6 +80,8 @@ LOCALSTACK = Traits(
     keeps_strangers_out=False,
     checks_signatures=False,
 )
+RCLONE = Traits()
+CEPH = Traits()
 ANY = Traits()
 """A server that nothing is known of but that it speaks S3."""
 
@@ -144,19 +147,24 @@ def open_backend(name: str) -> Iterator[Backend]:
                 url = stack.enter_context(s3_server(Path(directory, "log")))
                 yield stack.enter_context(_bucket_on(name, url, MOTO))
             case "localstack":
-                url = _localstack(stack)
-                yield stack.enter_context(_bucket_on(name, url, LOCALSTACK))
+                yield stack.enter_context(_bucket_on(name, _started(stack, name), LOCALSTACK))
+            case "rclone":
+                yield stack.enter_context(_bucket_on(name, _started(stack, name), RCLONE))
+            case "ceph":
+                # It knows no regions of AWS.
+                region = {"CONFORMANCE_REGION": "us-east-1"}
+                yield stack.enter_context(_bucket_on(name, _started(stack, name), CEPH, region))
             case _:
                 url = os.environ["CONFORMANCE_ENDPOINT_URL"].rstrip("/")
                 yield stack.enter_context(_bucket_on(name, url, ANY, os.environ))
 
 
-def _localstack(stack: ExitStack) -> str:
+def _started(stack: ExitStack, name: str) -> str:
     try:
-        return stack.enter_context(running_localstack())
-    except LocalStackUnavailableError as error:
-        if localstack_is_required():
-            pytest.fail(f"CONFORMANCE_REQUIRE_LOCALSTACK is set, but: {error}")
+        return stack.enter_context(running_server(name))
+    except ServerUnavailableError as error:
+        if is_required(name):
+            pytest.fail(f"CONFORMANCE_REQUIRE_{name.upper()} is set, but: {error}")
         pytest.skip(str(error))
 
 

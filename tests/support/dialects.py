@@ -272,10 +272,11 @@ DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
             "rclone serve s3",
             Quirks(
                 etag=Etag.MD5_OF_WHOLE,
-                checksums=Checksums.IGNORED,
+                checksums=Checksums.BELIEVED,
                 conditions=False,
                 acl_heeded=False,
-                public=True,
+                anonymous_status=400,
+                no_uploads=True,
             ),
             ("rclone 1.75, as measured on the real server", "rclone: rclone serve s3"),
         ),

@@ -97,7 +97,7 @@ class QuirkServer(FaultProxy):
         if bucket != self._bucket:
             return s3_error(404, "NoSuchBucket"), None
         if "authorization" not in asked.headers and not self.s3.is_public(asked.key):
-            return s3_error(403, "AccessDenied"), None
+            return s3_error(quirks.anonymous_status, "AccessDenied"), None
         for refusal in quirks.refusals:
             if (header := refusal.header_in(asked.operation, asked.headers)) is not None:
                 return refusal.answer(asked.operation, header, asked.headers[header]), header

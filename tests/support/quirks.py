@@ -76,6 +76,8 @@ class Checksums(Enum):
     KEPT = auto()
     """It is compared with the content and returned, as AWS does."""
     IGNORED = auto()
+    BELIEVED = auto()
+    """That of a single PUT is returned, and not compared with anything."""
     COMPOSITE = auto()
     """As `KEPT`; for an object of parts a checksum of the parts' checksums and `-N` is returned."""
 
@@ -123,6 +125,8 @@ class Quirks:
             is met, or 409 ConditionalRequestConflict.
         acl_heeded: `public-read` makes an object public; otherwise it is taken and changes nothing.
         public: everyone may read, whatever the ACL.
+        anonymous_status: of its answers to requests without credentials for what is not public.
+        no_uploads: it answers 404 NoSuchUpload where there are no open uploads to list.
         passing: answers that are not its own.
 
     """
@@ -143,6 +147,8 @@ class Quirks:
     conflicts: int = 0
     acl_heeded: bool = True
     public: bool = False
+    anonymous_status: int = 403
+    no_uploads: bool = False
     passing: tuple[Passing, ...] = ()
 
     def plus(self, other: Quirks) -> Quirks:
@@ -227,6 +233,8 @@ SINGLE: Final[Mapping[str, Quirks]] = {
     "composite checksum": Quirks(checksums=Checksums.COMPOSITE),
     "checksums ignored": Quirks(checksums=Checksums.IGNORED),
     "SDK algorithm needs a checksum": Quirks(needs_checksum=True),
+    "checksums believed": Quirks(checksums=Checksums.BELIEVED),
+    "no list of uploads where there are none": Quirks(no_uploads=True),
     "HEAD lags": Quirks(lag=2),
     "412 although nothing is there": Quirks(false_412=ALWAYS),
     "409 ConditionalRequestConflict": Quirks(conflicts=ALWAYS),

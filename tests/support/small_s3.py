@@ -150,7 +150,7 @@ class SmallS3:
         if self._quirks.checksums is Checksums.COMPOSITE:
             joined = b"".join(checksums.crc(part).to_bytes(8) for part in parts)
             checksum, kind = f"{checksums.encode(checksums.crc(joined))}-{len(parts)}", "COMPOSITE"
-        asked_for = "x-amz-checksum-algorithm" in upload.headers
+        asked_for = self._keeps_checksums and "x-amz-checksum-algorithm" in upload.headers
         kept = checksum if asked_for else None
         stored = self._store(upload.key, upload.headers, whole, self._etag_of(parts), kept, kind)
         told = "" if self._quirks.empty_etag else f'"{stored.etag}"'
@@ -209,6 +209,8 @@ class SmallS3:
         return _xml("ListPartsResult", listed, IsTruncated="false")
 
     def _list_uploads(self, asked: Asked) -> Answer:
+        if self._quirks.no_uploads and not self.uploads:
+            return s3_error(404, "NoSuchUpload")
         listed = "".join(
             f"<Upload><Key>{_listed(upload.key, asked)}</Key><UploadId>{upload_id}</UploadId>"
             f"<Initiated>{upload.started_at:%Y-%m-%dT%H:%M:%S.000Z}</Initiated></Upload>"
@@ -229,7 +231,7 @@ class SmallS3:
 
     @property
     def _keeps_checksums(self) -> bool:
-        return self._quirks.checksums is not Checksums.IGNORED
+        return self._quirks.checksums in {Checksums.KEPT, Checksums.COMPOSITE}
 
     def _store(
         self,
@@ -246,7 +248,7 @@ class SmallS3:
             if name.startswith("x-amz-meta-")
             or name in {"content-type", "cache-control", "x-amz-server-side-encryption"}
         }
-        if checksum is not None and self._keeps_checksums:
+        if checksum is not None and self._quirks.checksums is not Checksums.IGNORED:
             kept |= {CRC: checksum, "x-amz-checksum-type": checksum_type}
         self._before[key] = (self._quirks.lag, self.objects.get(key))
         told = etag.upper() if self._quirks.upper_case else etag

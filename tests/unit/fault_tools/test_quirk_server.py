@@ -222,7 +222,8 @@ def test_a_condition_that_is_met_may_be_refused_all_the_same(quirks: Quirks, cod
 def test_a_condition_that_is_not_met_is_refused() -> None:
     with serving() as (_, client):
         client.put_object(Bucket=BUCKET, Key=KEY, Body=BODY)
-        for condition in ({"IfNoneMatch": "*"}, {"IfMatch": '"0"'}):
+        conditions: list[dict[str, Any]] = [{"IfNoneMatch": "*"}, {"IfMatch": '"0"'}]
+        for condition in conditions:
             with pytest.raises(ClientError) as unmet:
                 client.put_object(Bucket=BUCKET, Key=KEY, Body=BODY, **condition)
             assert code_of(unmet) == (412, "PreconditionFailed")
