@@ -45,6 +45,11 @@ def decode(text: str | None) -> int | None:
     return int.from_bytes(raw, "big") if len(raw) == CRC_BYTES else None
 
 
+def md5(data: bytes | memoryview) -> bytes:
+    """MD5 of `data`, which servers make ETags from and compare with Content-MD5 (RFC 1864)."""
+    return hashlib.md5(data, usedforsecurity=False).digest()
+
+
 def multipart_etag(part_digests: Sequence[bytes]) -> str:
     """The ETag, without quotes, of an object made of parts with these MD5 digests.
 

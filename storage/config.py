@@ -16,7 +16,7 @@ class StorageConfig:
         region: the bucket's region. A wrong one is an error and redirects are not followed, because public
             URLs are made from it.
         prefix: the beginning of every object key, without the '/' after it; may be empty.
-        endpoint_url: an S3-compatible server instead of AWS, addressed in path style.
+        endpoint_url: an S3-compatible server instead of AWS.
         access_key_id, secret_access_key, session_token: credentials. Without them those of boto3's default
             chain (environment, shared files, container, instance) are used, and refreshed on expiry.
         acl: canned ACL for every object, or None to send none.
@@ -33,6 +33,10 @@ class StorageConfig:
         uploads: how many uploads the caller runs concurrently.
         parts_in_flight: the most requests with a body in flight, over all uploads, unless `uploads` is
             larger; together they hold at most this many times 8 MiB, or one larger part.
+        checksum: what goes along with each body, so that the server refuses a difference: "crc64nvme", "md5",
+            "none", or with "auto" the first where the server takes it, else the second.
+        addressing: "path" or "virtual" style of URLs, or with "auto" that which the server takes.
+        prove_by_reading: whether an object is read back where the server gives no other proof of it.
         qualities: the qualities that `RenditionStore` and `S3Service` accept.
         cloudfront_domain: host name of a CloudFront distribution in front of the bucket; it takes precedence
             over `base_url`.
@@ -62,6 +66,9 @@ class StorageConfig:
     expected_bucket_owner: str | None = None
     max_bandwidth: float | None = None
     stall_seconds: float = 60.0
+    checksum: Literal["auto", "crc64nvme", "md5", "none"] = "auto"
+    addressing: Literal["auto", "path", "virtual"] = "auto"
+    prove_by_reading: bool = True
     qualities: tuple[str, ...] = QUALITIES
     uploads: int = 1
     parts_in_flight: int = 5

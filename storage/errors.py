@@ -14,7 +14,12 @@ class ErrorKind(StrEnum):
     """The owner of this object: it cannot be uploaded as it is; all others can."""
 
 
-NO_ANSWER_CODES = frozenset({"connection", "timeout", "stalled", "too-large-answer", "unreadable-answer"})
+NO_ANSWER_CODES = frozenset(
+    {
+        *("connection", "timeout", "stalled", "too-large-answer", "unreadable-answer"),
+        *("web-page", "redirected"),
+    }
+)
 """This package's codes where nothing, or nothing of S3, has answered."""
 OVERLOADED_CODES = frozenset(
     {"SlowDown", "ServiceUnavailable", "http-503", "http-429", "RequestLimitExceeded"}
@@ -22,6 +27,21 @@ OVERLOADED_CODES = frozenset(
 """Error codes by which servers ask for fewer concurrent requests."""
 
 _FIRST_SERVER_ERROR = 500
+_REFUSALS = frozenset({400, 403, 405, 411, 501})
+NOT_ABOUT_HEADERS = frozenset(
+    {
+        *("BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"),
+        *("EntityTooLarge", "EntityTooSmall", "IncompleteBody", "KeyTooLongError", "QuotaExceeded"),
+        *("InvalidPart", "InvalidPartOrder", "NoSuchUpload", "RequestTimeout", "OperationAborted"),
+        *("InvalidAccessKeyId", "InvalidClientTokenId", "InvalidSecurity", "UnrecognizedClientException"),
+        *("ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"),
+        *("AccountProblem", "AllAccessDisabled", "NotSignedUp", "RequestExpired", "RequestTimeTooSkewed"),
+        *("InvalidBucketName", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"),
+        *("InvalidStorageClass", "InvalidTag", "XMinioStorageFull", "SecondLevelDomainForbidden"),
+        "PathStyleDomainForbidden",
+    }
+)
+"""Error codes that say that something else than a header is the reason: a value, the content, who asks."""
 
 
 class StorageError(Exception):
@@ -35,6 +55,7 @@ class StorageError(Exception):
             name of this package ("timeout").
         hint: what to do, in one or two sentences.
         status: HTTP status of the server's answer; None if there was none.
+        said: the server's own words: its code, its message and what they name; bounded, printable.
 
     """
 
@@ -47,6 +68,7 @@ class StorageError(Exception):
         hint: str,
         *,
         status: int | None = None,
+        said: str = "",
     ) -> None:
         target = f" {key!r}" if key is not None else ""
         super().__init__(f"could not {operation}{target}: {code}. {hint}")
@@ -56,6 +78,13 @@ class StorageError(Exception):
         self.code = code
         self.hint = hint
         self.status = status
+        self.said = said or code
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the server may have refused the request because of one of its headers."""
+        is_about_other = self.code in NOT_ABOUT_HEADERS or self.code.startswith("KMS.")
+        return self.status in _REFUSALS and not is_about_other
 
     @property
     def is_outage(self) -> bool:

@@ -5,18 +5,24 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
+from http import HTTPStatus
 from typing import Any
 
+import structlog
 from botocore.exceptions import ClientError
 
+from storage import checksums
 from storage.acl_fallback import AclFallback
 from storage.aws.clients import Closeable, expected_owner
 from storage.aws.errors import http_status, translated
 from storage.aws.response_parsing import present, required, unquoted, version
 from storage.config import StorageConfig
+from storage.dialect import MODE, MULTIPART_ETAG, PUT_ETAG, kept, names_of
 from storage.errors import ErrorKind, StorageError, UploadCancelledError
+from storage.proof_by_reading import checksum_by_reading, makes_etags_of_md5s
 from storage.source_file import SourceFile, never_cancelled
-from storage.transfer.crt_client import acquire_crt_client, release_crt_client
+from storage.transfer.crt_client import POLL_SECONDS, acquire_crt_client, release_crt_client
 from storage.transfer.crt_request import Request
 from storage.transfer.multipart import Multipart, MultipartSender, OpenMultipart, abort
 from storage.transfer.part_layout import S3_MIN_PART_SIZE, part_size_for, part_size_of
@@ -30,7 +36,20 @@ from storage.transfer.single_put import (
     ignore_progress,
     put_object,
 )
-from storage.verification import Confirmation, ObjectHead, Receipt, Verdict, compare
+from storage.verification import (
+    Confirmation,
+    ObjectHead,
+    Receipt,
+    Verdict,
+    compare,
+    proven_by_reading,
+)
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("storage")
+
+LAG_SECONDS = 30.0
+"""For how long a server may answer as if an object that it has accepted were not written."""
+FIRST_LAG_SECONDS, LONGEST_LAG_SECONDS = 0.25, 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +107,11 @@ class ObjectStore(Closeable):
         self._config = config
         self._crt = acquire_crt_client(config)
         self._session = self._crt.session
-        self._acl_fallback = AclFallback(config.acl, is_public=self.is_public, set_acl=self._set_acl)
+        self.dialect = self._crt.dialect
+        """What the server takes; shared by all stores with the same configuration."""
+        self._acl_fallback = AclFallback(
+            config.acl, self.dialect, is_public=self.is_public, set_acl=self._set_acl
+        )
         self._owner = expected_owner(config)
         self._closed = False
 
@@ -141,7 +164,10 @@ class ObjectStore(Closeable):
         confirmed afterwards: environment where the server does not say what it holds.
         """
         part_size = part_size or part_size_for(source.size)
-        found = self.confirm_file(target.key, source, checksum=checksum, part_size=part_size)
+        confirm = partial(
+            self._compare_file, target.key, source, checksum, moved=steps.moved, cancelled=steps.is_cancelled
+        )
+        found = confirm(self._head_or_verdict(target.key), part_size)
         steps.moved()
         if found.receipt is not None:
             steps.adopted(found)
@@ -159,7 +185,7 @@ class ObjectStore(Closeable):
                 on_multipart=steps.on_multipart,
             )
         steps.sent(sent)
-        after = self.confirm_file(target.key, source, checksum=checksum, part_size=sent.part_size)
+        after = confirm(self._visible_head(target.key, found.head, steps), sent.part_size)
         if after.receipt is None:
             raise _unconfirmed(target.key, after)
         return after.receipt
@@ -205,14 +231,18 @@ class ObjectStore(Closeable):
                 moved()
             return cancelled()
 
-        def send(acl: str | None, *, may_begin_anew: bool = True) -> Sent:
+        def present_etag() -> str | None:
+            head = self.head(target.key)
+            return None if head is None else head.etag
+
+        def send(*, may_begin_anew: bool = True) -> Sent:
             part_size = part_size_for(source.size, self._crt.rate)
 
             def is_too_slow() -> bool:
                 now = part_size_for(source.size, self._crt.rate) if may_begin_anew else None
                 return now is not None and (part_size is None or now < part_size)
 
-            transfer = Transfer(source, target, checksum, acl, progress, is_cancelled, is_too_slow)
+            transfer = Transfer(source, target, checksum, progress, is_cancelled, is_too_slow, present_etag)
             transfer.ensure_not_cancelled()
             try:
                 if part_size is None and resume is None:
@@ -225,9 +255,11 @@ class ObjectStore(Closeable):
                     raise UploadCancelledError(key=target.key) from exc
                 raise
             except SlowLineError:
-                return send(acl, may_begin_anew=False)
+                return send(may_begin_anew=False)
 
-        return self._acl_fallback.upload(target.key, send)
+        sent = send()
+        self._acl_fallback.after_upload(target.key)
+        return sent
 
     def abort(self, key: str, upload_id: str) -> None:
         """Abort a multipart upload, whose parts cost storage. Does nothing if there is none with this id."""
@@ -263,7 +295,7 @@ class ObjectStore(Closeable):
 
     def is_public(self, key: str) -> bool:
         """Whether everyone can fetch the object, by a HEAD without credentials. False for a missing one."""
-        with translated("read without credentials", key):
+        with translated("read without credentials", key, self._config):
             try:
                 self._session.anonymous.head_object(Bucket=self._config.bucket, Key=key)
             except ClientError as exc:
@@ -294,70 +326,116 @@ class ObjectStore(Closeable):
                 raise StorageError(kind, "look up", key, code, _forbidden(key), status=403) from exc
             raise
 
-    def confirm(
-        self,
-        key: str,
-        *,
-        size: int,
-        checksum: str,
-        expected_etag: Callable[[], str] | None,
-    ) -> Confirmation:
+    def confirm(self, key: str, *, size: int, checksum: str, proven_etag: str | None) -> Confirmation:
         """Compare what the server holds under `key` with a file's size and CRC64NVME, by a HEAD request.
 
-        `expected_etag` (see `SourceFile.etag`) reads the whole file and is called only if the server keeps
-        no such checksum; what it raises is raised here. 404 is `MISSING` and 403 `UNKNOWN`, not errors.
+        `proven_etag` is the ETag that the object had when its content was proven; it decides only if the
+        server keeps no such checksum. 404 is `MISSING` and 403 `UNKNOWN`, not errors.
         """
-        by_head = None if expected_etag is None else lambda _: expected_etag()
-        return self._confirm(key, size, checksum, by_head)
-
-    def _confirm(
-        self, key: str, size: int, checksum: str, expected_etag: Callable[[ObjectHead], str] | None
-    ) -> Confirmation:
-        try:
-            head = self._head(key, "confirm")
-        except StorageError as exc:
-            if exc.status == 404:
-                return Confirmation(Verdict.MISSING, f"There is no object {key!r}.")
-            if exc.status == 403:
-                return Confirmation(Verdict.UNKNOWN, _forbidden(key))
-            raise
-        by_file = None if expected_etag is None else lambda: expected_etag(head)
-        return compare(head, size=size, checksum=checksum, expected_etag=by_file)
+        head = self._head_or_verdict(key)
+        if isinstance(head, Confirmation):
+            return head
+        return compare(head, size=size, checksum=checksum, proven_etag=proven_etag)
 
     def confirm_file(
         self, key: str, source: SourceFile, *, checksum: str, part_size: int | None
     ) -> Confirmation:
         """As `confirm`, with an open file that was most likely sent in parts of `part_size` bytes.
 
-        The object's ETag tells whether it was sent in others, because the line was slower or faster then.
+        The object's ETag tells whether it was sent in others, because the line was slower or faster then. An
+        object of the right size whose ETag proves nothing is read back, if the configuration allows that.
+        Raises what `SourceFile.etags` raises.
         """
-        return self._confirm(
-            key,
-            source.size,
-            checksum,
-            lambda head: source.etag(part_size_of(head.etag, source.size, part_size)),
-        )
+        return self._compare_file(key, source, checksum, self._head_or_verdict(key), part_size)
+
+    def _compare_file(
+        self,
+        key: str,
+        source: SourceFile,
+        checksum: str,
+        head: ObjectHead | Confirmation,
+        part_size: int | None,
+        *,
+        moved: Callable[[], None] = ignore_movement,
+        cancelled: Callable[[], bool] = never_cancelled,
+    ) -> Confirmation:
+        if isinstance(head, Confirmation):
+            return head
+
+        def etags() -> tuple[str, ...]:
+            return source.etags(part_size_of(head.etag, source.size, part_size))
+
+        found = compare(head, size=source.size, checksum=checksum, expected_etags=etags)
+        feature = PUT_ETAG if part_size is None and "-" not in head.etag else MULTIPART_ETAG
+        if found.receipt is not None and found.receipt.confirmed_by == "etag":
+            self.dialect.accept(feature)
+        if found.receipt is not None or head.size != source.size or head.full_checksum is not None:
+            return found
+        if head.etag_is_digest and makes_etags_of_md5s(self._crt, self._config, feature):
+            return found
+        if not self._config.prove_by_reading:
+            detail = f"{found.detail} Set AWS_S3_PROVE_BY_READING=true to have it read back."
+            return Confirmation(Verdict.UNKNOWN, detail, head=head)
+        read = checksum_by_reading(self._crt, key, head, cancelled=cancelled, moved=moved)
+        if checksums.decode(read) == checksums.decode(checksum):
+            return proven_by_reading(head)
+        detail = f"The object was read back: its CRC64NVME is {read}, the local file's {checksum}."
+        return Confirmation(Verdict.DIFFERS, detail, head=head)
+
+    def _head_or_verdict(self, key: str) -> ObjectHead | Confirmation:
+        try:
+            return self._head(key, "confirm")
+        except StorageError as exc:
+            if exc.status == HTTPStatus.NOT_FOUND:
+                return Confirmation(Verdict.MISSING, f"There is no object {key!r}.")
+            if exc.status == HTTPStatus.FORBIDDEN:
+                return Confirmation(Verdict.UNKNOWN, _forbidden(key))
+            raise
+
+    def _visible_head(
+        self, key: str, before: ObjectHead | None, steps: UploadSteps
+    ) -> ObjectHead | Confirmation:
+        """Ask until the server no longer answers as `before` the object was written, for `LAG_SECONDS`."""
+        deadline, delay = time.monotonic() + LAG_SECONDS, FIRST_LAG_SECONDS
+        while True:
+            head = self._head_or_verdict(key)
+            is_new = not _is_as_before(head, before)
+            if is_new or time.monotonic() > deadline:
+                return head
+            _log.info("object_not_visible_yet", key=key, retry_in_seconds=delay)
+            until = time.monotonic() + delay
+            while (left := until - time.monotonic()) > 0:
+                steps.moved()
+                if steps.is_cancelled():
+                    raise UploadCancelledError(operation="confirm", key=key)
+                time.sleep(min(left, POLL_SECONDS))
+            delay = min(delay * 2, LONGEST_LAG_SECONDS)
 
     def delete(self, key: str) -> None:
         """Delete an object, if there is one. On a bucket with versioning the older versions stay."""
-        with translated("delete", key):
+        with translated("delete", key, self._config):
             self._session.client.delete_object(Bucket=self._config.bucket, Key=key, **self._owner)
 
     def _set_acl(self, key: str, acl: str) -> None:
         put_acl: Callable[..., object] = self._session.client.put_object_acl
-        with translated("make public", key):
+        with translated("make public", key, self._config):
             put_acl(Bucket=self._config.bucket, Key=key, ACL=acl, **self._owner)
 
     def _listed(
         self, paginator: Any, field: str, prefix: str, purpose: str
     ) -> Iterator[Mapping[str, object]]:
-        with translated(purpose, None):
+        with translated(purpose, None, self._config):
             for page in paginator.paginate(Bucket=self._config.bucket, Prefix=prefix, **self._owner):
                 yield from page.get(field, [])
 
     def _head(self, key: str, purpose: str) -> ObjectHead:
-        headers = (("x-amz-checksum-mode", "ENABLED"),)
-        answer = self._crt.call(Request("HeadObject", "HEAD", key, purpose, headers=headers))
+        headers = ((MODE, "ENABLED"),)
+
+        def attempt(omit: frozenset[str]) -> Mapping[str, Any]:
+            request = Request("HeadObject", "HEAD", key, purpose, headers=tuple(kept(headers, omit)))
+            return self._crt.call(request)
+
+        answer = self.dialect.negotiate("HeadObject", names_of(headers), attempt)
         return ObjectHead(
             size=present(answer, "ContentLength", purpose, key),
             checksum=answer.get("ChecksumCRC64NVME"),
@@ -369,6 +447,14 @@ class ObjectStore(Closeable):
             last_modified=answer.get("LastModified"),
             metadata={name.lower(): value for name, value in answer.get("Metadata", {}).items()},
         )
+
+
+def _is_as_before(head: ObjectHead | Confirmation, before: ObjectHead | None) -> bool:
+    """Whether an answer is that of a server which does not know yet that the object was written."""
+    if isinstance(head, Confirmation):
+        return head.verdict is Verdict.MISSING
+    seen = (head.etag, head.last_modified)
+    return before is not None and seen == (before.etag, before.last_modified)
 
 
 def _forbidden(key: str) -> str:

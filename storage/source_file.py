@@ -135,22 +135,25 @@ class SourceFile:
         with _reading():
             os.fsync(self._fd)
 
-    def etag(self, part_size: int | None) -> str:
-        """The ETag, without quotes, that S3 gives this file sent in parts of `part_size` bytes.
+    def etags(self, part_size: int | None) -> tuple[str, ...]:
+        """The ETags, without quotes, that servers give this file sent in parts of `part_size` bytes.
 
-        None means sent with a single PUT. Raises as `checksum` does.
+        None means sent with a single PUT. Of a file in parts most make the MD5 of the parts' MD5s, and some
+        the MD5 of the whole; one pass gives both. Raises as `checksum` does.
         """
-        if part_size is None:
-            etag = self.md5(0, self.size).hex()
-        else:
-            etag = checksums.multipart_etag(
-                [
-                    self.md5(offset, min(part_size, self.size - offset))
-                    for offset in range(0, self.size, part_size)
-                ]
-            )
+        whole = hashlib.md5(usedforsecurity=False)
+        of_parts = []
+        for offset in range(0, self.size, part_size or max(self.size, 1)):
+            of_part = hashlib.md5(usedforsecurity=False)
+            for block in self._blocks(offset, min(part_size or self.size, self.size - offset)):
+                of_part.update(block)
+                if part_size is not None:
+                    whole.update(block)
+            of_parts.append(of_part)
         self.ensure_unchanged()
-        return etag
+        if part_size is None:
+            return ((of_parts[0] if of_parts else whole).hexdigest(),)
+        return checksums.multipart_etag([digest.digest() for digest in of_parts]), whole.hexdigest()
 
     def crc(self, offset: int, length: int) -> int:
         """CRC64NVME of `length` bytes from `offset`. Raises as `checksum`, but for a change elsewhere."""

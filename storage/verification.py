@@ -5,7 +5,7 @@ computed with the part size that was used.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -39,7 +39,7 @@ class Receipt:
         checksum: the server's CRC64NVME, or None if it keeps none.
         etag: without quotes.
         version_id: on a bucket with versioning, that of the confirmed version.
-        confirmed_by: which of the two digests proved it.
+        confirmed_by: which of the two digests proved it, or that the object was read back.
 
     """
 
@@ -47,7 +47,7 @@ class Receipt:
     checksum: str | None
     etag: str
     version_id: str | None
-    confirmed_by: Literal["checksum", "etag"]
+    confirmed_by: Literal["checksum", "etag", "reading"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,18 +105,36 @@ class Confirmation:
 
 
 def compare(
-    head: ObjectHead, *, size: int, checksum: str, expected_etag: Callable[[], str] | None
+    head: ObjectHead,
+    *,
+    size: int,
+    checksum: str,
+    expected_etags: Callable[[], Collection[str]] | None = None,
+    proven_etag: str | None = None,
 ) -> Confirmation:
     """Compare an object with the local file's size in bytes and CRC64NVME.
 
-    `expected_etag` costs a pass over the file and is called only where nothing else decides.
+    `proven_etag` is that which the object had when its content was proven: whatever the server makes ETags
+    from, the same one means the same content (RFC 9110, section 8.8.3). `expected_etags` costs a pass over
+    the file and is called only where nothing else decides.
     """
-    confirmation = _decide(head, size, checksum, expected_etag)
+    confirmation = _decide(head, size, checksum, expected_etags, proven_etag)
     return replace(confirmation, head=head)
 
 
+def proven_by_reading(head: ObjectHead) -> Confirmation:
+    """The confirmation of an object that was read back, and has the local file's checksum."""
+    receipt = Receipt(head.size, None, head.etag, head.version_id, "reading")
+    detail = f"The object was read back: it has the local file's {head.size} bytes."
+    return Confirmation(Verdict.AGREES, detail, receipt, head)
+
+
 def _decide(
-    head: ObjectHead, size: int, checksum: str, expected_etag: Callable[[], str] | None
+    head: ObjectHead,
+    size: int,
+    checksum: str,
+    expected_etags: Callable[[], Collection[str]] | None,
+    proven_etag: str | None,
 ) -> Confirmation:
     if head.size != size:
         return Confirmation(Verdict.DIFFERS, f"The object has {head.size} bytes, the local file {size}.")
@@ -127,16 +145,20 @@ def _decide(
                 Verdict.DIFFERS, f"The object's CRC64NVME is {kept}, the local file's {checksum}."
             )
         return _agreement(head, size, kept)
-    if not head.etag_is_digest or not ETAG_OF_MD5.fullmatch(head.etag) or expected_etag is None:
+    if proven_etag and head.etag == proven_etag:
+        return _agreement(head, size, None)
+    is_digest = head.etag_is_digest and ETAG_OF_MD5.fullmatch(head.etag)
+    if not is_digest or (expected_etags is None and not proven_etag):
         return Confirmation(
             Verdict.UNKNOWN,
             "The size agrees, but the server sends neither a full-object CRC64NVME nor an ETag to compare.",
         )
-    expected = expected_etag()
-    if head.etag != expected:
+    expected = [proven_etag or ""] if expected_etags is None else expected_etags()
+    if head.etag not in expected:
         return Confirmation(
             Verdict.DIFFERS,
-            f"The object's ETag is {head.etag}, the local file's would be {expected}; no CRC64NVME is kept.",
+            f"The object's ETag is {head.etag}, the local file's would be {' or '.join(expected)}; no "
+            "CRC64NVME is kept.",
         )
     return _agreement(head, size, None)
 

@@ -8,6 +8,7 @@ https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html.
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from http import HTTPStatus
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
 from storage.aws.bounded_answers import AnswerTooLargeError
+from storage.config import StorageConfig
 from storage.errors import ErrorKind, StorageError
 
 _CREDENTIALS = (
@@ -39,10 +41,7 @@ PUBLIC_MODES = (
     "s3:GetObject under AWS_S3_VIDEOS_PREFIX; or AWS_S3_ACL=none and a CDN that may read the bucket "
     "(CLOUDFRONT_DOMAIN for CloudFront). `video-uploader bucket setup` sets the bucket up for the first two."
 )
-_OPTIONS = (
-    "The server does not accept one of the options: correct AWS_S3_STORAGE_CLASS, AWS_S3_SSE, "
-    "AWS_S3_SSE_KMS_KEY_ID, AWS_S3_TAGS, AWS_S3_CACHE_CONTROL or AWS_S3_ACL."
-)
+_REFUSED = "The server does not accept the request as it is."
 _ACCOUNT = "The AWS account has a problem that its owner has to solve with AWS billing or support."
 _FULL = "The server is full or a quota is exhausted: free space on the server."
 CERTIFICATE_HINT = (
@@ -51,6 +50,7 @@ CERTIFICATE_HINT = (
 )
 _KMS = "Enable the bucket's encryption key in AWS KMS and let these credentials use it."
 _RETRIED = "It is tried again."
+_NOT_S3 = "Check that AWS_ENDPOINT_URL is an S3 server, and that no proxy or portal answers for it."
 
 REFUSED_CREDENTIALS_CODES = frozenset(
     {"InvalidAccessKeyId", "InvalidClientTokenId", "InvalidSecurity", "UnrecognizedClientException"}
@@ -75,12 +75,11 @@ ENVIRONMENT_CODES: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys(BUCKET_CODES, _BUCKET),
         **dict.fromkeys(REGION_CODES, _REGION),
         **dict.fromkeys(("AccessDenied", "AccessForbidden", "UnauthorizedAccess"), _PERMISSIONS),
-        **dict.fromkeys(("InvalidArgument", "InvalidStorageClass", "InvalidTag"), _OPTIONS),
+        **dict.fromkeys(("InvalidArgument", "InvalidStorageClass", "InvalidTag", "NotImplemented"), _REFUSED),
         **dict.fromkeys(("QuotaExceeded", "XMinioStorageFull"), _FULL),
         "AccessControlListNotSupported": f"The bucket has ACLs disabled. {PUBLIC_MODES}",
         "BucketAlreadyExists": "The bucket belongs to another account: change AWS_S3_BUCKET.",
         "CredentialsNotSupported": _CREDENTIALS,
-        "NotImplemented": f"The server does not support part of the request, most often ACLs. {PUBLIC_MODES}",
         "SignatureDoesNotMatch": "Correct AWS_SECRET_ACCESS_KEY: it does not belong to AWS_ACCESS_KEY_ID.",
     }
 )
@@ -98,11 +97,19 @@ _REFUSALS: Mapping[int, str] = MappingProxyType(
     {301: _REGION, 307: _REGION, 401: _CREDENTIALS, 403: _PERMISSIONS, 507: _FULL}
 )
 """HTTP statuses of kind environment, for error codes that are in no table."""
+_REFUSED_STATUSES = frozenset({400, 405, 411, 501})
+"""The same, for requests to S3 alone."""
 
-_UNEXPLAINED: Mapping[int, str] = MappingProxyType(
-    {400: f"No reason was given. {_EXPIRED} {_REGION} Check that AWS_ENDPOINT_URL is an S3 server."}
+_TRANSIENT_CODES = frozenset(
+    {
+        *("BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"),
+        *("IncompleteBody", "InvalidPart", "InvalidPartOrder", "RequestTimeout"),
+    }
 )
-"""The same for answers without an error code, as to a HEAD: 400 is an expired token or a wrong region."""
+"""Error codes that come with a status of kind environment, and that another attempt may not meet."""
+
+_MAX_SAID = 300
+"""How many characters of a server's own words are kept."""
 
 _ENVIRONMENT_EXCEPTIONS: Mapping[type[BotoCoreError], tuple[str, str]] = MappingProxyType(
     {
@@ -141,20 +148,25 @@ def http_status(error: ClientError) -> int:
     return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
 
 
-def translate(error: ClientError | BotoCoreError, operation: str, key: str | None) -> StorageError:
-    """The `StorageError` for `error`, raised by `operation` on `key`."""
+def translate(
+    error: ClientError | BotoCoreError, operation: str, key: str | None, config: StorageConfig | None = None
+) -> StorageError:
+    """The `StorageError` for `error`, raised by `operation` on `key`.
+
+    With the configuration the hint names the settings that are set and can be the reason.
+    """
     if isinstance(error, ClientError):
-        return _from_answer(error, operation, key)
+        return _from_answer(error, operation, key, config)
     return _from_client(error, operation, key)
 
 
 @contextmanager
-def translated(operation: str, key: str | None) -> Iterator[None]:
-    """Raise botocore's exceptions as a `StorageError` about `operation` on `key`."""
+def translated(operation: str, key: str | None, config: StorageConfig | None = None) -> Iterator[None]:
+    """Raise botocore's exceptions as a `StorageError` about `operation` on `key`; see `translate`."""
     try:
         yield
     except (ClientError, BotoCoreError) as exc:
-        raise translate(exc, operation, key) from exc
+        raise translate(exc, operation, key, config) from exc
     except ResponseParserError as exc:
         raise unreadable(operation, key) from exc
 
@@ -190,23 +202,86 @@ def unreadable(operation: str, key: str | None) -> StorageError:
     return StorageError(ErrorKind.TRANSIENT, operation, key, "unreadable-answer", hint)
 
 
-def _from_answer(error: ClientError, operation: str, key: str | None) -> StorageError:
+def _from_answer(
+    error: ClientError, operation: str, key: str | None, config: StorageConfig | None
+) -> StorageError:
     details = error.response.get("Error", {})
     status = http_status(error)
-    code = str(details.get("Code") or "")
+    code = _printable(str(details.get("Code") or ""))
     unexplained = code in ("", "Unknown", str(status))
     if unexplained:
         code = f"http-{status}"
+    said = _said(code, details)
+    quoted = f"The server said: {said}. " if details.get("Message") else ""
+
+    def as_error(kind: ErrorKind, hint: str, code: str = code) -> StorageError:
+        return StorageError(kind, operation, key, code, f"{quoted}{hint}", status=status, said=said)
+
     if code in OBJECT_CODES:
-        return StorageError(ErrorKind.OBJECT, operation, key, code, OBJECT_CODES[code], status=status)
-    hint = ENVIRONMENT_CODES.get(code) or (_KMS if code.startswith("KMS.") else None) or _REFUSALS.get(status)
+        return as_error(ErrorKind.OBJECT, OBJECT_CODES[code])
+    headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    if unexplained and "location" in headers and "x-amz-bucket-region" not in headers:
+        redirection = f"The answer redirects to {_printable(headers['location'])}. {_NOT_S3} {_RETRIED}"
+        return as_error(ErrorKind.TRANSIENT, redirection, "redirected")
+    hint = ENVIRONMENT_CODES.get(code) or (_KMS if code.startswith("KMS.") else None)
     if hint is None and unexplained:
-        hint = _UNEXPLAINED.get(status)
-    if hint is not None:
-        return StorageError(ErrorKind.ENVIRONMENT, operation, key, code, hint, status=status)
-    message = details.get("Message", "")
-    hint = f"The server said: {message} {_RETRIED}" if message else _RETRIED
-    return StorageError(ErrorKind.TRANSIENT, operation, key, code, hint, status=status)
+        hint = _unexplained(status, config)
+    if hint is None:
+        hint = _REFUSALS.get(status) or (
+            _REFUSED if config is not None and _is_refused(status, code) else None
+        )
+    if hint is None:
+        return as_error(ErrorKind.TRANSIENT, _RETRIED)
+    if hint is _REFUSED and config is not None:
+        hint = _about_options(config)
+    return as_error(ErrorKind.ENVIRONMENT, hint)
+
+
+def _is_refused(status: int, code: str) -> bool:
+    """Whether S3 refuses a request in a way that another attempt cannot cure."""
+    is_overloaded = "throttl" in code.lower() or "toomany" in code.lower()
+    return status in _REFUSED_STATUSES and code not in _TRANSIENT_CODES and not is_overloaded
+
+
+def _unexplained(status: int, config: StorageConfig | None) -> str | None:
+    """The hint for an answer without an error code, as to a HEAD: an expired token or a wrong region."""
+    if status != HTTPStatus.BAD_REQUEST:
+        return _REFUSALS.get(status)
+    may_expire = config is None or config.session_token is not None or config.access_key_id is None
+    return f"No reason was given. {_EXPIRED + ' ' if may_expire else ''}{_REGION} {_NOT_S3}"
+
+
+def _about_options(config: StorageConfig) -> str:
+    """The hint for a refused request: which options of objects are set, and so may be the reason."""
+    options = {
+        "AWS_S3_STORAGE_CLASS": config.storage_class,
+        "AWS_S3_SSE": config.sse,
+        "AWS_S3_SSE_KMS_KEY_ID": config.sse_kms_key_id,
+        "AWS_S3_TAGS": config.tags or None,
+        "AWS_S3_CACHE_CONTROL": config.cache_control,
+        "AWS_S3_ACL": config.acl,
+        "AWS_S3_CHECKSUM": None if config.checksum == "auto" else config.checksum,
+    }
+    names = [name for name, value in options.items() if value is not None]
+    return f"{_REFUSED} What is set and may be the reason: {', '.join(names)}." if names else _REFUSED
+
+
+def _said(code: str, details: Mapping[str, object]) -> str:
+    """The server's own words about an error: its code, its message and what else it names."""
+    message = str(details.get("Message") or "").strip().rstrip(".")
+    more = ", ".join(
+        f"{name} {value}"
+        for name in ("Header", "ArgumentName", "ArgumentValue", "Details")
+        if isinstance(value := details.get(name), str) and value not in message
+    )
+    text = f"{code}: {message}" if message and message != code else code
+    return _printable(f"{text} ({more})" if more else text)
+
+
+def _printable(text: str) -> str:
+    """A server's words, bounded and without control characters."""
+    shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text[: _MAX_SAID + 1])
+    return shown if len(shown) <= _MAX_SAID else f"{shown[: _MAX_SAID - 1]}…"
 
 
 def _from_client(error: BotoCoreError, operation: str, key: str | None) -> StorageError:

@@ -19,6 +19,10 @@ from storage.aws.errors import unreadable
 from storage.errors import ErrorKind, StorageError
 
 _FIRST_FAILURE = 300
+_WEB_PAGE = (
+    "The answer is a web page, as a captive portal or a proxy gives it: check AWS_ENDPOINT_URL and the way "
+    "to the server. It is tried again."
+)
 
 
 class ParserFactory(ResponseParserFactory):
@@ -62,11 +66,21 @@ class Response:
         answer = self._parse(operation, self.status, purpose, key)
         if self.status >= _FIRST_FAILURE:
             raise ClientError(answer, operation)  # type: ignore[arg-type]  # a mapping as botocore makes it
-        if b"<Error>" in self.body[:512]:
+        if self._is_web_page:
+            raise StorageError(ErrorKind.TRANSIENT, purpose, key, "web-page", _WEB_PAGE)
+        if operation != "GetObject" and b"<Error>" in self.body[:512]:
             # S3 answers 200 to some requests before it knows their outcome.
             late = self._parse(operation, 500, purpose, key)
             raise ClientError(late, operation)  # type: ignore[arg-type]  # as above
         return answer
+
+    @property
+    def _is_web_page(self) -> bool:
+        if self.body:
+            return self.body[:256].lstrip().lower().startswith((b"<!doctype html", b"<html"))
+        headers = {name.lower(): value for name, value in self.headers}
+        is_html = "html" in headers.get("content-type", "") and headers.get("content-length", "0") != "0"
+        return is_html and "etag" not in headers
 
     def _parse(self, operation: str, status: int, purpose: str, key: str | None) -> dict[str, Any]:
         raw = {"headers": HeadersDict(self.headers), "status_code": max(status, 200), "body": self.body}

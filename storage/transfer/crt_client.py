@@ -23,6 +23,7 @@ from storage.aws.clients import CONNECT_TIMEOUT_SECONDS, AwsSession
 from storage.aws.errors import CERTIFICATE_HINT
 from storage.aws.trust import Trust
 from storage.config import StorageConfig
+from storage.dialect import ServerDialect
 from storage.errors import OVERLOADED_CODES, ErrorKind, StorageError, UploadCancelledError
 from storage.source_file import never_cancelled
 from storage.transfer.bandwidth import Bandwidth
@@ -58,7 +59,7 @@ class CrtClient:
             max(config.parts_in_flight, config.uploads), config.parts_in_flight * MIN_PART_SIZE
         )
         self.bandwidth = Bandwidth(config.max_bandwidth)
-        self.conditions_supported = True
+        self.dialect = ServerDialect(config.checksum)
         self.stall_seconds = config.stall_seconds
         self._config = config
         self._lock = threading.Lock()
@@ -105,7 +106,7 @@ class CrtClient:
         )
         if request.body and (rate := self.bandwidth.rate) is not None:
             self.connections.pace(rate)
-        return CrtRequest(client, request, http, on_done)
+        return CrtRequest(client, request, http, on_done, self._config)
 
     def call(
         self,

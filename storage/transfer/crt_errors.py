@@ -9,6 +9,7 @@ from botocore.exceptions import ClientError
 
 from storage.aws.errors import translate
 from storage.aws.response_parsing import Response
+from storage.config import StorageConfig
 from storage.errors import ErrorKind, StorageError
 
 _ANSWERS: Mapping[str, tuple[int, str]] = MappingProxyType(
@@ -35,14 +36,16 @@ _CREDENTIALS = frozenset(
 _CONNECTION_PREFIXES = ("AWS_IO_", "AWS_ERROR_HTTP_")
 
 
-def translate_crt(error: AwsCrtError, operation: str, purpose: str, key: str | None) -> StorageError:
+def translate_crt(
+    error: AwsCrtError, operation: str, purpose: str, key: str | None, config: StorageConfig | None = None
+) -> StorageError:
     """The `StorageError` for `error`, raised by S3's `operation` on `key`, which was sent for `purpose`."""
     if isinstance(error, S3ResponseError):
         response = Response(int(error.status_code), tuple(error.headers or ()), bytes(error.body or b""))
         try:
             response.parse(operation, purpose, key)
         except ClientError as exc:
-            return translate(exc, purpose, key)
+            return translate(exc, purpose, key, config)
         except StorageError as exc:
             return exc
     name = error.name or ""

@@ -12,6 +12,7 @@ from awscrt.s3 import S3Client, S3Request, S3RequestType
 
 from storage.aws.errors import translated
 from storage.aws.response_parsing import Response
+from storage.config import StorageConfig
 from storage.transfer.crt_errors import translate_crt
 
 
@@ -75,9 +76,15 @@ class CrtRequest:
     """
 
     def __init__(
-        self, client: S3Client, request: Request, http: HttpRequest, on_done: Callable[["CrtRequest"], None]
+        self,
+        client: S3Client,
+        request: Request,
+        http: HttpRequest,
+        on_done: Callable[["CrtRequest"], None],
+        config: StorageConfig,
     ) -> None:
         self.request = request
+        self._config = config
         self._status = 0
         self._headers: tuple[tuple[str, str], ...] = ()
         self._body = bytearray()
@@ -112,8 +119,8 @@ class CrtRequest:
         try:
             self._outcome.result(0)
         except AwsCrtError as exc:
-            raise translate_crt(exc, request.operation, request.purpose, request.key) from exc
-        with translated(request.purpose, request.key):
+            raise translate_crt(exc, request.operation, request.purpose, request.key, self._config) from exc
+        with translated(request.purpose, request.key, self._config):
             response = Response(self._status, self._headers, bytes(self._body))
             return response.parse(request.operation, request.purpose, request.key)
 

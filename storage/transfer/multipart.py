@@ -5,7 +5,7 @@ is combined from those of the parts as they were read, never taken from the serv
 """
 
 import html
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -16,20 +16,24 @@ import structlog
 from storage import checksums
 from storage.aws.response_parsing import required, unquoted, version
 from storage.config import StorageConfig
+from storage.dialect import (
+    ALGORITHM,
+    BODY_HEADERS,
+    CRC,
+    OBJECT_SIZE,
+    PART_CHECKSUMS,
+    SDK_ALGORITHM,
+    TYPE,
+    kept,
+    names_of,
+)
 from storage.errors import SourceChangedError, StorageError
 from storage.transfer.crt_client import CrtClient
 from storage.transfer.crt_request import Request
 from storage.transfer.part_layout import MAX_PARTS, S3_MIN_PART_SIZE, Part, parts_of
 from storage.transfer.part_sender import PartSender, SlowLineError
-from storage.transfer.preconditions import with_condition
-from storage.transfer.single_put import (
-    ALGORITHM,
-    CHECKSUM_HEADER,
-    Sent,
-    Transfer,
-    body_checksum,
-    object_headers,
-)
+from storage.transfer.preconditions import Headers, with_condition
+from storage.transfer.single_put import Sent, Transfer, object_headers
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("storage")
 
@@ -76,6 +80,9 @@ class MultipartSender:
         self._etags: dict[int, str] = {}
         self._crcs: dict[int, int] = {}
         self._accepted = 0
+        self._is_resumed = False
+        self._has_checksums = crt.dialect.sends_checksums
+        """Whether the server was told that it is to keep checksums, and is sent those of the parts."""
 
     def send(self, resume: Multipart | None, part_size: int) -> Sent:
         """Resume `resume` if the server still has it, else create an upload with parts of `part_size`.
@@ -83,6 +90,7 @@ class MultipartSender:
         Raises `SlowLineError` where smaller parts are better; the upload was aborted.
         """
         listed = self._kept_parts(resume) if resume is not None else None
+        self._is_resumed = listed is not None
         multipart = self._create(part_size) if resume is None or listed is None else resume
         try:
             self._adopt_parts(multipart, listed or {})
@@ -97,20 +105,20 @@ class MultipartSender:
             raise
 
     def _create(self, part_size: int) -> Multipart:
-        answer = self._crt.call(
-            Request(
-                "CreateMultipartUpload",
-                "POST",
-                self._key,
-                query="uploads=",
-                headers=(
-                    ("x-amz-checksum-algorithm", ALGORITHM),
-                    ("x-amz-checksum-type", "FULL_OBJECT"),
-                    *object_headers(self._config, self._transfer),
-                ),
-            ),
-            cancelled=self._transfer.cancelled,
-        )
+        dialect = self._crt.dialect
+        headers = object_headers(self._config, self._transfer)
+        if dialect.sends_checksums and dialect.takes(CRC, "UploadPart"):
+            headers = ((ALGORITHM, "CRC64NVME"), (TYPE, "FULL_OBJECT"), *headers)
+
+        def attempt(omit: frozenset[str]) -> Mapping[str, Any]:
+            sent = kept(headers, omit)
+            self._has_checksums = ALGORITHM in names_of(sent)
+            request = Request(
+                "CreateMultipartUpload", "POST", self._key, query="uploads=", headers=tuple(sent)
+            )
+            return self._crt.call(request, cancelled=self._transfer.cancelled)
+
+        answer = dialect.negotiate("CreateMultipartUpload", names_of(headers), attempt)
         multipart = Multipart(required(answer, "UploadId", "upload", self._key), part_size)
         if self._on_multipart is not None:
             try:
@@ -165,6 +173,22 @@ class MultipartSender:
         return unquoted(kept.get("ETag")) == source.md5(part.offset, part.length).hex()
 
     def _send_parts(self, multipart: Multipart) -> None:
+        """Send what the server does not have; one part alone until the server has accepted its headers."""
+        parts = list(parts_of(self._transfer.source.size, multipart.part_size))
+        names = BODY_HEADERS if self._has_checksums else BODY_HEADERS - {CRC, SDK_ALGORITHM}
+        dialect = self._crt.dialect
+
+        def attempt(omit: frozenset[str]) -> None:
+            self._has_checksums = CRC in names - omit
+            left = [part for part in parts if part.number not in self._etags]
+            if not dialect.is_sounded("UploadPart", names):
+                left = left[:1]
+            self._send(multipart, left, BODY_HEADERS - names | omit)
+
+        while any(part.number not in self._etags for part in parts):
+            dialect.negotiate("UploadPart", names, attempt, remember=not self._is_resumed)
+
+    def _send(self, multipart: Multipart, parts: Sequence[Part], omit: frozenset[str]) -> None:
         def prepare(part: Part, content: memoryview) -> Request:
             self._crcs[part.number] = crc = checksums.crc(content)
             return Request(
@@ -172,7 +196,7 @@ class MultipartSender:
                 "PUT",
                 self._key,
                 query=f"partNumber={part.number}&{_query(multipart.upload_id)}",
-                headers=body_checksum(checksums.encode(crc)),
+                headers=tuple(self._crt.dialect.body_headers(content, checksums.encode(crc), omit)),
                 body=content,
             )
 
@@ -187,8 +211,7 @@ class MultipartSender:
             cancelled=self._transfer.cancelled,
             is_too_slow=lambda: not self._etags and self._transfer.is_too_slow(),
         )
-        parts = parts_of(self._transfer.source.size, multipart.part_size)
-        sender.send((part for part in parts if part.number not in self._etags), prepare, accepted)
+        sender.send(parts, prepare, accepted)
 
     def _record(self, part: Part, etag: str) -> None:
         self._etags[part.number] = etag
@@ -202,30 +225,46 @@ class MultipartSender:
             whole = checksums.combine(whole, self._crcs[part.number], part.length)
         self._transfer.ensure_unchanged(whole)
 
-        def attempt(condition: tuple[tuple[str, str], ...]) -> Mapping[str, Any]:
-            request = Request(
-                "CompleteMultipartUpload",
-                "POST",
-                self._key,
-                query=_query(multipart.upload_id),
-                headers=(
-                    (CHECKSUM_HEADER, self._transfer.checksum),
-                    ("x-amz-checksum-type", "FULL_OBJECT"),
-                    ("x-amz-mp-object-size", str(size)),
-                    *condition,
-                ),
-                body=self._part_list(),
-            )
-            return self._crt.call(request, seconds=COMPLETE_SECONDS, cancelled=self._transfer.cancelled)
+        def attempt(condition: Headers) -> Mapping[str, Any]:
+            headers: Headers = ((OBJECT_SIZE, str(size)), *condition)
+            names = names_of(headers)
+            if self._has_checksums:
+                headers = ((CRC, self._transfer.checksum), (TYPE, "FULL_OBJECT"), *headers)
+                names = names_of(headers) | {PART_CHECKSUMS}
 
-        answer = with_condition(self._crt, self._key, self._transfer.target.condition, attempt)
-        etag = required(answer, "ETag", "upload", self._key)
-        return Sent(unquoted(etag), version(answer.get("VersionId")), multipart.part_size)
+            def send(omit: frozenset[str]) -> Mapping[str, Any]:
+                request = Request(
+                    "CompleteMultipartUpload",
+                    "POST",
+                    self._key,
+                    query=_query(multipart.upload_id),
+                    headers=tuple(kept(headers, omit)),
+                    body=self._part_list(with_checksums=PART_CHECKSUMS in names - omit),
+                )
+                return self._crt.call(request, seconds=COMPLETE_SECONDS, cancelled=self._transfer.cancelled)
 
-    def _part_list(self) -> bytes:
+            return self._crt.dialect.negotiate("CompleteMultipartUpload", names, send)
+
+        answer = with_condition(
+            self._crt.dialect,
+            self._key,
+            self._transfer.target.condition,
+            attempt,
+            present_etag=self._transfer.present_etag,
+        )
+        # Ceph answers with an empty one; the HEAD request that follows proves the object anyway.
+        etag = unquoted(answer.get("ETag"))
+        return Sent(etag, version(answer.get("VersionId")), multipart.part_size)
+
+    def _part_list(self, *, with_checksums: bool) -> bytes:
         parts = "".join(
             f"<Part><PartNumber>{number}</PartNumber><ETag>{html.escape(etag)}</ETag>"
-            f"<ChecksumCRC64NVME>{checksums.encode(self._crcs[number])}</ChecksumCRC64NVME></Part>"
+            + (
+                f"<ChecksumCRC64NVME>{checksums.encode(self._crcs[number])}</ChecksumCRC64NVME>"
+                if with_checksums
+                else ""
+            )
+            + "</Part>"
             for number, etag in sorted(self._etags.items())
         )
         root = "CompleteMultipartUpload"

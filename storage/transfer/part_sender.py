@@ -32,7 +32,7 @@ RECALL_SECONDS = 10.0
 """A part that was started longer ago is not recalled: too much of it may have been sent."""
 _CANCEL_SECONDS = 5.0
 _NOT_RETRIED = frozenset(
-    {"NoSuchUpload", "PreconditionFailed", "ConditionalRequestConflict", "NotImplemented", "source-changed"}
+    {"NoSuchUpload", "PreconditionFailed", "ConditionalRequestConflict", "source-changed"}
 )
 """Transient errors that sending the same part again cannot cure."""
 
@@ -183,7 +183,7 @@ class PartSender:
                 self._release(current)
                 return
             self._failures[part] += 1
-            if exc.kind is not ErrorKind.TRANSIENT or exc.code in _NOT_RETRIED:
+            if exc.kind is not ErrorKind.TRANSIENT or exc.is_refusal or exc.code in _NOT_RETRIED:
                 raise
             if self._failures[part] >= self._attempts:
                 raise

@@ -1,21 +1,27 @@
 """The condition on which an object may be written, so that no object is overwritten unseen."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self, TypeVar
 
 import structlog
 
+from storage.dialect import QUOTED_IF_MATCH, ServerDialect
 from storage.errors import PreconditionError, StorageError
-from storage.transfer.crt_client import CrtClient
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("storage")
 
-_PRECONDITION_CODES = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "http-412", "http-409"})
-_UNSUPPORTED_CODES = frozenset({"NotImplemented", "http-501"})
+CONFLICT_SECONDS = 1.0
+"""How long to wait before the object is looked at again after a condition was said not to be met."""
+
+_UNMET_CODES = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "http-412", "http-409"})
+_CONFLICT_CODES = frozenset({"ConditionalRequestConflict", "http-409"})
 _GONE_CODES = frozenset({"NoSuchKey", "http-404"})
 
 _T = TypeVar("_T")
+
+Headers = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,26 +45,65 @@ class WriteCondition:
         """Write only if the object that is there has this ETag (without quotes)."""
         return cls(("If-Match", f'"{etag}"'))
 
+    @property
+    def expected_etag(self) -> str | None:
+        """The ETag that the object must have, without quotes; None if there must be none, or any."""
+        is_match = self.header is not None and self.header[0] == "If-Match"
+        return self.header[1].strip('"') if self.header is not None and is_match else None
+
 
 def with_condition(
-    crt: CrtClient, key: str, condition: WriteCondition, attempt: Callable[[tuple[tuple[str, str], ...]], _T]
+    dialect: ServerDialect,
+    key: str,
+    condition: WriteCondition,
+    attempt: Callable[[Headers], _T],
+    *,
+    present_etag: Callable[[], str | None],
+    wait: Callable[[float], None] = time.sleep,
 ) -> _T:
     """Call `attempt`, which makes an object appear, with the headers of `condition`.
 
-    Raises `PreconditionError` if it is not met. A server that does not support conditions is sent none, then
-    and from then on.
+    Raises `PreconditionError` if it is not met. `present_etag` looks the object up: its ETag, None if there
+    is none. Where the server says that the condition is not met although every look says that it is, the
+    object is written without; where it compares ETags without their quotes, so is the condition sent.
     """
-    header = condition.header
-    if header is None or not crt.conditions_supported:
+    if condition.header is None:
         return attempt(())
+    name, value = condition.header
+    expected = condition.expected_etag
+    values = [value, *([] if expected is None else [expected])]
+    if not dialect.takes(QUOTED_IF_MATCH):
+        values = values[-1:]
+    said = ""
+    has_conflicted = False
+    while values:
+        value = values.pop(0)
+        unmet = _attempted(attempt, (name, value), is_match=expected is not None)
+        if not isinstance(unmet, StorageError):
+            if said and value == expected and not has_conflicted:
+                dialect.learn(QUOTED_IF_MATCH, said)
+            return unmet[0]
+        if present_etag() != expected:
+            raise PreconditionError(key, unmet.code) from unmet
+        said = unmet.said
+        if unmet.code in _CONFLICT_CODES and not has_conflicted:
+            has_conflicted = True
+            values.insert(0, value)
+            wait(CONFLICT_SECONDS)
+    wait(CONFLICT_SECONDS)
+    if present_etag() != expected:
+        raise PreconditionError(key, said.partition(":")[0])
+    _log.warning("condition_dropped", key=key, condition=name, said=said)
+    return attempt(())
+
+
+def _attempted(
+    attempt: Callable[[Headers], _T], header: tuple[str, str], *, is_match: bool
+) -> StorageError | tuple[_T]:
+    """The error that says that the condition is not met, or the result."""
     try:
-        return attempt((header,))
+        return (attempt((header,)),)
     except StorageError as exc:
-        if exc.code in _PRECONDITION_CODES or (header[0] == "If-Match" and exc.code in _GONE_CODES):
-            raise PreconditionError(key, exc.code) from exc
-        if exc.code not in _UNSUPPORTED_CODES:
+        if exc.code not in (_UNMET_CODES | _GONE_CODES if is_match else _UNMET_CODES):
             raise
-    result = attempt(())
-    crt.conditions_supported = False
-    _log.info("conditions_unsupported", key=key)
-    return result
+        return exc

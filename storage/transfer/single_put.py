@@ -8,16 +8,15 @@ from urllib.parse import quote, urlencode
 from storage import checksums
 from storage.aws.response_parsing import unquoted, version
 from storage.config import StorageConfig
+from storage.dialect import BODY_HEADERS, kept, names_of
 from storage.errors import SourceChangedError, UploadCancelledError
 from storage.source_file import SourceFile
 from storage.transfer.crt_client import CrtClient
 from storage.transfer.crt_request import Request
 from storage.transfer.part_layout import Part
 from storage.transfer.part_sender import PartSender
-from storage.transfer.preconditions import WriteCondition, with_condition
+from storage.transfer.preconditions import Headers, WriteCondition, with_condition
 
-ALGORITHM = "CRC64NVME"
-CHECKSUM_HEADER = "x-amz-checksum-crc64nvme"
 PUT_ATTEMPTS = 1
 """The CRT has tried it twice by then; further retries are the caller's decision."""
 
@@ -68,16 +67,17 @@ def ignore_movement() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """One upload of one file; see `ObjectStore.upload`. `acl` is the canned ACL to send, if any."""
+    """One upload of one file; see `ObjectStore.upload`."""
 
     source: SourceFile
     target: Target
     checksum: str
-    acl: str | None
     progress: Callable[[int], None]
     cancelled: Callable[[], bool]
     is_too_slow: Callable[[], bool]
     """Whether the line turned out to be so slow that other parts would be chosen now."""
+    present_etag: Callable[[], str | None]
+    """Looks the object up: its ETag, None if there is none."""
 
     def ensure_unchanged(self, value: int) -> None:
         """Raise unless `value`, the CRC64NVME of all that was read, is what was hashed and still current.
@@ -103,48 +103,42 @@ def put_object(crt: CrtClient, config: StorageConfig, transfer: Transfer) -> Sen
     """Upload a file in a single PUT. Raises `StorageError`, and `SlowLineError` where parts are better."""
     target, size = transfer.target, transfer.source.size
     headers = object_headers(config, transfer)
+    dialect = crt.dialect
 
-    def attempt(condition: tuple[tuple[str, str], ...]) -> Sent:
-        answers: list[Mapping[str, Any]] = []
+    def attempt(condition: Headers) -> Sent:
+        def send(omit: frozenset[str]) -> Sent:
+            answers: list[Mapping[str, Any]] = []
 
-        def prepare(_: Part, content: memoryview) -> Request:
-            transfer.ensure_unchanged(checksums.crc(content))
-            return Request(
-                "PutObject",
-                "PUT",
+            def prepare(_: Part, content: memoryview) -> Request:
+                transfer.ensure_unchanged(checksums.crc(content))
+                body_headers = dialect.body_headers(content, transfer.checksum, omit)
+                sent = (*kept((*headers, *condition), omit), *body_headers)
+                return Request("PutObject", "PUT", target.key, headers=sent, body=content)
+
+            sender = PartSender(
+                crt,
+                transfer.source,
                 target.key,
-                headers=(*headers, *body_checksum(transfer.checksum), *condition),
-                body=content,
+                attempts=PUT_ATTEMPTS,
+                cancelled=transfer.cancelled,
+                is_too_slow=transfer.is_too_slow,
             )
+            sender.send([Part(1, 0, size)], prepare, lambda _, answer: answers.append(answer))
+            (answer,) = answers
+            return Sent(unquoted(answer.get("ETag")), version(answer.get("VersionId")), None)
 
-        sender = PartSender(
-            crt,
-            transfer.source,
-            target.key,
-            attempts=PUT_ATTEMPTS,
-            cancelled=transfer.cancelled,
-            is_too_slow=transfer.is_too_slow,
-        )
-        sender.send([Part(1, 0, size)], prepare, lambda _, answer: answers.append(answer))
-        (answer,) = answers
-        return Sent(unquoted(answer.get("ETag")), version(answer.get("VersionId")), None)
+        return dialect.negotiate("PutObject", names_of((*headers, *condition)) | BODY_HEADERS, send)
 
-    sent = with_condition(crt, target.key, target.condition, attempt)
+    sent = with_condition(dialect, target.key, target.condition, attempt, present_etag=transfer.present_etag)
     transfer.progress(size)
     return sent
-
-
-def body_checksum(checksum: str) -> tuple[tuple[str, str], ...]:
-    """The headers by which the server verifies a body against its CRC64NVME in S3's text form."""
-    # Some servers keep a checksum only if its algorithm is named too.
-    return ((CHECKSUM_HEADER, checksum), ("x-amz-sdk-checksum-algorithm", ALGORITHM))
 
 
 def object_headers(config: StorageConfig, transfer: Transfer) -> tuple[tuple[str, str], ...]:
     """The headers about the object, for a single PUT and for the start of a multipart upload."""
     target = transfer.target
     optional = {
-        "x-amz-acl": transfer.acl,
+        "x-amz-acl": config.acl,
         "Cache-Control": config.cache_control,
         "x-amz-storage-class": config.storage_class,
         "x-amz-server-side-encryption": config.sse,

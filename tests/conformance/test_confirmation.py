@@ -24,12 +24,7 @@ both_ways = pytest.mark.parametrize("size", [SMALL, LARGE], ids=["put", "multipa
 
 def confirm(store: ObjectStore, source: SourceFile, key: str) -> Confirmation:
     """As before sending: in the parts that would be sent."""
-    return store.confirm(
-        key,
-        size=source.size,
-        checksum=source.checksum(),
-        expected_etag=lambda: source.etag(part_size_for(source.size)),
-    )
+    return store.confirm_file(key, source, checksum=source.checksum(), part_size=part_size_for(source.size))
 
 
 def corrupting(proxy: FaultProxy, action: str, *, times: int) -> Fault:

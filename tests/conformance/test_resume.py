@@ -81,9 +81,7 @@ def test_what_is_there_already_is_not_sent_again(
     watched = Watched()
     with source_of(path) as source:
         sent = watched.send(store, source, key, resume=multipart)
-        confirmation = store.confirm(
-            key, size=SIZE, checksum=source.checksum(), expected_etag=lambda: source.etag(PART)
-        )
+        confirmation = store.confirm_file(key, source, checksum=source.checksum(), part_size=PART)
     assert parts_sent(proxy.requests) == list(range(parts + 1, PARTS + 1))
     assert confirmation.verdict is Verdict.AGREES, confirmation.detail
     assert backend.content(key) == content_of(path)

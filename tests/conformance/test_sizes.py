@@ -28,8 +28,8 @@ def test_a_file_of_any_size_arrives_whole_and_is_confirmed(
     watched = Watched()
     with source_of(make_file(path, size)) as source:
         sent = watched.send(store, source, key)
-        checksum, etag = source.checksum(), source.etag(sent.part_size)
-        confirmation = store.confirm(key, size=size, checksum=checksum, expected_etag=lambda: etag)
+        checksum, etag = source.checksum(), source.etags(sent.part_size)[0]
+        confirmation = store.confirm_file(key, source, checksum=checksum, part_size=sent.part_size)
 
     assert backend.content(key) == content_of(path)
     assert sent.part_size == part_size_for(size)

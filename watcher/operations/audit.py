@@ -135,7 +135,7 @@ class Audit:
                 upload.object_key,
                 size=upload.size,
                 checksum=upload.checksum or "",
-                expected_etag=lambda: upload.etag or "",
+                proven_etag=upload.etag,
             )
         except StorageError as exc:
             return exc

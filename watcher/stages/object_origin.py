@@ -51,10 +51,7 @@ def confirm_without_copy(store: ObjectStore, upload: Upload) -> Confirmation:
     if checksum is None:
         detail = f"Nothing proves that the object {key!r} has the content of the missing file."
         return Confirmation(Verdict.UNKNOWN, detail, head=head)
-    etag = upload.etag
-    return compare(
-        head, size=upload.size, checksum=checksum, expected_etag=None if etag is None else lambda: etag
-    )
+    return compare(head, size=upload.size, checksum=checksum, proven_etag=upload.etag)
 
 
 def _has_content_of(head: ObjectHead, upload: Upload) -> bool:

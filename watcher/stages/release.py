@@ -195,7 +195,7 @@ class ReleaseStage(Stage):
             upload.object_key,
             size=upload.size,
             checksum=upload.checksum or "",
-            expected_etag=lambda: upload.etag or "",
+            proven_etag=upload.etag,
         )
         match confirmation.verdict:
             case Verdict.AGREES:

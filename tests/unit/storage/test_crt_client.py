@@ -152,6 +152,8 @@ def test_whatever_way_a_server_says_that_the_condition_is_not_met_it_is_looked_a
         conditional = {"If-None-Match", "If-Match"} & set(request.headers)
         return s3_error(status, code) if conditional else forward()
 
+    if condition == WriteCondition.if_absent():
+        upload(store, source_of(b"of another writer"))
     proxy.fault = refuse
     with pytest.raises(PreconditionError) as caught:
         upload(store, source_of(content), Target(KEY, "video/mp4", condition=condition))
@@ -232,7 +234,7 @@ def test_a_question_that_is_not_answered_is_given_up(s3: S3Server, bucket: str) 
     ):
         try:
             with pytest.raises(StorageError) as caught:
-                store.confirm(KEY, size=1, checksum=NOBODY_THERE, expected_etag=None)
+                store.confirm(KEY, size=1, checksum=NOBODY_THERE, proven_etag=None)
         finally:
             over.set()
     assert caught.value.code == "timeout"
@@ -244,7 +246,7 @@ def test_uploads_keep_to_the_bandwidth_all_together_and_it_changes_while_they_ru
 ) -> None:
     source = source_of(bytes(4 * MIB))
     with ObjectStore(config_for(proxy.url, bucket, max_bandwidth=4 * MIB)) as store:
-        store.confirm(KEY, size=1, checksum=NOBODY_THERE, expected_etag=None)
+        store.confirm(KEY, size=1, checksum=NOBODY_THERE, proven_etag=None)
         started = time.monotonic()
         threads = [threading.Thread(target=upload, args=(store, source)) for _ in range(2)]
         for thread in threads:
@@ -282,12 +284,12 @@ def test_an_authority_that_cannot_be_read_is_for_the_operator(
         ObjectStore(config_for(proxy.url, "bucket")) as store,
         pytest.raises(StorageError, match="AWS_CA_BUNDLE") as caught,
     ):
-        store.confirm(KEY, size=1, checksum=NOBODY_THERE, expected_etag=None)
+        store.confirm(KEY, size=1, checksum=NOBODY_THERE, proven_etag=None)
     assert caught.value.kind is ErrorKind.ENVIRONMENT
 
 
 def ask(store: ObjectStore) -> None:
-    store.confirm(KEY, size=1, checksum=NOBODY_THERE, expected_etag=None)
+    store.confirm(KEY, size=1, checksum=NOBODY_THERE, proven_etag=None)
 
 
 def test_a_certificate_that_is_not_trusted_is_found_out_at_once(certificate: Certificate) -> None:
@@ -348,9 +350,9 @@ def test_a_clock_that_is_wrong_is_for_the_operator(
 def test_a_foreign_object_is_described(store: ObjectStore, s3: S3Server, bucket: str) -> None:
     s3.client().put_object(Bucket=bucket, Key=KEY, Body=b"foreign")
     head = s3.client().head_object(Bucket=bucket, Key=KEY)
-    confirmation = store.confirm(KEY, size=1, checksum=NOBODY_THERE, expected_etag=None)
+    confirmation = store.confirm(KEY, size=1, checksum=NOBODY_THERE, proven_etag=None)
     assert confirmation.verdict is Verdict.DIFFERS
     assert confirmation.etag == head["ETag"].strip('"')
     assert confirmation.last_modified == head["LastModified"]
-    missing = store.confirm("videos/other", size=1, checksum=NOBODY_THERE, expected_etag=None)
+    missing = store.confirm("videos/other", size=1, checksum=NOBODY_THERE, proven_etag=None)
     assert (missing.etag, missing.last_modified) == (None, None)

@@ -77,9 +77,7 @@ def sent_parts(proxy: FaultProxy) -> list[int]:
 
 
 def is_confirmed(store: ObjectStore, source: SourceFile) -> bool:
-    confirmation = store.confirm(
-        KEY, size=source.size, checksum=source.checksum(), expected_etag=lambda: source.etag(PART)
-    )
+    confirmation = store.confirm_file(KEY, source, checksum=source.checksum(), part_size=PART)
     return confirmation.verdict is Verdict.AGREES
 
 
@@ -320,9 +318,11 @@ def test_several_parts_are_under_way_at_once_and_no_more_than_allowed(
         return forward()
 
     with (
-        FaultProxy(s3.url, meet) as proxy,
+        FaultProxy(s3.url) as proxy,
         ObjectStore(config_for(proxy.url, bucket, parts_in_flight=2)) as store,
     ):
+        Attempt(store, source).run()
+        proxy.fault = meet
         Attempt(store, source).run()
         assert is_confirmed(store, source)
     assert max(most) == 2
@@ -357,11 +357,12 @@ def test_an_abort_that_is_refused_is_an_error(store: ObjectStore, proxy: FaultPr
 
 
 def test_a_condition_that_fails_at_the_end_leaves_the_parts_for_another_try(
-    store: ObjectStore, proxy: FaultProxy, source: SourceFile
+    store: ObjectStore, proxy: FaultProxy, source: SourceFile, s3: S3Server, bucket: str
 ) -> None:
     proxy.fault = lambda request, forward: (
         s3_error(412, "PreconditionFailed") if "If-None-Match" in request.headers else forward()
     )
+    s3.client().put_object(Bucket=bucket, Key=KEY, Body=b"of another writer")
     attempt = Attempt(store, source)
     with pytest.raises(StorageError, match="PreconditionFailed"):
         attempt.run(target=Target(KEY, "video/mp4", condition=WriteCondition.if_absent()))

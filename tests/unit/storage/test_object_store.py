@@ -33,6 +33,7 @@ from storage import (
     object_key,
     public_url,
 )
+from storage.dialect import PUT_ETAG
 from tests.support.certificates import Certificate
 from tests.support.fault_proxy import Answer, Fault, FaultProxy, Forward, Request, s3_error
 from tests.support.s3_server import S3Server, config_for
@@ -71,7 +72,7 @@ def test_what_is_sent_arrives_with_all_that_was_said_about_it(
     assert stored["ContentType"] == "video/mp4"
     assert stored["CacheControl"] == "max-age=60"
     assert stored["Metadata"] == {"quality": "720p"}
-    assert sent == Sent(source.etag(part_size), None, part_size)
+    assert sent == Sent(source.etags(part_size)[0], None, part_size)
 
 
 @pytest.mark.parametrize("content", [SMALL, LARGE])
@@ -156,7 +157,7 @@ def test_over_tls_checksums_go_in_headers_not_in_trailers(
         ObjectStore(config_for(proxy.url, bucket)) as store,
     ):
         upload(store, source)
-        confirmation = store.confirm(KEY, size=source.size, checksum=source.checksum(), expected_etag=None)
+        confirmation = store.confirm(KEY, size=source.size, checksum=source.checksum(), proven_etag=None)
     assert confirmation.verdict is Verdict.AGREES
     bodies = [request for request in proxy.requests if request.action in {"PutObject", "UploadPart"}]
     bodies.sort(key=lambda request: request.part_number if request.action == "UploadPart" else 1)
@@ -459,20 +460,20 @@ def test_an_object_is_confirmed_by_its_full_checksum(
 ) -> None:
     source = source_of(content)
     upload(store, source)
-    confirmation = store.confirm(KEY, size=source.size, checksum=source.checksum(), expected_etag=None)
+    confirmation = store.confirm(KEY, size=source.size, checksum=source.checksum(), proven_etag=None)
     assert confirmation.verdict is Verdict.AGREES
     assert confirmation.receipt is not None
     assert confirmation.receipt.confirmed_by == "checksum"
     assert confirmation.receipt.checksum == source.checksum()
     assert confirmation.receipt.size == len(content)
-    assert confirmation.receipt.etag == source.etag(part_size)
+    assert confirmation.receipt.etag == source.etags(part_size)[0]
 
 
 def test_one_store_serves_many_threads(store: ObjectStore, source_of: SourceOf) -> None:
     def send_and_confirm(number: int) -> Verdict:
         key = f"videos/{number}.mp4"
         store.upload(source, Target(key, "video/mp4"), checksum=checksum)
-        return store.confirm(key, size=source.size, checksum=checksum, expected_etag=None).verdict
+        return store.confirm(key, size=source.size, checksum=checksum, proven_etag=None).verdict
 
     source = source_of(SMALL)
     checksum = source.checksum()
@@ -485,14 +486,14 @@ def test_a_version_is_named_by_upload_and_confirmation_alike(s3: S3Server, sourc
     source = source_of(SMALL)
     with ObjectStore(config_for(s3.url, bucket)) as store:
         sent = upload(store, source)
-        confirmation = store.confirm(KEY, size=source.size, checksum=source.checksum(), expected_etag=None)
+        confirmation = store.confirm(KEY, size=source.size, checksum=source.checksum(), proven_etag=None)
     assert sent.version_id is not None
     assert confirmation.receipt is not None
     assert confirmation.receipt.version_id == sent.version_id
 
 
 def test_an_object_that_is_not_there_is_missing(store: ObjectStore) -> None:
-    confirmation = store.confirm(KEY, size=1, checksum="AAAAAAAAAAA=", expected_etag=None)
+    confirmation = store.confirm(KEY, size=1, checksum="AAAAAAAAAAA=", proven_etag=None)
     assert confirmation.verdict is Verdict.MISSING
     assert confirmation.receipt is None
 
@@ -502,7 +503,7 @@ def test_an_object_of_another_writer_differs(
 ) -> None:
     source = source_of(SMALL)
     s3.client().put_object(Bucket=bucket, Key=KEY, Body=SMALL[::-1], ChecksumAlgorithm="CRC64NVME")
-    confirmation = store.confirm(KEY, size=source.size, checksum=source.checksum(), expected_etag=None)
+    confirmation = store.confirm(KEY, size=source.size, checksum=source.checksum(), proven_etag=None)
     assert confirmation.verdict is Verdict.DIFFERS
 
 
@@ -536,9 +537,8 @@ def test_a_head_that_says_anything_else_than_the_local_file_is_a_difference(
     source = source_of(SMALL)
     upload(store, source)
     proxy.fault = head(**headers)
-    confirmation = store.confirm(
-        KEY, size=source.size, checksum=source.checksum(), expected_etag=lambda: source.etag(None)
-    )
+    store.dialect.accept(PUT_ETAG)
+    confirmation = store.confirm_file(KEY, source, checksum=source.checksum(), part_size=None)
     assert confirmation.verdict is Verdict.DIFFERS
     assert confirmation.receipt is None
 
@@ -556,9 +556,7 @@ def test_where_no_checksum_is_kept_the_etag_of_our_own_parts_decides(
     source = source_of(content)
     upload(store, source)
     proxy.fault = head(**headers)
-    confirmation = store.confirm(
-        KEY, size=source.size, checksum=source.checksum(), expected_etag=lambda: source.etag(part_size)
-    )
+    confirmation = store.confirm_file(KEY, source, checksum=source.checksum(), part_size=part_size)
     assert confirmation.verdict is Verdict.AGREES
     assert confirmation.receipt is not None
     assert confirmation.receipt.confirmed_by == "etag"
@@ -569,7 +567,7 @@ def test_size_alone_is_never_enough(store: ObjectStore, proxy: FaultProxy, sourc
     source = source_of(SMALL)
     upload(store, source)
     proxy.fault = head(**NO_CHECKSUM)
-    confirmation = store.confirm(KEY, size=source.size, checksum=source.checksum(), expected_etag=None)
+    confirmation = store.confirm(KEY, size=source.size, checksum=source.checksum(), proven_etag=None)
     assert confirmation.verdict is Verdict.UNKNOWN
 
 
@@ -588,27 +586,26 @@ def test_an_etag_that_is_no_digest_proves_neither_sameness_nor_difference(
     source = source_of(SMALL)
     upload(store, source)
     proxy.fault = head(**NO_CHECKSUM | headers)
-    confirmation = store.confirm(
-        KEY, size=source.size, checksum=source.checksum(), expected_etag=lambda: source.etag(None)
-    )
+    confirmation = store.confirm(KEY, size=source.size, checksum=source.checksum(), proven_etag="0" * 32)
     assert confirmation.verdict is Verdict.UNKNOWN
 
 
-def test_the_etag_is_not_computed_where_a_checksum_decides(store: ObjectStore, source_of: SourceOf) -> None:
-    def too_expensive() -> str:
+def test_the_etag_is_not_computed_where_a_checksum_decides(
+    store: ObjectStore, source_of: SourceOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_expensive(*_: object) -> tuple[str, ...]:
         raise AssertionError("the whole file would be read again")
 
     source = source_of(SMALL)
     upload(store, source)
-    confirmation = store.confirm(
-        KEY, size=source.size, checksum=source.checksum(), expected_etag=too_expensive
-    )
+    monkeypatch.setattr(SourceFile, "etags", too_expensive)
+    confirmation = store.confirm_file(KEY, source, checksum=source.checksum(), part_size=None)
     assert confirmation.verdict is Verdict.AGREES
 
 
 def test_a_403_is_neither_missing_nor_there(store: ObjectStore, proxy: FaultProxy) -> None:
     proxy.fault = on("HeadObject", Answer(403))
-    confirmation = store.confirm(KEY, size=1, checksum="AAAAAAAAAAA=", expected_etag=None)
+    confirmation = store.confirm(KEY, size=1, checksum="AAAAAAAAAAA=", proven_etag=None)
     assert confirmation.verdict is Verdict.UNKNOWN
     assert "s3:ListBucket" in confirmation.detail
 
@@ -622,7 +619,7 @@ def test_any_other_answer_to_a_confirmation_is_an_error(
 ) -> None:
     proxy.fault = on("HeadObject", Answer(status))
     with pytest.raises(StorageError) as caught:
-        store.confirm(KEY, size=1, checksum="AAAAAAAAAAA=", expected_etag=None)
+        store.confirm(KEY, size=1, checksum="AAAAAAAAAAA=", proven_etag=None)
     assert caught.value.kind is kind
     assert caught.value.operation == "confirm"
 
@@ -634,7 +631,7 @@ def test_a_deleted_object_is_gone_and_deleting_it_again_is_fine(
     upload(store, source)
     store.delete(KEY)
     store.delete(KEY)
-    confirmation = store.confirm(KEY, size=source.size, checksum=source.checksum(), expected_etag=None)
+    confirmation = store.confirm(KEY, size=source.size, checksum=source.checksum(), proven_etag=None)
     assert confirmation.verdict is Verdict.MISSING
 
 

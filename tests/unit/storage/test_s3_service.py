@@ -13,7 +13,7 @@ import structlog
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from storage import ErrorKind, RenditionStore, S3Service, StorageError
+from storage import ErrorKind, RenditionStore, S3Service, StorageError, object_store
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
 from tests.support.s3_server import S3Server, config_for
 from watcher.renditions import Naming, rendition_of
@@ -99,8 +99,16 @@ def test_whether_other_content_was_replaced_is_returned(renditions: RenditionSto
     ],
 )
 def test_what_was_sent_and_is_not_confirmed_was_not_uploaded(
-    renditions: RenditionStore, proxy: FaultProxy, path: Path, verdict: Answer, code: str, kind: ErrorKind
+    renditions: RenditionStore,
+    proxy: FaultProxy,
+    path: Path,
+    verdict: Answer,
+    code: str,
+    kind: ErrorKind,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(object_store, "LAG_SECONDS", 0.0)
+
     def doubt(request: Request, forward: Forward) -> Answer:
         return verdict if request.action == "HeadObject" and "PutObject" in proxy.actions else forward()
 

@@ -61,7 +61,7 @@ def test_an_object_is_stored_confirmed_fetched_and_deleted_behind_a_private_auth
     with ObjectStore(config) as store:
         checksum = source.checksum()
         store.upload(source, Target(KEY, "video/mp4"), checksum=checksum, progress=lambda _sent: None)
-        found = store.confirm(KEY, size=source.size, checksum=checksum, expected_etag=None)
+        found = store.confirm(KEY, size=source.size, checksum=checksum, proven_etag=None)
         assert found.verdict is Verdict.AGREES
         PublicCheck().require(
             f"{tls_proxy.url}/{bucket}/{KEY}", key=KEY, size=source.size, content_type="video/mp4"

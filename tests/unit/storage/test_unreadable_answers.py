@@ -16,7 +16,7 @@ Ask = Callable[[ObjectStore], object]
 
 
 def confirm(store: ObjectStore) -> object:
-    return store.confirm(KEY, size=1, checksum="", expected_etag=None)
+    return store.confirm(KEY, size=1, checksum="", proven_etag=None)
 
 
 def is_public(store: ObjectStore) -> object:

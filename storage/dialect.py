@@ -1,0 +1,353 @@
+"""What one server does not take of S3's API: found out from its refusals, remembered, and done without.
+
+Few servers know all of S3's headers, and none says which. A refused request is therefore sent again without
+one of the headers that may be the reason: the one that the answer names, else the least common one that this
+server has never accepted. The header whose absence made the difference is left out from then on, for a week.
+What proves the content is never done without: a body that goes without a checksum carries Content-MD5, and
+the object is confirmed afterwards.
+"""
+
+import base64
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
+from typing import Literal, TypeVar
+
+import structlog
+
+from storage import checksums
+from storage.errors import ErrorKind, StorageError
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("storage")
+
+ChecksumMode = Literal["auto", "crc64nvme", "md5", "none"]
+"""What goes along with a body, so that the server refuses a difference."""
+
+CRC = "x-amz-checksum-crc64nvme"
+SDK_ALGORITHM = "x-amz-sdk-checksum-algorithm"
+ALGORITHM = "x-amz-checksum-algorithm"
+TYPE = "x-amz-checksum-type"
+MODE = "x-amz-checksum-mode"
+OBJECT_SIZE = "x-amz-mp-object-size"
+PART_CHECKSUMS = "checksumcrc64nvme"
+"""The element of each part in the body of CompleteMultipartUpload."""
+CONTENT_MD5 = "content-md5"
+IF_NONE_MATCH, IF_MATCH = "if-none-match", "if-match"
+ACL = "x-amz-acl"
+TAGGING = "x-amz-tagging"
+STORAGE_CLASS = "x-amz-storage-class"
+
+BODY_HEADERS = frozenset({CRC, SDK_ALGORITHM, CONTENT_MD5})
+QUOTED_IF_MATCH = "if-match with a quoted ETag"
+"""Ceph compares If-Match with the ETag without its quotes."""
+PATH_STYLE = "path-style addressing"
+PUT_ETAG, MULTIPART_ETAG = "PutObject ETag of MD5", "CompleteMultipartUpload ETag of MD5"
+"""Features that the ETags of objects are computed from their content."""
+
+REMEMBERED = timedelta(days=7)
+"""How long something is done without, before the server is asked anew."""
+FRUITLESS_SECONDS = 600.0
+"""For how long a refusal that no header explained is not examined again."""
+SOUNDING_SECONDS = 5.0
+"""How long a request waits at most for the answer to the first one with the same headers."""
+MAX_FRUITLESS = 64
+
+_OBJECT_OPTIONS = frozenset({ACL, TAGGING, STORAGE_CLASS})
+_CONDITIONS = frozenset({IF_NONE_MATCH, IF_MATCH})
+_CHECKSUMS = frozenset({CRC, SDK_ALGORITHM, ALGORITHM, TYPE, MODE, OBJECT_SIZE, PART_CHECKSUMS})
+_SUSPECTS: Mapping[str, Sequence[str]] = MappingProxyType(
+    {
+        "PutObject": (
+            *(SDK_ALGORITHM, CRC, IF_NONE_MATCH, IF_MATCH, ACL, TAGGING, STORAGE_CLASS, CONTENT_MD5),
+        ),
+        "CreateMultipartUpload": (TYPE, ALGORITHM, ACL, TAGGING, STORAGE_CLASS),
+        "UploadPart": (SDK_ALGORITHM, CRC, CONTENT_MD5),
+        "CompleteMultipartUpload": (OBJECT_SIZE, TYPE, CRC, PART_CHECKSUMS, IF_NONE_MATCH, IF_MATCH),
+        "HeadObject": (MODE,),
+    }
+)
+"""By operation, what a server may refuse, the least common first."""
+_DEPENDENT: Mapping[str, frozenset[str]] = MappingProxyType(
+    {CRC: frozenset({SDK_ALGORITHM}), ALGORITHM: frozenset({TYPE})}
+)
+"""Headers that mean nothing, or something else, without another one."""
+_WORDS: Mapping[str, Sequence[str]] = MappingProxyType(
+    {
+        ACL: ("accesscontrollist", "canned acl", " acl"),
+        TAGGING: ("tagging",),
+        STORAGE_CLASS: ("storage class", "storageclass"),
+        CONTENT_MD5: ("contentmd5",),
+    }
+)
+"""By header, other words by which servers name it."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Unsupported:
+    """One thing that a server does not take: which, what the server said, and when it was found out (UTC)."""
+
+    feature: str
+    said: str
+    found_at: datetime
+
+
+class ServerDialect:
+    """What one server, for one bucket, takes. Safe for threads; `clock` gives the time in UTC.
+
+    `checksum` decides what goes along with bodies: with "crc64nvme" the checksum headers are never left out.
+    """
+
+    def __init__(
+        self,
+        checksum: ChecksumMode = "auto",
+        *,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._checksum = checksum
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._unsupported: dict[str, Unsupported] = {}
+        self._accepted: set[tuple[str, str]] = set()
+        self._fruitless: dict[tuple[str, str], float] = {}
+        self._soundings: dict[str, threading.Lock] = {name: threading.Lock() for name in _SUSPECTS}
+        self.on_learned: Callable[[Unsupported], None] = lambda _: None
+        """Called, in the thread that found it out, with every new finding."""
+
+    @property
+    def unsupported(self) -> tuple[Unsupported, ...]:
+        """What the server is known not to take, in the order of the names."""
+        with self._lock:
+            return tuple(
+                found for name, found in sorted(self._unsupported.items()) if self._is_current(found)
+            )
+
+    @property
+    def sends_checksums(self) -> bool:
+        """Whether the configuration wants CRC64NVME headers."""
+        return self._checksum in ("auto", "crc64nvme")
+
+    def restore(self, known: Iterable[Unsupported]) -> None:
+        """Take over what an earlier process found out."""
+        with self._lock:
+            self._unsupported.update({found.feature: found for found in known})
+
+    def takes(self, feature: str, operation: str = "") -> bool:
+        """Whether the server is not known to refuse a feature, or a header in an operation."""
+        with self._lock:
+            return not self._is_refused(_feature(operation, feature))
+
+    def accept(self, feature: str) -> None:
+        """Note that the server has the feature: there is nothing to find out."""
+        with self._lock:
+            self._accepted.add(("", feature))
+
+    def known(self, feature: str) -> bool | None:
+        """Whether the server has the feature; None while that is unknown."""
+        with self._lock:
+            if self._is_refused(feature):
+                return False
+            return True if ("", feature) in self._accepted else None
+
+    def said_about(self, feature: str) -> str:
+        """What the server said when it refused a feature; empty if it did not."""
+        with self._lock:
+            found = self._unsupported.get(feature)
+        return found.said if found is not None else ""
+
+    def learn(self, feature: str, said: str) -> None:
+        """Do without a feature from now on, and say so once."""
+        found = Unsupported(feature, said, self._clock())
+        with self._lock:
+            if self._is_refused(feature):
+                return
+            self._unsupported[feature] = found
+        # Only what the operator has set is missed: the rest is replaced by something as good.
+        tell = _log.warning if feature in (TAGGING, STORAGE_CLASS) else _log.info
+        tell("dialect_learned", feature=feature, said=said)
+        self.on_learned(found)
+
+    def body_headers(
+        self, content: memoryview, checksum: str, omit: Collection[str]
+    ) -> list[tuple[str, str]]:
+        """The headers by which the server compares a body with what was read; `checksum` is its CRC64NVME."""
+        if self.sends_checksums and CRC not in omit:
+            # Some servers keep a checksum only if its algorithm is named too.
+            return kept(((CRC, checksum), (SDK_ALGORITHM, "CRC64NVME")), omit)
+        if self._checksum == "none" or CONTENT_MD5 in omit:
+            return []
+        return [("Content-MD5", base64.b64encode(checksums.md5(content)).decode("ascii"))]
+
+    def is_sounded(self, operation: str, names: Collection[str]) -> bool:
+        """Whether the server is known to take, or not to take, every one of the headers."""
+        with self._lock:
+            omit = self._omitted(operation)
+            return not self._suspects(operation, names, omit)
+
+    def negotiate(
+        self,
+        operation: str,
+        names: Collection[str],
+        attempt: Callable[[frozenset[str]], _T],
+        *,
+        remember: bool = True,
+    ) -> _T:
+        """Call `attempt` with the headers to leave out, again without one more while that may be the reason.
+
+        `names` are those of the request, in lower case. The result is that of the attempt that succeeds;
+        raises what the first one raised if no single header explains the refusal. With `remember` false
+        nothing is learned. The first request with headers that the server has not accepted yet goes alone,
+        so that what it refuses is refused once.
+        """
+        with self._sounding(operation, names):
+            with self._lock:
+                omit = self._omitted(operation)
+            refusals: list[tuple[str, StorageError]] = []
+            while True:
+                try:
+                    result = attempt(frozenset(omit))
+                except StorageError as exc:
+                    suspect = self._suspect(operation, names, omit, exc) if exc.is_refusal else None
+                    if suspect is not None:
+                        refusals.append((suspect, exc))
+                        omit = omit | {suspect} | _DEPENDENT.get(suspect, frozenset())
+                        continue
+                    if not refusals:
+                        raise
+                    if exc.is_refusal:
+                        self._note_fruitless(operation, refusals[0][1])
+                        raise refusals[0][1] from exc
+                    if exc.status is not None and exc.kind is not ErrorKind.ENVIRONMENT and not exc.is_outage:
+                        # Without the header it is another matter: a missing object, an unmet condition.
+                        self._conclude(operation, refusals, exc, remember=remember)
+                    raise
+                self._conclude(operation, refusals, None, remember=remember)
+                with self._lock:
+                    self._accepted.update((operation, name) for name in self._sent(names, omit))
+                return result
+
+    @contextmanager
+    def _sounding(self, operation: str, names: Collection[str]) -> Iterator[None]:
+        if self.is_sounded(operation, names):
+            yield
+            return
+        lock = self._soundings[operation]
+        is_held = lock.acquire(timeout=SOUNDING_SECONDS)
+        try:
+            yield
+        finally:
+            if is_held:
+                lock.release()
+
+    def _conclude(
+        self,
+        operation: str,
+        refusals: Sequence[tuple[str, StorageError]],
+        last: StorageError | None,
+        *,
+        remember: bool,
+    ) -> None:
+        """Learn the headers whose absence changed the answer, and those that mean nothing without them."""
+        if not remember:
+            return
+        answers = [*(refusal for _, refusal in refusals), last]
+        guilty = {
+            suspect
+            for (suspect, refusal), after in zip(refusals, answers[1:], strict=True)
+            if after is None or after.said != refusal.said or _names(suspect, refusal.said)
+        }
+        for suspect, refusal in refusals:
+            depends = any(suspect in _DEPENDENT.get(other, ()) for other in guilty)
+            if suspect in guilty or depends:
+                self.learn(_feature(operation, suspect), refusal.said)
+
+    def _suspect(
+        self, operation: str, names: Collection[str], omit: Collection[str], refusal: StorageError
+    ) -> str | None:
+        """The header that most likely is the reason of a refusal; None if none can be."""
+        with self._lock:
+            if self._fruitless.get((operation, refusal.code), 0.0) > time.monotonic():
+                return None
+            sent = self._sent(names, omit)
+            named = [name for name in _SUSPECTS[operation] if name in sent and _names(name, refusal.said)]
+            if named:
+                return max(named, key=len)
+            suspects = self._suspects(operation, names, omit)
+        if "checksum" in refusal.said.lower():
+            suspects = [name for name in suspects if name in _CHECKSUMS] or suspects
+        if refusal.status == 403:
+            # Permissions exist for these options, not for the others.
+            suspects = [name for name in suspects if name not in {TAGGING, STORAGE_CLASS, *_CONDITIONS}]
+            suspects.sort(key=lambda name: name != ACL)
+        elif refusal.code in ("NotImplemented", "http-501"):
+            suspects.sort(key=lambda name: name not in _CONDITIONS)
+        return suspects[0] if suspects else None
+
+    def _suspects(self, operation: str, names: Collection[str], omit: Collection[str]) -> list[str]:
+        """What is sent and was never accepted, that which other operations refuse first, in order."""
+        sent = self._sent(names, omit)
+        open_ = [
+            name for name in _SUSPECTS[operation] if name in sent and (operation, name) not in self._accepted
+        ]
+        refused = {feature.rpartition(" ")[2] for feature in self._unsupported}
+        accepted = {name for _, name in self._accepted}
+        return sorted(open_, key=lambda name: (name not in refused, name in accepted))
+
+    def _sent(self, names: Collection[str], omit: Collection[str]) -> set[str]:
+        """Which of the names a request has that leaves out `omit`."""
+        sent = set(names) - set(omit)
+        if not self.sends_checksums:
+            sent -= {CRC, SDK_ALGORITHM}
+        if self._checksum == "crc64nvme":
+            sent -= _CHECKSUMS
+        if CRC in sent or self._checksum in ("none", "crc64nvme"):
+            sent.discard(CONTENT_MD5)
+        return sent
+
+    def _omitted(self, operation: str) -> frozenset[str]:
+        names = {name for name in _SUSPECTS[operation] if self._is_refused(_feature(operation, name))}
+        return frozenset(names.union(*(_DEPENDENT.get(name, ()) for name in names)))
+
+    def _is_refused(self, feature: str) -> bool:
+        found = self._unsupported.get(feature)
+        return found is not None and self._is_current(found)
+
+    def _is_current(self, found: Unsupported) -> bool:
+        return abs(self._clock() - found.found_at) < REMEMBERED
+
+    def _note_fruitless(self, operation: str, refusal: StorageError) -> None:
+        now = time.monotonic()
+        with self._lock:
+            fresh = {key: until for key, until in self._fruitless.items() if until > now}
+            fresh[operation, refusal.code] = now + FRUITLESS_SECONDS
+            self._fruitless = dict(list(fresh.items())[-MAX_FRUITLESS:])
+
+
+def kept(headers: Iterable[tuple[str, str]], omit: Collection[str]) -> list[tuple[str, str]]:
+    """The headers without those whose names, in lower case, are in `omit`."""
+    return [(name, value) for name, value in headers if name.lower() not in omit]
+
+
+def names_of(headers: Iterable[tuple[str, str]]) -> frozenset[str]:
+    """The names of the headers, in lower case."""
+    return frozenset(name.lower() for name, _ in headers)
+
+
+def _feature(operation: str, name: str) -> str:
+    """The name of a header in an operation; options of the object are the same for every operation."""
+    return name if not operation or name in _OBJECT_OPTIONS else f"{operation} {name}"
+
+
+def _names(header: str, said: str) -> bool:
+    """Whether an answer names a header as the reason."""
+    text = said.lower()
+    if header in text:
+        # One name may be the beginning of another.
+        longer = [name for name in (*_CHECKSUMS, CONTENT_MD5) if name != header and header in name]
+        return not any(name in text for name in longer)
+    return any(word in text for word in _WORDS.get(header, ()))

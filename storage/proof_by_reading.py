@@ -1,0 +1,112 @@
+"""Proof of an object's content where a server keeps no digest of it: the object is read back."""
+
+import time
+import uuid
+from collections.abc import Callable
+from urllib.parse import quote
+
+import structlog
+
+from storage import checksums
+from storage.aws.response_parsing import required, unquoted
+from storage.bucket.documents import key_prefix
+from storage.config import StorageConfig
+from storage.dialect import BODY_HEADERS, CONTENT_MD5, PUT_ETAG
+from storage.errors import ErrorKind, StorageError, UploadCancelledError
+from storage.transfer.crt_client import POLL_SECONDS, CrtClient
+from storage.transfer.crt_request import Request
+from storage.verification import ObjectHead
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger("storage")
+
+PIECE_BYTES = 8 * 1024 * 1024
+"""How much is read at a time."""
+CONTENT = b"video-uploader finds out what this server makes of the ETag of an object, and removes this one.\n"
+
+
+def checksum_by_reading(
+    crt: CrtClient, key: str, head: ObjectHead, *, cancelled: Callable[[], bool], moved: Callable[[], None]
+) -> str:
+    """The CRC64NVME, in S3's text form, of an object that is read back once, within the bandwidth limit.
+
+    `moved` is called after each piece. Raises `StorageError`: transient if the object is replaced meanwhile.
+    """
+    _log.info("object_read_back", key=key, size=head.size, reason="the server gives no other proof of it")
+    value = done = 0
+    while done < head.size:
+        length = min(PIECE_BYTES, head.size - done)
+        while (wait := crt.bandwidth.take(length)) > 0:
+            if cancelled():
+                raise UploadCancelledError(operation="read back", key=key)
+            time.sleep(min(wait, POLL_SECONDS))
+        headers = (("Range", f"bytes={done}-{done + length - 1}"),)
+        seconds = max(crt.stall_seconds, length / 1024)
+        request = Request("GetObject", "GET", key, "read back", headers=headers)
+        answer = crt.call(request, seconds=seconds, cancelled=cancelled)
+        piece, etag = answer.get("Body") or b"", unquoted(answer.get("ETag"))
+        if len(piece) != length or (etag and etag != head.etag):
+            hint = f"It changed, or {len(piece)} bytes came instead of {length}. It is tried again."
+            raise StorageError(ErrorKind.TRANSIENT, "read back", key, "incomplete-answer", hint)
+        value = checksums.crc(piece, value)
+        done += length
+        moved()
+    return checksums.encode(value)
+
+
+def makes_etags_of_md5s(crt: CrtClient, config: StorageConfig, feature: str) -> bool:
+    """Whether the server computes ETags from content: known, or found out by storing a small object.
+
+    `feature` is `PUT_ETAG` or `MULTIPART_ETAG`. The object is removed again. Raises `StorageError`.
+    """
+    dialect = crt.dialect
+    if (known := dialect.known(feature)) is not None:
+        return known
+    key = f"{key_prefix(config.prefix)}.video-uploader-probe-{uuid.uuid4()}"
+    etag = _etag_of_put(crt, key) if feature == PUT_ETAG else _etag_of_multipart(crt, key)
+    crt.call(Request("DeleteObject", "DELETE", key, "remove"))
+    digest = checksums.md5(CONTENT)
+    if etag in (digest.hex(), checksums.multipart_etag([digest])):
+        dialect.accept(feature)
+        return True
+    dialect.learn(feature, f"It made the ETag {etag} of an object whose MD5 is {digest.hex()}")
+    return False
+
+
+def _etag_of_put(crt: CrtClient, key: str) -> str:
+    def attempt(omit: frozenset[str]) -> None:
+        headers = crt.dialect.body_headers(
+            memoryview(CONTENT), checksums.encode(checksums.crc(CONTENT)), omit
+        )
+        crt.call(
+            Request("PutObject", "PUT", key, "find out the ETag of", headers=tuple(headers), body=CONTENT)
+        )
+
+    crt.dialect.negotiate("PutObject", BODY_HEADERS, attempt)
+    return _etag(crt, key)
+
+
+def _etag_of_multipart(crt: CrtClient, key: str) -> str:
+    purpose = "find out the ETag of"
+    begun = crt.call(Request("CreateMultipartUpload", "POST", key, purpose, "uploads="))
+    upload = f"uploadId={quote(required(begun, 'UploadId', purpose, key), safe='')}"
+    try:
+
+        def attempt(omit: frozenset[str]) -> str:
+            headers = crt.dialect.body_headers(memoryview(CONTENT), "", BODY_HEADERS - {CONTENT_MD5} | omit)
+            query = f"partNumber=1&{upload}"
+            request = Request("UploadPart", "PUT", key, purpose, query, tuple(headers), CONTENT)
+            return required(crt.call(request), "ETag", purpose, key)
+
+        part = crt.dialect.negotiate("UploadPart", {CONTENT_MD5}, attempt)
+        parts = f"<Part><PartNumber>1</PartNumber><ETag>{part.replace('&', '&amp;')}</ETag></Part>"
+        body = f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode()
+        crt.call(Request("CompleteMultipartUpload", "POST", key, purpose, upload, body=body))
+    except StorageError:
+        crt.call(Request("AbortMultipartUpload", "DELETE", key, purpose, upload))
+        raise
+    return _etag(crt, key)
+
+
+def _etag(crt: CrtClient, key: str) -> str:
+    answer = crt.call(Request("HeadObject", "HEAD", key, "find out the ETag of"))
+    return unquoted(answer.get("ETag"))
