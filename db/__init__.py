@@ -43,6 +43,7 @@ from db.records import (
     Upload,
     UploadEvent,
 )
+from db.server_dialects import DialectFinding, ServerDialects
 from db.states import TRANSITIONS, State
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "Database",
     "DatabaseError",
     "DatabaseUrlError",
+    "DialectFinding",
     "ErrorKind",
     "Identity",
     "IllegalTransitionError",
@@ -77,6 +79,7 @@ __all__ = [
     "Proof",
     "Publication",
     "Publications",
+    "ServerDialects",
     "State",
     "UnknownUploadError",
     "Upload",

@@ -15,6 +15,7 @@ from peewee import (
     BigAutoField,
     BigIntegerField,
     Check,
+    CompositeKey,
     ForeignKeyField,
     Model,
     TextField,
@@ -80,6 +81,16 @@ class LedgerTokenRow(Model):
     token = TextField(primary_key=True)
 
 
+class ServerDialectRow(Model):
+    """One thing that an object store was found not to take (`db.server_dialects`)."""
+
+    endpoint = TextField()
+    bucket = TextField()
+    feature = TextField()
+    said = TextField()
+    found_at = UtcTimeField()
+
+
 _PROVEN = sql_list(State.VERIFIED, State.PUBLISHED, State.RELEASED)
 _VISIBLE = sql_list(State.PUBLISHED, State.RELEASED)
 
@@ -114,6 +125,7 @@ class Tables:
     orphan_looks: type[OrphanLookRow]
     ledger_token: type[LedgerTokenRow]
     sightings: type[SightingRow]
+    dialects: type[ServerDialectRow]
     compressor_rows: type[CompressorRow]
 
 
@@ -129,9 +141,12 @@ def bind(database: peewee.Database, schema: str | None, catalog_schema: str | No
         checks: Sequence[Any] = (),
         *,
         schema: str | None = schema,
+        primary_key: Any = None,
         **columns: Any,
     ) -> type[_M]:
         options = {"database": database, "schema": schema, "table_name": table_name, "constraints": checks}
+        if primary_key is not None:
+            options["primary_key"] = primary_key
         return type(model.__name__, (model,), {"Meta": type("Meta", (), options), **columns})
 
     uploads = bound(UploadRow, "uploads", _UPLOAD_CHECKS, **deepcopy(UPLOAD_COLUMNS))
@@ -160,6 +175,7 @@ def bind(database: peewee.Database, schema: str | None, catalog_schema: str | No
         bound(OrphanLookRow, "orphan_looks"),
         bound(LedgerTokenRow, "ledger_token"),
         sightings,
+        bound(ServerDialectRow, "server_dialects", primary_key=CompositeKey("endpoint", "bucket", "feature")),
         bound(CompressorRow, "video_qualities", schema=catalog_schema),
     )
 

@@ -28,6 +28,7 @@ from storage.checks import (
 from storage.cloudfront import MAX_INVALIDATION_PATHS, Distribution, invalidation_paths
 from storage.config import StorageConfig
 from storage.content_types import CONTENT_TYPES, content_type
+from storage.dialect import ServerDialect, Unsupported
 from storage.errors import (
     ErrorKind,
     KeyTooLongError,
@@ -82,12 +83,14 @@ __all__ = [
     "RenditionStore",
     "S3Service",
     "Sent",
+    "ServerDialect",
     "SourceChangedError",
     "SourceFile",
     "StorageConfig",
     "StorageError",
     "Target",
     "Transition",
+    "Unsupported",
     "UploadCancelledError",
     "UploadSteps",
     "UploadedRendition",

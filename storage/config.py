@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+from urllib.parse import urlsplit
 
 from storage.keys import QUALITIES
 
@@ -77,7 +78,7 @@ class StorageConfig:
     def public_base_url(self) -> str:
         """The beginning of public URLs, before the '/' and the key; never ends in '/'.
 
-        Virtual-hosted style on AWS, path style on any other server; see
+        Virtual-hosted style on AWS, path style on any other server unless it is said to need the other; see
         https://docs.aws.amazon.com/AmazonS3/latest/userguide/VirtualHosting.html.
         """
         if self.cloudfront_domain is not None:
@@ -85,5 +86,17 @@ class StorageConfig:
         if self.base_url is not None:
             return self.base_url.rstrip("/")
         if self.endpoint_url is not None:
-            return f"{self.endpoint_url.rstrip('/')}/{self.bucket}"
+            in_path = f"{self.endpoint_url.rstrip('/')}/{self.bucket}"
+            return in_path if self.addressing != "virtual" else self.virtual_base_url or in_path
+        # The certificate of the bucket's own name covers no dots.
+        if self.addressing == "path" or "." in self.bucket:
+            return f"https://s3.{self.region}.amazonaws.com/{self.bucket}"
         return f"https://{self.bucket}.s3.{self.region}.amazonaws.com"
+
+    @property
+    def virtual_base_url(self) -> str | None:
+        """As `public_base_url`, for a server that refuses path style; None if that changes nothing."""
+        if self.endpoint_url is None or self.base_url is not None or self.cloudfront_domain is not None:
+            return None
+        address = urlsplit(self.endpoint_url)
+        return f"{address.scheme}://{self.bucket}.{address.netloc}{address.path.rstrip('/')}"

@@ -118,6 +118,8 @@ class ServerDialect:
         self._soundings: dict[str, threading.Lock] = {name: threading.Lock() for name in _SUSPECTS}
         self.on_learned: Callable[[Unsupported], None] = lambda _: None
         """Called, in the thread that found it out, with every new finding."""
+        self.on_restored: Callable[[], None] = lambda: None
+        """Called after `restore`."""
 
     @property
     def unsupported(self) -> tuple[Unsupported, ...]:
@@ -136,6 +138,7 @@ class ServerDialect:
         """Take over what an earlier process found out."""
         with self._lock:
             self._unsupported.update({found.feature: found for found in known})
+        self.on_restored()
 
     def takes(self, feature: str, operation: str = "") -> bool:
         """Whether the server is not known to refuse a feature, or a header in an operation."""

@@ -18,7 +18,7 @@ from storage.aws.clients import Closeable, expected_owner
 from storage.aws.errors import http_status, translated
 from storage.aws.response_parsing import present, required, unquoted, version
 from storage.config import StorageConfig
-from storage.dialect import MODE, MULTIPART_ETAG, PUT_ETAG, kept, names_of
+from storage.dialect import MODE, MULTIPART_ETAG, PATH_STYLE, PUT_ETAG, kept, names_of
 from storage.errors import ErrorKind, StorageError, UploadCancelledError
 from storage.proof_by_reading import checksum_by_reading, makes_etags_of_md5s
 from storage.source_file import SourceFile, never_cancelled
@@ -120,6 +120,11 @@ class ObjectStore(Closeable):
         if not self._closed:
             self._closed = True
             release_crt_client(self._config)
+
+    @property
+    def is_virtual(self) -> bool:
+        """Whether the server turned out to refuse the bucket in the path of URLs."""
+        return not self.dialect.takes(PATH_STYLE)
 
     @property
     def concurrency(self) -> int:
@@ -260,6 +265,11 @@ class ObjectStore(Closeable):
         sent = send()
         self._acl_fallback.after_upload(target.key)
         return sent
+
+    def makes_etags_of_md5s(self) -> bool:
+        """Whether ETags of the server prove content, found out by storing small objects where unknown."""
+        features = (PUT_ETAG, MULTIPART_ETAG)
+        return all(makes_etags_of_md5s(self._crt, self._config, feature) for feature in features)
 
     def abort(self, key: str, upload_id: str) -> None:
         """Abort a multipart upload, whose parts cost storage. Does nothing if there is none with this id."""

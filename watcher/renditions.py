@@ -6,7 +6,7 @@ import fnmatch
 import os
 import posixpath
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -172,13 +172,16 @@ def _compile(template: str, quality: str) -> re.Pattern[str]:
 class Naming:
     """Makes object keys and URLs: `prefix` of the keys, `public_base` and `local_base` of the URLs.
 
-    `qualities` are those that a key may have.
+    `qualities` are those that a key may have. Once `is_virtual` is true, as for a server that turns out to
+    refuse the other style, public URLs start with `virtual_base` if there is one.
     """
 
     prefix: str
     public_base: str
     local_base: str
     qualities: tuple[str, ...] = QUALITIES
+    virtual_base: str | None = None
+    is_virtual: Callable[[], bool] = bool
 
     @property
     def key_prefix(self) -> str:
@@ -197,11 +200,15 @@ class Naming:
 
     def public_url_of(self, key: str) -> str:
         """The public URL of an object key."""
-        return public_url(self.public_base, key)
+        base = self.virtual_base if self.virtual_base is not None and self.is_virtual() else None
+        return public_url(base or self.public_base, key)
 
     def key_of(self, url: str) -> str | None:
         """The key in a public URL, in any percent-encoding; None for any other URL."""
-        return key_of_url(self.public_base, url)
+        key = key_of_url(self.public_base, url)
+        if key is None and self.virtual_base is not None:
+            key = key_of_url(self.virtual_base, url)
+        return key
 
     def local_url(self, upload: Upload) -> str:
         """The URL of the local copy."""

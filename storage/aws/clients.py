@@ -51,6 +51,10 @@ class Closeable(ABC):
         """Release the connections. No call may be in progress or follow."""
 
 
+PATH_STYLE_REFUSALS = frozenset({"SecondLevelDomainForbidden", "PathStyleDomainForbidden"})
+"""Error codes of servers that want the bucket in the host name: those of Alibaba OSS and Tencent COS."""
+
+
 class AwsSession(Closeable):
     """A boto3 session for one configuration: its clients, credentials, trust and the bucket's address.
 
@@ -63,6 +67,10 @@ class AwsSession(Closeable):
             session = botocore_session()
             self._session = boto3.session.Session(botocore_session=session)
         self.trust = Trust(session)
+        # Virtual-hosted style needs DNS and certificates that only AWS is sure to have.
+        default = "auto" if config.endpoint_url is None else "path"
+        self._addressing = default if config.addressing == "auto" else config.addressing
+        self._retired: list[S3Client] = []
 
     @cached_property
     def client(self) -> "S3Client":
@@ -74,8 +82,18 @@ class AwsSession(Closeable):
         """A client without credentials, which sees what everyone sees."""
         return self._make_client(UNSIGNED)
 
+    def use_virtual_addresses(self) -> None:
+        """Put the bucket into the host name from now on: the server refuses it in the path."""
+        self._addressing = "virtual"
+        for name in ("client", "anonymous", "bucket_url"):
+            if (made := self.__dict__.pop(name, None)) is not None and name != "bucket_url":
+                # A request may be in progress.
+                self._retired.append(made)
+
     def close(self) -> None:
         """Close the clients' connections."""
+        for client in self._retired:
+            client.close()
         for name in ("client", "anonymous"):
             if name in self.__dict__:
                 self.__dict__[name].close()
@@ -135,8 +153,7 @@ class AwsSession(Closeable):
             read_timeout=READ_TIMEOUT_SECONDS,
             max_pool_connections=self._config.connections,
             signature_version=signature,
-            # Virtual-hosted style needs DNS and certificates that only AWS has.
-            s3={"addressing_style": "auto" if self._config.endpoint_url is None else "path"},
+            s3={"addressing_style": self._addressing},
             tcp_keepalive=True,
         )
         client.meta.events.register_last("before-parameter-build.s3", _stay_in_region)
@@ -180,6 +197,9 @@ def make_client(
                     # are made from, nor AWS_ENDPOINT_URL, which names an S3 server, that of CloudFront.
                     ignore_configured_endpoint_urls=True,
                     retries={"mode": "standard", "total_max_attempts": attempts},
+                    # What is sent along with bodies is decided here, and not every server takes it.
+                    request_checksum_calculation="when_required",
+                    response_checksum_validation="when_required",
                     connect_timeout=CONNECT_TIMEOUT_SECONDS,
                     read_timeout=read_timeout,
                     **options,

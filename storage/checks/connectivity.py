@@ -1,6 +1,6 @@
 """Checks whether S3 works as configured, by real requests whose traces are removed."""
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-from storage.aws.clients import AwsSession
+from storage.aws.clients import PATH_STYLE_REFUSALS, AwsSession
 from storage.aws.errors import (
     ACCOUNT_CODES,
     BUCKET_CODES,
@@ -23,7 +23,9 @@ from storage.bucket.documents import key_prefix
 from storage.checks.probe_object import ProbeObject
 from storage.checks.results import CheckResult, Outcome, failed, not_tried, ok, warning
 from storage.config import StorageConfig
+from storage.dialect import PATH_STYLE, Unsupported
 from storage.errors import StorageError
+from storage.object_store import ObjectStore
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -74,25 +76,36 @@ def check_storage(
     cors_origins: tuple[str, ...] = ("*",),
     cdn_domain: str | None = None,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    report: Callable[[Sequence[Unsupported]], object] = len,
 ) -> Generator[CheckResult, None, None]:
     """Make every check, and yield each result as soon as it is known.
 
     Small objects are uploaded under the prefix and deleted again, also if the generator is closed early.
+    `report` is given what the server turned out to refuse, once that is known.
     """
     try:
         session = AwsSession(config)
         client = session.client
+        store = ObjectStore(config)
     except StorageError as exc:
         yield failed("credentials", f"No request can be made ({exc.code}).", exc.hint)
         return
-    with session:
+    with session, store:
         answer = _first_answer(client, config, clock)
+        if answer.code in PATH_STYLE_REFUSALS and config.addressing == "auto":
+            store.dialect.learn(PATH_STYLE, answer.code)
+            session.use_virtual_addresses()
+            client = session.client
+            answer = _first_answer(client, config, clock)
         basics = list(_basics(client, config, answer))
         yield from basics
         unmet = next((result.name for result in basics if result.outcome is Outcome.FAILED), None)
         if unmet is None:
             yield _listing(answer)
-            yield from ProbeObject(client, config, cors_origins=cors_origins, cdn_domain=cdn_domain).checks()
+            yield from ProbeObject(
+                client, config, store, cors_origins=cors_origins, cdn_domain=cdn_domain
+            ).checks()
+            report(store.dialect.unsupported)
         else:
             reported = {result.name for result in basics}
             names = (name for name in (*BASICS, "ListBucket", *ProbeObject.NAMES) if name not in reported)

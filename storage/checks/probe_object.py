@@ -1,28 +1,33 @@
 """Checks by means of a small object under the prefix: stores, reads and deletes it."""
 
+import base64
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlencode
 
 from storage import checksums
 from storage.aws.clients import expected_owner
-from storage.aws.errors import translated
-from storage.aws.response_parsing import required, unquoted, version
+from storage.aws.errors import PUBLIC_MODES, translated
+from storage.aws.response_parsing import required, version
 from storage.bucket.documents import bucket_arn, key_prefix, objects_arn
 from storage.checks.public_reads import PublicReads
 from storage.checks.results import CheckResult, Outcome, failed, not_tried, ok, warning
 from storage.config import StorageConfig
+from storage.dialect import ACL, ALGORITHM, CONTENT_MD5, CRC, MODE, STORAGE_CLASS, TAGGING, TYPE
 from storage.errors import ErrorKind, StorageError
-from storage.verification import ETAG_OF_MD5
+from storage.object_store import ObjectStore
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
 CONTENT = b"video-uploader tries whether it may store objects here, and removes this one again.\n"
 CHECKSUM = checksums.encode(checksums.crc(CONTENT))
+MD5 = base64.b64encode(checksums.md5(CONTENT)).decode("ascii")
 OTHER_CONTENT = CONTENT.upper()
+
+_T = TypeVar("_T")
 
 _PERMISSION_CODES = frozenset({"AccessDenied", "http-403"})
 
@@ -35,7 +40,7 @@ class ProbeObject:
 
     NAMES = (
         *("PutObject", "PutObjectAcl", "GetObject", "HeadObject", "public URL", "ACL", "CORS", "CDN"),
-        *("multipart", "checksums", "DeleteObject"),
+        *("multipart", "checksums", "dialect", "DeleteObject"),
     )
     """The names of the checks, in order."""
 
@@ -43,12 +48,15 @@ class ProbeObject:
         self,
         client: "S3Client",
         config: StorageConfig,
+        store: ObjectStore,
         *,
         cors_origins: tuple[str, ...],
         cdn_domain: str | None,
     ) -> None:
         self._client = client
         self._config = config
+        self._store = store
+        self._dialect = store.dialect
         self._key = f"{key_prefix(config.prefix)}.video-uploader-probe-{uuid.uuid4()}"
         self._target: Any = {"Bucket": config.bucket, "Key": self._key, **expected_owner(config)}
         self._public_reads = PublicReads(
@@ -84,39 +92,63 @@ class ProbeObject:
         yield self._try("multipart", _MULTIPART_ACTIONS, self._multipart)
         # Last, because it may leave other content behind.
         yield self._checksums()
+        yield self._findings()
 
     def _put_plainly(self) -> str:
         self._put(CONTENT)
         return "Objects can be stored."
 
     def _put(self, content: bytes, **more: Any) -> None:
-        """Store `content` with the checksum of `CONTENT`."""
-        answer = self._client.put_object(
-            **self._target,
-            Body=content,
-            ContentType="text/plain",
-            CacheControl="no-store",
-            ChecksumAlgorithm="CRC64NVME",
-            ChecksumCRC64NVME=CHECKSUM,
+        """Store `content` with the checksum of `CONTENT`, and without what the server refuses."""
+        optional = {
+            CRC: {"ChecksumCRC64NVME": CHECKSUM, "ChecksumAlgorithm": "CRC64NVME"},
+            CONTENT_MD5: {"ContentMD5": MD5},
+            ACL: {name: more[name] for name in ("ACL",) if name in more},
             **_options(self._config),
-            **more,
-        )
+        }
+
+        def attempt(omit: frozenset[str]) -> Mapping[str, Any]:
+            omit |= {CONTENT_MD5} if CRC not in omit and self._dialect.sends_checksums else set()
+            kept = {
+                name: value
+                for header, given in optional.items()
+                if header not in omit
+                for name, value in given.items()
+            }
+            return self._client.put_object(
+                **self._target, Body=content, ContentType="text/plain", CacheControl="no-store", **kept
+            )
+
+        answer = self._negotiate("PutObject", optional, attempt)
         if version_id := version(answer.get("VersionId")):
             self._versions.append(version_id)
+
+    def _negotiate(
+        self, operation: str, optional: Mapping[str, Any], attempt: Callable[[frozenset[str]], _T]
+    ) -> _T:
+        """Make a request without what the server refuses; see `ServerDialect.negotiate`."""
+
+        def translating(omit: frozenset[str]) -> _T:
+            with translated(operation, self._key, self._config):
+                return attempt(omit)
+
+        names = {header for header, given in optional.items() if given}
+        return self._dialect.negotiate(operation, names, translating)
 
     def _try_acl(self) -> CheckResult:
         if self._config.acl is None:
             return ok("PutObjectAcl", "It is not needed: AWS_S3_ACL is none.")
         try:
-            with translated("PutObjectAcl", self._key):
-                self._put(CONTENT, ACL=self._config.acl)
+            self._put(CONTENT, ACL=self._config.acl)
         except StorageError as exc:
-            if exc.code == "AccessControlListNotSupported":
-                return warning(
-                    "PutObjectAcl", "The bucket has ACLs disabled.", "Set AWS_S3_ACL=none, or enable them."
-                )
             return failed(
-                "PutObjectAcl", f"It is refused ({exc.code}).", self._remedy(exc, "s3:PutObjectAcl")
+                "PutObjectAcl", f"It is refused ({exc.said}).", self._remedy(exc, "s3:PutObjectAcl")
+            )
+        if not self._dialect.takes(ACL):
+            return warning(
+                "PutObjectAcl",
+                f"ACLs are refused ({self._dialect.said_about(ACL)}).",
+                f"Set AWS_S3_ACL=none. {PUBLIC_MODES}",
             )
         return ok("PutObjectAcl", f"Objects can be stored with the ACL {self._config.acl}.")
 
@@ -135,7 +167,7 @@ class ProbeObject:
     def _multipart(self) -> str:
         with self._open_multipart() as upload_id:
             target = {**self._target, "UploadId": upload_id}
-            self._client.upload_part(**target, PartNumber=1, Body=CONTENT, ChecksumCRC64NVME=CHECKSUM)
+            self._client.upload_part(**target, PartNumber=1, Body=CONTENT)
             self._client.list_parts(**target)
             self._client.list_multipart_uploads(
                 Bucket=self._config.bucket, Prefix=self._key, **expected_owner(self._config)
@@ -144,12 +176,24 @@ class ProbeObject:
 
     @contextmanager
     def _open_multipart(self) -> Iterator[str]:
-        answer = self._client.create_multipart_upload(
-            **self._target,
-            ChecksumAlgorithm="CRC64NVME",
-            ChecksumType="FULL_OBJECT",
+        optional = {
+            ALGORITHM: {"ChecksumAlgorithm": "CRC64NVME"},
+            TYPE: {"ChecksumType": "FULL_OBJECT"},
             **_options(self._config),
-        )
+        }
+        if not self._dialect.sends_checksums:
+            optional[ALGORITHM] = optional[TYPE] = {}
+
+        def attempt(omit: frozenset[str]) -> Mapping[str, Any]:
+            kept = {
+                name: value
+                for header, given in optional.items()
+                if header not in omit
+                for name, value in given.items()
+            }
+            return self._client.create_multipart_upload(**self._target, **kept)
+
+        answer = self._negotiate("CreateMultipartUpload", optional, attempt)
         upload_id = required(answer, "UploadId", "multipart", self._key)
         try:
             yield upload_id
@@ -159,24 +203,46 @@ class ProbeObject:
     def _checksums(self) -> CheckResult:
         """Which proof of an object's content the server gives, and whether it verifies ours."""
         try:
-            with translated("checksums", self._key):
-                head = self._client.head_object(**self._target, ChecksumMode="ENABLED")
+            with translated("checksums", self._key, self._config):
+                head = self._negotiate(
+                    "HeadObject", {MODE: {"ChecksumMode": "ENABLED"}}, self._head_with_checksum
+                )
                 refuses = self._refuses_wrong_checksum()
         except StorageError as exc:
-            return failed("checksums", f"The check failed ({exc.code}).", self._remedy(exc, "s3:GetObject"))
+            return failed("checksums", f"The check failed ({exc.said}).", self._remedy(exc, "s3:GetObject"))
         refusal = "refuses content that does not match" if refuses else "does not compare it with the content"
         if checksums.decode(head.get("ChecksumCRC64NVME")) is not None:
             return ok("checksums", f"The server keeps the CRC64NVME of an object, and {refusal}.")
-        if ETAG_OF_MD5.fullmatch(unquoted(head.get("ETag"))):
-            return ok(
-                "checksums",
-                f"The server keeps no CRC64NVME, and {refusal}; the ETag proves the content.",
+        with translated("checksums", self._key, self._config):
+            is_digest = self._store.makes_etags_of_md5s()
+        if is_digest:
+            detail = f"The server keeps no CRC64NVME, and {refusal}; the ETag proves the content."
+            return ok("checksums", detail)
+        detail = f"The server keeps no CRC64NVME, its ETags are not made of MD5s, and it {refusal}."
+        if self._config.prove_by_reading:
+            remedy = (
+                "Each object is read back once after it was sent; a server that keeps checksums avoids that."
             )
-        return failed(
-            "checksums",
-            "The server sends neither a CRC64NVME nor an ETag made of MD5s: no upload can be confirmed.",
-            "Use a server, or an encryption of the bucket, that sends one of them.",
+            return warning("checksums", detail, remedy)
+        remedy = (
+            "Set AWS_S3_PROVE_BY_READING=true, so that each object is read back once: nothing else proves it."
         )
+        return failed("checksums", f"{detail} No upload can be confirmed.", remedy)
+
+    def _findings(self) -> CheckResult:
+        """What the server refuses, and so is done without."""
+        found = self._dialect.unsupported
+        if not found:
+            return ok("dialect", "The server takes everything that is sent.")
+        detail = "Done without, because the server refuses it: "
+        detail += "; ".join(f"{each.feature} ({each.said})" for each in found) + "."
+        if missed := [name for name in (TAGGING, STORAGE_CLASS) if not self._dialect.takes(name)]:
+            return warning("dialect", detail, f"Nothing replaces {' and '.join(missed)}: unset the setting.")
+        return ok("dialect", detail)
+
+    def _head_with_checksum(self, omit: frozenset[str]) -> Mapping[str, Any]:
+        mode: dict[str, Any] = {} if MODE in omit else {"ChecksumMode": "ENABLED"}
+        return self._client.head_object(**self._target, **mode)
 
     def _refuses_wrong_checksum(self) -> bool:
         try:
@@ -219,7 +285,7 @@ class ProbeObject:
                 return ok(name, action())
         except StorageError as exc:
             rest = f" {self._key} remains." if name == "DeleteObject" else ""
-            return failed(name, f"It is refused ({exc.code}).{rest}", self._remedy(exc, actions))
+            return failed(name, f"It is refused ({exc.said}).{rest}", self._remedy(exc, actions))
 
     def _remedy(self, error: StorageError, actions: str) -> str:
         if error.kind is ErrorKind.TRANSIENT:
@@ -236,12 +302,15 @@ class ProbeObject:
 _MULTIPART_ACTIONS = "s3:PutObject, s3:AbortMultipartUpload and s3:ListMultipartUploadParts"
 
 
-def _options(config: StorageConfig) -> dict[str, Any]:
-    """The options of every object, which may need permissions of their own."""
-    options = {
-        "StorageClass": config.storage_class,
-        "ServerSideEncryption": config.sse,
-        "SSEKMSKeyId": config.sse_kms_key_id,
-        "Tagging": urlencode(config.tags, quote_via=quote) or None,
+def _options(config: StorageConfig) -> dict[str, dict[str, Any]]:
+    """By header, the options of every object, which may need permissions of their own."""
+    options: dict[str, dict[str, Any]] = {
+        STORAGE_CLASS: {"StorageClass": config.storage_class},
+        "x-amz-server-side-encryption": {"ServerSideEncryption": config.sse},
+        "x-amz-server-side-encryption-aws-kms-key-id": {"SSEKMSKeyId": config.sse_kms_key_id},
+        TAGGING: {"Tagging": urlencode(config.tags, quote_via=quote) or None},
     }
-    return {name: value for name, value in options.items() if value is not None}
+    return {
+        header: {name: value for name, value in given.items() if value is not None}
+        for header, given in options.items()
+    }

@@ -19,11 +19,11 @@ from awscrt.s3 import S3Client, S3RequestTlsMode, S3RetryConfig, create_default_
 from botocore.credentials import ReadOnlyCredentials
 
 from storage.aws.bounded_answers import MAX_ANSWER_BYTES
-from storage.aws.clients import CONNECT_TIMEOUT_SECONDS, AwsSession
+from storage.aws.clients import CONNECT_TIMEOUT_SECONDS, PATH_STYLE_REFUSALS, AwsSession
 from storage.aws.errors import CERTIFICATE_HINT
 from storage.aws.trust import Trust
 from storage.config import StorageConfig
-from storage.dialect import ServerDialect
+from storage.dialect import PATH_STYLE, ServerDialect
 from storage.errors import OVERLOADED_CODES, ErrorKind, StorageError, UploadCancelledError
 from storage.source_file import never_cancelled
 from storage.transfer.bandwidth import Bandwidth
@@ -69,6 +69,7 @@ class CrtClient:
         self.is_slow = False
         """Whether the line was slow at the last look: see `SLOW_BYTES_PER_SECOND`."""
         _ = self.session.client  # raises for settings that cannot work
+        self.dialect.on_restored = self._adapt_address
 
     def close(self) -> None:
         """Drop the client, which then closes its connections."""
@@ -119,6 +120,14 @@ class CrtClient:
 
         Raises `StorageError` for anything but a success, and where there is no answer within `seconds`.
         """
+        try:
+            return self._call(request, seconds, cancelled)
+        except StorageError as exc:
+            if exc.code not in PATH_STYLE_REFUSALS or self.dialect.takes(PATH_STYLE):
+                raise
+            return self._call(request, seconds, cancelled)
+
+    def _call(self, request: Request, seconds: float, cancelled: Callable[[], bool]) -> Mapping[str, Any]:
         done: queue.SimpleQueue[CrtRequest] = queue.SimpleQueue()
         generation = self.buffers.generation
         sent = self.start(request, done.put)
@@ -136,6 +145,15 @@ class CrtClient:
                 raise StorageError(ErrorKind.TRANSIENT, request.purpose, request.key, "timeout", hint)
         return self.answer_of(sent, generation)
 
+    def _adapt_address(self) -> None:
+        """Put the bucket into the host name if the server refuses it in the path."""
+        if self.dialect.takes(PATH_STYLE) or self._config.addressing != "auto":
+            return
+        with self._lock:
+            self.session.use_virtual_addresses()
+            if self._client is not None:
+                self._address = urlsplit(self.session.bucket_url)
+
     def answer_of(self, request: CrtRequest, generation: int) -> Mapping[str, Any]:
         """The answer to a request that is done; lowers the concurrency if the server asks for that.
 
@@ -148,6 +166,9 @@ class CrtClient:
                 _log.warning("concurrency_lowered", code=exc.code, concurrency=self.buffers.limit)
             if exc.code == "connection":
                 self._trusted = False
+            if exc.code in PATH_STYLE_REFUSALS and self._config.addressing == "auto":
+                self.dialect.learn(PATH_STYLE, exc.said)
+                self._adapt_address()
             raise
 
     def is_stalled(self, since: float) -> bool:

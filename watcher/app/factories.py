@@ -7,7 +7,7 @@ from datetime import timedelta
 from urllib.parse import parse_qsl
 
 from db import Catalog, CompressorTable, Database, Ledger, NoCatalog, OwnCatalog, State, open_database
-from storage import QUALITIES, StorageConfig
+from storage import QUALITIES, ObjectStore, StorageConfig
 from watcher.catalog import CatalogGate, CompressorCatalog
 from watcher.filesystem import Tree
 from watcher.renditions import Naming, PathTemplate
@@ -59,14 +59,20 @@ def make_storage_config(settings: Settings) -> StorageConfig:
         stall_seconds=settings.stall_seconds,
         uploads=settings.upload_concurrency,
         qualities=settings.qualities,
+        checksum=settings.aws_s3_checksum,
+        addressing=settings.aws_s3_addressing,
+        prove_by_reading=settings.aws_s3_prove_by_reading,
     )
 
 
-def make_naming(settings: Settings) -> Naming:
-    """The object keys and URLs that the settings give to renditions."""
+def make_naming(settings: Settings, store: ObjectStore | None = None) -> Naming:
+    """The object keys and URLs that the settings give to renditions, or what `store` finds out."""
+    config = make_storage_config(settings)
     return Naming(
         prefix=settings.aws_s3_videos_prefix,
-        public_base=make_storage_config(settings).public_base_url,
+        public_base=config.public_base_url,
+        virtual_base=config.virtual_base_url,
+        is_virtual=(lambda: store.is_virtual) if store is not None else bool,
         local_base=settings.local_base,
         # A row of the compressor's catalog may have a quality that QUALITIES leaves out.
         qualities=(*QUALITIES, *settings.qualities),
@@ -98,7 +104,7 @@ def make_tree(settings: Settings) -> Tree:
     )
 
 
-def make_catalog(settings: Settings, ledger: Ledger) -> Catalog:
+def make_catalog(settings: Settings, ledger: Ledger, naming: Naming | None = None) -> Catalog:
     """The catalog that CATALOG selects."""
     match settings.catalog_kind:
         case CatalogKind.OWN:
@@ -109,19 +115,21 @@ def make_catalog(settings: Settings, ledger: Ledger) -> Catalog:
             return CompressorCatalog(
                 ledger.database,
                 ledger,
-                make_naming(settings),
+                naming or make_naming(settings),
                 local_fallback=settings.local_base_url is not None,
             )
 
 
-def make_gate(settings: Settings, ledger: Ledger, *, wake: Callable[[State], None]) -> CatalogGate | None:
+def make_gate(
+    settings: Settings, ledger: Ledger, naming: Naming, *, wake: Callable[[State], None]
+) -> CatalogGate | None:
     """The gate of the compressor's catalog; None where another catalog is configured."""
     if settings.catalog_kind is not CatalogKind.COMPRESSOR:
         return None
     return CatalogGate(
         CompressorTable(ledger.database, ledger.instance),
         ledger,
-        make_naming(settings),
+        naming,
         row_timeout=timedelta(seconds=settings.catalog_row_timeout),
         wake=wake,
     )

@@ -208,6 +208,7 @@ def build_context(
 ) -> StageContext:
     """Build what all stages work with."""
     ledger = make_ledger(settings, database)
+    naming = make_naming(settings, store)
     invalidator = public_check = None
     if distribution is not None:
         invalidator = Invalidator(
@@ -223,10 +224,10 @@ def build_context(
         hashing=Hashing(),
         database=database,
         ledger=ledger,
-        catalog=make_catalog(settings, ledger),
-        gate=make_gate(settings, ledger, wake=signals.wake_stage),
+        catalog=make_catalog(settings, ledger, naming),
+        gate=make_gate(settings, ledger, naming, wake=signals.wake_stage),
         store=store,
-        naming=make_naming(settings),
+        naming=naming,
         backoff=ROW_BACKOFF,
         metrics=metrics,
         transfer_progress=TransferProgress(),

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import typer
 
+from watcher.app.known_dialect import known_dialect
 from watcher.cli.ledger_access import env_file_of
 from watcher.cli.output import AsJson, echo_error, print_json, print_table
 from watcher.settings import load_settings, report_settings, unused_settings
+from watcher.telemetry import human_time
 
 
 def config(context: typer.Context, as_json: AsJson = False) -> None:
     """Show every setting, secrets masked, and where its value came from.
 
-    Standard error names those that are set and have no effect.
+    Standard error names those that are set and have no effect, and what the server was found to refuse.
     """
     env_file = env_file_of(context)
     settings = load_settings(env_file)
@@ -21,5 +23,10 @@ def config(context: typer.Context, as_json: AsJson = False) -> None:
         print_json({report.name: {"value": report.value, "source": report.source} for report in reports})
     else:
         print_table(["NAME", "VALUE", "FROM"], reports)
+    for found in known_dialect(settings):
+        echo_error(
+            f"video-uploader: the server refuses {found.feature} (it said {found.said}); it is done without "
+            f"since {human_time(found.found_at)}"
+        )
     for unused in unused_settings(settings):
         echo_error(f"video-uploader: {unused.name} is set and has no effect: {unused.reason}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 
 from storage import Outcome, check_storage, minimal_policy
 from watcher.app.factories import make_storage_config
+from watcher.app.known_dialect import remember_anew
 from watcher.cli.exit_codes import EXIT_FAILED, EXIT_USAGE, CommandError
 from watcher.cli.ledger_access import daemon_lock, settings_of
 from watcher.cli.output import AsJson, echo, print_json
@@ -49,6 +51,7 @@ def doctor(
         make_storage_config(settings),
         cors_origins=settings.cors_origins,
         cdn_domain=settings.cloudfront_domain,
+        report=partial(remember_anew, settings),
     )
     results = []
     for check in chain(check_host(settings, daemon_lock(settings)), on_storage):

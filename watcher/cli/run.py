@@ -17,6 +17,8 @@ import typer
 
 from db import migrate
 from watcher.app import Application, Daemon, SinglePass, SoleInstance, open_application
+from watcher.app.factories import make_storage_config
+from watcher.app.known_dialect import keep_dialect
 from watcher.cli.database import require_up_to_date
 from watcher.cli.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE, CommandError
 from watcher.cli.ledger_access import daemon_lock, env_file_of
@@ -73,6 +75,7 @@ def run(
         app.tree.lock_root = directory_lock.acquire
         if settings.database_auto_migrate:
             migrate(app.context.database)
+        keep_dialect(app.context.database, make_storage_config(settings), app.context.store)
         with app.context.database.session(), show_progress(app.context.transfer_progress):
             sole_instance = SoleInstance(app.ledger, app.context.metrics)
             sole_instance.require(partial(_wait, signals))

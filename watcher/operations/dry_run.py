@@ -138,6 +138,6 @@ def open_planner(settings: Settings) -> Iterator[Planner]:
     """Open a planner that reads the ledger if it exists, and the compressor's catalog if it is in use."""
     with closing(open_ledger_database(settings, read_only=True)) as database, database.session():
         ledger = make_ledger(settings, database)
-        gate = make_gate(settings, ledger, wake=lambda _: None)
+        gate = make_gate(settings, ledger, make_naming(settings), wake=lambda _: None)
         has_ledger = database.exists() and not pending_migrations(database)
         yield Planner(settings, ledger if has_ledger else None, gate)

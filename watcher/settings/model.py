@@ -188,6 +188,20 @@ class Settings(BaseSettings):
     aws_endpoint_url: types.EndpointUrl | None = setting(
         "Endpoint of an S3-compatible server. Unset: that of AWS.", "an http or https URL"
     )
+    aws_s3_addressing: Literal["auto", "path", "virtual"] = setting(
+        "Where the bucket stands in URLs: `path`, `virtual` (host name), or `auto`: what the server takes.",
+        "auto, path or virtual",
+        "auto",
+    )
+    aws_s3_checksum: Literal["auto", "crc64nvme", "md5", "none"] = setting(
+        "What goes along with each body, so that the server refuses a difference. `auto`: CRC64NVME, or "
+        "Content-MD5 where the server refuses that.",
+        "auto, crc64nvme, md5 or none",
+        "auto",
+    )
+    aws_s3_prove_by_reading: bool = switch(
+        "Read an object back once where the server gives no other proof of its content.", True
+    )
     aws_s3_acl: Literal["public-read", "none"] = setting(
         "Canned ACL of every object.", "public-read or none", "public-read"
     )

@@ -1,0 +1,238 @@
+"""What a server refuses is found out from its refusals, header by header, and remembered for a week."""
+
+from collections.abc import Callable, Collection
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import structlog
+
+from storage import ErrorKind, ServerDialect, StorageError, Unsupported
+from storage.dialect import (
+    ACL,
+    ALGORITHM,
+    BODY_HEADERS,
+    CONTENT_MD5,
+    CRC,
+    IF_NONE_MATCH,
+    MODE,
+    SDK_ALGORITHM,
+    STORAGE_CLASS,
+    TAGGING,
+    TYPE,
+    ChecksumMode,
+)
+
+PUT = BODY_HEADERS | {IF_NONE_MATCH, ACL, TAGGING, STORAGE_CLASS}
+CREATE = frozenset({ALGORITHM, TYPE, ACL})
+
+
+def refusal(status: int = 400, code: str = "InvalidArgument", message: str = "") -> StorageError:
+    said = f"{code}: {message}" if message else code
+    return StorageError(ErrorKind.ENVIRONMENT, "upload", "k", code, "", status=status, said=said)
+
+
+class Server:
+    """Refuses some headers of every request, and counts what it is sent."""
+
+    def __init__(self, refused: Collection[str], error: Callable[[str], StorageError]) -> None:
+        self.refused = refused
+        self.error = error
+        self.requests: list[frozenset[str]] = []
+
+    def request(self, names: Collection[str]) -> Callable[[frozenset[str]], str]:
+        """A request with these headers; Content-MD5 is sent only in place of a checksum."""
+
+        def attempt(omit: frozenset[str]) -> str:
+            sent = frozenset(names) - omit
+            if CRC in sent:
+                sent -= {CONTENT_MD5}
+            self.requests.append(sent)
+            for name in sorted(sent & frozenset(self.refused)):
+                raise self.error(name)
+            return "done"
+
+        return attempt
+
+    @property
+    def refusals(self) -> int:
+        return sum(bool(sent & frozenset(self.refused)) for sent in self.requests)
+
+
+def named(name: str) -> StorageError:
+    return refusal(message=f"Unsupported header '{name}' received for this API call.")
+
+
+def nameless(_: str) -> StorageError:
+    return refusal()
+
+
+@pytest.fixture
+def dialect() -> ServerDialect:
+    return ServerDialect()
+
+
+@pytest.mark.parametrize("header", sorted(PUT - {CONTENT_MD5}))
+@pytest.mark.parametrize("error", [named, nameless])
+def test_a_header_that_is_refused_is_done_without_from_then_on(
+    dialect: ServerDialect, header: str, error: Callable[[str], StorageError]
+) -> None:
+    server = Server({header}, error)
+    for _ in range(3):
+        assert dialect.negotiate("PutObject", PUT, server.request(PUT)) == "done"
+    assert not server.requests[-1] & {header}
+    learned = {found.feature.rpartition(" ")[2] for found in dialect.unsupported}
+    assert header in learned
+    # Nothing is missed that the server takes, but what means nothing without the header.
+    assert server.requests[-1] >= PUT - {header, SDK_ALGORITHM if header == CRC else header, CONTENT_MD5}
+
+
+@pytest.mark.parametrize("first", sorted(PUT - {CONTENT_MD5}))
+@pytest.mark.parametrize("second", sorted(PUT - {CONTENT_MD5}))
+def test_headers_that_the_answer_names_cost_one_refused_request_each(
+    dialect: ServerDialect, first: str, second: str
+) -> None:
+    server = Server({first, second}, named)
+    dialect.negotiate("PutObject", PUT, server.request(PUT))
+    assert server.refusals <= len(dialect.unsupported)
+    dialect.negotiate("PutObject", PUT, server.request(PUT))
+    assert server.refusals <= len(dialect.unsupported)
+    assert not server.requests[-1] & {first, second}
+
+
+@pytest.mark.parametrize("status", [400, 403, 405, 411, 501])
+def test_every_status_of_a_refusal_is_learned_from(dialect: ServerDialect, status: int) -> None:
+    server = Server({MODE}, lambda _: refusal(status, f"http-{status}"))
+    dialect.negotiate("HeadObject", {MODE}, server.request({MODE}))
+    assert [found.feature for found in dialect.unsupported] == [f"HeadObject {MODE}"]
+    assert server.requests == [frozenset({MODE}), frozenset()]
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "ExpiredToken", "InvalidStorageClass"],
+)
+def test_a_refusal_because_of_a_value_or_the_credentials_is_not_learned_from(
+    dialect: ServerDialect, code: str
+) -> None:
+    server = Server(BODY_HEADERS, lambda _: refusal(400, code))
+    with pytest.raises(StorageError, match=code):
+        dialect.negotiate("PutObject", BODY_HEADERS, server.request(BODY_HEADERS))
+    assert len(server.requests) == 1
+    assert not dialect.unsupported
+
+
+def test_a_refusal_that_no_header_explains_is_raised_and_not_examined_again(dialect: ServerDialect) -> None:
+    asked: list[frozenset[str]] = []
+
+    def deny(omit: frozenset[str]) -> str:
+        asked.append(omit)
+        raise refusal(403, "AccessDenied", f"number {len(asked)}")
+
+    with pytest.raises(StorageError, match="could not upload") as caught:
+        dialect.negotiate("PutObject", PUT, deny)
+    assert caught.value.said == "AccessDenied: number 1"
+    examined = len(asked)
+    with pytest.raises(StorageError):
+        dialect.negotiate("PutObject", PUT, deny)
+    assert len(asked) == examined + 1
+    assert not dialect.unsupported
+
+
+def test_tags_storage_class_and_conditions_are_not_dropped_for_a_missing_permission(
+    dialect: ServerDialect,
+) -> None:
+    server = Server({TAGGING}, lambda _: refusal(403, "AccessDenied"))
+    with pytest.raises(StorageError, match="AccessDenied"):
+        dialect.negotiate("PutObject", PUT, server.request(PUT))
+    assert all({TAGGING, STORAGE_CLASS, IF_NONE_MATCH} <= sent for sent in server.requests)
+    assert not dialect.unsupported
+
+
+def test_another_error_without_the_header_shows_that_it_was_the_reason(dialect: ServerDialect) -> None:
+    def missing(omit: frozenset[str]) -> str:
+        raise (
+            refusal(400, "http-400")
+            if MODE not in omit
+            else StorageError(ErrorKind.TRANSIENT, "look up", "k", "http-404", "", status=404)
+        )
+
+    with pytest.raises(StorageError, match="http-404"):
+        dialect.negotiate("HeadObject", {MODE}, missing)
+    assert not dialect.takes(MODE, "HeadObject")
+
+
+def test_an_outage_in_the_middle_teaches_nothing(dialect: ServerDialect) -> None:
+    def away(omit: frozenset[str]) -> str:
+        raise (
+            refusal()
+            if not omit
+            else StorageError(ErrorKind.TRANSIENT, "upload", "k", "http-503", "", status=503)
+        )
+
+    with pytest.raises(StorageError, match="http-503"):
+        dialect.negotiate("PutObject", PUT, away)
+    assert not dialect.unsupported
+
+
+def test_the_type_is_not_sent_without_the_algorithm(dialect: ServerDialect) -> None:
+    server = Server({ALGORITHM}, named)
+    dialect.negotiate("CreateMultipartUpload", CREATE, server.request(CREATE))
+    assert server.requests[-1] == {ACL}
+
+
+def test_with_checksums_required_none_is_left_out() -> None:
+    dialect = ServerDialect("crc64nvme")
+    server = Server({CRC}, named)
+    with pytest.raises(StorageError, match="InvalidArgument"):
+        dialect.negotiate("PutObject", BODY_HEADERS, server.request(BODY_HEADERS))
+    assert all(CRC in sent for sent in server.requests)
+
+
+@pytest.mark.parametrize(
+    ("checksum", "omit", "sent"),
+    [
+        ("auto", set(), [CRC, SDK_ALGORITHM]),
+        ("auto", {CRC, SDK_ALGORITHM}, ["Content-MD5"]),
+        ("auto", {CRC, SDK_ALGORITHM, CONTENT_MD5}, []),
+        ("crc64nvme", set(), [CRC, SDK_ALGORITHM]),
+        ("md5", set(), ["Content-MD5"]),
+        ("none", set(), []),
+    ],
+)
+def test_what_goes_along_with_a_body(checksum: ChecksumMode, omit: set[str], sent: list[str]) -> None:
+    headers = dict(ServerDialect(checksum).body_headers(memoryview(b"hello"), "AAAAAAAAAAA=", omit))
+    assert list(headers) == sent
+    if CONTENT_MD5 in {name.lower() for name in headers}:
+        assert headers["Content-MD5"] == "XUFAKrxLKna5cZ2REBfFkg=="
+
+
+def test_findings_are_told_once_kept_and_forgotten_after_a_week() -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    dialect = ServerDialect(clock=lambda: now)
+    told: list[Unsupported] = []
+    dialect.on_learned = told.append
+    server = Server({SDK_ALGORITHM, TAGGING}, named)
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(2):
+            dialect.negotiate("PutObject", PUT, server.request(PUT))
+    assert {event["feature"]: event["log_level"] for event in logs} == {
+        TAGGING: "warning",
+        f"PutObject {SDK_ALGORITHM}": "info",
+    }
+    assert len(logs) == len(told) == 2
+    later = ServerDialect(clock=lambda: now)
+    later.restore(told)
+    assert not later.takes(TAGGING)
+    assert later.unsupported == dialect.unsupported
+    now += timedelta(days=8)
+    assert later.takes(TAGGING)
+    assert not later.unsupported
+    refusals = server.refusals
+    later.negotiate("PutObject", PUT, server.request(PUT))
+    assert server.refusals == refusals + 2
+
+
+def test_what_is_not_to_be_remembered_is_only_done_without_once(dialect: ServerDialect) -> None:
+    server = Server({CRC}, named)
+    dialect.negotiate("UploadPart", BODY_HEADERS, server.request(BODY_HEADERS), remember=False)
+    assert not dialect.unsupported

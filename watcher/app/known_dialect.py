@@ -1,0 +1,60 @@
+"""Keeps what the object store was found not to take in the ledger's database."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing, suppress
+
+import structlog
+
+from db import Database, DatabaseError, DialectFinding, ServerDialects, pending_migrations
+from storage import ObjectStore, StorageConfig, Unsupported
+from watcher.app.factories import make_storage_config, open_ledger_database
+from watcher.settings import Settings
+
+log = structlog.get_logger()
+
+
+def remembered(database: Database, config: StorageConfig) -> list[Unsupported]:
+    """What earlier processes found out about the configured server. Raises `db.DatabaseError`."""
+    return [Unsupported(*finding) for finding in _of_server(database, config).findings()]
+
+
+def keep_dialect(database: Database, config: StorageConfig, store: ObjectStore) -> None:
+    """Give `store` what is remembered, and have the database remember what it finds out from now on.
+
+    Raises `db.DatabaseError`. A finding that cannot be recorded is found out again after a restart.
+    """
+    dialects = _of_server(database, config)
+
+    def record(found: Unsupported) -> None:
+        try:
+            dialects.record(DialectFinding(found.feature, found.said, found.found_at))
+        except DatabaseError as exc:
+            log.info("dialect_unrecorded", feature=found.feature, reason=str(exc))
+
+    store.dialect.restore(remembered(database, config))
+    store.dialect.on_learned = record
+
+
+def known_dialect(settings: Settings) -> list[Unsupported]:
+    """What is remembered of the configured server; nothing if there is no ledger that can be read."""
+    with suppress(DatabaseError), closing(open_ledger_database(settings, read_only=True)) as database:
+        if database.exists() and not pending_migrations(database):
+            return remembered(database, make_storage_config(settings))
+    return []
+
+
+def remember_anew(settings: Settings, found: Sequence[Unsupported]) -> None:
+    """Replace what is remembered by what a check has just found out, if there is a ledger.
+
+    A daemon that is running has found out the same, or does at its next start.
+    """
+    with suppress(DatabaseError), closing(open_ledger_database(settings)) as database:
+        if database.exists() and not pending_migrations(database):
+            dialects = _of_server(database, make_storage_config(settings))
+            dialects.replace(DialectFinding(each.feature, each.said, each.found_at) for each in found)
+
+
+def _of_server(database: Database, config: StorageConfig) -> ServerDialects:
+    return ServerDialects(database, config.endpoint_url or f"AWS {config.region}", config.bucket)
