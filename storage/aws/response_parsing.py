@@ -83,7 +83,10 @@ class Response:
         return is_html and "etag" not in headers
 
     def _parse(self, operation: str, status: int, purpose: str, key: str | None) -> dict[str, Any]:
-        raw = {"headers": HeadersDict(self.headers), "status_code": max(status, 200), "body": self.body}
+        # botocore decodes every body of type bytes as text.
+        is_content = operation == "GetObject" and status < _FIRST_FAILURE
+        body = memoryview(self.body) if is_content else self.body
+        raw = {"headers": HeadersDict(self.headers), "status_code": max(status, 200), "body": body}
         try:
             parsed: dict[str, Any] = _parser().parse(raw, _output(operation))
         except ResponseParserError as exc:

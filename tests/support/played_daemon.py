@@ -74,7 +74,7 @@ def played_daemon(
 ) -> Iterator[PlayedDaemon]:
     """Run a daemon, which must end as asked and must not have said anything of `trouble`."""
     with running_daemon(settings, environment=environment, through=through) as daemon:
-        daemon.patience_seconds = 25
+        daemon.patience_seconds = 60
         daemon.expect("daemon_ready")
         played = PlayedDaemon(server, settings, daemon)
         yield played
