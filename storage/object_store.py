@@ -16,7 +16,7 @@ from storage import checksums
 from storage.acl_fallback import AclFallback
 from storage.aws.clients import Closeable, expected_owner
 from storage.aws.errors import http_status, translated
-from storage.aws.response_parsing import present, required, unquoted, version
+from storage.aws.response_parsing import present, required, unquoted, version, web_page
 from storage.config import StorageConfig
 from storage.dialect import MODE, MULTIPART_ETAG, PATH_STYLE, PUT_ETAG, kept, names_of
 from storage.errors import ErrorKind, StorageError, UploadCancelledError
@@ -46,6 +46,9 @@ from storage.verification import (
 )
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("storage")
+
+_LISTING_FIELDS = frozenset({"Name", "Bucket", "IsTruncated", "KeyCount", "MaxKeys", "MaxUploads"})
+"""Of these every listing has one, also an empty one."""
 
 LAG_SECONDS = 30.0
 """For how long a server may answer as if an object that it has accepted were not written."""
@@ -436,6 +439,8 @@ class ObjectStore(Closeable):
     ) -> Iterator[Mapping[str, object]]:
         with translated(purpose, None, self._config):
             for page in paginator.paginate(Bucket=self._config.bucket, Prefix=prefix, **self._owner):
+                if page.keys().isdisjoint(_LISTING_FIELDS):
+                    raise web_page(purpose, None)
                 yield from page.get(field, [])
 
     def _head(self, key: str, purpose: str) -> ObjectHead:

@@ -67,8 +67,10 @@ class Response:
         if self.status >= _FIRST_FAILURE:
             raise ClientError(answer, operation)  # type: ignore[arg-type]  # a mapping as botocore makes it
         if self._is_web_page:
-            raise StorageError(ErrorKind.TRANSIENT, purpose, key, "web-page", _WEB_PAGE)
-        if operation != "GetObject" and b"<Error>" in self.body[:512]:
+            raise web_page(purpose, key)
+        if operation == "GetObject":
+            return {**answer, "Body": self.body}
+        if b"<Error>" in self.body[:512]:
             # S3 answers 200 to some requests before it knows their outcome.
             late = self._parse(operation, 500, purpose, key)
             raise ClientError(late, operation)  # type: ignore[arg-type]  # as above
@@ -83,15 +85,19 @@ class Response:
         return is_html and "etag" not in headers
 
     def _parse(self, operation: str, status: int, purpose: str, key: str | None) -> dict[str, Any]:
-        # botocore decodes every body of type bytes as text.
-        is_content = operation == "GetObject" and status < _FIRST_FAILURE
-        body = memoryview(self.body) if is_content else self.body
+        # botocore takes the content of an object for text.
+        body = b"" if operation == "GetObject" and status < _FIRST_FAILURE else self.body
         raw = {"headers": HeadersDict(self.headers), "status_code": max(status, 200), "body": body}
         try:
             parsed: dict[str, Any] = _parser().parse(raw, _output(operation))
         except ResponseParserError as exc:
             raise unreadable(purpose, key) from exc
         return parsed
+
+
+def web_page(operation: str, key: str | None) -> StorageError:
+    """The `StorageError` for a success that is no answer of S3 but a web page."""
+    return StorageError(ErrorKind.TRANSIENT, operation, key, "web-page", _WEB_PAGE)
 
 
 def required(answer: Mapping[str, object], field: str, operation: str, key: str | None) -> str:

@@ -145,9 +145,13 @@ class ProbeObject:
                 "PutObjectAcl", f"It is refused ({exc.said}).", self._remedy(exc, "s3:PutObjectAcl")
             )
         if not self._dialect.takes(ACL):
+            said = self._dialect.said_about(ACL)
+            if said.partition(":")[0] in _PERMISSION_CODES:
+                remedy = self._permission("s3:PutObjectAcl")
+                return failed("PutObjectAcl", f"It is refused ({said}).", remedy)
             return warning(
                 "PutObjectAcl",
-                f"ACLs are refused ({self._dialect.said_about(ACL)}).",
+                f"ACLs are refused ({said}).",
                 f"Set AWS_S3_ACL=none. {PUBLIC_MODES}",
             )
         return ok("PutObjectAcl", f"Objects can be stored with the ACL {self._config.acl}.")
@@ -290,8 +294,9 @@ class ProbeObject:
     def _remedy(self, error: StorageError, actions: str) -> str:
         if error.kind is ErrorKind.TRANSIENT:
             return "Run the check again; if the error persists, see the server's log."
-        if error.code not in _PERMISSION_CODES:
-            return error.hint
+        return self._permission(actions) if error.code in _PERMISSION_CODES else error.hint
+
+    def _permission(self, actions: str) -> str:
         config = self._config
         objects = objects_arn(config.bucket, config.prefix, config.region)
         if actions == _MULTIPART_ACTIONS:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -377,9 +378,14 @@ def test_whether_a_server_refuses_wrong_content_and_keeps_checksums_is_reported(
     assert "keeps no CRC64NVME" in old.detail
 
 
-def test_a_server_that_proves_nothing_fails(config: StorageConfig, proxy: FaultProxy) -> None:
+def test_a_server_that_proves_nothing_fails_unless_objects_are_read_back(
+    config: StorageConfig, proxy: FaultProxy
+) -> None:
     proxy.fault = having(x_amz_checksum_crc64nvme="AAAAAA==", etag='"opaque"')
-    assert failures(check(config)) == {"checksums"}
+    assert failures(check(replace(config, prove_by_reading=False))) == {"checksums"}
+    found = check(config)
+    assert not failures(found)
+    assert found["checksums"].outcome is Outcome.WARNING
 
 
 def test_a_bad_moment_of_the_server_says_so(config: StorageConfig, proxy: FaultProxy) -> None:
