@@ -80,8 +80,31 @@ LOCALSTACK = Traits(
     keeps_strangers_out=False,
     checks_signatures=False,
 )
-RCLONE = Traits()
-CEPH = Traits()
+RCLONE = Traits(
+    believes_checksums=True,
+    knows_acls=False,
+    knows_options=False,
+    pages_uploads=False,
+    # It answers 400 to requests without credentials.
+    keeps_strangers_out=True,
+    conditions_unheeded=frozenset(
+        (operation, header)
+        for operation in ("PutObject", "CompleteMultipartUpload")
+        for header in ("If-None-Match", "If-Match")
+    ),
+)
+CEPH = Traits(
+    keeps_checksums=False,
+    believes_checksums=False,
+    knows_acls=True,
+    knows_acls_of_multiparts=True,
+    knows_options=False,
+    pages_uploads=True,
+    keeps_strangers_out=True,
+    conditions_unheeded=frozenset(
+        ("CompleteMultipartUpload", header) for header in ("If-None-Match", "If-Match")
+    ),
+)
 ANY = Traits()
 """A server that nothing is known of but that it speaks S3."""
 

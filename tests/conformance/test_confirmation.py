@@ -42,6 +42,7 @@ def corrupting(proxy: FaultProxy, action: str, *, times: int) -> Fault:
     return fault
 
 
+@pytest.mark.essential
 @both_ways
 def test_an_object_that_is_there_already_is_recognised_before_anything_is_sent(
     backend: Backend, store: ObjectStore, proxy: FaultProxy, key: str, path: str, size: int
@@ -60,6 +61,7 @@ def test_an_object_that_is_there_already_is_recognised_before_anything_is_sent(
     assert proxy.actions == ["HeadObject"]
 
 
+@pytest.mark.essential
 @both_ways
 def test_an_object_of_another_writer_with_the_same_content_is_recognised(
     backend: Backend, store: ObjectStore, key: str, path: str, size: int
@@ -79,6 +81,7 @@ def test_an_object_of_another_writer_with_the_same_content_is_recognised(
     assert found.verdict is Verdict.AGREES, found.detail
 
 
+@pytest.mark.essential
 @both_ways
 def test_other_content_of_the_same_size_is_distinguished_and_described(
     backend: Backend, store: ObjectStore, key: str, path: str, size: int
@@ -111,6 +114,7 @@ def test_what_is_not_there_is_missing(store: ObjectStore, key: str, path: str) -
     assert (found.receipt, found.etag, found.last_modified) == (None, None, None)
 
 
+@pytest.mark.essential
 def test_what_was_deleted_is_missing_and_deleting_it_again_is_fine(
     backend: Backend, store: ObjectStore, key: str, path: str
 ) -> None:
@@ -157,6 +161,7 @@ def test_a_wrong_checksum_is_refused_or_found_out(
         ensure_found_out(backend, *send_over(store, source, key))
 
 
+@pytest.mark.essential
 @pytest.mark.parametrize(("action", "size"), [("PutObject", SMALL), ("UploadPart", LARGE)])
 def test_bytes_that_change_on_the_way_are_never_confirmed(
     backend: Backend, store: ObjectStore, proxy: FaultProxy, key: str, path: str, action: str, size: int

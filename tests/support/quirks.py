@@ -20,6 +20,8 @@ MAKES_OBJECT: Final = PUT | COMPLETE
 DESCRIBES_OBJECT: Final = PUT | CREATE
 PART_CHECKSUM: Final = "ChecksumCRC64NVME"
 """An element of the body of CompleteMultipartUpload, which a refusal may name in place of a header."""
+NOT_IMPLEMENTED: Final = "A header you provided implies functionality that is not implemented"
+"""What S3 says of a header, without its name."""
 ALWAYS: Final = -1
 """As a number of times."""
 
@@ -38,6 +40,11 @@ class Refusal:
     code: str = "InvalidArgument"
     message: str = "Unsupported header '{header}' received for this API call."
     value: str | None = None
+
+    @property
+    def is_nameless(self) -> bool:
+        """Whether the answer tells nothing about the header."""
+        return not self.code or self.message == NOT_IMPLEMENTED
 
     def header_in(self, operation: str, headers: Mapping[str, str]) -> str | None:
         """The header of a request that is refused; None if there is none. Names are in lower case."""
