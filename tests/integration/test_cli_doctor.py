@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tests.support.cli_process import Command
+from tests.support.cli_process import GOOD, Command
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
 from tests.support.harness import BUCKET
 from tests.support.s3_server import S3Server
@@ -24,6 +24,7 @@ S3_CHECKS = {
         "CDN",
         "multipart",
         "checksums",
+        "dialect",
         "DeleteObject",
     ),
 }
@@ -110,3 +111,32 @@ def test_iam_prints_a_policy_and_sends_no_request(command: Command, proxy: Fault
 def test_iam_with_json_is_wrong_usage(command: Command) -> None:
     ran = command("doctor", "--iam", "--json")
     assert (ran.code, ran.out) == (2, "")
+
+
+@pytest.mark.timeout(300)
+def test_what_the_server_refuses_is_shown_remembered_and_asked_anew(
+    command: Command, proxy: FaultProxy, video: bytes
+) -> None:
+    """By doctor and config; a daemon starts with what was found."""
+
+    def refuse(request: Request, forward: Forward) -> Answer:
+        names = {name.lower() for name in request.headers}
+        if "x-amz-checksum-crc64nvme" in names:
+            return s3_error(400, "InvalidArgument", "Unsupported header 'x-amz-checksum-crc64nvme'")
+        return forward()
+
+    command("db", "migrate")
+    proxy.fault = refuse
+    refused = "PutObject x-amz-checksum-crc64nvme"
+    assert refused in command("doctor").out
+    assert refused in command("config").err
+    proxy.requests.clear()
+    command.write(GOOD, video)
+    assert command("run", "--once").code == 0
+    puts = [request for request in proxy.requests if request.action == "PutObject"]
+    assert [{"Content-MD5", "x-amz-checksum-crc64nvme"} & set(request.headers) for request in puts] == [
+        {"Content-MD5"}
+    ]
+    proxy.fault = lambda _request, forward: forward()
+    assert refused not in command("doctor").out
+    assert refused not in command("config").err

@@ -26,6 +26,7 @@ KEY = "videos/a/clip_720p.mp4"
 TARGET = Target(KEY, "video/mp4", {"quality": "720p"})
 SMALL = bytes(range(256)) * 400
 LARGE = bytes(range(256)) * 4096 * 17
+LARGE_PARAM = pytest.param(LARGE, marks=pytest.mark.long)
 SourceOf = Callable[[bytes], SourceFile]
 
 
@@ -96,7 +97,7 @@ def test_a_server_that_never_shows_an_object_is_a_transient_error(
     assert writes(proxy) == 1
 
 
-@pytest.mark.parametrize("content", [SMALL, LARGE])
+@pytest.mark.parametrize("content", [SMALL, LARGE_PARAM])
 @pytest.mark.parametrize(
     ("status", "code"), [(412, "PreconditionFailed"), (409, "ConditionalRequestConflict")]
 )
@@ -171,7 +172,7 @@ def test_a_server_that_compares_if_match_without_quotes_is_sent_none(
     ("status", "code"),
     [(400, "InvalidRequest"), (400, "NotImplemented"), (501, "NotImplemented"), (403, "AccessDenied")],
 )
-@pytest.mark.parametrize("content", [SMALL, LARGE])
+@pytest.mark.parametrize("content", [SMALL, LARGE_PARAM])
 def test_a_refused_acl_ends_in_the_policy_or_in_one_error_that_names_the_ways_out(
     s3: S3Server, bucket: str, source_of: SourceOf, content: bytes, status: int, code: str
 ) -> None:
@@ -202,7 +203,7 @@ OPAQUE = ['"an-opaque-word"', f'"{"0123456789abcdef" * 2}"', f'"{"0123456789abcd
 
 
 @pytest.mark.parametrize("etag", OPAQUE)
-@pytest.mark.parametrize("content", [SMALL, LARGE])
+@pytest.mark.parametrize("content", [SMALL, LARGE_PARAM])
 @pytest.mark.parametrize("reading", [False, True])
 def test_where_the_etag_is_no_digest_the_object_is_read_back_or_never_called_proven(
     s3: S3Server, bucket: str, source_of: SourceOf, content: bytes, etag: str, reading: bool
