@@ -312,7 +312,8 @@ class ObjectStore(Closeable):
             try:
                 self._session.anonymous.head_object(Bucket=self._config.bucket, Key=key)
             except ClientError as exc:
-                if http_status(exc) in {401, 403, 404}:
+                # rclone's server answers 400 to requests without credentials.
+                if http_status(exc) in {400, 401, 403, 404}:
                     return False
                 raise
         return True

@@ -21,6 +21,7 @@ PARTLY = ("rclone", "ceph")
 def pytest_configure(config: pytest.Config) -> None:
     """The marker of the tests that run on every server."""
     config.addinivalue_line("markers", "essential: runs on every server, not only on those like AWS")
+    config.addinivalue_line("markers", "needs(trait): skipped on servers that lack this trait")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -54,6 +55,17 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
         forget_aws(monkeypatch)
         with open_backend(request.param) as running:
             yield running
+
+
+@pytest.fixture(autouse=True)
+def _has_what_the_test_needs(request: pytest.FixtureRequest) -> None:
+    """Skips what a server cannot do, as `tests.conformance.backends` declares it."""
+    marker = request.node.get_closest_marker("needs")
+    if marker is None:
+        return
+    running: Backend = request.getfixturevalue("backend")
+    if not getattr(running.traits, marker.args[0]):
+        pytest.skip(f"{running.name} lacks {marker.args[0]}")
 
 
 @pytest.fixture

@@ -121,6 +121,7 @@ def test_parts_that_are_listed_in_pages_are_all_found(
 
 
 @pytest.mark.essential
+@pytest.mark.needs("replaces_parts")
 def test_a_part_of_other_content_is_sent_again(
     backend: Backend, store: ObjectStore, proxy: FaultProxy, key: str, path: str
 ) -> None:
