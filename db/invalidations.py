@@ -5,7 +5,7 @@ Every replacement has its own row: a key that is requested again while its earli
 is sent again, because the earlier one may have preceded the replacement.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -48,11 +48,16 @@ class Invalidations:
         with self._database.transaction("request an invalidation"):
             rows.insert(instance=self.instance, object_key=object_key, requested_at=self.now()).execute()
 
-    def unsent(self, limit: int) -> list[Invalidation]:
-        """The invalidations that have not been sent yet, oldest first, at most `limit`."""
+    def unsent(self, limit: int, *, other_than: Collection[str] = ()) -> list[Invalidation]:
+        """The invalidations that have not been sent yet, oldest first, at most `limit`.
+
+        Those of the object keys in `other_than` are left out.
+        """
         rows = self._rows
         query: Any = rows.select(rows.id, rows.object_key, rows.requested_at)
         query = query.where(self._in_instance, rows.sent_at.is_null()).order_by(rows.id).limit(limit)
+        if other_than:
+            query = query.where(rows.object_key.not_in(list(other_than)))
         with self._database.operation("list the invalidations"):
             return [Invalidation(*row) for row in query.tuples()]
 

@@ -85,6 +85,8 @@ class UploadColumns:
     checksum = TextField(null=True)
     """Base64 of the 8 big-endian bytes of the CRC64NVME over the whole file, as S3's `ChecksumCRC64NVME`."""
     etag = TextField(null=True)
+    expected_etag = TextField(null=True)
+    """The ETag that a server which makes ETags from MD5s gives the object, from before it can exist."""
     version_id = TextField(null=True)
     confirmed_by = TextField(null=True)
     """'checksum' or 'etag'."""
@@ -188,6 +190,7 @@ class Progress(TypedDict, total=False):
     ctime_ns: int | None
     checksum: str | None
     etag: str | None
+    expected_etag: str | None
     multipart_id: str | None
     part_size: int | None
     bytes_sent: int

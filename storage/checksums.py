@@ -14,6 +14,7 @@ from awscrt.checksums import combine_crc64nvme, crc64nvme
 
 CRC_BYTES = 8
 """Length of a CRC64NVME."""
+MD5_BYTES = 16
 
 
 def crc(data: bytes | bytearray | memoryview, previous: int = 0) -> int:

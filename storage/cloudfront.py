@@ -38,6 +38,10 @@ _HINTS: Mapping[str, str] = MappingProxyType(
 )
 """Hints for CloudFront's own error codes of kind environment; S3's table has the rest."""
 
+_REFUSED = "CloudFront refuses a path. Invalidate it by hand, or wait until the caches drop the old object."
+_REFUSALS = frozenset({"InvalidArgument", "BatchTooLarge"})
+"""CloudFront's error codes for paths that it does not take: fewer of them may be taken."""
+
 _INVALIDATE = "invalidate"
 
 
@@ -73,7 +77,7 @@ class Distribution(Closeable):
 
         Returns the invalidation's id. A request with the `reference` and the paths of an earlier one is the
         same request, so that it can be repeated after its answer was lost. One HTTP request is made, without
-        retries.
+        retries. A `StorageError` of kind object means that at least one of the paths is refused.
         """
         items = list(paths)
         try:
@@ -86,6 +90,8 @@ class Distribution(Closeable):
                     },
                 )
         except StorageError as exc:
+            if exc.code in _REFUSALS:
+                raise StorageError(ErrorKind.OBJECT, _INVALIDATE, None, exc.code, _REFUSED) from exc
             if hint := _HINTS.get(exc.code):
                 raise StorageError(ErrorKind.ENVIRONMENT, _INVALIDATE, None, exc.code, hint) from exc
             raise

@@ -32,6 +32,7 @@ from storage.transfer.single_put import (
     Sent,
     Target,
     Transfer,
+    ignore_completion,
     ignore_movement,
     ignore_progress,
     put_object,
@@ -87,6 +88,13 @@ class UploadSteps:
 
     def progress(self, accepted: int) -> None:
         """The server has accepted this many bytes."""
+
+    def completing(self, expected_etag: str | None) -> None:
+        """The object is about to be made of its parts.
+
+        `expected_etag` is what a server gives it that makes ETags from MD5s; None if those of the parts are
+        none.
+        """
 
     def moved(self) -> None:
         """Bytes have moved to or from the server, of this upload or of those that it waits for."""
@@ -182,16 +190,10 @@ class ObjectStore(Closeable):
             return found.receipt
         target = replace(target, condition=steps.condition(found))
         with steps.sending():
-            sent = self.upload(
-                source,
-                target,
-                checksum=checksum,
-                progress=steps.progress,
-                moved=steps.moved,
-                cancelled=steps.is_cancelled,
-                resume=resume,
-                on_multipart=steps.on_multipart,
+            callbacks = _Callbacks(
+                steps.progress, steps.moved, steps.is_cancelled, steps.on_multipart, steps.completing
             )
+            sent = self._upload(source, target, checksum, resume, callbacks)
         steps.sent(sent)
         after = confirm(self._visible_head(target.key, found.head, steps), sent.part_size)
         if after.receipt is None:
@@ -229,6 +231,17 @@ class ObjectStore(Closeable):
         `StorageError` for failures of the server or the network. Callbacks are called in this thread; what
         they raise ends the upload and is raised here.
         """
+        callbacks = _Callbacks(progress, moved, cancelled, on_multipart, ignore_completion)
+        return self._upload(source, target, checksum, resume, callbacks)
+
+    def _upload(
+        self,
+        source: SourceFile,
+        target: Target,
+        checksum: str,
+        resume: Multipart | None,
+        callbacks: "_Callbacks",
+    ) -> Sent:
         seen_at = time.monotonic()
 
         def is_cancelled() -> bool:
@@ -236,8 +249,8 @@ class ObjectStore(Closeable):
             active_at = self._crt.last_activity()
             if active_at > seen_at:
                 seen_at = active_at
-                moved()
-            return cancelled()
+                callbacks.moved()
+            return callbacks.cancelled()
 
         def present_etag() -> str | None:
             head = self.head(target.key)
@@ -250,16 +263,20 @@ class ObjectStore(Closeable):
                 now = part_size_for(source.size, self._crt.rate) if may_begin_anew else None
                 return now is not None and (part_size is None or now < part_size)
 
-            transfer = Transfer(source, target, checksum, progress, is_cancelled, is_too_slow, present_etag)
+            transfer = Transfer(
+                source, target, checksum, callbacks.progress, is_cancelled, is_too_slow, present_etag
+            )
             transfer.ensure_not_cancelled()
             try:
                 if part_size is None and resume is None:
                     return put_object(self._crt, self._config, transfer)
-                sender = MultipartSender(self._crt, self._config, transfer, on_multipart)
+                sender = MultipartSender(
+                    self._crt, self._config, transfer, callbacks.on_multipart, callbacks.completing
+                )
                 return sender.send(resume, part_size or S3_MIN_PART_SIZE)
             except StorageError as exc:
                 # A connection that breaks during a cancellation most likely breaks because of it.
-                if cancelled() and exc.code == "connection":
+                if callbacks.cancelled() and exc.code == "connection":
                     raise UploadCancelledError(key=target.key) from exc
                 raise
             except SlowLineError:
@@ -471,6 +488,17 @@ def _is_as_before(head: ObjectHead | Confirmation, before: ObjectHead | None) ->
         return head.verdict is Verdict.MISSING
     seen = (head.etag, head.last_modified)
     return before is not None and seen == (before.etag, before.last_modified)
+
+
+@dataclass(frozen=True, slots=True)
+class _Callbacks:
+    """What an upload tells its caller; see `UploadSteps`."""
+
+    progress: Callable[[int], None]
+    moved: Callable[[], None]
+    cancelled: Callable[[], bool]
+    on_multipart: Callable[[Multipart], None] | None
+    completing: Callable[[str | None], None]
 
 
 def _forbidden(key: str) -> str:

@@ -62,7 +62,9 @@ class OpenMultipart:
 class MultipartSender:
     """Uploads one file in parts. `on_multipart` is given a new multipart upload before any part is sent.
 
-    A failed upload is aborted without `on_multipart`, and otherwise left open to be resumed.
+    A failed upload is aborted without `on_multipart`, and otherwise left open to be resumed. `completing` is
+    called before the object can exist, with the ETag that is made from the parts' MD5s; None if their ETags
+    are none.
     """
 
     def __init__(
@@ -71,12 +73,14 @@ class MultipartSender:
         config: StorageConfig,
         transfer: Transfer,
         on_multipart: Callable[[Multipart], None] | None,
+        completing: Callable[[str | None], None],
     ) -> None:
         self._crt = crt
         self._config = config
         self._transfer = transfer
         self._key = transfer.target.key
         self._on_multipart = on_multipart
+        self._completing = completing
         self._etags: dict[int, str] = {}
         self._crcs: dict[int, int] = {}
         self._accepted = 0
@@ -225,6 +229,8 @@ class MultipartSender:
         for part in parts_of(size, multipart.part_size):
             whole = checksums.combine(whole, self._crcs[part.number], part.length)
         self._transfer.ensure_unchanged(whole)
+        self._completing(self._expected_etag())
+        self._transfer.ensure_not_cancelled()
 
         def attempt(condition: Headers) -> Mapping[str, Any]:
             headers: Headers = ((OBJECT_SIZE, str(size)), *condition)
@@ -256,6 +262,14 @@ class MultipartSender:
         # Ceph answers with an empty one; the HEAD request that follows proves the object anyway.
         etag = unquoted(answer.get("ETag"))
         return Sent(etag, version(answer.get("VersionId")), multipart.part_size)
+
+    def _expected_etag(self) -> str | None:
+        try:
+            digests = [bytes.fromhex(unquoted(etag)) for _, etag in sorted(self._etags.items())]
+        except ValueError:
+            return None
+        is_md5 = all(len(digest) == checksums.MD5_BYTES for digest in digests)
+        return checksums.multipart_etag(digests) if is_md5 else None
 
     def _part_list(self, *, with_checksums: bool) -> bytes:
         parts = "".join(

@@ -61,6 +61,10 @@ def ignore_progress(_sent: int) -> None:
     """For uploads whose progress is not shown."""
 
 
+def ignore_completion(_expected_etag: str | None) -> None:
+    """For uploads whose ETag is not noted in advance."""
+
+
 def ignore_movement() -> None:
     """For uploads of which nothing watches whether their bytes move."""
 

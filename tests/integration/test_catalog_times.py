@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from zoneinfo import ZoneInfo
 
 import psycopg
@@ -12,10 +13,11 @@ from psycopg import sql
 
 from db import State
 from tests.support.catalog_rows import BASE_URL, CatalogRows
-from tests.support.fault_proxy import FaultProxy, sent
+from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, sent
 from tests.support.harness import BUCKET, VIDEO_ID, Harness, MakeHarness
 from tests.support.s3_server import S3Server
 from watcher.errors import Code
+from watcher.filesystem.openat import birth_time_ns
 
 NAME = "my video_720p.mp4"
 PATH = f"{VIDEO_ID}/{NAME}"
@@ -182,6 +184,139 @@ def test_an_object_of_another_program_that_is_newer_than_the_file_is_never_repla
     finish(harness, path)
     assert (harness.row(path).state, harness.row(path).error_code) == (State.FAILED, Code.FOREIGN_OBJECT)
     assert harness.object(harness.row(path)) == b"newer"
+
+
+def encode(
+    harness: Harness, rows: CatalogRows, content: bytes, *, seconds: int, starts_in: int = 0
+) -> datetime:
+    """Encode a rendition for a new row, for so long; returns when it began.
+
+    Its row, its end and its discovery are dated later instead of waiting for them.
+    """
+    began_at = datetime.now(UTC) + timedelta(seconds=starts_in)
+    rows.insert(NAME, "720p", created_at=began_at.replace(tzinfo=None).isoformat())
+    harness.write(PATH, content)
+    ended = (began_at + timedelta(seconds=seconds)).timestamp()
+    os.utime(harness.absolute(PATH), (ended, ended))
+    upload = harness.settle(PATH)
+    assert upload is not None
+    with harness.app.context.database.operation("date a discovery") as connected:
+        connected.execute_sql(
+            "UPDATE video_uploader.uploads SET discovered_at = %s WHERE id = %s",
+            (began_at + timedelta(seconds=seconds + 1), upload.id),
+        )
+    return began_at
+
+
+def put_foreign(server: S3Server, proxy: FaultProxy, written_at: datetime) -> None:
+    """Write an object of another program, at this time by the server's clock."""
+    server.client().put_object(Bucket=BUCKET, Key=KEY, Body=b"foreign")
+    before = proxy.actions.count("PutObject")
+
+    def answer(request: Request, forward: Forward) -> Answer:
+        found = forward()
+        is_replaced = proxy.actions.count("PutObject") > before
+        if request.action != "HeadObject" or found.status != 200 or is_replaced:
+            return found
+        return found.having(last_modified=format_datetime(written_at, usegmt=True))
+
+    proxy.fault = answer
+
+
+def send(harness: Harness) -> None:
+    """Run the gate and the upload stage once; the file stays."""
+    harness.admit_waiting()
+    harness.step(State.PENDING)
+
+
+FOREIGN = (State.FAILED, Code.FOREIGN_OBJECT)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("server_zone", "after", "outcome"),
+    [
+        ("Asia/Kolkata", -2, (State.VERIFIED, None)),
+        ("America/Los_Angeles", -2, (State.VERIFIED, None)),
+        ("America/Los_Angeles", 2, FOREIGN),
+        ("Asia/Kolkata", 3500, FOREIGN),
+    ],
+)
+def test_an_object_of_another_program_from_before_the_encode_is_replaced_and_no_later_one(
+    make_catalog_harness: MakeHarness,
+    rows: CatalogRows,
+    server: S3Server,
+    proxy: FaultProxy,
+    video: bytes,
+    server_zone: str,
+    after: int,
+    outcome: tuple[State, str | None],
+) -> None:
+    """The encode takes an hour; the object was written so many seconds after it began."""
+    set_zone(rows, server_zone)
+    harness = make_catalog_harness(KEEP_LOCAL=True)
+    began_at = encode(harness, rows, video, seconds=3600)
+    with open(harness.absolute(PATH), "rb") as file:
+        if birth_time_ns(file.fileno()) is None:
+            pytest.skip("this file system does not keep the birth of files")
+    put_foreign(server, proxy, began_at + timedelta(seconds=after))
+    send(harness)
+    row = harness.row(PATH)
+    assert (row.state, row.error_code) == outcome
+    assert harness.object(row) == (b"foreign" if outcome == FOREIGN else video)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("knows_births", [True, False])
+@pytest.mark.parametrize(
+    ("server_zone", "after", "outcome"),
+    [
+        ("Asia/Kolkata", -2, (State.VERIFIED, None)),
+        ("America/Los_Angeles", 2, FOREIGN),
+        ("Asia/Kolkata", 595, FOREIGN),
+    ],
+)
+def test_an_encode_into_the_same_inode_begins_with_its_row(
+    make_catalog_harness: MakeHarness,
+    rows: CatalogRows,
+    server: S3Server,
+    proxy: FaultProxy,
+    video: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    after: int,
+    outcome: tuple[State, str | None],
+    *,
+    server_zone: str,
+    knows_births: bool,
+) -> None:
+    """The compressor writes over the file of the encode before; an object from between the two is older."""
+    set_zone(rows, server_zone)
+    if not knows_births:
+        monkeypatch.setattr("watcher.filesystem.openat._statx", None)
+    harness = make_catalog_harness(KEEP_LOCAL=True)
+    rows.insert(NAME, "720p", created_at=clock_in("UTC"))
+    harness.put(PATH, video)
+    send(harness)
+    began_at = encode(harness, rows, video + FREE_BOX, seconds=600, starts_in=3600)
+    put_foreign(server, proxy, began_at + timedelta(seconds=after))
+    send(harness)
+    row = harness.row(PATH)
+    assert (row.state, row.error_code) == outcome
+    assert harness.object(row) == (b"foreign" if outcome == FOREIGN else video + FREE_BOX)
+
+
+def test_an_original_is_as_old_as_its_copy_and_not_as_its_source(
+    make_catalog_harness: MakeHarness, rows: CatalogRows, server: S3Server, video: bytes
+) -> None:
+    """Another program wrote the object after the source, and before that was copied."""
+    harness = make_catalog_harness(KEEP_LOCAL=True)
+    server.client().put_object(Bucket=BUCKET, Key=ORIGINAL_KEY, Body=b"older")
+    harness.write(ORIGINAL, video)
+    os.utime(harness.absolute(ORIGINAL), (1_000_000_000, 1_000_000_000))
+    harness.settle(ORIGINAL)
+    rows.insert(ORIGINAL_NAME, "original", created_at=clock_in("UTC"))
+    finish(harness, ORIGINAL)
+    assert harness.object(harness.row(ORIGINAL)) == video
 
 
 def date(harness: Harness, path: str, *, written: timedelta) -> None:

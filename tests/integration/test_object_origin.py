@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Unpack
 
 import pytest
 
-from db import State, Upload
+from db import Progress, State, Upload
+from storage import Verdict
 from tests.support.catalog_rows import BASE_URL, CatalogRows
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, no_fault, s3_error
-from tests.support.harness import BUCKET, Harness, MakeHarness
+from tests.support.harness import BUCKET, VIDEO_ID, Harness, MakeHarness
 from tests.support.s3_server import S3Server
-from tests.support.uploads_in_progress import KEY
+from tests.support.uploads_in_progress import KEY, PART, interrupted
 from tests.support.video_files import FREE_BOX, PATH, padded
+from watcher.stages import upload as upload_module
+from watcher.stages.object_origin import confirm_without_copy, metadata_of
 
 FAR_FUTURE = "Fri, 01 Jan 2100 00:00:00 GMT"
 
@@ -179,3 +186,196 @@ def test_beside_a_compressor_a_row_of_an_older_ledger_passes_the_gate_and_is_pub
     assert (upload.state, upload.catalog_row_id) == (State.VERIFIED, row)
     harness.step(State.VERIFIED)
     assert rows.url_of(row) == released.url
+
+
+def lose_answers(harness: Harness, proxy: FaultProxy, action: str) -> list[str | None]:
+    """Lose the answer to each such request; returns which ETags the row expected when they came."""
+    noted: list[str | None] = []
+
+    def answer(request: Request, forward: Forward) -> Answer | None:
+        if request.action != action:
+            return forward()
+        noted.append(harness.row(PATH).expected_etag)
+        forward()
+        return None
+
+    proxy.fault = answer
+    return noted
+
+
+def disguise(proxy: FaultProxy, action: str, *, keeps_metadata: bool) -> None:
+    """Date an object late, and keep secret what it has, until a request of this action replaces it."""
+    before = proxy.actions.count(action)
+
+    def answer(request: Request, forward: Forward) -> Answer:
+        found = forward()
+        if request.action != "HeadObject" or proxy.actions.count(action) > before or found.status != 200:
+            return found
+        metadata = {name.replace("-", "_"): None for name in found.headers if "x-amz-meta" in name}
+        hidden = without_checksums(found).having(**{} if keeps_metadata else metadata)
+        return hidden.having(last_modified=FAR_FUTURE)
+
+    proxy.fault = answer
+
+
+@pytest.mark.parametrize(
+    ("size", "action"),
+    [
+        (70_000, "PutObject"),
+        pytest.param(2 * PART, "CompleteMultipartUpload", marks=pytest.mark.long),
+    ],
+)
+def test_the_etag_is_noted_before_the_object_can_exist_and_tells_that_it_is_ours(
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes, size: int, action: str
+) -> None:
+    """The answer is lost, and the server keeps nothing else by which the object could be recognized."""
+    harness = make_harness(RELEASE_AFTER_SECONDS=3600)
+    noted = lose_answers(harness, proxy, action)
+    harness.put(PATH, padded(video, size))
+    (row,) = harness.step(State.PENDING)
+    etag = harness.server.client().head_object(Bucket=BUCKET, Key=KEY)["ETag"].strip('"')
+    assert (row.state, row.etag, row.expected_etag, {*noted}) == (State.PENDING, None, etag, {etag})
+    harness.put(PATH, padded(video, size) + FREE_BOX)
+    disguise(proxy, action, keeps_metadata=False)
+    (row,) = harness.step(State.PENDING)
+    assert (row.state, row.last_error) == (State.VERIFIED, None)
+    assert harness.object(row) == padded(video, size) + FREE_BOX
+
+
+def test_noting_the_etag_takes_no_transaction_of_its_own(
+    make_harness: MakeHarness, video: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = make_harness()
+    ledger = harness.app.ledger
+    recorded: list[set[str]] = []
+    record = ledger.record
+
+    def count(upload: Upload, **facts: Unpack[Progress]) -> Upload:
+        recorded.append({*facts})
+        return record(upload, **facts)
+
+    monkeypatch.setattr(ledger, "record", count)
+    harness.put(PATH, video)
+    (row,) = harness.step(State.PENDING)
+    assert row.state is State.VERIFIED
+    before, after = recorded
+    assert {"checksum", "expected_etag"} <= before
+    assert {"bytes_sent", "etag"} <= after
+
+
+def test_other_content_has_no_expected_etag_of_the_content_before(
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes
+) -> None:
+    """Damage on the disk, which a retry sends: size, times and inode are the same."""
+    harness = make_harness()
+    row = lose_receipt(harness, proxy, video)
+    status = os.stat(harness.absolute(PATH))
+    harness.write(PATH, bytes(len(video)))
+    os.utime(harness.absolute(PATH), ns=(status.st_atime_ns, status.st_mtime_ns))
+    uploads = harness.app.context.database.tables.uploads
+    with harness.app.context.database.transaction():
+        uploads.update(ctime_ns=None).execute()
+    harness.app.ledger.make_due(State.PENDING)
+    (later,) = make_harness().step(State.PENDING)
+    assert (later.id, later.error_code) == (row.id, "local-damaged")
+    assert later.expected_etag == hashlib.md5(bytes(len(video)), usedforsecurity=False).hexdigest()
+
+
+def test_the_expected_etag_proves_the_object_of_a_missing_file(
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes
+) -> None:
+    """The answer to the PUT was lost, and the server keeps no checksums."""
+    harness = make_harness()
+    harness.write("another.txt", b"the directory is not empty")
+    lose_receipt(harness, proxy, video)
+    os.unlink(harness.absolute(PATH))
+    disguise(proxy, "PutObject", keeps_metadata=False)
+    harness.app.ledger.make_due(State.PENDING)
+    (row,) = harness.step(State.PENDING)
+    assert (row.state, row.confirmed_by) == (State.VERIFIED, "etag")
+
+
+def test_an_expected_etag_that_is_another_proves_nothing(
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes
+) -> None:
+    """The same content may have been sent in other parts."""
+    harness = make_harness()
+    lose_receipt(harness, proxy, video)
+    uploads = harness.app.context.database.tables.uploads
+    with harness.app.context.database.transaction():
+        uploads.update(expected_etag="0" * 32).execute()
+    disguise(proxy, "PutObject", keeps_metadata=True)
+    found = confirm_without_copy(harness.app.context.store, harness.row(PATH))
+    assert found.verdict is Verdict.UNKNOWN
+
+
+def forgotten(harness: Harness, proxy: FaultProxy, video: bytes) -> Upload:
+    """Send a file, and put the ledger back to what it was before; returns the row that is not in it."""
+    row = lose_receipt(harness, proxy, video)
+    with harness.app.context.database.transaction():
+        harness.app.context.database.tables.events.delete().execute()
+        harness.app.context.database.tables.uploads.delete().execute()
+    return row
+
+
+def test_an_object_of_a_restored_ledger_is_ours_by_its_metadata(
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes
+) -> None:
+    """The row of the upload that wrote it was lost with the ledger; the ledger's token was not."""
+    harness = make_harness(RELEASE_AFTER_SECONDS=3600)
+    forgotten(harness, proxy, video)
+    harness.put(PATH, video + FREE_BOX)
+    disguise(proxy, "PutObject", keeps_metadata=True)
+    (row,) = harness.step(State.PENDING)
+    assert (row.state, row.last_error) == (State.VERIFIED, None)
+    assert harness.object(row) == video + FREE_BOX
+
+
+@pytest.mark.parametrize("oddity", ["a copy", "a later file", "no number", "no token", "another ledger"])
+def test_an_object_whose_metadata_tells_less_is_not_replaced(
+    make_harness: MakeHarness, proxy: FaultProxy, server: S3Server, video: bytes, oddity: str
+) -> None:
+    """An object of another key of the video and quality, of a daemon with a copy of the ledger that has
+    sent a later encode, of an older version of this program, and of another ledger.
+    """
+    harness = make_harness(RELEASE_AFTER_SECONDS=3600)
+    sent = forgotten(harness, proxy, video)
+    metadata = dict(metadata_of(harness.app.ledger, sent))
+    match oddity:
+        case "a copy":
+            other_key = replace(sent, object_key=f"videos/{VIDEO_ID}/another film_720p.mp4")
+            metadata = dict(metadata_of(harness.app.ledger, other_key))
+        case "a later file":
+            metadata["source-mtime"] = str(time.time_ns() + 3600 * 10**9)
+        case "no number":
+            metadata["source-mtime"] = "yesterday"
+        case "no token":
+            del metadata["ledger"]
+        case "another ledger":
+            metadata["ledger"] = "0" * 32
+    server.client().put_object(Bucket=BUCKET, Key=KEY, Body=b"another one", Metadata=metadata)
+    harness.put(PATH, video + FREE_BOX)
+    disguise(proxy, "PutObject", keeps_metadata=True)
+    (row,) = harness.step(State.PENDING)
+    assert (row.state, row.error_code) == (State.FAILED, "foreign-object")
+    assert harness.object(row) == b"another one"
+
+
+@pytest.mark.long
+def test_an_upload_that_an_older_version_began_is_resumed(
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its object has the metadata of that version, and the row had no expected ETag."""
+    harness = make_harness()
+    with monkeypatch.context() as before:
+        before.setattr(upload_module, "metadata_of", lambda _ledger, _upload: {"quality": "720p"})
+        interrupted(harness, proxy, video)
+    uploads = harness.app.context.database.tables.uploads
+    with harness.app.context.database.transaction():
+        uploads.update(expected_etag=None).execute()
+    harness.app.ledger.make_due(State.PENDING)
+    (row,) = harness.step(State.PENDING)
+    assert (row.state, row.etag) == (State.VERIFIED, row.expected_etag)
+    assert "CreateMultipartUpload" not in proxy.actions
+    head = harness.server.client().head_object(Bucket=BUCKET, Key=KEY)
+    assert head["Metadata"] == {"quality": "720p"}

@@ -13,7 +13,7 @@ from tests.support.bucket_contents import open_multiparts
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, no_fault, s3_error
 from tests.support.harness import BUCKET, VIDEO_ID, Harness, MakeHarness
 from tests.support.s3_server import S3Server
-from tests.support.uploads_in_progress import FIVE_PARTS, KEY, interrupted
+from tests.support.uploads_in_progress import FIVE_PARTS, KEY, PART, interrupted
 from tests.support.video_files import FREE_BOX, PATH, padded
 from watcher.stages.abandoned_multiparts import LISTING_SECONDS, PERIOD_SECONDS, AbandonedMultiparts
 from watcher.supervision.backoff import Backoff
@@ -40,6 +40,28 @@ def test_an_interrupted_upload_resumes_with_the_parts_in_s3(
     assert proxy.actions.count("UploadPart") <= 5 - len(kept)
     assert next_life.object(done) == padded(video, FIVE_PARTS)
     assert open_multiparts(server) == []
+
+
+def test_an_upload_whose_claim_is_lost_with_its_last_part_is_not_completed(
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes
+) -> None:
+    """Another daemon may complete it by now, or have given it other content."""
+    harness = make_harness()
+    harness.put(PATH, padded(video, 2 * PART))
+    database = harness.app.context.database
+
+    def lose_the_claim(request: Request, forward: Forward) -> Answer:
+        answer = forward()
+        if request.action == "UploadPart":
+            with database.transaction():
+                uploads = database.tables.uploads
+                uploads.update(claim=uploads.claim + 1).execute()
+        return answer
+
+    proxy.fault = lose_the_claim
+    (row,) = harness.step(State.PENDING)
+    assert (row.state, row.expected_etag, harness.object(row)) == (State.PENDING, None, None)
+    assert "CompleteMultipartUpload" not in proxy.actions
 
 
 def test_new_content_aborts_the_multipart_of_the_old_one(

@@ -21,6 +21,7 @@ ROW = Upload(
     ctime_ns=None,
     checksum=None,
     etag=None,
+    expected_etag=None,
     version_id=None,
     confirmed_by=None,
     object_key="videos/v/a_720p.mp4",

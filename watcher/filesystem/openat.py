@@ -3,9 +3,11 @@
 Where hard links are allowed, a regular file may have more than one name; nothing else changes.
 """
 
+import ctypes
 import errno
 import os
 import stat
+import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -22,6 +24,11 @@ LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 """Flags for a directory that is listed or fsynced."""
 
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+
+_AT_EMPTY_PATH, _STATX_BTIME = 0x1000, 0x800
+_STATX_BYTES, _STX_BTIME = 256, 80
+"""The size of `struct statx` of linux/stat.h, the same on all architectures, and where the birth time is."""
+_statx = getattr(ctypes.CDLL(None), "statx", None)
 
 
 class TreeError(Exception):
@@ -70,6 +77,20 @@ def identity_of(status: os.stat_result) -> Identity:
     """The identity in a stat result. A ctime that the ledger cannot hold is replaced by the nearest one."""
     ctime_ns = max(_MIN_TIME, min(status.st_ctime_ns, _MAX_TIME))
     return Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, ctime_ns)
+
+
+def birth_time_ns(descriptor: int) -> int | None:
+    """When the inode of an open file was made, in nanoseconds since the epoch.
+
+    None if the kernel or the file system does not know. See STATX_BTIME in statx(2), which Python 3.11 lacks.
+    """
+    buffer = ctypes.create_string_buffer(_STATX_BYTES)
+    if _statx is None or _statx(descriptor, b"", _AT_EMPTY_PATH, _STATX_BTIME, buffer) != 0:
+        return None
+    (known,) = struct.unpack_from("=I", buffer)
+    seconds, nanoseconds = struct.unpack_from("=qI", buffer, _STX_BTIME)
+    # A file system that does not keep it may say that it is the epoch.
+    return seconds * 1_000_000_000 + nanoseconds if known & _STATX_BTIME and seconds else None
 
 
 def open_file_at(directory: int, name: str, relative: str, *, allow_hard_links: bool = False) -> int:

@@ -1,10 +1,13 @@
-"""Invalidates the CDN's copies of replaced objects: in batches, at most once a minute, until it succeeds."""
+"""Invalidates the CDN's copies of replaced objects: in batches, at most once a minute, until it succeeds.
+
+A batch that CloudFront refuses is sent in halves, so that one bad path keeps back no other.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 
 import structlog
@@ -12,10 +15,10 @@ import structlog
 from db import DatabaseError, Invalidation, Invalidations
 from storage import MAX_INVALIDATION_PATHS, Distribution, StorageError, invalidation_paths
 from watcher.errors import Code, Failure, FailureKind, failure_of
-from watcher.supervision.background_thread import Supervisor, Worker
+from watcher.supervision.background_thread import SetAside, Supervisor, Worker
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.circuit_breaker import CircuitBreaker
-from watcher.telemetry import Metrics
+from watcher.telemetry import Metrics, printable
 
 log = structlog.get_logger()
 
@@ -31,14 +34,20 @@ MAX_WAIT_SECONDS = 30.0
 DATABASE_RETRY_SECONDS = 5.0
 PATIENCE_SECONDS = 120.0
 
+MAX_REQUESTS = 64
+SPLITTING_SECONDS = 30.0
+"""So many requests are made for one batch, and so long, to find the paths that CloudFront refuses."""
+REFUSED_SECONDS = 3600.0
+"""How long an object key is set aside whose paths are refused."""
+
 RETRIES = Backoff(base=60.0, factor=2.0, cap=900.0)
 
 
 class Invalidator(Worker):
     """Sends the requests in `invalidations` to `distribution`, in a thread of its own or by `flush`.
 
-    The requests are kept in the table; only the count of failures is lost with the process. `clock` gives
-    monotonic seconds.
+    The requests are kept in the table; only the count of failures, and what was refused, are lost with the
+    process. `clock` gives monotonic seconds.
     """
 
     def __init__(
@@ -60,7 +69,10 @@ class Invalidator(Worker):
         self.breaker = CircuitBreaker(NAME, clock=clock, backoff=backoff)
         self._failures = 0
         self._not_before = clock()
-        self.add_thread(NAME, self.flush, patience=PATIENCE_SECONDS)
+        self._refused: Mapping[str, tuple[float, str]] = {}
+        """By object key, until when it is set aside, and why."""
+        self._thread = self.add_thread(NAME, self.flush, patience=PATIENCE_SECONDS)
+        supervisor.report_set_aside(f"{NAME}s", self._set_aside_now)
 
     def request(self, object_key: str) -> None:
         """Request the invalidation of a replaced object, within the transaction that is open, if one is.
@@ -79,28 +91,29 @@ class Invalidator(Worker):
         Failures are logged and counted here, not raised.
         """
         try:
-            batch, paths = self._batch()
+            batch = self._batch()
             self.breaker.clear(Code.DATABASE)
             wait = self._seconds_to_wait() if batch else MAX_WAIT_SECONDS
             if batch and not wait:
-                self._send(batch, paths)
+                self._send(batch)
                 wait = INTERVAL.total_seconds()
         except DatabaseError as exc:
             self.breaker.trip(failure_of(exc))
             return DATABASE_RETRY_SECONDS
         return wait
 
-    def _batch(self) -> tuple[list[Invalidation], list[str]]:
-        """The oldest requests whose paths fit into one batch, and the paths without duplicates."""
+    def _batch(self) -> list[Invalidation]:
+        """The oldest requests whose paths fit into one batch, without those that are set aside."""
+        now = self._clock()
+        self._refused = {key: refusal for key, refusal in self._refused.items() if refusal[0] > now}
         batch: list[Invalidation] = []
-        paths: dict[str, None] = {}
-        for invalidation in self._invalidations.unsent(MAX_INVALIDATION_PATHS):
-            grown = paths | dict.fromkeys(invalidation_paths(invalidation.object_key))
-            if len(grown) > MAX_INVALIDATION_PATHS:
+        paths: set[str] = set()
+        for invalidation in self._invalidations.unsent(MAX_INVALIDATION_PATHS, other_than=[*self._refused]):
+            paths.update(invalidation_paths(invalidation.object_key))
+            if len(paths) > MAX_INVALIDATION_PATHS:
                 break
-            paths = grown
             batch.append(invalidation)
-        return batch, list(paths)
+        return batch
 
     def _seconds_to_wait(self) -> float:
         """How long until a request may be made; the last one may be one of an earlier process."""
@@ -112,24 +125,61 @@ class Invalidator(Worker):
             wait = max(wait, min(left, INTERVAL).total_seconds())
         return wait
 
-    def _send(self, batch: Sequence[Invalidation], paths: Sequence[str]) -> None:
-        interval = INTERVAL.total_seconds()
-        self._not_before = self._clock() + interval
-        try:
-            number = self._distribution.invalidate(paths, reference=self._reference(batch))
-        except StorageError as exc:
-            delay = max(interval, self._backoff.delay(self._failures).total_seconds())
-            self._not_before = self._clock() + delay
-            self._failures += 1
-            self._handle_failure(failure_of(exc), len(paths), delay)
-            return
-        self._invalidations.mark_sent(batch)
+    def _send(self, batch: Sequence[Invalidation]) -> None:
+        begun_at = self._clock()
+        self._not_before = begun_at + INTERVAL.total_seconds()
+        unsent = [batch]
+        requests = 0
+        while unsent and requests < MAX_REQUESTS and self._clock() < begun_at + SPLITTING_SECONDS:
+            if requests and self._thread.stopping.is_set():
+                break
+            requests += 1
+            some = unsent.pop()
+            try:
+                self._invalidate(some)
+            except StorageError as exc:
+                failure = failure_of(exc)
+                if failure.kind is not FailureKind.OBJECT:
+                    self._handle_failure(failure, len(_paths(some)))
+                    return
+                if len(some) > 1:
+                    half = len(some) // 2
+                    unsent += some[half:], some[:half]
+                else:
+                    self._set_aside(some[0].object_key, failure)
+        # Whatever was refused, CloudFront answers.
         self._failures = 0
-        self._metrics.invalidated.inc(len(paths))
-        log.info("cdn_invalidated", invalidation=number, distribution=self._distribution.id, paths=len(paths))
         self.breaker.clear()
 
-    def _handle_failure(self, failure: Failure, paths: int, delay: float) -> None:
+    def _invalidate(self, batch: Sequence[Invalidation]) -> None:
+        paths = _paths(batch)
+        number = self._distribution.invalidate(paths, reference=self._reference(batch))
+        self._invalidations.mark_sent(batch)
+        self._metrics.invalidated.inc(len(paths))
+        log.info("cdn_invalidated", invalidation=number, distribution=self._distribution.id, paths=len(paths))
+
+    def _set_aside(self, key: str, failure: Failure) -> None:
+        self._metrics.setbacks.labels(stage=NAME, kind=failure.kind).inc()
+        log.warning(
+            "attempt_failed",
+            stage=NAME,
+            key=key,
+            code=failure.code,
+            reason=failure.sentence,
+            retry_in_seconds=REFUSED_SECONDS,
+        )
+        refusal = self._clock() + REFUSED_SECONDS, f"{printable(key)}: {failure.sentence}"
+        kept = [*self._refused.items()][1 - MAX_INVALIDATION_PATHS :]
+        self._refused = dict(kept) | {key: refusal}
+
+    def _set_aside_now(self) -> SetAside | None:
+        refused = [*self._refused.values()]
+        return SetAside(f"{NAME}s", len(refused), refused[-1][1]) if refused else None
+
+    def _handle_failure(self, failure: Failure, paths: int) -> None:
+        delay = max(INTERVAL.total_seconds(), self._backoff.delay(self._failures).total_seconds())
+        self._not_before = self._clock() + delay
+        self._failures += 1
         self._metrics.setbacks.labels(stage=NAME, kind=failure.kind).inc()
         if failure.kind is FailureKind.TRANSIENT:
             log.warning(
@@ -150,3 +200,9 @@ class Invalidator(Worker):
         for invalidation in batch:
             digest.update(f"/{invalidation.id} {invalidation.requested_at.isoformat()}".encode())
         return f"video-uploader-{digest.hexdigest()}"
+
+
+def _paths(batch: Sequence[Invalidation]) -> list[str]:
+    """The paths of a batch, without duplicates."""
+    found = (path for invalidation in batch for path in invalidation_paths(invalidation.object_key))
+    return list(dict.fromkeys(found))

@@ -202,6 +202,7 @@ class StageRunner(Worker):
             self._in_flight.update({row.id: row for row in rows})
             if is_probe:
                 self._probe = rows[0].id
+        self.breaker.began(rows[0].id)
         self._batches.put(rows)
         for worker in self._workers:
             worker.wake()
@@ -263,6 +264,7 @@ class StageRunner(Worker):
                         self._in_flight.pop(row.id, None)
                         if row.id == self._probe:
                             self._probe = None
+                self.breaker.ended(rows[0].id)
                 self.wake()
 
     def _next_batch(self) -> Sequence[Upload] | None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import structlog
 
-from db import Admission, DatabaseError, ErrorKind, Identity, State, Upload
+from db import Admission, DatabaseError, ErrorKind, Identity, Ledger, State, Upload
 from storage import (
     Confirmation,
     Multipart,
@@ -20,13 +20,14 @@ from storage import (
     Target,
     Verdict,
     WriteCondition,
+    part_size_for,
 )
 from watcher.catalog.gate import Admitted, Rejected, Waiting
 from watcher.errors import Code, DecidedError, DeferError, FailureKind, ReexamineError, StageError
 from watcher.failpoints import Point, failpoint
 from watcher.filesystem import FileMissingError, leases
 from watcher.filesystem.hashing import Rank
-from watcher.filesystem.openat import owned
+from watcher.filesystem.openat import birth_time_ns, owned
 from watcher.filesystem.removal import is_present_or_quarantined
 from watcher.renditions import ORIGINAL
 from watcher.stages.context import StageContext
@@ -53,6 +54,9 @@ REHASH_SECONDS = 30.0
 
 MAX_HASHED = 1024
 """How many of the files that were hashed last and are not confirmed yet are remembered."""
+
+ZONE_STEP = timedelta(minutes=15)
+"""The offset of every time zone from UTC is a multiple of this."""
 
 COMMIT_BACKOFF = Backoff(base=0.5, factor=2.0, cap=10.0)
 
@@ -107,7 +111,7 @@ class UploadStage(Stage):
             self._require_own_key(upload)
             attempt = _Attempt(self._context, upload, work, self._clock)
             attempt.watch_path = partial(self._require_same_path, upload)
-            attempt.appeared_at = _appeared_at(upload, os.fstat(fd))
+            attempt.appeared_at = partial(_appeared_at, self._context.ledger, upload, fd)
             try:
                 receipt = self._context.store.ensure(
                     source,
@@ -277,7 +281,7 @@ class UploadStage(Stage):
                 return upload
             return self._context.ledger.record(upload, ctime_ns=ctime_ns)
         if upload.checksum is None:
-            return self._record_checksum(upload, checksum, ctime_ns)
+            return self._record_content(upload, source, checksum, ctime_ns)
         if upload.ctime_ns not in {None, ctime_ns}:
             raise ReexamineError("Its content is not what was hashed before: it was edited in place since.")
         reason = (
@@ -286,7 +290,7 @@ class UploadStage(Stage):
         )
         with self._context.database.transaction("record that a file is damaged"):
             # A retry uploads the present content: the operator has checked it.
-            rehashed = self._record_checksum(upload, checksum, ctime_ns)
+            rehashed = self._record_content(upload, source, checksum, ctime_ns)
             self._context.ledger.advance(rehashed, State.FAILED, error=reason, error_code=Code.LOCAL_DAMAGED)
         log.error("upload_failed", code=Code.LOCAL_DAMAGED, reason=reason)
         return None
@@ -296,14 +300,23 @@ class UploadStage(Stage):
         for oldest in list(self._hashed)[:-MAX_HASHED]:
             self._hashed.pop(oldest, None)
 
-    def _record_checksum(self, upload: Upload, checksum: str, ctime_ns: int | None) -> Upload:
+    def _record_content(
+        self, upload: Upload, source: SourceFile, checksum: str, ctime_ns: int | None
+    ) -> Upload:
+        """Record what the object is recognized by; of a large file the ETag follows from its parts."""
         abort_multipart(self._context, upload)
         return self._context.ledger.record(
-            upload, checksum=checksum, ctime_ns=ctime_ns, multipart_id=None, part_size=None
+            upload,
+            checksum=checksum,
+            ctime_ns=ctime_ns,
+            expected_etag=source.etags(None)[0] if part_size_for(upload.size) is None else None,
+            multipart_id=None,
+            part_size=None,
         )
 
     def _target(self, upload: Upload) -> Target:
-        return Target(upload.object_key, self._context.naming.content_type(upload), metadata_of(upload))
+        metadata = metadata_of(self._context.ledger, upload)
+        return Target(upload.object_key, self._context.naming.content_type(upload), metadata)
 
 
 class _NewerRowRequiredError(Exception):
@@ -313,10 +326,10 @@ class _NewerRowRequiredError(Exception):
 class _Attempt(UploadProgress):
     """An attempt to make an object hold a file: what it may replace, and what is recorded.
 
-    `appeared_at` is the latest time at which the file can have appeared.
+    `appeared_at` returns the time from which on an object of unknown origin may be newer than the file.
     """
 
-    appeared_at: datetime
+    appeared_at: Callable[[], datetime]
 
     watch_path: Callable[[], None] = staticmethod(lambda: None)
     """Raises ReexamineError once another file stands at the path."""
@@ -377,9 +390,9 @@ class _Attempt(UploadProgress):
     def _require_replaceable(self, found: Confirmation) -> None:
         """Raise StageError if the object is not in the ledger and newer than the file's upload."""
         upload, head = self.upload, found.head
-        if head is None or is_own(self.context.ledger, upload.object_key, head):
+        if head is None or is_own(self.context.ledger, upload, head):
             return
-        if head.last_modified is not None and head.last_modified >= self.appeared_at:
+        if head.last_modified is not None and head.last_modified >= self.appeared_at():
             raise StageError(
                 FailureKind.OBJECT,
                 Code.FOREIGN_OBJECT,
@@ -388,16 +401,31 @@ class _Attempt(UploadProgress):
             )
 
 
-def _appeared_at(upload: Upload, stat: os.stat_result) -> datetime:
-    """The latest time at which a file can have appeared, by clocks that know their time zone.
+def _appeared_at(ledger: Ledger, upload: Upload, fd: int) -> datetime:
+    """The time from which on an object may be newer than what the catalog's row means by a file.
 
-    The time of the catalog's row does not know it. The compressor writes a rendition in place, and gives the
-    copy of an original the time of its source; then the inode's time is that of the copy.
+    That is the beginning of the encode, after the row was inserted. The row's time has no zone, so it is the
+    birth of the inode. An inode that had other content before is older: then the row's time tells, in the
+    zone in which it comes last before the end of the encode, which is never too early. An original is copied
+    before its row is inserted, and given the time of its source: its ctime is that of the copy.
     """
     if upload.catalog_row_at is None:
         return upload.discovered_at
-    written_ns = stat.st_ctime_ns if upload.quality == ORIGINAL else stat.st_mtime_ns
-    return min(upload.discovered_at, datetime.fromtimestamp(written_ns / 1e9, UTC))
+    status = os.fstat(fd)
+    if upload.quality == ORIGINAL:
+        return min(upload.discovered_at, _utc(status.st_ctime_ns))
+    written_at = _utc(status.st_mtime_ns)
+    born_ns = birth_time_ns(fd)
+    if born_ns is not None:
+        born_at = _utc(min(born_ns, status.st_mtime_ns))
+        earlier = (other for other in ledger.uploads(path=upload.path) if other.id < upload.id)
+        if not any(other.discovered_at >= born_at for other in earlier):
+            return min(upload.discovered_at, born_at)
+    return min(upload.discovered_at, written_at - (written_at - upload.catalog_row_at) % ZONE_STEP)
+
+
+def _utc(time_ns: int) -> datetime:
+    return datetime.fromtimestamp(time_ns / 1e9, UTC)
 
 
 def abort_multipart(context: StageContext, upload: Upload) -> None:

@@ -64,11 +64,13 @@ class UploadProgress(UploadSteps):
         self._seen = max(self._seen, accepted)
         self.context.transfer_progress.update(self.upload, self._seen)
         failpoint(Point.PART_SENT)
-        # The claim is checked before the object is completed.
-        is_complete = accepted >= self.upload.size
-        if is_complete or self._clock() - self._recorded_at >= PROGRESS_SECONDS:
+        if self._clock() - self._recorded_at >= PROGRESS_SECONDS:
             self._recorded_at = self._clock()
             self._record({"bytes_sent": self._seen})
+
+    def completing(self, expected_etag: str | None) -> None:
+        """Record by which ETag the object is recognized as ours if no answer comes; checks the claim, too."""
+        self._record({"bytes_sent": self._seen, "expected_etag": expected_etag})
 
     def moved(self) -> None:
         """Note that bytes move, of this upload or of those that it waits for: the thread is not stuck."""

@@ -20,7 +20,7 @@ from watcher.supervision.backoff import Backoff
 log = structlog.get_logger()
 
 ENVIRONMENT_ROWS = 2
-"""So many rows that fail for the environment, with no success in between, pause a stage."""
+"""So many rows that fail for the environment, with no success in between, pause a stage: see `began`."""
 OUTAGE_ROWS = 3
 OUTAGE_FAILURES = 5
 """So many rows that the server failed, or so many times, with no success in between, pause a stage."""
@@ -73,6 +73,8 @@ class CircuitBreaker:
         self._delayed: set[int] = set()
         self._hastened: set[int] = set()
         self._moving: set[int] = set()
+        self._undoubted: set[int] = set()
+        """The rows at work on which work began before any failure suggested that others fail, too."""
 
     def on_change(self, notify: Callable[[], None]) -> None:
         """Have `notify` called when the stage pauses, when the reason changes, and when it resumes."""
@@ -122,6 +124,16 @@ class CircuitBreaker:
 
     # What happens to rows
 
+    def began(self, row: int) -> None:
+        """Note that work on a row begins.
+
+        Rows that are at work when one fails for the environment pause the stage only together with one that
+        is tried after them: several that fail by themselves may have begun at once.
+        """
+        with self._lock:
+            if not self.is_doubted:
+                self._undoubted.add(row)
+
     def fail(self, row: int, failure: Failure, *, has_others: Callable[[], bool]) -> bool:
         """Judge a failure that may concern every row. True if the row waits for the stage.
 
@@ -147,7 +159,8 @@ class CircuitBreaker:
                 if is_few and not is_paused and not self._is_on_probation:
                     self._delayed.add(row)
                     return False
-            concerns_all = alike >= ENVIRONMENT_ROWS + known
+            is_late = not is_environment or row not in self._undoubted
+            concerns_all = is_late and alike >= ENVIRONMENT_ROWS + known
             is_suspect = is_environment and not concerns_all and not is_paused
             if is_suspect:
                 if not self._suspicions:
@@ -192,6 +205,7 @@ class CircuitBreaker:
         """Note that the work on a row has ended, whatever its outcome."""
         with self._lock:
             self._moving.discard(row)
+            self._undoubted.discard(row)
 
     @contextmanager
     def asking(self) -> Iterator[None]:

@@ -24,6 +24,7 @@ QUOTED_NAMES = frozenset(
         ("db/migrations/0004_change_times.py", "statement.format(schema=schema, **types)"),
         ("db/migrations/0006_orphans.py", "statement.format(schema=schema, **types)"),
         ("db/migrations/0007_catalog_row_sightings.py", "statement.format(schema=schema, **types)"),
+        ("db/migrations/0008_expected_etags.py", "statement.format(schema=schema)"),
         ("db/migrations/0011_server_dialects.py", "STATEMENT.format(schema=schema, **types)"),
         ("db/compressor_table.py", "query.format(table='%s')"),
         ("db/ledger_reader.py", "', '.join((f'\"{name}\"' for name in UPLOAD_COLUMNS))"),

@@ -37,6 +37,7 @@ def test_what_was_asked_for_waits_in_order_until_it_was_sent(
         invalidations.request(key)
     assert waiting_keys(invalidations) == ["b", "a é%?", "c"]
     assert waiting_keys(invalidations, limit=2) == ["b", "a é%?"]
+    assert [found.object_key for found in invalidations.unsent(1, other_than=["b", "x"])] == ["a é%?"]
     assert {invalidation.requested_at for invalidation in invalidations.unsent(9)} == {clock.now}
     invalidations.mark_sent(invalidations.unsent(2))
     assert waiting_keys(invalidations) == ["c"]

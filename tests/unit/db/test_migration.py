@@ -25,6 +25,7 @@ ALL = [
     "0004_change_times",
     "0006_orphans",
     "0007_catalog_row_sightings",
+    "0008_expected_etags",
     "0011_server_dialects",
 ]
 HISTORY = "schema_migration"

@@ -107,6 +107,8 @@ def test_every_path_names_the_key_it_was_made_from_and_nothing_else(key: str) ->
         (403, "ExpiredToken", ErrorKind.ENVIRONMENT, "Renew"),
         (400, "TooManyInvalidationsInProgress", ErrorKind.TRANSIENT, "tried again"),
         (400, "Throttling", ErrorKind.TRANSIENT, "tried again"),
+        (400, "InvalidArgument", ErrorKind.OBJECT, "Invalidate it by hand"),
+        (413, "BatchTooLarge", ErrorKind.OBJECT, "Invalidate it by hand"),
         (503, "ServiceUnavailable", ErrorKind.TRANSIENT, "tried again"),
     ],
 )

@@ -17,7 +17,14 @@ from tests.support.databases import Clock
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request
 from tests.support.s3_server import S3Server, config_for, forget_aws
 from watcher.errors import FailureKind
-from watcher.stages.cdn_invalidation import DATABASE_RETRY_SECONDS, MAX_WAIT_SECONDS, NAME, Invalidator
+from watcher.stages.cdn_invalidation import (
+    DATABASE_RETRY_SECONDS,
+    MAX_REQUESTS,
+    MAX_WAIT_SECONDS,
+    NAME,
+    REFUSED_SECONDS,
+    Invalidator,
+)
 from watcher.supervision.background_thread import Supervisor
 from watcher.supervision.backoff import Backoff
 from watcher.telemetry.metrics import Metrics
@@ -27,6 +34,11 @@ REFUSED = Answer(
     403,
     {"content-type": "text/xml"},
     b"<ErrorResponse><Error><Code>AccessDenied</Code><Message>No.</Message></Error></ErrorResponse>",
+)
+INVALID = Answer(
+    400,
+    {"content-type": "text/xml"},
+    b"<ErrorResponse><Error><Code>InvalidArgument</Code><Message>No.</Message></Error></ErrorResponse>",
 )
 
 
@@ -243,6 +255,86 @@ def test_an_environment_error_pauses_it_and_is_logged_once(fixture: InvalidatorF
     assert [line["event"] for line in logs] == ["cdn_invalidated", "stage_resumed"]
     assert fixture.invalidator.breaker.failure is None
     assert changes == ["changed", "changed"]
+
+
+def refuse(proxy: FaultProxy, *paths: str) -> None:
+    """Answer as CloudFront does to a request in which one of the paths is invalid."""
+
+    def answer(request: Request, forward: Forward) -> Answer:
+        return (
+            INVALID if any(f"<Path>{path}</Path>".encode() in request.body for path in paths) else forward()
+        )
+
+    proxy.fault = answer
+
+
+def test_a_path_that_is_refused_keeps_back_no_other_and_is_told_of(fixture: InvalidatorFixture) -> None:
+    """It is found by halving; its key is set aside for an hour."""
+    keys = [f"{number:04}.mp4" for number in range(MAX_INVALIDATION_PATHS)]
+    with fixture.database.transaction():
+        for key in keys:
+            fixture.invalidator.request(key)
+    refuse(fixture.proxy, "/0007.mp4", "/0500.mp4")
+    with capture_logs() as logs:
+        assert fixture.invalidator.flush() == 60
+    told = [(line["code"], line["key"]) for line in logs if line["event"] == "attempt_failed"]
+    assert told == [("InvalidArgument", "0007.mp4"), ("InvalidArgument", "0500.mp4")]
+    accepted = [path for paths in fixture.cdn.forgotten() for path in paths]
+    assert sorted(accepted) == [f"/{key}" for key in keys if key not in {"0007.mp4", "0500.mp4"}]
+    assert fixture.invalidator.breaker.failure is None
+    assert fixture.sample("setbacks_total", stage=NAME, kind="object") == 2
+    (aside,) = fixture.supervisor.set_aside()
+    assert (aside.items, aside.count) == ("invalidations", 2)
+    assert "0500.mp4" in aside.error
+    assert fixture.invalidator.has_waiting()
+    asked = len(fixture.proxy.requests)
+    fixture.advance(REFUSED_SECONDS - 1)
+    fixture.invalidator.request("0007.mp4")
+    fixture.invalidator.flush()
+    assert len(fixture.proxy.requests) == asked
+    fixture.proxy.fault = lambda _request, forward: forward()
+    fixture.advance(1)
+    fixture.invalidator.flush()
+    assert fixture.supervisor.set_aside() == []
+    assert not fixture.invalidator.has_waiting()
+
+
+def test_the_requests_for_a_batch_that_is_refused_are_bounded(fixture: InvalidatorFixture) -> None:
+    """Each minute tells of some of the paths, and sends nothing of what is known to be refused."""
+    keys = [f"{number}.mp4" for number in range(64)]
+    with fixture.database.transaction():
+        for key in keys:
+            fixture.invalidator.request(key)
+    refuse(fixture.proxy, *(f"/{key}" for key in keys))
+    told: list[str] = []
+    for _ in range(8):
+        before = len(fixture.proxy.requests)
+        with capture_logs() as logs:
+            fixture.invalidator.flush()
+        told += [line["key"] for line in logs]
+        assert len(fixture.proxy.requests) <= before + MAX_REQUESTS
+        fixture.advance(60)
+    assert sorted(told) == sorted(keys)
+
+
+def test_a_failure_in_the_middle_of_a_split_is_that_of_what_is_left(fixture: InvalidatorFixture) -> None:
+    for key in ("a", "b", "c", "d"):
+        fixture.invalidator.request(key)
+    refuse(fixture.proxy, "/a")
+    refused = fixture.proxy.fault
+    fixture.proxy.fault = lambda request, forward: (
+        refused(request, forward) if b"/a</Path>" in request.body else Answer(503)
+    )
+    with capture_logs() as logs:
+        fixture.invalidator.flush()
+    assert [(line["event"], line["code"]) for line in logs] == [
+        ("attempt_failed", "InvalidArgument"),
+        ("attempt_failed", "http-503"),
+    ]
+    fixture.proxy.fault = lambda _request, forward: forward()
+    fixture.advance(60)
+    fixture.invalidator.flush()
+    assert fixture.cdn.forgotten() == [["/b", "/c", "/d"]]
 
 
 def test_a_database_that_is_away_pauses_it_until_it_is_back(fixture: InvalidatorFixture) -> None:

@@ -184,6 +184,54 @@ def test_the_failure_of_a_second_row_pauses_the_stage_with_its_backoff(
     assert breaker.tried == [1, 2]
 
 
+def test_rows_at_work_at_once_pause_the_stage_only_with_one_that_is_tried_after_them(
+    breaker: CircuitBreaker,
+) -> None:
+    for row in (1, 2, 3):
+        breaker.began(row)
+    for row in (1, 2, 3):
+        assert fail(breaker, row)
+        breaker.ended(row)
+        assert failure(breaker) is None
+        assert is_doubted(breaker)
+        assert may_try_another(breaker)
+    breaker.began(4)
+    assert fail(breaker, 4)
+    assert failure(breaker) is DENIED
+    assert not may_try_another(breaker)
+
+
+def test_rows_at_work_at_once_fail_by_themselves_if_the_next_one_succeeds(breaker: CircuitBreaker) -> None:
+    for row in (1, 2):
+        breaker.began(row)
+    with capture_logs() as logs:
+        for row in (1, 2):
+            fail(breaker, row)
+            breaker.ended(row)
+        breaker.succeed(3)
+        assert not fail(breaker, 1)
+        assert not fail(breaker, 2)
+    assert [log["event"] for log in logs] == ["attempt_failed", "attempt_failed"]
+    assert not is_doubted(breaker)
+
+
+def test_rows_at_work_at_once_without_another_to_try_pause_the_stage(breaker: CircuitBreaker) -> None:
+    for row in (1, 2):
+        breaker.began(row)
+    fail(breaker, 1)
+    fail(breaker, 2, alone=True)
+    assert failure(breaker) is DENIED
+    assert may_try_another(breaker)
+
+
+def test_rows_at_work_at_once_that_a_server_fails_pause_the_stage(breaker: CircuitBreaker) -> None:
+    for row in (1, 2, 3):
+        breaker.began(row)
+    assert [fail(breaker, row, AWAY) for row in (1, 2, 3)] == [False, False, True]
+    assert failure(breaker) is AWAY
+    assert not may_try_another(breaker)
+
+
 def test_a_row_without_others_pauses_the_stage_until_another_one_gets_through_at_once(
     breaker: CircuitBreaker,
 ) -> None:

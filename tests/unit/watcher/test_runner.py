@@ -318,6 +318,26 @@ def test_many_poisoned_rows_at_the_head_of_the_queue_pause_the_stage_hardly_ever
     assert fixture.now <= 6
 
 
+def test_poisoned_rows_that_are_at_work_at_once_at_the_start_pause_nothing(fixture: RunnerFixture) -> None:
+    """All threads begin with one, and all fail together; the breaker's clock stands still."""
+    rows = fixture.enqueue(12)
+    poisoned = {row.id for row in rows[:4]}
+    together = threading.Barrier(4)
+
+    def act(upload: Upload, _work: Work) -> None:
+        if upload.id in poisoned:
+            if not together.broken and fixture.ledger.uploads(ids=[upload.id])[0].claim == 1:
+                together.wait(WAIT_SECONDS)
+            raise DENIED
+
+    fixture.stage.act = act
+    with capture_logs() as logs:
+        fixture.run(threads=4)
+        until(lambda: len(fixture.ledger.uploads(state=State.VERIFIED)) == 8)
+        until(lambda: {row.attempts for row in fixture.ledger.uploads(state=State.PENDING)} == {1})
+    assert [log["event"] for log in logs if log["event"].startswith("stage_")] == []
+
+
 def test_a_row_that_paused_an_idle_stage_is_not_the_probe_when_another_one_arrives(
     fixture: RunnerFixture,
 ) -> None:

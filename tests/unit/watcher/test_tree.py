@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+import subprocess
 from collections.abc import Callable
 
 import pytest
@@ -10,7 +11,14 @@ import pytest
 from db import Identity
 from tests.support.peer_process import peer
 from tests.support.tree_files import Unprivileged, read, write
-from watcher.filesystem.openat import FileMissingError, NotOursError, UnreadableError, identity_of, owned
+from watcher.filesystem.openat import (
+    FileMissingError,
+    NotOursError,
+    UnreadableError,
+    birth_time_ns,
+    identity_of,
+    owned,
+)
 from watcher.filesystem.tree import Tree
 
 pytestmark = pytest.mark.usefixtures("no_descriptor_left")
@@ -262,3 +270,26 @@ def test_the_operator_may_put_the_root_behind_a_link_of_his_own(
     os.unlink(link)
     os.symlink(str(elsewhere), link)
     assert read(tree, "a.mp4") == b"video"
+
+
+def test_the_birth_of_a_file_is_told_where_the_file_system_knows_it(place: str, tree: Tree) -> None:
+    """It is that of the inode: neither writing nor an older modification time changes it."""
+    path = write(place, "a.mp4")
+    with owned(tree.open("a.mp4")) as descriptor:
+        born = birth_time_ns(descriptor)
+        told = subprocess.run(
+            ["stat", "--format=%W", path], check=True, capture_output=True, text=True
+        ).stdout
+        assert (0 if born is None else born // 10**9) == int(told)
+        write(place, "a.mp4", b"longer")
+        os.utime(path, (5, 5))
+        assert birth_time_ns(descriptor) == born
+
+
+def test_the_birth_of_a_file_is_unknown_without_the_call(
+    place: str, tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(place, "a.mp4")
+    monkeypatch.setattr("watcher.filesystem.openat._statx", None)
+    with owned(tree.open("a.mp4")) as descriptor:
+        assert birth_time_ns(descriptor) is None
