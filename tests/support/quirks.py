@@ -179,7 +179,6 @@ def refusing(*refusals: Refusal | Iterable[Refusal]) -> Quirks:
     return Quirks(refusals=tuple(refusal for some in flat for refusal in some))
 
 
-NOT_IMPLEMENTED: Final = "A header you provided implies functionality that is not implemented"
 SINGLE: Final[Mapping[str, Quirks]] = {
     "checksum on PUT": refusing(Refusal("x-amz-checksum-crc64nvme", PUT)),
     "checksum on PUT, 501": refusing(
