@@ -11,7 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from storage import Confirmation, ObjectStore, SourceFile, Target, UploadSteps, WriteCondition, object_store
+from storage import (
+    Confirmation,
+    ObjectStore,
+    SourceFile,
+    Target,
+    UploadSteps,
+    WriteCondition,
+    object_store,
+    proof_by_reading,
+)
 from storage.transfer import preconditions
 from tests.faults.outcomes import Outcome
 from tests.faults.plugin import ReportOutcome
@@ -112,6 +121,7 @@ def test_two_differences_are_found_out_as_well_as_one(
 ) -> None:
     monkeypatch.setattr(object_store, "FIRST_LAG_SECONDS", 0.01)
     monkeypatch.setattr(preconditions, "CONFLICT_SECONDS", 0.01)
+    monkeypatch.setattr(proof_by_reading, "FIRST_LOOK_SECONDS", 0.01)
     quirks = SINGLE[first].plus(SINGLE[second])
     with QuirkServer(quirks) as server:
         config = config_for(server.url, BUCKET, acl="public-read")
