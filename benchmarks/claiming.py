@@ -92,6 +92,13 @@ def cases(database: Database, ledger: Ledger, counts: RowCounts) -> Iterator[Cas
             cleanup=due_again(timedelta(0)),
         )
     yield Case(
+        f"claim 1 small of {counts.due:,} due",
+        lambda: ledger.claim(State.PENDING, 1, lease=LEASE, horizon=BACKOFF, small_only=True),
+        frozenset({"uploads_due_small"}),
+        is_claim=True,
+        cleanup=due_again(timedelta(0)),
+    )
+    yield Case(
         f"claim {RELEASE_BATCH}, none of {counts.published:,} is due",
         claim(State.PUBLISHED, RELEASE_BATCH, RETENTION),
         due,

@@ -31,6 +31,7 @@ from db.migration import (
     try_migration,
     unusable_tables,
 )
+from db.models import SMALL_BYTES
 from db.publications import Look, MissingRows, Publication, Publications
 from db.records import (
     JSON,
@@ -51,6 +52,7 @@ __all__ = [
     "MAX_ZONE_DIFFERENCE",
     "MIGRATIONS",
     "QUALITIES",
+    "SMALL_BYTES",
     "TRANSITIONS",
     "Admission",
     "Catalog",

@@ -60,6 +60,13 @@ class OrphanLookRow(Model):
     looked_at = UtcTimeField()
 
 
+class OrphanRoundRow(Model):
+    """The upload at which an unfinished look for objects without catalog rows continues, by instance."""
+
+    instance = TextField(primary_key=True)
+    after_id = BigIntegerField()
+
+
 SIGHTINGS = "catalog_row_sightings"
 
 

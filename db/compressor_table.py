@@ -100,23 +100,24 @@ class CompressorTable:
             return int(query.count())
 
     def rows_of_waiting(
-        self, *, since: datetime | None = None, after: int = 0, limit: int
+        self, *, since: datetime | None = None, before: int | None = None, limit: int
     ) -> list[tuple[Upload, list[CatalogRow]]]:
         """The uploads at the catalog gate, each with all rows of its video: one query that indexes answer.
 
-        Reads at most `limit` uploads with ids above `after`, only those whose wait began at `since` or later.
-        Records the order of rows that were not seen before.
+        Reads the newest `limit` uploads, in the order of their ids, of those with ids below `before` whose
+        wait began at `since` or later. Records the order of rows that were not seen before.
         """
         uploads = self._uploads
         page: Any = uploads.select(uploads.id).where(
             uploads.instance == self._instance,
             uploads.awaits_row == SQL("TRUE"),
             uploads.state == State.PENDING,
-            uploads.id > after,
         )
         if since is not None:
             page = page.where(uploads.due_at >= since)
-        return self._with_rows(page.order_by(uploads.id).limit(limit), record=True)
+        if before is not None:
+            page = page.where(uploads.id < before)
+        return self._with_rows(page.order_by(uploads.id.desc()).limit(limit), record=True)
 
     def rows_of_uploads(self, upload_ids: Collection[int]) -> list[tuple[Upload, list[CatalogRow]]]:
         """The uploads with these ids, each with all rows of its video: one query that indexes answer."""

@@ -69,6 +69,7 @@ class PostgresPool(PooledPostgresqlDatabase):
 
     server: str | None = None
     """The server of the latest connection: `host:port`, or the path of a socket; None before the first."""
+    connections_made = 0
 
     def __init__(self, database: str, *, read_only: bool, **parameters: Any) -> None:
         self._begin = _BEGIN_READ_ONLY if read_only else _BEGIN
@@ -97,6 +98,7 @@ class PostgresPool(PooledPostgresqlDatabase):
 
     def _connect(self) -> Any:
         connection = super()._connect()
+        self.connections_made += 1
         host, port = connection.info.host, connection.info.port
         self.server = f"{host}/.s.PGSQL.{port}" if host.startswith("/") else f"{host}:{port}"
         return connection

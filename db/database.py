@@ -1,24 +1,39 @@
 """An open database: connections that belong to threads, transactions, and errors as `DatabaseError`."""
 
 import os
+import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from datetime import UTC, datetime
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
+from urllib.parse import quote
 
 import peewee
 import psycopg
 
-from db.connection_url import DatabaseTarget, resolve_url
+from db.connection_url import BUSY_SECONDS, DatabaseTarget, resolve_url
 from db.driver_errors import translated
-from db.errors import DatabaseError, DatabaseUrlError, ErrorKind, LockNotAvailableError, ReadOnlyServerError
-from db.fields import Dialect
+from db.errors import (
+    DatabaseError,
+    DatabaseUrlError,
+    ErrorKind,
+    LockNotAvailableError,
+    ReadOnlyServerError,
+    ReplacedDatabaseError,
+)
+from db.fields import Dialect, format_time, parse_time
 from db.models import Tables, bind
 
 DEFAULT_SCHEMA = "video_uploader"
 DEFAULT_CATALOG_SCHEMA = "public"
 DEFAULT_CONNECTIONS = 20
+
+_NO_LEDGER = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+"""A table is missing, the file is damaged, or it is no database (sqlite.org/rescode.html)."""
+
+FAILOVER_LAG = timedelta(seconds=60)
+"""How much of the last writes an asynchronous standby may lack when it takes over. They are repeated."""
 
 
 class Database:
@@ -41,6 +56,9 @@ class Database:
         if target.file is not None:
             with suppress(OSError):
                 self._file_id = _file_id(target.file)
+        self._mark: tuple[str, datetime] | None = None
+        self._marked_version: object = None
+        """The version (`_version`) in which the mark was found last; None to look for it again."""
         self._thread = _ThreadState()
 
     @contextmanager
@@ -88,6 +106,11 @@ class Database:
         server: str | None = getattr(self._peewee, "server", self._file)
         return server
 
+    @property
+    def lag(self) -> timedelta:
+        """How much of the last writes may be missing without the database being another one."""
+        return FAILOVER_LAG if self._file is None else timedelta()
+
     def now(self) -> datetime:
         """The database server's time, in UTC; with SQLite, which has no server, this machine's."""
         if self.dialect is Dialect.SQLITE:
@@ -95,6 +118,25 @@ class Database:
         with self.operation("read the time of the database") as connected:
             (time,) = connected.execute_sql("SELECT clock_timestamp()").fetchone()
             return cast("datetime", time).astimezone(UTC)
+
+    def mark(self, instance: str, at: datetime) -> None:
+        """Know this database from now on by the heartbeat of an instance, which it has committed.
+
+        Another database at the same place, or a copy of this one from before, has an older one or none. Then
+        every operation raises ReplacedDatabaseError until the heartbeat is back.
+        """
+        self._mark = instance, at
+        if self.dialect is Dialect.SQLITE:
+            # Into the file itself: what is copied over the file leaves the write-ahead log as it is.
+            with (
+                suppress(DatabaseError),
+                self.operation("move the heartbeat to the database file") as connected,
+            ):
+                connected.execute_sql("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def doubt(self) -> None:
+        """Have the next operation look for the mark, whether anything suggests another database or not."""
+        self._marked_version = None
 
     def close(self) -> None:
         """Close every connection; on SQLite those of other threads close with their sessions. Idempotent."""
@@ -111,11 +153,14 @@ class Database:
                     if self._file_id is not None and not self._peewee.in_transaction():
                         self._require_same_file(name)
                     self._peewee.connect(reuse_if_open=True)
+                    if self._mark is not None and not self._peewee.in_transaction():
+                        self._require_mark(name, *self._mark)
                     yield
             except DatabaseError as error:
                 if isinstance(error, ReadOnlyServerError):
                     self._drop_connections()
-                is_usable = error.kind is ErrorKind.OBJECT or isinstance(error, LockNotAvailableError)
+                keeps = isinstance(error, LockNotAvailableError | ReplacedDatabaseError)
+                is_usable = keeps or error.kind is ErrorKind.OBJECT
                 if not is_usable and not self._peewee.in_transaction():
                     self._discard_connection()
                 raise
@@ -139,7 +184,7 @@ class Database:
             raise failure from failure.__cause__
 
     def _require_same_file(self, operation: str) -> None:
-        """Raise DatabaseError if the SQLite file is not the one that was opened.
+        """Raise ReplacedDatabaseError if the SQLite file is not the one that was opened.
 
         A connection keeps a deleted file, and what it writes there is lost.
         """
@@ -152,12 +197,68 @@ class Database:
         if present == self._file_id:
             return
         change = "deleted" if present is None else "replaced by another one"
-        raise DatabaseError(
-            ErrorKind.ENVIRONMENT,
+        raise ReplacedDatabaseError(
             operation,
             f"the database file {self._file} has been {change} since it was opened",
             "Move the earlier file back, or restart the daemon to use what is at that path now.",
         )
+
+    def _require_mark(self, operation: str, instance: str, at: datetime) -> None:
+        """Raise ReplacedDatabaseError if the database was changed from outside, and the mark is not in it."""
+        version = self._version()
+        if version == self._marked_version:
+            return
+        found = self._find_mark(instance)
+        if found is None or found < at - self.lag:
+            place = "database" if self._file is None else f"database file {self._file}"
+            remedy = (
+                "If a backup was restored, restart the daemon to use it."
+                if self._file is None
+                else f"Stop the daemon, remove {self._file}-wal and {self._file}-shm, copy the intended file "
+                "there while no process uses it, then start the daemon."
+            )
+            raise ReplacedDatabaseError(
+                operation,
+                f"the content of the {place} has been replaced since it was opened: it has "
+                f"{'no heartbeat' if found is None else f'a heartbeat of {format_time(found)}'} where this "
+                f"daemon wrote that of {format_time(at)}",
+                remedy,
+            )
+        self._marked_version = version
+
+    def _version(self) -> object:
+        """Differs after any change from outside that can replace the content: of the file, or a connection.
+
+        A file in write-ahead mode changes at checkpoints, too; a server's database can be dropped only
+        without connections. What is restored table by table is found by the next heartbeat.
+        """
+        if self._file is None:
+            return getattr(self._peewee, "connections_made", None)
+        try:
+            status = os.stat(self._file)
+        except OSError:
+            return ()  # SQLite reports it
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+    def _find_mark(self, instance: str) -> datetime | None:
+        """The time of the instance's heartbeat; None if the database has none, or is damaged."""
+        if self._file is None:
+            instances = self.tables.instances
+            query: Any = instances.select(instances.heartbeat_at).where(instances.instance == instance)
+            with self._atomic():
+                found: datetime | None = query.scalar()
+                return found
+        # The thread's connection would answer from its cache.
+        fresh = sqlite3.connect(f"file:{quote(self._file)}?mode=ro", uri=True, timeout=BUSY_SECONDS)
+        sql = "SELECT heartbeat_at FROM instances WHERE instance = ?"
+        try:
+            with closing(fresh):
+                row: tuple[str] | None = fresh.execute(sql, (instance,)).fetchone()
+        except sqlite3.DatabaseError as exc:
+            if exc.sqlite_errorcode & 0xFF not in _NO_LEDGER:
+                raise
+            return None
+        return None if row is None else parse_time(row[0])
 
     def _bounded(self) -> AbstractContextManager[None]:
         """On PostgreSQL a transaction, because only a transaction has limits (`SET LOCAL`)."""

@@ -53,6 +53,17 @@ class ReadOnlyServerError(DatabaseError):
         super().__init__(ErrorKind.ENVIRONMENT, operation, reason, hint)
 
 
+class ReplacedDatabaseError(DatabaseError):
+    """Another database is in the place of the one that was opened: always of the kind `environment`.
+
+    Nothing is read from it or written to it. The connections of SQLite are kept, because the last one that is
+    closed would write the log of the earlier database into the file.
+    """
+
+    def __init__(self, operation: str, reason: str, hint: str) -> None:
+        super().__init__(ErrorKind.ENVIRONMENT, operation, reason, hint)
+
+
 class DatabaseUrlError(DatabaseError, ValueError):
     """The database URL is invalid. Always of the kind `environment`."""
 

@@ -17,6 +17,7 @@ from peewee import SQL, fn
 from db.errors import ClaimLostError, IllegalTransitionError, UnknownUploadError
 from db.fields import Dialect
 from db.ledger_reader import LedgerReader
+from db.models import SMALL_BYTES
 from db.records import (
     JSON,
     Admission,
@@ -57,6 +58,8 @@ class Ledger(LedgerReader):
 
     _started_at: datetime | None = None
     """The time of the first heartbeat."""
+    heartbeat_at: datetime | None = None
+    """The time of the last heartbeat that was written."""
 
     # Rows and states
 
@@ -81,7 +84,7 @@ class Ledger(LedgerReader):
         with self.database.transaction(f"enqueue {path}"):
             self.lock_path(path)
             now = self.now()
-            live: Any = uploads.select().where(self._in_instance, self._is_live, uploads.path == path)
+            live = self._select(self._in_instance, self._is_live, uploads.path == path)
             if self.database.dialect is Dialect.POSTGRESQL:
                 # Waits for a concurrent transaction that releases the live upload, and sees its result.
                 live = live.for_update()
@@ -135,7 +138,7 @@ class Ledger(LedgerReader):
                 upload.id,
                 self.now(),
                 "identity",
-                f"the same content has another {_changed_fields(upload.identity, identity)}",
+                f"the same content has another {upload.identity.changes_to(identity)}",
             )
             return self._get(upload.id)
 
@@ -237,8 +240,11 @@ class Ledger(LedgerReader):
         lease: timedelta,
         horizon: timedelta,
         other_than: Collection[int] | None = None,
+        small_only: bool = False,
     ) -> list[Upload]:
         """Claim at most `limit` uploads in `state` that are due and not claimed, longest due first.
+
+        With `small_only` only those whose file has at most `SMALL_BYTES`.
 
         With `other_than` those that became due last are claimed first, and none with these ids: an upload
         that fails often has neighbours that fail with it.
@@ -253,6 +259,9 @@ class Ledger(LedgerReader):
             # Two ranges of one index; a single condition with OR would read every row that is not due yet.
             free = self._is_free(now, lease)
             order: Sequence[Any] = (uploads.due_at, uploads.id)
+            if small_only:
+                # A literal, or SQLite would not find the partial index `uploads_due_small`.
+                free &= uploads.size <= SQL(str(SMALL_BYTES))
             if other_than is not None:
                 free &= uploads.id.not_in(list(other_than))
                 order = (uploads.due_at.desc(), uploads.id.desc())
@@ -307,7 +316,7 @@ class Ledger(LedgerReader):
 
         Raises ClaimLostError if the row has changed since.
         """
-        query = self._uploads.select().where(*self._fence(upload))
+        query = self._select(*self._fence(upload))
         if self._first("check a claim", query) is None:
             raise ClaimLostError(upload.id, upload.claim)
 
@@ -330,8 +339,9 @@ class Ledger(LedgerReader):
         uploads = self._uploads
         # Scans the whole table, once a run. An index of claims would slow each of them down, and the one that
         # SQLite would choose for the bare column visits the table in the order of the paths.
-        in_instance = (uploads.instance + "") == self.instance
-        is_own = in_instance & uploads.claimed_until.is_null(False) & (uploads.claimed_by == self.worker)
+        is_own = (
+            self._is_of_instance & uploads.claimed_until.is_null(False) & (uploads.claimed_by == self.worker)
+        )
         with self.database.transaction("end the claims of an earlier run"):
             # The claim of a row that is locked expires by itself.
             return int(uploads.update(**self._end_of_claim).where(self._unlocked(is_own)).execute())
@@ -493,9 +503,11 @@ class Ledger(LedgerReader):
     def heartbeat(self, report: Mapping[str, JSON]) -> InstanceReport | None:
         """Record that this worker's daemon, the calling process, is alive, and its report.
 
-        Returns the report that it replaces, which another process may have written.
+        Returns the report that it replaces, which another process may have written. Raises DatabaseError if
+        the database has been replaced by another one since the last heartbeat (`Database.mark`).
         """
         instances = self.database.tables.instances
+        self.database.doubt()
         with self.database.transaction("write the daemon's report"):
             replaced = self.instance_report()
             now = self.now()
@@ -508,14 +520,16 @@ class Ledger(LedgerReader):
             }
             insert = instances.insert(instance=self.worker, **values)
             insert.on_conflict(conflict_target=[instances.instance], update=values).execute()
-            return replaced
+        self.heartbeat_at = now
+        self.database.mark(self.worker, now)
+        return replaced
 
     # Fenced writes
 
     def _claimable(
         self, state: State, free: Any, due: Any, limit: int, order: Sequence[Any]
     ) -> list[dict[str, Any]]:
-        query: Any = self._uploads.select(self._all_columns).where(self._is_queued(state), due, free)
+        query = self._select(self._is_queued(state), due, free)
         query = query.order_by(*order).limit(limit)
         if self.database.dialect is Dialect.POSTGRESQL:
             query = query.for_update(skip_locked=True)
@@ -568,21 +582,8 @@ class Ledger(LedgerReader):
 
     def _get(self, upload_id: int) -> Upload:
         uploads = self._uploads
-        query = uploads.select().where(self._in_instance, uploads.id == upload_id)
+        query = self._select(self._in_instance, uploads.id == upload_id)
         found = self._first("read an upload", query)
         if found is None:
             raise UnknownUploadError(upload_id)
         return found
-
-
-def _changed_fields(before: Identity, after: Identity) -> str:
-    """The names of the attributes that differ, for users."""
-    names = {
-        "device": "device",
-        "inode": "inode",
-        "size": "size",
-        "mtime_ns": "modification time",
-        "ctime_ns": "change time",
-    }
-    changed = [label for name, label in names.items() if getattr(before, name) != getattr(after, name)]
-    return ", ".join(changed) or "identity"

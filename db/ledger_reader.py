@@ -78,7 +78,7 @@ class LedgerReader:
     def current(self, path: str) -> Upload | None:
         """The newest upload of the path."""
         uploads = self._uploads
-        query = uploads.select().where(self._in_instance, uploads.path == path).order_by(uploads.id.desc())
+        query = self._select(self._in_instance, uploads.path == path).order_by(uploads.id.desc())
         return self._first("look up a path", query)
 
     def current_many(self, paths: Iterable[str]) -> dict[str, Upload]:
@@ -88,7 +88,7 @@ class LedgerReader:
         found: dict[str, Upload] = {}
         while page := list(islice(remaining, PAGE)):
             of_paths = uploads.select(fn.MAX(uploads.id)).where(self._in_instance, uploads.path.in_(page))
-            newest = uploads.select().where(uploads.id.in_(of_paths.group_by(uploads.path)))
+            newest = self._select(uploads.id.in_(of_paths.group_by(uploads.path)))
             found.update((upload.path, upload) for upload in self._fetch("look up paths", newest))
         return found
 
@@ -104,7 +104,7 @@ class LedgerReader:
     def iter_in_states(self, states: Collection[State]) -> Iterator[Upload]:
         """The uploads in any of the states, read one page at a time, so that memory use is bounded."""
         uploads = self._uploads
-        return self._pages(uploads.select().where(self._in_instance, uploads.state.in_(sorted(states))))
+        return self._pages(self._select(self._in_instance, uploads.state.in_(sorted(states))))
 
     def abandoned_multiparts(self, limit: int, *, after: int = 0) -> list[Upload]:
         """The uploads that are no longer pending and whose multipart upload may still be open in S3.
@@ -112,7 +112,7 @@ class LedgerReader:
         In the order of their ids, from the one that follows `after`.
         """
         uploads = self._uploads
-        query = uploads.select().where(
+        query = self._select(
             self._in_instance,
             uploads.id > after,
             uploads.multipart_id.is_null(False),
@@ -123,7 +123,7 @@ class LedgerReader:
     def oldest_pending(self) -> Upload | None:
         """The pending upload that was discovered first."""
         uploads = self._uploads
-        query = uploads.select().where(self._in_instance, uploads.state == State.PENDING)
+        query = self._select(self._in_instance, uploads.state == State.PENDING)
         return self._first(
             "find the oldest pending upload", query.order_by(uploads.discovered_at, uploads.id)
         )
@@ -209,7 +209,7 @@ class LedgerReader:
     def last_admitted(self) -> Upload | None:
         """The newest upload that was admitted for a catalog row."""
         uploads = self._uploads
-        query = uploads.select().where(self._in_instance, uploads.catalog_row_at.is_null(False))
+        query = self._select(self._in_instance, uploads.catalog_row_at.is_null(False))
         return self._first("find the last admitted upload", query.order_by(uploads.id.desc()))
 
     # Object keys: several uploads, of one path or of several, can have the same key.
@@ -222,8 +222,8 @@ class LedgerReader:
         those that have an object or a claim, else the oldest.
         """
         uploads = self._uploads
-        query = uploads.select().where(
-            self._in_instance,
+        query = self._select(
+            self._is_of_instance,
             uploads.object_key == upload.object_key,
             uploads.path != upload.path,
             uploads.state.in_([State.PENDING, State.VERIFIED, State.PUBLISHED, State.RELEASED]),
@@ -235,16 +235,16 @@ class LedgerReader:
     def uploads_of_key(self, object_key: str, *, all_instances: bool = False) -> list[Upload]:
         """Every upload that has or had this object key, oldest first."""
         uploads = self._uploads
-        query = uploads.select().where(uploads.object_key == object_key).order_by(uploads.id)
+        query = self._select(uploads.object_key == object_key).order_by(uploads.id)
         if not all_instances:
-            query = query.where(self._in_instance)
+            query = query.where(self._is_of_instance)
         return self._fetch("look up an object key", query)
 
     def replaces_other_content(self, upload: Upload) -> bool:
         """Whether an earlier upload of the same object key was ever verified with another checksum."""
         uploads = self._uploads
-        query = uploads.select().where(
-            self._in_instance,
+        query = self._select(
+            self._is_of_instance,
             uploads.id < upload.id,
             uploads.object_key == upload.object_key,
             uploads.checksum != upload.checksum,
@@ -261,7 +261,7 @@ class LedgerReader:
         if upload.catalog_row_at is None:
             return None
         uploads = self._uploads
-        query = uploads.select().where(
+        query = self._select(
             uploads.id != upload.id,
             uploads.object_key == upload.object_key,
             uploads.checksum != upload.checksum,
@@ -273,7 +273,7 @@ class LedgerReader:
     def replaced_by(self, upload: Upload, etag: str) -> Upload | None:
         """The later upload, of any instance, that replaced the upload's object by one with this ETag."""
         uploads = self._uploads
-        query = uploads.select().where(
+        query = self._select(
             uploads.object_key == upload.object_key,
             uploads.id > upload.id,
             uploads.etag == etag,
@@ -345,6 +345,14 @@ class LedgerReader:
         return self._uploads.instance == self.instance
 
     @property
+    def _is_of_instance(self) -> Any:
+        """`_in_instance` in a form that no index answers, where that of another column is the better one.
+
+        SQLite, without statistics, prefers two columns of an index to the only one that tells rows apart.
+        """
+        return (self._uploads.instance + "") == self.instance
+
+    @property
     def _is_live(self) -> peewee.Expression:
         return self._uploads.state.not_in(sorted(ENDED_STATES))
 
@@ -373,7 +381,7 @@ class LedgerReader:
 
     def _matching(self, conditions: Conditions) -> Any:
         uploads = self._uploads
-        query = uploads.select()
+        query: Any = uploads.select(self._all_columns)
         if not conditions.get("all_instances"):
             query = query.where(self._in_instance)
         for name in ("state", "video_id", "path"):
@@ -422,6 +430,10 @@ class LedgerReader:
         while page := self._fetch("list uploads", query.where(number > after).order_by(number).limit(PAGE)):
             yield from page
             after = page[-1].id
+
+    def _select(self, *conditions: Any) -> Any:
+        """A query for the uploads, with all columns, that meet all conditions."""
+        return self._uploads.select(self._all_columns).where(*conditions)
 
     def _first(self, operation: str, query: Any) -> Upload | None:
         return next(iter(self._fetch(operation, query.limit(1))), None)

@@ -26,6 +26,7 @@ from db.catalog_models import (
     SIGHTINGS,
     CompressorRow,
     OrphanLookRow,
+    OrphanRoundRow,
     OrphanRow,
     PublicationRow,
     QualityRow,
@@ -38,6 +39,9 @@ from db.records import UPLOAD_COLUMNS, UploadColumns
 from db.states import ENDED_STATES, State
 
 _M = TypeVar("_M", bound=Model)
+
+SMALL_BYTES = 16 * 1024 * 1024
+"""A file up to this size is small: it does not wait until large ones are uploaded."""
 
 
 class UploadRow(UploadColumns, Model):
@@ -123,6 +127,7 @@ class Tables:
     publications: type[PublicationRow]
     orphans: type[OrphanRow]
     orphan_looks: type[OrphanLookRow]
+    orphan_rounds: type[OrphanRoundRow]
     ledger_token: type[LedgerTokenRow]
     sightings: type[SightingRow]
     dialects: type[ServerDialectRow]
@@ -173,6 +178,7 @@ def bind(database: peewee.Database, schema: str | None, catalog_schema: str | No
         publications,
         orphans,
         bound(OrphanLookRow, "orphan_looks"),
+        bound(OrphanRoundRow, "orphan_rounds"),
         bound(LedgerTokenRow, "ledger_token"),
         sightings,
         bound(ServerDialectRow, "server_dialects", primary_key=CompositeKey("endpoint", "bucket", "feature")),
@@ -198,6 +204,8 @@ def _index_uploads(uploads: type[UploadRow]) -> None:
         uploads.instance, uploads.path, unique=True, where=is_live, name="uploads_one_live_a_path"
     )
     uploads.add_index(*by_due_time, where=past_gate, name="uploads_due")
+    is_small = past_gate & (uploads.size <= SQL(str(SMALL_BYTES)))
+    uploads.add_index(*by_due_time, where=is_small, name="uploads_due_small")
     uploads.add_index(*by_id, where=at_gate, name="uploads_awaiting_row")
     uploads.add_index(*by_due_time, where=at_gate, name="uploads_awaiting_since")
     uploads.add_index(uploads.instance, uploads.path, uploads.id, name="uploads_of_path")

@@ -122,6 +122,7 @@ class MissingRows:
         self._instance = instance
         self._orphans = database.tables.orphans
         self._looks = database.tables.orphan_looks
+        self._rounds = database.tables.orphan_rounds
 
     def last_look(self) -> Look | None:
         """The last complete look."""
@@ -136,6 +137,23 @@ class MissingRows:
             insert = looks.insert(instance=self._instance, **values)
             insert.on_conflict(conflict_target=[looks.instance], update=values).execute()
 
+    def next_round(self) -> int | None:
+        """The upload after which an unfinished look continues; None if there is no such look."""
+        query: Any = self._rounds.select(self._rounds.after_id).where(self._rounds.instance == self._instance)
+        with self._database.operation("read where a look for deleted rows continues"):
+            found: int | None = query.scalar()
+            return found
+
+    def set_next_round(self, after: int | None) -> None:
+        """Record where the look continues; None if it has ended."""
+        rounds = self._rounds
+        with self._database.transaction("record where a look for deleted rows continues"):
+            if after is None:
+                rounds.delete().where(rounds.instance == self._instance).execute()
+                return
+            insert = rounds.insert(instance=self._instance, after_id=after)
+            insert.on_conflict(conflict_target=[rounds.instance], update={"after_id": after}).execute()
+
     def since(self, upload_ids: Collection[int]) -> dict[int, datetime]:
         """Since when the rows of these uploads have been missing, by id; others are left out."""
         orphans = self._orphans
@@ -144,7 +162,10 @@ class MissingRows:
             return dict(query.where(orphans.upload.in_(list(upload_ids))).tuples())
 
     def record(self, missing: Collection[int], at: datetime, *, after: int, last: int | None) -> None:
-        """Record which of the uploads with ids from above `after` to `last` (None: any) miss their rows."""
+        """Record which of the uploads with ids from above `after` to `last` (None: any) miss their rows.
+
+        The next round begins after `last`; None ends the look.
+        """
         orphans = self._orphans
         present: Any = (orphans.instance == self._instance) & (orphans.upload > after)
         if last is not None:
@@ -157,6 +178,7 @@ class MissingRows:
             ]
             if rows:
                 orphans.insert_many(rows).on_conflict_ignore().execute()
+            self.set_next_round(last)
 
     def forget(self, upload_ids: Collection[int]) -> None:
         """Forget that the rows of these uploads are missing, because their objects were deleted."""

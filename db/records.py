@@ -57,6 +57,18 @@ class Identity:
         """Whether a column of the ledger, a signed 64-bit number, can hold `mtime_ns`: 1677 to 2262."""
         return MIN_BIGINT <= self.mtime_ns <= MAX_BIGINT
 
+    def changes_to(self, after: Identity) -> str:
+        """The names of the attributes that differ in another identity, for users."""
+        names = {
+            "device": "device",
+            "inode": "inode",
+            "size": "size",
+            "mtime_ns": "modification time",
+            "ctime_ns": "change time",
+        }
+        changed = [label for name, label in names.items() if getattr(self, name) != getattr(after, name)]
+        return ", ".join(changed) or "identity"
+
     def clamped(self) -> Identity:
         """The storable identity nearest to this one."""
         return replace(self, mtime_ns=max(MIN_BIGINT, min(self.mtime_ns, MAX_BIGINT)))

@@ -15,7 +15,7 @@ from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
 
 from storage.aws.bounded_answers import HEADER_BYTES, AnswerTooLargeError, bounded_pools
 from storage.aws.errors import cause_of, certificate_error
-from storage.aws.response_parsing import botocore_session
+from storage.aws.sessions import BoundedSession
 from storage.aws.trust import Trust
 from storage.errors import ErrorKind, StorageError
 
@@ -52,7 +52,7 @@ class AnonymousHttp:
 
         Raises `StorageError` of kind environment where the configured ones cannot be used.
         """
-        return Trust(botocore_session()).context(with_system=True)
+        return Trust(BoundedSession()).context(with_system=True)
 
     def fetch(
         self,

@@ -12,7 +12,8 @@ import boto3
 
 from storage.aws.clients import Closeable, make_client
 from storage.aws.errors import translated
-from storage.aws.response_parsing import botocore_session, required
+from storage.aws.response_parsing import required
+from storage.aws.sessions import BoundedSession
 from storage.aws.trust import Trust
 from storage.config import StorageConfig
 from storage.errors import ErrorKind, StorageError
@@ -55,7 +56,7 @@ class Distribution(Closeable):
         if config.cloudfront_distribution_id is None:
             raise ValueError("the configuration names no distribution")
         self.id = config.cloudfront_distribution_id
-        session = botocore_session()
+        session = BoundedSession()
         self._trust = Trust(session)
         self._client = make_client(
             "cloudfront",

@@ -41,7 +41,7 @@ def postgres() -> Iterator[PostgresServer]:
         with running_postgres(in_memory=True) as server:
             yield server
     except PostgresUnavailableError as exc:
-        pytest.skip(str(exc))
+        exc.skip()
 
 
 @pytest.fixture
@@ -51,4 +51,4 @@ def own_postgres() -> Iterator[PostgresServer]:
         with running_postgres() as server:
             yield server
     except PostgresUnavailableError as exc:
-        pytest.skip(str(exc))
+        exc.skip()

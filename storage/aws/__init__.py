@@ -2,14 +2,15 @@
 
 from storage.aws.clients import AwsSession, Closeable
 from storage.aws.errors import translate, translated
-from storage.aws.response_parsing import botocore_session, present, required
+from storage.aws.response_parsing import present, required
+from storage.aws.sessions import BoundedSession
 from storage.aws.trust import Trust
 
 __all__ = [
     "AwsSession",
+    "BoundedSession",
     "Closeable",
     "Trust",
-    "botocore_session",
     "present",
     "required",
     "translate",

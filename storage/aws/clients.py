@@ -4,7 +4,6 @@ Every setting that matters is set here, so that none depends on the machine's AW
 """
 
 import re
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import closing
@@ -21,9 +20,8 @@ from botocore.credentials import Credentials, ReadOnlyCredentials
 from botocore.exceptions import NoCredentialsError
 from urllib3.response import HTTPResponse
 
-from storage.aws.bounded_answers import bounded_pools
 from storage.aws.errors import translated
-from storage.aws.response_parsing import botocore_session
+from storage.aws.sessions import ATTEMPTS, CONNECT_TIMEOUT_SECONDS, BoundedSession
 from storage.aws.trust import Trust
 from storage.config import StorageConfig
 from storage.errors import ErrorKind, StorageError
@@ -31,10 +29,7 @@ from storage.errors import ErrorKind, StorageError
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
-CONNECT_TIMEOUT_SECONDS = 5
 READ_TIMEOUT_SECONDS = 30
-ATTEMPTS = 2
-"""One immediate retry; further ones are the caller's decision."""
 
 
 class Closeable(ABC):
@@ -64,7 +59,7 @@ class AwsSession(Closeable):
     def __init__(self, config: StorageConfig) -> None:
         self._config = config
         with translated("set up the S3 client", None):
-            session = botocore_session()
+            session = BoundedSession()
             self._session = boto3.session.Session(botocore_session=session)
         self.trust = Trust(session)
         # Virtual-hosted style needs DNS and certificates that only AWS is sure to have.
@@ -172,8 +167,8 @@ def make_client(
 ) -> Any:
     """A client for an AWS service with these options of botocore's `Config`; makes no request.
 
-    An answer must be complete within `read_timeout` seconds and is at most `MAX_ANSWER_BYTES` long. Raises
-    `StorageError` of kind environment for unusable settings.
+    With a `BoundedSession` an answer must be complete within `read_timeout` seconds. Raises `StorageError` of
+    kind environment for unusable settings.
     """
     if service == "s3":
         endpoint_url, name, variables = config.endpoint_url, "S3", "AWS_ENDPOINT_URL and AWS_REGION"
@@ -208,9 +203,6 @@ def make_client(
     except ValueError as exc:
         hint = f"{exc}. Check {variables}."
         raise StorageError(ErrorKind.ENVIRONMENT, operation, None, "bad-settings", hint) from exc
-    # botocore has no public place for another class of connections; its pools share this mapping.
-    pools = vars(vars(client)["_endpoint"].http_session)["_pool_classes_by_scheme"]
-    pools.update(bounded_pools(pools, deadline=lambda: time.monotonic() + read_timeout))
     return client
 
 

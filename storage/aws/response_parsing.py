@@ -43,13 +43,6 @@ class ParserFactory(ResponseParserFactory):
         return parser
 
 
-def botocore_session() -> botocore.session.Session:
-    """A session whose clients use such parsers."""
-    session = botocore.session.Session()
-    session.register_component("response_parser_factory", ParserFactory())
-    return session
-
-
 @dataclass(frozen=True, slots=True)
 class Response:
     """An HTTP response: status, headers as they came, and body."""

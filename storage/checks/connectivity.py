@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
-import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
 from storage.aws.clients import PATH_STYLE_REFUSALS, AwsSession
@@ -19,6 +18,7 @@ from storage.aws.errors import (
     REGION_CODES,
     translated,
 )
+from storage.aws.sessions import BoundedSession
 from storage.bucket.documents import key_prefix
 from storage.checks.probe_object import ProbeObject
 from storage.checks.results import CheckResult, Outcome, failed, not_tried, ok, warning
@@ -182,7 +182,7 @@ def _source(config: StorageConfig) -> str:
     if config.access_key_id is not None:
         return "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     with translated("find credentials", None):
-        found = boto3.session.Session().get_credentials()
+        found = BoundedSession().get_credentials()
     method = getattr(found, "method", None) or "a source that boto3 knows"
     return _SOURCES.get(method, method)
 

@@ -19,8 +19,9 @@ from awscrt.s3 import S3Client, S3RequestTlsMode, S3RetryConfig, create_default_
 from botocore.credentials import ReadOnlyCredentials
 
 from storage.aws.bounded_answers import MAX_ANSWER_BYTES
-from storage.aws.clients import CONNECT_TIMEOUT_SECONDS, PATH_STYLE_REFUSALS, AwsSession
+from storage.aws.clients import PATH_STYLE_REFUSALS, AwsSession
 from storage.aws.errors import CERTIFICATE_HINT
+from storage.aws.sessions import CONNECT_TIMEOUT_SECONDS
 from storage.aws.trust import Trust
 from storage.config import StorageConfig
 from storage.dialect import PATH_STYLE, ServerDialect

@@ -25,7 +25,7 @@ def pair() -> Iterator[ServerPair]:
         with running_pair() as servers:
             yield servers
     except PostgresUnavailableError as exc:
-        pytest.skip(str(exc))
+        exc.skip()
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_every_row_ends_as_it_must_through_pgbouncer(
             platform.daemon_url = bouncer.url_through(platform.database_url)
             play(platform, start="before")
     except PgBouncerUnavailableError as exc:
-        pytest.skip(str(exc))
+        exc.skip()
     ensure_prompt(request, f"PgBouncer, {mode} mode", watch)
 
 
@@ -66,7 +66,7 @@ def test_a_switchover_behind_pgbouncer_loses_nothing(
                 replicated, pair, request, "switchover behind PgBouncer", lambda: bouncer.point_at(pair.new)
             )
     except PgBouncerUnavailableError as exc:
-        pytest.skip(str(exc))
+        exc.skip()
 
 
 def ensure_survived(

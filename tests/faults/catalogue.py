@@ -87,6 +87,7 @@ ODD: Final = (
     "object in place that is private",
     "one key that a policy denies",
     "public URL that drips one byte a second",
+    "one file on a line that is slower than a thread is patient",
     "idle connections on the port of the metrics",
     "second daemon on one directory",
     "edit that keeps size and modification time",

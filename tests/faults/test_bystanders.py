@@ -6,6 +6,7 @@ import os
 import select
 import shutil
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,16 +16,22 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 import pytest
 
+from db import State
 from tests.compressor.database import add_video
 from tests.faults.files_at_stake import BYSTANDERS, FilesAtStake
-from tests.faults.going_well import going_well
+from tests.faults.going_well import going_well, states
+from tests.faults.http_faults import Throttled
+from tests.faults.http_wire import HttpWire
+from tests.faults.wire_faults import Requests
+from tests.slow_line.watchdog import guarded, watchdog
 from tests.support.bucket_contents import keys
 from tests.support.catalog_rows import CatalogRows
 from tests.support.daemon_process import DaemonProcess, command, running_daemon
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, no_fault, s3_error
 from tests.support.fault_proxy import Request as S3Request
-from tests.support.harness import BUCKET, VIDEO_ID, MakeSettings
+from tests.support.harness import BUCKET, VIDEO_ID, MakeSettings, settings_for
 from tests.support.ports import free_address
+from tests.support.s3_requests import BODIES
 from tests.support.s3_server import S3Server
 from tests.support.video_files import padded
 from watcher.settings.model import Settings
@@ -39,6 +46,10 @@ DESCRIPTORS = 256
 ACCEPT_SECONDS = 0.03
 """How long a port that takes everything needs for one connection."""
 DRIP_SECONDS = 0.5
+PATIENCE_SECONDS = 8
+SLOW_SECONDS = 12
+SLOW_BYTES = 4_000_000
+"""A single PUT, and more than the buffers of a connection take."""
 
 
 @pytest.mark.fault("object in place that is private")
@@ -145,6 +156,33 @@ def test_an_answer_that_does_not_end_holds_up_its_own_row(
             files_at_stake.over()
             daemon.expect("upload_released", path=PATH)
             files_at_stake.recovered()
+    files_at_stake.judge(chosen)
+
+
+@pytest.mark.fault("one file on a line that is slower than a thread is patient")
+def test_a_body_that_takes_longer_than_patience_holds_up_nothing(
+    place: str, server: S3Server, video: bytes, files_at_stake: FilesAtStake
+) -> None:
+    """Its bytes move, so that its thread is not stuck and the watchdog stays fed; the others pass it."""
+    impatient = (sys.executable, "-m", "tests.slow_line.impatient", str(PATIENCE_SECONDS))
+    with HttpWire(server.url) as wire, watchdog(place, PATIENCE_SECONDS) as dog:
+        chosen = settings_for(place, wire.url, RESCAN_SECONDS=86400)
+        slow = wire.inject(Throttled(SLOW_BYTES / SLOW_SECONDS), Requests(BODIES, first=1))
+        with going_well(chosen, through=impatient, environment=dog.environment) as daemon:
+            with guarded(dog, daemon.process.pid):
+                files_at_stake.put(chosen, PATH, padded(video, SLOW_BYTES))
+                daemon.expect("upload_started", path=PATH)
+                for _ in range(3):
+                    files_at_stake.bystander(daemon, chosen, video)
+                assert states(chosen)[PATH] is State.PENDING
+                slow.wait_for(1)
+                files_at_stake.inject(slow.injected)
+                daemon.expect("upload_verified", path=PATH)
+                files_at_stake.over()
+                daemon.expect("upload_released", path=PATH)
+                files_at_stake.recovered()
+            assert not dog.has_fired
+    assert wire.actions.count("PutObject") == 4
     files_at_stake.judge(chosen)
 
 

@@ -16,6 +16,7 @@ from tests.faults.files_at_stake import BYSTANDERS, FilesAtStake
 from tests.faults.going_well import going_well
 from tests.support.catalog_rows import BASE_URL, CatalogRows
 from tests.support.daemon_process import command, environment_of, running_daemon
+from tests.support.daemon_process import rows as rows_of_ledger
 from tests.support.harness import BUCKET, VIDEO_ID, MakeSettings
 from tests.support.s3_server import S3Server, config_for
 from watcher.settings.model import Settings
@@ -103,22 +104,42 @@ def test_what_names_no_rendition_puts_nothing_into_the_bucket(
 def test_the_compressor_is_never_ended_for_a_row_of_ours(
     beside: Settings, rows: CatalogRows, video: bytes, files_at_stake: FilesAtStake
 ) -> None:
-    first, second = rows.insert(NAME, "720p"), rows.insert("odd_480p.mp4", "480p")
+    """Its rows are those of one file, which the daemon would lock in the other order, if it waited."""
+    other = f"{VIDEO_ID}/odd_480p.mp4"
+    rows.insert("odd_480p.mp4", "480p")
+    first, second = sorted(rows.insert(NAME, "720p") for _ in range(2))
     update = "UPDATE video_qualities SET updated_at = now() WHERE id = %s"
     with going_well(beside) as daemon, psycopg.connect(rows.url) as compressor:
-        compressor.execute(update, [first])
+        # Of two sessions that wait for each other, the one is ended that notices it first.
+        compressor.execute("SET deadlock_timeout = '10ms'")
+        compressor.execute(update, [second])
         files_at_stake.put(beside, PATH, video)
-        files_at_stake.put(beside, f"{VIDEO_ID}/odd_480p.mp4", video + b"\0\0\0\x08free")
         files_at_stake.inject()
         daemon.expect("upload_verified", path=PATH)
+        while not (is_any_waiting(rows) or is_told_of_a_lock(beside)):
+            daemon.read(0.02)
+        compressor.execute(update, [first])
+        files_at_stake.put(beside, other, video + b"\0\0\0\x08free")
         files_at_stake.bystander(daemon, beside, video, rows)
-        compressor.execute(update, [second])
+        # Of the same video, and no row of it is locked.
+        files_at_stake.others_waited(daemon, other)
         compressor.commit()
         files_at_stake.over()
-        for name in (NAME, "odd_480p.mp4"):
-            daemon.expect("upload_released", path=f"{VIDEO_ID}/{name}")
+        for path in (PATH, other):
+            daemon.expect("upload_released", path=path)
         files_at_stake.recovered()
     files_at_stake.judge(beside)
+
+
+def is_any_waiting(rows: CatalogRows) -> bool:
+    """Whether any session waits for a lock."""
+    asked = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    return bool(rows.connection.execute(asked).fetchall())
+
+
+def is_told_of_a_lock(settings: Settings) -> bool:
+    """Whether an upload says that it does not wait for a lock."""
+    return any("locked" in (upload.last_error or "") for upload in rows_of_ledger(settings))
 
 
 @pytest.mark.fault("original in a format that is no MP4")

@@ -17,7 +17,7 @@ from tests.faults.going_well import going_well, states
 from tests.support.catalog_rows import CatalogRows
 from tests.support.daemon_process import running_daemon
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, no_fault
-from tests.support.harness import VIDEO_ID, MakeSettings
+from tests.support.harness import BUCKET, VIDEO_ID, MakeSettings
 from tests.support.video_files import padded
 from watcher.filesystem.quarantine_names import quarantine_name
 from watcher.settings.model import Settings
@@ -149,18 +149,27 @@ def test_a_daemon_waits_for_no_claim_of_another_machine_and_takes_none(
 def test_a_new_row_for_the_same_bytes_is_public_without_a_scan(
     beside: Settings, rows: CatalogRows, video: bytes, files_at_stake: FilesAtStake
 ) -> None:
-    first = rows.insert(NAME, "720p")
-    with going_well(beside) as daemon:
-        files_at_stake.put(beside, PATH, video)
-        daemon.expect("upload_released", path=PATH)
-        second = rows.insert(NAME, "720p")
+    """One row comes without any file, and one while the file is written, when its content is unknown."""
+    kept = beside.model_copy(update={"keep_local": True})
+    rows.insert(NAME, "720p")
+    with going_well(kept) as daemon:
+        target = files_at_stake.put(kept, PATH, video)
+        daemon.expect("upload_published", path=PATH)
+        rows.insert(NAME, "720p")
         files_at_stake.inject()
-        files_at_stake.put(beside, PATH, video)
-        files_at_stake.bystander(daemon, beside, video, rows)
-        daemon.expect("upload_released", count=2, path=PATH)
+        daemon.expect("upload_republished", path=PATH)
+        with open(target, "r+b") as file:
+            file.write(video)
+            rows.insert(NAME, "720p")
+            files_at_stake.inject()
+            # Until it is public the catalog is queried often, and the row is found to have no file yet.
+            files_at_stake.bystander(daemon, kept, video, rows)
+        files_at_stake.over()
+        daemon.expect("upload_republished", count=2, path=PATH)
         files_at_stake.recovered()
-    assert rows.url_of(second) == rows.url_of(first)
-    files_at_stake.judge(beside)
+    shown = rows.connection.execute("SELECT url FROM video_qualities WHERE video_id = %s", [VIDEO_ID])
+    assert {row["url"].endswith(f"/{BUCKET}/videos/{PATH}") for row in shown} == {True}
+    files_at_stake.judge(kept)
 
 
 @pytest.mark.fault("rows of an hour that the clock repeats")

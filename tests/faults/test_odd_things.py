@@ -196,7 +196,7 @@ def test_a_pooler_changes_nothing(
                 assert command(chosen, "status").returncode == 0
             files_at_stake.judge(chosen)
     except PgBouncerUnavailableError as exc:
-        pytest.skip(str(exc))
+        exc.skip()
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ def pair() -> Iterator[ServerPair]:
         with running_pair() as servers:
             yield servers
     except PostgresUnavailableError as exc:
-        pytest.skip(str(exc))
+        exc.skip()
 
 
 @pytest.mark.fault("PostgreSQL switched over to a standby, the old server only reads")

@@ -161,6 +161,8 @@ def reset(writer: asyncio.StreamWriter) -> None:
 def _bound(port: int) -> socket.socket:
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    # What is not passed on has not arrived either: the kernel would take megabytes in its place.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BLOCK)
     sock.bind(("127.0.0.1", port))
     return sock
 

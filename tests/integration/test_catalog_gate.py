@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
-from db import State, Upload
+from db import CatalogRow, CompressorTable, State, Upload
 from tests.support.catalog_rows import CatalogRows
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error, sent
 from tests.support.harness import BUCKET, VIDEO_ID, Harness, MakeHarness
@@ -71,6 +72,31 @@ def test_a_failed_row_rejects_a_file_however_good_it_looks(
     assert proxy.actions == []
     assert os.path.exists(harness.absolute(PATH))
     assert rows.url_of(row).startswith("https://example.com/")
+
+
+def test_a_pass_of_the_gate_ends_while_files_arrive(
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass that went on to them would leave the rows that have become ready since it began."""
+    harness = make_catalog_harness()
+    read = CompressorTable.rows_of_waiting
+    arrived: list[str] = []
+
+    def arrive() -> None:
+        name = f"file {len(arrived)}_720p.mp4"
+        rows.insert(name, "720p")
+        harness.put(f"{VIDEO_ID}/{name}", video)
+        arrived.append(name)
+
+    def read_while_files_arrive(*arguments: Any, **options: Any) -> list[tuple[Upload, list[CatalogRow]]]:
+        found = read(*arguments, **options)
+        if len(arrived) < 10:
+            arrive()
+        return found
+
+    arrive()
+    monkeypatch.setattr(CompressorTable, "rows_of_waiting", read_while_files_arrive)
+    assert [harness.admit_waiting() for _ in range(3)] == [1, 2, 2]
 
 
 def test_a_row_may_come_long_after_its_file(

@@ -8,10 +8,11 @@ import resource
 import shutil
 import signal
 import socket
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -29,6 +30,7 @@ from tests.support.media import Media, encoding
 from tests.support.s3_server import S3Server
 from tests.support.video_files import OTHER_VIDEO, PATH, padded
 from watcher.failpoints import CRASH_AT_VARIABLE, Point
+from watcher.settings import Settings
 
 pytestmark = pytest.mark.long
 
@@ -326,6 +328,48 @@ def test_a_daemon_whose_instance_runs_on_another_machine_refuses_to_start_and_to
     assert '"conflict": null' in report.stdout
 
 
+def heartbeat_at(settings: Settings, ledger: str) -> datetime:
+    """The time of the daemon's heartbeat in a ledger's file."""
+    with closing(open_database(f"sqlite://{ledger}", read_only=True)) as database:
+        report = Ledger(database, settings.instance).instance_report()
+    assert report is not None
+    return report.heartbeat_at
+
+
+def test_an_older_ledger_that_is_copied_over_the_one_in_use_pauses_the_daemon(
+    settings: MakeSettings, server: S3Server, media: Media, place: str
+) -> None:
+    """Nothing is written to it, sent or removed, and no row becomes `gone`. The next start tells it again."""
+    chosen = settings()
+    ledger, backup = chosen.ledger_url.removeprefix("sqlite://"), f"{place}/backup"
+    with running_daemon(chosen) as daemon:
+        daemon.expect("daemon_ready")
+        place_file(chosen, f"{VIDEO_ID}/before_144p.mp4", media.faststart)
+        daemon.expect("upload_released")
+        with closing(sqlite3.connect(ledger)) as source, closing(sqlite3.connect(backup)) as copy:
+            source.backup(copy)
+        place_file(chosen, f"{VIDEO_ID}/after_144p.mp4", media.faststart)
+        daemon.expect("upload_released", count=2)
+        while heartbeat_at(chosen, ledger) == heartbeat_at(chosen, backup):
+            daemon.read(0.2)
+        shutil.copyfile(backup, ledger)
+        place_file(chosen, PATH, media.faststart)
+        for event in ("settling_paused", "stage_paused"):
+            daemon.patience_seconds = 60
+            paused = daemon.expect(event, code="database")
+            assert f"the content of the database file {ledger} has been replaced" in paused["reason"]
+        assert Path(ledger).read_bytes() == Path(backup).read_bytes()
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+    assert {line["event"] for line in daemon.events} & {"upload_gone", "internal_error"} == set()
+    assert keys(server) == {f"videos/{VIDEO_ID}/{name}_144p.mp4" for name in ("before", "after")}
+    assert os.path.exists(os.path.join(chosen.completed_dir, PATH))
+    shutil.copyfile(backup, ledger)
+    with running_daemon(chosen) as daemon:
+        assert "has a last heartbeat of" in daemon.expect("ledger_older")["reason"]
+        daemon.expect("upload_released", path=PATH)
+
+
 @pytest.mark.parametrize("arguments", [(), ("--once",)])
 def test_a_second_daemon_on_the_directory_refuses_to_start_whatever_its_state_directory(
     settings: MakeSettings, place: str, arguments: tuple[str, ...]
@@ -340,7 +384,8 @@ def test_a_second_daemon_on_the_directory_refuses_to_start_whatever_its_state_di
         environment = {"STATE_DIRECTORY": f"{place}/second"}
         with running_daemon(second, *arguments, environment=environment) as refused:
             assert refused.wait(30) == 1
-    assert f"the directory {first.completed_dir} (process {daemon.process.pid})" in refused.raw.decode()
+    holder = f"(process {daemon.process.pid} of user "
+    assert f"the directory {first.completed_dir} {holder}" in refused.raw.decode()
     assert not os.path.exists(f"{place}/second.sqlite3")
     with running_daemon(second, environment=environment) as daemon:
         daemon.expect("daemon_ready")

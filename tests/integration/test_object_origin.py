@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Unpack
 
 import pytest
+from structlog.testing import capture_logs
 
 from db import Progress, State, Upload
 from storage import Verdict
@@ -23,7 +24,7 @@ from tests.support.s3_server import S3Server
 from tests.support.uploads_in_progress import KEY, PART, interrupted
 from tests.support.video_files import FREE_BOX, PATH, padded
 from watcher.stages import upload as upload_module
-from watcher.stages.object_origin import confirm_without_copy, metadata_of
+from watcher.stages.object_origin import confirm_without_copy, metadata_of, warn_of_unknown_objects
 
 FAR_FUTURE = "Fri, 01 Jan 2100 00:00:00 GMT"
 
@@ -379,3 +380,27 @@ def test_an_upload_that_an_older_version_began_is_resumed(
     assert "CreateMultipartUpload" not in proxy.actions
     head = harness.server.client().head_object(Bucket=BUCKET, Key=KEY)
     assert head["Metadata"] == {"quality": "720p"}
+
+
+def test_a_new_ledger_beside_objects_that_this_program_wrote_is_told(
+    make_harness: MakeHarness, video: bytes, place: str, server: S3Server
+) -> None:
+    """Not where the ledger has receipts, where a local copy has a row, or of objects of other programs."""
+
+    def told(harness: Harness) -> list[object]:
+        context = harness.app.context
+        with capture_logs() as logged:
+            warn_of_unknown_objects(context.store, context.ledger, "videos/")
+        return [(line["event"], line["key"]) for line in logged]
+
+    new = f"sqlite://{place}/new.sqlite3"
+    server.client().put_object(Bucket=BUCKET, Key="videos/0.mp4", Body=b"of another program")
+    assert told(make_harness(DATABASE_URL=new)) == []
+    first = make_harness()
+    first.put(PATH, video)
+    assert first.finish(PATH).state is State.RELEASED
+    assert told(first) == []
+    second = make_harness(DATABASE_URL=new)
+    assert told(second) == [("ledger_empty", KEY)]
+    second.put(PATH, video)
+    assert told(second) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -326,3 +327,29 @@ def test_a_look_is_bounded_rounds_in_a_thread_of_its_own_that_resume_after_an_er
                 assert worker.join(30)
     assert threads == {"orphans"}
     assert asked == [2, 2, 2, 2]
+
+
+def test_a_look_that_a_restart_interrupts_continues_where_it_was(
+    make_catalog_harness: MakeHarness, rows: CatalogRows, video: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon that is restarted after each round finishes its looks all the same."""
+    harness = make_catalog_harness()
+    released = [release(harness, rows, video, f"{number}_720p.mp4") for number in range(3)]
+    rows.delete(*(row for _, row in released))
+    monkeypatch.setattr("db.publications.WINDOW", 1)
+    monkeypatch.setattr(orphans, "WINDOWS", 1)
+    begun: list[int] = []
+    for _ in range(4):
+        found = orphans_of(make_catalog_harness())
+        of_deleted_rows = found._catalog.publications.of_deleted_rows
+
+        def read(after: int, *, gone_code: str, read: Any = of_deleted_rows) -> Any:
+            begun.append(after)
+            return read(after, gone_code=gone_code)
+
+        monkeypatch.setattr(found._catalog.publications, "of_deleted_rows", read)
+        assert found.run_due() == 0.0
+    assert begun == [0, *(upload.id for upload, _ in released)]
+    after_the_look = orphans_of(make_catalog_harness())
+    assert after_the_look.run_due() > 0.0
+    assert after_the_look.kept == 3

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import psycopg
 
 from tests.support.ports import free_address
-from tests.support.postgres import PostgresServer
+from tests.support.postgres import PostgresServer, ServerUnavailableError
 
 START_SECONDS = 20.0
 COMMAND = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
@@ -25,8 +25,10 @@ COMMAND = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', os.defpath)}:
 PoolMode = Literal["session", "transaction"]
 
 
-class PgBouncerUnavailableError(Exception):
-    """PgBouncer cannot be started on this machine; the message says why."""
+class PgBouncerUnavailableError(ServerUnavailableError):
+    """PgBouncer cannot be started."""
+
+    required_by = "PGBOUNCER_REQUIRE"
 
 
 @dataclass(frozen=True)

@@ -6,19 +6,35 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, NoReturn
 from unittest.mock import patch
 from urllib.parse import parse_qs, urlsplit
 
 import psutil
 import psycopg
+import pytest
 from psycopg import sql
 
 MEMORY = "/dev/shm"
 
 
-class PostgresUnavailableError(Exception):
-    """The server cannot be started on this machine; the message says why."""
+class ServerUnavailableError(Exception):
+    """A server cannot be started on this machine; the message says why."""
+
+    required_by: ClassVar[str]
+    """The environment variable that makes it a failure where it is "1"."""
+
+    def skip(self) -> NoReturn:
+        """Skip the test, or fail it where the server is required."""
+        if os.environ.get(self.required_by) == "1":
+            pytest.fail(f"{self.required_by} is set, but: {self}")
+        pytest.skip(str(self))
+
+
+class PostgresUnavailableError(ServerUnavailableError):
+    """PostgreSQL cannot be started."""
+
+    required_by = "PGSERVER_REQUIRE"
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from watcher.detection.observer_supervisor import ObserverSupervisor
 from watcher.errors import Code
 from watcher.filesystem.pruning import prune_directories
 from watcher.settings import Settings, SettingsError
+from watcher.stages.object_origin import warn_of_unknown_objects
 from watcher.supervision.background_thread import Worker, stop_all
 from watcher.supervision.sd_notify import SystemdNotifier
 from watcher.telemetry import configure_logging
@@ -122,7 +123,7 @@ class Daemon:
         app.supervisor.on_reason_to_stop(lambda: self._signals.put(WAKE))
         self._status.register_gauges()
         self._metrics_server.start()
-        app.abandoned_multiparts.start(then=app.runners[State.PENDING].start)
+        app.abandoned_multiparts.start(then=self._start_uploads)
         app.scan_scheduler.on_full_scan(self._after_full_scan)
         for breaker in app.breakers.values():
             breaker.on_change(lambda: self._signals.put(WAKE))
@@ -137,6 +138,14 @@ class Daemon:
             app.orphans.start()
         app.scan_scheduler.start()
         self._notifier.status("First scan of the directory")
+
+    def _start_uploads(self) -> None:
+        """Runs in the thread of abandoned multiparts, which may wait for S3."""
+        app = self._app
+        if app.catalog_thread is None:
+            prefix = app.settings.aws_s3_videos_prefix
+            warn_of_unknown_objects(app.context.store, app.ledger, prefix and f"{prefix}/")
+        app.runners[State.PENDING].start()
 
     def _after_full_scan(self, report: ScanReport) -> None:
         """Runs in the scan's thread. Releases begin after the repair of what an earlier process quarantined.
@@ -212,6 +221,9 @@ class Daemon:
             self._sole_instance.heartbeat(self._status.report(phase))
         except DatabaseError as exc:
             log.debug("heartbeat_unrecorded", reason=str(exc))
+            for runner in self._app.runners.values():
+                if runner.breaker.failure is None:
+                    runner.wake()  # An idle stage learns, and says, that the database cannot be used.
 
     def _reload(self) -> None:
         self._notifier.reloading()

@@ -1,7 +1,8 @@
 """One daemon per INSTANCE_ID and database: the second one refuses to start, and one that appears is told.
 
 On one machine a file lock keeps the daemons of an instance apart (`watcher.filesystem.instance_lock`). Across
-machines the heartbeat does: it says which machine, which boot of it and which process has written it.
+machines the heartbeat does: it says which machine, which boot of it and which process has written it. Its
+time is kept outside of the database as well, which tells an older ledger from the one that was used last.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ import platform
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 
-from db import JSON, InstanceReport, Ledger
+from db import JSON, InstanceReport, Ledger, format_time
 from watcher.filesystem.instance_lock import InstanceRunningError
-from watcher.telemetry import Metrics, human_duration
+from watcher.telemetry import Metrics, human_duration, human_time
 
 log = structlog.get_logger()
 
@@ -52,13 +54,15 @@ class Host:
 class SoleInstance:
     """Writes the heartbeats of this process, and compares them with those of others of its INSTANCE_ID.
 
-    `clock` gives monotonic seconds. Its methods raise `db.DatabaseError`.
+    `record` is a file for the time of the last one. `clock` gives monotonic seconds. Its methods raise
+    `db.DatabaseError`.
     """
 
     ledger: Ledger
     metrics: Metrics
     host: Host = field(default_factory=Host.present)
     clock: Callable[[], float] = time.monotonic
+    record: str | None = None
     run: str = field(default_factory=lambda: secrets.token_hex(8))
     """Tells this process from any other, also in containers whose processes have the same numbers."""
     conflict: str | None = field(init=False, default=None)
@@ -86,11 +90,30 @@ class SoleInstance:
             if present is not None and present.heartbeat_at != first.heartbeat_at:
                 raise InstanceRunningError(self._describe(present))
 
+    def warn_of_older_ledger(self) -> None:
+        """Warn if the ledger lacks the last heartbeat that this instance has written on this machine."""
+        found = self.ledger.instance_report()
+        written = None
+        if self.record is not None:
+            with suppress(ValueError):
+                written = datetime.fromisoformat(_read(self.record))
+        lag = self.ledger.database.lag
+        if written is None or (found is not None and found.heartbeat_at >= written - lag):
+            return
+        last = "no heartbeat" if found is None else f"a last heartbeat of {human_time(found.heartbeat_at)}"
+        log.warning(
+            "ledger_older",
+            reason=f"The ledger has {last} of this instance, which has written one at {human_time(written)}.",
+            hint="If an older ledger was restored or a new one was begun, the receipts since then are lost; "
+            "`video-uploader audit` lists the objects without one.",
+        )
+
     def heartbeat(self, report: Mapping[str, JSON]) -> None:
         """Write a heartbeat, and notice whether another daemon has written one since the last."""
         replaced = self.ledger.heartbeat(
             {**report, "host": asdict(self.host), "run": self.run, "conflict": self.conflict}
         )
+        self._keep_record()
         now = self.clock()
         if self._has_beaten and replaced is not None and self._is_another(replaced):
             self._seen_at, before = now, self.conflict
@@ -101,6 +124,17 @@ class SoleInstance:
             self.conflict = None
         self._has_beaten = True
         self.metrics.instance_conflict.set(self.conflict is not None)
+
+    def _keep_record(self) -> None:
+        found = self.ledger.heartbeat_at
+        if self.record is None or found is None:
+            return
+        try:
+            with open(f"{self.record}.new", "w", encoding="ascii") as file:
+                file.write(f"{format_time(found)}\n")
+            os.replace(f"{self.record}.new", self.record)
+        except OSError as exc:
+            log.debug("heartbeat_unrecorded", reason=str(exc))
 
     def _is_another(self, report: InstanceReport) -> bool:
         return report.report.get("run") != self.run and report.report.get("phase") != "stopped"

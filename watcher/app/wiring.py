@@ -300,6 +300,7 @@ def build_stages(
             lease=timedelta(seconds=settings.claim_seconds),
             threads=threads,
             batch=batch,
+            spares_small=stage.state is State.PENDING,
         )
     return runners
 

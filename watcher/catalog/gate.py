@@ -27,8 +27,8 @@ from watcher.telemetry import RepeatFilter, human_duration, row_context
 
 log = structlog.get_logger()
 
-PAGE = 500
-"""How many uploads one query reads the rows of."""
+PAGE = 100
+"""How many uploads one query reads the rows of; the last is decided by what was read before the first."""
 
 STATUSES = frozenset({"processing", "ready", "failed"})
 
@@ -141,17 +141,20 @@ class CatalogGate:
     def admit_waiting(self, *, fresh_only: bool = False) -> int:
         """Decide about every waiting upload, or about those that began to wait in the last seconds.
 
-        Returns how many no longer wait. Raises `db.DatabaseError`.
+        Goes from the newest page to the oldest: a pass that went on to newer ones would not end while files
+        arrive, and rows that become ready meanwhile would wait for its end. Returns how many no longer wait.
+        Raises `db.DatabaseError`.
         """
         since = self._ledger.now() - FRESH if fresh_only else None
-        decided = after = 0
-        while page := self._table.rows_of_waiting(since=since, after=after, limit=PAGE):
+        decided = 0
+        before: int | None = None
+        while page := self._table.rows_of_waiting(since=since, before=before, limit=PAGE):
             for upload, rows in page:
                 if self.isolation.seconds_left(upload.id):
                     continue
                 with self.isolation.item(upload.id, **row_context(upload)):
                     decided += self._settle(upload, rows)
-            after = page[-1][0].id
+            before = page[0][0].id
         if decided:
             self._wake(State.PENDING)
         return decided
@@ -185,7 +188,7 @@ class CatalogGate:
                     return not rows and self._abandon_overdue(upload)
                 case Admitted(admission):
                     admitted = self._ledger.admit(upload, admission)
-                    waited = round((self._ledger.now() - upload.due_at).total_seconds(), 3)
+                    waited = round((admitted.due_at - upload.due_at).total_seconds(), 3)
                     row_id = admission["catalog_row_id"]
                     log.info("upload_admitted", row=row_id, waited_seconds=waited, **row_context(admitted))
                 case Rejected(code, reason):

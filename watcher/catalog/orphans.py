@@ -65,7 +65,7 @@ class Orphans(Worker):
     """Looks for orphans every hour, in a thread of its own; with `deletes`, deletes those that are due.
 
     A look reads the ledger in rounds, each of which takes a bounded number of queries and repeats nothing of
-    an earlier round, also after an error. `clock` gives monotonic seconds.
+    an earlier round, also after an error or a restart. `clock` gives monotonic seconds.
     """
 
     def __init__(
@@ -123,12 +123,15 @@ class Orphans(Worker):
     def run_due(self) -> float:
         """Do one round of the look that is due; return the seconds until the next call. Raises the same."""
         if self._after is None:
+            unfinished = None
             if self._due_at is None:
-                self._due_at = self._clock() + self._seconds_to_first_look()
+                unfinished = self._missing.next_round()
+                wait = self._seconds_to_first_look()
+                self._due_at = self._clock() + (wait if unfinished is None else 0.0)
             if (left := self._due_at - self._clock()) > 0:
                 return left
             self._due_at = self._clock() + PERIOD_SECONDS
-            self._begin_look()
+            self._begin_look(unfinished or 0)
         self._process_round(self._after or 0)
         return 0.0
 
@@ -178,8 +181,8 @@ class Orphans(Worker):
             wait = BACKOFF.delay(self._failures).total_seconds()
         return wait
 
-    def _begin_look(self) -> None:
-        self._after = 0
+    def _begin_look(self, after: int = 0) -> None:
+        self._after = after
         self._undeleted.clear()
 
     def _seconds_to_first_look(self) -> float:
@@ -196,6 +199,7 @@ class Orphans(Worker):
         try:
             found, following = self._examine(after, records=True)
         except RowsLostError as exc:
+            self._missing.set_next_round(None)
             self._after, doubt = None, str(exc)
             if self.doubt is None:
                 log.warning("orphans_doubted", reason=doubt, hint="No object is deleted.")

@@ -77,8 +77,10 @@ def run(
             migrate(app.context.database)
         keep_dialect(app.context.database, make_storage_config(settings), app.context.store)
         with app.context.database.session(), show_progress(app.context.transfer_progress):
-            sole_instance = SoleInstance(app.ledger, app.context.metrics)
+            record = f"{daemon_lock(settings).removesuffix('.lock')}.heartbeat"
+            sole_instance = SoleInstance(app.ledger, app.context.metrics, record=record)
             sole_instance.require(partial(_wait, signals))
+            sole_instance.warn_of_older_ledger()
             if once:
                 _run_once(app, signals)
                 return

@@ -4,7 +4,7 @@ The lock of an instance is a file. That of the watched directory must hold whate
 is no file in the directory, and no open descriptor of it, which would keep its file system from being
 unmounted, but the name of an abstract socket (unix(7)) that has its device and inode: every daemon binds one
 and looks for those of others. Names are seen within one network namespace, so not by another machine or a
-container with a network of its own.
+container with a network of its own. Every user can bind such a name; the kernel tells which one has.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import pwd
 import re
 import secrets
 import socket
 import struct
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -26,7 +28,10 @@ log = structlog.get_logger()
 
 _FLOCK = struct.Struct("hhqqi0q")
 """``struct flock`` of fcntl(2): type, whence, start, length, pid."""
-
+_UCRED = struct.Struct("iII")
+"""``struct ucred`` of unix(7): pid, uid, gid."""
+_BACKLOG = 128
+"""How many processes can ask who holds a lock; the holder answers none, and the kernel keeps each of them."""
 
 _EXCLUSIVE, _SHARED, _BELOW = "exclusive", "shared", "below"
 _NAME = re.compile(r"@(video-uploader-directory/[0-9a-f]+:[0-9a-f]+)/([a-z]+)/([0-9]+)/[0-9a-f]+")
@@ -140,13 +145,18 @@ class DirectoryLock:
         self._names = frozenset()
 
     def _require_no_conflict(self, match: re.Match[str], own: str, above: Collection[str]) -> None:
-        name, kind, pid = match.groups()
+        name, kind, _ = match.groups()
         if name == own and not (self._is_shared and kind == _SHARED):
-            raise InstanceRunningError(
-                _directory_taken(self._directory, "below" if kind == _BELOW else "in", pid)
+            place = (
+                f"a directory below {self._directory}"
+                if kind == _BELOW
+                else f"the directory {self._directory}"
             )
-        if name in above and kind != _BELOW:
-            raise InstanceRunningError(_directory_taken(self._directory, "above", pid))
+        elif name in above and kind != _BELOW:
+            place = f"a directory above {self._directory}"
+        else:
+            return
+        raise InstanceRunningError(_Holder.of(match).describe(place, os.stat(self._directory).st_uid))
 
 
 @contextmanager
@@ -160,17 +170,46 @@ def directory_held(directory: str, *, is_shared: bool) -> Iterator[DirectoryLock
         lock.release()
 
 
-def _directory_taken(directory: str, place: str, pid: str) -> str:
-    where = {
-        "in": f"the directory {directory}",
-        "above": f"a directory above {directory}",
-        "below": f"a directory below {directory}",
-    }[place]
-    return (
-        f"Another daemon works in {where} (process {pid}). Two daemons would publish and remove each other's "
-        "files: stop one of them, or give each a directory of its own; to share one directory, set "
-        "SHARED_DIRECTORY=true for both."
-    )
+@dataclass(frozen=True, slots=True)
+class _Holder:
+    """The process that has bound a name; `uid` is None where the kernel does not tell its user."""
+
+    pid: int
+    uid: int | None
+
+    @classmethod
+    def of(cls, match: re.Match[str]) -> _Holder:
+        """The holder of a name; one that does not listen, as an earlier version, is known by it alone."""
+        pid, uid = int(match[3]), None
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+            asking.setblocking(False)
+            asking.connect(f"\0{match[0].removeprefix('@')}")
+            credentials = asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+            told, uid, _ = _UCRED.unpack(credentials)
+            # A process of another PID namespace has no number here.
+            pid = told or pid
+        return cls(pid, uid)
+
+    def describe(self, place: str, owner: int) -> str:
+        """Say who works in a place, whose directory `owner` owns, and what to do."""
+        if self.uid is None:
+            return f"Another daemon works in {place} (process {self.pid}). {_TWO_DAEMONS}"
+        user = str(self.uid)
+        with suppress(KeyError):
+            user = pwd.getpwuid(self.uid).pw_name
+        who = f"(process {self.pid} of user {user})"
+        if self.uid in {0, os.geteuid(), owner}:
+            return f"Another daemon works in {place} {who}. {_TWO_DAEMONS}"
+        return (
+            f"Another process claims to work in {place} {who}. Its user is neither root, nor that of this "
+            f"daemon, nor the owner of the directory. If it is no daemon of yours, end it. {_TWO_DAEMONS}"
+        )
+
+
+_TWO_DAEMONS = (
+    "Two daemons would publish and remove each other's files: stop one of them, or give each a directory of "
+    "its own; to share one directory, set SHARED_DIRECTORY=true for both."
+)
 
 
 def _name_of(directory: Path) -> str:
@@ -182,7 +221,9 @@ def _name_of(directory: Path) -> str:
 def _bind(bound: ExitStack, name: str, kind: str) -> str:
     """Bind a name of this process until the end of `bound`; return it as /proc shows it. Raises OSError."""
     name = f"{name}/{kind}/{os.getpid()}/{secrets.token_hex(4)}"
-    bound.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)).bind(f"\0{name}")
+    holder = bound.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+    holder.bind(f"\0{name}")
+    holder.listen(_BACKLOG)
     return f"@{name}"
 
 

@@ -272,7 +272,9 @@ class Settings(BaseSettings):
         3600,
         60,
     )
-    upload_concurrency: int = number("Number of files uploaded at once.", 1, 64, 4)
+    upload_concurrency: int = number(
+        "Number of files uploaded at once; one of several is kept for files of at most 16 MiB.", 1, 64, 4
+    )
     settle_seconds: float = number(
         "How long size, mtime and inode must stay unchanged where the kernel grants no lease.", 0.1, 3600, 5
     )

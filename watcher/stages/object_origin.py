@@ -1,12 +1,22 @@
-"""Recognizes the objects that uploads of this ledger wrote, also without a receipt or a local copy."""
+"""Recognizes the objects that uploads of this ledger wrote, also without a receipt or a copy."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from itertools import islice
 
-from db import Ledger, Upload
-from storage import Confirmation, ObjectHead, ObjectStore, Verdict, compare
+import structlog
+
+from db import DatabaseError, Ledger, State, Upload
+from storage import Confirmation, ObjectHead, ObjectStore, StorageError, Verdict, compare
+
+log = structlog.get_logger()
+
+PROVEN_STATES = frozenset({State.VERIFIED, State.PUBLISHED, State.RELEASED})
+MAX_LISTED = 500
+MAX_EXAMINED = 10
+"""How many of the listed objects that no row names are asked for their metadata."""
 
 _MTIME, _LEDGER = "source-mtime", "ledger"
 
@@ -19,6 +29,32 @@ def metadata_of(ledger: Ledger, upload: Upload) -> Mapping[str, str]:
 def is_described(head: ObjectHead) -> bool:
     """Whether an object has the metadata that this program gives its objects."""
     return {"video-id", "quality", _MTIME} <= head.metadata.keys()
+
+
+def warn_of_unknown_objects(store: ObjectStore, ledger: Ledger, prefix: str) -> None:
+    """Warn if this instance has no receipt yet, and S3 has objects of this program that no ledger row names.
+
+    Looks at the first objects under the prefix only. To be called before anything is sent.
+    """
+    try:
+        if next(ledger.iter_in_states(PROVEN_STATES), None) is not None:
+            return
+        keys = [entry.key for entry in islice(store.objects(prefix), MAX_LISTED)]
+        known = ledger.known_keys(keys)
+        for key in [key for key in keys if key not in known][:MAX_EXAMINED]:
+            head = store.head(key)
+            if head is not None and is_described(head):
+                log.warning(
+                    "ledger_empty",
+                    key=key,
+                    reason="The ledger has no receipt, and S3 has objects with this program's metadata.",
+                    hint="If the ledger was lost, restore it: the receipts of objects without a local copy "
+                    "are nowhere else; `video-uploader audit` lists these. If they are another ledger's, all "
+                    "is well.",
+                )
+                return
+    except (StorageError, DatabaseError) as exc:
+        log.debug("objects_unexamined", reason=str(exc))
 
 
 def is_own(ledger: Ledger, upload: Upload, head: ObjectHead) -> bool:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import structlog
 
-from db import DatabaseError, Ledger, LockNotAvailableError, State, Upload
+from db import SMALL_BYTES, DatabaseError, Ledger, LockNotAvailableError, State, Upload
 from watcher.errors import Code, failure_of
 from watcher.stages.error_policy import ErrorPolicy
 from watcher.supervision.background_thread import BackgroundThread, Supervisor, Worker
@@ -25,6 +25,9 @@ MAX_WAIT_SECONDS = 30.0
 
 LOCKED_SECONDS = 0.25
 """Between two queries while the only due rows are locked."""
+
+SMALL_SECONDS = 2.0
+"""Between two queries for a small file that becomes due after an error, while large ones are under way."""
 
 DATABASE_BACKOFF = Backoff(base=0.5, factor=2.0, cap=15.0)
 """Between two queries of a database that does not answer."""
@@ -69,6 +72,9 @@ class StageRunner(Worker):
     """The threads of one stage: one claims rows, and `threads` of them work.
 
     Each works on a batch of up to `batch` rows at a time. A claim that is not renewed within `lease` expires.
+    With `spares_small` files of more than `db.SMALL_BYTES` leave one thread of several to small ones, which
+    do not wait until a large one is done. Apart from that the rows that were due first are first, so that
+    large files always have the other threads.
     """
 
     def __init__(
@@ -81,6 +87,7 @@ class StageRunner(Worker):
         lease: timedelta,
         threads: int,
         batch: int = 1,
+        spares_small: bool = False,
     ) -> None:
         super().__init__(supervisor, f"{stage.name} threads")
         self.stage = stage
@@ -90,6 +97,7 @@ class StageRunner(Worker):
         self.breaker = error_policy.breaker
         self._max_busy = threads
         self._batch = batch
+        self._spares_small = spares_small and threads > 1
         self._lock = threading.Lock()
         self._in_flight: dict[int, Upload] = {}
         self._probe: int | None = None
@@ -170,9 +178,16 @@ class StageRunner(Worker):
         while self._busy < self._max_busy and not self._claimer.stopping.is_set():
             if self.breaker.is_doubted:
                 return self._claim_probe()
-            if not self._hand_over(self._batch):
-                return self._seconds_to_next()
+            small_only = self._is_last_spared()
+            if not self._hand_over(self._batch, small_only=small_only):
+                return SMALL_SECONDS if small_only else self._seconds_to_next()
         return self._renewal_seconds
+
+    def _is_last_spared(self) -> bool:
+        """Whether large files have all threads but one, which is spared for small ones."""
+        with self._lock:
+            large = sum(row.size > SMALL_BYTES for row in self._in_flight.values())
+        return self._spares_small and large >= self._max_busy - 1
 
     def _claim_probe(self) -> float:
         """Claim one row while no other one is a probe, if possible another than those that have failed."""
@@ -189,11 +204,18 @@ class StageRunner(Worker):
             return min(max(to_probe, 0.1), MAX_WAIT_SECONDS)
         return self._renewal_seconds if self._hand_over(1) else self._seconds_to_next()
 
-    def _hand_over(self, limit: int, *, other_than: Collection[int] | None = None) -> bool:
+    def _hand_over(
+        self, limit: int, *, other_than: Collection[int] | None = None, small_only: bool = False
+    ) -> bool:
         """Claim rows for a worker; False if none can be claimed."""
         is_probe = self.breaker.is_doubted
         rows = self._ledger.claim(
-            self.stage.state, limit, lease=self._lease, horizon=self.horizon, other_than=other_than
+            self.stage.state,
+            limit,
+            lease=self._lease,
+            horizon=self.horizon,
+            other_than=other_than,
+            small_only=small_only,
         )
         if not rows:
             return False

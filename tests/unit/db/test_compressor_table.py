@@ -209,8 +209,8 @@ def test_what_waits_comes_with_all_rows_of_its_video_and_without_where_there_are
     found = table.rows_of_waiting(limit=10)
     assert [upload for upload, _ in found] == [first, second]
     assert [{row.id for row in of_video} for _, of_video in found] == [ids, set()]
-    assert [upload for upload, _ in table.rows_of_waiting(limit=10, after=first.id)] == [second]
-    assert len(table.rows_of_waiting(limit=1)) == 1
+    assert [upload for upload, _ in table.rows_of_waiting(limit=10, before=second.id)] == [first]
+    assert [upload for upload, _ in table.rows_of_waiting(limit=1)] == [second]
     assert table.rows_of_waiting(limit=10, since=ledger.now() + timedelta(hours=1)) == []
     assert CompressorTable(ledger.database, "other").rows_of_waiting(limit=10) == []
 

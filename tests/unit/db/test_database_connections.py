@@ -23,7 +23,7 @@ from db import (
     open_database,
     sqlite_url,
 )
-from tests.support.databases import DatabaseAddress, enqueue
+from tests.support.databases import Clock, DatabaseAddress, enqueue
 from tests.support.postgres import PostgresServer
 
 
@@ -67,6 +67,23 @@ def fail_after(database: Database, work: Callable[[], object]) -> None:
 def pragma(database: Database, name: str) -> object:
     with database.operation(f"read the pragma {name}") as connected:
         return connected.pragma(name)
+
+
+def read_files(path: str) -> dict[str, bytes]:
+    """The contents of a SQLite file and of those beside it that belong to it."""
+    contents = {}
+    for name in (path, f"{path}-wal", f"{path}-shm"):
+        with open(name, "rb") as file:
+            contents[name] = file.read()
+    return contents
+
+
+def write_files(contents: dict[str, bytes]) -> None:
+    """Overwrite files in place."""
+    for name, content in contents.items():
+        with open(name, "r+b") as file:
+            file.write(content)
+            file.truncate()
 
 
 class TestSqliteFile:
@@ -136,6 +153,48 @@ class TestSqliteFile:
             os.rename(f"{path}.aside", path)
             assert ledger.uploads() == [upload]
 
+    @pytest.mark.parametrize("kind", ["older", "with its log", "of another daemon", "empty", "no database"])
+    def test_nothing_is_read_or_written_once_another_content_was_copied_over_the_file(
+        self, sqlite_address: DatabaseAddress, clock: Clock, kind: str
+    ) -> None:
+        """The file keeps its inode. The threads keep their connections, with what these have cached."""
+        path = file_of(sqlite_address)
+        with closing(sqlite_address.open()) as database, database.session():
+            migrate(database)
+            ledger = Ledger(database, "main", clock=clock)
+            enqueue(ledger, "early.mp4")
+            if kind in {"older", "with its log"}:
+                ledger.heartbeat({})
+            elif kind == "of another daemon":
+                Ledger(database, "other", clock=clock).heartbeat({})
+            backups = [path, f"{path}-wal", f"{path}-shm"] if kind == "with its log" else [path]
+            for name in backups:
+                shutil.copyfile(name, f"{name}.backup")
+            if kind in {"empty", "no database"}:
+                write_files({f"{path}.backup": b"" if kind == "empty" else b"no database" * 1000})
+            clock.advance(seconds=5)
+            upload = enqueue(ledger)
+            ledger.heartbeat({})
+            for index in range(50):
+                enqueue(ledger, f"{index}.mp4")
+            content = read_files(path)
+            inode = os.stat(path).st_ino
+            for name in backups:
+                shutil.copyfile(f"{name}.backup", name)
+            assert os.stat(path).st_ino == inode
+            for use in (ledger.counts, lambda: enqueue(ledger, "x.mp4"), lambda: ledger.heartbeat({})) * 2:
+                with pytest.raises(DatabaseError, match="replaced since it was opened") as caught:
+                    use()
+                assert caught.value.kind is ErrorKind.ENVIRONMENT
+            if kind == "older":
+                assert "a heartbeat of" in str(caught.value)
+                assert f"remove {path}-wal" in str(caught.value)
+            if kind == "empty":
+                return  # SQLite removes the log beside an empty file, so that the content is lost.
+            write_files(content)
+            assert ledger.uploads(ids=[upload.id]) == [upload]
+            ledger.heartbeat({})
+
     def test_opened_for_reading_it_must_exist(self, sqlite_address: DatabaseAddress) -> None:
         database = sqlite_address.open(read_only=True)
         with pytest.raises(DatabaseError) as caught:
@@ -196,7 +255,62 @@ def test_the_time_is_aware_and_that_of_the_world(database: Database) -> None:
     assert abs(Ledger(database, "main").now() - datetime.now(UTC)) < timedelta(seconds=10)
 
 
+def replace_table(postgres: PostgresServer, address: DatabaseAddress, heartbeat_at: str | None) -> None:
+    """Restore the table of heartbeats as of that time, or empty."""
+    assert address.schema is not None
+    table = sql.Identifier(address.schema, "instances")
+    if heartbeat_at is None:
+        postgres.execute(sql.SQL("TRUNCATE {}").format(table))
+    else:
+        change = sql.SQL("UPDATE {} SET heartbeat_at = {}").format(table, sql.Literal(heartbeat_at))
+        postgres.execute(change)
+
+
 class TestPostgresPool:
+    @pytest.mark.parametrize("restored", [None, "2024-05-17T11:00:00Z"])
+    @pytest.mark.parametrize("in_place", [True, False])
+    def test_nothing_is_read_or_written_once_another_database_was_restored(
+        self,
+        postgres: PostgresServer,
+        postgres_address: DatabaseAddress,
+        clock: Clock,
+        restored: str | None,
+        in_place: bool,
+    ) -> None:
+        """Restored in place, the next heartbeat finds it; created anew, the first new connection does."""
+        with closing(postgres_address.open()) as database, database.session():
+            migrate(database)
+            ledger = Ledger(database, "main", clock=clock)
+            ledger.heartbeat({})
+            ledger.counts()
+            replace_table(postgres, postgres_address, restored)
+            uses: list[Callable[[], object]] = [ledger.counts, lambda: enqueue(ledger)]
+            if in_place:
+                uses.insert(0, lambda: ledger.heartbeat({}))
+            else:
+                end = sql.SQL("SELECT pg_terminate_backend({}, 5000)")
+                postgres.execute(end.format(sql.Literal(backend(database))))
+                with pytest.raises(DatabaseError):
+                    ledger.counts()
+            for use in uses:
+                with pytest.raises(DatabaseError, match="replaced since it was opened") as caught:
+                    use()
+                assert caught.value.kind is ErrorKind.ENVIRONMENT
+            assert "restart the daemon" in str(caught.value)
+            if restored is not None:
+                replace_table(postgres, postgres_address, "2024-05-17T12:00:00Z")
+                ledger.heartbeat({})
+
+    def test_a_standby_that_took_over_without_the_last_heartbeats_is_the_same_database(
+        self, postgres: PostgresServer, postgres_address: DatabaseAddress, clock: Clock
+    ) -> None:
+        with closing(postgres_address.open()) as database:
+            migrate(database)
+            ledger = Ledger(database, "main", clock=clock)
+            ledger.heartbeat({})
+            replace_table(postgres, postgres_address, "2024-05-17T11:59:00Z")
+            ledger.heartbeat({})
+
     def test_a_server_is_always_there_to_be_asked(self, postgres_address: DatabaseAddress) -> None:
         assert postgres_address.open(read_only=True).exists()
 
@@ -244,6 +358,7 @@ class TestPostgresPool:
             "publications",
             "orphans",
             "orphan_looks",
+            "orphan_rounds",
             "ledger_token",
             "catalog_row_sightings",
             "schema_migration",

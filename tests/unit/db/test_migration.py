@@ -26,6 +26,8 @@ ALL = [
     "0006_orphans",
     "0007_catalog_row_sightings",
     "0008_expected_etags",
+    "0009_orphan_rounds",
+    "0010_small_files",
     "0011_server_dialects",
 ]
 HISTORY = "schema_migration"

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from db import DatabaseError, ErrorKind, Ledger, State, migrate, pending_migrations
+from tests.support import pgbouncer
 from tests.support.databases import DatabaseAddress, advance_to, claim, enqueue
 from tests.support.pgbouncer import PgBouncerUnavailableError, running_pgbouncer
 from tests.support.postgres import PostgresServer
@@ -31,7 +32,21 @@ def pooled(
         with running_pgbouncer(postgres, request.param) as bouncer:
             yield DatabaseAddress(bouncer.url, postgres_address.schema)
     except PgBouncerUnavailableError as exc:
-        pytest.skip(str(exc))
+        exc.skip()
+
+
+def test_where_it_is_required_its_tests_fail_instead_of_being_skipped(
+    monkeypatch: pytest.MonkeyPatch, postgres: PostgresServer
+) -> None:
+    monkeypatch.setattr(pgbouncer, "COMMAND", None)
+    skipped, failed = pytest.skip.Exception, pytest.fail.Exception
+    for value, outcome in (("0", skipped), ("1", failed)):
+        monkeypatch.setenv("PGBOUNCER_REQUIRE", value)
+        with pytest.raises(PgBouncerUnavailableError) as refused, running_pgbouncer(postgres, "session"):
+            pytest.fail("it was started")
+        with pytest.raises((skipped, failed), match="apt install pgbouncer") as ended:
+            refused.value.skip()
+        assert ended.type is outcome
 
 
 def test_several_threads_share_its_connections(pooled: DatabaseAddress) -> None:

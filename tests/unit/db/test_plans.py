@@ -8,9 +8,9 @@ from datetime import timedelta
 
 import pytest
 
-from db import CompressorTable, Database, Ledger, State
+from db import CompressorTable, Database, Ledger, State, migrate
 from tests.support.bulk_ledger import BACKOFF, INSTANCE, RETENTION, RowCounts, fill_ledger
-from tests.support.databases import LEASE, DatabaseAddress
+from tests.support.databases import LEASE, DatabaseAddress, enqueue
 from tests.support.query_plans import explain
 
 ROWS = 20_000
@@ -42,6 +42,10 @@ def frequent_queries(ledger: Ledger) -> dict[str, tuple[Callable[[], object], se
     """The queries, and the indexes that may answer each."""
     return {
         "claim": (lambda: ledger.claim(State.PENDING, 64, lease=LEASE, horizon=BACKOFF), {"uploads_due"}),
+        "claim a small one": (
+            lambda: ledger.claim(State.PENDING, 1, lease=LEASE, horizon=BACKOFF, small_only=True),
+            {"uploads_due_small"},
+        ),
         "nothing due": (
             lambda: ledger.claim(State.PUBLISHED, 64, lease=LEASE, horizon=RETENTION),
             {"uploads_due"},
@@ -60,6 +64,7 @@ def frequent_queries(ledger: Ledger) -> dict[str, tuple[Callable[[], object], se
             lambda: ledger.has_other_due(ledger.claim(State.PENDING, 1, lease=LEASE, horizon=BACKOFF)[0]),
             {"uploads_due"},
         ),
+        "the uploads of a key": (lambda: ledger.uploads_of_key("videos/x"), {"uploads_of_key"}),
         "next due": (lambda: ledger.next_due(State.PENDING, horizon=BACKOFF), {"uploads_due"}),
         "next due, none is": (lambda: ledger.next_due(State.PUBLISHED, horizon=RETENTION), {"uploads_due"}),
         "the oldest at the gate": (ledger.awaiting_row_since, {"uploads_awaiting_since"}),
@@ -84,6 +89,24 @@ def test_frequent_queries_are_answered_by_their_indexes(empty: Database, counts:
         for plan in plans:
             assert plan.access_paths, (what, plan)
             assert plan.access_paths <= indexes, (what, plan)
+
+
+def test_sqlite_finds_other_uploads_of_a_key_by_it_without_statistics(
+    sqlite_address: DatabaseAddress,
+) -> None:
+    """The daemon makes none: an index that has two of the columns would read every pending upload."""
+    with closing(sqlite_address.open()) as database:
+        migrate(database)
+        ledger = Ledger(database, INSTANCE)
+        upload = enqueue(ledger)
+
+        def ask() -> None:
+            ledger.key_conflict(upload)
+            ledger.uploads_of_key(upload.object_key)
+            ledger.replaces_other_content(upload)
+
+        found = [plan.access_paths - {"upload_events_of_upload"} for plan in explain(database, ask)]
+        assert found == [{"uploads_of_key"}] * 3
 
 
 def test_what_is_claimed_and_renewed_is_found_by_its_number(empty: Database, counts: RowCounts) -> None:

@@ -1,6 +1,8 @@
 """What a server refuses is found out from its refusals, header by header, and remembered for a week."""
 
+import threading
 from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -236,3 +238,26 @@ def test_what_is_not_to_be_remembered_is_only_done_without_once(dialect: ServerD
     server = Server({CRC}, named)
     dialect.negotiate("UploadPart", BODY_HEADERS, server.request(BODY_HEADERS), remember=False)
     assert not dialect.unsupported
+
+
+def test_the_first_request_with_new_headers_goes_alone(dialect: ServerDialect) -> None:
+    """So that what is refused is refused once, however many uploads begin together."""
+    server = Server({CRC}, named)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def first(omit: frozenset[str]) -> str:
+        begun.set()
+        assert go_on.wait(10)
+        return server.request(BODY_HEADERS)(omit)
+
+    with ThreadPoolExecutor() as pool:
+        one = pool.submit(dialect.negotiate, "PutObject", BODY_HEADERS, first)
+        assert begun.wait(10)
+        others = [
+            pool.submit(dialect.negotiate, "PutObject", BODY_HEADERS, server.request(BODY_HEADERS))
+            for _ in range(3)
+        ]
+        assert not wait(others, timeout=0.1).done
+        go_on.set()
+        assert {future.result(10) for future in (one, *others)} == {"done"}
+    assert server.refusals == 1

@@ -18,7 +18,7 @@ from storage import (
     Verdict,
     check_storage,
 )
-from storage.aws.response_parsing import botocore_session
+from storage.aws.sessions import BoundedSession
 from storage.aws.trust import Trust
 from tests.support.certificates import Certificate
 from tests.support.fault_proxy import FaultProxy
@@ -107,7 +107,7 @@ def test_cloudfront_is_reached_behind_a_private_authority(trusted: Certificate) 
 
 
 def path_of_trust() -> str:
-    return Trust(botocore_session()).path
+    return Trust(BoundedSession()).path
 
 
 def test_the_first_setting_that_names_authorities_counts(
@@ -128,7 +128,7 @@ def test_a_directory_becomes_one_file_of_distinct_certificates(
     certificate: Certificate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_CA_BUNDLE", str(directory_of(certificate, tmp_path)))
-    trust = Trust(botocore_session())
+    trust = Trust(BoundedSession())
     try:
         content = Path(trust.bundle_file).read_text(encoding="ascii")
     finally:
@@ -145,5 +145,5 @@ def test_a_path_without_certificates_is_for_the_operator_to_correct(
     (tmp_path / "empty file").touch()
     monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / name) if name else "")
     with pytest.raises(StorageError, match="AWS_CA_BUNDLE") as caught:
-        Trust(botocore_session()).context()
+        Trust(BoundedSession()).context()
     assert (caught.value.kind, caught.value.code) == (ErrorKind.ENVIRONMENT, "bad-settings")

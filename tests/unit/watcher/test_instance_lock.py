@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pwd
 import stat
 import subprocess
 import sys
@@ -137,7 +138,7 @@ def test_a_second_process_in_a_directory_is_refused_by_whatever_path_until_the_f
         for directory in ("a", "link", "a/../a"):
             refused = take_directory(f"{place}/{directory}")
             assert refused is not None
-            assert f"in the directory {place}/{directory} (process {first.process.pid})" in refused
+            assert f"in the directory {place}/{directory} (process {first.process.pid} of user " in refused
             assert "SHARED_DIRECTORY" in refused
         assert take_directory(f"{place}/other") is None
         first.process.kill()
@@ -173,6 +174,52 @@ def test_processes_share_a_directory_only_if_all_of_them_do(place: str) -> None:
             other.expect("given back")
         with directory_held(place, is_shared=False):
             assert take_directory(place, is_shared=True) is not None
+
+
+_CLAIM = """
+import os, socket, sys
+if sys.argv[2] != "root":
+    os.setgid(int(sys.argv[2]))
+    os.setuid(int(sys.argv[2]))
+status = os.stat(sys.argv[1])
+name = f"video-uploader-directory/{status.st_dev:x}:{status.st_ino:x}/exclusive/1/0"
+stream = sys.argv[3] != "datagram"
+claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM if stream else socket.SOCK_DGRAM)
+claim.bind("\\0" + name)
+if stream:
+    claim.listen(1)
+print("claimed", flush=True)
+sys.stdin.readline()
+"""
+"""Binds a directory's name, with the number of another process in it."""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_holder_is_named_with_the_process_and_user_that_the_kernel_knows(place: str) -> None:
+    """The name lies about its process. A stranger is told apart from the owner of the directory and root."""
+    os.chmod(place, 0o755)
+    for uid, owner, is_stranger in (("65534", 0, True), ("65534", 65534, False), ("root", 65534, False)):
+        os.chown(place, owner, owner)
+        with peer(_CLAIM, place, uid, "stream") as other:
+            other.expect("claimed")
+            # More often than the holder can keep those who ask.
+            refusals = {take_directory(place) for _ in range(2)}
+            (refused,) = refusals
+            assert refused is not None
+            user = pwd.getpwuid(0 if uid == "root" else int(uid)).pw_name
+            assert f"{place} (process {other.process.pid} of user {user})" in refused
+            assert ("nor the owner of the directory" in refused) is is_stranger
+        assert take_directory(place) is None
+
+
+@pytest.mark.parametrize("kind", ["datagram", "stream"])
+def test_one_of_whom_the_kernel_tells_nothing_is_in_the_way_all_the_same(place: str, kind: str) -> None:
+    """An earlier version, which does not listen, and one that too many have asked: none is waited for."""
+    with peer(_CLAIM, place, "root", kind) as other:
+        other.expect("claimed")
+        refusals = [take_directory(place) for _ in range(5)]
+        assert "Another daemon works" in (refusals[0] or "")
+        assert f"{place} (process 1)" in (refusals[-1] or "")
 
 
 def test_a_bind_mount_of_a_directory_is_the_same_directory(place: str) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from db import DatabaseError, ErrorKind, Ledger, State, Upload
+from db import SMALL_BYTES, DatabaseError, ErrorKind, Ledger, State, Upload
 from storage import ErrorKind as StorageErrorKind
 from storage import StorageError, UploadCancelledError
-from tests.support.databases import LEASE, STATE_FACTS, Clock, enqueue
+from tests.support.databases import IDENTITY, LEASE, STATE_FACTS, Clock, enqueue
 from tests.support.harness import Harness
 from watcher.errors import Failure, FailureKind
 from watcher.stages.runner import LOCKED_SECONDS, StageRunner, Work
@@ -81,7 +81,9 @@ class RunnerFixture:
         )
         self.started: list[StageRunner] = []
 
-    def make(self, threads: int = 1, batch: int = 1, lease: timedelta = LEASE) -> StageRunner:
+    def make(
+        self, threads: int = 1, batch: int = 1, lease: timedelta = LEASE, spares_small: bool = False
+    ) -> StageRunner:
         return StageRunner(
             self.stage,
             ledger=self.ledger,
@@ -90,16 +92,26 @@ class RunnerFixture:
             lease=lease,
             threads=threads,
             batch=batch,
+            spares_small=spares_small,
         )
 
-    def run(self, threads: int = 1, batch: int = 1, lease: timedelta = LEASE) -> StageRunner:
-        runner = self.make(threads, batch, lease)
+    def run(
+        self, threads: int = 1, batch: int = 1, lease: timedelta = LEASE, spares_small: bool = False
+    ) -> StageRunner:
+        runner = self.make(threads, batch, lease, spares_small)
         self.started.append(runner)
         runner.start()
         return runner
 
-    def enqueue(self, count: int) -> list[Upload]:
-        return [enqueue(self.ledger, f"v/{number}_720p.mp4") for number in range(count)]
+    def enqueue(self, count: int, *, size: int = IDENTITY.size) -> list[Upload]:
+        return [
+            enqueue(
+                self.ledger,
+                f"v/{size}-{number}_720p.mp4",
+                identity=replace(IDENTITY, inode=number, size=size),
+            )
+            for number in range(count)
+        ]
 
     def ended(self, count: int) -> list[Upload]:
         return [self.stage.ended.get(timeout=WAIT_SECONDS) for _ in range(count)]
@@ -210,6 +222,35 @@ def test_rows_come_in_batches_and_no_more_at_once_than_there_are_threads(fixture
     go_on.set()
     fixture.ended(10)
     assert len(fixture.stage.begun.get(timeout=WAIT_SECONDS)) == 2
+
+
+def test_a_small_file_waits_for_no_large_one_and_keeps_none_waiting(fixture: RunnerFixture) -> None:
+    small, large = SMALL_BYTES, SMALL_BYTES + 1
+    go_on = threading.Event()
+    fixture.stage.act = lambda upload, work: None if upload.size == small else until_set(go_on)(upload, work)
+    fixture.enqueue(5, size=large)
+    runner = fixture.run(threads=3, spares_small=True)
+    under_way = [row for _ in range(2) for row in fixture.stage.begun.get(timeout=WAIT_SECONDS)]
+    assert [row.size for row in under_way] == [large, large]
+    fixture.enqueue(4, size=small)
+    runner.wake()
+    assert [row.size for row in fixture.ended(4)] == [small] * 4
+    assert runner.busy == 2
+    go_on.set()
+    assert [row.size for row in fixture.ended(5)] == [large] * 5
+
+
+def test_files_up_to_the_limit_have_every_thread_in_the_order_in_which_they_were_due(
+    fixture: RunnerFixture,
+) -> None:
+    go_on = threading.Event()
+    fixture.stage.act = until_set(go_on)
+    rows = [*fixture.enqueue(2, size=SMALL_BYTES), *fixture.enqueue(2, size=SMALL_BYTES + 1)]
+    fixture.run(threads=3, spares_small=True)
+    begun = [row.id for _ in range(3) for row in fixture.stage.begun.get(timeout=WAIT_SECONDS)]
+    assert sorted(begun) == [row.id for row in rows[:3]]
+    go_on.set()
+    fixture.ended(4)
 
 
 def test_a_claim_is_renewed_while_its_row_is_at_work(fixture: RunnerFixture) -> None:

@@ -6,7 +6,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -19,7 +22,7 @@ from tests.support.database_fixtures import (  # noqa: F401  # fixtures
     postgres_address,
     sqlite_address,
 )
-from tests.support.databases import Clock
+from tests.support.databases import Clock, DatabaseAddress
 from watcher.app.sole_instance import BEATS_SECONDS, FRESH, Host, SoleInstance
 from watcher.filesystem.instance_lock import InstanceRunningError
 from watcher.telemetry import Metrics
@@ -163,6 +166,42 @@ def test_one_that_appears_later_is_told_by_both_until_it_has_ended(
     clock.advance(seconds=FRESH.total_seconds() + 1)
     one.heartbeat(RUNNING)
     assert (one.conflict, instances.conflict_metric()) == (None, 0)
+
+
+@pytest.mark.parametrize("change", ["none", "older", "other", "new", "no record", "damaged record"])
+def test_a_ledger_that_lacks_the_last_heartbeat_of_this_machine_is_told_once(
+    instances: Instances, address: DatabaseAddress, clock: Clock, tmp_path: Path, change: str
+) -> None:
+    record = tmp_path / "heartbeat"
+    before = instances.make()
+    before.heartbeat(RUNNING)
+    older = clock.now
+    before.record = str(record)
+    clock.advance(hours=1)
+    before.heartbeat(RUNNING)
+    heartbeats: Any = instances.database.tables.instances
+    with instances.database.operation("restore an older ledger"):
+        match change:
+            case "older":
+                heartbeats.update(heartbeat_at=older).execute()
+            case "other":
+                heartbeats.update(instance="other").execute()
+            case "new":
+                heartbeats.delete().execute()
+            case "no record":
+                record.unlink()
+                heartbeats.delete().execute()
+            case "damaged record":
+                record.write_text("2024-", encoding="ascii")
+                heartbeats.delete().execute()
+    with closing(address.open()) as database:
+        ledger = Ledger(database, "main", clock=clock)
+        after = SoleInstance(ledger, instances.metrics, HERE, record=str(record))
+        for is_told in (change in {"older", "other", "new"}, False):
+            with capture_logs() as logged:
+                after.warn_of_older_ledger()
+            assert [line["event"] for line in logged] == ["ledger_older"] * is_told
+            after.heartbeat(RUNNING)
 
 
 def test_this_host_is_the_same_in_every_process_of_a_boot() -> None:
