@@ -44,7 +44,7 @@ class Refusal:
     @property
     def is_nameless(self) -> bool:
         """Whether the answer tells nothing about the header."""
-        return not self.code or self.message == NOT_IMPLEMENTED
+        return not self.code or "{header}" not in self.message
 
     def header_in(self, operation: str, headers: Mapping[str, str]) -> str | None:
         """The header of a request that is refused; None if there is none. Names are in lower case."""
