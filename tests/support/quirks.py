@@ -253,15 +253,7 @@ OF_A_SETTING: Final[Mapping[str, tuple[Quirks, Mapping[str, str]]]] = {
         {"AWS_S3_TAGS": "team=video"},
     ),
     "storage class": (
-        refusing(
-            Refusal(
-                "x-amz-storage-class",
-                DESCRIBES_OBJECT,
-                400,
-                "InvalidStorageClass",
-                "The storage class you specified is not valid",
-            )
-        ),
+        refusing(Refusal("x-amz-storage-class", DESCRIBES_OBJECT, 501, "NotImplemented", NOT_IMPLEMENTED)),
         {"AWS_S3_STORAGE_CLASS": "STANDARD_IA"},
     ),
     "Content-MD5": (
