@@ -29,12 +29,14 @@ coverage: $(VENV)/.installed
 long: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m long $(PYTEST_ARGS)
 
-# One suite against moto and LocalStack, and against a server of yours if CONFORMANCE_ENDPOINT_URL names one
-# (with CONFORMANCE_REGION, _ACCESS_KEY_ID, _SECRET_ACCESS_KEY and, to use a bucket that is there, _BUCKET).
-# LocalStack is installed once, into .localstack-venv or $CONFORMANCE_LOCALSTACK_VENV.
+# One suite against moto and LocalStack, its essential tests against rclone and Ceph, the daemon against servers that
+# play other dialects, and all against a server of yours if CONFORMANCE_ENDPOINT_URL names one (with
+# CONFORMANCE_REGION, _ACCESS_KEY_ID, _SECRET_ACCESS_KEY and, to use a bucket that is there, _BUCKET). LocalStack and
+# rclone are installed once, into .localstack-venv and .rclone-venv; Ceph needs Debian's ceph-mon, ceph-osd, radosgw.
 conformance: $(VENV)/.installed
-	$(BIN)/python -m tests.conformance.localstack
-	CONFORMANCE_BACKENDS=moto,localstack $(BIN)/python -m pytest tests/conformance $(PYTEST_ARGS)
+	$(BIN)/python -m tests.conformance.tool_venv
+	CONFORMANCE_BACKENDS=moto,localstack,rclone,ceph $(BIN)/python -m pytest -n 2 --dist loadgroup -rs \
+		tests/conformance $(PYTEST_ARGS)
 
 # Twenty videos through the stand-in compressor and the daemon, again and again, each time disturbed elsewhere.
 beside: $(VENV)/.installed
@@ -80,4 +82,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .localstack-venv build *.egg-info .import_linter_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+	rm -rf $(VENV) .localstack-venv .rclone-venv build *.egg-info .import_linter_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*

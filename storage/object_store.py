@@ -307,12 +307,17 @@ class ObjectStore(Closeable):
         """
         purpose = "list the open uploads of"
         paginator = self._session.client.get_paginator("list_multipart_uploads")
-        for found in self._listed(paginator, "Uploads", prefix, purpose):
-            yield OpenMultipart(
-                required(found, "Key", purpose, None),
-                required(found, "UploadId", purpose, None),
-                present(found, "Initiated", purpose, None),
-            )
+        try:
+            for found in self._listed(paginator, "Uploads", prefix, purpose):
+                yield OpenMultipart(
+                    required(found, "Key", purpose, None),
+                    required(found, "UploadId", purpose, None),
+                    present(found, "Initiated", purpose, None),
+                )
+        except StorageError as exc:
+            # rclone's server answers so where there are none.
+            if exc.code != "NoSuchUpload":
+                raise
 
     def objects(self, prefix: str = "") -> Iterator[ListedObject]:
         """The objects whose keys start with `prefix`, in the order of keys, fetched a page at a time.
@@ -334,7 +339,8 @@ class ObjectStore(Closeable):
             try:
                 self._session.anonymous.head_object(Bucket=self._config.bucket, Key=key)
             except ClientError as exc:
-                if http_status(exc) in {401, 403, 404}:
+                # rclone's server answers 400 to requests without credentials.
+                if http_status(exc) in {400, 401, 403, 404}:
                     return False
                 raise
         return True

@@ -3,6 +3,7 @@
 import time
 import uuid
 from collections.abc import Callable
+from http import HTTPStatus
 from urllib.parse import quote
 
 import structlog
@@ -21,6 +22,8 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger("storage")
 
 PIECE_BYTES = 8 * 1024 * 1024
 """How much is read at a time."""
+FIRST_LOOK_SECONDS = 0.5
+"""How long to wait for a small object that the server does not show yet, before it is asked again."""
 CONTENT = b"video-uploader finds out what this server makes of the ETag of an object, and removes this one.\n"
 
 
@@ -108,5 +111,13 @@ def _etag_of_multipart(crt: CrtClient, key: str) -> str:
 
 
 def _etag(crt: CrtClient, key: str) -> str:
-    answer = crt.call(Request("HeadObject", "HEAD", key, "find out the ETag of"))
-    return unquoted(answer.get("ETag"))
+    """The ETag by a HEAD request, repeated for 15 seconds while the server does not show the object."""
+    wait = FIRST_LOOK_SECONDS
+    while True:
+        try:
+            return unquoted(crt.call(Request("HeadObject", "HEAD", key, "find out the ETag of")).get("ETag"))
+        except StorageError as exc:
+            if exc.status != HTTPStatus.NOT_FOUND or wait > FIRST_LOOK_SECONDS * 16:
+                raise
+        time.sleep(wait)
+        wait *= 2

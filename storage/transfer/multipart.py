@@ -148,7 +148,8 @@ class MultipartSender:
         try:
             return {int(part["PartNumber"]): part for part in self._list(multipart)}
         except StorageError as exc:
-            if exc.code != "NoSuchUpload":
+            # Ceph says NoSuchKey of an upload that is gone.
+            if exc.code not in {"NoSuchUpload", "NoSuchKey"}:
                 raise
         _log.info("multipart_gone", key=self._key, multipart_id=multipart.upload_id)
         return None

@@ -16,8 +16,9 @@ import pytest
 from botocore.config import Config
 
 from storage import StorageConfig
-from tests.conformance.localstack import LocalStackUnavailableError, running_localstack
-from tests.conformance.suite_options import localstack_is_required
+from tests.conformance.servers import running_server
+from tests.conformance.suite_options import is_required
+from tests.conformance.tool_venv import ServerUnavailableError
 from tests.demo.processes import s3_server
 from tests.support.fault_proxy import FaultProxy
 from tests.support.s3_server import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY
@@ -41,6 +42,9 @@ class Traits:
         keeps_strangers_out: what has no public ACL cannot be fetched without credentials.
         conditions_unheeded: requests whose condition is taken and not looked at: (operation, header).
         checks_signatures: a request that is changed on the way is refused for that.
+        answers_etag: the answer to CompleteMultipartUpload has the ETag that HEAD requests get.
+        etag_of_whole: the ETag of an object of parts is the MD5 of its content.
+        replaces_parts: a part may be sent again with other content.
 
     """
 
@@ -54,6 +58,9 @@ class Traits:
     keeps_strangers_out: bool | None = None
     conditions_unheeded: frozenset[tuple[str, str]] = frozenset()
     checks_signatures: bool = True
+    answers_etag: bool = True
+    etag_of_whole: bool = False
+    replaces_parts: bool = True
 
 
 MOTO = Traits(
@@ -78,6 +85,34 @@ LOCALSTACK = Traits(
     pages_uploads=True,
     keeps_strangers_out=False,
     checks_signatures=False,
+)
+RCLONE = Traits(
+    believes_checksums=True,
+    knows_acls=False,
+    knows_options=False,
+    pages_uploads=False,
+    keeps_strangers_out=True,
+    answers_etag=False,
+    etag_of_whole=True,
+    replaces_parts=False,
+    conditions_unheeded=frozenset(
+        (operation, header)
+        for operation in ("PutObject", "CompleteMultipartUpload")
+        for header in ("If-None-Match", "If-Match")
+    ),
+)
+CEPH = Traits(
+    keeps_checksums=False,
+    believes_checksums=False,
+    knows_acls=True,
+    knows_acls_of_multiparts=True,
+    knows_options=False,
+    pages_uploads=True,
+    keeps_strangers_out=True,
+    conditions_unheeded=frozenset(
+        ("CompleteMultipartUpload", header) for header in ("If-None-Match", "If-Match")
+    ),
+    answers_etag=False,
 )
 ANY = Traits()
 """A server that nothing is known of but that it speaks S3."""
@@ -144,19 +179,24 @@ def open_backend(name: str) -> Iterator[Backend]:
                 url = stack.enter_context(s3_server(Path(directory, "log")))
                 yield stack.enter_context(_bucket_on(name, url, MOTO))
             case "localstack":
-                url = _localstack(stack)
-                yield stack.enter_context(_bucket_on(name, url, LOCALSTACK))
+                yield stack.enter_context(_bucket_on(name, _started(stack, name), LOCALSTACK))
+            case "rclone":
+                yield stack.enter_context(_bucket_on(name, _started(stack, name), RCLONE))
+            case "ceph":
+                # It knows no regions of AWS.
+                region = {"CONFORMANCE_REGION": "us-east-1"}
+                yield stack.enter_context(_bucket_on(name, _started(stack, name), CEPH, region))
             case _:
                 url = os.environ["CONFORMANCE_ENDPOINT_URL"].rstrip("/")
                 yield stack.enter_context(_bucket_on(name, url, ANY, os.environ))
 
 
-def _localstack(stack: ExitStack) -> str:
+def _started(stack: ExitStack, name: str) -> str:
     try:
-        return stack.enter_context(running_localstack())
-    except LocalStackUnavailableError as error:
-        if localstack_is_required():
-            pytest.fail(f"CONFORMANCE_REQUIRE_LOCALSTACK is set, but: {error}")
+        return stack.enter_context(running_server(name))
+    except ServerUnavailableError as error:
+        if is_required(name):
+            pytest.fail(f"CONFORMANCE_REQUIRE_{name.upper()} is set, but: {error}")
         pytest.skip(str(error))
 
 
@@ -189,7 +229,9 @@ def _bucket_on(
     finally:
         if not given:
             backend.clear("")
-            client.delete_bucket(Bucket=bucket)
+            # rclone keeps the directories of objects that are gone; they end with its server.
+            if name != "rclone":
+                client.delete_bucket(Bucket=bucket)
         client.close()
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import Final
 
-BACKENDS: Final = ("moto", "localstack", "endpoint")
-"""All there are: two that come along, and any server that is named."""
+BACKENDS: Final = ("moto", "localstack", "rclone", "ceph", "endpoint")
+"""All there are: four that come along, and any server that is named."""
 
 
 def chosen_backends() -> list[str]:
@@ -19,6 +19,6 @@ def chosen_backends() -> list[str]:
     return [name for name in BACKENDS if name in words]
 
 
-def localstack_is_required() -> bool:
-    """`CONFORMANCE_REQUIRE_LOCALSTACK`: a LocalStack that cannot run is a failure and no reason to skip."""
-    return bool(os.environ.get("CONFORMANCE_REQUIRE_LOCALSTACK"))
+def is_required(name: str) -> bool:
+    """`CONFORMANCE_REQUIRE_NAME`: a server that cannot run is a failure and no reason to skip."""
+    return bool(os.environ.get(f"CONFORMANCE_REQUIRE_{name.upper()}"))

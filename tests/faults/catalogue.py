@@ -17,6 +17,13 @@ def killed_at(point: Point) -> str:
 
 CRASHES: Final = tuple(killed_at(point) for point in Point)
 ON_THE_NETWORK: Final = tuple(trouble.name for trouble in NETWORK)
+DIALECTS: Final = (
+    "S3: server that differs in one thing",
+    "S3: server that differs in two things",
+    "S3: answer that is none of S3's",
+    "S3: value refused as not that of the content",
+    "S3: encryption refused",
+)
 DATABASES: Final = (
     "PostgreSQL stopped in the middle of uploads",
     "every connection to PostgreSQL ended at every request to S3",
@@ -110,6 +117,7 @@ ODD: Final = (
 FAULTS: Final = (
     *CRASHES,
     *ON_THE_NETWORK,
+    *DIALECTS,
     *DATABASES,
     *DISKS,
     *WATCHING,
@@ -124,7 +132,7 @@ FAULTS: Final = (
 STOPS: Final[Mapping[str, str]] = MappingProxyType(
     {
         **dict.fromkeys(CRASHES, "the daemon"),
-        **dict.fromkeys((*ON_THE_NETWORK, SKEWED), "S3"),
+        **dict.fromkeys((*ON_THE_NETWORK, *DIALECTS, SKEWED), "S3"),
         **dict.fromkeys((*DATABASES, LEDGER_AWAY), "the database"),
         **dict.fromkeys(DISKS[:3], "the disk"),
         **dict.fromkeys(DISKS[3:7], "the file system"),

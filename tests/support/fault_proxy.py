@@ -39,11 +39,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """One HTTP answer; header names in lower case."""
+    """One HTTP answer; header names in lower case. One that `is_cut` ends a byte before it is complete."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
+    is_cut: bool = False
 
     def having(self, **headers: str | None) -> "Answer":
         """This answer with headers set or, where None, left out; '_' in a name stands for '-'."""
@@ -145,7 +146,8 @@ class FaultProxy:
                     return
                 self.send_response_only(answer.status)
                 skipped = {"connection", "transfer-encoding"}
-                length = {"content-length": str(len(answer.body))} if self.command != "HEAD" else {}
+                announced = len(answer.body) + answer.is_cut
+                length = {"content-length": str(announced)} if self.command != "HEAD" else {}
                 for name, value in {**answer.headers, **length}.items():
                     if name not in skipped:
                         self.send_header(name, value)

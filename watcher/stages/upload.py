@@ -187,7 +187,9 @@ class UploadStage(Stage):
                 detail=f"confirmed by {receipt.confirmed_by}",
                 etag=receipt.etag,
                 version_id=receipt.version_id,
-                confirmed_by=receipt.confirmed_by,
+                # The ledger knows the digest that proved it, which reading the object back gave; the event
+                # above tells how it was had.
+                confirmed_by="etag" if receipt.confirmed_by == "etag" else "checksum",
                 url=self._context.naming.public_url(upload),
             )
             if self._context.invalidator is None or not self._context.ledger.replaces_other_content(upload):
