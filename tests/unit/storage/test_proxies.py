@@ -21,8 +21,9 @@ from storage import (
     proxy_passwords,
 )
 from storage.anonymous_http import AnonymousHttp
+from storage.aws.clients import AwsSession
 from storage.aws.proxies import environ_proxies, proxy_for
-from storage.aws.sessions import CONNECT_TIMEOUT_SECONDS, AwsSession
+from storage.aws.sessions import CONNECT_TIMEOUT_SECONDS
 from tests.support.certificates import Certificate
 from tests.support.fault_proxy import FaultProxy
 from tests.support.forward_proxy import ForwardProxy
