@@ -40,13 +40,6 @@ class ServerDialects:
             for finding in findings:
                 self._rows.insert(**self._server, **finding._asdict()).execute()
 
-    def record(self, finding: DialectFinding) -> None:
-        """Record a finding in place of an earlier one about the same feature."""
-        rows = self._rows
-        with self._database.transaction("record what the server does not take"):
-            rows.delete().where(self._of_server, rows.feature == finding.feature).execute()
-            rows.insert(**self._server, **finding._asdict()).execute()
-
     @property
     def _of_server(self) -> peewee.Expression:
         rows = self._rows

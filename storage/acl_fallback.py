@@ -57,10 +57,9 @@ class AclFallback:
         if self._acl is None:
             return
         if not self._is_public(key):
-            if not self._dialect.takes(ACL):
-                said = self._dialect.said_about(ACL)
-                raise _not_public(key, said.partition(":")[0], _HINT.format(said=said))
             self._make_public(key, self._acl)
+            # What was missing may have been a permission.
+            self._dialect.forget(ACL)
             return
         with self._lock:
             is_first, self._is_logged = not self._is_logged and not self._dialect.takes(ACL), True

@@ -116,8 +116,8 @@ class ServerDialect:
         self._accepted: set[tuple[str, str]] = set()
         self._fruitless: dict[tuple[str, str], float] = {}
         self._soundings: dict[str, threading.Lock] = {name: threading.Lock() for name in _SUSPECTS}
-        self.on_learned: Callable[[Unsupported], None] = lambda _: None
-        """Called, in the thread that found it out, with every new finding."""
+        self.on_changed: Callable[[Sequence[Unsupported]], None] = lambda _: None
+        """Called, in the thread that found it out, with all findings once one is new or no longer true."""
         self.on_restored: Callable[[], None] = lambda: None
         """Called after `restore`."""
 
@@ -173,7 +173,15 @@ class ServerDialect:
         # Only what the operator has set is missed: the rest is replaced by something as good.
         tell = _log.warning if feature in (TAGGING, STORAGE_CLASS) else _log.info
         tell("dialect_learned", feature=feature, said=said)
-        self.on_learned(found)
+        self.on_changed(self.unsupported)
+
+    def forget(self, feature: str) -> None:
+        """Send a feature again from now on: the server turned out to take it."""
+        with self._lock:
+            found = self._unsupported.pop(feature, None)
+        if found is not None:
+            _log.info("dialect_forgotten", feature=feature)
+            self.on_changed(self.unsupported)
 
     def body_headers(
         self, content: memoryview, checksum: str, omit: Collection[str]

@@ -27,14 +27,14 @@ def keep_dialect(database: Database, config: StorageConfig, store: ObjectStore) 
     """
     dialects = _of_server(database, config)
 
-    def record(found: Unsupported) -> None:
+    def record(found: Sequence[Unsupported]) -> None:
         try:
-            dialects.record(DialectFinding(found.feature, found.said, found.found_at))
+            dialects.replace(_findings(found))
         except DatabaseError as exc:
-            log.info("dialect_unrecorded", feature=found.feature, reason=str(exc))
+            log.info("dialect_unrecorded", reason=str(exc))
 
     store.dialect.restore(remembered(database, config))
-    store.dialect.on_learned = record
+    store.dialect.on_changed = record
 
 
 def known_dialect(settings: Settings) -> list[Unsupported]:
@@ -53,7 +53,11 @@ def remember_anew(settings: Settings, found: Sequence[Unsupported]) -> None:
     with suppress(DatabaseError), closing(open_ledger_database(settings)) as database:
         if database.exists() and not pending_migrations(database):
             dialects = _of_server(database, make_storage_config(settings))
-            dialects.replace(DialectFinding(each.feature, each.said, each.found_at) for each in found)
+            dialects.replace(_findings(found))
+
+
+def _findings(found: Sequence[Unsupported]) -> list[DialectFinding]:
+    return [DialectFinding(each.feature, each.said, each.found_at) for each in found]
 
 
 def _of_server(database: Database, config: StorageConfig) -> ServerDialects:

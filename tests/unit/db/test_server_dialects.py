@@ -1,4 +1,4 @@
-"""What a server was found to refuse is kept by server and bucket, the newest finding of each feature."""
+"""What a server was found to refuse is kept by server and bucket."""
 
 import pytest
 
@@ -15,26 +15,18 @@ def test_findings_are_kept_for_their_server_and_bucket_alone(
     dialects: ServerDialects, database: Database, clock: Clock
 ) -> None:
     finding = DialectFinding("PutObject x-amz-acl", "NotImplemented: Header x-amz-acl", clock.now)
-    dialects.record(finding)
+    dialects.replace([finding])
     assert dialects.findings() == [finding]
     assert not ServerDialects(database, "https://s3.example", "other").findings()
     assert not ServerDialects(database, "https://other.example", "videos").findings()
 
 
-def test_a_later_finding_takes_the_place_of_an_earlier_one(dialects: ServerDialects, clock: Clock) -> None:
-    dialects.record(DialectFinding("a", "InvalidRequest", clock.now))
-    clock.advance(days=8)
-    later = DialectFinding("a", "http-501", clock.now)
-    dialects.record(later)
-    assert dialects.findings() == [later]
-
-
-def test_a_check_replaces_all_that_was_known(
+def test_what_is_found_replaces_all_that_was_known_of_the_server(
     dialects: ServerDialects, database: Database, clock: Clock
 ) -> None:
     other = ServerDialects(database, "https://other.example", "videos")
     for found in (dialects, other):
-        found.record(DialectFinding("a", "", clock.now))
+        found.replace([DialectFinding("a", "", clock.now)])
     dialects.replace([DialectFinding("b", "", clock.now)])
     assert [finding.feature for finding in dialects.findings()] == ["b"]
     assert [finding.feature for finding in other.findings()] == ["a"]

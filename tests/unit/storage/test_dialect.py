@@ -1,7 +1,7 @@
 """What a server refuses is found out from its refusals, header by header, and remembered for a week."""
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
 
@@ -211,8 +211,8 @@ def test_what_goes_along_with_a_body(checksum: ChecksumMode, omit: set[str], sen
 def test_findings_are_told_once_kept_and_forgotten_after_a_week() -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
     dialect = ServerDialect(clock=lambda: now)
-    told: list[Unsupported] = []
-    dialect.on_learned = told.append
+    told: list[Sequence[Unsupported]] = []
+    dialect.on_changed = told.append
     server = Server({SDK_ALGORITHM, TAGGING}, named)
     with structlog.testing.capture_logs() as logs:
         for _ in range(2):
@@ -223,7 +223,7 @@ def test_findings_are_told_once_kept_and_forgotten_after_a_week() -> None:
     }
     assert len(logs) == len(told) == 2
     later = ServerDialect(clock=lambda: now)
-    later.restore(told)
+    later.restore(told[-1])
     assert not later.takes(TAGGING)
     assert later.unsupported == dialect.unsupported
     now += timedelta(days=8)

@@ -196,7 +196,35 @@ def test_a_refused_acl_ends_in_the_policy_or_in_one_error_that_names_the_ways_ou
                 ensure(store, source_of(other))
             assert caught.value.kind is ErrorKind.ENVIRONMENT
             assert "No ACLs here" in caught.value.hint
-    assert sum("x-amz-acl" in request.headers for request in proxy.requests) == 1
+    writing = [request for request in proxy.requests if request.action != "PutObjectAcl"]
+    assert sum("x-amz-acl" in request.headers for request in writing) == 1
+
+
+def test_an_acl_that_was_denied_is_set_and_sent_again_once_it_is_allowed(
+    s3: S3Server, bucket: str, source_of: SourceOf
+) -> None:
+    is_allowed = False
+
+    def deny(request: Request, forward: Forward) -> Answer:
+        if ("x-amz-acl" in request.headers or "?acl" in request.path) and not is_allowed:
+            return s3_error(403, "AccessDenied", "s3:PutObjectAcl is missing")
+        return forward()
+
+    with (
+        FaultProxy(s3.url, deny) as proxy,
+        ObjectStore(config_for(proxy.url, bucket, acl="public-read")) as store,
+    ):
+        told: list[list[str]] = []
+        store.dialect.on_changed = lambda found: told.append([each.feature for each in found])
+        with pytest.raises(StorageError, match="s3:PutObjectAcl"):
+            ensure(store, source_of(SMALL))
+        is_allowed = True
+        store.ensure_public(KEY)
+        assert store.is_public(KEY)
+        ensure(store, source_of(SMALL[::-1]))
+        assert store.is_public(KEY)
+        assert told == [["x-amz-acl"], []]
+    assert proxy.requests[-3].headers["x-amz-acl"] == "public-read"
 
 
 OPAQUE = ['"an-opaque-word"', f'"{"0123456789abcdef" * 2}"', f'"{"0123456789abcdef" * 2}-5"']
