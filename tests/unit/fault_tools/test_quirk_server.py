@@ -34,6 +34,8 @@ from tests.support.quirks import (
 )
 from tests.support.s3_server import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY
 
+pytestmark = pytest.mark.long
+
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 

@@ -16,6 +16,8 @@ from storage.aws.bounded_answers import MAX_ANSWER_BYTES
 from storage.config import StorageConfig
 from tests.support.endless_server import BODY, EndlessServer
 
+pytestmark = pytest.mark.long
+
 DEADLINE_SECONDS = 0.3
 """In the place of the seconds that an answer may take."""
 BUSY_SECONDS = 25

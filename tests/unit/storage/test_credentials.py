@@ -26,6 +26,8 @@ from tests.support.fault_proxy import Answer, Fault, FaultProxy, Forward, Reques
 from tests.support.forward_proxy import ForwardProxy
 from tests.support.s3_server import REGION, S3Server, config_for
 
+pytestmark = pytest.mark.long
+
 KEY = "videos/v/name_720p.mp4"
 FOUND = {"AccessKeyId": "found", "SecretAccessKey": "secret-of-found", "Token": "token-of-found"}
 EXPIRATION = (datetime.now(UTC) + timedelta(hours=6)).strftime("%Y-%m-%dT%H:%M:%SZ")

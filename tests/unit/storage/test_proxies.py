@@ -29,6 +29,8 @@ from tests.support.fault_proxy import FaultProxy
 from tests.support.forward_proxy import ForwardProxy
 from tests.support.s3_server import S3Server, config_for
 
+pytestmark = pytest.mark.long
+
 KEY = "videos/v/name_720p.mp4"
 PASSWORD = "p:w+#%&distinctive"
 """With characters that a URL must encode."""
