@@ -19,6 +19,8 @@ from tests.support.s3_server import S3Server
 from watcher.errors import Code
 from watcher.filesystem.openat import birth_time_ns
 
+pytestmark = pytest.mark.long
+
 NAME = "my video_720p.mp4"
 PATH = f"{VIDEO_ID}/{NAME}"
 KEY = f"videos/{VIDEO_ID}/{NAME}"

@@ -23,6 +23,8 @@ from tests.support.postgres_tls import tls_proxy
 from tests.support.s3_server import S3Server
 from watcher.app.wiring import open_application
 
+pytestmark = pytest.mark.long
+
 README = Path(__file__).parents[2] / "README.md"
 ROLE, PASSWORD = "video_uploader", "change-me"
 PATH = f"{VIDEO_ID}/good_720p.mp4"

@@ -18,6 +18,8 @@ from watcher.errors import Code
 from watcher.failpoints import Point
 from watcher.filesystem.quarantine_names import quarantine_name
 
+pytestmark = pytest.mark.long
+
 
 def edited(video: bytes) -> bytes:
     """Other content of the same size that is as complete."""

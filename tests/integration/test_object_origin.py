@@ -26,6 +26,8 @@ from tests.support.video_files import FREE_BOX, PATH, padded
 from watcher.stages import upload as upload_module
 from watcher.stages.object_origin import confirm_without_copy, metadata_of, warn_of_unknown_objects
 
+pytestmark = pytest.mark.long
+
 FAR_FUTURE = "Fri, 01 Jan 2100 00:00:00 GMT"
 
 

@@ -19,6 +19,8 @@ from watcher.catalog import Orphans, orphans
 from watcher.operations import Audit, Issue
 from watcher.supervision.backoff import Backoff
 
+pytestmark = pytest.mark.long
+
 NAME = "my video_720p.mp4"
 PATH = f"{VIDEO_ID}/{NAME}"
 

@@ -21,6 +21,8 @@ from tests.support.uploads_in_progress import FIVE_PARTS, content, interrupted, 
 from tests.support.video_files import FREE_BOX, padded
 from watcher.errors import Code
 
+pytestmark = pytest.mark.long
+
 PATH = f"{VIDEO_ID}/my_video_720p.mp4"
 
 Damage = Callable[[bytes], bytes]

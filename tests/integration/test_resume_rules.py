@@ -18,6 +18,8 @@ from tests.support.video_files import FREE_BOX, PATH, padded
 from watcher.stages.abandoned_multiparts import LISTING_SECONDS, PERIOD_SECONDS, AbandonedMultiparts
 from watcher.supervision.backoff import Backoff
 
+pytestmark = pytest.mark.long
+
 
 def test_an_interrupted_upload_resumes_with_the_parts_in_s3(
     make_harness: MakeHarness, proxy: FaultProxy, server: S3Server, video: bytes

@@ -20,6 +20,8 @@ from db import (
 )
 from tests.support.databases import STATE_FACTS, Clock, claim, enqueue
 
+pytestmark = pytest.mark.long
+
 PATHS = count()
 WORDS = {state.value for state in State}
 PROVEN = {State.VERIFIED, State.PUBLISHED, State.RELEASED}

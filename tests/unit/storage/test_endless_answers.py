@@ -18,6 +18,8 @@ from storage.transfer.crt_request import Request
 from tests.support.endless_server import BODY, HEADERS, EndlessServer
 from tests.support.s3_server import config_for
 
+pytestmark = pytest.mark.long
+
 DEADLINE_SECONDS = 0.3
 """In the place of the tens of seconds that an answer may take."""
 BUSY_SECONDS = 20

@@ -15,6 +15,8 @@ from storage.transfer.part_sender import is_starved
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
 from tests.support.s3_server import S3Server, config_for
 
+pytestmark = pytest.mark.long
+
 MIB = 1024 * 1024
 MEDIUM = random.Random(5).randbytes(6 * MIB)
 LARGE = random.Random(7).randbytes(17 * MIB)

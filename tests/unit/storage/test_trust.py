@@ -24,6 +24,8 @@ from tests.support.certificates import Certificate
 from tests.support.fault_proxy import FaultProxy
 from tests.support.s3_server import S3Server, config_for
 
+pytestmark = pytest.mark.long
+
 KEY = "videos/v/name_720p.mp4"
 
 

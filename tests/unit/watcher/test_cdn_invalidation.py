@@ -29,6 +29,8 @@ from watcher.supervision.background_thread import Supervisor
 from watcher.supervision.backoff import Backoff
 from watcher.telemetry.metrics import Metrics
 
+pytestmark = pytest.mark.long
+
 WAITED_LONGEST = Backoff(base=60, factor=2, cap=900, uniform=lambda _low, high: high)
 REFUSED = Answer(
     403,

@@ -19,6 +19,8 @@ from tests.faults.containers import (
 )
 from watcher.containers.reading import MAX_ELEMENTS
 
+pytestmark = pytest.mark.long
+
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "5")) / len(FAMILIES)
 KEEPS = "FUZZ_KEEP" in os.environ
 
