@@ -122,14 +122,19 @@ class CrtRequest:
         """Whether the outcome is known, so that nothing reads the body any more."""
         return bool(self._outcome.done())
 
+    def forget(self) -> None:
+        """Free the memory of a request that is done and whose answer is not wanted."""
+        if self.is_done:
+            # The two refer to each other, in a way that the garbage collector does not see.
+            self._s3 = None
+
     def answer(self) -> Mapping[str, Any]:
         """The fields of S3's answer, under the names of its API reference, once the request is done.
 
         Raises `StorageError` if that was not a success.
         """
         request = self.request
-        # The two refer to each other: without this their memory would wait for the garbage collector.
-        self._s3 = None
+        self.forget()
         try:
             self._outcome.result(0)
         except AwsCrtError as exc:

@@ -263,6 +263,8 @@ class PartSender:
         for current in self._in_flight:
             if current.sent is None or current.sent.is_done:
                 current.slot.release_memory()
+            if current.sent is not None:
+                current.sent.forget()
             current.slot.release()
         self._in_flight.clear()
 

@@ -1,5 +1,6 @@
 """Multipart uploads: resuming, aborting and what is sent again."""
 
+import gc
 import os
 import random
 import threading
@@ -21,6 +22,7 @@ from storage import (
     WriteCondition,
     checksums,
 )
+from storage.transfer.crt_request import CrtRequest
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
 from tests.support.s3_server import S3Server, config_for
 
@@ -277,6 +279,28 @@ def test_a_cancelled_upload_can_be_resumed(store: ObjectStore, proxy: FaultProxy
     assert "AbortMultipartUpload" not in proxy.actions
     Attempt(store, source).run(multiparts[0])
     assert is_confirmed(store, source)
+
+
+def test_the_requests_of_a_cancelled_upload_are_freed_with_the_parts_that_they_hold(
+    store: ObjectStore, proxy: FaultProxy, source: SourceFile
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hold(request: Request, forward: Forward) -> Answer:
+        if request.action == "UploadPart":
+            begun.set()
+            go_on.wait(10)
+        return forward()
+
+    proxy.fault = hold
+    try:
+        with pytest.raises(UploadCancelledError):
+            store.upload(source, TARGET, checksum=source.checksum(), cancelled=begun.is_set)
+    finally:
+        go_on.set()
+    gc.collect()
+    kept = [found for found in gc.get_objects() if isinstance(found, CrtRequest)]
+    assert [found for found in kept if found.request.operation == "UploadPart"] == []
 
 
 def test_a_file_that_changes_has_its_multipart_aborted(

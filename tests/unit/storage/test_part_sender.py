@@ -30,6 +30,9 @@ class RequestStub:
     def cancel(self) -> None:
         self.is_done = True
 
+    def forget(self) -> None:
+        """As CrtRequest's: it has nothing to free."""
+
 
 class CrtStub:
     """A client whose requests are all answered at the moment when `BODIES` of them are in flight."""
