@@ -152,15 +152,17 @@ class Backend:
     def clear(self, prefix: str) -> None:
         """Remove what a test has left below its prefix: objects, and uploads that are open.
 
-        A request of the test that the server is still working on may abort an upload first.
+        A request of the test that the server is still working on may abort an upload first. rclone answers
+        NoSuchUpload where there are none to list.
         """
         uploads = self.client.get_paginator("list_multipart_uploads")
-        for page in uploads.paginate(Bucket=self.bucket, Prefix=prefix):
-            for found in page.get("Uploads", []):
-                with suppress(self.client.exceptions.NoSuchUpload):
-                    self.client.abort_multipart_upload(
-                        Bucket=self.bucket, Key=found["Key"], UploadId=found["UploadId"]
-                    )
+        with suppress(self.client.exceptions.NoSuchUpload):
+            for page in uploads.paginate(Bucket=self.bucket, Prefix=prefix):
+                for found in page.get("Uploads", []):
+                    with suppress(self.client.exceptions.NoSuchUpload):
+                        self.client.abort_multipart_upload(
+                            Bucket=self.bucket, Key=found["Key"], UploadId=found["UploadId"]
+                        )
         for listing in self.client.get_paginator("list_objects_v2").paginate(
             Bucket=self.bucket, Prefix=prefix
         ):

@@ -68,7 +68,8 @@ def test_without_an_acl_nothing_is_granted_to_everyone(
         else:
             with pytest.raises(StorageError, match="AccessControlListNotSupported"):
                 send(store, path, Target(key, "video/mp4"))
-        sent = [request for request in proxy.requests if "x-amz-acl" in request.headers]
+        writing = [request for request in proxy.requests if request.action != "PutObjectAcl"]
+        sent = [request for request in writing if "x-amz-acl" in request.headers]
         assert len(sent) == (acl is not None)
         if size >= LARGE and not backend.traits.knows_acls_of_multiparts:
             return

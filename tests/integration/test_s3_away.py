@@ -172,7 +172,10 @@ def test_an_identical_private_object_is_given_the_acl(
 
 @pytest.mark.parametrize(
     ("code", "status", "said"),
-    [("AccessDenied", 403, "s3:PutObjectAcl"), ("AccessControlListNotSupported", 400, "its ACL cannot be set")],
+    [
+        ("AccessDenied", 403, "s3:PutObjectAcl"),
+        ("AccessControlListNotSupported", 400, "its ACL cannot be set"),
+    ],
 )
 def test_an_identical_private_object_whose_acl_may_not_be_set_says_so_and_delays_no_other_file(
     make_harness: MakeHarness, proxy: FaultProxy, video: bytes, code: str, status: int, said: str
