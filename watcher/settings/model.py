@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from pydantic import (
     AliasGenerator,
@@ -437,8 +437,8 @@ def _conflicts(values: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
         )
     if "AWS_S3_SSE_KMS_KEY_ID" in given and given.get("AWS_S3_SSE") != "aws:kms":
         yield _conflict("AWS_S3_SSE_KMS_KEY_ID", "it is not used; allowed: with AWS_S3_SSE=aws:kms")
-    endpoint, bucket = given.get("AWS_ENDPOINT_URL", ""), given.get("AWS_S3_BUCKET", "")
-    if bucket and urlsplit(endpoint).path.rstrip("/").endswith(f"/{bucket}"):
+    bucket = given.get("AWS_S3_BUCKET", Settings.model_fields["aws_s3_bucket"].default)
+    if given.get("AWS_ENDPOINT_URL", "").rstrip("/").endswith(f"/{bucket}"):
         yield _conflict(
             "AWS_ENDPOINT_URL",
             f"it ends in the bucket {bucket}, which is added to it; allowed: the server's address alone",

@@ -1,6 +1,7 @@
 """Public URLs and bucket addresses of configurations."""
 
 from contextlib import closing
+from typing import Literal
 
 import pytest
 
@@ -24,6 +25,41 @@ def test_public_urls_start_at_the_bucket_unless_configured_otherwise(
     settings: dict[str, str], expected: str
 ) -> None:
     assert StorageConfig(bucket="lam-brk", region="ap-south-1", **settings).public_base_url == expected  # type: ignore[arg-type]  # mypy thinks of the settings that are no str
+
+
+@pytest.mark.parametrize(
+    ("bucket", "addressing", "endpoint_url", "expected"),
+    [
+        # The certificate of AWS covers one label before the name of the service.
+        ("my.videos", "auto", None, "https://s3.eu-west-1.amazonaws.com/my.videos"),
+        ("videos", "path", None, "https://s3.eu-west-1.amazonaws.com/videos"),
+        ("videos", "auto", "https://s3.example:9000/", "https://s3.example:9000/videos"),
+        ("videos", "virtual", "https://s3.example:9000/", "https://videos.s3.example:9000"),
+    ],
+)
+def test_public_urls_have_the_bucket_where_the_server_takes_it(
+    bucket: str, addressing: Literal["auto", "path", "virtual"], endpoint_url: str | None, expected: str
+) -> None:
+    config = StorageConfig(
+        bucket=bucket, region="eu-west-1", addressing=addressing, endpoint_url=endpoint_url
+    )
+    assert config.public_base_url == expected
+
+
+@pytest.mark.parametrize(
+    ("bucket", "addressing", "address"),
+    [
+        ("my.videos", "auto", "https://s3.eu-west-1.amazonaws.com/my.videos"),
+        ("videos", "auto", "https://videos.s3.eu-west-1.amazonaws.com"),
+        ("videos", "path", "https://s3.eu-west-1.amazonaws.com/videos"),
+    ],
+)
+def test_requests_go_to_a_name_that_the_certificate_covers(
+    bucket: str, addressing: Literal["auto", "path", "virtual"], address: str
+) -> None:
+    config = StorageConfig(bucket=bucket, region="eu-west-1", addressing=addressing)
+    with AwsSession(config) as session:
+        assert session.bucket_url == address
 
 
 def test_secrets_are_not_shown() -> None:

@@ -407,6 +407,8 @@ def test_a_shared_directory_needs_a_database_that_can_be_shared(given: Given, wo
         ("AWS_ACCESS_KEY_ID", {"AWS_SECRET_ACCESS_KEY": SECRET}),
         ("LIFECYCLE_TRANSITION_DAYS", {"LIFECYCLE_TRANSITION_CLASS": "GLACIER"}),
         ("AWS_S3_SSE_KMS_KEY_ID", {"AWS_S3_SSE_KMS_KEY_ID": "key"}),
+        ("AWS_ENDPOINT_URL", {"AWS_ENDPOINT_URL": "https://s3.example/vid/", "AWS_S3_BUCKET": "vid"}),
+        ("AWS_ENDPOINT_URL", {"AWS_ENDPOINT_URL": "https://s3.example/lam-brk"}),
         ("CATALOG", {"CATALOG": CatalogKind.COMPRESSOR}),
         ("SHARED_DIRECTORY", {"SHARED_DIRECTORY": True}),
         ("QUALITIES", {"QUALITIES": ("720p", "hd")}),
