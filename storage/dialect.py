@@ -14,13 +14,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from types import MappingProxyType
 from typing import Literal, TypeVar
 
 import structlog
 
 from storage import checksums
-from storage.errors import ErrorKind, StorageError
+from storage.errors import StorageError
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("storage")
 
@@ -56,6 +57,8 @@ SOUNDING_SECONDS = 5.0
 """How long a request waits at most for the answer to the first one with the same headers."""
 MAX_FRUITLESS = 64
 
+_OTHER_MATTERS = frozenset({404, 409, 412})
+"""Statuses that show that a request was taken as such: a missing object, a condition that is not met."""
 _OBJECT_OPTIONS = frozenset({ACL, TAGGING, STORAGE_CLASS})
 _CONDITIONS = frozenset({IF_NONE_MATCH, IF_MATCH})
 _CHECKSUMS = frozenset({CRC, SDK_ALGORITHM, ALGORITHM, TYPE, MODE, OBJECT_SIZE, PART_CHECKSUMS})
@@ -114,6 +117,8 @@ class ServerDialect:
         self._lock = threading.Lock()
         self._unsupported: dict[str, Unsupported] = {}
         self._accepted: set[tuple[str, str]] = set()
+        self._doubted: set[tuple[str, str]] = set()
+        """Headers without which a request was accepted that had been forbidden, once."""
         self._fruitless: dict[tuple[str, str], float] = {}
         self._soundings: dict[str, threading.Lock] = {name: threading.Lock() for name in _SUSPECTS}
         self.on_changed: Callable[[Sequence[Unsupported]], None] = lambda _: None
@@ -232,14 +237,17 @@ class ServerDialect:
                         raise
                     if exc.is_refusal:
                         self._note_fruitless(operation, refusals[0][1])
-                        raise refusals[0][1] from exc
-                    if exc.status is not None and exc.kind is not ErrorKind.ENVIRONMENT and not exc.is_outage:
-                        # Without the header it is another matter: a missing object, an unmet condition.
+                    elif exc.status in _OTHER_MATTERS:
                         self._conclude(operation, refusals, exc, remember=remember)
-                    raise
+                        raise
+                    if exc.is_outage or exc.status is None:
+                        raise
+                    raise refusals[0][1] from exc
                 self._conclude(operation, refusals, None, remember=remember)
                 with self._lock:
-                    self._accepted.update((operation, name) for name in self._sent(names, omit))
+                    accepted = {(operation, name) for name in self._sent(names, omit)}
+                    self._accepted |= accepted
+                    self._doubted -= accepted
                 return result
 
     @contextmanager
@@ -274,8 +282,20 @@ class ServerDialect:
         }
         for suspect, refusal in refusals:
             depends = any(suspect in _DEPENDENT.get(other, ()) for other in guilty)
-            if suspect in guilty or depends:
+            if (suspect in guilty or depends) and self._is_certain(operation, suspect, refusal):
                 self.learn(_feature(operation, suspect), refusal.said)
+
+    def _is_certain(self, operation: str, suspect: str, refusal: StorageError) -> bool:
+        """Whether a refusal was because of the header, and no permission that was given in between.
+
+        The second one of a kind is. Without the ACL the object is looked at, which tells anyway.
+        """
+        if refusal.status != HTTPStatus.FORBIDDEN or suspect == ACL or _names(suspect, refusal.said):
+            return True
+        with self._lock:
+            is_second = (operation, suspect) in self._doubted
+            self._doubted.add((operation, suspect))
+        return is_second
 
     def _suspect(
         self, operation: str, names: Collection[str], omit: Collection[str], refusal: StorageError
@@ -291,7 +311,7 @@ class ServerDialect:
             suspects = self._suspects(operation, names, omit)
         if "checksum" in refusal.said.lower():
             suspects = [name for name in suspects if name in _CHECKSUMS] or suspects
-        if refusal.status == 403:
+        if refusal.status == HTTPStatus.FORBIDDEN:
             # Permissions exist for these options, not for the others.
             suspects = [name for name in suspects if name not in {TAGGING, STORAGE_CLASS, *_CONDITIONS}]
             suspects.sort(key=lambda name: name != ACL)

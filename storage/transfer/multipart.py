@@ -185,19 +185,22 @@ class MultipartSender:
         return unquoted(kept.get("ETag")) == source.md5(part.offset, part.length).hex()
 
     def _send_parts(self, multipart: Multipart) -> None:
-        """Send what the server does not have; one part alone until the server has accepted its headers."""
+        """Send what the server does not have; one part alone until the server has accepted its headers.
+
+        Once a part goes without a checksum all do, because completion names those of all or of none.
+        """
         parts = list(parts_of(self._transfer.source.size, multipart.part_size))
-        names = BODY_HEADERS if self._has_checksums else BODY_HEADERS - {CRC, SDK_ALGORITHM}
         dialect = self._crt.dialect
-
-        def attempt(omit: frozenset[str]) -> None:
-            self._has_checksums = CRC in names - omit
-            left = [part for part in parts if part.number not in self._etags]
-            if not dialect.is_sounded("UploadPart", names):
-                left = left[:1]
-            self._send(multipart, left, BODY_HEADERS - names | omit)
-
         while any(part.number not in self._etags for part in parts):
+            names = BODY_HEADERS if self._has_checksums else BODY_HEADERS - {CRC, SDK_ALGORITHM}
+
+            def attempt(omit: frozenset[str], names: frozenset[str] = names) -> None:
+                self._has_checksums = CRC in names - omit
+                left = [part for part in parts if part.number not in self._etags]
+                if not dialect.is_sounded("UploadPart", names):
+                    left = left[:1]
+                self._send(multipart, left, BODY_HEADERS - names | omit)
+
             dialect.negotiate("UploadPart", names, attempt, remember=not self._is_resumed)
 
     def _send(self, multipart: Multipart, parts: Sequence[Part], omit: frozenset[str]) -> None:
