@@ -288,9 +288,11 @@ class ServerDialect:
     def _is_certain(self, operation: str, suspect: str, refusal: StorageError) -> bool:
         """Whether a refusal was because of the header, and no permission that was given in between.
 
-        The second one of a kind is. Without the ACL the object is looked at, which tells anyway.
+        The second one of a kind is. Without the ACL the object is looked at, which tells anyway; a HEAD was
+        asked again at once.
         """
-        if refusal.status != HTTPStatus.FORBIDDEN or suspect == ACL or _names(suspect, refusal.said):
+        is_forbidden = refusal.status == HTTPStatus.FORBIDDEN and suspect not in {ACL, MODE}
+        if not is_forbidden or _names(suspect, refusal.said):
             return True
         with self._lock:
             is_second = (operation, suspect) in self._doubted
