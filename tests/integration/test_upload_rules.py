@@ -282,6 +282,32 @@ def test_an_object_that_is_not_the_file_is_never_published(
     assert os.path.exists(harness.absolute(PATH))
 
 
+def test_an_object_of_unknown_origin_is_not_replaced_where_nothing_proves_its_content(
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes
+) -> None:
+    """The server's ETags are no digests, it keeps no checksums, and reading back is switched off."""
+
+    def opaque(request: Request, forward: Forward) -> Answer:
+        answer = forward()
+        if request.action != "HeadObject" or answer.status != 200:
+            return answer
+        return answer.having(
+            x_amz_checksum_crc64nvme=None,
+            etag='"opaque"',
+            last_modified="Fri, 01 Jan 2100 00:00:00 GMT",
+        )
+
+    proxy.fault = opaque
+    harness = make_harness(AWS_S3_PROVE_BY_READING=False)
+    foreign = video[::-1]
+    harness.server.client().put_object(Bucket=BUCKET, Key=f"videos/{PATH}", Body=foreign)
+    harness.put(PATH, video)
+    (row,) = harness.step(State.PENDING)
+    assert (row.state, row.error_code) == (State.FAILED, "foreign-object")
+    stored = harness.server.client().get_object(Bucket=BUCKET, Key=f"videos/{PATH}")["Body"].read()
+    assert stored == foreign
+
+
 def test_an_object_that_is_not_there_after_it_was_sent_is_never_published(
     make_harness: MakeHarness, proxy: FaultProxy, video: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

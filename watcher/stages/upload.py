@@ -386,6 +386,10 @@ class _Attempt(UploadProgress):
                 if found.etag:
                     self._require_replaceable(found)
                     return WriteCondition.if_match(found.etag)
+            case Verdict.UNKNOWN if found.etag:
+                # What proves nothing may be the object of another program.
+                self._require_replaceable(found)
+                return WriteCondition.if_match(found.etag)
         return WriteCondition.unconditional()
 
     def _require_newer_row(self) -> None:
