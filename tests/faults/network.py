@@ -30,7 +30,7 @@ class Trouble:
     """A fault, the requests it strikes, and the settings it is met with.
 
     `code` is the one that failed attempts are logged under (None: there are several). Where it
-    `may_go_unseen` the library that sends has mended it alone, if it struck no request twice in a row.
+    `may_go_unseen` sending the request again has mended it alone, if it struck no request twice in a row.
     """
 
     fault: Fault
@@ -55,7 +55,7 @@ PASSING: Final = (
     Trouble(AnswerCorrupted(), Requests(HEADS, first=8)),
     Trouble(Answered(503, "SlowDown"), Requests(WRITES, first=5), "SlowDown"),
     Trouble(Answered(500, "InternalError"), Requests(first=8), "InternalError"),
-    Trouble(Answered(403, "AccessDenied"), Requests(WRITES, first=3), "AccessDenied"),
+    Trouble(Answered(403, "AccessDenied"), Requests(WRITES, first=3), "AccessDenied", may_go_unseen=True),
     Trouble(Answered(403, "RequestTimeTooSkewed"), Requests(WRITES, first=5), "RequestTimeTooSkewed"),
     Trouble(Answered(400, "RequestTimeout"), Requests(WRITES, first=5), "RequestTimeout"),
     Trouble(Answered(400, "ExpiredToken"), Requests(WRITES, first=3), "ExpiredToken"),
