@@ -9,10 +9,9 @@ from types import MappingProxyType
 from urllib.parse import quote
 
 from storage.aws.clients import AwsSession, Closeable, make_client
-from storage.aws.credential_chain import AccessKey
 from storage.aws.errors import translated
 from storage.aws.response_parsing import required
-from storage.config import StorageConfig
+from storage.config import AccessKey, StorageConfig
 from storage.errors import ErrorKind, StorageError
 from storage.keys import public_url
 

@@ -2,10 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from storage.keys import QUALITIES
+
+
+class AccessKey(NamedTuple):
+    """An access key with its secret key and, if it is temporary, its session token."""
+
+    access_key_id: str
+    secret_access_key: str
+    session_token: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,10 +15,9 @@ from botocore.exceptions import ClientError
 from storage import checksums
 from storage.acl_fallback import AclFallback
 from storage.aws.clients import Closeable, expected_owner
-from storage.aws.credential_chain import AccessKey
 from storage.aws.errors import http_status, translated
 from storage.aws.response_parsing import present, required, unquoted, version, web_page
-from storage.config import StorageConfig
+from storage.config import AccessKey, StorageConfig
 from storage.dialect import MODE, MULTIPART_ETAG, PATH_STYLE, PUT_ETAG, kept, names_of
 from storage.errors import ErrorKind, StorageError, UploadCancelledError
 from storage.proof_by_reading import checksum_by_reading, makes_etags_of_md5s

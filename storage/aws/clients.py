@@ -22,12 +22,12 @@ from botocore.credentials import ReadOnlyCredentials
 from botocore.exceptions import PartialCredentialsError
 from urllib3.response import HTTPResponse
 
-from storage.aws.credential_chain import AccessKey, CredentialChain
+from storage.aws.credential_chain import CredentialChain
 from storage.aws.errors import translated
 from storage.aws.proxies import environ_proxies
 from storage.aws.sessions import ATTEMPTS, CONNECT_TIMEOUT_SECONDS, BoundedSession
 from storage.aws.trust import Trust
-from storage.config import StorageConfig
+from storage.config import AccessKey, StorageConfig
 from storage.errors import ErrorKind, StorageError
 
 if TYPE_CHECKING:

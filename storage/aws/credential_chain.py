@@ -7,7 +7,6 @@ file or gets from a process, so that a key that was replaced on disk would be us
 import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 import botocore.session
 import structlog
@@ -15,6 +14,7 @@ from botocore.credentials import Credentials, ReadOnlyCredentials, RefreshableCr
 from botocore.exceptions import NoCredentialsError
 
 from storage.aws.errors import EXPIRED_CODES, REFUSED_CREDENTIALS_CODES
+from storage.config import AccessKey
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("storage")
 
@@ -27,14 +27,6 @@ _CODES = REFUSED_CREDENTIALS_CODES | EXPIRED_CODES | {"SignatureDoesNotMatch", "
 _STATUSES = frozenset({401, 403})
 _UNEXPLAINED = frozenset({"", "400", "Unknown", "http-400"})
 """The codes of an answer 400 without a body, with which S3 refuses an expired token in a HEAD request."""
-
-
-class AccessKey(NamedTuple):
-    """An access key with its secret key and, if it is temporary, its session token."""
-
-    access_key_id: str
-    secret_access_key: str
-    session_token: str | None = None
 
 
 class CredentialChain(Credentials):

@@ -12,9 +12,6 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from urllib.parse import quote, unquote, urlsplit
 
-import botocore.endpoint
-import botocore.utils
-
 from storage.errors import ErrorKind, StorageError
 
 AUTHENTICATION_REQUIRED = 407
@@ -83,11 +80,6 @@ def environ_proxies(url: str) -> dict[str, str]:
     """The same as a mapping from the URL's scheme to a proxy's URL, as botocore wants it; may be empty."""
     proxy = proxy_for(url)
     return {} if proxy is None else {urlsplit(url).scheme: proxy.url}
-
-
-# The clients of credential providers, of STS and of single sign-on take no other rule.
-botocore.endpoint.get_environ_proxies = environ_proxies
-botocore.utils.get_environ_proxies = environ_proxies
 
 
 def proxy_passwords() -> list[str]:

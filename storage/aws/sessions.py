@@ -12,12 +12,15 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+import botocore.endpoint
 import botocore.session
+import botocore.utils
 from botocore import credentials
 from botocore.config import Config
 from botocore.exceptions import CredentialRetrievalError
 
 from storage.aws.bounded_answers import bounded_pools
+from storage.aws.proxies import environ_proxies
 from storage.aws.response_parsing import ParserFactory
 
 CONNECT_TIMEOUT_SECONDS = 5
@@ -30,6 +33,10 @@ PROCESS_SECONDS = 60.0
 """The limit for `credential_process`, which may make several requests itself."""
 MAX_PROCESS_BYTES = 1 << 20
 """The limit for its output."""
+
+# The clients of credential providers, of STS and of single sign-on take no other rule.
+botocore.endpoint.get_environ_proxies = environ_proxies
+botocore.utils.get_environ_proxies = environ_proxies
 
 
 class BoundedSession(botocore.session.Session):

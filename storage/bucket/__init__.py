@@ -1,26 +1,5 @@
 """The bucket itself: the documents that it needs, their administration, and the IAM policy of the daemon."""
 
-from storage.bucket.admin import BucketAdmin, is_unsupported
-from storage.bucket.documents import (
-    NEW_ON_AWS,
-    BucketDocument,
-    DesiredBucket,
-    Document,
-    Documents,
-    Transition,
-    desired_documents,
-)
-from storage.bucket.iam_policy import minimal_policy
+import lazy_loader
 
-__all__ = [
-    "NEW_ON_AWS",
-    "BucketAdmin",
-    "BucketDocument",
-    "DesiredBucket",
-    "Document",
-    "Documents",
-    "Transition",
-    "desired_documents",
-    "is_unsupported",
-    "minimal_policy",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import os
 import re
+import subprocess
+import sys
 
 import pytest
 
 from tests.support.cli_process import Command
 from tests.support.s3_server import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY
-from watcher.cli.app import app
+from watcher.cli.commands import COMMANDS as REGISTERED
+from watcher.cli.commands import loaded
 from watcher.settings import Settings
 from watcher.telemetry.redaction import MASK
 
@@ -119,11 +124,35 @@ def test_a_state_directory_that_cannot_be_made_is_1(offline_command: Command) ->
 def test_the_help_names_every_command_that_there_is(offline_command: Command) -> None:
     ran = offline_command("--help")
     assert ran.code == 0
-    registered = {command.name for command in app.registered_commands}
-    assert registered == COMMANDS
-    assert {group.name for group in app.registered_groups} == {"bucket", "db"}
+    assert set(REGISTERED) == COMMANDS | {"bucket", "db"}
     section = ran.out.partition("Commands")[2]
-    assert set(re.findall(r"^\W*([a-z]+)\s", section, re.MULTILINE)) >= registered
+    assert set(re.findall(r"^\W*([a-z]+)\s", section, re.MULTILINE)) >= set(REGISTERED)
+
+
+@pytest.mark.parametrize("name", REGISTERED)
+def test_the_help_says_of_a_command_what_the_command_says_itself(name: str) -> None:
+    said = inspect.cleandoc(loaded(name).help)
+    assert said.splitlines()[0] == REGISTERED[name][1]
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_load_neither_the_database_nor_s3(option: str) -> None:
+    program = (
+        "import contextlib, sys; from watcher.cli import main; sys.argv[1:] = [%r]\n"
+        "with contextlib.suppress(SystemExit): main()\n"
+        "print(sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)"
+    )
+    ran = subprocess.run([sys.executable, "-c", program % option], capture_output=True, text=True, check=True)
+    loaded_packages = set(ast.literal_eval(ran.stderr))
+    assert loaded_packages.isdisjoint({"db", "storage", "peewee", "boto3", "botocore", "awscrt", "pydantic"})
+
+
+def test_looking_at_the_ledger_loads_nothing_of_s3() -> None:
+    program = (
+        "import sys, watcher.cli.status, watcher.cli.list, watcher.cli.explain; print(list(sys.modules))"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert {"boto3", "botocore", "awscrt"}.isdisjoint(ast.literal_eval(ran.stdout))
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))

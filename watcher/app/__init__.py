@@ -1,8 +1,5 @@
 """Builds the application from the settings and runs it, as a daemon or for a single pass."""
 
-from watcher.app.daemon import Daemon
-from watcher.app.single_pass import SinglePass
-from watcher.app.sole_instance import SoleInstance
-from watcher.app.wiring import Application, open_application
+import lazy_loader
 
-__all__ = ["Application", "Daemon", "SinglePass", "SoleInstance", "open_application"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

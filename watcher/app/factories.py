@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 from db import Catalog, CompressorTable, Database, Ledger, NoCatalog, OwnCatalog, State, open_database
-from storage import QUALITIES, AccessKey, ObjectStore, StorageConfig
+from storage import QUALITIES, AccessKey, StorageConfig
 from watcher.catalog import CatalogGate, CompressorCatalog
 from watcher.filesystem import Packages, Tree
 from watcher.renditions import Naming, PathTemplate
 from watcher.settings import CatalogKind, Settings
+
+if TYPE_CHECKING:
+    from storage import ObjectStore
 
 OTHER_THREADS = 20
 """Database connections of the threads other than the upload workers."""

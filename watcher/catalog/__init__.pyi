@@ -1,0 +1,17 @@
+from .catalog_thread import CatalogThread
+from .compressor_catalog import CompressorCatalog
+from .gate import CatalogGate
+from .ignored_files import IgnoredFiles
+from .orphans import Orphan, Orphans, RowsLostError
+from .republisher import Republisher
+
+__all__ = [
+    "CatalogGate",
+    "CatalogThread",
+    "CompressorCatalog",
+    "IgnoredFiles",
+    "Orphan",
+    "Orphans",
+    "Republisher",
+    "RowsLostError",
+]

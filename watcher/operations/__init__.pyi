@@ -1,0 +1,14 @@
+from .audit import Audit, Finding, Issue
+from .doctor import check_host
+from .dry_run import open_planner
+from .next_step import describe_gate, describe_next_step
+
+__all__ = [
+    "Audit",
+    "Finding",
+    "Issue",
+    "check_host",
+    "describe_gate",
+    "describe_next_step",
+    "open_planner",
+]
