@@ -1,6 +1,7 @@
 """Queries of the ledger. Nothing here changes a row."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -11,10 +12,13 @@ import peewee
 from peewee import SQL, fn
 
 from db.database import Database
+from db.fields import Dialect
 from db.records import UPLOAD_COLUMNS, InstanceReport, Upload, UploadEvent
 from db.states import ENDED_STATES, State
 
 PAGE = 500
+MAX_ADDED_UP = 10_000
+"""How many rows of counts are added up at a time."""
 MAX_CLAIMS_READ = 1_000
 """How many claims are read to find the one that ends first."""
 
@@ -55,6 +59,7 @@ class LedgerReader:
         self._clock = clock or database.now
         self._uploads = database.tables.uploads
         self._upload_events = UploadEvents(database)
+        self._state_counts = StateCounts(database)
         self._all_columns = peewee.SQL(", ".join(f'"{name}"' for name in UPLOAD_COLUMNS))
         """The columns of a frequent SELECT, rendered once instead of for every query."""
         columns = {name: getattr(self._uploads, name) for name in UPLOAD_COLUMNS}
@@ -97,9 +102,11 @@ class LedgerReader:
         matching = self._matching(conditions)
         return self._fetch("list uploads", matching.order_by(self._uploads.id).limit(limit))
 
-    def iter_uploads(self, **conditions: Unpack[Conditions]) -> Iterator[Upload]:
+    def iter_uploads(
+        self, *, newest_first: bool = False, **conditions: Unpack[Conditions]
+    ) -> Iterator[Upload]:
         """Like `uploads`, but reads one page at a time, so that memory use is bounded."""
-        return self._pages(self._matching(conditions))
+        return self._pages(self._matching(conditions), newest_first=newest_first)
 
     def iter_in_states(self, states: Collection[State]) -> Iterator[Upload]:
         """The uploads in any of the states, read one page at a time, so that memory use is bounded."""
@@ -123,7 +130,9 @@ class LedgerReader:
     def oldest_pending(self) -> Upload | None:
         """The pending upload that was discovered first."""
         uploads = self._uploads
-        query = self._select(self._in_instance, uploads.state == State.PENDING)
+        # Worded like the condition of the index `uploads_pending`.
+        is_pending = uploads.state.concat(SQL("''")) == SQL("'pending'")
+        query = self._select(self._in_instance, is_pending)
         return self._first(
             "find the oldest pending upload", query.order_by(uploads.discovered_at, uploads.id)
         )
@@ -143,11 +152,11 @@ class LedgerReader:
 
     def counts(self) -> dict[State, int]:
         """The number of uploads in each state, zeros included."""
-        return self._counts(self._in_instance).get(self.instance, dict.fromkeys(State, 0))
+        return self._state_counts.read(self.instance).get(self.instance, dict.fromkeys(State, 0))
 
     def counts_by_instance(self) -> dict[str, dict[State, int]]:
         """The number of uploads in each state, for every instance that has uploads."""
-        return self._counts()
+        return self._state_counts.read()
 
     def events(self, upload_id: int) -> list[UploadEvent]:
         """The upload's events, oldest first."""
@@ -393,17 +402,6 @@ class LedgerReader:
 
     # Execution
 
-    def _counts(self, *conditions: peewee.Expression) -> dict[str, dict[State, int]]:
-        uploads = self._uploads
-        query: Any = uploads.select(uploads.instance, uploads.state, fn.COUNT(uploads.id))
-        if conditions:
-            query = query.where(*conditions)
-        counts: dict[str, dict[State, int]] = {}
-        with self.database.operation("count the uploads"):
-            for instance, state, number in query.group_by(uploads.instance, uploads.state).tuples():
-                counts.setdefault(instance, dict.fromkeys(State, 0))[state] = number
-        return counts
-
     def _claimable_at(self, state: State, due: Any, now: datetime, *, awaits_others: bool) -> datetime | None:
         """When the first of what is due can be claimed: at once, or when a claim ends if all are claimed.
 
@@ -424,12 +422,15 @@ class LedgerReader:
         ends: list[datetime | None] = list(claimed.order_by(uploads.due_at).limit(MAX_CLAIMS_READ).scalars())
         return min((end for end in ends if end is not None), default=None)
 
-    def _pages(self, query: Any) -> Iterator[Upload]:
+    def _pages(self, query: Any, *, newest_first: bool = False) -> Iterator[Upload]:
         number = self._uploads.id
-        after = 0
-        while page := self._fetch("list uploads", query.where(number > after).order_by(number).limit(PAGE)):
+        query = query.order_by(number.desc() if newest_first else number).limit(PAGE)
+        page = self._fetch("list uploads", query)
+        while page:
             yield from page
-            after = page[-1].id
+            last = page[-1].id
+            rest = query.where(number < last if newest_first else number > last)
+            page = self._fetch("list uploads", rest)
 
     def _select(self, *conditions: Any) -> Any:
         """A query for the uploads, with all columns, that meet all conditions."""
@@ -491,3 +492,43 @@ class UploadEvents:
         query = query.where(events.upload == upload_id).order_by(events.id)
         with self._database.operation("read an upload's events"):
             return [UploadEvent(*row) for row in query.tuples()]
+
+
+class StateCounts:
+    """Reads how many uploads are in each state. Every method may raise DatabaseError."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._rows = database.tables.state_counts
+
+    def read(self, instance: str | None = None) -> dict[str, dict[State, int]]:
+        """The number of uploads in each state, of one instance or of all that ever had uploads."""
+        rows = self._rows
+        query: Any = rows.select(rows.instance, rows.state, fn.SUM(rows.uploads))
+        if instance is not None:
+            query = query.where(rows.instance == instance)
+        counts: dict[str, dict[State, int]] = {}
+        with self._database.operation("count the uploads"):
+            for name, state, number in query.group_by(rows.instance, rows.state).tuples():
+                counts.setdefault(name, dict.fromkeys(State, 0))[State(state)] = int(number)
+        return {name: of_states for name, of_states in counts.items() if any(of_states.values())}
+
+    def add_up(self) -> None:
+        """Replace the rows by one for each state, so that their number stays small.
+
+        Those of transactions that are not committed yet stay, as do those that another daemon adds up.
+        """
+        rows = self._rows
+        with self._database.transaction("add up the number of uploads"):
+            added: Any = rows.select(rows.id, rows.instance, rows.state, rows.uploads).limit(MAX_ADDED_UP)
+            if self._database.dialect is Dialect.POSTGRESQL:
+                added = added.for_update(skip_locked=True)
+            sums: Counter[tuple[str, str]] = Counter()
+            ids = []
+            for number, instance, state, uploads in added.tuples():
+                ids.append(number)
+                sums[instance, state] += uploads
+            if len(ids) > len(sums):
+                rows.delete().where(rows.id.in_(ids)).execute()
+                for (instance, state), uploads in sums.items():
+                    rows.insert(instance=instance, state=state, uploads=uploads).execute()

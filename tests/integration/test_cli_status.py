@@ -28,7 +28,8 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 
 def test_list_as_json_has_every_column_and_times_in_utc(used_command: Command) -> None:
     rows = used_command("list", "--json").json()
-    assert [row["path"] for row in rows] == [row["path"] for row in sorted(rows, key=lambda row: row["id"])]
+    assert rows == sorted(rows, key=lambda row: row["id"], reverse=True)
+    assert used_command("list", "--json", "--limit", "1").json() == rows[:1]
     for row in rows:
         assert row.keys() >= COLUMNS
         for name, value in row.items():

@@ -76,6 +76,13 @@ def fill_ledger(database: Database, rows: int) -> RowCounts:
         for name, _ in indexes:
             connected.execute_sql(f"DROP INDEX {sql.table.removesuffix('uploads')}{name}")
         connected.execute_sql(_escaped(database, _insert(sql)))
+        # As the daemon's heartbeat does, again and again.
+        counts = sql.table.removesuffix("uploads") + "state_counts"
+        connected.execute_sql(f"DELETE FROM {counts}")
+        connected.execute_sql(
+            f"INSERT INTO {counts} (instance, state, uploads)"
+            f" SELECT instance, state, count(*) FROM {sql.table} GROUP BY instance, state"
+        )
         for _, statement in indexes:
             connected.execute_sql(_escaped(database, statement))
     with database.operation("count the rows") as connected:

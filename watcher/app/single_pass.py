@@ -38,7 +38,7 @@ OUTAGE_PATIENCE_SECONDS = 60.0
 LASTING_SECONDS = 5.0
 """An attempt that lasts longer than this hashes or sends a file, and is waited for."""
 COUNT_SECONDS = 1.0
-"""Between two counts of the uploads in each state, which read the whole ledger."""
+"""Between two looks at the number of uploads in each state."""
 MAX_ATTEMPTS = 20
 """An upload whose attempts end so often without a change of its state is not waited for any longer."""
 
@@ -240,6 +240,7 @@ class _Progress:
         now = self._clock()
         if now - self._counted_at >= COUNT_SECONDS:
             self._counted_at, before = now, self._counts
+            self._app.ledger.add_up_counts()
             self._counts = self._app.ledger.counts()
             if self._counts != before:
                 self._last = now

@@ -114,6 +114,7 @@ class SoleInstance:
             {**report, "host": asdict(self.host), "run": self.run, "conflict": self.conflict}
         )
         self._keep_record()
+        self.ledger.add_up_counts()
         now = self.clock()
         if self._has_beaten and replaced is not None and self._is_another(replaced):
             self._seen_at, before = now, self.conflict

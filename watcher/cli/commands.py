@@ -15,7 +15,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
         "status:status",
         "Show the daemon, the number of uploads by state, the oldest pending one, the last errors.",
     ),
-    "list": ("list:list_uploads", "List the uploads, oldest first."),
+    "list": ("list:list_uploads", "List the uploads, newest first."),
     "explain": (
         "explain:explain",
         "Show everything known about a file, or about all files of a video, in chronological order.",

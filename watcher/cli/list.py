@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Annotated
 from uuid import UUID
 
@@ -20,12 +21,13 @@ def list_uploads(
     context: typer.Context,
     state: Annotated[State | None, typer.Option(help="Only uploads in this state.")] = None,
     video: Annotated[str | None, typer.Option(metavar="UUID", help="Only uploads of this video.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many uploads.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the uploads, oldest first."""
+    """List the uploads, newest first."""
     video_id = _canonical(video)
     with open_ledger(settings_of(context), read_only=True) as ledger:
-        uploads = ledger.iter_uploads(state=state, video_id=video_id)
+        uploads = islice(ledger.iter_uploads(newest_first=True, state=state, video_id=video_id), limit)
         if as_json:
             print_json_array(upload.as_dict() for upload in uploads)
             return

@@ -30,6 +30,7 @@ QUOTED_NAMES = frozenset(
         ("db/models.py", "str(SMALL_BYTES)"),
         ("db/ledger.py", "str(SMALL_BYTES)"),
         ("db/migrations/0011_server_dialects.py", "STATEMENT.format(schema=schema, **types)"),
+        ("db/migrations/0013_state_counts.py", "statement.format(schema=schema, **types)"),
         ("db/compressor_table.py", "query.format(table='%s')"),
         ("db/ledger_reader.py", "', '.join((f'\"{name}\"' for name in UPLOAD_COLUMNS))"),
     }

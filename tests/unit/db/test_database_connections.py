@@ -362,6 +362,7 @@ class TestPostgresPool:
             "ledger_token",
             "catalog_row_sightings",
             "server_dialects",
+            "state_counts",
             "schema_migration",
         }
         assert {name for (name,) in found} == tables

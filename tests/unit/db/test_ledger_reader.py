@@ -1,13 +1,16 @@
 """Queries of the ledger concern its own instance and use a bounded amount of memory."""
 
 import os
+from contextlib import suppress
 from datetime import timedelta
 from itertools import islice
+from typing import Any
 
 import pytest
 
 from db import Database, InstanceReport, Ledger, LedgerReader, State
-from tests.support.databases import LEASE, Clock, advance_to, enqueue, only
+from db.fields import Dialect
+from tests.support.databases import LEASE, Clock, DatabaseAddress, advance_to, enqueue, only
 
 OTHER_VIDEO = "6f1c2a8e-0d1b-4b43-9f4e-2a3b4c5d6e7f"
 
@@ -150,3 +153,81 @@ def test_a_daemon_that_starts_again_says_since_when(ledger: Ledger, database: Da
     report = ledger.instance_report()
     assert report is not None
     assert report.started_at == restarted
+
+
+def counted(database: Database) -> dict[tuple[str, str], int]:
+    """The uploads of each instance and state, counted one by one."""
+    uploads = database.tables.uploads
+    with database.operation("count"):
+        query: Any = uploads.select(uploads.instance, uploads.state).tuples()
+        rows = list(query)
+    return {key: rows.count(key) for key in set(rows)}
+
+
+def kept(reader: LedgerReader) -> dict[tuple[str, str], int]:
+    """The numbers of `counts_by_instance` without the zeros."""
+    found = reader.counts_by_instance()
+    return {(name, state): number for name, of in found.items() for state, number in of.items() if number}
+
+
+def test_the_numbers_that_are_kept_are_those_of_the_rows(ledger: Ledger, database: Database) -> None:
+    in_every_state(ledger)
+    in_every_state(Ledger(database, "other"))
+    uploads = database.tables.uploads
+    assert kept(ledger) == counted(database)
+    ledger.add_up_counts()
+    assert kept(ledger) == counted(database)
+    with database.transaction("by hand"):
+        moved = (uploads.state == State.PENDING) & (uploads.instance == ledger.instance)
+        uploads.update(instance="third").where(moved).execute()
+        uploads.delete().where(uploads.state == State.FAILED).execute()
+    assert kept(ledger) == counted(database)
+    ledger.add_up_counts()
+    assert kept(ledger) == counted(database)
+    assert ledger.counts() == {state: int(state not in {State.PENDING, State.FAILED}) for state in State}
+
+
+def test_the_rows_of_the_counts_do_not_grow_with_the_uploads(ledger: Ledger, database: Database) -> None:
+    rows = database.tables.state_counts
+    for number in range(30):
+        advance_to(ledger, enqueue(ledger, f"{number}.mp4"), State.RELEASED)
+    ledger.add_up_counts()
+    with database.operation("count"):
+        assert rows.select().count() <= len(State)
+    ledger.add_up_counts()
+    assert ledger.counts()[State.RELEASED] == 30
+
+
+def test_a_transaction_that_is_rolled_back_is_not_counted(ledger: Ledger, database: Database) -> None:
+    enqueue(ledger, "kept.mp4")
+    with suppress(ZeroDivisionError), database.transaction("rolled back"):
+        enqueue(ledger, "lost.mp4")
+        raise ZeroDivisionError
+    assert ledger.counts()[State.PENDING] == 1
+    ledger.add_up_counts()
+    assert ledger.counts()[State.PENDING] == 1
+
+
+def test_what_others_have_not_committed_is_waited_for_by_none_and_counted_afterwards(
+    address: DatabaseAddress, database: Database, ledger: Ledger
+) -> None:
+    if database.dialect is Dialect.SQLITE:
+        pytest.skip("SQLite has one writer at a time")
+    enqueue(ledger, "first.mp4")
+    other = address.open()
+    with other.session(), other.transaction("slow"):
+        enqueue(Ledger(other, ledger.instance), "slow.mp4")
+        ledger.add_up_counts()
+        ledger.claim(State.PENDING, 1, lease=LEASE, horizon=LEASE)
+        assert ledger.counts()[State.PENDING] == 1
+    other.close()
+    assert ledger.counts()[State.PENDING] == 2
+    ledger.add_up_counts()
+    assert kept(ledger) == counted(database)
+
+
+def test_uploads_are_iterated_newest_first(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("db.ledger_reader.PAGE", 2)
+    for number in range(5):
+        enqueue(ledger, f"{number}.mp4")
+    assert list(ledger.iter_uploads(newest_first=True)) == ledger.uploads()[::-1]

@@ -29,15 +29,17 @@ ALL = [
     "0009_orphan_rounds",
     "0010_small_files",
     "0011_server_dialects",
+    "0013_state_counts",
 ]
 HISTORY = "schema_migration"
 
 
 def sqlite_schema(database: Database) -> set[tuple[str, ...]]:
-    """Every CREATE statement, split into parts and without differences in formatting."""
+    """Every CREATE statement but those of triggers, split into parts, without differences in formatting."""
     with database.operation("read the schema") as connected:
         cursor = connected.execute_sql(
-            "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND tbl_name <> ?", (HISTORY,)
+            "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND type <> 'trigger' AND tbl_name <> ?",
+            (HISTORY,),
         )
         return {parts_of(re.sub(r'[\s"]|IF NOT EXISTS', "", statement)) for (statement,) in cursor.fetchall()}
 

@@ -68,6 +68,7 @@ def frequent_queries(ledger: Ledger) -> dict[str, tuple[Callable[[], object], se
         "next due": (lambda: ledger.next_due(State.PENDING, horizon=BACKOFF), {"uploads_due"}),
         "next due, none is": (lambda: ledger.next_due(State.PUBLISHED, horizon=RETENTION), {"uploads_due"}),
         "the oldest at the gate": (ledger.awaiting_row_since, {"uploads_awaiting_since"}),
+        "the oldest pending": (ledger.oldest_pending, {"uploads_pending"}),
         "how many are at the gate": (
             ledger.count_awaiting_row,
             {"uploads_awaiting_since", "uploads_awaiting_row"},
