@@ -91,7 +91,6 @@ def test_the_unit_keeps_what_the_daemon_lives_on() -> None:
         "Type": "notify",
         "NotifyAccess": "main",
         "ExecReload": "/bin/kill -HUP $MAINPID",
-        "EnvironmentFile": "-/etc/video-uploader.env",
         "StateDirectory": "video-uploader",
         "StateDirectoryMode": "0700",
         "Restart": "on-failure",
@@ -137,15 +136,16 @@ def test_systemd_tmpfiles_makes_the_files_with_keys_private(tmp_path: Path) -> N
         secret.touch(mode=0o644)
     rules = tmp_path / "rules.conf"
     # Only root can give files to root.
-    rules.write_text((SYSTEMD / "video-uploader.tmpfiles.conf").read_text().replace("root root", "- -"))
+    text = (SYSTEMD / "video-uploader.tmpfiles.conf").read_text()
+    rules.write_text(re.sub("root (root|video-uploader)", "- -", text))
     verdict = run("systemd-tmpfiles", "--create", f"--root={tmp_path}", rules)
     assert (verdict.returncode, verdict.stderr) == (0, "")
-    assert [secret.stat().st_mode & 0o777 for secret in secrets] == [0o600, 0o600]
+    assert [secret.stat().st_mode & 0o777 for secret in secrets] == [0o640, 0o600]
 
 
 def test_the_files_with_keys_are_those_the_unit_reads() -> None:
     text = UNIT.read_text()
     rules = (SYSTEMD / "video-uploader.tmpfiles.conf").read_text()
-    kept_private = re.findall(r"^z (\S+) 0600 root root -$", rules, flags=re.MULTILINE)
+    kept_private = re.findall(r"^z (\S+) (?:0600 root root|0640 root \S+) -$", rules, flags=re.MULTILINE)
     assert len(kept_private) == 2
     assert all(path in text for path in kept_private)

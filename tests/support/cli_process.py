@@ -63,6 +63,7 @@ class Command:
     s3_url: str
     settings: Mapping[str, str] = field(default_factory=dict)
     """Environment beyond that of every test."""
+    interpreter: str = sys.executable
 
     def __call__(self, *arguments: str, answer: str | None = None, **changes: str | None) -> Ran:
         """Run it to its end; `answer` is its standard input, `changes` its environment (None unsets)."""
@@ -94,7 +95,7 @@ class Command:
     def popen(self, *arguments: str, **changes: str | None) -> subprocess.Popen[str]:
         """Start it."""
         return subprocess.Popen(
-            [sys.executable, "-m", "watcher", *arguments],
+            [self.interpreter, "-m", "watcher", *arguments],
             env=self._environment(changes),
             cwd=self.place,
             stdin=subprocess.PIPE,

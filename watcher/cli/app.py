@@ -13,6 +13,7 @@ import typer
 from watcher.cli.commands import CommandGroup
 from watcher.cli.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE, CommandError
 from watcher.cli.output import echo_error
+from watcher.cli.service import UNIT, installed_service
 
 app = typer.Typer(
     name="video-uploader",
@@ -34,19 +35,50 @@ def _print_version(is_requested: bool) -> None:
 def _options(
     context: typer.Context,
     env_file: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="Settings file with lines NAME=value; the environment takes precedence.", show_default=".env"
+            help="Settings file with lines NAME=value. Of several a later one takes precedence, and the "
+            "environment over all.",
+            show_default=".env",
         ),
     ] = None,
+    no_service: Annotated[
+        bool,
+        typer.Option(
+            "--no-service", help="As root: do not use the settings, the ledger and the user of the service."
+        ),
+    ] = False,
     _version: Annotated[
         bool,
         typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version),
     ] = False,
 ) -> None:
-    if env_file is not None and (not os.path.exists(env_file) or os.path.isdir(env_file)):
-        raise CommandError(f"There is no file {env_file}; --env-file takes a settings file.", EXIT_USAGE)
-    context.obj = env_file or ".env"
+    if not (no_service or env_file) and _may_become_a_service(context):
+        env_file = _become_the_service()
+    for path in env_file or ():
+        if not os.path.exists(path) or os.path.isdir(path):
+            raise CommandError(f"There is no file {path}; --env-file takes a settings file.", EXIT_USAGE)
+    context.obj = tuple(env_file or [".env"])
+
+
+def _may_become_a_service(context: typer.Context) -> bool:
+    """Whether root calls a command by hand, and not for its help; systemd sets INVOCATION_ID."""
+    wants_help = not {"--help", "-h"}.isdisjoint(sys.argv)
+    is_by_hand = os.geteuid() == 0 and "INVOCATION_ID" not in os.environ
+    return is_by_hand and not wants_help and context.invoked_subcommand is not None
+
+
+def _become_the_service() -> list[str] | None:
+    found = installed_service()
+    if found is None:
+        return None
+    account = found.become()
+    files = ", ".join(found.env_files) or "none"
+    echo_error(
+        f"video-uploader: runs as {UNIT} does: user {account.pw_name}, settings file {files}, "
+        f"state directory {found.state_directory}. --no-service goes without."
+    )
+    return list(found.env_files) or None
 
 
 def main() -> None:

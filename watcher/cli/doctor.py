@@ -13,10 +13,11 @@ from storage import Outcome, check_storage, minimal_policy
 from watcher.app.factories import make_storage_config
 from watcher.app.known_dialect import remember_anew
 from watcher.cli.exit_codes import EXIT_FAILED, EXIT_USAGE, CommandError
-from watcher.cli.ledger_access import daemon_lock, settings_of
+from watcher.cli.ledger_access import daemon_lock, env_files_of, settings_of
 from watcher.cli.output import AsJson, echo, print_json
 from watcher.filesystem import leases
 from watcher.operations import check_host
+from watcher.settings import doubtful_settings
 from watcher.telemetry import redact
 
 
@@ -53,8 +54,9 @@ def doctor(
         cdn_domain=settings.cloudfront_domain,
         report=partial(remember_anew, settings),
     )
+    doubts = doubtful_settings(*env_files_of(context))
     results = []
-    for check in chain(check_host(settings, daemon_lock(settings)), on_storage):
+    for check in chain(check_host(settings, daemon_lock(settings), doubts), on_storage):
         result = replace(check, detail=redact(check.detail), remedy=redact(check.remedy))
         results.append(result)
         if not as_json:

@@ -15,17 +15,17 @@ from watcher.filesystem import instance_lock
 from watcher.settings import Settings, load_settings, state_directory
 
 
-def env_file_of(context: typer.Context) -> str:
-    """Return the path of the settings file, which precedes the command as `--env-file`."""
-    env_file = context.find_object(str)
-    if env_file is None:
+def env_files_of(context: typer.Context) -> tuple[str, ...]:
+    """Return the paths of the settings files, which precede the command as `--env-file`."""
+    env_files = context.find_object(tuple)
+    if env_files is None:
         raise CommandError("The command was called without its program.", EXIT_USAGE)
-    return env_file
+    return env_files
 
 
 def settings_of(context: typer.Context) -> Settings:
     """Load the settings of a command; raises `watcher.settings.SettingsError`."""
-    return load_settings(env_file_of(context))
+    return load_settings(*env_files_of(context))
 
 
 def path_below(settings: Settings, path: str) -> str:

@@ -7,7 +7,7 @@ import queue
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Annotated
@@ -21,11 +21,11 @@ from watcher.app.factories import make_storage_config
 from watcher.app.known_dialect import keep_dialect
 from watcher.cli.database import require_up_to_date
 from watcher.cli.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE, CommandError
-from watcher.cli.ledger_access import daemon_lock, env_file_of
+from watcher.cli.ledger_access import daemon_lock, env_files_of
 from watcher.cli.output import echo, echo_error
 from watcher.filesystem import instance_lock, leases
 from watcher.operations import open_planner
-from watcher.settings import Settings, exposed_secrets, load_settings, unused_settings
+from watcher.settings import Settings, doubtful_settings, exposed_secrets, load_settings, unused_settings
 from watcher.supervision.sd_notify import SystemdNotifier
 from watcher.telemetry import configure_logging, show_progress
 
@@ -46,18 +46,10 @@ def run(
     """Watch the directory and upload finished files until stopped."""
     if dry_run and not once:
         raise CommandError("--dry-run requires --once.", EXIT_USAGE)
-    env_file = env_file_of(context)
-    settings = load_settings(env_file)
+    env_files = env_files_of(context)
+    settings = load_settings(*env_files)
     configure_logging(settings.log_level, settings.log_format)
-    if exposed := exposed_secrets(settings, env_file):
-        log.warning(
-            "secrets_exposed",
-            file=env_file,
-            names=", ".join(exposed),
-            hint=f"Every user of this machine can read them: chmod o-r {env_file}",
-        )
-    for unused in unused_settings(settings):
-        log.warning("setting_unused", name=unused.name, reason=unused.reason)
+    _warn_of_settings(settings, env_files)
     leases.ignore_sigio()
     if dry_run:
         _print_plan(settings)
@@ -89,13 +81,28 @@ def run(
                 sole_instance=sole_instance,
                 notifier=SystemdNotifier.from_environment(),
                 signals=signals,
-                reload_settings=partial(load_settings, env_file),
+                reload_settings=partial(load_settings, *env_files),
             ).run()
         exit_code = EXIT_OK if app.supervisor.reason_to_stop is None else EXIT_FAILED
         if not stopped_in_time:
             _exit_now(exit_code)
         if exit_code != EXIT_OK:
             raise typer.Exit(exit_code)
+
+
+def _warn_of_settings(settings: Settings, env_files: Sequence[str]) -> None:
+    for env_file in env_files:
+        if exposed := exposed_secrets(settings, env_file):
+            log.warning(
+                "secrets_exposed",
+                file=env_file,
+                names=", ".join(exposed),
+                hint=f"Every user of this machine can read them: chmod o-r {env_file}",
+            )
+    for unused in unused_settings(settings):
+        log.warning("setting_unused", name=unused.name, reason=unused.reason)
+    for doubt in doubtful_settings(*env_files):
+        log.warning("setting_doubtful", name=doubt.name, place=doubt.place, reason=doubt.reason)
 
 
 def _run_once(app: Application, signals: queue.SimpleQueue[int]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import timedelta
 from urllib.parse import unquote, urlsplit
@@ -23,14 +23,20 @@ from watcher.app.sole_instance import FRESH
 from watcher.filesystem import instance_lock
 from watcher.operations.catalog_checks import NIL_VIDEO_ID, catalog_grants, check_catalog, reason_of
 from watcher.operations.directory_checks import check_directory, check_disk
-from watcher.settings import CatalogKind, Settings, UnusedSetting, unused_settings
+from watcher.settings import CatalogKind, Doubt, Settings, UnusedSetting, unused_settings
 from watcher.telemetry import human_duration
 
 
-def check_host(settings: Settings, lock: str) -> Iterator[CheckResult]:
-    """Make the checks that do not need S3, yielding each result as it is known; `lock` is the lock file."""
+def check_host(settings: Settings, lock: str, doubts: Sequence[Doubt]) -> Iterator[CheckResult]:
+    """Make the checks that do not need S3, yielding each result as it is known.
+
+    `lock` is the lock file; `doubts` are about the settings as they were written.
+    """
     if unused := unused_settings(settings):
         yield _unused(unused)
+    if doubts:
+        detail = " ".join(doubt.sentence for doubt in doubts)
+        yield warning("settings", f"Some may be a mistake. {detail}", "Correct them.")
     yield from check_directory(settings.completed_dir)
     yield from _check_database(settings, lock)
 

@@ -1,5 +1,6 @@
 """The settings: declaration, loading, display, and the policy that a reload changes."""
 
+from watcher.settings.doubts import Doubt, doubtful_settings
 from watcher.settings.loading import SettingsError, load_settings
 from watcher.settings.model import CatalogKind, Settings, state_directory
 from watcher.settings.policy import Policy
@@ -8,10 +9,12 @@ from watcher.settings.unused import UnusedSetting, unused_settings
 
 __all__ = [
     "CatalogKind",
+    "Doubt",
     "Policy",
     "Settings",
     "SettingsError",
     "UnusedSetting",
+    "doubtful_settings",
     "exposed_secrets",
     "load_settings",
     "report_settings",

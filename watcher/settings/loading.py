@@ -1,7 +1,7 @@
-"""Reads the settings from the environment and a file, and reports every error in them at once.
+"""Reads the settings from the environment and files, and reports every error in them at once.
 
-The file can be shared with the compressor: names that are not settings are ignored, and an empty value
-means unset unless the setting's text says what it means. The environment takes precedence over the file.
+The compressor's file can be read, too: names that are not settings are ignored, and an empty value
+means unset unless the setting's text says what it means. The environment takes precedence over the files.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class SettingsError(Exception):
         self.problems = problems
 
 
-def read_sources(env_file: str | None) -> dict[str, dict[str, Any]]:
-    """Return the values that are set in the environment and in the file, in order of precedence.
+def read_sources(*env_files: str) -> dict[str, dict[str, Any]]:
+    """Return the values that are set in the environment and in files, in order of precedence: the last first.
 
     White space around them is removed. Empty means unset, except for the names in `_MAY_BE_EMPTY`.
     """
-    sources = {
-        "environment": EnvSettingsSource(Settings, env_ignore_empty=False)(),
-        str(env_file): DotEnvSettingsSource(Settings, env_file=env_file, env_ignore_empty=False)(),
+    sources = {"environment": EnvSettingsSource(Settings, env_ignore_empty=False)()} | {
+        env_file: DotEnvSettingsSource(Settings, env_file=env_file, env_ignore_empty=False)()
+        for env_file in reversed(env_files)
     }
     known = {field.upper() for field in Settings.model_fields}
     return {
@@ -60,20 +60,15 @@ def read_sources(env_file: str | None) -> dict[str, dict[str, Any]]:
     }
 
 
-def load_settings(env_file: str | None = ".env") -> Settings:
-    """Read and validate the settings.
+def load_settings(*env_files: str) -> Settings:
+    """Read and validate the settings; of several files a later one takes precedence.
 
-    Raises `SettingsError` with a sentence for every wrong value, or if other users can change the file;
+    Raises `SettingsError` with a sentence for every wrong value, or if other users can change a file;
     no sentence repeats a secret.
     """
-    try:
-        if env_file is not None and (problems := permission_problems(env_file)):
-            raise SettingsError(problems)
-        sources = read_sources(env_file)
-    except UnicodeDecodeError as exc:
-        raise SettingsError([f"{env_file} is not UTF-8 text ({exc.reason} at byte {exc.start})"]) from exc
-    except OSError as exc:
-        raise SettingsError([f"{env_file} cannot be read ({exc.strerror}); make it readable"]) from exc
+    for env_file in env_files:
+        _ensure_readable(env_file)
+    sources = read_sources(*env_files)
     given: dict[str, Any] = {}
     for values in reversed(sources.values()):
         given.update(values)
@@ -82,6 +77,18 @@ def load_settings(env_file: str | None = ".env") -> Settings:
         return Settings(**given)
     except ValidationError as exc:
         raise SettingsError(_sentences(exc)) from exc
+
+
+def _ensure_readable(env_file: str) -> None:
+    """Refuse a file that other users can change, that cannot be read, or that is no text."""
+    try:
+        if problems := permission_problems(env_file):
+            raise SettingsError(problems)
+        read_sources(env_file)
+    except UnicodeDecodeError as exc:
+        raise SettingsError([f"{env_file} is not UTF-8 text ({exc.reason} at byte {exc.start})"]) from exc
+    except OSError as exc:
+        raise SettingsError([f"{env_file} cannot be read ({exc.strerror}); make it readable"]) from exc
 
 
 def _teach_redactor(given: dict[str, Any]) -> None:

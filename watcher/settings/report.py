@@ -21,9 +21,9 @@ class SettingReport(NamedTuple):
     source: str
 
 
-def report_settings(settings: Settings, env_file: str | None = ".env") -> list[SettingReport]:
+def report_settings(settings: Settings, *env_files: str) -> list[SettingReport]:
     """Return every setting in the documented order; a derived default is shown as its effective value."""
-    sources = read_sources(env_file)
+    sources = read_sources(*env_files)
     derived = {
         "database_url": mask_url(settings.ledger_url),
         "catalog": str(settings.catalog_kind),

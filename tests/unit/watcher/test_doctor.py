@@ -20,7 +20,7 @@ from watcher.filesystem import instance_lock
 from watcher.operations import directory_checks
 from watcher.operations.directory_checks import check_directory, check_disk
 from watcher.operations.doctor import check_host
-from watcher.settings import CatalogKind, Settings
+from watcher.settings import CatalogKind, Doubt, Settings
 
 Checked = dict[str, CheckResult]
 Unprivileged = Callable[[], AbstractContextManager[None]]
@@ -215,15 +215,24 @@ def settings(place: str) -> Callable[..., Settings]:
 
 
 def checked_host(settings: Settings, lock: str) -> Checked:
-    return by_name(check_host(settings, lock))
+    return by_name(check_host(settings, lock, []))
 
 
 def test_settings_without_effect_are_a_warning(settings: Callable[..., Settings], lock: str) -> None:
-    found = by_name(check_host(settings(POSTGRES_HOST="db.example", DATABASE_SCHEMA="s"), lock))["settings"]
+    found = by_name(check_host(settings(POSTGRES_HOST="db.example", DATABASE_SCHEMA="s"), lock, []))[
+        "settings"
+    ]
     assert found.outcome is Outcome.WARNING
     assert "POSTGRES_HOST: DATABASE_URL is set" in found.detail
     assert "DATABASE_SCHEMA: The database is SQLite" in found.detail
-    assert "settings" not in by_name(check_host(settings(), lock))
+    assert "settings" not in by_name(check_host(settings(), lock, []))
+
+
+def test_what_is_doubtful_in_the_settings_is_a_warning(settings: Callable[..., Settings], lock: str) -> None:
+    doubts = [Doubt("KEEP_LOCALS", "/etc/x.env:3", "There is no such setting.")]
+    found = by_name(check_host(settings(), lock, doubts))["settings"]
+    assert found.outcome is Outcome.WARNING
+    assert "KEEP_LOCALS (/etc/x.env:3): There is no such setting." in found.detail
 
 
 def test_before_the_first_start_the_database_is_only_missing(

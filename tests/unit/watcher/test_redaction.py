@@ -84,7 +84,7 @@ def test_every_secret_setting_is_learned_even_if_another_setting_is_wrong(
     monkeypatch.setenv(name, "kingfisher-of-the-harbour")
     monkeypatch.setenv("COMPLETED_DIR", "not/absolute")
     with pytest.raises(SettingsError):
-        load_settings(None)
+        load_settings()
     assert redact("signing with kingfisher-of-the-harbour") == f"signing with {MASK}"
 
 
@@ -94,7 +94,7 @@ def test_the_password_of_the_database_url_is_masked_in_a_failures_sentence(
     monkeypatch.setenv("COMPLETED_DIR", str(tmp_path))
     monkeypatch.setenv("DATABASE_URL", f"postgresql://someone:{PASSWORD}@db.example/videos")
     with pytest.raises(SettingsError):
-        load_settings(None)
+        load_settings()
     reason = 'unknown host "harbour/lantern@db.example"'
     error = DatabaseError(ErrorKind.ENVIRONMENT, "connect", reason, "Correct DATABASE_URL.")
     assert "harbour" not in failure_of(error).sentence
@@ -105,5 +105,5 @@ def test_the_password_of_a_proxy_is_a_secret(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("HTTPS_PROXY", f"http://user:{quote(PASSWORD, safe='')}@proxy.example:3128")
     monkeypatch.setenv("AWS_S3_BUCKET", "videos")
     with suppress(SettingsError):
-        load_settings(None)
+        load_settings()
     assert redact(f"no route to user:{PASSWORD}@proxy.example") == f"no route to user:{MASK}@proxy.example"
