@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from watcher.telemetry import printable, redact
+from watcher.telemetry.journal import is_journal, prioritized
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 """The option of every command that can print JSON."""
@@ -24,8 +26,12 @@ def echo(text: str) -> None:
 
 
 def echo_error(text: str) -> None:
-    """Print a line to standard error, with control characters escaped and without secrets."""
-    print(printable(redact(text)), file=sys.stderr)
+    """Print a line to standard error, with control characters escaped and without secrets.
+
+    In systemd's journal it is an error.
+    """
+    line = printable(redact(text))
+    print(prioritized(line, logging.ERROR) if is_journal() else line, file=sys.stderr)
 
 
 def print_json(value: Any) -> None:

@@ -13,6 +13,7 @@ import structlog
 
 from db import Upload
 from watcher.telemetry.formatting import printable
+from watcher.telemetry.journal import is_journal, prioritized
 from watcher.telemetry.redaction import redact
 
 _PROSE = frozenset({"error", "exception", "hint", "message", "reason", "stack"})
@@ -22,14 +23,16 @@ _PROSE = frozenset({"error", "exception", "hint", "message", "reason", "stack"})
 def configure_logging(level: str, log_format: str | None, stream: TextIO | None = None) -> None:
     """Send the log lines of this program and its libraries to `stream` (default: standard error).
 
-    `log_format` is ``json``, ``console``, or None for ``console`` on a terminal and ``json`` elsewhere.
+    `log_format` is ``json``, ``console``, or None for ``console`` on a terminal and ``json`` elsewhere. In
+    systemd's journal lines have their priority, and no time beside the journal's own.
     """
+    to_journal = stream is None and is_journal()
     is_terminal = (stream or sys.stderr).isatty()
     console = (log_format or ("console" if is_terminal else "json")) == "console"
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        *([] if to_journal else [structlog.processors.TimeStamper(fmt="iso", utc=True)]),
         structlog.processors.StackInfoRenderer(),
     ]
     structlog.configure(
@@ -46,11 +49,12 @@ def configure_logging(level: str, log_format: str | None, stream: TextIO | None 
             ),
         ]
         if console
-        else [structlog.processors.JSONRenderer(ensure_ascii=True)]
+        else [_event_first, structlog.processors.JSONRenderer(ensure_ascii=True)]
     )
     handler = logging.StreamHandler(stream or _StandardError())
+    formatter = _JournalFormatter if to_journal else structlog.stdlib.ProcessorFormatter
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
+        formatter(
             foreign_pre_chain=[*shared, _library_event],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
@@ -70,6 +74,13 @@ def configure_logging(level: str, log_format: str | None, stream: TextIO | None 
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level]))
 
 
+class _JournalFormatter(structlog.stdlib.ProcessorFormatter):
+    """Gives every line its priority."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return prioritized(super().format(record), record.levelno)
+
+
 def _library_event(
     logger: logging.Logger, name: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
@@ -87,6 +98,13 @@ def _without_secrets(
     del logger, name
     event.update({key: redact(value) for key, value in event.items() if key in _PROSE and type(value) is str})
     return event
+
+
+def _event_first(
+    logger: logging.Logger, name: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    del logger, name
+    return {key: event.pop(key) for key in ("event", "level") if key in event} | dict(event)
 
 
 def _printable_values(

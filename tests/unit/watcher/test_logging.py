@@ -3,8 +3,12 @@
 import io
 import json
 import logging
+import os
+import subprocess
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +16,7 @@ import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from watcher.telemetry.journal import is_journal
 from watcher.telemetry.logging import RepeatFilter, configure_logging
 from watcher.telemetry.redaction import MASK, redact
 
@@ -191,3 +196,71 @@ def test_what_a_library_says_of_a_secret_is_logged_without_it(log_format: str) -
         redact.forget()
     assert "kingfisher" not in log.stream.getvalue()
     assert log.stream.getvalue().count(MASK) == 3
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Callable[[str], list[str]]:
+    """Runs a program whose standard error is a stream of the journal; returns its lines."""
+
+    def lines_of(program: str) -> list[str]:
+        path = tmp_path / "journal"
+        with path.open("wb") as file:
+            status = os.fstat(file.fileno())
+            stream = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
+            subprocess.run(
+                [sys.executable, "-c", program], stderr=file, env=os.environ | stream, check=False, timeout=60
+            )
+        return path.read_text().splitlines()
+
+    return lines_of
+
+
+LOGS = """
+import structlog
+from watcher.telemetry import configure_logging
+configure_logging("DEBUG", FORMAT)
+log = structlog.get_logger()
+for level in ("debug", "info", "warning", "error", "critical"):
+    getattr(log, level)("told", key="value")
+try:
+    1 / 0
+except ZeroDivisionError:
+    log.exception("failed")
+"""
+
+
+def test_in_the_journal_every_line_has_its_priority_and_no_second_time(
+    journal: Callable[[str], list[str]],
+) -> None:
+    *lines, failed = journal(LOGS.replace("FORMAT", "'json'"))
+    assert [line[:3] for line in lines] == ["<7>", "<6>", "<4>", "<3>", "<2>"]
+    assert all(line[3:].startswith('{"event": "told", "level": ') for line in lines)
+    assert not any("timestamp" in json.loads(line[3:]) for line in lines)
+    assert failed.startswith('<3>{"event": "failed"')
+
+
+def test_in_the_journal_each_line_of_a_traceback_has_its_priority(
+    journal: Callable[[str], list[str]],
+) -> None:
+    lines = journal(LOGS.replace("FORMAT", "'console'"))
+    assert len(lines) > 6
+    assert {line[:3] for line in lines[5:]} == {"<3>"}
+
+
+def test_in_the_journal_a_command_that_is_refused_is_an_error(journal: Callable[[str], list[str]]) -> None:
+    arguments = ["--env-file", "/nowhere", "run"]
+    program = f"import sys; from watcher.cli import main; sys.argv[1:] = {arguments}; main()"
+    [line] = journal(program)
+    assert line.startswith("<3>video-uploader: There is no file /nowhere")
+
+
+def test_elsewhere_lines_have_no_priority(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The journal's stream is another one than standard error, which was redirected."""
+    monkeypatch.setenv("JOURNAL_STREAM", "1:2")
+    assert not is_journal()
+    monkeypatch.delenv("JOURNAL_STREAM")
+    assert not is_journal()
+    log = Log(log_format="json")
+    log.log.warning("told")
+    assert log.text().startswith('{"event": "told"')
+    assert "timestamp" in log.events()[0]
