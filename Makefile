@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types pytest coverage long conformance beside large slow-line benchmark faults faults-once soak clean
+.PHONY: demo test lint types pytest coverage long conformance beside large slow-line systemd-test benchmark faults faults-once soak clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m tests.demo $(if $(KEEP),--keep)
@@ -50,6 +50,11 @@ large: $(VENV)/.installed
 slow-line: $(VENV)/.installed
 	$(BIN)/python -m pytest -s tests/slow_line $(PYTEST_ARGS)
 
+# The service under a real systemd, which a container boots; its root file system is made once, into .systemd-root, by
+# Debian's debootstrap and systemd-container.
+systemd-test: $(VENV)/.installed
+	$(BIN)/python -m pytest -rs tests/systemd $(PYTEST_ARGS)
+
 # What claiming costs in a ledger of a million uploads, on both databases; fails where it costs too much.
 benchmark: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.claiming $(if $(ROWS),--rows $(ROWS))
@@ -82,4 +87,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .localstack-venv .rclone-venv build *.egg-info .import_linter_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+	rm -rf $(VENV) .localstack-venv .rclone-venv .systemd-root .\#.systemd-root.lck build *.egg-info .import_linter_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*

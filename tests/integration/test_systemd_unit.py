@@ -90,7 +90,7 @@ def test_the_unit_keeps_what_the_daemon_lives_on() -> None:
     expected = {
         "Type": "notify",
         "NotifyAccess": "main",
-        "ExecReload": "/bin/kill -HUP $MAINPID",
+        "ExecReload": "/bin/sh -c 'kill -HUP $MAINPID'",
         "StateDirectory": "video-uploader",
         "StateDirectoryMode": "0700",
         "Restart": "on-failure",
@@ -105,7 +105,7 @@ def test_the_unit_keeps_what_the_daemon_lives_on() -> None:
 def test_the_drop_in_says_one_directory_in_all_its_places() -> None:
     given = dict(assignments(DROP_IN))
     directory = given["Environment"].removeprefix("COMPLETED_DIR=")
-    assert given["RequiresMountsFor"] == given["ReadWritePaths"] == directory
+    assert given["RequiresMountsFor"] == given["ReadWritePaths"].removeprefix("-") == directory
     assert DROP_IN.read_text().count(directory) == 1 + 3, "once in the introduction, which counts three"
 
 

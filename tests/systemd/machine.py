@@ -1,0 +1,215 @@
+"""A machine with a real systemd: a small Debian in a container of systemd-nspawn, on this machine's network.
+
+Its root file system is made once, by debootstrap, and kept; each boot has a layer of its own above it, which
+is gone afterwards. Only root can make and boot it.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from typing import ClassVar
+
+import psutil
+
+from tests.support.postgres import ServerUnavailableError
+from tests.support.source_tree import ROOT
+
+BASE = os.path.join(ROOT, ".systemd-root")
+"""The root file system; `make clean` removes it."""
+PROGRAM = "/opt/video-uploader"
+PACKAGES = ("dbus", "python3", "python3-venv", "sudo", "systemd", "systemd-sysv")
+BUILD_SECONDS, BOOT_SECONDS, COMMAND_SECONDS = 900.0, 120.0, 60.0
+
+
+class SystemdUnavailableError(ServerUnavailableError):
+    """No systemd can be booted here."""
+
+    required_by: ClassVar[str] = "SYSTEMD_REQUIRE"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A command that was run in the machine."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine that has booted. `init` is its first process, as this machine numbers it."""
+
+    init: int
+    shared: str
+    """A directory that is at the same path in both."""
+
+    def run(self, *command: str, environment: Mapping[str, str] | None = None) -> Ran:
+        """Run a command as root, to its end."""
+        given = [f"{name}={value}" for name, value in (environment or {}).items()]
+        inside = ["nsenter", "-t", str(self.init), "-a", "env", "-i", "HOME=/root", _PATH, *given, *command]
+        done = subprocess.run(inside, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False)
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    def must(self, *command: str) -> str:
+        """As `run`, for a command that must succeed; returns what it printed."""
+        ran = self.run(*command)
+        assert ran.code == 0, (command, ran)
+        return ran.out
+
+    def write(self, path: str, text: str, mode: int = 0o644, owner: str = "root:root") -> None:
+        """Write a file in the machine."""
+        kept = os.path.join(self.shared, "written")
+        with open(kept, "w", encoding="utf-8") as file:
+            file.write(text)
+        self.must(
+            "install",
+            "-D",
+            "-m",
+            f"{mode:o}",
+            "-o",
+            owner.split(":", maxsplit=1)[0],
+            "-g",
+            owner.split(":")[1],
+            kept,
+            path,
+        )
+        os.unlink(kept)
+
+    def shows(self, unit: str, name: str) -> str:
+        """The value of a property of a unit."""
+        return self.must("systemctl", "show", unit, f"--property={name}", "--value").strip()
+
+    def wait_until(self, unit: str, name: str, pattern: str) -> None:
+        """Wait until a property of a unit matches a pattern."""
+        self.wait_for(lambda: re.search(pattern, self.shows(unit, name)), f"{name} like {pattern}")
+
+    def wait_for(self, condition: Callable[[], object], what: str) -> None:
+        """Wait until a condition is met."""
+        deadline = time.monotonic() + BOOT_SECONDS
+        while not condition():
+            assert time.monotonic() < deadline, f"waited for {what}:\n{self.must('journalctl', '-n', '40')}"
+            time.sleep(0.1)
+
+    def journal(self, unit: str, *options: str) -> str:
+        """The journal of a unit."""
+        return self.must("journalctl", "--no-pager", "-o", "cat", "-u", unit, *options)
+
+
+_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@cache
+def ensure_base() -> None:
+    """Make the root file system, with the program of this tree. Raises SystemdUnavailableError."""
+    if os.geteuid() != 0:
+        raise SystemdUnavailableError("only root can boot a container")
+    for tool, package in (("debootstrap", "debootstrap"), ("systemd-nspawn", "systemd-container")):
+        if shutil.which(tool) is None:
+            raise SystemdUnavailableError(f"{tool} is not installed; the Debian package is called {package}")
+    if not os.path.exists(f"{BASE}/.made"):
+        shutil.rmtree(BASE, ignore_errors=True)
+        _call(
+            "debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", "bookworm", BASE, _mirror()
+        )
+        _call("touch", f"{BASE}/.made")
+    _install()
+
+
+def _mirror() -> str:
+    """Where this machine gets its Debian packages from; debootstrap's own choice where that is not found."""
+    for path in [*glob.glob("/etc/apt/sources.list.d/*.sources"), "/etc/apt/sources.list"]:
+        with suppress(OSError), open(path, encoding="utf-8") as file:
+            found = re.search(r"^(?:URIs:|deb(?: \[.*?\])?)\s+(\S+)", file.read(), re.MULTILINE)
+            if found:
+                return found[1]
+    return ""
+
+
+def _install() -> None:
+    """Install the program with its pinned dependencies into `PROGRAM`, where it is not installed yet."""
+    wheels = f"{BASE}/wheels"
+    with open(f"{ROOT}/constraints.txt", "rb") as pinned, open(f"{ROOT}/pyproject.toml", "rb") as project:
+        stamp = f"{BASE}/.installed-{hashlib.sha256(pinned.read() + project.read()).hexdigest()[:16]}"
+    python = os.path.join(ROOT, ".venv", "bin", "python")
+    pip = (python, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "-w", wheels)
+    inside = (
+        "chroot",
+        BASE,
+        f"{PROGRAM}/bin/pip",
+        "install",
+        "--quiet",
+        "--no-index",
+        "--find-links=/wheels",
+    )
+    if not os.path.exists(stamp):
+        shutil.rmtree(wheels, ignore_errors=True)
+        shutil.rmtree(f"{BASE}{PROGRAM}", ignore_errors=True)
+        _call(*pip, "-c", f"{ROOT}/constraints.txt", ROOT)
+        _call("chroot", BASE, "python3", "-m", "venv", PROGRAM)
+        _call(*inside, "video-uploader")
+        _call("touch", stamp)
+    else:
+        for old in glob.glob(f"{wheels}/video_uploader-*.whl"):
+            os.unlink(old)
+        _call(*pip, "--no-deps", ROOT)
+        _call(*inside, "--force-reinstall", "--no-deps", "video-uploader")
+
+
+def _call(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_SECONDS, check=False)
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip().splitlines()[-3:]
+        raise SystemdUnavailableError(f"`{' '.join(command[:3])} …` failed: {' '.join(said)}")
+
+
+@contextmanager
+def booted(shared: str, *binds: str) -> Iterator[Machine]:
+    """A machine that has booted, with a directory, and more of them, at the same paths as here."""
+    ensure_base()
+    bound = [f"--bind={path}" for path in (shared, *binds)]
+    nspawn: Sequence[str] = (
+        *("systemd-nspawn", "-q", "-D", BASE, "-b", "--volatile=overlay", "--register=no", "--keep-unit"),
+        *("--console=pipe", *bound),
+    )
+    with open(os.path.join(shared, "console.log"), "wb") as console:
+        process = subprocess.Popen(nspawn, stdin=subprocess.DEVNULL, stdout=console, stderr=console)
+    try:
+        yield _when_booted(process, shared)
+    finally:
+        for child in [child for one in _children(process) for child in (one, *one.children(recursive=True))]:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+        process.kill()
+        process.wait()
+
+
+def _children(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    with suppress(psutil.NoSuchProcess):
+        found: list[psutil.Process] = psutil.Process(process.pid).children()
+        return found
+    return []
+
+
+def _when_booted(process: subprocess.Popen[bytes], shared: str) -> Machine:
+    deadline = time.monotonic() + BOOT_SECONDS
+    state = ""
+    while time.monotonic() < deadline and process.poll() is None:
+        for child in _children(process):
+            machine = Machine(child.pid, shared)
+            state = machine.run("systemctl", "is-system-running").out.strip()
+            if state in {"running", "degraded"}:
+                return machine
+        time.sleep(0.1)
+    with open(os.path.join(shared, "console.log"), encoding="utf-8", errors="replace") as console:
+        raise SystemdUnavailableError(f"The container does not boot ({state}): {console.read()[-500:]}")

@@ -1,0 +1,131 @@
+"""The service under a real systemd: what an operator does with it, sees of it, and what happens to it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.support.harness import BUCKET, VIDEO_ID
+from tests.support.s3_server import S3Server
+from tests.systemd.conftest import COMPLETED, ENV_FILE, UNIT, Service
+
+pytestmark = pytest.mark.timeout(600)
+
+CLIP = f"{VIDEO_ID}/clip_144p.mp4"
+WATCHDOG = "WatchdogSec=4"
+
+
+def keys(server: S3Server) -> set[str]:
+    """The keys of all objects."""
+    return {found["Key"] for found in server.client().list_objects_v2(Bucket=BUCKET).get("Contents", [])}
+
+
+def test_what_the_compressor_finishes_is_published_by_the_service_it_is_started_beside(
+    service: Service, server: S3Server
+) -> None:
+    service.put(CLIP)
+    service.start()
+    assert service.machine.shows(UNIT, "ActiveState") == "active"
+    service.wait_for("upload_published")
+    assert keys(server) == {f"videos/{CLIP}"}
+    service.machine.wait_until(UNIT, "StatusText", "Waiting for videos")
+
+
+def test_root_sees_the_ledger_of_the_service_and_makes_nothing_of_its_own(
+    service: Service,
+) -> None:
+    service.put(CLIP)
+    service.start()
+    service.wait_for("upload_published")
+    ran = service.machine.run(*service.command("list", "--json"))
+    assert "runs as video-uploader.service does: user compressor" in ran.err
+    assert [row["path"] for row in json.loads(ran.out)] == [CLIP]
+    service.machine.must("systemctl", "stop", UNIT)
+    service.machine.must(*service.command("db", "migrate"))
+    owners = service.machine.must("find", "/var/lib/video-uploader", "-printf", "%u\n").split()
+    assert set(owners) == {"compressor"}
+    shown = json.loads(service.machine.run(*service.command("config", "--json")).out)
+    assert shown["AWS_S3_BUCKET"] == {"value": BUCKET, "source": ENV_FILE}
+    assert shown["COMPLETED_DIR"] == {"value": COMPLETED, "source": "environment"}
+
+
+def test_a_reload_applies_right_settings_and_keeps_the_old_ones_before_wrong_ones(service: Service) -> None:
+    service.start()
+    service.configure(LOG_LEVEL="DEBUG")
+    service.machine.must("systemctl", "reload", UNIT)
+    service.wait_for("settings_reloaded")
+    service.configure(LOG_LEVEL="loud")
+    service.machine.must("systemctl", "reload", UNIT)
+    service.wait_for("reload_refused")
+    assert service.machine.shows(UNIT, "ActiveState") == "active"
+    assert service.machine.shows(UNIT, "NRestarts") == "0"
+
+
+def test_the_journal_tells_warnings_from_the_rest(service: Service) -> None:
+    service.configure(KEEP_LOCALS="true")
+    service.start()
+    warnings = service.machine.journal(UNIT, "-p", "warning").splitlines()
+    assert [json.loads(line)["event"] for line in warnings if line.startswith("{")] == ["setting_doubtful"]
+    assert '"event": "daemon_ready"' in service.machine.journal(UNIT)
+
+
+def test_a_daemon_that_makes_no_progress_is_restarted_by_the_watchdog(service: Service) -> None:
+    service.drop_in(WATCHDOG)
+    service.start()
+    first = service.machine.shows(UNIT, "MainPID")
+    service.machine.must("systemctl", "kill", "--signal=STOP", UNIT)
+    service.machine.wait_until(UNIT, "NRestarts", "^1$")
+    service.machine.wait_until(UNIT, "ActiveState", "^active$")
+    service.put(CLIP)
+    service.wait_for("upload_published")
+    assert service.machine.shows(UNIT, "MainPID") != first
+
+
+def test_a_daemon_that_is_killed_is_restarted_and_goes_on(service: Service) -> None:
+    service.start()
+    service.machine.must("systemctl", "kill", "--signal=KILL", UNIT)
+    service.machine.wait_until(UNIT, "NRestarts", "^1$")
+    service.put(CLIP)
+    service.wait_for("upload_published")
+
+
+def test_wrong_settings_end_the_service_and_are_named(service: Service) -> None:
+    service.configure(UPLOAD_CONCURRENCY="many")
+    assert service.machine.run("systemctl", "start", UNIT).code != 0
+    assert service.machine.shows(UNIT, "ExecMainStatus") == "2"
+    assert service.machine.shows(UNIT, "NRestarts") == "0"
+    assert "UPLOAD_CONCURRENCY" in service.machine.journal(UNIT, "-p", "err")
+
+
+def test_a_missing_bucket_is_said_where_an_operator_looks(service: Service, server: S3Server) -> None:
+    service.configure(AWS_S3_BUCKET="another-bucket")
+    service.put(CLIP)
+    service.start()
+    service.machine.wait_until(UNIT, "StatusText", "upload paused: .*NoSuchBucket")
+    assert '"event": "stage_paused"' in service.machine.journal(UNIT, "-p", "warning")
+    service.configure()
+    service.machine.must("systemctl", "restart", UNIT)
+    service.wait_for("upload_published")
+    assert keys(server) == {f"videos/{CLIP}"}
+
+
+def test_an_upload_in_progress_is_left_in_time_and_continued(service: Service, server: S3Server) -> None:
+    service.configure(MAX_BANDWIDTH="1MB/s")
+    service.start()
+    service.put(CLIP, size=24 * 1024 * 1024)
+    service.wait_for("upload_started")
+    service.machine.must("systemctl", "stop", UNIT)
+    assert service.machine.shows(UNIT, "Result") == "success"
+    assert keys(server) == set()
+    service.configure()
+    service.machine.must("systemctl", "start", UNIT)
+    service.wait_for("upload_published")
+    assert keys(server) == {f"videos/{CLIP}"}
+
+
+def test_a_directory_that_is_missing_is_our_sentence(service: Service) -> None:
+    service.machine.must("rmdir", COMPLETED)
+    service.machine.run("systemctl", "start", UNIT)
+    assert COMPLETED in service.machine.journal(UNIT, "-p", "err")
+    assert service.machine.shows(UNIT, "ExecMainStatus") == "1"
