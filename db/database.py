@@ -13,7 +13,6 @@ import peewee
 import psycopg
 
 from db.connection_url import BUSY_SECONDS, DatabaseTarget, resolve_url
-from db.driver_errors import translated
 from db.errors import (
     DatabaseError,
     DatabaseUrlError,
@@ -21,6 +20,7 @@ from db.errors import (
     LockNotAvailableError,
     ReadOnlyServerError,
     ReplacedDatabaseError,
+    translated,
 )
 from db.fields import Dialect, format_time, parse_time
 from db.models import Tables, bind
