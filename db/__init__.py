@@ -4,7 +4,6 @@ Independent of S3 and of `watcher`.
 """
 
 from db.catalog import Catalog, NoCatalog, OwnCatalog
-from db.catalog_models import QUALITIES
 from db.compressor_table import MAX_ZONE_DIFFERENCE, CompressorTable
 from db.connection_url import sqlite_url
 from db.database import Database, open_database
@@ -31,7 +30,7 @@ from db.migration import (
     try_migration,
     unusable_tables,
 )
-from db.models import SMALL_BYTES
+from db.models import QUALITIES, SMALL_BYTES
 from db.publications import Look, MissingRows, Publication, Publications
 from db.records import (
     JSON,

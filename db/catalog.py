@@ -15,6 +15,7 @@ from peewee import fn
 
 from db.database import Database
 from db.records import CatalogRow, Upload
+from db.statements import assigned, statement
 
 PAGE = 500
 
@@ -63,7 +64,7 @@ class OwnCatalog:
     creates_rows = True
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        self.database = database
         self._qualities = database.tables.qualities
 
     def announce(self, upload: Upload, *, local_url: str, public_url: str) -> None:
@@ -71,11 +72,11 @@ class OwnCatalog:
 
         A row that shows the object of earlier content stays unchanged until `publish`.
         """
-        with self._database.transaction(f"announce {upload.path} in the catalog"):
+        with self.database.transaction(f"announce {upload.path} in the catalog"):
             if self._count(upload, local_url, public_url):
                 return
-            now = self._database.now()
-            self._qualities.insert(
+            now = self.database.now()
+            self._insert.run(
                 id=uuid4(),
                 video_id=upload.video_id,
                 quality=upload.quality,
@@ -85,23 +86,27 @@ class OwnCatalog:
                 status="ready",
                 created_at=now,
                 updated_at=now,
-            ).execute()
+            )
+
+    @statement("announce an upload in the catalog")
+    def _insert(self, **values: Any) -> Any:
+        return self._qualities.insert(assigned(self._qualities, values))
 
     def publish(self, upload: Upload, *, public_url: str, local_url: str, is_current: bool = True) -> int:  # noqa: ARG002
         """Set the public URL and the object's size in the rendition's rows; returns how many have them."""
-        with self._database.transaction(f"publish {upload.path} in the catalog"):
+        with self.database.transaction(f"publish {upload.path} in the catalog"):
             self._rewrite(upload, local_url, public_url)
             self._rewrite(upload, public_url, public_url)
             return self._count(upload, public_url)
 
     def stale_rows(self, upload: Upload, *, public_url: str, local_url: str, is_current: bool = True) -> int:  # noqa: ARG002
         """The number of rows that have the local URL; 1 if no row has either URL."""
-        with self._database.operation("count the rows that do not show an object"):
+        with self.database.operation("count the rows that do not show an object"):
             return self._count(upload, local_url) or int(not self._count(upload, public_url))
 
     def revert_to_local_url(self, upload: Upload, *, public_url: str, local_url: str) -> int:
         """Set the local URL in the rendition's rows that have the public one; returns how many."""
-        with self._database.transaction(f"revert {upload.path} to its local URL in the catalog"):
+        with self.database.transaction(f"revert {upload.path} to its local URL in the catalog"):
             return self._rewrite(upload, public_url, local_url)
 
     def rows_deleted(self, upload: Upload) -> bool:  # noqa: ARG002
@@ -110,7 +115,7 @@ class OwnCatalog:
 
     def reason_to_keep_copy(self, upload: Upload) -> str | None:
         """A sentence unless a row has the URL of the object."""
-        with self._database.operation("check whether the catalog needs the local copy"):
+        with self.database.operation("check whether the catalog needs the local copy"):
             if upload.url is not None and self._count(upload, upload.url):
                 return None
         return "No catalog row shows the object: players need the local copy."
@@ -119,12 +124,12 @@ class OwnCatalog:
         """The rows of a video, oldest first."""
         query = self._select().where(self._qualities.video_id == video_id)
         query = query.order_by(self._qualities.created_at, self._qualities.id)
-        with self._database.operation("read the catalog"):
+        with self.database.operation("read the catalog"):
             return [CatalogRow(*row) for row in query.tuples()]
 
     def rows_with_url_prefix(self, prefix: str) -> Iterator[CatalogRow]:
         """The rows of all videos whose URL begins with `prefix`, read one page at a time."""
-        for values in iter_with_url_prefix(self._database, self._select(), self._qualities, prefix):
+        for values in iter_with_url_prefix(self.database, self._select(), self._qualities, prefix):
             yield CatalogRow(**values)
 
     def _select(self) -> Any:
@@ -133,23 +138,29 @@ class OwnCatalog:
 
     def _rewrite(self, upload: Upload, present_url: str, url: str) -> int:
         """Update the rows that have `present_url` and differ from the wanted values."""
-        qualities = self._qualities
-        due = (qualities.url != url) | qualities.file_size.is_null() | (qualities.file_size != upload.size)
-        change = qualities.update(url=url, file_size=upload.size, updated_at=self._database.now())
-        return int(change.where(*self._of(upload, present_url), due).execute())
+        of = {"video_id": upload.video_id, "quality": upload.quality, "urls": [present_url]}
+        return self._update.run(**of, url=url, file_size=upload.size, updated_at=self.database.now()).changed
+
+    @statement("rewrite a URL in the catalog")
+    def _update(self, *, video_id: Any, quality: Any, urls: Any, **values: Any) -> Any:
+        qualities, size = self._qualities, values["file_size"]
+        due = (qualities.url != values["url"]) | qualities.file_size.is_null() | (qualities.file_size != size)
+        change = qualities.update(assigned(qualities, values))
+        return change.where(*self._of(video_id, quality, urls), due)
 
     def _count(self, upload: Upload, *urls: str) -> int:
-        query: Any = self._qualities.select().where(*self._of(upload, *urls))
-        return int(query.count())
+        of = {"video_id": upload.video_id, "quality": upload.quality, "urls": list(urls)}
+        return int(self._counted.value(**of))
 
-    def _of(self, upload: Upload, *urls: str) -> tuple[Any, ...]:
-        """True of this rendition's rows: several files of one video and quality differ in their URLs."""
+    @statement("count the rows of a file in the catalog")
+    def _counted(self, *, video_id: Any, quality: Any, urls: Any) -> Any:
         qualities = self._qualities
-        return (
-            qualities.video_id == upload.video_id,
-            qualities.quality == upload.quality,
-            qualities.url.in_(urls),
-        )
+        return qualities.select(fn.COUNT(qualities.id)).where(*self._of(video_id, quality, urls))
+
+    def _of(self, video_id: Any, quality: Any, urls: Any) -> tuple[Any, ...]:
+        """True of a rendition's rows: several files of one video and quality differ in their URLs."""
+        qualities = self._qualities
+        return qualities.video_id == video_id, qualities.quality == quality, qualities.url.in_(urls)
 
 
 class NoCatalog:

@@ -10,11 +10,13 @@ from typing import Any
 from peewee import SQL, Case, Entity, NodeList, chunked, fn
 
 from db.catalog import PAGE, iter_with_url_prefix
-from db.catalog_models import SIGHTINGS
 from db.database import Database
 from db.errors import LockNotAvailableError
+from db.models import SIGHTINGS
 from db.records import CatalogRow, Upload
+from db.statements import assigned, statement
 from db.states import State
+from db.upload_queries import UploadQueries
 
 MAX_ZONE_DIFFERENCE = timedelta(hours=26)
 """Between the local times of two places at one moment: UTC+14 and UTC-12."""
@@ -23,6 +25,7 @@ _TICK = timedelta(microseconds=1)
 _INSERTED_AT_ONCE = 1_000
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _FIRST_TIME, _LAST_TIME = SQL("'0001-01-03'"), SQL("'9999-12-29'")
+_COLUMNS = ("id", "video_id", "quality", "url", "status", "file_size", "created_at", "updated_at")
 _TEXTS = ("quality", "url", "status")
 _TIMES = ("created_at", "updated_at")
 _LOCK_HOLDERS = (
@@ -44,7 +47,8 @@ class CompressorTable:
     """
 
     def __init__(self, database: Database, instance: str) -> None:
-        self._database = database
+        self.database = database
+        self._queries = UploadQueries(database, instance, instance)
         self._instance = instance
         self._rows = database.tables.compressor_rows
         self._uploads = database.tables.uploads
@@ -57,29 +61,33 @@ class CompressorTable:
         Before the migration that adds the sightings, which also `doctor` and a dry run may precede, the
         order is that of the clock.
         """
-        rows, seen = self._rows, self._sightings
-        columns = [column.alias(name) for name, column in self._columns().items()]
-        query: Any = rows.select(*columns)
-        with self._database.operation("read the compressor's catalog") as connected:
+        with self.database.operation("read the compressor's catalog") as connected:
             if not self._has_sightings:
-                self._has_sightings = connected.table_exists(SIGHTINGS, schema=self._database.schema)
-            if self._has_sightings:
-                query = rows.select(*columns, seen.ordered_at)
-                query = query.left_outer_join(seen, on=seen.row_id == rows.id)
-            found = [_row(values) for values in query.where(rows.video_id == video_id).dicts()]
+                self._has_sightings = connected.table_exists(SIGHTINGS, schema=self.database.schema)
+            found = [_row(row) for row in self._of_video.run(self._has_sightings, video_id=video_id).rows]
         return _sorted(self._placed(found, record=record)) if self._has_sightings else _sorted(found)
+
+    @statement("read the compressor's catalog")
+    def _of_video(self, has_sightings: bool, *, video_id: Any) -> Any:
+        rows, seen = self._rows, self._sightings
+        columns = list(self._columns().values())
+        query: Any = rows.select(*columns)
+        if has_sightings:
+            query = rows.select(*columns, seen.ordered_at)
+            query = query.left_outer_join(seen, on=seen.row_id == rows.id)
+        return query.where(rows.video_id == video_id)
 
     def rows_with_url_prefix(self, prefix: str) -> Iterator[CatalogRow]:
         """The rows of all videos whose URL begins with `prefix`, read one page at a time."""
-        for values in iter_with_url_prefix(self._database, self._select(), self._rows, prefix):
-            yield _row(values)
+        for values in iter_with_url_prefix(self.database, self._select(), self._rows, prefix):
+            yield _row(list(values.values()))
 
     def ready_rows(self, videos: Sequence[str]) -> Iterator[CatalogRow]:
         """The ready rows of these videos, one query for every page of videos."""
         for start in range(0, len(videos), PAGE):
             of_page = self._rows.video_id.in_(videos[start : start + PAGE])
-            with self._database.operation("read the ready rows of videos"):
-                found = list(self._select().where(self._rows.status == "ready", of_page).dicts())
+            with self.database.operation("read the ready rows of videos"):
+                found = list(self._select().where(self._rows.status == "ready", of_page).tuples())
             yield from map(_row, found)
 
     def unrecorded_rows(self, prefix: str) -> int:
@@ -87,7 +95,7 @@ class CompressorTable:
 
         Scans the whole table.
         """
-        rows, shown = self._rows, self._database.tables.publications
+        rows, shown = self._rows, self.database.tables.publications
         last: Any = shown.select(fn.COALESCE(fn.MAX(shown.published_at), SQL("'-infinity'")))
         recorded: Any = shown.select(shown.row_id).where(shown.row_id == rows.id)
         query: Any = rows.select().where(
@@ -96,7 +104,7 @@ class CompressorTable:
             rows.updated_at.cast("timestamptz") > last,
             ~fn.EXISTS(recorded),
         )
-        with self._database.operation("look for publications that are not in the ledger"):
+        with self.database.operation("look for publications that are not in the ledger"):
             return int(query.count())
 
     def rows_of_waiting(
@@ -107,6 +115,18 @@ class CompressorTable:
         Reads the newest `limit` uploads, in the order of their ids, of those with ids below `before` whose
         wait began at `since` or later. Records the order of rows that were not seen before.
         """
+        with self.database.operation("read uploads with their catalog rows"):
+            found = self._waiting.run(limit, since=since, before=before).rows
+            return self._with_rows(found, record=True)
+
+    def rows_of_uploads(self, upload_ids: Collection[int]) -> list[tuple[Upload, list[CatalogRow]]]:
+        """The uploads with these ids, each with all rows of its video: one query that indexes answer."""
+        with self.database.operation("read uploads with their catalog rows") as connected:
+            found = connected.execute(self._uploads_with_rows(list(upload_ids))).fetchall()
+        return self._with_rows(found, record=False)
+
+    @statement("read uploads with their catalog rows")
+    def _waiting(self, limit: int, *, since: Any, before: Any) -> Any:
         uploads = self._uploads
         page: Any = uploads.select(uploads.id).where(
             uploads.instance == self._instance,
@@ -117,34 +137,34 @@ class CompressorTable:
             page = page.where(uploads.due_at >= since)
         if before is not None:
             page = page.where(uploads.id < before)
-        return self._with_rows(page.order_by(uploads.id.desc()).limit(limit), record=True)
+        return self._uploads_with_rows(page.order_by(uploads.id.desc()).limit(limit))
 
-    def rows_of_uploads(self, upload_ids: Collection[int]) -> list[tuple[Upload, list[CatalogRow]]]:
-        """The uploads with these ids, each with all rows of its video: one query that indexes answer."""
-        return self._with_rows(list(upload_ids), record=False)
-
-    def _with_rows(self, upload_ids: Any, *, record: bool) -> list[tuple[Upload, list[CatalogRow]]]:
-        """The uploads that a list or a query of ids selects, each with all rows of its video."""
+    def _uploads_with_rows(self, upload_ids: Any) -> Any:
+        """A query for the uploads that a list or a query of ids selects, each with all rows of its video."""
         uploads, rows, seen = self._uploads, self._rows, self._sightings
-        of_row = self._columns() | {"ordered_at": seen.ordered_at}
-        columns = [column.alias(f"row_{name}") for name, column in of_row.items()]
-        query: Any = (
-            uploads.select(uploads, *columns)
+        return (
+            uploads.select(*self._queries.all_columns, *self._columns().values(), seen.ordered_at)
             .left_outer_join(rows, on=rows.video_id == uploads.video_id)
             .left_outer_join(seen, on=seen.row_id == rows.id)
             .where(uploads.id.in_(upload_ids))
             .order_by(uploads.id)
         )
-        found: dict[int, tuple[Upload, list[CatalogRow]]] = {}
-        with self._database.operation("read uploads with their catalog rows"):
-            for values in query.dicts():
-                row = {name: values.pop(f"row_{name}") for name in of_row}
-                entry = found.setdefault(values["id"], (Upload(**values), []))
-                if row["id"] is not None:
-                    entry[1].append(_row(row))
-        every = {row.id: row for _, of_video in found.values() for row in of_video}
+
+    def _with_rows(
+        self, found: Iterable[tuple[Any, ...]], *, record: bool
+    ) -> list[tuple[Upload, list[CatalogRow]]]:
+        """The uploads and rows that `_uploads_with_rows` has found."""
+        width = len(self._queries.all_columns)
+        of_uploads: dict[int, tuple[Upload, list[CatalogRow]]] = {}
+        for values in found:
+            number = values[0]
+            if number not in of_uploads:
+                of_uploads[number] = (next(self._queries.records([values[:width]])), [])
+            if values[width] is not None:
+                of_uploads[number][1].append(_row(values[width:]))
+        every = {row.id: row for _, of_video in of_uploads.values() for row in of_video}
         placed = {row.id: row for row in self._placed(every.values(), record=record)}
-        return [(upload, _sorted(placed[row.id] for row in rows)) for upload, rows in found.values()]
+        return [(upload, _sorted(placed[row.id] for row in rows)) for upload, rows in of_uploads.values()]
 
     def known_videos(self, states: Collection[State], *, after: str | None, limit: int) -> list[str]:
         """The ids of at most `limit` videos that have an upload in one of the states, in order.
@@ -154,7 +174,7 @@ class CompressorTable:
         query: Any = self._videos(states).distinct().order_by(self._uploads.video_id).limit(limit)
         if after is not None:
             query = query.where(self._uploads.video_id > after)
-        with self._database.operation("list the known videos"):
+        with self.database.operation("list the known videos"):
             return list(query.scalars())
 
     def unpublished_rows(
@@ -165,20 +185,23 @@ class CompressorTable:
         Reads the rows of `videos`, by the compressor's index of `video_id`; by default those of all videos
         that have an upload in one of the states, which reads the whole table.
         """
-        rows, shown = self._rows, self._database.tables.publications
-        of_videos = rows.video_id.in_(self._videos(states) if videos is None else list(videos))
-        as_published: Any = shown.select(shown.row_id).where(shown.row_id == rows.id, shown.url == rows.url)
-        query = self._select().where(rows.status == "ready", of_videos, ~fn.EXISTS(as_published))
         found: dict[str, list[CatalogRow]] = {}
-        with self._database.operation("compare the catalog with what was published"):
-            for values in query.dicts():
-                row = _row(values)
-                found.setdefault(row.video_id, []).append(row)
+        of_videos = None if videos is None else list(videos)
+        for values in self._unpublished.run(frozenset(states), videos=of_videos).rows:
+            row = _row(values)
+            found.setdefault(row.video_id, []).append(row)
         return found
+
+    @statement("compare the catalog with what was published")
+    def _unpublished(self, states: Collection[State], *, videos: Any) -> Any:
+        rows, shown = self._rows, self.database.tables.publications
+        of_videos = rows.video_id.in_(self._videos(states) if videos is None else videos)
+        as_published: Any = shown.select(shown.row_id).where(shown.row_id == rows.id, shown.url == rows.url)
+        return self._select().where(rows.status == "ready", of_videos, ~fn.EXISTS(as_published))
 
     def reverted_rows(self, since: datetime) -> list[CatalogRow]:
         """The ready rows that were published onto after `since` and have another URL again."""
-        rows, shown = self._rows, self._database.tables.publications
+        rows, shown = self._rows, self.database.tables.publications
         query = (
             self._select()
             .join(shown, on=shown.row_id == rows.id)
@@ -189,8 +212,8 @@ class CompressorTable:
                 rows.url.is_null() | (rows.url != shown.url),
             )
         )
-        with self._database.operation("compare the rows published lately with the catalog"):
-            return [_row(values) for values in query.dicts()]
+        with self.database.operation("compare the rows published lately with the catalog"):
+            return [_row(values) for values in query.tuples()]
 
     def set_url(self, read: Iterable[CatalogRow], url: str) -> int:
         """Set the URL of rows, each only if it has not changed since it was read; returns how many.
@@ -199,16 +222,29 @@ class CompressorTable:
         take part in a deadlock, and the compressor updates several rows in one transaction. Raises
         LockNotAvailableError.
         """
-        rows = self._rows
         changed = 0
         read = sorted(read, key=lambda row: row.id)
-        locking: Any = rows.select(rows.id).where(rows.id.in_([row.id for row in read])).order_by(rows.id)
-        with self._database.transaction("publish a URL in the compressor's catalog"):
-            list(locking.for_update("FOR NO KEY UPDATE", nowait=True).tuples())
+        if not read:
+            return 0
+        with self.database.transaction("publish a URL in the compressor's catalog"):
+            self._lock.run(ids=[row.id for row in read])
             for row in read:
-                as_read = (rows.id == row.id, rows.status == row.status, fn.COALESCE(rows.url, "") == row.url)
-                changed += int(rows.update(url=url).where(*as_read).execute())
+                changed += self._set_one.run(
+                    number=row.id, status=row.status, present_url=row.url, url=url
+                ).changed
         return changed
+
+    @statement("publish a URL in the compressor's catalog")
+    def _lock(self, *, ids: Any) -> Any:
+        rows = self._rows
+        locking: Any = rows.select(rows.id).where(rows.id.in_(ids)).order_by(rows.id)
+        return locking.for_update("FOR NO KEY UPDATE", nowait=True)
+
+    @statement("publish a URL in the compressor's catalog")
+    def _set_one(self, *, number: Any, status: Any, present_url: Any, url: Any) -> Any:
+        rows = self._rows
+        as_read = (rows.id == number, rows.status == status, fn.COALESCE(rows.url, "") == present_url)
+        return rows.update(assigned(rows, {"url": url})).where(*as_read)
 
     def lock_holders(self, read: Iterable[CatalogRow]) -> list[str]:
         """The other sessions that have locked one of the rows, as phrases; those that can be found.
@@ -218,7 +254,7 @@ class CompressorTable:
         """
         rows = self._rows
         locking: Any = rows.select(SQL("xmax::text")).where(rows.id.in_([row.id for row in read]))
-        with self._database.operation("find who has locked a row") as connected:
+        with self.database.operation("find who has locked a row") as connected:
             found = connected.execute_sql(_LOCK_HOLDERS, ([xmax for (xmax,) in locking.tuples()],)).fetchall()
         return [
             f"process {pid} of the database (user {user}, application {application or 'unnamed'})"
@@ -229,13 +265,13 @@ class CompressorTable:
     def snapshot(self) -> Iterator[None]:
         """A transaction in which every query sees the table as it was at the first one."""
         operation = "read the compressor's catalog at one moment"
-        with self._database.transaction(operation), self._database.operation(operation) as connected:
+        with self.database.transaction(operation), self.database.operation(operation) as connected:
             connected.execute_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             yield
 
     def count(self) -> int:
         """The number of all rows. Scans the whole table."""
-        with self._database.operation("count the compressor's rows"):
+        with self.database.operation("count the compressor's rows"):
             return int(self._rows.select().count())
 
     def shown_urls(self, urls: Collection[str]) -> set[str]:
@@ -243,13 +279,13 @@ class CompressorTable:
         query = NodeList(
             (
                 SQL("SELECT DISTINCT shown.url FROM"),
-                Entity(self._database.catalog_schema, "video_qualities"),
+                Entity(self.database.catalog_schema, "video_qualities"),
                 SQL(
                     "AS shown JOIN unnest(%s::text[]) AS asked (url) ON asked.url = shown.url", [sorted(urls)]
                 ),
             )
         )
-        with self._database.operation("check which URLs rows show") as connected:
+        with self.database.operation("check which URLs rows show") as connected:
             return {url for (url,) in connected.execute(query).fetchall()}
 
     def can_set_url(self) -> bool:
@@ -269,8 +305,8 @@ class CompressorTable:
 
     def _inspect(self, query: str) -> object:
         """The result of a query, of one value, about the table itself."""
-        table = f'"{self._database.catalog_schema}"."video_qualities"'
-        with self._database.operation("inspect the compressor's table") as connected:
+        table = f'"{self.database.catalog_schema}"."video_qualities"'
+        with self.database.operation("inspect the compressor's table") as connected:
             (value,) = connected.execute_sql(query.format(table="%s"), (table,)).fetchone()
         return value
 
@@ -284,25 +320,36 @@ class CompressorTable:
             # A session that has locked such a row records it, too.
             with (
                 suppress(LockNotAvailableError),
-                self._database.transaction("record the order of catalog rows"),
+                self.database.transaction("record the order of catalog rows"),
             ):
                 for some in chunked(sorted(new, key=lambda row: row.id), _INSERTED_AT_ONCE):
-                    values = [
-                        {"row_id": row.id, "video_id": row.video_id, "ordered_at": placed[row.id]}
-                        for row in some
-                    ]
-                    self._sightings.insert_many(values).on_conflict_ignore().execute()
+                    self._record_sightings.run(
+                        row_id=[row.id for row in some],
+                        video_id=[row.video_id for row in some],
+                        ordered_at=[placed[row.id] for row in some],
+                    )
         return [replace(row, ordered_at=placed.get(row.id, row.ordered_at)) for row in rows]
 
     def _order_times_of_videos(self, videos: Collection[str]) -> dict[str, list[datetime]]:
         """The order times of all rows of the videos that were ever seen; some may have been deleted."""
-        seen = self._sightings
-        query: Any = seen.select(seen.video_id, seen.ordered_at).where(seen.video_id.in_(list(videos)))
         found: dict[str, list[datetime]] = defaultdict(list)
-        with self._database.operation("read the order of catalog rows"):
-            for video_id, ordered_at in query.tuples():
-                found[video_id].append(ordered_at)
+        for video_id, ordered_at in self._sightings_of.run(videos=list(videos)).rows:
+            found[str(video_id)].append(ordered_at.astimezone(UTC))
         return found
+
+    @statement("record the order of catalog rows")
+    def _record_sightings(self, **columns: Any) -> Any:
+        seen = self._sightings
+        rows = [
+            assigned(seen, dict(zip(columns, row, strict=True)))
+            for row in zip(*columns.values(), strict=True)
+        ]
+        return seen.insert_many(rows).on_conflict_ignore()
+
+    @statement("read the order of catalog rows")
+    def _sightings_of(self, *, videos: Any) -> Any:
+        seen = self._sightings
+        return seen.select(seen.video_id, seen.ordered_at).where(seen.video_id.in_(videos))
 
     def _videos(self, states: Collection[State]) -> Any:
         uploads = self._uploads
@@ -314,9 +361,8 @@ class CompressorTable:
 
     def _columns(self) -> dict[str, Any]:
         rows = self._rows
-        plain = (rows.id, rows.video_id, rows.quality, rows.url, rows.status, rows.file_size)
-        times = {column.name: _representable(column) for column in (rows.created_at, rows.updated_at)}
-        return {column.name: column for column in plain} | times
+        columns = {name: getattr(rows, name) for name in _COLUMNS}
+        return columns | {name: _representable(columns[name]) for name in _TIMES}
 
 
 def _representable(column: Any) -> Any:
@@ -345,13 +391,17 @@ def _order_times(new: Sequence[CatalogRow], seen: Mapping[str, Sequence[datetime
     return placed
 
 
-def _row(values: dict[str, Any]) -> CatalogRow:
-    times = {name: (values[name] or _EPOCH).astimezone(UTC) for name in _TIMES}
-    ids = {name: str(values[name]) for name in ("id", "video_id")}
-    texts = {name: values[name] or "" for name in _TEXTS}
-    odd = [name for name in (*_TEXTS, *_TIMES) if not values[name]]
+def _row(values: Sequence[Any]) -> CatalogRow:
+    """The row of the values of `CompressorTable._columns`, and of its `ordered_at` if that was read."""
+    found = dict(zip((*_COLUMNS, "ordered_at"), values, strict=False))
+    times = {name: (found[name] or _EPOCH).astimezone(UTC) for name in _TIMES}
+    ids = {name: str(found[name]) for name in ("id", "video_id")}
+    texts = {name: found[name] or "" for name in _TEXTS}
+    odd = [name for name in (*_TEXTS, *_TIMES) if not found[name]]
     oddity = f"It has no usable value in {', '.join(odd)}." if odd else None
-    return CatalogRow(**values | times | ids | texts, oddity=oddity)
+    if ordered_at := found.get("ordered_at"):
+        found["ordered_at"] = ordered_at.astimezone(UTC)
+    return CatalogRow(**found | times | ids | texts, oddity=oddity)
 
 
 def _sorted(rows: Iterable[CatalogRow]) -> list[CatalogRow]:

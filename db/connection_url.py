@@ -1,7 +1,12 @@
-"""Resolves a database URL to a configured peewee database that is not connected yet."""
+"""Resolves a database URL to a peewee database that is not connected yet: of SQLite, or of PostgreSQL."""
 
 import os
+import sqlite3
+import threading
 import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import quote, unquote, urlsplit
@@ -15,6 +20,9 @@ from db.errors import DatabaseError, DatabaseUrlError, ErrorKind
 from db.fields import COLUMN_TYPES, Dialect
 
 BUSY_SECONDS = 5
+GROUP_SECONDS = 0.05
+"""How long a group of transactions takes up others before it is committed."""
+
 POOL_SECONDS = 10
 """How long a thread waits for a connection while all are in use."""
 
@@ -49,13 +57,207 @@ class DatabaseTarget:
 
 
 class SqliteDatabase(peewee.SqliteDatabase):
-    """SQLite, which rolls back by itself when the disk is full (sqlite.org/lang_transaction.html)."""
+    """SQLite, whose threads commit their transactions together: one sync of the disk for all that wait.
 
-    def rollback(self) -> None:
-        """Roll back unless SQLite has done so."""
-        typed: Any = self  # peewee's stubs leave `connection` untyped
-        if typed.connection().in_transaction:
-            super().rollback()
+    SQLite has one writer at a time, and others poll for its lock. So all threads write on one connection, in
+    turn. A thread that ends its transaction leaves the commit to the next one that waits for a turn, and goes
+    on when that is done; the last one, after which no thread waits, commits. A transaction that fails is
+    rolled back alone, to its savepoint. An error of the commit is one of every transaction in it.
+    """
+
+    # Not in peewee's stubs.
+    _state: Any
+    _connect: Callable[[], Any]
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._turns = threading.Lock()
+        self._waiting: deque[threading.Lock] = deque()
+        self._is_taken = False
+        self._group: _Group | None = None
+        self._writer: Any = None
+        self._sessions = 0
+
+    @contextmanager
+    def shared_transaction(self) -> Iterator[None]:
+        """A transaction of this thread, which holds the write lock and is on the disk after the block.
+
+        The thread must not be in a transaction. Raises the driver's errors: "database is locked" if its turn
+        has not come within `BUSY_SECONDS`, or another process then keeps the lock for as long.
+        """
+        self._await_turn()
+        try:
+            group = self._join_group()
+        except BaseException:
+            self._end_turn()
+            raise
+        state = self._state
+        own, state.conn, state.closed = (state.conn, state.closed), self._writer, False
+        state.transactions.append(group)
+        try:
+            try:
+                yield
+            finally:
+                state.transactions.pop()
+                state.conn, state.closed = own
+        except BaseException as exc:
+            self._roll_back_member(group, exc)
+            self._end_turn_and_wait(group)
+            if group.error is not None and not isinstance(exc, DatabaseError | peewee.PeeweeException):
+                # What the block has seen, and decided by, was never committed.
+                raise group.error from exc
+            raise
+        group.members += 1
+        self._end_turn_and_wait(group)
+        if group.error is not None:
+            raise group.error
+
+    def keep_writer(self) -> None:
+        """Keep the connection for writing open until as many calls of `drop_writer`."""
+        with self._turns:
+            self._sessions += 1
+
+    def drop_writer(self) -> None:
+        """Close the connection for writing if no other thread keeps it."""
+        with self._turns:
+            self._sessions -= 1
+            # Without sessions there are no transactions.
+            writer, self._writer = (self._writer, None) if not self._sessions else (None, self._writer)
+        if writer is not None:
+            writer.close()
+
+    def _await_turn(self) -> None:
+        """Wait until this thread alone writes. First come, first served."""
+        with self._turns:
+            if not self._is_taken:
+                self._is_taken = True
+                return
+            given = _taken_lock()
+            self._waiting.append(given)
+        is_given = False
+        try:
+            is_given = given.acquire(timeout=BUSY_SECONDS)
+        finally:
+            if not is_given:
+                self._stop_waiting(given)
+        if not is_given:
+            raise _sqlite_error("database is locked", sqlite3.SQLITE_BUSY)
+
+    def _stop_waiting(self, given: threading.Lock) -> None:
+        """Wait no more; pass on the turn if it has just come."""
+        with self._turns:
+            is_waiting = given in self._waiting
+            if is_waiting:
+                self._waiting.remove(given)
+        if not is_waiting:
+            self._end_turn()
+
+    def _end_turn(self) -> None:
+        """Give the turn to the thread that has waited longest, or commit the group and end it."""
+        while True:
+            with self._turns:
+                if self._waiting and (self._group is None or not self._group.is_old):
+                    self._waiting.popleft().release()
+                    return
+                if self._group is None:
+                    self._is_taken = False
+                    return
+            self._commit(self._group)
+
+    def _end_turn_and_wait(self, group: "_Group") -> None:
+        """End the turn, and wait until the group is committed or has failed."""
+        done = _taken_lock()
+        if self._group is group:
+            group.waiting.append(done)
+        else:
+            done.release()
+        self._end_turn()
+        done.acquire()
+
+    def _join_group(self) -> "_Group":
+        """Begin the transaction, or a savepoint in the one that other threads wait for."""
+        if self._writer is None:
+            self._writer = self._connect()
+        if self._group is None:
+            self._writer.execute("BEGIN IMMEDIATE")
+            self._group = _Group()
+        else:
+            self._writer.execute("SAVEPOINT member")
+        return self._group
+
+    def _roll_back_member(self, group: "_Group", exc: BaseException) -> None:
+        """Undo what this thread has done in its turn; SQLite may have rolled back all of the group."""
+        is_of_database = isinstance(exc, DatabaseError | peewee.PeeweeException | sqlite3.Error)
+        group.is_broken |= is_of_database and getattr(exc, "kind", None) is not ErrorKind.OBJECT
+        try:
+            if not self._writer.in_transaction:
+                group.error = _cause(exc)
+            elif group.members:
+                self._writer.execute("ROLLBACK TO SAVEPOINT member")
+            else:
+                self._writer.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            group.error = error
+        if group.error is not None or not group.members:
+            self._end_group(group)
+
+    def _commit(self, group: "_Group") -> None:
+        # Until SQLite says that it is on the disk, it may not be.
+        group.error = _sqlite_error("the commit was interrupted", sqlite3.SQLITE_INTERRUPT)
+        try:
+            self._writer.execute("COMMIT")
+            group.error = None
+        except sqlite3.Error as error:
+            group.error = error
+        finally:
+            self._end_group(group)
+
+    def _end_group(self, group: "_Group") -> None:
+        """Have the threads of the group go on. A connection on which something failed is not used again."""
+        self._group = None
+        try:
+            if group.error is not None or group.is_broken:
+                # Rolls back what is open.
+                writer, self._writer = self._writer, None
+                writer.close()
+        finally:
+            for done in group.waiting:
+                done.release()
+
+
+class _Group:
+    """Transactions that are committed together: how many, who waits, and the error that all of them have."""
+
+    def __init__(self) -> None:
+        self.members = 0
+        self.waiting: list[threading.Lock] = []
+        self.error: BaseException | None = None
+        self.is_broken = False
+        self._began_at = time.monotonic()
+
+    @property
+    def is_old(self) -> bool:
+        """Whether the group takes no more transactions, however many wait."""
+        return time.monotonic() - self._began_at > GROUP_SECONDS
+
+
+def _taken_lock() -> threading.Lock:
+    """A lock that another thread releases: an event that costs little."""
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
+def _sqlite_error(message: str, code: int) -> sqlite3.OperationalError:
+    """An error as the driver raises it."""
+    error = sqlite3.OperationalError(message)
+    error.sqlite_errorcode = code
+    return error
+
+
+def _cause(exc: BaseException) -> BaseException:
+    """The driver's error, which concerns all transactions of a group, of that of an operation of one."""
+    return exc.__cause__ if isinstance(exc, DatabaseError) and exc.__cause__ is not None else exc
 
 
 class PostgresPool(PooledPostgresqlDatabase):
@@ -155,6 +357,8 @@ def _sqlite(path: str, read_only: bool) -> peewee.Database:
         timeout=BUSY_SECONDS,
         # FULL: a commit is on the disk when it returns (sqlite.org/pragma.html#pragma_synchronous).
         pragmas={"foreign_keys": 1, "synchronous": "FULL"},
+        # All threads write on one connection, in turn (`shared_transaction`).
+        check_same_thread=False,
         field_types=dict(COLUMN_TYPES[Dialect.SQLITE]),
         autoconnect=False,
     )

@@ -12,8 +12,7 @@ from urllib.parse import quote
 import peewee
 import psycopg
 
-from db.connection_url import BUSY_SECONDS, DatabaseTarget, resolve_url
-from db.driver_errors import translated
+from db.connection_url import BUSY_SECONDS, DatabaseTarget, SqliteDatabase, resolve_url
 from db.errors import (
     DatabaseError,
     DatabaseUrlError,
@@ -21,6 +20,7 @@ from db.errors import (
     LockNotAvailableError,
     ReadOnlyServerError,
     ReplacedDatabaseError,
+    translated,
 )
 from db.fields import Dialect, format_time, parse_time
 from db.models import Tables, bind
@@ -65,13 +65,18 @@ class Database:
     def session(self) -> Iterator[None]:
         """Keep this thread's connection open until the end of the block. Can be nested."""
         self._thread.depth += 1
+        if self._thread.depth == 1 and isinstance(self._peewee, SqliteDatabase):
+            self._peewee.keep_writer()
         try:
             yield
         finally:
             self._thread.depth -= 1
-            if self._thread.depth == 0 and not self._peewee.is_closed():
+            if self._thread.depth == 0:
                 with translated("close a database connection"):
-                    self._peewee.close()
+                    if not self._peewee.is_closed():
+                        self._peewee.close()
+                    if isinstance(self._peewee, SqliteDatabase):
+                        self._peewee.drop_writer()
 
     @contextmanager
     def operation(self, name: str) -> Iterator[Any]:
@@ -87,8 +92,9 @@ class Database:
     def transaction(self, name: str = "complete a transaction") -> Iterator[None]:
         """Commit the block, or roll it back if it raises. Can be nested; an inner one is a savepoint.
 
-        On SQLite it holds the write lock from the start (`BEGIN IMMEDIATE`). Raises DatabaseError with the
-        operation `name`.
+        On SQLite it holds the write lock from the start (`BEGIN IMMEDIATE`), and is committed together with
+        those of other threads that wait for the lock. It is on the disk when the block has been left. Raises
+        DatabaseError with the operation `name`.
         """
         with self._connected(name), self._atomic():
             yield
@@ -168,10 +174,13 @@ class Database:
     @contextmanager
     def _atomic(self) -> Iterator[None]:
         """A transaction or a savepoint."""
-        mode = ("IMMEDIATE",) if self.dialect is Dialect.SQLITE else ()
+        if isinstance(self._peewee, SqliteDatabase) and not self._peewee.in_transaction():
+            with self._peewee.shared_transaction():
+                yield
+            return
         failure: BaseException | None = None
         try:
-            with self._peewee.atomic(*mode):
+            with self._peewee.atomic():
                 try:
                     yield
                 except BaseException as exc:

@@ -7,8 +7,8 @@ is passed, and every new claim and every end of one increments the number.
 
 import json
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import Any, Unpack
 
@@ -17,7 +17,6 @@ from peewee import SQL, fn
 from db.errors import ClaimLostError, IllegalTransitionError, UnknownUploadError
 from db.fields import Dialect
 from db.ledger_reader import LedgerReader
-from db.models import SMALL_BYTES
 from db.records import (
     JSON,
     Admission,
@@ -30,9 +29,7 @@ from db.records import (
     check_facts,
 )
 from db.states import OPEN_STATES, STOPPED_STATES, TRANSITIONS, State
-
-LONGEST_LEASE = timedelta(hours=1)
-"""The upper limit of a claim's lease, whatever the configuration of a daemon."""
+from db.upload_queries import fence_of
 
 _AT_ONCE = timedelta(0)
 _STAMPS: Mapping[State, str] = {
@@ -84,19 +81,15 @@ class Ledger(LedgerReader):
         with self.database.transaction(f"enqueue {path}"):
             self.lock_path(path)
             now = self.now()
-            live = self._select(self._in_instance, self._is_live, uploads.path == path)
-            if self.database.dialect is Dialect.POSTGRESQL:
-                # Waits for a concurrent transaction that releases the live upload, and sees its result.
-                live = live.for_update()
-            replaced = self._fetch("look up a path", live)
+            replaced = list(self.records(self._live_of_path.run(path=path).rows))
             if any(upload.holds(identity) for upload in replaced):
                 return None
-            ended = {"state": State.SUPERSEDED, "changed_at": now, "due_at": now, "awaits_row": False}
-            uploads.update(ended | self._end_of_claim).where(
-                uploads.id.in_([upload.id for upload in replaced])
-            ).execute()
-            new_id = uploads.insert(
-                instance=self.instance,
+            if replaced:
+                ended = {"state": State.SUPERSEDED, "changed_at": now, "due_at": now, "awaits_row": False}
+                uploads.update(ended | self._end_of_claim).where(
+                    uploads.id.in_([upload.id for upload in replaced])
+                ).execute()
+            inserted = self._insert.run(
                 path=path,
                 video_id=video_id,
                 filename=filename,
@@ -109,7 +102,8 @@ class Ledger(LedgerReader):
                 discovered_at=now,
                 changed_at=now,
                 **asdict(identity),
-            ).execute()
+            )
+            new_id = inserted.rows[0][0] if inserted.rows else inserted.last_id
             for upload in replaced:
                 self._upload_events.append(upload.id, now, State.SUPERSEDED, f"by upload {new_id}")
             self._upload_events.append(new_id, now, "discovered", f"{identity.size} bytes at {path}")
@@ -177,7 +171,6 @@ class Ledger(LedgerReader):
                 "awaits_row": False,
                 "last_error": error,
                 "error_code": error_code,
-                **self._end_of_claim,
             }
             if to is State.PENDING:
                 values |= _UNPROVEN
@@ -185,7 +178,7 @@ class Ledger(LedgerReader):
                 values[_STAMPS[to]] = now
             if to is State.VERIFIED:
                 values["multipart_id"] = None
-            changed = self._change(upload, values | check_facts(facts, Proof))
+            changed = self._change(upload, values | check_facts(facts, Proof), ends_claim=True)
             self._upload_events.append(upload.id, now, to, detail or error or "")
             return changed
 
@@ -253,33 +246,24 @@ class Ledger(LedgerReader):
         An upload due later than `horizon` (the longest backoff) from now counts as due: the clock must have
         jumped; so does one whose claim ends later than any can. An upload at the catalog gate is never due.
         """
-        uploads = self._uploads
         with self.database.transaction("claim uploads"):
             now = self.now()
             # Two ranges of one index; a single condition with OR would read every row that is not due yet.
-            free = self._is_free(now, lease)
-            order: Sequence[Any] = (uploads.due_at, uploads.id)
-            if small_only:
-                # A literal, or SQLite would not find the partial index `uploads_due_small`.
-                free &= uploads.size <= SQL(str(SMALL_BYTES))
-            if other_than is not None:
-                free &= uploads.id.not_in(list(other_than))
-                order = (uploads.due_at.desc(), uploads.id.desc())
-            chosen = self._claimable(state, free, uploads.due_at <= now, limit, order)
+            how: dict[str, Any] = {"state": state, "now": now, "lease": lease, "other_than": other_than}
+            chosen = self._claimable(limit, small_only, until=now, after=None, **how)
             if len(chosen) < limit:
-                beyond = uploads.due_at > now + horizon
-                chosen += self._claimable(state, free, beyond, limit - len(chosen), order)
+                chosen += self._claimable(
+                    limit - len(chosen), small_only, until=None, after=now + horizon, **how
+                )
             if not chosen:
                 return []
             until = now + lease
-            is_chosen = uploads.id.in_([values["id"] for values in chosen])
-            uploads.update(claim=uploads.claim + 1, claimed_by=self.worker, claimed_until=until).where(
-                is_chosen
-            ).execute()
+            self._take.run(ids=[upload.id for upload in chosen], until=until)
         # The rows were locked, so their new values are known without another query.
-        for values in chosen:
-            values.update(claim=values["claim"] + 1, claimed_by=self.worker, claimed_until=until)
-        return [Upload(**values) for values in chosen]
+        return [
+            replace(upload, claim=upload.claim + 1, claimed_by=self.worker, claimed_until=until)
+            for upload in chosen
+        ]
 
     def claim_one(self, upload_id: int, *, lease: timedelta) -> Upload | None:
         """Claim one upload, whatever its state; None if it is claimed already or does not exist.
@@ -290,9 +274,8 @@ class Ledger(LedgerReader):
         with self.database.transaction("claim an upload"):
             now = self.now()
             values = {"claim": uploads.claim + 1, "claimed_by": self.worker, "claimed_until": now + lease}
-            claiming = uploads.update(values).where(
-                self._in_instance, uploads.id == upload_id, self._is_free(now, lease)
-            )
+            is_free = self._is_free(*self._limits_of_claims(now, lease))
+            claiming = uploads.update(values).where(self._in_instance, uploads.id == upload_id, is_free)
             return self._get(upload_id) if claiming.execute() else None
 
     def renew_claims(self, claims: Iterable[Upload], lease: timedelta) -> None:
@@ -300,7 +283,6 @@ class Ledger(LedgerReader):
 
         A row that another session has locked is skipped: two renewals may fail before a claim expires.
         """
-        uploads = self._uploads
         alike: dict[tuple[State, int], list[int]] = {}
         for upload in claims:
             alike.setdefault((upload.state, upload.claim), []).append(upload.id)
@@ -308,28 +290,25 @@ class Ledger(LedgerReader):
             until = self.now() + lease
             # One statement for all rows with the same claim number, which most rows share.
             for (state, claim), ids in alike.items():
-                is_valid = uploads.id.in_(ids) & (uploads.state == state) & (uploads.claim == claim)
-                uploads.update(claimed_until=until).where(self._unlocked(is_valid)).execute()
+                self._renew.run(ids=ids, state=state, claim=claim, until=until)
 
     def require_claim(self, upload: Upload) -> None:
         """Check that the claim is still valid, before an action that no later write can fence.
 
         Raises ClaimLostError if the row has changed since.
         """
-        query = self._select(*self._fence(upload))
-        if self._first("check a claim", query) is None:
+        if not self._fenced.run(**fence_of(upload)).rows:
             raise ClaimLostError(upload.id, upload.claim)
 
     def release_claim(self, upload: Upload) -> None:
         """End a claim and change nothing else. Does nothing if the claim was lost."""
         with self.database.transaction("end a claim"):
-            self._uploads.update(self._end_of_claim).where(*self._fence(upload)).execute()
+            self._update.run(True, False, **fence_of(upload))
 
     def return_claim(self, upload: Upload) -> None:
         """End a claim and make the upload due now, no attempt counted. Does nothing if the claim was lost."""
         with self.database.transaction("return a claim"):
-            values = {"due_at": self.now(), **self._end_of_claim}
-            self._uploads.update(values).where(*self._fence(upload)).execute()
+            self._update.run(True, False, **fence_of(upload), due_at=self.now())
 
     def release_all_claims(self) -> int:
         """End every claim of this worker; returns how many there were.
@@ -363,7 +342,7 @@ class Ledger(LedgerReader):
                 "last_error": error,
                 "error_code": error_code,
             }
-            changed = self._change(upload, values | self._end_of_claim)
+            changed = self._change(upload, values, ends_claim=True)
             if count or error != upload.last_error:
                 self._upload_events.append(upload.id, now, "postponed", error)
             return changed
@@ -477,7 +456,7 @@ class Ledger(LedgerReader):
         with self.database.transaction("let an upload through the catalog gate"):
             now = self.now()
             values: dict[str, Any] = {"awaits_row": False, "due_at": now, "error_code": None, **admission}
-            changed = self._change(upload, values | self._end_of_claim)
+            changed = self._change(upload, values, ends_claim=True)
             self._upload_events.append(
                 upload.id, now, "admitted", f"for catalog row {admission['catalog_row_id']}"
             )
@@ -487,16 +466,12 @@ class Ledger(LedgerReader):
         """Take an upload from the catalog gate undecided, so that the first stage checks its file."""
         with self.database.transaction("take an upload from the catalog gate"):
             values = {"awaits_row": False, "due_at": self.now()}
-            return self._change(upload, values | self._end_of_claim)
+            return self._change(upload, values, ends_claim=True)
 
     def note_newer_row(self, upload: Upload, row: CatalogRow) -> None:
         """Record that the same content belongs to a newer catalog row, too. Needs no claim, disturbs none."""
-        uploads = self._uploads
-        is_older = uploads.catalog_row_at.is_null() | (uploads.catalog_row_at < row.order_time)
         with self.database.transaction("record a newer catalog row"):
-            uploads.update(catalog_row_id=row.id, catalog_row_at=row.order_time).where(
-                self._in_instance, uploads.id == upload.id, is_older
-            ).execute()
+            self._note_row.run(number=upload.id, row_id=row.id, row_at=row.order_time)
 
     # Instances
 
@@ -531,63 +506,47 @@ class Ledger(LedgerReader):
     # Fenced writes
 
     def _claimable(
-        self, state: State, free: Any, due: Any, limit: int, order: Sequence[Any]
-    ) -> list[dict[str, Any]]:
-        query = self._select(self._is_queued(state), due, free)
-        query = query.order_by(*order).limit(limit)
-        if self.database.dialect is Dialect.POSTGRESQL:
-            query = query.for_update(skip_locked=True)
-        return self._fetch_values("read what can be claimed", query)
-
-    def _unlocked(self, condition: Any) -> Any:
-        """True of the rows for which `condition` is, except those that another session has locked."""
-        if self.database.dialect is Dialect.SQLITE:
-            return condition
-        uploads = self._uploads
-        query: Any = uploads.select(uploads.id).where(condition)
-        return uploads.id.in_(query.for_update(skip_locked=True))
-
-    def _is_free(self, now: datetime, lease: timedelta) -> Any:
-        """True of a row without a claim, or whose claim has expired.
-
-        Also true if the claim was made before the clock was set back: no claim lasts for more than
-        `LONGEST_LEASE`, and none of this worker for more than `lease`. Twice that is allowed, because a claim
-        that another thread made since `now` was read ends a moment after `now + lease`.
-        """
-        claimed_by, until = self._uploads.claimed_by, self._uploads.claimed_until
-        is_own = (claimed_by == self.worker) & (until > now + 2 * lease)
-        return until.is_null() | (until <= now) | (until > now + max(lease, LONGEST_LEASE)) | is_own
-
-    @property
-    def _end_of_claim(self) -> dict[str, Any]:
-        """Ends a claim and fences its holder off."""
-        return {"claimed_by": None, "claimed_until": None, "claim": self._uploads.claim + 1}
-
-    def _fence(self, upload: Upload) -> tuple[Any, ...]:
-        """True of the row only while it has the state and the claim number of `upload`."""
-        uploads = self._uploads
-        return uploads.id == upload.id, uploads.state == upload.state, uploads.claim == upload.claim
+        self,
+        limit: int,
+        small_only: bool,
+        *,
+        now: datetime,
+        lease: timedelta,
+        other_than: Collection[int] | None,
+        **due: Any,
+    ) -> list[Upload]:
+        result = self._select_claimable.run(
+            limit,
+            small_only,
+            **due,
+            other_than=None if other_than is None else list(other_than),
+            **dict(zip(("now", "far", "own_far"), self._limits_of_claims(now, lease), strict=True)),
+        )
+        return list(self.records(result.rows))
 
     def _wait(
         self, upload: Upload, now: datetime, values: Mapping[str, Any], reason: str, code: str
     ) -> Upload:
         """Make an upload wait without an error, and append an event unless it waits for the same already."""
         no_error = {"last_error": None, "error_code": code}
-        changed = self._change(upload, {**values, **no_error, **self._end_of_claim})
+        changed = self._change(upload, {**values, **no_error}, ends_claim=True)
         if code != upload.error_code:
             self._upload_events.append(upload.id, now, "waiting", reason)
         return changed
 
-    def _change(self, upload: Upload, values: Mapping[str, Any]) -> Upload:
-        uploads = self._uploads
-        if values and not uploads.update(values).where(*self._fence(upload)).execute():
+    def _change(self, upload: Upload, values: Mapping[str, Any], *, ends_claim: bool = False) -> Upload:
+        if not values:
+            return self._get(upload.id)
+        # Every statement is a message to a server; SQLite answers sooner than it parses a longer statement,
+        # and knows RETURNING since 3.35 only.
+        returns = self.database.dialect is Dialect.POSTGRESQL
+        result = self._update.run(ends_claim, returns, **fence_of(upload), **values)
+        if result.changed != 1:
             raise ClaimLostError(upload.id, upload.claim)
-        return self._get(upload.id)
+        return next(self.records(result.rows)) if returns else self._get(upload.id)
 
     def _get(self, upload_id: int) -> Upload:
-        uploads = self._uploads
-        query = self._select(self._in_instance, uploads.id == upload_id)
-        found = self._first("read an upload", query)
+        found = next(self.records(self._by_id.run(number=upload_id).rows), None)
         if found is None:
             raise UnknownUploadError(upload_id)
         return found

@@ -8,22 +8,18 @@ from functools import cached_property
 from itertools import islice
 from typing import Any, TypedDict, Unpack
 
-import peewee
 from peewee import SQL, fn
 
 from db.database import Database
 from db.fields import Dialect
-from db.records import UPLOAD_COLUMNS, InstanceReport, Upload, UploadEvent
-from db.states import ENDED_STATES, State
+from db.records import InstanceReport, Upload, UploadEvent
+from db.statements import assigned, statement
+from db.states import State
+from db.upload_queries import UploadQueries
 
 PAGE = 500
 MAX_ADDED_UP = 10_000
 """How many rows of counts are added up at a time."""
-MAX_CLAIMS_READ = 1_000
-"""How many claims are read to find the one that ends first."""
-
-_PLAIN = (peewee.TextField, peewee.IntegerField)
-"""Columns whose values need no conversion from what either driver returns."""
 
 
 class Conditions(TypedDict, total=False):
@@ -37,7 +33,7 @@ class Conditions(TypedDict, total=False):
     """Whether the uploads of other instances are listed, too."""
 
 
-class LedgerReader:
+class LedgerReader(UploadQueries):
     """The ledger of one instance, for reading.
 
     `worker` is the name of the calling daemon where it differs from the instance's: several daemons share the
@@ -53,19 +49,10 @@ class LedgerReader:
         worker: str | None = None,
         clock: Callable[[], datetime] | None = None,
     ) -> None:
-        self.instance = instance
-        self.worker = worker or instance
-        self.database = database
+        super().__init__(database, instance, worker or instance)
         self._clock = clock or database.now
-        self._uploads = database.tables.uploads
         self._upload_events = UploadEvents(database)
         self._state_counts = StateCounts(database)
-        self._all_columns = peewee.SQL(", ".join(f'"{name}"' for name in UPLOAD_COLUMNS))
-        """The columns of a frequent SELECT, rendered once instead of for every query."""
-        columns = {name: getattr(self._uploads, name) for name in UPLOAD_COLUMNS}
-        self._conversions: dict[str, Callable[[Any], Any]] = {
-            name: column.python_value for name, column in columns.items() if not isinstance(column, _PLAIN)
-        }
 
     def now(self) -> datetime:
         """The time that claims, due times and events refer to, in UTC."""
@@ -82,9 +69,7 @@ class LedgerReader:
 
     def current(self, path: str) -> Upload | None:
         """The newest upload of the path."""
-        uploads = self._uploads
-        query = self._select(self._in_instance, uploads.path == path).order_by(uploads.id.desc())
-        return self._first("look up a path", query)
+        return next(self.records(self._newest_of_path.run(path=path).rows), None)
 
     def current_many(self, paths: Iterable[str]) -> dict[str, Upload]:
         """The newest upload of each of the paths that has one."""
@@ -99,14 +84,19 @@ class LedgerReader:
 
     def uploads(self, *, limit: int | None = None, **conditions: Unpack[Conditions]) -> list[Upload]:
         """The uploads that meet every condition given, oldest first, at most `limit`."""
-        matching = self._matching(conditions)
-        return self._fetch("list uploads", matching.order_by(self._uploads.id).limit(limit))
+        given: Any = {name: value for name, value in conditions.items() if value is not None}
+        all_instances = given.pop("all_instances", False)
+        if "ids" in given:
+            given["ids"] = list(given["ids"])
+        return list(self.records(self._matching.run(all_instances, limit, **given).rows))
 
     def iter_uploads(
         self, *, newest_first: bool = False, **conditions: Unpack[Conditions]
     ) -> Iterator[Upload]:
         """Like `uploads`, but reads one page at a time, so that memory use is bounded."""
-        return self._pages(self._matching(conditions), newest_first=newest_first)
+        given: Any = {name: value for name, value in conditions.items() if value is not None}
+        matching = self._matching.make(self, given.pop("all_instances", False), None, **given)
+        return self._pages(matching, newest_first=newest_first)
 
     def iter_in_states(self, states: Collection[State]) -> Iterator[Upload]:
         """The uploads in any of the states, read one page at a time, so that memory use is bounded."""
@@ -170,14 +160,12 @@ class LedgerReader:
         An upload that is due later than `horizon` from now counts as due now: the clock must have jumped. One
         that another daemon has claimed is due when the claim ends; `awaits_others` says whether it counts.
         """
-        uploads = self._uploads
         with self.database.operation("find when the next upload is due"):
             now = self.now()
-            later: Any = uploads.select(uploads.due_at).where(self._is_queued(state), uploads.due_at > now)
             times = [
-                self._claimable_at(state, uploads.due_at <= now, now, awaits_others=awaits_others),
-                later.order_by(uploads.due_at).limit(1).scalar(),
-                self._claimable_at(state, uploads.due_at > now + horizon, now, awaits_others=awaits_others),
+                self._claimable_at(state, now, None, now, awaits_others=awaits_others),
+                self._time(self._first_due.value(False, state=state, after=now, until=None)),
+                self._claimable_at(state, None, now + horizon, now, awaits_others=awaits_others),
             ]
         return min((time for time in times if time is not None), default=None)
 
@@ -230,16 +218,8 @@ class LedgerReader:
         yet: its row decides about it, and there may never be one. Of several uploads it is the oldest of
         those that have an object or a claim, else the oldest.
         """
-        uploads = self._uploads
-        query = self._select(
-            self._is_of_instance,
-            uploads.object_key == upload.object_key,
-            uploads.path != upload.path,
-            uploads.state.in_([State.PENDING, State.VERIFIED, State.PUBLISHED, State.RELEASED]),
-            uploads.awaits_row == SQL("FALSE"),
-        )
-        is_waiting = (uploads.state == State.PENDING) & uploads.claimed_by.is_null()
-        return self._first("look for another file of the same key", query.order_by(is_waiting, uploads.id))
+        found = self._others_of_key.run(object_key=upload.object_key, path=upload.path)
+        return next(self.records(found.rows), None)
 
     def uploads_of_key(self, object_key: str, *, all_instances: bool = False) -> list[Upload]:
         """Every upload that has or had this object key, oldest first."""
@@ -309,12 +289,7 @@ class LedgerReader:
 
     def urls_of_path(self, path: str) -> set[str]:
         """Every public URL that an object of this path was ever given."""
-        uploads = self._uploads
-        query: Any = uploads.select(uploads.url).where(
-            self._in_instance, uploads.path == path, uploads.url.is_null(False)
-        )
-        with self.database.operation("list the URLs of a path"):
-            return set(query.distinct().scalars())
+        return {url for (url,) in self._urls_of_path.run(path=path).rows}
 
     def urls_of_paths(self, paths: Collection[str]) -> dict[str, set[str]]:
         """Like `urls_of_path`, for each of the paths that has any."""
@@ -347,80 +322,35 @@ class LedgerReader:
         with self.database.operation("read the daemons' reports"):
             return [InstanceReport(**row | {"report": json.loads(row["report"])}) for row in query.dicts()]
 
-    # Conditions
-
-    @property
-    def _in_instance(self) -> peewee.Expression:
-        return self._uploads.instance == self.instance
-
-    @property
-    def _is_of_instance(self) -> Any:
-        """`_in_instance` in a form that no index answers, where that of another column is the better one.
-
-        SQLite, without statistics, prefers two columns of an index to the only one that tells rows apart.
-        """
-        return (self._uploads.instance + "") == self.instance
-
-    @property
-    def _is_live(self) -> peewee.Expression:
-        return self._uploads.state.not_in(sorted(ENDED_STATES))
-
-    @property
-    def _at_gate(self) -> Any:
-        """Worded like the conditions of the indexes `uploads_awaiting_row` and `uploads_awaiting_since`."""
-        uploads = self._uploads
-        return self._in_instance & (uploads.awaits_row == SQL("TRUE")) & (uploads.state == State.PENDING)
-
-    def _is_queued(self, state: State) -> peewee.Expression:
-        """True of what a stage may claim once it is due; worded like the condition of `uploads_due`."""
-        uploads = self._uploads
-        queued: peewee.Expression = (
-            self._in_instance & (uploads.state == state) & (uploads.awaits_row == SQL("FALSE"))
-        )
-        return queued
-
-    @property
-    def _was_verified(self) -> Any:
-        """True of a row that is verified or was, by its events: a row loses its proof with its object."""
-        uploads, events = self._uploads, self.database.tables.events
-        verified: Any = events.select(events.id).where(
-            events.upload == uploads.id, events.event == State.VERIFIED.value
-        )
-        return uploads.verified_at.is_null(False) | fn.EXISTS(verified)
-
-    def _matching(self, conditions: Conditions) -> Any:
-        uploads = self._uploads
-        query: Any = uploads.select(self._all_columns)
-        if not conditions.get("all_instances"):
-            query = query.where(self._in_instance)
-        for name in ("state", "video_id", "path"):
-            if (value := conditions.get(name)) is not None:
-                query = query.where(getattr(uploads, name) == value)
-        if (ids := conditions.get("ids")) is not None:
-            query = query.where(uploads.id.in_(list(ids)))
-        return query
-
     # Execution
 
-    def _claimable_at(self, state: State, due: Any, now: datetime, *, awaits_others: bool) -> datetime | None:
+    def _claimable_at(
+        self,
+        state: State,
+        until: datetime | None,
+        after: datetime | None,
+        now: datetime,
+        *,
+        awaits_others: bool,
+    ) -> datetime | None:
         """When the first of what is due can be claimed: at once, or when a claim ends if all are claimed.
 
         The claims are read row by row: there are no more of them than all workers can have at a time, and
         every claim would have to write an index of them.
         """
-        uploads = self._uploads
-        queued = (self._is_queued(state), due)
-        free: Any = uploads.select(uploads.due_at).where(*queued, uploads.claimed_until.is_null())
-        first: datetime | None = free.order_by(uploads.due_at).limit(1).scalar()
+        due: dict[str, Any] = {"state": state, "after": after, "until": until}
+        first = self._time(self._first_due.value(True, **due))
         if first is not None:
             return min(first, now)
-        # In the order of the index and with a limit, or PostgreSQL may scan the whole table: its statistics
-        # do not say that hardly any published row is among those that were due long ago.
-        claimed: Any = uploads.select(uploads.claimed_until).where(*queued)
-        if not awaits_others:
-            claimed = claimed.where((uploads.claimed_by == self.worker) | (uploads.claimed_until <= now))
-        ends: list[datetime | None] = list(claimed.order_by(uploads.due_at).limit(MAX_CLAIMS_READ).scalars())
-        return min((end for end in ends if end is not None), default=None)
+        ends = self._claim_ends.run(**due, ended_at=None if awaits_others else now).rows
+        times = (self._time(end) for (end,) in ends)
+        return min((time for time in times if time is not None), default=None)
+
+    def _time(self, value: Any) -> datetime | None:
+        """The time that a column of times has."""
+        column: Any = self._uploads.due_at
+        time: datetime | None = column.python_value(value)
+        return time
 
     def _pages(self, query: Any, *, newest_first: bool = False) -> Iterator[Upload]:
         number = self._uploads.id
@@ -432,31 +362,13 @@ class LedgerReader:
             rest = query.where(number < last if newest_first else number > last)
             page = self._fetch("list uploads", rest)
 
-    def _select(self, *conditions: Any) -> Any:
-        """A query for the uploads, with all columns, that meet all conditions."""
-        return self._uploads.select(self._all_columns).where(*conditions)
-
     def _first(self, operation: str, query: Any) -> Upload | None:
         return next(iter(self._fetch(operation, query.limit(1))), None)
 
     def _fetch(self, operation: str, query: Any) -> list[Upload]:
-        return [Upload(**values) for values in self._fetch_values(operation, query)]
-
-    def _fetch_values(self, operation: str, query: Any) -> list[dict[str, Any]]:
-        """The columns of the uploads that `query` selects, by name.
-
-        Converts only the columns that need it; peewee would call a function for every value.
-        """
+        """The uploads that `query` selects with all columns."""
         with self.database.operation(operation) as connected:
-            cursor = connected.execute(query)
-            names = [column[0] for column in cursor.description]
-            found = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-        for name in self._conversions.keys() & names:
-            convert = self._conversions[name]
-            for values in found:
-                if values[name] is not None:
-                    values[name] = convert(values[name])
-        return found
+            return list(self.records(connected.execute(query).fetchall()))
 
 
 EVENTS_KEPT = 100
@@ -467,7 +379,7 @@ class UploadEvents:
     """Writes and reads the events of a database's uploads."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        self.database = database
         self._events = database.tables.events
 
     def append(self, upload_id: int, at: datetime, event: str, detail: str) -> None:
@@ -475,22 +387,29 @@ class UploadEvents:
 
         Raises DatabaseError.
         """
+        with self.database.operation("append an upload's event"):
+            self._insert.run(upload=upload_id, at=at, event=event, detail=detail)
+            self._delete_surplus.run(upload=upload_id)
+
+    @statement("append an upload's event")
+    def _insert(self, **values: Any) -> Any:
+        return self._events.insert(assigned(self._events, values))
+
+    @statement("delete an upload's oldest events")
+    def _delete_surplus(self, *, upload: Any) -> Any:
         events = self._events
-        of_upload = events.upload == upload_id
+        of_upload = events.upload == upload
         numbers: Any = events.select(events.id).where(of_upload)
         oldest_kept = numbers.order_by(events.id.desc()).offset(EVENTS_KEPT - 2).limit(1)
         first = numbers.order_by(events.id).limit(1)
-        surplus = events.delete().where(of_upload, events.id < oldest_kept, events.id > first)
-        with self._database.operation("append an upload's event"):
-            events.insert(upload=upload_id, at=at, event=event, detail=detail).execute()
-            surplus.execute()
+        return events.delete().where(of_upload, events.id < oldest_kept, events.id > first)
 
     def read(self, upload_id: int) -> list[UploadEvent]:
         """The upload's events, oldest first. Raises DatabaseError."""
         events = self._events
         query: Any = events.select(events.at, events.event, events.detail)
         query = query.where(events.upload == upload_id).order_by(events.id)
-        with self._database.operation("read an upload's events"):
+        with self.database.operation("read an upload's events"):
             return [UploadEvent(*row) for row in query.tuples()]
 
 

@@ -13,6 +13,7 @@ from peewee import fn
 
 from db.database import Database
 from db.records import CatalogRow, Upload
+from db.statements import assigned, statement
 from db.states import State
 
 WINDOW = 2_000
@@ -35,21 +36,26 @@ class Publications:
     """The publications of one instance. Every method may raise DatabaseError."""
 
     def __init__(self, database: Database, instance: str) -> None:
-        self._database = database
+        self.database = database
         self._instance = instance
         self._shown = database.tables.publications
         self._rows = database.tables.compressor_rows
 
     def record(self, row: CatalogRow, upload: Upload, url: str, at: datetime) -> None:
         """Record that a row, passed as it was read, has the URL `url` from now on."""
-        shown = self._shown
         local_url = None if row.url == url else row.url
-        values = {"upload": upload.id, "instance": self._instance, "url": url, "published_at": at}
+        values: dict[str, Any] = {"upload": upload.id, "url": url, "published_at": at}
         if local_url is not None:
             values["local_url"] = local_url
-        with self._database.transaction("record a publication"):
-            insert = shown.insert(row_id=row.id, **values)
-            insert.on_conflict(conflict_target=[shown.row_id], update=values).execute()
+        with self.database.transaction("record a publication"):
+            self._upsert.run(row_id=row.id, **values)
+
+    @statement("record a publication")
+    def _upsert(self, *, row_id: Any, **given: Any) -> Any:
+        shown = self._shown
+        values = assigned(shown, {"instance": self._instance, **given})
+        insert: Any = shown.insert(values | assigned(shown, {"row_id": row_id}))
+        return insert.on_conflict(conflict_target=[shown.row_id], update=values)
 
     def by_row_id(self, row_ids: list[str]) -> dict[str, Publication]:
         """The publications onto the rows with these ids, by row id."""
@@ -58,12 +64,12 @@ class Publications:
 
     def delete(self, row_ids: list[str]) -> None:
         """Delete the publications onto rows that show no object of ours any more, or do not exist."""
-        with self._database.transaction("delete publications"):
+        with self.database.transaction("delete publications"):
             self._shown.delete().where(self._shown.row_id.in_(row_ids)).execute()
 
     def delete_of_upload(self, upload: Upload) -> None:
         """Delete the publications of an upload whose object no row shows any more."""
-        with self._database.transaction("delete an upload's publications"):
+        with self.database.transaction("delete an upload's publications"):
             self._shown.delete().where(self._shown.upload == upload.id).execute()
 
     def of_deleted_rows(self, after: int, *, gone_code: str) -> tuple[set[int], int | None]:
@@ -73,9 +79,9 @@ class Publications:
         `gone_code` after they were verified. Also returns the id at which the next window begins; None after
         the last one.
         """
-        uploads, shown, rows = self._database.tables.uploads, self._shown, self._rows
+        uploads, shown, rows = self.database.tables.uploads, self._shown, self._rows
         page: Any = uploads.select(uploads.id).where(uploads.id > after).order_by(uploads.id).limit(WINDOW)
-        with self._database.operation("look for publications onto deleted rows"):
+        with self.database.operation("look for publications onto deleted rows"):
             bounds: Any = uploads.select(fn.MAX(page.c.id), fn.COUNT(page.c.id)).from_(page)
             ((last, number),) = bounds.tuples()
             deleted: Any = shown.select(shown.upload).left_outer_join(rows, on=rows.id == shown.row_id)
@@ -99,7 +105,7 @@ class Publications:
         )
 
     def _fetch(self, query: Any) -> list[Publication]:
-        with self._database.operation("read the publications"):
+        with self.database.operation("read the publications"):
             return [Publication(**values) for values in query.dicts()]
 
 

@@ -1,6 +1,6 @@
 """The order in which the compressor's catalog rows were seen.
 
-A frozen copy of `db.catalog_models.SightingRow` as it was when this was written.
+A frozen copy of `db.models.SightingRow` as it was when this was written.
 """
 
 from typing import Any

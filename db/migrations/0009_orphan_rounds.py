@@ -1,6 +1,6 @@
 """Where an unfinished look for objects without catalog rows continues.
 
-A frozen copy of `db.catalog_models.OrphanRoundRow` as it was when this was written.
+A frozen copy of `db.models.OrphanRoundRow` as it was when this was written.
 """
 
 from typing import Any

@@ -28,16 +28,16 @@ QUOTED_NAMES = frozenset(
         ("db/migrations/0009_orphan_rounds.py", "statement.format(schema=schema, **types)"),
         ("db/migrations/0010_small_files.py", "STATEMENT.format(schema=schema)"),
         ("db/models.py", "str(SMALL_BYTES)"),
-        ("db/ledger.py", "str(SMALL_BYTES)"),
+        ("db/upload_queries.py", "str(SMALL_BYTES)"),
         ("db/migrations/0011_server_dialects.py", "STATEMENT.format(schema=schema, **types)"),
         ("db/migrations/0013_state_counts.py", "statement.format(schema=schema, **types)"),
         ("db/compressor_table.py", "query.format(table='%s')"),
-        ("db/ledger_reader.py", "', '.join((f'\"{name}\"' for name in UPLOAD_COLUMNS))"),
+        ("db/statements.py", "text"),
     }
 )
 """Texts that are not constants: migrations, into which a quoted schema and names of types are inserted;
-queries about one table, into which a placeholder is inserted; the ledger's column names; a number of an
-index's condition."""
+queries about one table, into which a placeholder is inserted; what peewee has rendered, with placeholders;
+a number of an index's condition."""
 
 
 def is_constant(node: ast.expr, known: frozenset[str] = frozenset()) -> bool:
