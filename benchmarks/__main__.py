@@ -1,0 +1,88 @@
+"""The benchmarks: `python -m benchmarks [--quick] [--only PART,…] [--repeats N] [--quiet SECONDS]`.
+
+Each part writes `benchmarks/results/PART.json`; the report is made of what is there, so that parts can be run
+one by one. `--quick` keeps nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Final
+
+from rich.console import Console
+
+from benchmarks import comparisons, machine, report, results, toolbox
+from benchmarks.process import CommandFailedError
+from benchmarks.results import Result
+from benchmarks.scale import FULL, QUICK, Bench
+
+PARTS: Final[Mapping[str, Callable[[Bench], Result]]] = MappingProxyType(
+    {
+        "sink": comparisons.sink_alone,
+        "large": comparisons.large,
+        "medium": comparisons.medium,
+        "small": comparisons.small,
+        "rtt": comparisons.rtt,
+        "release": comparisons.release,
+    }
+)
+
+
+def main() -> int:
+    """Run the parts that are asked for, and report; 1 if one failed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a little of everything, in about two minutes")
+    parser.add_argument("--only", default="", metavar="PART,…", help=f"some of: {', '.join(PARTS)}")
+    parser.add_argument("--repeats", type=int, help="how often each client runs")
+    parser.add_argument("--rows", type=int, help="the rows of the large ledger")
+    parser.add_argument("--quiet", type=float, default=300.0, help="seconds to wait for a quiet machine before each part")
+    given = parser.parse_args()
+    chosen = given.only.split(",") if given.only else list(PARTS)
+    if unknown := [part for part in chosen if part not in PARTS]:
+        parser.error(f"there is no part {', '.join(unknown)}; the parts are {', '.join(PARTS)}")
+    scale = QUICK if given.quick else FULL
+    changes = {"repeats": given.repeats, "rows": given.rows}
+    scale = replace(scale, **{name: value for name, value in changes.items() if value})
+    console = Console(highlight=False)
+    console.width = max(console.width, 160)
+    try:
+        toolbox.build_sink()
+        toolbox.make_certificate()
+        toolbox.install_rivals()
+    except toolbox.UnavailableError as error:
+        console.print(f"The benchmarks cannot run here: {error}", markup=False, soft_wrap=True)
+        return 1
+    status = 0
+    with toolbox.work_directory() as directory:
+        kept_in = os.path.join(directory, "results") if given.quick else results.DIRECTORY
+        for part in chosen:
+            busy = machine.wait_until_quiet(0 if given.quick else given.quiet)
+            started = time.monotonic()
+            try:
+                result = PARTS[part](Bench(scale, os.path.join(directory, part)))
+            except toolbox.UnavailableError as error:
+                console.print(f"{part}: skipped: {error}", markup=False, soft_wrap=True)
+                continue
+            except CommandFailedError as error:
+                console.print(f"{part}: failed: {error}", style="red", markup=False, soft_wrap=True)
+                status = 1
+                continue
+            seconds = time.monotonic() - started
+            about = {**machine.facts(), "busy_before": round(busy, 2), "repeats": scale.repeats, "seconds": round(seconds)}
+            results.save(part, result, about, kept_in)
+            console.print(f"{part}: {seconds:.0f} s; {busy:.0%} of the processors were in use before", markup=False)
+            report.show(console, result)
+        report.show_targets(console, list(PARTS), kept_in)
+        if not given.quick:
+            report.write(list(PARTS))
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
