@@ -17,7 +17,7 @@ from typing import Final
 
 from rich.console import Console
 
-from benchmarks import comparisons, machine, report, results, toolbox
+from benchmarks import comparisons, growth, ledger_costs, machine, report, results, toolbox, waiting
 from benchmarks.process import CommandFailedError
 from benchmarks.results import Result
 from benchmarks.scale import FULL, QUICK, Bench
@@ -30,6 +30,19 @@ PARTS: Final[Mapping[str, Callable[[Bench], Result]]] = MappingProxyType(
         "small": comparisons.small,
         "rtt": comparisons.rtt,
         "release": comparisons.release,
+        "postgres": comparisons.postgres,
+        "localstack": comparisons.localstack,
+        "latency": waiting.latency,
+        "idle": waiting.idle,
+        "start": waiting.start,
+        "rows": ledger_costs.rows,
+        "commands": ledger_costs.commands,
+        "growth-size": growth.size,
+        "growth-count": growth.count,
+        "growth-directories": growth.directories,
+        "growth-rows": growth.rows,
+        "growth-concurrency": growth.concurrency,
+        "growth-rtt": growth.round_trips,
     }
 )
 
@@ -41,7 +54,9 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="PART,…", help=f"some of: {', '.join(PARTS)}")
     parser.add_argument("--repeats", type=int, help="how often each client runs")
     parser.add_argument("--rows", type=int, help="the rows of the large ledger")
-    parser.add_argument("--quiet", type=float, default=300.0, help="seconds to wait for a quiet machine before each part")
+    parser.add_argument(
+        "--quiet", type=float, default=300.0, help="seconds to wait for a quiet machine before each part"
+    )
     given = parser.parse_args()
     chosen = given.only.split(",") if given.only else list(PARTS)
     if unknown := [part for part in chosen if part not in PARTS]:
@@ -74,12 +89,19 @@ def main() -> int:
                 status = 1
                 continue
             seconds = time.monotonic() - started
-            about = {**machine.facts(), "busy_before": round(busy, 2), "repeats": scale.repeats, "seconds": round(seconds)}
+            about = {
+                **machine.facts(),
+                "busy_before": round(busy, 2),
+                "repeats": scale.repeats,
+                "seconds": round(seconds),
+            }
             results.save(part, result, about, kept_in)
-            console.print(f"{part}: {seconds:.0f} s; {busy:.0%} of the processors were in use before", markup=False)
+            console.print(
+                f"{part}: {seconds:.0f} s; {busy:.0%} of the processors were in use before", markup=False
+            )
             report.show(console, result)
-        report.show_targets(console, list(PARTS), kept_in)
         if not given.quick:
+            report.show_targets(console, list(PARTS))
             report.write(list(PARTS))
     return status
 

@@ -70,7 +70,10 @@ def _processor() -> str:
 def _commit() -> str:
     try:
         return subprocess.run(
-            ["git", "-C", toolbox.ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+            ["git", "-C", toolbox.ROOT, "rev-parse", "--short", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""

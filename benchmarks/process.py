@@ -96,7 +96,9 @@ def measured(command: Sequence[str], environment: Mapping[str, str], *, log: str
     peak = meter.stop()
     if process.returncode:
         with open(log, encoding="utf-8", errors="replace") as text:
-            raise CommandFailedError(f"{' '.join(command)} exited with {process.returncode}: {text.read()[-2000:]}")
+            raise CommandFailedError(
+                f"{' '.join(command)} exited with {process.returncode}: {text.read()[-2000:]}"
+            )
     return Cost(wall, used.ru_utime + used.ru_stime, peak)
 
 

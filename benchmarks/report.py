@@ -100,9 +100,9 @@ def show(console: Console, result: Result) -> None:
         console.print(shown, markup=False)
 
 
-def show_targets(console: Console, parts: Sequence[str], directory: str) -> None:
-    """Print the targets."""
-    figures = _figures([kept for part in parts if (kept := results.load(part, directory))])
+def show_targets(console: Console, parts: Sequence[str]) -> None:
+    """Print the targets beside the figures of all parts that have results."""
+    figures = _figures([kept for part in parts if (kept := results.load(part))])
     show(console, Result([target_table(figures)]))
 
 
@@ -111,7 +111,9 @@ def write(parts: Sequence[str]) -> None:
     with open(PAGE, encoding="utf-8") as file:
         page = file.read()
     found = [(part, kept) for part in parts if (kept := results.load(part))]
-    page = between_markers(page, "targets", markdown(target_table(_figures([kept for _, kept in found])), heading=False))
+    page = between_markers(
+        page, "targets", markdown(target_table(_figures([kept for _, kept in found])), heading=False)
+    )
     for part, (result, about) in found:
         text = "\n\n".join([*map(markdown, result.tables), _about(about)])
         page = between_markers(page, part, text)
@@ -147,8 +149,8 @@ def _figures(kept: Sequence[tuple[Result, dict[str, Any]]]) -> dict[str, float]:
 def _about(about: dict[str, Any]) -> str:
     rivals = ", ".join(f"{name} {about[name]}" for name in ("s5cmd", "rclone", "aws") if about.get(name))
     return (
-        f"{about['date'][:10]}, commit {about['commit'] or 'unknown'}; {about['processors']} × {about['processor']},"
-        f" {about['memory_gib']:.0f} GiB, Linux {about['kernel']}, Python {about['python']}, SQLite {about['sqlite']},"
-        f" awscrt {about['awscrt']}; {rivals}; {about['repeats']} rounds, {about['seconds']} s,"
-        f" {about['busy_before']:.0%} of the processors in use before."
+        f"{about['date'][:10]}, commit {about['commit'] or 'unknown'}; {about['processors']} ×"
+        f" {about['processor']}, {about['memory_gib']:.0f} GiB, Linux {about['kernel']}, Python"
+        f" {about['python']}, SQLite {about['sqlite']}, awscrt {about['awscrt']}; {rivals}; rounds:"
+        f" {about['repeats']}; {about['seconds']} s; processors in use before: {about['busy_before']:.0%}."
     )

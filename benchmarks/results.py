@@ -1,4 +1,4 @@
-"""What a part of the benchmarks has found: tables and target figures, kept as JSON until they are reported."""
+"""What a part of the benchmarks has found: tables and figures, kept as JSON until they are reported."""
 
 from __future__ import annotations
 
@@ -30,14 +30,20 @@ class Result:
     tables: list[Table] = field(default_factory=list)
     figures: dict[str, float] = field(default_factory=dict)
     raw: dict[str, Any] = field(default_factory=dict)
+    plots: dict[str, str] = field(default_factory=dict)
+    """SVG by file name; kept as files of their own."""
 
 
 def save(part: str, result: Result, about: Mapping[str, Any], directory: str = DIRECTORY) -> None:
     """Keep the result of a part, with what is known about its machine."""
     os.makedirs(directory, exist_ok=True)
     with open(os.path.join(directory, f"{part}.json"), "w", encoding="utf-8") as file:
-        json.dump({"about": dict(about), **asdict(result)}, file, indent=1, ensure_ascii=False)
+        kept = {name: value for name, value in asdict(result).items() if name != "plots"}
+        json.dump({"about": dict(about), **kept}, file, indent=1, ensure_ascii=False)
         file.write("\n")
+    for name, drawn in result.plots.items():
+        with open(os.path.join(directory, name), "w", encoding="utf-8") as file:
+            file.write(drawn)
 
 
 def load(part: str, directory: str = DIRECTORY) -> tuple[Result, dict[str, Any]] | None:

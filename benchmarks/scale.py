@@ -34,8 +34,6 @@ class Scale:
     """A growth series ends before the first point that is expected to take longer."""
     growth_seconds: float = 240.0
     """A growth series ends when it has taken this long."""
-    growth_to: float = 1.0
-    """The share of the longest series, by its logarithm."""
 
 
 FULL: Final = Scale()
@@ -76,3 +74,11 @@ class Bench:
         path = self.new(name)
         os.makedirs(path)
         return path
+
+
+def size_text(size: float) -> str:
+    """A size of at least a KiB in the largest unit that fits."""
+    unit, name = next(
+        (unit, name) for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")) if size >= unit
+    )
+    return f"{size / unit:g} {name}"

@@ -1,4 +1,4 @@
-"""What benchmarks need beyond this project: the sink, its certificate, the rivals. All of it is in `.bench-venv`."""
+"""What benchmarks need beyond this project, kept in `.bench-venv`: the sink, its certificate, the rivals."""
 
 from __future__ import annotations
 
@@ -28,10 +28,14 @@ def build_sink() -> str:
     directory = os.path.join(PLACE, "sink")
     program = os.path.join(directory, "sink")
     sources = sorted(glob(os.path.join(HERE, "sink", "*.[ch]")))
-    if os.path.exists(program) and all(os.stat(program).st_mtime > os.stat(path).st_mtime for path in sources):
+    if os.path.exists(program) and all(
+        os.stat(program).st_mtime > os.stat(path).st_mtime for path in sources
+    ):
         return program
     if shutil.which("gcc") is None:
-        raise UnavailableError("there is no gcc, which compiles the sink: install Debian's gcc and libssl-dev")
+        raise UnavailableError(
+            "there is no gcc, which compiles the sink: install Debian's gcc and libssl-dev"
+        )
     os.makedirs(directory, exist_ok=True)
     made = f"{program}.{os.getpid()}"
     units = [path for path in sources if path.endswith(".c")]

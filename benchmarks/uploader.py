@@ -82,11 +82,17 @@ class Uploader:
     def run_once(self) -> Cost:
         """Run `run --once` to its end. Raises `CommandFailedError`."""
         return process.measured(
-            self.command("run", "--once"), self.environment(), log=os.path.join(self.directory, "once.log"), cwd=self.directory
+            self.command("run", "--once"),
+            self.environment(),
+            log=os.path.join(self.directory, "once.log"),
+            cwd=self.directory,
         )
 
     def time_command(self, *arguments: str, lines: int | None = None) -> float:
-        """Seconds until a command has ended or, if `lines` is given, has printed so many. Raises `CommandFailedError`."""
+        """Seconds until a command has ended or, if `lines` is given, has printed so many.
+
+        Raises `CommandFailedError`.
+        """
         started = time.perf_counter()
         with subprocess.Popen(
             self.command(*arguments),
@@ -150,9 +156,8 @@ class Daemon:
             left = deadline - time.monotonic()
             if left <= 0 or not self._read(left):
                 have = self._counts.get(event, 0)
-                raise CommandFailedError(
-                    f"{have} of {count} {event.decode()} in {seconds:.0f} s: {self.tail[-3000:].decode('utf-8', 'replace')}"
-                )
+                tail = self.tail.decode("utf-8", "replace")
+                raise CommandFailedError(f"{have} of {count} {event.decode()} in {seconds:.0f} s: {tail}")
 
     def read_log(self, seconds: float) -> None:
         """Read the log for so many seconds."""
@@ -186,7 +191,7 @@ class Daemon:
 def upload_arriving(
     uploader: Uploader, files: FileSet, *, until: bytes = PUBLISHED, keeps: bool = True
 ) -> Cost:
-    """Rename files into the directory of an idle daemon; the cost until the last one is published or released.
+    """Rename files into the directory of an idle daemon; the cost until all are published or released.
 
     The memory is the daemon's peak since its start. With `keeps` the files are renamed back afterwards.
     """
@@ -220,5 +225,3 @@ def uploader_for(sink: Sink, directory: str, **settings: str) -> Uploader:
     """An uploader with a fresh ledger in a new directory, for a sink."""
     os.makedirs(directory)
     return Uploader(directory, sink.url, sink.certificate, settings)
-
-
