@@ -52,11 +52,11 @@ slow-line: $(VENV)/.installed
 
 # The daemon beside s5cmd, rclone, the AWS CLI and a line in a shell, on a sink of its own that gcc compiles (Debian's
 # gcc, libssl-dev, inotify-tools), and what it costs to wait, to start and to grow; the results go into
-# benchmarks/results and docs/performance.md. ONLY=large,small runs some of its parts, REPEATS= fewer rounds, ROWS= a
-# smaller large ledger, and QUIET= says how many seconds each part may wait for a quiet machine.
+# benchmarks/results and docs/performance.md. ONLY=large,small runs some of its parts, REPEATS= fewer rounds, SHARE=0.1
+# fewer small files, ROWS= a smaller large ledger, and QUIET= says how many seconds each part may wait for a quiet machine.
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(REPEATS),--repeats $(REPEATS)) \
-		$(if $(ROWS),--rows $(ROWS)) $(if $(QUIET),--quiet $(QUIET))
+		$(if $(SHARE),--share $(SHARE)) $(if $(ROWS),--rows $(ROWS)) $(if $(QUIET),--quiet $(QUIET))
 
 # A little of all of it, in about two minutes, to see that it runs; it keeps nothing.
 bench-quick: $(VENV)/.installed

@@ -54,6 +54,7 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="PART,…", help=f"some of: {', '.join(PARTS)}")
     parser.add_argument("--repeats", type=int, help="how often each client runs")
     parser.add_argument("--rows", type=int, help="the rows of the large ledger")
+    parser.add_argument("--share", type=float, default=1.0, help="the share of the files that are sent")
     parser.add_argument(
         "--quiet", type=float, default=300.0, help="seconds to wait for a quiet machine before each part"
     )
@@ -64,6 +65,7 @@ def main() -> int:
     scale = QUICK if given.quick else FULL
     changes = {"repeats": given.repeats, "rows": given.rows}
     scale = replace(scale, **{name: value for name, value in changes.items() if value})
+    scale = scale.of_files(given.share)
     console = Console(highlight=False)
     console.width = max(console.width, 160)
     try:
@@ -93,6 +95,7 @@ def main() -> int:
                 **machine.facts(),
                 "busy_before": round(busy, 2),
                 "repeats": scale.repeats,
+                "share": given.share,
                 "seconds": round(seconds),
             }
             results.save(part, result, about, kept_in)

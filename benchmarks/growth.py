@@ -52,16 +52,27 @@ def grow(
     show: Callable[[float], str],
 ) -> Series:
     """Measure one point after the other, until the next one would take too long."""
-    series, began, before, taken = Series(), time.monotonic(), 0.0, 0.0
+    series, began = Series(), time.monotonic()
+    taken: list[tuple[float, float]] = []
     for x in steps:
-        expected = taken * x / before if before else 0.0
-        if expected > bench.scale.point_seconds or time.monotonic() - began > bench.scale.growth_seconds:
-            series.stopped = f"Not measured from {show(x)} on: it would take about {expected:.0f} s."
+        if (seconds := expected(taken, x)) > bench.scale.point_seconds:
+            series.stopped = f"Not measured from {show(x)} on, which would take about {seconds:.0f} s."
+            break
+        if time.monotonic() - began > bench.scale.growth_seconds:
+            series.stopped = f"Not measured from {show(x)} on: the points before took long enough."
             break
         started = time.monotonic()
         series.points.append((x, measure(x)))
-        before, taken = x, time.monotonic() - started
+        taken.append((x, time.monotonic() - started))
     return series
+
+
+def expected(taken: Sequence[tuple[float, float]], x: float) -> float:
+    """The seconds of the next point: those of the last one, and more in a straight line of the last two."""
+    if len(taken) < 2:
+        return taken[0][1] if taken else 0.0
+    (x1, before), (x2, last) = taken[-2:]
+    return last + max(last - before, 0.0) / (x2 - x1) * (x - x2)
 
 
 def size(bench: Bench) -> Result:
@@ -160,8 +171,8 @@ def rows(bench: Bench) -> Result:
         fill_rows(uploader, int(number))
         return {
             "claim, seconds": claim,
-            "`status`, seconds": uploader.time_command("status"),
-            "`list`, seconds to the first page": uploader.time_command("list", lines=FIRST_PAGE),
+            "`status`, seconds": uploader.time_command("status")[0],
+            "`list`, seconds to the first page": uploader.time_command("list", lines=FIRST_PAGE)[0],
         }
 
     series = grow(bench, ROWS, measure, _number)

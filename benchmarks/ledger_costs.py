@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Final
 
 from benchmarks.pairs import percentile, spread
-from benchmarks.process import CommandFailedError
+from benchmarks.process import CommandFailedError, exact_cpu_seconds
 from benchmarks.results import Result, Table
 from benchmarks.scale import Bench
 from benchmarks.sink_server import running_sink
@@ -30,6 +30,8 @@ LEASE: Final = timedelta(minutes=1)
 FIRST_PAGE: Final = 20
 """The lines of `list` that are waited for: its head and some uploads."""
 SCRAPES: Final = 20
+COMMANDS: Final = 3
+"""How often each command runs on the large ledger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,26 +238,35 @@ def _commands(bench: Bench, result: Result) -> None:
         path = fill_rows(uploader, count)
         table = Table(
             f"SQLite: {count:,} released uploads, beside a daemon",
-            ("operation", "times", "median", "largest"),
+            ("operation", "times", "median", "largest", "CPU"),
         )
         result.tables.append(table)
         with uploader.daemon() as daemon:
             daemon.read_log(5 if count >= 10**6 else 1)
-            measured = {
-                "status": [uploader.time_command("status") for _ in range(3)],
-                "list": [uploader.time_command("list", lines=FIRST_PAGE) for _ in range(3)],
-                "explain": [uploader.time_command("explain", path) for _ in range(3)],
-                "scrape": [scrape(address) for _ in range(SCRAPES)],
+            called: dict[str, Callable[[], tuple[float, float]]] = {
+                "status": lambda: uploader.time_command("status"),
+                "list": lambda: uploader.time_command("list", lines=FIRST_PAGE),
+                "explain": lambda: uploader.time_command("explain", path),
+                "scrape": lambda: scrape(address, daemon.pid),
             }
-    for name, taken in measured.items():
-        factor, unit = (1000, "ms") if name == "scrape" else (1, "s")
-        found = spread([seconds * factor for seconds in taken])
-        shown = {"scrape": "a scrape", "list": f"`list`, until {FIRST_PAGE} lines are there"}.get(
-            name, f"`{name}`"
-        )
-        table.rows.append((shown, str(found.count), f"{found.median:.2f} {unit}", f"{found.high:.2f} {unit}"))
-        result.figures[f"rows.{name}"] = found.median
-        result.raw[name] = taken
+            for name, call in called.items():
+                measured = [call() for _ in range(SCRAPES if name == "scrape" else COMMANDS)]
+                factor, unit = (1000, "ms") if name == "scrape" else (1, "s")
+                taken, cpu = (spread([pair[i] * factor for pair in measured]) for i in (0, 1))
+                shown = {"scrape": "a scrape", "list": f"`list`, until {FIRST_PAGE} lines are there"}.get(
+                    name, f"`{name}`"
+                )
+                table.rows.append(
+                    (
+                        shown,
+                        str(taken.count),
+                        f"{taken.median:.2f} {unit}",
+                        f"{taken.high:.2f} {unit}",
+                        f"{cpu.median:.2f} {unit}",
+                    )
+                )
+                result.figures[f"rows.{name}"] = taken.median
+                result.raw[name] = measured
 
 
 def fill_rows(uploader: Uploader, count: int) -> str:
@@ -268,28 +279,28 @@ def fill_rows(uploader: Uploader, count: int) -> str:
     return str(found[0])
 
 
-def scrape(address: str) -> float:
-    """Seconds that a scrape of the metrics takes."""
+def scrape(address: str, pid: int) -> tuple[float, float]:
+    """Seconds that a scrape of a daemon's metrics takes, and those of the daemon's CPU meanwhile."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    started = time.perf_counter()
+    cpu, started = exact_cpu_seconds(pid), time.perf_counter()
     with opener.open(f"http://{address}/metrics", timeout=60) as answer:
         answer.read()
-    return time.perf_counter() - started
+    return time.perf_counter() - started, exact_cpu_seconds(pid) - cpu
 
 
 def commands(bench: Bench) -> Result:
     """How long commands take that do little."""
     result = Result()
-    table = Table("Commands that do little", ("command", "times", "ms"))
+    table = Table("Commands that do little", ("command", "times", "ms", "CPU ms"))
     result.tables.append(table)
     with running_sink() as sink:
         uploader = uploader_for(sink, bench.new("daemon"))
         os.makedirs(uploader.completed)
         uploader.run_once()
         for arguments in (("--help",), ("--version",), ("status",), ("list",)):
-            taken = [uploader.time_command(*arguments) * 1000 for _ in range(bench.scale.commands)]
-            found = spread(taken)
-            table.rows.append((f"`{' '.join(arguments)}`", str(found.count), found.text(0)))
-            result.figures[f"commands.{arguments[0].lstrip('-')}"] = found.median
-            result.raw[" ".join(arguments)] = taken
+            measured = [uploader.time_command(*arguments) for _ in range(bench.scale.commands)]
+            taken, cpu = (spread([pair[i] * 1000 for pair in measured]) for i in (0, 1))
+            table.rows.append((f"`{' '.join(arguments)}`", str(taken.count), taken.text(0), cpu.text(0)))
+            result.figures[f"commands.{arguments[0].lstrip('-')}"] = taken.median
+            result.raw[" ".join(arguments)] = measured
     return result

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import time
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -79,6 +80,7 @@ def _commit() -> str:
         return ""
 
 
+@cache
 def _rivals() -> dict[str, str]:
     found = {}
     for name, command in (("s5cmd", "version"), ("rclone", "version"), ("aws", "--version")):

@@ -59,6 +59,12 @@ def cpu_seconds(pid: int) -> float:
     return sum(map(int, fields[11:15])) / TICKS
 
 
+def children_cpu_seconds() -> float:
+    """User and system time of the children of this process that have ended."""
+    used = os.times()
+    return used.children_user + used.children_system
+
+
 def exact_cpu_seconds(pid: int) -> float:
     """The time that the threads of a process have run, to the nanosecond (see proc_pid_schedstat(5))."""
     return sum(

@@ -148,9 +148,10 @@ def _figures(kept: Sequence[tuple[Result, dict[str, Any]]]) -> dict[str, float]:
 
 def _about(about: dict[str, Any]) -> str:
     rivals = ", ".join(f"{name} {about[name]}" for name in ("s5cmd", "rclone", "aws") if about.get(name))
+    processors = f"{about['processors']} × {about['processor']}, {about['memory_gib']:.0f} GiB"
+    versions = f"Python {about['python']}, SQLite {about['sqlite']}, awscrt {about['awscrt']}, {rivals}"
     return (
-        f"{about['date'][:10]}, commit {about['commit'] or 'unknown'}; {about['processors']} ×"
-        f" {about['processor']}, {about['memory_gib']:.0f} GiB, Linux {about['kernel']}, Python"
-        f" {about['python']}, SQLite {about['sqlite']}, awscrt {about['awscrt']}; {rivals}; rounds:"
-        f" {about['repeats']}; {about['seconds']} s; processors in use before: {about['busy_before']:.0%}."
+        f"{about['date'][:10]}, commit {about['commit'] or 'unknown'}; {processors}, Linux {about['kernel']};"
+        f" {versions}; rounds: {about['repeats']}, share of the small files: {about['share']:.0%};"
+        f" {about['seconds']} s, processors in use before: {about['busy_before']:.0%}."
     )

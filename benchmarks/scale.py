@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 KIB: Final = 2**10
@@ -34,6 +34,14 @@ class Scale:
     """A growth series ends before the first point that is expected to take longer."""
     growth_seconds: float = 240.0
     """A growth series ends when it has taken this long."""
+
+    def of_files(self, share: float) -> Scale:
+        """The same with a share of the files, but for the large ones."""
+        few = {
+            name: max(round(getattr(self, name) * share), 1)
+            for name in ("medium_files", "small_files", "latency_files", "shell_files")
+        }
+        return replace(self, **few)
 
 
 FULL: Final = Scale()

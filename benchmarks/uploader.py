@@ -88,11 +88,12 @@ class Uploader:
             cwd=self.directory,
         )
 
-    def time_command(self, *arguments: str, lines: int | None = None) -> float:
-        """Seconds until a command has ended or, if `lines` is given, has printed so many.
+    def time_command(self, *arguments: str, lines: int | None = None) -> tuple[float, float]:
+        """Seconds until a command has ended or, if `lines` is given, has printed so many; and those of CPU.
 
         Raises `CommandFailedError`.
         """
+        before = process.children_cpu_seconds()
         started = time.perf_counter()
         with subprocess.Popen(
             self.command(*arguments),
@@ -104,13 +105,15 @@ class Uploader:
         ) as running:
             assert running.stdout is not None
             if lines is not None and all(running.stdout.readline() for _ in range(lines)):
+                taken = time.perf_counter() - started
                 running.kill()
-                return time.perf_counter() - started
+                running.wait()
+                return taken, process.children_cpu_seconds() - before
             _, errors = running.communicate()
             taken = time.perf_counter() - started
         if running.returncode not in {0, 1} or b"Traceback" in errors:
             raise CommandFailedError(f"{' '.join(arguments)}: {errors.decode('utf-8', 'replace')[-2000:]}")
-        return taken
+        return taken, process.children_cpu_seconds() - before
 
     def command(self, *arguments: str) -> list[str]:
         """A command line."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -13,7 +13,7 @@ import pytest
 from benchmarks import report, svg
 from benchmarks.__main__ import PARTS
 from benchmarks.files import make_files
-from benchmarks.growth import grow
+from benchmarks.growth import expected, grow
 from benchmarks.machine import busy_share
 from benchmarks.pairs import exponent, interleaved, percentile, ratios, spread
 from benchmarks.process import measured, tree
@@ -46,10 +46,10 @@ def test_a_spread_shows_the_range_of_several_figures() -> None:
     assert spread([3.0]).text(0) == "3"
 
 
-@pytest.mark.parametrize(("share", "expected"), [(0.5, 50), (0.99, 99), (1.0, 100)])
-def test_a_percentile_is_one_of_the_figures(share: float, expected: int) -> None:
+@pytest.mark.parametrize(("share", "figure"), [(0.5, 50), (0.99, 99), (1.0, 100)])
+def test_a_percentile_is_one_of_the_figures(share: float, figure: int) -> None:
     """By the nearest rank, in any order."""
-    assert percentile(list(range(100, 0, -1)), share) == expected
+    assert percentile(list(range(100, 0, -1)), share) == figure
 
 
 def test_the_exponent_is_that_of_a_power() -> None:
@@ -58,16 +58,20 @@ def test_the_exponent_is_that_of_a_power() -> None:
     assert exponent([(5, 1), (5, 2)]) is None
 
 
-def test_a_series_ends_before_a_point_that_takes_too_long(
-    tmp_path: os.PathLike[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is expected of the next point is the last one's time in proportion."""
-    clock = itertools.count(0.0, 1.0)
-    monkeypatch.setattr("benchmarks.growth.time.monotonic", lambda: next(clock))
-    bench = Bench(QUICK, os.fspath(tmp_path))
-    series = grow(bench, (1, 2, 100), lambda x: {"seconds": x}, str)
-    assert series.points == [(1, {"seconds": 1}), (2, {"seconds": 2})]
-    assert "100" in series.stopped
+def test_a_series_ends_before_a_point_that_takes_too_long(tmp_path: os.PathLike[str]) -> None:
+    """The series says where it ends; no time makes it end before its first point."""
+    bench = Bench(replace(QUICK, point_seconds=0.0), os.fspath(tmp_path))
+    series = grow(bench, (1, 2), lambda x: {"seconds": x}, str)
+    assert series.points == [(1, {"seconds": 1})]
+    assert series.stopped.startswith("Not measured from 2 on")
+
+
+def test_the_time_of_a_point_is_that_of_the_last_two_in_a_straight_line() -> None:
+    """A part that does not grow is not multiplied, and one that shrinks is not expected to shrink further."""
+    assert expected([], 1) == 0
+    assert expected([(1, 5)], 100) == 5
+    assert expected([(1, 5), (10, 14)], 100) == 104
+    assert expected([(1, 5), (10, 4)], 100) == 4
 
 
 def test_a_command_costs_what_its_children_cost(tmp_path: os.PathLike[str]) -> None:
