@@ -525,8 +525,6 @@ static void set_up_tls(const char *certificate, const char *key)
         exit(1);
     }
     SSL_CTX_set_mode(tls, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
-    SSL_CTX_set_read_ahead(tls, 1);
-    SSL_CTX_set_default_read_buffer_len(tls, READ_BYTES);
 }
 
 int main(int count, char **arguments)
