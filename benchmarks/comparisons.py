@@ -269,13 +269,13 @@ def _report(result: Result, title: str, runs: Mapping[str, Sequence[Run]], count
             (
                 "client",
                 "MB/s" if is_large else "files/s",
-                f"{first.partition(',')[0]} is … times as fast",
+                f"speed: {first.partition(',')[0]} ÷ this",
                 "CPU s/GiB" if is_large else "CPU ms a file",
-                "its CPU to this one's",
+                f"CPU: {first.partition(',')[0]} ÷ this",
                 "peak MiB",
                 "requests",
                 "connections",
-                "CPU of the sink, share of one processor",
+                "CPU of the sink, of one processor",
             ),
         )
     )

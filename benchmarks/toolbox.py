@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from glob import glob
 from typing import Final
 
@@ -46,17 +46,31 @@ def build_sink() -> str:
 
 def make_certificate() -> tuple[str, str]:
     """The paths of a self-signed certificate for 127.0.0.1 and of its key. Raises `UnavailableError`."""
-    directory = os.path.join(PLACE, "sink")
-    certificate, key = os.path.join(directory, "certificate.pem"), os.path.join(directory, "key.pem")
-    if not os.path.exists(certificate):
-        os.makedirs(directory, exist_ok=True)
-        run(
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
-            *("-days", "3650", "-subj", "/CN=localhost", "-keyout", key),
-            *("-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-out", f"{certificate}.new"),
-        )
-        os.replace(f"{certificate}.new", certificate)
-    return certificate, key
+    directory = os.path.join(PLACE, "tls")
+    if not os.path.exists(directory):
+        os.makedirs(PLACE, exist_ok=True)
+        # Others may make one at the same time: certificate and key appear together, and the first ones stay.
+        with tempfile.TemporaryDirectory(prefix="tls-", dir=PLACE) as parent:
+            made = os.path.join(parent, "tls")
+            os.mkdir(made)
+            run(
+                *(
+                    "openssl",
+                    "req",
+                    "-x509",
+                    "-newkey",
+                    "ec",
+                    "-pkeyopt",
+                    "ec_paramgen_curve:P-256",
+                    "-nodes",
+                ),
+                *("-days", "3650", "-subj", "/CN=localhost", "-keyout", os.path.join(made, "key.pem")),
+                *("-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"),
+                *("-out", os.path.join(made, "certificate.pem")),
+            )
+            with suppress(OSError):
+                os.rename(made, directory)
+    return os.path.join(directory, "certificate.pem"), os.path.join(directory, "key.pem")
 
 
 def install_rivals() -> None:

@@ -2,6 +2,7 @@
 #include "s3.h"
 
 #include "crc64nvme.h"
+#include "store.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -11,36 +12,8 @@
 
 #define NAMESPACE "http://s3.amazonaws.com/doc/2006-03-01/"
 #define XML "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n"
-#define BUCKETS (1 << 17)
 #define PAGE 1000
 #define MAX_PARTS 10000
-
-struct piece {
-    uint64_t size, crc;
-    char etag[64];
-    unsigned char md5[16];
-};
-
-struct object {
-    struct object *next;
-    char *key, *metadata;
-    struct piece piece;
-    time_t modified;
-};
-
-struct part {
-    int number;
-    struct piece piece;
-};
-
-struct upload {
-    struct upload *next;
-    uint64_t id;
-    char *key, *metadata;
-    struct part *parts; /* by number */
-    int count, capacity;
-    time_t begun;
-};
 
 enum operation { PUT, PUT_ACL, HEAD, GET, DELETE_, CREATE, UPLOAD_PART, COMPLETE, ABORT, LIST, LIST_UPLOADS, LIST_PARTS, BUCKET,
     OTHER, OPERATIONS };
@@ -51,51 +24,7 @@ static const char *const names[OPERATIONS] = { "PutObject", "PutObjectAcl", "Hea
 int etags_are_md5;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static struct object *objects[BUCKETS];
-static struct upload *uploads[1024];
-static uint64_t object_count, upload_count, next_id = 1;
 static uint64_t requests[OPERATIONS], refused, bytes_received;
-
-static struct object **slot_of(const char *key)
-{
-    struct object **slot = &objects[crc64nvme(0, key, strlen(key)) % BUCKETS];
-    while (*slot && strcmp((*slot)->key, key))
-        slot = &(*slot)->next;
-    return slot;
-}
-
-static struct upload **upload_slot(const char *id)
-{
-    uint64_t wanted = strtoull(id, NULL, 16);
-    struct upload **slot = &uploads[wanted % 1024];
-    while (*slot && (*slot)->id != wanted)
-        slot = &(*slot)->next;
-    return slot;
-}
-
-static char *copy(const char *string)
-{
-    char *made = strdup(string ? string : "");
-    if (!made)
-        abort();
-    return made;
-}
-
-static void forget_object(struct object **slot)
-{
-    struct object *object = *slot;
-    *slot = object->next;
-    free(object->key), free(object->metadata), free(object);
-    object_count--;
-}
-
-static void forget_upload(struct upload **slot)
-{
-    struct upload *upload = *slot;
-    *slot = upload->next;
-    free(upload->key), free(upload->metadata), free(upload->parts), free(upload);
-    upload_count--;
-}
 
 static void encode_base64(const unsigned char *bytes, int length, char *to)
 {
@@ -226,19 +155,6 @@ static int is_allowed(const struct request *request, const struct object *presen
     return present && !strcmp(wanted, present->piece.etag);
 }
 
-static void store(const char *key, const char *metadata, const struct piece *piece)
-{
-    struct object **slot = slot_of(key);
-    if (*slot)
-        forget_object(slot);
-    struct object *object = calloc(1, sizeof *object);
-    if (!object)
-        abort();
-    *object = (struct object) { *slot, copy(key), copy(metadata), *piece, time(NULL) };
-    *slot = object;
-    object_count++;
-}
-
 static void put(const struct request *request, struct body *body, const char *key, struct text *answer)
 {
     struct piece piece;
@@ -247,11 +163,11 @@ static void put(const struct request *request, struct body *body, const char *ke
         refuse(answer, request, 400, "BadDigest");
         return;
     }
-    if (!is_allowed(request, *slot_of(key))) {
+    if (!is_allowed(request, *store_object(key))) {
         refuse(answer, request, 412, "PreconditionFailed");
         return;
     }
-    store(key, request->metadata.bytes, &piece);
+    store_put(key, request->metadata.bytes, &piece);
     add_checksum_headers(&headers, &piece);
     answer_with(answer, 200, headers.bytes, "");
     free(headers.bytes);
@@ -259,32 +175,13 @@ static void put(const struct request *request, struct body *body, const char *ke
 
 static void create(const struct request *request, const char *key, struct text *answer)
 {
-    struct upload *upload = calloc(1, sizeof *upload);
-    if (!upload)
-        abort();
-    *upload = (struct upload) { .id = next_id++, .key = copy(key), .metadata = copy(request->metadata.bytes), .begun = time(NULL) };
-    upload->next = uploads[upload->id % 1024];
-    uploads[upload->id % 1024] = upload;
-    upload_count++;
+    struct upload *upload = store_begin(key, request->metadata.bytes);
     struct text content = { 0 };
     text_printf(&content, XML "<InitiateMultipartUploadResult xmlns=\"" NAMESPACE "\"><Key>");
     add_escaped(&content, strchr(key, '/') + 1);
     text_printf(&content, "</Key><UploadId>%016llx</UploadId></InitiateMultipartUploadResult>", (unsigned long long)upload->id);
     answer_with(answer, 200, "x-amz-checksum-algorithm: CRC64NVME\r\nx-amz-checksum-type: FULL_OBJECT\r\n", content.bytes);
     free(content.bytes);
-}
-
-static struct part *part_of(struct upload *upload, int number)
-{
-    int low = 0, high = upload->count;
-    while (low < high) {
-        int middle = (low + high) / 2;
-        if (upload->parts[middle].number < number)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low < upload->count && upload->parts[low].number == number ? &upload->parts[low] : NULL;
 }
 
 static void upload_part(const struct request *request, struct body *body, struct upload *upload, struct text *answer)
@@ -301,21 +198,7 @@ static void upload_part(const struct request *request, struct body *body, struct
         refuse(answer, request, 400, "BadDigest");
         return;
     }
-    struct part *present = part_of(upload, part.number);
-    if (present) {
-        *present = part;
-    } else {
-        if (upload->count == upload->capacity) {
-            upload->capacity = upload->capacity * 2 + 16;
-            upload->parts = realloc(upload->parts, upload->capacity * sizeof *upload->parts);
-            if (!upload->parts)
-                abort();
-        }
-        int at = upload->count++;
-        for (; at && upload->parts[at - 1].number > part.number; at--)
-            upload->parts[at] = upload->parts[at - 1];
-        upload->parts[at] = part;
-    }
+    store_part(upload, &part);
     struct text headers = { 0 };
     add_checksum_headers(&headers, &part.piece);
     answer_with(answer, 200, headers.bytes, "");
@@ -331,7 +214,7 @@ static void complete(const struct request *request, struct body *body, struct up
     EVP_MD_CTX *md5 = EVP_MD_CTX_new();
     EVP_DigestInit_ex(md5, EVP_md5(), NULL);
     for (const char *at = body->content.bytes; at && (at = strstr(at, "<PartNumber>")); count++) {
-        struct part *part = part_of(upload, atoi(at += strlen("<PartNumber>")));
+        struct part *part = store_find_part(upload, atoi(at += strlen("<PartNumber>")));
         if (!part) {
             EVP_MD_CTX_free(md5);
             refuse(answer, request, 400, "InvalidPart");
@@ -352,16 +235,16 @@ static void complete(const struct request *request, struct body *body, struct up
         refuse(answer, request, 400, "InvalidRequest");
     } else if (*request->crc64nvme && strcmp(request->crc64nvme, checksum)) {
         refuse(answer, request, 400, "BadDigest");
-    } else if (!is_allowed(request, *slot_of(upload->key))) {
+    } else if (!is_allowed(request, *store_object(upload->key))) {
         refuse(answer, request, 412, "PreconditionFailed");
     } else {
         struct text content = { 0 };
-        store(upload->key, upload->metadata, &whole);
+        store_put(upload->key, upload->metadata, &whole);
         text_printf(&content, XML "<CompleteMultipartUploadResult xmlns=\"" NAMESPACE "\"><Key>");
         add_escaped(&content, strchr(upload->key, '/') + 1);
         text_printf(&content, "</Key><ETag>&quot;%s&quot;</ETag><ChecksumCRC64NVME>%s</ChecksumCRC64NVME>"
             "<ChecksumType>FULL_OBJECT</ChecksumType></CompleteMultipartUploadResult>", whole.etag, checksum);
-        forget_upload(slot);
+        store_forget_upload(slot);
         answer_with(answer, 200, "", content.bytes);
         free(content.bytes);
     }
@@ -400,26 +283,6 @@ static void read_object(const struct request *request, const struct object *obje
         text_add(answer, zeros, length < sizeof zeros ? length : sizeof zeros);
 }
 
-static int by_key(const void *a, const void *b)
-{
-    return strcmp((*(struct object *const *)a)->key, (*(struct object *const *)b)->key);
-}
-
-/* The objects whose keys, bucket included, begin with a prefix, by key. */
-static struct object **sorted(const char *prefix, size_t *count)
-{
-    struct object **found = malloc((object_count + 1) * sizeof *found);
-    if (!found)
-        abort();
-    *count = 0;
-    for (int i = 0; i < BUCKETS; i++)
-        for (struct object *object = objects[i]; object; object = object->next)
-            if (!strncmp(object->key, prefix, strlen(prefix)))
-                found[(*count)++] = object;
-    qsort(found, *count, sizeof *found, by_key);
-    return found;
-}
-
 static void list(const struct request *request, const char *bucket, struct text *answer)
 {
     char prefix[MAX_KEY], whole[2 * MAX_KEY], delimiter[16], value[MAX_KEY], after[MAX_KEY] = "", last[MAX_KEY] = "";
@@ -434,7 +297,7 @@ static void list(const struct request *request, const char *bucket, struct text 
         query_value(request->query, "marker", after, sizeof after);
     snprintf(whole, sizeof whole, "%s/%s", bucket, prefix);
     size_t count, listed = 0, skip = strlen(bucket) + 1;
-    struct object **found = sorted(whole, &count);
+    struct object **found = store_sorted(whole, &count);
     struct text entries = { 0 }, content = { 0 };
     int is_truncated = 0;
     for (size_t i = 0; i < count; i++) {
@@ -482,8 +345,8 @@ static void list_uploads(const struct request *request, const char *bucket, stru
     query_value(request->query, "prefix", prefix, sizeof prefix);
     snprintf(whole, sizeof whole, "%s/%s", bucket, prefix);
     text_printf(&content, XML "<ListMultipartUploadsResult xmlns=\"" NAMESPACE "\"><IsTruncated>false</IsTruncated>");
-    for (int i = 0; i < 1024; i++)
-        for (struct upload *upload = uploads[i]; upload; upload = upload->next)
+    for (int i = 0; i < STORE_UPLOADS; i++)
+        for (struct upload *upload = store_uploads[i]; upload; upload = upload->next)
             if (!strncmp(upload->key, whole, strlen(whole))) {
                 text_printf(&content, "<Upload><Key>");
                 add_escaped(&content, upload->key + strlen(bucket) + 1);
@@ -553,7 +416,7 @@ static void answer_bucket(const struct request *request, const char *bucket, str
 
 static void answer_upload(const struct request *request, struct body *body, const char *id, struct text *answer)
 {
-    struct upload **slot = upload_slot(id);
+    struct upload **slot = store_upload(id);
     enum operation operation = !strcmp(request->method, "PUT") ? UPLOAD_PART
         : !strcmp(request->method, "POST")                     ? COMPLETE
         : !strcmp(request->method, "DELETE")                   ? ABORT
@@ -566,7 +429,7 @@ static void answer_upload(const struct request *request, struct body *body, cons
     } else if (operation == COMPLETE) {
         complete(request, body, slot, answer);
     } else if (operation == ABORT) {
-        forget_upload(slot);
+        store_forget_upload(slot);
         answer_with(answer, 204, "", "");
     } else {
         list_parts(request, *slot, answer);
@@ -576,7 +439,7 @@ static void answer_upload(const struct request *request, struct body *body, cons
 static void answer_object(const struct request *request, struct body *body, const char *key, struct text *answer)
 {
     char value[MAX_VALUE];
-    struct object **slot = slot_of(key);
+    struct object **slot = store_object(key);
     int is_acl = query_value(request->query, "acl", value, sizeof value);
     enum operation operation = OTHER;
     if (!strcmp(request->method, "PUT"))
@@ -596,7 +459,7 @@ static void answer_object(const struct request *request, struct body *body, cons
         create(request, key, answer);
     } else if (operation == DELETE_) {
         if (*slot)
-            forget_object(slot);
+            store_forget_object(slot);
         answer_with(answer, 204, "", "");
     } else if (operation == OTHER) {
         refuse(answer, request, 501, "NotImplemented");
@@ -636,7 +499,7 @@ void s3_counts(struct text *json)
 {
     pthread_mutex_lock(&lock);
     text_printf(json, "\"objects\": %llu, \"open_uploads\": %llu, \"bytes\": %llu, \"refused\": %llu, \"requests\": {",
-        (unsigned long long)object_count, (unsigned long long)upload_count, (unsigned long long)bytes_received,
+        (unsigned long long)store_object_count, (unsigned long long)store_upload_count, (unsigned long long)bytes_received,
         (unsigned long long)refused);
     for (int i = 0; i < OPERATIONS; i++)
         text_printf(json, "%s\"%s\": %llu", i ? ", " : "", names[i], (unsigned long long)requests[i]);
@@ -647,12 +510,7 @@ void s3_counts(struct text *json)
 void s3_reset(void)
 {
     pthread_mutex_lock(&lock);
-    for (int i = 0; i < BUCKETS; i++)
-        while (objects[i])
-            forget_object(&objects[i]);
-    for (int i = 0; i < 1024; i++)
-        while (uploads[i])
-            forget_upload(&uploads[i]);
+    store_clear();
     memset(requests, 0, sizeof requests);
     refused = bytes_received = 0;
     pthread_mutex_unlock(&lock);
