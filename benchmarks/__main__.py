@@ -26,6 +26,7 @@ PARTS: Final[Mapping[str, Callable[[Bench], Result]]] = MappingProxyType(
     {
         "sink": comparisons.sink_alone,
         "large": comparisons.large,
+        "memory": comparisons.memory,
         "medium": comparisons.medium,
         "small": comparisons.small,
         "rtt": comparisons.rtt,

@@ -26,6 +26,7 @@ from tests.conformance.tool_venv import ServerUnavailableError
 from tests.support.postgres import PostgresServer, PostgresUnavailableError, running_postgres
 
 RTT_MS: Final = 30.0
+CONCURRENCIES: Final = (1, 4, 16, 64)
 DAEMON: Final = "daemon, files arriving"
 ONCE: Final = "`run --once`"
 
@@ -88,6 +89,28 @@ def release(bench: Bench) -> Result:
     )
     result.figures["release.files"] = spread(_files_a_second(runs["daemon, with release"], count)).median
     result.figures["row.bytes"] = spread(sizes).median
+    return result
+
+
+def memory(bench: Bench) -> Result:
+    """The daemon's peak of memory with many files of several parts at once, by UPLOAD_CONCURRENCY."""
+    count, size = 16 * bench.scale.large_files, bench.scale.large_size // 16
+    files = make_files(bench.new("files"), count, size)
+    result = Result()
+    table = Table(
+        f"{count} × {size_text(size)}, by UPLOAD_CONCURRENCY",
+        ("UPLOAD_CONCURRENCY", "MB/s", "CPU s/GiB", "peak MiB"),
+    )
+    result.tables.append(table)
+    with running_sink() as sink:
+        for concurrency in CONCURRENCIES:
+            uploader = uploader_for(sink, bench.new("daemon"), UPLOAD_CONCURRENCY=str(concurrency))
+            cost = upload_arriving(uploader, files)
+            speed, cpu = files.bytes / 1e6 / cost.wall, cost.cpu / (files.bytes / 2**30)
+            table.rows.append((str(concurrency), f"{speed:.0f}", f"{cpu:.2f}", f"{cost.peak_rss / MIB:.0f}"))
+            result.raw[str(concurrency)] = asdict(cost)
+    files.remove()
+    result.figures["memory.rss"] = max(cost["peak_rss"] for cost in result.raw.values()) / MIB
     return result
 
 

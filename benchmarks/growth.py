@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,7 +15,7 @@ from benchmarks.pairs import exponent, spread
 from benchmarks.process import Cost
 from benchmarks.results import Result, Table
 from benchmarks.scale import KIB, MIB, Bench, size_text
-from benchmarks.sink_server import Sink, running_sink
+from benchmarks.sink_server import running_sink
 from benchmarks.uploader import PUBLISHED, Uploader, upload_arriving, uploader_for
 from tests.support.bulk_ledger import fill_ledger
 
@@ -185,24 +184,20 @@ def rows(bench: Bench) -> Result:
 def concurrency(bench: Bench) -> Result:
     """Small files over a line with round trips of 30 ms, by UPLOAD_CONCURRENCY."""
     number = min(FEW, bench.scale.small_files)
-    with _slow(SLOW_LINE_MS) as sink:
+    with running_sink() as sink:
+        sink.set_line(rtt_ms=SLOW_LINE_MS)
         files = make_files(bench.new("files"), number, 64 * KIB)
-        peaks = []
 
         def measure(concurrency: float) -> Mapping[str, float]:
             uploader = uploader_for(sink, bench.new("daemon"), UPLOAD_CONCURRENCY=str(int(concurrency)))
             cost = upload_arriving(uploader, files)
-            peaks.append(cost.peak_rss / MIB)
             return _of(cost) | {"files/s": number / cost.wall}
 
-        # A larger concurrency is no more work, so no point is expected to take longer than the last.
-        series = Series([(x, measure(x)) for x in CONCURRENCIES[:: 1 if bench.scale.repeats > 1 else 3]])
+        series = grow(bench, CONCURRENCIES, measure, _number)
     title = f"{number} × 64 KiB with {SLOW_LINE_MS:.0f} ms round trips, by UPLOAD_CONCURRENCY"
-    result = _report(
+    return _report(
         "growth-concurrency", title, "UPLOAD_CONCURRENCY", series, _number, ("seconds", "CPU seconds")
     )
-    result.figures["growth-concurrency.rss"] = max(peaks)
-    return result
 
 
 def round_trips(bench: Bench) -> Result:
@@ -219,13 +214,6 @@ def round_trips(bench: Bench) -> Result:
         series = grow(bench, ROUND_TRIPS_MS, measure, _milliseconds)
     title = f"{number} × 64 KiB, by round-trip time"
     return _report("growth-rtt", title, "round trip", series, _milliseconds, ("seconds", "CPU seconds"))
-
-
-@contextmanager
-def _slow(rtt_ms: float) -> Iterator[Sink]:
-    with running_sink() as sink:
-        sink.set_line(rtt_ms=rtt_ms)
-        yield sink
 
 
 def _of(cost: Cost) -> dict[str, float]:

@@ -49,7 +49,7 @@ TARGETS: Final = (
     _least(_LARGE, "throughput / s5cmd, `run --once`", "large.once/s5cmd", 1.2),
     Target(_LARGE, "CPU / s5cmd", "large.daemon.cpu/s5cmd", 0.6),
     Target(_LARGE, "peak memory", "large.daemon.rss", 160, " MiB", digits=0),
-    Target("UPLOAD_CONCURRENCY up to 64", "peak memory", "growth-concurrency.rss", 160, " MiB", digits=0),
+    Target("64 × 64 MiB, UPLOAD_CONCURRENCY up to 64", "peak memory", "memory.rss", 160, " MiB", digits=0),
     Target("one file of up to 16 GiB", "peak memory", "growth-size.rss", 160, " MiB", digits=0),
     _least("2,000 × 1 MiB", "files/s / s5cmd", "medium.daemon/s5cmd", 0.7),
     _least(_SMALL, "files/s / aws-cli", "small.daemon/aws-cli", 1.5),

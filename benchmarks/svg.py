@@ -13,6 +13,8 @@ NAMESPACE: Final = "http://www.w3.org/2000/svg"
 WIDTH: Final = 720
 HEIGHT: Final = 420
 LEFT, RIGHT, TOP, BOTTOM = 80, 20, 40, 60
+MARGIN: Final = 0.1
+"""The decades before the first point of the x axis and behind the last one."""
 COLOURS: Final = ("#1b6ca8", "#c4472b", "#3a8f4f", "#7a4fa3")
 Points = Sequence[tuple[float, float]]
 
@@ -22,7 +24,10 @@ def plot(
 ) -> str:
     """Series of positive points with their lines, each with the exponent of its fit in the legend."""
     points = [point for line in series.values() for point in line]
-    x_low, x_high = _decades([x for x, _ in points])
+    x_low, x_high = (
+        math.log10(min(x for x, _ in points)) - MARGIN,
+        math.log10(max(x for x, _ in points)) + MARGIN,
+    )
     y_low, y_high = _decades([y for _, y in points])
 
     def x_at(x: float) -> float:
@@ -43,14 +48,12 @@ def plot(
             f'text-anchor="middle" transform="translate(18 {(HEIGHT + TOP - BOTTOM) / 2}) rotate(-90)"',
         ),
     ]
-    for power in range(math.ceil(x_low), math.floor(x_high) + 1):
-        at = x_at(10.0**power)
-        parts.append(_line(at, TOP, at, HEIGHT - BOTTOM))
-    parts += [
-        _text(x_at(x), HEIGHT - BOTTOM + 18, x_text(x), 'text-anchor="middle"')
-        for x in sorted({x for x, _ in points})
-    ]
-    for power in range(math.ceil(y_low), math.floor(y_high) + 1):
+    for x in sorted({x for x, _ in points}):
+        parts += [
+            _line(x_at(x), TOP, x_at(x), HEIGHT - BOTTOM),
+            _text(x_at(x), HEIGHT - BOTTOM + 18, x_text(x), 'text-anchor="middle"'),
+        ]
+    for power in range(y_low, y_high + 1):
         at = y_at(10.0**power)
         parts.append(_line(LEFT, at, WIDTH - RIGHT, at))
         parts.append(_text(LEFT - 8, at + 4, f"{10.0**power:g}", 'text-anchor="end"'))
@@ -65,7 +68,7 @@ def plot(
     return "\n".join([*parts, "</svg>", ""])
 
 
-def _decades(values: Sequence[float]) -> tuple[float, float]:
+def _decades(values: Sequence[float]) -> tuple[int, int]:
     """The logarithms of the ends of an axis: whole powers of ten, at least one apart."""
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
     return low, max(high, low + 1)
