@@ -51,7 +51,7 @@ slow-line: $(VENV)/.installed
 	$(BIN)/python -m pytest -s tests/slow_line $(PYTEST_ARGS)
 
 # The daemon beside s5cmd, rclone, the AWS CLI and a line in a shell, on a sink of its own that gcc compiles (Debian's
-# gcc, libssl-dev, inotify-tools), and what it costs to wait, to start and to grow; the results go into
+# gcc, libc6-dev, libssl-dev, inotify-tools), and what it costs to wait, to start and to grow; the results go into
 # benchmarks/results and docs/performance.md. ONLY=large,small runs some of its parts, REPEATS= fewer rounds, SHARE=0.1
 # fewer small files, ROWS= a smaller large ledger, and QUIET= says how many seconds each part may wait for a quiet machine.
 bench: $(VENV)/.installed

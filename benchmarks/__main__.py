@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -80,10 +81,12 @@ def main() -> int:
     with toolbox.work_directory() as directory:
         kept_in = os.path.join(directory, "results") if given.quick else results.DIRECTORY
         for part in chosen:
+            console.print(f"{part} …", markup=False)
             busy = machine.wait_until_quiet(0 if given.quick else given.quiet)
             started = time.monotonic()
+            place = os.path.join(directory, part)
             try:
-                result = PARTS[part](Bench(scale, os.path.join(directory, part)))
+                result = PARTS[part](Bench(scale, place))
             except toolbox.UnavailableError as error:
                 console.print(f"{part}: skipped: {error}", markup=False, soft_wrap=True)
                 continue
@@ -91,6 +94,8 @@ def main() -> int:
                 console.print(f"{part}: failed: {error}", style="red", markup=False, soft_wrap=True)
                 status = 1
                 continue
+            finally:
+                shutil.rmtree(place, ignore_errors=True)
             seconds = time.monotonic() - started
             about = {
                 **machine.facts(),

@@ -24,22 +24,31 @@ class UnavailableError(Exception):
 
 
 def build_sink() -> str:
-    """Compile the sink unless it is newer than its sources; returns its path. Raises `UnavailableError`."""
+    """Compile the sink unless it is newer than its sources; returns its path.
+
+    Raises `UnavailableError` where there is no compiler or no OpenSSL, CalledProcessError for an error in
+    the sources.
+    """
     directory = os.path.join(PLACE, "sink")
     program = os.path.join(directory, "sink")
     sources = sorted(glob(os.path.join(HERE, "sink", "*.[ch]")))
-    if os.path.exists(program) and all(
-        os.stat(program).st_mtime > os.stat(path).st_mtime for path in sources
+    if os.path.exists(program) and os.stat(program).st_mtime > max(
+        os.stat(path).st_mtime for path in sources
     ):
         return program
     if shutil.which("gcc") is None:
+        raise UnavailableError("there is no gcc, which compiles the sink: install Debian's gcc and libc6-dev")
+    try:
+        run("gcc", "-fsyntax-only", "-include", "openssl/ssl.h", "-x", "c", os.devnull)
+    except UnavailableError as error:
         raise UnavailableError(
-            "there is no gcc, which compiles the sink: install Debian's gcc and libssl-dev"
-        )
+            f"OpenSSL's headers are missing: install Debian's libssl-dev: {error}"
+        ) from error
     os.makedirs(directory, exist_ok=True)
     made = f"{program}.{os.getpid()}"
     units = [path for path in sources if path.endswith(".c")]
-    run("gcc", "-O2", "-Wall", "-Wextra", "-Werror", *units, "-o", made, "-lssl", "-lcrypto", "-lpthread")
+    libraries = ("-lssl", "-lcrypto", "-lpthread")
+    subprocess.run(["gcc", "-O2", "-Wall", "-Wextra", *units, "-o", made, *libraries], check=True)
     os.replace(made, program)
     return program
 
