@@ -51,23 +51,7 @@ PARTS: Final[Mapping[str, Callable[[Bench], Result]]] = MappingProxyType(
 
 def main() -> int:
     """Run the parts that are asked for, and report; 1 if one failed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="a little of everything, in about two minutes")
-    parser.add_argument("--only", default="", metavar="PART,…", help=f"some of: {', '.join(PARTS)}")
-    parser.add_argument("--repeats", type=int, help="how often each client runs")
-    parser.add_argument("--rows", type=int, help="the rows of the large ledger")
-    parser.add_argument("--share", type=float, default=1.0, help="the share of the files that are sent")
-    parser.add_argument(
-        "--quiet", type=float, default=300.0, help="seconds to wait for a quiet machine before each part"
-    )
-    given = parser.parse_args()
-    chosen = given.only.split(",") if given.only else list(PARTS)
-    if unknown := [part for part in chosen if part not in PARTS]:
-        parser.error(f"there is no part {', '.join(unknown)}; the parts are {', '.join(PARTS)}")
-    scale = QUICK if given.quick else FULL
-    changes = {"repeats": given.repeats, "rows": given.rows}
-    scale = replace(scale, **{name: value for name, value in changes.items() if value})
-    scale = scale.of_files(given.share)
+    given = _arguments()
     console = Console(highlight=False)
     console.width = max(console.width, 160)
     try:
@@ -77,10 +61,14 @@ def main() -> int:
     except toolbox.UnavailableError as error:
         console.print(f"The benchmarks cannot run here: {error}", markup=False, soft_wrap=True)
         return 1
-    status = 0
+    scale = QUICK if given.quick else FULL
+    changes = {"repeats": given.repeats, "rows": given.rows}
+    scale = replace(scale, **{name: value for name, value in changes.items() if value}).of_files(given.share)
+    about = {"repeats": scale.repeats, "share": given.share}
+    failed = []
     with toolbox.work_directory() as directory:
         kept_in = os.path.join(directory, "results") if given.quick else results.DIRECTORY
-        for part in chosen:
+        for part in given.only.split(",") if given.only else PARTS:
             console.print(f"{part} …", markup=False)
             busy = machine.wait_until_quiet(0 if given.quick else given.quiet)
             started = time.monotonic()
@@ -92,27 +80,35 @@ def main() -> int:
                 continue
             except CommandFailedError as error:
                 console.print(f"{part}: failed: {error}", style="red", markup=False, soft_wrap=True)
-                status = 1
+                failed.append(part)
                 continue
             finally:
                 shutil.rmtree(place, ignore_errors=True)
-            seconds = time.monotonic() - started
-            about = {
-                **machine.facts(),
-                "busy_before": round(busy, 2),
-                "repeats": scale.repeats,
-                "share": given.share,
-                "seconds": round(seconds),
-            }
+            seconds = round(time.monotonic() - started)
+            about |= {**machine.facts(), "busy_before": round(busy, 2), "seconds": seconds}
             results.save(part, result, about, kept_in)
-            console.print(
-                f"{part}: {seconds:.0f} s; {busy:.0%} of the processors were in use before", markup=False
-            )
+            console.print(f"{part}: {seconds} s; processors in use before: {busy:.0%}", markup=False)
             report.show(console, result)
-        if not given.quick:
-            report.show_targets(console, list(PARTS))
-            report.write(list(PARTS))
-    return status
+    if not given.quick:
+        report.show_targets(console, list(PARTS))
+        report.write(list(PARTS))
+    return 1 if failed else 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a little of everything, in about two minutes")
+    parser.add_argument("--only", default="", metavar="PART,…", help=f"some of: {', '.join(PARTS)}")
+    parser.add_argument("--repeats", type=int, help="how often each client runs")
+    parser.add_argument("--rows", type=int, help="the rows of the large ledger")
+    parser.add_argument("--share", type=float, default=1.0, help="the share of the small files that are sent")
+    parser.add_argument(
+        "--quiet", type=float, default=300.0, help="seconds to wait for a quiet machine before each part"
+    )
+    given = parser.parse_args()
+    if unknown := [part for part in given.only.split(",") if part and part not in PARTS]:
+        parser.error(f"there is no part {', '.join(unknown)}; the parts are {', '.join(PARTS)}")
+    return given
 
 
 if __name__ == "__main__":
