@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ from benchmarks import comparisons, growth, ledger_costs, machine, report, resul
 from benchmarks.process import CommandFailedError
 from benchmarks.results import Result
 from benchmarks.scale import FULL, QUICK, Bench
+from db import DatabaseError
 
 PARTS: Final[Mapping[str, Callable[[Bench], Result]]] = MappingProxyType(
     {
@@ -47,6 +49,9 @@ PARTS: Final[Mapping[str, Callable[[Bench], Result]]] = MappingProxyType(
         "growth-rtt": growth.round_trips,
     }
 )
+
+FAILURES: Final = (CommandFailedError, DatabaseError, OSError, subprocess.SubprocessError)
+"""What ends a part, and not the parts after it."""
 
 
 def main() -> int:
@@ -78,7 +83,7 @@ def main() -> int:
             except toolbox.UnavailableError as error:
                 console.print(f"{part}: skipped: {error}", markup=False, soft_wrap=True)
                 continue
-            except CommandFailedError as error:
+            except FAILURES as error:
                 console.print(f"{part}: failed: {error}", style="red", markup=False, soft_wrap=True)
                 failed.append(part)
                 continue

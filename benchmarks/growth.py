@@ -10,7 +10,7 @@ from typing import Final
 
 from benchmarks import process, svg
 from benchmarks.files import make_files, path_of, video_id, write_video
-from benchmarks.ledger_costs import FIRST_PAGE, claim_milliseconds, fill_rows, sqlite
+from benchmarks.ledger_costs import FIRST_PAGE, claim_milliseconds, fill_rows, on_sqlite
 from benchmarks.pairs import exponent, spread
 from benchmarks.process import Cost
 from benchmarks.results import Result, Table
@@ -162,7 +162,7 @@ def rows(bench: Bench) -> Result:
     """A claim, `status` and `list` in a growing ledger."""
 
     def measure(number: float) -> Mapping[str, float]:
-        with sqlite(bench) as database:
+        with on_sqlite(bench) as database:
             fill_ledger(database, int(number))
             claim = spread(claim_milliseconds(database, bench.scale.claims)).median / 1000
         uploader = Uploader(bench.made("commands"), "http://127.0.0.1:9")

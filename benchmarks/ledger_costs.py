@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import statistics
 import time
 import urllib.request
@@ -54,7 +55,7 @@ def rows(bench: Bench) -> Result:
     result = Result()
     problems: list[str] = []
     try:
-        for name, opened in (("SQLite", sqlite), ("PostgreSQL", postgresql)):
+        for name, opened in (("SQLite", on_sqlite), ("PostgreSQL", on_postgresql)):
             with opened(bench) as database:
                 problems += _queries(bench, name, database, result)
     except PostgresUnavailableError as error:
@@ -155,7 +156,7 @@ def plan_problem(case: Case, plans: Sequence[Plan]) -> str | None:
 
 
 @contextmanager
-def sqlite(bench: Bench) -> Iterator[Database]:
+def on_sqlite(bench: Bench) -> Iterator[Database]:
     """A SQLite file in a directory of its own."""
     url = sqlite_url(os.path.join(bench.made("sqlite"), "ledger.sqlite3"))
     with closing(open_database(url)) as database:
@@ -163,7 +164,7 @@ def sqlite(bench: Bench) -> Iterator[Database]:
 
 
 @contextmanager
-def postgresql(_: Bench) -> Iterator[Database]:
+def on_postgresql(_: Bench) -> Iterator[Database]:
     """A PostgreSQL server in a temporary directory. Raises PostgresUnavailableError."""
     with (
         running_postgres() as server,
@@ -193,13 +194,8 @@ def bytes_a_row(ledger_path: str, rows: int) -> float:
         migrate(database)
     sizes = []
     for path in (ledger_path, empty):
-        with (
-            closing(open_database(sqlite_url(path))) as database,
-            database.operation("checkpoint") as connected,
-        ):
-            connected.commit()
-            connected.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-            connected.begin()
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         sizes.append(os.path.getsize(path))
     return (sizes[0] - sizes[1]) / rows
 

@@ -163,10 +163,11 @@ class Daemon:
                 raise CommandFailedError(f"{have} of {count} {event.decode()} in {seconds:.0f} s: {tail}")
 
     def read_log(self, seconds: float) -> None:
-        """Read the log for so many seconds."""
+        """Read the log for so many seconds. Raises `CommandFailedError` if the daemon ends."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
-            self._read(left)
+            if not self._read(left) and self._running.poll() is not None:
+                raise CommandFailedError(f"the daemon ended: {self.tail.decode('utf-8', 'replace')}")
 
     def stop(self) -> None:
         """Stop it regularly. Raises `CommandFailedError` if it does not."""
