@@ -27,6 +27,8 @@ ROWS: Final = (1000, 10_000, 100_000, 1_000_000)
 CONCURRENCIES: Final = (1, 2, 4, 8, 16, 32, 64)
 ROUND_TRIPS_MS: Final = (1, 3, 10, 30, 100)
 SLOW_LINE_MS: Final = 30.0
+LAST: Final = 3
+"""What does not grow weighs less in the exponent of the last points."""
 FEW: Final = 400
 """The files of each point of the series over concurrency and round trips."""
 
@@ -228,9 +230,12 @@ def _report(
     table = Table(title, (x_name, *names), plot=f"{part}.svg")
     for x, figures in series.points:
         table.rows.append((show(x), *(f"{figures[name]:.3g}" for name in names)))
-    fits = {name: exponent(series.of(name)) for name in plotted}
-    fitted = ", ".join(f"{name} {fit:.2f}" for name, fit in fits.items() if fit is not None)
-    table.notes.append(f"Fitted exponents: {fitted}.")
+    fits = {name: (exponent(series.of(name)), exponent(series.of(name)[-LAST:])) for name in plotted}
+    table.notes += [
+        f"{name}: fitted exponent {overall:.2f} over all points, {last:.2f} over the last {LAST}."
+        for name, (overall, last) in fits.items()
+        if overall is not None and last is not None
+    ]
     if series.stopped:
         table.notes.append(series.stopped)
     lines = {name: series.of(name) for name in plotted if series.of(name)}
