@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Final
 
 from benchmarks.pairs import percentile, spread
-from benchmarks.process import CommandFailedError, exact_cpu_seconds
+from benchmarks.process import CommandFailedError, cpu_seconds
 from benchmarks.results import Result, Table
 from benchmarks.scale import Bench
 from benchmarks.sink_server import running_sink
@@ -278,10 +278,10 @@ def fill_rows(uploader: Uploader, count: int) -> str:
 def scrape(address: str, pid: int) -> tuple[float, float]:
     """Seconds that a scrape of a daemon's metrics takes, and those of the daemon's CPU meanwhile."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    cpu, started = exact_cpu_seconds(pid), time.perf_counter()
+    cpu, started = cpu_seconds(pid), time.perf_counter()
     with opener.open(f"http://{address}/metrics", timeout=60) as answer:
         answer.read()
-    return time.perf_counter() - started, exact_cpu_seconds(pid) - cpu
+    return time.perf_counter() - started, cpu_seconds(pid) - cpu
 
 
 def commands(bench: Bench) -> Result:

@@ -80,11 +80,11 @@ def idle(bench: Bench) -> Result:
             os.makedirs(os.path.join(uploader.completed, video_id(number)))
         with uploader.daemon() as daemon:
             daemon.read_log(bench.scale.idle_settling)
-            cpu, woken = process.exact_cpu_seconds(daemon.pid), process.wake_ups(daemon.pid)
+            cpu, woken = process.cpu_seconds(daemon.pid), process.wake_ups(daemon.pid)
             began = time.perf_counter()
             daemon.read_log(seconds)
             passed = time.perf_counter() - began
-            percent = (process.exact_cpu_seconds(daemon.pid) - cpu) / passed * 100
+            percent = (process.cpu_seconds(daemon.pid) - cpu) / passed * 100
             rate = (process.wake_ups(daemon.pid) - woken) / passed
             memory = process.rss(daemon.pid) / MIB
     table = Table(

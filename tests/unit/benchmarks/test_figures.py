@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
+from threading import Thread
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -16,7 +18,7 @@ from benchmarks.files import make_files
 from benchmarks.growth import expected, grow
 from benchmarks.machine import busy_share
 from benchmarks.pairs import exponent, interleaved, percentile, ratios, spread
-from benchmarks.process import measured, tree
+from benchmarks.process import cpu_seconds, measured, tree
 from benchmarks.results import Result, Table, load, save
 from benchmarks.scale import MIB, QUICK, Bench
 from watcher import containers
@@ -83,6 +85,16 @@ def test_a_command_costs_what_its_children_cost(tmp_path: os.PathLike[str]) -> N
     assert cost.cpu > 0.03
     assert 64 * MIB < cost.peak_rss < 200 * MIB
     assert cost.wall > 0.3
+
+
+def test_the_cpu_of_a_process_is_that_of_all_its_threads() -> None:
+    """A thread that has ended counts, and what other processes do does not."""
+    before, ours = cpu_seconds(os.getpid()), time.process_time()
+    thread = Thread(target=lambda: sum(range(2_000_000)))
+    thread.start()
+    thread.join()
+    assert cpu_seconds(os.getpid()) - before == pytest.approx(time.process_time() - ours, abs=0.01)
+    assert cpu_seconds(os.getpid()) - before > 0.005
 
 
 def test_a_tree_has_children_of_children() -> None:
