@@ -69,7 +69,8 @@ def main() -> int:
     scale = QUICK if given.quick else FULL
     changes = {"repeats": given.repeats, "rows": given.rows}
     scale = replace(scale, **{name: value for name, value in changes.items() if value}).of_files(given.share)
-    about = {"repeats": scale.repeats, "share": given.share}
+    is_full = replace(scale, repeats=FULL.repeats) == FULL
+    about = {"repeats": scale.repeats, "share": given.share, "is_full": is_full}
     failed = []
     with toolbox.work_directory() as directory:
         kept_in = os.path.join(directory, "results") if given.quick else results.DIRECTORY

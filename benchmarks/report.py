@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from benchmarks import results, toolbox
+from benchmarks.machine import QUIET_SHARE
 from benchmarks.results import Result, Table
 
 PAGE: Final = os.path.join(toolbox.ROOT, "docs", "performance.md")
@@ -77,15 +78,26 @@ TARGETS: Final = (
 """What the figures should be, on two processors with TLS; see `docs/performance.md`."""
 
 
-def target_table(figures: dict[str, float]) -> Table:
-    """The targets beside what was measured."""
+def target_table(kept: Sequence[tuple[Result, Mapping[str, Any]]]) -> Table:
+    """The targets beside what was measured, with what speaks against a figure."""
+    figures = {name: value for result, _ in kept for name, value in result.figures.items()}
+    doubts = {name: _doubts(about) for result, about in kept for name in result.figures}
     table = Table("Targets", ("work", "measure", "target", "measured", ""))
     for target in TARGETS:
         value = figures.get(target.figure)
         measured = "not measured" if value is None else f"{value:,.{target.digits}f}{target.unit}"
         verdict = "" if value is None else "met" if target.is_met(value) else "**missed**"
+        if doubt := doubts.get(target.figure):
+            verdict += f" ({doubt})"
         table.rows.append((target.work, target.measure, target.wanted(), measured, verdict))
     return table
+
+
+def _doubts(about: Mapping[str, Any]) -> str:
+    """Why figures are not those of the work that the targets name, on a quiet machine; empty if they are."""
+    busy = "busy machine" if about["busy_before"] > QUIET_SHARE else ""
+    smaller = "" if about["is_full"] else "less work"
+    return ", ".join(filter(None, (busy, smaller)))
 
 
 def show(console: Console, result: Result) -> None:
@@ -102,8 +114,7 @@ def show(console: Console, result: Result) -> None:
 
 def show_targets(console: Console, parts: Sequence[str]) -> None:
     """Print the targets beside the figures of all parts that have results."""
-    figures = _figures([kept for part in parts if (kept := results.load(part))])
-    show(console, Result([target_table(figures)]))
+    show(console, Result([target_table([kept for part in parts if (kept := results.load(part))])]))
 
 
 def write(parts: Sequence[str]) -> None:
@@ -112,7 +123,7 @@ def write(parts: Sequence[str]) -> None:
         page = file.read()
     found = [(part, kept) for part in parts if (kept := results.load(part))]
     page = between_markers(
-        page, "targets", markdown(target_table(_figures([kept for _, kept in found])), heading=False)
+        page, "targets", markdown(target_table([kept for _, kept in found]), heading=False)
     )
     for part, (result, about) in found:
         text = "\n\n".join([*map(markdown, result.tables), _about(about)])
@@ -142,11 +153,7 @@ def markdown(table: Table, *, heading: bool = True) -> str:
     return "\n".join(lines)
 
 
-def _figures(kept: Sequence[tuple[Result, dict[str, Any]]]) -> dict[str, float]:
-    return {name: value for result, _ in kept for name, value in result.figures.items()}
-
-
-def _about(about: dict[str, Any]) -> str:
+def _about(about: Mapping[str, Any]) -> str:
     rivals = ", ".join(f"{name} {about[name]}" for name in ("s5cmd", "rclone", "aws") if about.get(name))
     processors = f"{about['processors']} × {about['processor']}, {about['memory_gib']:.0f} GiB"
     versions = f"Python {about['python']}, SQLite {about['sqlite']}, awscrt {about['awscrt']}, {rivals}"
@@ -154,4 +161,5 @@ def _about(about: dict[str, Any]) -> str:
         f"{about['date'][:10]}, commit {about['commit'] or 'unknown'}; {processors}, Linux {about['kernel']};"
         f" {versions}; rounds: {about['repeats']}, share of the small files: {about['share']:.0%};"
         f" {about['seconds']} s, processors in use before: {about['busy_before']:.0%}."
+        f"{f' **Not to be relied on: {doubt}.**' if (doubt := _doubts(about)) else ''}"
     )

@@ -157,13 +157,22 @@ def test_a_table_is_written_between_its_markers() -> None:
 
 def test_a_target_is_met_or_missed() -> None:
     """Each target is compared in its own direction; what was not measured is neither met nor missed."""
-    first = next(target for target in report.TARGETS if target.is_least)
-    last = next(target for target in report.TARGETS if not target.is_least)
-    rows = report.target_table({first.figure: first.limit, last.figure: last.limit * 2}).rows
+    least = next(target for target in report.TARGETS if target.is_least)
+    most = next(target for target in report.TARGETS if not target.is_least)
+    result = Result(figures={least.figure: least.limit, most.figure: most.limit * 2})
+    rows = report.target_table([(result, {"busy_before": 0.0, "is_full": True})]).rows
     verdicts = {(row[0], row[1]): row[4] for row in rows}
-    assert verdicts[first.work, first.measure] == "met"
-    assert verdicts[last.work, last.measure] == "**missed**"
+    assert verdicts[least.work, least.measure] == "met"
+    assert verdicts[most.work, most.measure] == "**missed**"
     assert list(verdicts.values()).count("") == len(rows) - 2
+
+
+def test_a_figure_of_a_busy_machine_or_of_less_work_says_so() -> None:
+    """Such a figure is neither quoted nor compared without its reason."""
+    target = report.TARGETS[0]
+    about = {"busy_before": 0.5, "is_full": False}
+    rows = report.target_table([(Result(figures={target.figure: target.limit}), about)]).rows
+    assert rows[0][4] == "met (busy machine, less work)"
 
 
 def test_the_page_has_the_markers_of_every_part() -> None:
