@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types pytest coverage long conformance beside large slow-line systemd-test benchmark faults faults-once soak clean
+.PHONY: demo test lint types pytest coverage long conformance beside large slow-line systemd-test bench bench-quick faults faults-once soak clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m tests.demo $(if $(KEEP),--keep)
@@ -55,9 +55,17 @@ slow-line: $(VENV)/.installed
 systemd-test: $(VENV)/.installed
 	$(BIN)/python -m pytest -rs tests/systemd $(PYTEST_ARGS)
 
-# What claiming costs in a ledger of a million uploads, on both databases; fails where it costs too much.
-benchmark: $(VENV)/.installed
-	$(BIN)/python -m benchmarks.claiming $(if $(ROWS),--rows $(ROWS))
+# The daemon beside s5cmd, rclone, the AWS CLI and a line in a shell, on a sink of its own that gcc compiles (Debian's
+# gcc, libc6-dev, libssl-dev, inotify-tools), and what it costs to wait, to start and to grow; the results go into
+# benchmarks/results and docs/performance.md. ONLY=large,small runs some of its parts, REPEATS= fewer rounds, SHARE=0.1
+# fewer small files, ROWS= a smaller large ledger, and QUIET= says how many seconds each part may wait for a quiet machine.
+bench: $(VENV)/.installed
+	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(REPEATS),--repeats $(REPEATS)) \
+		$(if $(SHARE),--share $(SHARE)) $(if $(ROWS),--rows $(ROWS)) $(if $(QUIET),--quiet $(QUIET))
+
+# A little of all of it, in about two minutes, to see that it runs; it keeps nothing.
+bench-quick: $(VENV)/.installed
+	$(BIN)/python -m benchmarks --quick $(if $(ONLY),--only $(ONLY))
 
 # Every fault, under the real daemon, and a table of what came of it, which is put into README.md if it is whole.
 FAULTS := -m pytest -n 2 --dist worksteal -m fault tests/faults tests/integration
@@ -87,4 +95,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .localstack-venv .rclone-venv .systemd-root .\#.systemd-root.lck build *.egg-info .import_linter_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+	rm -rf $(VENV) .localstack-venv .rclone-venv .bench-venv .systemd-root .\#.systemd-root.lck build *.egg-info .import_linter_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*

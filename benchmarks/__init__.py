@@ -1,1 +1,1 @@
-"""Benchmarks that print a table and fail if a documented limit is exceeded."""
+"""Benchmarks of the daemon beside other programs that copy to S3: `make bench` and `make bench-quick`."""

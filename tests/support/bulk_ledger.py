@@ -60,12 +60,12 @@ class _DialectSql:
         return f"strftime('%Y-%m-%dT%H:%M:%f000Z', 'now', ({seconds}) || ' seconds')"
 
 
-def fill_ledger(database: Database, rows: int) -> RowCounts:
+def fill_ledger(database: Database, rows: int, *, all_released: bool = False) -> RowCounts:
     """Migrate an empty database and fill it; the indexes and the planner's statistics are built afterwards.
 
     Of every thousand uploads 700 are released, 200 published, 10 pending and due, 30 at the catalog gate, 50
     pending and due later, the rest ended otherwise. The due ones are scattered over the table, the worst case
-    for a claim.
+    for a claim. With `all_released` every upload is released.
     """
     migrate(database)
     sql = _DialectSql(database, rows)
@@ -75,7 +75,7 @@ def fill_ledger(database: Database, rows: int) -> RowCounts:
         indexes = connected.execute_sql(_INDEXES[database.dialect], _schema(database)).fetchall()
         for name, _ in indexes:
             connected.execute_sql(f"DROP INDEX {sql.table.removesuffix('uploads')}{name}")
-        connected.execute_sql(_escaped(database, _insert(sql)))
+        connected.execute_sql(_escaped(database, _insert(sql, all_released=all_released)))
         # As the daemon's heartbeat does, again and again.
         counts = sql.table.removesuffix("uploads") + "state_counts"
         connected.execute_sql(f"DELETE FROM {counts}")
@@ -123,7 +123,8 @@ def _escaped(database: Database, statement: str) -> str:
     return statement.replace("%", "%%") if database.dialect is Dialect.POSTGRESQL else statement
 
 
-def _insert(sql: _DialectSql) -> str:
+def _insert(sql: _DialectSql, *, all_released: bool) -> str:
+    turn = "500" if all_released else "n * 409 % 1000"
     is_held = "turn = 40 AND n / 1000 % 10 = 0"
     past, soon, later = "-(n * 7919 % 86400)", "60 + n * 7919 % 3000", "3600 + n * 7919 % 80000"
     long_ago = sql.after("-200000")
@@ -160,5 +161,5 @@ def _insert(sql: _DialectSql) -> str:
     }
     return (
         f"{sql.head} INSERT INTO {sql.table} ({', '.join(values)}) SELECT {', '.join(values.values())}"
-        f" FROM (SELECT n, n * 409 % 1000 AS turn, {sql.video} AS video FROM {sql.numbers}) AS numbered"
+        f" FROM (SELECT n, {turn} AS turn, {sql.video} AS video FROM {sql.numbers}) AS numbered"
     )
