@@ -10,7 +10,7 @@ from storage import checksums
 from storage.aws.response_parsing import unquoted, version
 from storage.config import StorageConfig
 from storage.dialect import BODY_HEADERS, kept, names_of
-from storage.errors import SourceChangedError, StorageError, UploadCancelledError
+from storage.errors import PreconditionError, SourceChangedError, StorageError, UploadCancelledError
 from storage.source_file import SourceFile
 from storage.transfer.crt_client import POLL_SECONDS, CrtClient
 from storage.transfer.crt_request import Request
@@ -112,6 +112,8 @@ def put_object(crt: CrtClient, config: StorageConfig, transfer: Transfer) -> Sen
 
     def attempt(condition: Headers) -> Sent:
         def send(omit: frozenset[str]) -> Sent:
+            if target.condition.is_required and not omit.isdisjoint(names_of(condition)):
+                raise PreconditionError(target.key, "condition-refused")
             while True:
                 try:
                     answer = _send(crt, transfer, kept((*headers, *condition), omit), omit)
