@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -210,8 +210,10 @@ class ObjectStore(Closeable):
         may_be_unseen = steps.is_first and resume is None and source.size <= MAX_UNSEEN_BYTES
         if may_be_unseen and self._unseen_writes.are_safe:
             # If there is one, it may be ours: the answer to a request that was repeated was lost.
-            with suppress(PreconditionError):
+            try:
                 return send(WriteCondition.if_absent(is_required=True), None)
+            except PreconditionError:
+                self._unseen_writes.note_unmet()
         found = confirm(self._head_or_verdict(target.key), part_size)
         steps.moved()
         if found.receipt is not None:

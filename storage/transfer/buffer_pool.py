@@ -159,7 +159,7 @@ class BufferPool:
                 self._grant_next()
 
     def slow_down(self, generation: int) -> bool:
-        """Halve the limit, because the server asked for fewer requests; returns whether it is lower now.
+        """Allow half of what is in flight, because the server asked for fewer requests; whether that is less.
 
         `generation` is that of the moment when the request was sent: requests in flight together count once.
         """
@@ -169,7 +169,8 @@ class BufferPool:
             self._generation += 1
             self._successes = 0
             lowered = self._limit > 1
-            self._limit = max(1, self._limit // 2)
+            in_flight = len(self._slots) or self._limit
+            self._limit = max(1, min(in_flight, self._limit) // 2)
             return lowered
 
     def note_success(self) -> None:

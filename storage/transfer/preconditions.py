@@ -20,7 +20,7 @@ CONFLICT_SECONDS = 1.0
 HEEDED_IF_NONE_MATCH = "PutObject if-none-match that is heeded"
 """A feature. Some servers take the header and replace the object nevertheless."""
 PROOF_AFTER = 16
-"""After so many objects that were looked up and were not there, the server has to prove the feature."""
+"""After so many looks that found nothing the server has to prove it, and keys are no longer looked at."""
 
 _UNMET_CODES = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "http-412", "http-409"})
 _CONFLICT_CODES = frozenset({"ConditionalRequestConflict", "http-409"})
@@ -120,9 +120,15 @@ class UnseenWrites:
 
     @property
     def are_safe(self) -> bool:
-        """Whether the server keeps an object that it is told to keep."""
+        """Whether the server keeps an object that it is told to keep, and there are few at new keys."""
         takes = self._dialect.takes(IF_NONE_MATCH, "PutObject")
-        return takes and self._dialect.known(HEEDED_IF_NONE_MATCH) is True
+        is_heeded = takes and self._dialect.known(HEEDED_IF_NONE_MATCH) is True
+        return is_heeded and self._looks >= PROOF_AFTER
+
+    def note_unmet(self) -> None:
+        """Note that a body was sent in vain, as each one is where the ledger was lost: look at keys again."""
+        with self._lock:
+            self._looks = 0
 
     def prove(self, write_again: Callable[[], object]) -> bool:
         """Count a look that found nothing; now and then find out whether the server keeps objects.

@@ -15,6 +15,8 @@ from watcher.settings import CatalogKind, Settings
 
 OTHER_THREADS = 20
 """Database connections of the threads other than the upload workers."""
+SMALL_UPLOADS = 32
+"""How many small files are uploaded at once beside UPLOAD_CONCURRENCY large ones; they wait for answers."""
 
 
 def make_path_template(settings: Settings, packages: Packages | None = None) -> PathTemplate:
@@ -67,7 +69,7 @@ def make_storage_config(settings: Settings) -> StorageConfig:
         cloudfront_domain=settings.cloudfront_domain,
         cloudfront_distribution_id=settings.cloudfront_distribution_id,
         cloudfront_endpoint_url=settings.aws_endpoint_url_cloudfront,
-        connections=settings.upload_concurrency + 2,
+        connections=settings.upload_concurrency + SMALL_UPLOADS + 2,
         storage_class=settings.aws_s3_storage_class,
         sse=settings.aws_s3_sse,
         sse_kms_key_id=settings.aws_s3_sse_kms_key_id,
@@ -75,7 +77,7 @@ def make_storage_config(settings: Settings) -> StorageConfig:
         expected_bucket_owner=settings.aws_s3_expected_bucket_owner,
         max_bandwidth=settings.bandwidth,
         stall_seconds=settings.stall_seconds,
-        uploads=settings.upload_concurrency,
+        uploads=settings.upload_concurrency + SMALL_UPLOADS,
         qualities=settings.qualities,
         checksum=settings.aws_s3_checksum,
         addressing=settings.aws_s3_addressing,
@@ -104,7 +106,7 @@ def open_ledger_database(settings: Settings, *, read_only: bool = False) -> Data
         schema=settings.database_schema if settings.on_postgresql else None,
         catalog_schema=settings.catalog_schema,
         read_only=read_only,
-        max_connections=settings.upload_concurrency + OTHER_THREADS,
+        max_connections=settings.upload_concurrency + SMALL_UPLOADS + OTHER_THREADS,
     )
 
 

@@ -12,6 +12,7 @@ from functools import partial
 from db import Database, Invalidations, Ledger, State
 from storage import Distribution, ObjectStore, PublicCheck
 from watcher.app.factories import (
+    SMALL_UPLOADS,
     make_catalog,
     make_gate,
     make_ledger,
@@ -308,7 +309,7 @@ def build_stages(
             lease=timedelta(seconds=settings.claim_seconds),
             threads=threads,
             batch=batch,
-            spares_small=stage.state is State.PENDING,
+            small_threads=SMALL_UPLOADS if stage.state is State.PENDING else 0,
         )
     return runners
 

@@ -98,6 +98,16 @@ def test_a_request_to_slow_down_halves_the_number_once_for_all_that_were_under_w
     assert pool.limit == 1
 
 
+def test_a_request_to_slow_down_halves_what_was_under_way_even_if_more_would_be_allowed(
+    granted: list[Slot],
+) -> None:
+    pool = BufferPool(36, 100)
+    for _ in range(4):
+        pool.reserve(8, granted.append)
+    assert pool.slow_down(pool.generation)
+    assert pool.limit == 2
+
+
 def test_as_many_successes_as_are_allowed_at_once_allow_one_more(granted: list[Slot]) -> None:
     pool = BufferPool(3, 100)
     pool.slow_down(pool.generation)

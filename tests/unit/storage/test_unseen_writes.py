@@ -103,6 +103,17 @@ def test_an_identical_object_is_adopted(
     assert ensure(store, source, KEY).has_adopted
 
 
+def test_where_objects_are_in_place_already_keys_are_looked_at_again(
+    store: ObjectStore, proxy: FaultProxy, source: SourceFile
+) -> None:
+    """The ledger may have been lost, and then each body is sent in vain."""
+    prove(store, source)
+    ensure(store, source, "videos/earlier/0.mp4")
+    proxy.requests.clear()
+    ensure(store, source, KEY)
+    assert proxy.actions == ["HeadObject", "PutObject", "HeadObject"]
+
+
 def test_a_put_that_is_repeated_because_its_answer_was_lost_finds_its_own_object(
     store: ObjectStore, proxy: FaultProxy, source: SourceFile
 ) -> None:
