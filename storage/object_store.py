@@ -389,13 +389,21 @@ class ObjectStore(Closeable):
                 raise StorageError(kind, "look up", key, code, _forbidden(key), status=403) from exc
             raise
 
-    def confirm(self, key: str, *, size: int, checksum: str, proven_etag: str | None) -> Confirmation:
+    def confirm(
+        self,
+        key: str,
+        *,
+        size: int,
+        checksum: str,
+        proven_etag: str | None,
+        cancelled: Callable[[], bool] = never_cancelled,
+    ) -> Confirmation:
         """Compare what the server holds under `key` with a file's size and CRC64NVME, by a HEAD request.
 
         `proven_etag` is the ETag that the object had when its content was proven; it decides only if the
         server keeps no such checksum. 404 is `MISSING` and 403 `UNKNOWN`, not errors.
         """
-        head = self._head_or_verdict(key)
+        head = self._head_or_verdict(key, cancelled)
         if isinstance(head, Confirmation):
             return head
         return compare(head, size=size, checksum=checksum, proven_etag=proven_etag)
@@ -445,9 +453,11 @@ class ObjectStore(Closeable):
         detail = f"The object was read back: its CRC64NVME is {read}, the local file's {checksum}."
         return Confirmation(Verdict.DIFFERS, detail, head=head)
 
-    def _head_or_verdict(self, key: str) -> ObjectHead | Confirmation:
+    def _head_or_verdict(
+        self, key: str, cancelled: Callable[[], bool] = never_cancelled
+    ) -> ObjectHead | Confirmation:
         try:
-            return self._head(key, "confirm")
+            return self._head(key, "confirm", cancelled)
         except StorageError as exc:
             if exc.status == HTTPStatus.NOT_FOUND:
                 return Confirmation(Verdict.MISSING, f"There is no object {key!r}.")
@@ -493,12 +503,12 @@ class ObjectStore(Closeable):
                     raise web_page(purpose, None)
                 yield from page.get(field, [])
 
-    def _head(self, key: str, purpose: str) -> ObjectHead:
+    def _head(self, key: str, purpose: str, cancelled: Callable[[], bool] = never_cancelled) -> ObjectHead:
         headers = ((MODE, "ENABLED"),)
 
         def attempt(omit: frozenset[str]) -> Mapping[str, Any]:
             request = Request("HeadObject", "HEAD", key, purpose, headers=tuple(kept(headers, omit)))
-            return self._crt.call(request)
+            return self._crt.call(request, cancelled=cancelled)
 
         answer = self.dialect.negotiate("HeadObject", names_of(headers), attempt)
         return ObjectHead(
