@@ -19,7 +19,7 @@ from storage.aws.errors import http_status, translated
 from storage.aws.response_parsing import present, required, unquoted, version, web_page
 from storage.config import AccessKey, StorageConfig
 from storage.dialect import MODE, MULTIPART_ETAG, PATH_STYLE, PUT_ETAG, kept, names_of
-from storage.errors import ErrorKind, StorageError, UploadCancelledError
+from storage.errors import ErrorKind, PreconditionError, StorageError, UploadCancelledError
 from storage.proof_by_reading import checksum_by_reading, makes_etags_of_md5s
 from storage.source_file import SourceFile, never_cancelled
 from storage.transfer.crt_client import POLL_SECONDS, acquire_crt_client, release_crt_client
@@ -27,7 +27,7 @@ from storage.transfer.crt_request import Request
 from storage.transfer.multipart import Multipart, MultipartSender, OpenMultipart, abort
 from storage.transfer.part_layout import S3_MIN_PART_SIZE, part_size_for, part_size_of
 from storage.transfer.part_sender import SlowLineError
-from storage.transfer.preconditions import WriteCondition
+from storage.transfer.preconditions import UnseenWrites, WriteCondition
 from storage.transfer.single_put import (
     Sent,
     Target,
@@ -51,6 +51,8 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger("storage")
 _LISTING_FIELDS = frozenset({"Name", "Bucket", "IsTruncated", "KeyCount", "MaxKeys", "MaxUploads"})
 """Of these every listing has one, also an empty one."""
 
+MAX_UNSEEN_BYTES = 1024 * 1024
+"""A larger file is sent only after a look at its key: to send it in vain costs more than a request."""
 LAG_SECONDS = 30.0
 """For how long a server may answer as if an object that it has accepted were not written."""
 FIRST_LAG_SECONDS, LONGEST_LAG_SECONDS = 0.25, 4.0
@@ -74,6 +76,8 @@ class UploadSteps:
 
     on_multipart: Callable[[Multipart], None] | None = None
     """See `ObjectStore.upload`."""
+    is_first = False
+    """Whether this is the first attempt to send the file, so that an object under the key is unlikely."""
 
     def adopted(self, found: Confirmation) -> None:
         """The object is identical already: nothing is sent."""
@@ -123,6 +127,7 @@ class ObjectStore(Closeable):
         self._acl_fallback = AclFallback(
             config.acl, self.dialect, is_public=self.is_public, set_acl=self._set_acl
         )
+        self._unseen_writes = UnseenWrites(self.dialect)
         self._owner = expected_owner(config)
         self._closed = False
 
@@ -179,30 +184,47 @@ class ObjectStore(Closeable):
         """Make the target's object hold the content of `source`, and return the proof that it does.
 
         An identical object is adopted; `part_size` is that of an earlier attempt to send it, if any.
-        Otherwise the file is sent, on the condition that `steps` decides, and confirmed. `resume` is as for
-        `upload`. Raises as `upload`; what a step raises; and `StorageError` for an object that is not
-        confirmed afterwards: environment where the server does not say what it holds.
+        Otherwise the file is sent, on the condition that `steps` decides, and confirmed. A small one that was
+        never sent is not looked for where the server has proven that it keeps an object that is there.
+        `resume` is as for `upload`. Raises as `upload`; what a step raises; and `StorageError` for an object
+        that is not confirmed afterwards: environment where the server does not say what it holds.
         """
         part_size = part_size or part_size_for(source.size)
         confirm = partial(
             self._compare_file, target.key, source, checksum, moved=steps.moved, cancelled=steps.is_cancelled
         )
+
+        def send(condition: WriteCondition, before: ObjectHead | None) -> Receipt:
+            callbacks = _Callbacks(
+                steps.progress, steps.moved, steps.is_cancelled, steps.on_multipart, steps.completing
+            )
+            with steps.sending():
+                sent = self._upload(source, replace(target, condition=condition), checksum, resume, callbacks)
+            steps.sent(sent)
+            after = confirm(self._visible_head(target.key, before, steps), sent.part_size)
+            if after.receipt is None:
+                raise _unconfirmed(target.key, after)
+            return after.receipt
+
+        may_be_unseen = steps.is_first and resume is None and source.size <= MAX_UNSEEN_BYTES
+        if may_be_unseen and self._unseen_writes.are_safe:
+            # If there is one, it may be ours: the answer to a request that was repeated was lost.
+            try:
+                return send(WriteCondition.if_absent(is_required=True), None)
+            except PreconditionError:
+                self._unseen_writes.note_unmet()
         found = confirm(self._head_or_verdict(target.key), part_size)
         steps.moved()
         if found.receipt is not None:
             steps.adopted(found)
             return found.receipt
-        target = replace(target, condition=steps.condition(found))
-        with steps.sending():
-            callbacks = _Callbacks(
-                steps.progress, steps.moved, steps.is_cancelled, steps.on_multipart, steps.completing
-            )
-            sent = self._upload(source, target, checksum, resume, callbacks)
-        steps.sent(sent)
-        after = confirm(self._visible_head(target.key, found.head, steps), sent.part_size)
-        if after.receipt is None:
-            raise _unconfirmed(target.key, after)
-        return after.receipt
+        receipt = send(steps.condition(found), found.head)
+        if may_be_unseen and found.verdict is Verdict.MISSING:
+            absent = replace(target, condition=WriteCondition.if_absent(is_required=True))
+            if self._unseen_writes.prove(lambda: self.upload(source, absent, checksum=checksum)):
+                after = confirm(self._head_or_verdict(target.key), part_size)
+                receipt = after.receipt or receipt
+        return receipt
 
     def upload(
         self,
@@ -366,13 +388,21 @@ class ObjectStore(Closeable):
                 raise StorageError(kind, "look up", key, code, _forbidden(key), status=403) from exc
             raise
 
-    def confirm(self, key: str, *, size: int, checksum: str, proven_etag: str | None) -> Confirmation:
+    def confirm(
+        self,
+        key: str,
+        *,
+        size: int,
+        checksum: str,
+        proven_etag: str | None,
+        cancelled: Callable[[], bool] = never_cancelled,
+    ) -> Confirmation:
         """Compare what the server holds under `key` with a file's size and CRC64NVME, by a HEAD request.
 
         `proven_etag` is the ETag that the object had when its content was proven; it decides only if the
         server keeps no such checksum. 404 is `MISSING` and 403 `UNKNOWN`, not errors.
         """
-        head = self._head_or_verdict(key)
+        head = self._head_or_verdict(key, cancelled)
         if isinstance(head, Confirmation):
             return head
         return compare(head, size=size, checksum=checksum, proven_etag=proven_etag)
@@ -422,9 +452,11 @@ class ObjectStore(Closeable):
         detail = f"The object was read back: its CRC64NVME is {read}, the local file's {checksum}."
         return Confirmation(Verdict.DIFFERS, detail, head=head)
 
-    def _head_or_verdict(self, key: str) -> ObjectHead | Confirmation:
+    def _head_or_verdict(
+        self, key: str, cancelled: Callable[[], bool] = never_cancelled
+    ) -> ObjectHead | Confirmation:
         try:
-            return self._head(key, "confirm")
+            return self._head(key, "confirm", cancelled)
         except StorageError as exc:
             if exc.status == HTTPStatus.NOT_FOUND:
                 return Confirmation(Verdict.MISSING, f"There is no object {key!r}.")
@@ -470,12 +502,12 @@ class ObjectStore(Closeable):
                     raise web_page(purpose, None)
                 yield from page.get(field, [])
 
-    def _head(self, key: str, purpose: str) -> ObjectHead:
+    def _head(self, key: str, purpose: str, cancelled: Callable[[], bool] = never_cancelled) -> ObjectHead:
         headers = ((MODE, "ENABLED"),)
 
         def attempt(omit: frozenset[str]) -> Mapping[str, Any]:
             request = Request("HeadObject", "HEAD", key, purpose, headers=tuple(kept(headers, omit)))
-            return self._crt.call(request)
+            return self._crt.call(request, cancelled=cancelled)
 
         answer = self.dialect.negotiate("HeadObject", names_of(headers), attempt)
         return ObjectHead(

@@ -74,6 +74,8 @@ class AwsSession(Closeable):
         default = "auto" if config.endpoint_url is None else "path"
         self._addressing = default if config.addressing == "auto" else config.addressing
         self._retired: list[S3Client] = []
+        self._sendable: ReadOnlyCredentials | None = None
+        """The latest credentials, which can be sent in a header."""
 
     def _chain_session(self) -> botocore.session.Session:
         """A session in which credentials are searched: its clients of STS and others are as ours."""
@@ -135,6 +137,8 @@ class AwsSession(Closeable):
         """
         with translated("find credentials", None):
             frozen = self.credential_chain.get_frozen_credentials()
+        if frozen == self._sendable:
+            return frozen
         for value in (frozen.access_key, frozen.secret_key, frozen.token):
             # As a header it would be refused by a library whose message quotes it.
             if value is not None and not re.fullmatch(r"[\x21-\x7e]+", value):
@@ -143,6 +147,7 @@ class AwsSession(Closeable):
                     f"other than ASCII. Correct it where it was found: {self.credential_chain.source}."
                 )
                 raise StorageError(ErrorKind.ENVIRONMENT, "find credentials", None, "bad-credentials", hint)
+        self._sendable = frozen
         return frozen
 
     def _proxies(self) -> dict[str, str] | None:

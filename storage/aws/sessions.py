@@ -21,7 +21,7 @@ from botocore.exceptions import CredentialRetrievalError
 
 from storage.aws.bounded_answers import bounded_pools
 from storage.aws.proxies import environ_proxies
-from storage.aws.response_parsing import ParserFactory
+from storage.aws.response_parsing import ParserFactory, shared_loader
 
 CONNECT_TIMEOUT_SECONDS = 5
 ATTEMPTS = 2
@@ -49,6 +49,7 @@ class BoundedSession(botocore.session.Session):
         super().__init__()
         self._has_bounded_providers = False
         self.register_component("response_parser_factory", ParserFactory())
+        self.register_component("data_loader", shared_loader())
         # For the clients that the providers of credentials create; others have a configuration of their own.
         self.set_default_client_config(
             Config(

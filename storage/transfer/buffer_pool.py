@@ -6,14 +6,18 @@ restore them one by one. On a slow line no more is in flight than it takes in se
 time, so that an interruption costs little.
 """
 
+import queue
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from storage.transfer.part_layout import MIN_PART_SIZE
 
-_REUSED_FROM = 1024 * 1024
+WAIT_SECONDS = 0.2
+"""How often a thread that waits for a slot looks whether it is still to wait."""
+_REUSED_FROM = 512 * 1024
 """Smaller buffers are allocated each time; larger ones, up to the usual part size, are kept for reuse."""
 _MAX_UNREAD = 3 * MIN_PART_SIZE
 """Bytes in our buffers that the CRT has not yet copied into its own; it copies them quickly."""
@@ -78,6 +82,7 @@ class BufferPool:
         self._bytes = 0
         self._unread = 0
         self._spare: list[bytearray] = []
+        """Memory for reuse, the last used first; its sizes are powers of two."""
         self._successes = 0
         self._generation = 0
 
@@ -123,6 +128,29 @@ class BufferPool:
             self._grant_next()
         return reservation
 
+    @contextmanager
+    def slot(self, length: int, waiting: Callable[[], None]) -> Iterator[Slot]:
+        """A slot for the block, of `length` bytes.
+
+        While there is none, `waiting` is called every `WAIT_SECONDS`; what it raises ends the wait.
+        """
+        granted: queue.SimpleQueue[Slot] = queue.SimpleQueue()
+        reservation = self.reserve(length, granted.put)
+        slot: Slot | None = None
+        try:
+            while slot is None:
+                try:
+                    slot = granted.get(timeout=WAIT_SECONDS)
+                except queue.Empty:
+                    waiting()
+            yield slot
+        finally:
+            self.cancel(reservation)
+            if slot is None and not granted.empty():
+                slot = granted.get()
+            if slot is not None:
+                slot.release()
+
     def cancel(self, reservation: Reservation) -> None:
         """Leave the queue. On return the slot either has been granted or never will be."""
         with self.lock:
@@ -131,7 +159,7 @@ class BufferPool:
                 self._grant_next()
 
     def slow_down(self, generation: int) -> bool:
-        """Halve the limit, because the server asked for fewer requests; returns whether it is lower now.
+        """Allow half of what is in flight, because the server asked for fewer requests; whether that is less.
 
         `generation` is that of the moment when the request was sent: requests in flight together count once.
         """
@@ -141,7 +169,8 @@ class BufferPool:
             self._generation += 1
             self._successes = 0
             lowered = self._limit > 1
-            self._limit = max(1, self._limit // 2)
+            in_flight = len(self._slots) or self._limit
+            self._limit = max(1, min(in_flight, self._limit) // 2)
             return lowered
 
     def note_success(self) -> None:
@@ -168,15 +197,21 @@ class BufferPool:
             reservation.grant(slot)
 
     def _memory(self, length: int) -> bytearray:
-        if not _REUSED_FROM <= length <= MIN_PART_SIZE:
+        if not _REUSED_FROM < length <= MIN_PART_SIZE:
             return bytearray(length)
-        return self._spare.pop() if self._spare else bytearray(MIN_PART_SIZE)
+        size = 1 << (length - 1).bit_length()
+        for number, spare in enumerate(self._spare):
+            if len(spare) == size:
+                return self._spare.pop(number)
+        return bytearray(size)
 
     def reclaim_memory(self, length: int, memory: bytearray | None) -> None:
         """Keep memory, unless it is lost, for the next body. For slots, which hold the lock."""
         self._unread -= length
-        if memory is not None and len(memory) == MIN_PART_SIZE:
-            self._spare.append(memory)
+        if memory is not None and _REUSED_FROM < len(memory) <= MIN_PART_SIZE:
+            self._spare.insert(0, memory)
+            while sum(map(len, self._spare)) > _MAX_UNREAD:
+                self._spare.pop()
         self._grant_next()
 
     def reclaim(self, slot: Slot) -> None:

@@ -40,8 +40,10 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger("storage")
 
 REQUEST_SECONDS = 30.0
 """How long an answer to a request without a body may take at most."""
-POLL_SECONDS = 0.1
-"""How often a waiting thread checks for cancellation."""
+POLL_SECONDS = 0.2
+"""How often a thread that waits for an answer looks at the line, and whether it is cancelled."""
+PACE_POLL_SECONDS = 0.005
+"""How often, under a bandwidth limit, new connections are looked for, which are not paced yet."""
 SAMPLE_SECONDS = 1.0
 """How often the connections are looked at."""
 IN_FLIGHT_SECONDS = 30.0
@@ -49,6 +51,8 @@ IN_FLIGHT_SECONDS = 30.0
 SLOW_BYTES_PER_SECOND = 512 * 1024
 """A line that takes less is called slow, and one that takes twice as much no longer is."""
 
+_CANCEL_SECONDS = 5.0
+"""How long the end of a cancelled request is waited for."""
 _CUT_SECONDS = 5.0
 """A request that fails or is retried so soon after a connection was cut most likely was on it."""
 _GBPS_PER_CONNECTION = 0.4
@@ -132,8 +136,10 @@ class CrtClient:
 
         Raises `StorageError` for anything but a success, and where there is no answer within `seconds`.
         """
-        with self._lock:
-            self._completions += seconds > REQUEST_SECONDS
+        takes_long = seconds > REQUEST_SECONDS
+        if takes_long:
+            with self._lock:
+                self._completions += 1
         try:
             return self._call(request, seconds, cancelled)
         except StorageError as exc:
@@ -141,27 +147,75 @@ class CrtClient:
                 raise
             return self._call(request, seconds, cancelled)
         finally:
-            with self._lock:
-                self._completions -= seconds > REQUEST_SECONDS
+            if takes_long:
+                with self._lock:
+                    self._completions -= 1
 
     def _call(self, request: Request, seconds: float, cancelled: Callable[[], bool]) -> Mapping[str, Any]:
+        def watch(started: float) -> None:
+            if cancelled():
+                raise UploadCancelledError(operation=request.purpose, key=request.key)
+            if time.monotonic() - started > seconds or self.is_stalled(started):
+                raise self.stalled(request)
+
+        return self.exchange(request, watch)
+
+    def exchange(
+        self,
+        request: Request,
+        watch: Callable[[float], None],
+        on_read: Callable[[], None] | None = None,
+    ) -> Mapping[str, Any]:
+        """Send a request and wait for the answer, with nothing in between that the answer has to wait for.
+
+        While there is none, `watch` is called every `POLL_SECONDS` with the time when the request was
+        started, by the monotonic clock. What it raises cancels the request. `on_read` is as for `start`.
+        Raises `StorageError` for anything but a success.
+        """
         done: queue.SimpleQueue[CrtRequest] = queue.SimpleQueue()
         generation = self.buffers.generation
-        sent = self.start(request, done.put)
+        sent = self.start(request, done.put, on_read)
         started = time.monotonic()
-        while True:
-            with suppress(queue.Empty):
-                done.get(timeout=POLL_SECONDS)
-                if not sent.is_stalled:
-                    break
-            if cancelled():
-                sent.cancel()
-                raise UploadCancelledError(operation=request.purpose, key=request.key)
-            is_late = time.monotonic() - started > seconds
-            if is_late or self.is_stalled(started) or sent.is_stalled:
-                sent.cancel()
-                raise self.stalled(request)
+        try:
+            while not self._is_done(sent, done, started):
+                watch(started)
+        except BaseException:
+            self._cancel(sent, done)
+            raise
         return self.answer_of(sent, generation)
+
+    def _is_done(self, sent: CrtRequest, done: "queue.SimpleQueue[CrtRequest]", started: float) -> bool:
+        """Whether a request ends within `POLL_SECONDS`. Raises `StorageError` if its connection was cut."""
+        rate = self.bandwidth.rate if sent.request.body else None
+        is_new = rate is not None and time.monotonic() - started < POLL_SECONDS
+        try:
+            done.get(timeout=PACE_POLL_SECONDS if is_new else POLL_SECONDS)
+        except queue.Empty:
+            if rate is not None:
+                self.connections.pace(rate)  # connections that are new
+            return False
+        if sent.is_stalled:
+            raise self.stalled(sent.request)
+        return True
+
+    def _cancel(self, sent: CrtRequest, done: "queue.SimpleQueue[CrtRequest]") -> None:
+        """Cancel a request, wait for its end, and free its memory."""
+        if sent.request.body:
+            self.connections.discard_unsent()
+        sent.cancel()
+        deadline = time.monotonic() + _CANCEL_SECONDS
+        with suppress(queue.Empty):
+            while not sent.is_done:
+                done.get(timeout=max(0.0, deadline - time.monotonic()))
+        sent.forget()
+
+    def await_bandwidth(self, started: float, length: int, cancelled: Callable[[], bool]) -> None:
+        """Wait until the limit has paid for a body of this length, even if the line was faster."""
+        while (rate := self.bandwidth.rate) is not None and not cancelled():
+            left = started + length / rate - time.monotonic()
+            if left <= 0:
+                return
+            time.sleep(min(left, POLL_SECONDS))
 
     def _adapt_address(self) -> None:
         """Put the bucket into the host name if the server refuses it in the path."""

@@ -108,9 +108,9 @@ class CrtRequest:
             on_headers=self._take_headers,
             on_body=self._take_body,
         )
+        self._signer = signer
         self._outcome = self._s3.finished_future
-        self._outcome.add_done_callback(lambda _future: give_back(signer))
-        self._outcome.add_done_callback(lambda _future: on_done(self))
+        self._outcome.add_done_callback(self._end)
 
     def cancel(self) -> None:
         """Cancel the request; it is done soon after."""
@@ -142,6 +142,10 @@ class CrtRequest:
         with translated(request.purpose, request.key, self._config):
             response = Response(self._status, self._headers, bytes(self._body))
             return response.parse(request.operation, request.purpose, request.key)
+
+    def _end(self, _future: object) -> None:
+        give_back(self._signer)
+        self._on_done(self)
 
     def _note_attempt(self) -> None:
         self._attempts += 1

@@ -14,14 +14,12 @@ from typing import Any
 from storage.errors import ErrorKind, StorageError, UploadCancelledError
 from storage.source_file import SourceFile
 from storage.transfer.buffer_pool import Reservation, Slot
-from storage.transfer.crt_client import POLL_SECONDS, CrtClient
+from storage.transfer.crt_client import PACE_POLL_SECONDS, POLL_SECONDS, CrtClient
 from storage.transfer.crt_request import CrtRequest, Request
 from storage.transfer.part_layout import Part
 
 RETRY_SECONDS = 0.25
 """Delay before the first retry of a part; doubled for each further one."""
-PACE_POLL_SECONDS = 0.005
-"""How often, under a bandwidth limit, new connections are looked for, which are not paced yet."""
 STARVED_STALLS = 10
 """After this many times the stall limit a part must have had a share of what moved on the line."""
 STARVED_ROUNDS = 4
@@ -68,6 +66,19 @@ def is_starved(seconds: float, moved: int, *, in_flight: int, stall_seconds: flo
     if seconds <= STARVED_STALLS * stall_seconds:
         return False
     return moved > STARVED_ROUNDS * in_flight or moved < seconds * TRICKLE_BYTES_PER_SECOND
+
+
+def ensure_not_starved(crt: CrtClient, key: str, length: int, started: float, moved_before: int) -> None:
+    """Raise `StorageError` if a body starves, sent at `started` when `moved_before` bytes had moved."""
+    seconds = time.monotonic() - started
+    if is_starved(
+        seconds,
+        crt.moved - moved_before,
+        in_flight=crt.buffers.max_bytes + length,
+        stall_seconds=crt.stall_seconds,
+    ):
+        hint = f"{seconds:.0f} seconds were not enough for one part. It is tried again."
+        raise StorageError(ErrorKind.TRANSIENT, "upload", key, "stalled", hint)
 
 
 class PartSender:
@@ -120,7 +131,7 @@ class PartSender:
                 self._request_slot()
                 self._handle_event(self._start_due(), prepare, accepted)
                 self._check_stalls()
-            self._pace_last()
+            self._crt.await_bandwidth(self._last_started, self._last_length, self._cancelled)
         finally:
             self._drain()
 
@@ -157,14 +168,6 @@ class PartSender:
             self._read(event, prepare)
         else:
             self._finish(event, accepted)
-
-    def _pace_last(self) -> None:
-        """Wait until the bandwidth limit has paid for the last part, even if the line was faster."""
-        while (rate := self._crt.bandwidth.rate) is not None and not self._cancelled():
-            left = self._last_started + self._last_length / rate - time.monotonic()
-            if left <= 0:
-                return
-            time.sleep(min(left, POLL_SECONDS))
 
     def _read(self, slot: Slot, prepare: Prepare) -> None:
         if (part := self._reserved_for) is None:
@@ -234,14 +237,9 @@ class PartSender:
                 continue
             if self._crt.is_stalled(current.started):
                 raise self._crt.stalled(current.sent.request)
-            if is_starved(
-                now - current.started,
-                self._crt.moved - current.moved_before,
-                in_flight=self._crt.buffers.max_bytes + current.part.length,
-                stall_seconds=self._crt.stall_seconds,
-            ):
-                hint = f"{now - current.started:.0f} seconds were not enough for one part. It is tried again."
-                raise StorageError(ErrorKind.TRANSIENT, "upload", self._key, "stalled", hint)
+            ensure_not_starved(
+                self._crt, self._key, current.part.length, current.started, current.moved_before
+            )
 
     def _drain(self) -> None:
         """Cancel what is in flight, wait for its end, and release every slot."""

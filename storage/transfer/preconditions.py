@@ -1,19 +1,26 @@
 """The condition on which an object may be written, so that no object is overwritten unseen."""
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Self, TypeVar
 
 import structlog
 
-from storage.dialect import QUOTED_IF_MATCH, ServerDialect
+from storage.dialect import IF_NONE_MATCH, QUOTED_IF_MATCH, ServerDialect
 from storage.errors import PreconditionError, StorageError
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("storage")
 
 CONFLICT_SECONDS = 1.0
 """How long to wait before the object is looked at again after a condition was said not to be met."""
+
+HEEDED_IF_NONE_MATCH = "PutObject if-none-match that is heeded"
+"""A feature. Some servers take the header and replace the object nevertheless."""
+PROOF_AFTER = 16
+"""After so many looks that found nothing the server has to prove it, and keys are no longer looked at."""
 
 _UNMET_CODES = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "http-412", "http-409"})
 _CONFLICT_CODES = frozenset({"ConditionalRequestConflict", "http-409"})
@@ -29,6 +36,8 @@ class WriteCondition:
     """A precondition (RFC 9110, section 13.1) that the server checks when the object would appear."""
 
     header: tuple[str, str] | None = None
+    is_required: bool = False
+    """Whether nothing is written where the server turns out to refuse the header."""
 
     @classmethod
     def unconditional(cls) -> Self:
@@ -36,9 +45,9 @@ class WriteCondition:
         return cls()
 
     @classmethod
-    def if_absent(cls) -> Self:
+    def if_absent(cls, *, is_required: bool = False) -> Self:
         """Write only if there is no object with that key."""
-        return cls(("If-None-Match", "*"))
+        return cls(("If-None-Match", "*"), is_required)
 
     @classmethod
     def if_match(cls, etag: str) -> Self:
@@ -95,6 +104,54 @@ def with_condition(
         raise PreconditionError(key, said.partition(":")[0])
     _log.warning("condition_dropped", key=key, condition=name, said=said)
     return attempt(())
+
+
+class UnseenWrites:
+    """Whether an object may be written without a look at its key first. Safe for threads.
+
+    It may once this server was seen to keep an object: it refused to write one of ours once more on the
+    condition that there is none. Before, it is looked at each key, which takes a request for each file.
+    """
+
+    def __init__(self, dialect: ServerDialect) -> None:
+        self._dialect = dialect
+        self._lock = threading.Lock()
+        self._looks = 0
+
+    @property
+    def are_safe(self) -> bool:
+        """Whether the server keeps an object that it is told to keep, and there are few at new keys."""
+        takes = self._dialect.takes(IF_NONE_MATCH, "PutObject")
+        is_heeded = takes and self._dialect.known(HEEDED_IF_NONE_MATCH) is True
+        return is_heeded and self._looks >= PROOF_AFTER
+
+    def note_unmet(self) -> None:
+        """Note that a body was sent in vain, as each one is where the ledger was lost: look at keys again."""
+        with self._lock:
+            self._looks = 0
+
+    def prove(self, write_again: Callable[[], object]) -> bool:
+        """Count a look that found nothing; now and then find out whether the server keeps objects.
+
+        `write_again` writes the object that was just confirmed once more, if it is absent. Returns whether
+        the server has replaced it.
+        """
+        with self._lock:
+            self._looks += 1
+            is_due = self._looks % PROOF_AFTER == 0
+        is_open = self._dialect.known(HEEDED_IF_NONE_MATCH) is None
+        if not (is_due and is_open and self._dialect.takes(IF_NONE_MATCH, "PutObject")):
+            return False
+        try:
+            write_again()
+        except StorageError as exc:
+            refusal = exc.__cause__ if isinstance(exc, PreconditionError) else None
+            if isinstance(refusal, StorageError) and refusal.status == HTTPStatus.PRECONDITION_FAILED:
+                self._dialect.accept(HEEDED_IF_NONE_MATCH)
+        else:
+            self._dialect.learn(HEEDED_IF_NONE_MATCH, "It replaced an object despite If-None-Match.")
+            return True
+        return False
 
 
 def _attempted(

@@ -1,6 +1,7 @@
 """Uploads a file in a single PUT, and what single and multipart uploads have in common."""
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -9,16 +10,12 @@ from storage import checksums
 from storage.aws.response_parsing import unquoted, version
 from storage.config import StorageConfig
 from storage.dialect import BODY_HEADERS, kept, names_of
-from storage.errors import SourceChangedError, UploadCancelledError
+from storage.errors import PreconditionError, SourceChangedError, StorageError, UploadCancelledError
 from storage.source_file import SourceFile
-from storage.transfer.crt_client import CrtClient
+from storage.transfer.crt_client import POLL_SECONDS, CrtClient
 from storage.transfer.crt_request import Request
-from storage.transfer.part_layout import Part
-from storage.transfer.part_sender import PartSender
+from storage.transfer.part_sender import RECALL_SECONDS, SlowLineError, ensure_not_starved
 from storage.transfer.preconditions import Headers, WriteCondition, with_condition
-
-PUT_ATTEMPTS = 1
-"""The CRT has tried it twice by then; further retries are the caller's decision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,39 +100,81 @@ class Transfer:
             raise UploadCancelledError(key=self.target.key)
 
 
+class _RecalledError(Exception):
+    """The line has no room for the body at present, which is sent again once it has."""
+
+
 def put_object(crt: CrtClient, config: StorageConfig, transfer: Transfer) -> Sent:
     """Upload a file in a single PUT. Raises `StorageError`, and `SlowLineError` where parts are better."""
-    target, size = transfer.target, transfer.source.size
+    target = transfer.target
     headers = object_headers(config, transfer)
     dialect = crt.dialect
 
     def attempt(condition: Headers) -> Sent:
         def send(omit: frozenset[str]) -> Sent:
-            answers: list[Mapping[str, Any]] = []
-
-            def prepare(_: Part, content: memoryview) -> Request:
-                transfer.ensure_unchanged(checksums.crc(content))
-                body_headers = dialect.body_headers(content, transfer.checksum, omit)
-                sent = (*kept((*headers, *condition), omit), *body_headers)
-                return Request("PutObject", "PUT", target.key, headers=sent, body=content)
-
-            sender = PartSender(
-                crt,
-                transfer.source,
-                target.key,
-                attempts=PUT_ATTEMPTS,
-                cancelled=transfer.cancelled,
-                is_too_slow=transfer.is_too_slow,
-            )
-            sender.send([Part(1, 0, size)], prepare, lambda _, answer: answers.append(answer))
-            (answer,) = answers
-            return Sent(unquoted(answer.get("ETag")), version(answer.get("VersionId")), None)
+            if target.condition.is_required and not omit.isdisjoint(names_of(condition)):
+                raise PreconditionError(target.key, "condition-refused")
+            while True:
+                try:
+                    answer = _send(crt, transfer, kept((*headers, *condition), omit), omit)
+                except _RecalledError:
+                    continue
+                return Sent(unquoted(answer.get("ETag")), version(answer.get("VersionId")), None)
 
         return dialect.negotiate("PutObject", names_of((*headers, *condition)) | BODY_HEADERS, send)
 
     sent = with_condition(dialect, target.key, target.condition, attempt, present_etag=transfer.present_etag)
-    transfer.progress(size)
+    transfer.progress(transfer.source.size)
     return sent
+
+
+def _send(
+    crt: CrtClient, transfer: Transfer, headers: Sequence[tuple[str, str]], omit: frozenset[str]
+) -> Mapping[str, Any]:
+    """Read the file into a buffer, check it there and send it from there, in one request.
+
+    Raises `_RecalledError` if a line that turned out to be slow has no room for the body.
+    """
+    source, key = transfer.source, transfer.target.key
+
+    def ensure_worth_it() -> None:
+        transfer.ensure_not_cancelled()
+        if transfer.is_too_slow():
+            raise SlowLineError
+
+    with crt.buffers.slot(source.size, ensure_worth_it) as slot:
+        source.read_into(slot.buffer, 0)
+        transfer.ensure_unchanged(checksums.crc(slot.buffer))
+        body_headers = crt.dialect.body_headers(slot.buffer, transfer.checksum, omit)
+        request = Request("PutObject", "PUT", key, headers=(*headers, *body_headers), body=slot.buffer)
+        while (wait := crt.bandwidth.take(source.size)) > 0:
+            ensure_worth_it()
+            source.ensure_unchanged()
+            time.sleep(min(wait, POLL_SECONDS))
+        moved_before = crt.moved
+
+        def watch(started: float) -> None:
+            if time.monotonic() - started <= RECALL_SECONDS:
+                ensure_worth_it()
+                if slot.is_excess:
+                    raise _RecalledError
+            transfer.ensure_not_cancelled()
+            source.ensure_unchanged()
+            if crt.is_stalled(started):
+                raise crt.stalled(request)
+            ensure_not_starved(crt, key, source.size, started, moved_before)
+
+        started = time.monotonic()
+        try:
+            answer = crt.exchange(request, watch, slot.release_memory)
+        except StorageError as exc:
+            if exc.code == "timeout" and time.monotonic() - started > crt.stall_seconds:
+                # The CRT gives up a connection that takes nothing for 30 seconds, twice.
+                raise crt.stalled(request) from exc
+            raise
+        crt.buffers.note_success()
+    crt.await_bandwidth(started, source.size, transfer.cancelled)
+    return answer
 
 
 def object_headers(config: StorageConfig, transfer: Transfer) -> tuple[tuple[str, str], ...]:

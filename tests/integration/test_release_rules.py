@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any
@@ -336,6 +337,30 @@ def test_a_stop_between_two_files_of_a_batch_leaves_the_second_one_in_place(
     assert [(row.state, row.claimed_by) for row in rows] == [(State.PUBLISHED, None)] * 2
     assert len(proxy.requests) == 1
     assert harness.row(second).attempts == 0
+
+
+def test_the_objects_of_a_batch_are_asked_for_side_by_side_once_the_server_has_answered(
+    make_harness: MakeHarness, video: bytes, proxy: FaultProxy
+) -> None:
+    """One after the other they take a round trip each, while the first files are in quarantine."""
+    harness = make_harness()
+    published(harness, video)
+    for number in range(3):
+        harness.put(f"{VIDEO_ID}/more{number}_720p.mp4", video)
+    harness.step(State.PENDING)
+    harness.step(State.VERIFIED)
+    proxy.requests.clear()
+    together = threading.Barrier(3, timeout=30)
+
+    def wait_for_the_others(request: Request, forward: Forward) -> Answer:
+        if request is not proxy.requests[0]:
+            together.wait()
+        return forward()
+
+    proxy.fault = wait_for_the_others
+    rows = harness.step(State.PUBLISHED)
+    assert [row.state for row in rows] == [State.RELEASED] * 4
+    assert proxy.actions == ["HeadObject"] * 4
 
 
 def test_a_crash_while_the_file_is_in_quarantine_is_repaired_at_the_next_start(

@@ -12,6 +12,7 @@ from functools import partial
 from db import Database, Invalidations, Ledger, State
 from storage import Distribution, ObjectStore, PublicCheck
 from watcher.app.factories import (
+    SMALL_UPLOADS,
     make_catalog,
     make_gate,
     make_ledger,
@@ -52,7 +53,9 @@ ROW_BACKOFF = Backoff(base=1.0, factor=2.0, cap=300.0)
 PROBE_BACKOFF = Backoff(base=1.0, factor=2.0, cap=30.0)
 CHECKING_PUBLISHERS = 4
 """How many threads publish where public URLs are fetched first: a slow one holds up only its own thread."""
-RELEASE_BATCH = 32
+RELEASERS = 3
+"""How many threads release: while the files of one batch are in quarantine, the others go on."""
+RELEASE_BATCH = 256
 """How many releases one claim takes at most: they share one quarantine time."""
 
 
@@ -288,7 +291,7 @@ def build_stages(
     stages: tuple[tuple[Stage, int, int], ...] = (
         (UploadStage(context), settings.upload_concurrency, 1),
         (PublishStage(context, policy), publishers, 1),
-        (ReleaseStage(context, policy, is_pressed=disk_pressure.is_high_now), 1, RELEASE_BATCH),
+        (ReleaseStage(context, policy, is_pressed=disk_pressure.is_high_now), RELEASERS, RELEASE_BATCH),
     )
     runners = {}
     for stage, threads, batch in stages:
@@ -308,7 +311,7 @@ def build_stages(
             lease=timedelta(seconds=settings.claim_seconds),
             threads=threads,
             batch=batch,
-            spares_small=stage.state is State.PENDING,
+            small_threads=SMALL_UPLOADS if stage.state is State.PENDING else 0,
         )
     return runners
 

@@ -280,7 +280,7 @@ class Settings(BaseSettings):
         60,
     )
     upload_concurrency: int = number(
-        "Number of files uploaded at once; one of several is kept for files of at most 16 MiB.", 1, 64, 4
+        "Number of files of more than 16 MiB uploaded at once; up to 32 smaller ones are besides.", 1, 64, 4
     )
     settle_seconds: float = number(
         "How long size, mtime and inode must stay unchanged where the kernel grants no lease.", 0.1, 3600, 5

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
+from typing import Self
 
 import structlog
 
 from db import ClaimLostError, DatabaseError, Ledger, State, Upload
-from storage import SourceFile, StorageError, UploadCancelledError, Verdict
+from storage import Confirmation, ObjectStore, SourceFile, StorageError, UploadCancelledError, Verdict
 from watcher.detection import Reading
 from watcher.errors import Code, DeferError, FailureKind, ReexamineError, StageError, failure_of
 from watcher.failpoints import Point, failpoint
@@ -35,6 +37,8 @@ log = structlog.get_logger()
 QUARANTINE_SECONDS = 1.0
 """How long a file stays in quarantine: a writer may have resolved its path and not opened it yet."""
 
+HEADS = 16
+"""How many objects of a batch are asked for at once."""
 CATALOG_BUSY_SECONDS = 5.0
 PACKAGE_SECONDS = 600.0
 """How soon the release of a file that a playlist names is tried again: the playlist may have gone."""
@@ -46,7 +50,7 @@ MAX_LEFT = 20
 
 
 class ReleaseStage(Stage):
-    """Removes the local copies of published uploads; a batch shares one quarantine time.
+    """Removes the local copies of published uploads; a batch shares one quarantine time and asks S3 at once.
 
     The policy is read each time, because a reload may change it. `is_pressed` returns whether the disk is so
     full at present that the retention is ignored.
@@ -73,15 +77,16 @@ class ReleaseStage(Stage):
     def advance(self, uploads: Sequence[Upload], work: Work) -> None:
         """Advance each upload from `published` to `released`, or back to `pending` if its object is lost."""
         quarantined: list[tuple[Upload, Quarantined]] = []
-        for number, upload in enumerate(uploads):
-            work.beat()
-            if number and work.error_policy.return_if_paused(upload):
-                continue
-            with self._isolating(upload, work), work.error_policy.handling(upload):
-                if work.stopped():
-                    raise UploadCancelledError(key=upload.object_key)
-                if file := self._quarantine(upload, work):
-                    quarantined.append((upload, file))
+        with _Confirmations(self._context.store, uploads, work) as confirmations:
+            for number, upload in enumerate(uploads):
+                work.beat()
+                if number and work.error_policy.return_if_paused(upload):
+                    continue
+                with self._isolating(upload, work), work.error_policy.handling(upload):
+                    if work.stopped():
+                        raise UploadCancelledError(key=upload.object_key)
+                    if file := self._quarantine(upload, work, confirmations):
+                        quarantined.append((upload, file))
         if not quarantined:
             return
         interrupted = work.wait(QUARANTINE_SECONDS)
@@ -104,13 +109,13 @@ class ReleaseStage(Stage):
             log.exception("internal_error", stage=self.name, uploads=[upload.id])
             work.error_policy.postpone_after_bug(upload, exc)
 
-    def _quarantine(self, upload: Upload, work: Work) -> Quarantined | None:
+    def _quarantine(self, upload: Upload, work: Work, confirmations: _Confirmations) -> Quarantined | None:
         """Check that the copy may go and quarantine it; None if the upload needs nothing more."""
         self._require_due(upload)
         if not self._repair(upload, work):
             return None
         self._require_as_hashed(upload)
-        if not self._confirm(upload):
+        if not self._has_object(upload, confirmations.of(upload)):
             return None
         if self._context.tree.stat(upload.path) is None:
             self._context.tree.ensure_mounted()
@@ -193,14 +198,8 @@ class ReleaseStage(Stage):
             self._repair_path(upload, file.quarantine_path, work)
             raise
 
-    def _confirm(self, upload: Upload) -> bool:
-        """Confirm the object again; False if it is lost and the upload is pending again."""
-        confirmation = self._context.store.confirm(
-            upload.object_key,
-            size=upload.size,
-            checksum=upload.checksum or "",
-            proven_etag=upload.etag,
-        )
+    def _has_object(self, upload: Upload, confirmation: Confirmation) -> bool:
+        """Whether the object is confirmed again; False if it is lost and the upload is pending again."""
         match confirmation.verdict:
             case Verdict.AGREES:
                 return True
@@ -237,6 +236,41 @@ class ReleaseStage(Stage):
         self._context.ledger.advance(upload, State.RELEASED, detail=detail)
         failpoint(Point.RECORDED)
         log.info("upload_released", detail=detail)
+
+
+class _Confirmations:
+    """What S3 says of the objects of a batch: once it has answered, `HEADS` of them are asked for at once."""
+
+    def __init__(self, store: ObjectStore, uploads: Sequence[Upload], work: Work) -> None:
+        self._store = store
+        self._uploads = uploads
+        self._positions = {upload.id: number for number, upload in enumerate(uploads)}
+        self._work = work
+        self._threads = ThreadPoolExecutor(HEADS, "release-head")
+        self._asked: dict[int, Future[Confirmation]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._threads.shutdown(cancel_futures=True)
+
+    def of(self, upload: Upload) -> Confirmation:
+        """Compare what S3 holds with the upload's row, as of now or of moments ago. Raises `StorageError`."""
+        position = self._positions[upload.id]
+        for near in self._uploads[position : position + (HEADS if self._asked else 1)]:
+            if near.id not in self._asked:
+                self._asked[near.id] = self._threads.submit(self._ask, near)
+        return self._asked[upload.id].result()
+
+    def _ask(self, upload: Upload) -> Confirmation:
+        return self._store.confirm(
+            upload.object_key,
+            size=upload.size,
+            checksum=upload.checksum or "",
+            proven_etag=upload.etag,
+            cancelled=self._work.stopped,
+        )
 
 
 def _error_of(kept: Kept) -> Exception:

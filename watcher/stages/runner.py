@@ -72,9 +72,10 @@ class StageRunner(Worker):
     """The threads of one stage: one claims rows, and `threads` of them work.
 
     Each works on a batch of up to `batch` rows at a time. A claim that is not renewed within `lease` expires.
-    With `spares_small` files of more than `db.SMALL_BYTES` leave one thread of several to small ones, which
-    do not wait until a large one is done. Apart from that the rows that were due first are first, so that
-    large files always have the other threads.
+    So many `small_threads` more are there for files of at most `db.SMALL_BYTES`, which wait for answers most
+    of the time, and do not wait until a large one is done. All but one of them are used only while the server
+    is known to answer, so that one that is away is not asked by tens. Apart from that the rows that were due
+    first are first, so that large files always have the other threads.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class StageRunner(Worker):
         lease: timedelta,
         threads: int,
         batch: int = 1,
-        spares_small: bool = False,
+        small_threads: int = 0,
     ) -> None:
         super().__init__(supervisor, f"{stage.name} threads")
         self.stage = stage
@@ -95,9 +96,9 @@ class StageRunner(Worker):
         self._ledger = ledger
         self.error_policy = error_policy
         self.breaker = error_policy.breaker
-        self._max_busy = threads
+        self._max_large = threads
+        self._small_threads = small_threads
         self._batch = batch
-        self._spares_small = spares_small and threads > 1
         self._lock = threading.Lock()
         self._in_flight: dict[int, Upload] = {}
         self._probe: int | None = None
@@ -105,11 +106,13 @@ class StageRunner(Worker):
         self._database_failures = 0
         self._is_claiming = False
         self._batches: queue.SimpleQueue[Sequence[Upload]] = queue.SimpleQueue()
+        self._idle: list[BackgroundThread] = []
+        """The threads that wait for a batch; the last one that had work is the first to have some again."""
         self._claimer = self.add_thread(
             f"{stage.name} claims", self._claim_step, patience=4 * MAX_WAIT_SECONDS, at_end=self._stop_workers
         )
         self._workers: list[BackgroundThread] = []
-        for number in range(threads):
+        for number in range(threads + small_threads):
             work = partial(self._run_batches, number)
             # At the end once more: the claimer may hand over a last batch after the stop was requested.
             self._workers.append(
@@ -175,19 +178,23 @@ class StageRunner(Worker):
         self._return_unrecorded()
         if not self.stage.is_enabled():
             return MAX_WAIT_SECONDS
-        while self._busy < self._max_busy and not self._claimer.stopping.is_set():
+        while (free := self._free_threads()) > 0 and not self._claimer.stopping.is_set():
             if self.breaker.is_doubted:
                 return self._claim_probe()
-            small_only = self._is_last_spared()
-            if not self._hand_over(self._batch, small_only=small_only):
+            for_any = min(free, self._max_large - self._large_files()) if self._small_threads else free
+            small_only = for_any <= 0
+            if not self._hand_over((free if small_only else for_any) * self._batch, small_only=small_only):
                 return SMALL_SECONDS if small_only else self._seconds_to_next()
         return self._renewal_seconds
 
-    def _is_last_spared(self) -> bool:
-        """Whether large files have all threads but one, which is spared for small ones."""
+    def _free_threads(self) -> int:
+        """How many more batches may be under way."""
+        small = min(self._small_threads, 1) if self.breaker.is_unproven else self._small_threads
+        return self._max_large + small - self._busy
+
+    def _large_files(self) -> int:
         with self._lock:
-            large = sum(row.size > SMALL_BYTES for row in self._in_flight.values())
-        return self._spares_small and large >= self._max_busy - 1
+            return sum(row.size > SMALL_BYTES for row in self._in_flight.values())
 
     def _claim_probe(self) -> float:
         """Claim one row while no other one is a probe, if possible another than those that have failed."""
@@ -207,7 +214,7 @@ class StageRunner(Worker):
     def _hand_over(
         self, limit: int, *, other_than: Collection[int] | None = None, small_only: bool = False
     ) -> bool:
-        """Claim rows for a worker; False if none can be claimed."""
+        """Claim rows for as many workers as they take; False if none can be claimed."""
         is_probe = self.breaker.is_doubted
         rows = self._ledger.claim(
             self.stage.state,
@@ -219,15 +226,19 @@ class StageRunner(Worker):
         )
         if not rows:
             return False
+        batches = [rows[first : first + self._batch] for first in range(0, len(rows), self._batch)]
         with self._lock:
-            self._busy += 1
+            self._busy += len(batches)
             self._in_flight.update({row.id: row for row in rows})
             if is_probe:
                 self._probe = rows[0].id
-        self.breaker.began(rows[0].id)
-        self._batches.put(rows)
-        for worker in self._workers:
-            worker.wake()
+        for batch in batches:
+            self.breaker.began(batch[0].id)
+            with self._lock:
+                self._batches.put(batch)
+                # A thread that is not idle looks for a batch before it is.
+                if self._idle:
+                    self._idle.pop().wake()
         return True
 
     def _seconds_to_next(self) -> float:
@@ -275,7 +286,7 @@ class StageRunner(Worker):
     def _run_batches(self, number: int) -> None:
         """Advance the batches that were claimed; a wake-up announces the next ones."""
         thread = self._workers[number]
-        while (rows := self._next_batch()) is not None:
+        while (rows := self._next_batch(thread)) is not None:
             thread.beat()
             try:
                 self._advance(rows, thread)
@@ -289,11 +300,14 @@ class StageRunner(Worker):
                 self.breaker.ended(rows[0].id)
                 self.wake()
 
-    def _next_batch(self) -> Sequence[Upload] | None:
-        try:
-            return self._batches.get_nowait()
-        except queue.Empty:
-            return None
+    def _next_batch(self, thread: BackgroundThread) -> Sequence[Upload] | None:
+        with self._lock:
+            try:
+                return self._batches.get_nowait()
+            except queue.Empty:
+                if thread not in self._idle:
+                    self._idle.append(thread)
+                return None
 
     def _advance(self, rows: Sequence[Upload], thread: BackgroundThread) -> None:
         stopping = self._claimer.stopping

@@ -111,6 +111,7 @@ class UploadStage(Stage):
             # Again: another file of the key may have passed the gate since.
             self._require_own_key(upload)
             attempt = _Attempt(self._context, upload, work, self._clock)
+            attempt.is_first = rank is Rank.NEW
             attempt.watch_path = partial(self._require_same_path, upload)
             attempt.appeared_at = partial(_appeared_at, self._context.ledger, upload, fd)
             try:

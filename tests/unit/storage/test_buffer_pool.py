@@ -98,6 +98,16 @@ def test_a_request_to_slow_down_halves_the_number_once_for_all_that_were_under_w
     assert pool.limit == 1
 
 
+def test_a_request_to_slow_down_halves_what_was_under_way_even_if_more_would_be_allowed(
+    granted: list[Slot],
+) -> None:
+    pool = BufferPool(36, 100)
+    for _ in range(4):
+        pool.reserve(8, granted.append)
+    assert pool.slow_down(pool.generation)
+    assert pool.limit == 2
+
+
 def test_as_many_successes_as_are_allowed_at_once_allow_one_more(granted: list[Slot]) -> None:
     pool = BufferPool(3, 100)
     pool.slow_down(pool.generation)
@@ -148,3 +158,50 @@ def test_on_a_line_that_turns_out_slow_all_but_the_first_bodies_are_in_excess(gr
     finish(granted[0])
     assert [slot.is_excess for slot in granted[1:]] == [False, True, True]
     assert not granted[0].is_excess
+
+
+def test_who_waits_for_a_slot_may_give_up_and_takes_none_from_the_others() -> None:
+    pool = BufferPool(1, 20)
+    looks: list[int] = []
+
+    def give_up() -> None:
+        looks.append(1)
+        raise InterruptedError
+
+    with pool.slot(8, give_up):
+        with pytest.raises(InterruptedError), pool.slot(8, give_up):
+            pytest.fail("there was no room for a second one")
+        assert looks == [1]
+    with pool.slot(8, give_up) as slot:
+        assert slot.length == 8
+    assert looks == [1]
+
+
+def test_a_slot_that_is_granted_as_the_wait_ends_is_given_back() -> None:
+    pool = BufferPool(1, 20)
+    first: list[Slot] = []
+    pool.reserve(8, first.append)
+
+    def give_up() -> None:
+        finish(first[0])
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError), pool.slot(8, give_up):
+        pytest.fail("the wait had ended")
+    with pool.slot(8, give_up):
+        pass
+
+
+def test_a_small_body_takes_no_memory_of_the_size_of_a_part(granted: list[Slot]) -> None:
+    """Tens of them are in flight, and their memory is kept for the next ones."""
+    pool = BufferPool(8, 8 * MIN_PART_SIZE)
+    for _ in range(2):
+        for _ in range(8):
+            pool.reserve(MIB, granted.append)
+        assert {len(bytearray(slot.buffer.obj)) for slot in granted} == {MIB}
+        memory = {id(slot.buffer.obj) for slot in granted}
+        for slot in granted:
+            finish(slot)
+        granted.clear()
+    pool.reserve(MIB, granted.append)
+    assert id(granted[0].buffer.obj) in memory

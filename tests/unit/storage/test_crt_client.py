@@ -1,5 +1,6 @@
 """Requests through the CRT: headers, conditions, concurrency, stalls, bandwidth and trust."""
 
+import gc
 import threading
 import time
 from collections.abc import Callable
@@ -16,9 +17,11 @@ from storage import (
     SourceFile,
     StorageError,
     Target,
+    UploadCancelledError,
     Verdict,
     WriteCondition,
 )
+from storage.transfer.crt_request import CrtRequest
 from tests.support.certificates import Certificate
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
 from tests.support.s3_server import S3Server, config_for
@@ -356,3 +359,26 @@ def test_a_foreign_object_is_described(store: ObjectStore, s3: S3Server, bucket:
     assert confirmation.last_modified == head["LastModified"]
     missing = store.confirm("videos/other", size=1, checksum=NOBODY_THERE, proven_etag=None)
     assert (missing.etag, missing.last_modified) == (None, None)
+
+
+def test_a_single_put_that_is_cancelled_is_freed_with_the_body_that_it_holds(
+    store: ObjectStore, proxy: FaultProxy, source_of: SourceOf
+) -> None:
+    """The CRT and Python refer to each other there, which the garbage collector does not see."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hold(request: Request, forward: Forward) -> Answer:
+        begun.set()
+        go_on.wait(10)
+        return forward()
+
+    proxy.fault = hold
+    source = source_of(SMALL)
+    try:
+        with pytest.raises(UploadCancelledError):
+            store.upload(source, Target(KEY, "video/mp4"), checksum=source.checksum(), cancelled=begun.is_set)
+    finally:
+        go_on.set()
+    gc.collect()
+    kept = [found for found in gc.get_objects() if isinstance(found, CrtRequest)]
+    assert [found for found in kept if found.request.operation == "PutObject"] == []

@@ -1,11 +1,15 @@
 """Answers are parsed alike, whichever library has fetched them."""
 
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+
 import pytest
 from botocore.exceptions import ClientError
 
-from storage import ErrorKind
+from storage import ErrorKind, StorageError
 from storage.aws.errors import translate
-from storage.aws.response_parsing import Response
+from storage.aws.response_parsing import Response, shared_loader
+from storage.aws.sessions import BoundedSession
 
 
 def error(code: str) -> bytes:
@@ -47,3 +51,59 @@ def test_a_success_is_read_under_the_names_of_s3() -> None:
         "CompleteMultipartUpload", "upload", "a"
     )
     assert (answer["ETag"], answer["VersionId"]) == ('"abc-2"', "v1")
+
+
+HEADERS: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "HeadObject": (
+        ("Content-Length", "1048576"),
+        ("Last-Modified", "Sat, 28 Nov 2026 01:02:03 GMT"),
+        ("ETag", '"abc-2"'),
+        ("Content-Type", "video/mp4"),
+        ("X-Amz-Checksum-CRC64NVME", "rosUhgp5mIg="),
+        ("x-amz-checksum-type", "FULL_OBJECT"),
+        ("x-amz-server-side-encryption", "aws:kms"),
+        ("x-amz-server-side-encryption-bucket-key-enabled", "true"),
+        ("x-amz-version-id", "null"),
+        ("x-amz-missing-meta", "2"),
+        ("x-amz-meta-quality", "720p"),
+        ("x-amz-meta-video-id", "1"),
+        ("X-Amz-Request-Id", "7"),
+    ),
+    "PutObject": (("ETag", '"a"'), ("etag", '"b"'), ("x-amz-version-id", "v"), ("x-amz-object-size", "7")),
+    "UploadPart": (("ETag", '"a"'), ("Date", "Sat, 28 Nov 2026 01:02:03 GMT")),
+}
+
+
+@pytest.mark.parametrize("operation", HEADERS)
+def test_answers_that_are_headers_alone_are_read_as_botocore_reads_them(operation: str) -> None:
+    """One with a body is left to botocore."""
+    headers = HEADERS[operation]
+    expected = dict(Response(200, headers, b"<x/>").parse(operation, "upload", "a"))
+    del expected["ResponseMetadata"]
+    assert Response(200, headers, b"").parse(operation, "upload", "a") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "hour"),
+    [
+        ("Sat, 28 Nov 2026 01:02:03 GMT", 1),
+        ("Sat, 28 Nov 2026 01:02:03 +0200", -1),
+        ("2026-11-28T01:02:03.000Z", 1),
+    ],
+)
+def test_times_are_read_in_every_form_that_servers_write(text: str, hour: int) -> None:
+    answer = Response(200, (("Last-Modified", text),), b"").parse("HeadObject", "confirm", "a")
+    expected = datetime(2026, 11, 28, 0, 2, 3, tzinfo=UTC) + timedelta(hours=hour)
+    assert answer["LastModified"] == expected
+
+
+@pytest.mark.parametrize("header", [("Content-Length", "many"), ("Last-Modified", "soon")])
+def test_headers_that_cannot_be_read_are_an_unreadable_answer(header: tuple[str, str]) -> None:
+    with pytest.raises(StorageError) as caught:
+        Response(200, (header,), b"").parse("HeadObject", "confirm", "a")
+    assert caught.value.code == "unreadable-answer"
+
+
+def test_one_loader_reads_the_models_of_every_session() -> None:
+    """The model of S3 takes tens of megabytes."""
+    assert BoundedSession().get_component("data_loader") is shared_loader()

@@ -20,7 +20,7 @@ from tests.support.databases import IDENTITY, LEASE, STATE_FACTS, Clock, enqueue
 from tests.support.harness import Harness
 from watcher.errors import Failure, FailureKind
 from watcher.stages.runner import LOCKED_SECONDS, StageRunner, Work
-from watcher.supervision.background_thread import Supervisor
+from watcher.supervision.background_thread import BackgroundThread, Supervisor
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.circuit_breaker import CircuitBreaker
 
@@ -82,7 +82,7 @@ class RunnerFixture:
         self.started: list[StageRunner] = []
 
     def make(
-        self, threads: int = 1, batch: int = 1, lease: timedelta = LEASE, spares_small: bool = False
+        self, threads: int = 1, batch: int = 1, lease: timedelta = LEASE, small_threads: int = 0
     ) -> StageRunner:
         return StageRunner(
             self.stage,
@@ -92,13 +92,13 @@ class RunnerFixture:
             lease=lease,
             threads=threads,
             batch=batch,
-            spares_small=spares_small,
+            small_threads=small_threads,
         )
 
     def run(
-        self, threads: int = 1, batch: int = 1, lease: timedelta = LEASE, spares_small: bool = False
+        self, threads: int = 1, batch: int = 1, lease: timedelta = LEASE, small_threads: int = 0
     ) -> StageRunner:
-        runner = self.make(threads, batch, lease, spares_small)
+        runner = self.make(threads, batch, lease, small_threads)
         self.started.append(runner)
         runner.start()
         return runner
@@ -229,7 +229,7 @@ def test_a_small_file_waits_for_no_large_one_and_keeps_none_waiting(fixture: Run
     go_on = threading.Event()
     fixture.stage.act = lambda upload, work: None if upload.size == small else until_set(go_on)(upload, work)
     fixture.enqueue(5, size=large)
-    runner = fixture.run(threads=3, spares_small=True)
+    runner = fixture.run(threads=2, small_threads=1)
     under_way = [row for _ in range(2) for row in fixture.stage.begun.get(timeout=WAIT_SECONDS)]
     assert [row.size for row in under_way] == [large, large]
     fixture.enqueue(4, size=small)
@@ -246,11 +246,52 @@ def test_files_up_to_the_limit_have_every_thread_in_the_order_in_which_they_were
     go_on = threading.Event()
     fixture.stage.act = until_set(go_on)
     rows = [*fixture.enqueue(2, size=SMALL_BYTES), *fixture.enqueue(2, size=SMALL_BYTES + 1)]
-    fixture.run(threads=3, spares_small=True)
+    fixture.run(threads=2, small_threads=1)
     begun = [row.id for _ in range(3) for row in fixture.stage.begun.get(timeout=WAIT_SECONDS)]
     assert sorted(begun) == [row.id for row in rows[:3]]
     go_on.set()
     fixture.ended(4)
+
+
+def test_tens_of_small_files_are_under_way_only_while_the_server_is_known_to_answer(
+    fixture: RunnerFixture,
+) -> None:
+    """One that is away would be asked by all of them."""
+    go_on = threading.Event()
+    fixture.stage.act = until_set(go_on)
+    fixture.enqueue(12, size=SMALL_BYTES)
+    runner = fixture.run(threads=2, small_threads=6)
+    for _ in range(3):
+        fixture.stage.begun.get(timeout=WAIT_SECONDS)
+    assert fixture.stage.asked.acquire(timeout=WAIT_SECONDS)
+    assert runner.busy == 3
+    fixture.breaker.succeed()
+    runner.wake()
+    for _ in range(5):
+        fixture.stage.begun.get(timeout=WAIT_SECONDS)
+    assert runner.busy == 8
+    go_on.set()
+    fixture.ended(12)
+
+
+def test_a_batch_wakes_one_thread_and_no_others(
+    fixture: RunnerFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tens of threads that look for the same batch would take more time than the batch."""
+    runner = fixture.run(threads=8)
+    until(lambda: len(runner._idle) == 8)
+    woken: list[str] = []
+    wake = BackgroundThread.wake
+
+    def count(thread: BackgroundThread) -> None:
+        woken.append(thread.name)
+        wake(thread)
+
+    monkeypatch.setattr(BackgroundThread, "wake", count)
+    fixture.enqueue(5)
+    runner.wake()
+    fixture.ended(5)
+    assert len([name for name in woken if "claims" not in name]) <= 5
 
 
 def test_a_claim_is_renewed_while_its_row_is_at_work(fixture: RunnerFixture) -> None:
