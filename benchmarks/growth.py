@@ -16,7 +16,7 @@ from benchmarks.process import Cost
 from benchmarks.results import Result, Table
 from benchmarks.scale import KIB, MIB, Bench, size_text
 from benchmarks.sink_server import running_sink
-from benchmarks.uploader import PUBLISHED, Uploader, upload_arriving, uploader_for
+from benchmarks.uploader import PUBLISHED, Uploader, require_received, upload_arriving, uploader_for
 from tests.support.bulk_ledger import fill_ledger
 
 SIZES: Final = tuple(64 * KIB * 4**power for power in range(10))
@@ -122,6 +122,7 @@ def count(bench: Bench) -> Result:
         def measure(number: float) -> Mapping[str, float]:
             files = make_files(bench.new("files"), int(number), 16 * KIB)
             cost = upload_arriving(uploader_for(sink, bench.new("daemon")), files, keeps=False)
+            require_received(sink, files)
             return _of(cost) | {"files/s": number / cost.wall}
 
         series = grow(bench, COUNTS, measure, _number)
@@ -193,6 +194,7 @@ def concurrency(bench: Bench) -> Result:
         def measure(concurrency: float) -> Mapping[str, float]:
             uploader = uploader_for(sink, bench.new("daemon"), UPLOAD_CONCURRENCY=str(int(concurrency)))
             cost = upload_arriving(uploader, files)
+            require_received(sink, files)
             return _of(cost) | {"files/s": number / cost.wall}
 
         series = grow(bench, CONCURRENCIES, measure, _number)
@@ -211,6 +213,7 @@ def round_trips(bench: Bench) -> Result:
         def measure(milliseconds: float) -> Mapping[str, float]:
             sink.set_line(rtt_ms=milliseconds)
             cost = upload_arriving(uploader_for(sink, bench.new("daemon")), files)
+            require_received(sink, files)
             return _of(cost) | {"files/s": number / cost.wall}
 
         series = grow(bench, ROUND_TRIPS_MS, measure, _milliseconds)

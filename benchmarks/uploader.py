@@ -225,7 +225,24 @@ def upload_present(uploader: Uploader, files: FileSet) -> Cost:
         files.move_back(uploader.completed)
 
 
+def require_received(sink: Sink, files: FileSet) -> None:
+    """Raise CommandFailedError unless a sink holds an object for each file and has received every byte.
+
+    A client that skips what it takes for present would seem fast.
+    """
+    stats = sink.stats()
+    if stats["objects"] != files.count or stats["bytes"] < files.bytes:
+        raise CommandFailedError(
+            f"the sink has {stats['objects']} objects and received {stats['bytes']} bytes, not"
+            f" {files.count} and {files.bytes}"
+        )
+
+
 def uploader_for(sink: Sink, directory: str, **settings: str) -> Uploader:
-    """An uploader with a fresh ledger in a new directory, for a sink."""
+    """An uploader with a fresh ledger in a new directory, for a sink, which is emptied.
+
+    An object that a run before has left would be adopted instead of sent.
+    """
+    sink.reset()
     os.makedirs(directory)
     return Uploader(directory, sink.url, sink.certificate, settings)

@@ -10,13 +10,17 @@ import ssl
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 from xml.etree import ElementTree as ET
 
 import pytest
 
 from benchmarks import toolbox
+from benchmarks.files import FileSet
+from benchmarks.process import CommandFailedError
 from benchmarks.sink_server import Sink, running_sink
+from benchmarks.uploader import require_received, uploader_for
 from storage import checksums
 
 KEY = "/bucket/videos/a%20b.mp4"
@@ -276,3 +280,23 @@ def test_an_etag_is_the_md5_that_was_sent_where_none_is_computed() -> None:
             client.connection.close()
     except toolbox.UnavailableError as error:
         pytest.skip(f"the sink cannot be built here: {error}")
+
+
+def test_a_run_that_sent_less_than_its_files_fails(client: Client) -> None:
+    """Every object and every byte must have arrived; an object that was there before is none of the run's."""
+    files = FileSet("", 2, len(BODY))
+    client("PUT", "/bucket/a", BODY)
+    with pytest.raises(CommandFailedError, match="1 objects"):
+        require_received(client.sink, files)
+    client("PUT", "/bucket/b", BODY[:-1])
+    with pytest.raises(CommandFailedError, match="bytes"):
+        require_received(client.sink, files)
+    client("PUT", "/bucket/b", BODY)
+    require_received(client.sink, files)
+
+
+def test_an_uploader_finds_no_objects_of_a_run_before(client: Client, tmp_path: Path) -> None:
+    """A fresh ledger belongs to an empty sink."""
+    client("PUT", KEY, BODY)
+    uploader_for(client.sink, str(tmp_path / "daemon"))
+    assert client.head().status == 404
