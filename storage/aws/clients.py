@@ -1,4 +1,4 @@
-"""boto3's session and clients for one configuration, for everything but the transfer of files.
+"""botocore's session and clients for one configuration, for everything but the transfer of files.
 
 Every setting that matters is set here, so that none depends on the machine's AWS configuration.
 """
@@ -12,7 +12,6 @@ from functools import cached_property
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-import boto3
 import botocore.session
 from botocore import UNSIGNED
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
@@ -55,7 +54,7 @@ PATH_STYLE_REFUSALS = frozenset({"SecondLevelDomainForbidden", "PathStyleDomainF
 
 
 class AwsSession(Closeable):
-    """A boto3 session for one configuration: its clients, credentials, trust and the bucket's address.
+    """A botocore session for one configuration: its clients, credentials, trust and the bucket's address.
 
     Construction makes no request. It raises `StorageError` of kind environment for a missing profile.
     `clock` gives monotonic seconds.
@@ -65,7 +64,7 @@ class AwsSession(Closeable):
         self._config = config
         with translated("set up the clients of AWS", None):
             session = BoundedSession()
-            self.boto3 = boto3.session.Session(botocore_session=session)
+            self.botocore = session
             key = _access_key(config)
         self.trust = Trust(session)
         self.credential_chain = CredentialChain(key, self._chain_session, clock=clock)
@@ -115,7 +114,7 @@ class AwsSession(Closeable):
     def bucket_url(self) -> str:
         """The bucket's URL in the right addressing style, without the '/' before a key.
 
-        It is taken from a request that boto3 builds and that is never sent.
+        It is taken from a request that botocore builds and that is never sent.
         Raises `StorageError` of kind environment for an invalid bucket name.
         """
         seen: list[str] = []
@@ -200,7 +199,7 @@ def make_client(
         endpoint_url, name = config.cloudfront_endpoint_url, "CloudFront"
         variables = "AWS_REGION and AWS_ENDPOINT_URL_CLOUDFRONT"
     operation = f"set up the {name} client"
-    create: Callable[..., Any] = session.boto3.client
+    create: Callable[..., Any] = session.botocore.create_client
     try:
         with translated(operation, None):
             client = create(

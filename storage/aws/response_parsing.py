@@ -4,6 +4,7 @@ botocore's parsers raise `ResponseParserError` for broken XML, but for a malform
 raise whatever the conversion raises. The parsers made here raise `ResponseParserError` alone.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,6 +23,8 @@ from botocore.utils import parse_timestamp
 from storage.aws.errors import unreadable
 from storage.errors import ErrorKind, StorageError
 
+_ENDPOINTS = frozenset({"s3", "cloudfront", "sts", "portal.sso", "oidc", "signin"})
+"""The services in use, by the names of their endpoints; the last four give credentials."""
 _FIRST_SUCCESS, _FIRST_FAILURE = 200, 300
 _CONVERSION_ERRORS = (ValueError, TypeError, LookupError, AttributeError, OverflowError)
 _WEB_PAGE = (
@@ -157,11 +160,24 @@ def _describes_web_page(headers: Mapping[str, str]) -> bool:
     return is_html and "etag" not in headers
 
 
+class _Loader(Loader):
+    """Keeps of the endpoints of all services in all regions, some megabytes, those of `_ENDPOINTS`."""
+
+    def load_data_with_path(self, name: str) -> tuple[Any, str]:
+        """As botocore's."""
+        found, path = super().load_data_with_path(name)
+        if name == "endpoints":
+            for partition in found["partitions"]:
+                services = partition["services"]
+                partition["services"] = {key: services[key] for key in services.keys() & _ENDPOINTS}
+        return found, path
+
+
 @cache
 def shared_loader() -> Loader:
     """The loader of botocore's models for every session of the process: each would keep one of S3's."""
-    loader: Loader = botocore.session.Session().get_component("data_loader")
-    return loader
+    paths = botocore.session.Session().get_config_variable("data_path") or ""
+    return _Loader([os.path.expanduser(path) for path in paths.split(os.pathsep) if path])
 
 
 @cache

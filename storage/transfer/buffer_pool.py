@@ -17,9 +17,11 @@ from storage.transfer.part_layout import MIN_PART_SIZE
 
 WAIT_SECONDS = 0.2
 """How often a thread that waits for a slot looks whether it is still to wait."""
+_FEW = 5
+"""A limit of so few bodies is halved as it is, however many were in flight."""
 _REUSED_FROM = 512 * 1024
 """Smaller buffers are allocated each time; larger ones, up to the usual part size, are kept for reuse."""
-_MAX_UNREAD = 3 * MIN_PART_SIZE
+_MAX_UNREAD = 2 * MIN_PART_SIZE
 """Bytes in our buffers that the CRT has not yet copied into its own; it copies them quickly."""
 
 
@@ -169,7 +171,7 @@ class BufferPool:
             self._generation += 1
             self._successes = 0
             lowered = self._limit > 1
-            in_flight = len(self._slots) or self._limit
+            in_flight = max(len(self._slots), _FEW) if self._slots else self._limit
             self._limit = max(1, min(in_flight, self._limit) // 2)
             return lowered
 

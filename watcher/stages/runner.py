@@ -112,14 +112,21 @@ class StageRunner(Worker):
             f"{stage.name} claims", self._claim_step, patience=4 * MAX_WAIT_SECONDS, at_end=self._stop_workers
         )
         self._workers: list[BackgroundThread] = []
-        for number in range(threads + small_threads):
-            work = partial(self._run_batches, number)
-            # At the end once more: the claimer may hand over a last batch after the stop was requested.
-            self._workers.append(
-                self.add_thread(
-                    f"{stage.name}-{number + 1}", work, patience=stage.patience_seconds, at_end=work
-                )
-            )
+        for _ in range(threads):
+            self._add_worker()
+
+    def _add_worker(self, *, is_started: bool = False) -> None:
+        number = len(self._workers)
+        work = partial(self._run_batches, number)
+        # At the end once more: the claimer may hand over a last batch after the stop was requested.
+        worker = self.add_thread(
+            f"{self.stage.name}-{number + 1}",
+            work,
+            patience=self.stage.patience_seconds,
+            at_end=work,
+            is_started=is_started,
+        )
+        self._workers.append(worker)
 
     def request_stop(self) -> None:
         """Claim nothing more and interrupt what is under way; the workers end after the claiming thread."""
@@ -239,6 +246,8 @@ class StageRunner(Worker):
                 # A thread that is not idle looks for a batch before it is.
                 if self._idle:
                     self._idle.pop().wake()
+                elif len(self._workers) < self._busy:
+                    self._add_worker(is_started=True)
         return True
 
     def _seconds_to_next(self) -> float:
@@ -285,7 +294,8 @@ class StageRunner(Worker):
 
     def _run_batches(self, number: int) -> None:
         """Advance the batches that were claimed; a wake-up announces the next ones."""
-        thread = self._workers[number]
+        with self._lock:
+            thread = self._workers[number]
         while (rows := self._next_batch(thread)) is not None:
             thread.beat()
             try:

@@ -235,10 +235,19 @@ class Worker:
         self._threads: list[BackgroundThread] = []
 
     def add_thread(
-        self, name: str, step: Step, *, patience: float, at_end: Callable[[], object] = lambda: None
+        self,
+        name: str,
+        step: Step,
+        *,
+        patience: float,
+        at_end: Callable[[], object] = lambda: None,
+        is_started: bool = False,
     ) -> BackgroundThread:
-        """Add a thread, which `start` starts."""
+        """Add a thread, which `start` starts; with `is_started` it starts now, because `start` was called."""
         thread = BackgroundThread(self._supervisor, name, step, patience=patience, at_end=at_end)
+        if is_started:
+            thread.start()
+        # From now on it has to be alive.
         self._threads.append(thread)
         return thread
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
+import botocore.session
 import pytest
 from botocore.exceptions import ClientError
 
@@ -102,6 +103,17 @@ def test_headers_that_cannot_be_read_are_an_unreadable_answer(header: tuple[str,
     with pytest.raises(StorageError) as caught:
         Response(200, (header,), b"").parse("HeadObject", "confirm", "a")
     assert caught.value.code == "unreadable-answer"
+
+
+def test_the_endpoints_of_the_services_in_use_are_kept_and_no_others() -> None:
+    """Of S3 and CloudFront, and of those that give credentials, in every partition that has them."""
+    all_of_botocore = botocore.session.Session().get_available_regions
+    session = BoundedSession()
+    for service in ("s3", "cloudfront", "sts", "sso", "sso-oidc"):
+        for partition in ("aws", "aws-cn", "aws-us-gov"):
+            expected = all_of_botocore(service, partition)
+            assert session.get_available_regions(service, partition) == expected
+    assert session.get_available_regions("ec2") == []
 
 
 def test_one_loader_reads_the_models_of_every_session() -> None:

@@ -264,7 +264,7 @@ def test_tens_of_small_files_are_under_way_only_while_the_server_is_known_to_ans
     for _ in range(3):
         fixture.stage.begun.get(timeout=WAIT_SECONDS)
     assert fixture.stage.asked.acquire(timeout=WAIT_SECONDS)
-    assert runner.busy == 3
+    assert runner.busy == len(runner._workers) == 3
     fixture.breaker.succeed()
     runner.wake()
     for _ in range(5):
