@@ -30,7 +30,7 @@ from storage.checks import (
 from storage.cloudfront import MAX_INVALIDATION_PATHS, Distribution, invalidation_paths
 from storage.config import StorageConfig
 from storage.content_types import CONTENT_TYPES, content_type
-from storage.dialect import ServerDialect, Unsupported
+from storage.dialect import ServerDialect, ServerTrait
 from storage.errors import (
     ErrorKind,
     KeyTooLongError,
@@ -87,13 +87,13 @@ __all__ = [
     "S3Service",
     "Sent",
     "ServerDialect",
+    "ServerTrait",
     "SourceChangedError",
     "SourceFile",
     "StorageConfig",
     "StorageError",
     "Target",
     "Transition",
-    "Unsupported",
     "UploadCancelledError",
     "UploadSteps",
     "UploadedRendition",

@@ -48,6 +48,8 @@ QUOTED_IF_MATCH = "if-match with a quoted ETag"
 PATH_STYLE = "path-style addressing"
 PUT_ETAG, MULTIPART_ETAG = "PutObject ETag of MD5", "CompleteMultipartUpload ETag of MD5"
 """Features that the ETags of objects are computed from their content."""
+COMPARISON = "PutObject comparison of CRC64NVME"
+"""The feature that a checksum is compared with the content, and not only stored and repeated."""
 
 REMEMBERED = timedelta(days=7)
 """How long something is done without, before the server is asked anew."""
@@ -92,8 +94,15 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
-class Unsupported:
-    """One thing that a server does not take: which, what the server said, and when it was found out (UTC)."""
+class ServerTrait:
+    """What was found out about one feature of a server.
+
+    Attributes:
+        feature: its name.
+        said: what the server said when it refused it, or did instead; empty if it has the feature.
+        found_at: when that was found out, in UTC.
+
+    """
 
     feature: str
     said: str
@@ -115,34 +124,39 @@ class ServerDialect:
         self._checksum = checksum
         self._clock = clock
         self._lock = threading.Lock()
-        self._unsupported: dict[str, Unsupported] = {}
+        self._traits: dict[str, ServerTrait] = {}
         self._accepted: set[tuple[str, str]] = set()
         self._doubted: set[tuple[str, str]] = set()
         """Headers without which a request was accepted that had been forbidden, once."""
         self._fruitless: dict[tuple[str, str], float] = {}
-        self._soundings: dict[str, threading.Lock] = {name: threading.Lock() for name in _SUSPECTS}
-        self.on_changed: Callable[[Sequence[Unsupported]], None] = lambda _: None
-        """Called, in the thread that found it out, with all findings once one is new or no longer true."""
+        self._soundings: dict[str, threading.Lock] = {
+            name: threading.Lock() for name in (*_SUSPECTS, PUT_ETAG, MULTIPART_ETAG, COMPARISON)
+        }
+        self.on_changed: Callable[[Sequence[ServerTrait]], None] = lambda _: None
+        """Called, in the thread that found it out, with `traits` once one is new or no longer true."""
         self.on_restored: Callable[[], None] = lambda: None
         """Called after `restore`."""
 
     @property
-    def unsupported(self) -> tuple[Unsupported, ...]:
-        """What the server is known not to take, in the order of the names."""
+    def traits(self) -> tuple[ServerTrait, ...]:
+        """What is known and worth remembering, in the order of the names."""
         with self._lock:
-            return tuple(
-                found for name, found in sorted(self._unsupported.items()) if self._is_current(found)
-            )
+            return tuple(found for _, found in sorted(self._traits.items()) if self._is_current(found))
+
+    @property
+    def unsupported(self) -> tuple[ServerTrait, ...]:
+        """What the server is known not to take, in the order of the names."""
+        return tuple(found for found in self.traits if found.said)
 
     @property
     def sends_checksums(self) -> bool:
         """Whether the configuration wants CRC64NVME headers."""
         return self._checksum in ("auto", "crc64nvme")
 
-    def restore(self, known: Iterable[Unsupported]) -> None:
+    def restore(self, known: Iterable[ServerTrait]) -> None:
         """Take over what an earlier process found out."""
         with self._lock:
-            self._unsupported.update({found.feature: found for found in known})
+            self._traits.update({found.feature: found for found in known})
         self.on_restored()
 
     def takes(self, feature: str, operation: str = "") -> bool:
@@ -151,42 +165,49 @@ class ServerDialect:
             return not self._is_refused(_feature(operation, feature))
 
     def accept(self, feature: str) -> None:
-        """Note that the server has the feature: there is nothing to find out."""
+        """Note that the server has the feature, for as long as a refusal is remembered."""
         with self._lock:
-            self._accepted.add(("", feature))
+            if self._known(feature) is not None:
+                return
+            self._traits[feature] = ServerTrait(feature, "", self._clock())
+        self.on_changed(self.traits)
 
     def known(self, feature: str) -> bool | None:
         """Whether the server has the feature; None while that is unknown."""
         with self._lock:
-            if self._is_refused(feature):
-                return False
-            return True if ("", feature) in self._accepted else None
+            return self._known(feature)
+
+    def find_out(self, feature: str, ask: Callable[[], bool]) -> bool:
+        """Whether the server has the feature: known, or found out by `ask`, in one thread at a time."""
+        with self._alone(feature):
+            known = self.known(feature)
+            return ask() if known is None else known
 
     def said_about(self, feature: str) -> str:
         """What the server said when it refused a feature; empty if it did not."""
         with self._lock:
-            found = self._unsupported.get(feature)
+            found = self._traits.get(feature)
         return found.said if found is not None else ""
 
     def learn(self, feature: str, said: str) -> None:
         """Do without a feature from now on, and say so once."""
-        found = Unsupported(feature, said, self._clock())
+        found = ServerTrait(feature, said, self._clock())
         with self._lock:
             if self._is_refused(feature):
                 return
-            self._unsupported[feature] = found
+            self._traits[feature] = found
         # Only what the operator has set is missed: the rest is replaced by something as good.
         tell = _log.warning if feature in (TAGGING, STORAGE_CLASS) else _log.info
         tell("dialect_learned", feature=feature, said=said)
-        self.on_changed(self.unsupported)
+        self.on_changed(self.traits)
 
     def forget(self, feature: str) -> None:
         """Send a feature again from now on: the server turned out to take it."""
         with self._lock:
-            found = self._unsupported.pop(feature, None)
+            found = self._traits.pop(feature, None)
         if found is not None:
             _log.info("dialect_forgotten", feature=feature)
-            self.on_changed(self.unsupported)
+            self.on_changed(self.traits)
 
     def body_headers(
         self, content: memoryview, checksum: str, omit: Collection[str]
@@ -255,7 +276,13 @@ class ServerDialect:
         if self.is_sounded(operation, names):
             yield
             return
-        lock = self._soundings[operation]
+        with self._alone(operation):
+            yield
+
+    @contextmanager
+    def _alone(self, name: str) -> Iterator[None]:
+        """Wait for the threads that find out the same, but not for long."""
+        lock = self._soundings[name]
         is_held = lock.acquire(timeout=SOUNDING_SECONDS)
         try:
             yield
@@ -327,7 +354,7 @@ class ServerDialect:
         open_ = [
             name for name in _SUSPECTS[operation] if name in sent and (operation, name) not in self._accepted
         ]
-        refused = {feature.rpartition(" ")[2] for feature in self._unsupported}
+        refused = {feature.rpartition(" ")[2] for feature, found in self._traits.items() if found.said}
         accepted = {name for _, name in self._accepted}
         return sorted(open_, key=lambda name: (name not in refused, name in accepted))
 
@@ -347,10 +374,13 @@ class ServerDialect:
         return frozenset(names.union(*(_DEPENDENT.get(name, ()) for name in names)))
 
     def _is_refused(self, feature: str) -> bool:
-        found = self._unsupported.get(feature)
-        return found is not None and self._is_current(found)
+        return self._known(feature) is False
 
-    def _is_current(self, found: Unsupported) -> bool:
+    def _known(self, feature: str) -> bool | None:
+        found = self._traits.get(feature)
+        return None if found is None or not self._is_current(found) else not found.said
+
+    def _is_current(self, found: ServerTrait) -> bool:
         return abs(self._clock() - found.found_at) < REMEMBERED
 
     def _note_fruitless(self, operation: str, refusal: StorageError) -> None:

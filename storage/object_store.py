@@ -21,7 +21,7 @@ from storage.aws.response_parsing import present, required, unquoted, version, w
 from storage.config import StorageConfig
 from storage.dialect import MODE, MULTIPART_ETAG, PATH_STYLE, PUT_ETAG, kept, names_of
 from storage.errors import ErrorKind, StorageError, UploadCancelledError
-from storage.proof_by_reading import checksum_by_reading, makes_etags_of_md5s
+from storage.proof_by_reading import checksum_by_reading, compares_checksums, makes_etags_of_md5s
 from storage.source_file import SourceFile, never_cancelled
 from storage.transfer.crt_client import POLL_SECONDS, acquire_crt_client, release_crt_client
 from storage.transfer.crt_request import Request
@@ -296,6 +296,10 @@ class ObjectStore(Closeable):
         features = (PUT_ETAG, MULTIPART_ETAG)
         return all(makes_etags_of_md5s(self._crt, self._config, feature) for feature in features)
 
+    def compares_checksums(self) -> bool:
+        """Whether the server compares a CRC64NVME with the content, found out by a request where unknown."""
+        return compares_checksums(self._crt, self._config)
+
     def abort(self, key: str, upload_id: str) -> None:
         """Abort a multipart upload, whose parts cost storage. Does nothing if there is none with this id."""
         abort(self._crt, key, upload_id)
@@ -370,13 +374,19 @@ class ObjectStore(Closeable):
     def confirm(self, key: str, *, size: int, checksum: str, proven_etag: str | None) -> Confirmation:
         """Compare what the server holds under `key` with a file's size and CRC64NVME, by a HEAD request.
 
-        `proven_etag` is the ETag that the object had when its content was proven; it decides only if the
-        server keeps no such checksum. 404 is `MISSING` and 403 `UNKNOWN`, not errors.
+        `proven_etag` is the ETag that the object had when its content was proven. 404 is `MISSING` and 403
+        `UNKNOWN`, not errors.
         """
         head = self._head_or_verdict(key)
         if isinstance(head, Confirmation):
             return head
-        return compare(head, size=size, checksum=checksum, proven_etag=proven_etag)
+        return compare(
+            head,
+            size=size,
+            checksum=checksum,
+            compares_checksums=self.compares_checksums,
+            proven_etag=proven_etag,
+        )
 
     def confirm_file(
         self, key: str, source: SourceFile, *, checksum: str, part_size: int | None
@@ -406,11 +416,17 @@ class ObjectStore(Closeable):
         def etags() -> tuple[str, ...]:
             return source.etags(part_size_of(head.etag, source.size, part_size))
 
-        found = compare(head, size=source.size, checksum=checksum, expected_etags=etags)
+        found = compare(
+            head,
+            size=source.size,
+            checksum=checksum,
+            compares_checksums=self.compares_checksums,
+            expected_etags=etags,
+        )
         feature = PUT_ETAG if part_size is None and "-" not in head.etag else MULTIPART_ETAG
         if found.receipt is not None and found.receipt.confirmed_by == "etag":
             self.dialect.accept(feature)
-        if found.receipt is not None or head.size != source.size or head.full_checksum is not None:
+        if found.receipt is not None or head.size != source.size or head.contradicts(checksum):
             return found
         if head.etag_is_digest and makes_etags_of_md5s(self._crt, self._config, feature):
             return found

@@ -12,10 +12,12 @@ from storage import checksums
 from storage.aws.response_parsing import required, unquoted
 from storage.bucket.documents import key_prefix
 from storage.config import StorageConfig
-from storage.dialect import BODY_HEADERS, CONTENT_MD5, PUT_ETAG
+from storage.dialect import BODY_HEADERS, COMPARISON, CONTENT_MD5, CRC, PUT_ETAG, SDK_ALGORITHM
 from storage.errors import ErrorKind, StorageError, UploadCancelledError
 from storage.transfer.crt_client import POLL_SECONDS, CrtClient
 from storage.transfer.crt_request import Request
+from storage.transfer.preconditions import Headers
+from storage.transfer.single_put import option_headers
 from storage.verification import ObjectHead
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("storage")
@@ -25,6 +27,11 @@ PIECE_BYTES = 8 * 1024 * 1024
 FIRST_LOOK_SECONDS = 0.5
 """How long to wait for a small object that the server does not show yet, before it is asked again."""
 CONTENT = b"video-uploader finds out what this server makes of the ETag of an object, and removes this one.\n"
+WRONG_CHECKSUM = checksums.encode(checksums.crc(CONTENT) ^ 1)
+_MISMATCH_CODES = frozenset(
+    {"BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch"}
+)
+"""Error codes by which servers refuse a checksum that is not the content's."""
 
 
 def checksum_by_reading(
@@ -56,41 +63,91 @@ def checksum_by_reading(
     return checksums.encode(value)
 
 
+def compares_checksums(crt: CrtClient, config: StorageConfig) -> bool:
+    """Whether the server compares a CRC64NVME with the content: known, or found out by one small request.
+
+    A server that does refuses an object with a wrong checksum; one that stores it repeats whatever it is
+    told, which proves nothing. The object is removed again. Where no such object may be stored, the server is
+    not known to compare. Raises `StorageError` where there was no answer.
+    """
+    dialect = crt.dialect
+
+    def ask() -> bool:
+        key = _probe_key(config)
+        headers = [(CRC, WRONG_CHECKSUM), *_options(crt, config)]
+        if dialect.takes(SDK_ALGORITHM, "PutObject"):
+            headers.append((SDK_ALGORITHM, "CRC64NVME"))
+        try:
+            crt.call(Request("PutObject", "PUT", key, "try a wrong checksum on", "", tuple(headers), CONTENT))
+        except StorageError as exc:
+            if exc.code in _MISMATCH_CODES:
+                dialect.accept(COMPARISON)
+                return True
+            if not exc.is_refusal:
+                raise
+            dialect.learn(COMPARISON, f"{exc.said}, to a small object that would have told")
+            return False
+        dialect.learn(COMPARISON, "It stored an object with a wrong checksum")
+        _clear_up(crt, Request("DeleteObject", "DELETE", key, "remove"))
+        return False
+
+    return dialect.find_out(COMPARISON, ask)
+
+
 def makes_etags_of_md5s(crt: CrtClient, config: StorageConfig, feature: str) -> bool:
     """Whether the server computes ETags from content: known, or found out by storing a small object.
 
     `feature` is `PUT_ETAG` or `MULTIPART_ETAG`. The object is removed again. Raises `StorageError`.
     """
     dialect = crt.dialect
-    if (known := dialect.known(feature)) is not None:
-        return known
-    key = f"{key_prefix(config.prefix)}.video-uploader-probe-{uuid.uuid4()}"
-    etag = _etag_of_put(crt, key) if feature == PUT_ETAG else _etag_of_multipart(crt, key)
-    crt.call(Request("DeleteObject", "DELETE", key, "remove"))
-    digest = checksums.md5(CONTENT)
-    if etag in (digest.hex(), checksums.multipart_etag([digest])):
-        dialect.accept(feature)
-        return True
-    dialect.learn(feature, f"It made the ETag {etag} of an object whose MD5 is {digest.hex()}")
-    return False
+
+    def ask() -> bool:
+        key = _probe_key(config)
+        options = tuple(_options(crt, config))
+        etag = (_etag_of_put if feature == PUT_ETAG else _etag_of_multipart)(crt, key, options)
+        digest = checksums.md5(CONTENT)
+        is_digest = etag in (digest.hex(), checksums.multipart_etag([digest]))
+        if is_digest:
+            dialect.accept(feature)
+        else:
+            dialect.learn(feature, f"It made the ETag {etag} of an object whose MD5 is {digest.hex()}")
+        _clear_up(crt, Request("DeleteObject", "DELETE", key, "remove"))
+        return is_digest
+
+    return dialect.find_out(feature, ask)
 
 
-def _etag_of_put(crt: CrtClient, key: str) -> str:
+def _probe_key(config: StorageConfig) -> str:
+    return f"{key_prefix(config.prefix)}.video-uploader-probe-{uuid.uuid4()}"
+
+
+def _options(crt: CrtClient, config: StorageConfig) -> list[tuple[str, str]]:
+    """The options of an object that a bucket's policy may demand, and that the server takes."""
+    return [(name, value) for name, value in option_headers(config) if crt.dialect.takes(name, "PutObject")]
+
+
+def _clear_up(crt: CrtClient, request: Request) -> None:
+    """Remove what was made to find something out; a failure is only logged, because that is known by then."""
+    try:
+        crt.call(request)
+    except StorageError as exc:
+        _log.warning("probe_left", key=request.key, code=exc.code, hint=exc.hint)
+
+
+def _etag_of_put(crt: CrtClient, key: str, options: Headers) -> str:
     def attempt(omit: frozenset[str]) -> None:
         headers = crt.dialect.body_headers(
             memoryview(CONTENT), checksums.encode(checksums.crc(CONTENT)), omit
         )
-        crt.call(
-            Request("PutObject", "PUT", key, "find out the ETag of", headers=tuple(headers), body=CONTENT)
-        )
+        crt.call(Request("PutObject", "PUT", key, "find out the ETag of", "", (*options, *headers), CONTENT))
 
     crt.dialect.negotiate("PutObject", BODY_HEADERS, attempt)
     return _etag(crt, key)
 
 
-def _etag_of_multipart(crt: CrtClient, key: str) -> str:
+def _etag_of_multipart(crt: CrtClient, key: str, options: Headers) -> str:
     purpose = "find out the ETag of"
-    begun = crt.call(Request("CreateMultipartUpload", "POST", key, purpose, "uploads="))
+    begun = crt.call(Request("CreateMultipartUpload", "POST", key, purpose, "uploads=", options))
     upload = f"uploadId={quote(required(begun, 'UploadId', purpose, key), safe='')}"
     try:
 
@@ -105,7 +162,7 @@ def _etag_of_multipart(crt: CrtClient, key: str) -> str:
         body = f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode()
         crt.call(Request("CompleteMultipartUpload", "POST", key, purpose, upload, body=body))
     except StorageError:
-        crt.call(Request("AbortMultipartUpload", "DELETE", key, purpose, upload))
+        _clear_up(crt, Request("AbortMultipartUpload", "DELETE", key, purpose, upload))
         raise
     return _etag(crt, key)
 

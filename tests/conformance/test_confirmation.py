@@ -154,6 +154,9 @@ def ensure_found_out(backend: Backend, refused: StorageError | None, found: Conf
 def test_a_wrong_checksum_is_refused_or_found_out(
     backend: Backend, store: ObjectStore, proxy: FaultProxy, key: str, path: str
 ) -> None:
+    if backend.traits.checks_signatures:
+        pytest.skip(f"{backend.name} checks signatures, so its questions cannot be changed on the way")
+
     def lie(request: Request, forward: Forward) -> Answer | None:
         if request.action != "PutObject":
             return forward()
@@ -166,12 +169,23 @@ def test_a_wrong_checksum_is_refused_or_found_out(
 
 
 @pytest.mark.essential
+def test_whether_a_server_compares_checksums_is_found_out_by_one_request(
+    backend: Backend, proxy: FaultProxy, prefix: str
+) -> None:
+    """Nothing of it remains there."""
+    with ObjectStore(backend.config(proxy.url, prefix=prefix)) as store:
+        found = [store.compares_checksums() for _ in range(3)]
+        expected = backend.traits.compares_checksums
+        assert set(found) == {found[0] if expected is None else expected}
+        assert not list(store.objects(prefix))
+    assert (len(proxy.probes), set(proxy.actions)) == (1, set() if found[0] else {"DeleteObject"})
+
+
+@pytest.mark.essential
 @pytest.mark.parametrize(("action", "size"), [("PutObject", SMALL), ("UploadPart", LARGE)])
 def test_bytes_that_change_on_the_way_are_never_confirmed(
     backend: Backend, store: ObjectStore, proxy: FaultProxy, key: str, path: str, action: str, size: int
 ) -> None:
-    if action == "PutObject" and backend.traits.believes_checksums:
-        pytest.skip(f"{backend.name} repeats the checksum that it was sent, whatever bytes came with it")
     proxy.fault = corrupting(proxy, action, times=-1)
     with source_of(make_file(path, size)) as source:
         ensure_found_out(backend, *send_over(store, source, key, proxy))

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import structlog
 
-from storage import ErrorKind, ServerDialect, StorageError, Unsupported
+from storage import ErrorKind, ServerDialect, ServerTrait, StorageError
 from storage.dialect import (
     ACL,
     ALGORITHM,
@@ -240,7 +240,7 @@ def test_what_goes_along_with_a_body(checksum: ChecksumMode, omit: set[str], sen
 def test_findings_are_told_once_kept_and_forgotten_after_a_week() -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
     dialect = ServerDialect(clock=lambda: now)
-    told: list[Sequence[Unsupported]] = []
+    told: list[Sequence[ServerTrait]] = []
     dialect.on_changed = told.append
     server = Server({SDK_ALGORITHM, TAGGING}, named)
     with structlog.testing.capture_logs() as logs:
