@@ -5,6 +5,14 @@ one of the headers that may be the reason: the one that the answer names, else t
 server has never accepted. The header whose absence made the difference is left out from then on, for a week.
 What proves the content is never done without: a body that goes without a checksum carries Content-MD5, and
 the object is confirmed afterwards.
+
+A header that the answer names costs one refused request. An answer that names none tells nothing but that one
+more suspect is innocent, so the header that is refused costs as many refused requests as its place among the
+suspects: what is sent, was never accepted in this operation, and may be refused in that way. The order is
+that of public reports about servers. No order is better for all servers as long as one header at a time is
+left out, and that keeps the others: a condition, an ACL or a checksum that the server takes is not dropped
+for the sake of another header. Only where no suspect alone is the reason are several left out, once more one
+by one.
 """
 
 import base64
@@ -14,6 +22,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import Literal, TypeVar
@@ -237,22 +246,20 @@ class ServerDialect:
         """Call `attempt` with the headers to leave out, again without one more while that may be the reason.
 
         `names` are those of the request, in lower case. The result is that of the attempt that succeeds;
-        raises what the first one raised if no single header explains the refusal. With `remember` false
-        nothing is learned. The first request with headers that the server has not accepted yet goes alone,
-        so that what it refuses is refused once.
+        raises what the first one raised if no header explains the refusal. With `remember` false nothing is
+        learned. The first request with headers that the server has not accepted yet goes alone, so that what
+        it refuses is refused once.
         """
         with self._sounding(operation, names):
             with self._lock:
-                omit = self._omitted(operation)
-            refusals: list[tuple[str, StorageError]] = []
+                known = self._omitted(operation)
+            search = _Search(known, partial(self._suspects_of, operation, names))
+            refusals = search.refusals
             while True:
                 try:
-                    result = attempt(frozenset(omit))
+                    result = attempt(search.omit)
                 except StorageError as exc:
-                    suspect = self._suspect(operation, names, omit, exc) if exc.is_refusal else None
-                    if suspect is not None:
-                        refusals.append((suspect, exc))
-                        omit = omit | {suspect} | _DEPENDENT.get(suspect, frozenset())
+                    if exc.is_refusal and search.leave_out_another(exc):
                         continue
                     if not refusals:
                         raise
@@ -265,8 +272,11 @@ class ServerDialect:
                         raise
                     raise refusals[0][1] from exc
                 self._conclude(operation, refusals, None, remember=remember)
+                if search.is_cumulative and ACL in search.omit and self.takes(ACL):
+                    # Whether it was refused is unknown: the object is looked at, which tells.
+                    self.learn(ACL, refusals[0][1].said)
                 with self._lock:
-                    accepted = {(operation, name) for name in self._sent(names, omit)}
+                    accepted = {(operation, name) for name in self._sent(names, search.omit)}
                     self._accepted |= accepted
                     self._doubted -= accepted
                 return result
@@ -305,9 +315,9 @@ class ServerDialect:
         guilty = {
             suspect
             for (suspect, refusal), after in zip(refusals, answers[1:], strict=True)
-            if after is None or after.said != refusal.said or _names(suspect, refusal.said)
+            if _is_guilty(suspect, refusal, after)
         }
-        for suspect, refusal in refusals:
+        for suspect, refusal in dict(refusals).items():
             depends = any(suspect in _DEPENDENT.get(other, ()) for other in guilty)
             if (suspect in guilty or depends) and self._is_certain(operation, suspect, refusal):
                 self.learn(_feature(operation, suspect), refusal.said)
@@ -326,37 +336,44 @@ class ServerDialect:
             self._doubted.add((operation, suspect))
         return is_second
 
-    def _suspect(
+    def _suspects_of(
         self, operation: str, names: Collection[str], omit: Collection[str], refusal: StorageError
-    ) -> str | None:
-        """The header that most likely is the reason of a refusal; None if none can be."""
+    ) -> list[str]:
+        """The headers that may be the reason of a refusal, the most likely one first."""
         with self._lock:
             if self._fruitless.get((operation, refusal.code), 0.0) > time.monotonic():
-                return None
+                return []
             sent = self._sent(names, omit)
             named = [name for name in _SUSPECTS[operation] if name in sent and _names(name, refusal.said)]
             if named:
-                return max(named, key=len)
+                return [max(named, key=len)]
             suspects = self._suspects(operation, names, omit)
+            suspects.sort(key=partial(_likelihood, refusal))
+            suspects.sort(key=self._experience)
         if "checksum" in refusal.said.lower():
             suspects = [name for name in suspects if name in _CHECKSUMS] or suspects
         if refusal.status == HTTPStatus.FORBIDDEN:
             # Permissions exist for these options, not for the others.
             suspects = [name for name in suspects if name not in {TAGGING, STORAGE_CLASS, *_CONDITIONS}]
-            suspects.sort(key=lambda name: name != ACL)
-        elif refusal.code in ("NotImplemented", "http-501"):
-            suspects.sort(key=lambda name: name not in _CONDITIONS)
-        return suspects[0] if suspects else None
+        return suspects
 
     def _suspects(self, operation: str, names: Collection[str], omit: Collection[str]) -> list[str]:
-        """What is sent and was never accepted, that which other operations refuse first, in order."""
+        """What is sent and was never accepted in this operation."""
         sent = self._sent(names, omit)
-        open_ = [
+        return [
             name for name in _SUSPECTS[operation] if name in sent and (operation, name) not in self._accepted
         ]
+
+    def _experience(self, name: str) -> tuple[bool, bool, bool]:
+        """A sort key: first what other operations refuse, then its kin, last what others accept.
+
+        What means nothing without another header was most likely refused for that one's sake.
+        """
         refused = {feature.rpartition(" ")[2] for feature, found in self._traits.items() if found.said}
-        accepted = {name for _, name in self._accepted}
-        return sorted(open_, key=lambda name: (name not in refused, name in accepted))
+        refused = refused.difference(*(_DEPENDENT.get(each, ()) for each in refused))
+        is_kin = name in _DEPENDENT and not refused.isdisjoint(_CHECKSUMS)
+        is_accepted = any(name == accepted for _, accepted in self._accepted)
+        return name not in refused, not is_kin, is_accepted
 
     def _sent(self, names: Collection[str], omit: Collection[str]) -> set[str]:
         """Which of the names a request has that leaves out `omit`."""
@@ -389,6 +406,73 @@ class ServerDialect:
             fresh = {key: until for key, until in self._fruitless.items() if until > now}
             fresh[operation, refusal.code] = now + FRUITLESS_SECONDS
             self._fruitless = dict(list(fresh.items())[-MAX_FRUITLESS:])
+
+
+class _Search:
+    """The search for what a server refuses in one request; see the module's docstring.
+
+    `suspects` gives the headers that may be the reason of a refusal of what is sent without others, the most
+    likely one first.
+    """
+
+    def __init__(
+        self, known: frozenset[str], suspects: Callable[[frozenset[str], StorageError], list[str]]
+    ) -> None:
+        self.omit = known
+        """What the next attempt leaves out."""
+        self.refusals: list[tuple[str, StorageError]] = []
+        """Every header that was left out then, with the refusal that led to it."""
+        self.is_cumulative = False
+        """Whether several were left out that no answer had told apart."""
+        self._known = known
+        self._suspects = suspects
+        self._tried = {known}
+
+    def leave_out_another(self, refusal: StorageError) -> bool:
+        """Choose what to leave out after a refusal; false if there is nothing left to try."""
+        if self.refusals and _is_guilty(*self.refusals[-1], refusal):
+            self._known = self.omit
+        for suspect in self._suspects(self._known, refusal):
+            if self._try(suspect, self._known, refusal):
+                return True
+        omit = self._known
+        while suspects := self._suspects(omit, refusal):
+            # A condition is the last to go: without it an object may be replaced unseen.
+            suspect = min(suspects, key=lambda name: name in _CONDITIONS)
+            if self._try(suspect, omit, refusal):
+                self.is_cumulative = True
+                return True
+            omit = _without(omit, suspect)
+        return False
+
+    def _try(self, suspect: str, omit: frozenset[str], refusal: StorageError) -> bool:
+        omit = _without(omit, suspect)
+        if omit in self._tried:
+            return False
+        self._tried.add(omit)
+        self.omit = omit
+        self.refusals.append((suspect, refusal))
+        return True
+
+
+def _without(omit: frozenset[str], name: str) -> frozenset[str]:
+    """What is left out together with one more header, and with what means nothing without that."""
+    return omit | {name} | _DEPENDENT.get(name, frozenset())
+
+
+def _likelihood(refusal: StorageError, name: str) -> int:
+    """A sort key: without naming it, servers say "not implemented" of conditions and options, forbid ACLs."""
+    is_unimplemented = refusal.code in ("NotImplemented", "http-501")
+    if is_unimplemented and name in _CONDITIONS:
+        return 0
+    if name == ACL and (is_unimplemented or refusal.status == HTTPStatus.FORBIDDEN):
+        return 1
+    return 2 if is_unimplemented and name in _OBJECT_OPTIONS else 3
+
+
+def _is_guilty(suspect: str, refusal: StorageError, after: StorageError | None) -> bool:
+    """Whether a header is the reason of a refusal, given what came of the same request without it."""
+    return after is None or after.said != refusal.said or _names(suspect, refusal.said)
 
 
 def kept(headers: Iterable[tuple[str, str]], omit: Collection[str]) -> list[tuple[str, str]]:

@@ -72,6 +72,9 @@ def compares_checksums(crt: CrtClient, config: StorageConfig) -> bool:
     """
     dialect = crt.dialect
 
+    if not dialect.takes(CRC, "PutObject"):
+        return False
+
     def ask() -> bool:
         key = _probe_key(config)
         headers = [(CRC, WRONG_CHECKSUM), *_options(crt, config)]

@@ -221,7 +221,7 @@ class ProbeObject:
             )
         detail = "The server keeps no CRC64NVME"
         if keeps:
-            said = self._dialect.said_about(COMPARISON)
+            said = self._dialect.said_about(COMPARISON) or self._dialect.said_about(f"PutObject {CRC}")
             detail = f"The server keeps a CRC64NVME that it is not known to compare with the content ({said})"
         if is_digest:
             return ok("checksums", f"{detail}; the ETag proves the content.")

@@ -32,12 +32,17 @@ _IMPLIES: Final = (501, "NotImplemented", NOT_IMPLEMENTED)
 
 @dataclass(frozen=True)
 class Dialect:
-    """A provider's name as in the README's table, its quirks, their sources, and what is only assumed."""
+    """A provider's name as in the README's table, its quirks, their sources, and what is only assumed.
+
+    `in_vain` is the number of requests that are refused without teaching anything, because the answer does
+    not say for which header it is.
+    """
 
     provider: str
     quirks: Quirks
     sources: tuple[str, ...]
     assumed: str = ""
+    in_vain: int = 0
 
 
 DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
@@ -113,6 +118,7 @@ DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
                 "saltbo/zpan#199",
             ),
             "the rule of its ETags; since July 2025 it keeps CRC64NVME (cloudflare/cloudflare-docs#23443)",
+            in_vain=1,
         ),
         "gcs": Dialect(
             "Google Cloud Storage",
@@ -241,7 +247,8 @@ DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
         "versitygw": Dialect(
             "Versity S3 Gateway",
             Quirks(refusals=(Refusal("x-amz-acl", DESCRIBES_OBJECT | ACL, *_IMPLIES),), public=True),
-            ("versity/versitygw#1767", "versity/versitygw#1783"),
+            ("versity/versitygw#1767", "versity/versitygw#1783", "versity/versitygw#1904"),
+            in_vain=1,
         ),
         "wasabi": Dialect(
             "Wasabi",

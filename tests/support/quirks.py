@@ -247,6 +247,17 @@ SINGLE: Final[Mapping[str, Quirks]] = {
 }
 """Each quirk alone, by its name, at a server on which every file ends `released` all the same."""
 
+IN_VAIN: Final[Mapping[str, int]] = {
+    "checksum on PUT, 501": 3,
+    "checksum on PUT, 501 without a body": 3,
+    "checksum on UploadPart, 411": 1,
+    "ACL, 400 NotImplemented": 1,
+    "ACL, 501": 1,
+    "tagging": 2,
+    "storage class": 2,
+}
+"""By quirk, how many requests are refused in vain, because the answer does not say for which header it is."""
+
 OF_A_SETTING: Final[Mapping[str, tuple[Quirks, Mapping[str, str]]]] = {
     "tagging": (
         refusing(Refusal("x-amz-tagging", DESCRIBES_OBJECT, 501, "NotImplemented", NOT_IMPLEMENTED)),
