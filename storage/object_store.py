@@ -228,8 +228,8 @@ class ObjectStore(Closeable):
 
         `on_multipart` is given a new multipart upload before any part is sent. Passed to a later call as
         `resume`, its parts with the same content as the file are kept, and count as progress; if the server
-        no longer has it, a new one is created and `on_multipart` called again. Without `on_multipart` an
-        upload that fails or is cancelled is aborted.
+        no longer has it, or does not let it go on, a new one is created and `on_multipart` called again.
+        Without `on_multipart` an upload that fails or is cancelled is aborted.
 
         Raises `SourceChangedError` if `source` is not what was hashed (a multipart upload is aborted),
         `UploadCancelledError`, `PreconditionError` if the target's condition is not met, and any other

@@ -44,7 +44,7 @@ class Traits:
         checks_signatures: a request that is changed on the way is refused for that.
         answers_etag: the answer to CompleteMultipartUpload has the ETag that HEAD requests get.
         etag_of_whole: the ETag of an object of parts is the MD5 of its content.
-        replaces_parts: a part may be sent again with other content.
+        replaces_parts: a part may be sent again with other content; otherwise the upload begins anew.
 
     """
 
