@@ -190,7 +190,7 @@ def test_a_long_list_of_parts_is_read_page_by_page(
     attempt.run(multipart)
     assert proxy.actions.count("GET") == 3
     # The server never got the parts that it was made to list, and so the upload began anew.
-    assert [request.part_number for request in proxy.requests if request.action == "UploadPart"][0] == 4
+    assert next(each.part_number for each in proxy.requests if each.action == "UploadPart") == 4
     assert sent_parts(proxy) == [1, 2, 3, 4, 4]
     assert is_confirmed(one_by_one, source)
 
@@ -274,8 +274,7 @@ def test_a_resumed_upload_that_the_server_does_not_let_go_on_begins_anew_at_once
         return answer if is_old else forward()
 
     proxy.fault = refuse
-    with open(path, "rb") as file:
-        changed = SourceFile(os.dup(file.fileno()))
+    changed = SourceFile(os.open(path, os.O_RDONLY))
     attempt = Attempt(store, changed)
     with structlog.testing.capture_logs() as logs:
         attempt.run(multipart)
