@@ -57,6 +57,8 @@ QUOTED_IF_MATCH = "if-match with a quoted ETag"
 PATH_STYLE = "path-style addressing"
 PUT_ETAG, MULTIPART_ETAG = "PutObject ETag of MD5", "CompleteMultipartUpload ETag of MD5"
 """Features that the ETags of objects are computed from their content."""
+READ_ETAG = "GetObject ETag of HeadObject"
+"""The feature that both requests name the same ETag of an object."""
 COMPARISON = "PutObject comparison of CRC64NVME"
 """The feature that a checksum is compared with the content, and not only stored and repeated."""
 

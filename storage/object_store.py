@@ -21,7 +21,7 @@ from storage.aws.response_parsing import present, required, unquoted, version, w
 from storage.config import StorageConfig
 from storage.dialect import MODE, MULTIPART_ETAG, PATH_STYLE, PUT_ETAG, kept, names_of
 from storage.errors import ErrorKind, StorageError, UploadCancelledError
-from storage.proof_by_reading import checksum_by_reading, compares_checksums, makes_etags_of_md5s
+from storage.proof_by_reading import Reader, compares_checksums, makes_etags_of_md5s
 from storage.source_file import SourceFile, never_cancelled
 from storage.transfer.crt_client import POLL_SECONDS, acquire_crt_client, release_crt_client
 from storage.transfer.crt_request import Request
@@ -433,7 +433,9 @@ class ObjectStore(Closeable):
         if not self._config.prove_by_reading:
             detail = f"{found.detail} Set AWS_S3_PROVE_BY_READING=true to have it read back."
             return Confirmation(Verdict.UNKNOWN, detail, head=head)
-        read = checksum_by_reading(self._crt, key, head, cancelled=cancelled, moved=moved)
+        look = partial(self._head, key, "confirm")
+        delays = partial(_delays, key, moved, cancelled)
+        read = Reader(self._crt, key, look, delays, cancelled, moved).checksum(head)
         if checksums.decode(read) == checksums.decode(checksum):
             return proven_by_reading(head)
         detail = f"The object was read back: its CRC64NVME is {read}, the local file's {checksum}."
@@ -453,20 +455,12 @@ class ObjectStore(Closeable):
         self, key: str, before: ObjectHead | None, steps: UploadSteps
     ) -> ObjectHead | Confirmation:
         """Ask until the server no longer answers as `before` the object was written, for `LAG_SECONDS`."""
-        deadline, delay = time.monotonic() + LAG_SECONDS, FIRST_LAG_SECONDS
-        while True:
+        for delay in _delays(key, steps.moved, steps.is_cancelled):
             head = self._head_or_verdict(key)
-            is_new = not _is_as_before(head, before)
-            if is_new or time.monotonic() > deadline:
-                return head
+            if not delay or not _is_as_before(head, before):
+                break
             _log.info("object_not_visible_yet", key=key, retry_in_seconds=delay)
-            until = time.monotonic() + delay
-            while (left := until - time.monotonic()) > 0:
-                steps.moved()
-                if steps.is_cancelled():
-                    raise UploadCancelledError(operation="confirm", key=key)
-                time.sleep(min(left, POLL_SECONDS))
-            delay = min(delay * 2, LONGEST_LAG_SECONDS)
+        return head
 
     def delete(self, key: str) -> None:
         """Delete an object, if there is one. On a bucket with versioning the older versions stay."""
@@ -506,6 +500,24 @@ class ObjectStore(Closeable):
             last_modified=answer.get("LastModified"),
             metadata={name.lower(): value for name, value in answer.get("Metadata", {}).items()},
         )
+
+
+def _delays(key: str, moved: Callable[[], None], cancelled: Callable[[], bool]) -> Iterator[float]:
+    """In how many seconds a server is asked again: waits for as long when resumed, and ends with 0.
+
+    Raises `UploadCancelledError`.
+    """
+    deadline, delay = time.monotonic() + LAG_SECONDS, FIRST_LAG_SECONDS
+    while time.monotonic() <= deadline:
+        yield delay
+        until = time.monotonic() + delay
+        while (left := until - time.monotonic()) > 0:
+            moved()
+            if cancelled():
+                raise UploadCancelledError(operation="confirm", key=key)
+            time.sleep(min(left, POLL_SECONDS))
+        delay = min(delay * 2, LONGEST_LAG_SECONDS)
+    yield 0.0
 
 
 def _is_as_before(head: ObjectHead | Confirmation, before: ObjectHead | None) -> bool:

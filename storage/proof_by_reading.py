@@ -2,7 +2,8 @@
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import quote
 
@@ -12,7 +13,7 @@ from storage import checksums
 from storage.aws.response_parsing import required, unquoted
 from storage.bucket.documents import key_prefix
 from storage.config import StorageConfig
-from storage.dialect import BODY_HEADERS, COMPARISON, CONTENT_MD5, CRC, PUT_ETAG, SDK_ALGORITHM
+from storage.dialect import BODY_HEADERS, COMPARISON, CONTENT_MD5, CRC, PUT_ETAG, READ_ETAG, SDK_ALGORITHM
 from storage.errors import ErrorKind, StorageError, UploadCancelledError
 from storage.transfer.crt_client import POLL_SECONDS, CrtClient
 from storage.transfer.crt_request import Request
@@ -34,33 +35,81 @@ _MISMATCH_CODES = frozenset(
 """Error codes by which servers refuse a checksum that is not the content's."""
 
 
-def checksum_by_reading(
-    crt: CrtClient, key: str, head: ObjectHead, *, cancelled: Callable[[], bool], moved: Callable[[], None]
-) -> str:
-    """The CRC64NVME, in S3's text form, of an object that is read back once, within the bandwidth limit.
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads an object back. `moved` is called after each piece.
 
-    `moved` is called after each piece. Raises `StorageError`: transient if the object is replaced meanwhile.
+    `look` gives what a HEAD request says now, and `delays` the seconds after which it is asked again, as a
+    generator that waits for as long when it goes on and ends with 0.
     """
-    _log.info("object_read_back", key=key, size=head.size, reason="the server gives no other proof of it")
-    value = done = 0
-    while done < head.size:
-        length = min(PIECE_BYTES, head.size - done)
-        while (wait := crt.bandwidth.take(length)) > 0:
-            if cancelled():
-                raise UploadCancelledError(operation="read back", key=key)
+
+    crt: CrtClient
+    key: str
+    look: Callable[[], ObjectHead]
+    delays: Callable[[], Iterator[float]]
+    cancelled: Callable[[], bool]
+    moved: Callable[[], None]
+
+    def checksum(self, head: ObjectHead) -> str:
+        """The CRC64NVME, in S3's text form, of an object that is read once, within the bandwidth limit.
+
+        All its pieces must come under the ETag of the HEAD request `head`. A server that has named another
+        one for as long as it may lag does so always: there they must come under that one, and another HEAD
+        request at the end must say what `head` does. Raises `StorageError`: transient if the object is
+        replaced meanwhile.
+        """
+        _log.info(
+            "object_read_back", key=self.key, size=head.size, reason="the server gives no other proof of it"
+        )
+        value = done = 0
+        expected = head.etag
+        while done < head.size:
+            length = min(PIECE_BYTES, head.size - done)
+            piece, etag = self._read(done, length)
+            if done == 0 and etag not in ("", expected):
+                always_differs = not self.crt.dialect.takes(READ_ETAG)
+                expected = etag if always_differs else self._settled_etag(head)
+                if etag != expected:
+                    piece, etag = self._read(done, length)
+            if len(piece) != length or etag not in ("", expected):
+                raise self._changed(f"{len(piece)} bytes came instead of {length}, under the ETag {etag}.")
+            value = checksums.crc(piece, value)
+            done += length
+            self.moved()
+        if expected != head.etag:
+            if not self.look().is_same_as(head):
+                raise self._changed("It is another one than before it was read.")
+            self.crt.dialect.learn(READ_ETAG, f"GET named {expected} what HEAD named {head.etag}")
+        return checksums.encode(value)
+
+    def _settled_etag(self, head: ObjectHead) -> str:
+        """The ETag under which the object is read: that of `head` or, at the end of the delays, another."""
+        named: set[str] = set()
+        for delay in self.delays():
+            _, etag = self._read(0, 1)
+            named.add(etag)
+            if etag == head.etag or not delay:
+                break
+            if not self.look().is_same_as(head):
+                raise self._changed("It is another one than when it was looked up.")
+        if etag != head.etag and len(named) > 1:
+            raise self._changed(f"It was read under the ETags {', '.join(sorted(named))}.")
+        return etag
+
+    def _read(self, start: int, length: int) -> tuple[bytes, str]:
+        while (wait := self.crt.bandwidth.take(length)) > 0:
+            if self.cancelled():
+                raise UploadCancelledError(operation="read back", key=self.key)
             time.sleep(min(wait, POLL_SECONDS))
-        headers = (("Range", f"bytes={done}-{done + length - 1}"),)
-        seconds = max(crt.stall_seconds, length / 1024)
-        request = Request("GetObject", "GET", key, "read back", headers=headers)
-        answer = crt.call(request, seconds=seconds, cancelled=cancelled)
-        piece, etag = answer.get("Body") or b"", unquoted(answer.get("ETag"))
-        if len(piece) != length or (etag and etag != head.etag):
-            hint = f"It changed, or {len(piece)} bytes came instead of {length}. It is tried again."
-            raise StorageError(ErrorKind.TRANSIENT, "read back", key, "incomplete-answer", hint)
-        value = checksums.crc(piece, value)
-        done += length
-        moved()
-    return checksums.encode(value)
+        headers = (("Range", f"bytes={start}-{start + length - 1}"),)
+        seconds = max(self.crt.stall_seconds, length / 1024)
+        request = Request("GetObject", "GET", self.key, "read back", headers=headers)
+        answer = self.crt.call(request, seconds=seconds, cancelled=self.cancelled)
+        return answer.get("Body") or b"", unquoted(answer.get("ETag"))
+
+    def _changed(self, detail: str) -> StorageError:
+        hint = f"{detail} It is tried again."
+        return StorageError(ErrorKind.TRANSIENT, "read back", self.key, "incomplete-answer", hint)
 
 
 def compares_checksums(crt: CrtClient, config: StorageConfig) -> bool:

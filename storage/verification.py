@@ -80,6 +80,11 @@ class ObjectHead:
         is_full = self.checksum_type != "COMPOSITE" and checksums.decode(self.checksum) is not None
         return self.checksum if is_full else None
 
+    def is_same_as(self, other: "ObjectHead") -> bool:
+        """Whether two answers are about the same object, as far as they tell."""
+        told = ("size", "etag", "version_id", "last_modified")
+        return all(getattr(self, name) == getattr(other, name) for name in told)
+
     def contradicts(self, checksum: str) -> bool:
         """Whether the server names a full-object CRC64NVME that is another one."""
         full = self.full_checksum

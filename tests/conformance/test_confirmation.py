@@ -59,7 +59,7 @@ def test_an_object_that_is_there_already_is_recognised_before_anything_is_sent(
     assert sent.etag == found.etag or not backend.traits.answers_etag
     assert found.last_modified is not None
     assert abs(datetime.now(UTC) - found.last_modified) < CLOCKS_DIFFER
-    assert proxy.actions == ["HeadObject"]
+    assert [request.action for request in proxy.requests if key in request.path] == ["HeadObject"]
 
 
 @pytest.mark.essential
@@ -178,7 +178,7 @@ def test_whether_a_server_compares_checksums_is_found_out_by_one_request(
         expected = backend.traits.compares_checksums
         assert set(found) == {found[0] if expected is None else expected}
         assert not list(store.objects(prefix))
-    assert (len(proxy.probes), set(proxy.actions)) == (1, set() if found[0] else {"DeleteObject"})
+    assert (len(proxy.probes), proxy.actions.count("DeleteObject")) == (1, not found[0])
 
 
 @pytest.mark.essential

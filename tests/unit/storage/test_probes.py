@@ -9,10 +9,19 @@ from dataclasses import replace
 import pytest
 import structlog
 
-from storage import ObjectStore, SourceFile, StorageError, Target, UploadSteps, Verdict
-from storage.dialect import COMPARISON
+from storage import (
+    ObjectStore,
+    SourceFile,
+    StorageError,
+    Target,
+    UploadSteps,
+    Verdict,
+    object_store,
+    proof_by_reading,
+)
+from storage.dialect import COMPARISON, PUT_ETAG, READ_ETAG
 from storage.proof_by_reading import WRONG_CHECKSUM
-from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request
+from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
 from tests.support.harness import BUCKET
 from tests.support.quirk_server import QuirkServer, Served
 from tests.support.quirks import AWS, SINGLE, Checksums, Etag, Quirks, Refusal, refusing
@@ -131,3 +140,92 @@ def test_a_probe_that_cannot_be_removed_tells_all_the_same() -> None:
             assert [store.makes_etags_of_md5s() for _ in range(2)] == [False, False]
         (left,) = [line for line in logs if line["event"] == "probe_left"]
         assert [*server.s3.objects] == [left["key"]]
+
+
+TWO_ETAGS = Quirks(etag_of_put=False, checksums=Checksums.IGNORED, etag_of_get=True)
+
+
+def test_where_get_always_names_another_etag_than_head_the_bytes_prove_the_content(
+    source_of: SourceOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server may lag, and so is asked again; what it always does is waited for once."""
+    monkeypatch.setattr(object_store, "LAG_SECONDS", 0.2)
+    monkeypatch.setattr(object_store, "FIRST_LAG_SECONDS", 0.01)
+    with QuirkServer(TWO_ETAGS) as server, ObjectStore(config_for(server.url, BUCKET)) as store:
+        assert ensure(store, source_of(CONTENT)) == "reading"
+        reads = len(server.accepted("GetObject"))
+        assert reads > 3
+        monkeypatch.setattr(object_store, "LAG_SECONDS", 3600)
+        assert ensure(store, source_of(CONTENT + b".")) == "reading"
+        assert len(server.accepted("GetObject")) == reads + 1
+        assert READ_ETAG in {trait.feature for trait in store.dialect.unsupported}
+        other = source_of(CONTENT[::-1] + b".")
+        found = store.confirm_file(KEY, other, checksum=other.checksum(), part_size=None)
+        assert found.verdict is Verdict.DIFFERS
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("replaced_before", ["bytes=0-29999", "bytes=90000-102399", "the last HEAD"])
+def test_an_object_that_is_replaced_while_it_is_read_under_another_etag_is_not_proven(
+    source_of: SourceOf, monkeypatch: pytest.MonkeyPatch, replaced_before: str, known: bool
+) -> None:
+    """All pieces must come under one ETag, and HEAD must say the same before and after."""
+    monkeypatch.setattr(object_store, "LAG_SECONDS", 0.05)
+    monkeypatch.setattr(object_store, "FIRST_LAG_SECONDS", 0.01)
+    monkeypatch.setattr(proof_by_reading, "PIECE_BYTES", 30_000)
+    with QuirkServer(TWO_ETAGS) as server:
+        ranges: list[str] = []
+
+        def replacing(request: Request, forward: Forward) -> Answer:
+            now = request.headers.get("range", "") or request.headers.get("Range", "")
+            if request.action == "HeadObject" and ranges[-1:] == ["bytes=90000-102399"]:
+                now = "the last HEAD"
+            ranges.append(now)
+            if now == replaced_before:
+                server.s3.objects[KEY] = replace(server.s3.objects[KEY], etag=f"another {len(ranges)}")
+            return forward()
+
+        with FaultProxy(server.url, replacing) as proxy, ObjectStore(config_for(proxy.url, BUCKET)) as store:
+            if known:
+                store.dialect.learn(READ_ETAG, "It always does.")
+            with pytest.raises(StorageError, match="incomplete-answer"):
+                ensure(store, source_of(CONTENT))
+
+
+def test_etags_that_come_to_agree_prove_the_content_as_usual(
+    source_of: SourceOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_store, "FIRST_LAG_SECONDS", 0.01)
+    with QuirkServer(replace(TWO_ETAGS, etag_of_get=False)) as server:
+        left = 3
+
+        def lag(request: Request, forward: Forward) -> Answer:
+            nonlocal left
+            answer = forward()
+            if request.method != "GET" or not left:
+                return answer
+            left -= 1
+            return answer.having(etag='"of the object before"')
+
+        with FaultProxy(server.url, lag) as proxy, ObjectStore(config_for(proxy.url, BUCKET)) as store:
+            assert ensure(store, source_of(CONTENT)) == "reading"
+            assert READ_ETAG not in {trait.feature for trait in store.dialect.unsupported}
+
+
+def test_the_error_of_a_probe_is_raised_although_its_upload_cannot_be_aborted(source_of: SourceOf) -> None:
+    refused = Refusal("content-length", frozenset({"CompleteMultipartUpload"}), 400, "InvalidArgument", "No.")
+    with QuirkServer(refusing(refused)) as server:
+
+        def keep(request: Request, forward: Forward) -> Answer:
+            return s3_error(500, "InternalError") if request.method == "DELETE" else forward()
+
+        with (
+            FaultProxy(server.url, keep) as proxy,
+            ObjectStore(config_for(proxy.url, BUCKET)) as store,
+            structlog.testing.capture_logs() as logs,
+        ):
+            store.dialect.accept(PUT_ETAG)
+            with pytest.raises(StorageError, match="InvalidArgument"):
+                store.makes_etags_of_md5s()
+    (left,) = [line for line in logs if line["event"] == "probe_left"]
+    assert left["code"] == "InternalError"
