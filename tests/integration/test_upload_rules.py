@@ -77,6 +77,22 @@ def test_where_no_checksum_is_kept_the_etag_from_our_own_parts_confirms(
     assert (row.state, row.confirmed_by, sent(proxy)) == (State.VERIFIED, "etag", [])
 
 
+def test_an_object_that_is_proven_by_reading_it_back_is_recorded_as_such(
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes
+) -> None:
+    def give_no_digest(request: Request, forward: Forward) -> Answer:
+        answer = forward()
+        is_of_object = request.action in {"HeadObject", "GET"} and answer.status < 300
+        none: dict[str, str | None] = {"x_amz_checksum_crc64nvme": None, "x_amz_checksum_type": None}
+        return answer.having(**none, etag='"opaque"') if is_of_object else answer
+
+    proxy.fault = give_no_digest
+    harness = make_harness()
+    harness.put(PATH, padded(video, 70_000))
+    (row,) = harness.step(State.PENDING)
+    assert (row.state, row.confirmed_by, row.etag) == (State.VERIFIED, "reading", "opaque")
+
+
 def test_a_file_that_is_open_for_writing_is_not_settled(make_harness: MakeHarness, video: bytes) -> None:
     harness = make_harness()
     harness.write(PATH, video)
