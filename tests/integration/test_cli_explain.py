@@ -29,11 +29,9 @@ def test_explain_tells_the_story_of_a_path_in_order(used_command: Command, absol
 
 
 def test_explain_says_that_an_object_was_read_back(copied_command: Command) -> None:
-    with copied_command.ledger() as ledger, ledger.database.transaction():
-        with ledger.database.operation("make it so") as connected:
-            connected.execute_sql(
-                "UPDATE uploads SET confirmed_by = 'reading' WHERE confirmed_by IS NOT NULL"
-            )
+    update = "UPDATE uploads SET confirmed_by = 'reading' WHERE confirmed_by IS NOT NULL"
+    with copied_command.ledger() as ledger, ledger.database.operation("make it so") as connected:
+        connected.execute_sql(update)
     shown = copied_command("explain", GOOD).out
     assert re.search(
         r"^    Confirmed .* by reading it back, with the checksum \S{11}=, under the ETag \w+$",

@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing
 from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
@@ -153,7 +154,7 @@ def test_an_older_ledger_learns_that_an_object_can_be_proven_by_reading(
     address: DatabaseAddress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its rows stay, and no other word is taken."""
-    proof = {"checksum": CHECKSUM, "etag": "e", "url": "https://s3/a"}
+    proof: dict[str, Any] = {"checksum": CHECKSUM, "etag": "e", "url": "https://s3/a"}
     with closing(address.open()) as database, monkeypatch.context() as older:
         older.setattr("db.migration.Runner", OlderRunner)
         assert migrate(database) == ALL[: ALL.index("0012_proofs_by_reading")]
