@@ -36,7 +36,7 @@ class Traits:
         keeps_checksums: it keeps the CRC64NVME of whole objects, also of those sent in parts.
         knows_acls: canned ACLs are taken and read back as grants.
         compares_checksums: it does so with that of a single PUT, as one small request finds out.
-        knows_acls_of_multiparts: an object made of parts has an ACL even if none was asked for.
+        knows_acls_of_multiparts: an object made of parts is kept from strangers even if no ACL was asked for.
         knows_options: it takes other storage classes, encryption at rest, and tags.
         pages_uploads: it lists open uploads in pages when it is asked to.
         keeps_strangers_out: what has no public ACL cannot be fetched without credentials.
@@ -88,6 +88,7 @@ LOCALSTACK = Traits(
 RCLONE = Traits(
     compares_checksums=False,
     knows_acls=False,
+    knows_acls_of_multiparts=True,
     knows_options=False,
     pages_uploads=False,
     keeps_strangers_out=True,

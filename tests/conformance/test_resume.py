@@ -121,7 +121,6 @@ def test_parts_that_are_listed_in_pages_are_all_found(
     assert backend.content(key) == content_of(path)
 
 
-@pytest.mark.essential
 def test_a_part_of_other_content_is_sent_again(
     backend: Backend, store: ObjectStore, proxy: FaultProxy, key: str, path: str
 ) -> None:
@@ -143,7 +142,6 @@ def test_a_part_of_other_content_is_sent_again(
     assert backend.content(key) == content_of(path)
 
 
-@pytest.mark.essential
 def test_an_upload_that_the_server_has_forgotten_starts_anew(
     backend: Backend, store: ObjectStore, proxy: FaultProxy, key: str, path: str
 ) -> None:

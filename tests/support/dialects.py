@@ -13,6 +13,7 @@ from typing import Final
 
 from tests.support.quirks import (
     ACL,
+    AWS,
     CREATE,
     DESCRIBES_OBJECT,
     HEAD,
@@ -274,6 +275,27 @@ DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
             Quirks(checksums=Checksums.IGNORED, empty_etag=True),
             ("matrix-org/synapse-s3-storage-provider#126",),
             "it keeps no CRC64NVME and answers as Ceph does, on which it is built",
+        ),
+        "hetzner": Dialect(
+            "Hetzner Object Storage",
+            Quirks(checksums=Checksums.IGNORED, empty_etag=True, unquoted_match=True),
+            (
+                "Hetzner: Object Storage, FAQ, Buckets & objects",
+                "TheOrcDev/videorc#369",
+                "home-assistant/core#144015",
+                "vmware-tanzu/velero#8660",
+            ),
+            "it answers as Ceph does, on which it is built, in all but the reported lack of checksums",
+        ),
+        "scaleway": Dialect(
+            "Scaleway Object Storage",
+            AWS,
+            (
+                "Scaleway: Object Storage, Supported checksums and Managing multipart uploads",
+                "ddebeau/zfs_uploader#61",
+                "earth-mover/icechunk#2094",
+            ),
+            "it compares the checksums that it documents, and differs in nothing but the number of parts",
         ),
         "rclone": Dialect(
             "rclone serve s3",
