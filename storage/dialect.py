@@ -190,6 +190,8 @@ class ServerDialect:
 
     def find_out(self, feature: str, ask: Callable[[], bool]) -> bool:
         """Whether the server has the feature: known, or found out by `ask`, in one thread at a time."""
+        if (known := self.known(feature)) is not None:
+            return known
         with self._alone(feature):
             known = self.known(feature)
             return ask() if known is None else known

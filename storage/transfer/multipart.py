@@ -326,7 +326,7 @@ class MultipartSender:
 
 
 def _is_unfit(error: StorageError) -> bool:
-    """Whether an upload that was begun earlier may never take what it is sent, whoever is asked again.
+    """Whether an upload that was begun earlier may never take what it is sent.
 
     It was begun in another dialect, the server replaces no part that it has (rclone's), or no longer has one.
     """
