@@ -29,10 +29,10 @@ coverage: $(VENV)/.installed
 long: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m long $(PYTEST_ARGS)
 
-# One suite against moto and LocalStack, its essential tests against rclone and Ceph, the daemon against servers that
-# play other dialects, and all against a server of yours if CONFORMANCE_ENDPOINT_URL names one (with
-# CONFORMANCE_REGION, _ACCESS_KEY_ID, _SECRET_ACCESS_KEY and, to use a bucket that is there, _BUCKET). LocalStack and
-# rclone are installed once, into .localstack-venv and .rclone-venv; Ceph needs Debian's ceph-mon, ceph-osd, radosgw.
+# One suite against moto, LocalStack, rclone and Ceph, the daemon against servers that play other dialects, and all
+# against a server of yours if CONFORMANCE_ENDPOINT_URL names one (with CONFORMANCE_REGION, _ACCESS_KEY_ID,
+# _SECRET_ACCESS_KEY and, to use a bucket that is there, _BUCKET). LocalStack and rclone are installed once, into
+# .localstack-venv and .rclone-venv; Ceph needs Debian's ceph-mon, ceph-osd, radosgw.
 conformance: $(VENV)/.installed
 	$(BIN)/python -m tests.conformance.tool_venv
 	CONFORMANCE_BACKENDS=moto,localstack,rclone,ceph $(BIN)/python -m pytest -n 2 --dist loadgroup -rs \

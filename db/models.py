@@ -91,7 +91,7 @@ class StateCountRow(Model):
 
 
 class ServerDialectRow(Model):
-    """One thing that an object store was found not to take (`db.server_dialects`)."""
+    """What was found out about one feature of an object store (`db.server_dialects`)."""
 
     endpoint = TextField()
     bucket = TextField()
@@ -228,7 +228,7 @@ _UPLOAD_CHECKS = (
     Check(f"state IN {sql_list(*State)}", "uploads_state_known"),
     Check("attempts >= 0", "uploads_attempts_counted"),
     Check("size >= 0", "uploads_size_counted"),
-    Check("confirmed_by IN ('checksum', 'etag')", "uploads_confirmed_by_known"),
+    Check("confirmed_by IN ('checksum', 'etag', 'reading')", "uploads_confirmed_by_known"),
     Check(
         f"state NOT IN {_PROVEN} OR (verified_at IS NOT NULL AND checksum IS NOT NULL AND object_key <> '')",
         "uploads_proven",

@@ -101,7 +101,7 @@ class UploadColumns:
     """The ETag that a server which makes ETags from MD5s gives the object, from before it can exist."""
     version_id = TextField(null=True)
     confirmed_by = TextField(null=True)
-    """'checksum' or 'etag'."""
+    """'checksum', 'etag', or 'reading' for an object that was read back."""
     object_key = TextField()
     url = TextField(null=True)
     """The public URL, once known."""

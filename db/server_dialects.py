@@ -1,4 +1,4 @@
-"""What object stores were found not to take, so that a restart need not find it out again."""
+"""What was found out about object stores, so that a restart need not find it out again."""
 
 from collections.abc import Iterable
 from datetime import datetime

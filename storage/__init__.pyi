@@ -15,7 +15,7 @@ from .checks import CheckResult, Outcome, PublicCheck, check_storage, failed, no
 from .cloudfront import MAX_INVALIDATION_PATHS, Distribution, invalidation_paths
 from .config import AccessKey, StorageConfig
 from .content_types import CONTENT_TYPES, content_type
-from .dialect import ServerDialect, Unsupported
+from .dialect import ServerDialect, ServerTrait
 from .errors import (
     ErrorKind,
     KeyTooLongError,
@@ -72,13 +72,13 @@ __all__ = [
     "S3Service",
     "Sent",
     "ServerDialect",
+    "ServerTrait",
     "SourceChangedError",
     "SourceFile",
     "StorageConfig",
     "StorageError",
     "Target",
     "Transition",
-    "Unsupported",
     "UploadCancelledError",
     "UploadSteps",
     "UploadedRendition",

@@ -5,6 +5,14 @@ one of the headers that may be the reason: the one that the answer names, else t
 server has never accepted. The header whose absence made the difference is left out from then on, for a week.
 What proves the content is never done without: a body that goes without a checksum carries Content-MD5, and
 the object is confirmed afterwards.
+
+A header that the answer names costs one refused request. An answer that names none tells nothing but that one
+more suspect is innocent, so the header that is refused costs as many refused requests as its place among the
+suspects: what is sent, was never accepted in this operation, and may be refused in that way. The order is
+that of public reports about servers. No order is better for all servers as long as one header at a time is
+left out, and that keeps the others: a condition, an ACL or a checksum that the server takes is not dropped
+for the sake of another header. Only where no suspect alone is the reason are several left out, once more one
+by one.
 """
 
 import base64
@@ -14,6 +22,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import Literal, TypeVar
@@ -48,6 +57,10 @@ QUOTED_IF_MATCH = "if-match with a quoted ETag"
 PATH_STYLE = "path-style addressing"
 PUT_ETAG, MULTIPART_ETAG = "PutObject ETag of MD5", "CompleteMultipartUpload ETag of MD5"
 """Features that the ETags of objects are computed from their content."""
+READ_ETAG = "GetObject ETag of HeadObject"
+"""The feature that both requests name the same ETag of an object."""
+COMPARISON = "PutObject comparison of CRC64NVME"
+"""The feature that a checksum is compared with the content, and not only stored and repeated."""
 
 REMEMBERED = timedelta(days=7)
 """How long something is done without, before the server is asked anew."""
@@ -92,8 +105,15 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
-class Unsupported:
-    """One thing that a server does not take: which, what the server said, and when it was found out (UTC)."""
+class ServerTrait:
+    """What was found out about one feature of a server.
+
+    Attributes:
+        feature: its name.
+        said: what the server said when it refused it, or did instead; empty if it has the feature.
+        found_at: when that was found out, in UTC.
+
+    """
 
     feature: str
     said: str
@@ -115,34 +135,39 @@ class ServerDialect:
         self._checksum = checksum
         self._clock = clock
         self._lock = threading.Lock()
-        self._unsupported: dict[str, Unsupported] = {}
+        self._traits: dict[str, ServerTrait] = {}
         self._accepted: set[tuple[str, str]] = set()
         self._doubted: set[tuple[str, str]] = set()
         """Headers without which a request was accepted that had been forbidden, once."""
         self._fruitless: dict[tuple[str, str], float] = {}
-        self._soundings: dict[str, threading.Lock] = {name: threading.Lock() for name in _SUSPECTS}
-        self.on_changed: Callable[[Sequence[Unsupported]], None] = lambda _: None
-        """Called, in the thread that found it out, with all findings once one is new or no longer true."""
+        self._soundings: dict[str, threading.Lock] = {
+            name: threading.Lock() for name in (*_SUSPECTS, PUT_ETAG, MULTIPART_ETAG, COMPARISON)
+        }
+        self.on_changed: Callable[[Sequence[ServerTrait]], None] = lambda _: None
+        """Called, in the thread that found it out, with `traits` once one is new or no longer true."""
         self.on_restored: Callable[[], None] = lambda: None
         """Called after `restore`."""
 
     @property
-    def unsupported(self) -> tuple[Unsupported, ...]:
-        """What the server is known not to take, in the order of the names."""
+    def traits(self) -> tuple[ServerTrait, ...]:
+        """What is known and worth remembering, in the order of the names."""
         with self._lock:
-            return tuple(
-                found for name, found in sorted(self._unsupported.items()) if self._is_current(found)
-            )
+            return tuple(found for _, found in sorted(self._traits.items()) if self._is_current(found))
+
+    @property
+    def unsupported(self) -> tuple[ServerTrait, ...]:
+        """What the server is known not to take, in the order of the names."""
+        return tuple(found for found in self.traits if found.said)
 
     @property
     def sends_checksums(self) -> bool:
         """Whether the configuration wants CRC64NVME headers."""
         return self._checksum in ("auto", "crc64nvme")
 
-    def restore(self, known: Iterable[Unsupported]) -> None:
+    def restore(self, known: Iterable[ServerTrait]) -> None:
         """Take over what an earlier process found out."""
         with self._lock:
-            self._unsupported.update({found.feature: found for found in known})
+            self._traits.update({found.feature: found for found in known})
         self.on_restored()
 
     def takes(self, feature: str, operation: str = "") -> bool:
@@ -151,42 +176,51 @@ class ServerDialect:
             return not self._is_refused(_feature(operation, feature))
 
     def accept(self, feature: str) -> None:
-        """Note that the server has the feature: there is nothing to find out."""
+        """Note that the server has the feature, for as long as a refusal is remembered."""
         with self._lock:
-            self._accepted.add(("", feature))
+            if self._known(feature) is not None:
+                return
+            self._traits[feature] = ServerTrait(feature, "", self._clock())
+        self.on_changed(self.traits)
 
     def known(self, feature: str) -> bool | None:
         """Whether the server has the feature; None while that is unknown."""
         with self._lock:
-            if self._is_refused(feature):
-                return False
-            return True if ("", feature) in self._accepted else None
+            return self._known(feature)
+
+    def find_out(self, feature: str, ask: Callable[[], bool]) -> bool:
+        """Whether the server has the feature: known, or found out by `ask`, in one thread at a time."""
+        if (known := self.known(feature)) is not None:
+            return known
+        with self._alone(feature):
+            known = self.known(feature)
+            return ask() if known is None else known
 
     def said_about(self, feature: str) -> str:
         """What the server said when it refused a feature; empty if it did not."""
         with self._lock:
-            found = self._unsupported.get(feature)
+            found = self._traits.get(feature)
         return found.said if found is not None else ""
 
     def learn(self, feature: str, said: str) -> None:
         """Do without a feature from now on, and say so once."""
-        found = Unsupported(feature, said, self._clock())
+        found = ServerTrait(feature, said, self._clock())
         with self._lock:
             if self._is_refused(feature):
                 return
-            self._unsupported[feature] = found
+            self._traits[feature] = found
         # Only what the operator has set is missed: the rest is replaced by something as good.
         tell = _log.warning if feature in (TAGGING, STORAGE_CLASS) else _log.info
         tell("dialect_learned", feature=feature, said=said)
-        self.on_changed(self.unsupported)
+        self.on_changed(self.traits)
 
     def forget(self, feature: str) -> None:
         """Send a feature again from now on: the server turned out to take it."""
         with self._lock:
-            found = self._unsupported.pop(feature, None)
+            found = self._traits.pop(feature, None)
         if found is not None:
             _log.info("dialect_forgotten", feature=feature)
-            self.on_changed(self.unsupported)
+            self.on_changed(self.traits)
 
     def body_headers(
         self, content: memoryview, checksum: str, omit: Collection[str]
@@ -216,22 +250,20 @@ class ServerDialect:
         """Call `attempt` with the headers to leave out, again without one more while that may be the reason.
 
         `names` are those of the request, in lower case. The result is that of the attempt that succeeds;
-        raises what the first one raised if no single header explains the refusal. With `remember` false
-        nothing is learned. The first request with headers that the server has not accepted yet goes alone,
-        so that what it refuses is refused once.
+        raises what the first one raised if no header explains the refusal. With `remember` false nothing is
+        learned. The first request with headers that the server has not accepted yet goes alone, so that what
+        it refuses is refused once.
         """
         with self._sounding(operation, names):
             with self._lock:
-                omit = self._omitted(operation)
-            refusals: list[tuple[str, StorageError]] = []
+                known = self._omitted(operation)
+            search = _Search(known, partial(self._suspects_of, operation, names))
+            refusals = search.refusals
             while True:
                 try:
-                    result = attempt(frozenset(omit))
+                    result = attempt(search.omit)
                 except StorageError as exc:
-                    suspect = self._suspect(operation, names, omit, exc) if exc.is_refusal else None
-                    if suspect is not None:
-                        refusals.append((suspect, exc))
-                        omit = omit | {suspect} | _DEPENDENT.get(suspect, frozenset())
+                    if exc.is_refusal and search.leave_out_another(exc):
                         continue
                     if not refusals:
                         raise
@@ -244,8 +276,11 @@ class ServerDialect:
                         raise
                     raise refusals[0][1] from exc
                 self._conclude(operation, refusals, None, remember=remember)
+                if search.is_cumulative and ACL in search.omit and self.takes(ACL):
+                    # Whether it was refused is unknown: the object is looked at, which tells.
+                    self.learn(ACL, refusals[0][1].said)
                 with self._lock:
-                    accepted = {(operation, name) for name in self._sent(names, omit)}
+                    accepted = {(operation, name) for name in self._sent(names, search.omit)}
                     self._accepted |= accepted
                     self._doubted -= accepted
                 return result
@@ -255,7 +290,13 @@ class ServerDialect:
         if self.is_sounded(operation, names):
             yield
             return
-        lock = self._soundings[operation]
+        with self._alone(operation):
+            yield
+
+    @contextmanager
+    def _alone(self, name: str) -> Iterator[None]:
+        """Wait for the threads that find out the same, but not for long."""
+        lock = self._soundings[name]
         is_held = lock.acquire(timeout=SOUNDING_SECONDS)
         try:
             yield
@@ -278,9 +319,9 @@ class ServerDialect:
         guilty = {
             suspect
             for (suspect, refusal), after in zip(refusals, answers[1:], strict=True)
-            if after is None or after.said != refusal.said or _names(suspect, refusal.said)
+            if _is_guilty(suspect, refusal, after)
         }
-        for suspect, refusal in refusals:
+        for suspect, refusal in dict(refusals).items():
             depends = any(suspect in _DEPENDENT.get(other, ()) for other in guilty)
             if (suspect in guilty or depends) and self._is_certain(operation, suspect, refusal):
                 self.learn(_feature(operation, suspect), refusal.said)
@@ -299,37 +340,44 @@ class ServerDialect:
             self._doubted.add((operation, suspect))
         return is_second
 
-    def _suspect(
+    def _suspects_of(
         self, operation: str, names: Collection[str], omit: Collection[str], refusal: StorageError
-    ) -> str | None:
-        """The header that most likely is the reason of a refusal; None if none can be."""
+    ) -> list[str]:
+        """The headers that may be the reason of a refusal, the most likely one first."""
         with self._lock:
             if self._fruitless.get((operation, refusal.code), 0.0) > time.monotonic():
-                return None
+                return []
             sent = self._sent(names, omit)
             named = [name for name in _SUSPECTS[operation] if name in sent and _names(name, refusal.said)]
             if named:
-                return max(named, key=len)
+                return [max(named, key=len)]
             suspects = self._suspects(operation, names, omit)
+            suspects.sort(key=partial(_likelihood, refusal))
+            suspects.sort(key=self._experience)
         if "checksum" in refusal.said.lower():
             suspects = [name for name in suspects if name in _CHECKSUMS] or suspects
         if refusal.status == HTTPStatus.FORBIDDEN:
             # Permissions exist for these options, not for the others.
             suspects = [name for name in suspects if name not in {TAGGING, STORAGE_CLASS, *_CONDITIONS}]
-            suspects.sort(key=lambda name: name != ACL)
-        elif refusal.code in ("NotImplemented", "http-501"):
-            suspects.sort(key=lambda name: name not in _CONDITIONS)
-        return suspects[0] if suspects else None
+        return suspects
 
     def _suspects(self, operation: str, names: Collection[str], omit: Collection[str]) -> list[str]:
-        """What is sent and was never accepted, that which other operations refuse first, in order."""
+        """What is sent and was never accepted in this operation."""
         sent = self._sent(names, omit)
-        open_ = [
+        return [
             name for name in _SUSPECTS[operation] if name in sent and (operation, name) not in self._accepted
         ]
-        refused = {feature.rpartition(" ")[2] for feature in self._unsupported}
-        accepted = {name for _, name in self._accepted}
-        return sorted(open_, key=lambda name: (name not in refused, name in accepted))
+
+    def _experience(self, name: str) -> tuple[bool, bool, bool]:
+        """A sort key: first what other operations refuse, then its kin, last what others accept.
+
+        What means nothing without another header was most likely refused for that one's sake.
+        """
+        refused = {feature.rpartition(" ")[2] for feature, found in self._traits.items() if found.said}
+        refused = refused.difference(*(_DEPENDENT.get(each, ()) for each in refused))
+        is_kin = name in _DEPENDENT and not refused.isdisjoint(_CHECKSUMS)
+        is_accepted = any(name == accepted for _, accepted in self._accepted)
+        return name not in refused, not is_kin, is_accepted
 
     def _sent(self, names: Collection[str], omit: Collection[str]) -> set[str]:
         """Which of the names a request has that leaves out `omit`."""
@@ -347,10 +395,13 @@ class ServerDialect:
         return frozenset(names.union(*(_DEPENDENT.get(name, ()) for name in names)))
 
     def _is_refused(self, feature: str) -> bool:
-        found = self._unsupported.get(feature)
-        return found is not None and self._is_current(found)
+        return self._known(feature) is False
 
-    def _is_current(self, found: Unsupported) -> bool:
+    def _known(self, feature: str) -> bool | None:
+        found = self._traits.get(feature)
+        return None if found is None or not self._is_current(found) else not found.said
+
+    def _is_current(self, found: ServerTrait) -> bool:
         return abs(self._clock() - found.found_at) < REMEMBERED
 
     def _note_fruitless(self, operation: str, refusal: StorageError) -> None:
@@ -359,6 +410,73 @@ class ServerDialect:
             fresh = {key: until for key, until in self._fruitless.items() if until > now}
             fresh[operation, refusal.code] = now + FRUITLESS_SECONDS
             self._fruitless = dict(list(fresh.items())[-MAX_FRUITLESS:])
+
+
+class _Search:
+    """The search for what a server refuses in one request; see the module's docstring.
+
+    `suspects` gives the headers that may be the reason of a refusal of what is sent without others, the most
+    likely one first.
+    """
+
+    def __init__(
+        self, known: frozenset[str], suspects: Callable[[frozenset[str], StorageError], list[str]]
+    ) -> None:
+        self.omit = known
+        """What the next attempt leaves out."""
+        self.refusals: list[tuple[str, StorageError]] = []
+        """Every header that was left out then, with the refusal that led to it."""
+        self.is_cumulative = False
+        """Whether several were left out that no answer had told apart."""
+        self._known = known
+        self._suspects = suspects
+        self._tried = {known}
+
+    def leave_out_another(self, refusal: StorageError) -> bool:
+        """Choose what to leave out after a refusal; false if there is nothing left to try."""
+        if self.refusals and _is_guilty(*self.refusals[-1], refusal):
+            self._known = self.omit
+        for suspect in self._suspects(self._known, refusal):
+            if self._try(suspect, self._known, refusal):
+                return True
+        omit = self._known
+        while suspects := self._suspects(omit, refusal):
+            # A condition is the last to go: without it an object may be replaced unseen.
+            suspect = min(suspects, key=lambda name: name in _CONDITIONS)
+            if self._try(suspect, omit, refusal):
+                self.is_cumulative = True
+                return True
+            omit = _without(omit, suspect)
+        return False
+
+    def _try(self, suspect: str, omit: frozenset[str], refusal: StorageError) -> bool:
+        omit = _without(omit, suspect)
+        if omit in self._tried:
+            return False
+        self._tried.add(omit)
+        self.omit = omit
+        self.refusals.append((suspect, refusal))
+        return True
+
+
+def _without(omit: frozenset[str], name: str) -> frozenset[str]:
+    """What is left out together with one more header, and with what means nothing without that."""
+    return omit | {name} | _DEPENDENT.get(name, frozenset())
+
+
+def _likelihood(refusal: StorageError, name: str) -> int:
+    """A sort key: without naming it, servers say "not implemented" of conditions and options, forbid ACLs."""
+    is_unimplemented = refusal.code in ("NotImplemented", "http-501")
+    if is_unimplemented and name in _CONDITIONS:
+        return 0
+    if name == ACL and (is_unimplemented or refusal.status == HTTPStatus.FORBIDDEN):
+        return 1
+    return 2 if is_unimplemented and name in _OBJECT_OPTIONS else 3
+
+
+def _is_guilty(suspect: str, refusal: StorageError, after: StorageError | None) -> bool:
+    """Whether a header is the reason of a refusal, given what came of the same request without it."""
+    return after is None or after.said != refusal.said or _names(suspect, refusal.said)
 
 
 def kept(headers: Iterable[tuple[str, str]], omit: Collection[str]) -> list[tuple[str, str]]:

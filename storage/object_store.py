@@ -20,7 +20,7 @@ from storage.aws.response_parsing import present, required, unquoted, version, w
 from storage.config import AccessKey, StorageConfig
 from storage.dialect import MODE, MULTIPART_ETAG, PATH_STYLE, PUT_ETAG, kept, names_of
 from storage.errors import ErrorKind, PreconditionError, StorageError, UploadCancelledError
-from storage.proof_by_reading import checksum_by_reading, makes_etags_of_md5s
+from storage.proof_by_reading import Reader, compares_checksums, makes_etags_of_md5s
 from storage.source_file import SourceFile, never_cancelled
 from storage.transfer.crt_client import POLL_SECONDS, acquire_crt_client, release_crt_client
 from storage.transfer.crt_request import Request
@@ -249,8 +249,8 @@ class ObjectStore(Closeable):
 
         `on_multipart` is given a new multipart upload before any part is sent. Passed to a later call as
         `resume`, its parts with the same content as the file are kept, and count as progress; if the server
-        no longer has it, a new one is created and `on_multipart` called again. Without `on_multipart` an
-        upload that fails or is cancelled is aborted.
+        no longer has it, or does not let it go on, a new one is created and `on_multipart` called again.
+        Without `on_multipart` an upload that fails or is cancelled is aborted.
 
         Raises `SourceChangedError` if `source` is not what was hashed (a multipart upload is aborted),
         `UploadCancelledError`, `PreconditionError` if the target's condition is not met, and any other
@@ -316,6 +316,10 @@ class ObjectStore(Closeable):
         """Whether ETags of the server prove content, found out by storing small objects where unknown."""
         features = (PUT_ETAG, MULTIPART_ETAG)
         return all(makes_etags_of_md5s(self._crt, self._config, feature) for feature in features)
+
+    def compares_checksums(self) -> bool:
+        """Whether the server compares a CRC64NVME with the content, found out by a request where unknown."""
+        return compares_checksums(self._crt, self._config)
 
     def abort(self, key: str, upload_id: str) -> None:
         """Abort a multipart upload, whose parts cost storage. Does nothing if there is none with this id."""
@@ -399,13 +403,19 @@ class ObjectStore(Closeable):
     ) -> Confirmation:
         """Compare what the server holds under `key` with a file's size and CRC64NVME, by a HEAD request.
 
-        `proven_etag` is the ETag that the object had when its content was proven; it decides only if the
-        server keeps no such checksum. 404 is `MISSING` and 403 `UNKNOWN`, not errors.
+        `proven_etag` is the ETag that the object had when its content was proven. 404 is `MISSING` and 403
+        `UNKNOWN`, not errors.
         """
         head = self._head_or_verdict(key, cancelled)
         if isinstance(head, Confirmation):
             return head
-        return compare(head, size=size, checksum=checksum, proven_etag=proven_etag)
+        return compare(
+            head,
+            size=size,
+            checksum=checksum,
+            compares_checksums=self.compares_checksums,
+            proven_etag=proven_etag,
+        )
 
     def confirm_file(
         self, key: str, source: SourceFile, *, checksum: str, part_size: int | None
@@ -435,18 +445,26 @@ class ObjectStore(Closeable):
         def etags() -> tuple[str, ...]:
             return source.etags(part_size_of(head.etag, source.size, part_size))
 
-        found = compare(head, size=source.size, checksum=checksum, expected_etags=etags)
+        found = compare(
+            head,
+            size=source.size,
+            checksum=checksum,
+            compares_checksums=self.compares_checksums,
+            expected_etags=etags,
+        )
         feature = PUT_ETAG if part_size is None and "-" not in head.etag else MULTIPART_ETAG
         if found.receipt is not None and found.receipt.confirmed_by == "etag":
             self.dialect.accept(feature)
-        if found.receipt is not None or head.size != source.size or head.full_checksum is not None:
+        if found.receipt is not None or head.size != source.size or head.contradicts(checksum):
             return found
         if head.etag_is_digest and makes_etags_of_md5s(self._crt, self._config, feature):
             return found
         if not self._config.prove_by_reading:
             detail = f"{found.detail} Set AWS_S3_PROVE_BY_READING=true to have it read back."
             return Confirmation(Verdict.UNKNOWN, detail, head=head)
-        read = checksum_by_reading(self._crt, key, head, cancelled=cancelled, moved=moved)
+        look = partial(self._head, key, "confirm")
+        delays = partial(_delays, key, moved, cancelled)
+        read = Reader(self._crt, key, look, delays, cancelled, moved).checksum(head)
         if checksums.decode(read) == checksums.decode(checksum):
             return proven_by_reading(head)
         detail = f"The object was read back: its CRC64NVME is {read}, the local file's {checksum}."
@@ -468,20 +486,12 @@ class ObjectStore(Closeable):
         self, key: str, before: ObjectHead | None, steps: UploadSteps
     ) -> ObjectHead | Confirmation:
         """Ask until the server no longer answers as `before` the object was written, for `LAG_SECONDS`."""
-        deadline, delay = time.monotonic() + LAG_SECONDS, FIRST_LAG_SECONDS
-        while True:
+        for delay in _delays(key, steps.moved, steps.is_cancelled):
             head = self._head_or_verdict(key)
-            is_new = not _is_as_before(head, before)
-            if is_new or time.monotonic() > deadline:
-                return head
+            if not delay or not _is_as_before(head, before):
+                break
             _log.info("object_not_visible_yet", key=key, retry_in_seconds=delay)
-            until = time.monotonic() + delay
-            while (left := until - time.monotonic()) > 0:
-                steps.moved()
-                if steps.is_cancelled():
-                    raise UploadCancelledError(operation="confirm", key=key)
-                time.sleep(min(left, POLL_SECONDS))
-            delay = min(delay * 2, LONGEST_LAG_SECONDS)
+        return head
 
     def delete(self, key: str) -> None:
         """Delete an object, if there is one. On a bucket with versioning the older versions stay."""
@@ -521,6 +531,24 @@ class ObjectStore(Closeable):
             last_modified=answer.get("LastModified"),
             metadata={name.lower(): value for name, value in answer.get("Metadata", {}).items()},
         )
+
+
+def _delays(key: str, moved: Callable[[], None], cancelled: Callable[[], bool]) -> Iterator[float]:
+    """In how many seconds a server is asked again: waits for as long when resumed, and ends with 0.
+
+    Raises `UploadCancelledError`.
+    """
+    deadline, delay = time.monotonic() + LAG_SECONDS, FIRST_LAG_SECONDS
+    while time.monotonic() <= deadline:
+        yield delay
+        until = time.monotonic() + delay
+        while (left := until - time.monotonic()) > 0:
+            moved()
+            if cancelled():
+                raise UploadCancelledError(operation="confirm", key=key)
+            time.sleep(min(left, POLL_SECONDS))
+        delay = min(delay * 2, LONGEST_LAG_SECONDS)
+    yield 0.0
 
 
 def _is_as_before(head: ObjectHead | Confirmation, before: ObjectHead | None) -> bool:

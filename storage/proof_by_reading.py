@@ -2,7 +2,8 @@
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import quote
 
@@ -12,10 +13,12 @@ from storage import checksums
 from storage.aws.response_parsing import required, unquoted
 from storage.bucket.documents import key_prefix
 from storage.config import StorageConfig
-from storage.dialect import BODY_HEADERS, CONTENT_MD5, PUT_ETAG
+from storage.dialect import BODY_HEADERS, COMPARISON, CONTENT_MD5, CRC, PUT_ETAG, READ_ETAG, SDK_ALGORITHM
 from storage.errors import ErrorKind, StorageError, UploadCancelledError
 from storage.transfer.crt_client import POLL_SECONDS, CrtClient
 from storage.transfer.crt_request import Request
+from storage.transfer.preconditions import Headers
+from storage.transfer.single_put import option_headers
 from storage.verification import ObjectHead
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("storage")
@@ -25,35 +28,122 @@ PIECE_BYTES = 8 * 1024 * 1024
 FIRST_LOOK_SECONDS = 0.5
 """How long to wait for a small object that the server does not show yet, before it is asked again."""
 CONTENT = b"video-uploader finds out what this server makes of the ETag of an object, and removes this one.\n"
+WRONG_CHECKSUM = checksums.encode(checksums.crc(CONTENT) ^ 1)
+_MISMATCH_CODES = frozenset(
+    {"BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch"}
+)
+"""Error codes by which servers refuse a checksum that is not the content's."""
 
 
-def checksum_by_reading(
-    crt: CrtClient, key: str, head: ObjectHead, *, cancelled: Callable[[], bool], moved: Callable[[], None]
-) -> str:
-    """The CRC64NVME, in S3's text form, of an object that is read back once, within the bandwidth limit.
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads an object back. `moved` is called after each piece.
 
-    `moved` is called after each piece. Raises `StorageError`: transient if the object is replaced meanwhile.
+    `look` gives what a HEAD request says now, and `delays` the seconds after which it is asked again, as a
+    generator that waits for as long when it goes on and ends with 0.
     """
-    _log.info("object_read_back", key=key, size=head.size, reason="the server gives no other proof of it")
-    value = done = 0
-    while done < head.size:
-        length = min(PIECE_BYTES, head.size - done)
-        while (wait := crt.bandwidth.take(length)) > 0:
-            if cancelled():
-                raise UploadCancelledError(operation="read back", key=key)
+
+    crt: CrtClient
+    key: str
+    look: Callable[[], ObjectHead]
+    delays: Callable[[], Iterator[float]]
+    cancelled: Callable[[], bool]
+    moved: Callable[[], None]
+
+    def checksum(self, head: ObjectHead) -> str:
+        """The CRC64NVME, in S3's text form, of an object that is read once, within the bandwidth limit.
+
+        All its pieces must come under the ETag of the HEAD request `head`. A server that has named another
+        one for as long as it may lag does so always: there they must come under that one, and another HEAD
+        request at the end must say what `head` does. Raises `StorageError`: transient if the object is
+        replaced meanwhile.
+        """
+        _log.info(
+            "object_read_back", key=self.key, size=head.size, reason="the server gives no other proof of it"
+        )
+        value = done = 0
+        expected = head.etag
+        while done < head.size:
+            length = min(PIECE_BYTES, head.size - done)
+            piece, etag = self._read(done, length)
+            if done == 0 and etag not in ("", expected):
+                always_differs = not self.crt.dialect.takes(READ_ETAG)
+                expected = etag if always_differs else self._settled_etag(head)
+                if etag != expected:
+                    piece, etag = self._read(done, length)
+            if len(piece) != length or etag not in ("", expected):
+                raise self._changed(f"{len(piece)} bytes came instead of {length}, under the ETag {etag}.")
+            value = checksums.crc(piece, value)
+            done += length
+            self.moved()
+        if expected != head.etag:
+            if not self.look().is_same_as(head):
+                raise self._changed("It is another one than before it was read.")
+            self.crt.dialect.learn(READ_ETAG, f"GET named {expected} what HEAD named {head.etag}")
+        return checksums.encode(value)
+
+    def _settled_etag(self, head: ObjectHead) -> str:
+        """The ETag under which the object is read: that of `head` or, at the end of the delays, another."""
+        named: set[str] = set()
+        for delay in self.delays():
+            _, etag = self._read(0, 1)
+            named.add(etag)
+            if etag == head.etag or not delay:
+                break
+            if not self.look().is_same_as(head):
+                raise self._changed("It is another one than when it was looked up.")
+        if etag != head.etag and len(named) > 1:
+            raise self._changed(f"It was read under the ETags {', '.join(sorted(named))}.")
+        return etag
+
+    def _read(self, start: int, length: int) -> tuple[bytes, str]:
+        while (wait := self.crt.bandwidth.take(length)) > 0:
+            if self.cancelled():
+                raise UploadCancelledError(operation="read back", key=self.key)
             time.sleep(min(wait, POLL_SECONDS))
-        headers = (("Range", f"bytes={done}-{done + length - 1}"),)
-        seconds = max(crt.stall_seconds, length / 1024)
-        request = Request("GetObject", "GET", key, "read back", headers=headers)
-        answer = crt.call(request, seconds=seconds, cancelled=cancelled)
-        piece, etag = answer.get("Body") or b"", unquoted(answer.get("ETag"))
-        if len(piece) != length or (etag and etag != head.etag):
-            hint = f"It changed, or {len(piece)} bytes came instead of {length}. It is tried again."
-            raise StorageError(ErrorKind.TRANSIENT, "read back", key, "incomplete-answer", hint)
-        value = checksums.crc(piece, value)
-        done += length
-        moved()
-    return checksums.encode(value)
+        headers = (("Range", f"bytes={start}-{start + length - 1}"),)
+        seconds = max(self.crt.stall_seconds, length / 1024)
+        request = Request("GetObject", "GET", self.key, "read back", headers=headers)
+        answer = self.crt.call(request, seconds=seconds, cancelled=self.cancelled)
+        return answer.get("Body") or b"", unquoted(answer.get("ETag"))
+
+    def _changed(self, detail: str) -> StorageError:
+        hint = f"{detail} It is tried again."
+        return StorageError(ErrorKind.TRANSIENT, "read back", self.key, "incomplete-answer", hint)
+
+
+def compares_checksums(crt: CrtClient, config: StorageConfig) -> bool:
+    """Whether the server compares a CRC64NVME with the content: known, or found out by one small request.
+
+    A server that does refuses an object with a wrong checksum; one that stores it repeats whatever it is
+    told, which proves nothing. The object is removed again. Where no such object may be stored, the server is
+    not known to compare. Raises `StorageError` where there was no answer.
+    """
+    dialect = crt.dialect
+
+    if not dialect.takes(CRC, "PutObject"):
+        return False
+
+    def ask() -> bool:
+        key = _probe_key(config)
+        headers = [(CRC, WRONG_CHECKSUM), *_options(crt, config)]
+        if dialect.takes(SDK_ALGORITHM, "PutObject"):
+            headers.append((SDK_ALGORITHM, "CRC64NVME"))
+        try:
+            crt.call(Request("PutObject", "PUT", key, "try a wrong checksum on", "", tuple(headers), CONTENT))
+        except StorageError as exc:
+            if exc.code in _MISMATCH_CODES:
+                dialect.accept(COMPARISON)
+                return True
+            if not exc.is_refusal:
+                raise
+            dialect.learn(COMPARISON, f"{exc.said}, to a small object that would have told")
+            return False
+        dialect.learn(COMPARISON, "It stored an object with a wrong checksum")
+        _clear_up(crt, Request("DeleteObject", "DELETE", key, "remove"))
+        return False
+
+    return dialect.find_out(COMPARISON, ask)
 
 
 def makes_etags_of_md5s(crt: CrtClient, config: StorageConfig, feature: str) -> bool:
@@ -62,35 +152,54 @@ def makes_etags_of_md5s(crt: CrtClient, config: StorageConfig, feature: str) -> 
     `feature` is `PUT_ETAG` or `MULTIPART_ETAG`. The object is removed again. Raises `StorageError`.
     """
     dialect = crt.dialect
-    if (known := dialect.known(feature)) is not None:
-        return known
-    key = f"{key_prefix(config.prefix)}.video-uploader-probe-{uuid.uuid4()}"
-    etag = _etag_of_put(crt, key) if feature == PUT_ETAG else _etag_of_multipart(crt, key)
-    crt.call(Request("DeleteObject", "DELETE", key, "remove"))
-    digest = checksums.md5(CONTENT)
-    if etag in (digest.hex(), checksums.multipart_etag([digest])):
-        dialect.accept(feature)
-        return True
-    dialect.learn(feature, f"It made the ETag {etag} of an object whose MD5 is {digest.hex()}")
-    return False
+
+    def ask() -> bool:
+        key = _probe_key(config)
+        options = tuple(_options(crt, config))
+        etag = (_etag_of_put if feature == PUT_ETAG else _etag_of_multipart)(crt, key, options)
+        digest = checksums.md5(CONTENT)
+        is_digest = etag in (digest.hex(), checksums.multipart_etag([digest]))
+        if is_digest:
+            dialect.accept(feature)
+        else:
+            dialect.learn(feature, f"It made the ETag {etag} of an object whose MD5 is {digest.hex()}")
+        _clear_up(crt, Request("DeleteObject", "DELETE", key, "remove"))
+        return is_digest
+
+    return dialect.find_out(feature, ask)
 
 
-def _etag_of_put(crt: CrtClient, key: str) -> str:
+def _probe_key(config: StorageConfig) -> str:
+    return f"{key_prefix(config.prefix)}.video-uploader-probe-{uuid.uuid4()}"
+
+
+def _options(crt: CrtClient, config: StorageConfig) -> list[tuple[str, str]]:
+    """The options of an object that a bucket's policy may demand, and that the server takes."""
+    return [(name, value) for name, value in option_headers(config) if crt.dialect.takes(name, "PutObject")]
+
+
+def _clear_up(crt: CrtClient, request: Request) -> None:
+    """Remove what was made to find something out; a failure is only logged, because that is known by then."""
+    try:
+        crt.call(request)
+    except StorageError as exc:
+        _log.warning("probe_left", key=request.key, code=exc.code, hint=exc.hint)
+
+
+def _etag_of_put(crt: CrtClient, key: str, options: Headers) -> str:
     def attempt(omit: frozenset[str]) -> None:
         headers = crt.dialect.body_headers(
             memoryview(CONTENT), checksums.encode(checksums.crc(CONTENT)), omit
         )
-        crt.call(
-            Request("PutObject", "PUT", key, "find out the ETag of", headers=tuple(headers), body=CONTENT)
-        )
+        crt.call(Request("PutObject", "PUT", key, "find out the ETag of", "", (*options, *headers), CONTENT))
 
     crt.dialect.negotiate("PutObject", BODY_HEADERS, attempt)
     return _etag(crt, key)
 
 
-def _etag_of_multipart(crt: CrtClient, key: str) -> str:
+def _etag_of_multipart(crt: CrtClient, key: str, options: Headers) -> str:
     purpose = "find out the ETag of"
-    begun = crt.call(Request("CreateMultipartUpload", "POST", key, purpose, "uploads="))
+    begun = crt.call(Request("CreateMultipartUpload", "POST", key, purpose, "uploads=", options))
     upload = f"uploadId={quote(required(begun, 'UploadId', purpose, key), safe='')}"
     try:
 
@@ -105,7 +214,7 @@ def _etag_of_multipart(crt: CrtClient, key: str) -> str:
         body = f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode()
         crt.call(Request("CompleteMultipartUpload", "POST", key, purpose, upload, body=body))
     except StorageError:
-        crt.call(Request("AbortMultipartUpload", "DELETE", key, purpose, upload))
+        _clear_up(crt, Request("AbortMultipartUpload", "DELETE", key, purpose, upload))
         raise
     return _etag(crt, key)
 

@@ -4,11 +4,13 @@ It knows no ledger: a daemon that manages the object notices the change when it 
 """
 
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from storage.aws.clients import Closeable
 from storage.config import StorageConfig
 from storage.content_types import content_type
+from storage.dialect import ServerTrait
 from storage.keys import canonical_video_id, object_key, public_url, rendition_filename
 from storage.object_store import ObjectStore, UploadSteps
 from storage.source_file import SourceFile
@@ -44,15 +46,18 @@ class _Replace(UploadSteps):
 class RenditionStore(Closeable):
     """The renditions in the bucket of `config`. Safe for threads; close it at the end.
 
+    `known` is what was found out about the server before.
+
     A rendition is named by `video_id`, `filename` and `quality`. As for `object_key`, `filename` is that of
     the rendition's own file, without the quality. Every method raises `StorageError`.
     """
 
-    def __init__(self, config: StorageConfig) -> None:
+    def __init__(self, config: StorageConfig, known: Iterable[ServerTrait] = ()) -> None:
         self._prefix = config.prefix
         self._public_base = config.public_base_url
         self._qualities = config.qualities
         self._store = ObjectStore(config)
+        self._store.dialect.restore(known)
 
     def close(self) -> None:
         """Release the connections. No call may be in progress or follow."""

@@ -36,7 +36,7 @@ class Receipt:
 
     Attributes:
         size: bytes, as the server says.
-        checksum: the server's CRC64NVME, or None if it keeps none.
+        checksum: the CRC64NVME that the server names, or None if it names none; see `confirmed_by`.
         etag: without quotes.
         version_id: on a bucket with versioning, that of the confirmed version.
         confirmed_by: which of the two digests proved it, or that the object was read back.
@@ -80,6 +80,16 @@ class ObjectHead:
         is_full = self.checksum_type != "COMPOSITE" and checksums.decode(self.checksum) is not None
         return self.checksum if is_full else None
 
+    def is_same_as(self, other: "ObjectHead") -> bool:
+        """Whether two answers are about the same object, as far as they tell."""
+        told = ("size", "etag", "version_id", "last_modified")
+        return all(getattr(self, name) == getattr(other, name) for name in told)
+
+    def contradicts(self, checksum: str) -> bool:
+        """Whether the server names a full-object CRC64NVME that is another one."""
+        full = self.full_checksum
+        return full is not None and checksums.decode(full) != checksums.decode(checksum)
+
 
 @dataclass(frozen=True, slots=True)
 class Confirmation:
@@ -109,22 +119,25 @@ def compare(
     *,
     size: int,
     checksum: str,
+    compares_checksums: Callable[[], bool],
     expected_etags: Callable[[], Collection[str]] | None = None,
     proven_etag: str | None = None,
 ) -> Confirmation:
     """Compare an object with the local file's size in bytes and CRC64NVME.
 
-    `proven_etag` is that which the object had when its content was proven: whatever the server makes ETags
-    from, the same one means the same content (RFC 9110, section 8.8.3). `expected_etags` costs a pass over
-    the file and is called only where nothing else decides.
+    `compares_checksums` returns whether the server compares checksums with contents: one that repeats what
+    it was told proves nothing by it, and is called only where that decides. `proven_etag` is that which the
+    object had when its content was proven: whatever the server makes ETags from, the same one means the same
+    content (RFC 9110, section 8.8.3). `expected_etags` costs a pass over the file and is called only where
+    nothing else decides.
     """
-    confirmation = _decide(head, size, checksum, expected_etags, proven_etag)
+    confirmation = _decide(head, size, checksum, compares_checksums, expected_etags, proven_etag)
     return replace(confirmation, head=head)
 
 
 def proven_by_reading(head: ObjectHead) -> Confirmation:
     """The confirmation of an object that was read back, and has the local file's checksum."""
-    receipt = Receipt(head.size, None, head.etag, head.version_id, "reading")
+    receipt = Receipt(head.size, head.full_checksum, head.etag, head.version_id, "reading")
     detail = f"The object was read back: it has the local file's {head.size} bytes."
     return Confirmation(Verdict.AGREES, detail, receipt, head)
 
@@ -133,40 +146,41 @@ def _decide(
     head: ObjectHead,
     size: int,
     checksum: str,
+    compares_checksums: Callable[[], bool],
     expected_etags: Callable[[], Collection[str]] | None,
     proven_etag: str | None,
 ) -> Confirmation:
     if head.size != size:
         return Confirmation(Verdict.DIFFERS, f"The object has {head.size} bytes, the local file {size}.")
     kept = head.full_checksum
-    if kept is not None:
-        if checksums.decode(kept) != checksums.decode(checksum):
-            return Confirmation(
-                Verdict.DIFFERS, f"The object's CRC64NVME is {kept}, the local file's {checksum}."
-            )
-        return _agreement(head, size, kept)
+    if head.contradicts(checksum):
+        return Confirmation(
+            Verdict.DIFFERS, f"The object's CRC64NVME is {kept}, the local file's {checksum}."
+        )
     if proven_etag and head.etag == proven_etag:
-        return _agreement(head, size, None)
+        return _agreement(head, size, "etag")
+    if kept is not None and compares_checksums():
+        return _agreement(head, size, "checksum")
     is_digest = head.etag_is_digest and ETAG_OF_MD5.fullmatch(head.etag)
     if not is_digest or (expected_etags is None and not proven_etag):
+        proof = "a full-object CRC64NVME that it has compared with the content"
         return Confirmation(
-            Verdict.UNKNOWN,
-            "The size agrees, but the server sends neither a full-object CRC64NVME nor an ETag to compare.",
+            Verdict.UNKNOWN, f"The size agrees, but the server sends neither {proof} nor an ETag to compare."
         )
     expected = [proven_etag or ""] if expected_etags is None else expected_etags()
     if head.etag not in expected:
         return Confirmation(
             Verdict.DIFFERS,
             f"The object's ETag is {head.etag}, the local file's would be {' or '.join(expected)}; no "
-            "CRC64NVME is kept.",
+            "CRC64NVME is kept that the server has compared.",
         )
-    return _agreement(head, size, None)
+    return _agreement(head, size, "etag")
 
 
-def _agreement(head: ObjectHead, size: int, checksum: str | None) -> Confirmation:
-    proof = f"ETag {head.etag}" if checksum is None else f"CRC64NVME {checksum}"
+def _agreement(head: ObjectHead, size: int, by: Literal["checksum", "etag"]) -> Confirmation:
+    proof = f"ETag {head.etag}" if by == "etag" else f"CRC64NVME {head.checksum}"
     return Confirmation(
         Verdict.AGREES,
         f"The object has the local file's {size} bytes and {proof}.",
-        Receipt(size, checksum, head.etag, head.version_id, "etag" if checksum is None else "checksum"),
+        Receipt(size, head.full_checksum, head.etag, head.version_id, by),
     )

@@ -24,7 +24,7 @@ from storage.bucket.documents import key_prefix
 from storage.checks.probe_object import ProbeObject
 from storage.checks.results import CheckResult, Outcome, failed, not_tried, ok, warning
 from storage.config import StorageConfig
-from storage.dialect import PATH_STYLE, Unsupported
+from storage.dialect import PATH_STYLE, ServerTrait
 from storage.errors import StorageError
 from storage.object_store import ObjectStore
 
@@ -79,12 +79,12 @@ def check_storage(
     cors_origins: tuple[str, ...] = ("*",),
     cdn_domain: str | None = None,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-    report: Callable[[Sequence[Unsupported]], object] = len,
+    report: Callable[[Sequence[ServerTrait]], object] = len,
 ) -> Generator[CheckResult, None, None]:
     """Make every check, and yield each result as soon as it is known.
 
     Small objects are uploaded under the prefix and deleted again, also if the generator is closed early.
-    `report` is given what the server turned out to refuse, once that is known.
+    `report` is given what was found out about the server, once that is known.
     """
     try:
         session = AwsSession(config)
@@ -108,7 +108,7 @@ def check_storage(
             yield from ProbeObject(
                 client, config, store, cors_origins=cors_origins, cdn_domain=cdn_domain
             ).checks()
-            report(store.dialect.unsupported)
+            report(store.dialect.traits)
         else:
             reported = {result.name for result in basics}
             names = (name for name in (*BASICS, "ListBucket", *ProbeObject.NAMES) if name not in reported)

@@ -15,7 +15,7 @@ from storage.bucket.documents import bucket_arn, key_prefix, objects_arn
 from storage.checks.public_reads import PublicReads
 from storage.checks.results import CheckResult, Outcome, failed, not_tried, ok, warning
 from storage.config import StorageConfig
-from storage.dialect import ACL, ALGORITHM, CONTENT_MD5, CRC, MODE, STORAGE_CLASS, TAGGING, TYPE
+from storage.dialect import ACL, ALGORITHM, COMPARISON, CONTENT_MD5, CRC, MODE, STORAGE_CLASS, TAGGING, TYPE
 from storage.errors import ErrorKind, StorageError
 from storage.object_store import ObjectStore
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 CONTENT = b"video-uploader tries whether it may store objects here, and removes this one again.\n"
 CHECKSUM = checksums.encode(checksums.crc(CONTENT))
 MD5 = base64.b64encode(checksums.md5(CONTENT)).decode("ascii")
-OTHER_CONTENT = CONTENT.upper()
 
 _T = TypeVar("_T")
 
@@ -90,7 +89,6 @@ class ProbeObject:
         yield self._public_reads.cors()
         yield self._public_reads.cdn()
         yield self._try("multipart", _MULTIPART_ACTIONS, self._multipart)
-        # Last, because it may leave other content behind.
         yield self._checksums()
         yield self._findings()
 
@@ -211,18 +209,23 @@ class ProbeObject:
                 head = self._negotiate(
                     "HeadObject", {MODE: {"ChecksumMode": "ENABLED"}}, self._head_with_checksum
                 )
-                refuses = self._refuses_wrong_checksum()
+                keeps = checksums.decode(head.get("ChecksumCRC64NVME")) is not None
+                compares = keeps and self._store.compares_checksums()
+                is_digest = not compares and self._store.makes_etags_of_md5s()
         except StorageError as exc:
             return failed("checksums", f"The check failed ({exc.said}).", self._remedy(exc, "s3:GetObject"))
-        refusal = "refuses content that does not match" if refuses else "does not compare it with the content"
-        if checksums.decode(head.get("ChecksumCRC64NVME")) is not None:
-            return ok("checksums", f"The server keeps the CRC64NVME of an object, and {refusal}.")
-        with translated("checksums", self._key, self._config):
-            is_digest = self._store.makes_etags_of_md5s()
+        if compares:
+            return ok(
+                "checksums",
+                "The server keeps the CRC64NVME of an object, and refuses content that does not match.",
+            )
+        detail = "The server keeps no CRC64NVME"
+        if keeps:
+            said = self._dialect.said_about(COMPARISON) or self._dialect.said_about(f"PutObject {CRC}")
+            detail = f"The server keeps a CRC64NVME that it is not known to compare with the content ({said})"
         if is_digest:
-            detail = f"The server keeps no CRC64NVME, and {refusal}; the ETag proves the content."
-            return ok("checksums", detail)
-        detail = f"The server keeps no CRC64NVME, its ETags are not made of MD5s, and it {refusal}."
+            return ok("checksums", f"{detail}; the ETag proves the content.")
+        detail += "; its ETags are not made of MD5s."
         if self._config.prove_by_reading:
             remedy = (
                 "Each object is read back once after it was sent; a server that keeps checksums avoids that."
@@ -234,7 +237,7 @@ class ProbeObject:
         return failed("checksums", f"{detail} No upload can be confirmed.", remedy)
 
     def _findings(self) -> CheckResult:
-        """What the server refuses, and so is done without."""
+        """What the server refuses or does otherwise, and so is done without."""
         found = self._dialect.unsupported
         if not found:
             return ok("dialect", "The server takes everything that is sent.")
@@ -247,16 +250,6 @@ class ProbeObject:
     def _head_with_checksum(self, omit: frozenset[str]) -> Mapping[str, Any]:
         mode: dict[str, Any] = {} if MODE in omit else {"ChecksumMode": "ENABLED"}
         return self._client.head_object(**self._target, **mode)
-
-    def _refuses_wrong_checksum(self) -> bool:
-        try:
-            with translated("checksums", self._key):
-                self._put(OTHER_CONTENT)
-        except StorageError as exc:
-            if exc.code in ("BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "InvalidRequest"):
-                return True
-            raise
-        return False
 
     def _removal(self) -> CheckResult:
         removal = self._try("DeleteObject", "s3:DeleteObject", self._remove)

@@ -143,7 +143,7 @@ class CrtClient:
         try:
             return self._call(request, seconds, cancelled)
         except StorageError as exc:
-            if exc.code not in PATH_STYLE_REFUSALS or self.dialect.takes(PATH_STYLE):
+            if not self.is_readdressed(exc):
                 raise
             return self._call(request, seconds, cancelled)
         finally:
@@ -216,6 +216,10 @@ class CrtClient:
             if left <= 0:
                 return
             time.sleep(min(left, POLL_SECONDS))
+
+    def is_readdressed(self, error: StorageError) -> bool:
+        """Whether a request was refused for its addressing style, and goes to another address by now."""
+        return error.code in PATH_STYLE_REFUSALS and not self.dialect.takes(PATH_STYLE)
 
     def _adapt_address(self) -> None:
         """Put the bucket into the host name if the server refuses it in the path."""

@@ -92,23 +92,39 @@ class MultipartSender:
     def send(self, resume: Multipart | None, part_size: int) -> Sent:
         """Resume `resume` if the server still has it, else create an upload with parts of `part_size`.
 
-        Raises `SlowLineError` where smaller parts are better; the upload was aborted.
+        One that the server has and does not let go on is aborted, and the upload begins anew, once. Raises
+        `SlowLineError` where smaller parts are better; the upload was aborted.
         """
         listed = self._kept_parts(resume) if resume is not None else None
-        self._is_resumed = listed is not None
-        multipart = self._create(part_size) if resume is None or listed is None else resume
+        self._is_resumed = is_renewed = listed is not None
+        if resume is not None and listed is not None:
+            try:
+                return self._send_all(resume, listed)
+            except StorageError as exc:
+                if not _is_unfit(exc):
+                    raise
+                self._abort(resume)
+                _log.info("upload_begun_anew", key=self._key, multipart_id=resume.upload_id, reason=exc.said)
+            self._is_resumed = False
+            self._has_checksums = self._crt.dialect.sends_checksums
+            self._accepted = 0
+            self._etags.clear()
+            self._crcs.clear()
+        multipart = self._create(part_size)
         try:
-            self._adopt_parts(multipart, listed or {})
+            return self._send_all(multipart, {})
+        except StorageError as exc:
+            if is_renewed and _is_unfit(exc) and self._on_multipart is not None:
+                self._abort(multipart)
+            raise
+
+    def _send_all(self, multipart: Multipart, listed: Mapping[int, Mapping[str, Any]]) -> Sent:
+        try:
+            self._adopt_parts(multipart, listed)
             self._send_parts(multipart)
             return self._complete(multipart)
         except (SourceChangedError, SlowLineError):
             self._abort(multipart)
-            raise
-        except StorageError as exc:
-            # Begun in another dialect, it may never take the parts of this one: the next attempt begins anew.
-            is_unfit = self._is_resumed and exc.is_refusal and exc.status == HTTPStatus.BAD_REQUEST
-            if is_unfit or self._on_multipart is None:
-                self._abort(multipart)
             raise
         except BaseException:
             if self._on_multipart is None:
@@ -307,6 +323,15 @@ class MultipartSender:
                 code=exc.code,
                 hint=exc.hint,
             )
+
+
+def _is_unfit(error: StorageError) -> bool:
+    """Whether an upload that was begun earlier may never take what it is sent.
+
+    It was begun in another dialect, the server replaces no part that it has (rclone's), or no longer has one.
+    """
+    is_refused = error.is_refusal and error.status != HTTPStatus.FORBIDDEN
+    return is_refused or error.code in {"InvalidPart", "InvalidPartOrder"}
 
 
 def abort(crt: CrtClient, key: str, upload_id: str) -> None:

@@ -194,6 +194,10 @@ class PartSender:
             if exc.code == "timeout" and time.monotonic() - current.started > self._crt.stall_seconds:
                 # The CRT gives up a connection that takes nothing for 30 seconds, twice.
                 raise self._crt.stalled(request.request) from exc
+            if self._failures[part] == 1 and self._crt.is_readdressed(exc):
+                self._todo.appendleft(part)
+                self._release(current)
+                return
             if exc.kind is not ErrorKind.TRANSIENT or exc.is_refusal or exc.code in _NOT_RETRIED:
                 raise
             if self._failures[part] >= self._attempts:

@@ -114,10 +114,16 @@ def put_object(crt: CrtClient, config: StorageConfig, transfer: Transfer) -> Sen
         def send(omit: frozenset[str]) -> Sent:
             if target.condition.is_required and not omit.isdisjoint(names_of(condition)):
                 raise PreconditionError(target.key, "condition-refused")
+            is_repeated = False
             while True:
                 try:
                     answer = _send(crt, transfer, kept((*headers, *condition), omit), omit)
                 except _RecalledError:
+                    continue
+                except StorageError as exc:
+                    if is_repeated or not crt.is_readdressed(exc):
+                        raise
+                    is_repeated = True
                     continue
                 return Sent(unquoted(answer.get("ETag")), version(answer.get("VersionId")), None)
 
@@ -180,16 +186,22 @@ def _send(
 def object_headers(config: StorageConfig, transfer: Transfer) -> tuple[tuple[str, str], ...]:
     """The headers about the object, for a single PUT and for the start of a multipart upload."""
     target = transfer.target
+    acl = () if config.acl is None else (("x-amz-acl", config.acl),)
+    return (
+        ("Content-Type", target.content_type),
+        *((f"x-amz-meta-{name}", value) for name, value in target.metadata.items()),
+        *acl,
+        *option_headers(config),
+    )
+
+
+def option_headers(config: StorageConfig) -> tuple[tuple[str, str], ...]:
+    """The headers of the options that every object gets, without its ACL."""
     optional = {
-        "x-amz-acl": config.acl,
         "Cache-Control": config.cache_control,
         "x-amz-storage-class": config.storage_class,
         "x-amz-server-side-encryption": config.sse,
         "x-amz-server-side-encryption-aws-kms-key-id": config.sse_kms_key_id,
         "x-amz-tagging": urlencode(config.tags, quote_via=quote) or None,
     }
-    return (
-        ("Content-Type", target.content_type),
-        *((f"x-amz-meta-{name}", value) for name, value in target.metadata.items()),
-        *((name, value) for name, value in optional.items() if value is not None),
-    )
+    return tuple((name, value) for name, value in optional.items() if value is not None)

@@ -35,8 +35,8 @@ class Traits:
         refuses_corruption: it compares a checksum that goes along with the bytes that arrive.
         keeps_checksums: it keeps the CRC64NVME of whole objects, also of those sent in parts.
         knows_acls: canned ACLs are taken and read back as grants.
-        believes_checksums: it keeps the checksum that comes with a single PUT without having looked at it.
-        knows_acls_of_multiparts: an object made of parts has an ACL even if none was asked for.
+        compares_checksums: it does so with that of a single PUT, as one small request finds out.
+        knows_acls_of_multiparts: an object made of parts is kept from strangers even if no ACL was asked for.
         knows_options: it takes other storage classes, encryption at rest, and tags.
         pages_uploads: it lists open uploads in pages when it is asked to.
         keeps_strangers_out: what has no public ACL cannot be fetched without credentials.
@@ -44,13 +44,13 @@ class Traits:
         checks_signatures: a request that is changed on the way is refused for that.
         answers_etag: the answer to CompleteMultipartUpload has the ETag that HEAD requests get.
         etag_of_whole: the ETag of an object of parts is the MD5 of its content.
-        replaces_parts: a part may be sent again with other content.
+        replaces_parts: a part may be sent again with other content; otherwise the upload begins anew.
 
     """
 
     refuses_corruption: bool | None = None
     keeps_checksums: bool | None = None
-    believes_checksums: bool | None = None
+    compares_checksums: bool | None = None
     knows_acls: bool | None = None
     knows_acls_of_multiparts: bool | None = None
     knows_options: bool | None = None
@@ -64,9 +64,8 @@ class Traits:
 
 
 MOTO = Traits(
-    refuses_corruption=False,
     keeps_checksums=True,
-    believes_checksums=True,
+    compares_checksums=True,
     knows_acls=True,
     knows_acls_of_multiparts=False,
     knows_options=True,
@@ -78,7 +77,7 @@ MOTO = Traits(
 LOCALSTACK = Traits(
     refuses_corruption=True,
     keeps_checksums=True,
-    believes_checksums=False,
+    compares_checksums=True,
     knows_acls=True,
     knows_acls_of_multiparts=True,
     knows_options=True,
@@ -87,8 +86,9 @@ LOCALSTACK = Traits(
     checks_signatures=False,
 )
 RCLONE = Traits(
-    believes_checksums=True,
+    compares_checksums=False,
     knows_acls=False,
+    knows_acls_of_multiparts=True,
     knows_options=False,
     pages_uploads=False,
     keeps_strangers_out=True,
@@ -103,7 +103,7 @@ RCLONE = Traits(
 )
 CEPH = Traits(
     keeps_checksums=False,
-    believes_checksums=False,
+    compares_checksums=False,
     knows_acls=True,
     knows_acls_of_multiparts=True,
     knows_options=False,

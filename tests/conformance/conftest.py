@@ -14,30 +14,6 @@ from tests.conformance.suite_options import chosen_backends
 from tests.support.fault_proxy import FaultProxy
 from tests.support.s3_server import forget_aws
 
-PARTLY = ("rclone", "ceph")
-"""Servers that run the essential tests only, because the whole suite takes minutes on each."""
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """The marker of the tests that run on every server."""
-    config.addinivalue_line("markers", "essential: runs on every server, not only on those like AWS")
-    config.addinivalue_line("markers", "needs(trait): skipped on servers that lack this trait")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what a server does not run."""
-    left_out = [
-        item
-        for item in items
-        if isinstance(item, pytest.Function)
-        and getattr(item, "callspec", None) is not None
-        and item.callspec.params.get("backend") in PARTLY
-        and item.get_closest_marker("essential") is None
-    ]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
-
 
 @pytest.fixture(autouse=True)
 def _no_aws_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,17 +31,6 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
         forget_aws(monkeypatch)
         with open_backend(request.param) as running:
             yield running
-
-
-@pytest.fixture(autouse=True)
-def _has_what_the_test_needs(request: pytest.FixtureRequest) -> None:
-    """Skips what a server cannot do, as `tests.conformance.backends` declares it."""
-    marker = request.node.get_closest_marker("needs")
-    if marker is None:
-        return
-    running: Backend = request.getfixturevalue("backend")
-    if not getattr(running.traits, marker.args[0]):
-        pytest.skip(f"{running.name} lacks {marker.args[0]}")
 
 
 @pytest.fixture

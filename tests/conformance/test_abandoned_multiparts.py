@@ -78,7 +78,6 @@ def test_at_the_start_a_remembered_upload_stays_and_a_forgotten_one_of_our_key_g
     assert still_open(store, prefix) == {remembered, foreign}
 
 
-@pytest.mark.essential
 def test_what_a_row_left_open_when_it_ended_is_aborted_later(
     backend: Backend,
     abandoned_multiparts: AbandonedMultiparts,

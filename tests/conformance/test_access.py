@@ -38,7 +38,6 @@ def refuse_acls(request: Request, forward: Forward) -> Answer:
     return s3_error(400, "AccessControlListNotSupported") if has_acl else forward()
 
 
-@pytest.mark.essential
 @both_ways
 def test_public_read_is_in_the_acl_and_everyone_can_read_the_object(
     backend: Backend, proxy: FaultProxy, key: str, path: str, size: int
@@ -78,12 +77,10 @@ def test_without_an_acl_nothing_is_granted_to_everyone(
             assert not store.is_public(key)
 
 
-@pytest.mark.essential
 def test_what_is_not_there_is_not_public(store: ObjectStore, key: str) -> None:
     assert not store.is_public(key)
 
 
-@pytest.mark.essential
 @both_ways
 def test_type_metadata_and_options_are_kept(backend: Backend, key: str, path: str, size: int) -> None:
     """They go with the single PUT, and with the start of a multipart upload."""

@@ -11,7 +11,6 @@ from tests.conformance.backends import Backend
 from tests.support.fault_proxy import FaultProxy, s3_error
 
 
-@pytest.mark.essential
 def test_objects_below_a_prefix_are_listed_by_key_with_size_and_time_in_utc(
     backend: Backend, store: ObjectStore, prefix: str
 ) -> None:
@@ -42,7 +41,6 @@ def test_pages_are_asked_for_as_they_are_needed(
     assert len(proxy.requests) == 3
 
 
-@pytest.mark.essential
 def test_where_nothing_is_nothing_is_listed(store: ObjectStore, prefix: str) -> None:
     assert list(store.objects(f"{prefix}/")) == []
 

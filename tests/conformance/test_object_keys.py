@@ -38,7 +38,7 @@ LARGE = 16 * MIB
     ("name", "size"),
     [
         *((name, SMALL) for name in NAMES),
-        *(pytest.param(name, LARGE, marks=pytest.mark.essential) for name in NAMES_OF_ALL_SORTS),
+        *((name, LARGE) for name in NAMES_OF_ALL_SORTS),
     ],
 )
 def test_any_name_arrives_as_it_is_and_comes_back_from_its_key_and_its_address(

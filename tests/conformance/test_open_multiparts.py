@@ -58,7 +58,6 @@ def test_only_those_below_the_prefix_are_listed(backend: Backend, store: ObjectS
     assert opened(store, f"{prefix}/ours/") == {(ours, upload_id)}
 
 
-@pytest.mark.essential
 def test_several_of_one_key_are_distinguished(backend: Backend, store: ObjectStore, key: str) -> None:
     first, second = begin(backend, key), begin(backend, key)
     assert opened(store, key) == {(key, first), (key, second)}
@@ -77,7 +76,6 @@ def test_what_is_aborted_is_gone_and_aborting_it_again_is_fine(
     assert backend.content(key) is None
 
 
-@pytest.mark.essential
 def test_what_never_was_can_be_aborted(store: ObjectStore, key: str) -> None:
     """The ledger may remember what a server has cleaned away long ago."""
     store.abort(key, "0123456789abcdef")

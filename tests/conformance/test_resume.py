@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -120,8 +121,6 @@ def test_parts_that_are_listed_in_pages_are_all_found(
     assert backend.content(key) == content_of(path)
 
 
-@pytest.mark.essential
-@pytest.mark.needs("replaces_parts")
 def test_a_part_of_other_content_is_sent_again(
     backend: Backend, store: ObjectStore, proxy: FaultProxy, key: str, path: str
 ) -> None:
@@ -133,11 +132,16 @@ def test_a_part_of_other_content_is_sent_again(
         file.write(b"other content")
     with source_of(path) as source:
         Watched().send(store, source, key, resume=multipart)
-    assert parts_sent(proxy.requests) == [2, 4, 5]
+    sent = parts_sent(proxy.requests)
+    if backend.traits.replaces_parts:
+        assert sent == [2, 4, 5]
+    else:
+        assert Counter(sent) >= Counter([1, 2, 3, 4, 5])
+        assert "AbortMultipartUpload" in proxy.actions
+    assert not list(store.open_multiparts(key))
     assert backend.content(key) == content_of(path)
 
 
-@pytest.mark.essential
 def test_an_upload_that_the_server_has_forgotten_starts_anew(
     backend: Backend, store: ObjectStore, proxy: FaultProxy, key: str, path: str
 ) -> None:

@@ -102,7 +102,6 @@ def parts_of(value: object) -> Iterator[object]:
             yield from parts_of(item)
 
 
-@pytest.mark.essential
 @every_call
 def test_what_goes_well_returns_nothing_foreign(store: ObjectStore, key: str, path: str, name: str) -> None:
     assert failure_of(name, store, key, path) is None

@@ -19,13 +19,9 @@ SIZES = [
     *(3 * PART + change for change in (-1, 0, 1)),
     100 * MIB,
 ]
-ESSENTIAL = {1, THRESHOLD - 1, THRESHOLD, 3 * PART + 1}
 
 
-@pytest.mark.parametrize(
-    "size",
-    [pytest.param(size, marks=pytest.mark.essential if size in ESSENTIAL else ()) for size in SIZES],
-)
+@pytest.mark.parametrize("size", SIZES)
 def test_a_file_of_any_size_arrives_whole_and_is_confirmed(
     backend: Backend, store: ObjectStore, proxy: FaultProxy, key: str, path: str, size: int
 ) -> None:

@@ -33,7 +33,6 @@ def refuse(
     assert backend.content(key) == before
 
 
-@pytest.mark.essential
 @both_ways
 def test_where_nothing_is_a_first_upload_may_go(
     backend: Backend, store: ObjectStore, key: str, path: str, size: int, operation: str
@@ -42,7 +41,6 @@ def test_where_nothing_is_a_first_upload_may_go(
     assert backend.content(key) == content_of(path)
 
 
-@pytest.mark.essential
 @both_ways
 def test_where_something_is_a_first_upload_is_refused(
     backend: Backend, store: ObjectStore, key: str, path: str, size: int, operation: str
@@ -51,7 +49,6 @@ def test_where_something_is_a_first_upload_is_refused(
     refuse(backend, store, make_file(path, size), key, operation, WriteCondition.if_absent())
 
 
-@pytest.mark.essential
 @both_ways
 def test_what_was_seen_may_be_replaced(
     backend: Backend, store: ObjectStore, key: str, path: str, size: int, operation: str

@@ -28,6 +28,18 @@ def test_explain_tells_the_story_of_a_path_in_order(used_command: Command, absol
     assert re.search(rf"^Catalog row .*: 720p ready, url http://.*/{KEY}$", ran.out, re.MULTILINE)
 
 
+def test_explain_says_that_an_object_was_read_back(copied_command: Command) -> None:
+    update = "UPDATE uploads SET confirmed_by = 'reading' WHERE confirmed_by IS NOT NULL"
+    with copied_command.ledger() as ledger, ledger.database.operation("make it so") as connected:
+        connected.execute_sql(update)
+    shown = copied_command("explain", GOOD).out
+    assert re.search(
+        r"^    Confirmed .* by reading it back, with the checksum \S{11}=, under the ETag \w+$",
+        shown,
+        re.MULTILINE,
+    )
+
+
 def test_explain_says_why_a_file_was_rejected_and_what_to_do(used_command: Command) -> None:
     ran = used_command("explain", CUT)
     number = str(used_command.row(CUT)["id"])

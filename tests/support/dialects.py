@@ -13,6 +13,7 @@ from typing import Final
 
 from tests.support.quirks import (
     ACL,
+    AWS,
     CREATE,
     DESCRIBES_OBJECT,
     HEAD,
@@ -32,12 +33,17 @@ _IMPLIES: Final = (501, "NotImplemented", NOT_IMPLEMENTED)
 
 @dataclass(frozen=True)
 class Dialect:
-    """A provider's name as in the README's table, its quirks, their sources, and what is only assumed."""
+    """A provider's name as in the README's table, its quirks, their sources, and what is only assumed.
+
+    `in_vain` is the number of requests that are refused without teaching anything, because the answer does
+    not say for which header it is.
+    """
 
     provider: str
     quirks: Quirks
     sources: tuple[str, ...]
     assumed: str = ""
+    in_vain: int = 0
 
 
 DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
@@ -113,6 +119,7 @@ DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
                 "saltbo/zpan#199",
             ),
             "the rule of its ETags; since July 2025 it keeps CRC64NVME (cloudflare/cloudflare-docs#23443)",
+            in_vain=1,
         ),
         "gcs": Dialect(
             "Google Cloud Storage",
@@ -241,7 +248,8 @@ DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
         "versitygw": Dialect(
             "Versity S3 Gateway",
             Quirks(refusals=(Refusal("x-amz-acl", DESCRIBES_OBJECT | ACL, *_IMPLIES),), public=True),
-            ("versity/versitygw#1767", "versity/versitygw#1783"),
+            ("versity/versitygw#1767", "versity/versitygw#1783", "versity/versitygw#1904"),
+            in_vain=1,
         ),
         "wasabi": Dialect(
             "Wasabi",
@@ -267,6 +275,27 @@ DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
             Quirks(checksums=Checksums.IGNORED, empty_etag=True),
             ("matrix-org/synapse-s3-storage-provider#126",),
             "it keeps no CRC64NVME and answers as Ceph does, on which it is built",
+        ),
+        "hetzner": Dialect(
+            "Hetzner Object Storage",
+            Quirks(checksums=Checksums.IGNORED, empty_etag=True, unquoted_match=True),
+            (
+                "Hetzner: Object Storage, FAQ, Buckets & objects",
+                "TheOrcDev/videorc#369",
+                "home-assistant/core#144015",
+                "vmware-tanzu/velero#8660",
+            ),
+            "it answers as Ceph does, on which it is built, in all but the reported lack of checksums",
+        ),
+        "scaleway": Dialect(
+            "Scaleway Object Storage",
+            AWS,
+            (
+                "Scaleway: Object Storage, Supported checksums and Managing multipart uploads",
+                "ddebeau/zfs_uploader#61",
+                "earth-mover/icechunk#2094",
+            ),
+            "it compares the checksums that it documents, and differs in nothing but the number of parts",
         ),
         "rclone": Dialect(
             "rclone serve s3",

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import parse_qs, urlsplit
 
+from storage.proof_by_reading import WRONG_CHECKSUM
 from tests.support.s3_requests import action_of
 
 
@@ -72,6 +73,9 @@ class FaultProxy:
     """Runs while it is a context. `url` is where to send requests; `requests` is what came in,
     apart from requests that their client broke off: those are only counted.
 
+    `probes` are the requests by which the client finds out, once, whether the server compares checksums: no
+    fault befalls them. `requests` are the others.
+
     `upstream` is the server's URL; without one, the fault must not call `forward`. With `tls` it speaks
     HTTPS.
     """
@@ -80,6 +84,7 @@ class FaultProxy:
         self, upstream: str = "", fault: Fault = no_fault, *, tls: ssl.SSLContext | None = None
     ) -> None:
         self.requests: list[Request] = []
+        self.probes: list[Request] = []
         self.broken_off = 0
         self.fault = fault
         self._upstream = urlsplit(upstream).netloc
@@ -109,6 +114,9 @@ class FaultProxy:
 
     def answer(self, request: Request) -> Answer | None:
         """What the client gets for `request`."""
+        if self._upstream and WRONG_CHECKSUM in request.headers.values():
+            self.probes.append(request)
+            return self._forward(request)
         self.requests.append(request)
         return self.fault(request, lambda: self._forward(request))
 

@@ -15,8 +15,6 @@ from tests.support.quirk_server import QuirkServer
 from tests.support.quirks import HEAD, MAKES_OBJECT
 from watcher.settings.model import Settings
 
-MAX_SUSPECTS: Final = 5
-"""Headers of one request that a server may refuse without saying so."""
 TROUBLE: Final = frozenset(
     {"internal_error", "(not JSON)", "upload_gone", "upload_failed", "stage_paused", "daemon_stalled"}
 )
@@ -62,22 +60,22 @@ class PlayedDaemon:
             assert numbers == list(range(1, parts + 1))
             assert sum(one.operation in MAKES_OBJECT for one in taken) == 1
 
-    def ensure_each_refusal_taught(self) -> None:
-        """Fail if more requests were refused than features were learned, or any of a kind twice.
+    def ensure_each_refusal_taught(self, *, in_vain: int = 0) -> None:
+        """Fail unless every header of an operation was refused once, and `in_vain` requests again.
 
         A refused addressing style costs a request of each operation that is under way before it is learned;
         a HEAD request has no answer that would tell it.
-        A refusal that does not say for which header it is costs one for each header that may be the reason.
+        A refusal that does not say for which header it is costs one in vain for each header that is
+        suspected before the guilty one.
         """
         refused = Counter(
             (one.operation, one.refused)
             for one in self.server.refused()
             if not (one.operation in HEAD and one.refused == "path style")
         )
-        headers = sum(count for (_, what), count in refused.items() if what != "path style")
-        spare = MAX_SUSPECTS if any(refusal.is_nameless for refusal in self.server.quirks.refusals) else 0
-        assert headers <= len(self.learned) + spare, f"{refused} taught {self.learned}"
-        assert spare or set(refused.values()) <= {1}, refused
+        headers = {key: count for key, count in refused.items() if key[1] != "path style"}
+        assert sum(headers.values()) == len(headers) + in_vain, refused
+        assert len(headers) <= len(self.learned), f"{refused} taught {self.learned}"
 
 
 @contextmanager

@@ -124,6 +124,7 @@ class Quirks:
         empty_etag: its answer to CompleteMultipartUpload has an empty ETag.
         checksums: what becomes of CRC64NVME.
         needs_checksum: it refuses `x-amz-sdk-checksum-algorithm` without a checksum, as AWS does.
+        etag_of_get: its GET requests name another ETag than its HEAD requests, always the same.
         lag: so many HEAD requests after a write see what was there before it.
         refused_style: the addressing style that it refuses, and the code with which it does.
         conditions: it looks at the conditions of writes.
@@ -146,6 +147,7 @@ class Quirks:
     empty_etag: bool = False
     checksums: Checksums = Checksums.KEPT
     needs_checksum: bool = False
+    etag_of_get: bool = False
     lag: int = 0
     refused_style: tuple[str, str] | None = None
     conditions: bool = True
@@ -246,6 +248,17 @@ SINGLE: Final[Mapping[str, Quirks]] = {
     "409 ConditionalRequestConflict": Quirks(conflicts=ALWAYS),
 }
 """Each quirk alone, by its name, at a server on which every file ends `released` all the same."""
+
+IN_VAIN: Final[Mapping[str, int]] = {
+    "checksum on PUT, 501": 3,
+    "checksum on PUT, 501 without a body": 3,
+    "checksum on UploadPart, 411": 1,
+    "ACL, 400 NotImplemented": 1,
+    "ACL, 501": 1,
+    "tagging": 2,
+    "storage class": 2,
+}
+"""By quirk, how many requests are refused in vain, because the answer does not say for which header it is."""
 
 OF_A_SETTING: Final[Mapping[str, tuple[Quirks, Mapping[str, str]]]] = {
     "tagging": (

@@ -1,16 +1,21 @@
-"""A moto server for tests, in a thread, on a free port of the loopback interface."""
+"""A moto server for tests, in a thread, on a free port of the loopback interface.
+
+It compares the CRC64NVME of a single PUT with the content, as S3 does; moto repeats what it is told.
+"""
 
 import os
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.request import ProxyHandler, Request, build_opener
 
 import boto3
 import pytest
 from botocore.config import Config
+from moto.s3.exceptions import S3ClientError
+from moto.s3.responses import S3Response
 from moto.server import ThreadedMotoServer
 
-from storage import StorageConfig
+from storage import StorageConfig, checksums
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -19,6 +24,19 @@ REGION: Final = "ap-south-1"
 ACCESS_KEY_ID = "test-access-key"
 SECRET_ACCESS_KEY = "tests/Distinctive+secret/access=key"
 """A unique text, so that every disclosure of it is found."""
+
+
+_get_checksum = S3Response._get_checksum
+
+
+def _compared_checksum(self: S3Response, response_headers: dict[str, Any]) -> tuple[str, str | None]:
+    claimed = self.headers.get("x-amz-checksum-crc64nvme")
+    if claimed is not None and claimed != checksums.encode(checksums.crc(self.raw_body)):
+        raise S3ClientError("BadDigest", "The CRC64NVME you specified did not match what arrived.")
+    return _get_checksum(self, response_headers)
+
+
+S3Response._get_checksum = _compared_checksum  # type: ignore[method-assign]  # moto offers no other way
 
 
 class S3Server:

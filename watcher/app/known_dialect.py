@@ -1,4 +1,4 @@
-"""Keeps what the object store was found not to take in the ledger's database."""
+"""Keeps what was found out about the object store in the ledger's database."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from contextlib import closing, suppress
 import structlog
 
 from db import Database, DatabaseError, DialectFinding, ServerDialects, pending_migrations
-from storage import ObjectStore, StorageConfig, Unsupported
+from storage import ObjectStore, ServerTrait, StorageConfig
 from watcher.app.factories import make_storage_config, open_ledger_database
 from watcher.settings import Settings
 
 log = structlog.get_logger()
 
 
-def remembered(database: Database, config: StorageConfig) -> list[Unsupported]:
+def remembered(database: Database, config: StorageConfig) -> list[ServerTrait]:
     """What earlier processes found out about the configured server. Raises `db.DatabaseError`."""
-    return [Unsupported(*finding) for finding in _of_server(database, config).findings()]
+    return [ServerTrait(*finding) for finding in _of_server(database, config).findings()]
 
 
 def keep_dialect(database: Database, config: StorageConfig, store: ObjectStore) -> None:
@@ -27,7 +27,7 @@ def keep_dialect(database: Database, config: StorageConfig, store: ObjectStore) 
     """
     dialects = _of_server(database, config)
 
-    def record(found: Sequence[Unsupported]) -> None:
+    def record(found: Sequence[ServerTrait]) -> None:
         try:
             dialects.replace(_findings(found))
         except DatabaseError as exc:
@@ -37,7 +37,7 @@ def keep_dialect(database: Database, config: StorageConfig, store: ObjectStore) 
     store.dialect.on_changed = record
 
 
-def known_dialect(settings: Settings) -> list[Unsupported]:
+def known_dialect(settings: Settings) -> list[ServerTrait]:
     """What is remembered of the configured server; nothing if there is no ledger that can be read."""
     with suppress(DatabaseError), closing(open_ledger_database(settings, read_only=True)) as database:
         if database.exists() and not pending_migrations(database):
@@ -45,7 +45,7 @@ def known_dialect(settings: Settings) -> list[Unsupported]:
     return []
 
 
-def remember_anew(settings: Settings, found: Sequence[Unsupported]) -> None:
+def remember_anew(settings: Settings, found: Sequence[ServerTrait]) -> None:
     """Replace what is remembered by what a check has just found out, if there is a ledger.
 
     A daemon that is running has found out the same, or does at its next start.
@@ -56,7 +56,7 @@ def remember_anew(settings: Settings, found: Sequence[Unsupported]) -> None:
             dialects.replace(_findings(found))
 
 
-def _findings(found: Sequence[Unsupported]) -> list[DialectFinding]:
+def _findings(found: Sequence[ServerTrait]) -> list[DialectFinding]:
     return [DialectFinding(each.feature, each.said, each.found_at) for each in found]
 
 

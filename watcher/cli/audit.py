@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from watcher.app import open_application
+from watcher.app.factories import make_storage_config
+from watcher.app.known_dialect import keep_dialect
 from watcher.cli.exit_codes import EXIT_FAILED
 from watcher.cli.ledger_access import open_ledger, settings_of
 from watcher.cli.output import AsJson, echo, echo_error, print_json
@@ -55,6 +57,7 @@ def audit(
         pass
     tally = _Tally()
     with open_application(settings) as app, app.context.database.session():
+        keep_dialect(app.context.database, make_storage_config(settings), app.context.store)
         auditing = Audit(app, fix=fix)
         shown = tally.limit(auditing.findings())
         if as_json:

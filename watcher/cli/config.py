@@ -25,6 +25,8 @@ def config(context: typer.Context, as_json: AsJson = False) -> None:
     else:
         print_table(["NAME", "VALUE", "FROM"], reports)
     for found in known_dialect(settings):
+        if not found.said:
+            continue
         echo_error(
             f"video-uploader: the server refuses {found.feature} (it said {found.said}); it is done without "
             f"since {human_time(found.found_at)}"

@@ -75,8 +75,12 @@ class _Explainer:
         if upload.url:
             echo(f"    URL: {upload.url}")
         if upload.verified_at:
-            proof = upload.checksum if upload.confirmed_by == "checksum" else upload.etag
-            echo(f"    Confirmed {human_time(upload.verified_at)} by {upload.confirmed_by} {proof}")
+            proof = f"{upload.confirmed_by} {upload.etag}"
+            if upload.confirmed_by == "checksum":
+                proof = f"checksum {upload.checksum}"
+            elif upload.confirmed_by == "reading":
+                proof = f"reading it back, with the checksum {upload.checksum}, under the ETag {upload.etag}"
+            echo(f"    Confirmed {human_time(upload.verified_at)} by {proof}")
         for event in self.ledger.events(upload.id):
             echo(f"    {human_time(event.at)} {event.event}" + (f": {event.detail}" if event.detail else ""))
         if upload.last_error:

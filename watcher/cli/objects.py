@@ -15,6 +15,7 @@ import typer
 from db import DatabaseError, Invalidations
 from storage import RenditionStore, StorageError, UploadedRendition, rendition_filename
 from watcher.app.factories import make_naming, make_path_template, make_storage_config
+from watcher.app.known_dialect import known_dialect
 from watcher.cli.exit_codes import EXIT_USAGE, CommandError
 from watcher.cli.ledger_access import open_ledger, path_below, settings_of
 from watcher.cli.output import echo
@@ -70,7 +71,7 @@ def upload(
             relative,
             accepts_live=settings.accept_live_containers and rendition.quality == ORIGINAL,
         ) as fd,
-        RenditionStore(make_storage_config(settings)) as renditions,
+        RenditionStore(make_storage_config(settings), known_dialect(settings)) as renditions,
     ):
         placed = renditions.upload(fd, rendition.video_id, stored_as, rendition.quality)
     echo(placed.url)

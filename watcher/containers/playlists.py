@@ -34,6 +34,7 @@ _DASH_NAME = re.compile(
     r"""|<(?:\w+:)?BaseURL\b[^>]*>([^<]*)<"""
 )
 _DASH_VARIABLE = re.compile(r"\$(?:(RepresentationID)|Number|Time|Bandwidth|SubNumber|)(?:%0\d+d)?\$")
+_ABOVE = re.escape("../")
 _SCHEME = re.compile(r"\A[A-Za-z][A-Za-z0-9+.-]*:/*(?=/)")
 
 
@@ -45,20 +46,26 @@ class PlaylistNames:
     series: frozenset[str]
     patterns: tuple[re.Pattern[str], ...]
     is_dash: bool
+    above: tuple[str, ...]
+    """The paths that lead out of the playlist's own directory."""
 
     def __len__(self) -> int:
         return len(self.paths) + len(self.series) + len(self.patterns)
 
     def include(self, relative: str) -> bool:
-        """Whether the playlist names the file at a path relative to its own directory."""
+        """Whether the playlist names the file at a path relative to its own directory, which may be above."""
         path = unicodedata.normalize("NFC", relative)
-        series = _series(path)
+        series, patterns = _series(path), self.patterns
         # A name in a DASH manifest may be relative to a BaseURL, which is relative to the manifest.
         ends = _ends(path) if self.is_dash else {path}
+        if path.startswith("../"):
+            bases = [f"{base}/" for base in self.above if self.is_dash and path.startswith(f"{base}/")]
+            ends = {path, *(path.removeprefix(base) for base in bases)}
+            patterns = tuple(pattern for pattern in patterns if _ABOVE in pattern.pattern)
         return (
             not ends.isdisjoint(self.paths)
             or (series is not None and series in self.series)
-            or any(pattern.fullmatch(path) for pattern in self.patterns)
+            or any(pattern.fullmatch(path) for pattern in patterns)
         )
 
 
@@ -90,7 +97,8 @@ def names_in(content: bytes, name: str) -> PlaylistNames:
         if len(paths) >= MAX_NAMES:
             break
     series = frozenset(filter(None, map(_series, paths)))
-    return PlaylistNames(frozenset(paths), series, tuple(patterns), is_dash)
+    above = tuple(sorted(path for path in paths if f"{path}/".startswith("../")))
+    return PlaylistNames(frozenset(paths), series, tuple(patterns), is_dash, above)
 
 
 def _decoded(content: bytes) -> str:
@@ -123,7 +131,7 @@ def _paths(reference: str) -> set[str]:
     paths = {
         unicodedata.normalize("NFC", posixpath.normpath(_SCHEME.sub("", spelling))) for spelling in spellings
     }
-    return {path for path in paths if path not in {".", "/"} and not path.startswith("../")}
+    return paths - {".", "/"}
 
 
 def _ends(path: str) -> set[str]:

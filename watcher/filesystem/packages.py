@@ -1,11 +1,14 @@
 """Packages for streaming: the files that a playlist in their directory, or in one above it, names.
 
+A playlist elsewhere below the video's directory may name them by `../`, too.
+
 Each of them is of use only under its own name, beside the others. So none of them is a rendition.
 """
 
 from __future__ import annotations
 
 import os
+import posixpath
 import threading
 import time
 from collections.abc import Callable
@@ -28,6 +31,8 @@ MAX_BYTES = 2**23
 MAX_PLAYLISTS = 256
 """How many playlists of a directory are read."""
 MAX_DIRECTORIES = 1024
+MAX_BELOW = 64
+"""How many directories below that of a video are looked at for playlists."""
 MAX_NAMES = 200_000
 """How many names of playlists are kept in memory, about."""
 
@@ -57,6 +62,7 @@ class _Listing:
 
     changed_ns: tuple[int, int]
     playlists: tuple[_Playlist, ...]
+    directories: tuple[str, ...]
     fresh_until: float
     is_certain: bool
 
@@ -97,26 +103,48 @@ class Packages:
                         f"cannot be read: {playlist.problem} Make the playlist readable, or move it"
                     )
                 if playlist.names is not None and playlist.names.include(relative):
-                    return (
-                        f"the playlist {playlist.path} names it: it is a part of a package for "
-                        "streaming, and packages are not uploaded"
-                    )
+                    return _named_by(playlist, parts[0])
+        return self._reason_from_below(path, parts[0]) if len(parts) > 1 else None
+
+    def _reason_from_below(self, path: str, video: str) -> str | None:
+        """As `reason`, by the playlists in other directories of the video."""
+        waiting, looked_at = [video], 0
+        while waiting and looked_at < MAX_BELOW:
+            directory = waiting.pop(0)
+            looked_at += 1
+            try:
+                listing = self._listing(directory)
+            except RootUnavailableError:
+                return None
+            if listing is None:
+                continue
+            waiting += [f"{directory}/{name}" for name in listing.directories]
+            if path.startswith(f"{directory}/"):
+                continue
+            relative = posixpath.relpath(path, directory)
+            for playlist in listing.playlists:
+                if playlist.names is not None and playlist.names.include(relative):
+                    return _named_by(playlist, video)
         return None
 
     def _playlists(self, directory: str) -> tuple[_Playlist, ...]:
+        listing = self._listing(directory)
+        return listing.playlists if listing is not None else ()
+
+    def _listing(self, directory: str) -> _Listing | None:
         with self._lock:
             listing = self._listings.get(directory)
         if listing is not None and (
             self._clock() < listing.fresh_until
             or (listing.is_certain and self._is_current(directory, listing))
         ):
-            return listing.playlists
+            return listing
         listing = self._list(directory)
         with self._lock:
             if (replaced := self._listings.pop(directory, None)) is not None:
                 self._weight -= replaced.weight
             if listing is None:
-                return ()
+                return None
             self._listings[directory] = listing
             self._weight += listing.weight
             while len(self._listings) > MAX_DIRECTORIES or (
@@ -124,7 +152,7 @@ class Packages:
             ):
                 oldest = next(iter(self._listings))
                 self._weight -= self._listings.pop(oldest).weight
-        return listing.playlists
+        return listing
 
     def _is_current(self, directory: str, listing: _Listing) -> bool:
         try:
@@ -141,8 +169,13 @@ class Packages:
         try:
             with owned(self._open(directory)) as descriptor:
                 changed = _changed_ns(os.fstat(descriptor))
+                directories: list[str] = []
+                entries: list[str] = []
                 with os.scandir(descriptor) as listed:
-                    entries = [entry.name if _may_be_playlist(entry) else "" for entry in listed]
+                    for entry in listed:
+                        entries.append(entry.name if _may_be_playlist(entry) else "")
+                        if entry.is_dir(follow_symlinks=False):
+                            directories.append(entry.name)
         except (FileMissingError, NotOursError, UnreadableError, OSError):
             return None
         prefix = f"{directory}/" if directory else ""
@@ -153,6 +186,7 @@ class Packages:
         return _Listing(
             changed_ns=changed,
             playlists=playlists,
+            directories=tuple(sorted(directories)[:MAX_BELOW]),
             fresh_until=ended + _LONGEST_SHARE * (ended - began) if len(entries) > MANY_ENTRIES else ended,
             is_certain=newest + _CLOCK_TICK_NS < began_ns,
         )
@@ -181,6 +215,21 @@ class Packages:
             return self._tree.stat(path)
         except (NotOursError, UnreadableError):
             return None
+
+
+def _named_by(playlist: _Playlist, video: str) -> str:
+    """The reason that a playlist gives; `video` is the directory outside which it names nothing."""
+    directory = posixpath.dirname(playlist.path)
+    outside = [
+        name
+        for name in (playlist.names.above if playlist.names is not None else ())
+        if not posixpath.normpath(posixpath.join(directory, name)).startswith(f"{video}/")
+    ]
+    more = f" (what it names outside {video}, such as {outside[0][:200]}, is not)" if outside else ""
+    return (
+        f"the playlist {playlist.path} names it: it is a part of a package for streaming{more}, and packages "
+        "are not uploaded"
+    )
 
 
 def _changed_ns(status: os.stat_result) -> tuple[int, int]:

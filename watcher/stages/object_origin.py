@@ -90,7 +90,13 @@ def confirm_without_copy(store: ObjectStore, upload: Upload) -> Confirmation:
         return Confirmation(Verdict.UNKNOWN, detail, head=head)
     # The expected ETag only proves: the same content can be sent in other parts.
     etag = head.etag if head.etag == upload.expected_etag else upload.etag
-    return compare(head, size=upload.size, checksum=checksum, proven_etag=etag)
+    return compare(
+        head,
+        size=upload.size,
+        checksum=checksum,
+        compares_checksums=store.compares_checksums,
+        proven_etag=etag,
+    )
 
 
 def _described(upload: Upload) -> dict[str, str]:

@@ -188,9 +188,7 @@ class UploadStage(Stage):
                 detail=f"confirmed by {receipt.confirmed_by}",
                 etag=receipt.etag,
                 version_id=receipt.version_id,
-                # The ledger knows the digest that proved it, which reading the object back gave; the event
-                # above tells how it was had.
-                confirmed_by="etag" if receipt.confirmed_by == "etag" else "checksum",
+                confirmed_by=receipt.confirmed_by,
                 url=self._context.naming.public_url(upload),
             )
             if self._context.invalidator is None or not self._context.ledger.replaces_other_content(upload):

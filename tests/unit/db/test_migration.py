@@ -7,15 +7,18 @@ import sys
 import tomllib
 from contextlib import ExitStack, closing
 from dataclasses import fields
+from functools import partialmethod
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
+from playhouse.migrations import Runner
 from psycopg import sql
 
-from db import Database, DatabaseError, ErrorKind, Ledger, migrate, pending_migrations, schema_version
-from tests.support.databases import DatabaseAddress, enqueue
+from db import Database, DatabaseError, ErrorKind, Ledger, State, migrate, pending_migrations, schema_version
+from tests.support.databases import CHECKSUM, DatabaseAddress, advance_to, claim, enqueue, only
 from tests.support.postgres import PostgresServer
 
 ALL = [
@@ -29,6 +32,7 @@ ALL = [
     "0009_orphan_rounds",
     "0010_small_files",
     "0011_server_dialects",
+    "0012_proofs_by_reading",
     "0013_state_counts",
 ]
 HISTORY = "schema_migration"
@@ -138,6 +142,33 @@ def test_looking_for_pending_migrations_makes_nothing(
     assert postgres.execute(
         sql.SQL("SELECT count(*) FROM pg_namespace WHERE nspname = {}").format(postgres_address.schema)
     ) == [(0,)]
+
+
+def test_an_older_ledger_learns_that_an_object_can_be_proven_by_reading(
+    address: DatabaseAddress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows stay, and no other word is taken."""
+    proof: dict[str, Any] = {"checksum": CHECKSUM, "etag": "e", "url": "https://s3/a"}
+    with closing(address.open()) as database, monkeypatch.context() as older:
+        older.setattr(Runner, "up", partialmethod(Runner.up, "0011_server_dialects"))
+        assert migrate(database) == ALL[: ALL.index("0012_proofs_by_reading")]
+        ledger = Ledger(database, "main")
+        kept = advance_to(ledger, enqueue(ledger, "v/a_720p.mp4"), State.VERIFIED)
+        enqueue(ledger, "v/b_720p.mp4")
+        (pending,) = claim(ledger)
+        with pytest.raises(DatabaseError, match="uploads_confirmed_by_known"):
+            ledger.advance(pending, State.VERIFIED, confirmed_by="reading", **proof)
+    with closing(address.open()) as database:
+        assert migrate(database) == ["0012_proofs_by_reading"]
+        ledger = Ledger(database, "main")
+        assert ledger.current(kept.path) == kept
+        with pytest.raises(DatabaseError, match="uploads_confirmed_by_known"):
+            ledger.advance(pending, State.VERIFIED, confirmed_by="its size", **proof)
+        ledger.advance(pending, State.VERIFIED, confirmed_by="reading", **proof)
+        assert only(filter(None, [ledger.current(pending.path)])).confirmed_by == "reading"
+        if database.schema is None:
+            with database.operation("check the file") as connected:
+                assert connected.execute_sql("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
 MIGRATE_ON_SIGNAL = """

@@ -4,11 +4,12 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
+from itertools import combinations
 
 import pytest
 import structlog
 
-from storage import ErrorKind, ServerDialect, StorageError, Unsupported
+from storage import ErrorKind, ServerDialect, ServerTrait, StorageError
 from storage.dialect import (
     ACL,
     ALGORITHM,
@@ -17,6 +18,8 @@ from storage.dialect import (
     CRC,
     IF_NONE_MATCH,
     MODE,
+    OBJECT_SIZE,
+    PART_CHECKSUMS,
     SDK_ALGORITHM,
     STORAGE_CLASS,
     TAGGING,
@@ -86,6 +89,70 @@ def test_a_header_that_is_refused_is_done_without_from_then_on(
     assert header in learned
     # Nothing is missed that the server takes, but what means nothing without the header.
     assert server.requests[-1] >= PUT - {header, SDK_ALGORITHM if header == CRC else header, CONTENT_MD5}
+
+
+ORDERS = {
+    ("PutObject", 400): [SDK_ALGORITHM, CRC, IF_NONE_MATCH, ACL, TAGGING, STORAGE_CLASS],
+    ("PutObject", 501): [IF_NONE_MATCH, ACL, TAGGING, STORAGE_CLASS, SDK_ALGORITHM, CRC],
+    ("PutObject", 403): [ACL, SDK_ALGORITHM, CRC],
+    ("CreateMultipartUpload", 400): [TYPE, ALGORITHM, ACL, TAGGING, STORAGE_CLASS],
+    ("CreateMultipartUpload", 501): [ACL, TAGGING, STORAGE_CLASS, TYPE, ALGORITHM],
+    ("UploadPart", 400): [SDK_ALGORITHM, CRC],
+    ("UploadPart", 501): [SDK_ALGORITHM, CRC],
+    ("CompleteMultipartUpload", 400): [OBJECT_SIZE, TYPE, CRC, PART_CHECKSUMS, IF_NONE_MATCH],
+    ("CompleteMultipartUpload", 501): [IF_NONE_MATCH, OBJECT_SIZE, TYPE, CRC, PART_CHECKSUMS],
+    ("HeadObject", 400): [MODE],
+}
+"""By operation and status, what is suspected of a refusal that names nothing, in order."""
+WITH = {CRC: {SDK_ALGORITHM}, ALGORITHM: {TYPE}}
+NAMELESS = [(*case, header) for case, order in ORDERS.items() for header in order]
+
+
+@pytest.mark.parametrize(("operation", "status", "header"), NAMELESS)
+def test_a_header_that_no_answer_names_costs_as_many_refused_requests_as_its_place(
+    dialect: ServerDialect, operation: str, status: int, header: str
+) -> None:
+    """And no other header is left out of the request that succeeds, but what means nothing without it."""
+    order = ORDERS[operation, status]
+    names = {*order, CONTENT_MD5} if CRC in order else {*order}
+    server = Server({header}, lambda _: refusal(status, "NotImplemented" if status == 501 else "NoReason"))
+    dialect.negotiate(operation, names, server.request(names))
+    assert server.refusals == order.index(header) + 1
+    assert {*order} - server.requests[-1] == {header} | (WITH.get(header, set()) & {*order})
+
+
+@pytest.mark.parametrize("status", [400, 501])
+@pytest.mark.parametrize("pair", list(combinations(ORDERS["PutObject", 400], 2)))
+def test_two_headers_that_no_answer_tells_apart_are_both_found(
+    dialect: ServerDialect, pair: tuple[str, str], status: int
+) -> None:
+    """Each is tried alone first, then several together, a condition last; no request is made twice."""
+    order = ORDERS["PutObject", status]
+    server = Server(pair, lambda _: refusal(status, "NotImplemented" if status == 501 else "NoReason"))
+    dialect.negotiate("PutObject", PUT, server.request(PUT))
+    assert len(server.requests) == len(set(server.requests))
+    # Content-MD5, which takes the place of a checksum, is a suspect, too.
+    assert server.refusals <= 2 * len(order)
+    assert (IF_NONE_MATCH in server.requests[-1]) == (IF_NONE_MATCH not in pair)
+    assert dialect.takes(ACL) == (ACL in server.requests[-1])
+    for _ in range(2):
+        dialect.negotiate("PutObject", PUT, server.request(PUT))
+    assert server.requests[-1].isdisjoint(pair)
+
+
+def test_what_an_operation_refuses_is_suspected_first_in_another_and_so_is_its_kin(
+    dialect: ServerDialect,
+) -> None:
+    refused = {CRC, SDK_ALGORITHM, ALGORITHM, TYPE}
+    server = Server(refused, lambda _: refusal(501, "NotImplemented"))
+    put = PUT - {TAGGING, STORAGE_CLASS}
+    dialect.negotiate("PutObject", put, server.request(put))
+    before = server.refusals
+    dialect.negotiate("UploadPart", BODY_HEADERS, server.request(BODY_HEADERS))
+    assert server.refusals == before + 1
+    # ACLs are accepted, and so not suspected before the checksums.
+    dialect.negotiate("CreateMultipartUpload", CREATE, server.request(CREATE))
+    assert server.refusals == before + 2
 
 
 @pytest.mark.parametrize("first", sorted(PUT - {CONTENT_MD5}))
@@ -240,7 +307,7 @@ def test_what_goes_along_with_a_body(checksum: ChecksumMode, omit: set[str], sen
 def test_findings_are_told_once_kept_and_forgotten_after_a_week() -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
     dialect = ServerDialect(clock=lambda: now)
-    told: list[Sequence[Unsupported]] = []
+    told: list[Sequence[ServerTrait]] = []
     dialect.on_changed = told.append
     server = Server({SDK_ALGORITHM, TAGGING}, named)
     with structlog.testing.capture_logs() as logs:

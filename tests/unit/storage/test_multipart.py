@@ -187,10 +187,12 @@ def test_a_long_list_of_parts_is_read_page_by_page(
     proxy.requests.clear()
     proxy.fault = page
     attempt = Attempt(one_by_one, source)
-    with pytest.raises(StorageError):
-        attempt.run(multipart)  # the server never got the parts it was made to list
+    attempt.run(multipart)
     assert proxy.actions.count("GET") == 3
-    assert sent_parts(proxy) == [4]
+    # The server never got the parts that it was made to list, and so the upload began anew.
+    assert next(each.part_number for each in proxy.requests if each.action == "UploadPart") == 4
+    assert sent_parts(proxy) == [1, 2, 3, 4, 4]
+    assert is_confirmed(one_by_one, source)
 
 
 def test_an_upload_that_the_server_has_forgotten_is_begun_anew(
@@ -248,6 +250,54 @@ def test_a_resumed_upload_that_was_begun_without_checksums_goes_on_without_and_t
     Attempt(store, source).run(multipart)
     assert not store.dialect.unsupported
     assert is_confirmed(store, source)
+
+
+@pytest.mark.parametrize(
+    ("action", "answer"),
+    [
+        ("UploadPart", s3_error(501, "NotImplemented", "part 2 cannot be replaced with different contents")),
+        ("UploadPart", s3_error(400, "InvalidRequest", "Checksum Type mismatch occurred")),
+        ("CompleteMultipartUpload", s3_error(400, "InvalidPart")),
+    ],
+)
+def test_a_resumed_upload_that_the_server_does_not_let_go_on_begins_anew_at_once(
+    store: ObjectStore, proxy: FaultProxy, source: SourceFile, path: Path, action: str, answer: Answer
+) -> None:
+    """As rclone's server, which replaces no part; the new upload is the only one that is left to resume."""
+    multipart = cut_after(store, source, 2)
+    with open(path, "r+b") as file:
+        file.seek(PART + 5)
+        file.write(b"other content")
+
+    def refuse(request: Request, forward: Forward) -> Answer:
+        is_old = multipart.upload_id in request.path and request.action == action
+        return answer if is_old else forward()
+
+    proxy.fault = refuse
+    changed = SourceFile(os.open(path, os.O_RDONLY))
+    attempt = Attempt(store, changed)
+    with structlog.testing.capture_logs() as logs:
+        attempt.run(multipart)
+    (begun,) = attempt.multiparts
+    assert begun.upload_id != multipart.upload_id
+    assert not list(store.open_multiparts())
+    assert not store.dialect.unsupported
+    assert attempt.accepted[-1] == len(CONTENT)
+    assert is_confirmed(store, changed)
+    (said,) = [line for line in logs if line["event"] == "upload_begun_anew"]
+    assert said["multipart_id"] == multipart.upload_id
+
+
+def test_a_missing_permission_leaves_an_upload_to_be_resumed(
+    store: ObjectStore, proxy: FaultProxy, source: SourceFile
+) -> None:
+    multipart = cut_after(store, source, 1)
+    proxy.fault = lambda request, forward: (
+        s3_error(403, "AccessDenied") if request.action == "UploadPart" else forward()
+    )
+    with pytest.raises(StorageError, match="AccessDenied"):
+        Attempt(store, source).run(multipart)
+    assert [found.upload_id for found in store.open_multiparts()] == [multipart.upload_id]
 
 
 def test_a_resumed_upload_whose_parts_are_refused_as_others_are_not_is_begun_anew(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import pytest
 import structlog
@@ -216,7 +217,7 @@ def test_an_acl_that_was_denied_is_set_and_sent_again_once_it_is_allowed(
         ObjectStore(config_for(proxy.url, bucket, acl="public-read")) as store,
     ):
         told: list[list[str]] = []
-        store.dialect.on_changed = lambda found: told.append([each.feature for each in found])
+        store.dialect.on_changed = lambda found: told.append([each.feature for each in found if each.said])
         with pytest.raises(StorageError, match="s3:PutObjectAcl"):
             ensure(store, source_of(SMALL))
         is_allowed = True
@@ -224,7 +225,7 @@ def test_an_acl_that_was_denied_is_set_and_sent_again_once_it_is_allowed(
         assert store.is_public(KEY)
         ensure(store, source_of(SMALL[::-1]))
         assert store.is_public(KEY)
-        assert told == [["x-amz-acl"], []]
+        assert [now for before, now in pairwise([[], *told]) if now != before] == [["x-amz-acl"], []]
     assert proxy.requests[-3].headers["x-amz-acl"] == "public-read"
 
 

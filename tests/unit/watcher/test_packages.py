@@ -225,3 +225,42 @@ def test_without_the_watched_directory_nothing_is_known(
 
     monkeypatch.setattr(tree, "open_root", away)
     assert found.reason("seg0.ts") is None
+
+
+@pytest.mark.parametrize("playlist", ["hls/index.m3u8", "hls/720p/index.m3u8"])
+def test_a_playlist_names_files_above_it_within_its_video(
+    found: Packages, write: Callable[..., None], playlist: str
+) -> None:
+    up = "../" * playlist.count("/")
+    write(f"{VIDEO}/{playlist}", f"#EXTM3U\n{up}film_720p.mp4\n{up}segments/a.mp4\nown.mp4\n")
+    for name in ("film_720p.mp4", "segments/a.mp4", f"{os.path.dirname(playlist)}/own.mp4"):
+        assert f"{VIDEO}/{playlist} names it" in (found.reason(f"{VIDEO}/{name}") or ""), name
+    for name in ("own.mp4", "film_480p.mp4", "segments/film_720p.mp4"):
+        assert found.reason(f"{VIDEO}/{name}") is None, name
+
+
+def test_what_a_playlist_names_outside_its_video_is_said_and_not_followed(
+    found: Packages, write: Callable[..., None]
+) -> None:
+    other = "5f0c8c1e-7d0b-4b53-9d2e-1f6f0f7b2c22"
+    write(f"{VIDEO}/hls/index.m3u8", f"#EXTM3U\n../../{other}/film_720p.mp4\n../film_720p.mp4\n")
+    write(f"{VIDEO}/flat.m3u8", f"#EXTM3U\n../{other}/film_720p.mp4\n../loose.mp4\nseg.mp4\n")
+    assert found.reason(f"{other}/film_720p.mp4") is None
+    assert found.reason("loose.mp4") is None
+    reason = found.reason(f"{VIDEO}/film_720p.mp4") or ""
+    assert f"names outside {VIDEO}, such as ../../{other}/film_720p.mp4" in reason
+    assert f"names outside {VIDEO}, such as ../{other}/film_720p.mp4" in (
+        found.reason(f"{VIDEO}/seg.mp4") or ""
+    )
+
+
+def test_directories_are_looked_at_within_bounds_and_links_are_not_followed(
+    found: Packages, write: Callable[..., None], place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packages, "MAX_BELOW", 3)
+    for number in range(9):
+        write(f"{VIDEO}/d{number}/index.m3u8", "#EXTM3U\n../film_720p.mp4\n" if number > 3 else "#EXTM3U\n")
+    os.symlink(f"{place}/{VIDEO}/d8", f"{place}/{VIDEO}/a_link")
+    assert found.reason(f"{VIDEO}/film_720p.mp4") is None
+    write(f"{VIDEO}/d1/index.m3u8", "#EXTM3U\n../film_720p.mp4\n")
+    assert f"{VIDEO}/d1/index.m3u8 names it" in (found.reason(f"{VIDEO}/film_720p.mp4") or "")

@@ -82,6 +82,26 @@ def test_another_name_is_not(line: str) -> None:
     assert not named(HEAD + line, "seg.mp4")
 
 
+@pytest.mark.parametrize(
+    ("text", "name", "path", "expected"),
+    [
+        ("../seg.mp4", "index.m3u8", "../seg.mp4", True),
+        ("..%2Fseg.mp4?x=1", "index.m3u8", "../seg.mp4", True),
+        ("a/../../b/seg.mp4", "index.m3u8", "../b/seg.mp4", True),
+        ("../seg_00041.ts", "index.m3u8", "../seg_00042.ts", True),
+        ("../{$id}/seg.mp4", "index.m3u8", "../720p/seg.mp4", True),
+        ("seg.mp4", "index.m3u8", "../seg.mp4", False),
+        ("{$id}/seg.mp4", "index.m3u8", "../720p/seg.mp4", False),
+        ("../seg.mp4", "index.m3u8", "../../seg.mp4", False),
+        ("<BaseURL>../</BaseURL><BaseURL>film.mp4</BaseURL>", "a.mpd", "../film.mp4", True),
+        ("<BaseURL>../a/</BaseURL><BaseURL>film.mp4</BaseURL>", "a.mpd", "../film.mp4", False),
+        ("<BaseURL>../audio.mp4</BaseURL><BaseURL>film.mp4</BaseURL>", "a.mpd", "../film.mp4", False),
+    ],
+)
+def test_a_name_above_the_playlist_is_the_file_there(text: str, name: str, path: str, expected: bool) -> None:
+    assert named((HEAD if name.endswith("m3u8") else "") + text, path, name) == expected
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_a_byte_order_mark_hides_no_name(encoding: str) -> None:
     assert named(f"{NFC}.mp4\n{HEAD}".encode(encoding), f"{NFC}.mp4")
