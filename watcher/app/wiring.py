@@ -285,12 +285,13 @@ def build_stages(
 ) -> dict[State, StageRunner]:
     """Build the three stages, each with its error policy and its runner."""
     publishers = CHECKING_PUBLISHERS if context.public_check is not None else 1
+    publish = PublishStage(context, policy)
     stages: tuple[tuple[Stage, int, int], ...] = (
         (UploadStage(context), settings.upload_concurrency, 1),
-        (PublishStage(context, policy), publishers, 1),
+        (publish, publishers, 1),
         (ReleaseStage(context, policy, is_pressed=disk_pressure.is_high_now), 1, RELEASE_BATCH),
     )
-    runners = {}
+    runners: dict[State, StageRunner] = {}
     for stage, threads, batch in stages:
         error_policy = ErrorPolicy(
             tree=context.tree,
@@ -310,6 +311,8 @@ def build_stages(
             batch=batch,
             spares_small=stage.state is State.PENDING,
         )
+    publishing = runners[State.VERIFIED].breaker
+    runners[State.PENDING].publisher = lambda: None if publishing.is_doubted else publish
     return runners
 
 

@@ -6,7 +6,7 @@ import queue
 import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Protocol
 
@@ -55,6 +55,16 @@ class Stage(Protocol):
         ...
 
 
+class Publisher(Protocol):
+    """Publishes uploads within the transaction that verifies them."""
+
+    def publish_verified(self, upload: Upload) -> str | None:
+        """Publish an upload and return its URL; None if the publish stage has to."""
+
+    def announce(self, public_url: str) -> None:
+        """Tell that an upload is published, once that is committed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """What a stage needs while it works: its error policy, stop requests, and its heartbeat."""
@@ -66,6 +76,8 @@ class Work:
     """Wait for some seconds; True if a stop was requested before they were over."""
     asks_first: bool = False
     """Whether a cheap request should precede expensive work, because the server may be away."""
+    publisher: Publisher | None = None
+    """Publishes what is verified in the same transaction; None leaves it to the publish stage."""
 
 
 class StageRunner(Worker):
@@ -98,8 +110,12 @@ class StageRunner(Worker):
         self._max_busy = threads
         self._batch = batch
         self._spares_small = spares_small and threads > 1
+        self.publisher: Callable[[], Publisher | None] = lambda: None
+        """Returns what publishes at once what is verified; set once there is a publish stage."""
         self._lock = threading.Lock()
         self._in_flight: dict[int, Upload] = {}
+        self._renewed_at: datetime | None = None
+        self._seconds_to_renewal = self._renewal_seconds
         self._probe: int | None = None
         self._busy = 0
         self._database_failures = 0
@@ -164,7 +180,7 @@ class StageRunner(Worker):
         finally:
             self._is_claiming = False
         # Claims that are under way have to be renewed in time.
-        return min(wait, self._renewal_seconds) if self._busy else wait
+        return min(wait, self._seconds_to_renewal) if self._busy else wait
 
     def _claim(self) -> float:
         """Claim what the threads can take; returns the seconds to wait before the next call."""
@@ -178,16 +194,17 @@ class StageRunner(Worker):
         while self._busy < self._max_busy and not self._claimer.stopping.is_set():
             if self.breaker.is_doubted:
                 return self._claim_probe()
-            small_only = self._is_last_spared()
-            if not self._hand_over(self._batch, small_only=small_only):
-                return SMALL_SECONDS if small_only else self._seconds_to_next()
+            for_any = self._free_for_any()
+            if not self._hand_over(self._batch, threads=for_any or 1, small_only=not for_any):
+                return self._seconds_to_next() if for_any else SMALL_SECONDS
         return self._renewal_seconds
 
-    def _is_last_spared(self) -> bool:
-        """Whether large files have all threads but one, which is spared for small ones."""
+    def _free_for_any(self) -> int:
+        """How many threads can take files of any size at present; the last one is spared for small ones."""
         with self._lock:
+            free = self._max_busy - self._busy
             large = sum(row.size > SMALL_BYTES for row in self._in_flight.values())
-        return self._spares_small and large >= self._max_busy - 1
+        return min(free, self._max_busy - 1 - large) if self._spares_small else free
 
     def _claim_probe(self) -> float:
         """Claim one row while no other one is a probe, if possible another than those that have failed."""
@@ -205,13 +222,18 @@ class StageRunner(Worker):
         return self._renewal_seconds if self._hand_over(1) else self._seconds_to_next()
 
     def _hand_over(
-        self, limit: int, *, other_than: Collection[int] | None = None, small_only: bool = False
+        self,
+        limit: int,
+        *,
+        threads: int = 1,
+        other_than: Collection[int] | None = None,
+        small_only: bool = False,
     ) -> bool:
-        """Claim rows for a worker; False if none can be claimed."""
+        """Claim up to `limit` rows for each of so many free threads; False if none can be claimed."""
         is_probe = self.breaker.is_doubted
         rows = self._ledger.claim(
             self.stage.state,
-            limit,
+            limit * threads,
             lease=self._lease,
             horizon=self.horizon,
             other_than=other_than,
@@ -219,13 +241,15 @@ class StageRunner(Worker):
         )
         if not rows:
             return False
+        batches = [rows[start : start + limit] for start in range(0, len(rows), limit)]
         with self._lock:
-            self._busy += 1
+            self._busy += len(batches)
             self._in_flight.update({row.id: row for row in rows})
             if is_probe:
                 self._probe = rows[0].id
-        self.breaker.began(rows[0].id)
-        self._batches.put(rows)
+        for batch in batches:
+            self.breaker.began(batch[0].id)
+            self._batches.put(batch)
         for worker in self._workers:
             worker.wake()
         return True
@@ -249,10 +273,20 @@ class StageRunner(Worker):
         return self._lease.total_seconds() / 3
 
     def _renew(self) -> None:
+        """Renew the claims if a third of their lease is over, by the ledger's clock."""
+        now = self._ledger.now()
+        if self._renewed_at is not None:
+            left = self._renewed_at + self._lease / 3 - now
+            if timedelta(0) < left <= self._lease / 3:
+                self._seconds_to_renewal = left.total_seconds()
+                return
         with self._lock:
             in_flight = list(self._in_flight.values())
+        self._seconds_to_renewal = self._renewal_seconds
         if in_flight:
             self._ledger.renew_claims(in_flight, self._lease)
+        # Before what is claimed from now on, whose lease is therefore never shorter.
+        self._renewed_at = now
 
     def _return_unrecorded(self) -> None:
         """Make the rows due whose decision could not be recorded, now that the database answers again."""
@@ -303,6 +337,7 @@ class StageRunner(Worker):
             beat=thread.beat,
             wait=stopping.wait,
             asks_first=self.breaker.is_unproven,
+            publisher=self.publisher(),
         )
         try:
             self.stage.advance(rows, work)
