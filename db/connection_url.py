@@ -344,11 +344,15 @@ class PostgresPool(PooledPostgresqlDatabase):
         deferred, self._state.deferred = self._state.deferred, []
         return cast("list[str]", deferred)
 
-    def execute_sql(self, sql: str, params: Any = None) -> Any:
-        """Execute a statement after those that were deferred."""
+    def cursor(self, named_cursor: object = None) -> Any:
+        """A cursor for a statement, which comes after those that were deferred.
+
+        The end of the transaction makes them needless.
+        """
+        cursor = super().cursor(named_cursor)
         if self.in_transaction() and (deferred := self.take_deferred()):
-            super().execute_sql(";".join(deferred))
-        return super().execute_sql(sql, params)
+            cursor.execute(";".join(deferred))
+        return cursor
 
 
 class _Savepoint:
