@@ -149,13 +149,18 @@ class Database:
     @contextmanager
     def _connected(self, name: str) -> Iterator[None]:
         """Connect this thread for the block, and raise the errors of the database in it as DatabaseError."""
+        if self._peewee.in_transaction():
+            # All of the below was done when that began, and is done with its error.
+            with translated(name):
+                yield
+            return
         with self.session():
             try:
                 with translated(name):
-                    if self._file_id is not None and not self._peewee.in_transaction():
+                    if self._file_id is not None:
                         self._require_same_file(name)
                     self._peewee.connect(reuse_if_open=True)
-                    if self._mark is not None and not self._peewee.in_transaction():
+                    if self._mark is not None:
                         self._require_mark(name, *self._mark)
                     yield
             except DatabaseError as error:
@@ -163,7 +168,7 @@ class Database:
                     self._drop_connections()
                 keeps = isinstance(error, LockNotAvailableError | ReplacedDatabaseError)
                 is_usable = keeps or error.kind is ErrorKind.OBJECT
-                if not is_usable and not self._peewee.in_transaction():
+                if not is_usable:
                     self._discard_connection()
                 raise
 
