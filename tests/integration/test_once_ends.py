@@ -102,7 +102,7 @@ def test_a_copy_that_a_row_keeps_is_listed_and_does_not_keep_the_pass_from_its_e
     assert row in line
 
 
-def leave_to_stage(_stage: object, _upload: object) -> None:
+def leave_to_stage(_stage: object, _upload: object, **_how: object) -> None:
     """Publish nothing with the confirmation."""
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 
-from db import State
+from db import Identity, State
 from tests.support.catalog_rows import BASE_URL, CatalogRows
 from tests.support.harness import VIDEO_ID, Harness, MakeHarness
 from watcher import failpoints
 from watcher.errors import Code, Failure, FailureKind
 from watcher.failpoints import Point
+from watcher.filesystem import Packages, Tree
 
 PATH = f"{VIDEO_ID}/my video_720p.mp4"
 NAME = "my video_720p.mp4"
@@ -138,3 +140,29 @@ def test_while_the_publish_stage_is_paused_nothing_is_published_at_once(
     assert row.state is State.VERIFIED
     breaker.succeed()
     assert harness.app.runners[State.PENDING].publisher() is not None
+
+
+def test_the_directory_is_not_read_while_others_wait_for_the_transaction(
+    make_harness: MakeHarness, video: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system that does not answer keeps no other thread from the ledger."""
+    harness = make_harness()
+    harness.put(PATH, video)
+    peewee: Any = harness.app.context.database._peewee
+    reads: list[bool] = []
+    is_unchanged, reason = Tree.is_unchanged, Packages.reason
+
+    def read(tree: Tree, path: str, identity: Identity) -> bool:
+        reads.append(peewee.in_transaction())
+        return is_unchanged(tree, path, identity)
+
+    def ask(packages: Packages, path: str) -> str | None:
+        reads.append(peewee.in_transaction())
+        return reason(packages, path)
+
+    monkeypatch.setattr(Tree, "is_unchanged", read)
+    monkeypatch.setattr(Packages, "reason", ask)
+    (row,) = harness.step(State.PENDING, publishes=True)
+    assert row.state is State.PUBLISHED
+    assert len(reads) >= 3
+    assert not any(reads)

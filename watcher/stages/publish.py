@@ -55,8 +55,9 @@ class PublishStage(Stage):
                 size=upload.size,
                 content_type=self._context.naming.content_type(upload),
             )
+        is_current = self._context.tree.is_unchanged(upload.path, upload.identity)
         try:
-            self._commit(upload, public_url)
+            self._commit(upload, public_url, is_current=is_current)
         except _NoRowError:
             if self._context.catalog.rows_deleted(upload):
                 self._abandon(upload)
@@ -68,17 +69,27 @@ class PublishStage(Stage):
             ) from None
         self.announce(public_url)
 
-    def publish_verified(self, upload: Upload) -> str | None:
+    def is_ready(self, upload: Upload) -> bool | None:
+        """Whether the path still holds the content of an upload, which is published once it is verified.
+
+        None if anything stands between. To be asked outside of a transaction, because it reads the directory.
+        """
+        try:
+            if self._context.public_check is not None or self._context.packages.reason(upload.path):
+                return None
+            return self._context.tree.is_unchanged(upload.path, upload.identity)
+        except HANDLED_ERRORS:
+            return None
+
+    def publish_verified(self, upload: Upload, *, is_current: bool) -> str | None:
         """Publish an upload within the transaction that verifies it; returns its URL.
 
-        None, and nothing is changed, if anything stands between: the stage then publishes it in its turn, and
-        handles the error.
+        None, and nothing is changed, if that fails: the stage then publishes it in its turn, and handles the
+        error.
         """
-        if self._context.public_check is not None or self._context.packages.reason(upload.path):
-            return None
         public_url = self._context.naming.public_url(upload)
         try:
-            self._commit(upload, public_url)
+            self._commit(upload, public_url, is_current=is_current)
         except (_NoRowError, *HANDLED_ERRORS):
             return None
         return public_url
@@ -90,10 +101,9 @@ class PublishStage(Stage):
         log.info("upload_published", url=public_url)
         self._context.signals.wake_stage(State.PUBLISHED)
 
-    def _commit(self, upload: Upload, public_url: str) -> None:
+    def _commit(self, upload: Upload, public_url: str, *, is_current: bool) -> None:
         """Record the publication, and publish onto the catalog's rows in the same transaction."""
         local_url = self._context.naming.local_url(upload)
-        is_current = self._context.tree.is_unchanged(upload.path, upload.identity)
         with self._context.database.transaction("publish an upload"):
             # The ledger first: the catalog's rows are then locked only until the commit.
             self._context.ledger.advance(

@@ -58,7 +58,10 @@ class Stage(Protocol):
 class Publisher(Protocol):
     """Publishes uploads within the transaction that verifies them."""
 
-    def publish_verified(self, upload: Upload) -> str | None:
+    def is_ready(self, upload: Upload) -> bool | None:
+        """Whether the path holds the upload's content; None if the publish stage has to publish it."""
+
+    def publish_verified(self, upload: Upload, *, is_current: bool) -> str | None:
         """Publish an upload and return its URL; None if the publish stage has to."""
 
     def announce(self, public_url: str) -> None:

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import structlog
 
-from db import Admission, DatabaseError, ErrorKind, Identity, Ledger, Proof, State, Upload
+from db import Admission, DatabaseError, ErrorKind, Identity, Ledger, Progress, Proof, State, Upload
 from storage import (
     Confirmation,
     Multipart,
@@ -202,6 +202,8 @@ class UploadStage(Stage):
         if attempt.unrecorded:
             proof["bytes_sent"] = attempt.unrecorded["bytes_sent"]
         detail = f"confirmed by {receipt.confirmed_by}"
+        publisher, url = work.publisher, None
+        is_current = None if publisher is None else publisher.is_ready(upload)
         with self._context.database.transaction("record a confirmation"):
             verified = self._context.ledger.advance(upload, State.VERIFIED, detail=detail, **proof)
             invalidator = self._context.invalidator
@@ -212,7 +214,8 @@ class UploadStage(Stage):
                 self._context.ledger.append_event(
                     upload.id, "replaced", "the CDN is asked to invalidate the object of the earlier content"
                 )
-            url = None if work.publisher is None else work.publisher.publish_verified(verified)
+            if publisher is not None and is_current is not None:
+                url = publisher.publish_verified(verified, is_current=is_current)
         if invalidator is not None:
             invalidator.wake()
         return url
@@ -307,16 +310,17 @@ class UploadStage(Stage):
                 return upload
             return self._context.ledger.record(upload, ctime_ns=ctime_ns)
         if upload.checksum is None:
-            return self._record_content(upload, source, checksum, ctime_ns)
+            return self._context.ledger.record(upload, **self._content(upload, source, checksum, ctime_ns))
         if upload.ctime_ns not in {None, ctime_ns}:
             raise ReexamineError("Its content is not what was hashed before: it was edited in place since.")
         reason = (
             "Its content differs from what was hashed before, although size, time and inode are the same: a "
             f"power cut or a failing disk leaves that. Restore it, or retry {upload.id} to upload it as is."
         )
+        # A retry uploads the present content: the operator has checked it.
+        content = self._content(upload, source, checksum, ctime_ns)
         with self._context.database.transaction("record that a file is damaged"):
-            # A retry uploads the present content: the operator has checked it.
-            rehashed = self._record_content(upload, source, checksum, ctime_ns)
+            rehashed = self._context.ledger.record(upload, **content)
             self._context.ledger.advance(rehashed, State.FAILED, error=reason, error_code=Code.LOCAL_DAMAGED)
         log.error("upload_failed", code=Code.LOCAL_DAMAGED, reason=reason)
         return None
@@ -326,13 +330,13 @@ class UploadStage(Stage):
         for oldest in list(self._hashed)[:-MAX_HASHED]:
             self._hashed.pop(oldest, None)
 
-    def _record_content(
-        self, upload: Upload, source: SourceFile, checksum: str, ctime_ns: int | None
-    ) -> Upload:
-        """Record what the object is recognized by; of a large file the ETag follows from its parts."""
+    def _content(self, upload: Upload, source: SourceFile, checksum: str, ctime_ns: int | None) -> Progress:
+        """What the object is recognized by; of a large file the ETag follows from its parts.
+
+        Aborts the multipart upload of earlier content: outside of a transaction, which others wait for.
+        """
         abort_multipart(self._context, upload)
-        return self._context.ledger.record(
-            upload,
+        return Progress(
             checksum=checksum,
             ctime_ns=ctime_ns,
             expected_etag=source.etags(None)[0] if part_size_for(upload.size) is None else None,
