@@ -10,6 +10,7 @@ from typing import Any
 from peewee import SQL, Case, Entity, NodeList, chunked, fn
 
 from db.catalog import PAGE, iter_with_url_prefix
+from db.connection_url import SNAPSHOT
 from db.database import Database
 from db.errors import LockNotAvailableError
 from db.models import SIGHTINGS
@@ -265,8 +266,7 @@ class CompressorTable:
     def snapshot(self) -> Iterator[None]:
         """A transaction in which every query sees the table as it was at the first one."""
         operation = "read the compressor's catalog at one moment"
-        with self.database.transaction(operation), self.database.operation(operation) as connected:
-            connected.execute_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        with self.database.transaction(operation, isolation=SNAPSHOT):
             yield
 
     def count(self) -> int:

@@ -1,14 +1,16 @@
 """Resolves a database URL to a peewee database that is not connected yet: of SQLite, or of PostgreSQL."""
 
+import itertools
 import os
 import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from datetime import UTC, datetime, timedelta
+from typing import Any, Self, cast
 from urllib.parse import quote, unquote, urlsplit
 
 import peewee
@@ -43,8 +45,13 @@ _LIMITS = (
     "SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '30s'; "
     "SET LOCAL idle_in_transaction_session_timeout = '30s'"
 )
-_BEGIN = "BEGIN; " + _LIMITS
-_BEGIN_READ_ONLY = "BEGIN READ ONLY; " + _LIMITS
+_TIME = "; SELECT clock_timestamp()"
+_BEGIN = "BEGIN; " + _LIMITS + _TIME
+_BEGIN_READ_ONLY = "BEGIN READ ONLY; " + _LIMITS + _TIME
+_BEGIN_SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ; " + _LIMITS + _TIME
+
+SNAPSHOT = "snapshot"
+"""The isolation level of a transaction in which every query sees what the first one does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +66,14 @@ class DatabaseTarget:
 class SqliteDatabase(peewee.SqliteDatabase):
     """SQLite, whose threads commit their transactions together: one sync of the disk for all that wait.
 
-    SQLite has one writer at a time, and others poll for its lock. So all threads write on one connection, in
-    turn. A thread that ends its transaction leaves the commit to the next one that waits for a turn, and goes
-    on when that is done; the last one, after which no thread waits, commits. A transaction that fails is
-    rolled back alone, to its savepoint. An error of the commit is one of every transaction in it.
+    SQLite has one writer at a time, and others poll for its lock. So threads write in turn. A thread that
+    ends its transaction while others wait lets the next one go on with it, on the same connection, and waits
+    until the last one commits. A transaction that fails is rolled back alone, to its savepoint. An error of
+    the commit is one of every transaction in it.
     """
 
-    # Not in peewee's stubs.
     _state: Any
-    _connect: Callable[[], Any]
+    """What a thread has open; not in peewee's stubs."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -75,8 +81,6 @@ class SqliteDatabase(peewee.SqliteDatabase):
         self._waiting: deque[threading.Lock] = deque()
         self._is_taken = False
         self._group: _Group | None = None
-        self._writer: Any = None
-        self._sessions = 0
 
     @contextmanager
     def shared_transaction(self) -> Iterator[None]:
@@ -86,20 +90,20 @@ class SqliteDatabase(peewee.SqliteDatabase):
         has not come within `BUSY_SECONDS`, or another process then keeps the lock for as long.
         """
         self._await_turn()
+        state = self._state
         try:
             group = self._join_group()
         except BaseException:
             self._end_turn()
             raise
-        state = self._state
-        own, state.conn, state.closed = (state.conn, state.closed), self._writer, False
+        own, state.conn = state.conn, group.connection
         state.transactions.append(group)
         try:
             try:
                 yield
             finally:
                 state.transactions.pop()
-                state.conn, state.closed = own
+                state.conn = own
         except BaseException as exc:
             self._roll_back_member(group, exc)
             self._end_turn_and_wait(group)
@@ -111,20 +115,9 @@ class SqliteDatabase(peewee.SqliteDatabase):
         self._end_turn_and_wait(group)
         if group.error is not None:
             raise group.error
-
-    def keep_writer(self) -> None:
-        """Keep the connection for writing open until as many calls of `drop_writer`."""
-        with self._turns:
-            self._sessions += 1
-
-    def drop_writer(self) -> None:
-        """Close the connection for writing if no other thread keeps it."""
-        with self._turns:
-            self._sessions -= 1
-            # Without sessions there are no transactions.
-            writer, self._writer = (self._writer, None) if not self._sessions else (None, self._writer)
-        if writer is not None:
-            writer.close()
+        if group.is_broken and group.connection is own:
+            # An error of another thread: a connection on which something failed is not used again.
+            self._discard()
 
     def _await_turn(self) -> None:
         """Wait until this thread alone writes. First come, first served."""
@@ -172,17 +165,20 @@ class SqliteDatabase(peewee.SqliteDatabase):
         else:
             done.release()
         self._end_turn()
-        done.acquire()
+        try:
+            done.acquire()
+        except BaseException:
+            # Others may use this thread's connection until then.
+            done.acquire()
+            raise
 
     def _join_group(self) -> "_Group":
-        """Begin the transaction, or a savepoint in the one that other threads wait for."""
-        if self._writer is None:
-            self._writer = self._connect()
+        """Begin a transaction, or a savepoint in the one that other threads wait for."""
         if self._group is None:
-            self._writer.execute("BEGIN IMMEDIATE")
-            self._group = _Group()
+            self._state.conn.execute("BEGIN IMMEDIATE")
+            self._group = _Group(self._state.conn)
         else:
-            self._writer.execute("SAVEPOINT member")
+            self._group.connection.execute("SAVEPOINT member")
         return self._group
 
     def _roll_back_member(self, group: "_Group", exc: BaseException) -> None:
@@ -190,12 +186,12 @@ class SqliteDatabase(peewee.SqliteDatabase):
         is_of_database = isinstance(exc, DatabaseError | peewee.PeeweeException | sqlite3.Error)
         group.is_broken |= is_of_database and getattr(exc, "kind", None) is not ErrorKind.OBJECT
         try:
-            if not self._writer.in_transaction:
+            if not group.connection.in_transaction:
                 group.error = _cause(exc)
             elif group.members:
-                self._writer.execute("ROLLBACK TO SAVEPOINT member")
+                group.connection.execute("ROLLBACK TO SAVEPOINT member")
             else:
-                self._writer.execute("ROLLBACK")
+                group.connection.execute("ROLLBACK")
         except sqlite3.Error as error:
             group.error = error
         if group.error is not None or not group.members:
@@ -205,7 +201,7 @@ class SqliteDatabase(peewee.SqliteDatabase):
         # Until SQLite says that it is on the disk, it may not be.
         group.error = _sqlite_error("the commit was interrupted", sqlite3.SQLITE_INTERRUPT)
         try:
-            self._writer.execute("COMMIT")
+            group.connection.execute("COMMIT")
             group.error = None
         except sqlite3.Error as error:
             group.error = error
@@ -213,22 +209,28 @@ class SqliteDatabase(peewee.SqliteDatabase):
             self._end_group(group)
 
     def _end_group(self, group: "_Group") -> None:
-        """Have the threads of the group go on. A connection on which something failed is not used again."""
+        """Have the threads of the group go on."""
         self._group = None
         try:
-            if group.error is not None or group.is_broken:
-                # Rolls back what is open.
-                writer, self._writer = self._writer, None
-                writer.close()
+            if group.error is not None and group.connection.in_transaction:
+                group.connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            group.is_broken = True
         finally:
             for done in group.waiting:
                 done.release()
 
+    def _discard(self) -> None:
+        """Close this thread's connection; the next operation makes another one."""
+        this: Any = self  # untyped in peewee's stubs
+        this.close()
+
 
 class _Group:
-    """Transactions that are committed together: how many, who waits, and the error that all of them have."""
+    """Transactions that are committed together, on the connection of the first one's thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
         self.members = 0
         self.waiting: list[threading.Lock] = []
         self.error: BaseException | None = None
@@ -258,6 +260,9 @@ def _sqlite_error(message: str, code: int) -> sqlite3.OperationalError:
 def _cause(exc: BaseException) -> BaseException:
     """The driver's error, which concerns all transactions of a group, of that of an operation of one."""
     return exc.__cause__ if isinstance(exc, DatabaseError) and exc.__cause__ is not None else exc
+
+
+_SAVEPOINTS = itertools.count(1)
 
 
 class PostgresPool(PooledPostgresqlDatabase):
@@ -311,9 +316,69 @@ class PostgresPool(PooledPostgresqlDatabase):
         return not is_young or timestamp <= self._dropped_at
 
     def begin(self, isolation_level: object = None) -> None:
-        """Begin a transaction with its limits, in one message."""
-        del isolation_level
-        self.cursor().execute(self._begin)
+        """Begin a transaction with its limits, and ask for the time, in one message."""
+        self._state.deferred = []
+        cursor = self.cursor()
+        cursor.execute(_BEGIN_SNAPSHOT if isolation_level == SNAPSHOT else self._begin)
+        while cursor.nextset():
+            pass
+        self._state.began_at = cursor.fetchone()[0], time.monotonic()
+
+    def now(self) -> datetime:
+        """The server's time, in a transaction, by what it was at its beginning."""
+        server_time, monotonic = self._state.began_at
+        passed = timedelta(seconds=time.monotonic() - monotonic)
+        return cast("datetime", server_time).astimezone(UTC) + passed
+
+    def savepoint(self, sid: object = None) -> Any:
+        """A savepoint in the transaction of this thread; its statements are sent together with others."""
+        del sid
+        return _Savepoint(self)
+
+    def defer(self, statement: str) -> None:
+        """Send a statement without a result before the next one, in a message with others like it."""
+        self._state.deferred.append(statement)
+
+    def take_deferred(self) -> list[str]:
+        """The statements that were deferred, which are not sent any more."""
+        deferred, self._state.deferred = self._state.deferred, []
+        return cast("list[str]", deferred)
+
+    def cursor(self, named_cursor: object = None) -> Any:
+        """A cursor for a statement, which comes after those that were deferred.
+
+        The end of the transaction makes them needless.
+        """
+        cursor = super().cursor(named_cursor)
+        if self.in_transaction() and (deferred := self.take_deferred()):
+            cursor.execute(";".join(deferred))
+        return cursor
+
+
+class _Savepoint:
+    """A savepoint that is made before the first statement in it, and not at all without one."""
+
+    def __init__(self, pool: PostgresPool) -> None:
+        self._pool = pool
+
+    def __enter__(self) -> Self:
+        self._name = f"s{self._pool.transaction_depth()}_{next(_SAVEPOINTS)}"
+        self._made = f"SAVEPOINT {self._name}"
+        self._pool.defer(self._made)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        deferred = self._pool.take_deferred()
+        if self._made in deferred:
+            deferred = deferred[: deferred.index(self._made)]
+        elif kind is None:
+            deferred.append(f"RELEASE SAVEPOINT {self._name}")
+        else:
+            # Ends those in it, too.
+            self._pool.cursor().execute(f"ROLLBACK TO SAVEPOINT {self._name}")
+            deferred = [f"RELEASE SAVEPOINT {self._name}"]
+        for statement in deferred:
+            self._pool.defer(statement)
 
 
 def sqlite_url(path: str) -> str:
@@ -357,7 +422,7 @@ def _sqlite(path: str, read_only: bool) -> peewee.Database:
         timeout=BUSY_SECONDS,
         # FULL: a commit is on the disk when it returns (sqlite.org/pragma.html#pragma_synchronous).
         pragmas={"foreign_keys": 1, "synchronous": "FULL"},
-        # All threads write on one connection, in turn (`shared_transaction`).
+        # Threads write on each other's connections, in turn (`shared_transaction`).
         check_same_thread=False,
         field_types=dict(COLUMN_TYPES[Dialect.SQLITE]),
         autoconnect=False,

@@ -65,18 +65,13 @@ class Database:
     def session(self) -> Iterator[None]:
         """Keep this thread's connection open until the end of the block. Can be nested."""
         self._thread.depth += 1
-        if self._thread.depth == 1 and isinstance(self._peewee, SqliteDatabase):
-            self._peewee.keep_writer()
         try:
             yield
         finally:
             self._thread.depth -= 1
-            if self._thread.depth == 0:
+            if self._thread.depth == 0 and not self._peewee.is_closed():
                 with translated("close a database connection"):
-                    if not self._peewee.is_closed():
-                        self._peewee.close()
-                    if isinstance(self._peewee, SqliteDatabase):
-                        self._peewee.drop_writer()
+                    self._peewee.close()
 
     @contextmanager
     def operation(self, name: str) -> Iterator[Any]:
@@ -89,14 +84,16 @@ class Database:
             yield self._peewee
 
     @contextmanager
-    def transaction(self, name: str = "complete a transaction") -> Iterator[None]:
+    def transaction(
+        self, name: str = "complete a transaction", *, isolation: str | None = None
+    ) -> Iterator[None]:
         """Commit the block, or roll it back if it raises. Can be nested; an inner one is a savepoint.
 
         On SQLite it holds the write lock from the start (`BEGIN IMMEDIATE`), and is committed together with
         those of other threads that wait for the lock. It is on the disk when the block has been left. Raises
-        DatabaseError with the operation `name`.
+        DatabaseError with the operation `name`. On PostgreSQL `isolation` may be `SNAPSHOT`.
         """
-        with self._connected(name), self._atomic():
+        with self._connected(name), self._atomic(isolation):
             yield
 
     def exists(self) -> bool:
@@ -122,8 +119,7 @@ class Database:
         if self.dialect is Dialect.SQLITE:
             return datetime.now(UTC)
         with self.operation("read the time of the database") as connected:
-            (time,) = connected.execute_sql("SELECT clock_timestamp()").fetchone()
-            return cast("datetime", time).astimezone(UTC)
+            return cast("datetime", connected.now())
 
     def mark(self, instance: str, at: datetime) -> None:
         """Know this database from now on by the heartbeat of an instance, which it has committed.
@@ -153,13 +149,18 @@ class Database:
     @contextmanager
     def _connected(self, name: str) -> Iterator[None]:
         """Connect this thread for the block, and raise the errors of the database in it as DatabaseError."""
+        if self._peewee.in_transaction():
+            # All of the below was done when that began, and is done with its error.
+            with translated(name):
+                yield
+            return
         with self.session():
             try:
                 with translated(name):
-                    if self._file_id is not None and not self._peewee.in_transaction():
+                    if self._file_id is not None:
                         self._require_same_file(name)
                     self._peewee.connect(reuse_if_open=True)
-                    if self._mark is not None and not self._peewee.in_transaction():
+                    if self._mark is not None:
                         self._require_mark(name, *self._mark)
                     yield
             except DatabaseError as error:
@@ -167,12 +168,12 @@ class Database:
                     self._drop_connections()
                 keeps = isinstance(error, LockNotAvailableError | ReplacedDatabaseError)
                 is_usable = keeps or error.kind is ErrorKind.OBJECT
-                if not is_usable and not self._peewee.in_transaction():
+                if not is_usable:
                     self._discard_connection()
                 raise
 
     @contextmanager
-    def _atomic(self) -> Iterator[None]:
+    def _atomic(self, isolation: str | None = None) -> Iterator[None]:
         """A transaction or a savepoint."""
         if isinstance(self._peewee, SqliteDatabase) and not self._peewee.in_transaction():
             with self._peewee.shared_transaction():
@@ -180,7 +181,7 @@ class Database:
             return
         failure: BaseException | None = None
         try:
-            with self._peewee.atomic():
+            with self._peewee.atomic(isolation):
                 try:
                     yield
                 except BaseException as exc:

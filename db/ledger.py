@@ -106,8 +106,9 @@ class Ledger(LedgerReader):
             new_id = inserted.rows[0][0] if inserted.rows else inserted.last_id
             for upload in replaced:
                 self._upload_events.append(upload.id, now, State.SUPERSEDED, f"by upload {new_id}")
-            self._upload_events.append(new_id, now, "discovered", f"{identity.size} bytes at {path}")
-            return self._get(new_id)
+            detail = f"{identity.size} bytes at {path}"
+            self._upload_events.append(new_id, now, "discovered", detail, may_repeat=False)
+            return next(self.records(inserted.rows)) if inserted.rows else self._get(new_id)
 
     def lock_path(self, path: str) -> None:
         """Keep others from adding an upload for the path until the end of the transaction.
@@ -179,7 +180,9 @@ class Ledger(LedgerReader):
             if to is State.VERIFIED:
                 values["multipart_id"] = None
             changed = self._change(upload, values | check_facts(facts, Proof), ends_claim=True)
-            self._upload_events.append(upload.id, now, to, detail or error or "")
+            # An upload returns to a state only by way of `pending`.
+            may_repeat = to is State.PENDING
+            self._upload_events.append(upload.id, now, to, detail or error or "", may_repeat=may_repeat)
             return changed
 
     def reopen(self, upload_id: int, *, reason: str, finding: str | None = None) -> Upload:

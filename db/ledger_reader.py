@@ -382,14 +382,17 @@ class UploadEvents:
         self.database = database
         self._events = database.tables.events
 
-    def append(self, upload_id: int, at: datetime, event: str, detail: str) -> None:
+    def append(
+        self, upload_id: int, at: datetime, event: str, detail: str, *, may_repeat: bool = True
+    ) -> None:
         """Append an event and delete the oldest ones beyond `EVENTS_KEPT`, but never the first.
 
-        Raises DatabaseError.
+        Deletes none for an event that cannot occur again without another one between. Raises DatabaseError.
         """
         with self.database.operation("append an upload's event"):
             self._insert.run(upload=upload_id, at=at, event=event, detail=detail)
-            self._delete_surplus.run(upload=upload_id)
+            if may_repeat:
+                self._delete_surplus.run(upload=upload_id)
 
     @statement("append an upload's event")
     def _insert(self, **values: Any) -> Any:

@@ -218,6 +218,7 @@ class Proof(TypedDict, total=False):
     version_id: str | None
     confirmed_by: str | None
     url: str | None
+    bytes_sent: int
 
 
 def check_facts(facts: Mapping[str, Any], allowed: type[Progress | Proof]) -> dict[str, Any]:

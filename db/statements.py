@@ -96,7 +96,8 @@ class Statement:
         text, parameters = self.bind(*shape, **values)
         with self._owner.database.operation(self.operation) as connected:
             cursor = connected.execute_sql(text, parameters)
-            rows = cursor.fetchall() if cursor.description else []
+            # psycopg takes its time for `Cursor.description`.
+            rows = cursor.fetchall() if text.startswith("SELECT") or " RETURNING " in text else []
             return Result(rows, cursor.rowcount, getattr(cursor, "lastrowid", None))
 
     def value(self, *shape: Any, **values: Any) -> Any:

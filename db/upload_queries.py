@@ -114,7 +114,7 @@ class UploadQueries:
     def _insert(self, **values: Any) -> Any:
         uploads = self._uploads
         query: Any = uploads.insert(assigned(uploads, {"instance": self.instance, **values}))
-        return query.returning(uploads.id) if self.database.dialect is Dialect.POSTGRESQL else query
+        return query.returning(*self.all_columns) if self.database.dialect is Dialect.POSTGRESQL else query
 
     @statement("read what can be claimed")
     def _select_claimable(

@@ -67,13 +67,13 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("db", "status", "--json"),
 )
 BROKEN_STAGE = """
-import watcher.stages.publish
+import watcher.stages.upload
 
 def advance(self, uploads, work):
     secrets = dict(__import__("os").environ)
     raise RuntimeError("broken on purpose")
 
-watcher.stages.publish.PublishStage.advance = advance
+watcher.stages.upload.UploadStage.advance = advance
 """
 
 

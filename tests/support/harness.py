@@ -99,8 +99,11 @@ class Harness:
         assert catalog_thread is not None
         return catalog_thread.republisher.check_all()
 
-    def step(self, state: State, limit: int = 64) -> list[Upload]:
-        """Claim the due uploads of a state and run its stage on them; returns their rows afterwards."""
+    def step(self, state: State, limit: int = 64, *, publishes: bool = False) -> list[Upload]:
+        """Claim the due uploads of a state and run its stage on them; returns their rows afterwards.
+
+        With `publishes` what is verified is published at once, as in the daemon.
+        """
         runner = self.app.runners[state]
         rows = self.app.ledger.claim(state, limit, lease=LEASE, horizon=runner.horizon)
         runner.stage.advance(
@@ -110,6 +113,7 @@ class Harness:
                 stopped=lambda: self.stop_requested,
                 beat=self.beat,
                 wait=self._wait,
+                publisher=runner.publisher() if publishes else None,
             ),
         )
         return self.app.ledger.uploads(ids=[row.id for row in rows])

@@ -288,12 +288,13 @@ def build_stages(
 ) -> dict[State, StageRunner]:
     """Build the three stages, each with its error policy and its runner."""
     publishers = CHECKING_PUBLISHERS if context.public_check is not None else 1
+    publish = PublishStage(context, policy)
     stages: tuple[tuple[Stage, int, int], ...] = (
         (UploadStage(context), settings.upload_concurrency, 1),
-        (PublishStage(context, policy), publishers, 1),
+        (publish, publishers, 1),
         (ReleaseStage(context, policy, is_pressed=disk_pressure.is_high_now), RELEASERS, RELEASE_BATCH),
     )
-    runners = {}
+    runners: dict[State, StageRunner] = {}
     for stage, threads, batch in stages:
         error_policy = ErrorPolicy(
             tree=context.tree,
@@ -313,6 +314,8 @@ def build_stages(
             batch=batch,
             small_threads=SMALL_UPLOADS if stage.state is State.PENDING else 0,
         )
+    publishing = runners[State.VERIFIED].breaker
+    runners[State.PENDING].publisher = lambda: None if publishing.is_doubted else publish
     return runners
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import structlog
 
 from db import State, Upload
-from watcher.errors import Code, DeferError, FailureKind, StageError
+from watcher.errors import HANDLED_ERRORS, Code, DeferError, FailureKind, StageError
 from watcher.failpoints import Point, failpoint
 from watcher.settings import Policy
 from watcher.stages.context import StageContext
@@ -48,7 +48,6 @@ class PublishStage(Stage):
         if reason := self._context.packages.reason(upload.path):
             raise DeferError(Code.IN_PACKAGE, f"Its URL is not published because {reason}.", PACKAGE_SECONDS)
         public_url = self._context.naming.public_url(upload)
-        local_url = self._context.naming.local_url(upload)
         if self._context.public_check is not None:
             self._context.public_check.require(
                 public_url,
@@ -58,13 +57,7 @@ class PublishStage(Stage):
             )
         is_current = self._context.tree.is_unchanged(upload.path, upload.identity)
         try:
-            with self._context.database.transaction():
-                # The ledger first: the catalog's rows are then locked only until the commit.
-                self._context.ledger.advance(
-                    upload, State.PUBLISHED, detail=public_url, url=public_url, due_in=self._policy.retention
-                )
-                self._publish_rows(upload, public_url=public_url, local_url=local_url, is_current=is_current)
-                failpoint(Point.ROW_PUBLISHED)
+            self._commit(upload, public_url, is_current=is_current)
         except _NoRowError:
             if self._context.catalog.rows_deleted(upload):
                 self._abandon(upload)
@@ -74,10 +67,50 @@ class PublishStage(Stage):
                 Code.ROW_MISSING,
                 f"Video {upload.video_id} has no catalog row that can be given the URL {public_url}.",
             ) from None
+        self.announce(public_url)
+
+    def is_ready(self, upload: Upload) -> bool | None:
+        """Whether the path still holds the content of an upload, which is published once it is verified.
+
+        None if anything stands between. To be asked outside of a transaction, because it reads the directory.
+        """
+        try:
+            if self._context.public_check is not None or self._context.packages.reason(upload.path):
+                return None
+            return self._context.tree.is_unchanged(upload.path, upload.identity)
+        except HANDLED_ERRORS:
+            return None
+
+    def publish_verified(self, upload: Upload, *, is_current: bool) -> str | None:
+        """Publish an upload within the transaction that verifies it; returns its URL.
+
+        None, and nothing is changed, if that fails: the stage then publishes it in its turn, and handles the
+        error.
+        """
+        public_url = self._context.naming.public_url(upload)
+        try:
+            self._commit(upload, public_url, is_current=is_current)
+        except (_NoRowError, *HANDLED_ERRORS):
+            return None
+        return public_url
+
+    def announce(self, public_url: str) -> None:
+        """Tell that an upload is published, once that is committed."""
         failpoint(Point.PUBLISHED)
         self._context.metrics.published.inc()
         log.info("upload_published", url=public_url)
         self._context.signals.wake_stage(State.PUBLISHED)
+
+    def _commit(self, upload: Upload, public_url: str, *, is_current: bool) -> None:
+        """Record the publication, and publish onto the catalog's rows in the same transaction."""
+        local_url = self._context.naming.local_url(upload)
+        with self._context.database.transaction("publish an upload"):
+            # The ledger first: the catalog's rows are then locked only until the commit.
+            self._context.ledger.advance(
+                upload, State.PUBLISHED, detail=public_url, url=public_url, due_in=self._policy.retention
+            )
+            self._publish_rows(upload, public_url=public_url, local_url=local_url, is_current=is_current)
+            failpoint(Point.ROW_PUBLISHED)
 
     def _publish_rows(self, upload: Upload, *, public_url: str, local_url: str, is_current: bool) -> None:
         """Publish onto the upload's catalog rows, or raise _NoRowError."""

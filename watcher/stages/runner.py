@@ -6,7 +6,7 @@ import queue
 import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Protocol
 
@@ -55,6 +55,19 @@ class Stage(Protocol):
         ...
 
 
+class Publisher(Protocol):
+    """Publishes uploads within the transaction that verifies them."""
+
+    def is_ready(self, upload: Upload) -> bool | None:
+        """Whether the path holds the upload's content; None if the publish stage has to publish it."""
+
+    def publish_verified(self, upload: Upload, *, is_current: bool) -> str | None:
+        """Publish an upload and return its URL; None if the publish stage has to."""
+
+    def announce(self, public_url: str) -> None:
+        """Tell that an upload is published, once that is committed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """What a stage needs while it works: its error policy, stop requests, and its heartbeat."""
@@ -66,6 +79,8 @@ class Work:
     """Wait for some seconds; True if a stop was requested before they were over."""
     asks_first: bool = False
     """Whether a cheap request should precede expensive work, because the server may be away."""
+    publisher: Publisher | None = None
+    """Publishes what is verified in the same transaction; None leaves it to the publish stage."""
 
 
 class StageRunner(Worker):
@@ -99,8 +114,12 @@ class StageRunner(Worker):
         self._max_large = threads
         self._small_threads = small_threads
         self._batch = batch
+        self.publisher: Callable[[], Publisher | None] = lambda: None
+        """Returns what publishes at once what is verified; set once there is a publish stage."""
         self._lock = threading.Lock()
         self._in_flight: dict[int, Upload] = {}
+        self._renewed_at: datetime | None = None
+        self._seconds_to_renewal = self._renewal_seconds
         self._probe: int | None = None
         self._busy = 0
         self._database_failures = 0
@@ -174,7 +193,7 @@ class StageRunner(Worker):
         finally:
             self._is_claiming = False
         # Claims that are under way have to be renewed in time.
-        return min(wait, self._renewal_seconds) if self._busy else wait
+        return min(wait, self._seconds_to_renewal) if self._busy else wait
 
     def _claim(self) -> float:
         """Claim what the threads can take; returns the seconds to wait before the next call."""
@@ -269,10 +288,20 @@ class StageRunner(Worker):
         return self._lease.total_seconds() / 3
 
     def _renew(self) -> None:
+        """Renew the claims if a third of their lease is over, by the ledger's clock."""
+        now = self._ledger.now()
+        if self._renewed_at is not None:
+            left = self._renewed_at + self._lease / 3 - now
+            if timedelta(0) < left <= self._lease / 3:
+                self._seconds_to_renewal = left.total_seconds()
+                return
         with self._lock:
             in_flight = list(self._in_flight.values())
+        self._seconds_to_renewal = self._renewal_seconds
         if in_flight:
             self._ledger.renew_claims(in_flight, self._lease)
+        # Before what is claimed from now on, whose lease is therefore never shorter.
+        self._renewed_at = now
 
     def _return_unrecorded(self) -> None:
         """Make the rows due whose decision could not be recorded, now that the database answers again."""
@@ -327,6 +356,7 @@ class StageRunner(Worker):
             beat=thread.beat,
             wait=stopping.wait,
             asks_first=self.breaker.is_unproven,
+            publisher=self.publisher(),
         )
         try:
             self.stage.advance(rows, work)

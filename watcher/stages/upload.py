@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import TypeVar
 
 import structlog
 
-from db import Admission, DatabaseError, ErrorKind, Identity, Ledger, State, Upload
+from db import Admission, DatabaseError, ErrorKind, Identity, Ledger, Progress, Proof, State, Upload
 from storage import (
     Confirmation,
     Multipart,
@@ -127,10 +128,13 @@ class UploadStage(Stage):
                 log.info("upload_awaits_row", code=Code.ROW_NOT_NEWER, reason=str(exc))
                 self._context.ledger.await_row(upload, reason=str(exc), code=Code.ROW_NOT_NEWER)
                 return
+            except Exception:
+                attempt.record_unconfirmed()
+                raise
             if attempt.started_at is not None:
                 self._context.metrics.upload_seconds.observe(self._clock() - attempt.started_at)
             self._require_same_path(upload)
-        self._conclude(upload, receipt, work)
+        self._conclude(upload, receipt, work, attempt)
 
     def _ask(self, upload: Upload) -> None:
         """Raise `storage.StorageError` unless S3 answers, before the file is read for nothing."""
@@ -166,38 +170,54 @@ class UploadStage(Stage):
             return False
         if upload.checksum is None:
             upload = context.ledger.record(upload, checksum=receipt.checksum)
-        _Attempt(context, upload, work, self._clock).adopted(found)
-        self._conclude(upload, receipt, work)
+        attempt = _Attempt(context, upload, work, self._clock)
+        attempt.adopted(found)
+        self._conclude(upload, receipt, work, attempt)
         return True
 
-    def _conclude(self, upload: Upload, receipt: Receipt, work: Work) -> None:
+    def _conclude(self, upload: Upload, receipt: Receipt, work: Work, attempt: _Attempt) -> None:
         self._hashed.pop(upload.id, None)
         failpoint(Point.CONFIRMED)
-        retry_until_committed(lambda: self._record_verified(upload, receipt), work)
+        url = retry_until_committed(lambda: self._record_verified(upload, receipt, work, attempt), work)
         failpoint(Point.VERIFIED)
         self._context.metrics.confirmed.labels(by=receipt.confirmed_by).inc()
         log.info("upload_verified", confirmed_by=receipt.confirmed_by, etag=receipt.etag, size=upload.size)
-        self._context.signals.wake_stage(State.VERIFIED)
+        if url is None or work.publisher is None:
+            self._context.signals.wake_stage(State.VERIFIED)
+        else:
+            work.publisher.announce(url)
 
-    def _record_verified(self, upload: Upload, receipt: Receipt) -> None:
-        """Record the receipt and, in the same transaction, request the invalidation of a replaced object."""
+    def _record_verified(self, upload: Upload, receipt: Receipt, work: Work, attempt: _Attempt) -> str | None:
+        """Record the receipt and, in the same transaction, publish the object if nothing stands between.
+
+        Returns the URL if it was published. Requests the invalidation of a replaced object, too.
+        """
+        proof: Proof = {
+            "etag": receipt.etag,
+            "version_id": receipt.version_id,
+            "confirmed_by": receipt.confirmed_by,
+            "url": self._context.naming.public_url(upload),
+        }
+        if attempt.unrecorded:
+            proof["bytes_sent"] = attempt.unrecorded["bytes_sent"]
+        detail = f"confirmed by {receipt.confirmed_by}"
+        publisher, url = work.publisher, None
+        is_current = None if publisher is None else publisher.is_ready(upload)
         with self._context.database.transaction("record a confirmation"):
-            self._context.ledger.advance(
-                upload,
-                State.VERIFIED,
-                detail=f"confirmed by {receipt.confirmed_by}",
-                etag=receipt.etag,
-                version_id=receipt.version_id,
-                confirmed_by=receipt.confirmed_by,
-                url=self._context.naming.public_url(upload),
-            )
-            if self._context.invalidator is None or not self._context.ledger.replaces_other_content(upload):
-                return
-            self._context.invalidator.request(upload.object_key)
-            self._context.ledger.append_event(
-                upload.id, "replaced", "the CDN is asked to invalidate the object of the earlier content"
-            )
-        self._context.invalidator.wake()
+            verified = self._context.ledger.advance(upload, State.VERIFIED, detail=detail, **proof)
+            invalidator = self._context.invalidator
+            if invalidator is not None and not self._context.ledger.replaces_other_content(upload):
+                invalidator = None
+            if invalidator is not None:
+                invalidator.request(upload.object_key)
+                self._context.ledger.append_event(
+                    upload.id, "replaced", "the CDN is asked to invalidate the object of the earlier content"
+                )
+            if publisher is not None and is_current is not None:
+                url = publisher.publish_verified(verified, is_current=is_current)
+        if invalidator is not None:
+            invalidator.wake()
+        return url
 
     def _require_no_package(self, upload: Upload) -> None:
         """Reject the upload if a playlist names its file, which may have appeared after it was enqueued."""
@@ -289,16 +309,17 @@ class UploadStage(Stage):
                 return upload
             return self._context.ledger.record(upload, ctime_ns=ctime_ns)
         if upload.checksum is None:
-            return self._record_content(upload, source, checksum, ctime_ns)
+            return self._context.ledger.record(upload, **self._content(upload, source, checksum, ctime_ns))
         if upload.ctime_ns not in {None, ctime_ns}:
             raise ReexamineError("Its content is not what was hashed before: it was edited in place since.")
         reason = (
             "Its content differs from what was hashed before, although size, time and inode are the same: a "
             f"power cut or a failing disk leaves that. Restore it, or retry {upload.id} to upload it as is."
         )
+        # A retry uploads the present content: the operator has checked it.
+        content = self._content(upload, source, checksum, ctime_ns)
         with self._context.database.transaction("record that a file is damaged"):
-            # A retry uploads the present content: the operator has checked it.
-            rehashed = self._record_content(upload, source, checksum, ctime_ns)
+            rehashed = self._context.ledger.record(upload, **content)
             self._context.ledger.advance(rehashed, State.FAILED, error=reason, error_code=Code.LOCAL_DAMAGED)
         log.error("upload_failed", code=Code.LOCAL_DAMAGED, reason=reason)
         return None
@@ -308,13 +329,13 @@ class UploadStage(Stage):
         for oldest in list(self._hashed)[:-MAX_HASHED]:
             self._hashed.pop(oldest, None)
 
-    def _record_content(
-        self, upload: Upload, source: SourceFile, checksum: str, ctime_ns: int | None
-    ) -> Upload:
-        """Record what the object is recognized by; of a large file the ETag follows from its parts."""
+    def _content(self, upload: Upload, source: SourceFile, checksum: str, ctime_ns: int | None) -> Progress:
+        """What the object is recognized by; of a large file the ETag follows from its parts.
+
+        Aborts the multipart upload of earlier content: outside of a transaction, which others wait for.
+        """
         abort_multipart(self._context, upload)
-        return self._context.ledger.record(
-            upload,
+        return Progress(
             checksum=checksum,
             ctime_ns=ctime_ns,
             expected_etag=source.etags(None)[0] if part_size_for(upload.size) is None else None,
@@ -448,6 +469,7 @@ def abort_multipart(context: StageContext, upload: Upload) -> None:
 
 
 _Stamp = tuple[int, int, int, int, int]
+_T = TypeVar("_T")
 
 
 def _stamp(fd: int) -> _Stamp:
@@ -462,16 +484,16 @@ def _known(checksum: str | None) -> str:
     return checksum
 
 
-def retry_until_committed(record: Callable[[], None], work: Work) -> None:
+def retry_until_committed(record: Callable[[], _T], work: Work) -> _T:
     """Retry committing a confirmed upload until the database answers, so that S3 need not be asked again.
 
-    Raises what `record` raises: ClaimLostError; DatabaseError if a retry cannot help or the stage stops, in
-    which case the next attempt adopts the object.
+    Returns what `record` returns. Raises what it raises: ClaimLostError; DatabaseError if a retry cannot help
+    or the stage stops, in which case the next attempt adopts the object.
     """
     failures = 0
     while True:
         try:
-            record()
+            return record()
         except DatabaseError as exc:
             if exc.kind is not ErrorKind.TRANSIENT or work.wait(
                 COMMIT_BACKOFF.delay(failures).total_seconds()
@@ -481,5 +503,3 @@ def retry_until_committed(record: Callable[[], None], work: Work) -> None:
                 log.warning("record_waits", reason=str(exc))
             failures += 1
             work.beat()
-        else:
-            return

@@ -30,6 +30,8 @@ class UploadProgress(UploadSteps):
         self._recorded_at = clock()
         self._seen = 0
         self._claim_is_lost = False
+        self.unrecorded: Progress = {}
+        """What is left to the confirmation, or if there is none to `record_unconfirmed`."""
         self.started_at: float | None = None
         """When sending began, on the clock; None until then."""
 
@@ -81,9 +83,21 @@ class UploadProgress(UploadSteps):
         return self._work.stopped() or self._claim_is_lost
 
     def sent(self, sent: Sent) -> None:
-        """Record the result; by its ETag the object is recognized as ours even if it is never confirmed."""
+        """Record the result; by its ETag the object is recognized as ours even if it is never confirmed.
+
+        The confirmation follows at once. Until then the ETag may be missing if the row tells it already.
+        """
         failpoint(Point.COMPLETED)
-        self._record({"bytes_sent": self._seen, "part_size": sent.part_size, "etag": sent.etag})
+        facts: Progress = {"bytes_sent": self._seen, "part_size": sent.part_size, "etag": sent.etag}
+        if sent.part_size is None and sent.etag == self.upload.expected_etag:
+            self.unrecorded = facts
+        else:
+            self._record(facts)
+
+    def record_unconfirmed(self) -> None:
+        """Record the result of an object that was sent and is not confirmed."""
+        if self.unrecorded:
+            self._record(self.unrecorded)
 
     def _record(self, facts: Progress) -> None:
         try:

@@ -19,6 +19,7 @@ from db import Database, DatabaseError, ErrorKind, Ledger, LedgerError, migrate
 from tests.support.databases import DatabaseAddress, enqueue
 from tests.support.source_tree import ROOT
 
+COMMIT, JOIN = "COMMIT", "SAVEPOINT member"
 SECONDS = 20.0
 """How long anything is waited for that happens at once unless something is broken."""
 
@@ -83,13 +84,14 @@ def paths_on_disk(address: DatabaseAddress) -> set[str]:
         return {upload.path for upload in Ledger(other, "main").uploads()}
 
 
-def commits(database: Database) -> list[str]:
-    """The COMMITs of the connection for writing, from now on."""
+def commands(database: Database) -> list[str]:
+    """The COMMITs and the JOINs on the connection of this thread, which begins a group, from now on."""
     peewee: Any = database._peewee
     with database.transaction("connect"):
         pass
     found: list[str] = []
-    peewee._writer.set_trace_callback(lambda text: found.append(text) if text == "COMMIT" else None)
+    counted = {COMMIT, JOIN}
+    peewee.connection().set_trace_callback(lambda text: found.append(text) if text in counted else None)
     return found
 
 
@@ -102,14 +104,14 @@ def test_what_waits_is_committed_together(
     database: Database, sqlite_address: DatabaseAddress, writers: Writers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("db.connection_url.GROUP_SECONDS", SECONDS)
-    made = commits(database)
+    made = commands(database)
     with database.transaction("keep the others waiting"):
         for number in range(8):
             writers.start(f"v/{number}_720p.mp4")
         assert made == []
     writers.join()
     assert writers.errors == {}
-    assert len(made) == 1
+    assert made == [JOIN] * 8 + [COMMIT]
     assert len(paths_on_disk(sqlite_address)) == 8
 
 
@@ -117,12 +119,13 @@ def test_a_group_takes_up_no_more_transactions_after_a_while(
     database: Database, writers: Writers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("db.connection_url.GROUP_SECONDS", -1.0)
-    made = commits(database)
+    made = commands(database)
     with database.transaction("keep the others waiting"):
         for number in range(3):
             writers.start(f"v/{number}_720p.mp4")
     writers.join()
-    assert len(made) == 4
+    assert made == [COMMIT]
+    assert len(writers.done) == 3
 
 
 def test_no_thread_goes_on_before_the_commit(
@@ -164,7 +167,7 @@ def test_a_transaction_that_fails_fails_alone(
     def fail() -> None:
         raise LookupError
 
-    made = commits(database)
+    made = commands(database)
     with database.transaction("keep the others waiting"):
         writers.start("v/a_720p.mp4")
         writers.start("v/b_720p.mp4", fail)
@@ -176,7 +179,7 @@ def test_a_transaction_that_fails_fails_alone(
         "v/c_720p.mp4": "UnknownUploadError",
     }
     assert paths_on_disk(sqlite_address) == {"v/a_720p.mp4", "v/d_720p.mp4"}
-    assert len(made) == 1
+    assert made == [JOIN] * 4 + [COMMIT]
 
 
 def test_what_rolls_back_all_of_a_group_is_an_error_of_each(
@@ -229,19 +232,24 @@ def test_turns_come_in_the_order_in_which_threads_began_to_wait(database: Databa
     assert order == paths
 
 
-def test_the_connection_for_writing_is_closed_with_the_last_session(
-    database: Database, sqlite_address: DatabaseAddress
+def test_a_connection_on_which_another_thread_had_an_error_is_not_used_again(
+    database: Database, sqlite_address: DatabaseAddress, writers: Writers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with closing(sqlite_address.open()) as other:
-        ledger = Ledger(other, "main")
-        seen = []
-        enqueue(ledger, "v/a_720p.mp4")
-        seen.append(vars(other._peewee)["_writer"])
-        with other.session():
-            enqueue(ledger, "v/b_720p.mp4")
-            assert vars(other._peewee)["_writer"] is not None
-        seen.append(vars(other._peewee)["_writer"])
-        assert seen == [None, None]
+    monkeypatch.setattr("db.connection_url.GROUP_SECONDS", SECONDS)
+
+    def fail() -> None:
+        with database.operation("read what is missing") as connected:
+            connected.execute_sql("SELECT * FROM missing")
+
+    peewee: Any = database._peewee
+    with database.transaction("keep the others waiting"):
+        enqueue(writers.ledger, "v/a_720p.mp4")
+        writers.start("v/b_720p.mp4", fail)
+    writers.join()
+    assert [*writers.errors] == ["v/b_720p.mp4"]
+    assert peewee.is_closed()
+    enqueue(writers.ledger, "v/c_720p.mp4")
+    assert paths_on_disk(sqlite_address) == {"v/a_720p.mp4", "v/c_720p.mp4"}
 
 
 _WRITES_FOR_EVER = """

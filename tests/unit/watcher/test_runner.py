@@ -5,9 +5,9 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -309,6 +309,54 @@ def test_a_claim_is_renewed_while_its_row_is_at_work(fixture: RunnerFixture) -> 
     go_on.set()
     fixture.ended(1)
     assert fixture.states() == {State.VERIFIED}
+
+
+def test_claims_are_renewed_every_third_of_their_lease(
+    fixture: RunnerFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A renewal is a transaction, and the claiming thread is woken for every row."""
+    renewed: list[datetime] = []
+    renew = fixture.ledger.renew_claims
+
+    def count(claims: Iterable[Upload], lease: timedelta) -> None:
+        renew(claims, lease)
+        renewed.append(fixture.clock.now)
+
+    monkeypatch.setattr(fixture.ledger, "renew_claims", count)
+    go_on = threading.Event()
+    fixture.stage.act = until_set(go_on)
+    fixture.enqueue(1)
+    start = fixture.clock.now
+    runner = fixture.run()
+    fixture.stage.begun.get(timeout=WAIT_SECONDS)
+    for seconds in (LEASE / 3 - timedelta(seconds=1), timedelta(seconds=1), LEASE / 3):
+        fixture.clock.advance(seconds=seconds.total_seconds())
+        wake_twice(fixture, runner)
+    assert renewed == [start + LEASE / 3, start + 2 * LEASE / 3]
+    go_on.set()
+    fixture.ended(1)
+
+
+def test_one_claim_takes_a_row_for_every_free_thread(
+    fixture: RunnerFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[int] = []
+    claim = fixture.ledger.claim
+
+    def count(state: State, limit: int, **how: Any) -> list[Upload]:
+        limits.append(limit)
+        return claim(state, limit, **how)
+
+    monkeypatch.setattr(fixture.ledger, "claim", count)
+    go_on = threading.Event()
+    fixture.stage.act = until_set(go_on)
+    fixture.enqueue(6)
+    fixture.run(threads=5)
+    for _ in range(5):
+        assert len(fixture.stage.begun.get(timeout=WAIT_SECONDS)) == 1
+    assert limits == [5]
+    go_on.set()
+    fixture.ended(6)
 
 
 def test_an_expired_claim_of_an_earlier_process_is_taken(fixture: RunnerFixture) -> None:
