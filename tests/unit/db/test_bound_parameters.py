@@ -30,6 +30,8 @@ QUOTED_NAMES = frozenset(
         ("db/models.py", "str(SMALL_BYTES)"),
         ("db/upload_queries.py", "str(SMALL_BYTES)"),
         ("db/migrations/0011_server_dialects.py", "STATEMENT.format(schema=schema, **types)"),
+        ("db/migrations/0012_proofs_by_reading.py", "statement.format(schema=schema, new=NEW)"),
+        ("db/migrations/0012_proofs_by_reading.py", "f'PRAGMA schema_version = {version + 1}'"),
         ("db/migrations/0013_state_counts.py", "statement.format(schema=schema, **types)"),
         ("db/compressor_table.py", "query.format(table='%s')"),
         ("db/statements.py", "text"),
