@@ -12,6 +12,7 @@ import pytest
 
 from db import DatabaseError, ErrorKind, State, Upload
 from storage import object_store
+from storage.transfer import preconditions
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, no_fault, s3_error, sent
 from tests.support.harness import BUCKET, LEASE, VIDEO_ID, Harness, MakeHarness
 from tests.support.peer_process import writer
@@ -347,6 +348,54 @@ def test_an_object_of_unknown_origin_is_not_replaced_where_nothing_proves_its_co
     assert (row.state, row.error_code) == (State.FAILED, "foreign-object")
     stored = harness.server.client().get_object(Bucket=BUCKET, Key=f"videos/{PATH}")["Body"].read()
     assert stored == foreign
+
+
+def test_a_file_that_is_sent_without_a_look_replaces_no_object_of_unknown_origin(
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first file has the server prove that it keeps what is there; then S3 is asked where it refuses."""
+    monkeypatch.setattr(preconditions, "PROOF_AFTER", 1)
+    harness = make_harness()
+    harness.put(f"{VIDEO_ID}/earlier_720p.mp4", video)
+    harness.step(State.PENDING)
+    foreign = video[::-1]
+    harness.server.client().put_object(Bucket=BUCKET, Key=f"videos/{PATH}", Body=foreign)
+
+    def as_newer(request: Request, forward: Forward) -> Answer:
+        answer = forward()
+        is_there = request.action == "HeadObject" and answer.status == 200
+        return answer.having(last_modified="Fri, 01 Jan 2100 00:00:00 GMT") if is_there else answer
+
+    proxy.fault = as_newer
+    proxy.requests.clear()
+    harness.put(PATH, video)
+    harness.step(State.PENDING)
+    row = harness.row(PATH)
+    assert (row.state, row.error_code) == (State.FAILED, "foreign-object")
+    assert proxy.actions[0] == "PutObject"
+    stored = harness.server.client().get_object(Bucket=BUCKET, Key=f"videos/{PATH}")["Body"].read()
+    assert stored == foreign
+
+
+def test_an_upload_that_was_tried_before_is_looked_for(
+    make_harness: MakeHarness, proxy: FaultProxy, video: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its object may be there: the process was killed, or the answer lost."""
+    monkeypatch.setattr(preconditions, "PROOF_AFTER", 1)
+    harness = make_harness()
+    harness.put(f"{VIDEO_ID}/earlier_720p.mp4", video)
+    harness.step(State.PENDING)
+    harness.put(PATH, video)
+    proxy.fault = lambda _request, _forward: s3_error(500, "InternalError")
+    harness.step(State.PENDING)
+    assert harness.row(PATH).state is State.PENDING
+    harness.app.ledger.end_backoff([harness.row(PATH).id])
+    proxy.fault = no_fault
+    proxy.requests.clear()
+    harness.step(State.PENDING)
+    assert harness.row(PATH).state is State.VERIFIED
+    assert sent(proxy) == ["PutObject"]
+    assert "HeadObject" in proxy.actions[: proxy.actions.index("PutObject")]
 
 
 def test_an_object_that_is_not_there_after_it_was_sent_is_never_published(
