@@ -207,7 +207,7 @@ class StageRunner(Worker):
         with self._lock:
             free = self._max_busy - self._busy
             large = sum(row.size > SMALL_BYTES for row in self._in_flight.values())
-        return min(free, self._max_busy - 1 - large) if self._spares_small else free
+        return min(free, max(0, self._max_busy - 1 - large)) if self._spares_small else free
 
     def _claim_probe(self) -> float:
         """Claim one row while no other one is a probe, if possible another than those that have failed."""
@@ -236,7 +236,7 @@ class StageRunner(Worker):
         is_probe = self.breaker.is_doubted
         rows = self._ledger.claim(
             self.stage.state,
-            limit * threads,
+            limit if is_probe else limit * threads,
             lease=self._lease,
             horizon=self.horizon,
             other_than=other_than,
