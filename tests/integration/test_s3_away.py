@@ -38,6 +38,8 @@ def _isolated(no_aws_environment: None, sigio_ignored: None) -> None:
 @contextmanager
 def running(harness: Harness, state: State = State.PENDING) -> Iterator[StageRunner]:
     runner = harness.app.runners[state]
+    # One stage alone: what is verified stays so.
+    runner.publisher = lambda: None
     runner.start()
     try:
         yield runner

@@ -244,7 +244,8 @@ class StageRunner(Worker):
         is_probe = self.breaker.is_doubted
         rows = self._ledger.claim(
             self.stage.state,
-            limit,
+            # The doubt may have come since the last look.
+            min(limit, self._batch) if is_probe else limit,
             lease=self._lease,
             horizon=self.horizon,
             other_than=other_than,
