@@ -21,6 +21,13 @@ OTHER_THREADS = 20
 """Database connections of the threads other than the upload workers."""
 SMALL_UPLOADS = 32
 """How many small files are uploaded at once beside UPLOAD_CONCURRENCY large ones; they wait for answers."""
+SMALL_UPLOADS_ON_POSTGRESQL = 6
+"""The same where each thread keeps a connection to a server, which by default accepts 100 of all programs."""
+
+
+def small_uploads(settings: Settings) -> int:
+    """How many small files may be uploaded at once beside the large ones."""
+    return SMALL_UPLOADS_ON_POSTGRESQL if settings.on_postgresql else SMALL_UPLOADS
 
 
 def make_path_template(settings: Settings, packages: Packages | None = None) -> PathTemplate:
@@ -73,7 +80,7 @@ def make_storage_config(settings: Settings) -> StorageConfig:
         cloudfront_domain=settings.cloudfront_domain,
         cloudfront_distribution_id=settings.cloudfront_distribution_id,
         cloudfront_endpoint_url=settings.aws_endpoint_url_cloudfront,
-        connections=settings.upload_concurrency + SMALL_UPLOADS + 2,
+        connections=settings.upload_concurrency + small_uploads(settings) + 2,
         storage_class=settings.aws_s3_storage_class,
         sse=settings.aws_s3_sse,
         sse_kms_key_id=settings.aws_s3_sse_kms_key_id,
@@ -81,7 +88,7 @@ def make_storage_config(settings: Settings) -> StorageConfig:
         expected_bucket_owner=settings.aws_s3_expected_bucket_owner,
         max_bandwidth=settings.bandwidth,
         stall_seconds=settings.stall_seconds,
-        uploads=settings.upload_concurrency + SMALL_UPLOADS,
+        uploads=settings.upload_concurrency + small_uploads(settings),
         qualities=settings.qualities,
         checksum=settings.aws_s3_checksum,
         addressing=settings.aws_s3_addressing,
@@ -110,7 +117,7 @@ def open_ledger_database(settings: Settings, *, read_only: bool = False) -> Data
         schema=settings.database_schema if settings.on_postgresql else None,
         catalog_schema=settings.catalog_schema,
         read_only=read_only,
-        max_connections=settings.upload_concurrency + SMALL_UPLOADS + OTHER_THREADS,
+        max_connections=settings.upload_concurrency + small_uploads(settings) + OTHER_THREADS,
     )
 
 

@@ -12,7 +12,6 @@ from functools import partial
 from db import Database, Invalidations, Ledger, State
 from storage import Distribution, ObjectStore, PublicCheck
 from watcher.app.factories import (
-    SMALL_UPLOADS,
     make_catalog,
     make_gate,
     make_ledger,
@@ -22,6 +21,7 @@ from watcher.app.factories import (
     make_storage_config,
     make_tree,
     open_ledger_database,
+    small_uploads,
 )
 from watcher.catalog import CatalogThread, CompressorCatalog, IgnoredFiles, Orphans, Republisher
 from watcher.detection import Scanner, Settler, check_complete
@@ -312,7 +312,7 @@ def build_stages(
             lease=timedelta(seconds=settings.claim_seconds),
             threads=threads,
             batch=batch,
-            small_threads=SMALL_UPLOADS if stage.state is State.PENDING else 0,
+            small_threads=small_uploads(settings) if stage.state is State.PENDING else 0,
         )
     publishing = runners[State.VERIFIED].breaker
     runners[State.PENDING].publisher = lambda: None if publishing.is_doubted else publish
