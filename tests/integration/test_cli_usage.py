@@ -14,8 +14,8 @@ import pytest
 
 from tests.support.cli_process import Command
 from tests.support.s3_server import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY
-from watcher.cli.commands import COMMANDS as REGISTERED
-from watcher.cli.commands import loaded
+from watcher.cli.app import COMMANDS as REGISTERED
+from watcher.cli.app import loaded
 from watcher.settings import Settings
 from watcher.telemetry.redaction import MASK
 

@@ -21,8 +21,8 @@ from tests.support.media import Media
 from tests.support.ports import free_address
 from tests.support.secret_search import ensure_untold, files_below, shapes_of
 from watcher.app.factories import make_storage_config, open_ledger_database
-from watcher.cli.commands import COMMANDS as REGISTERED
-from watcher.cli.commands import loaded
+from watcher.cli.app import COMMANDS as REGISTERED
+from watcher.cli.app import loaded
 from watcher.cli.exit_codes import EXIT_FAILED, EXIT_USAGE
 
 pytestmark = pytest.mark.long

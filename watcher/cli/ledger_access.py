@@ -1,4 +1,7 @@
-"""Access to what commands work on: the settings, the watched directory, the ledger, the daemon's lock."""
+"""Access to what commands work on: the settings, the watched directory, the ledger, the daemon's lock.
+
+And the errors of all of it that end a command with a sentence instead of a traceback.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,13 @@ from contextlib import closing, contextmanager
 
 import typer
 
-from db import Ledger, pending_migrations
+from db import DatabaseError, Ledger, LedgerError, pending_migrations
+from storage import StorageError
 from watcher.app.factories import make_ledger, open_ledger_database
-from watcher.cli.exit_codes import EXIT_USAGE, CommandError
-from watcher.filesystem import instance_lock
-from watcher.settings import Settings, load_settings, state_directory
+from watcher.cli.exit_codes import EXIT_FAILED, EXIT_USAGE, CommandError
+from watcher.filesystem import TreeError, instance_lock
+from watcher.filesystem.instance_lock import InstanceRunningError, LockUnavailableError
+from watcher.settings import Settings, SettingsError, load_settings, state_directory
 
 
 def env_files_of(context: typer.Context) -> tuple[str, ...]:
@@ -68,3 +73,20 @@ def daemon_is_running(settings: Settings) -> bool:
 def daemon_lock(settings: Settings) -> str:
     """Return the path of this instance's lock file."""
     return instance_lock.lock_path(state_directory(), settings.instance, settings.completed_dir)
+
+
+_EXPECTED = (
+    DatabaseError,
+    LedgerError,
+    StorageError,
+    TreeError,
+    InstanceRunningError,
+    LockUnavailableError,
+)
+
+
+def refusal_of(error: Exception) -> tuple[list[str], int] | None:
+    """The sentences that tell an error to the user, and the exit code; None for an unexpected error."""
+    if isinstance(error, SettingsError):
+        return error.problems, EXIT_USAGE
+    return ([str(error)], EXIT_FAILED) if isinstance(error, _EXPECTED) else None

@@ -253,7 +253,8 @@ class Worker:
 
     def start(self) -> None:
         """Start the threads."""
-        for thread in self._threads:
+        # One that runs may add others, which are started then.
+        for thread in list(self._threads):
             thread.start()
         self._supervisor.liveness.add_check(self._liveness_check, self._runs_or_stops)
 

@@ -492,3 +492,29 @@ def test_a_full_scan_that_raised_is_repeated_soon(harness: Harness, monkeypatch:
         scheduler.wake()
         assert fault.worked.wait(WAIT_SECONDS)
         assert scheduler.first_scan_done.wait(WAIT_SECONDS)
+
+
+def test_a_thread_that_another_one_adds_while_they_are_started_is_started_once(
+    fixture: SupervisorFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    added = threading.Event()
+    worker = Worker(fixture.supervisor, "threads")
+
+    def add() -> float:
+        if not added.is_set():
+            worker.add_thread("second", lambda: 60.0, patience=60.0, is_started=True)
+            added.set()
+        return 60.0
+
+    first = worker.add_thread("first", add, patience=60.0)
+    start = first.start
+
+    def start_and_wait() -> None:
+        start()
+        assert added.wait(WAIT_SECONDS)
+
+    monkeypatch.setattr(first, "start", start_and_wait)
+    worker.start()
+    assert len(worker._threads) == 2
+    worker.request_stop()
+    assert worker.join(WAIT_SECONDS)
