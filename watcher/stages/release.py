@@ -248,6 +248,7 @@ class _Confirmations:
         self._work = work
         self._threads = ThreadPoolExecutor(HEADS, "release-head")
         self._asked: dict[int, Future[Confirmation]] = {}
+        self._is_answered = False
 
     def __enter__(self) -> Self:
         return self
@@ -258,10 +259,12 @@ class _Confirmations:
     def of(self, upload: Upload) -> Confirmation:
         """Compare what S3 holds with the upload's row, as of now or of moments ago. Raises `StorageError`."""
         position = self._positions[upload.id]
-        for near in self._uploads[position : position + (HEADS if self._asked else 1)]:
+        for near in self._uploads[position : position + (HEADS if self._is_answered else 1)]:
             if near.id not in self._asked:
                 self._asked[near.id] = self._threads.submit(self._ask, near)
-        return self._asked[upload.id].result()
+        found = self._asked[upload.id].result()
+        self._is_answered = True
+        return found
 
     def _ask(self, upload: Upload) -> Confirmation:
         return self._store.confirm(

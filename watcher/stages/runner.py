@@ -214,9 +214,12 @@ class StageRunner(Worker):
         return self._renewal_seconds
 
     def _free_threads(self) -> int:
-        """How many more batches may be under way."""
-        small = min(self._small_threads, 1) if self.breaker.is_unproven else self._small_threads
-        return self._max_large + small - self._busy
+        """How many more batches may be under way: few until the server is known to answer."""
+        if not self.breaker.is_unproven:
+            return self._max_large + self._small_threads - self._busy
+        if self._batch > 1:
+            return 1 - self._busy
+        return self._max_large + min(self._small_threads, 1) - self._busy
 
     def _large_files(self) -> int:
         with self._lock:

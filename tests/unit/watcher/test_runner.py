@@ -214,6 +214,7 @@ def test_rows_come_in_batches_and_no_more_at_once_than_there_are_threads(fixture
     go_on = threading.Event()
     fixture.stage.act = until_set(go_on)
     fixture.enqueue(10)
+    fixture.breaker.succeed()
     runner = fixture.run(threads=2, batch=4)
     batches = [fixture.stage.begun.get(timeout=WAIT_SECONDS) for _ in range(2)]
     assert [len(batch) for batch in batches] == [4, 4]
@@ -222,6 +223,18 @@ def test_rows_come_in_batches_and_no_more_at_once_than_there_are_threads(fixture
     go_on.set()
     fixture.ended(10)
     assert len(fixture.stage.begun.get(timeout=WAIT_SECONDS)) == 2
+
+
+def test_one_batch_finds_out_whether_the_server_answers(fixture: RunnerFixture) -> None:
+    go_on = threading.Event()
+    fixture.stage.act = until_set(go_on)
+    fixture.enqueue(10)
+    runner = fixture.run(threads=2, batch=4)
+    assert len(fixture.stage.begun.get(timeout=WAIT_SECONDS)) == 4
+    assert fixture.stage.asked.acquire(timeout=WAIT_SECONDS)
+    assert runner.busy == 1
+    go_on.set()
+    fixture.ended(10)
 
 
 def test_a_small_file_waits_for_no_large_one_and_keeps_none_waiting(fixture: RunnerFixture) -> None:
