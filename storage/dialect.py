@@ -59,6 +59,8 @@ PUT_ETAG, MULTIPART_ETAG = "PutObject ETag of MD5", "CompleteMultipartUpload ETa
 """Features that the ETags of objects are computed from their content."""
 READ_ETAG = "GetObject ETag of HeadObject"
 """The feature that both requests name the same ETag of an object."""
+HEEDED_IF_NONE_MATCH = "PutObject if-none-match that is heeded"
+"""The feature that the header keeps an object. Some servers take it and replace the object nevertheless."""
 COMPARISON = "PutObject comparison of CRC64NVME"
 """The feature that a checksum is compared with the content, and not only stored and repeated."""
 
@@ -141,7 +143,8 @@ class ServerDialect:
         """Headers without which a request was accepted that had been forbidden, once."""
         self._fruitless: dict[tuple[str, str], float] = {}
         self._soundings: dict[str, threading.Lock] = {
-            name: threading.Lock() for name in (*_SUSPECTS, PUT_ETAG, MULTIPART_ETAG, COMPARISON)
+            name: threading.Lock()
+            for name in (*_SUSPECTS, PUT_ETAG, MULTIPART_ETAG, COMPARISON, HEEDED_IF_NONE_MATCH)
         }
         self.on_changed: Callable[[Sequence[ServerTrait]], None] = lambda _: None
         """Called, in the thread that found it out, with `traits` once one is new or no longer true."""

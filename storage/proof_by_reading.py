@@ -13,7 +13,16 @@ from storage import checksums
 from storage.aws.response_parsing import required, unquoted
 from storage.bucket.documents import key_prefix
 from storage.config import StorageConfig
-from storage.dialect import BODY_HEADERS, COMPARISON, CONTENT_MD5, CRC, PUT_ETAG, READ_ETAG, SDK_ALGORITHM
+from storage.dialect import (
+    BODY_HEADERS,
+    COMPARISON,
+    CONTENT_MD5,
+    CRC,
+    HEEDED_IF_NONE_MATCH,
+    PUT_ETAG,
+    READ_ETAG,
+    SDK_ALGORITHM,
+)
 from storage.errors import ErrorKind, StorageError, UploadCancelledError
 from storage.transfer.crt_client import POLL_SECONDS, CrtClient
 from storage.transfer.crt_request import Request
@@ -169,6 +178,32 @@ def makes_etags_of_md5s(crt: CrtClient, config: StorageConfig, feature: str) -> 
     return dialect.find_out(feature, ask)
 
 
+def keeps_objects(crt: CrtClient, config: StorageConfig) -> bool:
+    """Whether If-None-Match keeps the server from replacing an object, which some take and ignore.
+
+    Known, or found out by writing a small object twice, which is removed again. Raises `StorageError`.
+    """
+    dialect = crt.dialect
+
+    def ask() -> bool:
+        key = _probe_key(config)
+        options = tuple(_options(crt, config))
+        _put(crt, key, options)
+        try:
+            _put(crt, key, (*options, ("If-None-Match", "*")))
+        except StorageError as exc:
+            if exc.status != HTTPStatus.PRECONDITION_FAILED:
+                raise
+            dialect.accept(HEEDED_IF_NONE_MATCH)
+            return True
+        finally:
+            _clear_up(crt, Request("DeleteObject", "DELETE", key, "remove"))
+        dialect.learn(HEEDED_IF_NONE_MATCH, "It replaced an object despite If-None-Match.")
+        return False
+
+    return dialect.find_out(HEEDED_IF_NONE_MATCH, ask)
+
+
 def _probe_key(config: StorageConfig) -> str:
     return f"{key_prefix(config.prefix)}.video-uploader-probe-{uuid.uuid4()}"
 
@@ -187,14 +222,18 @@ def _clear_up(crt: CrtClient, request: Request) -> None:
 
 
 def _etag_of_put(crt: CrtClient, key: str, options: Headers) -> str:
+    _put(crt, key, options)
+    return _etag(crt, key)
+
+
+def _put(crt: CrtClient, key: str, options: Headers) -> None:
     def attempt(omit: frozenset[str]) -> None:
         headers = crt.dialect.body_headers(
             memoryview(CONTENT), checksums.encode(checksums.crc(CONTENT)), omit
         )
-        crt.call(Request("PutObject", "PUT", key, "find out the ETag of", "", (*options, *headers), CONTENT))
+        crt.call(Request("PutObject", "PUT", key, "try to store", "", (*options, *headers), CONTENT))
 
     crt.dialect.negotiate("PutObject", BODY_HEADERS, attempt)
-    return _etag(crt, key)
 
 
 def _etag_of_multipart(crt: CrtClient, key: str, options: Headers) -> str:

@@ -4,12 +4,11 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Self, TypeVar
 
 import structlog
 
-from storage.dialect import IF_NONE_MATCH, QUOTED_IF_MATCH, ServerDialect
+from storage.dialect import HEEDED_IF_NONE_MATCH, IF_NONE_MATCH, QUOTED_IF_MATCH, ServerDialect
 from storage.errors import PreconditionError, StorageError
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("storage")
@@ -17,8 +16,6 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger("storage")
 CONFLICT_SECONDS = 1.0
 """How long to wait before the object is looked at again after a condition was said not to be met."""
 
-HEEDED_IF_NONE_MATCH = "PutObject if-none-match that is heeded"
-"""A feature. Some servers take the header and replace the object nevertheless."""
 PROOF_AFTER = 16
 """After so many looks that found nothing the server has to prove it, and keys are no longer looked at."""
 
@@ -109,8 +106,8 @@ def with_condition(
 class UnseenWrites:
     """Whether an object may be written without a look at its key first. Safe for threads.
 
-    It may once this server was seen to keep an object: it refused to write one of ours once more on the
-    condition that there is none. Before, it is looked at each key, which takes a request for each file.
+    It may once this server was seen to keep an object that a request said must not be there. Before, it is
+    looked at each key, which takes a request for each file.
     """
 
     def __init__(self, dialect: ServerDialect) -> None:
@@ -130,28 +127,13 @@ class UnseenWrites:
         with self._lock:
             self._looks = 0
 
-    def prove(self, write_again: Callable[[], object]) -> bool:
-        """Count a look that found nothing; now and then find out whether the server keeps objects.
-
-        `write_again` writes the object that was just confirmed once more, if it is absent. Returns whether
-        the server has replaced it.
-        """
+    def note_absent(self) -> bool:
+        """Count a look that found nothing; whether to find out now if the server keeps objects."""
         with self._lock:
             self._looks += 1
-            is_due = self._looks % PROOF_AFTER == 0
+            is_due = self._looks == PROOF_AFTER
         is_open = self._dialect.known(HEEDED_IF_NONE_MATCH) is None
-        if not (is_due and is_open and self._dialect.takes(IF_NONE_MATCH, "PutObject")):
-            return False
-        try:
-            write_again()
-        except StorageError as exc:
-            refusal = exc.__cause__ if isinstance(exc, PreconditionError) else None
-            if isinstance(refusal, StorageError) and refusal.status == HTTPStatus.PRECONDITION_FAILED:
-                self._dialect.accept(HEEDED_IF_NONE_MATCH)
-        else:
-            self._dialect.learn(HEEDED_IF_NONE_MATCH, "It replaced an object despite If-None-Match.")
-            return True
-        return False
+        return is_due and is_open and self._dialect.takes(IF_NONE_MATCH, "PutObject")
 
 
 def _attempted(

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from storage import Confirmation, ObjectStore, SourceFile, Target, UploadSteps, Verdict, WriteCondition
+from storage.dialect import HEEDED_IF_NONE_MATCH
 from storage.object_store import MAX_UNSEEN_BYTES
-from storage.transfer.preconditions import HEEDED_IF_NONE_MATCH, PROOF_AFTER
+from storage.transfer.preconditions import PROOF_AFTER
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request
 from tests.support.harness import BUCKET
 from tests.support.quirk_server import QuirkServer
@@ -58,8 +59,8 @@ def test_once_the_server_has_kept_an_object_first_files_are_sent_without_a_look(
     store: ObjectStore, proxy: FaultProxy, source: SourceFile
 ) -> None:
     prove(store, source)
-    assert proxy.actions[:-2] == ["HeadObject", "PutObject", "HeadObject"] * PROOF_AFTER
-    assert proxy.actions[-2:] == ["PutObject", "HeadObject"]
+    assert proxy.actions[:-3] == ["HeadObject", "PutObject", "HeadObject"] * PROOF_AFTER
+    assert proxy.actions[-3:] == ["PutObject", "PutObject", "DeleteObject"]
     proxy.requests.clear()
     assert ensure(store, source, KEY).found == []
     assert proxy.actions == ["PutObject", "HeadObject"]
