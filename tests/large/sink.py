@@ -79,9 +79,11 @@ class Sink:
             total = self.bytes_received
         self.on_bytes(total)
 
-    def put(self, key: str, piece: Piece) -> Piece:
-        """A single PUT."""
+    def put(self, key: str, piece: Piece, *, if_absent: bool = False) -> Piece:
+        """A single PUT, which replaces nothing with `if_absent`."""
         with self._lock:
+            if if_absent and key in self.objects:
+                raise RefusedError(412, "PreconditionFailed")
             self._store(key, piece)
         return piece
 
@@ -202,7 +204,7 @@ class Handler(BaseHTTPRequestHandler):
         if "uploadId" in query:
             self.sink.add(query["uploadId"], int(query["partNumber"]), piece)
         else:
-            self.sink.put(key, piece)
+            self.sink.put(key, piece, if_absent=self.headers.get("If-None-Match") == "*")
         self._answer(200, "", {"ETag": f'"{piece.etag}"', CHECKSUM: checksums.encode(piece.crc)})
 
     def _post(self, key: str, query: dict[str, str]) -> None:
