@@ -55,3 +55,26 @@ def test_a_file_is_uploaded_published_and_released(
                 "SELECT url, status, file_size FROM sidecar.video_qualities"
             ).fetchall()
         assert shown == ([(upload.url, "ready", len(video))] if catalog == "own" else [])
+
+
+def test_its_connections_fit_into_the_pool_that_a_pooler_has_by_default(
+    postgres: PostgresServer, settings: MakeSettings, server: S3Server, media: Media
+) -> None:
+    """PgBouncer's `default_pool_size` is 20; in session mode each of ours takes one while it lives."""
+    files = 60
+    with postgres.fresh_database() as url, psycopg.connect(url, autocommit=True) as connection:
+        made = settings(DATABASE_URL=url, CATALOG="own")
+        with running_daemon(made) as daemon:
+            daemon.expect("daemon_ready")
+            directory = os.path.join(made.completed_dir, VIDEO_ID)
+            os.makedirs(directory)
+            for number in range(files):
+                shutil.copyfile(media.faststart, os.path.join(directory, f"clip{number}_720p.mp4"))
+            daemon.expect("upload_released", count=files)
+            [(ours,)] = connection.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+                " AND application_name = 'video-uploader'"
+            ).fetchall()
+            daemon.signal(signal.SIGTERM)
+            assert daemon.wait() == 0
+    assert 0 < ours <= 20

@@ -21,8 +21,8 @@ OTHER_THREADS = 20
 """Database connections of the threads other than the upload workers."""
 SMALL_UPLOADS = 32
 """How many small files are uploaded at once beside UPLOAD_CONCURRENCY large ones; they wait for answers."""
-SMALL_UPLOADS_ON_POSTGRESQL = 6
-"""The same where each thread keeps a connection to a server, which by default accepts 100 of all programs."""
+SMALL_UPLOADS_ON_POSTGRESQL = 1
+"""The same where each thread keeps a connection: in session mode PgBouncer has 20 by default."""
 
 
 def small_uploads(settings: Settings) -> int:

@@ -288,11 +288,13 @@ def build_stages(
 ) -> dict[State, StageRunner]:
     """Build the three stages, each with its error policy and its runner."""
     publishers = CHECKING_PUBLISHERS if context.public_check is not None else 1
+    # Each thread keeps a connection to a server.
+    releasers = 1 if settings.on_postgresql else RELEASERS
     publish = PublishStage(context, policy)
     stages: tuple[tuple[Stage, int, int], ...] = (
         (UploadStage(context), settings.upload_concurrency, 1),
         (publish, publishers, 1),
-        (ReleaseStage(context, policy, is_pressed=disk_pressure.is_high_now), RELEASERS, RELEASE_BATCH),
+        (ReleaseStage(context, policy, is_pressed=disk_pressure.is_high_now), releasers, RELEASE_BATCH),
     )
     runners: dict[State, StageRunner] = {}
     for stage, threads, batch in stages:
