@@ -1,4 +1,4 @@
-"""Proof of an object's content where a server keeps no digest of it: the object is read back."""
+"""Finds out with small objects what a server's answers prove, and reads back what they do not prove."""
 
 import time
 import uuid
