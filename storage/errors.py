@@ -56,6 +56,7 @@ class StorageError(Exception):
         hint: what to do, in one or two sentences.
         status: HTTP status of the server's answer; None if there was none.
         said: the server's own words: its code, its message and what they name; bounded, printable.
+        make: what the server calls itself (RFC 9110, section 10.2.4); empty if it does not say.
 
     """
 
@@ -69,6 +70,7 @@ class StorageError(Exception):
         *,
         status: int | None = None,
         said: str = "",
+        make: str = "",
     ) -> None:
         target = f" {key!r}" if key is not None else ""
         super().__init__(f"could not {operation}{target}: {code}. {hint}")
@@ -79,6 +81,7 @@ class StorageError(Exception):
         self.hint = hint
         self.status = status
         self.said = said or code
+        self.make = make
 
     @property
     def is_refusal(self) -> bool:

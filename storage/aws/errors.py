@@ -216,10 +216,14 @@ def _from_answer(
     said = _said(code, details)
     quoted = f"The server said: {said}. " if details.get("Message") else ""
 
-    def as_error(kind: ErrorKind, hint: str, code: str = code) -> StorageError:
-        return StorageError(kind, operation, key, code, f"{quoted}{hint}", status=status, said=said)
-
     headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    make = _printable(headers.get("server", ""))
+
+    def as_error(kind: ErrorKind, hint: str, code: str = code) -> StorageError:
+        return StorageError(
+            kind, operation, key, code, f"{quoted}{hint}", status=status, said=said, make=make
+        )
+
     if name := _refusing_proxy(status, headers, unexplained=unexplained):
         return proxies.refusal(name, status, operation, key)
     if code in OBJECT_CODES:

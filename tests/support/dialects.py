@@ -33,17 +33,12 @@ _IMPLIES: Final = (501, "NotImplemented", NOT_IMPLEMENTED)
 
 @dataclass(frozen=True)
 class Dialect:
-    """A provider's name as in the README's table, its quirks, their sources, and what is only assumed.
-
-    `in_vain` is the number of requests that are refused without teaching anything, because the answer does
-    not say for which header it is.
-    """
+    """A provider's name as in the README's table, its quirks, their sources, and what is only assumed."""
 
     provider: str
     quirks: Quirks
     sources: tuple[str, ...]
     assumed: str = ""
-    in_vain: int = 0
 
 
 DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
@@ -119,7 +114,25 @@ DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
                 "saltbo/zpan#199",
             ),
             "the rule of its ETags; since July 2025 it keeps CRC64NVME (cloudflare/cloudflare-docs#23443)",
-            in_vain=1,
+        ),
+        "r2-named-acl": Dialect(
+            "Cloudflare R2",
+            Quirks(
+                refusals=(
+                    Refusal(
+                        "x-amz-acl",
+                        DESCRIBES_OBJECT | ACL,
+                        501,
+                        "NotImplemented",
+                        "Header '{header}' with value '{value}' not implemented",
+                    ),
+                ),
+                etag=Etag.OWN_RULE,
+                etag_of_part=False,
+                public=True,
+            ),
+            ("pixelfed/pixelfed#3775", "Chocobozzz/PeerTube#5333"),
+            "the rule of its ETags",
         ),
         "gcs": Dialect(
             "Google Cloud Storage",
@@ -247,9 +260,18 @@ DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
         ),
         "versitygw": Dialect(
             "Versity S3 Gateway",
-            Quirks(refusals=(Refusal("x-amz-acl", DESCRIBES_OBJECT | ACL, *_IMPLIES),), public=True),
-            ("versity/versitygw#1767", "versity/versitygw#1783", "versity/versitygw#1904"),
-            in_vain=1,
+            Quirks(
+                refusals=(Refusal("x-amz-acl", DESCRIBES_OBJECT | ACL, *_IMPLIES),),
+                public=True,
+                make="VERSITYGW",
+            ),
+            (
+                "versity/versitygw#1767",
+                "versity/versitygw#1783",
+                "versity/versitygw#1904",
+                "versity/versitygw: s3api/server.go, ServerHeader",
+            ),
+            "only releases of January to March 2026 refuse it (versity/versitygw#1911)",
         ),
         "wasabi": Dialect(
             "Wasabi",

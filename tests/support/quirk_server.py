@@ -69,6 +69,7 @@ class QuirkServer(FaultProxy):
             told = code[1].decode() if code else ""
             number = int(query["partNumber"]) if "partNumber" in query else None
             self.served.append(Served(asked.operation, key, number, headers, answer.status, told, refused))
+        answer = answer.having(server=self.quirks.make)
         return replace(answer, body=b"") if request.method == "HEAD" else answer
 
     def accepted(self, operation: str) -> list[Served]:

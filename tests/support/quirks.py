@@ -136,6 +136,7 @@ class Quirks:
         anonymous_status: of its answers to requests without credentials for what is not public.
         no_uploads: it answers 404 NoSuchUpload where there are no open uploads to list.
         passing: answers that are not its own.
+        make: what it calls itself in the header Server; nothing by default.
 
     """
 
@@ -159,6 +160,7 @@ class Quirks:
     anonymous_status: int = 403
     no_uploads: bool = False
     passing: tuple[Passing, ...] = ()
+    make: str | None = None
 
     def plus(self, other: Quirks) -> Quirks:
         """Both at once; where both say something other than AWS does, the other one wins."""
