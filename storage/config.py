@@ -45,6 +45,7 @@ class StorageConfig:
         checksum: what goes along with each body, so that the server refuses a difference: "crc64nvme", "md5",
             "none", or with "auto" the first where the server takes it, else the second.
         addressing: "path" or "virtual" style of URLs, or with "auto" that which the server takes.
+        max_parts: how many parts of one upload the server takes, or None for what is known of it.
         prove_by_reading: whether an object is read back where the server gives no other proof of it.
         qualities: the qualities that `RenditionStore` and `S3Service` accept.
         cloudfront_domain: host name of a CloudFront distribution in front of the bucket; it takes precedence
@@ -77,6 +78,7 @@ class StorageConfig:
     stall_seconds: float = 60.0
     checksum: Literal["auto", "crc64nvme", "md5", "none"] = "auto"
     addressing: Literal["auto", "path", "virtual"] = "auto"
+    max_parts: int | None = None
     prove_by_reading: bool = True
     qualities: tuple[str, ...] = QUALITIES
     uploads: int = 1

@@ -64,6 +64,7 @@ HEEDED_IF_NONE_MATCH = "PutObject if-none-match that is heeded"
 """The feature that the header keeps an object. Some servers take it and replace the object nevertheless."""
 COMPARISON = "PutObject comparison of CRC64NVME"
 """The feature that a checksum is compared with the content, and not only stored and repeated."""
+_MANY_PARTS = "UploadPart partNumber above "
 
 REMEMBERED = timedelta(days=7)
 """How long something is done without, before the server is asked anew."""
@@ -181,6 +182,15 @@ class ServerDialect:
         """Whether the server is not known to refuse a feature, or a header in an operation."""
         with self._lock:
             return not self._is_refused(_feature(operation, feature))
+
+    def max_parts(self, otherwise: int) -> int:
+        """How many parts the server was found to take, at most `otherwise`."""
+        limits = [
+            int(found.feature.removeprefix(_MANY_PARTS))
+            for found in self.unsupported
+            if found.feature.startswith(_MANY_PARTS)
+        ]
+        return min([otherwise, *limits])
 
     def accept(self, feature: str) -> None:
         """Note that the server has the feature, for as long as a refusal is remembered."""
@@ -500,6 +510,11 @@ def kept(headers: Iterable[tuple[str, str]], omit: Collection[str]) -> list[tupl
 def names_of(headers: Iterable[tuple[str, str]]) -> frozenset[str]:
     """The names of the headers, in lower case."""
     return frozenset(name.lower() for name, _ in headers)
+
+
+def more_parts_than(limit: int) -> str:
+    """The feature of a server that takes parts with higher numbers; see `ServerDialect.max_parts`."""
+    return f"{_MANY_PARTS}{limit}"
 
 
 def _feature(operation: str, name: str) -> str:

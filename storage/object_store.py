@@ -189,7 +189,7 @@ class ObjectStore(Closeable):
         `resume` is as for `upload`. Raises as `upload`; what a step raises; and `StorageError` for an object
         that is not confirmed afterwards: environment where the server does not say what it holds.
         """
-        part_size = part_size or part_size_for(source.size)
+        part_size = part_size or part_size_for(source.size, None, self._crt.max_parts)
         confirm = partial(
             self._compare_file, target.key, source, checksum, moved=steps.moved, cancelled=steps.is_cancelled
         )
@@ -281,11 +281,13 @@ class ObjectStore(Closeable):
             head = self.head(target.key)
             return None if head is None else head.etag
 
+        best_part_size = partial(self._best_part_size, source.size)
+
         def send(*, may_begin_anew: bool = True) -> Sent:
-            part_size = part_size_for(source.size, self._crt.rate)
+            part_size = best_part_size()
 
             def is_too_slow() -> bool:
-                now = part_size_for(source.size, self._crt.rate) if may_begin_anew else None
+                now = best_part_size() if may_begin_anew else None
                 return now is not None and (part_size is None or now < part_size)
 
             transfer = Transfer(
@@ -310,6 +312,9 @@ class ObjectStore(Closeable):
         sent = send()
         self._acl_fallback.after_upload(target.key)
         return sent
+
+    def _best_part_size(self, size: int) -> int | None:
+        return part_size_for(size, self._crt.rate, self._crt.max_parts)
 
     def makes_etags_of_md5s(self) -> bool:
         """Whether ETags of the server prove content, found out by storing small objects where unknown."""
@@ -442,7 +447,7 @@ class ObjectStore(Closeable):
             return head
 
         def etags() -> tuple[str, ...]:
-            return source.etags(part_size_of(head.etag, source.size, part_size))
+            return source.etags(part_size_of(head.etag, source.size, part_size, self._crt.max_parts))
 
         found = compare(
             head,

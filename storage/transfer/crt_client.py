@@ -33,7 +33,7 @@ from storage.transfer.crt_errors import of_proxy
 from storage.transfer.crt_proxy import connect, inform_crt
 from storage.transfer.crt_request import Body, CrtRequest, Request
 from storage.transfer.crt_signers import Signer, take
-from storage.transfer.part_layout import MIN_PART_SIZE
+from storage.transfer.part_layout import MIN_PART_SIZE, max_parts_of
 from storage.transfer.tcp_connections import TcpConnections
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("storage")
@@ -90,6 +90,11 @@ class CrtClient:
         with self._lock:
             self._client = None
         self.session.close()
+
+    @property
+    def max_parts(self) -> int:
+        """How many parts of one upload the server takes, as far as that is known."""
+        return self.dialect.max_parts(self._config.max_parts or max_parts_of(self._config.endpoint_url))
 
     def set_bandwidth(self, bytes_per_second: float | None) -> None:
         """Change the limit for all uploads together, including requests in flight."""

@@ -5,6 +5,7 @@ is combined from those of the parts as they were read, never taken from the serv
 """
 
 import html
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,12 +27,13 @@ from storage.dialect import (
     SDK_ALGORITHM,
     TYPE,
     kept,
+    more_parts_than,
     names_of,
 )
 from storage.errors import SourceChangedError, StorageError
 from storage.transfer.crt_client import CrtClient
 from storage.transfer.crt_request import Request
-from storage.transfer.part_layout import MAX_PARTS, S3_MIN_PART_SIZE, Part, parts_of
+from storage.transfer.part_layout import S3_MIN_PART_SIZE, Part, least_part_size, parts_of
 from storage.transfer.part_sender import PartSender, SlowLineError
 from storage.transfer.preconditions import Headers, with_condition
 from storage.transfer.single_put import Sent, Transfer, object_headers
@@ -39,6 +41,11 @@ from storage.transfer.single_put import Sent, Transfer, object_headers
 _log: structlog.stdlib.BoundLogger = structlog.get_logger("storage")
 
 PART_ATTEMPTS = 3
+LEAST_MAX_PARTS = 100
+"""A server that takes fewer parts is not believed: they would be too large for the memory."""
+_PART_NUMBER = re.compile(r"part[ -]?number", re.IGNORECASE)
+_MAX_PART_NUMBER = re.compile(r"\b1 (?:and|to) ([0-9,]+)")
+"""In S3's words: "Part number must be an integer between 1 and 10000, inclusive"."""
 COMPLETE_SECONDS = 600.0
 """Completion can take several minutes, by AWS's documentation of CompleteMultipartUpload."""
 
@@ -92,9 +99,11 @@ class MultipartSender:
     def send(self, resume: Multipart | None, part_size: int) -> Sent:
         """Resume `resume` if the server still has it, else create an upload with parts of `part_size`.
 
-        One that the server has and does not let go on is aborted, and the upload begins anew, once. Raises
-        `SlowLineError` where smaller parts are better; the upload was aborted.
+        One that the server has and does not let go on is aborted, and the upload begins anew, once; and once
+        in larger parts at a server that turns out to take fewer. Raises `SlowLineError` where smaller parts
+        are better; the upload was aborted.
         """
+        size = self._transfer.source.size
         listed = self._kept_parts(resume) if resume is not None else None
         self._is_resumed = is_renewed = listed is not None
         if resume is not None and listed is not None:
@@ -103,20 +112,29 @@ class MultipartSender:
             except StorageError as exc:
                 if not _is_unfit(exc):
                     raise
-                self._abort(resume)
-                _log.info("upload_begun_anew", key=self._key, multipart_id=resume.upload_id, reason=exc.said)
-            self._is_resumed = False
-            self._has_checksums = self._crt.dialect.sends_checksums
-            self._accepted = 0
-            self._etags.clear()
-            self._crcs.clear()
+                self._begin_anew(resume, exc)
+        part_size = max(part_size, least_part_size(size, self._crt.max_parts))
         multipart = self._create(part_size)
         try:
             return self._send_all(multipart, {})
         except StorageError as exc:
-            if is_renewed and _is_unfit(exc) and self._on_multipart is not None:
-                self._abort(multipart)
-            raise
+            larger = least_part_size(size, self._crt.max_parts)
+            if larger <= part_size:
+                if is_renewed and _is_unfit(exc) and self._on_multipart is not None:
+                    self._abort(multipart)
+                raise
+            self._begin_anew(multipart, exc)
+        return self._send_all(self._create(larger), {})
+
+    def _begin_anew(self, multipart: Multipart, reason: StorageError) -> None:
+        """Give up an upload that cannot go on, and forget its parts."""
+        self._abort(multipart)
+        _log.info("upload_begun_anew", key=self._key, multipart_id=multipart.upload_id, reason=reason.said)
+        self._is_resumed = False
+        self._has_checksums = self._crt.dialect.sends_checksums
+        self._accepted = 0
+        self._etags.clear()
+        self._crcs.clear()
 
     def _send_all(self, multipart: Multipart, listed: Mapping[int, Mapping[str, Any]]) -> Sent:
         try:
@@ -158,7 +176,7 @@ class MultipartSender:
     def _kept_parts(self, multipart: Multipart) -> dict[int, Mapping[str, Any]] | None:
         """The parts that the server lists, by number; None if the upload cannot be resumed."""
         size = self._transfer.source.size
-        if multipart.part_size < S3_MIN_PART_SIZE or size > multipart.part_size * MAX_PARTS:
+        if multipart.part_size < S3_MIN_PART_SIZE or size > multipart.part_size * self._crt.max_parts:
             self._abort(multipart)
             return None
         try:
@@ -217,7 +235,20 @@ class MultipartSender:
                     left = left[:1]
                 self._send(multipart, left, BODY_HEADERS - names | omit)
 
-            dialect.negotiate("UploadPart", names, attempt, remember=not self._is_resumed)
+            try:
+                dialect.negotiate("UploadPart", names, attempt, remember=not self._is_resumed)
+            except StorageError as exc:
+                self._note_part_limit(exc)
+                raise
+
+    def _note_part_limit(self, refusal: StorageError) -> None:
+        """Learn from the refusal of a part because of its number how many the server takes."""
+        if not refusal.is_refusal or _PART_NUMBER.search(refusal.said) is None:
+            return
+        told = _MAX_PART_NUMBER.search(refusal.said)
+        limit = int(told[1].replace(",", "")) if told is not None else max(self._etags, default=0)
+        if LEAST_MAX_PARTS <= limit < self._crt.max_parts:
+            self._crt.dialect.learn(more_parts_than(limit), refusal.said)
 
     def _send(self, multipart: Multipart, parts: Sequence[Part], omit: frozenset[str]) -> None:
         def prepare(part: Part, content: memoryview) -> Request:

@@ -13,7 +13,6 @@ from typing import Final
 
 from tests.support.quirks import (
     ACL,
-    AWS,
     CREATE,
     DESCRIBES_OBJECT,
     HEAD,
@@ -311,10 +310,11 @@ DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(
         ),
         "scaleway": Dialect(
             "Scaleway Object Storage",
-            AWS,
+            Quirks(max_parts=1_000),
             (
                 "Scaleway: Object Storage, Supported checksums and Managing multipart uploads",
                 "ddebeau/zfs_uploader#61",
+                "tus/tus-node-server#711",
                 "earth-mover/icechunk#2094",
             ),
             "it compares the checksums that it documents, and differs in nothing but the number of parts",

@@ -136,6 +136,7 @@ class Quirks:
         anonymous_status: of its answers to requests without credentials for what is not public.
         no_uploads: it answers 404 NoSuchUpload where there are no open uploads to list.
         passing: answers that are not its own.
+        max_parts: it refuses parts with a higher number.
         make: what it calls itself in the header Server; nothing by default.
 
     """
@@ -160,6 +161,7 @@ class Quirks:
     anonymous_status: int = 403
     no_uploads: bool = False
     passing: tuple[Passing, ...] = ()
+    max_parts: int = 10_000
     make: str | None = None
 
     def plus(self, other: Quirks) -> Quirks:

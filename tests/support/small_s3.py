@@ -25,6 +25,7 @@ from tests.support.fault_proxy import Answer, s3_error
 from tests.support.quirks import Checksums, Etag, Quirks
 
 CRC: Final = "x-amz-checksum-crc64nvme"
+PART_NUMBER_REFUSED = "Part number must be an integer between 1 and {}, inclusive"
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,8 @@ class SmallS3:
         if (wrong := self._wrong_digest(asked.headers, asked.body)) is not None:
             return wrong
         number = int(asked.query["partNumber"])
+        if number > self._quirks.max_parts:
+            return s3_error(400, "InvalidArgument", PART_NUMBER_REFUSED.format(self._quirks.max_parts))
         self.uploads[asked.query["uploadId"]].parts[number] = asked.body
         kept = {CRC: asked.headers[CRC]} if CRC in asked.headers and self._keeps_checksums else {}
         return Answer(200, {"etag": f'"{self._etag_of_part(number, asked.body)}"', **kept})

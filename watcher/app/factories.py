@@ -92,6 +92,7 @@ def make_storage_config(settings: Settings) -> StorageConfig:
         qualities=settings.qualities,
         checksum=settings.aws_s3_checksum,
         addressing=settings.aws_s3_addressing,
+        max_parts=settings.aws_s3_max_parts,
         prove_by_reading=settings.aws_s3_prove_by_reading,
     )
 

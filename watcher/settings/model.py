@@ -206,6 +206,11 @@ class Settings(BaseSettings):
         "auto, crc64nvme, md5 or none",
         "auto",
     )
+    aws_s3_max_parts: int | None = number(
+        "How many parts of one upload the server takes. Unset: 10,000, or what is known of it or found out.",
+        100,
+        10_000,
+    )
     aws_s3_prove_by_reading: bool = switch(
         "Read an object back once where the server gives no other proof of its content.", True
     )

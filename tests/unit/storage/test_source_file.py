@@ -22,7 +22,7 @@ from storage import (
     source_file,
 )
 from storage.source_file import BUFFER_BYTES
-from storage.transfer.part_layout import parts_of
+from storage.transfer.part_layout import max_parts_of, part_size_of, parts_of
 
 SourceOf = Callable[..., SourceFile]
 MIB = 1024 * 1024
@@ -316,6 +316,29 @@ def test_a_slow_line_gets_small_parts_and_a_single_put_only_for_what_takes_a_min
 ) -> None:
     assert part_size_for(size, rate) == part_size
     assert part_size is None or -(-size // part_size) <= 10_000
+
+
+@pytest.mark.parametrize(
+    ("size", "part_size"),
+    [(16 * MIB, 8 * MIB), (8_000 * MIB, 8 * MIB), (8_000 * MIB + 1, 9 * MIB), (40_000 * MIB, 40 * MIB)],
+)
+def test_parts_grow_with_the_file_where_the_server_takes_a_thousand(size: int, part_size: int) -> None:
+    assert part_size_for(size, max_parts=1_000) == part_size
+    assert part_size_of(f"0-{-(-size // part_size)}", size, None, max_parts=1_000) == part_size
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "limit"),
+    [
+        (None, 10_000),
+        ("https://s3.fr-par.scw.cloud", 1_000),
+        ("https://media.s3.nl-ams.scw.cloud:443/", 1_000),
+        ("https://notscw.cloud", 10_000),
+        ("https://s3.scw.cloud.example.com", 10_000),
+    ],
+)
+def test_scaleway_is_known_to_take_a_thousand_parts(endpoint: str | None, limit: int) -> None:
+    assert max_parts_of(endpoint) == limit
 
 
 @pytest.mark.parametrize("size", [16 * MIB, 16 * MIB + 1, 24 * MIB - 1, 24 * MIB])
