@@ -64,6 +64,8 @@ HEEDED_IF_NONE_MATCH = "PutObject if-none-match that is heeded"
 """The feature that the header keeps an object. Some servers take it and replace the object nevertheless."""
 COMPARISON = "PutObject comparison of CRC64NVME"
 """The feature that a checksum is compared with the content, and not only stored and repeated."""
+PART_COMPARISON = "CompleteMultipartUpload comparison of CRC64NVME"
+"""The same of an object that is made of parts: of each part, and of the whole."""
 _MANY_PARTS = "UploadPart partNumber above "
 
 REMEMBERED = timedelta(days=7)
@@ -149,7 +151,9 @@ class ServerDialect:
         self._fruitless: dict[tuple[str, str], float] = {}
         self._soundings: dict[str, threading.Lock] = {
             name: threading.Lock()
-            for name in (*_SUSPECTS, PUT_ETAG, MULTIPART_ETAG, COMPARISON, HEEDED_IF_NONE_MATCH)
+            for name in (
+                *(*_SUSPECTS, PUT_ETAG, MULTIPART_ETAG, COMPARISON, PART_COMPARISON, HEEDED_IF_NONE_MATCH),
+            )
         }
         self.on_changed: Callable[[Sequence[ServerTrait]], None] = lambda _: None
         """Called, in the thread that found it out, with `traits` once one is new or no longer true."""

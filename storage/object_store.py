@@ -20,7 +20,13 @@ from storage.aws.response_parsing import present, required, unquoted, version, w
 from storage.config import AccessKey, StorageConfig
 from storage.dialect import MODE, MULTIPART_ETAG, PATH_STYLE, PUT_ETAG, kept, names_of
 from storage.errors import ErrorKind, PreconditionError, StorageError, UploadCancelledError
-from storage.proof_by_reading import Reader, compares_checksums, keeps_objects, makes_etags_of_md5s
+from storage.proof_by_reading import (
+    Reader,
+    compares_checksums,
+    compares_checksums_of_parts,
+    keeps_objects,
+    makes_etags_of_md5s,
+)
 from storage.source_file import SourceFile, never_cancelled
 from storage.transfer.crt_client import POLL_SECONDS, acquire_crt_client, release_crt_client
 from storage.transfer.crt_request import Request
@@ -321,9 +327,16 @@ class ObjectStore(Closeable):
         features = (PUT_ETAG, MULTIPART_ETAG)
         return all(makes_etags_of_md5s(self._crt, self._config, feature) for feature in features)
 
-    def compares_checksums(self) -> bool:
-        """Whether the server compares a CRC64NVME with the content, found out by a request where unknown."""
-        return compares_checksums(self._crt, self._config)
+    def compares_checksums(self, head: ObjectHead | None = None) -> bool:
+        """Whether the server compares a CRC64NVME with the content, found out by requests where unknown.
+
+        That of an object which was sent in the way that `head` tells; without it in either way.
+        """
+        may_be_whole = head is None or "-" not in head.etag
+        may_be_of_parts = head is None or not may_be_whole or head.size > S3_MIN_PART_SIZE
+        return (not may_be_whole or compares_checksums(self._crt, self._config)) and (
+            not may_be_of_parts or compares_checksums_of_parts(self._crt, self._config)
+        )
 
     def abort(self, key: str, upload_id: str) -> None:
         """Abort a multipart upload, whose parts cost storage. Does nothing if there is none with this id."""

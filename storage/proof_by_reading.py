@@ -1,10 +1,12 @@
 """Finds out with small objects what a server's answers prove, and reads back what they do not prove."""
 
+import html
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from http import HTTPStatus
+from typing import Any
 from urllib.parse import quote
 
 import structlog
@@ -14,14 +16,22 @@ from storage.aws.response_parsing import required, unquoted
 from storage.bucket.documents import key_prefix
 from storage.config import StorageConfig
 from storage.dialect import (
+    ALGORITHM,
     BODY_HEADERS,
     COMPARISON,
     CONTENT_MD5,
     CRC,
     HEEDED_IF_NONE_MATCH,
+    MODE,
+    OBJECT_SIZE,
+    PART_CHECKSUMS,
+    PART_COMPARISON,
     PUT_ETAG,
     READ_ETAG,
     SDK_ALGORITHM,
+    TYPE,
+    kept,
+    names_of,
 )
 from storage.errors import ErrorKind, StorageError, UploadCancelledError
 from storage.transfer.crt_client import POLL_SECONDS, CrtClient
@@ -37,7 +47,10 @@ PIECE_BYTES = 8 * 1024 * 1024
 FIRST_LOOK_SECONDS = 0.5
 """How long to wait for a small object that the server does not show yet, before it is asked again."""
 CONTENT = b"video-uploader finds out what this server makes of the ETag of an object, and removes this one.\n"
+_RIGHT_CHECKSUM = checksums.encode(checksums.crc(CONTENT))
 WRONG_CHECKSUM = checksums.encode(checksums.crc(CONTENT) ^ 1)
+_PURPOSE = "try wrong checksums on"
+_COMPLETED_WITH = frozenset({CRC, TYPE, OBJECT_SIZE, PART_CHECKSUMS})
 _MISMATCH_CODES = frozenset(
     {"BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch"}
 )
@@ -155,6 +168,125 @@ def compares_checksums(crt: CrtClient, config: StorageConfig) -> bool:
     return dialect.find_out(COMPARISON, ask)
 
 
+def compares_checksums_of_parts(crt: CrtClient, config: StorageConfig) -> bool:
+    """The same of an object made of parts: known, or found out by a small upload, which is aborted again.
+
+    A part of it is sent with a wrong checksum, and so is that of the whole. A server that refuses them, and
+    takes the same with the right ones, compares; so does one that takes no notice and answers the right one.
+    Raises `StorageError` where there was no answer.
+    """
+    dialect = crt.dialect
+    if not (dialect.takes(CRC, "UploadPart") and dialect.takes(ALGORITHM, "CreateMultipartUpload")):
+        return False
+
+    def ask() -> bool:
+        upload = _CheckedUpload(crt, config)
+        try:
+            believed = upload.believed()
+        except StorageError as exc:
+            if not exc.is_refusal:
+                raise
+            if not dialect.is_sounded("CompleteMultipartUpload", _COMPLETED_WITH):
+                return False  # a large upload will teach which of its headers was refused
+            believed = f"{exc.said}, to a small upload that would have told"
+        finally:
+            upload.clear_up()
+        if believed:
+            dialect.learn(PART_COMPARISON, believed)
+        else:
+            dialect.accept(PART_COMPARISON)
+        return not believed
+
+    return dialect.find_out(PART_COMPARISON, ask)
+
+
+class _CheckedUpload:
+    """A small multipart upload, with the checksums that a large one would have."""
+
+    def __init__(self, crt: CrtClient, config: StorageConfig) -> None:
+        self._crt = crt
+        self._key = f"{_probe_key(config)}-parts"
+        self._options = _options(crt, config)
+        self._upload = self._etag = ""
+        self._number = 1
+        self._part_checksum = _RIGHT_CHECKSUM
+        self._is_complete = False
+
+    def believed(self) -> str:
+        """What the server believed that is not so; empty if nothing. Raises `StorageError`."""
+        dialect = self._crt.dialect
+        names = names_of(((ALGORITHM, ""), (TYPE, ""), *self._options))
+        begun = dialect.negotiate("CreateMultipartUpload", names, self._begin)
+        self._upload = f"uploadId={quote(required(begun, 'UploadId', _PURPOSE, self._key), safe='')}"
+        self._etag = dialect.negotiate("UploadPart", BODY_HEADERS, self._send_part)
+        if not dialect.takes(CRC, "UploadPart"):
+            return "It takes no checksums of parts"
+        is_refused = self._is_refused(self._send)
+        if is_refused and not dialect.takes(CRC, "CompleteMultipartUpload"):
+            return ""
+        # If it took a wrong checksum of the part, that of the whole agrees with it.
+        self._part_checksum = _RIGHT_CHECKSUM if is_refused else WRONG_CHECKSUM
+        if self._is_refused(self._complete):
+            return ""
+        mode = self._taken("HeadObject", ((MODE, "ENABLED"),))
+        repeated = _look(self._crt, self._key, mode).get("ChecksumCRC64NVME")
+        is_right = checksums.decode(repeated) == checksums.crc(CONTENT)
+        return "" if is_right else f"It took a wrong checksum, and answered {repeated}"
+
+    def clear_up(self) -> None:
+        """Abort the upload, or remove what was made of it."""
+        if self._is_complete:
+            _clear_up(self._crt, Request("DeleteObject", "DELETE", self._key, "remove"))
+        elif self._upload:
+            _clear_up(self._crt, Request("AbortMultipartUpload", "DELETE", self._key, _PURPOSE, self._upload))
+
+    def _is_refused(self, send: Callable[[str], object]) -> bool:
+        """Whether a request is refused with a wrong checksum, and for no other reason."""
+        try:
+            send(WRONG_CHECKSUM)
+        except StorageError as exc:
+            if exc.code in _MISMATCH_CODES:
+                return True
+            if exc.status != HTTPStatus.BAD_REQUEST:
+                raise
+        else:
+            return False
+        send(_RIGHT_CHECKSUM)
+        return True
+
+    def _begin(self, omit: frozenset[str]) -> Mapping[str, Any]:
+        headers = ((ALGORITHM, "CRC64NVME"), (TYPE, "FULL_OBJECT"), *self._options)
+        request = Request("CreateMultipartUpload", "POST", self._key, _PURPOSE, "uploads=")
+        return self._crt.call(replace(request, headers=tuple(kept(headers, omit))))
+
+    def _send_part(self, omit: frozenset[str]) -> str:
+        headers = self._crt.dialect.body_headers(memoryview(CONTENT), _RIGHT_CHECKSUM, omit)
+        query = f"partNumber=1&{self._upload}"
+        request = Request("UploadPart", "PUT", self._key, _PURPOSE, query, tuple(headers), CONTENT)
+        return required(self._crt.call(request), "ETag", _PURPOSE, self._key)
+
+    def _send(self, checksum: str) -> None:
+        """Send the second part; it becomes the object's only one, unless its checksum is refused."""
+        headers = self._taken("UploadPart", ((CRC, checksum), (SDK_ALGORITHM, "CRC64NVME")))
+        query = f"partNumber=2&{self._upload}"
+        request = Request("UploadPart", "PUT", self._key, _PURPOSE, query, headers, CONTENT)
+        self._etag = required(self._crt.call(request), "ETag", _PURPOSE, self._key)
+        self._number = 2
+
+    def _complete(self, checksum: str) -> None:
+        operation = "CompleteMultipartUpload"
+        headers = ((CRC, checksum), (TYPE, "FULL_OBJECT"), (OBJECT_SIZE, str(len(CONTENT))))
+        told = ((PART_CHECKSUMS, f"<ChecksumCRC64NVME>{self._part_checksum}</ChecksumCRC64NVME>"),)
+        inner = "".join(value for _, value in self._taken(operation, told))
+        body = _part_list(self._etag, self._number, inner)
+        taken = self._taken(operation, headers)
+        self._crt.call(Request(operation, "POST", self._key, _PURPOSE, self._upload, taken, body))
+        self._is_complete = True
+
+    def _taken(self, operation: str, headers: Headers) -> tuple[tuple[str, str], ...]:
+        return tuple(each for each in headers if self._crt.dialect.takes(each[0], operation))
+
+
 def makes_etags_of_md5s(crt: CrtClient, config: StorageConfig, feature: str) -> bool:
     """Whether the server computes ETags from content: known, or found out by storing a small object.
 
@@ -249,8 +381,7 @@ def _etag_of_multipart(crt: CrtClient, key: str, options: Headers) -> str:
             return required(crt.call(request), "ETag", purpose, key)
 
         part = crt.dialect.negotiate("UploadPart", {CONTENT_MD5}, attempt)
-        parts = f"<Part><PartNumber>1</PartNumber><ETag>{part.replace('&', '&amp;')}</ETag></Part>"
-        body = f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode()
+        body = _part_list(part)
         crt.call(Request("CompleteMultipartUpload", "POST", key, purpose, upload, body=body))
     except StorageError:
         _clear_up(crt, Request("AbortMultipartUpload", "DELETE", key, purpose, upload))
@@ -258,12 +389,22 @@ def _etag_of_multipart(crt: CrtClient, key: str, options: Headers) -> str:
     return _etag(crt, key)
 
 
+def _part_list(etag: str, number: int = 1, inner: str = "") -> bytes:
+    """The body of CompleteMultipartUpload with one part; `inner` is XML about it."""
+    part = f"<Part><PartNumber>{number}</PartNumber><ETag>{html.escape(etag)}</ETag>{inner}</Part>"
+    return f"<CompleteMultipartUpload>{part}</CompleteMultipartUpload>".encode()
+
+
 def _etag(crt: CrtClient, key: str) -> str:
-    """The ETag by a HEAD request, repeated for 15 seconds while the server does not show the object."""
+    return unquoted(_look(crt, key).get("ETag"))
+
+
+def _look(crt: CrtClient, key: str, headers: tuple[tuple[str, str], ...] = ()) -> Mapping[str, Any]:
+    """The answer to a HEAD request, repeated for 15 seconds while the server does not show the object."""
     wait = FIRST_LOOK_SECONDS
     while True:
         try:
-            return unquoted(crt.call(Request("HeadObject", "HEAD", key, "find out the ETag of")).get("ETag"))
+            return crt.call(Request("HeadObject", "HEAD", key, "find out the proof of", headers=headers))
         except StorageError as exc:
             if exc.status != HTTPStatus.NOT_FOUND or wait > FIRST_LOOK_SECONDS * 16:
                 raise

@@ -119,17 +119,17 @@ def compare(
     *,
     size: int,
     checksum: str,
-    compares_checksums: Callable[[], bool],
+    compares_checksums: Callable[[ObjectHead], bool],
     expected_etags: Callable[[], Collection[str]] | None = None,
     proven_etag: str | None = None,
 ) -> Confirmation:
     """Compare an object with the local file's size in bytes and CRC64NVME.
 
-    `compares_checksums` returns whether the server compares checksums with contents: one that repeats what
-    it was told proves nothing by it, and is called only where that decides. `proven_etag` is that which the
-    object had when its content was proven: whatever the server makes ETags from, the same one means the same
-    content (RFC 9110, section 8.8.3). `expected_etags` costs a pass over the file and is called only where
-    nothing else decides.
+    `compares_checksums` returns whether the server compares checksums of such objects with contents: one that
+    repeats what it was told proves nothing by it. It is called only where that decides. `proven_etag` is that
+    which the object had when its content was proven: whatever the server makes ETags from, the same one means
+    the same content (RFC 9110, section 8.8.3). `expected_etags` costs a pass over the file and is called only
+    where nothing else decides.
     """
     confirmation = _decide(head, size, checksum, compares_checksums, expected_etags, proven_etag)
     return replace(confirmation, head=head)
@@ -146,7 +146,7 @@ def _decide(
     head: ObjectHead,
     size: int,
     checksum: str,
-    compares_checksums: Callable[[], bool],
+    compares_checksums: Callable[[ObjectHead], bool],
     expected_etags: Callable[[], Collection[str]] | None,
     proven_etag: str | None,
 ) -> Confirmation:
@@ -159,7 +159,7 @@ def _decide(
         )
     if proven_etag and head.etag == proven_etag:
         return _agreement(head, size, "etag")
-    if kept is not None and compares_checksums():
+    if kept is not None and compares_checksums(head):
         return _agreement(head, size, "checksum")
     is_digest = head.etag_is_digest and ETAG_OF_MD5.fullmatch(head.etag)
     if not is_digest or (expected_etags is None and not proven_etag):

@@ -15,7 +15,18 @@ from storage.bucket.documents import bucket_arn, key_prefix, objects_arn
 from storage.checks.public_reads import PublicReads
 from storage.checks.results import CheckResult, Outcome, failed, not_tried, ok, warning
 from storage.config import StorageConfig
-from storage.dialect import ACL, ALGORITHM, COMPARISON, CONTENT_MD5, CRC, MODE, STORAGE_CLASS, TAGGING, TYPE
+from storage.dialect import (
+    ACL,
+    ALGORITHM,
+    COMPARISON,
+    CONTENT_MD5,
+    CRC,
+    MODE,
+    PART_COMPARISON,
+    STORAGE_CLASS,
+    TAGGING,
+    TYPE,
+)
 from storage.errors import ErrorKind, StorageError
 from storage.object_store import ObjectStore
 
@@ -221,7 +232,8 @@ class ProbeObject:
             )
         detail = "The server keeps no CRC64NVME"
         if keeps:
-            said = self._dialect.said_about(COMPARISON) or self._dialect.said_about(f"PutObject {CRC}")
+            features = (COMPARISON, f"PutObject {CRC}", PART_COMPARISON, f"UploadPart {CRC}")
+            said = next(filter(None, map(self._dialect.said_about, features)), "it was not asked")
             detail = f"The server keeps a CRC64NVME that it is not known to compare with the content ({said})"
         if is_digest:
             return ok("checksums", f"{detail}; the ETag proves the content.")

@@ -35,7 +35,7 @@ class Traits:
         refuses_corruption: it compares a checksum that goes along with the bytes that arrive.
         keeps_checksums: it keeps the CRC64NVME of whole objects, also of those sent in parts.
         knows_acls: canned ACLs are taken and read back as grants.
-        compares_checksums: it does so with that of a single PUT, as one small request finds out.
+        compares_checksums: it does so with that of a single PUT and of parts, as small requests find out.
         knows_acls_of_multiparts: an object made of parts is kept from strangers even if no ACL was asked for.
         knows_options: it takes other storage classes, encryption at rest, and tags.
         pages_uploads: it lists open uploads in pages when it is asked to.

@@ -4,6 +4,7 @@ A fault is a function that gets each request and `forward`, which passes it on a
 answer. It may answer by itself, change an answer, count, or drop the connection by returning None.
 """
 
+import re
 import ssl
 import threading
 from collections.abc import Callable, Mapping
@@ -69,6 +70,9 @@ def s3_error(status: int, code: str, message: str = "Because the test says so.")
     return Answer(status, {"content-type": "application/xml"}, text.encode())
 
 
+_PROBE_OF_PARTS = re.compile(r"\.video-uploader-probe-[0-9a-f-]+-parts")
+
+
 class FaultProxy:
     """Runs while it is a context. `url` is where to send requests; `requests` is what came in,
     apart from requests that their client broke off: those are only counted.
@@ -114,7 +118,8 @@ class FaultProxy:
 
     def answer(self, request: Request) -> Answer | None:
         """What the client gets for `request`."""
-        if self._upstream and WRONG_CHECKSUM in request.headers.values():
+        is_probe = WRONG_CHECKSUM in request.headers.values() or _PROBE_OF_PARTS.search(request.path)
+        if self._upstream and is_probe:
             self.probes.append(request)
             return self._forward(request)
         self.requests.append(request)

@@ -85,6 +85,10 @@ class Checksums(Enum):
     IGNORED = auto()
     BELIEVED = auto()
     """That of a single PUT is returned, and not compared with anything."""
+    PARTS_BELIEVED = auto()
+    """As `KEPT`, but those of parts are not compared with contents; that of the whole is, with theirs."""
+    WHOLE_BELIEVED = auto()
+    """As `KEPT`, but that of an object of parts is what it was told at its completion."""
     COMPOSITE = auto()
     """As `KEPT`; for an object of parts a checksum of the parts' checksums and `-N` is returned."""
 
@@ -246,6 +250,8 @@ SINGLE: Final[Mapping[str, Quirks]] = {
     "checksums ignored": Quirks(checksums=Checksums.IGNORED),
     "SDK algorithm needs a checksum": Quirks(needs_checksum=True),
     "checksums believed": Quirks(checksums=Checksums.BELIEVED),
+    "checksums of parts believed": Quirks(checksums=Checksums.PARTS_BELIEVED),
+    "checksum of the whole believed": Quirks(checksums=Checksums.WHOLE_BELIEVED),
     "no list of uploads where there are none": Quirks(no_uploads=True),
     "HEAD lags": Quirks(lag=2),
     "412 although nothing is there": Quirks(false_412=ALWAYS),

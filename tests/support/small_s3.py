@@ -57,6 +57,8 @@ class OpenUpload:
     key: str
     headers: Mapping[str, str]
     parts: dict[int, bytes] = field(default_factory=dict)
+    told: dict[int, str | None] = field(default_factory=dict)
+    """By part, the CRC64NVME that came with it."""
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
@@ -117,12 +119,15 @@ class SmallS3:
         return _xml("InitiateMultipartUploadResult", Bucket=self._bucket, Key=asked.key, UploadId=upload_id)
 
     def _take_part(self, asked: Asked) -> Answer:
-        if (wrong := self._wrong_digest(asked.headers, asked.body)) is not None:
+        is_believed = self._quirks.checksums is Checksums.PARTS_BELIEVED
+        if (wrong := self._wrong_digest(asked.headers, asked.body, is_believed)) is not None:
             return wrong
         number = int(asked.query["partNumber"])
         if number > self._quirks.max_parts:
             return s3_error(400, "InvalidArgument", PART_NUMBER_REFUSED.format(self._quirks.max_parts))
-        self.uploads[asked.query["uploadId"]].parts[number] = asked.body
+        upload = self.uploads[asked.query["uploadId"]]
+        upload.parts[number] = asked.body
+        upload.told[number] = asked.headers.get(CRC)
         kept = {CRC: asked.headers[CRC]} if CRC in asked.headers and self._keeps_checksums else {}
         return Answer(200, {"etag": f'"{self._etag_of_part(number, asked.body)}"', **kept})
 
@@ -146,15 +151,21 @@ class SmallS3:
         size = asked.headers.get("x-amz-mp-object-size", str(len(whole)))
         if self._keeps_checksums and size != str(len(whole)):
             return s3_error(400, "InvalidRequest")
-        if (wrong := self._wrong_digest(asked.headers, whole)) is not None:
+        is_believed = self._quirks.checksums in {Checksums.PARTS_BELIEVED, Checksums.WHOLE_BELIEVED}
+        if (wrong := self._wrong_digest(asked.headers, whole, is_believed)) is not None:
             return wrong
-        del self.uploads[upload_id]
         checksum, kind = checksums.encode(checksums.crc(whole)), "FULL_OBJECT"
         if self._quirks.checksums is Checksums.COMPOSITE:
             joined = b"".join(checksums.crc(part).to_bytes(8) for part in parts)
             checksum, kind = f"{checksums.encode(checksums.crc(joined))}-{len(parts)}", "COMPOSITE"
+        if is_believed:
+            combined = _combined(upload, [number for number, _ in named])
+            checksum = asked.headers.get(CRC, combined)
+            if checksum != combined and self._quirks.checksums is Checksums.PARTS_BELIEVED:
+                return s3_error(400, "BadDigest")
         asked_for = self._keeps_checksums and "x-amz-checksum-algorithm" in upload.headers
         kept = checksum if asked_for else None
+        del self.uploads[upload_id]
         stored = self._store(upload.key, upload.headers, whole, self._etag_of(parts), kept, kind)
         told = "" if self._quirks.empty_etag else f'"{stored.etag}"'
         return _xml("CompleteMultipartUploadResult", Bucket=self._bucket, Key=upload.key, ETag=told)
@@ -236,7 +247,7 @@ class SmallS3:
 
     @property
     def _keeps_checksums(self) -> bool:
-        return self._quirks.checksums in {Checksums.KEPT, Checksums.COMPOSITE}
+        return self._quirks.checksums not in {Checksums.IGNORED, Checksums.BELIEVED}
 
     def _store(
         self,
@@ -282,10 +293,13 @@ class SmallS3:
             is_met = False
         return None if is_met else s3_error(412, "PreconditionFailed")
 
-    def _wrong_digest(self, headers: Mapping[str, str], body: bytes) -> Answer | None:
+    def _wrong_digest(
+        self, headers: Mapping[str, str], body: bytes, is_believed: bool = False
+    ) -> Answer | None:
         if (claimed := headers.get("content-md5")) is not None and claimed != _md5(body):
             return s3_error(400, "BadDigest" if _is_md5(claimed) else "InvalidDigest")
-        crc = checksums.encode(checksums.crc(body)) if self._keeps_checksums and CRC in headers else None
+        is_compared = self._keeps_checksums and not is_believed and CRC in headers
+        crc = checksums.encode(checksums.crc(body)) if is_compared else None
         return None if crc in {None, headers.get(CRC)} else s3_error(400, "BadDigest")
 
     def _etag_of_part(self, number: int, body: bytes) -> str:
@@ -303,6 +317,15 @@ class SmallS3:
                 return f"{uuid.uuid4().hex}-{len(parts)}"
             case Etag.OPAQUE:
                 return _opaque()
+
+
+def _combined(upload: OpenUpload, numbers: list[int]) -> str:
+    """The CRC64NVME of the whole, made of those that came with the parts."""
+    value = 0
+    for number in numbers:
+        told = checksums.decode(upload.told[number]) or 0
+        value = checksums.combine(value, told, len(upload.parts[number]))
+    return checksums.encode(value)
 
 
 def _md5(body: bytes) -> str:

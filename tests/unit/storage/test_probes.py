@@ -19,7 +19,7 @@ from storage import (
     object_store,
     proof_by_reading,
 )
-from storage.dialect import COMPARISON, PUT_ETAG, READ_ETAG
+from storage.dialect import COMPARISON, PART_COMPARISON, PUT_ETAG, READ_ETAG
 from storage.proof_by_reading import WRONG_CHECKSUM
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
 from tests.support.harness import BUCKET
@@ -29,6 +29,7 @@ from tests.support.s3_server import config_for
 
 KEY = "videos/a/clip_720p.mp4"
 CONTENT = bytes(range(256)) * 400
+LARGE = CONTENT * 200
 SourceOf = Callable[..., SourceFile]
 BELIEVING = SINGLE["checksums believed"]
 
@@ -81,6 +82,94 @@ def test_where_checksums_are_only_repeated_the_etag_proves_the_content_or_readin
         assert [*server.s3.objects] == [KEY]
 
 
+def test_a_part_that_was_damaged_on_the_way_is_not_confirmed_by_a_checksum_that_is_only_repeated(
+    source_of: SourceOf,
+) -> None:
+    """A server may compare the checksum of a single PUT, and believe those of parts."""
+    source = source_of(LARGE)
+    with QuirkServer(SINGLE["checksums of parts believed"]) as server:
+
+        def damage(request: Request, forward: Forward) -> Answer:
+            if request.action == "UploadPart" and KEY in request.path:
+                request = replace(request, body=bytes([request.body[0] ^ 1]) + request.body[1:])
+                return proxy._forward(request)
+            return forward()
+
+        with FaultProxy(server.url, damage) as proxy, ObjectStore(config_for(proxy.url, BUCKET)) as store:
+            with pytest.raises(StorageError, match="object-differs"):
+                ensure(store, source)
+            found = store.confirm(KEY, size=source.size, checksum=source.checksum(), proven_etag=None)
+            assert found.verdict is Verdict.UNKNOWN
+        assert [*server.s3.objects] == [KEY]
+        assert server.s3.uploads == {}
+
+
+@pytest.mark.parametrize("etag", [Etag.MD5_OF_PARTS, Etag.MD5_OF_WHOLE, Etag.OPAQUE])
+@pytest.mark.parametrize("quirk", ["checksums of parts believed", "checksum of the whole believed"])
+def test_where_checksums_of_parts_are_only_repeated_the_etag_proves_the_content_or_reading_back(
+    source_of: SourceOf, quirk: str, etag: Etag
+) -> None:
+    with QuirkServer(replace(SINGLE[quirk], etag=etag)) as server:
+        with ObjectStore(config_for(server.url, BUCKET)) as store:
+            assert ensure(store, source_of(CONTENT)) == "checksum"
+            assert ensure(store, source_of(LARGE)) == ("reading" if etag is Etag.OPAQUE else "etag")
+            (believed,) = [one for one in store.dialect.unsupported if one.feature == PART_COMPARISON]
+            assert believed.said == f"It took a wrong checksum, and answered {WRONG_CHECKSUM}"
+            asked = len(server.served)
+            with ObjectStore(config_for(server.url, BUCKET)) as later:
+                later.dialect.restore(store.dialect.traits)
+                assert not later.compares_checksums()
+            assert len(server.served) == asked
+        assert [*server.s3.objects] == [KEY]
+        assert server.s3.uploads == {}
+
+
+def test_a_server_that_compares_checksums_of_parts_is_asked_once_and_nothing_remains(
+    source_of: SourceOf,
+) -> None:
+    with QuirkServer(AWS) as server, ObjectStore(config_for(server.url, BUCKET)) as store:
+        for number in range(2):
+            assert ensure(store, source_of(LARGE + bytes([number]))) == "checksum"
+        assert [(one.operation, one.code) for one in probes(server)] == [
+            ("UploadPart", "BadDigest"),
+            ("CompleteMultipartUpload", "BadDigest"),
+        ]
+        assert [trait.feature for trait in store.dialect.traits] == [PART_COMPARISON]
+        assert [*server.s3.objects] == [KEY]
+        assert server.s3.uploads == {}
+
+
+def test_a_wrong_checksum_that_is_refused_by_another_name_is_told_from_a_refused_header(
+    source_of: SourceOf,
+) -> None:
+    """The same request with the right checksum is taken."""
+    wrong = [
+        Refusal("x-amz-checksum-crc64nvme", frozenset({name}), 400, "InvalidRequest", "No.", WRONG_CHECKSUM)
+        for name in ("UploadPart", "CompleteMultipartUpload")
+    ]
+    with QuirkServer(refusing(wrong)) as server, ObjectStore(config_for(server.url, BUCKET)) as store:
+        assert ensure(store, source_of(LARGE)) == "checksum"
+        assert [*server.s3.objects] == [KEY]
+
+
+def test_where_no_upload_with_wrong_checksums_may_be_begun_they_are_no_proof_and_that_is_said(
+    source_of: SourceOf,
+) -> None:
+    source = source_of(LARGE)
+    with QuirkServer(AWS) as server:
+
+        def deny(request: Request, forward: Forward) -> Answer:
+            return s3_error(403, "AccessDenied") if "-parts" in request.path else forward()
+
+        class Denying(FaultProxy):
+            def answer(self, request: Request) -> Answer | None:
+                return deny(request, lambda: self._forward(request))
+
+        with Denying(server.url) as proxy, ObjectStore(config_for(proxy.url, BUCKET)) as store:
+            assert ensure(store, source) == "etag"
+            assert store.dialect.said_about(PART_COMPARISON).startswith("AccessDenied")
+
+
 def test_a_server_that_compares_pays_one_refused_request_for_all_files_and_restarts(
     source_of: SourceOf,
 ) -> None:
@@ -101,7 +190,9 @@ def test_threads_that_need_to_know_at_once_ask_once(source_of: SourceOf) -> None
     with QuirkServer(AWS) as server, ObjectStore(config_for(server.url, BUCKET)) as store:
         with ThreadPoolExecutor(8) as threads:
             assert set(threads.map(lambda _: store.compares_checksums(), range(8))) == {True}
-        assert len(probes(server)) == 1
+        assert [one.operation for one in probes(server)] == [
+            *("PutObject", "UploadPart", "CompleteMultipartUpload")
+        ]
 
 
 def test_where_no_probe_may_be_stored_the_checksum_is_no_proof_and_that_is_said(source_of: SourceOf) -> None:
