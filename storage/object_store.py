@@ -18,7 +18,7 @@ from storage.aws.clients import Closeable, expected_owner
 from storage.aws.errors import http_status, translated
 from storage.aws.response_parsing import present, required, unquoted, version, web_page
 from storage.config import AccessKey, StorageConfig
-from storage.dialect import MODE, MULTIPART_ETAG, PATH_STYLE, PUT_ETAG, kept, names_of
+from storage.dialect import COMPARISON, MODE, MULTIPART_ETAG, PATH_STYLE, PUT_ETAG, kept, names_of
 from storage.errors import ErrorKind, PreconditionError, StorageError, UploadCancelledError
 from storage.proof_by_reading import Reader, compares_checksums, keeps_objects, makes_etags_of_md5s
 from storage.source_file import SourceFile, never_cancelled
@@ -315,6 +315,11 @@ class ObjectStore(Closeable):
         """Whether ETags of the server prove content, found out by storing small objects where unknown."""
         features = (PUT_ETAG, MULTIPART_ETAG)
         return all(makes_etags_of_md5s(self._crt, self._config, feature) for feature in features)
+
+    @property
+    def is_known_to_compare(self) -> bool:
+        """Whether the server was found to keep a CRC64NVME, and to have compared it with the content."""
+        return self.dialect.sends_checksums and self.dialect.known(COMPARISON) is True
 
     def compares_checksums(self) -> bool:
         """Whether the server compares a CRC64NVME with the content, found out by a request where unknown."""
