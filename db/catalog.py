@@ -95,8 +95,7 @@ class OwnCatalog:
     def publish(self, upload: Upload, *, public_url: str, local_url: str, is_current: bool = True) -> int:  # noqa: ARG002
         """Set the public URL and the object's size in the rendition's rows; returns how many have them."""
         with self.database.transaction(f"publish {upload.path} in the catalog"):
-            self._rewrite(upload, local_url, public_url)
-            self._rewrite(upload, public_url, public_url)
+            self._rewrite(upload, [local_url, public_url], public_url)
             return self._count(upload, public_url)
 
     def stale_rows(self, upload: Upload, *, public_url: str, local_url: str, is_current: bool = True) -> int:  # noqa: ARG002
@@ -107,7 +106,7 @@ class OwnCatalog:
     def revert_to_local_url(self, upload: Upload, *, public_url: str, local_url: str) -> int:
         """Set the local URL in the rendition's rows that have the public one; returns how many."""
         with self.database.transaction(f"revert {upload.path} to its local URL in the catalog"):
-            return self._rewrite(upload, public_url, local_url)
+            return self._rewrite(upload, [public_url], local_url)
 
     def rows_deleted(self, upload: Upload) -> bool:  # noqa: ARG002
         """Always False: a missing row is created."""
@@ -136,9 +135,9 @@ class OwnCatalog:
         names = [field.name for field in fields(CatalogRow) if hasattr(self._qualities, field.name)]
         return self._qualities.select(*(getattr(self._qualities, name) for name in names))
 
-    def _rewrite(self, upload: Upload, present_url: str, url: str) -> int:
-        """Update the rows that have `present_url` and differ from the wanted values."""
-        of = {"video_id": upload.video_id, "quality": upload.quality, "urls": [present_url]}
+    def _rewrite(self, upload: Upload, present_urls: list[str], url: str) -> int:
+        """Update the rows that have one of `present_urls` and differ from the wanted values."""
+        of = {"video_id": upload.video_id, "quality": upload.quality, "urls": present_urls}
         return self._update.run(**of, url=url, file_size=upload.size, updated_at=self.database.now()).changed
 
     @statement("rewrite a URL in the catalog")

@@ -119,6 +119,11 @@ class SqliteDatabase(peewee.SqliteDatabase):
             # An error of another thread: a connection on which something failed is not used again.
             self._discard()
 
+    def savepoint(self, sid: object = None) -> Any:
+        """A savepoint in the transaction of this thread."""
+        del sid
+        return _SqliteSavepoint(self._state.conn)
+
     def _await_turn(self) -> None:
         """Wait until this thread alone writes. First come, first served."""
         with self._turns:
@@ -224,6 +229,23 @@ class SqliteDatabase(peewee.SqliteDatabase):
         """Close this thread's connection; the next operation makes another one."""
         this: Any = self  # untyped in peewee's stubs
         this.close()
+
+
+class _SqliteSavepoint:
+    """A savepoint; all have one name, which stands for the innermost one (sqlite.org/lang_savepoint.html)."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        self._connection.execute("SAVEPOINT inner")
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        # After an error SQLite may have rolled back the whole transaction.
+        if kind is not None and self._connection.in_transaction:
+            self._connection.execute("ROLLBACK TO SAVEPOINT inner")
+        if kind is None or self._connection.in_transaction:
+            self._connection.execute("RELEASE SAVEPOINT inner")
 
 
 class _Group:

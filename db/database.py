@@ -3,7 +3,7 @@
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -29,6 +29,8 @@ DEFAULT_SCHEMA = "video_uploader"
 DEFAULT_CATALOG_SCHEMA = "public"
 DEFAULT_CONNECTIONS = 20
 
+_RETURNING_SINCE = (3, 35)
+"""The version of SQLite that knows RETURNING (sqlite.org/lang_returning.html)."""
 _NO_LEDGER = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 """A table is missing, the file is damaged, or it is no database (sqlite.org/rescode.html)."""
 
@@ -50,6 +52,10 @@ class Database:
         self.schema = schema
         self.catalog_schema = catalog_schema
         self.tables: Tables = bind(target.peewee, schema, catalog_schema)
+        self.returns_rows = (
+            self.dialect is Dialect.POSTGRESQL or sqlite3.sqlite_version_info >= _RETURNING_SINCE
+        )
+        """Whether a statement that writes can return the rows that it wrote, which saves another one."""
         self._peewee = target.peewee
         self._file = target.file
         self._file_id: tuple[int, int] | None = None
@@ -83,6 +89,30 @@ class Database:
         with self._connected(name), self._bounded():
             yield self._peewee
 
+    def run(
+        self, operation: str, text: str, parameters: Sequence[Any]
+    ) -> tuple[list[tuple[Any, ...]], int, Any]:
+        """Run one statement; returns its rows, how many rows it changed, and the id of an inserted row.
+
+        Raises DatabaseError with the name of the operation.
+        """
+        if self._peewee.in_transaction():
+            # As `operation`, without context managers: most statements are run here.
+            try:
+                return self._run(text, parameters)
+            except Exception:
+                with translated(operation):
+                    raise
+        with self.operation(operation):
+            return self._run(text, parameters)
+
+    def _run(self, text: str, parameters: Sequence[Any]) -> tuple[list[tuple[Any, ...]], int, Any]:
+        connected: Any = self._peewee
+        cursor = connected.execute_sql(text, parameters)
+        # psycopg takes its time for `Cursor.description`.
+        rows = cursor.fetchall() if text.startswith("SELECT") or " RETURNING " in text else []
+        return rows, cursor.rowcount, getattr(cursor, "lastrowid", None)
+
     @contextmanager
     def transaction(
         self, name: str = "complete a transaction", *, isolation: str | None = None
@@ -93,6 +123,11 @@ class Database:
         those of other threads that wait for the lock. It is on the disk when the block has been left. Raises
         DatabaseError with the operation `name`. On PostgreSQL `isolation` may be `SNAPSHOT`.
         """
+        connected: Any = self._peewee
+        if self.dialect is Dialect.SQLITE and connected.in_transaction():
+            with translated(name), connected.savepoint():
+                yield
+            return
         with self._connected(name), self._atomic(isolation):
             yield
 
@@ -157,11 +192,12 @@ class Database:
         with self.session():
             try:
                 with translated(name):
+                    status = None
                     if self._file_id is not None:
-                        self._require_same_file(name)
+                        status = self._require_same_file(name)
                     self._peewee.connect(reuse_if_open=True)
                     if self._mark is not None:
-                        self._require_mark(name, *self._mark)
+                        self._require_mark(name, *self._mark, self._version(status))
                     yield
             except DatabaseError as error:
                 if isinstance(error, ReadOnlyServerError):
@@ -193,29 +229,29 @@ class Database:
                 raise
             raise failure from failure.__cause__
 
-    def _require_same_file(self, operation: str) -> None:
+    def _require_same_file(self, operation: str) -> os.stat_result | None:
         """Raise ReplacedDatabaseError if the SQLite file is not the one that was opened.
 
-        A connection keeps a deleted file, and what it writes there is lost.
+        A connection keeps a deleted file, and what it writes there is lost. Returns the file's status; None
+        where SQLite is left to report that it cannot be had.
         """
-        if self._file is None:
-            return
         try:
-            present = _file_id(self._file)
+            status = os.stat(self._file or "")
+        except FileNotFoundError:
+            status = None
         except OSError:
-            return  # SQLite reports it
-        if present == self._file_id:
-            return
-        change = "deleted" if present is None else "replaced by another one"
+            return None
+        if status is not None and (status.st_dev, status.st_ino) == self._file_id:
+            return status
+        change = "deleted" if status is None else "replaced by another one"
         raise ReplacedDatabaseError(
             operation,
             f"the database file {self._file} has been {change} since it was opened",
             "Move the earlier file back, or restart the daemon to use what is at that path now.",
         )
 
-    def _require_mark(self, operation: str, instance: str, at: datetime) -> None:
+    def _require_mark(self, operation: str, instance: str, at: datetime, version: object) -> None:
         """Raise ReplacedDatabaseError if the database was changed from outside, and the mark is not in it."""
-        version = self._version()
         if version == self._marked_version:
             return
         found = self._find_mark(instance)
@@ -236,17 +272,16 @@ class Database:
             )
         self._marked_version = version
 
-    def _version(self) -> object:
+    def _version(self, status: os.stat_result | None) -> object:
         """Differs after any change from outside that can replace the content: of the file, or a connection.
 
-        A file in write-ahead mode changes at checkpoints, too; a server's database can be dropped only
-        without connections. What is restored table by table is found by the next heartbeat.
+        `status` is the file's. A file in write-ahead mode changes at checkpoints, too; a server's database
+        can be dropped only without connections. What is restored table by table is found by the next
+        heartbeat.
         """
         if self._file is None:
             return getattr(self._peewee, "connections_made", None)
-        try:
-            status = os.stat(self._file)
-        except OSError:
+        if status is None:
             return ()  # SQLite reports it
         return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 

@@ -4,6 +4,7 @@
 not depend on the database: PostgreSQL accepts for `uuid` and `timestamptz` the text that SQLite stores.
 """
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 else:
     _Column = Field
 
+_CANONICAL_UUID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
 COLUMN_TYPES: Mapping[Dialect, Mapping[str, str]] = {
     Dialect.SQLITE: {"UTC_TIME": "TEXT", "CANONICAL_UUID": "TEXT"},
     Dialect.POSTGRESQL: {"UTC_TIME": "TIMESTAMPTZ", "CANONICAL_UUID": "UUID"},
@@ -36,7 +39,8 @@ COLUMN_TYPES: Mapping[Dialect, Mapping[str, str]] = {
 
 def format_time(time: datetime) -> str:
     """A time as fixed-width ISO 8601 in UTC with microseconds, so that texts sort in order of time."""
-    return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    in_utc = time if time.tzinfo is UTC else time.astimezone(UTC)
+    return in_utc.isoformat(timespec="microseconds")[: -len("+00:00")] + "Z"
 
 
 def parse_time(text: str) -> datetime:
@@ -69,6 +73,8 @@ class CanonicalUuidField(_Column):
 
     def db_value(self, value: str | UUID | None) -> str | None:
         """The canonical text. Raises ValueError if it is no UUID."""
+        if type(value) is str and _CANONICAL_UUID.fullmatch(value):
+            return value
         return None if value is None else str(UUID(str(value)))
 
     def python_value(self, value: str | UUID | None) -> str | None:

@@ -540,11 +540,9 @@ class Ledger(LedgerReader):
     def _change(self, upload: Upload, values: Mapping[str, Any], *, ends_claim: bool = False) -> Upload:
         if not values:
             return self._get(upload.id)
-        # Every statement is a message to a server; SQLite answers sooner than it parses a longer statement,
-        # and knows RETURNING since 3.35 only.
-        returns = self.database.dialect is Dialect.POSTGRESQL
+        returns = self.database.returns_rows
         result = self._update.run(ends_claim, returns, **fence_of(upload), **values)
-        if result.changed != 1:
+        if (len(result.rows) if returns else result.changed) != 1:
             raise ClaimLostError(upload.id, upload.claim)
         return next(self.records(result.rows)) if returns else self._get(upload.id)
 

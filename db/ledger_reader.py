@@ -73,13 +73,11 @@ class LedgerReader(UploadQueries):
 
     def current_many(self, paths: Iterable[str]) -> dict[str, Upload]:
         """The newest upload of each of the paths that has one."""
-        uploads = self._uploads
         remaining = iter(paths)
         found: dict[str, Upload] = {}
         while page := list(islice(remaining, PAGE)):
-            of_paths = uploads.select(fn.MAX(uploads.id)).where(self._in_instance, uploads.path.in_(page))
-            newest = self._select(uploads.id.in_(of_paths.group_by(uploads.path)))
-            found.update((upload.path, upload) for upload in self._fetch("look up paths", newest))
+            newest = self.records(self._newest_of_paths.run(paths=page).rows)
+            found.update((upload.path, upload) for upload in newest)
         return found
 
     def uploads(self, *, limit: int | None = None, **conditions: Unpack[Conditions]) -> list[Upload]:

@@ -10,12 +10,15 @@ placeholders, which value goes there and how its column converts it. What the me
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
-from peewee import Node
+from peewee import IntegerField, Node, TextField
 
 MAX_SHAPES = 256
 """How many shapes of one statement are kept."""
 MAX_LIST = 64
 """The length up to which each length of a list is a shape of its own that is kept."""
+
+
+_PLAIN = {TextField: str, IntegerField: int}
 
 
 class Result(NamedTuple):
@@ -36,7 +39,10 @@ class Parameter(Node):
 
     def __sql__(self, ctx: Any) -> Any:
         # In a condition peewee says how the column that is compared converts its values.
-        slot = _Slot(self.name, self.index, self.convert or ctx.state.converter)
+        convert = self.convert or ctx.state.converter
+        column = getattr(convert, "__self__", None)
+        plain = next((kind for of_field, kind in _PLAIN.items() if isinstance(column, of_field)), None)
+        slot = _Slot(self.name, self.index, convert, plain)
         return ctx.value(None, lambda _: slot)
 
 
@@ -58,6 +64,8 @@ class _Slot(NamedTuple):
     name: str
     item: int | None
     convert: Callable[[Any], Any] | None
+    plain: type | None
+    """The type of values that `convert` would return as they are."""
 
 
 class _Rendered(NamedTuple):
@@ -94,11 +102,7 @@ class Statement:
     def run(self, *shape: Any, **values: Any) -> Result:
         """Run the statement on this thread's connection. Raises DatabaseError."""
         text, parameters = self.bind(*shape, **values)
-        with self._owner.database.operation(self.operation) as connected:
-            cursor = connected.execute_sql(text, parameters)
-            # psycopg takes its time for `Cursor.description`.
-            rows = cursor.fetchall() if text.startswith("SELECT") or " RETURNING " in text else []
-            return Result(rows, cursor.rowcount, getattr(cursor, "lastrowid", None))
+        return Result(*self._owner.database.run(self.operation, text, parameters))
 
     def value(self, *shape: Any, **values: Any) -> Any:
         """The first column of the first row, not converted; None if there is no row."""
@@ -107,15 +111,10 @@ class Statement:
 
     def bind(self, *shape: Any, **values: Any) -> tuple[str, list[Any]]:
         """The text of the statement, and its values in the order of the placeholders, converted."""
-        key = (
-            shape,
-            tuple(
-                [
-                    (name, None if value is None else len(value) if type(value) is list else -1)
-                    for name, value in values.items()
-                ]
-            ),
-        )
+        lengths = [
+            None if value is None else len(value) if type(value) is list else -1 for value in values.values()
+        ]
+        key = (shape, tuple(values), tuple(lengths))
         rendered = self._rendered.get(key) or self._render(key, shape, values)
         return rendered.text, [
             _value(parameter, values) if type(parameter) is _Slot else parameter
@@ -126,7 +125,7 @@ class Statement:
         query = self.make(self._owner, *shape, **{name: _stand_in(name, values[name]) for name in values})
         text, parameters = query.sql()
         rendered = _Rendered(text, tuple(parameters))
-        if all(length is None or length <= MAX_LIST for _, length in key[1]):
+        if all(length is None or length <= MAX_LIST for length in key[2]):
             if len(self._rendered) >= MAX_SHAPES:
                 self._rendered.clear()
             self._rendered[key] = rendered
@@ -148,4 +147,4 @@ def _value(slot: _Slot, values: Mapping[str, Any]) -> Any:
     value = values[slot.name]
     if slot.item is not None:
         value = value[slot.item]
-    return value if slot.convert is None else slot.convert(value)
+    return value if slot.convert is None or type(value) is slot.plain else slot.convert(value)

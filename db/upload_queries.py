@@ -46,6 +46,12 @@ class UploadQueries:
         uploads = self._uploads
         return self._select(self._in_instance, uploads.path == path).order_by(uploads.id.desc()).limit(1)
 
+    @statement("look up paths")
+    def _newest_of_paths(self, *, paths: Any) -> Any:
+        uploads = self._uploads
+        of_paths: Any = uploads.select(fn.MAX(uploads.id)).where(self._in_instance, uploads.path.in_(paths))
+        return self._select(uploads.id.in_(of_paths.group_by(uploads.path)))
+
     @statement("read an upload")
     def _by_id(self, *, number: Any) -> Any:
         return self._select(self._in_instance, self._uploads.id == number)
@@ -114,7 +120,7 @@ class UploadQueries:
     def _insert(self, **values: Any) -> Any:
         uploads = self._uploads
         query: Any = uploads.insert(assigned(uploads, {"instance": self.instance, **values}))
-        return query.returning(*self.all_columns) if self.database.dialect is Dialect.POSTGRESQL else query
+        return query.returning(*self.all_columns) if self.database.returns_rows else query
 
     @statement("read what can be claimed")
     def _select_claimable(

@@ -22,6 +22,7 @@ QUALITIES = ("144p", "240p", "360p", "480p", "720p", "1080p", "1440p", "2160p", 
 ORIGINAL = "original"
 """The quality of a source that is published as it is."""
 
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _UUID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 
 
@@ -99,7 +100,7 @@ def canonical_video_id(video_id: object) -> str:
 
 def has_control_characters(text: str) -> bool:
     """Whether a text has characters of Unicode's category Cc, which act on terminals and HTTP headers."""
-    return any(ord(character) < 32 or 127 <= ord(character) < 160 for character in text)
+    return _CONTROL_CHARACTER.search(text) is not None
 
 
 def _is_any_of(value: object, qualities: Collection[str]) -> bool:

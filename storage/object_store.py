@@ -18,7 +18,7 @@ from storage.aws.clients import Closeable, expected_owner
 from storage.aws.errors import http_status, translated
 from storage.aws.response_parsing import present, required, unquoted, version, web_page
 from storage.config import AccessKey, StorageConfig
-from storage.dialect import MODE, MULTIPART_ETAG, PATH_STYLE, PUT_ETAG, kept, names_of
+from storage.dialect import COMPARISON, MODE, MULTIPART_ETAG, PATH_STYLE, PUT_ETAG, kept, names_of
 from storage.errors import ErrorKind, PreconditionError, StorageError, UploadCancelledError
 from storage.proof_by_reading import (
     Reader,
@@ -337,6 +337,11 @@ class ObjectStore(Closeable):
         return (not may_be_whole or compares_checksums(self._crt, self._config)) and (
             not may_be_of_parts or compares_checksums_of_parts(self._crt, self._config)
         )
+
+    @property
+    def is_known_to_compare(self) -> bool:
+        """Whether the server was found to keep a CRC64NVME, and to have compared it with a PUT's content."""
+        return self.dialect.sends_checksums and self.dialect.known(COMPARISON) is True
 
     def abort(self, key: str, upload_id: str) -> None:
         """Abort a multipart upload, whose parts cost storage. Does nothing if there is none with this id."""

@@ -92,7 +92,9 @@ class PathTemplate:
         self._qualities = frozenset(qualities)
         self._spellings = {word.lower(): word for word in sorted(self._qualities, reverse=True)}
         self._extensions = frozenset(extension.lower() for extension in extensions)
-        self._ignore = tuple(ignore)
+        self._ignore = tuple(
+            (pattern, re.compile(fnmatch.translate(normal_form(pattern))).match) for pattern in ignore
+        )
         self._rows_decide = rows_decide
         self._package_reason = package_reason
         self._pattern = _compile(template, _WORDS.format(_any_of(self._qualities)))
@@ -132,14 +134,16 @@ class PathTemplate:
 
     def is_original(self, path: str) -> bool:
         """Whether a path names an original."""
-        rendition = self.classify(path)
-        return isinstance(rendition, Rendition) and rendition.quality == ORIGINAL
+        rendition = self.classify_name(path)
+        is_named = isinstance(rendition, Rendition) and rendition.quality == ORIGINAL
+        return is_named and self._package_reason(path) is None
 
     def ignores(self, path: str) -> str | None:
         """The ignore pattern that a component of a path matches, if any; the path may be a directory's."""
         for part in path.split("/"):
-            for pattern in self._ignore:
-                if fnmatch.fnmatchcase(normal_form(part), normal_form(pattern)):
+            name = normal_form(part)
+            for pattern, matches in self._ignore:
+                if matches(name):
                     return pattern
         return None
 

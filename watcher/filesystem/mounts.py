@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from functools import lru_cache
+
+from watcher.filesystem.openat import owned
 
 # Other machines, or a program behind FUSE, change files there, and inotify reports nothing of it. Every
 # `fuse.…` counts (GlusterFS, sshfs, s3fs); `fuseblk` is a local disk.
@@ -13,6 +16,10 @@ _NETWORK_FILE_SYSTEMS = frozenset(
         *("ceph", "lustre", "glusterfs", "gfs2", "ocfs2", "gpfs", "beegfs", "orangefs", "pvfs2", "prl_fs"),
     }
 )
+
+_MOUNT_ID = re.compile(rb"^mnt_id:\s*(\S+)", re.MULTILINE)
+_INFORMATION_BYTES = 1024
+"""More than what is there of a descriptor before its mount."""
 
 # Fields of a line of mountinfo, before the optional ones, which a single dash ends.
 _ID = 0
@@ -45,10 +52,11 @@ def _type_of_mount(mount: str, _device: int) -> str | None:
 
 def _mount_id(descriptor: int) -> str | None:
     try:
-        with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as lines:
-            return next((line.split()[1] for line in lines if line.startswith("mnt_id:")), None)
+        with owned(os.open(f"/proc/self/fdinfo/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)) as information:
+            found = _MOUNT_ID.search(os.read(information, _INFORMATION_BYTES))
     except FileNotFoundError:
         return None
+    return None if found is None else found[1].decode("ascii")
 
 
 def _mount_fields(mount: str | None) -> list[str] | None:

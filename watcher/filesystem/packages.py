@@ -11,7 +11,7 @@ import os
 import posixpath
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from db import Identity
@@ -90,13 +90,14 @@ class Packages:
         None if it does not, or if the watched directory is not available.
         """
         parts = path.split("/")
+        try:
+            above = self._listings_above(parts[:-1])
+        except RootUnavailableError:
+            return None
         for depth in range(len(parts) - 1, -1, -1):
             relative = "/".join(parts[depth:])
-            try:
-                playlists = self._playlists("/".join(parts[:depth]))
-            except RootUnavailableError:
-                return None
-            for playlist in playlists:
+            listing = above[depth]
+            for playlist in () if listing is None else listing.playlists:
                 if playlist.names is None and depth == len(parts) - 1:
                     return (
                         f"it may be a part of the package of {playlist.path}, a playlist beside it that "
@@ -104,16 +105,16 @@ class Packages:
                     )
                 if playlist.names is not None and playlist.names.include(relative):
                     return _named_by(playlist, parts[0])
-        return self._reason_from_below(path, parts[0]) if len(parts) > 1 else None
+        return self._reason_from_below(path, parts[0], above[1]) if len(parts) > 1 else None
 
-    def _reason_from_below(self, path: str, video: str) -> str | None:
-        """As `reason`, by the playlists in other directories of the video."""
+    def _reason_from_below(self, path: str, video: str, top: _Listing | None) -> str | None:
+        """As `reason`, by the playlists in other directories of the video, whose own listing is `top`."""
         waiting, looked_at = [video], 0
         while waiting and looked_at < MAX_BELOW:
             directory = waiting.pop(0)
             looked_at += 1
             try:
-                listing = self._listing(directory)
+                listing = top if directory == video else self._listing(directory)
             except RootUnavailableError:
                 return None
             if listing is None:
@@ -127,16 +128,27 @@ class Packages:
                     return _named_by(playlist, video)
         return None
 
-    def _playlists(self, directory: str) -> tuple[_Playlist, ...]:
-        listing = self._listing(directory)
-        return listing.playlists if listing is not None else ()
+    def _listings_above(self, parents: Sequence[str]) -> list[_Listing | None]:
+        """The listings of the root and of each directory below it that `parents` name, one in the other.
 
-    def _listing(self, directory: str) -> _Listing | None:
+        Looks at all of them at once, because every file is asked about several times.
+        """
+        try:
+            statuses = self._tree.directory_statuses(parents)
+        except (FileMissingError, NotOursError, UnreadableError, OSError):
+            statuses = []
+        seen = dict(enumerate(map(_changed_ns, statuses)))
+        return [
+            self._listing("/".join(parents[:depth]), seen.get(depth)) for depth in range(len(parents) + 1)
+        ]
+
+    def _listing(self, directory: str, seen_ns: tuple[int, int] | None = None) -> _Listing | None:
+        """The listing of a directory, which has the times `seen_ns` if it has just been looked at."""
         with self._lock:
             listing = self._listings.get(directory)
         if listing is not None and (
             self._clock() < listing.fresh_until
-            or (listing.is_certain and self._is_current(directory, listing))
+            or (listing.is_certain and self._is_current(directory, listing, seen_ns))
         ):
             return listing
         listing = self._list(directory)
@@ -154,14 +166,16 @@ class Packages:
                 self._weight -= self._listings.pop(oldest).weight
         return listing
 
-    def _is_current(self, directory: str, listing: _Listing) -> bool:
-        try:
-            with owned(self._open(directory)) as descriptor:
-                if _changed_ns(os.fstat(descriptor)) != listing.changed_ns:
-                    return False
-        except (FileMissingError, NotOursError, UnreadableError):
-            return False
-        return all(self._identity(playlist.path) == playlist.identity for playlist in listing.playlists)
+    def _is_current(self, directory: str, listing: _Listing, seen_ns: tuple[int, int] | None) -> bool:
+        if seen_ns is None:
+            try:
+                with owned(self._open(directory)) as descriptor:
+                    seen_ns = _changed_ns(os.fstat(descriptor))
+            except (FileMissingError, NotOursError, UnreadableError):
+                return False
+        return seen_ns == listing.changed_ns and all(
+            self._identity(playlist.path) == playlist.identity for playlist in listing.playlists
+        )
 
     def _list(self, directory: str) -> _Listing | None:
         """The playlists of a directory; None if it cannot be listed, and holds no file of ours then."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 from watcher.filesystem.instance_lock import InstanceRunningError
@@ -46,17 +45,20 @@ class Root:
 
     def open(self, flags: int) -> int:
         """Open the known directory; the caller closes it. Raises RootUnavailableError."""
-        with ExitStack() as undo:
-            directory = self._open_path(flags)
-            undo.callback(os.close, directory)
-            if not self._known.is_directory(os.fstat(directory)):
-                raise RootUnavailableError(
-                    self.path,
-                    "Another directory is at this path than before: was something mounted, unmounted or"
-                    " moved? It is adopted once it is not empty and mounted where the old one was.",
-                )
-            undo.pop_all()
+        directory = self._open_path(flags)
+        try:
+            is_known = self._known.is_directory(os.fstat(directory))
+        except BaseException:
+            os.close(directory)
+            raise
+        if is_known:
             return directory
+        os.close(directory)
+        raise RootUnavailableError(
+            self.path,
+            "Another directory is at this path than before: was something mounted, unmounted or"
+            " moved? It is adopted once it is not empty and mounted where the old one was.",
+        )
 
     def has_entries(self) -> bool:
         """Whether the known directory has any entry. Raises RootUnavailableError."""

@@ -122,6 +122,21 @@ class Tree:
         *parents, name = _components(relative)
         return self._enter(parents, relative, LIST), name
 
+    def directory_statuses(self, parents: Sequence[str]) -> list[os.stat_result]:
+        """The status of the root and of each directory below it that `parents` name, one in the other.
+
+        Raises as `open` does.
+        """
+        relative = "/".join(parents)
+        directory = self._root.open(SEARCH)
+        statuses = []
+        for name in parents:
+            with owned(directory) as above:
+                statuses.append(os.fstat(above))
+                directory = open_directory_at(above, name, relative, SEARCH)
+        with owned(directory):
+            return [*statuses, os.fstat(directory)]
+
     def stat(self, relative: str) -> Identity | None:
         """The identity of a regular file, without opening it; None if it is missing.
 

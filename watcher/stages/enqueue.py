@@ -124,7 +124,7 @@ class Enqueuer:
                 self._handle_unchanged(refreshed, file.finding)
                 self._context.signals.check_rows(rendition.video_id)
                 return False
-        stop = self._stop_reason(file) if self._context.gate is None else None
+        stop = self._stop_reason(file, known) if self._context.gate is None else None
         return self._record_new(file.path, rendition, file.identity, stop, file.finding)
 
     def _handle_unchanged(self, known: Upload, finding: str | None) -> None:
@@ -185,11 +185,14 @@ class Enqueuer:
                     return checksum
             raise SourceChangedError("it is not the file that was examined any more")
 
-    def _stop_reason(self, file: _FinishedFile) -> StopReason | None:
-        """What is wrong with new content. With a catalog gate the gate decides instead."""
+    def _stop_reason(self, file: _FinishedFile, known: Upload | None) -> StopReason | None:
+        """What is wrong with new content at a path whose newest upload is `known`.
+
+        With a catalog gate the gate decides instead.
+        """
         if file.finding is not None:
             return _incomplete(file.finding)
-        proven = self._rolled_back_from(file)
+        proven = None if known is None else self._rolled_back_from(file)
         if proven is None:
             return None
         return StopReason(

@@ -85,6 +85,7 @@ class UploadStage(Stage):
                 self._advance(upload, work)
 
     def _advance(self, upload: Upload, work: Work) -> None:
+        opened_at = self._clock()
         try:
             opened = self._context.tree.open(upload.path)
         except FileMissingError:
@@ -114,6 +115,7 @@ class UploadStage(Stage):
             attempt = _Attempt(self._context, upload, work, self._clock)
             attempt.is_first = rank is Rank.NEW
             attempt.watch_path = partial(self._require_same_path, upload)
+            attempt.watched_at = opened_at
             attempt.appeared_at = partial(_appeared_at, self._context.ledger, upload, fd)
             try:
                 receipt = self._context.store.ensure(
@@ -362,13 +364,14 @@ class _Attempt(UploadProgress):
 
     watch_path: Callable[[], None] = staticmethod(lambda: None)
     """Raises ReexamineError once another file stands at the path."""
-    _watched_at = float("-inf")
+    watched_at = float("-inf")
+    """When it was called last, or the path was opened."""
 
     def is_cancelled(self) -> bool:
         """As `UploadProgress`; raises what `watch_path` raises."""
         now = self._clock()
-        if now - self._watched_at >= PATH_SECONDS:
-            self._watched_at = now
+        if now - self.watched_at >= PATH_SECONDS:
+            self.watched_at = now
             self.watch_path()
         return super().is_cancelled()
 

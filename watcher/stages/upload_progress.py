@@ -85,11 +85,13 @@ class UploadProgress(UploadSteps):
     def sent(self, sent: Sent) -> None:
         """Record the result; by its ETag the object is recognized as ours even if it is never confirmed.
 
-        The confirmation follows at once. Until then the ETag may be missing if the row tells it already.
+        The confirmation follows at once. Until then the ETag may be missing if the row tells it already, or
+        the checksum in the row tells as much: the server is known to compare it with the content.
         """
         failpoint(Point.COMPLETED)
         facts: Progress = {"bytes_sent": self._seen, "part_size": sent.part_size, "etag": sent.etag}
-        if sent.part_size is None and sent.etag == self.upload.expected_etag:
+        is_known = sent.etag == self.upload.expected_etag or self.context.store.is_known_to_compare
+        if sent.part_size is None and is_known:
             self.unrecorded = facts
         else:
             self._record(facts)

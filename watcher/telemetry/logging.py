@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import sys
 import threading
 from collections import OrderedDict
-from typing import TextIO
+from contextlib import nullcontext
+from functools import partial
+from typing import Any, TextIO
 
 import structlog
 
@@ -35,12 +38,6 @@ def configure_logging(level: str, log_format: str | None, stream: TextIO | None 
         *([] if to_journal else [structlog.processors.TimeStamper(fmt="iso", utc=True)]),
         structlog.processors.StackInfoRenderer(),
     ]
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=False,
-    )
     renderer: list[structlog.typing.Processor] = (
         [
             _printable_values,
@@ -49,21 +46,29 @@ def configure_logging(level: str, log_format: str | None, stream: TextIO | None 
             ),
         ]
         if console
-        else [_event_first, structlog.processors.JSONRenderer(ensure_ascii=True)]
+        else [_event_first, _as_json]
     )
+    # A plain traceback: the pretty one shows local variables, which include credentials.
+    rendering: list[structlog.typing.Processor] = [
+        structlog.processors.format_exc_info,
+        _without_secrets,
+        *renderer,
+    ]
     handler = logging.StreamHandler(stream or _StandardError())
     formatter = _JournalFormatter if to_journal else structlog.stdlib.ProcessorFormatter
     handler.setFormatter(
         formatter(
             foreign_pre_chain=[*shared, _library_event],
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                # A plain traceback: the pretty one shows local variables, which include credentials.
-                structlog.processors.format_exc_info,
-                _without_secrets,
-                *renderer,
-            ],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
         )
+    )
+    # Of four lines a file, each would pass through two records of `logging` and its locks.
+    lines = _Lines(handler, to_journal=to_journal)
+    structlog.configure(
+        processors=[*shared, *rendering],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
+        logger_factory=lambda *_: lines,
+        cache_logger_on_first_use=False,
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -72,6 +77,28 @@ def configure_logging(level: str, log_format: str | None, stream: TextIO | None 
     logging.captureWarnings(True)
     for chatty in ("boto3", "botocore", "s3transfer", "urllib3", "peewee", "watchdog"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level]))
+
+
+class _Lines:
+    """Writes rendered lines where a handler writes those of libraries, with its lock."""
+
+    def __init__(self, handler: logging.StreamHandler[Any], *, to_journal: bool) -> None:
+        self._handler = handler
+        self._to_journal = to_journal
+        self.debug = partial(self._write, logging.DEBUG)
+        self.info = partial(self._write, logging.INFO)
+        self.warning = partial(self._write, logging.WARNING)
+        self.error = partial(self._write, logging.ERROR)
+        self.critical = partial(self._write, logging.CRITICAL)
+
+    def _write(self, level: int, line: str) -> None:
+        handler = self._handler
+        with handler.lock or nullcontext():
+            try:
+                handler.stream.write((prioritized(line, level) if self._to_journal else line) + "\n")
+                handler.flush()
+            except Exception:  # noqa: BLE001 - as `logging`: a line that cannot be written must not end the work
+                handler.handleError(logging.LogRecord("", level, "", 0, line, None, None))
 
 
 class _JournalFormatter(structlog.stdlib.ProcessorFormatter):
@@ -105,6 +132,15 @@ def _event_first(
 ) -> structlog.typing.EventDict:
     del logger, name
     return {key: event.pop(key) for key in ("event", "level") if key in event} | dict(event)
+
+
+_ENCODER = json.JSONEncoder(default=repr)
+"""Made once: `json.dumps` with options makes one for every line."""
+
+
+def _as_json(logger: logging.Logger, name: str, event: structlog.typing.EventDict) -> str:
+    del logger, name
+    return _ENCODER.encode(event)
 
 
 def _printable_values(

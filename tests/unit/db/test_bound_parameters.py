@@ -34,7 +34,7 @@ QUOTED_NAMES = frozenset(
         ("db/migrations/0012_proofs_by_reading.py", "f'PRAGMA schema_version = {version + 1}'"),
         ("db/migrations/0013_state_counts.py", "statement.format(schema=schema, **types)"),
         ("db/compressor_table.py", "query.format(table='%s')"),
-        ("db/statements.py", "text"),
+        ("db/database.py", "text"),
         ("db/connection_url.py", "f'ROLLBACK TO SAVEPOINT {self._name}'"),
     }
 )

@@ -350,3 +350,18 @@ def test_another_instances_uploads_are_out_of_reach(ledger: Ledger, clock: Clock
         other.reopen(upload.id, reason="by hand")
     assert enqueue(other).state is State.PENDING
     assert ledger.current(upload.path) == upload
+
+
+def test_a_change_of_a_row_and_its_event_are_two_statements(
+    ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was written is returned by the statement that wrote it, where the database can do that."""
+    upload = enqueue(ledger)
+    (claimed,) = claim(ledger)
+    with caplog.at_level("DEBUG", "peewee"):
+        verified = ledger.advance(claimed, State.VERIFIED, **STATE_FACTS[State.VERIFIED])
+    said = [str(record.msg[0] if record.args else record.msg) for record in caplog.records]
+    assert sum("UPDATE" in text for text in said) == 1
+    assert sum("INSERT" in text for text in said) == 1
+    assert not any("SELECT" in text and "uploads" in text and "DELETE" not in text for text in said)
+    assert ledger.uploads(ids=[upload.id]) == [verified]

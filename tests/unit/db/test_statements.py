@@ -83,6 +83,7 @@ def use_uploads(database: Database) -> Upload:
     first = enqueue(ledger, "v/a_720p.mp4")
     enqueue(ledger, "v/a_720p.mp4")
     assert ledger.current(first.path) is not None
+    assert list(ledger.current_many([first.path, "v/none_720p.mp4"])) == [first.path]
     ledger.uploads(video_id=VIDEO_ID, limit=3)
     ledger.uploads(state=State.PENDING, ids=[1, 2, 3], all_instances=True)
     for awaits_others in (True, False):

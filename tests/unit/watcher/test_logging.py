@@ -264,3 +264,15 @@ def test_elsewhere_lines_have_no_priority(monkeypatch: pytest.MonkeyPatch) -> No
     log.log.warning("told")
     assert log.text().startswith('{"event": "told"')
     assert "timestamp" in log.events()[0]
+
+
+def test_a_line_that_cannot_be_written_does_not_end_what_logs_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str, /) -> int:
+            raise OSError("no space left")
+
+    configure_logging("INFO", "json", Full())
+    structlog.get_logger().info("something_happened")
+    assert "no space left" in capsys.readouterr().err

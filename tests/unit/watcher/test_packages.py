@@ -264,3 +264,25 @@ def test_directories_are_looked_at_within_bounds_and_links_are_not_followed(
     assert found.reason(f"{VIDEO}/film_720p.mp4") is None
     write(f"{VIDEO}/d1/index.m3u8", "#EXTM3U\n../film_720p.mp4\n")
     assert f"{VIDEO}/d1/index.m3u8 names it" in (found.reason(f"{VIDEO}/film_720p.mp4") or "")
+
+
+def test_a_look_at_a_file_opens_each_directory_above_it_once(
+    found: Packages, write: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every file is asked about several times, and each system call is one more turn for other threads."""
+    write(f"{VIDEO}/clip_720p.mp4", "video")
+    long_ago = (1.0, 1.0)
+    os.utime(found._tree.root, long_ago)
+    os.utime(f"{found._tree.root}/{VIDEO}", long_ago)
+    monkeypatch.setattr(packages, "_CLOCK_TICK_NS", -(10**12))
+    assert found.reason(f"{VIDEO}/clip_720p.mp4") is None
+    opened: list[object] = []
+    really_open = os.open
+
+    def open_and_note(path: str, flags: int, **how: int) -> int:
+        opened.append(path)
+        return really_open(path, flags, **how)
+
+    monkeypatch.setattr(os, "open", open_and_note)
+    assert found.reason(f"{VIDEO}/clip_720p.mp4") is None
+    assert opened == [found._tree.root, VIDEO]

@@ -19,7 +19,7 @@ from storage import StorageError, UploadCancelledError
 from tests.support.databases import IDENTITY, LEASE, STATE_FACTS, Clock, enqueue
 from tests.support.harness import Harness
 from watcher.errors import Failure, FailureKind
-from watcher.stages.runner import LOCKED_SECONDS, StageRunner, Work
+from watcher.stages.runner import GATHER_FROM, GATHER_SECONDS, LOCKED_SECONDS, StageRunner, Work
 from watcher.supervision.background_thread import BackgroundThread, Supervisor
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.circuit_breaker import CircuitBreaker
@@ -717,3 +717,27 @@ def test_a_runner_is_not_idle_between_a_claim_and_the_work_on_it(
     fixture.ended(1)
     until(lambda: runner.is_idle)
     assert idle_at_claims == [False]
+
+
+def test_while_several_rows_are_under_way_others_are_gathered_before_they_are_claimed(
+    fixture: RunnerFixture,
+) -> None:
+    """One claim of several rows costs what one of one row does; the first rows do not wait."""
+    go_on = threading.Event()
+    fixture.stage.act = until_set(go_on)
+    fixture.enqueue(GATHER_FROM)
+    runner = fixture.make(threads=GATHER_FROM + 3)
+    seconds = [0.0]
+    runner.clock = lambda: seconds[0]
+    fixture.started.append(runner)
+    runner.start()
+    for _ in range(GATHER_FROM):
+        fixture.stage.begun.get(timeout=WAIT_SECONDS)
+    later = {enqueue(fixture.ledger, f"v/later-{number}_720p.mp4").path for number in range(3)}
+    fixture.stage.asked = threading.Semaphore(0)
+    for _ in range(2):
+        assert fixture.stage.asked.acquire(timeout=WAIT_SECONDS)
+    assert runner.busy == GATHER_FROM
+    seconds[0] += GATHER_SECONDS
+    assert {fixture.stage.begun.get(timeout=WAIT_SECONDS)[0].path for _ in later} == later
+    go_on.set()
