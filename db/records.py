@@ -93,7 +93,7 @@ class UploadColumns:
     """Bytes."""
     mtime_ns = BigIntegerField()
     ctime_ns = BigIntegerField(null=True)
-    """Once there is a `checksum`, the file's ctime before it was hashed; None in rows of earlier versions."""
+    """The file's ctime before it was hashed, once there is a `checksum`, or before a part of it was sent."""
     checksum = TextField(null=True)
     """Base64 of the 8 big-endian bytes of the CRC64NVME over the whole file, as S3's `ChecksumCRC64NVME`."""
     etag = TextField(null=True)

@@ -34,11 +34,12 @@ from .keys import (
     public_url,
     rendition_filename,
 )
-from .object_store import ListedObject, ObjectStore, UploadSteps
+from .object_store import ListedObject, ObjectStore
 from .rendition_store import RenditionStore, UploadedRendition
 from .s3_service import S3Service
 from .source_file import PartialChecksum, SourceFile
 from .transfer import Multipart, OpenMultipart, Sent, Target, WriteCondition, part_size_for
+from .upload_steps import UploadSteps
 from .verification import Confirmation, ObjectHead, Receipt, Verdict, compare
 
 __all__ = [

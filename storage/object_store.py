@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -35,6 +35,7 @@ from storage.transfer.part_layout import S3_MIN_PART_SIZE, part_size_for, part_s
 from storage.transfer.part_sender import SlowLineError
 from storage.transfer.preconditions import UnseenWrites, WriteCondition
 from storage.transfer.single_put import (
+    Content,
     Sent,
     Target,
     Transfer,
@@ -43,6 +44,7 @@ from storage.transfer.single_put import (
     ignore_progress,
     put_object,
 )
+from storage.upload_steps import UploadSteps
 from storage.verification import (
     Confirmation,
     ObjectHead,
@@ -71,50 +73,6 @@ class ListedObject:
     key: str
     size: int
     written_at: datetime
-
-
-class UploadSteps:
-    """What the caller of `ObjectStore.ensure` decides and learns, in the order of the calls.
-
-    All are called in the caller's thread; what one raises ends the upload. By default any other object is
-    replaced, and a multipart upload that does not complete is aborted.
-    """
-
-    on_multipart: Callable[[Multipart], None] | None = None
-    """See `ObjectStore.upload`."""
-    is_first = False
-    """Whether this is the first attempt to send the file, so that an object under the key is unlikely."""
-
-    def adopted(self, found: Confirmation) -> None:
-        """The object is identical already: nothing is sent."""
-
-    def condition(self, found: Confirmation) -> WriteCondition:  # noqa: ARG002 - subclasses use it
-        """The condition on which to write, given what the server holds instead."""
-        return WriteCondition.unconditional()
-
-    def sending(self) -> AbstractContextManager[None]:
-        """The context in which the file is sent."""
-        return nullcontext()
-
-    def progress(self, accepted: int) -> None:
-        """The server has accepted this many bytes."""
-
-    def completing(self, expected_etag: str | None) -> None:
-        """The object is about to be made of its parts.
-
-        `expected_etag` is what a server gives it that makes ETags from MD5s; None if those of the parts are
-        none.
-        """
-
-    def moved(self) -> None:
-        """Bytes have moved to or from the server, of this upload or of those that it waits for."""
-
-    def is_cancelled(self) -> bool:
-        """Whether to stop sending; called often."""
-        return False
-
-    def sent(self, sent: Sent) -> None:
-        """The object was written and is about to be confirmed."""
 
 
 class ObjectStore(Closeable):
@@ -182,7 +140,7 @@ class ObjectStore(Closeable):
         source: SourceFile,
         target: Target,
         *,
-        checksum: str,
+        checksum: str | None,
         steps: UploadSteps,
         resume: Multipart | None = None,
         part_size: int | None = None,
@@ -192,20 +150,28 @@ class ObjectStore(Closeable):
         An identical object is adopted; `part_size` is that of an earlier attempt to send it, if any.
         Otherwise the file is sent, on the condition that `steps` decides, and confirmed. A small one that was
         never sent is not looked for where the server has proven that it keeps an object that is there.
-        `resume` is as for `upload`. Raises as `upload`; what a step raises; and `StorageError` for an object
-        that is not confirmed afterwards: environment where the server does not say what it holds.
+        `resume` is as for `upload`. Without a `checksum` a file that goes in parts is hashed as it is sent if
+        there is no object; it must have reached the disk. Raises as `upload`; what a step raises; and
+        `StorageError` for an object that is not confirmed afterwards: environment where the server does not
+        say what it holds.
         """
         part_size = part_size or part_size_for(source.size, None, self._crt.max_parts)
-        confirm = partial(
-            self._compare_file, target.key, source, checksum, moved=steps.moved, cancelled=steps.is_cancelled
-        )
+        content = Content(checksum, partial(steps.hash_first, source), steps.hashed, steps.part_differs)
+
+        def confirm(head: ObjectHead | Confirmation, part_size: int | None) -> Confirmation:
+            if isinstance(head, Confirmation):
+                return head
+            known, moved, cancelled = content.checksum(), steps.moved, steps.is_cancelled
+            return self._compare_file(
+                target.key, source, known, head, part_size, moved=moved, cancelled=cancelled
+            )
 
         def send(condition: WriteCondition, before: ObjectHead | None) -> Receipt:
             callbacks = _Callbacks(
                 steps.progress, steps.moved, steps.is_cancelled, steps.on_multipart, steps.completing
             )
             with steps.sending():
-                sent = self._upload(source, replace(target, condition=condition), checksum, resume, callbacks)
+                sent = self._upload(source, replace(target, condition=condition), content, resume, callbacks)
             steps.sent(sent)
             after = confirm(self._visible_head(target.key, before, steps), sent.part_size)
             if after.receipt is None:
@@ -263,13 +229,14 @@ class ObjectStore(Closeable):
         they raise ends the upload and is raised here.
         """
         callbacks = _Callbacks(progress, moved, cancelled, on_multipart, ignore_completion)
-        return self._upload(source, target, checksum, resume, callbacks)
+        content = Content(checksum, source.checksum, ignore_completion, ignore_movement)
+        return self._upload(source, target, content, resume, callbacks)
 
     def _upload(
         self,
         source: SourceFile,
         target: Target,
-        checksum: str,
+        content: Content,
         resume: Multipart | None,
         callbacks: "_Callbacks",
     ) -> Sent:
@@ -297,11 +264,12 @@ class ObjectStore(Closeable):
                 return now is not None and (part_size is None or now < part_size)
 
             transfer = Transfer(
-                source, target, checksum, callbacks.progress, is_cancelled, is_too_slow, present_etag
+                source, target, content, callbacks.progress, is_cancelled, is_too_slow, present_etag
             )
             transfer.ensure_not_cancelled()
             try:
                 if part_size is None and resume is None:
+                    content.checksum()
                     return put_object(self._crt, self._config, transfer)
                 sender = MultipartSender(
                     self._crt, self._config, transfer, callbacks.on_multipart, callbacks.completing

@@ -12,10 +12,11 @@ from storage.config import StorageConfig
 from storage.content_types import content_type
 from storage.dialect import ServerTrait
 from storage.keys import canonical_video_id, object_key, public_url, rendition_filename
-from storage.object_store import ObjectStore, UploadSteps
+from storage.object_store import ObjectStore
 from storage.source_file import SourceFile
 from storage.transfer.preconditions import WriteCondition
 from storage.transfer.single_put import Target
+from storage.upload_steps import UploadSteps
 from storage.verification import Confirmation, Verdict
 
 

@@ -117,15 +117,18 @@ class SourceFile:
         """
         done = done or PartialChecksum()
         if not done.offset:
-            self._write_back()
+            self.write_back()
         for block in self._blocks(done.offset, self.size - done.offset):
             done.value = checksums.crc(block, done.value)
             done.offset += len(block)
         self.ensure_unchanged()
         return checksums.encode(done.value)
 
-    def _write_back(self) -> None:
-        """Write the file's data to the disk, a large file in stretches: fsync(2) alone can take minutes."""
+    def write_back(self) -> None:
+        """Write the file's data to the disk, a large file in stretches: fsync(2) alone can take minutes.
+
+        Raises as `checksum`, but for a change.
+        """
         if self.size > WRITE_BACK_BYTES:
             with self._pace as keep_to_pace:
                 for offset in range(0, self.size, WRITE_BACK_BYTES):

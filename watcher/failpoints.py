@@ -24,7 +24,7 @@ class Point(StrEnum):
     ENQUEUED = "enqueued"
     """It has a row in the ledger."""
     HASHED = "hashed"
-    """Its checksum is in the ledger; nothing has been sent."""
+    """Its checksum is in the ledger; nothing has been sent, or of a large file no object was made."""
     MULTIPART_CREATED = "multipart-created"
     """The server has a multipart upload that is not in the ledger yet."""
     MULTIPART_RECORDED = "multipart-recorded"

@@ -21,8 +21,11 @@ _FEW = 5
 """A limit of so few bodies is halved as it is, however many were in flight."""
 _REUSED_FROM = 512 * 1024
 """Smaller buffers are allocated each time; larger ones, up to the usual part size, are kept for reuse."""
-_MAX_UNREAD = 2 * MIN_PART_SIZE
-"""Bytes in our buffers that the CRT has not yet copied into its own; it copies them quickly."""
+_MAX_UNREAD = MIN_PART_SIZE
+"""Bytes in our buffers that the CRT has not yet copied into its own.
+
+It copies a part in less time than the line takes for those that are under way: one at a time is enough.
+"""
 
 
 class Slot:

@@ -22,6 +22,7 @@ from storage.dialect import (
     ALGORITHM,
     BODY_HEADERS,
     CRC,
+    MULTIPART_ETAG,
     OBJECT_SIZE,
     PART_CHECKSUMS,
     SDK_ALGORITHM,
@@ -31,6 +32,7 @@ from storage.dialect import (
     names_of,
 )
 from storage.errors import SourceChangedError, StorageError
+from storage.proof_by_reading import makes_etags_of_md5s
 from storage.transfer.crt_client import CrtClient
 from storage.transfer.crt_request import Request
 from storage.transfer.part_layout import S3_MIN_PART_SIZE, Part, least_part_size, parts_of
@@ -211,12 +213,18 @@ class MultipartSender:
 
     def _is_unchanged(self, part: Part, kept: Mapping[str, Any]) -> bool:
         self._transfer.ensure_not_cancelled()
-        source = self._transfer.source
-        self._crcs[part.number] = source.crc(part.offset, part.length)
+        source, content = self._transfer.source, self._transfer.content
+        crc = self._crcs[part.number] = source.crc(part.offset, part.length)
         checksum = checksums.decode(kept.get("ChecksumCRC64NVME"))
         if checksum is not None:
-            return checksum == self._crcs[part.number]
-        return unquoted(kept.get("ETag")) == source.md5(part.offset, part.length).hex()
+            is_same = checksum == crc
+        else:
+            is_same = unquoted(kept.get("ETag")) == source.md5(part.offset, part.length).hex()
+        if not (is_same or content.is_known) and (
+            checksum is not None or makes_etags_of_md5s(self._crt, self._config, MULTIPART_ETAG)
+        ):
+            content.note_different_part()
+        return is_same
 
     def _send_parts(self, multipart: Multipart) -> None:
         """Send what the server does not have; one part alone until the server has accepted its headers.
@@ -230,6 +238,9 @@ class MultipartSender:
 
             def attempt(omit: frozenset[str], names: frozenset[str] = names) -> None:
                 self._has_checksums = CRC in names - omit
+                if not self._has_checksums:
+                    # The parts alone would not tell a later attempt whether the file is still the same.
+                    self._transfer.content.checksum()
                 left = [part for part in parts if part.number not in self._etags]
                 if not dialect.is_sounded("UploadPart", names):
                     left = left[:1]
@@ -293,7 +304,7 @@ class MultipartSender:
             headers: Headers = ((OBJECT_SIZE, str(size)), *condition)
             names = names_of(headers)
             if self._has_checksums:
-                headers = ((CRC, self._transfer.checksum), (TYPE, "FULL_OBJECT"), *headers)
+                headers = ((CRC, self._transfer.content.checksum()), (TYPE, "FULL_OBJECT"), *headers)
                 names = names_of(headers) | {PART_CHECKSUMS}
 
             def send(omit: frozenset[str]) -> Mapping[str, Any]:

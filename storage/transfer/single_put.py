@@ -58,12 +58,54 @@ def ignore_progress(_sent: int) -> None:
     """For uploads whose progress is not shown."""
 
 
-def ignore_completion(_expected_etag: str | None) -> None:
-    """For uploads whose ETag is not noted in advance."""
+def ignore_completion(_digest: str | None) -> None:
+    """For uploads whose ETag, or checksum, is not noted in advance."""
 
 
 def ignore_movement() -> None:
     """For uploads of which nothing watches whether their bytes move."""
+
+
+class Content:
+    """The CRC64NVME of a file that is sent, in S3's text form: known before, or once every part was read.
+
+    `hash_first` reads the file for it. `hashed` is given what was computed as the parts went out, before the
+    object can exist. `part_differs` is called where the file is not what a part has that was sent before.
+    What these raise ends the upload.
+    """
+
+    def __init__(
+        self,
+        checksum: str | None,
+        hash_first: Callable[[], str],
+        hashed: Callable[[str], None],
+        part_differs: Callable[[], None],
+    ) -> None:
+        self._checksum = checksum
+        self._hash_first = hash_first
+        self._hashed = hashed
+        self._part_differs = part_differs
+
+    def checksum(self) -> str:
+        """The checksum; reads the file if it is not known."""
+        if self._checksum is None:
+            self._checksum = self._hash_first()
+        return self._checksum
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the file need not be read for `checksum`."""
+        return self._checksum is not None
+
+    def note_read(self, checksum: str) -> None:
+        """Take the checksum of what was read and sent, if none is known."""
+        if self._checksum is None:
+            self._hashed(checksum)
+            self._checksum = checksum
+
+    def note_different_part(self) -> None:
+        """Note that a part which was sent before differs, while the checksum is not known, which decides."""
+        self._part_differs()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +114,7 @@ class Transfer:
 
     source: SourceFile
     target: Target
-    checksum: str
+    content: Content
     progress: Callable[[int], None]
     cancelled: Callable[[], bool]
     is_too_slow: Callable[[], bool]
@@ -85,14 +127,16 @@ class Transfer:
 
         Raises `UploadCancelledError` if the upload has been cancelled.
         """
-        if checksums.encode(value) != self.checksum:
+        checksum = checksums.encode(value)
+        if self.content.is_known and checksum != self.content.checksum():
             raise SourceChangedError(
-                f"its CRC64NVME is {checksums.encode(value)} and was {self.checksum} when it was hashed",
+                f"its CRC64NVME is {checksum} and was {self.content.checksum()} when it was hashed",
                 operation="upload",
                 key=self.target.key,
             )
         self.source.ensure_unchanged()
         self.ensure_not_cancelled()
+        self.content.note_read(checksum)
 
     def ensure_not_cancelled(self) -> None:
         """Raise `UploadCancelledError` if the upload has been cancelled."""
@@ -151,7 +195,7 @@ def _send(
     with crt.buffers.slot(source.size, ensure_worth_it) as slot:
         source.read_into(slot.buffer, 0)
         transfer.ensure_unchanged(checksums.crc(slot.buffer))
-        body_headers = crt.dialect.body_headers(slot.buffer, transfer.checksum, omit)
+        body_headers = crt.dialect.body_headers(slot.buffer, transfer.content.checksum(), omit)
         request = Request("PutObject", "PUT", key, headers=(*headers, *body_headers), body=slot.buffer)
         while (wait := crt.bandwidth.take(source.size)) > 0:
             ensure_worth_it()

@@ -12,6 +12,7 @@ import structlog
 
 from db import DatabaseError, State
 from watcher.app.factories import make_access_key, make_path_template
+from watcher.app.memory import give_back
 from watcher.app.sole_instance import SoleInstance
 from watcher.app.status_report import DaemonStatus
 from watcher.app.wiring import Application
@@ -205,6 +206,7 @@ class Daemon:
             status = f"{self._sole_instance.conflict} {status}"
         if not self._is_ready and self._first_scan_succeeded:
             self._is_ready = True
+            give_back()
             log.info("daemon_ready")
             self._notifier.ready(status)
         else:

@@ -19,6 +19,7 @@ from db import migrate
 from watcher.app import Application, Daemon, SinglePass, SoleInstance, open_application
 from watcher.app.factories import make_storage_config
 from watcher.app.known_dialect import keep_dialect
+from watcher.app.memory import limit_heaps
 from watcher.cli.database import require_up_to_date
 from watcher.cli.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE, CommandError
 from watcher.cli.ledger_access import daemon_lock, env_files_of
@@ -51,6 +52,7 @@ def run(
     configure_logging(settings.log_level, settings.log_format)
     _warn_of_settings(settings, env_files)
     leases.ignore_sigio()
+    limit_heaps()
     if dry_run:
         _print_plan(settings)
         return

@@ -16,6 +16,7 @@ from storage import (
     Confirmation,
     Multipart,
     Receipt,
+    SourceChangedError,
     SourceFile,
     StorageError,
     Target,
@@ -103,16 +104,17 @@ class UploadStage(Stage):
             rank = Rank.NEW if upload.checksum is None else Rank.AGAIN
             source = SourceFile(fd, self._context.hashing.pace(rank, upload.size, work))
             stamp = _stamp(fd)
-            if (upload.checksum, stamp) != self._hashed.get(upload.id):
-                with_checksum = self._ensure_checksum(upload, source, ctime_ns)
-                if with_checksum is None:
-                    raise DecidedError
-                upload = with_checksum
-                self._note_hashed(upload, stamp)
-            failpoint(Point.HASHED)
-            # Again: another file of the key may have passed the gate since.
-            self._require_own_key(upload)
+            hash_first = partial(self._hash_first, source, ctime_ns, stamp)
+            if upload.checksum is None and part_size_for(upload.size) is not None:
+                # It is hashed as its parts go out, unless an object is there that has to be compared with it.
+                source.write_back()
+            else:
+                upload = hash_first(upload)
             attempt = _Attempt(self._context, upload, work, self._clock)
+            attempt.ctime_ns = ctime_ns
+            attempt.hash_file = hash_first
+            attempt.note_content = partial(self._note_content, source, fd, ctime_ns, stamp)
+            attempt.doubt = partial(self._fail_if_damaged, source, ctime_ns)
             attempt.is_first = rank is Rank.NEW
             attempt.watch_path = partial(self._require_same_path, upload)
             attempt.watched_at = opened_at
@@ -121,7 +123,7 @@ class UploadStage(Stage):
                 receipt = self._context.store.ensure(
                     source,
                     self._target(upload),
-                    checksum=_known(upload.checksum),
+                    checksum=upload.checksum,
                     steps=attempt,
                     resume=attempt.unfinished_multipart,
                     part_size=upload.part_size,
@@ -136,7 +138,7 @@ class UploadStage(Stage):
             if attempt.started_at is not None:
                 self._context.metrics.upload_seconds.observe(self._clock() - attempt.started_at)
             self._require_same_path(upload)
-        self._conclude(upload, receipt, work, attempt)
+        self._conclude(attempt.upload, receipt, work, attempt)
 
     def _ask(self, upload: Upload) -> None:
         """Raise `storage.StorageError` unless S3 answers, before the file is read for nothing."""
@@ -297,13 +299,53 @@ class UploadStage(Stage):
             upload = self._context.ledger.record(upload, multipart_id=None, part_size=None)
         return self._context.ledger.record(upload, **admission)
 
-    def _ensure_checksum(self, upload: Upload, source: SourceFile, ctime_ns: int | None) -> Upload | None:
-        """Hash the file, once a process; return the upload with its checksum, or None if the file is damaged.
+    def _hash_first(self, source: SourceFile, ctime_ns: int | None, stamp: _Stamp, upload: Upload) -> Upload:
+        """Hash the file, once a process; return the upload with its checksum, and raise as `_hash`."""
+        if (upload.checksum, stamp) != self._hashed.get(upload.id):
+            upload = self._hash(upload, source, ctime_ns)
+            self._note_hashed(upload, stamp)
+        failpoint(Point.HASHED)
+        # Again: another file of the key may have passed the gate since.
+        self._require_own_key(upload)
+        return upload
+
+    def _note_content(
+        self,
+        source: SourceFile,
+        fd: int,
+        ctime_ns: int | None,
+        stamp: _Stamp,
+        upload: Upload,
+        checksum: str,
+    ) -> Upload:
+        """Record the checksum of what was read and sent, before an object is made of it.
+
+        `ctime_ns` and `stamp` are from before. If they have changed, the file is read again as a whole: an
+        edit may have come between two parts. Raises SourceChangedError for one.
+        """
+        upload = self._context.ledger.record(upload, checksum=checksum, ctime_ns=ctime_ns)
+        failpoint(Point.HASHED)
+        self._require_own_key(upload)
+        if (now := _stamp(fd)) != stamp:
+            try:
+                upload = self._hash(upload, source, self._context.tree.identity(os.fstat(fd)).ctime_ns)
+            except ReexamineError as exc:
+                raise SourceChangedError(str(exc)) from exc
+        self._note_hashed(upload, now)
+        return upload
+
+    def _fail_if_damaged(self, source: SourceFile, ctime_ns: int | None, upload: Upload) -> None:
+        """Let the upload fail whose file is not what an earlier attempt sent of it, unless it was edited."""
+        if upload.ctime_ns is not None and upload.ctime_ns == ctime_ns:
+            raise self._failed_as_damaged(upload, source, source.checksum(), ctime_ns)
+
+    def _hash(self, upload: Upload, source: SourceFile, ctime_ns: int | None) -> Upload:
+        """Hash the file; return the upload with its checksum.
 
         `ctime_ns` is the file's from before, so that no edit during the hashing can be overlooked. Other
         content under the same size, times and inode was not written by any process: a power cut or a failing
-        disk leaves it, after the ledger recorded the checksum. Such an upload fails. With another ctime it
-        was edited in place: raises ReexamineError.
+        disk leaves it, after the ledger recorded the checksum. Such an upload fails: raises DecidedError.
+        With another ctime it was edited in place: raises ReexamineError.
         """
         checksum = source.checksum()
         if checksum == upload.checksum:
@@ -314,6 +356,11 @@ class UploadStage(Stage):
             return self._context.ledger.record(upload, **self._content(upload, source, checksum, ctime_ns))
         if upload.ctime_ns not in {None, ctime_ns}:
             raise ReexamineError("Its content is not what was hashed before: it was edited in place since.")
+        raise self._failed_as_damaged(upload, source, checksum, ctime_ns)
+
+    def _failed_as_damaged(
+        self, upload: Upload, source: SourceFile, checksum: str, ctime_ns: int | None
+    ) -> DecidedError:
         reason = (
             "Its content differs from what was hashed before, although size, time and inode are the same: a "
             f"power cut or a failing disk leaves that. Restore it, or retry {upload.id} to upload it as is."
@@ -324,7 +371,7 @@ class UploadStage(Stage):
             rehashed = self._context.ledger.record(upload, **content)
             self._context.ledger.advance(rehashed, State.FAILED, error=reason, error_code=Code.LOCAL_DAMAGED)
         log.error("upload_failed", code=Code.LOCAL_DAMAGED, reason=reason)
-        return None
+        return DecidedError()
 
     def _note_hashed(self, upload: Upload, stamp: _Stamp) -> None:
         self._hashed[upload.id] = upload.checksum, stamp
@@ -366,6 +413,26 @@ class _Attempt(UploadProgress):
     """Raises ReexamineError once another file stands at the path."""
     watched_at = float("-inf")
     """When it was called last, or the path was opened."""
+
+    hash_file: Callable[[Upload], Upload]
+    """Hashes the file and records that."""
+    note_content: Callable[[Upload, str], Upload]
+    """Records the checksum of a file that was hashed as it was sent."""
+    doubt: Callable[[Upload], None]
+    """Decides what becomes of a file that is not what an earlier attempt sent of it."""
+
+    def hash_first(self, source: SourceFile) -> str:  # noqa: ARG002 - `hash_file` knows it
+        """Hash the file, because the server has an object."""
+        self.upload = self.hash_file(self.upload)
+        return _known(self.upload.checksum)
+
+    def hashed(self, checksum: str) -> None:
+        """Record what the object will be recognized by, and that the file was not edited meanwhile."""
+        self.upload = self.note_content(self.upload, checksum)
+
+    def part_differs(self) -> None:
+        """Raise DecidedError if the file is damaged; of one that was edited, every part is sent again."""
+        self.doubt(self.upload)
 
     def is_cancelled(self) -> bool:
         """As `UploadProgress`; raises what `watch_path` raises."""

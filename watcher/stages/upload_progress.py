@@ -30,6 +30,8 @@ class UploadProgress(UploadSteps):
         self._recorded_at = clock()
         self._seen = 0
         self._claim_is_lost = False
+        self.ctime_ns = upload.ctime_ns
+        """The file's ctime from before anything of it was read."""
         self.unrecorded: Progress = {}
         """What is left to the confirmation, or if there is none to `record_unconfirmed`."""
         self.started_at: float | None = None
@@ -54,7 +56,10 @@ class UploadProgress(UploadSteps):
         """
         failpoint(Point.MULTIPART_CREATED)
         self.context.ledger.record(
-            self.upload, multipart_id=multipart.upload_id, part_size=multipart.part_size
+            self.upload,
+            multipart_id=multipart.upload_id,
+            part_size=multipart.part_size,
+            ctime_ns=self.ctime_ns,
         )
         failpoint(Point.MULTIPART_RECORDED)
 
