@@ -95,7 +95,7 @@ def release(bench: Bench) -> Result:
     title = f"{count:,} × 64 KiB, until the last local copy is deleted"
     _report(result, title, runs, count, size)
     result.tables[0].notes.append(
-        f"A released row takes {spread(sizes).median:.0f} bytes of the ledger, events included."
+        f"A released row takes {spread(sizes).median:.0f} bytes of the ledger, events included, as a receipt."
     )
     result.figures["release.files"] = spread(_files_a_second(runs["daemon, with release"], count)).median
     result.figures["row.bytes"] = spread(sizes).median

@@ -17,7 +17,7 @@ from db.models import SIGHTINGS
 from db.records import CatalogRow, Upload
 from db.statements import assigned, statement
 from db.states import State
-from db.upload_queries import UploadQueries
+from db.upload_queries import Receipts, UploadQueries
 
 MAX_ZONE_DIFFERENCE = timedelta(hours=26)
 """Between the local times of two places at one moment: UTC+14 and UTC-12."""
@@ -50,6 +50,7 @@ class CompressorTable:
     def __init__(self, database: Database, instance: str) -> None:
         self.database = database
         self._queries = UploadQueries(database, instance, instance)
+        self._receipts = Receipts(self._queries)
         self._instance = instance
         self._rows = database.tables.compressor_rows
         self._uploads = database.tables.uploads
@@ -65,18 +66,18 @@ class CompressorTable:
         with self.database.operation("read the compressor's catalog") as connected:
             if not self._has_sightings:
                 self._has_sightings = connected.table_exists(SIGHTINGS, schema=self.database.schema)
-            found = [_row(row) for row in self._of_video.run(self._has_sightings, video_id=video_id).rows]
+            found = [_row(row) for row in self._of_videos.run(self._has_sightings, videos=[video_id]).rows]
         return _sorted(self._placed(found, record=record)) if self._has_sightings else _sorted(found)
 
     @statement("read the compressor's catalog")
-    def _of_video(self, has_sightings: bool, *, video_id: Any) -> Any:
+    def _of_videos(self, has_sightings: bool, *, videos: Any) -> Any:
         rows, seen = self._rows, self._sightings
         columns = list(self._columns().values())
         query: Any = rows.select(*columns)
         if has_sightings:
             query = rows.select(*columns, seen.ordered_at)
             query = query.left_outer_join(seen, on=seen.row_id == rows.id)
-        return query.where(rows.video_id == video_id)
+        return query.where(rows.video_id.in_(videos))
 
     def rows_with_url_prefix(self, prefix: str) -> Iterator[CatalogRow]:
         """The rows of all videos whose URL begins with `prefix`, read one page at a time."""
@@ -124,7 +125,16 @@ class CompressorTable:
         """The uploads with these ids, each with all rows of its video: one query that indexes answer."""
         with self.database.operation("read uploads with their catalog rows") as connected:
             found = connected.execute(self._uploads_with_rows(list(upload_ids))).fetchall()
-        return self._with_rows(found, record=False)
+            present = self._with_rows(found, record=False)
+            missing = set(upload_ids) - {upload.id for upload, _ in present}
+            released = self._receipts.by_ids(sorted(missing)) if missing else []
+            of_videos: dict[str, list[CatalogRow]] = defaultdict(list)
+            if released:
+                videos = sorted({upload.video_id for upload in released})
+                rows = [_row(values) for values in self._of_videos.run(True, videos=videos).rows]
+                for row in _sorted(self._placed(rows, record=False)):
+                    of_videos[row.video_id].append(row)
+        return present + [(upload, of_videos[upload.video_id]) for upload in released]
 
     @statement("read uploads with their catalog rows")
     def _waiting(self, limit: int, *, since: Any, before: Any) -> Any:
@@ -172,11 +182,12 @@ class CompressorTable:
 
         An index answers it. `after` is the last id of the previous page.
         """
-        query: Any = self._videos(states).distinct().order_by(self._uploads.video_id).limit(limit)
-        if after is not None:
-            query = query.where(self._uploads.video_id > after)
+        found = set[str]()
         with self.database.operation("list the known videos"):
-            return list(query.scalars())
+            for table, query in self._video_queries(states):
+                following = query if after is None else query.where(table.video_id > after)
+                found.update(following.distinct().order_by(table.video_id).limit(limit).scalars())
+        return sorted(found)[:limit]
 
     def unpublished_rows(
         self, states: Collection[State], videos: Collection[str] | None = None
@@ -352,9 +363,19 @@ class CompressorTable:
         return seen.select(seen.video_id, seen.ordered_at).where(seen.video_id.in_(videos))
 
     def _videos(self, states: Collection[State]) -> Any:
-        uploads = self._uploads
+        """A query for the ids of the videos that have an upload in one of the states."""
+        (_, first), *others = self._video_queries(states)
+        return first if not others else first | others[0][1]
+
+    def _video_queries(self, states: Collection[State]) -> list[tuple[Any, Any]]:
+        """The tables with uploads in the states, and a query of each for the ids of their videos."""
+        uploads, receipts = self._uploads, self.database.tables.receipts
         query: Any = uploads.select(uploads.video_id)
-        return query.where(uploads.instance == self._instance, uploads.state.in_(sorted(states)))
+        query = query.where(uploads.instance == self._instance, uploads.state.in_(sorted(states)))
+        if State.RELEASED not in states:
+            return [(uploads, query)]
+        released: Any = receipts.select(receipts.video_id).where(receipts.instance == self._instance)
+        return [(uploads, query), (receipts, released)]
 
     def _select(self) -> Any:
         return self._rows.select(*(column.alias(name) for name, column in self._columns().items()))

@@ -128,6 +128,7 @@ class Ledger(LedgerReader):
         """
         uploads = self._uploads
         with self.database.transaction("update a file's identity"):
+            self.receipts.unfold(upload.id)
             uploads.update(**asdict(identity)).where(self._in_instance, uploads.id == upload.id).execute()
             self._upload_events.append(
                 upload.id,
@@ -191,6 +192,7 @@ class Ledger(LedgerReader):
         Raises UnknownUploadError, and IllegalTransitionError if it is in any other state.
         """
         with self.database.transaction(f"reopen upload {upload_id}"):
+            self.receipts.unfold(upload_id)
             upload = self._get(upload_id)
             if upload.state not in STOPPED_STATES:
                 raise IllegalTransitionError(upload_id, upload.state, State.PENDING)
@@ -217,12 +219,14 @@ class Ledger(LedgerReader):
         uploads = self._uploads
         unproven = uploads.update(dict(_UNPROVEN)).where(self._in_instance, uploads.id == upload.id)
         with self.database.transaction("record that an object was deleted"):
+            self.receipts.unfold(upload.id)
             unproven.where(uploads.state == State.GONE).execute()
             self._upload_events.append(upload.id, self.now(), "object-deleted", detail)
 
     def append_event(self, upload_id: int, event: str, detail: str) -> None:
         """Append an event to the upload's events. Raises UnknownUploadError."""
         with self.database.transaction("append an event"):
+            self.receipts.unfold(upload_id)
             self._get(upload_id)
             self._upload_events.append(upload_id, self.now(), event, detail)
 
@@ -275,6 +279,7 @@ class Ledger(LedgerReader):
         """
         uploads = self._uploads
         with self.database.transaction("claim an upload"):
+            self.receipts.unfold(upload_id)
             now = self.now()
             values = {"claim": uploads.claim + 1, "claimed_by": self.worker, "claimed_until": now + lease}
             is_free = self._is_free(*self._limits_of_claims(now, lease))
@@ -474,6 +479,7 @@ class Ledger(LedgerReader):
     def note_newer_row(self, upload: Upload, row: CatalogRow) -> None:
         """Record that the same content belongs to a newer catalog row, too. Needs no claim, disturbs none."""
         with self.database.transaction("record a newer catalog row"):
+            self.receipts.unfold(upload.id)
             self._note_row.run(number=upload.id, row_id=row.id, row_at=row.order_time)
 
     # Instances

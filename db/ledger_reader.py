@@ -2,9 +2,9 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from typing import Any, TypedDict, Unpack
 
@@ -15,7 +15,7 @@ from db.fields import Dialect
 from db.records import InstanceReport, Upload, UploadEvent
 from db.statements import assigned, statement
 from db.states import State
-from db.upload_queries import UploadQueries
+from db.upload_queries import EVENTS_KEPT, Receipts, UploadQueries
 
 PAGE = 500
 MAX_ADDED_UP = 10_000
@@ -53,6 +53,7 @@ class LedgerReader(UploadQueries):
         self._clock = clock or database.now
         self._upload_events = UploadEvents(database)
         self._state_counts = StateCounts(database)
+        self.receipts = Receipts(self)
 
     def now(self) -> datetime:
         """The time that claims, due times and events refer to, in UTC."""
@@ -69,7 +70,11 @@ class LedgerReader(UploadQueries):
 
     def current(self, path: str) -> Upload | None:
         """The newest upload of the path."""
-        return next(self.records(self._newest_of_path.run(path=path).rows), None)
+        found = next(self.records(self._newest_of_path.run(path=path).rows), None)
+        if found is not None and found.state.is_live:
+            # No other one is newer than the live one.
+            return found
+        return _newest(found, *self.receipts.of_paths([path]))
 
     def current_many(self, paths: Iterable[str]) -> dict[str, Upload]:
         """The newest upload of each of the paths that has one."""
@@ -78,6 +83,8 @@ class LedgerReader(UploadQueries):
         while page := list(islice(remaining, PAGE)):
             newest = self.records(self._newest_of_paths.run(paths=page).rows)
             found.update((upload.path, upload) for upload in newest)
+            for upload in self.receipts.of_paths(page):
+                found[upload.path] = _newest(found.get(upload.path), upload) or upload
         return found
 
     def uploads(self, *, limit: int | None = None, **conditions: Unpack[Conditions]) -> list[Upload]:
@@ -86,20 +93,24 @@ class LedgerReader(UploadQueries):
         all_instances = given.pop("all_instances", False)
         if "ids" in given:
             given["ids"] = list(given["ids"])
-        return list(self.records(self._matching.run(all_instances, limit, **given).rows))
+        found = list(self.records(self._matching.run(all_instances, limit, **given).rows))
+        return _merged(found, self._receipts_like(all_instances, limit, **given))[:limit]
 
     def iter_uploads(
         self, *, newest_first: bool = False, **conditions: Unpack[Conditions]
     ) -> Iterator[Upload]:
         """Like `uploads`, but reads one page at a time, so that memory use is bounded."""
         given: Any = {name: value for name, value in conditions.items() if value is not None}
-        matching = self._matching.make(self, given.pop("all_instances", False), None, **given)
-        return self._pages(matching, newest_first=newest_first)
+        all_instances = given.pop("all_instances", False)
+        matching = self._matching.make(self, all_instances, None, **given)
+        receipts = partial(self._receipts_like, all_instances, PAGE, newest_first=newest_first, **given)
+        return self._pages(matching, receipts, newest_first=newest_first)
 
     def iter_in_states(self, states: Collection[State]) -> Iterator[Upload]:
         """The uploads in any of the states, read one page at a time, so that memory use is bounded."""
-        uploads = self._uploads
-        return self._pages(self._select(self._in_instance, uploads.state.in_(sorted(states))))
+        matching = self._select(self._in_instance, self._uploads.state.in_(sorted(states)))
+        has_released = State.RELEASED in states
+        return self._pages(matching, partial(self._receipts_like, False, PAGE) if has_released else None)
 
     def abandoned_multiparts(self, limit: int, *, after: int = 0) -> list[Upload]:
         """The uploads that are no longer pending and whose multipart upload may still be open in S3.
@@ -148,7 +159,10 @@ class LedgerReader(UploadQueries):
 
     def events(self, upload_id: int) -> list[UploadEvent]:
         """The upload's events, oldest first."""
-        return self._upload_events.read(upload_id)
+        # The receipt last: it then has those of an upload that is folded meanwhile.
+        present = self._upload_events.read(upload_id)
+        folded = self.receipts.events(upload_id)
+        return folded if folded[-len(present) :] == present else folded + present
 
     # Claims and due times
 
@@ -205,7 +219,9 @@ class LedgerReader(UploadQueries):
         """The newest upload that was admitted for a catalog row."""
         uploads = self._uploads
         query = self._select(self._in_instance, uploads.catalog_row_at.is_null(False))
-        return self._first("find the last admitted upload", query.order_by(uploads.id.desc()))
+        found = self._first("find the last admitted upload", query.order_by(uploads.id.desc()))
+        newest = self.receipts.page(PAGE, newest_first=True)
+        return _newest(found, *(upload for upload in newest if upload.catalog_row_at is not None))
 
     # Object keys: several uploads, of one path or of several, can have the same key.
 
@@ -217,7 +233,9 @@ class LedgerReader(UploadQueries):
         those that have an object or a claim, else the oldest.
         """
         found = self._others_of_key.run(object_key=upload.object_key, path=upload.path)
-        return next(self.records(found.rows), None)
+        receipts = self._receipts_of_key(upload.object_key, all_instances=False)
+        others = [other for other in receipts if other.path != upload.path]
+        return min([*self.records(found.rows), *others], key=_age_for_key, default=None)
 
     def uploads_of_key(self, object_key: str, *, all_instances: bool = False) -> list[Upload]:
         """Every upload that has or had this object key, oldest first."""
@@ -225,7 +243,8 @@ class LedgerReader(UploadQueries):
         query = self._select(uploads.object_key == object_key).order_by(uploads.id)
         if not all_instances:
             query = query.where(self._is_of_instance)
-        return self._fetch("look up an object key", query)
+        found = self._fetch("look up an object key", query)
+        return _merged(found, self._receipts_of_key(object_key, all_instances=all_instances))
 
     def replaces_other_content(self, upload: Upload) -> bool:
         """Whether an earlier upload of the same object key was ever verified with another checksum."""
@@ -237,7 +256,10 @@ class LedgerReader(UploadQueries):
             uploads.checksum != upload.checksum,
             self._was_verified,
         )
-        return self._first("check whether an upload replaces an object", query) is not None
+        return self._first("check whether an upload replaces an object", query) is not None or any(
+            earlier.id < upload.id and earlier.checksum != upload.checksum
+            for earlier in self._receipts_of_key(upload.object_key, all_instances=False)
+        )
 
     def other_content_for_row(self, upload: Upload) -> Upload | None:
         """An upload, of any instance, whose content must not be replaced by this one's.
@@ -255,7 +277,16 @@ class LedgerReader(UploadQueries):
             uploads.catalog_row_at >= upload.catalog_row_at,
             self._was_verified,
         )
-        return self._first("look up what an object was verified for", query.order_by(uploads.id.desc()))
+        found = self._first("look up what an object was verified for", query.order_by(uploads.id.desc()))
+        released = (
+            other
+            for other in self._receipts_of_key(upload.object_key)
+            if other.id != upload.id
+            and other.checksum != upload.checksum
+            and other.catalog_row_at is not None
+            and other.catalog_row_at >= upload.catalog_row_at
+        )
+        return _newest(found, *released)
 
     def replaced_by(self, upload: Upload, etag: str) -> Upload | None:
         """The later upload, of any instance, that replaced the upload's object by one with this ETag."""
@@ -266,7 +297,10 @@ class LedgerReader(UploadQueries):
             uploads.etag == etag,
             self._was_verified,
         )
-        return self._first("look up what replaced an object", query)
+        found = self._fetch("look up what replaced an object", query.order_by(uploads.id).limit(1))
+        released = self._receipts_of_key(upload.object_key)
+        later = _merged(found, (by for by in released if by.id > upload.id and by.etag == etag))
+        return next(iter(later), None)
 
     def latest_verified_ids(self, object_keys: Collection[str]) -> dict[str, int]:
         """The id of the latest upload, of any instance, whose object is verified, by object key."""
@@ -276,18 +310,23 @@ class LedgerReader(UploadQueries):
             uploads.object_key.in_(list(object_keys)), uploads.state.in_(verified)
         )
         with self.database.operation("look up the uploads of object keys"):
-            return dict(query.group_by(uploads.object_key).tuples())
+            found = dict(query.group_by(uploads.object_key).tuples())
+        for upload in self.receipts.of_keys(list(object_keys)):
+            found[upload.object_key] = max(upload.id, found.get(upload.object_key, 0))
+        return found
 
     def known_keys(self, object_keys: Collection[str]) -> set[str]:
         """Those of the object keys that any upload, of any instance, has or had."""
         uploads = self._uploads
         query: Any = uploads.select(uploads.object_key).where(uploads.object_key.in_(list(object_keys)))
         with self.database.operation("look up object keys"):
-            return set(query.distinct().scalars())
+            found = set(query.distinct().scalars())
+        return found | {upload.object_key for upload in self.receipts.of_keys(list(object_keys))}
 
     def urls_of_path(self, path: str) -> set[str]:
         """Every public URL that an object of this path was ever given."""
-        return {url for (url,) in self._urls_of_path.run(path=path).rows}
+        present = {url for (url,) in self._urls_of_path.run(path=path).rows}
+        return present | {upload.url for upload in self.receipts.of_paths([path]) if upload.url}
 
     def urls_of_paths(self, paths: Collection[str]) -> dict[str, set[str]]:
         """Like `urls_of_path`, for each of the paths that has any."""
@@ -299,6 +338,9 @@ class LedgerReader(UploadQueries):
         with self.database.operation("list the URLs of paths"):
             for path, url in query.tuples():
                 found.setdefault(path, set()).add(url)
+        for upload in self.receipts.of_paths(list(paths)):
+            if upload.url:
+                found.setdefault(upload.path, set()).add(upload.url)
         return found
 
     # Instances
@@ -350,15 +392,68 @@ class LedgerReader(UploadQueries):
         time: datetime | None = column.python_value(value)
         return time
 
-    def _pages(self, query: Any, *, newest_first: bool = False) -> Iterator[Upload]:
+    def _pages(
+        self, query: Any, receipts: Callable[..., list[Upload]] | None, *, newest_first: bool = False
+    ) -> Iterator[Upload]:
+        """The uploads of a query, with those of `receipts`, which takes the id `after` which they follow."""
         number = self._uploads.id
         query = query.order_by(number.desc() if newest_first else number).limit(PAGE)
-        page = self._fetch("list uploads", query)
-        while page:
-            yield from page
-            last = page[-1].id
-            rest = query.where(number < last if newest_first else number > last)
-            page = self._fetch("list uploads", rest)
+        rest, after = query, None
+        while True:
+            # In this order: an upload that is folded meanwhile is found in the second.
+            pages = [self._fetch("list uploads", rest), receipts(after=after) if receipts else []]
+            # What follows a full page may belong before the end of the other one.
+            ends = [page[-1].id for page in pages if len(page) == PAGE]
+            found = _merged(*pages, newest_first=newest_first)
+            if not ends:
+                yield from found
+                return
+            after = max(ends) if newest_first else min(ends)
+            yield from (
+                upload for upload in found if (upload.id >= after if newest_first else upload.id <= after)
+            )
+            rest = query.where(number < after if newest_first else number > after)
+
+    def _receipts_like(
+        self,
+        all_instances: bool,
+        limit: int | None,
+        *,
+        state: State | None = None,
+        video_id: str | None = None,
+        path: str | None = None,
+        ids: Sequence[int] | None = None,
+        after: int | None = None,
+        newest_first: bool = False,
+    ) -> list[Upload]:
+        """The receipts that meet the conditions, in the order of their ids, at most `limit`."""
+        if state not in {None, State.RELEASED}:
+            return []
+        if path is None and ids is None:
+            return self.receipts.page(
+                limit,
+                after=after,
+                newest_first=newest_first,
+                all_instances=all_instances,
+                video_id=video_id,
+            )
+        of_path = None if path is None else self.receipts.of_paths([path])
+        found = [
+            upload
+            for upload in (self.receipts.by_ids(ids or []) if of_path is None else of_path)
+            if (ids is None or upload.id in ids)
+            and video_id in {None, upload.video_id}
+            and (all_instances or upload.instance == self.instance)
+            and (after is None or (upload.id < after if newest_first else upload.id > after))
+        ]
+        return sorted(found, key=lambda upload: upload.id, reverse=newest_first)[:limit]
+
+    def _receipts_of_key(self, object_key: str, *, all_instances: bool = True) -> list[Upload]:
+        return [
+            upload
+            for upload in self.receipts.of_keys([object_key])
+            if all_instances or upload.instance == self.instance
+        ]
 
     def _first(self, operation: str, query: Any) -> Upload | None:
         return next(iter(self._fetch(operation, query.limit(1))), None)
@@ -369,8 +464,22 @@ class LedgerReader(UploadQueries):
             return list(self.records(connected.execute(query).fetchall()))
 
 
-EVENTS_KEPT = 100
-"""How many events of an upload are kept: the first one and the newest."""
+def _newest(*uploads: Upload | None) -> Upload | None:
+    """The upload with the greatest id, the first one of several with the same."""
+    return max((upload for upload in uploads if upload), key=lambda upload: upload.id, default=None)
+
+
+def _age_for_key(upload: Upload) -> tuple[bool, int]:
+    """The order of the uploads of a key: those without an object or a claim are the last."""
+    return upload.state is State.PENDING and upload.claimed_by is None, upload.id
+
+
+def _merged(
+    present: Iterable[Upload], receipts: Iterable[Upload], *, newest_first: bool = False
+) -> list[Upload]:
+    """The uploads in the order of their ids; of one that was unfolded, the row."""
+    found = {upload.id: upload for upload in receipts} | {upload.id: upload for upload in present}
+    return [found[number] for number in sorted(found, reverse=newest_first)]
 
 
 class UploadEvents:

@@ -14,6 +14,7 @@ from peewee import (
     SQL,
     BigAutoField,
     BigIntegerField,
+    BlobField,
     BooleanField,
     CharField,
     Check,
@@ -26,7 +27,7 @@ from peewee import (
     TextField,
 )
 
-from db.fields import CanonicalUuidField, UtcTimeField
+from db.fields import CanonicalUuidField, CompactUuidField, UtcTimeField
 from db.records import UPLOAD_COLUMNS, UploadColumns
 from db.states import ENDED_STATES, State
 
@@ -49,6 +50,25 @@ class EventRow(Model):
     at = UtcTimeField()
     event = TextField()
     detail = TextField()
+
+
+class ReceiptRow(Model):
+    """A released upload with its events, packed (`db.records.pack_receipt`); its id is the upload's.
+
+    The numbers are those of `db.records.hash_text`; different texts may have the same.
+    """
+
+    id = BigIntegerField(primary_key=True)
+    path_hash = IntegerField()
+    """Of instance and path."""
+    key_hash = IntegerField()
+    """Of the object key."""
+    released_day = IntegerField()
+    """Days since the epoch, in UTC."""
+    video_id: CompactUuidField
+    """Added by `bind`, because its values depend on the database."""
+    instance = TextField()
+    content = BlobField()
 
 
 class InstanceRow(Model):
@@ -119,8 +139,8 @@ class PublicationRow(Model):
     """Which row of the compressor's catalog shows which object (`db.publications`)."""
 
     row_id = CanonicalUuidField(primary_key=True)
-    upload: "ForeignKeyField[Model]"
-    """Added by `bind`: it has to refer to the uploads of the same database."""
+    upload = BigIntegerField(column_name="upload_id")
+    """An upload or, once it is released, a receipt."""
     instance = TextField()
     url = TextField()
     local_url = TextField(null=True)
@@ -130,8 +150,8 @@ class PublicationRow(Model):
 class OrphanRow(Model):
     """Since when an upload's object has been without catalog rows (`db.publications.MissingRows`)."""
 
-    upload: "ForeignKeyField[Model]"
-    """The primary key; added by `bind`."""
+    upload = BigIntegerField(column_name="upload_id", primary_key=True)
+    """An upload or, once it is released, a receipt."""
     instance = TextField()
     missing_since = UtcTimeField()
 
@@ -247,6 +267,7 @@ class Tables:
 
     uploads: type[UploadRow]
     events: type[EventRow]
+    receipts: type[ReceiptRow]
     instances: type[InstanceRow]
     qualities: type[QualityRow]
     invalidations: type[InvalidationRow]
@@ -283,6 +304,10 @@ def bind(database: peewee.Database, schema: str | None, catalog_schema: str | No
 
     uploads = bound(UploadRow, "uploads", _UPLOAD_CHECKS, **deepcopy(UPLOAD_COLUMNS))
     events = bound(EventRow, "upload_events", upload=_reference(uploads))
+    receipts = bound(ReceiptRow, "receipts", video_id=CompactUuidField(is_blob=schema is None))
+    receipts.add_index(receipts.path_hash, name="receipts_of_path")
+    receipts.add_index(receipts.key_hash, name="receipts_of_key")
+    receipts.add_index(receipts.video_id, name="receipts_of_video")
     qualities = bound(QualityRow, "video_qualities", QUALITY_CHECKS)
     _index_uploads(uploads)
     events.add_index(events.upload, events.id, name="upload_events_of_upload")
@@ -290,15 +315,16 @@ def bind(database: peewee.Database, schema: str | None, catalog_schema: str | No
     invalidations = bound(InvalidationRow, "invalidations")
     of_instance = (invalidations.instance, invalidations.sent_at, invalidations.id)
     invalidations.add_index(*of_instance, name="invalidations_of_instance")
-    publications = bound(PublicationRow, "publications", upload=_reference(uploads))
+    publications = bound(PublicationRow, "publications")
     publications.add_index(publications.instance, publications.published_at, name="publications_of_instance")
     publications.add_index(publications.upload, name="publications_of_upload")
-    orphans = bound(OrphanRow, "orphans", upload=_reference(uploads, primary_key=True))
+    orphans = bound(OrphanRow, "orphans")
     sightings = bound(SightingRow, SIGHTINGS)
     sightings.add_index(sightings.video_id, name="catalog_row_sightings_of_video")
     return Tables(
         uploads,
         events,
+        receipts,
         bound(InstanceRow, "instances"),
         qualities,
         invalidations,
@@ -314,10 +340,8 @@ def bind(database: peewee.Database, schema: str | None, catalog_schema: str | No
     )
 
 
-def _reference(uploads: type[UploadRow], *, primary_key: bool = False) -> Any:
-    return ForeignKeyField(
-        uploads, column_name="upload_id", on_delete="CASCADE", index=False, primary_key=primary_key
-    )
+def _reference(uploads: type[UploadRow]) -> Any:
+    return ForeignKeyField(uploads, column_name="upload_id", on_delete="CASCADE", index=False)
 
 
 def _index_uploads(uploads: type[UploadRow]) -> None:

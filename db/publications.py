@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from peewee import fn
-
 from db.database import Database
-from db.records import CatalogRow, Upload
+from db.records import CatalogRow, Upload, hash_text
 from db.statements import assigned, statement
 from db.states import State
 
@@ -80,10 +78,14 @@ class Publications:
         the last one.
         """
         uploads, shown, rows = self.database.tables.uploads, self._shown, self._rows
-        page: Any = uploads.select(uploads.id).where(uploads.id > after).order_by(uploads.id).limit(WINDOW)
         with self.database.operation("look for publications onto deleted rows"):
-            bounds: Any = uploads.select(fn.MAX(page.c.id), fn.COUNT(page.c.id)).from_(page)
-            ((last, number),) = bounds.tuples()
+            ids: list[int] = []
+            for table in (uploads, self.database.tables.receipts):
+                ids += (
+                    table.select(table.id).where(table.id > after).order_by(table.id).limit(WINDOW).scalars()
+                )
+            page = sorted(set(ids))[:WINDOW]
+            last, number = max(page, default=after), len(page)
             deleted: Any = shown.select(shown.upload).left_outer_join(rows, on=rows.id == shown.row_id)
             deleted = deleted.where(
                 shown.instance == self._instance, shown.upload.between(after + 1, last), rows.id.is_null()
@@ -198,9 +200,14 @@ class MissingRows:
 
     def count(self) -> int:
         """How many objects have no rows."""
-        orphans, uploads = self._orphans, self._database.tables.uploads
-        query: Any = orphans.select(fn.COUNT(uploads.object_key.distinct())).join(
-            uploads, on=uploads.id == orphans.upload
-        )
+        orphans, tables = self._orphans, self._database.tables
+        hashes = set[int]()
         with self._database.operation("count the objects without rows"):
-            return int(query.where(orphans.instance == self._instance).scalar())
+            for table, column in (
+                (tables.uploads, tables.uploads.object_key),
+                (tables.receipts, tables.receipts.key_hash),
+            ):
+                query: Any = orphans.select(column).join(table, on=table.id == orphans.upload).distinct()
+                keys = query.where(orphans.instance == self._instance).scalars()
+                hashes.update(hash_text(key) if isinstance(key, str) else key for key in keys)
+        return len(hashes)

@@ -6,9 +6,15 @@ All times are aware and in UTC.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import json
+import re
+import zlib
+from base64 import b64decode, b64encode
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
+from struct import Struct
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, TypeVar
 
 from peewee import SQL, BigAutoField, BigIntegerField, BooleanField, Field, IntegerField, TextField
@@ -242,6 +248,118 @@ class UploadEvent:
     def as_dict(self) -> dict[str, JSON]:
         """The event, ready for JSON; its time as ISO 8601 in UTC."""
         return {"at": format_time(self.at), "event": self.event, "detail": self.detail}
+
+
+def hash_text(*texts: str) -> int:
+    """A signed number of 32 bits by which texts are found in an index that is shorter than they are."""
+    joined = "\0".join(texts).encode("utf-8", "surrogatepass")
+    return int.from_bytes(blake2b(joined, digest_size=4).digest(), "big", signed=True)
+
+
+RECEIPT_COLUMNS = (
+    *("path", "filename", "quality", "size", "mtime_ns", "ctime_ns", "inode", "device", "checksum", "etag"),
+    *("expected_etag", "confirmed_by", "object_key", "url", "discovered_at", "verified_at", "published_at"),
+    *("released_at", "changed_at", "due_at", "bytes_sent", "claim", "catalog_row_id", "catalog_row_at"),
+    *("version_id", "attempts", "finding", "part_size", "last_error", "error_code", "awaits_row"),
+)
+"""The columns of a receipt's content, in order: new ones at the end, because what is written stays."""
+
+_RECEIPT_TIMES = [name for name in RECEIPT_COLUMNS if isinstance(UPLOAD_COLUMNS[name], UtcTimeField)]
+_RECEIPT_DEFAULTS = {name: column.default for name, column in UPLOAD_COLUMNS.items()}
+_RECEIPT_HEAD = Struct(">Bqqq8s16s")
+"""The version, `mtime_ns`, `ctime_ns`, `discovered_at`, the checksum and the digits of the ETag."""
+_RECEIPT_VERSION = 1
+_ETAG = re.compile(r"([0-9a-f]{32})((?:-[0-9]+)?)")
+_RECEIPT_WORDS = (
+    b'"due now instead of later","waiting","The retention has not ended.","hurried","postponed","identity",'
+    b'"the same content has another ","superseded","admitted","for catalog row ","adopted","reading","etag",'
+    b'"original","144p","240p","1440p","2160p","360p","480p","1080p","720p",".webm",".mkv",null,null,null,'
+    b".cloudfront.net/.s3.ap-southeast-2.amazonaws.com/.s3.us-west-2.amazonaws.com/.s3.us-east-1.amazonaws.com/"
+    b'.s3.eu-west-1.amazonaws.com/.s3.eu-central-1.amazonaws.com/videos/",0,"verified","confirmed by checksum","published","https://videos/","released",'
+    b'"the local copy was removed"]]"discovered"," bytes at .mp4","checksum","'
+)
+"""What the contents have in common (RFC 1950, preset dictionary); it never changes within a version."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TICK = timedelta(microseconds=1)
+
+
+def pack_receipt(upload: Upload, events: Iterable[UploadEvent]) -> bytes:
+    """A released upload and its events, compressed: all but its id, instance, video and state.
+
+    After `_RECEIPT_HEAD` it is JSON in raw DEFLATE (RFC 1951), with times in microseconds since the
+    discovery. What is in the head is 0 there, but for the number of parts in the ETag.
+    """
+    base = upload.discovered_at
+    values = {name: getattr(upload, name) for name in RECEIPT_COLUMNS}
+    for name in _RECEIPT_TIMES:
+        if values[name] is not None:
+            values[name] = (values[name] - base) // _TICK
+    values["mtime_ns"] = 0
+    if upload.ctime_ns is not None:
+        values["ctime_ns"] = 0
+    checksum, etag = _base64_bytes(upload.checksum), _ETAG.fullmatch(upload.etag or "")
+    if checksum is not None:
+        values["checksum"] = 0
+    if etag is not None:
+        values["etag"] = [etag[2]]
+    if upload.expected_etag is not None and upload.expected_etag == upload.etag:
+        values["expected_etag"] = 0
+    given = list(values.values())
+    while given[-1] == _RECEIPT_DEFAULTS[RECEIPT_COLUMNS[len(given) - 1]]:
+        given.pop()
+    told = [part for event in events for part in ((event.at - base) // _TICK, event.event, event.detail)]
+    text = json.dumps([*given, told], ensure_ascii=False, separators=(",", ":"))
+    packer = zlib.compressobj(9, wbits=-15, zdict=_RECEIPT_WORDS + upload.video_id.encode())
+    head = _RECEIPT_HEAD.pack(
+        _RECEIPT_VERSION,
+        upload.mtime_ns,
+        upload.ctime_ns or 0,
+        (base - _EPOCH) // _TICK,
+        checksum or b"",
+        bytes.fromhex(etag[1]) if etag else b"",
+    )
+    return head + packer.compress(text.encode()) + packer.flush()
+
+
+def unpack_receipt(number: int, instance: str, video_id: str, content: bytes) -> tuple[Upload, list[Any]]:
+    """The upload that `pack_receipt` was given, and its events for `receipt_events`."""
+    _, mtime_ns, ctime_ns, discovered_at, checksum, etag = _RECEIPT_HEAD.unpack_from(content)
+    unpacker = zlib.decompressobj(wbits=-15, zdict=_RECEIPT_WORDS + video_id.encode())
+    *given, told = json.loads(unpacker.decompress(content[_RECEIPT_HEAD.size :]))
+    values = {**_RECEIPT_DEFAULTS, **dict(zip(RECEIPT_COLUMNS, given, strict=False))}
+    values.update(id=number, instance=instance, video_id=video_id, state=State.RELEASED, mtime_ns=mtime_ns)
+    base = _EPOCH + discovered_at * _TICK
+    for name in _RECEIPT_TIMES:
+        if values[name] is not None:
+            values[name] = base + values[name] * _TICK
+    if values["ctime_ns"] is not None:
+        values["ctime_ns"] = ctime_ns
+    if values["checksum"] == 0:
+        values["checksum"] = b64encode(checksum).decode()
+    if isinstance(values["etag"], list):
+        values["etag"] = etag.hex() + values["etag"][0]
+    if values["expected_etag"] == 0:
+        values["expected_etag"] = values["etag"]
+    return Upload(**values), told
+
+
+def _base64_bytes(text: str | None) -> bytes | None:
+    """The 8 bytes of a CRC64NVME; None if it is another text."""
+    try:
+        found = b64decode(text or "", validate=True)
+    except ValueError:
+        return None
+    return found if len(found) == 8 and b64encode(found).decode() == text else None
+
+
+def receipt_events(upload: Upload, told: Sequence[Any]) -> list[UploadEvent]:
+    """The events of a receipt, oldest first."""
+    base = upload.discovered_at
+    return [
+        UploadEvent(base + timedelta(microseconds=at), event, detail)
+        for at, event, detail in zip(told[::3], told[1::3], told[2::3], strict=True)
+    ]
 
 
 @dataclass(frozen=True, slots=True)

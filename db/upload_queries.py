@@ -1,7 +1,7 @@
 """The queries of the uploads, of which the frequent ones are rendered once, and the records of their rows."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import peewee
@@ -10,9 +10,21 @@ from peewee import SQL, fn
 from db.database import Database
 from db.fields import Dialect
 from db.models import SMALL_BYTES
-from db.records import UPLOAD_COLUMNS, Upload
+from db.records import (
+    UPLOAD_COLUMNS,
+    Upload,
+    UploadEvent,
+    hash_text,
+    pack_receipt,
+    receipt_events,
+    unpack_receipt,
+)
 from db.statements import assigned, statement
 from db.states import ENDED_STATES, State
+
+EVENTS_KEPT = 100
+"""How many events of an upload are kept: the first one and the newest."""
+_EPOCH_DAY = date(1970, 1, 1).toordinal()
 
 MAX_CLAIMS_READ = 1_000
 """How many claims are read to find the one that ends first."""
@@ -290,3 +302,219 @@ class UploadQueries:
 def fence_of(upload: Upload) -> dict[str, Any]:
     """The arguments of `Ledger._fence` for the row as it was when it was read."""
     return {"number": upload.id, "in_state": upload.state, "at_claim": upload.claim}
+
+
+class Receipts:
+    """The released uploads that were folded: each is one packed row without events, of any instance.
+
+    `uploads` is asked first, and what is found there comes first: an upload that is in both was unfolded to
+    be changed, and one that is folded meanwhile is found here. Every method may raise DatabaseError.
+    """
+
+    def __init__(self, queries: UploadQueries) -> None:
+        self.database = queries.database
+        self.instance = queries.instance
+        self._queries = queries
+        self._uploads = self.database.tables.uploads
+        self._rows = self.database.tables.receipts
+        columns = self._rows.id, self._rows.instance, self._rows.video_id, self._rows.content
+        self._columns = columns
+        self._video: Callable[[Any], Any] = columns[2].python_value
+
+    # Read
+
+    def of_paths(self, paths: Sequence[str]) -> list[Upload]:
+        """The receipts of these paths, oldest first."""
+        found = self._of_paths.run(hashes=[hash_text(self.instance, path) for path in paths])
+        wanted = set(paths)
+        return [upload for upload in self._unpacked(found.rows, own=True) if upload.path in wanted]
+
+    def of_keys(self, object_keys: Sequence[str]) -> list[Upload]:
+        """The receipts of these object keys, of all instances, oldest first."""
+        found = self._of_keys.run(hashes=[hash_text(key) for key in object_keys])
+        wanted = set(object_keys)
+        return [upload for upload in self._unpacked(found.rows) if upload.object_key in wanted]
+
+    def by_ids(self, ids: Sequence[int]) -> list[Upload]:
+        """The receipts with these ids, of all instances, oldest first."""
+        return list(self._unpacked(self._by_ids.run(ids=list(ids)).rows))
+
+    def page(
+        self,
+        limit: int | None,
+        *,
+        after: int | None = None,
+        newest_first: bool = False,
+        all_instances: bool = False,
+        video_id: str | None = None,
+    ) -> list[Upload]:
+        """The receipts that follow the id `after`, in the order of their ids."""
+        found = self._page.run(newest_first, all_instances, limit, after=after, video_id=video_id)
+        return list(self._unpacked(found.rows))
+
+    def events(self, upload_id: int) -> list[UploadEvent]:
+        """The events from before the upload was folded."""
+        for row in self._by_ids.run(ids=[upload_id]).rows:
+            return receipt_events(*self._unpack(row))
+        return []
+
+    @statement("look up the receipts of paths")
+    def _of_paths(self, *, hashes: Any) -> Any:
+        rows = self._rows
+        return rows.select(*self._columns).where(rows.path_hash.in_(hashes)).order_by(rows.id)
+
+    @statement("look up the receipts of object keys")
+    def _of_keys(self, *, hashes: Any) -> Any:
+        rows = self._rows
+        return rows.select(*self._columns).where(rows.key_hash.in_(hashes)).order_by(rows.id)
+
+    @statement("read receipts")
+    def _by_ids(self, *, ids: Any) -> Any:
+        rows = self._rows
+        return rows.select(*self._columns).where(rows.id.in_(ids)).order_by(rows.id)
+
+    @statement("list receipts")
+    def _page(
+        self, newest_first: bool, all_instances: bool, limit: int | None, *, after: Any, video_id: Any
+    ) -> Any:
+        rows = self._rows
+        query: Any = rows.select(*self._columns)
+        if not all_instances:
+            query = query.where(rows.instance == self.instance)
+        if video_id is not None:
+            query = query.where(rows.video_id == video_id)
+        if after is not None:
+            query = query.where(rows.id < after if newest_first else rows.id > after)
+        return query.order_by(rows.id.desc() if newest_first else rows.id).limit(limit)
+
+    def _unpacked(self, rows: Iterable[Sequence[Any]], *, own: bool = False) -> Iterator[Upload]:
+        return (self._unpack(row)[0] for row in rows if not own or row[1] == self.instance)
+
+    def _unpack(self, row: Sequence[Any]) -> tuple[Upload, list[Any]]:
+        number, instance, video_id, content = row
+        return unpack_receipt(number, instance, self._video(video_id), content)
+
+    # Written
+
+    def fold(self, limit: int) -> int:
+        """Replace at most `limit` released uploads by receipts, in one transaction; returns how many.
+
+        None that is claimed or has a multipart upload, and never the newest upload of the table: SQLite
+        numbers the next one from it.
+        """
+        uploads, rows, events = self._uploads, self._rows, self.database.tables.events
+        is_done = (
+            (uploads.instance == self.instance)
+            & (uploads.state == State.RELEASED)
+            & (uploads.awaits_row == SQL("FALSE"))
+            & uploads.claimed_until.is_null()
+            & uploads.multipart_id.is_null()
+            & (uploads.id < uploads.select(fn.MAX(uploads.id)))
+        )
+        with self.database.transaction("fold uploads"), self.database.operation("fold uploads") as db:
+            query: Any = self._uploads.select(*self._queries.all_columns).where(is_done).limit(limit)
+            if self.database.dialect is Dialect.POSTGRESQL:
+                query = query.for_update(skip_locked=True)
+            folded = list(self._queries.records(db.execute(query).fetchall()))
+            if not folded:
+                return 0
+            ids = [upload.id for upload in folded]
+            told: dict[int, list[UploadEvent]] = {upload.id: [] for upload in folded}
+            earlier = self._by_ids.run(ids=ids).rows
+            for row in earlier:
+                told[row[0]] += receipt_events(*self._unpack(row))
+            of_folded: Any = events.select(events.upload, events.at, events.event, events.detail)
+            for number, *event in of_folded.where(events.upload.in_(ids)).order_by(events.id).tuples():
+                told[number].append(UploadEvent(*event))
+            if earlier:
+                rows.delete().where(rows.id.in_([row[0] for row in earlier])).execute()
+            rows.insert_many([self._row_of(upload, told[upload.id]) for upload in folded]).execute()
+            events.delete().where(events.upload.in_(ids)).execute()
+            uploads.delete().where(uploads.id.in_(ids)).execute()
+            self._count(len(ids))
+        return len(ids)
+
+    def unfold(self, upload_id: int) -> None:
+        """Make a folded upload of this instance a row of `uploads` again, to be changed.
+
+        The receipt stays, so that one who reads both tables finds the upload at any time. To be called in a
+        transaction.
+        """
+        # Locked, because another daemon of a shared directory may fold or unfold it.
+        if self._lock_upload.run(number=upload_id).rows:
+            return
+        for row in self._lock_receipt.run(number=upload_id).rows:
+            upload, _ = self._unpack(row)
+            if upload.instance == self.instance and not self._lock_upload.run(number=upload_id).rows:
+                values = {name: getattr(upload, name) for name in UPLOAD_COLUMNS}
+                self._uploads.insert(values).execute()
+                self._count(-1)
+
+    @statement("lock an upload")
+    def _lock_upload(self, *, number: Any) -> Any:
+        return self._locked(self._uploads.select(self._uploads.id).where(self._uploads.id == number))
+
+    @statement("lock a receipt")
+    def _lock_receipt(self, *, number: Any) -> Any:
+        return self._locked(self._rows.select(*self._columns).where(self._rows.id == number))
+
+    def _locked(self, query: Any) -> Any:
+        return query.for_update() if self.database.dialect is Dialect.POSTGRESQL else query
+
+    def expired(self, before: datetime, *, after: int, limit: int) -> list[Upload]:
+        """The receipts of this instance of files released before that day, from the one that follows `after`.
+
+        None of an upload that a row of the compressor's catalog shows or has shown: the object is deleted
+        some time after the row.
+        """
+        rows = self._rows
+        query: Any = rows.select(*self._columns).where(
+            rows.instance == self.instance,
+            rows.id > after,
+            rows.released_day < _day(before),
+            self._is_unneeded,
+        )
+        with self.database.operation("find receipts that have expired"):
+            return list(self._unpacked(query.order_by(rows.id).limit(limit).tuples()))
+
+    def delete(self, expired: Iterable[Upload]) -> int:
+        """Delete receipts that are needed no longer; returns how many. Leaves what was unfolded meanwhile."""
+        rows, uploads = self._rows, self._uploads
+        ids = [upload.id for upload in expired]
+        with self.database.transaction("delete receipts"):
+            unfolded: Any = uploads.select(uploads.id).where(uploads.id == rows.id)
+            deleting = rows.delete().where(rows.id.in_(ids), self._is_unneeded, ~fn.EXISTS(unfolded))
+            deleted = int(deleting.execute())
+            self._count(-deleted)
+        return deleted
+
+    @property
+    def _is_unneeded(self) -> Any:
+        shown, orphans = self.database.tables.publications, self.database.tables.orphans
+        of_row = [
+            table.select(table.upload).where(table.upload == self._rows.id) for table in (shown, orphans)
+        ]
+        return ~fn.EXISTS(of_row[0]) & ~fn.EXISTS(of_row[1])
+
+    def _count(self, number: int) -> None:
+        """Count receipts, as triggers do the uploads."""
+        counts = self.database.tables.state_counts
+        counts.insert(instance=self.instance, state=State.RELEASED.value, uploads=number).execute()
+
+    @staticmethod
+    def _row_of(upload: Upload, events: Sequence[UploadEvent]) -> dict[str, Any]:
+        kept = [*events[:1], *events[1:][-(EVENTS_KEPT - 1) :]]
+        return {
+            "id": upload.id,
+            "instance": upload.instance,
+            "video_id": upload.video_id,
+            "path_hash": hash_text(upload.instance, upload.path),
+            "key_hash": hash_text(upload.object_key),
+            "released_day": _day(upload.released_at or upload.changed_at),
+            "content": pack_receipt(upload, kept),
+        }
+
+
+def _day(time: datetime) -> int:
+    """The day of a time, in UTC, in days since the epoch."""
+    return time.toordinal() - _EPOCH_DAY

@@ -1,4 +1,4 @@
-"""Factories: make each collaborator from the settings."""
+"""Factories: make each collaborator from the settings. What few commands need is imported when it is made."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from urllib.parse import parse_qsl
 
 from db import Catalog, CompressorTable, Database, Ledger, NoCatalog, OwnCatalog, State, open_database
 from storage import QUALITIES, AccessKey, StorageConfig
-from watcher.catalog import CatalogGate, CompressorCatalog
-from watcher.filesystem import Packages, Tree
+from watcher import catalog, filesystem
 from watcher.renditions import Naming, PathTemplate
 from watcher.settings import CatalogKind, Settings
 
 if TYPE_CHECKING:
     from storage import ObjectStore
+    from watcher.catalog import CatalogGate
+    from watcher.filesystem import Packages, Tree
 
 OTHER_THREADS = 20
 """Database connections of the threads other than the upload workers."""
@@ -129,7 +130,7 @@ def make_ledger(settings: Settings, database: Database) -> Ledger:
 
 def make_tree(settings: Settings) -> Tree:
     """The watched directory; raises `watcher.filesystem.openat.RootUnavailableError`."""
-    return Tree(
+    return filesystem.Tree(
         settings.completed_dir,
         is_shared=settings.shared_directory,
         allows_hard_links=settings.allow_hard_links,
@@ -144,7 +145,7 @@ def make_catalog(settings: Settings, ledger: Ledger, naming: Naming | None = Non
         case CatalogKind.NONE:
             return NoCatalog()
         case CatalogKind.COMPRESSOR:
-            return CompressorCatalog(
+            return catalog.CompressorCatalog(
                 ledger.database,
                 ledger,
                 naming or make_naming(settings),
@@ -158,7 +159,7 @@ def make_gate(
     """The gate of the compressor's catalog; None where another catalog is configured."""
     if settings.catalog_kind is not CatalogKind.COMPRESSOR:
         return None
-    return CatalogGate(
+    return catalog.CatalogGate(
         CompressorTable(ledger.database, ledger.instance),
         ledger,
         naming,

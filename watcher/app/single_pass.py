@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import queue
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -85,6 +86,8 @@ class SinglePass:
             self.stopped_in_time = stop_all((*app.runners.values(), app.settler), STOP_SECONDS)
         if app.context.invalidator is not None and not self._interrupted:
             app.context.invalidator.flush()
+        if not self._interrupted:
+            app.receipts.run_due(threading.Event())
         unreadable = ["directories could not be read; see the log"] * bool(report.unreadable)
         return [*self._unfinished(started_at), *unreadable]
 

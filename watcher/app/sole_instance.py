@@ -15,18 +15,17 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import structlog
 
 from db import JSON, InstanceReport, Ledger, format_time
 from watcher.filesystem.instance_lock import InstanceRunningError
+from watcher.supervision.liveness import FRESH
 from watcher.telemetry import Metrics, human_duration, human_time
 
 log = structlog.get_logger()
 
-FRESH = timedelta(seconds=30)
-"""A daemon whose heartbeat is older has died, or has lost the database."""
 BEATS_SECONDS = 15
 """How long a heartbeat that may be of an earlier boot is watched: a daemon writes one every 5 seconds."""
 

@@ -37,6 +37,7 @@ from watcher.stages import (
     Invalidator,
     PublishStage,
     QuarantineRepair,
+    ReceiptKeeper,
     ReleaseStage,
     Signals,
     Stage,
@@ -68,6 +69,7 @@ class Application:
     context: StageContext
     supervisor: Supervisor
     abandoned_multiparts: AbandonedMultiparts
+    receipts: ReceiptKeeper
     quarantine_repair: QuarantineRepair
     enqueuer: Enqueuer
     settler: Settler
@@ -169,6 +171,7 @@ def build_application(
         lease=timedelta(seconds=settings.claim_seconds),
         is_shared=settings.shared_directory,
     )
+    receipts = ReceiptKeeper(context.ledger, context.tree, keep_days=settings.receipts_keep_days)
     for isolation in (scanner.isolation, quarantine_repair.isolation):
         isolation.supervisor = supervisor
     return Application(
@@ -182,7 +185,9 @@ def build_application(
             prefix=settings.aws_s3_videos_prefix,
             backoff=ROW_BACKOFF,
             supervisor=supervisor,
+            receipts=receipts,
         ),
+        receipts=receipts,
         quarantine_repair=quarantine_repair,
         enqueuer=enqueuer,
         settler=settler,

@@ -62,7 +62,7 @@ class CommandGroup(TyperGroup):
     """The program's commands."""
 
     def __init__(self, **attributes: Any) -> None:
-        attributes["commands"] = {name: _Unloaded(name, help=COMMANDS[name][1]) for name in COMMANDS}
+        attributes["commands"] = {name: _Unloaded(name, short_help=COMMANDS[name][1]) for name in COMMANDS}
         super().__init__(**attributes)
 
 
@@ -79,7 +79,7 @@ def loaded(name: str) -> Any:
     module, _, attribute = COMMANDS[name][0].partition(":")
     found = getattr(import_module(f"watcher.cli.{module}"), attribute)
     if not isinstance(found, typer.Typer):
-        alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
         alone.command(name)(found)
         found = alone
     return typer.main.get_command(found)
@@ -92,6 +92,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    # Rich takes longer to import than all else that the help needs.
+    rich_markup_mode=None,
 )
 
 
@@ -183,8 +185,12 @@ def _exit_code() -> int:
 
 
 def _usage_error(exc: typer.TyperException) -> str:
-    """Return what is wrong with the arguments in one sentence; without any, Typer gives no message."""
-    sentence = exc.format_message().removesuffix(".").replace("Value error, ", "")
+    """Return what is wrong with the arguments in one sentence; without any, Typer's message is the help."""
+    message = exc.format_message()
+    if message.startswith("Usage: "):
+        print(message)
+        message = ""
+    sentence = message.removesuffix(".").replace("Value error, ", "")
     return f"{sentence or 'No command was given'}; see --help."
 
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from importlib import import_module
+from typing import Any
 
 import typer
 
 from db import DatabaseError, Ledger, LedgerError, pending_migrations
 from storage import StorageError
+from watcher import filesystem
 from watcher.app.factories import make_ledger, open_ledger_database
 from watcher.cli.exit_codes import EXIT_FAILED, EXIT_USAGE, CommandError
-from watcher.filesystem import TreeError, instance_lock
-from watcher.filesystem.instance_lock import InstanceRunningError, LockUnavailableError
 from watcher.settings import Settings, SettingsError, load_settings, state_directory
 
 
@@ -67,26 +68,24 @@ def open_ledger(settings: Settings, *, read_only: bool) -> Iterator[Ledger]:
 
 def daemon_is_running(settings: Settings) -> bool:
     """Whether this instance's daemon holds its lock on this machine."""
-    return instance_lock.is_held(daemon_lock(settings))
+    return bool(_instance_lock().is_held(daemon_lock(settings)))
 
 
 def daemon_lock(settings: Settings) -> str:
     """Return the path of this instance's lock file."""
-    return instance_lock.lock_path(state_directory(), settings.instance, settings.completed_dir)
+    return str(_instance_lock().lock_path(state_directory(), settings.instance, settings.completed_dir))
 
 
-_EXPECTED = (
-    DatabaseError,
-    LedgerError,
-    StorageError,
-    TreeError,
-    InstanceRunningError,
-    LockUnavailableError,
-)
+def _instance_lock() -> Any:
+    """The module, which only some commands need."""
+    return import_module("watcher.filesystem.instance_lock")
 
 
 def refusal_of(error: Exception) -> tuple[list[str], int] | None:
     """The sentences that tell an error to the user, and the exit code; None for an unexpected error."""
     if isinstance(error, SettingsError):
         return error.problems, EXIT_USAGE
-    return ([str(error)], EXIT_FAILED) if isinstance(error, _EXPECTED) else None
+    lock = _instance_lock()
+    of_others = DatabaseError, LedgerError, StorageError, filesystem.TreeError
+    is_expected = isinstance(error, (*of_others, lock.InstanceRunningError, lock.LockUnavailableError))
+    return ([str(error)], EXIT_FAILED) if is_expected else None

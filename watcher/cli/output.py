@@ -6,12 +6,11 @@ import json
 import logging
 import sys
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from typing import Annotated, Any
+from unicodedata import combining, east_asian_width
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from watcher.telemetry import printable, redact
 from watcher.telemetry.journal import is_journal, prioritized
@@ -50,10 +49,23 @@ def print_json_array(values: Iterable[Any]) -> None:
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print rows under headings; cells are folded only to fit a terminal."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    cells = [[printable(cell) for cell in row] for row in rows]
+    if not sys.stdout.isatty():
+        widths = [max(map(_width, column)) for column in zip(headings, *cells, strict=True)]
+        for row in (headings, *cells):
+            padded = (cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True))
+            print("  ".join(padded))
+        return
+    # Imported here, because it takes longer than most commands.
+    rich_table, rich_text = import_module("rich.table"), import_module("rich.text")
+    table = rich_table.Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
         table.add_column(heading, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 10_000)
-    console.print(table)
+    for row in cells:
+        table.add_row(*map(rich_text.Text, row))
+    import_module("rich.console").Console(file=sys.stdout).print(table)
+
+
+def _width(text: str) -> int:
+    """The cells of a terminal that a text takes (UAX #11; a combining character takes none)."""
+    return sum(2 if east_asian_width(character) in "WF" else not combining(character) for character in text)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from db import InstanceReport, Ledger, State, format_time
-from watcher.app.sole_instance import FRESH
 from watcher.cli.output import echo, print_table
+from watcher.supervision.liveness import FRESH
 from watcher.telemetry import human_duration, human_size
 
 STOPPED, RUNNING, SILENT = "stopped", "running", "silent"

@@ -20,11 +20,8 @@ import struct
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-
-import structlog
-
-log = structlog.get_logger()
 
 _FLOCK = struct.Struct("hhqqi0q")
 """``struct flock`` of fcntl(2): type, whence, start, length, pid."""
@@ -133,6 +130,8 @@ class DirectoryLock:
                 names = frozenset((_bind(bound, own, kind), *(_bind(bound, name, _BELOW) for name in above)))
                 others = [match for match in _bound_names() if match[0] not in names | self._names]
             except OSError as exc:
+                # Commands that only ask whether the lock is held start sooner without it.
+                log = import_module("structlog").get_logger()
                 log.warning("directory_unlocked", directory=self._directory, reason=str(exc))
             for match in others:
                 self._require_no_conflict(match, own, above)

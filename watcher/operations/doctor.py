@@ -19,11 +19,11 @@ from db import (
 )
 from storage import CheckResult, failed, not_tried, ok, warning
 from watcher.app.factories import make_catalog, make_ledger, open_ledger_database
-from watcher.app.sole_instance import FRESH
 from watcher.filesystem import instance_lock
 from watcher.operations.catalog_checks import NIL_VIDEO_ID, catalog_grants, check_catalog, reason_of
 from watcher.operations.directory_checks import check_directory, check_disk
 from watcher.settings import CatalogKind, Doubt, Settings, UnusedSetting, unused_settings
+from watcher.supervision.liveness import FRESH
 from watcher.telemetry import human_duration
 
 

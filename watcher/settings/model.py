@@ -311,6 +311,13 @@ class Settings(BaseSettings):
         gt=0,
         le=36500,
     )
+    receipts_keep_days: int | None = setting(
+        "Days after which the ledger forgets a released file, unless a file is at its path or the "
+        "compressor's catalog has its row: `audit` reports its object as unknown then. Unset: never.",
+        "1 to 36500",
+        ge=1,
+        le=36500,
+    )
     metrics_address: types.Address = setting(
         "Address that `/metrics` is served on; empty: not served.", "host:port, or empty", "127.0.0.1:9108"
     )

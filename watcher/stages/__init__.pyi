@@ -5,6 +5,7 @@ from .disk_pressure import DiskPressure
 from .enqueue import Enqueuer
 from .error_policy import ErrorPolicy
 from .publish import PublishStage
+from .receipts import ReceiptKeeper
 from .release import QuarantineRepair, ReleaseStage
 from .runner import Stage, StageRunner
 from .upload import UploadStage
@@ -17,6 +18,7 @@ __all__ = [
     "Invalidator",
     "PublishStage",
     "QuarantineRepair",
+    "ReceiptKeeper",
     "ReleaseStage",
     "Signals",
     "Stage",

@@ -6,6 +6,7 @@ prefix, and other daemons the ledger.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import structlog
 from db import DatabaseError, Ledger, State
 from storage import ObjectStore, OpenMultipart, StorageError
 from watcher.errors import failure_of
+from watcher.stages.receipts import ReceiptKeeper
 from watcher.supervision.background_thread import FailureState, Supervisor, Worker
 from watcher.supervision.backoff import Backoff
 
@@ -23,6 +25,9 @@ log = structlog.get_logger()
 PERIOD_SECONDS = 60.0
 LISTING_SECONDS = 3600.0
 """Between two listings, which also find uploads whose CreateMultipartUpload was never answered."""
+
+REST_SECONDS = 1.0
+"""Before more uploads are folded."""
 
 BATCH = 100
 PATIENCE_SECONDS = 600.0
@@ -51,7 +56,7 @@ class _Refusals:
 class AbandonedMultiparts(Worker):
     """Aborts the multiparts of rows that ended and, at the start and every hour, those that no row names.
 
-    `clock` gives monotonic seconds.
+    Between them its thread has `receipts` do its part. `clock` gives monotonic seconds.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class AbandonedMultiparts(Worker):
         prefix: str,
         backoff: Backoff,
         supervisor: Supervisor,
+        receipts: ReceiptKeeper | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(supervisor, "abandoned multiparts")
@@ -69,6 +75,8 @@ class AbandonedMultiparts(Worker):
         self._store = store
         self._prefix = prefix
         self._backoff = backoff
+        self._receipts = receipts
+        self._receipts_due_at = math.inf
         self._clock = clock
         self._listing_due_at = 0.0
         self._has_listed = False
@@ -168,9 +176,15 @@ class AbandonedMultiparts(Worker):
 
     def _step(self) -> float:
         if self._then is None:
-            return self.run_due()
+            wait = self.run_due()
+            if self._receipts is None or self._clock() < self._receipts_due_at:
+                return wait
+            has_more = self._receipts.run_due(self._thread.stopping, self._thread.beat)
+            return min(wait, REST_SECONDS) if has_more else wait
         self.adopt_or_abort()
         if not self._thread.stopping.is_set():
             self._then()
         self._then = None
+        # Not while the start has much else to do.
+        self._receipts_due_at = self._clock() + PERIOD_SECONDS / 2
         return 0.0

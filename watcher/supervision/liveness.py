@@ -9,6 +9,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
+
+FRESH = timedelta(seconds=30)
+"""A daemon whose heartbeat is older has died, or has lost the database."""
 
 
 class Pulse:

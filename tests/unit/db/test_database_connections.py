@@ -352,6 +352,7 @@ class TestPostgresPool:
         tables = {
             "uploads",
             "upload_events",
+            "receipts",
             "instances",
             "video_qualities",
             "invalidations",

@@ -99,6 +99,10 @@ def use_uploads(database: Database) -> Upload:
     ledger.record(upload, checksum=CHECKSUM, etag=None, bytes_sent=5, ctime_ns=2**62)
     ledger.release_claim(only(claim(ledger)) if claim(ledger) else upload)
     ledger.append_event(upload.id, "noted", "")
+    released = advance_to(ledger, enqueue(ledger, "v/c_720p.mp4"), State.RELEASED)
+    enqueue(ledger, "v/d_720p.mp4")
+    ledger.receipts.fold(10)
+    ledger.append_event(released.id, "noted", "")
     upload = advance_to(ledger, ledger.uploads(path="v/b_720p.mp4")[0], State.VERIFIED)
     ledger.urls_of_path(upload.path)
     return upload

@@ -3,7 +3,7 @@
 from contextlib import suppress
 
 from db import Database, Ledger, UploadEvent
-from db.ledger_reader import EVENTS_KEPT
+from db.upload_queries import EVENTS_KEPT
 from tests.support.databases import Clock, enqueue
 
 

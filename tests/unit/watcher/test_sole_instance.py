@@ -23,8 +23,9 @@ from tests.support.database_fixtures import (  # noqa: F401  # fixtures
     sqlite_address,
 )
 from tests.support.databases import Clock, DatabaseAddress
-from watcher.app.sole_instance import BEATS_SECONDS, FRESH, Host, SoleInstance
+from watcher.app.sole_instance import BEATS_SECONDS, Host, SoleInstance
 from watcher.filesystem.instance_lock import InstanceRunningError
+from watcher.supervision.liveness import FRESH
 from watcher.telemetry import Metrics
 
 # The fixtures are named as parameters below.
