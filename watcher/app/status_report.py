@@ -73,6 +73,7 @@ class DaemonStatus:
             "directory": app.tree.root,
             "database": app.context.database.server,
             "paused": self.failures(),
+            "s3": self._s3(),
             "settling": len(app.settler),
             "quarantined": app.quarantine_repair.left,
             "to_hash_again": app.settler.to_read,
@@ -112,6 +113,15 @@ class DaemonStatus:
             sentences["observer"] = sentence
         return sentences
 
+    def _s3(self) -> Mapping[str, JSON]:
+        health = self._app.store_health
+        since, failure = health.since, health.failure
+        return {
+            "answers": failure is None,
+            "since": None if since is None else format_time(since),
+            "reason": None if failure is None else failure.sentence,
+        }
+
     def _ready_files_ignored(self) -> Mapping[str, JSON]:
         paths = {} if self._app.ignored_files is None else self._app.ignored_files.paths
         return {"count": len(paths), "first": dict(sorted(paths.items())[:MAX_PATHS])}
@@ -120,7 +130,10 @@ class DaemonStatus:
         """One line for systemd's status."""
         app = self._app
         if failures := self.failures():
-            return "; ".join(f"{name} paused: {sentence}" for name, sentence in failures.items())
+            alike: dict[str, list[str]] = {}
+            for name, sentence in failures.items():
+                alike.setdefault(sentence, []).append(name)
+            return "; ".join(f"{', '.join(names)} paused: {sentence}" for sentence, names in alike.items())
         busy = [f"{runner.busy} in {runner.stage.name}" for runner in app.runners.values() if runner.busy]
         if settling := len(app.settler):
             busy.append(f"{settling} settling")

@@ -14,7 +14,7 @@ import structlog
 
 from db import DatabaseError, Ledger, State
 from storage import ObjectStore, OpenMultipart, StorageError
-from watcher.errors import failure_of
+from watcher.errors import Failure, failure_of
 from watcher.supervision.background_thread import FailureState, Supervisor, Worker
 from watcher.supervision.backoff import Backoff
 
@@ -51,6 +51,7 @@ class _Refusals:
 class AbandonedMultiparts(Worker):
     """Aborts the multiparts of rows that ended and, at the start and every hour, those that no row names.
 
+    `report` is told what keeps the listing from being made: it is the first request to S3 of a daemon.
     `clock` gives monotonic seconds.
     """
 
@@ -62,6 +63,7 @@ class AbandonedMultiparts(Worker):
         prefix: str,
         backoff: Backoff,
         supervisor: Supervisor,
+        report: Callable[[Failure], object] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(supervisor, "abandoned multiparts")
@@ -69,6 +71,7 @@ class AbandonedMultiparts(Worker):
         self._store = store
         self._prefix = prefix
         self._backoff = backoff
+        self._report = report
         self._clock = clock
         self._listing_due_at = 0.0
         self._has_listed = False
@@ -109,7 +112,9 @@ class AbandonedMultiparts(Worker):
                     self._adopt_or_abort(found)
             refusals.raise_first()
         except (StorageError, DatabaseError) as exc:
-            self._listing_failure.fail(failure_of(exc))
+            failure = failure_of(exc)
+            self._listing_failure.fail(failure)
+            self._report(failure)
             return False
         self._listing_failure.succeed()
         self._has_listed = True

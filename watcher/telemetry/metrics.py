@@ -66,6 +66,10 @@ class Metrics:
         self.scan_seconds = gauge("scan_seconds", "Duration of the last full scan.")
         self.found_by_scan = counter("found_by_scan_files", "New files found by a scan before any event.")
         self.root_available = gauge("root_available", "1 while the watched directory is available.")
+        self.store_reachable = gauge(
+            "store_reachable", "0 while no connection to S3 can be made, or it refuses every request."
+        )
+        self.store_reachable.set(1)
         self.observer_restarts = counter(
             "observer_restarts", "Times the observer of the directory was restarted."
         )
