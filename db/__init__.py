@@ -20,7 +20,7 @@ from db.errors import (
 from db.fields import format_time
 from db.invalidations import Invalidation, Invalidations
 from db.ledger import Ledger
-from db.ledger_reader import LedgerReader
+from db.ledger_reader import OUTCOME_PERIODS, LedgerReader, Outcomes
 from db.migration import (
     MIGRATIONS,
     current_role,
@@ -50,6 +50,7 @@ __all__ = [
     "JSON",
     "MAX_ZONE_DIFFERENCE",
     "MIGRATIONS",
+    "OUTCOME_PERIODS",
     "QUALITIES",
     "SMALL_BYTES",
     "TRANSITIONS",
@@ -75,6 +76,7 @@ __all__ = [
     "Look",
     "MissingRows",
     "NoCatalog",
+    "Outcomes",
     "OwnCatalog",
     "Progress",
     "Proof",

@@ -505,7 +505,7 @@ class Ledger(LedgerReader):
 
     def add_up_counts(self) -> None:
         """Add up what `counts` reads, so that it stays quick; for the daemon to call now and then."""
-        self._state_counts.add_up()
+        self._state_counts.add_up(self.now())
 
     # Fenced writes
 

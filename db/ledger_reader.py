@@ -1,8 +1,8 @@
 """Queries of the ledger. Nothing here changes a row."""
 
 import json
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from itertools import islice
@@ -31,6 +31,28 @@ class Conditions(TypedDict, total=False):
     ids: Iterable[int] | None
     all_instances: bool
     """Whether the uploads of other instances are listed, too."""
+
+
+OUTCOME_STEP = timedelta(minutes=10)
+"""The precision to which it is kept when uploads were published, failed or were rejected."""
+OUTCOMES_KEPT = timedelta(hours=25)
+OUTCOME_PERIODS = {"hour": timedelta(hours=1), "day": timedelta(days=1)}
+"""The periods of the success rate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """How many uploads were published, failed or were rejected within a period."""
+
+    published: int = 0
+    failed: int = 0
+    rejected: int = 0
+
+    @property
+    def success_rate(self) -> float | None:
+        """The share that was published, from 0 to 1; None if nothing was decided within the period."""
+        decided = self.published + self.failed + self.rejected
+        return self.published / decided if decided else None
 
 
 class LedgerReader(UploadQueries):
@@ -143,6 +165,31 @@ class LedgerReader(UploadQueries):
     def counts(self) -> dict[State, int]:
         """The number of uploads in each state, zeros included."""
         return self._state_counts.read(self.instance).get(self.instance, dict.fromkeys(State, 0))
+
+    def sizes(self) -> dict[State, int]:
+        """The bytes of the files of the uploads in each state, zeros included."""
+        return self._state_counts.sizes(self.instance)
+
+    def outcomes(self, period: timedelta) -> Outcomes:
+        """What became of uploads within the last `period`, of at most a day."""
+        return self._state_counts.outcomes(self.instance, self.now() - period)
+
+    def waiting_since(self) -> dict[State, datetime]:
+        """Since when the oldest upload has been in each open state that has any.
+
+        Of pending ones since they were found; of the others the one that is due first.
+        """
+        since = {}
+        if (oldest := self.oldest_pending()) is not None:
+            since[State.PENDING] = oldest.discovered_at
+        uploads = self._uploads
+        for state in (State.VERIFIED, State.PUBLISHED):
+            query: Any = uploads.select(uploads.changed_at).where(self._is_queued(state))
+            with self.database.operation("find the oldest upload of a state"):
+                found: datetime | None = query.order_by(uploads.due_at).limit(1).scalar()
+            if found is not None:
+                since[state] = found
+        return since
 
     def counts_by_instance(self) -> dict[str, dict[State, int]]:
         """The number of uploads in each state, for every instance that has uploads."""
@@ -435,22 +482,54 @@ class StateCounts:
                 counts.setdefault(name, dict.fromkeys(State, 0))[State(state)] = int(number)
         return {name: of_states for name, of_states in counts.items() if any(of_states.values())}
 
-    def add_up(self) -> None:
-        """Replace the rows by one for each state, so that their number stays small.
+    def sizes(self, instance: str) -> dict[State, int]:
+        """The bytes of the files of an instance's uploads in each state."""
+        rows = self._rows
+        query: Any = rows.select(rows.state, fn.SUM(rows.size)).where(rows.instance == instance)
+        with self._database.operation("add up the sizes of the uploads"):
+            found = {State(state): int(size) for state, size in query.group_by(rows.state).tuples()}
+        return {state: found.get(state, 0) for state in State}
+
+    def outcomes(self, instance: str, since: datetime) -> Outcomes:
+        """What became of the uploads of an instance since then, to within `OUTCOME_STEP`."""
+        rows = self._rows
+        query: Any = rows.select(rows.state, fn.SUM(rows.uploads)).where(
+            rows.instance == instance, rows.entered_at >= since
+        )
+        with self._database.operation("count what became of the uploads"):
+            found = {state: int(number) for state, number in query.group_by(rows.state).tuples()}
+        return Outcomes(**found)
+
+    def add_up(self, now: datetime) -> None:
+        """Replace the rows by one for each state and step of time, so that their number stays small.
 
         Those of transactions that are not committed yet stay, as do those that another daemon adds up.
         """
         rows = self._rows
         with self._database.transaction("add up the number of uploads"):
-            added: Any = rows.select(rows.id, rows.instance, rows.state, rows.uploads).limit(MAX_ADDED_UP)
+            added: Any = rows.select(
+                rows.id, rows.instance, rows.state, rows.entered_at, rows.uploads, rows.size
+            ).limit(MAX_ADDED_UP)
             if self._database.dialect is Dialect.POSTGRESQL:
                 added = added.for_update(skip_locked=True)
-            sums: Counter[tuple[str, str]] = Counter()
+            sums: dict[tuple[str, str, datetime | None], tuple[int, int]] = {}
             ids = []
-            for number, instance, state, uploads in added.tuples():
+            for number, instance, state, entered_at, uploads, size in added.tuples():
                 ids.append(number)
-                sums[instance, state] += uploads
+                key = instance, state, _step_of(entered_at, now)
+                before = sums.get(key, (0, 0))
+                sums[key] = before[0] + uploads, before[1] + size
             if len(ids) > len(sums):
                 rows.delete().where(rows.id.in_(ids)).execute()
-                for (instance, state), uploads in sums.items():
-                    rows.insert(instance=instance, state=state, uploads=uploads).execute()
+                for (instance, state, entered_at), (uploads, size) in sums.items():
+                    rows.insert(
+                        instance=instance, state=state, uploads=uploads, size=size, entered_at=entered_at
+                    ).execute()
+
+
+def _step_of(entered_at: datetime | None, now: datetime) -> datetime | None:
+    """The time to which an entry is rounded up; None once it is older than what is asked for."""
+    if entered_at is None or now - entered_at > OUTCOMES_KEPT:
+        return None
+    over = (entered_at - datetime.min.replace(tzinfo=UTC)) % OUTCOME_STEP
+    return entered_at if not over else entered_at - over + OUTCOME_STEP

@@ -88,6 +88,9 @@ class StateCountRow(Model):
     instance = TextField()
     state = TextField()
     uploads = BigIntegerField()
+    size = BigIntegerField(constraints=[SQL("DEFAULT 0")])
+    entered_at = UtcTimeField(null=True)
+    """When they came into the state; known of what was published, failed or was rejected lately."""
 
 
 class ServerDialectRow(Model):

@@ -6,10 +6,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from typing import TypeVar
 
 import structlog
 
-from db import JSON, DatabaseError, format_time
+from db import JSON, OUTCOME_PERIODS, DatabaseError, LedgerReader, State, format_time
 from watcher.app.wiring import Application
 from watcher.detection import TreeObserver
 from watcher.errors import Failure
@@ -17,6 +18,8 @@ from watcher.telemetry import Metrics
 from watcher.telemetry.metrics import LedgerGauges
 
 log = structlog.get_logger()
+
+Number = TypeVar("Number", int, float)
 
 RATE_SECONDS = 60.0
 """The period that rates are averages over."""
@@ -49,10 +52,13 @@ class DaemonStatus:
         """Have the metrics read their gauges here at each scrape."""
         app = self._app
         gauges = LedgerGauges(
-            counts=self._counts,
+            counts=lambda: self._of_ledger(lambda ledger: _named(ledger.counts())),
             settling=lambda: len(app.settler),
             to_hash_again=lambda: app.settler.to_read,
-            paused=lambda: {name: breaker.failure is not None for name, breaker in app.breakers.items()},
+            sizes=lambda: self._of_ledger(lambda ledger: _named(ledger.sizes())),
+            oldest=lambda: self._of_ledger(_ages),
+            success=lambda: self._of_ledger(_success_rates),
+            paused=self._paused,
             catalog=self._catalog_numbers,
             directories=lambda: {
                 "watched_directories": self._observer.watched,
@@ -144,10 +150,18 @@ class DaemonStatus:
             busy.append("first scan")
         return ", ".join(busy) or "Waiting for videos"
 
-    def _counts(self) -> Mapping[str, int]:
-        """The uploads by state; empty if the database does not answer."""
+    def _paused(self) -> Mapping[str, bool]:
+        """Whether each part of the daemon is paused, those included that are not."""
+        parts = [*self._app.breakers, "settle", "scan", "observer"]
+        parts += ["catalog"] * (self._app.catalog_thread is not None)
+        parts += ["orphans"] * (self._app.orphans is not None)
+        failures = self.failures()
+        return {name: name in failures for name in parts}
+
+    def _of_ledger(self, read: Callable[[LedgerReader], Mapping[str, Number]]) -> Mapping[str, Number]:
+        """What the ledger says; empty if the database does not answer."""
         try:
-            return {state.value: number for state, number in self._app.ledger.counts().items()}
+            return read(self._app.ledger)
         except DatabaseError as exc:
             log.debug("counts_unavailable", reason=str(exc))
             return {}
@@ -168,6 +182,24 @@ class DaemonStatus:
         except DatabaseError as exc:
             log.debug("counts_unavailable", reason=str(exc))
             return {}
+
+
+def _success_rates(ledger: LedgerReader) -> Mapping[str, float]:
+    """The success rate of each period in which anything was decided. Raises `db.DatabaseError`."""
+    rates = {name: ledger.outcomes(period).success_rate for name, period in OUTCOME_PERIODS.items()}
+    return {name: rate for name, rate in rates.items() if rate is not None}
+
+
+def _named(by_state: Mapping[State, int]) -> Mapping[str, int]:
+    return {state.value: number for state, number in by_state.items()}
+
+
+def _ages(ledger: LedgerReader) -> Mapping[str, float]:
+    now, since = ledger.now(), ledger.waiting_since()
+    return {
+        state.value: max(0.0, (now - since[state]).total_seconds()) if state in since else 0.0
+        for state in (State.PENDING, State.VERIFIED, State.PUBLISHED)
+    }
 
 
 class _Rates:

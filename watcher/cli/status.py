@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Annotated
 
 import typer
 
-from db import JSON, InstanceReport, Ledger, format_time
+from db import JSON, OUTCOME_PERIODS, InstanceReport, Ledger, format_time
 from watcher.cli.ledger_access import daemon_is_running, open_ledger, settings_of
 from watcher.cli.output import AsJson, echo, print_json, print_table
 from watcher.cli.status_all import paused_stages, print_all, summarize_all
@@ -51,6 +52,12 @@ def _summary(settings: Settings, ledger: Ledger) -> dict[str, object]:
         "heartbeat_at": format_time(report.heartbeat_at) if report else None,
         "report": report.report if report else None,
         "counts": ledger.counts(),
+        "bytes": ledger.sizes(),
+        "outcomes": {
+            name: {**asdict(outcomes), "success_rate": outcomes.success_rate}
+            for name, period in OUTCOME_PERIODS.items()
+            for outcomes in (ledger.outcomes(period),)
+        },
         "oldest_pending": oldest.as_dict() if oldest else None,
         "awaiting_row": {
             "uploads": waiting,
@@ -83,6 +90,8 @@ def _print_status(settings: Settings, ledger: Ledger) -> None:
     if settings.shared_directory:
         echo("The uploads are those of every daemon on this directory; `status --all` shows each daemon.")
     print_table(["STATE", "UPLOADS"], [[state, str(number)] for state, number in ledger.counts().items()])
+    if line := _success_line(ledger):
+        echo(line)
     if oldest := ledger.oldest_pending():
         waited = human_duration(ledger.now() - oldest.discovered_at)
         echo(f"Oldest pending: {oldest.path}, for {waited} (id {oldest.id})")
@@ -100,6 +109,17 @@ def _print_status(settings: Settings, ledger: Ledger) -> None:
         echo("Last errors:")
         for upload in errors:
             echo(f"  {upload.id} {upload.path} ({upload.state}): {upload.last_error}")
+
+
+def _success_line(ledger: Ledger) -> str:
+    """Return the success rates in a line; an empty text if nothing was decided within a day."""
+    said = [
+        f"{outcomes.success_rate:.1%} of {outcomes.published + outcomes.failed + outcomes.rejected} in the "
+        f"last {name}"
+        for name, period in OUTCOME_PERIODS.items()
+        if (outcomes := ledger.outcomes(period)).success_rate is not None
+    ]
+    return f"Published: {', '.join(said)}" if said else ""
 
 
 def _daemon_state(report: InstanceReport | None, is_running: bool, ledger: Ledger) -> str:

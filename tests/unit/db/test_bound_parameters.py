@@ -33,6 +33,7 @@ QUOTED_NAMES = frozenset(
         ("db/migrations/0012_proofs_by_reading.py", "statement.format(schema=schema, new=NEW)"),
         ("db/migrations/0012_proofs_by_reading.py", "f'PRAGMA schema_version = {version + 1}'"),
         ("db/migrations/0013_state_counts.py", "statement.format(schema=schema, **types)"),
+        ("db/migrations/0015_outcomes.py", "statement.format(schema=schema, **types)"),
         ("db/compressor_table.py", "query.format(table='%s')"),
         ("db/statements.py", "text"),
         ("db/connection_url.py", "f'ROLLBACK TO SAVEPOINT {self._name}'"),
