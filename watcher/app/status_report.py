@@ -59,6 +59,7 @@ class DaemonStatus:
             oldest=lambda: self._of_ledger(_ages),
             success=lambda: self._of_ledger(_success_rates),
             paused=self._paused,
+            ignored=lambda: app.scanner.ignored_by,
             catalog=self._catalog_numbers,
             directories=lambda: {
                 "watched_directories": self._observer.watched,
@@ -89,6 +90,7 @@ class DaemonStatus:
             "uploads": [snapshot.as_dict() for snapshot in app.context.transfer_progress.snapshots()],
             "orphans": 0 if app.orphans is None else app.orphans.kept,
             "orphans_doubted": None if app.orphans is None else app.orphans.doubt,
+            "ignored": dict(app.scanner.ignored_by),
             "ready_files_ignored": self._ready_files_ignored(),
             "slow_line": app.context.store.slow_line,
             "disk": app.disk_pressure.report(),

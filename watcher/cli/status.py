@@ -13,8 +13,9 @@ from db import JSON, OUTCOME_PERIODS, InstanceReport, Ledger, format_time
 from watcher.cli.ledger_access import daemon_is_running, open_ledger, settings_of
 from watcher.cli.output import AsJson, echo, print_json, print_table
 from watcher.cli.status_all import paused_stages, print_all, summarize_all
+from watcher.operations.ignored import IgnoredListing, list_ignored
 from watcher.settings import Settings
-from watcher.telemetry import human_duration, human_size
+from watcher.telemetry import human_duration, human_size, printable
 
 ERRORS_SHOWN = 5
 
@@ -24,10 +25,16 @@ def status(
     all_instances: Annotated[
         bool, typer.Option("--all", help="Show every daemon that uses the ledger's database, on any machine.")
     ] = False,
+    ignored: Annotated[
+        bool, typer.Option("--ignored", help="List the files that are never uploaded, and why; at most 1000.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the daemon, the number of uploads by state, the oldest pending one, the last errors."""
     settings = settings_of(context)
+    if ignored:
+        _print_ignored(list_ignored(settings), as_json=as_json)
+        return
     with open_ledger(settings, read_only=True) as ledger:
         match all_instances, as_json:
             case True, True:
@@ -38,6 +45,22 @@ def status(
                 print_json(_summary(settings, ledger))
             case _:
                 _print_status(settings, ledger)
+
+
+def _print_ignored(listing: IgnoredListing, *, as_json: bool) -> None:
+    left_out = listing.counts.total() - len(listing.files)
+    if as_json:
+        files = [
+            {"path": path, "kind": found.kind, "reason": found.reason}
+            for path, found in sorted(listing.files.items())
+        ]
+        print_json({"counts": listing.counts, "files": files, "left_out": left_out})
+        return
+    for path, found in sorted(listing.files.items()):
+        echo(f"{printable(path)}: {found.reason}")
+    if left_out:
+        echo(f"{left_out} more are not listed.")
+    print_table(["REASON", "FILES"], [[kind, str(number)] for kind, number in sorted(listing.counts.items())])
 
 
 def _summary(settings: Settings, ledger: Ledger) -> dict[str, object]:
@@ -159,10 +182,7 @@ def report_lines(report: InstanceReport | None) -> list[str]:
     internal_errors = report.report.get("internal_errors")
     if isinstance(internal_errors, Sequence):
         lines += [_internal_error_line(error) for error in internal_errors if isinstance(error, Mapping)]
-    ignored = report.report.get("ready_files_ignored")
-    if isinstance(ignored, Mapping) and isinstance(first := ignored.get("first"), Mapping) and first:
-        lines.append(f"{ignored['count']} files of ready catalog rows are ignored, among them:")
-        lines += [f"  {path}: {reason}" for path, reason in first.items()]
+    lines += _ignored_lines(report.report)
     set_aside = report.report.get("set_aside")
     if isinstance(set_aside, Sequence):
         lines += [_set_aside_line(kind) for kind in set_aside if isinstance(kind, Mapping)]
@@ -175,6 +195,19 @@ def report_lines(report: InstanceReport | None) -> list[str]:
     uploads = report.report.get("uploads")
     if isinstance(uploads, Sequence):
         lines += [_upload_line(upload) for upload in uploads if isinstance(upload, Mapping)]
+    return lines
+
+
+def _ignored_lines(report: Mapping[str, JSON]) -> list[str]:
+    lines = []
+    by_kind = report.get("ignored")
+    if isinstance(by_kind, Mapping) and any(by_kind.values()):
+        counted = ", ".join(f"{number} ({kind})" for kind, number in by_kind.items() if number)
+        lines.append(f"ignored files by reason: {counted}; `video-uploader status --ignored` lists them")
+    ignored = report.get("ready_files_ignored")
+    if isinstance(ignored, Mapping) and isinstance(first := ignored.get("first"), Mapping) and first:
+        lines.append(f"{ignored['count']} files of ready catalog rows are ignored, among them:")
+        lines += [f"  {path}: {reason}" for path, reason in first.items()]
     return lines
 
 

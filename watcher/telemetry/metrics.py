@@ -142,6 +142,7 @@ class LedgerGauges(Collector):
     sizes: Callable[[], Mapping[str, int]] = dict
     oldest: Callable[[], Mapping[str, float]] = dict
     """The age of the oldest upload of each open state in seconds."""
+    ignored: Callable[[], Mapping[str, int]] = dict
     success: Callable[[], Mapping[str, float]] = dict
     """The success rate by period; a period in which nothing was decided is missing."""
 
@@ -153,6 +154,8 @@ class LedgerGauges(Collector):
         yield _labelled("oldest_upload_seconds", description, "state", self.oldest())
         description = "The share of decided uploads that was published lately, from 0 to 1."
         yield _labelled("success_ratio", description, "period", self.success())
+        description = "Files that are never uploaded, as of the last full scan."
+        yield _labelled("ignored_files", description, "reason", self.ignored())
         yield _gauge("settling_files", "Files not known to be complete yet.", self.settling())
         yield _gauge("files_to_hash_again", "Known files, touched since.", self.to_hash_again())
         yield _labelled(
