@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 
 import pytest
 
@@ -122,3 +123,20 @@ def test_status_tells_the_success_rate(used_command: Command) -> None:
     told = used_command("status", "--json").json()["outcomes"]
     assert told["day"] == {"published": 1, "failed": 0, "rejected": 1, "success_rate": 0.5}
     assert "50.0% of 2 in the last hour" in used_command("status").out
+
+
+def test_status_is_shown_again_and_again_until_it_is_interrupted(used_command: Command) -> None:
+    with used_command.popen("status", "--watch") as process:
+        assert process.stdout is not None
+        shown = 0
+        while shown < 2:
+            line = process.stdout.readline()
+            assert line
+            shown += line.startswith("Instance test on ")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=SECONDS) == 0
+    assert "omit --json" in used_command("status", "--watch", "--json").refused(2)
+
+
+def test_h_is_short_for_help(used_command: Command) -> None:
+    assert used_command("status", "-h").out == used_command("status", "--help").out != ""

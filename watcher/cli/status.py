@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout, suppress
 from dataclasses import asdict
 from datetime import datetime, timedelta
+from io import StringIO
+from shutil import get_terminal_size
+from threading import Event
 from typing import Annotated
 
 import typer
 
 from db import JSON, OUTCOME_PERIODS, InstanceReport, Ledger, format_time
+from watcher.cli.exit_codes import EXIT_USAGE, CommandError
 from watcher.cli.ledger_access import daemon_is_running, open_ledger, settings_of
 from watcher.cli.output import AsJson, echo, print_json, print_table
 from watcher.cli.status_all import paused_stages, print_all, summarize_all
@@ -18,6 +24,7 @@ from watcher.settings import Settings
 from watcher.telemetry import human_duration, human_size, printable
 
 ERRORS_SHOWN = 5
+WATCH_SECONDS = 2.0
 
 
 def status(
@@ -28,14 +35,22 @@ def status(
     ignored: Annotated[
         bool, typer.Option("--ignored", help="List the files that are never uploaded, and why; at most 1000.")
     ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show it again every two seconds, until interrupted.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the daemon, the number of uploads by state, the oldest pending one, the last errors."""
     settings = settings_of(context)
+    if watch and (as_json or ignored):
+        raise CommandError("--watch is for people; omit --json and --ignored.", EXIT_USAGE)
     if ignored:
         _print_ignored(list_ignored(settings), as_json=as_json)
         return
     with open_ledger(settings, read_only=True) as ledger:
+        if watch:
+            _watch(lambda: print_all(ledger) if all_instances else _print_status(settings, ledger))
+            return
         match all_instances, as_json:
             case True, True:
                 print_json(summarize_all(ledger))
@@ -45,6 +60,22 @@ def status(
                 print_json(_summary(settings, ledger))
             case _:
                 _print_status(settings, ledger)
+
+
+def _watch(show: Callable[[], None]) -> None:
+    """Print what `show` prints again and again, on a terminal each time in place of the last."""
+    never = Event()
+    with suppress(KeyboardInterrupt):
+        while True:
+            shown = StringIO()
+            with redirect_stdout(shown):
+                show()
+            lines = shown.getvalue().splitlines()
+            if sys.stdout.isatty():
+                # Home, and clear what is below (ECMA-48); no more than fits, or the beginning scrolls away.
+                lines = ["\x1b[H\x1b[J" + lines[0], *lines[1 : get_terminal_size().lines - 1]]
+            print("\n".join(lines), flush=True)
+            never.wait(WATCH_SECONDS)
 
 
 def _print_ignored(listing: IgnoredListing, *, as_json: bool) -> None:
