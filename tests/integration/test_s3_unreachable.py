@@ -53,6 +53,7 @@ def s3_process(address: str) -> Iterator[None]:
             process.kill()
 
 
+@pytest.mark.timeout(300)
 def test_a_server_that_is_stopped_is_one_fact_for_200_files_which_are_all_due_when_it_is_back(
     settings: MakeSettings, media: Media, place: str
 ) -> None:
