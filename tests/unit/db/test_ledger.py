@@ -350,3 +350,15 @@ def test_another_instances_uploads_are_out_of_reach(ledger: Ledger, clock: Clock
         other.reopen(upload.id, reason="by hand")
     assert enqueue(other).state is State.PENDING
     assert ledger.current(upload.path) == upload
+
+
+def test_the_backoffs_of_errors_with_these_codes_end_and_no_others(ledger: Ledger) -> None:
+    hour = timedelta(hours=1)
+    for code in ("connection", "timeout", "AccessDenied"):
+        enqueue(ledger, f"{code}.mp4")
+        (upload,) = claim(ledger)
+        ledger.postpone(upload, delay=hour, error="It failed.", error_code=code)
+    assert ledger.end_backoff(codes={"connection", "timeout"}) == 2
+    due = {row.path for row in ledger.uploads() if row.due_at <= ledger.now()}
+    assert due == {"connection.mp4", "timeout.mp4"}
+    assert {row.attempts for row in ledger.uploads()} == {1}, "its attempts stay"
