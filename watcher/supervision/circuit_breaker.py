@@ -244,8 +244,8 @@ class CircuitBreaker:
 
     def hold(self, failure: Failure, *, sign: Callable[[], None]) -> None:
         """Pause and try no row until `release`; `sign` is called when a row under way succeeds meanwhile."""
-        self._sign = None
-        self._pause(failure, concerns_all=True)
+        if self._sign is None:
+            self._pause(failure, concerns_all=True)
         with self._lock:
             self._sign, self._failure = sign, failure
             self._probe_at = math.inf
