@@ -98,7 +98,8 @@ def test_a_server_that_is_stopped_is_one_fact_for_200_files_which_are_all_due_wh
             with s3_process(address):
                 daemon.expect("store_back")
                 daemon.expect("upload_released", count=FILES + 1)
-    assert sum(line.get("level") in {"warning", "error"} for line in daemon.events) == len(warnings)
+    complaints = [line["event"] for line in daemon.events if line.get("level") in {"warning", "error"}]
+    assert len(complaints) < 10, complaints
 
 
 def test_an_idle_daemon_whose_key_is_refused_says_so_and_notices_when_it_is_accepted(
