@@ -18,7 +18,6 @@ from db.errors import (
     UnknownUploadError,
 )
 from db.fields import format_time
-from db.invalidations import Invalidation, Invalidations
 from db.ledger import Ledger
 from db.ledger_reader import LedgerReader
 from db.migration import (
@@ -43,13 +42,15 @@ from db.records import (
     Upload,
     UploadEvent,
 )
-from db.server_dialects import DialectFinding, ServerDialects
+from db.services import DialectFinding, Invalidation, Invalidations, ServerDialects
+from db.state_counts import OUTCOME_PERIODS, Outcomes
 from db.states import TRANSITIONS, State
 
 __all__ = [
     "JSON",
     "MAX_ZONE_DIFFERENCE",
     "MIGRATIONS",
+    "OUTCOME_PERIODS",
     "QUALITIES",
     "SMALL_BYTES",
     "TRANSITIONS",
@@ -75,6 +76,7 @@ __all__ = [
     "Look",
     "MissingRows",
     "NoCatalog",
+    "Outcomes",
     "OwnCatalog",
     "Progress",
     "Proof",

@@ -385,17 +385,18 @@ class Ledger(LedgerReader):
                 self._upload_events.append(upload_id, now, "hurried", "due now instead of later")
             return len(due)
 
-    def end_backoff(self, ids: Collection[int]) -> int:
+    def end_backoff(self, ids: Collection[int] = (), *, codes: Collection[str] = ()) -> int:
         """Make uploads due now that wait after an error whose cause has ended; returns how many.
 
-        Their attempts stay. Changes only open uploads without a claim, in one statement.
+        Those with these ids, and those whose error has one of these codes. Their attempts stay. Changes only
+        open uploads without a claim, in one statement.
         """
         uploads = self._uploads
         with self.database.transaction("end the backoff of uploads"):
             now = self.now()
             waiting = (
                 self._in_instance
-                & uploads.id.in_(list(ids))
+                & (uploads.id.in_(list(ids)) | uploads.error_code.in_(sorted(codes)))
                 & uploads.state.in_(sorted(OPEN_STATES))
                 & uploads.last_error.is_null(False)
                 & uploads.claimed_until.is_null()
@@ -510,7 +511,7 @@ class Ledger(LedgerReader):
 
     def add_up_counts(self) -> None:
         """Add up what `counts` reads, so that it stays quick; for the daemon to call now and then."""
-        self._state_counts.add_up()
+        self._state_counts.add_up(self.now())
 
     # Fenced writes
 

@@ -1,7 +1,6 @@
 """Queries of the ledger. Nothing here changes a row."""
 
 import json
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
@@ -11,15 +10,13 @@ from typing import Any, TypedDict, Unpack
 from peewee import SQL, fn
 
 from db.database import Database
-from db.fields import Dialect
 from db.records import InstanceReport, Upload, UploadEvent
+from db.state_counts import Outcomes, StateCounts
 from db.statements import assigned, statement
 from db.states import State
 from db.upload_queries import EVENTS_KEPT, Receipts, UploadQueries
 
 PAGE = 500
-MAX_ADDED_UP = 10_000
-"""How many rows of counts are added up at a time."""
 
 
 class Conditions(TypedDict, total=False):
@@ -152,6 +149,31 @@ class LedgerReader(UploadQueries):
     def counts(self) -> dict[State, int]:
         """The number of uploads in each state, zeros included."""
         return self._state_counts.read(self.instance).get(self.instance, dict.fromkeys(State, 0))
+
+    def sizes(self) -> dict[State, int]:
+        """The bytes of the files of the uploads in each state, zeros included."""
+        return self._state_counts.sizes(self.instance)
+
+    def outcomes(self, period: timedelta) -> Outcomes:
+        """What became of uploads within the last `period`, of at most a day."""
+        return self._state_counts.outcomes(self.instance, self.now() - period)
+
+    def waiting_since(self) -> dict[State, datetime]:
+        """Since when the oldest upload has been in each open state that has any.
+
+        Of pending ones since they were found; of the others the one that is due first.
+        """
+        since = {}
+        if (oldest := self.oldest_pending()) is not None:
+            since[State.PENDING] = oldest.discovered_at
+        uploads = self._uploads
+        for state in (State.VERIFIED, State.PUBLISHED):
+            query: Any = uploads.select(uploads.changed_at).where(self._is_queued(state))
+            with self.database.operation("find the oldest upload of a state"):
+                found: datetime | None = query.order_by(uploads.due_at).limit(1).scalar()
+            if found is not None:
+                since[state] = found
+        return since
 
     def counts_by_instance(self) -> dict[str, dict[State, int]]:
         """The number of uploads in each state, for every instance that has uploads."""
@@ -521,43 +543,3 @@ class UploadEvents:
         query = query.where(events.upload == upload_id).order_by(events.id)
         with self.database.operation("read an upload's events"):
             return [UploadEvent(*row) for row in query.tuples()]
-
-
-class StateCounts:
-    """Reads how many uploads are in each state. Every method may raise DatabaseError."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._rows = database.tables.state_counts
-
-    def read(self, instance: str | None = None) -> dict[str, dict[State, int]]:
-        """The number of uploads in each state, of one instance or of all that ever had uploads."""
-        rows = self._rows
-        query: Any = rows.select(rows.instance, rows.state, fn.SUM(rows.uploads))
-        if instance is not None:
-            query = query.where(rows.instance == instance)
-        counts: dict[str, dict[State, int]] = {}
-        with self._database.operation("count the uploads"):
-            for name, state, number in query.group_by(rows.instance, rows.state).tuples():
-                counts.setdefault(name, dict.fromkeys(State, 0))[State(state)] = int(number)
-        return {name: of_states for name, of_states in counts.items() if any(of_states.values())}
-
-    def add_up(self) -> None:
-        """Replace the rows by one for each state, so that their number stays small.
-
-        Those of transactions that are not committed yet stay, as do those that another daemon adds up.
-        """
-        rows = self._rows
-        with self._database.transaction("add up the number of uploads"):
-            added: Any = rows.select(rows.id, rows.instance, rows.state, rows.uploads).limit(MAX_ADDED_UP)
-            if self._database.dialect is Dialect.POSTGRESQL:
-                added = added.for_update(skip_locked=True)
-            sums: Counter[tuple[str, str]] = Counter()
-            ids = []
-            for number, instance, state, uploads in added.tuples():
-                ids.append(number)
-                sums[instance, state] += uploads
-            if len(ids) > len(sums):
-                rows.delete().where(rows.id.in_(ids)).execute()
-                for (instance, state), uploads in sums.items():
-                    rows.insert(instance=instance, state=state, uploads=uploads).execute()

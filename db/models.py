@@ -82,7 +82,7 @@ class InstanceRow(Model):
 
 
 class InvalidationRow(Model):
-    """The queue of CDN invalidations (`db.invalidations`)."""
+    """The queue of CDN invalidations (`db.services`)."""
 
     id = BigAutoField()
     instance = TextField()
@@ -108,10 +108,13 @@ class StateCountRow(Model):
     instance = TextField()
     state = TextField()
     uploads = BigIntegerField()
+    size = BigIntegerField(constraints=[SQL("DEFAULT 0")])
+    entered_at = UtcTimeField(null=True)
+    """When they came into the state; known of what was published, failed or was rejected lately."""
 
 
 class ServerDialectRow(Model):
-    """What was found out about one feature of an object store (`db.server_dialects`)."""
+    """What was found out about one feature of an object store (`db.services`)."""
 
     endpoint = TextField()
     bucket = TextField()

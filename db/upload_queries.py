@@ -431,7 +431,7 @@ class Receipts:
             rows.insert_many([self._row_of(upload, told[upload.id]) for upload in folded]).execute()
             events.delete().where(events.upload.in_(ids)).execute()
             uploads.delete().where(uploads.id.in_(ids)).execute()
-            self._count(len(ids))
+            self._count(len(ids), sum(upload.size for upload in folded))
         return len(ids)
 
     def unfold(self, upload_id: int) -> None:
@@ -448,7 +448,7 @@ class Receipts:
             if upload.instance == self.instance and not self._lock_upload.run(number=upload_id).rows:
                 values = {name: getattr(upload, name) for name in UPLOAD_COLUMNS}
                 self._uploads.insert(values).execute()
-                self._count(-1)
+                self._count(-1, -upload.size)
 
     @statement("lock an upload")
     def _lock_upload(self, *, number: Any) -> Any:
@@ -480,13 +480,19 @@ class Receipts:
     def delete(self, expired: Iterable[Upload]) -> int:
         """Delete receipts that are needed no longer; returns how many. Leaves what was unfolded meanwhile."""
         rows, uploads = self._rows, self._uploads
-        ids = [upload.id for upload in expired]
+        sizes = {upload.id: upload.size for upload in expired}
         with self.database.transaction("delete receipts"):
+            # Locked by one statement and looked at by the next, which sees what was committed in between.
+            locked = self._locked(rows.select(rows.id).where(rows.id.in_(list(sizes))))
+            ids = [number for (number,) in locked.tuples()]
             unfolded: Any = uploads.select(uploads.id).where(uploads.id == rows.id)
-            deleting = rows.delete().where(rows.id.in_(ids), self._is_unneeded, ~fn.EXISTS(unfolded))
-            deleted = int(deleting.execute())
-            self._count(-deleted)
-        return deleted
+            deletable: Any = rows.select(rows.id).where(
+                rows.id.in_(ids), self._is_unneeded, ~fn.EXISTS(unfolded)
+            )
+            deleted = [number for (number,) in deletable.tuples()]
+            rows.delete().where(rows.id.in_(deleted)).execute()
+            self._count(-len(deleted), -sum(sizes[number] for number in deleted))
+        return len(deleted)
 
     @property
     def _is_unneeded(self) -> Any:
@@ -496,10 +502,10 @@ class Receipts:
         ]
         return ~fn.EXISTS(of_row[0]) & ~fn.EXISTS(of_row[1])
 
-    def _count(self, number: int) -> None:
-        """Count receipts, as triggers do the uploads."""
-        counts = self.database.tables.state_counts
-        counts.insert(instance=self.instance, state=State.RELEASED.value, uploads=number).execute()
+    def _count(self, number: int, size: int) -> None:
+        """Count receipts and the bytes of their files, as triggers do the uploads."""
+        counts, state = self.database.tables.state_counts, State.RELEASED.value
+        counts.insert(instance=self.instance, state=state, uploads=number, size=size).execute()
 
     @staticmethod
     def _row_of(upload: Upload, events: Sequence[UploadEvent]) -> dict[str, Any]:

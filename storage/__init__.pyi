@@ -17,6 +17,8 @@ from .config import AccessKey, StorageConfig
 from .content_types import CONTENT_TYPES, content_type
 from .dialect import ServerDialect, ServerTrait
 from .errors import (
+    NO_ANSWER_CODES,
+    UNUSABLE_CODES,
     ErrorKind,
     KeyTooLongError,
     PreconditionError,
@@ -46,7 +48,9 @@ __all__ = [
     "CONTENT_TYPES",
     "MAX_INVALIDATION_PATHS",
     "NEW_ON_AWS",
+    "NO_ANSWER_CODES",
     "QUALITIES",
+    "UNUSABLE_CODES",
     "AccessKey",
     "BucketAdmin",
     "BucketDocument",

@@ -26,6 +26,16 @@ OVERLOADED_CODES = frozenset(
 )
 """Error codes by which servers ask for fewer concurrent requests."""
 
+UNUSABLE_CODES = frozenset(
+    {
+        *("InvalidAccessKeyId", "InvalidClientTokenId", "InvalidSecurity", "UnrecognizedClientException"),
+        *("ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"),
+        *("AccountProblem", "AllAccessDisabled", "NotSignedUp", "RequestExpired", "RequestTimeTooSkewed"),
+        *("InvalidBucketName", "NoSuchBucket", "SignatureDoesNotMatch", "no-credentials", "bad-settings"),
+    }
+)
+"""Error codes that concern every object: who asks, the bucket as a whole, the clock."""
+
 _FIRST_SERVER_ERROR = 500
 _REFUSALS = frozenset({400, 403, 405, 411, 501})
 NOT_ABOUT_HEADERS = frozenset(
@@ -57,6 +67,8 @@ class StorageError(Exception):
         status: HTTP status of the server's answer; None if there was none.
         said: the server's own words: its code, its message and what they name; bounded, printable.
         make: what the server calls itself (RFC 9110, section 10.2.4); empty if it does not say.
+        unreachable: why no connection to the endpoint can be made, and its address, as a phrase; empty unless
+            that is the error. It concerns every object.
 
     """
 
@@ -70,7 +82,7 @@ class StorageError(Exception):
         *,
         status: int | None = None,
         said: str = "",
-        make: str = "",
+        unreachable: str = "",
     ) -> None:
         target = f" {key!r}" if key is not None else ""
         super().__init__(f"could not {operation}{target}: {code}. {hint}")
@@ -81,7 +93,8 @@ class StorageError(Exception):
         self.hint = hint
         self.status = status
         self.said = said or code
-        self.make = make
+        self.make = ""
+        self.unreachable = unreachable
 
     @property
     def is_refusal(self) -> bool:

@@ -76,13 +76,14 @@ class Failure:
     """One failure: its kind, a stable code, and a sentence for the operator.
 
     `is_outage` says that it is transient and may concern every row: a server that is away, fails or asks for
-    fewer requests.
+    fewer requests. `unreachable` says as a phrase why no connection to S3 can be made, which concerns all.
     """
 
     kind: FailureKind
     code: str
     sentence: str
     is_outage: bool = False
+    unreachable: str = ""
 
     @property
     def may_concern_all(self) -> bool:
@@ -151,7 +152,7 @@ HANDLED_ERRORS = (
 def failure_of(exc: Exception) -> Failure:
     """The failure that an exception of `HANDLED_ERRORS` stands for; its sentence tells no secret."""
     failure = _classified(exc)
-    return replace(failure, sentence=redact(failure.sentence))
+    return replace(failure, sentence=redact(failure.sentence), unreachable=redact(failure.unreachable))
 
 
 def _classified(exc: Exception) -> Failure:
@@ -159,7 +160,8 @@ def _classified(exc: Exception) -> Failure:
         case StageError():
             return exc.failure
         case StorageError():
-            return Failure(FailureKind(exc.kind.value), exc.code, str(exc), is_outage=exc.is_outage)
+            kind = FailureKind(exc.kind.value)
+            return Failure(kind, exc.code, str(exc), is_outage=exc.is_outage, unreachable=exc.unreachable)
         case DatabaseError():
             return Failure(FailureKind(exc.kind.value), Code.DATABASE, str(exc))
         case RootUnavailableError():

@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 from urllib.parse import quote
 
 from db import Upload
@@ -20,6 +21,7 @@ TEMPLATE_HELP = (
 )
 
 _UUID = r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
+_ANY_UUID = re.compile(_UUID)
 _HEIGHT = r"\d{3,5}[pi]\d{0,3}"
 """A quality as encoders and players write it: 720p, 1080i, 720p60."""
 _WORDS = "(?ai:{})"
@@ -41,11 +43,27 @@ class Rendition:
     quality: str
 
 
+class IgnoredKind(StrEnum):
+    """Why a file is ignored, in a word."""
+
+    DIRECTORY = "directory"
+    """No part of its path is a UUID."""
+    EXTENSION = "extension"
+    NAME = "name"
+    """No name that S3 and the database can hold."""
+    PATTERN = "pattern"
+    PLAYLIST = "playlist"
+    """A playlist names it."""
+    QUALITY = "quality"
+    TEMPLATE = "template"
+
+
 @dataclass(frozen=True, slots=True)
 class Ignored:
     """A path that names no rendition; `reason` completes the sentence "it is ignored because"."""
 
     reason: str
+    kind: IgnoredKind
 
 
 def check_template(template: str) -> None:
@@ -112,25 +130,27 @@ class PathTemplate:
         """The rendition that the file at a path relative to the watched directory is."""
         found = self.classify_name(path)
         if isinstance(found, Rendition) and (reason := self._package_reason(path)):
-            return Ignored(reason)
+            return Ignored(reason, IgnoredKind.PLAYLIST)
         return found
 
     def classify_name(self, path: str) -> Rendition | Ignored:
         """The rendition that a path names, without access to the file system."""
-        if reason := self._unusable(path):
-            return Ignored(reason)
+        if ignored := self._unusable(path):
+            return ignored
         if match := self._pattern.fullmatch(path):
             found = match.groupdict()
             base = found.get("filename") or _FILENAME_WHEN_TEMPLATE_HAS_NONE
             return Rendition(found["video_id"].lower(), base + found["ext"], self._quality(found["quality"]))
         if match := self._bare_pattern.fullmatch(path):
             if ORIGINAL not in self._qualities:
-                return Ignored(f"it would be an {ORIGINAL}, which is not in QUALITIES")
+                reason = f"it would be an {ORIGINAL}, which is not in QUALITIES"
+                return Ignored(reason, IgnoredKind.QUALITY)
             base = without_quality(match["filename"], ORIGINAL) or match["filename"]
             if base == match["filename"] and (word := self._like_a_quality(path, base)):
-                return Ignored(self._other_quality(word))
+                return Ignored(self._other_quality(word), IgnoredKind.QUALITY)
             return Rendition(match["video_id"].lower(), base + match["ext"], ORIGINAL)
-        return Ignored(f"it does not fit PATH_TEMPLATE {self._template}")
+        kind = IgnoredKind.TEMPLATE if _ANY_UUID.search(path) else IgnoredKind.DIRECTORY
+        return Ignored(f"it does not fit PATH_TEMPLATE {self._template}", kind)
 
     def is_original(self, path: str) -> bool:
         """Whether a path names an original."""
@@ -165,18 +185,19 @@ class PathTemplate:
             return f"it has the quality {word} where PATH_TEMPLATE {self._template} has none"
         return f"it has {word}, which looks like a quality and is not in QUALITIES"
 
-    def _unusable(self, path: str) -> str | None:
+    def _unusable(self, path: str) -> Ignored | None:
         try:
             path.encode()
         except UnicodeEncodeError:
-            return "its name is not valid UTF-8"
+            return Ignored("its name is not valid UTF-8", IgnoredKind.NAME)
         if has_control_characters(path):
-            return "its name contains control characters"
+            return Ignored("its name contains control characters", IgnoredKind.NAME)
         if pattern := self.ignores(path):
-            return f"it matches {pattern} of IGNORE_PATTERNS"
+            return Ignored(f"it matches {pattern} of IGNORE_PATTERNS", IgnoredKind.PATTERN)
         extension = os.path.splitext(path)[1]
         if extension.lower() not in self._extensions:
-            return f"its extension {extension or '(none)'} is not in VIDEO_EXTENSIONS"
+            reason = f"its extension {extension or '(none)'} is not in VIDEO_EXTENSIONS"
+            return Ignored(reason, IgnoredKind.EXTENSION)
         return None
 
 

@@ -5,12 +5,14 @@ class of the exception; never from the text of a message. Codes:
 https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html.
 """
 
+import socket
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from botocore import exceptions as botocore_errors
 from botocore.exceptions import BotoCoreError, ClientError
@@ -144,6 +146,12 @@ _TRANSIENT_EXCEPTIONS: Mapping[type[BotoCoreError], str] = MappingProxyType(
 )
 """The first match counts."""
 
+_NO_CONNECTION = (
+    botocore_errors.EndpointConnectionError,
+    botocore_errors.ConnectTimeoutError,
+    botocore_errors.SSLError,
+)
+
 
 def http_status(error: ClientError) -> int:
     """The HTTP status of the answer; 0 if there was none."""
@@ -220,9 +228,9 @@ def _from_answer(
     make = _printable(headers.get("server", ""))
 
     def as_error(kind: ErrorKind, hint: str, code: str = code) -> StorageError:
-        return StorageError(
-            kind, operation, key, code, f"{quoted}{hint}", status=status, said=said, make=make
-        )
+        found = StorageError(kind, operation, key, code, f"{quoted}{hint}", status=status, said=said)
+        found.make = make
+        return found
 
     if name := _refusing_proxy(status, headers, unexplained=unexplained):
         return proxies.refusal(name, status, operation, key)
@@ -301,9 +309,30 @@ def _printable(text: str) -> str:
     return shown if len(shown) <= _MAX_SAID else f"{shown[: _MAX_SAID - 1]}…"
 
 
+def _why_unreachable(error: BotoCoreError) -> str:
+    """Why no connection to the endpoint was made, and its address; empty if there was one."""
+    if not isinstance(error, _NO_CONNECTION):
+        return ""
+    system_error = cause_of(error, OSError)
+    reason = (system_error and system_error.strerror) or "no answer"
+    if isinstance(error, botocore_errors.SSLError):
+        reason = "no TLS"
+    elif isinstance(system_error, socket.gaierror):
+        reason = "its name does not resolve"
+    return f"{reason[:1].lower()}{reason[1:]}, {address_of(error.kwargs.get('endpoint_url'))}"
+
+
+def address_of(endpoint_url: object) -> str:
+    """The host and port of an endpoint's URL."""
+    parts = urlsplit(str(endpoint_url))
+    return f"{parts.hostname}:{parts.port or (80 if parts.scheme == 'http' else 443)}"
+
+
 def _from_client(error: BotoCoreError, operation: str, key: str | None) -> StorageError:
+    unreachable = _why_unreachable(error)
     if certificate_error(error) is not None:
-        return StorageError(ErrorKind.ENVIRONMENT, operation, key, "untrusted-certificate", CERTIFICATE_HINT)
+        kind, code = ErrorKind.ENVIRONMENT, "untrusted-certificate"
+        return StorageError(kind, operation, key, code, CERTIFICATE_HINT, unreachable=unreachable)
     if (too_large := cause_of(error, AnswerTooLargeError)) is not None:
         hint = f"{too_large}: check that AWS_ENDPOINT_URL is an S3 server. {_RETRIED}"
         return StorageError(ErrorKind.TRANSIENT, operation, key, "too-large-answer", hint)
@@ -315,5 +344,6 @@ def _from_client(error: BotoCoreError, operation: str, key: str | None) -> Stora
             return StorageError(ErrorKind.ENVIRONMENT, operation, key, code, f"{error} {hint}")
     for exception, code in _TRANSIENT_EXCEPTIONS.items():
         if isinstance(error, exception):
-            return StorageError(ErrorKind.TRANSIENT, operation, key, code, f"{error} {_RETRIED}")
+            hint = f"{error} {_RETRIED}"
+            return StorageError(ErrorKind.TRANSIENT, operation, key, code, hint, unreachable=unreachable)
     return StorageError(ErrorKind.TRANSIENT, operation, key, "unexpected", f"{error} {_RETRIED}")

@@ -96,7 +96,8 @@ def proxy_error(name: str, reason: str, operation: str, key: str | None) -> Stor
     if (found := _TUNNEL_STATUS.search(reason)) is not None:
         return refusal(name, int(found[1]), operation, key)
     hint = f"{name} gives no answer ({reason}): check that it runs and that this machine may connect to it."
-    return StorageError(ErrorKind.TRANSIENT, operation, key, PROXY_FAILED, hint)
+    unreachable = f"{name} gives no answer: {reason}"
+    return StorageError(ErrorKind.TRANSIENT, operation, key, PROXY_FAILED, hint, unreachable=unreachable)
 
 
 def refusal(name: str, status: int, operation: str, key: str | None) -> StorageError:

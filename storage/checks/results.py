@@ -22,6 +22,8 @@ class CheckResult:
     outcome: Outcome
     detail: str
     remedy: str = ""
+    unmet: str = ""
+    """The check that did not pass, so that this one was not made."""
 
     def as_dict(self) -> dict[str, str]:
         """The result as a JSON object."""
@@ -45,6 +47,5 @@ def failed(name: str, detail: str, remedy: str) -> CheckResult:
 
 def not_tried(name: str, unmet: str) -> CheckResult:
     """The result of a check that was not made because the check `unmet` did not pass."""
-    return warning(
-        name, f"It was not tried, because the check of {unmet} did not pass.", "Correct that first."
-    )
+    detail = f"It was not tried, because the check of {unmet} did not pass."
+    return CheckResult(name, Outcome.WARNING, detail, "Correct that first.", unmet)

@@ -7,7 +7,7 @@ from awscrt.exceptions import AwsCrtError
 from awscrt.s3 import S3ResponseError
 from botocore.exceptions import ClientError
 
-from storage.aws.errors import translate
+from storage.aws.errors import address_of, translate
 from storage.aws.response_parsing import Response
 from storage.config import StorageConfig
 from storage.errors import ErrorKind, StorageError
@@ -81,4 +81,8 @@ def translate_crt(
         code = "timeout"
     elif name.startswith(_CONNECTION_PREFIXES):
         code = "connection"
-    return StorageError(ErrorKind.TRANSIENT, purpose, key, code, hint)
+    unreachable = ""
+    if config is not None and (name in _CONNECTING or name.startswith("AWS_IO_TLS_")):
+        endpoint_url = config.endpoint_url or f"https://s3.{config.region}.amazonaws.com"
+        unreachable = f"{error.message.rstrip('.').removeprefix('socket ')}, {address_of(endpoint_url)}"
+    return StorageError(ErrorKind.TRANSIENT, purpose, key, code, hint, unreachable=unreachable)

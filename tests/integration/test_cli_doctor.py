@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 
@@ -56,13 +57,27 @@ def test_after_setup_and_a_first_run_everything_is_ok(command: Command, server: 
     assert os.listdir(os.path.join(command.place, "completed")) == []
 
 
-def test_for_people_it_is_one_line_a_check(command: Command) -> None:
+def test_for_people_what_passed_is_one_line_a_section_and_a_summary_ends_it(command: Command) -> None:
     ran = command("doctor")
     assert (ran.code, ran.err) == (0, "")
-    lines = ran.out.splitlines()
-    assert all(line.startswith(("ok       ", "warning  ")) for line in lines)
+    *lines, summary = ran.out.splitlines()
+    findings = [line for line in lines if not line.startswith("not tried")]
+    assert all(line.startswith(("ok       ", "warning  ")) for line in findings)
     assert "warning  database: " in ran.out
-    assert len(lines) == len(S3_CHECKS | HOST_CHECKS) - 1
+    assert len([line for line in findings if line.startswith("ok       S3: ")]) == 1
+    assert "PutObject, PutObjectAcl" in ran.out
+    assert len(findings) < 12
+    assert re.fullmatch(r"\d+ checks: \d+ passed, \d+ with a warning, 0 failed, \d+ not tried\.", summary)
+    assert "\x1b" not in ran.out
+
+
+def test_what_was_not_tried_is_said_once(command: Command) -> None:
+    ran = command("doctor", COMPLETED_DIR="/nowhere/at/all")
+    assert ran.code == 1
+    (line,) = [line for line in ran.out.splitlines() if "not tried, because the check of directory" in line]
+    assert "leases, " in line
+    assert ran.out.count("inotify") == 1
+    assert "1 failed" in ran.out.splitlines()[-1]
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)])

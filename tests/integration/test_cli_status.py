@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 
 import pytest
 
@@ -96,3 +97,46 @@ def test_a_reader_that_goes_away_is_no_error_to_shout_about(used_command: Comman
         process.stdout.close()
         assert process.stderr.read() == ""
         assert process.wait(timeout=SECONDS) == 1
+
+
+def test_status_lists_ignored_files_by_reason(copied_command: Command) -> None:
+    directory = os.path.join(copied_command.place, "completed")
+    files = {
+        "not a video/x_720p.mp4": "directory",
+        f"{VIDEO_ID}/notes.txt": "extension",
+        f"{VIDEO_ID}/clip_999p.mp4": "quality",
+    }
+    for path in files:
+        os.makedirs(os.path.dirname(os.path.join(directory, path)), exist_ok=True)
+        with open(os.path.join(directory, path), "wb"):
+            pass
+    told = copied_command("status", "--ignored", "--json").json()
+    assert {file["path"]: file["kind"] for file in told["files"]}.items() >= files.items()
+    assert told["counts"] == {"directory": 1, "extension": 2, "quality": 1}, "and a log of the fixture's"
+    assert told["left_out"] == 0
+    out = copied_command("status", "--ignored").out
+    assert f"{VIDEO_ID}/notes.txt: its extension .txt is not in VIDEO_EXTENSIONS" in out
+    assert re.search(r"^directory +1 *$", out, re.MULTILINE)
+
+
+def test_status_tells_the_success_rate(used_command: Command) -> None:
+    told = used_command("status", "--json").json()["outcomes"]
+    assert told["day"] == {"published": 1, "failed": 0, "rejected": 1, "success_rate": 0.5}
+    assert "50.0% of 2 in the last hour" in used_command("status").out
+
+
+def test_status_is_shown_again_and_again_until_it_is_interrupted(used_command: Command) -> None:
+    with used_command.popen("status", "--watch") as process:
+        assert process.stdout is not None
+        shown = 0
+        while shown < 2:
+            line = process.stdout.readline()
+            assert line
+            shown += line.startswith("Instance test on ")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=SECONDS) == 0
+    assert "omit --json" in used_command("status", "--watch", "--json").refused(2)
+
+
+def test_h_is_short_for_help(used_command: Command) -> None:
+    assert used_command("status", "-h").out == used_command("status", "--help").out != ""

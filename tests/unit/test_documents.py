@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
     ROOT / "CONTRIBUTING.md",
     ROOT / "docs/architecture.md",
+    ROOT / "docs/operations.md",
     ROOT / "docs/performance.md",
     ROOT / "docs/reliability.md",
     *sorted((ROOT / "docs/adr").glob("*.md")),

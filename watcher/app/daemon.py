@@ -125,6 +125,7 @@ class Daemon:
         app.supervisor.on_reason_to_stop(lambda: self._signals.put(WAKE))
         self._status.register_gauges()
         self._metrics_server.start()
+        app.store_health.start()
         app.abandoned_multiparts.start(then=self._start_uploads)
         app.scan_scheduler.on_full_scan(self._after_full_scan)
         for breaker in app.breakers.values():
@@ -251,6 +252,7 @@ class Daemon:
         app.policy.update(fresh)
         app.context.store.set_bandwidth(fresh.bandwidth)
         app.context.store.use_credentials(make_access_key(fresh))
+        app.store_health.look_soon()
         if app.context.invalidator is not None:
             app.context.invalidator.use_credentials(make_access_key(fresh))
         configure_logging(fresh.log_level, app.settings.log_format)
@@ -267,7 +269,7 @@ class Daemon:
         self._notifier.stopping("Stopping: unfinished uploads continue at the next start")
         in_time = stop_all([self._observer_supervisor], STOP_SECONDS)
         workers: list[Worker] = [*app.runners.values(), app.scan_scheduler, app.settler]
-        workers += [app.abandoned_multiparts, app.disk_pressure]
+        workers += [app.abandoned_multiparts, app.store_health, app.disk_pressure]
         optional = (app.context.invalidator, app.catalog_thread, app.orphans)
         workers += [worker for worker in optional if worker is not None]
         in_time &= stop_all(workers, STOP_SECONDS)

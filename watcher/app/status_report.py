@@ -6,10 +6,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from typing import TypeVar
 
 import structlog
 
-from db import JSON, DatabaseError, format_time
+from db import JSON, OUTCOME_PERIODS, DatabaseError, LedgerReader, State, format_time
 from watcher.app.wiring import Application
 from watcher.detection import TreeObserver
 from watcher.errors import Failure
@@ -17,6 +18,8 @@ from watcher.telemetry import Metrics
 from watcher.telemetry.metrics import LedgerGauges
 
 log = structlog.get_logger()
+
+Number = TypeVar("Number", int, float)
 
 RATE_SECONDS = 60.0
 """The period that rates are averages over."""
@@ -49,10 +52,14 @@ class DaemonStatus:
         """Have the metrics read their gauges here at each scrape."""
         app = self._app
         gauges = LedgerGauges(
-            counts=self._counts,
+            counts=lambda: self._of_ledger(lambda ledger: _named(ledger.counts())),
             settling=lambda: len(app.settler),
             to_hash_again=lambda: app.settler.to_read,
-            paused=lambda: {name: breaker.failure is not None for name, breaker in app.breakers.items()},
+            sizes=lambda: self._of_ledger(lambda ledger: _named(ledger.sizes())),
+            oldest=lambda: self._of_ledger(_ages),
+            success=lambda: self._of_ledger(_success_rates),
+            paused=self._paused,
+            ignored=lambda: app.scanner.ignored_by,
             catalog=self._catalog_numbers,
             directories=lambda: {
                 "watched_directories": self._observer.watched,
@@ -73,6 +80,7 @@ class DaemonStatus:
             "directory": app.tree.root,
             "database": app.context.database.server,
             "paused": self.failures(),
+            "s3": self._s3(),
             "settling": len(app.settler),
             "quarantined": app.quarantine_repair.left,
             "to_hash_again": app.settler.to_read,
@@ -82,6 +90,7 @@ class DaemonStatus:
             "uploads": [snapshot.as_dict() for snapshot in app.context.transfer_progress.snapshots()],
             "orphans": 0 if app.orphans is None else app.orphans.kept,
             "orphans_doubted": None if app.orphans is None else app.orphans.doubt,
+            "ignored": dict(app.scanner.ignored_by),
             "ready_files_ignored": self._ready_files_ignored(),
             "slow_line": app.context.store.slow_line,
             "disk": app.disk_pressure.report(),
@@ -112,6 +121,15 @@ class DaemonStatus:
             sentences["observer"] = sentence
         return sentences
 
+    def _s3(self) -> Mapping[str, JSON]:
+        health = self._app.store_health
+        since, failure = health.since, health.failure
+        return {
+            "answers": failure is None,
+            "since": None if since is None else format_time(since),
+            "reason": None if failure is None else failure.sentence,
+        }
+
     def _ready_files_ignored(self) -> Mapping[str, JSON]:
         paths = {} if self._app.ignored_files is None else self._app.ignored_files.paths
         return {"count": len(paths), "first": dict(sorted(paths.items())[:MAX_PATHS])}
@@ -120,7 +138,10 @@ class DaemonStatus:
         """One line for systemd's status."""
         app = self._app
         if failures := self.failures():
-            return "; ".join(f"{name} paused: {sentence}" for name, sentence in failures.items())
+            alike: dict[str, list[str]] = {}
+            for name, sentence in failures.items():
+                alike.setdefault(sentence, []).append(name)
+            return "; ".join(f"{', '.join(names)} paused: {sentence}" for sentence, names in alike.items())
         busy = [f"{runner.busy} in {runner.stage.name}" for runner in app.runners.values() if runner.busy]
         if settling := len(app.settler):
             busy.append(f"{settling} settling")
@@ -131,10 +152,18 @@ class DaemonStatus:
             busy.append("first scan")
         return ", ".join(busy) or "Waiting for videos"
 
-    def _counts(self) -> Mapping[str, int]:
-        """The uploads by state; empty if the database does not answer."""
+    def _paused(self) -> Mapping[str, bool]:
+        """Whether each part of the daemon is paused, those included that are not."""
+        parts = [*self._app.breakers, "settle", "scan", "observer"]
+        parts += ["catalog"] * (self._app.catalog_thread is not None)
+        parts += ["orphans"] * (self._app.orphans is not None)
+        failures = self.failures()
+        return {name: name in failures for name in parts}
+
+    def _of_ledger(self, read: Callable[[LedgerReader], Mapping[str, Number]]) -> Mapping[str, Number]:
+        """What the ledger says; empty if the database does not answer."""
         try:
-            return {state.value: number for state, number in self._app.ledger.counts().items()}
+            return read(self._app.ledger)
         except DatabaseError as exc:
             log.debug("counts_unavailable", reason=str(exc))
             return {}
@@ -155,6 +184,24 @@ class DaemonStatus:
         except DatabaseError as exc:
             log.debug("counts_unavailable", reason=str(exc))
             return {}
+
+
+def _success_rates(ledger: LedgerReader) -> Mapping[str, float]:
+    """The success rate of each period in which anything was decided. Raises `db.DatabaseError`."""
+    rates = {name: ledger.outcomes(period).success_rate for name, period in OUTCOME_PERIODS.items()}
+    return {name: rate for name, rate in rates.items() if rate is not None}
+
+
+def _named(by_state: Mapping[State, int]) -> Mapping[str, int]:
+    return {state.value: number for state, number in by_state.items()}
+
+
+def _ages(ledger: LedgerReader) -> Mapping[str, float]:
+    now, since = ledger.now(), ledger.waiting_since()
+    return {
+        state.value: max(0.0, (now - since[state]).total_seconds()) if state in since else 0.0
+        for state in (State.PENDING, State.VERIFIED, State.PUBLISHED)
+    }
 
 
 class _Rates:

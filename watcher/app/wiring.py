@@ -10,7 +10,7 @@ from datetime import timedelta
 from functools import partial
 
 from db import Database, Invalidations, Ledger, State
-from storage import Distribution, ObjectStore, PublicCheck
+from storage import NO_ANSWER_CODES, Distribution, ObjectStore, PublicCheck
 from watcher.app.factories import (
     make_catalog,
     make_gate,
@@ -48,6 +48,7 @@ from watcher.stages import (
 from watcher.supervision.background_thread import Supervisor
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.circuit_breaker import CircuitBreaker
+from watcher.supervision.store_health import StoreHealth
 from watcher.telemetry import Metrics, TransferProgress
 
 ROW_BACKOFF = Backoff(base=1.0, factor=2.0, cap=300.0)
@@ -77,6 +78,7 @@ class Application:
     scanner: Scanner
     runners: Mapping[State, StageRunner]
     disk_pressure: DiskPressure
+    store_health: StoreHealth
     catalog_thread: CatalogThread | None
     """None unless the compressor's catalog is configured."""
     orphans: Orphans | None
@@ -153,8 +155,17 @@ def build_application(
         supervisor=supervisor,
         wake_stage=signals.wake_stage,
     )
+    store_health = build_store_health(settings, context=context, supervisor=supervisor)
     runners = build_stages(
-        settings, policy, context=context, supervisor=supervisor, disk_pressure=disk_pressure
+        settings,
+        policy,
+        context=context,
+        supervisor=supervisor,
+        disk_pressure=disk_pressure,
+        store_health=store_health,
+    )
+    store_health.connect(
+        [(runners[state].breaker, runners[state].wake) for state in (State.PENDING, State.PUBLISHED)]
     )
     catalog_thread = build_catalog(context=context, supervisor=supervisor)
     orphans = build_orphans(settings, policy, context=context, supervisor=supervisor)
@@ -184,6 +195,7 @@ def build_application(
             store=store,
             prefix=settings.aws_s3_videos_prefix,
             backoff=ROW_BACKOFF,
+            report=store_health.report,
             supervisor=supervisor,
             receipts=receipts,
         ),
@@ -195,6 +207,7 @@ def build_application(
         scanner=scanner,
         runners=runners,
         disk_pressure=disk_pressure,
+        store_health=store_health,
         catalog_thread=catalog_thread,
         orphans=orphans,
         ignored_files=(
@@ -283,6 +296,18 @@ def build_detection(
     return enqueuer, settler, scanner, scan_scheduler
 
 
+def build_store_health(settings: Settings, *, context: StageContext, supervisor: Supervisor) -> StoreHealth:
+    """Build what knows whether S3 can be used, and probes it while it cannot."""
+    ledger, prefix = context.ledger, settings.aws_s3_videos_prefix
+    return StoreHealth(
+        lambda: next(context.store.open_multiparts(prefix and f"{prefix}/"), None),
+        hasten=lambda: ledger.end_backoff(codes=NO_ANSWER_CODES),
+        waiting=lambda: ledger.counts()[State.PENDING],
+        metrics=context.metrics,
+        supervisor=supervisor,
+    )
+
+
 def build_stages(
     settings: Settings,
     policy: Policy,
@@ -290,6 +315,7 @@ def build_stages(
     context: StageContext,
     supervisor: Supervisor,
     disk_pressure: DiskPressure,
+    store_health: StoreHealth,
 ) -> dict[State, StageRunner]:
     """Build the three stages, each with its error policy and its runner."""
     publishers = CHECKING_PUBLISHERS if context.public_check is not None else 1
@@ -310,6 +336,7 @@ def build_stages(
             backoff=context.backoff,
             reexamine=context.signals.check_file,
             metrics=context.metrics,
+            store_health=store_health,
         )
         runners[stage.state] = StageRunner(
             stage=stage,

@@ -91,6 +91,7 @@ app = typer.Typer(
     help="Uploads finished videos to S3, verifies the objects, publishes their URLs and frees the disk.",
     no_args_is_help=True,
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     # Rich takes longer to import than all else that the help needs.
     rich_markup_mode=None,

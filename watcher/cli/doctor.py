@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from typing import Annotated
 
 import typer
 
-from storage import Outcome, check_storage, minimal_policy
+from storage import CheckResult, Outcome, check_storage, minimal_policy
 from watcher.app.factories import make_storage_config
 from watcher.app.known_dialect import remember_anew
 from watcher.cli.exit_codes import EXIT_FAILED, EXIT_USAGE, CommandError
@@ -18,7 +20,13 @@ from watcher.cli.output import AsJson, echo, print_json
 from watcher.filesystem import leases
 from watcher.operations import check_host
 from watcher.settings import doubtful_settings
-from watcher.telemetry import redact
+from watcher.telemetry import printable, redact
+
+WITH_FINDINGS = frozenset({"dialect", "checksums", "database", "server"})
+"""Checks whose finding is of interest although they passed."""
+
+_COLOURS = {Outcome.FAILED: "1;31", Outcome.WARNING: "33"}
+"""Codes of ECMA-48: bold red, and yellow."""
 
 
 def doctor(
@@ -55,13 +63,51 @@ def doctor(
         report=partial(remember_anew, settings),
     )
     doubts = doubtful_settings(*env_files_of(context))
-    results = []
-    for check in chain(check_host(settings, daemon_lock(settings), doubts), on_storage):
-        result = replace(check, detail=redact(check.detail), remedy=redact(check.remedy))
-        results.append(result)
+    results: list[CheckResult] = []
+    on_host = check_host(settings, daemon_lock(settings), doubts)
+    for section, checks in (("this machine and the database", on_host), ("S3", on_storage)):
+        found = []
+        for check in checks:
+            found.append(replace(check, detail=redact(check.detail), remedy=redact(check.remedy)))
+            if not as_json:
+                _print_unless_passed(found[-1])
         if not as_json:
-            echo(f"{result.outcome:9}{result.name}: {result.detail} {result.remedy}".rstrip())
+            _print_passed(section, found)
+        results += found
     if as_json:
         print_json([result.as_dict() for result in results])
+    else:
+        _print_summary(results)
     if any(result.outcome is Outcome.FAILED for result in results):
         raise typer.Exit(EXIT_FAILED)
+
+
+def _print_unless_passed(result: CheckResult) -> None:
+    """Print a line about a check with a finding; what was not tried is summed up at the end."""
+    if result.unmet or (result.outcome is Outcome.OK and result.name not in WITH_FINDINGS):
+        return
+    word = f"{result.outcome:9}"
+    if sys.stdout.isatty() and result.outcome in _COLOURS:
+        word = f"\x1b[{_COLOURS[result.outcome]}m{word}\x1b[0m"
+    # The colour is ours; what follows is escaped.
+    print(word + printable(f"{result.name}: {result.detail} {result.remedy}".rstrip()))
+
+
+def _print_passed(section: str, results: Sequence[CheckResult]) -> None:
+    passed = [one.name for one in results if one.outcome is Outcome.OK and one.name not in WITH_FINDINGS]
+    if passed:
+        echo(f"{Outcome.OK:9}{section}: {', '.join(passed)}")
+
+
+def _print_summary(results: Sequence[CheckResult]) -> None:
+    untried: dict[str, list[str]] = {}
+    for result in results:
+        if result.unmet:
+            untried.setdefault(result.unmet, []).append(result.name)
+    for unmet, names in untried.items():
+        echo(f"not tried, because the check of {unmet} did not pass: {', '.join(names)}")
+    counts = Counter(result.outcome for result in results if not result.unmet)
+    left = sum(map(len, untried.values()))
+    parts = [f"{counts[Outcome.OK]} passed", f"{counts[Outcome.WARNING]} with a warning"]
+    parts += [f"{counts[Outcome.FAILED]} failed", f"{left} not tried"]
+    echo(f"{len(results)} checks: {', '.join(parts)}.")

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout, suppress
+from dataclasses import asdict
 from datetime import datetime, timedelta
+from io import StringIO
+from shutil import get_terminal_size
+from threading import Event
 from typing import Annotated
 
 import typer
 
-from db import JSON, InstanceReport, Ledger, format_time
+from db import JSON, OUTCOME_PERIODS, InstanceReport, Ledger, format_time
+from watcher.cli.exit_codes import EXIT_USAGE, CommandError
 from watcher.cli.ledger_access import daemon_is_running, open_ledger, settings_of
 from watcher.cli.output import AsJson, echo, print_json, print_table
 from watcher.cli.status_all import paused_stages, print_all, summarize_all
+from watcher.operations.ignored import IgnoredListing, list_ignored
 from watcher.settings import Settings
-from watcher.telemetry import human_duration, human_size
+from watcher.telemetry import human_duration, human_size, printable
 
 ERRORS_SHOWN = 5
+WATCH_SECONDS = 2.0
 
 
 def status(
@@ -23,11 +32,25 @@ def status(
     all_instances: Annotated[
         bool, typer.Option("--all", help="Show every daemon that uses the ledger's database, on any machine.")
     ] = False,
+    ignored: Annotated[
+        bool, typer.Option("--ignored", help="List the files that are never uploaded, and why; at most 1000.")
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show it again every two seconds, until interrupted.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the daemon, the number of uploads by state, the oldest pending one, the last errors."""
     settings = settings_of(context)
+    if watch and (as_json or ignored):
+        raise CommandError("--watch is for people; omit --json and --ignored.", EXIT_USAGE)
+    if ignored:
+        _print_ignored(list_ignored(settings), as_json=as_json)
+        return
     with open_ledger(settings, read_only=True) as ledger:
+        if watch:
+            _watch(lambda: print_all(ledger) if all_instances else _print_status(settings, ledger))
+            return
         match all_instances, as_json:
             case True, True:
                 print_json(summarize_all(ledger))
@@ -37,6 +60,38 @@ def status(
                 print_json(_summary(settings, ledger))
             case _:
                 _print_status(settings, ledger)
+
+
+def _watch(show: Callable[[], None]) -> None:
+    """Print what `show` prints again and again, on a terminal each time in place of the last."""
+    never = Event()
+    with suppress(KeyboardInterrupt):
+        while True:
+            shown = StringIO()
+            with redirect_stdout(shown):
+                show()
+            lines = shown.getvalue().splitlines()
+            if sys.stdout.isatty():
+                # Home, and clear what is below (ECMA-48); no more than fits, or the beginning scrolls away.
+                lines = ["\x1b[H\x1b[J" + lines[0], *lines[1 : get_terminal_size().lines - 1]]
+            print("\n".join(lines), flush=True)
+            never.wait(WATCH_SECONDS)
+
+
+def _print_ignored(listing: IgnoredListing, *, as_json: bool) -> None:
+    left_out = listing.counts.total() - len(listing.files)
+    if as_json:
+        files = [
+            {"path": path, "kind": found.kind, "reason": found.reason}
+            for path, found in sorted(listing.files.items())
+        ]
+        print_json({"counts": listing.counts, "files": files, "left_out": left_out})
+        return
+    for path, found in sorted(listing.files.items()):
+        echo(f"{printable(path)}: {found.reason}")
+    if left_out:
+        echo(f"{left_out} more are not listed.")
+    print_table(["REASON", "FILES"], [[kind, str(number)] for kind, number in sorted(listing.counts.items())])
 
 
 def _summary(settings: Settings, ledger: Ledger) -> dict[str, object]:
@@ -51,6 +106,12 @@ def _summary(settings: Settings, ledger: Ledger) -> dict[str, object]:
         "heartbeat_at": format_time(report.heartbeat_at) if report else None,
         "report": report.report if report else None,
         "counts": ledger.counts(),
+        "bytes": ledger.sizes(),
+        "outcomes": {
+            name: {**asdict(outcomes), "success_rate": outcomes.success_rate}
+            for name, period in OUTCOME_PERIODS.items()
+            for outcomes in (ledger.outcomes(period),)
+        },
         "oldest_pending": oldest.as_dict() if oldest else None,
         "awaiting_row": {
             "uploads": waiting,
@@ -83,6 +144,8 @@ def _print_status(settings: Settings, ledger: Ledger) -> None:
     if settings.shared_directory:
         echo("The uploads are those of every daemon on this directory; `status --all` shows each daemon.")
     print_table(["STATE", "UPLOADS"], [[state, str(number)] for state, number in ledger.counts().items()])
+    if line := _success_line(ledger):
+        echo(line)
     if oldest := ledger.oldest_pending():
         waited = human_duration(ledger.now() - oldest.discovered_at)
         echo(f"Oldest pending: {oldest.path}, for {waited} (id {oldest.id})")
@@ -100,6 +163,17 @@ def _print_status(settings: Settings, ledger: Ledger) -> None:
         echo("Last errors:")
         for upload in errors:
             echo(f"  {upload.id} {upload.path} ({upload.state}): {upload.last_error}")
+
+
+def _success_line(ledger: Ledger) -> str:
+    """Return the success rates in a line; an empty text if nothing was decided within a day."""
+    said = [
+        f"{outcomes.success_rate:.1%} of {outcomes.published + outcomes.failed + outcomes.rejected} in the "
+        f"last {name}"
+        for name, period in OUTCOME_PERIODS.items()
+        if (outcomes := ledger.outcomes(period)).success_rate is not None
+    ]
+    return f"Published: {', '.join(said)}" if said else ""
 
 
 def _daemon_state(report: InstanceReport | None, is_running: bool, ledger: Ledger) -> str:
@@ -139,10 +213,7 @@ def report_lines(report: InstanceReport | None) -> list[str]:
     internal_errors = report.report.get("internal_errors")
     if isinstance(internal_errors, Sequence):
         lines += [_internal_error_line(error) for error in internal_errors if isinstance(error, Mapping)]
-    ignored = report.report.get("ready_files_ignored")
-    if isinstance(ignored, Mapping) and isinstance(first := ignored.get("first"), Mapping) and first:
-        lines.append(f"{ignored['count']} files of ready catalog rows are ignored, among them:")
-        lines += [f"  {path}: {reason}" for path, reason in first.items()]
+    lines += _ignored_lines(report.report)
     set_aside = report.report.get("set_aside")
     if isinstance(set_aside, Sequence):
         lines += [_set_aside_line(kind) for kind in set_aside if isinstance(kind, Mapping)]
@@ -155,6 +226,19 @@ def report_lines(report: InstanceReport | None) -> list[str]:
     uploads = report.report.get("uploads")
     if isinstance(uploads, Sequence):
         lines += [_upload_line(upload) for upload in uploads if isinstance(upload, Mapping)]
+    return lines
+
+
+def _ignored_lines(report: Mapping[str, JSON]) -> list[str]:
+    lines = []
+    by_kind = report.get("ignored")
+    if isinstance(by_kind, Mapping) and any(by_kind.values()):
+        counted = ", ".join(f"{number} ({kind})" for kind, number in by_kind.items() if number)
+        lines.append(f"ignored files by reason: {counted}; `video-uploader status --ignored` lists them")
+    ignored = report.get("ready_files_ignored")
+    if isinstance(ignored, Mapping) and isinstance(first := ignored.get("first"), Mapping) and first:
+        lines.append(f"{ignored['count']} files of ready catalog rows are ignored, among them:")
+        lines += [f"  {path}: {reason}" for path, reason in first.items()]
     return lines
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -18,7 +19,7 @@ from watcher.filesystem import FoundFile, NotOursError, Tree, UnreadableDirector
 from watcher.filesystem.hashing import Rank
 from watcher.filesystem.quarantine_names import parse_quarantine_name
 from watcher.filesystem.removal import is_present_or_quarantined
-from watcher.renditions import Ignored, PathTemplate
+from watcher.renditions import Ignored, IgnoredKind, PathTemplate
 from watcher.supervision import Isolation
 from watcher.telemetry import row_context
 
@@ -37,7 +38,8 @@ STATES_WITH_FILE = frozenset({State.PENDING, State.REJECTED, State.FAILED})
 class ScanReport:
     """The result of a scan in numbers of files; `quarantined` holds the paths of quarantined files.
 
-    `ignored_paths` holds the first `MAX_IGNORED_PATHS` files that were ignored.
+    `ignored_paths` holds the first `MAX_IGNORED_PATHS` files that were ignored, `ignored_by` how many there
+    were by kind.
     """
 
     files: int = 0
@@ -47,10 +49,12 @@ class ScanReport:
     unreadable: int = 0
     quarantined: list[str] = field(default_factory=list)
     ignored_paths: list[str] = field(default_factory=list)
+    ignored_by: Counter[IgnoredKind] = field(default_factory=Counter)
 
-    def add_ignored(self, path: str) -> None:
+    def add_ignored(self, path: str, kind: IgnoredKind) -> None:
         """Count a file that is ignored."""
         self.ignored += 1
+        self.ignored_by[kind] += 1
         if len(self.ignored_paths) < MAX_IGNORED_PATHS:
             self.ignored_paths.append(path)
 
@@ -132,6 +136,8 @@ class Scanner:
         self._watching: Watching | None = None
         self._has_scanned_all = False
         self.unreadable = UnreadableDirectories()
+        self.ignored_by: Mapping[str, int] = dict.fromkeys(IgnoredKind, 0)
+        """The number of ignored files by kind, as of the last scan of the whole tree."""
         self.isolation = Isolation("missing files")
 
     def watch_with(self, watching: Watching) -> None:
@@ -160,6 +166,7 @@ class Scanner:
             if stopped():
                 return report
             self._has_scanned_all = True
+            self.ignored_by = {kind.value: report.ignored_by[kind] for kind in IgnoredKind}
             if self._watching is not None:
                 self._watching.end_pass()
         return report
@@ -180,8 +187,8 @@ class Scanner:
                     log.warning("directory_unreadable", path=entry.path, reason=entry.reason)
             elif parse_quarantine_name(os.path.basename(entry.path)) is not None:
                 report.quarantined.append(entry.path)
-            elif isinstance(self._template.classify_name(entry.path), Ignored):
-                report.add_ignored(entry.path)
+            elif isinstance(found := self._template.classify_name(entry.path), Ignored):
+                report.add_ignored(entry.path, found.kind)
             else:
                 report.files += 1
                 yield entry
@@ -192,10 +199,10 @@ class Scanner:
         known = self._ledger.current_many(found)
         for path, identity in found.items():
             row = known.get(path)
-            if row is None and isinstance(self._template.classify(path), Ignored):
+            if row is None and isinstance(ignored := self._template.classify(path), Ignored):
                 # It is a part of a package. That of a known file, which may be many, is left to the stages.
                 report.files -= 1
-                report.add_ignored(path)
+                report.add_ignored(path, ignored.kind)
             elif row is None or not row.holds(identity):
                 report.noticed += 1
                 if row is not None and _is_touched_copy(row, identity):

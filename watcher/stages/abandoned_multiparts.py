@@ -15,7 +15,7 @@ import structlog
 
 from db import DatabaseError, Ledger, State
 from storage import ObjectStore, OpenMultipart, StorageError
-from watcher.errors import failure_of
+from watcher.errors import Failure, failure_of
 from watcher.stages.receipts import ReceiptKeeper
 from watcher.supervision.background_thread import FailureState, Supervisor, Worker
 from watcher.supervision.backoff import Backoff
@@ -56,7 +56,8 @@ class _Refusals:
 class AbandonedMultiparts(Worker):
     """Aborts the multiparts of rows that ended and, at the start and every hour, those that no row names.
 
-    Between them its thread has `receipts` do its part. `clock` gives monotonic seconds.
+    Between them its thread has `receipts` do its part. `report` is told what keeps the listing from being
+    made: it is the first request to S3 of a daemon. `clock` gives monotonic seconds.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class AbandonedMultiparts(Worker):
         backoff: Backoff,
         supervisor: Supervisor,
         receipts: ReceiptKeeper | None = None,
+        report: Callable[[Failure], object] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(supervisor, "abandoned multiparts")
@@ -77,6 +79,7 @@ class AbandonedMultiparts(Worker):
         self._backoff = backoff
         self._receipts = receipts
         self._receipts_due_at = math.inf
+        self._report = report
         self._clock = clock
         self._listing_due_at = 0.0
         self._has_listed = False
@@ -117,7 +120,9 @@ class AbandonedMultiparts(Worker):
                     self._adopt_or_abort(found)
             refusals.raise_first()
         except (StorageError, DatabaseError) as exc:
-            self._listing_failure.fail(failure_of(exc))
+            failure = failure_of(exc)
+            self._listing_failure.fail(failure)
+            self._report(failure)
             return False
         self._listing_failure.succeed()
         self._has_listed = True

@@ -26,6 +26,7 @@ from watcher.filesystem import FileMissingError, NotOursError, RootUnavailableEr
 from watcher.filesystem.removal import is_present_or_quarantined
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.circuit_breaker import CircuitBreaker
+from watcher.supervision.store_health import StoreHealth
 from watcher.telemetry import Metrics, printable, redact, row_context
 
 log = structlog.get_logger()
@@ -48,6 +49,8 @@ class ErrorPolicy:
     backoff: Backoff
     reexamine: Callable[[str], None]
     metrics: Metrics
+    store_health: StoreHealth | None = None
+    """Told when no connection to S3 can be made; None where other rows decide about that, too."""
     unrecorded: queue.SimpleQueue[Upload] = field(default_factory=queue.SimpleQueue)
 
     @contextmanager
@@ -137,9 +140,20 @@ class ErrorPolicy:
 
     def _waits_for_stage(self, upload: Upload, failure: Failure) -> bool:
         """Whether the failure may concern all rows, so that this one waits until the stage has found out."""
-        return failure.may_concern_all and self.breaker.fail(
+        if self._is_of_store(failure, is_certain=False):
+            return True
+        waits = failure.may_concern_all and self.breaker.fail(
             upload.id, failure, has_others=lambda: self.ledger.has_other_due(upload)
         )
+        if self.breaker.failure is not None:
+            self._is_of_store(failure, is_certain=True)
+        return waits
+
+    def _is_of_store(self, failure: Failure, *, is_certain: bool) -> bool:
+        """Whether no connection to S3 can be made, so that every stage that needs it is held."""
+        if self.store_health is None or not failure.unreachable:
+            return False
+        return self.store_health.report(failure, is_certain=is_certain)
 
     def _fail(self, upload: Upload, failure: Failure) -> None:
         if upload.state is not State.PENDING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import structlog
@@ -67,7 +68,7 @@ class PublishStage(Stage):
                 Code.ROW_MISSING,
                 f"Video {upload.video_id} has no catalog row that can be given the URL {public_url}.",
             ) from None
-        self.announce(public_url)
+        self.announce(upload, public_url)
 
     def is_ready(self, upload: Upload) -> bool | None:
         """Whether the path still holds the content of an upload, which is published once it is verified.
@@ -94,10 +95,14 @@ class PublishStage(Stage):
             return None
         return public_url
 
-    def announce(self, public_url: str) -> None:
+    def announce(self, upload: Upload, public_url: str) -> None:
         """Tell that an upload is published, once that is committed."""
         failpoint(Point.PUBLISHED)
-        self._context.metrics.published.inc()
+        metrics, now = self._context.metrics, time.time()
+        metrics.published.inc()
+        metrics.published_at.set(now)
+        changed_ns = max(upload.identity.mtime_ns, upload.identity.ctime_ns or 0)
+        metrics.publication_seconds.observe(max(0.0, now - changed_ns / 1e9))
         log.info("upload_published", url=public_url)
         self._context.signals.wake_stage(State.PUBLISHED)
 

@@ -6,6 +6,7 @@ A file is renamed into quarantine, stays there for a second and is then deleted 
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -44,6 +45,8 @@ PACKAGE_SECONDS = 600.0
 """How soon the release of a file that a playlist names is tried again: the playlist may have gone."""
 REHASH_SECONDS = 60.0
 """How soon a release is tried again at the latest whose file has to be hashed again first."""
+
+_REFUSALS = frozenset({errno.EPERM, errno.EOPNOTSUPP})
 
 MAX_LEFT = 20
 """How many files that stay in quarantine are reported."""
@@ -283,6 +286,9 @@ def _error_of(kept: Kept) -> Exception:
     failure = failure_of(kept.error)
     if failure.kind is FailureKind.ENVIRONMENT:
         return StageError(failure.kind, failure.code, failure.sentence)
+    if kept.error.errno in _REFUSALS:
+        # Of the file system or of the service's permissions; EACCES is of one directory.
+        return StageError(FailureKind.ENVIRONMENT, Code.NOT_REMOVABLE, kept.reason)
     return StageError(FailureKind.TRANSIENT, Code.NOT_REMOVABLE, kept.reason)
 
 

@@ -69,7 +69,7 @@ class Publisher(Protocol):
     def publish_verified(self, upload: Upload, *, is_current: bool) -> str | None:
         """Publish an upload and return its URL; None if the publish stage has to."""
 
-    def announce(self, public_url: str) -> None:
+    def announce(self, upload: Upload, public_url: str) -> None:
         """Tell that an upload is published, once that is committed."""
 
 

@@ -189,7 +189,7 @@ class UploadStage(Stage):
         if url is None or work.publisher is None:
             self._context.signals.wake_stage(State.VERIFIED)
         else:
-            work.publisher.announce(url)
+            work.publisher.announce(upload, url)
 
     def _record_verified(self, upload: Upload, receipt: Receipt, work: Work, attempt: _Attempt) -> str | None:
         """Record the receipt and, in the same transaction, publish the object if nothing stands between.

@@ -112,6 +112,11 @@ class Supervisor:
         self._metrics.internal_errors.labels(thread=thread).inc()
         return error
 
+    def count_from_zero(self, thread: str) -> None:
+        """Have a thread in the metrics before it has failed."""
+        self._metrics.internal_errors.labels(thread=thread)
+        self._metrics.thread_restarts.labels(thread=thread)
+
     def set_aside(self) -> list[SetAside]:
         """The items that are set aside at present, by kind."""
         with self._lock:
@@ -126,6 +131,7 @@ class Supervisor:
     def seconds_to_restart(self, error: InternalError) -> float | None:
         """The backoff after an error; None, and a reason to stop the process, after too many of them."""
         if error.recent < MAX_FAILURES:
+            self._metrics.thread_restarts.labels(thread=error.thread).inc()
             return self._backoff.delay(error.recent - 1).total_seconds()
         self._reason_to_stop = (
             f"thread {error.thread} failed {error.recent} times within "
@@ -157,6 +163,7 @@ class BackgroundThread:
         self._step = step
         self._at_end = at_end
         self._woken = threading.Event()
+        supervisor.count_from_zero(name)
         self._pulse = supervisor.liveness.pulse(name, patience)
         self._pulse.idle()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)

@@ -7,6 +7,7 @@ stage continues; the same failure of another one pauses the stage, until a probe
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -57,6 +58,8 @@ class CircuitBreaker:
         self._paused_at = 0.0
         self._notify: Callable[[], None] = lambda: None
         self._concerns_all = False
+        self._sign: Callable[[], None] | None = None
+        """Called when something suggests that the cause has ended, while the stage is held; else None."""
         self._suspicions: list[tuple[Failure, Mapping[str, object]]] = []
         """Failures that other rows have yet to decide about, each with what the log says of its row."""
         self._suspected_at = 0.0
@@ -239,6 +242,25 @@ class CircuitBreaker:
         """Pause, or prolong the pause after a failed probe, for a failure that concerns every row."""
         self._pause(failure, concerns_all=True)
 
+    def hold(self, failure: Failure, *, sign: Callable[[], None]) -> None:
+        """Pause and try no row until `release`; `sign` is called when a row under way succeeds meanwhile."""
+        if self._sign is None:
+            self._pause(failure, concerns_all=True)
+        with self._lock:
+            self._sign, self._failure = sign, failure
+            self._probe_at = math.inf
+
+    def release(self) -> None:
+        """Resume a stage that is held; the rows that failed for the same cause are hastened."""
+        with self._lock:
+            if self._sign is None:
+                return
+            self._sign = None
+            self._trips = self._failures = 0
+            self._tried.clear()
+            self._end_pause()
+        self._announce_end()
+
     def settle_suspicion(self, *, has_others: bool) -> None:
         """Pause if no other row will decide about a suspicion, or has not in `SUSPICION_SECONDS`."""
         with self._lock:
@@ -253,13 +275,14 @@ class CircuitBreaker:
             if self._failure is None or code not in {None, self._failure.code}:
                 return
             self._trips = 0
-            self._end_pause()
-        self._announce_end()
+            has_ended = self._end_pause()
+        if has_ended:
+            self._announce_end()
 
     def probe_soon(self, code: str) -> None:
         """Allow a probe now if the stage is paused with this code, because its cause may have ended."""
         with self._lock:
-            if self._failure is not None and self._failure.code == code:
+            if self._failure is not None and self._failure.code == code and self._sign is None:
                 self._probe_at, self._trips = self._clock(), 0
 
     def _is_own(self, row: int, *, is_paused: bool) -> bool:
@@ -273,6 +296,8 @@ class CircuitBreaker:
 
     def _pause(self, failure: Failure, *, concerns_all: bool) -> None:
         with self._lock:
+            if self._sign is not None:
+                return
             is_news = self._failure is None or self._failure.code != failure.code
             if not self._trips:
                 self._paused_at = self._clock()
@@ -287,6 +312,9 @@ class CircuitBreaker:
             self._notify()
 
     def _end_pause(self) -> bool:
+        if self._sign is not None:
+            self._sign()
+            return False
         has_ended, self._failure, self._concerns_all = self._failure is not None, None, False
         if has_ended:
             self._hastened |= self._delayed

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
+from itertools import product
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -28,17 +38,32 @@ NAMESPACE = "video_uploader"
 SECONDS_BUCKETS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 14400, 43200)
 
 
+STAGES = ("upload", "publish", "release", "invalidation")
+KINDS = ("transient", "environment", "object")
+
+
 class Metrics:
-    """The metrics of one daemon, in a registry of their own; names are documented in the README."""
+    """The metrics of one daemon, in a registry of their own; names are documented in the README.
+
+    The standard ones of its process are among them (`process_*`). Labelled counters begin at 0.
+    """
 
     def __init__(self) -> None:
+        without_created: Callable[[], None] = disable_created_metrics
+        without_created()
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
         counter = partial(Counter, namespace=NAMESPACE, registry=self.registry)
         gauge = partial(Gauge, namespace=NAMESPACE, registry=self.registry)
+        build = gauge("build_info", "1; the labels are the versions.", ["version", "python"])
+        build.labels(version=version("video-uploader"), python=platform.python_version()).set(1)
         self.bytes_sent = counter("sent_bytes", "Bytes that S3 has accepted, repeated ones included.")
         self.confirmed = counter("confirmed_uploads", "Uploads confirmed, by what proved them.", ["by"])
         self.adopted = counter("adopted_uploads", "Uploads whose object was there already.")
         self.published = counter("published_uploads", "Uploads published.")
+        self.published_at = gauge(
+            "last_published_timestamp_seconds", "When this process published last; 0 while it has not."
+        )
         self.republished = counter(
             "republished_rows",
             "Catalog rows whose public URL was restored after another URL had replaced it.",
@@ -60,12 +85,23 @@ class Metrics:
             buckets=SECONDS_BUCKETS,
             registry=self.registry,
         )
+        self.publication_seconds = Histogram(
+            "publication_seconds",
+            "From the last change of a file to the publication of its URL.",
+            namespace=NAMESPACE,
+            buckets=SECONDS_BUCKETS,
+            registry=self.registry,
+        )
         self.setbacks = counter("setbacks", "Failed attempts, by stage and kind of error.", ["stage", "kind"])
         self.invalidated = counter("invalidated_paths", "Paths whose invalidation the CDN has accepted.")
         self.scans = counter("scans", "Scans completed.", ["scope"])
         self.scan_seconds = gauge("scan_seconds", "Duration of the last full scan.")
         self.found_by_scan = counter("found_by_scan_files", "New files found by a scan before any event.")
         self.root_available = gauge("root_available", "1 while the watched directory is available.")
+        self.store_reachable = gauge(
+            "store_reachable", "0 while no connection to S3 can be made, or it refuses every request."
+        )
+        self.store_reachable.set(1)
         self.observer_restarts = counter(
             "observer_restarts", "Times the observer of the directory was restarted."
         )
@@ -78,6 +114,13 @@ class Metrics:
             "Unforeseen exceptions that restarted a thread or set one file or row aside.",
             ["thread"],
         )
+        self.thread_restarts = counter("thread_restarts", "Threads restarted after an exception.", ["thread"])
+        for by in ("checksum", "etag", "reading"):
+            self.confirmed.labels(by=by)
+        for stage, kind in product(STAGES, KINDS):
+            self.setbacks.labels(stage=stage, kind=kind)
+        for scope in ("full", "directory"):
+            self.scans.labels(scope=scope)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,10 +139,23 @@ class LedgerGauges(Collector):
     line: Callable[[], float | None] = lambda: None
     """The rate of the line to S3 in bytes per second; None while unknown."""
     to_hash_again: Callable[[], int] = int
+    sizes: Callable[[], Mapping[str, int]] = dict
+    oldest: Callable[[], Mapping[str, float]] = dict
+    """The age of the oldest upload of each open state in seconds."""
+    ignored: Callable[[], Mapping[str, int]] = dict
+    success: Callable[[], Mapping[str, float]] = dict
+    """The success rate by period; a period in which nothing was decided is missing."""
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the families of one scrape."""
         yield _labelled("uploads", "Ledger rows by state.", "state", self.counts())
+        yield _labelled("upload_bytes", "Bytes of the files of ledger rows.", "state", self.sizes())
+        description = "How long the oldest upload has been in an open state."
+        yield _labelled("oldest_upload_seconds", description, "state", self.oldest())
+        description = "The share of decided uploads that was published lately, from 0 to 1."
+        yield _labelled("success_ratio", description, "period", self.success())
+        description = "Files that are never uploaded, as of the last full scan."
+        yield _labelled("ignored_files", description, "reason", self.ignored())
         yield _gauge("settling_files", "Files not known to be complete yet.", self.settling())
         yield _gauge("files_to_hash_again", "Known files, touched since.", self.to_hash_again())
         yield _labelled(

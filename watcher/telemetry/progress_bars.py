@@ -23,6 +23,24 @@ from watcher.telemetry.formatting import printable
 from watcher.telemetry.transfer_progress import TransferProgress
 
 REFRESH_SECONDS = 0.25
+BAR_WIDTH = 14
+BESIDE_NAME = BAR_WIDTH + 40
+"""Columns for bar, size, speed and time left, with what separates them."""
+MIN_NAME = 12
+
+
+def elided(path: str, width: int) -> str:
+    """The name of a file in at most `width` columns: its directory goes first, then the middle of the name.
+
+    The end stays, because the quality is there.
+    """
+    if len(path) <= width:
+        return path
+    name = path.rpartition("/")[2]
+    if len(name) + 2 <= width:
+        return f"…/{name}"
+    end = (width - 1) * 2 // 3
+    return name if len(name) <= width else f"{name[: width - 1 - end]}…{name[-end:]}"
 
 
 @contextmanager
@@ -35,7 +53,7 @@ def show_progress(transfer_progress: TransferProgress) -> Iterator[None]:
     # rich redirects standard error, so that log lines are printed above the bars.
     with Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(BAR_WIDTH),
         DownloadColumn(binary_units=True),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
@@ -64,5 +82,7 @@ def _refresh_until(
             progress.remove_task(tasks.pop(upload_id))
         for upload_id, snapshot in snapshots.items():
             if upload_id not in tasks:
-                tasks[upload_id] = progress.add_task(escape(printable(snapshot.path)), total=snapshot.size)
+                width = max(MIN_NAME, progress.console.width - BESIDE_NAME)
+                name = escape(elided(printable(snapshot.path), width))
+                tasks[upload_id] = progress.add_task(name, total=snapshot.size)
             progress.update(tasks[upload_id], completed=snapshot.bytes_sent)

@@ -365,3 +365,15 @@ def test_a_change_of_a_row_and_its_event_are_two_statements(
     assert sum("INSERT" in text for text in said) == 1
     assert not any("SELECT" in text and "uploads" in text and "DELETE" not in text for text in said)
     assert ledger.uploads(ids=[upload.id]) == [verified]
+
+
+def test_the_backoffs_of_errors_with_these_codes_end_and_no_others(ledger: Ledger) -> None:
+    hour = timedelta(hours=1)
+    for code in ("connection", "timeout", "AccessDenied"):
+        enqueue(ledger, f"{code}.mp4")
+        (upload,) = claim(ledger)
+        ledger.postpone(upload, delay=hour, error="It failed.", error_code=code)
+    assert ledger.end_backoff(codes={"connection", "timeout"}) == 2
+    due = {row.path for row in ledger.uploads() if row.due_at <= ledger.now()}
+    assert due == {"connection.mp4", "timeout.mp4"}
+    assert {row.attempts for row in ledger.uploads()} == {1}, "its attempts stay"

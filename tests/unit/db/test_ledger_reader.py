@@ -2,7 +2,7 @@
 
 import os
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any
 
@@ -231,3 +231,38 @@ def test_uploads_are_iterated_newest_first(ledger: Ledger, monkeypatch: pytest.M
     for number in range(5):
         enqueue(ledger, f"{number}.mp4")
     assert list(ledger.iter_uploads(newest_first=True)) == ledger.uploads()[::-1]
+
+
+def test_the_outcomes_of_the_last_hour_and_day_are_kept_while_their_rows_are_added_up(
+    address: DatabaseAddress, database: Database
+) -> None:
+    now = datetime(2026, 1, 2, 12, tzinfo=UTC)
+    ledger = Ledger(database, "outcomes", clock=lambda: now)
+    advance_to(ledger, enqueue(ledger, "old.mp4"), State.FAILED)
+    now += timedelta(hours=26)
+    advance_to(ledger, enqueue(ledger, "yesterday.mp4"), State.REJECTED)
+    now += timedelta(hours=3)
+    for number in range(3):
+        advance_to(ledger, enqueue(ledger, f"{number}.mp4"), State.RELEASED)
+    advance_to(ledger, enqueue(ledger, "failed.mp4"), State.FAILED)
+    for _ in range(2):
+        hour, day = ledger.outcomes(timedelta(hours=1)), ledger.outcomes(timedelta(days=1))
+        assert (hour.published, hour.failed, hour.rejected) == (3, 1, 0)
+        assert hour.success_rate == 0.75
+        assert (day.published, day.failed, day.rejected) == (3, 1, 1)
+        ledger.add_up_counts()
+    now += timedelta(days=2)
+    assert ledger.outcomes(timedelta(days=1)).success_rate is None
+    ledger.add_up_counts()
+    assert ledger.counts()[State.RELEASED] == 3
+
+
+def test_the_bytes_and_the_age_of_what_waits_are_known(ledger: Ledger, database: Database) -> None:
+    waiting = enqueue(ledger, "waits.mp4")
+    advance_to(ledger, enqueue(ledger, "done.mp4"), State.PUBLISHED)
+    for _ in range(2):
+        assert ledger.sizes()[State.PENDING] == waiting.identity.size
+        assert ledger.sizes()[State.VERIFIED] == 0
+        ledger.add_up_counts()
+    assert ledger.waiting_since().keys() == {State.PENDING, State.PUBLISHED}
+    assert ledger.waiting_since()[State.PENDING] == waiting.discovered_at

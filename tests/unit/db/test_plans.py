@@ -54,6 +54,7 @@ def frequent_queries(ledger: Ledger) -> dict[str, tuple[Callable[[], object], se
             lambda: ledger.claim(State.PUBLISHED, 64, lease=LEASE, horizon=timedelta(minutes=1)),
             {"uploads_due"},
         ),
+        "the age of what waits": (ledger.waiting_since, {"uploads_due", "uploads_pending"}),
         "a probe": (
             lambda: ledger.claim(
                 State.PENDING, 1, lease=LEASE, horizon=BACKOFF, other_than=list(range(1, 65))

@@ -108,6 +108,7 @@ def answers(ledger: Ledger, uploads: list[Upload]) -> list[object]:
         list(ledger.iter_in_states([State.PUBLISHED, State.RELEASED])),
         ledger.current_many(paths),
         ledger.counts(),
+        ledger.sizes(),
         ledger.counts_by_instance(),
         ledger.last_admitted(),
         [ledger.uploads_of_key(key) for key in keys],
@@ -190,7 +191,7 @@ def test_a_folded_upload_can_be_changed_and_is_folded_again(
     ledger: Ledger, clock: Clock, released: Upload
 ) -> None:
     before = ledger.events(released.id)
-    counts = ledger.counts()
+    counts = ledger.counts(), ledger.sizes()
     ledger.append_event(released.id, "noted", "something")
     moved = ledger.update_identity(released, Identity(1, 2, released.size, 4, 5))
     assert moved.identity.is_exactly(Identity(1, 2, released.size, 4, 5))
@@ -200,12 +201,12 @@ def test_a_folded_upload_can_be_changed_and_is_folded_again(
         "noted",
         "identity",
     ]
-    assert ledger.counts() == counts
+    assert (ledger.counts(), ledger.sizes()) == counts
     told = ledger.events(released.id)
     assert fold_all(ledger) == 1
     assert ledger.current(released.path) == moved
     assert ledger.events(released.id) == told
-    assert ledger.counts() == counts
+    assert (ledger.counts(), ledger.sizes()) == counts
 
 
 def test_the_file_of_a_folded_upload_can_be_repaired_under_a_claim(ledger: Ledger, released: Upload) -> None:
@@ -261,7 +262,7 @@ def test_an_interrupted_fold_changes_nothing(
     enqueue(ledger)
     before, told = ledger.uploads(), ledger.events(upload.id)
     with monkeypatch.context() as patched:
-        patched.setattr(ledger.receipts, "_count", lambda _: 1 / 0)
+        patched.setattr(ledger.receipts, "_count", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             ledger.receipts.fold(10)
     assert (ledger.uploads(), ledger.events(upload.id)) == (before, told)
@@ -271,7 +272,7 @@ def test_an_interrupted_fold_changes_nothing(
 def test_receipts_expire_by_the_day_of_the_release(
     database: Database, ledger: Ledger, clock: Clock, released: Upload
 ) -> None:
-    receipts, counts = ledger.receipts, ledger.counts()
+    receipts, counts, sizes = ledger.receipts, ledger.counts(), ledger.sizes()
     now = clock.advance(days=30)
     assert receipts.expired(now - timedelta(days=30), after=0, limit=9) == []
     expired = receipts.expired(now - timedelta(days=29), after=0, limit=9)
@@ -282,6 +283,7 @@ def test_receipts_expire_by_the_day_of_the_release(
     assert ledger.current(released.path) is None
     assert ledger.events(released.id) == []
     assert ledger.counts() == counts | {State.RELEASED: counts[State.RELEASED] - 1}
+    assert ledger.sizes() == sizes | {State.RELEASED: sizes[State.RELEASED] - released.size}
 
 
 def test_a_receipt_that_is_needed_does_not_expire(

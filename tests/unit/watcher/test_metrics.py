@@ -14,6 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.support.ports import free_address
+from watcher.supervision.background_thread import Supervisor
 from watcher.telemetry import metrics_server
 from watcher.telemetry.metrics import CATALOG_GAUGES, DIRECTORY_GAUGES, LedgerGauges, Metrics
 from watcher.telemetry.metrics_server import MAX_CONNECTIONS, MetricsServer
@@ -57,7 +58,8 @@ def test_every_name_has_our_prefix(metrics: Metrics) -> None:
     metrics.setbacks.labels(stage="upload", kind="transient").inc()
     names = {re.split(r"[{ ]", sample)[0] for sample in scrape(metrics)}
     assert len(names) > 10
-    assert all(name.startswith("video_uploader_") for name in names)
+    # Those of the process have the names that Prometheus gives them.
+    assert all(name.startswith(("video_uploader_", "process_")) for name in names)
 
 
 def test_metrics_are_the_documented_ones(metrics: Metrics) -> None:
@@ -73,6 +75,7 @@ def test_metrics_are_the_documented_ones(metrics: Metrics) -> None:
     )
     suffixes = {"counter": "_total"}
     exported = {family.name + suffixes.get(family.type, "") for family in metrics.registry.collect()}
+    exported = {name for name in exported if not name.startswith("process_")}
     table = README.read_text().partition("\n## Metrics\n")[2].partition("\n## ")[0]
     assert set(re.findall(r"`(video_uploader_[a-z_]+)", table)) == exported
 
@@ -256,3 +259,23 @@ def test_a_gauge_that_fails_is_a_line_of_the_log(metrics: Metrics) -> None:
     assert [(line["event"], line["reason"]) for line in logged] == [
         ("metrics_unanswered", "ZeroDivisionError: broken\\non purpose")
     ]
+
+
+def test_the_process_and_its_version_are_there_labelled_counters_begin_at_zero_and_none_has_a_creation_time(
+    metrics: Metrics,
+) -> None:
+    sampled = scrape(metrics)
+    assert any(name.startswith("video_uploader_build_info{") for name in sampled)
+    assert sampled["process_resident_memory_bytes"] > 0
+    assert sampled['video_uploader_setbacks_total{kind="environment",stage="release"}'] == 0
+    assert sampled['video_uploader_confirmed_uploads_total{by="reading"}'] == 0
+    assert not [name for name in sampled if "_created" in name]
+
+
+def test_a_thread_is_there_before_it_fails_and_counts_its_restarts(metrics: Metrics) -> None:
+    supervisor = Supervisor(metrics)
+    supervisor.count_from_zero("scan")
+    name = 'video_uploader_thread_restarts_total{thread="scan"}'
+    assert scrape(metrics)[name] == 0
+    supervisor.seconds_to_restart(supervisor.record("scan", ValueError("odd")))
+    assert scrape(metrics)[name] == 1

@@ -1,14 +1,14 @@
-"""A queue of the objects that a CDN in front of the bucket has to drop from its caches.
+"""What is kept about services outside: invalidations that a CDN is due, and dialects of object stores.
 
-A request is committed in the transaction that records the replacement, so that a crash cannot separate them.
-Every replacement has its own row: a key that is requested again while its earlier invalidation is being sent
-is sent again, because the earlier one may have preceded the replacement.
+An invalidation is committed in the transaction that records the replacement, so that a crash cannot separate
+them. Every replacement has its own row: a key that is requested again while its earlier invalidation is being
+sent is sent again, because the earlier one may have preceded the replacement.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import peewee
 
@@ -80,3 +80,43 @@ class Invalidations:
     @property
     def _in_instance(self) -> peewee.Expression:
         return self._rows.instance == self.instance
+
+
+class DialectFinding(NamedTuple):
+    """One thing that a server does not take, what it said when it was asked, and when that was (UTC)."""
+
+    feature: str
+    said: str
+    found_at: datetime
+
+
+class ServerDialects:
+    """What was found out about one bucket of one server, so that a restart need not find it out again.
+
+    Every method may raise DatabaseError.
+    """
+
+    def __init__(self, database: Database, endpoint: str, bucket: str) -> None:
+        self._database = database
+        self._rows = database.tables.dialects
+        self._server = {"endpoint": endpoint, "bucket": bucket}
+
+    def findings(self) -> list[DialectFinding]:
+        """All findings, in the order of their features."""
+        rows = self._rows
+        query: Any = rows.select(rows.feature, rows.said, rows.found_at)
+        query = query.where(self._of_server).order_by(rows.feature)
+        with self._database.operation("read what the server does not take"):
+            return [DialectFinding(*row) for row in query.tuples()]
+
+    def replace(self, findings: Iterable[DialectFinding]) -> None:
+        """Record these findings in place of all earlier ones."""
+        with self._database.transaction("record what the server does not take"):
+            self._rows.delete().where(self._of_server).execute()
+            for finding in findings:
+                self._rows.insert(**self._server, **finding._asdict()).execute()
+
+    @property
+    def _of_server(self) -> peewee.Expression:
+        rows = self._rows
+        return (rows.endpoint == self._server["endpoint"]) & (rows.bucket == self._server["bucket"])
