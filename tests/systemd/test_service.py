@@ -124,8 +124,12 @@ def test_an_upload_in_progress_is_left_in_time_and_continued(service: Service, s
     assert keys(server) == {f"videos/{CLIP}"}
 
 
-def test_a_directory_that_is_missing_is_our_sentence(service: Service) -> None:
+def test_a_directory_that_is_missing_is_our_sentence_and_is_waited_for(service: Service) -> None:
     service.machine.must("rmdir", COMPLETED)
-    service.machine.run("systemctl", "start", UNIT)
+    service.machine.must("systemctl", "start", "--no-block", UNIT)
+    service.machine.wait_until(UNIT, "StatusText", f"Cannot start yet: .*{COMPLETED}")
+    assert service.machine.shows(UNIT, "ActiveState") == "activating"
     assert COMPLETED in service.machine.journal(UNIT, "-p", "err")
-    assert service.machine.shows(UNIT, "ExecMainStatus") == "1"
+    service.machine.must("install", "-d", "-o", "compressor", "-g", "compressor", COMPLETED)
+    service.machine.wait_until(UNIT, "ActiveState", "^active$")
+    assert service.machine.shows(UNIT, "NRestarts") == "0"

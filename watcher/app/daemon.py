@@ -99,11 +99,17 @@ class Daemon:
         self._first_scan_succeeded = False
         self._is_ready = False
 
-    def run(self) -> bool:
-        """Run until a stop. Returns whether every thread ended in time.
+    def prepare(self) -> None:
+        """Begin in the ledger, before `run`. Raises `db.DatabaseError`; can be repeated."""
+        app = self._app
+        freed = app.ledger.release_all_claims()
+        app.ledger.reschedule_published(app.policy.retention)
+        log.info("daemon_started", instance=app.ledger.instance, directory=app.tree.root, freed_claims=freed)
 
-        `Supervisor.reason_to_stop` says afterwards whether a thread that kept failing was the reason. Raises
-        `db.DatabaseError` if the ledger cannot be used at the start.
+    def run(self) -> bool:
+        """Run until a stop, after `prepare`. Returns whether every thread ended in time.
+
+        `Supervisor.reason_to_stop` says afterwards whether a thread that kept failing was the reason.
         """
         self._start()
         try:
@@ -114,9 +120,6 @@ class Daemon:
 
     def _start(self) -> None:
         app = self._app
-        freed = app.ledger.release_all_claims()
-        app.ledger.reschedule_published(app.policy.retention)
-        log.info("daemon_started", instance=app.ledger.instance, directory=app.tree.root, freed_claims=freed)
         if app.catalog_thread is not None:
             # Before anything is published. A catalog that cannot be read is reported by its thread.
             with suppress(DatabaseError):
@@ -207,8 +210,10 @@ class Daemon:
             self._is_ready = True
             log.info("daemon_ready")
             self._notifier.ready(status)
-        else:
+        elif self._is_ready or self._status.stalls:
             self._notifier.status(status)
+        else:
+            self._notifier.starting(status)
         stalls = self._app.supervisor.liveness.stalled()
         if stalls and stalls != self._status.stalls:
             log.error("daemon_stalled", stalls=stalls)
