@@ -56,6 +56,7 @@ class Daemon:
     """Runs an application until a signal or a thread that keeps failing stops it.
 
     `signals` receives the numbers of signals: SIGHUP reloads the settings, any other signal stops the daemon.
+    `record_settings` is called with those in effect, at the start and after each reload.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Daemon:
         notifier: SystemdNotifier,
         signals: queue.SimpleQueue[int],
         reload_settings: Callable[[], Settings],
+        record_settings: Callable[[Settings], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app = app
@@ -74,6 +76,7 @@ class Daemon:
         self._notifier = notifier
         self._signals = signals
         self._reload_settings = reload_settings
+        self._record_settings = record_settings
         self._clock = clock
         self._metrics_server = MetricsServer(app.context.metrics, app.settings.metrics_address)
         self._template = make_path_template(app.settings)
@@ -104,6 +107,7 @@ class Daemon:
         app = self._app
         freed = app.ledger.release_all_claims()
         app.ledger.reschedule_published(app.policy.retention)
+        self._record_settings(self._settings)
         log.info("daemon_started", instance=app.ledger.instance, directory=app.tree.root, freed_claims=freed)
 
     def run(self) -> bool:
@@ -263,6 +267,8 @@ class Daemon:
             log.warning("retention_not_rescheduled", reason=str(exc))
         app.context.signals.wake_stage(State.PUBLISHED)
         self._settings = fresh
+        in_effect = {field: getattr(fresh, field) for field in RELOADABLE}
+        self._record_settings(app.settings.model_copy(update=in_effect))
         log.info("settings_reloaded", changed=sorted(changed.keys() - set(later)))
 
     def _stop(self) -> bool:

@@ -47,7 +47,10 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
         "audit:audit",
         "Compare every object with the ledger and the catalog. Exits with 1 if differences remain.",
     ),
-    "config": ("config:config", "Show every setting, secrets masked, and where its value came from."),
+    "config": (
+        "config:config",
+        "Show every setting, secrets masked, where its value came from, and what a running daemon has.",
+    ),
     "doctor": (
         "doctor:doctor",
         "Check credentials, bucket, permissions, public URLs, this machine and the database.",

@@ -27,6 +27,7 @@ from watcher.app import (
 )
 from watcher.app.factories import make_storage_config
 from watcher.app.known_dialect import keep_dialect
+from watcher.app.settings_record import record_settings
 from watcher.cli.database import require_up_to_date
 from watcher.cli.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE, CommandError
 from watcher.cli.ledger_access import daemon_lock, env_files_of
@@ -78,6 +79,7 @@ def run(
                 notifier=notifier,
                 signals=signals,
                 reload_settings=partial(load_settings, *env_files),
+                record_settings=partial(record_settings, daemon_lock(settings)),
             )
             daemon.prepare()
             return app, daemon
