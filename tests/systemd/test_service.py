@@ -133,3 +133,31 @@ def test_a_directory_that_is_missing_is_our_sentence_and_is_waited_for(service: 
     service.machine.must("install", "-d", "-o", "compressor", "-g", "compressor", COMPLETED)
     service.machine.wait_until(UNIT, "ActiveState", "^active$")
     assert service.machine.shows(UNIT, "NRestarts") == "0"
+
+
+def test_uninstalling_stops_the_service_and_leaves_ledger_and_edited_settings(service: Service) -> None:
+    service.start()
+    removed = service.machine.must(*service.command("systemd", "uninstall"))
+    assert "/etc/systemd/system/video-uploader.service" in removed
+    assert service.machine.shows(UNIT, "LoadState") == "not-found"
+    left = service.machine.must("find", "/etc", "/var/lib/video-uploader", "-name", "*video-uploader*")
+    assert set(left.split()) == {ENV_FILE, "/var/lib/video-uploader"}
+
+
+def test_the_template_runs_for_a_directory_with_settings_of_its_own(
+    service: Service, server: S3Server
+) -> None:
+    unit, other = "video-uploader@other.service", "/srv/videos/other"
+    service.machine.must("install", "-d", "-o", "compressor", "-g", "compressor", other)
+    text = "".join(
+        f"{name}={value}\n" for name, value in {**service.settings, "COMPLETED_DIR": other}.items()
+    )
+    service.machine.write("/etc/video-uploader@other.env", text, mode=0o640, owner="root:compressor")
+    own = f"[Service]\nUser=compressor\nGroup=compressor\nReadWritePaths={other}\n"
+    service.machine.write(f"/etc/systemd/system/{unit}.d/own.conf", own)
+    service.put(CLIP)
+    service.start()
+    service.machine.must("systemctl", "start", unit)
+    service.wait_for("upload_published")
+    assert service.machine.shows(unit, "ActiveState") == "active"
+    assert service.machine.must("ls", "/var/lib/video-uploader@other/").split()

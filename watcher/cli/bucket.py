@@ -28,7 +28,11 @@ from watcher.cli.ledger_access import settings_of
 from watcher.cli.output import echo, echo_error
 from watcher.settings import Settings
 
-bucket = typer.Typer(help="The bucket's configuration: public access, CORS, lifecycle.", no_args_is_help=True)
+bucket = typer.Typer(
+    help="The bucket's configuration: public access, CORS, lifecycle.",
+    no_args_is_help=True,
+    add_completion=False,
+)
 
 
 @bucket.command("setup")

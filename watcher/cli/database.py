@@ -14,7 +14,9 @@ from watcher.cli.output import AsJson, echo, print_json
 from watcher.settings import Settings
 
 database = typer.Typer(
-    help="The uploader's tables: their version and pending migrations.", no_args_is_help=True
+    help="The uploader's tables: their version and pending migrations.",
+    no_args_is_help=True,
+    add_completion=False,
 )
 
 
