@@ -12,7 +12,7 @@ from tests.support.harness import BUCKET
 from tests.support.media import Media
 from tests.support.s3_server import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, S3Server
 from tests.support.video_files import padded
-from tests.systemd.machine import PROGRAM, Machine, SystemdUnavailableError, booted
+from tests.systemd.machine import Machine, SystemdUnavailableError, booted
 
 COMPLETED = "/srv/videos/completed"
 UNIT = "video-uploader.service"
@@ -88,7 +88,7 @@ class Service:
 
     def command(self, *arguments: str) -> list[str]:
         """The program as an operator calls it."""
-        return [f"{PROGRAM}/bin/video-uploader", *arguments]
+        return ["video-uploader", *arguments]
 
 
 @pytest.fixture

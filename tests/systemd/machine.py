@@ -27,6 +27,9 @@ from tests.support.source_tree import ROOT
 BASE = os.path.join(ROOT, ".systemd-root")
 """The root file system; `make clean` removes it."""
 PROGRAM = "/opt/video-uploader"
+PACKAGE = "video-uploader"
+SOURCES = ("constraints.txt", "pyproject.toml", "watcher", "storage", "db", "systemd", "packaging")
+"""What the package is made of."""
 PACKAGES = ("dbus", "python3", "python3-venv", "sudo", "systemd", "systemd-sysv")
 BUILD_SECONDS, BOOT_SECONDS, COMMAND_SECONDS = 900.0, 120.0, 60.0
 
@@ -137,33 +140,44 @@ def _mirror() -> str:
 
 
 def _install() -> None:
-    """Install the program with its pinned dependencies into `PROGRAM`, where it is not installed yet."""
+    """Build the Debian package of this tree and install it, where that one is not installed yet.
+
+    The wheels of its dependencies are kept as long as these do not change.
+    """
+    if os.path.exists(stamp := f"{BASE}/.installed-{_digest(ROOT, *SOURCES)}"):
+        return
     wheels = f"{BASE}/wheels"
-    with open(f"{ROOT}/constraints.txt", "rb") as pinned, open(f"{ROOT}/pyproject.toml", "rb") as project:
-        stamp = f"{BASE}/.installed-{hashlib.sha256(pinned.read() + project.read()).hexdigest()[:16]}"
     python = os.path.join(ROOT, ".venv", "bin", "python")
     pip = (python, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "-w", wheels)
-    inside = (
-        "chroot",
-        BASE,
-        f"{PROGRAM}/bin/pip",
-        "install",
-        "--quiet",
-        "--no-index",
-        "--find-links=/wheels",
-    )
-    if not os.path.exists(stamp):
-        shutil.rmtree(wheels, ignore_errors=True)
-        shutil.rmtree(f"{BASE}{PROGRAM}", ignore_errors=True)
-        _call(*pip, "-c", f"{ROOT}/constraints.txt", ROOT)
-        _call("chroot", BASE, "python3", "-m", "venv", PROGRAM)
-        _call(*inside, "video-uploader")
-        _call("touch", stamp)
-    else:
+    if os.path.exists(kept := f"{BASE}/.wheels-{_digest(ROOT, 'constraints.txt', 'pyproject.toml')}"):
         for old in glob.glob(f"{wheels}/video_uploader-*.whl"):
             os.unlink(old)
         _call(*pip, "--no-deps", ROOT)
-        _call(*inside, "--force-reinstall", "--no-deps", "video-uploader")
+    else:
+        shutil.rmtree(wheels, ignore_errors=True)
+        _call(*pip, "-c", f"{ROOT}/constraints.txt", ROOT)
+        _call("touch", kept)
+    for old in glob.glob(f"{BASE}/.installed-*"):
+        os.unlink(old)
+    _call("sh", "-c", f"rm -f {BASE}/{PACKAGE}*.deb")
+    _call(f"{ROOT}/packaging/build-deb", python, BASE, wheels)
+    _call("chroot", BASE, "dpkg", "--purge", PACKAGE)
+    shutil.rmtree(f"{BASE}{PROGRAM}", ignore_errors=True)
+    _call("chroot", BASE, "sh", "-c", f"dpkg -i /{PACKAGE}*.deb")
+    _call("touch", stamp)
+
+
+def _digest(root: str, *names: str) -> str:
+    """A digest of files, and of those in directories, whose own names matter, too."""
+    found = hashlib.sha256()
+    for name in names:
+        path = os.path.join(root, name)
+        below = [os.path.join(where, one) for where, _, files in os.walk(path) for one in files]
+        for file in sorted(below or [path]):
+            if not file.endswith(".pyc"):
+                with open(file, "rb") as content:
+                    found.update(os.path.relpath(file, root).encode() + b"\0" + content.read())
+    return found.hexdigest()[:16]
 
 
 def _call(*command: str) -> None:

@@ -138,9 +138,11 @@ def test_a_directory_that_is_missing_is_our_sentence_and_is_waited_for(service: 
 def test_uninstalling_stops_the_service_and_leaves_ledger_and_edited_settings(service: Service) -> None:
     service.start()
     removed = service.machine.must(*service.command("systemd", "uninstall"))
-    assert "/etc/systemd/system/video-uploader.service" in removed
-    assert service.machine.shows(UNIT, "LoadState") == "not-found"
-    left = service.machine.must("find", "/etc", "/var/lib/video-uploader", "-name", "*video-uploader*")
+    assert f"/etc/systemd/system/{UNIT}.d/10-compressor.conf" in removed
+    assert service.machine.shows(UNIT, "ActiveState") == "inactive"
+    left = service.machine.must(
+        "sh", "-c", "find /etc -name '*video-uploader*'; ls -d /var/lib/video-uploader*"
+    )
     assert set(left.split()) == {ENV_FILE, "/var/lib/video-uploader"}
 
 

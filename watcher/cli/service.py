@@ -133,7 +133,7 @@ def install(
     made = operations.Installation(user, directory, **given)
     try:
         if dry_run:
-            texts = made.files() | {
+            texts = made.files(root) | {
                 f"{made.env_file} (0640 root:{made.group}), unless it exists": made.sample()
             }
             for path, text in texts.items():
@@ -148,8 +148,7 @@ def install(
     for path in written:
         echo(f"Wrote {path}.")
     if root == "/" and _is_booted():
-        if user is None:
-            _call("systemd-sysusers", f"{NAME}.conf")
+        _call("systemd-sysusers")
         _call("systemd-tmpfiles", "--create", f"{NAME}.conf")
         _call("systemctl", "daemon-reload")
     echo(f"Edit {made.env_file}, then: systemctl enable --now {NAME}")

@@ -25,6 +25,7 @@ MARK: Final = (
 NAME: Final = "video-uploader"
 ENV_FILE: Final = f"/etc/{NAME}.env"
 UNITS: Final = tuple(f"/etc/systemd/system/{name}.service" for name in (NAME, f"{NAME}@"))
+PACKAGED_UNIT: Final = f"/usr/lib/systemd/system/{NAME}.service"
 DROP_IN: Final = f"/etc/systemd/system/{NAME}.service.d/10-compressor.conf"
 SYSUSERS, TMPFILES = f"/etc/sysusers.d/{NAME}.conf", f"/etc/tmpfiles.d/{NAME}.conf"
 
@@ -57,15 +58,20 @@ class Installation:
         except KeyError as exc:
             raise InstallationError(f"There is no user {self.user}; --user takes the compressor's.") from exc
 
-    def files(self) -> dict[str, str]:
-        """The text of each file but the settings, by its absolute path. Raises `InstallationError`."""
+    def files(self, root: str = "/") -> dict[str, str]:
+        """The text of each file but the settings, by its absolute path. Raises `InstallationError`.
+
+        Units and user of a Debian package are not repeated, unless another settings file is to be read.
+        """
+        is_default = self.env_file == ENV_FILE
+        is_packaged = is_default and _read(root, PACKAGED_UNIT) is not None
         unit = shipped(f"systemd/{NAME}.service").replace(f"/opt/{NAME}/bin/{NAME}", _program())
-        if self.env_file != ENV_FILE:
+        if not is_default:
             unit = unit.replace("--env-file /etc/%N.env", f"--env-file {_quoted(self.env_file)}")
-        made = dict.fromkeys(UNITS[: 1 if self.env_file != ENV_FILE else 2], MARK + unit)
+        made = {} if is_packaged else dict.fromkeys(UNITS if is_default else UNITS[:1], MARK + unit)
         if self.user is not None or self.directory is not None:
             made[DROP_IN] = MARK + self._drop_in()
-        if self.user is None:
+        if self.user is None and not is_packaged:
             made[SYSUSERS] = MARK + shipped(f"systemd/{NAME}.sysusers.conf")
         made[TMPFILES] = MARK + shipped(f"systemd/{NAME}.tmpfiles.conf").replace(
             f"z {ENV_FILE} 0640 root {NAME} -", f"z {self.env_file} 0640 root {self.group} -"
@@ -110,7 +116,7 @@ class Installation:
 
         A file that the operator has made is kept. Raises `InstallationError` and `OSError`.
         """
-        made = self.files()
+        made = self.files(root)
         for path in made:
             if (found := _read(root, path)) is not None and not found.startswith(MARK):
                 raise InstallationError(
