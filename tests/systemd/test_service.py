@@ -6,8 +6,9 @@ import json
 
 import pytest
 
+from tests.support.fault_proxy import FaultProxy, no_fault, s3_error
 from tests.support.harness import BUCKET, VIDEO_ID
-from tests.support.s3_server import S3Server
+from tests.support.s3_server import SECRET_ACCESS_KEY, S3Server
 from tests.systemd.conftest import COMPLETED, ENV_FILE, UNIT, Service
 
 pytestmark = pytest.mark.timeout(600)
@@ -163,3 +164,63 @@ def test_the_template_runs_for_a_directory_with_settings_of_its_own(
     service.wait_for("upload_published")
     assert service.machine.shows(unit, "ActiveState") == "active"
     assert service.machine.must("ls", "/var/lib/video-uploader@other/").split()
+
+
+def test_a_wrong_key_is_said_by_systemctl_status_and_the_journal_until_it_is_right(
+    service: Service, proxy: FaultProxy, server: S3Server
+) -> None:
+    """The stage pauses with what to do; a right key is enough, and no restart is needed."""
+    proxy.fault = lambda _request, _forward: s3_error(403, "InvalidAccessKeyId")
+    service.configure(AWS_ENDPOINT_URL=proxy.url)
+    service.put(CLIP)
+    service.start()
+    service.machine.wait_until(UNIT, "StatusText", "upload paused: .*InvalidAccessKeyId")
+    shown = service.machine.must("systemctl", "status", "--no-pager", "--full", UNIT)
+    assert "active (running)" in shown
+    assert "upload paused" in shown
+    assert '"event": "stage_paused"' in service.machine.journal(UNIT, "-p", "err")
+    assert SECRET_ACCESS_KEY not in service.machine.journal(UNIT)
+    proxy.fault = no_fault
+    service.wait_for("upload_published")
+    service.machine.wait_until(UNIT, "StatusText", "Waiting for videos")
+    assert keys(server) == {f"videos/{CLIP}"}
+    assert service.machine.shows(UNIT, "NRestarts") == "0"
+
+
+def test_s3_that_is_away_for_a_while_is_said_and_loses_nothing(
+    service: Service, proxy: FaultProxy, server: S3Server
+) -> None:
+    proxy.fault = lambda _request, _forward: None
+    service.configure(AWS_ENDPOINT_URL=proxy.url)
+    service.start()
+    service.put(CLIP)
+    service.machine.wait_until(UNIT, "StatusText", "upload paused")
+    assert service.machine.journal(UNIT, "-p", "warning")
+    proxy.fault = no_fault
+    service.wait_for("upload_published")
+    assert keys(server) == {f"videos/{CLIP}"}
+    assert service.machine.shows(UNIT, "NRestarts") == "0"
+
+
+def test_a_disk_without_space_for_the_ledger_is_waited_for(service: Service, server: S3Server) -> None:
+    """Before the start, when the unit is not active yet, and while the daemon runs."""
+    state, machine = "/var/lib/video-uploader", service.machine
+    machine.must("install", "-d", "-m", "700", "-o", "compressor", "-g", "compressor", state)
+    machine.must(
+        "mount", "-t", "tmpfs", "-o", "size=4m,mode=700,uid=compressor,gid=compressor", "disk", state
+    )
+    fill = ("sh", "-c", f"cat /dev/zero > {state}/filler")
+    machine.run(*fill)
+    machine.must("systemctl", "start", "--no-block", UNIT)
+    machine.wait_until(UNIT, "StatusText", "Cannot start yet: .*space")
+    assert machine.shows(UNIT, "ActiveState") == "activating"
+    assert "start_waiting" in machine.journal(UNIT, "-p", "err")
+    machine.must("rm", f"{state}/filler")
+    machine.wait_until(UNIT, "ActiveState", "^active$")
+    machine.run(*fill)
+    service.put(CLIP)
+    service.machine.wait_until(UNIT, "StatusText", "paused: .*space")
+    machine.must("rm", f"{state}/filler")
+    service.wait_for("upload_published")
+    assert keys(server) == {f"videos/{CLIP}"}
+    assert machine.shows(UNIT, "NRestarts") == "0"
