@@ -12,12 +12,13 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import psutil
 
@@ -49,13 +50,22 @@ class Ran:
     err: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class Machine:
     """A machine that has booted. `init` is its first process, as this machine numbers it."""
 
+    process: subprocess.Popen[bytes]
+    """That of systemd-nspawn."""
     init: int
     shared: str
     """A directory that is at the same path in both."""
+
+    def reboot(self) -> None:
+        """Shut it down and boot it again; it has booted afterwards."""
+        self.run("systemctl", "poweroff")
+        self.process.wait(BOOT_SECONDS)
+        again = _boot(self.process.args, self.shared)
+        self.process, self.init = again.process, again.init
 
     def run(self, *command: str, environment: Mapping[str, str] | None = None) -> Ran:
         """Run a command as root, to its end."""
@@ -192,20 +202,46 @@ def booted(shared: str, *binds: str) -> Iterator[Machine]:
     """A machine that has booted, with a directory, and more of them, at the same paths as here."""
     ensure_base()
     bound = [f"--bind={path}" for path in (shared, *binds)]
-    nspawn: Sequence[str] = (
-        *("systemd-nspawn", "-q", "-D", BASE, "-b", "--volatile=overlay", "--register=no", "--keep-unit"),
-        *("--console=pipe", *bound),
-    )
-    with open(os.path.join(shared, "console.log"), "wb") as console:
+    with _layer() as root:
+        options = ("-b", "--register=no", "--keep-unit", "--console=pipe")
+        machine = _boot(["systemd-nspawn", "-q", "-D", root, *options, *bound], shared)
+        try:
+            yield machine
+        finally:
+            for one in _children(machine.process):
+                for child in (one, *one.children(recursive=True)):
+                    with suppress(psutil.NoSuchProcess):
+                        child.kill()
+            machine.process.kill()
+            machine.process.wait()
+
+
+def _boot(nspawn: Any, shared: str) -> Machine:
+    with open(os.path.join(shared, "console.log"), "ab") as console:
         process = subprocess.Popen(nspawn, stdin=subprocess.DEVNULL, stdout=console, stderr=console)
     try:
-        yield _when_booted(process, shared)
-    finally:
-        for child in [child for one in _children(process) for child in (one, *one.children(recursive=True))]:
-            with suppress(psutil.NoSuchProcess):
-                child.kill()
+        return _when_booted(process, shared)
+    except BaseException:
         process.kill()
         process.wait()
+        raise
+
+
+@contextmanager
+def _layer() -> Iterator[str]:
+    """A root file system of its own above the one that is kept; a reboot keeps it."""
+    with tempfile.TemporaryDirectory(prefix="machine-") as place:
+        upper, work, root = (os.path.join(place, name) for name in ("upper", "work", "root"))
+        for path in (upper, work, root):
+            os.mkdir(path, 0o755)
+        _call(
+            *("mount", "-t", "overlay", "overlay", root),
+            *("-o", f"lowerdir={BASE},upperdir={upper},workdir={work}"),
+        )
+        try:
+            yield root
+        finally:
+            _call("umount", "--lazy", root)
 
 
 def _children(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
@@ -220,7 +256,7 @@ def _when_booted(process: subprocess.Popen[bytes], shared: str) -> Machine:
     state = ""
     while time.monotonic() < deadline and process.poll() is None:
         for child in _children(process):
-            machine = Machine(child.pid, shared)
+            machine = Machine(process, child.pid, shared)
             state = machine.run("systemctl", "is-system-running").out.strip()
             if state in {"running", "degraded"}:
                 return machine

@@ -224,3 +224,19 @@ def test_a_disk_without_space_for_the_ledger_is_waited_for(service: Service, ser
     service.wait_for("upload_published")
     assert keys(server) == {f"videos/{CLIP}"}
     assert machine.shows(UNIT, "NRestarts") == "0"
+
+
+def test_after_a_reboot_the_service_is_there_and_continues(service: Service, server: S3Server) -> None:
+    """The machine reboots in the middle of an upload, of which nothing is lost or sent under a second key."""
+    service.configure(MAX_BANDWIDTH="1MB/s")
+    service.start()
+    service.machine.must("systemctl", "enable", UNIT)
+    service.put(CLIP, size=24 * 1024 * 1024)
+    service.wait_for("upload_started")
+    service.configure()
+    service.machine.reboot()
+    service.machine.wait_until(UNIT, "ActiveState", "^active$")
+    service.wait_for("upload_published")
+    assert keys(server) == {f"videos/{CLIP}"}
+    rows = json.loads(service.machine.run(*service.command("list", "--json")).out)
+    assert [row["state"] for row in rows] == ["published"], rows
