@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types pytest coverage long conformance beside large slow-line systemd-test bench bench-quick faults faults-once soak clean
+.PHONY: demo test lint types pytest coverage long conformance beside large slow-line systemd-test deb bench bench-quick faults faults-once soak clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m tests.demo $(if $(KEEP),--keep)
@@ -50,10 +50,14 @@ large: $(VENV)/.installed
 slow-line: $(VENV)/.installed
 	$(BIN)/python -m pytest -s tests/slow_line $(PYTEST_ARGS)
 
-# The service under a real systemd, which a container boots; its root file system is made once, into .systemd-root, by
+# The Debian package and its service under a real systemd, which a container boots; its root file system is made once, into .systemd-root, by
 # Debian's debootstrap and systemd-container.
 systemd-test: $(VENV)/.installed
 	$(BIN)/python -m pytest -rs tests/systemd $(PYTEST_ARGS)
+
+# A Debian package for the Debian whose Python is of the same minor version; it is written into build/.
+deb: $(VENV)/.installed
+	packaging/build-deb $(BIN)/python build
 
 # The daemon beside s5cmd, rclone, the AWS CLI and a line in a shell, on a sink of its own that gcc compiles (Debian's
 # gcc, libc6-dev, libssl-dev, inotify-tools), and what it costs to wait, to start and to grow; the results go into

@@ -18,11 +18,14 @@ def states(settings: Settings) -> dict[str, State]:
 
 
 @contextmanager
-def going_well(settings: Settings, **options: Any) -> Iterator[DaemonProcess]:
-    """A daemon that must end as asked, with nothing unforeseen in its log and nothing failed or gone."""
+def going_well(settings: Settings, *, first: str = "daemon_ready", **options: Any) -> Iterator[DaemonProcess]:
+    """A daemon that must end as asked, with nothing unforeseen in its log and nothing failed or gone.
+
+    It is given once it has said the event `first`.
+    """
     with running_daemon(settings, **options) as daemon:
         daemon.patience_seconds = 45
-        daemon.expect("daemon_ready")
+        daemon.expect(first)
         yield daemon
         daemon.signal(signal.SIGTERM)
         assert daemon.wait() == 0

@@ -100,20 +100,17 @@ def test_a_disk_that_fills_up_in_the_middle_of_an_upload_only_delays(
 def test_a_daemon_that_finds_no_room_at_its_start_says_so_and_fails_nothing(
     disk: Mount, proxy: FaultProxy, server: S3Server, video: bytes, files_at_stake: FilesAtStake
 ) -> None:
-    """It ends with a sentence; systemd starts it again, and the first time that there is room it stays."""
+    """It waits with a sentence, and starts when there is room."""
     settings = on(disk, proxy)
     with going_well(settings):
         pass
     files_at_stake.put(settings, PATH, video)
     disk.fill()
     files_at_stake.inject()
-    refused = command(settings, "run")
-    assert refused.returncode == 1
-    assert "free space" in refused.stderr
-    assert "Traceback" not in refused.stderr
-    disk.empty()
-    files_at_stake.over()
-    with going_well(settings) as daemon:
+    with going_well(settings, first="start_waiting") as daemon:
+        assert "free space" in daemon.expect("start_waiting")["reason"]
+        disk.empty()
+        files_at_stake.over()
         daemon.expect("upload_released", path=PATH)
         files_at_stake.recovered()
     files_at_stake.judge(settings)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
+from typing import Any
 
 import pytest
 
@@ -86,8 +88,33 @@ def test_status_tells_what_is_pending_for_longest(copied_command: Command) -> No
 def test_before_the_first_run_there_is_no_ledger_and_none_is_made(
     offline_command: Command, arguments: tuple[str, ...]
 ) -> None:
-    assert "`video-uploader run` once" in offline_command(*arguments).refused(1)
+    said = offline_command(*arguments).refused(1)
+    assert "`video-uploader run` once" in said
+    assert f"There is no ledger at {offline_command.place}/state/" in said
+    assert "another DATABASE_URL" in said
     assert not os.path.exists(os.path.join(offline_command.place, "state"))
+
+
+def test_a_ledger_in_a_directory_of_another_user_is_said_to_be_there(
+    offline_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state directory of a service may be entered by its user alone."""
+    real = os.stat
+
+    def stat(path: str, **options: Any) -> os.stat_result:
+        if str(path).endswith("/state/ledger.sqlite3"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    assert "may not look into its directory" in offline_command.here("status").refused(1)
+
+
+def test_the_state_directory_that_was_looked_into_is_named(offline_command: Command, place: str) -> None:
+    other = f"{place}/other"
+    said = offline_command("status", DATABASE_URL=None, STATE_DIRECTORY=other).refused(1)
+    assert f"There is no ledger at {other}/" in said
+    assert f"another STATE_DIRECTORY than {other}" in said
 
 
 def test_a_reader_that_goes_away_is_no_error_to_shout_about(used_command: Command) -> None:

@@ -11,7 +11,7 @@ import socket
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from datetime import datetime, timedelta
 from pathlib import Path
 from urllib.request import urlopen
@@ -27,6 +27,7 @@ from tests.support.databases import enqueue
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, s3_error
 from tests.support.harness import BUCKET, VIDEO_ID, MakeSettings, settings_for
 from tests.support.media import Media, encoding
+from tests.support.notify_socket import expect_message, notify_socket
 from tests.support.s3_server import S3Server
 from tests.support.video_files import OTHER_VIDEO, PATH, padded
 from watcher.failpoints import CRASH_AT_VARIABLE, Point
@@ -607,20 +608,3 @@ def scrape(port: int) -> str:
     with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         text: str = answer.read().decode()
         return text
-
-
-@contextmanager
-def notify_socket(directory: str) -> Iterator[tuple[str, socket.socket]]:
-    """A socket like systemd's for sd_notify(3), and its path."""
-    path = os.path.join(directory, "notify")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
-        receiver.bind(path)
-        receiver.settimeout(20)
-        yield path, receiver
-
-
-def expect_message(messages: socket.socket, text: str) -> str:
-    """The next datagram that has the text in it; others before it are passed over."""
-    while text not in (message := messages.recv(8192).decode()):
-        continue
-    return message

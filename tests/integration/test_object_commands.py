@@ -14,6 +14,8 @@ from tests.support.harness import BUCKET, VIDEO_ID, MakeSettings, open_harness
 from tests.support.peer_process import writer
 from tests.support.s3_server import S3Server
 from watcher.app.factories import open_ledger_database
+from watcher.filesystem import leases
+from watcher.filesystem.leases import Writers
 from watcher.settings.model import Settings
 
 pytestmark = pytest.mark.long
@@ -139,6 +141,49 @@ def test_a_file_that_is_not_finished_is_not_uploaded(
     os.symlink("/etc/hostname", file)
     assert "symbolic link" in online_command("upload", file, *NAMED).refused(1)
     assert proxy.requests == []
+
+
+def test_force_overrules_the_checks_of_the_daemon_and_says_what_they_found(
+    online_command: Command, file: str, place: str, server: S3Server, video: bytes
+) -> None:
+    """A writer, a container that is cut off, and a name that is no video's; not a file that is no file."""
+    with writer(file, os.O_WRONLY) as process:
+        process.expect("opened")
+        assert "--force" in online_command("upload", PATH).refused(1)
+        forced = online_command("upload", PATH, "--force")
+        assert (forced.code, "open for writing" in forced.err) == (0, True)
+    write(file, video[:-10])
+    forced = online_command("upload", PATH, "--force")
+    assert (forced.code, "incomplete" in forced.err) == (0, True)
+    assert stored(server) == video[:-10]
+    other = write(f"{place}/elsewhere/notes.txt", b"no video")
+    assert "VIDEO_EXTENSIONS" in online_command("upload", other, *NAMED).refused(1)
+    assert online_command("upload", other, *NAMED, "--force").code == 0
+    assert stored(server) == b"no video"
+    os.remove(file)
+    assert "--force" not in online_command("upload", PATH, "--force").refused(1)
+
+
+@pytest.mark.parametrize("is_written", [True, False])
+def test_a_file_whose_writers_are_unknown_has_to_be_quiet_as_for_the_daemon(
+    online_command: Command, file: str, video: bytes, monkeypatch: pytest.MonkeyPatch, is_written: bool
+) -> None:
+    """Without CAP_LEASE the kernel does not say who writes another user's file."""
+    monkeypatch.setattr(leases, "check_writers", lambda _descriptor: Writers.UNKNOWN)
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        if is_written:
+            write(file, video + b"\0\0\0\x08free")
+
+    monkeypatch.setattr("watcher.cli.objects.time.sleep", wait)
+    ran = online_command.here("upload", PATH, SETTLE_SECONDS="7")
+    assert [round(seconds) for seconds in waits] == [7]
+    if is_written:
+        assert "has not changed for a while" in ran.refused(1)
+    else:
+        assert ran.code == 0
 
 
 @pytest.mark.parametrize("command", ["upload", "exists", "delete"])

@@ -91,7 +91,7 @@ def test_the_unit_keeps_what_the_daemon_lives_on() -> None:
         "Type": "notify",
         "NotifyAccess": "main",
         "ExecReload": "/bin/sh -c 'kill -HUP $MAINPID'",
-        "StateDirectory": "video-uploader",
+        "StateDirectory": "%N",
         "StateDirectoryMode": "0700",
         "Restart": "on-failure",
         "AmbientCapabilities": "CAP_LEASE",

@@ -5,21 +5,18 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.support.harness import BUCKET
 from tests.support.media import Media
 from tests.support.s3_server import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, S3Server
-from tests.support.source_tree import ROOT
 from tests.support.video_files import padded
-from tests.systemd.machine import PROGRAM, Machine, SystemdUnavailableError, booted
+from tests.systemd.machine import Machine, SystemdUnavailableError, booted
 
 COMPLETED = "/srv/videos/completed"
 UNIT = "video-uploader.service"
 ENV_FILE = "/etc/video-uploader.env"
-SYSTEMD = Path(ROOT) / "systemd"
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +37,7 @@ def machine() -> Iterator[Machine]:
 
 
 class Service:
-    """The service as its unit's comments say that it is installed, beside a compressor's user."""
+    """The service as `systemd install` installs it, beside a compressor's user."""
 
     def __init__(self, machine: Machine, server: S3Server, media: Media) -> None:
         self.machine = machine
@@ -57,11 +54,7 @@ class Service:
         }
         machine.must("useradd", "--system", "--user-group", "compressor")
         machine.must("install", "-d", "-o", "compressor", "-g", "compressor", COMPLETED)
-        for directory in (SYSTEMD, SYSTEMD / f"{UNIT}.d"):
-            for path in directory.iterdir():
-                if path.is_file() and not path.name.endswith((".sysusers.conf", ".tmpfiles.conf")):
-                    name = path.relative_to(SYSTEMD).as_posix().removesuffix(".example")
-                    machine.write(f"/etc/systemd/system/{name}", path.read_text())
+        machine.must(*self.command("systemd", "install", "--user", "compressor", "--directory", COMPLETED))
         self.configure()
 
     def configure(self, **changes: str) -> None:
@@ -80,14 +73,14 @@ class Service:
         self.machine.must("systemctl", "start", UNIT)
 
     def put(self, path: str, size: int = 0) -> None:
-        """Put a finished video of the compressor's into the directory, of at least so many bytes."""
+        """Write a video of at least so many bytes into the directory, as the compressor's user."""
         source = os.path.join(self.machine.shared, "video.mp4")
         with open(self._media.faststart, "rb") as video, open(source, "wb") as file:
             content = video.read()
             file.write(padded(content, size) if size else content)
         target = f"{COMPLETED}/{path}"
-        self.machine.must("install", "-d", "-o", "compressor", "-g", "compressor", os.path.dirname(target))
-        self.machine.must("install", "-m", "640", "-o", "compressor", "-g", "compressor", source, target)
+        write = f"umask 027; mkdir -p {os.path.dirname(target)} && cp {source} {target}"
+        self.machine.must("runuser", "-u", "compressor", "--", "sh", "-c", write)
 
     def wait_for(self, event: str, count: int = 1) -> None:
         """Wait until the journal has an event so many times."""
@@ -95,7 +88,7 @@ class Service:
 
     def command(self, *arguments: str) -> list[str]:
         """The program as an operator calls it."""
-        return [f"{PROGRAM}/bin/video-uploader", *arguments]
+        return ["video-uploader", *arguments]
 
 
 @pytest.fixture

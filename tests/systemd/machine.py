@@ -12,12 +12,13 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import psutil
 
@@ -27,6 +28,9 @@ from tests.support.source_tree import ROOT
 BASE = os.path.join(ROOT, ".systemd-root")
 """The root file system; `make clean` removes it."""
 PROGRAM = "/opt/video-uploader"
+PACKAGE = "video-uploader"
+SOURCES = ("constraints.txt", "pyproject.toml", "watcher", "storage", "db", "systemd", "packaging")
+"""What the package is made of."""
 PACKAGES = ("dbus", "python3", "python3-venv", "sudo", "systemd", "systemd-sysv")
 BUILD_SECONDS, BOOT_SECONDS, COMMAND_SECONDS = 900.0, 120.0, 60.0
 
@@ -46,13 +50,22 @@ class Ran:
     err: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class Machine:
     """A machine that has booted. `init` is its first process, as this machine numbers it."""
 
+    process: subprocess.Popen[bytes]
+    """That of systemd-nspawn."""
     init: int
     shared: str
     """A directory that is at the same path in both."""
+
+    def reboot(self) -> None:
+        """Shut it down and boot it again; it has booted afterwards."""
+        self.run("systemctl", "poweroff")
+        self.process.wait(BOOT_SECONDS)
+        again = _boot(self.process.args, self.shared)
+        self.process, self.init = again.process, again.init
 
     def run(self, *command: str, environment: Mapping[str, str] | None = None) -> Ran:
         """Run a command as root, to its end."""
@@ -137,33 +150,44 @@ def _mirror() -> str:
 
 
 def _install() -> None:
-    """Install the program with its pinned dependencies into `PROGRAM`, where it is not installed yet."""
+    """Build the Debian package of this tree and install it, where that one is not installed yet.
+
+    The wheels of its dependencies are kept as long as these do not change.
+    """
+    if os.path.exists(stamp := f"{BASE}/.installed-{_digest(ROOT, *SOURCES)}"):
+        return
     wheels = f"{BASE}/wheels"
-    with open(f"{ROOT}/constraints.txt", "rb") as pinned, open(f"{ROOT}/pyproject.toml", "rb") as project:
-        stamp = f"{BASE}/.installed-{hashlib.sha256(pinned.read() + project.read()).hexdigest()[:16]}"
     python = os.path.join(ROOT, ".venv", "bin", "python")
     pip = (python, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "-w", wheels)
-    inside = (
-        "chroot",
-        BASE,
-        f"{PROGRAM}/bin/pip",
-        "install",
-        "--quiet",
-        "--no-index",
-        "--find-links=/wheels",
-    )
-    if not os.path.exists(stamp):
-        shutil.rmtree(wheels, ignore_errors=True)
-        shutil.rmtree(f"{BASE}{PROGRAM}", ignore_errors=True)
-        _call(*pip, "-c", f"{ROOT}/constraints.txt", ROOT)
-        _call("chroot", BASE, "python3", "-m", "venv", PROGRAM)
-        _call(*inside, "video-uploader")
-        _call("touch", stamp)
-    else:
+    if os.path.exists(kept := f"{BASE}/.wheels-{_digest(ROOT, 'constraints.txt', 'pyproject.toml')}"):
         for old in glob.glob(f"{wheels}/video_uploader-*.whl"):
             os.unlink(old)
         _call(*pip, "--no-deps", ROOT)
-        _call(*inside, "--force-reinstall", "--no-deps", "video-uploader")
+    else:
+        shutil.rmtree(wheels, ignore_errors=True)
+        _call(*pip, "-c", f"{ROOT}/constraints.txt", ROOT)
+        _call("touch", kept)
+    for old in glob.glob(f"{BASE}/.installed-*"):
+        os.unlink(old)
+    _call("sh", "-c", f"rm -f {BASE}/{PACKAGE}*.deb")
+    _call(f"{ROOT}/packaging/build-deb", python, BASE, wheels)
+    _call("chroot", BASE, "dpkg", "--purge", PACKAGE)
+    shutil.rmtree(f"{BASE}{PROGRAM}", ignore_errors=True)
+    _call("chroot", BASE, "sh", "-c", f"dpkg -i /{PACKAGE}*.deb")
+    _call("touch", stamp)
+
+
+def _digest(root: str, *names: str) -> str:
+    """A digest of files, and of those in directories, whose own names matter, too."""
+    found = hashlib.sha256()
+    for name in names:
+        path = os.path.join(root, name)
+        below = [os.path.join(where, one) for where, _, files in os.walk(path) for one in files]
+        for file in sorted(below or [path]):
+            if not file.endswith(".pyc"):
+                with open(file, "rb") as content:
+                    found.update(os.path.relpath(file, root).encode() + b"\0" + content.read())
+    return found.hexdigest()[:16]
 
 
 def _call(*command: str) -> None:
@@ -178,20 +202,46 @@ def booted(shared: str, *binds: str) -> Iterator[Machine]:
     """A machine that has booted, with a directory, and more of them, at the same paths as here."""
     ensure_base()
     bound = [f"--bind={path}" for path in (shared, *binds)]
-    nspawn: Sequence[str] = (
-        *("systemd-nspawn", "-q", "-D", BASE, "-b", "--volatile=overlay", "--register=no", "--keep-unit"),
-        *("--console=pipe", *bound),
-    )
-    with open(os.path.join(shared, "console.log"), "wb") as console:
+    with _layer() as root:
+        options = ("-b", "--register=no", "--keep-unit", "--console=pipe")
+        machine = _boot(["systemd-nspawn", "-q", "-D", root, *options, *bound], shared)
+        try:
+            yield machine
+        finally:
+            for one in _children(machine.process):
+                for child in (one, *one.children(recursive=True)):
+                    with suppress(psutil.NoSuchProcess):
+                        child.kill()
+            machine.process.kill()
+            machine.process.wait()
+
+
+def _boot(nspawn: Any, shared: str) -> Machine:
+    with open(os.path.join(shared, "console.log"), "ab") as console:
         process = subprocess.Popen(nspawn, stdin=subprocess.DEVNULL, stdout=console, stderr=console)
     try:
-        yield _when_booted(process, shared)
-    finally:
-        for child in [child for one in _children(process) for child in (one, *one.children(recursive=True))]:
-            with suppress(psutil.NoSuchProcess):
-                child.kill()
+        return _when_booted(process, shared)
+    except BaseException:
         process.kill()
         process.wait()
+        raise
+
+
+@contextmanager
+def _layer() -> Iterator[str]:
+    """A root file system of its own above the one that is kept; a reboot keeps it."""
+    with tempfile.TemporaryDirectory(prefix="machine-") as place:
+        upper, work, root = (os.path.join(place, name) for name in ("upper", "work", "root"))
+        for path in (upper, work, root):
+            os.mkdir(path, 0o755)
+        _call(
+            *("mount", "-t", "overlay", "overlay", root),
+            *("-o", f"lowerdir={BASE},upperdir={upper},workdir={work}"),
+        )
+        try:
+            yield root
+        finally:
+            _call("umount", "--lazy", root)
 
 
 def _children(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
@@ -206,7 +256,7 @@ def _when_booted(process: subprocess.Popen[bytes], shared: str) -> Machine:
     state = ""
     while time.monotonic() < deadline and process.poll() is None:
         for child in _children(process):
-            machine = Machine(child.pid, shared)
+            machine = Machine(process, child.pid, shared)
             state = machine.run("systemctl", "is-system-running").out.strip()
             if state in {"running", "degraded"}:
                 return machine

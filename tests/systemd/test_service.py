@@ -6,8 +6,9 @@ import json
 
 import pytest
 
+from tests.support.fault_proxy import FaultProxy, no_fault, s3_error
 from tests.support.harness import BUCKET, VIDEO_ID
-from tests.support.s3_server import S3Server
+from tests.support.s3_server import SECRET_ACCESS_KEY, S3Server
 from tests.systemd.conftest import COMPLETED, ENV_FILE, UNIT, Service
 
 pytestmark = pytest.mark.timeout(600)
@@ -124,8 +125,118 @@ def test_an_upload_in_progress_is_left_in_time_and_continued(service: Service, s
     assert keys(server) == {f"videos/{CLIP}"}
 
 
-def test_a_directory_that_is_missing_is_our_sentence(service: Service) -> None:
+def test_a_directory_that_is_missing_is_our_sentence_and_is_waited_for(service: Service) -> None:
     service.machine.must("rmdir", COMPLETED)
-    service.machine.run("systemctl", "start", UNIT)
+    service.machine.must("systemctl", "start", "--no-block", UNIT)
+    service.machine.wait_until(UNIT, "StatusText", f"Cannot start yet: .*{COMPLETED}")
+    assert service.machine.shows(UNIT, "ActiveState") == "activating"
     assert COMPLETED in service.machine.journal(UNIT, "-p", "err")
-    assert service.machine.shows(UNIT, "ExecMainStatus") == "1"
+    service.machine.must("install", "-d", "-o", "compressor", "-g", "compressor", COMPLETED)
+    service.machine.wait_until(UNIT, "ActiveState", "^active$")
+    assert service.machine.shows(UNIT, "NRestarts") == "0"
+
+
+def test_uninstalling_stops_the_service_and_leaves_ledger_and_edited_settings(service: Service) -> None:
+    service.start()
+    removed = service.machine.must(*service.command("systemd", "uninstall"))
+    assert f"/etc/systemd/system/{UNIT}.d/10-compressor.conf" in removed
+    assert service.machine.shows(UNIT, "ActiveState") == "inactive"
+    left = service.machine.must(
+        "sh", "-c", "find /etc -name '*video-uploader*'; ls -d /var/lib/video-uploader*"
+    )
+    assert set(left.split()) == {ENV_FILE, "/var/lib/video-uploader"}
+
+
+def test_the_template_runs_for_a_directory_with_settings_of_its_own(
+    service: Service, server: S3Server
+) -> None:
+    unit, other = "video-uploader@other.service", "/srv/videos/other"
+    service.machine.must("install", "-d", "-o", "compressor", "-g", "compressor", other)
+    text = "".join(
+        f"{name}={value}\n" for name, value in {**service.settings, "COMPLETED_DIR": other}.items()
+    )
+    service.machine.write("/etc/video-uploader@other.env", text, mode=0o640, owner="root:compressor")
+    own = f"[Service]\nUser=compressor\nGroup=compressor\nReadWritePaths={other}\n"
+    service.machine.write(f"/etc/systemd/system/{unit}.d/own.conf", own)
+    service.put(CLIP)
+    service.start()
+    service.machine.must("systemctl", "start", unit)
+    service.wait_for("upload_published")
+    assert service.machine.shows(unit, "ActiveState") == "active"
+    assert service.machine.must("ls", "/var/lib/video-uploader@other/").split()
+
+
+def test_a_wrong_key_is_said_by_systemctl_status_and_the_journal_until_it_is_right(
+    service: Service, proxy: FaultProxy, server: S3Server
+) -> None:
+    """The stage pauses with what to do; a right key is enough, and no restart is needed."""
+    proxy.fault = lambda _request, _forward: s3_error(403, "InvalidAccessKeyId")
+    service.configure(AWS_ENDPOINT_URL=proxy.url)
+    service.put(CLIP)
+    service.start()
+    service.machine.wait_until(UNIT, "StatusText", "upload paused: .*InvalidAccessKeyId")
+    shown = service.machine.must("systemctl", "status", "--no-pager", "--full", UNIT)
+    assert "active (running)" in shown
+    assert "upload paused" in shown
+    assert '"event": "stage_paused"' in service.machine.journal(UNIT, "-p", "err")
+    assert SECRET_ACCESS_KEY not in service.machine.journal(UNIT)
+    proxy.fault = no_fault
+    service.wait_for("upload_published")
+    service.machine.wait_until(UNIT, "StatusText", "Waiting for videos")
+    assert keys(server) == {f"videos/{CLIP}"}
+    assert service.machine.shows(UNIT, "NRestarts") == "0"
+
+
+def test_s3_that_is_away_for_a_while_is_said_and_loses_nothing(
+    service: Service, proxy: FaultProxy, server: S3Server
+) -> None:
+    proxy.fault = lambda _request, _forward: None
+    service.configure(AWS_ENDPOINT_URL=proxy.url)
+    service.start()
+    service.put(CLIP)
+    service.machine.wait_until(UNIT, "StatusText", "upload paused")
+    assert service.machine.journal(UNIT, "-p", "warning")
+    proxy.fault = no_fault
+    service.wait_for("upload_published")
+    assert keys(server) == {f"videos/{CLIP}"}
+    assert service.machine.shows(UNIT, "NRestarts") == "0"
+
+
+def test_a_disk_without_space_for_the_ledger_is_waited_for(service: Service, server: S3Server) -> None:
+    """Before the start, when the unit is not active yet, and while the daemon runs."""
+    state, machine = "/var/lib/video-uploader", service.machine
+    machine.must("install", "-d", "-m", "700", "-o", "compressor", "-g", "compressor", state)
+    machine.must(
+        "mount", "-t", "tmpfs", "-o", "size=4m,mode=700,uid=compressor,gid=compressor", "disk", state
+    )
+    fill = ("sh", "-c", f"cat /dev/zero > {state}/filler")
+    machine.run(*fill)
+    machine.must("systemctl", "start", "--no-block", UNIT)
+    machine.wait_until(UNIT, "StatusText", "Cannot start yet: .*space")
+    assert machine.shows(UNIT, "ActiveState") == "activating"
+    assert "start_waiting" in machine.journal(UNIT, "-p", "err")
+    machine.must("rm", f"{state}/filler")
+    machine.wait_until(UNIT, "ActiveState", "^active$")
+    machine.run(*fill)
+    service.put(CLIP)
+    service.machine.wait_until(UNIT, "StatusText", "paused: .*space")
+    machine.must("rm", f"{state}/filler")
+    service.wait_for("upload_published")
+    assert keys(server) == {f"videos/{CLIP}"}
+    assert machine.shows(UNIT, "NRestarts") == "0"
+
+
+def test_after_a_reboot_the_service_is_there_and_continues(service: Service, server: S3Server) -> None:
+    """The machine reboots in the middle of an upload, of which nothing is lost or sent under a second key."""
+    service.configure(MAX_BANDWIDTH="1MB/s")
+    service.start()
+    service.machine.must("systemctl", "enable", UNIT)
+    service.put(CLIP, size=24 * 1024 * 1024)
+    service.wait_for("upload_started")
+    service.configure()
+    service.machine.reboot()
+    service.machine.wait_until(UNIT, "ActiveState", "^active$")
+    service.wait_for("upload_published")
+    assert keys(server) == {f"videos/{CLIP}"}
+    rows = json.loads(service.machine.run(*service.command("list", "--json")).out)
+    assert [row["state"] for row in rows] == ["published"], rows

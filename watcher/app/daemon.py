@@ -57,6 +57,7 @@ class Daemon:
     """Runs an application until a signal or a thread that keeps failing stops it.
 
     `signals` receives the numbers of signals: SIGHUP reloads the settings, any other signal stops the daemon.
+    `record_settings` is called with those in effect, at the start and after each reload.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Daemon:
         notifier: SystemdNotifier,
         signals: queue.SimpleQueue[int],
         reload_settings: Callable[[], Settings],
+        record_settings: Callable[[Settings], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app = app
@@ -75,6 +77,7 @@ class Daemon:
         self._notifier = notifier
         self._signals = signals
         self._reload_settings = reload_settings
+        self._record_settings = record_settings
         self._clock = clock
         self._metrics_server = MetricsServer(app.context.metrics, app.settings.metrics_address)
         self._template = make_path_template(app.settings)
@@ -100,11 +103,18 @@ class Daemon:
         self._first_scan_succeeded = False
         self._is_ready = False
 
-    def run(self) -> bool:
-        """Run until a stop. Returns whether every thread ended in time.
+    def prepare(self) -> None:
+        """Begin in the ledger, before `run`. Raises `db.DatabaseError`; can be repeated."""
+        app = self._app
+        freed = app.ledger.release_all_claims()
+        app.ledger.reschedule_published(app.policy.retention)
+        self._record_settings(self._settings)
+        log.info("daemon_started", instance=app.ledger.instance, directory=app.tree.root, freed_claims=freed)
 
-        `Supervisor.reason_to_stop` says afterwards whether a thread that kept failing was the reason. Raises
-        `db.DatabaseError` if the ledger cannot be used at the start.
+    def run(self) -> bool:
+        """Run until a stop, after `prepare`. Returns whether every thread ended in time.
+
+        `Supervisor.reason_to_stop` says afterwards whether a thread that kept failing was the reason.
         """
         self._start()
         try:
@@ -115,9 +125,6 @@ class Daemon:
 
     def _start(self) -> None:
         app = self._app
-        freed = app.ledger.release_all_claims()
-        app.ledger.reschedule_published(app.policy.retention)
-        log.info("daemon_started", instance=app.ledger.instance, directory=app.tree.root, freed_claims=freed)
         if app.catalog_thread is not None:
             # Before anything is published. A catalog that cannot be read is reported by its thread.
             with suppress(DatabaseError):
@@ -210,8 +217,10 @@ class Daemon:
             give_back()
             log.info("daemon_ready")
             self._notifier.ready(status)
-        else:
+        elif self._is_ready or self._status.stalls:
             self._notifier.status(status)
+        else:
+            self._notifier.starting(status)
         stalls = self._app.supervisor.liveness.stalled()
         if stalls and stalls != self._status.stalls:
             log.error("daemon_stalled", stalls=stalls)
@@ -262,6 +271,8 @@ class Daemon:
             log.warning("retention_not_rescheduled", reason=str(exc))
         app.context.signals.wake_stage(State.PUBLISHED)
         self._settings = fresh
+        in_effect = {field: getattr(fresh, field) for field in RELOADABLE}
+        self._record_settings(app.settings.model_copy(update=in_effect))
         log.info("settings_reloaded", changed=sorted(changed.keys() - set(later)))
 
     def _stop(self) -> bool:

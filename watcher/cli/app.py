@@ -19,6 +19,9 @@ from watcher.cli.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE, CommandErro
 from watcher.cli.output import echo_error
 from watcher.cli.service import UNIT, installed_service
 
+COMPLETE: Final = "_VIDEO_UPLOADER_COMPLETE"
+"""The environment variable with which a shell asks what can be completed: see watcher/share/completions."""
+
 COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "run": ("run:run", "Watch the directory and upload finished files until stopped."),
     "status": (
@@ -47,13 +50,17 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
         "audit:audit",
         "Compare every object with the ledger and the catalog. Exits with 1 if differences remain.",
     ),
-    "config": ("config:config", "Show every setting, secrets masked, and where its value came from."),
+    "config": (
+        "config:config",
+        "Show every setting, secrets masked, where its value came from, and what a running daemon has.",
+    ),
     "doctor": (
         "doctor:doctor",
         "Check credentials, bucket, permissions, public URLs, this machine and the database.",
     ),
     "bucket": ("bucket:bucket", "The bucket's configuration: public access, CORS, lifecycle."),
     "db": ("database:database", "The uploader's tables: their version and pending migrations."),
+    "systemd": ("service:systemd", "The service: its unit and what belongs to it."),
 }
 """By name: the module and the name in it of what implements the command, and the first line of its help."""
 
@@ -110,6 +117,7 @@ def _options(
     env_file: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="FILE",
             help="Settings file with lines NAME=value. Of several a later one takes precedence, and the "
             "environment over all.",
             show_default=".env",
@@ -138,7 +146,7 @@ def _may_become_a_service(context: typer.Context) -> bool:
     """Whether root calls a command by hand, and not for its help; systemd sets INVOCATION_ID."""
     wants_help = not {"--help", "-h"}.isdisjoint(sys.argv)
     is_by_hand = os.geteuid() == 0 and "INVOCATION_ID" not in os.environ
-    return is_by_hand and not wants_help and context.invoked_subcommand is not None
+    return is_by_hand and not wants_help and context.invoked_subcommand not in {None, "systemd"}
 
 
 def _become_the_service() -> list[str] | None:
@@ -164,6 +172,8 @@ def main() -> None:
 
 
 def _exit_code() -> int:
+    if COMPLETE in os.environ:
+        import_module("typer.completion").completion_init()
     try:
         outcome = app(prog_name="video-uploader", standalone_mode=False)
         sys.stdout.flush()

@@ -31,6 +31,7 @@ from watcher.settings import Settings
 bucket = typer.Typer(
     help="The bucket's configuration: public access, CORS, lifecycle.",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode=None,
 )
 

@@ -16,6 +16,7 @@ from watcher.settings import Settings
 database = typer.Typer(
     help="The uploader's tables: their version and pending migrations.",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode=None,
 )
 

@@ -10,15 +10,17 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from importlib import import_module
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import typer
 
-from db import DatabaseError, Ledger, LedgerError, pending_migrations
+from db import DatabaseError, Ledger, LedgerError, pending_migrations, schema_version
 from storage import StorageError
 from watcher import filesystem
 from watcher.app.factories import make_ledger, open_ledger_database
 from watcher.cli.exit_codes import EXIT_FAILED, EXIT_USAGE, CommandError
 from watcher.settings import Settings, SettingsError, load_settings, state_directory
+from watcher.settings.report import mask_url
 
 
 def env_files_of(context: typer.Context) -> tuple[str, ...]:
@@ -58,12 +60,46 @@ def open_ledger(settings: Settings, *, read_only: bool) -> Iterator[Ledger]:
         with open_ledger(settings, read_only=True):
             pass
     with closing(open_ledger_database(settings, read_only=read_only)) as database, database.session():
-        if not database.exists() or pending_migrations(database):
+        if not database.exists():
+            raise CommandError(_missing_ledger(settings))
+        if pending_migrations(database):
+            version = schema_version(database)
+            tables = f"the old tables {version}" if version else "no tables"
             raise CommandError(
-                "The ledger does not exist yet or has an old schema; start `video-uploader run` once, "
-                "which brings it up to date, or run `video-uploader db migrate`."
+                f"The ledger, {_place_of(settings)}, has {tables}; start `video-uploader run` once, which "
+                "brings it up to date, or run `video-uploader db migrate`."
             )
         yield make_ledger(settings, database)
+
+
+def _place_of(settings: Settings) -> str:
+    """Where the ledger is, for messages."""
+    url = mask_url(settings.ledger_url)
+    return f"the schema {settings.database_schema} of {url}" if settings.on_postgresql else url
+
+
+def _missing_ledger(settings: Settings) -> str:
+    """Why there is no ledger, most likely; only a SQLite file can be missing."""
+    file = unquote(urlsplit(settings.ledger_url).path)
+    try:
+        os.stat(file)
+    except PermissionError:
+        return (
+            f"The ledger {file} cannot be reached: this user may not look into its directory. Run this as the"
+            " user of the daemon; beside an installed service, root does."
+        )
+    except OSError:
+        pass
+    elsewhere = (
+        f"it has another STATE_DIRECTORY than {state_directory()}, as a service has: run this as its user, "
+        "or as root"
+    )
+    if settings.database_url is not None:
+        elsewhere = "its settings have another DATABASE_URL: give the file of its settings with --env-file"
+    return (
+        f"There is no ledger at {file}. Either the daemon has not run yet (start `video-uploader run` "
+        f"once, which makes it), or {elsewhere}."
+    )
 
 
 def daemon_is_running(settings: Settings) -> bool:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Annotated
 from uuid import UUID
 
@@ -18,9 +19,9 @@ from watcher.app.factories import make_naming, make_path_template, make_storage_
 from watcher.app.known_dialect import known_dialect
 from watcher.cli.exit_codes import EXIT_USAGE, CommandError
 from watcher.cli.ledger_access import open_ledger, path_below, settings_of
-from watcher.cli.output import echo
+from watcher.cli.output import echo, echo_error
 from watcher.detection import check_complete
-from watcher.detection.completeness import Finished, describe_status
+from watcher.detection.completeness import Busy, Finished, QuietPeriod, describe_status
 from watcher.filesystem import Packages, Tree, leases
 from watcher.filesystem.openat import owned
 from watcher.renditions import ORIGINAL, Ignored, Rendition
@@ -51,10 +52,19 @@ def upload(
     video_id: VideoId = None,
     filename: Filename = None,
     quality: Quality = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Upload it although a process writes it, it is incomplete, or is no video by its name.",
+        ),
+    ] = False,
 ) -> None:
     """Upload one finished file, confirm the object, and print its public URL."""
     settings = settings_of(context)
     given = _from_options(settings, video_id, filename, quality)
+    if given is not None:
+        _require_extension(settings, path, force=force)
     below, relative = (
         (settings.completed_dir, _relative(settings, path))
         if given is None
@@ -70,6 +80,8 @@ def upload(
             tree,
             relative,
             accepts_live=settings.accept_live_containers and rendition.quality == ORIGINAL,
+            settle_seconds=settings.settle_seconds,
+            force=force,
         ) as fd,
         RenditionStore(make_storage_config(settings), known_dialect(settings)) as renditions,
     ):
@@ -168,27 +180,42 @@ def _from_path(settings: Settings, relative: str, packages: Packages | None = No
     return classified
 
 
-@contextmanager
-def _open_finished(tree: Tree, relative: str, *, accepts_live: bool) -> Iterator[int]:
-    """Open a file that is finished and complete by the daemon's rules; refuse any other.
+def _require_extension(settings: Settings, path: str, *, force: bool) -> None:
+    """Refuse a file whose name is that of no video, as the daemon does."""
+    extension = os.path.splitext(path)[1]
+    if extension.lower() not in {known.lower() for known in settings.video_extensions}:
+        reason = f"Its extension {extension or '(none)'} is not in VIDEO_EXTENSIONS."
+        _refuse_unless(force, os.path.basename(path), reason)
 
-    If the kernel cannot tell whether it has writers, it is taken to have none: the user asked for it.
-    """
+
+@contextmanager
+def _open_finished(
+    tree: Tree, relative: str, *, accepts_live: bool, settle_seconds: float, force: bool
+) -> Iterator[int]:
+    """Open a file that is finished and complete by the daemon's rules; with `force`, any that can be read."""
     leases.ignore_sigio()
-    status = check_complete(
-        tree,
-        relative,
-        previous=None,
-        now=time.monotonic(),
-        settle_seconds=0,
-        accepts_live=lambda _: accepts_live,
+    check = partial(
+        check_complete, tree, relative, settle_seconds=settle_seconds, accepts_live=lambda _: accepts_live
     )
+    status = check(previous=None, now=time.monotonic())
+    if isinstance(status, QuietPeriod) and not force:
+        time.sleep(max(0.0, status.until - time.monotonic()))
+        status = check(previous=status.observation, now=max(status.until, time.monotonic()))
     if not isinstance(status, Finished) or status.finding is not None:
-        raise CommandError(f"{relative} was not uploaded. {describe_status(status)}")
+        if not isinstance(status, Finished | Busy | QuietPeriod):
+            raise CommandError(f"{relative} was not uploaded. {describe_status(status)}")
+        _refuse_unless(force, relative, describe_status(status))
     with owned(tree.open(relative)) as fd:
-        if tree.identity(os.fstat(fd)) != status.identity:
-            raise CommandError(f"{relative} was not uploaded. It changed during the check.")
+        if isinstance(status, Finished) and tree.identity(os.fstat(fd)) != status.identity:
+            _refuse_unless(force, relative, "It changed during the check.")
         yield fd
+
+
+def _refuse_unless(force: bool, name: str, reason: str) -> None:
+    """Say why a file is uploaded by force only; unless it is, raise `CommandError`."""
+    if not force:
+        raise CommandError(f"{name} was not uploaded. {reason} --force uploads it all the same.")
+    echo_error(f"video-uploader: {name} is uploaded by --force. {reason}")
 
 
 def _confirm(question: str) -> None:

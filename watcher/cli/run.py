@@ -7,8 +7,8 @@ import queue
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Annotated
 
@@ -16,10 +16,19 @@ import structlog
 import typer
 
 from db import migrate
-from watcher.app import Application, Daemon, SinglePass, SoleInstance, open_application
+from watcher.app import (
+    Application,
+    Daemon,
+    SinglePass,
+    SoleInstance,
+    StartStoppedError,
+    Startup,
+    open_application,
+)
 from watcher.app.factories import make_storage_config
 from watcher.app.known_dialect import keep_dialect
 from watcher.app.memory import limit_heaps
+from watcher.app.settings_record import record_settings
 from watcher.cli.database import require_up_to_date
 from watcher.cli.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE, CommandError
 from watcher.cli.ledger_access import daemon_lock, env_files_of
@@ -56,40 +65,69 @@ def run(
     if dry_run:
         _print_plan(settings)
         return
-    if not settings.database_auto_migrate:
-        require_up_to_date(settings)
-    with (
-        _caught_signals() as signals,
-        instance_lock.held(daemon_lock(settings)),
-        instance_lock.directory_held(
-            settings.completed_dir, is_shared=settings.shared_directory
-        ) as directory_lock,
-        open_application(settings) as app,
-    ):
-        app.tree.lock_root = directory_lock.acquire
-        if settings.database_auto_migrate:
-            migrate(app.context.database)
-        keep_dialect(app.context.database, make_storage_config(settings), app.context.store)
-        with app.context.database.session(), show_progress(app.context.transfer_progress):
-            record = f"{daemon_lock(settings).removesuffix('.lock')}.heartbeat"
-            sole_instance = SoleInstance(app.ledger, app.context.metrics, record=record)
-            sole_instance.require(partial(_wait, signals))
-            sole_instance.warn_of_older_ledger()
-            if once:
-                _run_once(app, signals)
-                return
-            stopped_in_time = Daemon(
+    with _caught_signals() as signals, ExitStack() as stack:
+        wait = partial(_wait, signals)
+        if once:
+            _lock(settings, stack)
+            _run_once(_open(settings, wait, stack)[0], signals)
+            return
+        notifier = SystemdNotifier.from_environment()
+
+        def make_daemon(entered: ExitStack) -> tuple[Application, Daemon]:
+            app, sole_instance = _open(settings, wait, entered)
+            daemon = Daemon(
                 app,
                 sole_instance=sole_instance,
-                notifier=SystemdNotifier.from_environment(),
+                notifier=notifier,
                 signals=signals,
                 reload_settings=partial(load_settings, *env_files),
-            ).run()
+                record_settings=partial(record_settings, daemon_lock(settings)),
+            )
+            daemon.prepare()
+            return app, daemon
+
+        startup = Startup(notifier, wait, CommandError)
+        try:
+            startup.repeat(partial(_lock, settings), stack)
+            app, daemon = startup.repeat(make_daemon, stack)
+        except StartStoppedError:
+            notifier.stopping("Stopping: it had not started")
+            log.info("stop_requested", signal=signals.get())
+            return
+        stopped_in_time = daemon.run()
         exit_code = EXIT_OK if app.supervisor.reason_to_stop is None else EXIT_FAILED
         if not stopped_in_time:
             _exit_now(exit_code)
         if exit_code != EXIT_OK:
             raise typer.Exit(exit_code)
+
+
+def _lock(settings: Settings, holder: ExitStack) -> None:
+    """Keep other daemons of the instance away until the end of `holder`."""
+    holder.enter_context(instance_lock.held(daemon_lock(settings)))
+
+
+def _open(
+    settings: Settings, wait: Callable[[float], bool], holder: ExitStack
+) -> tuple[Application, SoleInstance]:
+    """Lock the directory and open the application, as its only daemon, until the end of `holder`."""
+    if not settings.database_auto_migrate:
+        require_up_to_date(settings)
+    directory_lock = holder.enter_context(
+        instance_lock.directory_held(settings.completed_dir, is_shared=settings.shared_directory)
+    )
+    app = holder.enter_context(open_application(settings))
+    app.tree.lock_root = directory_lock.acquire
+    if settings.database_auto_migrate:
+        migrate(app.context.database)
+    keep_dialect(app.context.database, make_storage_config(settings), app.context.store)
+    holder.enter_context(app.context.database.session())
+    holder.enter_context(show_progress(app.context.transfer_progress))
+    record = f"{daemon_lock(settings).removesuffix('.lock')}.heartbeat"
+    sole_instance = SoleInstance(app.ledger, app.context.metrics, record=record)
+    sole_instance.require(wait)
+    sole_instance.warn_of_older_ledger()
+    return app, sole_instance
 
 
 def _warn_of_settings(settings: Settings, env_files: Sequence[str]) -> None:

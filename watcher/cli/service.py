@@ -1,7 +1,8 @@
-"""Runs the commands of root as the installed service: with its settings, on its ledger, as its user.
+"""The systemd service: `video-uploader systemd`, and the commands of root, which run as the service does.
 
-Otherwise `sudo video-uploader status` would look at another ledger, a migration would leave files that the
-service cannot write, and `doctor` would find everything permitted.
+They have its settings, its ledger and its user. Otherwise `sudo video-uploader status` would look at another
+ledger, a migration would leave files that the service cannot write, and `doctor` would find everything
+permitted.
 """
 
 from __future__ import annotations
@@ -12,11 +13,16 @@ import re
 import shlex
 import subprocess
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
-from watcher.cli.exit_codes import CommandError
+import typer
 
-UNIT: Final = "video-uploader.service"
+from watcher import operations
+from watcher.cli.exit_codes import EXIT_USAGE, CommandError
+from watcher.cli.output import echo
+
+NAME: Final = "video-uploader"
+UNIT: Final = f"{NAME}.service"
 SYSTEMCTL_SECONDS: Final = 5.0
 _PROPERTIES: Final = ("LoadState", "ExecStart", "Environment", "User", "StateDirectory", "WorkingDirectory")
 _ARGUMENTS: Final = re.compile(r"argv\[\]=(.*?) ;")
@@ -95,3 +101,91 @@ def _env_files(arguments: list[str]) -> tuple[str, ...]:
     following = zip(arguments, [*arguments[1:], ""], strict=True)
     separate = [value for name, value in following if name == "--env-file"]
     return (*separate, *(one.partition("=")[2] for one in arguments if one.startswith("--env-file=")))
+
+
+systemd = typer.Typer(
+    help="The service: its unit and what belongs to it.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+Root = Annotated[str, typer.Option(help="Directory that stands for /, as of systemctl(1).", metavar="DIR")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")]
+
+
+@systemd.command("install")
+def install(
+    user: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The compressor's user, which the service runs as.")
+    ] = None,
+    directory: Annotated[
+        str | None, typer.Option(metavar="DIR", help="The compressor's directory: COMPLETED_DIR.")
+    ] = None,
+    env_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="The settings file.", show_default=f"/etc/{NAME}.env")
+    ] = None,
+    root: Root = "/",
+    dry_run: DryRun = False,
+) -> None:
+    """Install unit, drop-in, sysusers, tmpfiles and a sample settings file.
+
+    With --dry-run, print them. A settings file that exists is kept.
+    """
+    given = {} if env_file is None else {"env_file": os.path.abspath(env_file)}
+    made = operations.Installation(user, directory, **given)
+    try:
+        if dry_run:
+            texts = made.files(root) | {
+                f"{made.env_file} (0640 root:{made.group}), unless it exists": made.sample()
+            }
+            for path, text in texts.items():
+                for line in (f"# {path}", *text.splitlines(), ""):
+                    echo(line)
+            return
+        written = made.install(root)
+    except operations.InstallationError as exc:
+        raise CommandError(str(exc), EXIT_USAGE) from exc
+    except OSError as exc:
+        raise CommandError(f"{exc.filename or root}: {exc.strerror}; run this as root.") from exc
+    for path in written:
+        echo(f"Wrote {path}.")
+    if root == "/" and _is_booted():
+        _call("systemd-sysusers")
+        _call("systemd-tmpfiles", "--create", f"{NAME}.conf")
+        _call("systemctl", "daemon-reload")
+    echo(f"Edit {made.env_file}, then: systemctl enable --now {NAME}")
+
+
+@systemd.command("uninstall")
+def uninstall(root: Root = "/", dry_run: DryRun = False) -> None:
+    """Stop the service and remove what `install` has written; the ledger and edited settings stay."""
+    found = operations.installed_files(root)
+    if not found:
+        raise CommandError("Nothing of `video-uploader systemd install` is there.")
+    is_here = root == "/" and _is_booted() and not dry_run
+    try:
+        if is_here:
+            _call("systemctl", "stop", UNIT, f"{NAME}@*.service")
+            _call("systemctl", "disable", UNIT, f"{NAME}@.service")
+        for path in found if dry_run else operations.uninstall(root):
+            echo(f"{'Would remove' if dry_run else 'Removed'} {path}.")
+    except OSError as exc:
+        raise CommandError(f"{exc.filename}: {exc.strerror}; run this as root.") from exc
+    if is_here:
+        _call("systemctl", "daemon-reload")
+
+
+def _is_booted() -> bool:
+    """Whether systemd runs here; see sd_booted(3)."""
+    return os.path.isdir("/run/systemd/system")
+
+
+def _call(*command: str) -> None:
+    """Call a tool of systemd. Raises `CommandError`."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - constants
+    except OSError as exc:
+        raise CommandError(f"{command[0]} cannot be called: {exc.strerror}.") from exc
+    if done.returncode:
+        raise CommandError(f"`{' '.join(command)}` failed: {done.stderr.strip()}")

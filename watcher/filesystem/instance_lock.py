@@ -9,6 +9,7 @@ container with a network of its own. Every user can bind such a name; the kernel
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -42,10 +43,15 @@ class LockUnavailableError(Exception):
     """The lock file can be neither locked nor queried."""
 
     def __init__(self, path: str, error: OSError) -> None:
-        super().__init__(
-            f"The lock {path} cannot be used: {error.strerror}. Run this as the user of the daemon, and let "
-            "STATE_DIRECTORY name a directory that this user can write to."
+        remedy = (
+            "Run this as the user of the daemon, and let STATE_DIRECTORY name a directory that this user can "
+            "write to."
         )
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            remedy = "Make free space on its disk."
+        elif error.errno == errno.EROFS:
+            remedy = "Mount its file system for writing; the system log says why it is read-only."
+        super().__init__(f"The lock {path} cannot be used: {error.strerror}. {remedy}")
 
 
 def lock_path(state_directory: str, instance: str, completed_dir: str) -> str:
@@ -69,6 +75,8 @@ def held(path: str) -> Iterator[None]:
     try:
         try:
             fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _write_lock())
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         except BlockingIOError as exc:
             pid = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
             raise InstanceRunningError(
@@ -77,8 +85,6 @@ def held(path: str) -> Iterator[None]:
             ) from exc
         except OSError as exc:
             raise LockUnavailableError(path, exc) from exc
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)

@@ -1,14 +1,19 @@
 from .audit import Audit, Finding, Issue
 from .doctor import check_host
 from .dry_run import open_planner
+from .installation import Installation, InstallationError, installed_files, uninstall
 from .next_step import describe_gate, describe_next_step
 
 __all__ = [
     "Audit",
     "Finding",
+    "Installation",
+    "InstallationError",
     "Issue",
     "check_host",
     "describe_gate",
     "describe_next_step",
+    "installed_files",
     "open_planner",
+    "uninstall",
 ]

@@ -19,6 +19,7 @@ from db import (
 )
 from storage import CheckResult, failed, not_tried, ok, warning
 from watcher.app.factories import make_catalog, make_ledger, open_ledger_database
+from watcher.app.settings_record import differing_settings, running_settings
 from watcher.filesystem import instance_lock
 from watcher.operations.catalog_checks import NIL_VIDEO_ID, catalog_grants, check_catalog, reason_of
 from watcher.operations.directory_checks import check_directory, check_disk
@@ -37,8 +38,29 @@ def check_host(settings: Settings, lock: str, doubts: Sequence[Doubt]) -> Iterat
     if doubts:
         detail = " ".join(doubt.sentence for doubt in doubts)
         yield warning("settings", f"Some may be a mistake. {detail}", "Correct them.")
+    yield from _daemon_settings(settings, lock)
     yield from check_directory(settings.completed_dir)
     yield from _check_database(settings, lock)
+
+
+def _daemon_settings(settings: Settings, lock: str) -> Iterator[CheckResult]:
+    """Compare the settings that are checked with those of the daemon, if one is running."""
+    if (running := running_settings(lock)) is None:
+        return
+    name = "settings of the daemon"
+    if differing := differing_settings(settings, running):
+        yield warning(
+            name,
+            "The running daemon has other values than those that are checked here: "
+            + "; ".join(
+                f"{setting} {other or '(none)'} instead of {own or '(none)'}"
+                for setting, (own, other) in differing.items()
+            )
+            + ".",
+            "Reload or restart the daemon if it has older ones, or give its settings file with --env-file.",
+        )
+    else:
+        yield ok(name, "The running daemon has the values that are checked here.")
 
 
 def _unused(settings: list[UnusedSetting]) -> CheckResult:

@@ -17,6 +17,9 @@ _log = structlog.get_logger(__name__)
 _SEND_TIMEOUT = 5.0
 """Seconds. A full queue at PID 1 may delay a message, but must not block the daemon."""
 
+_START_SECONDS = 60
+"""How long after `starting` systemd waits for the next message of a start."""
+
 _STATUS_LIMIT = 1000
 """Characters. At four bytes each, a message fits into the 4,096 bytes that systemd accepts."""
 
@@ -61,6 +64,13 @@ class SystemdNotifier:
         Unprintable characters, line ends included, are replaced with U+FFFD; a long text is truncated.
         """
         self._send(*_status_lines(text))
+
+    def starting(self, text: str) -> None:
+        """Report what the start is waiting for, as `status` does, and that it takes a minute longer.
+
+        Otherwise systemd would end a start that takes longer than ``TimeoutStartSec``.
+        """
+        self._send(f"EXTEND_TIMEOUT_USEC={_START_SECONDS * 1_000_000}", *_status_lines(text))
 
     def reloading(self) -> None:
         """Report that the settings are being reloaded; `ready` ends this."""

@@ -1,0 +1,2 @@
+# Completion of video-uploader for fish; the program itself completes.
+complete --command video-uploader --no-files --arguments "(env _VIDEO_UPLOADER_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=get-args _TYPER_COMPLETE_ARGS=(commandline -cp) video-uploader)" --condition "env _VIDEO_UPLOADER_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=is-args _TYPER_COMPLETE_ARGS=(commandline -cp) video-uploader"
