@@ -18,6 +18,8 @@ from db.states import State
 from db.upload_queries import UploadQueries
 
 PAGE = 500
+MAX_SEARCHED = 20_000
+"""How many rows one search for a text reads at most."""
 MAX_ADDED_UP = 10_000
 """How many rows of counts are added up at a time."""
 
@@ -126,6 +128,65 @@ class LedgerReader(UploadQueries):
         return self._first(
             "find the oldest pending upload", query.order_by(uploads.discovered_at, uploads.id)
         )
+
+    def oldest(self, state: State) -> Upload | None:
+        """The upload of the state that is due first; at the catalog gate, or without one, none is."""
+        query = self._select(self._is_queued(state)).order_by(self._uploads.due_at)
+        return self._first("find the oldest upload of a state", query)
+
+    def latest(self, state: State, limit: int) -> list[Upload]:
+        """The uploads of the state that is due last, which is what came into it last, latest first."""
+        query = self._select(self._is_queued(state)).order_by(self._uploads.due_at.desc())
+        return self._fetch("list what came into a state last", query.limit(limit))
+
+    def of_videos(self, video_ids: Collection[str], limit: int) -> list[Upload]:
+        """The uploads of the videos, newest first, at most `limit`."""
+        uploads = self._uploads
+        query = self._select(self._is_of_instance, uploads.video_id.in_(list(video_ids)))
+        return self._fetch("list the uploads of videos", query.order_by(uploads.id.desc()).limit(limit))
+
+    def page(
+        self,
+        limit: int,
+        *,
+        before: int | None = None,
+        text: str | None = None,
+        **conditions: Unpack[Conditions],
+    ) -> tuple[list[Upload], int | None]:
+        """A page of the uploads that meet every condition, newest first, and the `before` of the next one.
+
+        Only ids below `before` are listed. With `text`, those whose path contains it, of which a page may
+        have few or none: it reads no more than `MAX_SEARCHED` rows. The next `before` is None at the end.
+        """
+        uploads = self._uploads
+        given: Any = {name: value for name, value in conditions.items() if value is not None}
+        query = self._matching.make(self, given.pop("all_instances", False), None, **given)
+        query = query.order_by(uploads.id.desc())
+        if before is not None:
+            query = query.where(uploads.id < before)
+        if text is None:
+            found = self._fetch("list uploads", query.limit(limit + 1))
+            return found[:limit], found[limit - 1].id if len(found) > limit else None
+        numbers: Any = uploads.select(uploads.id).where(self._is_of_instance)
+        if before is not None:
+            numbers = numbers.where(uploads.id < before)
+        with self.database.operation("find how far to search"):
+            last = numbers.order_by(uploads.id.desc()).offset(MAX_SEARCHED).limit(1).scalar()
+        if last is not None:
+            query = query.where(uploads.id > last)
+        found = self._fetch("search uploads", query.where(uploads.path.contains(text)).limit(limit + 1))
+        more = None if last is None else int(last) + 1
+        return found[:limit], found[limit - 1].id if len(found) > limit else more
+
+    def error_counts(self) -> list[tuple[str | None, State, int, int]]:
+        """The live uploads that have an error, by code and state: how many, and the newest one's id."""
+        uploads = self._uploads
+        query: Any = uploads.select(
+            uploads.error_code, uploads.state, fn.COUNT(uploads.id), fn.MAX(uploads.id)
+        ).where(self._in_instance, self._is_live, uploads.last_error.is_null(False))
+        with self.database.operation("count the errors"):
+            rows = query.group_by(uploads.error_code, uploads.state).tuples()
+            return [(code, State(state), int(count), int(newest)) for code, state, count, newest in rows]
 
     def last_errors(self, limit: int) -> list[Upload]:
         """The live uploads that have an error, the one with the latest event first."""

@@ -2,11 +2,14 @@ from .audit import Audit, Finding, Issue
 from .doctor import check_host
 from .dry_run import open_planner
 from .next_step import describe_gate, describe_next_step
+from .story import Storyteller, UploadStory
 
 __all__ = [
     "Audit",
     "Finding",
     "Issue",
+    "Storyteller",
+    "UploadStory",
     "check_host",
     "describe_gate",
     "describe_next_step",

@@ -69,6 +69,15 @@ def frequent_queries(ledger: Ledger) -> dict[str, tuple[Callable[[], object], se
         "next due, none is": (lambda: ledger.next_due(State.PUBLISHED, horizon=RETENTION), {"uploads_due"}),
         "the oldest at the gate": (ledger.awaiting_row_since, {"uploads_awaiting_since"}),
         "the oldest pending": (ledger.oldest_pending, {"uploads_pending"}),
+        "the oldest of a state": (lambda: ledger.oldest(State.PUBLISHED), {"uploads_due"}),
+        "the latest of a state": (lambda: ledger.latest(State.RELEASED, 500), {"uploads_due"}),
+        "the uploads of videos": (
+            lambda: ledger.of_videos(["40000000-0000-4000-8000-000000000000"], 500),
+            {"uploads_of_video"},
+        ),
+        "a page of uploads": (lambda: ledger.page(50, before=9_000), {"primary key"}),
+        "a search": (lambda: ledger.page(50, before=9_000, text="x"), {"primary key"}),
+        "the errors by code": (ledger.error_counts, {"uploads_with_error"}),
         "how many are at the gate": (
             ledger.count_awaiting_row,
             {"uploads_awaiting_since", "uploads_awaiting_row"},
