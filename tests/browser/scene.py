@@ -46,7 +46,7 @@ def play(site: ServedSite) -> None:
             ledger.advance(upload, State.REJECTED, error=REASON, error_code="incomplete")
         elif upload.filename.startswith("interview") and upload.quality != "original":
             progress.begin(upload, is_resumed=False)
-            progress._transfers[upload.id].started_at -= 4.5
+            progress._transfers[upload.id].started_at -= 11
             progress.update(upload, upload.size * (37 if upload.quality == "720p" else 81) // 100)
     history = site.status.history
     now = int(time.time()) // 60 * 60

@@ -31,7 +31,7 @@ STATUS_SECONDS = 0.9
 SUMMARY_SECONDS = 5.0
 """How long the parts of it that read many rows are good for."""
 
-RECENT, VIDEOS, FAILURES = 8, 8, 12
+RECENT, VIDEOS, FAILURES = 6, 8, 12
 """Finished uploads, videos and groups of failures that are shown at most."""
 
 RENDITIONS, MEASURED = 500, 500
