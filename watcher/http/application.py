@@ -27,7 +27,7 @@ from db import DatabaseError, State
 from watcher import http
 from watcher.http.live import Live
 from watcher.http.source import PAGE, Query, Source, as_video_id
-from watcher.telemetry import RepeatFilter, printable
+from watcher.telemetry import RepeatFilter, printable, redact
 
 log = structlog.get_logger()
 
@@ -205,7 +205,7 @@ def allowed_hosts(address: str, hosts: Collection[str]) -> Callable[[str], bool]
 
 
 class _Guard:
-    """Refuses foreign hosts and other methods, adds the headers, and logs what was not foreseen."""
+    """Refuses foreign hosts, adds the headers, and logs what was not foreseen."""
 
     def __init__(self, application: ASGIApp, is_allowed: Callable[[str], bool]) -> None:
         self._application = application
@@ -230,7 +230,7 @@ class _Guard:
         try:
             await application(scope, receive, send_with_headers)
         except Exception as exc:  # one answer must not end the server
-            reason = printable(f"{type(exc).__name__}: {exc}")
+            reason = printable(redact(f"{type(exc).__name__}: {exc}"))
             if self._reported.is_news("request", reason):
                 log.warning("metrics_unanswered", reason=reason, exc_info=not isinstance(exc, OSError))
             if not has_begun:
@@ -238,8 +238,6 @@ class _Guard:
                 await answer(scope, receive, send_with_headers)
 
     def _refusal(self, scope: Scope) -> Response | None:
-        if scope["method"] not in {"GET", "HEAD"}:
-            return PlainTextResponse("Only GET and HEAD.\n", 405, headers={"Allow": "GET, HEAD"})
         host = Headers(scope=scope).get("host")
         if host is not None and not self._is_allowed(host):
             sentence = f"This server is not {printable(host)}; HTTP_HOSTS can name it.\n"
@@ -291,7 +289,7 @@ def _html(text: str, status: int = 200) -> Response:
 
 async def _refused(request: Request, exc: Exception) -> Response:
     """Answer an HTTPException, or 503 with the sentence of a DatabaseError."""
-    answer = exc if isinstance(exc, HTTPException) else HTTPException(503, str(exc))
+    answer = exc if isinstance(exc, HTTPException) else HTTPException(503, redact(str(exc)))
     if request.url.path.startswith("/api/"):
         return _json({"error": answer.detail}, answer.status_code)
     return PlainTextResponse(f"{answer.detail}\n", answer.status_code, headers=answer.headers)

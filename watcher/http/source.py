@@ -19,7 +19,7 @@ from watcher.app import Application
 from watcher.app.status_report import DaemonStatus
 from watcher.cli.status_all import summarize_all
 from watcher.operations import Storyteller, describe_next_step
-from watcher.telemetry import human_duration
+from watcher.telemetry import human_duration, redact
 from watcher.telemetry.transfer_progress import Snapshot
 
 PAGE = 50
@@ -80,7 +80,7 @@ class Source:
         try:
             self._ledger.counts()
         except DatabaseError as exc:
-            reasons["database"] = str(exc)
+            reasons["database"] = redact(str(exc))
         reasons |= {f"stall {number}": stall for number, stall in enumerate(self.stalls(), 1)}
         return [{"part": part, "reason": reason} for part, reason in sorted(reasons.items())]
 
@@ -143,7 +143,7 @@ class Source:
                 status |= {"counts": {state.value: n for state, n in self._ledger.counts().items()}}
                 status |= {"database": None, **self._summary()}
         except DatabaseError as exc:
-            status |= {"counts": {}, "database": str(exc), **NO_SUMMARY}
+            status |= {"counts": {}, "database": redact(str(exc)), **NO_SUMMARY}
         return status | {"health": _health(status)}
 
     def _read_summary(self) -> dict[str, Any]:
