@@ -18,8 +18,8 @@ from db.states import State
 from db.upload_queries import UploadQueries
 
 PAGE = 500
-MAX_SEARCHED = 20_000
-"""How many rows one search for a text reads at most."""
+MAX_SEARCHED = 10_000
+"""How many rows one page of uploads reads at most, to find a text in their paths."""
 MAX_ADDED_UP = 10_000
 """How many rows of counts are added up at a time."""
 
@@ -93,11 +93,16 @@ class LedgerReader(UploadQueries):
         return list(self.records(self._matching.run(all_instances, limit, **given).rows))
 
     def iter_uploads(
-        self, *, newest_first: bool = False, **conditions: Unpack[Conditions]
+        self, *, newest_first: bool = False, before: int | None = None, **conditions: Unpack[Conditions]
     ) -> Iterator[Upload]:
-        """Like `uploads`, but reads one page at a time, so that memory use is bounded."""
+        """Like `uploads`, but reads one page at a time, so that memory use is bounded.
+
+        With `before` only those whose ids are lower.
+        """
         given: Any = {name: value for name, value in conditions.items() if value is not None}
         matching = self._matching.make(self, given.pop("all_instances", False), None, **given)
+        if before is not None:
+            matching = matching.where(self._uploads.id < before)
         return self._pages(matching, newest_first=newest_first)
 
     def iter_in_states(self, states: Collection[State]) -> Iterator[Upload]:
@@ -139,12 +144,6 @@ class LedgerReader(UploadQueries):
         query = self._select(self._is_queued(state)).order_by(self._uploads.due_at.desc())
         return self._fetch("list what came into a state last", query.limit(limit))
 
-    def of_videos(self, video_ids: Collection[str], limit: int) -> list[Upload]:
-        """The uploads of the videos, newest first, at most `limit`."""
-        uploads = self._uploads
-        query = self._select(self._is_of_instance, uploads.video_id.in_(list(video_ids)))
-        return self._fetch("list the uploads of videos", query.order_by(uploads.id.desc()).limit(limit))
-
     def page(
         self,
         limit: int,
@@ -153,30 +152,22 @@ class LedgerReader(UploadQueries):
         text: str | None = None,
         **conditions: Unpack[Conditions],
     ) -> tuple[list[Upload], int | None]:
-        """A page of the uploads that meet every condition, newest first, and the `before` of the next one.
+        """At most `limit` uploads that meet every condition, newest first, and where the next page begins.
 
-        Only ids below `before` are listed. With `text`, those whose path contains it, of which a page may
-        have few or none: it reads no more than `MAX_SEARCHED` rows. The next `before` is None at the end.
+        Only ids below `before` are listed, and with `text` only paths that contain it, in any case. A page
+        reads no more than `MAX_SEARCHED` rows, so one with a `text` may have few uploads or none. The next
+        page is that before the id that is returned; None if there is no other.
         """
-        uploads = self._uploads
-        given: Any = {name: value for name, value in conditions.items() if value is not None}
-        query = self._matching.make(self, given.pop("all_instances", False), None, **given)
-        query = query.order_by(uploads.id.desc())
-        if before is not None:
-            query = query.where(uploads.id < before)
-        if text is None:
-            found = self._fetch("list uploads", query.limit(limit + 1))
-            return found[:limit], found[limit - 1].id if len(found) > limit else None
-        numbers: Any = uploads.select(uploads.id).where(self._is_of_instance)
-        if before is not None:
-            numbers = numbers.where(uploads.id < before)
-        with self.database.operation("find how far to search"):
-            last = numbers.order_by(uploads.id.desc()).offset(MAX_SEARCHED).limit(1).scalar()
-        if last is not None:
-            query = query.where(uploads.id > last)
-        found = self._fetch("search uploads", query.where(uploads.path.contains(text)).limit(limit + 1))
-        more = None if last is None else int(last) + 1
-        return found[:limit], found[limit - 1].id if len(found) > limit else more
+        found: list[Upload] = []
+        last = before
+        uploads = self.iter_uploads(newest_first=True, before=before, **conditions)
+        for number, upload in enumerate(uploads):
+            if len(found) == limit or number == MAX_SEARCHED:
+                return found, last
+            last = upload.id
+            if text is None or text.casefold() in upload.path.casefold():
+                found.append(upload)
+        return found, None
 
     def error_counts(self) -> list[tuple[str | None, State, int, int]]:
         """The live uploads that have an error, by code and state: how many, and the newest one's id."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -34,8 +34,8 @@ SUMMARY_SECONDS = 5.0
 RECENT, VIDEOS, FAILURES = 6, 8, 12
 """Finished uploads, videos and groups of failures that are shown at most."""
 
-RENDITIONS, MEASURED = 500, 500
-"""Uploads of those videos, and published files of which the delay is measured, that are read at most."""
+RENDITIONS, MEASURED = 100, 500
+"""Uploads of each of those videos, and published files of which the delay is measured, read at most."""
 
 WAITING = (State.PENDING, State.VERIFIED, State.PUBLISHED, State.REJECTED, State.FAILED, State.GONE)
 LIVE = frozenset({State.PUBLISHED, State.RELEASED})
@@ -158,7 +158,7 @@ class Source:
             "failures": [self._failure(*group, now=now) for group in self._groups()],
             "recent": [upload.as_dict() for upload in latest[:RECENT]],
             "delay": _delay([one for one in latest if _published_at(one) > now - timedelta(hours=1)]),
-            "videos": _videos(ledger.of_videos(list(chosen)[:VIDEOS], RENDITIONS)),
+            "videos": [self._video(video_id) for video_id in list(chosen)[:VIDEOS]],
             "instances": summarize_all(ledger)["instances"],
         }
 
@@ -172,6 +172,26 @@ class Source:
         return {
             "state": state.value,
             "oldest": {"id": oldest.id, "path": oldest.path, "since": format_time(since), "waited": waited},
+        }
+
+    def _video(self, video_id: str) -> dict[str, Any]:
+        """The newest upload of each quality of a video."""
+        newest: dict[str, Upload] = {}
+        for upload in islice(self._ledger.iter_uploads(newest_first=True, video_id=video_id), RENDITIONS):
+            if upload.state is not State.SUPERSEDED:
+                newest.setdefault(upload.quality, upload)
+        return {
+            "video_id": video_id,
+            "qualities": [
+                {
+                    "quality": quality,
+                    "state": upload.state.value,
+                    "is_live": upload.state in LIVE,
+                    "id": upload.id,
+                    "url": upload.url if upload.state in LIVE else None,
+                }
+                for quality, upload in sorted(newest.items(), key=_by_height)
+            ],
         }
 
     def _groups(self) -> Sequence[tuple[str | None, State, int, int]]:
@@ -265,30 +285,6 @@ def _seconds_to_publication(upload: Upload) -> float:
     published, found = _published_at(upload).timestamp(), upload.discovered_at.timestamp()
     written = upload.mtime_ns / 1e9
     return max(0.0, published - (written if found - 3600 < written < found else found))
-
-
-def _videos(uploads: Sequence[Upload]) -> list[dict[str, Any]]:
-    """The newest upload of each quality of each video; `uploads` are in order, newest first."""
-    videos: dict[str, dict[str, Upload]] = {}
-    for upload in uploads:
-        if upload.state is not State.SUPERSEDED:
-            videos.setdefault(upload.video_id, {}).setdefault(upload.quality, upload)
-    return [
-        {
-            "video_id": video_id,
-            "qualities": [
-                {
-                    "quality": quality,
-                    "state": upload.state.value,
-                    "is_live": upload.state in LIVE,
-                    "id": upload.id,
-                    "url": upload.url if upload.state in LIVE else None,
-                }
-                for quality, upload in sorted(qualities.items(), key=partial(_by_height))
-            ],
-        }
-        for video_id, qualities in videos.items()
-    ]
 
 
 def _by_height(quality: tuple[str, Upload]) -> tuple[int, str]:
