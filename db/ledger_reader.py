@@ -97,13 +97,11 @@ class LedgerReader(UploadQueries):
     ) -> Iterator[Upload]:
         """Like `uploads`, but reads one page at a time, so that memory use is bounded.
 
-        With `before` only those whose ids are lower.
+        With `newest_first`, `before` leaves out those whose ids are not lower.
         """
         given: Any = {name: value for name, value in conditions.items() if value is not None}
         matching = self._matching.make(self, given.pop("all_instances", False), None, **given)
-        if before is not None:
-            matching = matching.where(self._uploads.id < before)
-        return self._pages(matching, newest_first=newest_first)
+        return self._pages(matching, newest_first=newest_first, after=before)
 
     def iter_in_states(self, states: Collection[State]) -> Iterator[Upload]:
         """The uploads in any of the states, read one page at a time, so that memory use is bounded."""
@@ -404,15 +402,17 @@ class LedgerReader(UploadQueries):
         time: datetime | None = column.python_value(value)
         return time
 
-    def _pages(self, query: Any, *, newest_first: bool = False) -> Iterator[Upload]:
+    def _pages(self, query: Any, *, newest_first: bool = False, after: int | None = None) -> Iterator[Upload]:
+        """The uploads of a query, those that follow the id `after` in its order."""
         number = self._uploads.id
         query = query.order_by(number.desc() if newest_first else number).limit(PAGE)
-        page = self._fetch("list uploads", query)
-        while page:
+        while True:
+            is_next: Any = number < after if newest_first else number > after
+            page = self._fetch("list uploads", query if after is None else query.where(is_next))
+            if not page:
+                return
             yield from page
-            last = page[-1].id
-            rest = query.where(number < last if newest_first else number > last)
-            page = self._fetch("list uploads", rest)
+            after = page[-1].id
 
     def _first(self, operation: str, query: Any) -> Upload | None:
         return next(iter(self._fetch(operation, query.limit(1))), None)
