@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types pytest coverage long conformance beside large slow-line systemd-test deb bench bench-quick faults faults-once soak clean
+.PHONY: demo test lint types pytest coverage long conformance beside browser screenshots large slow-line systemd-test deb bench bench-quick faults faults-once soak clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m tests.demo $(if $(KEEP),--keep)
@@ -41,6 +41,14 @@ conformance: $(VENV)/.installed
 # Twenty videos through the stand-in compressor and the daemon, again and again, each time disturbed elsewhere.
 beside: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal tests/beside $(PYTEST_ARGS)
+
+# The status page in Debian's chromium: what a person sees. It says why where there is none.
+browser: $(VENV)/.installed
+	$(BIN)/python -m pytest -rs tests/browser $(PYTEST_ARGS)
+
+# The screenshots in docs/ again.
+screenshots: $(VENV)/.installed
+	$(BIN)/python -m tests.browser.screenshots
 
 # Files of 5 GiB that take little disk, through the whole daemon, in about two minutes.
 large: $(VENV)/.installed

@@ -17,6 +17,8 @@ from db.states import State
 from db.upload_queries import EVENTS_KEPT, Receipts, UploadQueries
 
 PAGE = 500
+MAX_SEARCHED = 10_000
+"""How many rows one page of uploads reads at most, to find a text in their paths."""
 
 
 class Conditions(TypedDict, total=False):
@@ -94,14 +96,17 @@ class LedgerReader(UploadQueries):
         return _merged(found, self._receipts_like(all_instances, limit, **given))[:limit]
 
     def iter_uploads(
-        self, *, newest_first: bool = False, **conditions: Unpack[Conditions]
+        self, *, newest_first: bool = False, before: int | None = None, **conditions: Unpack[Conditions]
     ) -> Iterator[Upload]:
-        """Like `uploads`, but reads one page at a time, so that memory use is bounded."""
+        """Like `uploads`, but reads one page at a time, so that memory use is bounded.
+
+        With `newest_first`, `before` leaves out those whose ids are not lower.
+        """
         given: Any = {name: value for name, value in conditions.items() if value is not None}
         all_instances = given.pop("all_instances", False)
         matching = self._matching.make(self, all_instances, None, **given)
         receipts = partial(self._receipts_like, all_instances, PAGE, newest_first=newest_first, **given)
-        return self._pages(matching, receipts, newest_first=newest_first)
+        return self._pages(matching, receipts, newest_first=newest_first, after=before)
 
     def iter_in_states(self, states: Collection[State]) -> Iterator[Upload]:
         """The uploads in any of the states, read one page at a time, so that memory use is bounded."""
@@ -132,6 +137,53 @@ class LedgerReader(UploadQueries):
         return self._first(
             "find the oldest pending upload", query.order_by(uploads.discovered_at, uploads.id)
         )
+
+    def oldest(self, state: State) -> Upload | None:
+        """The upload of the state that is due first; at the catalog gate, or without one, none is."""
+        query = self._select(self._is_queued(state)).order_by(self._uploads.due_at)
+        return self._first("find the oldest upload of a state", query)
+
+    def latest(self, state: State, limit: int) -> list[Upload]:
+        """The uploads of the state that is due last, which is what came into it last, latest first."""
+        query = self._select(self._is_queued(state)).order_by(self._uploads.due_at.desc())
+        found = self._fetch("list what came into a state last", query.limit(limit))
+        receipts = self._receipts_like(False, limit, state=state, newest_first=True)
+        return sorted(_merged(found, receipts), key=lambda upload: upload.changed_at, reverse=True)[:limit]
+
+    def page(
+        self,
+        limit: int,
+        *,
+        before: int | None = None,
+        text: str | None = None,
+        **conditions: Unpack[Conditions],
+    ) -> tuple[list[Upload], int | None]:
+        """At most `limit` uploads that meet every condition, newest first, and where the next page begins.
+
+        Only ids below `before` are listed, and with `text` only paths that contain it, in any case. A page
+        reads no more than `MAX_SEARCHED` rows, so one with a `text` may have few uploads or none. The next
+        page is that before the id that is returned; None if there is no other.
+        """
+        found: list[Upload] = []
+        last = before
+        uploads = self.iter_uploads(newest_first=True, before=before, **conditions)
+        for number, upload in enumerate(uploads):
+            if len(found) == limit or number == MAX_SEARCHED:
+                return found, last
+            last = upload.id
+            if text is None or text.casefold() in upload.path.casefold():
+                found.append(upload)
+        return found, None
+
+    def error_counts(self) -> list[tuple[str | None, State, int, int]]:
+        """The live uploads that have an error, by code and state: how many, and the newest one's id."""
+        uploads = self._uploads
+        query: Any = uploads.select(
+            uploads.error_code, uploads.state, fn.COUNT(uploads.id), fn.MAX(uploads.id)
+        ).where(self._in_instance, self._is_live, uploads.last_error.is_null(False))
+        with self.database.operation("count the errors"):
+            rows = query.group_by(uploads.error_code, uploads.state).tuples()
+            return [(code, State(state), int(count), int(newest)) for code, state, count, newest in rows]
 
     def last_errors(self, limit: int) -> list[Upload]:
         """The live uploads that have an error, the one with the latest event first."""
@@ -166,13 +218,9 @@ class LedgerReader(UploadQueries):
         since = {}
         if (oldest := self.oldest_pending()) is not None:
             since[State.PENDING] = oldest.discovered_at
-        uploads = self._uploads
         for state in (State.VERIFIED, State.PUBLISHED):
-            query: Any = uploads.select(uploads.changed_at).where(self._is_queued(state))
-            with self.database.operation("find the oldest upload of a state"):
-                found: datetime | None = query.order_by(uploads.due_at).limit(1).scalar()
-            if found is not None:
-                since[state] = found
+            if (first := self.oldest(state)) is not None:
+                since[state] = first.changed_at
         return since
 
     def counts_by_instance(self) -> dict[str, dict[State, int]]:
@@ -415,13 +463,19 @@ class LedgerReader(UploadQueries):
         return time
 
     def _pages(
-        self, query: Any, receipts: Callable[..., list[Upload]] | None, *, newest_first: bool = False
+        self,
+        query: Any,
+        receipts: Callable[..., list[Upload]] | None,
+        *,
+        newest_first: bool = False,
+        after: int | None = None,
     ) -> Iterator[Upload]:
-        """The uploads of a query, with those of `receipts`, which takes the id `after` which they follow."""
+        """The uploads of a query and those of `receipts`, which both follow the id `after` in its order."""
         number = self._uploads.id
         query = query.order_by(number.desc() if newest_first else number).limit(PAGE)
-        rest, after = query, None
         while True:
+            is_next: Any = number < after if newest_first else number > after
+            rest = query if after is None else query.where(is_next)
             # In this order: an upload that is folded meanwhile is found in the second.
             pages = [self._fetch("list uploads", rest), receipts(after=after) if receipts else []]
             # What follows a full page may belong before the end of the other one.
@@ -434,7 +488,6 @@ class LedgerReader(UploadQueries):
             yield from (
                 upload for upload in found if (upload.id >= after if newest_first else upload.id <= after)
             )
-            rest = query.where(number < after if newest_first else number > after)
 
     def _receipts_like(
         self,

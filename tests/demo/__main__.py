@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -33,13 +34,15 @@ LONGEST_SECONDS = 90
 def main() -> int:
     """Play the demo once."""
     parser = argparse.ArgumentParser(prog="python -m tests.demo", description=__doc__.partition("\n")[0])
-    parser.add_argument("--keep", action="store_true", help="leave the directory and say where it is")
+    parser.add_argument(
+        "--keep", action="store_true", help="keep the status page up until Ctrl-C, and leave the directory"
+    )
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, _interrupt)
     console = Console(highlight=False)
     try:
         with _directory(console, keep=options.keep) as root:
-            return _play(console, DemoSetup(root))
+            return _play(console, DemoSetup(root), keep=options.keep)
     except StartError as exc:
         console.print(str(exc), style="red", markup=False)
         return 1
@@ -48,15 +51,19 @@ def main() -> int:
         return 130
 
 
-def _play(console: Console, setup: DemoSetup) -> int:
+def _play(console: Console, setup: DemoSetup, *, keep: bool) -> int:
     started = time.monotonic()
     with console.status("Making two source videos …"):
         setup.prepare()
-    verdicts, trouble = _act(console, setup)
-    seconds = time.monotonic() - started
-    if _is_good(console, verdicts, trouble):
-        console.print(f"It took {seconds:.0f} s.")
-        return 0
+    with ExitStack() as stack:
+        endpoint = stack.enter_context(s3_server(setup.log("s3")))
+        verdicts, trouble = _act(console, setup, endpoint)
+        seconds = time.monotonic() - started
+        if _is_good(console, verdicts, trouble):
+            console.print(f"It took {seconds:.0f} s.")
+            if keep:
+                _keep_up(console, setup, endpoint)
+            return 0
     console.print(f"Failed after {seconds:.0f} s. {trouble or ''}", style="red", markup=False)
     for name in ("compressor", "daemon"):
         words = last_lines(setup.log(name))
@@ -64,21 +71,25 @@ def _play(console: Console, setup: DemoSetup) -> int:
     return 1
 
 
-def _act(console: Console, setup: DemoSetup) -> tuple[list[Verdict], str | None]:
+def _daemon(setup: DemoSetup, endpoint: str) -> AbstractContextManager[subprocess.Popen[str]]:
+    environment = setup.daemon_environment(endpoint)
+    return running("watcher", "run", log=setup.log("daemon"), environment=environment, directory=setup.state)
+
+
+def _keep_up(console: Console, setup: DemoSetup, endpoint: str) -> None:
+    """Run the daemon again until it ends or Ctrl-C is pressed."""
+    with _daemon(setup, endpoint) as daemon, suppress(KeyboardInterrupt):
+        console.print(f"The status page stays up until Ctrl-C: {setup.status_page}", soft_wrap=True)
+        daemon.wait()
+
+
+def _act(console: Console, setup: DemoSetup, endpoint: str) -> tuple[list[Verdict], str | None]:
     """Run everything to its end; returns what was found, and what went wrong with the run itself."""
     renditions = list(setup.renditions())
     with ExitStack() as stack:
-        endpoint = stack.enter_context(s3_server(setup.log("s3")))
         console.print(f"S3 is at {endpoint}, the daemon watches {setup.completed}.", soft_wrap=True)
-        daemon = stack.enter_context(
-            running(
-                "watcher",
-                "run",
-                log=setup.log("daemon"),
-                environment=setup.daemon_environment(endpoint),
-                directory=setup.state,
-            )
-        )
+        daemon = stack.enter_context(_daemon(setup, endpoint))
+        console.print(f"Its status page is {setup.status_page}", soft_wrap=True)
         compressor = stack.enter_context(
             running("tests.compressor", *setup.compressor_arguments(), log=setup.log("compressor"))
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from db import sqlite_url
 from tests.compressor.sources import make_large_source, make_source
+from tests.support.ports import free_address
 
 BUCKET = "demo"
 INSTANCE = "demo"
@@ -45,6 +46,8 @@ class DemoSetup:
     """Everything below `root`."""
 
     root: Path
+    address: str = field(default_factory=free_address)
+    """Where the daemon serves its status page."""
     videos: tuple[Video, ...] = field(
         default_factory=lambda: (
             Video("my_video.mp4", seconds=3),
@@ -56,6 +59,11 @@ class DemoSetup:
     def completed(self) -> Path:
         """The directory that the compressor writes into and the daemon watches."""
         return self.root / "completed"
+
+    @property
+    def status_page(self) -> str:
+        """The URL of the daemon's status page."""
+        return f"http://{self.address}/"
 
     @property
     def aside(self) -> Path:
@@ -119,7 +127,7 @@ class DemoSetup:
             "AWS_REGION": "ap-south-1",
             "AWS_ACCESS_KEY_ID": "demo-access-key",
             "AWS_SECRET_ACCESS_KEY": "demo-secret-key",
-            "METRICS_ADDRESS": "",
+            "HTTP_ADDRESS": self.address,
             "LOG_FORMAT": "json",
         }
 

@@ -197,7 +197,7 @@ def test_idle_connections_take_no_descriptors_from_uploads(
     settings: MakeSettings, server: S3Server, video: bytes, files_at_stake: FilesAtStake
 ) -> None:
     chosen = settings(RESCAN_SECONDS=86400, METRICS_ADDRESS=free_address())
-    host, _, port = chosen.metrics_address.rpartition(":")
+    host, _, port = chosen.served_address.rpartition(":")
     few = ("prlimit", f"--nofile={DESCRIPTORS}:{DESCRIPTORS}")
     with going_well(chosen, through=few) as daemon, ExitStack() as stack:
         for _ in range(IDLE):

@@ -133,7 +133,7 @@ def most_memory(daemon: DaemonProcess) -> int:
 
 def sample(settings: Settings, name: str) -> float:
     """One metric without labels."""
-    with urlopen(f"http://{settings.metrics_address}/metrics", timeout=30) as answer:
+    with urlopen(f"http://{settings.served_address}/metrics", timeout=30) as answer:
         lines = answer.read().decode().splitlines()
     return next(float(line.split()[1]) for line in lines if line.startswith(f"video_uploader_{name} "))
 

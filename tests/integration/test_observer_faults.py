@@ -40,7 +40,7 @@ def chosen(settings: MakeSettings) -> Settings:
 
 def scrape(settings: Settings) -> dict[str, float]:
     """The daemon's metrics without labels."""
-    with urlopen(f"http://{settings.metrics_address}/metrics", timeout=10) as answer:
+    with urlopen(f"http://{settings.served_address}/metrics", timeout=10) as answer:
         lines = answer.read().decode().splitlines()
     samples = dict(line.rsplit(" ", 1) for line in lines if line[0] != "#")
     return {name.removeprefix("video_uploader_"): float(value) for name, value in samples.items()}

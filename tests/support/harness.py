@@ -39,10 +39,11 @@ def settings_for(directory: str, s3_url: str, **changes: Any) -> Settings:
         "AWS_ENDPOINT_URL": s3_url,
         "INSTANCE_ID": "test",
         "RELEASE_AFTER_SECONDS": 0,
-        "METRICS_ADDRESS": "",
         # Tests must not depend on how full this machine's disk is.
         "DISK_PRESSURE_PERCENT": 100,
     }
+    if "METRICS_ADDRESS" not in changes:
+        values["HTTP_ADDRESS"] = ""
     return Settings(**values | changes)
 
 

@@ -25,7 +25,6 @@ from watcher.stages.object_origin import warn_of_unknown_objects
 from watcher.supervision.background_thread import Worker, stop_all
 from watcher.supervision.sd_notify import SystemdNotifier
 from watcher.telemetry import configure_logging
-from watcher.telemetry.metrics_server import MetricsServer
 
 log = structlog.get_logger()
 
@@ -57,7 +56,8 @@ class Daemon:
     """Runs an application until a signal or a thread that keeps failing stops it.
 
     `signals` receives the numbers of signals: SIGHUP reloads the settings, any other signal stops the daemon.
-    `record_settings` is called with those in effect, at the start and after each reload.
+    `record_settings` is called with those in effect, at the start and after each reload. `status` says how it
+    is doing.
     """
 
     def __init__(
@@ -79,7 +79,6 @@ class Daemon:
         self._reload_settings = reload_settings
         self._record_settings = record_settings
         self._clock = clock
-        self._metrics_server = MetricsServer(app.context.metrics, app.settings.metrics_address)
         self._template = make_path_template(app.settings)
         callbacks = Callbacks(
             notice_file=app.settler.check,
@@ -97,7 +96,7 @@ class Daemon:
             supervisor=app.supervisor,
             metrics=app.context.metrics,
         )
-        self._status = DaemonStatus(
+        self.status = DaemonStatus(
             app, observer, observer_failure=lambda: self._observer_supervisor.failure_reason
         )
         self._first_scan_succeeded = False
@@ -130,8 +129,7 @@ class Daemon:
             with suppress(DatabaseError):
                 app.catalog_thread.republisher.warn_of_unrecorded()
         app.supervisor.on_reason_to_stop(lambda: self._signals.put(WAKE))
-        self._status.register_gauges()
-        self._metrics_server.start()
+        self.status.register_gauges()
         app.store_health.start()
         app.abandoned_multiparts.start(then=self._start_uploads)
         app.scan_scheduler.on_full_scan(self._after_full_scan)
@@ -209,7 +207,7 @@ class Daemon:
 
     def _publish_status(self) -> None:
         """Send readiness, status and watchdog to systemd, and a heartbeat to the ledger."""
-        status = self._status.summary(is_ready=self._is_ready)
+        status = self.status.summary(is_ready=self._is_ready)
         if self._sole_instance.conflict is not None:
             status = f"{self._sole_instance.conflict} {status}"
         if not self._is_ready and self._first_scan_succeeded:
@@ -217,21 +215,21 @@ class Daemon:
             give_back()
             log.info("daemon_ready")
             self._notifier.ready(status)
-        elif self._is_ready or self._status.stalls:
+        elif self._is_ready or self.status.stalls:
             self._notifier.status(status)
         else:
             self._notifier.starting(status)
         stalls = self._app.supervisor.liveness.stalled()
-        if stalls and stalls != self._status.stalls:
+        if stalls and stalls != self.status.stalls:
             log.error("daemon_stalled", stalls=stalls)
-        self._status.stalls = stalls
+        self.status.stalls = stalls
         if not stalls:
             self._notifier.watchdog()
         self._heartbeat("running" if self._is_ready else "starting")
 
     def _heartbeat(self, phase: str) -> None:
         try:
-            self._sole_instance.heartbeat(self._status.report(phase))
+            self._sole_instance.heartbeat(self.status.report(phase))
         except DatabaseError as exc:
             log.debug("heartbeat_unrecorded", reason=str(exc))
             for runner in self._app.runners.values():
@@ -247,7 +245,7 @@ class Daemon:
         else:
             self._apply_settings(fresh)
         self._app.scan_scheduler.request("")
-        self._notifier.ready(self._status.summary(is_ready=self._is_ready))
+        self._notifier.ready(self.status.summary(is_ready=self._is_ready))
 
     def _apply_settings(self, fresh: Settings) -> None:
         app = self._app
@@ -284,7 +282,6 @@ class Daemon:
         optional = (app.context.invalidator, app.catalog_thread, app.orphans)
         workers += [worker for worker in optional if worker is not None]
         in_time &= stop_all(workers, STOP_SECONDS)
-        self._metrics_server.stop()
         self._heartbeat("stopped")
         log.info("daemon_stopped", in_time=in_time)
         return in_time

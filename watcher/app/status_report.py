@@ -15,6 +15,7 @@ from watcher.app.wiring import Application
 from watcher.detection import TreeObserver
 from watcher.errors import Failure
 from watcher.telemetry import Metrics
+from watcher.telemetry.history import History
 from watcher.telemetry.metrics import LedgerGauges
 
 log = structlog.get_logger()
@@ -47,6 +48,8 @@ class DaemonStatus:
         self._observer_failure = observer_failure
         self._rates = _Rates(app.context.metrics, clock)
         self.stalls: list[str] = []
+        self.phase = "starting"
+        self.history = History()
 
     def register_gauges(self) -> None:
         """Have the metrics read their gauges here at each scrape."""
@@ -74,6 +77,8 @@ class DaemonStatus:
     def report(self, phase: str) -> Mapping[str, JSON]:
         """What the ledger keeps for `status`, which may run on any machine."""
         app = self._app
+        self.phase = phase
+        self.history.record(*self._rates.totals())
         return {
             "phase": phase,
             "ledger": app.ledger.instance,
@@ -213,7 +218,7 @@ class _Rates:
         self._samples: deque[tuple[float, float, float]] = deque()
 
     def current(self) -> Mapping[str, JSON]:
-        now = (self._clock(), self._total("sent_bytes"), self._total("published_uploads"))
+        now = (self._clock(), *self.totals())
         self._samples.append(now)
         while now[0] - self._samples[0][0] > RATE_SECONDS:
             self._samples.popleft()
@@ -223,6 +228,10 @@ class _Rates:
             "bytes_per_second": round((now[1] - first[1]) / seconds),
             "published_per_minute": round(60 * (now[2] - first[2]) / seconds, 1),
         }
+
+    def totals(self) -> tuple[float, float]:
+        """The bytes sent and the publications since the start."""
+        return self._total("sent_bytes"), self._total("published_uploads")
 
     def _total(self, name: str) -> float:
         return self._metrics.registry.get_sample_value(f"video_uploader_{name}_total") or 0.0

@@ -16,6 +16,7 @@ import structlog
 import typer
 
 from db import migrate
+from watcher import http
 from watcher.app import (
     Application,
     Daemon,
@@ -29,6 +30,7 @@ from watcher.app.factories import make_storage_config
 from watcher.app.known_dialect import keep_dialect
 from watcher.app.memory import limit_heaps
 from watcher.app.settings_record import record_settings
+from watcher.app.status_report import DaemonStatus
 from watcher.cli.database import require_up_to_date
 from watcher.cli.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE, CommandError
 from watcher.cli.ledger_access import daemon_lock, env_files_of
@@ -94,7 +96,8 @@ def run(
             notifier.stopping("Stopping: it had not started")
             log.info("stop_requested", signal=signals.get())
             return
-        stopped_in_time = daemon.run()
+        with _serving(app, daemon.status):
+            stopped_in_time = daemon.run()
         exit_code = EXIT_OK if app.supervisor.reason_to_stop is None else EXIT_FAILED
         if not stopped_in_time:
             _exit_now(exit_code)
@@ -143,6 +146,18 @@ def _warn_of_settings(settings: Settings, env_files: Sequence[str]) -> None:
         log.warning("setting_unused", name=unused.name, reason=unused.reason)
     for doubt in doubtful_settings(*env_files):
         log.warning("setting_doubtful", name=doubt.name, place=doubt.place, reason=doubt.reason)
+
+
+@contextmanager
+def _serving(app: Application, status: DaemonStatus) -> Iterator[None]:
+    """Serve the status over HTTP during a `with` block, if `HTTP_ADDRESS` is set."""
+    address, hosts = app.settings.served_address, app.settings.http_hosts
+    if not address:
+        yield
+        return
+    site = http.Site(http.Source(app, status))
+    with http.HttpServer(http.make_application(site, address, hosts or ()), address, close=site.live.close):
+        yield
 
 
 def _run_once(app: Application, signals: queue.SimpleQueue[int]) -> None:

@@ -3,6 +3,7 @@ from .doctor import check_host
 from .dry_run import open_planner
 from .installation import Installation, InstallationError, installed_files, uninstall
 from .next_step import describe_gate, describe_next_step
+from .story import Storyteller, UploadStory
 
 __all__ = [
     "Audit",
@@ -10,6 +11,8 @@ __all__ = [
     "Installation",
     "InstallationError",
     "Issue",
+    "Storyteller",
+    "UploadStory",
     "check_host",
     "describe_gate",
     "describe_next_step",

@@ -18,8 +18,8 @@ from watcher.settings.model import CONFLICT, Settings
 from watcher.settings.types import stripped
 from watcher.telemetry.redaction import redact
 
-_MAY_BE_EMPTY = frozenset({"METRICS_ADDRESS", "POSTGRES_PASSWORD"})
-"""Without an address no metrics are served; an empty password means trust authentication."""
+_MAY_BE_EMPTY = frozenset({"HTTP_ADDRESS", "METRICS_ADDRESS", "POSTGRES_PASSWORD"})
+"""Without an address nothing is served over HTTP; an empty password means trust authentication."""
 
 
 def _holds_secret(annotation: object) -> bool:

@@ -318,9 +318,18 @@ class Settings(BaseSettings):
         ge=1,
         le=36500,
     )
-    metrics_address: types.Address = setting(
-        "Address that `/metrics` is served on; empty: not served.", "host:port, or empty", "127.0.0.1:9108"
+    http_address: types.Address = setting(
+        "Address of the HTTP server: status page, `/metrics`, `/healthz`, `/readyz`, `/api/`; empty: none. "
+        "It asks for no password.",
+        "host:port, or empty",
+        "127.0.0.1:9108",
     )
+    http_hosts: types.HostNames | None = setting(
+        "Names by which the HTTP server may be asked for, such as that of a proxy before it, besides "
+        "`localhost` and its address. Requests for other names are refused.",
+        "host names separated by commas",
+    )
+    metrics_address: types.Address | None = setting("Earlier name of `HTTP_ADDRESS`.", "host:port, or empty")
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], types.UpperCase] = setting(
         "Lowest severity that is logged.", "DEBUG, INFO, WARNING, ERROR or CRITICAL", "INFO"
     )
@@ -372,6 +381,11 @@ class Settings(BaseSettings):
     def ledger_instance(self) -> str:
         """The instance that owns the ledger rows: this daemon, or all daemons of a shared directory."""
         return f"shared:{self.completed_dir}" if self.shared_directory else self.instance
+
+    @property
+    def served_address(self) -> str:
+        """``HTTP_ADDRESS``, or its earlier name ``METRICS_ADDRESS``; empty for no HTTP server."""
+        return self.http_address if self.metrics_address is None else self.metrics_address
 
     @property
     def bandwidth(self) -> float | None:
@@ -435,6 +449,12 @@ def _conflicts(values: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
     transition = {"LIFECYCLE_TRANSITION_DAYS", "LIFECYCLE_TRANSITION_CLASS"}
     if len(missing := transition - given.keys()) == 1:
         yield _conflict(missing.pop(), "it is missing; allowed: both days and class, or neither")
+    addresses = [given[name] for name in ("HTTP_ADDRESS", "METRICS_ADDRESS") if name in given]
+    if len(set(addresses)) == 2:
+        yield _conflict(
+            "METRICS_ADDRESS",
+            "it is the earlier name of HTTP_ADDRESS, which differs; allowed: one of the two",
+        )
     names_postgresql = not given.keys().isdisjoint(map(str.upper, POSTGRES_FIELDS))
     url = given.get("DATABASE_URL", "postgres" if names_postgresql else "")
     on_postgresql = url.startswith("postgres")

@@ -190,6 +190,7 @@ KmsKey = Annotated[str, _matches(r"[A-Za-z0-9:/_-]{1,2048}", "it is not a key's 
 HostName = Annotated[
     str, _matches(r"(?!-)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})+", "it is not a host name")
 ]
+HostNames = Annotated[_List, _all_match(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", "is not a host name")]
 DistributionId = Annotated[str, _matches(r"[A-Za-z0-9]{1,64}", "it is not a distribution's id")]
 Bucket = Annotated[str, _matches(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "it is not a bucket name")]
 Prefix = Annotated[

@@ -16,6 +16,8 @@ from tests.support.query_plans import explain
 ROWS = 20_000
 """Enough for PostgreSQL to prefer an index to a scan."""
 
+VIDEO = "40000000-0000-4000-8000-000000000000"
+
 
 @pytest.fixture
 def empty(address: DatabaseAddress) -> Iterator[Database]:
@@ -70,6 +72,15 @@ def frequent_queries(ledger: Ledger) -> dict[str, tuple[Callable[[], object], se
         "next due, none is": (lambda: ledger.next_due(State.PUBLISHED, horizon=RETENTION), {"uploads_due"}),
         "the oldest at the gate": (ledger.awaiting_row_since, {"uploads_awaiting_since"}),
         "the oldest pending": (ledger.oldest_pending, {"uploads_pending"}),
+        "the oldest of a state": (lambda: ledger.oldest(State.PUBLISHED), {"uploads_due"}),
+        "the latest of a state": (lambda: ledger.latest(State.RELEASED, 500), {"uploads_due"}),
+        "the uploads of a video": (
+            lambda: next(ledger.iter_uploads(newest_first=True, video_id=VIDEO), None),
+            {"uploads_of_video"},
+        ),
+        "a page of uploads": (lambda: ledger.page(50, before=9_000), {"primary key"}),
+        "a search": (lambda: ledger.page(50, before=9_000, text="x"), {"primary key"}),
+        "the errors by code": (ledger.error_counts, {"uploads_with_error"}),
         "how many are at the gate": (
             ledger.count_awaiting_row,
             {"uploads_awaiting_since", "uploads_awaiting_row"},

@@ -152,6 +152,8 @@ WRONG = {
     "KEEP_LOCAL": "perhaps",
     "PRUNE_DIRECTORIES_AFTER_DAYS": "0",
     "RECEIPTS_KEEP_DAYS": "0",
+    "HTTP_ADDRESS": "9108",
+    "HTTP_HOSTS": "a b",
     "METRICS_ADDRESS": "9108",
     "LOG_LEVEL": "LOUD",
     "LOG_FORMAT": "xml",
@@ -219,6 +221,8 @@ RIGHT = {
     "KEEP_LOCAL": "true",
     "PRUNE_DIRECTORIES_AFTER_DAYS": "30",
     "RECEIPTS_KEEP_DAYS": "365",
+    "HTTP_ADDRESS": "127.0.0.1:9",
+    "HTTP_HOSTS": "uploader.example,status",
     "METRICS_ADDRESS": "127.0.0.1:9",
     "LOG_LEVEL": "ERROR",
     "LOG_FORMAT": "json",
@@ -338,6 +342,21 @@ def test_a_malformed_url_is_refused_without_repeating_its_password(
 def test_a_metrics_address_without_a_possible_port_and_host_is_refused(given: Given, value: str) -> None:
     given.environment(METRICS_ADDRESS=value)
     assert given.problems()[0].startswith("METRICS_ADDRESS: ")
+
+
+def test_the_earlier_name_of_the_http_address_stays_an_alias(given: Given) -> None:
+    assert given.settings().served_address == "127.0.0.1:9108"
+    assert given.environment(METRICS_ADDRESS="").settings().served_address == ""
+    assert given.environment(METRICS_ADDRESS="[::1]:1").settings().served_address == "[::1]:1"
+    given.environment(HTTP_ADDRESS="[::1]:1", METRICS_ADDRESS="[::1]:1")
+    assert given.settings().served_address == "[::1]:1"
+
+
+def test_two_different_http_addresses_are_refused(given: Given) -> None:
+    given.environment(HTTP_ADDRESS="127.0.0.1:1", METRICS_ADDRESS="")
+    assert given.problems() == [
+        "METRICS_ADDRESS: it is the earlier name of HTTP_ADDRESS, which differs; allowed: one of the two"
+    ]
 
 
 @pytest.mark.parametrize("value", ["127.0.0.1:1", "[::1]:65535", "localhost:9108"])

@@ -1,0 +1,1 @@
+"""The status page in a real Chromium: what a person sees."""
