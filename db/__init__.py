@@ -3,8 +3,9 @@
 Independent of S3 and of `watcher`.
 """
 
-from db.catalog import Catalog, NoCatalog, OwnCatalog
-from db.compressor_table import MAX_ZONE_DIFFERENCE, CompressorTable
+from db.catalog.compressor_table import MAX_ZONE_DIFFERENCE, CompressorTable
+from db.catalog.own_catalog import Catalog, NoCatalog, OwnCatalog
+from db.catalog.publications import Look, MissingRows, Publication, Publications
 from db.connection_url import sqlite_url
 from db.database import Database, open_database
 from db.errors import (
@@ -30,7 +31,6 @@ from db.migration import (
     unusable_tables,
 )
 from db.models import QUALITIES, SMALL_BYTES
-from db.publications import Look, MissingRows, Publication, Publications
 from db.records import (
     JSON,
     Admission,

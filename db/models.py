@@ -139,7 +139,7 @@ QUALITY_CHECKS = (
 
 
 class PublicationRow(Model):
-    """Which row of the compressor's catalog shows which object (`db.publications`)."""
+    """Which row of the compressor's catalog shows which object (`db.catalog.publications`)."""
 
     row_id = CanonicalUuidField(primary_key=True)
     upload = BigIntegerField(column_name="upload_id")
@@ -151,7 +151,7 @@ class PublicationRow(Model):
 
 
 class OrphanRow(Model):
-    """Since when an upload's object has been without catalog rows (`db.publications.MissingRows`)."""
+    """Since when an upload's object has been without catalog rows (`db.catalog.publications.MissingRows`)."""
 
     upload = BigIntegerField(column_name="upload_id", primary_key=True)
     """An upload or, once it is released, a receipt."""
@@ -178,7 +178,7 @@ SIGHTINGS = "catalog_row_sightings"
 
 
 class SightingRow(Model):
-    """The place of a compressor's row in the order of its video's rows (`db.compressor_table`)."""
+    """The place of a compressor's row in the order of its video's rows (`db.catalog.compressor_table`)."""
 
     row_id = CanonicalUuidField(primary_key=True)
     video_id = CanonicalUuidField()

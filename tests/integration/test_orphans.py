@@ -301,7 +301,7 @@ def test_a_look_is_bounded_rounds_in_a_thread_of_its_own_that_resume_after_an_er
     harness = make_catalog_harness(DELETE_ORPHANS=True)
     released = [release(harness, rows, video, f"{number}_720p.mp4") for number in range(6)]
     rows.delete(*(row for _, row in released))
-    monkeypatch.setattr("db.publications.WINDOW", 1)
+    monkeypatch.setattr("db.catalog.publications.WINDOW", 1)
     monkeypatch.setattr(orphans, "BATCH", 2)
     found, table = orphans_of(harness), orphans_of(harness)._catalog.table
     shown_urls, asked, threads, done = table.shown_urls, list[int](), set[str](), threading.Event()
@@ -338,7 +338,7 @@ def test_a_look_that_a_restart_interrupts_continues_where_it_was(
     harness = make_catalog_harness()
     released = [release(harness, rows, video, f"{number}_720p.mp4") for number in range(3)]
     rows.delete(*(row for _, row in released))
-    monkeypatch.setattr("db.publications.WINDOW", 1)
+    monkeypatch.setattr("db.catalog.publications.WINDOW", 1)
     monkeypatch.setattr(orphans, "WINDOWS", 1)
     begun: list[int] = []
     for _ in range(4):

@@ -41,7 +41,7 @@ LOSS_STANDS_AFTER = timedelta(days=1)
 BATCH = 500
 """A round ends with so many candidates, or more by less than a window of the ledger."""
 WINDOWS = 20
-"""A round reads so many windows of the ledger (`db.publications.WINDOW`) at most."""
+"""A round reads so many windows of the ledger (`db.catalog.publications.WINDOW`) at most."""
 MAX_FAILURES = 3
 """A round in which so many objects could not be deleted, and none was, ends; it continues after a backoff."""
 PATIENCE_SECONDS = 600.0

@@ -152,7 +152,7 @@ def test_without_a_catalog_nothing_is_written_and_all_goes_on(database: Database
 def test_the_rows_of_a_bucket_are_read_page_by_page(
     ledger: Ledger, catalog: OwnCatalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("db.catalog.PAGE", 2)
+    monkeypatch.setattr("db.catalog.own_catalog.PAGE", 2)
     for number in range(5):
         catalog.announce(
             enqueue(ledger, f"v/{number}_720p.mp4"),

@@ -80,7 +80,7 @@ def test_a_row_without_times_is_older_than_any(rows: CatalogRows, table: Compres
 def test_the_rows_of_a_bucket_are_read_page_by_page(
     rows: CatalogRows, table: CompressorTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("db.catalog.PAGE", 2)
+    monkeypatch.setattr("db.catalog.own_catalog.PAGE", 2)
     shown = {rows.insert("x", "720p", url=f"https://bucket.example/v%_/{number}") for number in range(5)}
     rows.insert("x", "720p", url="https://bucket.example/vxx/1")
     assert [row.id for row in table.rows_with_url_prefix("https://bucket.example/v%_/")] == sorted(shown)

@@ -49,7 +49,7 @@ NEEDS_COMPRESSOR = ("CompressorTable.", "Publications.")
 
 def every_statement() -> set[str]:
     """The names of all statements of the package."""
-    modules = [import_module(f"db.{found.name}") for found in pkgutil.iter_modules(db.__path__)]
+    modules = [import_module(found.name) for found in pkgutil.walk_packages(db.__path__, "db.")]
     classes = {owner for module in modules for _, owner in inspect.getmembers(module, inspect.isclass)}
     members = [member for owner in classes for member in vars(owner).values()]
     return {member.make.__qualname__ for member in members if isinstance(member, Statement)}

@@ -9,7 +9,7 @@ from typing import Any
 
 from peewee import SQL, Case, Entity, NodeList, chunked, fn
 
-from db.catalog import PAGE, iter_with_url_prefix
+from db.catalog.own_catalog import PAGE, iter_with_url_prefix
 from db.connection_url import SNAPSHOT
 from db.database import Database
 from db.errors import LockNotAvailableError
