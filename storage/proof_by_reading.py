@@ -12,7 +12,7 @@ from urllib.parse import quote
 import structlog
 
 from storage import checksums
-from storage.aws.response_parsing import required, unquoted
+from storage.aws.response_parsing import required, unquoted, version
 from storage.bucket.documents import key_prefix
 from storage.config import StorageConfig
 from storage.dialect import (
@@ -151,8 +151,9 @@ def compares_checksums(crt: CrtClient, config: StorageConfig) -> bool:
         headers = [(CRC, WRONG_CHECKSUM), *_options(crt, config)]
         if dialect.takes(SDK_ALGORITHM, "PutObject"):
             headers.append((SDK_ALGORITHM, "CRC64NVME"))
+        sending = Request("PutObject", "PUT", key, "try a wrong checksum on", "", tuple(headers), CONTENT)
         try:
-            crt.call(Request("PutObject", "PUT", key, "try a wrong checksum on", "", tuple(headers), CONTENT))
+            stored = crt.call(sending)
         except StorageError as exc:
             if exc.code in _MISMATCH_CODES:
                 dialect.accept(COMPARISON)
@@ -162,7 +163,7 @@ def compares_checksums(crt: CrtClient, config: StorageConfig) -> bool:
             dialect.learn(COMPARISON, f"{exc.said}, to a small object that would have told")
             return False
         dialect.learn(COMPARISON, "It stored an object with a wrong checksum")
-        _clear_up(crt, Request("DeleteObject", "DELETE", key, "remove"))
+        _remove(crt, key, stored)
         return False
 
     return dialect.find_out(COMPARISON, ask)
@@ -210,7 +211,7 @@ class _CheckedUpload:
         self._upload = self._etag = ""
         self._number = 1
         self._part_checksum = _RIGHT_CHECKSUM
-        self._is_complete = False
+        self._completed: Mapping[str, Any] | None = None
 
     def believed(self) -> str:
         """What the server believed that is not so; empty if nothing. Raises `StorageError`."""
@@ -235,8 +236,8 @@ class _CheckedUpload:
 
     def clear_up(self) -> None:
         """Abort the upload, or remove what was made of it."""
-        if self._is_complete:
-            _clear_up(self._crt, Request("DeleteObject", "DELETE", self._key, "remove"))
+        if self._completed is not None:
+            _remove(self._crt, self._key, self._completed)
         elif self._upload:
             _clear_up(self._crt, Request("AbortMultipartUpload", "DELETE", self._key, _PURPOSE, self._upload))
 
@@ -280,8 +281,8 @@ class _CheckedUpload:
         inner = "".join(value for _, value in self._taken(operation, told))
         body = _part_list(self._etag, self._number, inner)
         taken = self._taken(operation, headers)
-        self._crt.call(Request(operation, "POST", self._key, _PURPOSE, self._upload, taken, body))
-        self._is_complete = True
+        completing = Request(operation, "POST", self._key, _PURPOSE, self._upload, taken, body)
+        self._completed = self._crt.call(completing)
 
     def _taken(self, operation: str, headers: Headers) -> tuple[tuple[str, str], ...]:
         return tuple(each for each in headers if self._crt.dialect.takes(each[0], operation))
@@ -297,14 +298,15 @@ def makes_etags_of_md5s(crt: CrtClient, config: StorageConfig, feature: str) -> 
     def ask() -> bool:
         key = _probe_key(config)
         options = tuple(_options(crt, config))
-        etag = (_etag_of_put if feature == PUT_ETAG else _etag_of_multipart)(crt, key, options)
+        made = (_put if feature == PUT_ETAG else _put_in_parts)(crt, key, options)
+        etag = unquoted(_look(crt, key).get("ETag"))
         digest = checksums.md5(CONTENT)
         is_digest = etag in (digest.hex(), checksums.multipart_etag([digest]))
         if is_digest:
             dialect.accept(feature)
         else:
             dialect.learn(feature, f"It made the ETag {etag} of an object whose MD5 is {digest.hex()}")
-        _clear_up(crt, Request("DeleteObject", "DELETE", key, "remove"))
+        _remove(crt, key, made)
         return is_digest
 
     return dialect.find_out(feature, ask)
@@ -320,16 +322,16 @@ def keeps_objects(crt: CrtClient, config: StorageConfig) -> bool:
     def ask() -> bool:
         key = _probe_key(config)
         options = tuple(_options(crt, config))
-        _put(crt, key, options)
+        made = [_put(crt, key, options)]
         try:
-            _put(crt, key, (*options, ("If-None-Match", "*")))
+            made.append(_put(crt, key, (*options, ("If-None-Match", "*"))))
         except StorageError as exc:
             if exc.status != HTTPStatus.PRECONDITION_FAILED:
                 raise
             dialect.accept(HEEDED_IF_NONE_MATCH)
             return True
         finally:
-            _clear_up(crt, Request("DeleteObject", "DELETE", key, "remove"))
+            _remove(crt, key, *made)
         dialect.learn(HEEDED_IF_NONE_MATCH, "It replaced an object despite If-None-Match.")
         return False
 
@@ -345,30 +347,39 @@ def _options(crt: CrtClient, config: StorageConfig) -> list[tuple[str, str]]:
     return [(name, value) for name, value in option_headers(config) if crt.dialect.takes(name, "PutObject")]
 
 
-def _clear_up(crt: CrtClient, request: Request) -> None:
+def _remove(crt: CrtClient, key: str, *made: Mapping[str, Any]) -> None:
+    """Remove an object, and in a bucket with versions those that the answers in `made` name.
+
+    A version that may not be removed is hidden, as any object is there that is removed without naming one.
+    """
+    removing = Request("DeleteObject", "DELETE", key, "remove")
+    versions = [found for answer in made if (found := version(answer.get("VersionId")))]
+    queries = [f"versionId={quote(found, safe='')}" for found in versions]
+    if not queries or not all(_clear_up(crt, replace(removing, query=query)) for query in queries):
+        _clear_up(crt, removing)
+
+
+def _clear_up(crt: CrtClient, request: Request) -> bool:
     """Remove what was made to find something out; a failure is only logged, because that is known by then."""
     try:
         crt.call(request)
     except StorageError as exc:
         _log.warning("probe_left", key=request.key, code=exc.code, hint=exc.hint)
+        return False
+    return True
 
 
-def _etag_of_put(crt: CrtClient, key: str, options: Headers) -> str:
-    _put(crt, key, options)
-    return _etag(crt, key)
-
-
-def _put(crt: CrtClient, key: str, options: Headers) -> None:
-    def attempt(omit: frozenset[str]) -> None:
+def _put(crt: CrtClient, key: str, options: Headers) -> Mapping[str, Any]:
+    def attempt(omit: frozenset[str]) -> Mapping[str, Any]:
         headers = crt.dialect.body_headers(
             memoryview(CONTENT), checksums.encode(checksums.crc(CONTENT)), omit
         )
-        crt.call(Request("PutObject", "PUT", key, "try to store", "", (*options, *headers), CONTENT))
+        return crt.call(Request("PutObject", "PUT", key, "try to store", "", (*options, *headers), CONTENT))
 
-    crt.dialect.negotiate("PutObject", BODY_HEADERS, attempt)
+    return crt.dialect.negotiate("PutObject", BODY_HEADERS, attempt)
 
 
-def _etag_of_multipart(crt: CrtClient, key: str, options: Headers) -> str:
+def _put_in_parts(crt: CrtClient, key: str, options: Headers) -> Mapping[str, Any]:
     purpose = "find out the ETag of"
     begun = crt.call(Request("CreateMultipartUpload", "POST", key, purpose, "uploads=", options))
     upload = f"uploadId={quote(required(begun, 'UploadId', purpose, key), safe='')}"
@@ -381,22 +392,17 @@ def _etag_of_multipart(crt: CrtClient, key: str, options: Headers) -> str:
             return required(crt.call(request), "ETag", purpose, key)
 
         part = crt.dialect.negotiate("UploadPart", {CONTENT_MD5}, attempt)
-        body = _part_list(part)
-        crt.call(Request("CompleteMultipartUpload", "POST", key, purpose, upload, body=body))
+        completing = Request("CompleteMultipartUpload", "POST", key, purpose, upload, body=_part_list(part))
+        return crt.call(completing)
     except StorageError:
         _clear_up(crt, Request("AbortMultipartUpload", "DELETE", key, purpose, upload))
         raise
-    return _etag(crt, key)
 
 
 def _part_list(etag: str, number: int = 1, inner: str = "") -> bytes:
     """The body of CompleteMultipartUpload with one part; `inner` is XML about it."""
     part = f"<Part><PartNumber>{number}</PartNumber><ETag>{html.escape(etag)}</ETag>{inner}</Part>"
     return f"<CompleteMultipartUpload>{part}</CompleteMultipartUpload>".encode()
-
-
-def _etag(crt: CrtClient, key: str) -> str:
-    return unquoted(_look(crt, key).get("ETag"))
 
 
 def _look(crt: CrtClient, key: str, headers: tuple[tuple[str, str], ...] = ()) -> Mapping[str, Any]:

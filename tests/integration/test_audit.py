@@ -426,9 +426,10 @@ def test_what_rows_show_and_the_ledger_does_not_know_is_told(
     harness = make_compressor_harness()
     publish(harness, compressor, PATH, video)
     harness.step(State.PUBLISHED)
-    uploads = harness.app.context.database.tables.uploads
+    tables = harness.app.context.database.tables
     with harness.app.context.database.transaction():
-        uploads.delete().execute()
+        tables.publications.delete().execute()
+        tables.uploads.delete().execute()
     (finding,) = audited(harness)
     assert (finding.issue, finding.key, finding.is_open) == (Issue.UNRECORDED, KEY, False)
     assert "older ledger" in finding.detail

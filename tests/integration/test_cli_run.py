@@ -161,6 +161,6 @@ def test_the_daemon_serves_what_the_ledger_says_and_is_seen_to_run(copied_comman
             process.kill()
     assert process.returncode == 0
     assert 'video_uploader_uploads{state="rejected"} 1.0' in samples
-    assert 'video_uploader_stage_paused{stage="upload"} 0.0' in samples
+    assert 'video_uploader_stage_paused{stage="scan"} 0.0' in samples
     assert [sample for sample in samples if sample.startswith("video_uploader_settling_files ")]
     assert copied_command("status", "--json").json()["running"] is False

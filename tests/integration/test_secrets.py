@@ -65,7 +65,10 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("db", "migrate"),
     ("db", "status"),
     ("db", "status", "--json"),
+    ("systemd", "install", "--dry-run"),
+    ("systemd", "uninstall", "--dry-run"),
 )
+GROUPS = {"bucket", "db", "systemd"}
 BROKEN_STAGE = """
 import watcher.stages.upload
 
@@ -195,7 +198,7 @@ def test_every_command_is_among_those_tried() -> None:
     every = {
         (name, *below)
         for name in REGISTERED
-        for below in ([(one,) for one in loaded(name).commands] if name in {"bucket", "db"} else [()])
+        for below in ([(one,) for one in loaded(name).commands] if name in GROUPS else [()])
     }
-    tried = {arguments[: 2 if arguments[0] in {"bucket", "db"} else 1] for arguments in COMMANDS}
+    tried = {arguments[: 2 if arguments[0] in GROUPS else 1] for arguments in COMMANDS}
     assert tried | {("run",)} == every

@@ -12,6 +12,7 @@ import pytest
 from storage import (
     BucketAdmin,
     CheckResult,
+    ObjectStore,
     Outcome,
     StorageConfig,
     check_storage,
@@ -21,6 +22,7 @@ from storage.anonymous_http import AnonymousHttp
 from storage.bucket.documents import DesiredBucket
 from storage.checks.connectivity import BASICS
 from storage.checks.probe_object import CONTENT, ProbeObject
+from storage.proof_by_reading import keeps_objects
 from tests.support.certificates import Certificate
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, no_fault, s3_error
 from tests.support.s3_server import REGION, S3Server, config_for
@@ -114,6 +116,24 @@ def test_on_a_bucket_with_versions_no_version_of_the_probe_stays(
     s3.client().put_bucket_versioning(Bucket=ready, VersioningConfiguration={"Status": "Enabled"})
     assert check(config_for(proxy.url, ready))["DeleteObject"].outcome is Outcome.OK
     assert leftovers(s3, ready) == []
+
+
+@pytest.mark.parametrize("may_remove", [True, False])
+def test_on_a_bucket_with_versions_nothing_that_was_tried_out_stays(
+    s3: S3Server, proxy: FaultProxy, ready: str, may_remove: bool
+) -> None:
+    """A version that may not be removed is hidden behind a delete marker."""
+    s3.client().put_bucket_versioning(Bucket=ready, VersioningConfiguration={"Status": "Enabled"})
+    if not may_remove:
+        denied = answering(lambda request: "versionId=" in request.path, s3_error(403, "AccessDenied"))
+        proxy.fault = denied
+    config = config_for(proxy.url, ready)
+    with ObjectStore(config) as store:
+        assert store.makes_etags_of_md5s()
+        assert keeps_objects(store._crt, config)
+        store.compares_checksums()
+    assert "Contents" not in s3.client().list_objects_v2(Bucket=ready)
+    assert (leftovers(s3, ready) == []) is may_remove
 
 
 def test_versions_that_may_not_be_removed_are_reported(
