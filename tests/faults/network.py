@@ -31,6 +31,7 @@ class Trouble:
 
     `code` is the one that failed attempts are logged under (None: there are several). Where it
     `may_go_unseen` sending the request again has mended it alone, if it struck no request twice in a row.
+    Where `is_away` no connection can be made: that is one fact, and not one of each file.
     """
 
     fault: Fault
@@ -38,6 +39,7 @@ class Trouble:
     code: str | None = None
     settings: Mapping[str, object] = field(default_factory=dict)
     may_go_unseen: bool = False
+    is_away: bool = False
 
     @property
     def name(self) -> str:
@@ -64,7 +66,7 @@ PASSING: Final = (
 """They end by themselves after so many requests."""
 
 LASTING: Final = (
-    Trouble(Refused(), code="connection"),
+    Trouble(Refused(), code="connection", is_away=True),
     Trouble(Cut(), code="connection"),
     Trouble(BlackHole(), code="timeout", settings=IMPATIENT),
 )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from tests.faults.mounts import Mount, small_disk
 from tests.support.bucket_contents import keys
 from tests.support.daemon_process import command, rows
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request
-from tests.support.harness import VIDEO_ID, settings_for
+from tests.support.harness import VIDEO_ID, ledger_file, settings_for
 from tests.support.s3_server import S3Server
 from watcher.settings.model import Settings
 
@@ -34,6 +36,13 @@ def disk(place: str) -> Iterator[Mount]:
 
 def on(disk: Mount, proxy: FaultProxy, **changes: Any) -> Settings:
     return settings_for(disk.path, proxy.url, **changes)
+
+
+def empty_log(settings: Settings) -> None:
+    """Empty the log of the ledger's SQLite, which can be written over on a full disk as well."""
+    with closing(sqlite3.connect(ledger_file(settings))) as connection:
+        (busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    assert not busy
 
 
 @pytest.mark.fault("disk full under the ledger and the videos")
@@ -77,6 +86,7 @@ def test_a_disk_that_fills_up_in_the_middle_of_an_upload_only_delays(
         answer = forward()
         if request.action == action and len(filled) < 1 and proxy.actions.count("PutObject"):
             filled.append(request.action)
+            empty_log(settings)
             disk.fill()
             files_at_stake.inject()
         return answer

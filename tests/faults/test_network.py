@@ -108,7 +108,10 @@ def test_trouble_that_lasts_is_survived_until_it_is_over(
         daemon.expect("upload_verified")
         injection = wire.inject(trouble.fault, trouble.requests)
         put_all(files_at_stake, settings, video)
-        daemon.expect("attempt_failed", count=settings.upload_concurrency, code=trouble.code)
+        if trouble.is_away:
+            daemon.expect("store_away", code=trouble.code)
+        else:
+            daemon.expect("attempt_failed", count=settings.upload_concurrency, code=trouble.code)
         files_at_stake.inject(injection.injected)
         wire.relieve()
         files_at_stake.over()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
@@ -44,7 +45,9 @@ def test_another_database_is_never_taken_for_the_compressors(
     environment = {"DATABASE_URL": "", "CATALOG": "", "POSTGRES_HOST": server, "POSTGRES_USER": "postgres"}
     with running_daemon(beside, environment=environment) as daemon:
         files_at_stake.inject()
-        assert daemon.wait(30) != 0
+        daemon.expect("start_waiting")
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
     assert b"lambrk" in daemon.raw
     state = os.path.dirname(beside.completed_dir)
     assert [name for name in os.listdir(state) if "sqlite" in name] == []

@@ -17,7 +17,7 @@ from tests.faults.going_well import going_well, states
 from tests.support.catalog_rows import CatalogRows
 from tests.support.daemon_process import running_daemon
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, no_fault
-from tests.support.harness import BUCKET, VIDEO_ID, MakeSettings
+from tests.support.harness import BUCKET, VIDEO_ID, MakeSettings, ledger_file
 from tests.support.video_files import padded
 from watcher.filesystem.quarantine_names import quarantine_name
 from watcher.settings.model import Settings
@@ -32,10 +32,6 @@ def beside(settings: MakeSettings, rows: CatalogRows) -> Settings:
     """A daemon beside the compressor, which no later scan helps."""
     add_video(rows.url, BYSTANDERS)
     return settings(DATABASE_URL=rows.url, CATALOG="compressor", RESCAN_SECONDS=86400)
-
-
-def ledger_file(settings: Settings) -> str:
-    return settings.ledger_url.removeprefix("sqlite://")
 
 
 @pytest.mark.fault("device number of all copies changed, as after a boot")

@@ -47,6 +47,11 @@ def settings_for(directory: str, s3_url: str, **changes: Any) -> Settings:
     return Settings(**values | changes)
 
 
+def ledger_file(settings: Settings) -> str:
+    """The file of a ledger on SQLite."""
+    return settings.ledger_url.removeprefix("sqlite://")
+
+
 @dataclass
 class Harness:
     """The application, and what a test does with it."""
