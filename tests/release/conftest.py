@@ -51,11 +51,14 @@ class Release:
             return [str(program / "python3"), str(program / "video-uploader")]
         told(sys.executable, "-m", "venv", target)
         archive = {"wheel": self.wheel, "sdist": self.sdist}[kind]
-        told(target / "bin/pip", "install", "-q", "--no-index", f"--find-links={self.wheels}", archive)
+        offline = ("--no-index", "--no-compile", f"--find-links={self.wheels}")
+        told(target / "bin/pip", "install", "-q", *offline, archive)
         return [str(target / "bin/video-uploader")]
 
     def deb(self) -> Path:
         """The Debian package; the test is skipped where none can be made or run."""
+        if made := list((self.place / "deb").glob("*.deb")):
+            return made[0]
         if shutil.which("dpkg-deb") is None:
             pytest.skip("dpkg-deb is not installed")
         minor = f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tarfile
 import tomllib
 import zipfile
@@ -37,6 +38,16 @@ def test_wheel_and_sdist_bring_along_what_is_installed_beside_the_program(releas
     expected |= {manual.PATH, *(f"watcher/share/completions/{name}" for name in completions)}
     assert expected - in_sdist == set()
     assert expected - in_wheel == set()
+
+
+def test_the_debian_package_has_the_documents_that_its_readme_links_to(
+    release: Release, tmp_path: Path
+) -> None:
+    told("dpkg-deb", "-x", release.deb(), tmp_path)
+    readme = tmp_path / "usr/share/doc/video-uploader/README.md"
+    links = re.findall(r"\]\(([^):#\s]+)[^):\s]*\)", readme.read_text(encoding="utf-8"))
+    assert len(links) > 10
+    assert [link for link in links if not (readme.parent / link).exists()] == []
 
 
 @pytest.mark.parametrize("kind", ["wheel", "sdist", "deb"])
