@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types pytest coverage long conformance beside browser screenshots large slow-line systemd-test deb bench bench-quick faults faults-once soak clean
+.PHONY: demo test lint types pytest coverage long conformance beside browser screenshots large slow-line systemd-test deb release-check bench bench-quick faults faults-once soak clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m tests.demo $(if $(KEEP),--keep)
@@ -67,6 +67,10 @@ systemd-test: $(VENV)/.installed
 deb: $(VENV)/.installed
 	packaging/build-deb $(BIN)/python build
 
+# The wheel, the sdist and the Debian package, each on a bare Python with a real video, in about two minutes.
+release-check: $(VENV)/.installed
+	$(BIN)/python -m pytest -rs tests/release $(PYTEST_ARGS)
+
 # The daemon beside s5cmd, rclone, the AWS CLI and a line in a shell, on a sink of its own that gcc compiles (Debian's
 # gcc, libc6-dev, libssl-dev, inotify-tools), and what it costs to wait, to start and to grow; the results go into
 # benchmarks/results and docs/performance.md. ONLY=large,small runs some of its parts, REPEATS= fewer rounds, SHARE=0.1
@@ -79,10 +83,10 @@ bench: $(VENV)/.installed
 bench-quick: $(VENV)/.installed
 	$(BIN)/python -m benchmarks --quick $(if $(ONLY),--only $(ONLY))
 
-# Every fault, under the real daemon, and a table of what came of it, which is put into README.md if it is whole.
+# Every fault, under the real daemon, and a table of what came of it, which is put into docs/reliability.md if it is whole.
 FAULTS := -m pytest -n 2 --dist worksteal -m fault tests/faults tests/integration
 faults: $(VENV)/.installed
-	ANY_ORDER_EXAMPLES=200 $(BIN)/python $(FAULTS) --fault-table README.md $(PYTEST_ARGS)
+	ANY_ORDER_EXAMPLES=200 $(BIN)/python $(FAULTS) --fault-table docs/reliability.md $(PYTEST_ARGS)
 
 # Every fault once, in five minutes; the flood is a smaller one.
 faults-once: $(VENV)/.installed

@@ -14,7 +14,7 @@ from watcher.telemetry.redaction import redact
 
 
 class FailureKind(StrEnum):
-    """The three kinds of failures; the README has a table of what happens after each."""
+    """The three kinds of failures; docs/reliability.md has a table of what happens after each."""
 
     TRANSIENT = "transient"
     ENVIRONMENT = "environment"

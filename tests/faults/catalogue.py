@@ -1,4 +1,4 @@
-"""Every fault that is injected, by its name, in the order of the table in the README."""
+"""Every fault that is injected, by its name, in the order of the table in docs/reliability.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The outcome of each fault as a row of a table, and that table in the README."""
+"""The outcome of each fault as a row of a table, and that table in docs/reliability.md."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A pytest plugin: each fault test names the fault that it injects, and the run ends with a table of them.
 
-``--each-fault-once`` runs one test of every fault; ``--fault-table README`` writes the table there,
+``--each-fault-once`` runs one test of every fault; ``--fault-table FILE`` writes the table there,
 if every fault of the catalogue was injected and nothing failed.
 """
 
@@ -131,6 +131,6 @@ class FaultTable:
         if missing or not self._is_good:
             terminalreporter.line(f"{target} keeps its table: not every fault was injected and survived.")
             return
-        readme = Path(target)
-        readme.write_text(put_into(readme.read_text(), table))
+        document = Path(target)
+        document.write_text(put_into(document.read_text(), table))
         terminalreporter.line(f"The table is in {target}.")

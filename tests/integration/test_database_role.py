@@ -1,4 +1,4 @@
-"""The role that the README grants suffices, and may do nothing else to the compressor's table; and TLS."""
+"""The documented role suffices, and may do nothing else to the compressor's table; and TLS."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from watcher.app.wiring import open_application
 
 pytestmark = pytest.mark.long
 
-README = Path(__file__).parents[2] / "README.md"
+DOCUMENT = Path(__file__).parents[2] / "docs/compressor.md"
 ROLE, PASSWORD = "video_uploader", "change-me"
 PATH = f"{VIDEO_ID}/good_720p.mp4"
 
@@ -48,20 +48,20 @@ SHAPE = (
 )
 
 
-def granted_in_readme() -> list[str]:
-    """The statements of the README's one block of SQL."""
-    (block,) = re.findall(r"^```sql\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+def documented_grants() -> list[str]:
+    """The statements of the document's one block of SQL."""
+    (block,) = re.findall(r"^```sql\n(.*?)^```$", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
     return [statement.strip() for statement in block.split(";") if statement.strip()]
 
 
 @pytest.fixture
 def compressor(postgres: PostgresServer) -> Iterator[Compressor]:
-    """A compressor in whose database the README's statements were executed."""
+    """A compressor in whose database the documented statements were executed."""
     with ExitStack() as after:
         after.callback(postgres.execute, sql.SQL("DROP ROLE IF EXISTS video_uploader"))
         made = after.enter_context(compressor_on(postgres))
         with psycopg.connect(made.url) as connection:
-            for statement in granted_in_readme():
+            for statement in documented_grants():
                 connection.execute(statement.encode())
         yield made
 
@@ -171,7 +171,7 @@ def executed(compressor: Compressor, *statements: str) -> None:
 def test_doctor_tries_whether_the_role_may_migrate_and_its_remedy_suffices(
     compressor: Compressor, settings: MakeSettings, server: S3Server, harm: list[str]
 ) -> None:
-    """As `run` would; nothing of the trial stays. The remedy is the README's, with the present names."""
+    """As `run` would; nothing of the trial stays. The remedy has the present names."""
     executed(compressor, *harm)
     place = os.path.dirname(settings().completed_dir)
     command = Command(place, server.url, {"DATABASE_URL": url_of_role(compressor)})

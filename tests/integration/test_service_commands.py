@@ -48,7 +48,7 @@ def offline_command(offline_command: Command) -> Command:
 def installed(place: str, offline_command: Command) -> Installed:
     """Makes a unit whose state directory belongs to `USER`; returns the environment in which it is found."""
 
-    def make(load_state: str = "loaded", **environment: str) -> Environment:
+    def make(load_state: str = "loaded", user: str = "root", **environment: str) -> Environment:
         os.chmod(place, 0o755)
         state, completed, programs = (os.path.join(place, name) for name in ("service", "videos", "programs"))
         for directory in (state, completed, programs):
@@ -64,7 +64,7 @@ def installed(place: str, offline_command: Command) -> Installed:
             "LoadState": load_state,
             "ExecStart": f"{{ path=/x ; argv[]=/x --env-file {env_file} run ; ignore_errors=no ; pid=0 }}",
             "Environment": " ".join(f'"{name}={value}"' for name, value in environment.items()),
-            "User": "root",
+            "User": user,
             "StateDirectory": os.path.relpath(state, "/var/lib"),
             "WorkingDirectory": f"!{state}",
         }
@@ -97,6 +97,18 @@ def test_what_root_makes_belongs_to_the_service(
     assert made
     owners = {os.stat(os.path.join(place, "service", name)).st_uid for name in made}
     assert owners == {pwd.getpwnam(USER).pw_uid}
+
+
+def test_before_its_first_start_its_state_directory_is_made_as_systemd_makes_it(
+    offline_command: Command, installed: Installed, place: str
+) -> None:
+    """So `doctor` and `db migrate` can be the first commands after the installation."""
+    found = installed(user=USER)
+    state = os.path.join(place, "service")
+    os.rmdir(state)
+    assert offline_command("db", "migrate", **found).code == 0
+    made = os.stat(state)
+    assert (made.st_uid, stat.S_IMODE(made.st_mode)) == (pwd.getpwnam(USER).pw_uid, 0o700)
 
 
 @pytest.mark.parametrize("arguments", [("--no-service", "config"), ("--env-file", "other.env", "config")])

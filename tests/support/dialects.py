@@ -32,7 +32,7 @@ _IMPLIES: Final = (501, "NotImplemented", NOT_IMPLEMENTED)
 
 @dataclass(frozen=True)
 class Dialect:
-    """A provider's name as in the README's table, its quirks, their sources, and what is only assumed."""
+    """A provider's name as in docs/s3.md, its quirks, their sources, and what is only assumed."""
 
     provider: str
     quirks: Quirks

@@ -12,6 +12,7 @@ import pwd
 import re
 import shlex
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Final
 
@@ -41,8 +42,8 @@ class Service:
     def become(self) -> pwd.struct_passwd:
         """Give this process, which is root's, the service's user, environment and working directory.
 
-        The user is the owner of the state directory, whoever the unit names since it was made. Raises
-        `CommandError`.
+        The user is the owner of the state directory, whoever the unit names since it was made. Before the
+        first start it is made as systemd would make it. Raises `CommandError`.
         """
         try:
             account = self._account()
@@ -66,7 +67,12 @@ class Service:
         try:
             return pwd.getpwuid(os.stat(self.state_directory).st_uid)
         except FileNotFoundError:
-            return pwd.getpwnam(self.user)
+            account = pwd.getpwnam(self.user)
+            # Where it cannot be made, the command says what it cannot do without.
+            with suppress(OSError):
+                os.mkdir(self.state_directory, 0o700)
+                os.chown(self.state_directory, account.pw_uid, account.pw_gid)
+            return account
 
 
 def installed_service() -> Service | None:

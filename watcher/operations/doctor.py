@@ -135,7 +135,7 @@ def _schema(settings: Settings, database: Database, pending: list[str]) -> Check
 
 
 def _grants(settings: Settings, database: Database) -> str:
-    """What an administrator must execute: the README's statements with the present names."""
+    """What an administrator must execute: the statements of docs/compressor.md with the present names."""
     role, schema = current_role(database), settings.database_schema
     statements = [
         f"CREATE SCHEMA IF NOT EXISTS {schema} AUTHORIZATION {role};",

@@ -43,7 +43,7 @@ KINDS = ("transient", "environment", "object")
 
 
 class Metrics:
-    """The metrics of one daemon, in a registry of their own; names are documented in the README.
+    """The metrics of one daemon, in a registry of their own; names are documented in docs/metrics.md.
 
     The standard ones of its process are among them (`process_*`). Labelled counters begin at 0.
     """

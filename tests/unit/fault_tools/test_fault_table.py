@@ -1,14 +1,14 @@
-"""The README's table of faults has a row for each that there is, and each did no harm."""
+"""The documented table of faults has a row for each that there is, and each did no harm."""
 
 from pathlib import Path
 
 from tests.faults.catalogue import FAULTS
 from tests.faults.outcomes import found_in
 
-README = Path(__file__).parents[3] / "README.md"
+DOCUMENT = Path(__file__).parents[3] / "docs/reliability.md"
 
 
-def test_the_readme_tells_of_every_fault_that_it_did_no_harm() -> None:
-    rows = found_in(README.read_text())
+def test_the_document_tells_of_every_fault_that_it_did_no_harm() -> None:
+    rows = found_in(DOCUMENT.read_text())
     assert [row.fault for row in rows] == list(FAULTS)
     assert [row for row in rows if not row.is_good] == []

@@ -1,4 +1,4 @@
-"""The error policy: the README's table of the three kinds of errors, line by line."""
+"""The error policy: the table of the three kinds of errors in docs/reliability.md, line by line."""
 
 from __future__ import annotations
 

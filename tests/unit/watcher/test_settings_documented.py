@@ -1,24 +1,12 @@
-"""The README's table of settings is the code's."""
+"""docs/settings.md has the settings of the code."""
 
 import re
-from pathlib import Path
 
+from tests.support.settings_table import BEGIN, DOCUMENT, END, with_table
+from watcher.app.daemon import RELOADABLE
 from watcher.settings.model import Settings
-from watcher.settings.report import format_default
 
-README = Path(__file__).parents[3] / "README.md"
-DERIVED = {"COMPLETED_DIR": "required"}
-
-
-def settings_table() -> list[str]:
-    """The table that the README must have, a line a row; ``python -m`` this module prints it."""
-    rows = []
-    for field, info in Settings.model_fields.items():
-        name = field.upper()
-        default = DERIVED.get(name) or (f"`{shown}`" if (shown := format_default(field)) else "")
-        cells = (f"`{name}`", default, info.description or "")
-        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return ["| name | default | meaning |", "| --- | --- | --- |", *rows]
+README = DOCUMENT.parents[1] / "README.md"
 
 
 def test_every_setting_has_a_meaning_and_says_what_is_allowed() -> None:
@@ -29,12 +17,21 @@ def test_every_setting_has_a_meaning_and_says_what_is_allowed() -> None:
         assert info.json_schema_extra["allowed"], name
 
 
-def test_the_readme_documents_name_default_and_meaning_of_every_setting() -> None:
-    section = re.search(r"^## Settings$(.*?)(?=^## |\Z)", README.read_text(), re.MULTILINE | re.DOTALL)
-    assert section, "README.md has no heading '## Settings'"
-    documented = [line for line in section[1].splitlines() if line.startswith("|")]
-    assert documented == settings_table()
+def test_the_document_has_name_default_and_meaning_of_every_setting() -> None:
+    """`python -m tests.support.settings_table` writes them."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    assert BEGIN in text
+    assert END in text
+    assert text == with_table(text)
 
 
-if __name__ == "__main__":
-    print("\n".join(settings_table()))
+def test_the_document_names_what_needs_no_restart() -> None:
+    section = DOCUMENT.read_text(encoding="utf-8").partition("\n## Changes without a restart\n")[2]
+    assert set(re.findall(r"`([A-Z_]+)`", section)) == {name.upper() for name in RELOADABLE}
+
+
+def test_the_settings_of_the_readme_exist() -> None:
+    section = README.read_text(encoding="utf-8").partition("\n## Settings\n")[2].partition("\n## ")[0]
+    named = re.findall(r"`([A-Z_0-9]{3,})`", "".join(re.findall(r"^\| `.*?\|", section, re.MULTILINE)))
+    assert len(named) == 12
+    assert {name.lower() for name in named} <= set(Settings.model_fields)

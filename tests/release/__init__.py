@@ -1,0 +1,1 @@
+"""What is released: the wheel, the sdist and the Debian package."""
