@@ -39,14 +39,18 @@ from db.records import (
     InstanceReport,
     Progress,
     Proof,
+    Turn,
     Upload,
     UploadEvent,
 )
 from db.services import DialectFinding, Invalidation, Invalidations, ServerDialects
 from db.state_counts import OUTCOME_PERIODS, Outcomes
 from db.states import TRANSITIONS, State
+from db.steering import HELD, HELD_FOR, Left, Orders, Pause, Steering
 
 __all__ = [
+    "HELD",
+    "HELD_FOR",
     "JSON",
     "MAX_ZONE_DIFFERENCE",
     "MIGRATIONS",
@@ -72,18 +76,23 @@ __all__ = [
     "Ledger",
     "LedgerError",
     "LedgerReader",
+    "Left",
     "LockNotAvailableError",
     "Look",
     "MissingRows",
     "NoCatalog",
+    "Orders",
     "Outcomes",
     "OwnCatalog",
+    "Pause",
     "Progress",
     "Proof",
     "Publication",
     "Publications",
     "ServerDialects",
     "State",
+    "Steering",
+    "Turn",
     "UnknownUploadError",
     "Upload",
     "UploadEvent",

@@ -16,7 +16,6 @@ from peewee import SQL, fn
 
 from db.errors import ClaimLostError, IllegalTransitionError, UnknownUploadError
 from db.fields import Dialect
-from db.ledger_reader import LedgerReader
 from db.records import (
     JSON,
     Admission,
@@ -25,10 +24,12 @@ from db.records import (
     InstanceReport,
     Progress,
     Proof,
+    Turn,
     Upload,
     check_facts,
 )
 from db.states import OPEN_STATES, STOPPED_STATES, TRANSITIONS, State
+from db.turns import LedgerTurns
 from db.upload_queries import fence_of
 
 _AT_ONCE = timedelta(0)
@@ -47,7 +48,7 @@ _UNPROVEN: Mapping[str, int | None] = {
 }
 
 
-class Ledger(LedgerReader):
+class Ledger(LedgerTurns):
     """The ledger of one instance, for reading and writing.
 
     Methods that take an `Upload` raise ClaimLostError, and change nothing, if its row has changed since.
@@ -90,6 +91,7 @@ class Ledger(LedgerReader):
                     uploads.id.in_([upload.id for upload in replaced])
                 ).execute()
             inserted = self._insert.run(
+                turn=self._turn_of(video_id, quality, identity.size),
                 path=path,
                 video_id=video_id,
                 filename=filename,
@@ -173,6 +175,7 @@ class Ledger(LedgerReader):
                 "awaits_row": False,
                 "last_error": error,
                 "error_code": error_code,
+                "turn": upload.turn if to is State.PENDING else Turn.LATER.value,
             }
             if to is State.PENDING:
                 values |= _UNPROVEN
@@ -241,10 +244,13 @@ class Ledger(LedgerReader):
         horizon: timedelta,
         other_than: Collection[int] | None = None,
         small_only: bool = False,
+        playable_for: timedelta | None = None,
     ) -> list[Upload]:
         """Claim at most `limit` uploads in `state` that are due and not claimed, longest due first.
 
-        With `small_only` only those whose file has at most `SMALL_BYTES`.
+        Before them those that an operator has prioritized. With `playable_for` those come next of whose video
+        nothing is uploaded yet (`Turn`); but half of the places have, as long as there are any, those that
+        have been due for longer than that. With `small_only` only those whose file has at most `SMALL_BYTES`.
 
         With `other_than` those that became due last are claimed first, and none with these ids: an upload
         that fails often has neighbours that fail with it.
@@ -258,6 +264,8 @@ class Ledger(LedgerReader):
             # Two ranges of one index; a single condition with OR would read every row that is not due yet.
             how: dict[str, Any] = {"state": state, "now": now, "lease": lease, "other_than": other_than}
             chosen = self._claimable(limit, small_only, until=now, after=None, **how)
+            if state is State.PENDING and other_than is None:
+                chosen = self._in_turn(chosen, limit, small_only, playable_for, **how)
             if len(chosen) < limit:
                 chosen += self._claimable(
                     limit - len(chosen), small_only, until=None, after=now + horizon, **how
@@ -435,11 +443,17 @@ class Ledger(LedgerReader):
     def reschedule_published(self, retention: timedelta) -> int:
         """Make every published upload without a claim due `retention` after its publication.
 
-        For a retention that has changed. Returns how many uploads there were, without those that another
-        session has locked: what becomes due is checked against the retention anyway.
+        For a retention that has changed; what an operator wants released stays due. Returns how many uploads
+        there were, without those that another session has locked: what becomes due is checked against the
+        retention anyway.
         """
         uploads = self._uploads
-        waiting = self._in_instance & (uploads.state == State.PUBLISHED) & uploads.claimed_until.is_null()
+        waiting = (
+            self._in_instance
+            & (uploads.state == State.PUBLISHED)
+            & uploads.claimed_until.is_null()
+            & (uploads.turn != Turn.BY_HAND.value)
+        )
         if self.database.dialect is Dialect.POSTGRESQL:
             due: Any = uploads.published_at + SQL("%s", (retention,))
         else:
@@ -514,25 +528,6 @@ class Ledger(LedgerReader):
         self._state_counts.add_up(self.now())
 
     # Fenced writes
-
-    def _claimable(
-        self,
-        limit: int,
-        small_only: bool,
-        *,
-        now: datetime,
-        lease: timedelta,
-        other_than: Collection[int] | None,
-        **due: Any,
-    ) -> list[Upload]:
-        result = self._select_claimable.run(
-            limit,
-            small_only,
-            **due,
-            other_than=None if other_than is None else list(other_than),
-            **dict(zip(("now", "far", "own_far"), self._limits_of_claims(now, lease), strict=True)),
-        )
-        return list(self.records(result.rows))
 
     def _wait(
         self, upload: Upload, now: datetime, values: Mapping[str, Any], reason: str, code: str

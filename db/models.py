@@ -28,7 +28,7 @@ from peewee import (
 )
 
 from db.fields import CanonicalUuidField, CompactUuidField, UtcTimeField
-from db.records import UPLOAD_COLUMNS, UploadColumns
+from db.records import UPLOAD_COLUMNS, Turn, UploadColumns
 from db.states import ENDED_STATES, State
 
 _M = TypeVar("_M", bound=Model)
@@ -111,6 +111,22 @@ class StateCountRow(Model):
     size = BigIntegerField(constraints=[SQL("DEFAULT 0")])
     entered_at = UtcTimeField(null=True)
     """When they came into the state; known of what was published, failed or was rejected lately."""
+
+
+class HoldRow(Model):
+    """A path whose file is not uploaded until an operator ends that."""
+
+    instance = TextField()
+    path = TextField()
+    held_at = UtcTimeField()
+
+
+class OrderRow(Model):
+    """What an operator asks of every daemon (`db.steering`)."""
+
+    name = TextField(primary_key=True)
+    detail = TextField()
+    given_at = UtcTimeField()
 
 
 class ServerDialectRow(Model):
@@ -282,6 +298,8 @@ class Tables:
     sightings: type[SightingRow]
     dialects: type[ServerDialectRow]
     state_counts: type[StateCountRow]
+    holds: type[HoldRow]
+    orders: type[OrderRow]
     compressor_rows: type[CompressorRow]
 
 
@@ -339,6 +357,8 @@ def bind(database: peewee.Database, schema: str | None, catalog_schema: str | No
         sightings,
         bound(ServerDialectRow, "server_dialects", primary_key=CompositeKey("endpoint", "bucket", "feature")),
         bound(StateCountRow, "state_counts"),
+        bound(HoldRow, "holds", primary_key=CompositeKey("instance", "path")),
+        bound(OrderRow, "orders"),
         bound(CompressorRow, "video_qualities", schema=catalog_schema),
     )
 
@@ -364,6 +384,10 @@ def _index_uploads(uploads: type[UploadRow]) -> None:
     uploads.add_index(*by_due_time, where=past_gate, name="uploads_due")
     is_small = past_gate & (uploads.size <= SQL(str(SMALL_BYTES)))
     uploads.add_index(*by_due_time, where=is_small, name="uploads_due_small")
+    # Literals, as in the query: SQLite finds a partial index by its very condition.
+    is_first = past_gate & (uploads.turn < SQL(str(Turn.LATER.value)))
+    by_turn = (uploads.instance, uploads.state, uploads.turn, uploads.due_at, uploads.id)
+    uploads.add_index(*by_turn, where=is_first, name="uploads_due_first")
     uploads.add_index(*by_id, where=at_gate, name="uploads_awaiting_row")
     uploads.add_index(*by_due_time, where=at_gate, name="uploads_awaiting_since")
     uploads.add_index(uploads.instance, uploads.path, uploads.id, name="uploads_of_path")

@@ -13,6 +13,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from enum import IntEnum
 from hashlib import blake2b
 from struct import Struct
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, TypeVar
@@ -80,6 +81,18 @@ class Identity:
         return replace(self, mtime_ns=max(MIN_BIGINT, min(self.mtime_ns, MAX_BIGINT)))
 
 
+class Turn(IntEnum):
+    """When an upload has its turn among those that are due."""
+
+    BY_HAND = 0
+    """Before all others, and a published one without regard to its retention: an operator asked for it."""
+    FIRST_SMALL = 1
+    """A small file, the smallest quality of a video of which nothing is uploaded."""
+    FIRST = 2
+    """As `FIRST_SMALL`, of any size."""
+    LATER = 3
+
+
 class UploadColumns:
     """The columns of the ledger, of which `db.models` makes the table and `Upload` is the record."""
 
@@ -139,6 +152,8 @@ class UploadColumns:
     verified_at: Field[datetime | None] = UtcTimeField(null=True)
     published_at: Field[datetime | None] = UtcTimeField(null=True)
     released_at: Field[datetime | None] = UtcTimeField(null=True)
+    turn = IntegerField(default=Turn.LATER.value, constraints=[SQL("DEFAULT 3")])
+    """One of `Turn`."""
 
 
 UPLOAD_COLUMNS: Mapping[str, Any] = {
@@ -260,7 +275,7 @@ RECEIPT_COLUMNS = (
     *("path", "filename", "quality", "size", "mtime_ns", "ctime_ns", "inode", "device", "checksum", "etag"),
     *("expected_etag", "confirmed_by", "object_key", "url", "discovered_at", "verified_at", "published_at"),
     *("released_at", "changed_at", "due_at", "bytes_sent", "claim", "catalog_row_id", "catalog_row_at"),
-    *("version_id", "attempts", "finding", "part_size", "last_error", "error_code", "awaits_row"),
+    *("version_id", "attempts", "finding", "part_size", "last_error", "error_code", "awaits_row", "turn"),
 )
 """The columns of a receipt's content, in order: new ones at the end, because what is written stays."""
 

@@ -12,6 +12,7 @@ from db.fields import Dialect
 from db.models import SMALL_BYTES
 from db.records import (
     UPLOAD_COLUMNS,
+    Turn,
     Upload,
     UploadEvent,
     hash_text,
@@ -128,6 +129,13 @@ class UploadQueries:
         # Waits for a concurrent transaction that releases the live upload, and sees its result.
         return query.for_update() if self.database.dialect is Dialect.POSTGRESQL else query
 
+    @statement("look up the uploads of a video")
+    def _others_of_video(self, *, video_id: Any) -> Any:
+        uploads = self._uploads
+        counted = [State.PENDING, State.VERIFIED, State.PUBLISHED, State.RELEASED]
+        query: Any = uploads.select(uploads.id, uploads.quality, uploads.state, uploads.turn)
+        return query.where(uploads.video_id == video_id, uploads.state.in_(counted))
+
     @statement("add an upload")
     def _insert(self, **values: Any) -> Any:
         uploads = self._uploads
@@ -139,6 +147,7 @@ class UploadQueries:
         self,
         limit: int,
         small_only: bool,
+        turn: int | None,
         *,
         state: Any,
         after: Any,
@@ -152,6 +161,8 @@ class UploadQueries:
         if small_only:
             # A literal, or SQLite would not find the partial index `uploads_due_small`.
             query = query.where(uploads.size <= SQL(str(SMALL_BYTES)))
+        if turn is not None:
+            query = query.where(uploads.turn < SQL(str(Turn.LATER.value)), uploads.turn == SQL(str(turn)))
         if other_than is not None:
             query = query.where(uploads.id.not_in(other_than))
             order = (uploads.due_at.desc(), uploads.id.desc())
@@ -446,9 +457,23 @@ class Receipts:
         for row in self._lock_receipt.run(number=upload_id).rows:
             upload, _ = self._unpack(row)
             if upload.instance == self.instance and not self._lock_upload.run(number=upload_id).rows:
-                values = {name: getattr(upload, name) for name in UPLOAD_COLUMNS}
-                self._uploads.insert(values).execute()
-                self._count(-1, -upload.size)
+                self._restore(upload)
+
+    def keep_numbers(self) -> None:
+        """Make the newest receipt a row of `uploads` again if no row there is newer.
+
+        For after rows were deleted: SQLite numbers new ones from the newest, whatever receipts there are.
+        """
+        rows = self._rows
+        newest: Any = rows.select(*self._columns).order_by(rows.id.desc()).limit(1)
+        for row in newest.tuples():
+            last = self._uploads.select(fn.MAX(self._uploads.id)).scalar()
+            if last is None or last < row[0]:
+                self._restore(self._unpack(row)[0])
+
+    def _restore(self, upload: Upload) -> None:
+        self._uploads.insert({name: getattr(upload, name) for name in UPLOAD_COLUMNS}).execute()
+        self._count(-1, -upload.size, instance=upload.instance)
 
     @statement("lock an upload")
     def _lock_upload(self, *, number: Any) -> Any:
@@ -502,10 +527,10 @@ class Receipts:
         ]
         return ~fn.EXISTS(of_row[0]) & ~fn.EXISTS(of_row[1])
 
-    def _count(self, number: int, size: int) -> None:
+    def _count(self, number: int, size: int, *, instance: str | None = None) -> None:
         """Count receipts and the bytes of their files, as triggers do the uploads."""
         counts, state = self.database.tables.state_counts, State.RELEASED.value
-        counts.insert(instance=self.instance, state=state, uploads=number, size=size).execute()
+        counts.insert(instance=instance or self.instance, state=state, uploads=number, size=size).execute()
 
     @staticmethod
     def _row_of(upload: Upload, events: Sequence[UploadEvent]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import errno
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from db import DatabaseError
+from db import HELD, DatabaseError
 from storage import StorageError
 from watcher.filesystem import NotOursError, RootUnavailableError, UnreadableError
 from watcher.telemetry.formatting import printable
@@ -28,6 +28,8 @@ class Code(StrEnum):
     DATABASE = "database"
     ENCODE_FAILED = "encode-failed"
     FOREIGN_OBJECT = "foreign-object"
+    HELD = HELD
+    """The reason why a pending upload is not begun: an operator holds its file."""
     IN_PACKAGE = "in-package"
     INCOMPLETE = "incomplete"
     INTERNAL = "internal"

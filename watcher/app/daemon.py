@@ -107,6 +107,7 @@ class Daemon:
         app = self._app
         freed = app.ledger.release_all_claims()
         app.ledger.reschedule_published(app.policy.retention)
+        app.context.orders.look()
         self._record_settings(self._settings)
         log.info("daemon_started", instance=app.ledger.instance, directory=app.tree.root, freed_claims=freed)
 
@@ -229,6 +230,7 @@ class Daemon:
 
     def _heartbeat(self, phase: str) -> None:
         try:
+            self._app.context.orders.look()
             self._sole_instance.heartbeat(self.status.report(phase))
         except DatabaseError as exc:
             log.debug("heartbeat_unrecorded", reason=str(exc))

@@ -17,6 +17,7 @@ from watcher.app.wiring import Application
 from watcher.detection import Reading
 from watcher.errors import Code, Failure
 from watcher.stages import StageRunner
+from watcher.stages.context import describe_pause
 from watcher.supervision.background_thread import stop_all
 
 log = structlog.get_logger()
@@ -71,6 +72,7 @@ class SinglePass:
         started_at = app.ledger.now()
         app.ledger.release_all_claims()
         app.ledger.reschedule_published(app.policy.retention)
+        app.context.orders.look()
         app.abandoned_multiparts.adopt_or_abort()
         app.settler.start()
         try:
@@ -180,6 +182,8 @@ class SinglePass:
             f"{path}: a process still has it open for writing" for path in app.settler.waiting_for_writers()
         ]
         unfinished += self._gave_up
+        if pause := app.context.orders.pause:
+            unfinished.append(f"uploads are paused {describe_pause(pause)}")
         if not self.stopped_in_time:
             unfinished.append(f"a thread did not end within {STOP_SECONDS:.0f} s; the next run continues")
         if self._interrupted:
@@ -243,6 +247,7 @@ class _Progress:
         now = self._clock()
         if now - self._counted_at >= COUNT_SECONDS:
             self._counted_at, before = now, self._counts
+            self._app.context.orders.look()
             self._app.ledger.add_up_counts()
             self._counts = self._app.ledger.counts()
             if self._counts != before:

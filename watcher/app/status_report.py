@@ -14,6 +14,7 @@ from db import JSON, OUTCOME_PERIODS, DatabaseError, LedgerReader, State, format
 from watcher.app.wiring import Application
 from watcher.detection import TreeObserver
 from watcher.errors import Failure
+from watcher.stages.context import BY_HAND, describe_pause
 from watcher.telemetry import Metrics
 from watcher.telemetry.history import History
 from watcher.telemetry.metrics import LedgerGauges
@@ -122,6 +123,8 @@ class DaemonStatus:
         if app.orphans is not None:
             failures["orphans"] = app.orphans.failure
         sentences = {name: failure.sentence for name, failure in failures.items() if failure is not None}
+        if pause := app.context.orders.pause:
+            sentences[BY_HAND] = describe_pause(pause)
         if sentence := self._observer_failure():
             sentences["observer"] = sentence
         return sentences
@@ -159,7 +162,7 @@ class DaemonStatus:
 
     def _paused(self) -> Mapping[str, bool]:
         """Whether each part of the daemon is paused, those included that are not."""
-        parts = [*self._app.breakers, "settle", "scan", "observer"]
+        parts = [*self._app.breakers, BY_HAND, "settle", "scan", "observer"]
         parts += ["catalog"] * (self._app.catalog_thread is not None)
         parts += ["orphans"] * (self._app.orphans is not None)
         failures = self.failures()

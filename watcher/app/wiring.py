@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
-from db import Database, Invalidations, Ledger, State
+from db import Database, Invalidations, Ledger, State, Steering
 from storage import NO_ANSWER_CODES, Distribution, ObjectStore, PublicCheck
 from watcher.app.factories import (
     make_catalog,
@@ -35,6 +35,7 @@ from watcher.stages import (
     Enqueuer,
     ErrorPolicy,
     Invalidator,
+    OperatorOrders,
     PublishStage,
     QuarantineRepair,
     ReceiptKeeper,
@@ -45,6 +46,7 @@ from watcher.stages import (
     StageRunner,
     UploadStage,
 )
+from watcher.stages.runner import PLAYABLE_FOR
 from watcher.supervision.background_thread import Supervisor
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.circuit_breaker import CircuitBreaker
@@ -258,6 +260,7 @@ def build_context(
         invalidator=invalidator,
         public_check=public_check,
         signals=signals,
+        orders=OperatorOrders(Steering(ledger), signals.wake_stages),
     )
 
 
@@ -348,6 +351,8 @@ def build_stages(
             batch=batch,
             small_threads=small_uploads(settings) if stage.state is State.PENDING else 0,
         )
+    if settings.upload_order == "playable":
+        runners[State.PENDING].playable_for = PLAYABLE_FOR
     publishing = runners[State.VERIFIED].breaker
     runners[State.PENDING].publisher = lambda: None if publishing.is_doubted else publish
     return runners

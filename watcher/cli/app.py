@@ -34,9 +34,20 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
         "Show everything known about a file, or about all files of a video, in chronological order.",
     ),
     "retry": (
-        "retry:retry",
+        "steering:retry",
         "Retry uploads now: stopped ones become pending, ones that wait after an error become due.",
     ),
+    "prioritize": ("steering:prioritize", "Upload a file, or all files of a video, before everything else."),
+    "pause": ("steering:pause", "Begin no upload until `resume`, on every machine that uses the ledger."),
+    "resume": ("steering:resume", "Begin uploads again after `pause`."),
+    "hold": ("steering:hold", "Do not upload a file until `unhold`."),
+    "unhold": ("steering:unhold", "Upload a held file again."),
+    "release": (
+        "steering:release",
+        "Release the local copies of published uploads now instead of after their retention.",
+    ),
+    "forget": ("steering:forget", "Have the ledger forget a file: its uploads, events and receipts."),
+    "drain": ("steering:drain", "Wait until nothing is left to upload or publish, as before a reboot."),
     "upload": ("objects:upload", "Upload one finished file, confirm the object, and print its public URL."),
     "exists": (
         "objects:exists",

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import typer
 
-from db import State, Upload
+from db import HELD, State, Upload
 from watcher.cli.exit_codes import EXIT_USAGE, CommandError
 from watcher.cli.ledger_access import open_ledger, settings_of
 from watcher.cli.output import AsJson, echo, print_json_array
@@ -43,12 +43,18 @@ def _canonical(video: str | None) -> str | None:
         raise CommandError(f"{video} is not a UUID; --video takes a video's id.", EXIT_USAGE) from exc
 
 
+def _state(upload: Upload) -> str:
+    if upload.awaits_row:
+        return "awaits-row"
+    return HELD if upload.state is State.PENDING and upload.error_code == HELD else upload.state
+
+
 def _row(upload: Upload) -> list[str]:
     done = upload.state in {State.VERIFIED, State.PUBLISHED, State.RELEASED}
     sent = upload.size if done else upload.bytes_sent
     return [
         str(upload.id),
-        "awaits-row" if upload.awaits_row else upload.state,
+        _state(upload),
         upload.quality,
         human_size(upload.size),
         f"{100 * sent // upload.size if upload.size else 100 * done} %",

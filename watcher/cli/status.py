@@ -14,16 +14,18 @@ from typing import Annotated
 
 import typer
 
-from db import JSON, OUTCOME_PERIODS, InstanceReport, Ledger, format_time
+from db import JSON, OUTCOME_PERIODS, InstanceReport, Ledger, Steering, format_time
 from watcher.cli.exit_codes import EXIT_USAGE, CommandError
 from watcher.cli.ledger_access import daemon_is_running, open_ledger, settings_of
 from watcher.cli.output import AsJson, echo, print_json, print_table
 from watcher.cli.status_all import paused_stages, print_all, summarize_all
 from watcher.operations.ignored import IgnoredListing, list_ignored
 from watcher.settings import Settings
-from watcher.telemetry import human_duration, human_size, printable
+from watcher.stages.context import BY_HAND, describe_pause
+from watcher.telemetry import human_duration, human_size, human_time, printable
 
 ERRORS_SHOWN = 5
+HELD_SHOWN = 20
 WATCH_SECONDS = 2.0
 
 
@@ -98,6 +100,8 @@ def _summary(settings: Settings, ledger: Ledger) -> dict[str, object]:
     report = ledger.instance_report()
     oldest = ledger.oldest_pending()
     waiting, overdue, since = _waiting_at_gate(settings, ledger)
+    steering = Steering(ledger)
+    pause = steering.orders().pause
     return {
         "instance": ledger.worker,
         "ledger": ledger.instance,
@@ -119,6 +123,8 @@ def _summary(settings: Settings, ledger: Ledger) -> dict[str, object]:
             "oldest_since": format_time(since) if since else None,
         },
         "orphans": _orphans(report),
+        "pause": {"at": format_time(pause.at), "reason": pause.reason} if pause else None,
+        "held": {path: format_time(at) for path, at in steering.held_paths().items()},
         "last_errors": [upload.as_dict() for upload in ledger.last_errors(ERRORS_SHOWN)],
     }
 
@@ -155,6 +161,7 @@ def _print_status(settings: Settings, ledger: Ledger) -> None:
         late = f", {overdue} for longer than CATALOG_ROW_TIMEOUT ({timeout})" if overdue else ""
         waited = human_duration(ledger.now() - since)
         echo(f"Waiting for their catalog rows: {waiting}{late}; the oldest for {waited}")
+    _print_orders(Steering(ledger), is_running=is_running)
     if kept := _orphans(report):
         echo(f"Objects whose catalog rows were deleted: {kept}; `video-uploader audit` lists them")
     if doubt := report and report.report.get("orphans_doubted"):
@@ -163,6 +170,17 @@ def _print_status(settings: Settings, ledger: Ledger) -> None:
         echo("Last errors:")
         for upload in errors:
             echo(f"  {upload.id} {upload.path} ({upload.state}): {upload.last_error}")
+
+
+def _print_orders(steering: Steering, *, is_running: bool) -> None:
+    """Print what operators have ordered; a running daemon has said that it is paused."""
+    if (pause := steering.orders().pause) and not is_running:
+        echo(f"{BY_HAND} paused: {describe_pause(pause)}")
+    held = steering.held_paths()
+    for path, since in list(held.items())[:HELD_SHOWN]:
+        echo(f"Held by hand since {human_time(since)}: {path}")
+    if len(held) > HELD_SHOWN:
+        echo(f"{len(held) - HELD_SHOWN} more files are held; --json lists them.")
 
 
 def _success_line(ledger: Ledger) -> str:

@@ -125,6 +125,11 @@ def _instances(ledger: Ledger) -> list[Instance]:
     return [Instance(report, now - report.heartbeat_at) for report in ledger.instance_reports()]
 
 
+def is_served(ledger: Ledger) -> bool:
+    """Whether a daemon on any machine works on the uploads of a ledger. Raises `db.DatabaseError`."""
+    return any(one.condition == RUNNING and one.ledger == ledger.instance for one in _instances(ledger))
+
+
 def _daemons_by_ledger(
     instances: Sequence[Instance], counts: Mapping[str, Mapping[State, int]]
 ) -> dict[str, list[str]]:

@@ -19,6 +19,7 @@ from watcher.app import Application
 from watcher.app.status_report import DaemonStatus
 from watcher.cli.status_all import summarize_all
 from watcher.operations import Storyteller, describe_next_step
+from watcher.stages.context import BY_HAND
 from watcher.telemetry import human_duration, redact
 from watcher.telemetry.transfer_progress import Snapshot
 
@@ -301,6 +302,8 @@ def _health(status: Mapping[str, Any]) -> dict[str, str]:
         return {"level": "bad", "sentence": "A thread is stuck; systemd restarts the daemon."}
     if status["database"]:
         return {"level": "bad", "sentence": "The database does not answer, and everything waits for it."}
+    if {one["part"] for one in status["paused"]} == {BY_HAND}:
+        return {"level": "attention", "sentence": f"Uploads are paused {status['paused'][0]['reason']}."}
     if status["paused"]:
         parts = ", ".join(one["part"] for one in status["paused"])
         return {"level": "bad", "sentence": f"Paused: {parts}. It resumes by itself when the cause is gone."}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from db import CatalogRow, State, Upload
 from watcher.errors import FILE_SYSTEM_CODES, Code
+from watcher.stages.context import BY_HAND
 from watcher.telemetry import human_duration, human_size, human_time
 
 STAGES: Mapping[State, str] = {
@@ -47,14 +49,25 @@ def describe_next_step(
         if reason := paused.get("catalog"):
             return f"The catalog cannot be read, and is tried again by itself: {reason}"
         return "It is uploaded when its catalog row is ready, and rejected if the row is failed."
-    stage = STAGES[upload.state]
-    if reason := paused.get(stage):
-        return f"The {stage} stage is paused and resumes by itself when this is resolved: {reason}"
+    if reason := _reason_to_wait(upload, paused):
+        return reason
     if upload.state is State.PUBLISHED and keep_local:
         return "Nothing: KEEP_LOCAL is set, so the local copy stays."
     if upload.claimed_by is not None:
         return _describe_claimed(upload)
     return _describe_waiting(upload, now)
+
+
+def _reason_to_wait(upload: Upload, paused: Mapping[str, str]) -> str:
+    """What an operator or a failure keeps the upload waiting for; empty if neither does."""
+    if upload.state is State.PENDING and upload.error_code == Code.HELD:
+        return f"It is held by hand; `video-uploader unhold {shlex.quote(upload.path)}` lets it be uploaded."
+    if upload.state is State.PENDING and upload.claimed_by is None and (reason := paused.get(BY_HAND)):
+        return f"Uploads are paused {reason}."
+    stage = STAGES[upload.state]
+    if reason := paused.get(stage):
+        return f"The {stage} stage is paused and resumes by itself when this is resolved: {reason}"
+    return ""
 
 
 def describe_gate(

@@ -287,6 +287,12 @@ class Settings(BaseSettings):
     upload_concurrency: int = number(
         "Number of files of more than 16 MiB uploaded at once; up to 32 smaller ones are besides.", 1, 64, 4
     )
+    upload_order: Literal["playable", "oldest"] = setting(
+        "`playable`: first the smallest quality of a video of which nothing is uploaded; what has waited for "
+        "15 minutes has half of the places. `oldest`: what has waited longest.",
+        "playable or oldest",
+        "playable",
+    )
     settle_seconds: float = number(
         "How long size, mtime and inode must stay unchanged where the kernel grants no lease.", 0.1, 3600, 5
     )

@@ -1,6 +1,6 @@
 from .abandoned_multiparts import AbandonedMultiparts
 from .cdn_invalidation import Invalidator
-from .context import Signals, StageContext
+from .context import OperatorOrders, Signals, StageContext
 from .disk_pressure import DiskPressure
 from .enqueue import Enqueuer
 from .error_policy import ErrorPolicy
@@ -16,6 +16,7 @@ __all__ = [
     "Enqueuer",
     "ErrorPolicy",
     "Invalidator",
+    "OperatorOrders",
     "PublishStage",
     "QuarantineRepair",
     "ReceiptKeeper",

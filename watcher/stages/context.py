@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from db import Catalog, Database, Ledger, State
+import structlog
+
+from db import Catalog, Database, Ledger, Orders, Pause, State, Steering, format_time
 from storage import ObjectStore, PublicCheck
 from watcher.catalog import CatalogGate
 from watcher.filesystem import Packages, Tree
@@ -13,7 +15,9 @@ from watcher.filesystem.hashing import Hashing
 from watcher.renditions import Naming
 from watcher.stages.cdn_invalidation import Invalidator
 from watcher.supervision.backoff import Backoff
-from watcher.telemetry import Metrics, TransferProgress
+from watcher.telemetry import Metrics, TransferProgress, human_time
+
+log = structlog.get_logger()
 
 
 class Signals:
@@ -44,6 +48,11 @@ class Signals:
         if state in self._stages:
             self._stages[state]()
 
+    def wake_stages(self) -> None:
+        """Every stage may have uploads to advance."""
+        for wake in self._stages.values():
+            wake()
+
     def check_gate(self) -> None:
         """An upload waits at the catalog gate."""
         if self._gate is not None:
@@ -58,6 +67,41 @@ class Signals:
         """The file at a path may have changed and must be examined again."""
         if self._file is not None:
             self._file(path)
+
+
+BY_HAND = "uploads"
+"""What an operator pauses, where the paused parts of the daemon are named."""
+
+
+def describe_pause(pause: Pause) -> str:
+    """How uploads came to be paused, and what resumes them; goes on from "paused"."""
+    reason = f" ({pause.reason})" if pause.reason else ""
+    return f"by hand since {human_time(pause.at)}{reason}; `video-uploader resume` resumes them"
+
+
+class OperatorOrders:
+    """What operators ask of the daemon in the ledger, as of the last look; `wake` wakes every stage."""
+
+    def __init__(self, steering: Steering, wake: Callable[[], None]) -> None:
+        self.steering = steering
+        self._wake = wake
+        self._seen = Orders(None, None)
+
+    @property
+    def pause(self) -> Pause | None:
+        """Why no upload is begun; None if uploads are not paused."""
+        return self._seen.pause
+
+    def look(self) -> None:
+        """Read the orders and tell of what has changed. Raises `db.DatabaseError`."""
+        before, self._seen = self._seen, self.steering.orders()
+        if self._seen == before:
+            return
+        if self.pause is None and before.pause is not None:
+            log.info("uploads_resumed")
+        elif self.pause is not None and self.pause != before.pause:
+            log.warning("uploads_paused", since=format_time(self.pause.at), reason=self.pause.reason)
+        self._wake()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,3 +127,4 @@ class StageContext:
     invalidator: Invalidator | None
     public_check: PublicCheck | None
     signals: Signals
+    orders: OperatorOrders

@@ -17,7 +17,7 @@ from typing import Self
 
 import structlog
 
-from db import ClaimLostError, DatabaseError, Ledger, State, Upload
+from db import ClaimLostError, DatabaseError, Ledger, State, Turn, Upload
 from storage import Confirmation, ObjectStore, SourceFile, StorageError, UploadCancelledError, Verdict
 from watcher.detection import Reading
 from watcher.errors import Code, DeferError, FailureKind, ReexamineError, StageError, failure_of
@@ -152,7 +152,7 @@ class ReleaseStage(Stage):
             raise DeferError(Code.CATALOG_BUSY, reason_to_keep_copy, CATALOG_BUSY_SECONDS)
 
     def _retention_left(self, upload: Upload) -> timedelta:
-        if upload.published_at is None:
+        if upload.published_at is None or upload.turn == Turn.BY_HAND:
             return timedelta(0)
         return upload.published_at + self._policy.retention - self._context.ledger.now()
 

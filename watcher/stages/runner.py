@@ -34,6 +34,9 @@ GATHER_SECONDS = 0.02
 """Between two claims while at least `GATHER_FROM` batches are under way: several rows cost what one does."""
 GATHER_FROM = 4
 
+PLAYABLE_FOR = timedelta(minutes=15)
+"""For how long an upload may be due until it has a share of the places, whatever is there of other videos."""
+
 DATABASE_BACKOFF = Backoff(base=0.5, factor=2.0, cap=15.0)
 """Between two queries of a database that does not answer."""
 
@@ -121,6 +124,8 @@ class StageRunner(Worker):
         self._batch = batch
         self.publisher: Callable[[], Publisher | None] = lambda: None
         """Returns what publishes at once what is verified; set once there is a publish stage."""
+        self.playable_for: timedelta | None = None
+        """With it, videos of which nothing is uploaded come first, as `Ledger.claim` says."""
         self._lock = threading.Lock()
         self._in_flight: dict[int, Upload] = {}
         self._renewed_at: datetime | None = None
@@ -267,6 +272,7 @@ class StageRunner(Worker):
             horizon=self.horizon,
             other_than=other_than,
             small_only=small_only,
+            playable_for=self.playable_for,
         )
         if not rows:
             return False

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import structlog
 
-from db import Admission, DatabaseError, ErrorKind, Identity, Ledger, Progress, Proof, State, Upload
+from db import HELD_FOR, Admission, DatabaseError, ErrorKind, Identity, Ledger, Progress, Proof, State, Upload
 from storage import (
     Confirmation,
     Multipart,
@@ -76,10 +76,16 @@ class UploadStage(Stage):
         self._hashed: dict[int, tuple[str | None, _Stamp]] = {}
         """By upload, the checksum of what this process has hashed: a retry need not read it again."""
 
+    def is_enabled(self) -> bool:
+        """False while an operator has paused the uploads."""
+        return self._context.orders.pause is None
+
     def advance(self, uploads: Sequence[Upload], work: Work) -> None:
         """Advance each upload from `pending` to `verified`, or reject it, or return it to the gate."""
         for upload in uploads:
             with work.error_policy.handling(upload):
+                if self._context.orders.steering.is_held(upload.path):
+                    raise DeferError(Code.HELD, "It is held by hand.", HELD_FOR.total_seconds())
                 if work.asks_first:
                     with work.error_policy.breaker.asking():
                         self._ask(upload)

@@ -18,7 +18,8 @@ from playhouse.migrations import Runner
 from psycopg import sql
 
 from db import Database, DatabaseError, ErrorKind, Ledger, State, migrate, pending_migrations, schema_version
-from tests.support.databases import CHECKSUM, DatabaseAddress, advance_to, claim, enqueue, only
+from db.fields import Dialect
+from tests.support.databases import CHECKSUM, DatabaseAddress, claim, enqueue, only
 from tests.support.postgres import PostgresServer
 
 ALL = [
@@ -36,6 +37,7 @@ ALL = [
     "0013_state_counts",
     "0014_receipts",
     "0015_outcomes",
+    "0016_steering",
 ]
 HISTORY = "schema_migration"
 
@@ -146,6 +148,27 @@ def test_looking_for_pending_migrations_makes_nothing(
     ) == [(0,)]
 
 
+OLD_UPLOADS = """
+    INSERT INTO {schema}uploads (instance, path, video_id, filename, quality, device, inode, size, mtime_ns,
+        object_key, state, due_at, discovered_at, changed_at, checksum, verified_at, confirmed_by)
+    SELECT 'main', 'v/' || name || '_720p.mp4', CAST('0b8e3f60-9d5c-4c1a-8f8e-3b1f0a7d2c11' AS {uuid}),
+        name || '.mp4', '720p', 1, 1, 9, 1, 'videos/' || name, state, found, found, found, 'AAAAAAAAAAA=',
+        found, confirmed_by
+    FROM (
+        SELECT name, state, confirmed_by, CAST('2024-05-17T12:00:00.000000Z' AS {time}) AS found
+        FROM (
+            SELECT 'a' AS name, 'verified' AS state, 'checksum' AS confirmed_by
+            UNION ALL SELECT 'b', 'pending', NULL
+        ) AS given
+    ) AS dated ORDER BY name
+"""
+"""As a version before the column `turn` wrote them."""
+OLD_TYPES = {
+    Dialect.SQLITE: {"time": "TEXT", "uuid": "TEXT"},
+    Dialect.POSTGRESQL: {"time": "TIMESTAMPTZ", "uuid": "UUID"},
+}
+
+
 def test_an_older_ledger_learns_that_an_object_can_be_proven_by_reading(
     address: DatabaseAddress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,16 +177,21 @@ def test_an_older_ledger_learns_that_an_object_can_be_proven_by_reading(
     with closing(address.open()) as database, monkeypatch.context() as older:
         older.setattr(Runner, "up", partialmethod(Runner.up, "0011_server_dialects"))
         assert migrate(database) == ALL[: ALL.index("0012_proofs_by_reading")]
-        ledger = Ledger(database, "main")
-        kept = advance_to(ledger, enqueue(ledger, "v/a_720p.mp4"), State.VERIFIED)
-        enqueue(ledger, "v/b_720p.mp4")
-        (pending,) = claim(ledger)
-        with pytest.raises(DatabaseError, match="uploads_confirmed_by_known"):
-            ledger.advance(pending, State.VERIFIED, confirmed_by="reading", **proof)
+        schema = "" if database.schema is None else f'"{database.schema}".'
+        with database.operation("fill the ledger") as connected:
+            connected.execute_sql(OLD_UPLOADS.format(schema=schema, **OLD_TYPES[database.dialect]))
+        with (
+            pytest.raises(DatabaseError, match="uploads_confirmed_by_known"),
+            database.operation("use a later word") as connected,
+        ):
+            connected.execute_sql(f"UPDATE {schema}uploads SET confirmed_by = 'reading' WHERE id = 1")
     with closing(address.open()) as database:
         assert migrate(database) == ALL[ALL.index("0012_proofs_by_reading") :]
         ledger = Ledger(database, "main")
-        assert ledger.current(kept.path) == kept
+        kept = ledger.current("v/a_720p.mp4")
+        assert kept is not None
+        assert (kept.id, kept.state, kept.confirmed_by, kept.turn) == (1, State.VERIFIED, "checksum", 3)
+        (pending,) = claim(ledger)
         with pytest.raises(DatabaseError, match="uploads_confirmed_by_known"):
             ledger.advance(pending, State.VERIFIED, confirmed_by="its size", **proof)
         ledger.advance(pending, State.VERIFIED, confirmed_by="reading", **proof)

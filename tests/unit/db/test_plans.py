@@ -43,10 +43,23 @@ def test_the_ledger_is_filled_as_documented(empty: Database, counts: RowCounts) 
 def frequent_queries(ledger: Ledger) -> dict[str, tuple[Callable[[], object], set[str]]]:
     """The queries, and the indexes that may answer each."""
     return {
-        "claim": (lambda: ledger.claim(State.PENDING, 64, lease=LEASE, horizon=BACKOFF), {"uploads_due"}),
+        "claim": (
+            lambda: ledger.claim(State.PENDING, 64, lease=LEASE, horizon=BACKOFF),
+            {"uploads_due", "uploads_due_first"},
+        ),
+        "claim what makes a video playable": (
+            lambda: ledger.claim(
+                State.PENDING, 8, lease=LEASE, horizon=BACKOFF, playable_for=timedelta(days=300)
+            ),
+            {"uploads_due", "uploads_due_first"},
+        ),
+        "the turn of a new upload": (
+            lambda: enqueue(ledger, video_id=VIDEO),
+            {"uploads_of_video", "uploads_of_path", "uploads_one_live_a_path", "primary key"},
+        ),
         "claim a small one": (
             lambda: ledger.claim(State.PENDING, 1, lease=LEASE, horizon=BACKOFF, small_only=True),
-            {"uploads_due_small"},
+            {"uploads_due_small", "uploads_due_first"},
         ),
         "nothing due": (
             lambda: ledger.claim(State.PUBLISHED, 64, lease=LEASE, horizon=RETENTION),
@@ -65,7 +78,7 @@ def frequent_queries(ledger: Ledger) -> dict[str, tuple[Callable[[], object], se
         ),
         "another that is due": (
             lambda: ledger.has_other_due(ledger.claim(State.PENDING, 1, lease=LEASE, horizon=BACKOFF)[0]),
-            {"uploads_due"},
+            {"uploads_due", "uploads_due_first"},
         ),
         "the uploads of a key": (lambda: ledger.uploads_of_key("videos/x"), {"uploads_of_key"}),
         "next due": (lambda: ledger.next_due(State.PENDING, horizon=BACKOFF), {"uploads_due"}),
