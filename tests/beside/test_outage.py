@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -32,12 +33,16 @@ def platform(place: str, own_postgres: PostgresServer, server: S3Server) -> Iter
 def test_uploads_in_flight_go_on_and_are_recorded_when_the_database_is_back(
     platform: Platform, own_postgres: PostgresServer, request: pytest.FixtureRequest
 ) -> None:
-    """A multipart upload of which the database sees the beginning and the end, and small ones."""
+    """A multipart upload whose parts go on, and which becomes an object once its checksum can be recorded."""
     large = platform.large_video("large.mov", seconds=1)
     small = platform.videos(["before.mp4", "a b.mp4"])
     in_flight, go_on = threading.Event(), threading.Event()
 
+    parts = Counter[int | None]()
+
     def hold_the_second_part(request: Request, forward: Forward) -> Answer | None:
+        if request.action == "UploadPart":
+            parts[request.part_number] += 1
         if request.action == "UploadPart" and request.part_number == 2:
             in_flight.set()
             assert go_on.wait(PATIENCE_SECONDS)
@@ -55,9 +60,10 @@ def test_uploads_in_flight_go_on_and_are_recorded_when_the_database_is_back(
         own_postgres.stop()
         try:
             go_on.set()
-            wait_until(lambda: platform.completions[key] == 1, OUTAGE_SECONDS, lambda: platform.completions)
+            wait_until(lambda: "record_waits" in platform.log.read_text(), PATIENCE_SECONDS, lambda: parts)
             threading.Event().wait(OUTAGE_SECONDS)
             assert daemon.process.poll() is None
+            assert not platform.completions[key]
         finally:
             own_postgres.start()
         over = watch.now()
@@ -65,7 +71,7 @@ def test_uploads_in_flight_go_on_and_are_recorded_when_the_database_is_back(
         assert problems(platform) == []
         daemon.signal(signal.SIGTERM)
         assert daemon.wait() == 0
-    assert set(platform.completions.values()) == {1}
+    assert set(platform.completions.values()) == set(parts.values()) == {1}
     # A copy that is dated back after its row was seen begins anew, before anything was sent.
     released = [upload.path for upload in uploads_of(platform) if upload.state is State.RELEASED]
     assert len(rows_of(platform)) == len(released) == len(set(released)) == 3 * (len(QUALITIES) + 1)

@@ -119,7 +119,7 @@ class UploadStage(Stage):
             attempt = _Attempt(self._context, upload, work, self._clock)
             attempt.ctime_ns = ctime_ns
             attempt.hash_file = hash_first
-            attempt.note_content = partial(self._note_content, source, fd, ctime_ns, stamp)
+            attempt.note_content = partial(self._note_content, source, fd, ctime_ns, stamp, work)
             attempt.doubt = partial(self._fail_if_damaged, source, ctime_ns)
             attempt.is_first = rank is Rank.NEW
             attempt.watch_path = partial(self._require_same_path, upload)
@@ -321,17 +321,20 @@ class UploadStage(Stage):
         fd: int,
         ctime_ns: int | None,
         stamp: _Stamp,
+        work: Work,
         upload: Upload,
         checksum: str,
     ) -> Upload:
         """Record the checksum of what was read and sent, before an object is made of it.
 
-        `ctime_ns` and `stamp` are from before. If they have changed, the file is read again as a whole: an
-        edit may have come between two parts. Raises SourceChangedError for one.
+        A database that is away is waited for. `ctime_ns` and `stamp` are from before. If they have changed,
+        the file is read again as a whole: an edit may have come between two parts. Raises SourceChangedError
+        for one.
         """
-        upload = self._context.ledger.record(upload, checksum=checksum, ctime_ns=ctime_ns)
+        record = partial(self._context.ledger.record, upload, checksum=checksum, ctime_ns=ctime_ns)
+        upload = retry_until_committed(record, work)
         failpoint(Point.HASHED)
-        self._require_own_key(upload)
+        retry_until_committed(partial(self._require_own_key, upload), work)
         if (now := _stamp(fd)) != stamp:
             try:
                 upload = self._hash(upload, source, self._context.tree.identity(os.fstat(fd)).ctime_ns)
@@ -561,7 +564,7 @@ def _known(checksum: str | None) -> str:
 
 
 def retry_until_committed(record: Callable[[], _T], work: Work) -> _T:
-    """Retry committing a confirmed upload until the database answers, so that S3 need not be asked again.
+    """Retry committing what was sent or confirmed until the database answers, so that nothing is done again.
 
     Returns what `record` returns. Raises what it raises: ClaimLostError; DatabaseError if a retry cannot help
     or the stage stops, in which case the next attempt adopts the object.
