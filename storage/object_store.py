@@ -452,13 +452,24 @@ class ObjectStore(Closeable):
         if not self._config.prove_by_reading:
             detail = f"{found.detail} Set AWS_S3_PROVE_BY_READING=true to have it read back."
             return Confirmation(Verdict.UNKNOWN, detail, head=head)
-        look = partial(self._head, key, "confirm")
-        delays = partial(_delays, key, moved, cancelled)
-        read = Reader(self._crt, key, look, delays, cancelled, moved).checksum(head)
+        read = self.read_checksum(key, head, moved=moved, cancelled=cancelled)
         if checksums.decode(read) == checksums.decode(checksum):
             return proven_by_reading(head)
         detail = f"The object was read back: its CRC64NVME is {read}, the local file's {checksum}."
         return Confirmation(Verdict.DIFFERS, detail, head=head)
+
+    def read_checksum(
+        self,
+        key: str,
+        head: ObjectHead,
+        *,
+        moved: Callable[[], None] = ignore_movement,
+        cancelled: Callable[[], bool] = never_cancelled,
+    ) -> str:
+        """Read back the object that `head` describes, and return its CRC64NVME in S3's text form."""
+        look = partial(self._head, key, "confirm")
+        delays = partial(_delays, key, moved, cancelled)
+        return Reader(self._crt, key, look, delays, cancelled, moved).checksum(head)
 
     def _head_or_verdict(
         self, key: str, cancelled: Callable[[], bool] = never_cancelled
