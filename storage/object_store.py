@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 
 from storage import checksums
 from storage.acl_fallback import AclFallback
-from storage.aws.clients import Closeable, expected_owner
+from storage.aws.clients import Closeable, Observer, expected_owner
 from storage.aws.errors import http_status, translated
 from storage.aws.response_parsing import present, required, unquoted, version, web_page
 from storage.config import AccessKey, StorageConfig
@@ -126,6 +126,10 @@ class ObjectStore(Closeable):
         """The rate of the line in bytes per second while it is slow; None otherwise."""
         rate = self._crt.rate
         return round(rate) if rate is not None and self._crt.is_slow else None
+
+    def observe(self, observer: Observer) -> None:
+        """Have `observer` told of every request from now on, in any thread."""
+        self._session.observer = observer
 
     def set_bandwidth(self, bytes_per_second: float | None) -> None:
         """Limit all uploads together from now on; None for no limit."""
