@@ -3,7 +3,8 @@
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -66,6 +67,9 @@ class Database:
         self._marked_version: object = None
         """The version (`_version`) in which the mark was found last; None to look for it again."""
         self._thread = _ThreadState()
+        self.observer: Callable[[str, float, bool], None] | None = None
+        """Told of each operation and transaction that is not part of another one: its kind, which is 'read',
+        'claim' or 'write', its seconds, and whether the database failed it. Called in the thread of each."""
 
     @contextmanager
     def session(self) -> Iterator[None]:
@@ -128,7 +132,8 @@ class Database:
             with translated(name), connected.savepoint():
                 yield
             return
-        with self._connected(name), self._atomic(isolation):
+        kind = "claim" if name == "claim uploads" else "write"
+        with self._connected(name, kind), self._atomic(isolation):
             yield
 
     def exists(self) -> bool:
@@ -182,13 +187,14 @@ class Database:
             close_all()
 
     @contextmanager
-    def _connected(self, name: str) -> Iterator[None]:
+    def _connected(self, name: str, kind: str = "read") -> Iterator[None]:
         """Connect this thread for the block, and raise the errors of the database in it as DatabaseError."""
         if self._peewee.in_transaction():
             # All of the below was done when that began, and is done with its error.
             with translated(name):
                 yield
             return
+        started, has_failed = time.perf_counter(), False
         with self.session():
             try:
                 with translated(name):
@@ -200,6 +206,7 @@ class Database:
                         self._require_mark(name, *self._mark, self._version(status))
                     yield
             except DatabaseError as error:
+                has_failed = True
                 if isinstance(error, ReadOnlyServerError):
                     self._drop_connections()
                 keeps = isinstance(error, LockNotAvailableError | ReplacedDatabaseError)
@@ -207,6 +214,9 @@ class Database:
                 if not is_usable:
                     self._discard_connection()
                 raise
+            finally:
+                if self.observer is not None:
+                    self.observer(kind, time.perf_counter() - started, has_failed)
 
     @contextmanager
     def _atomic(self, isolation: str | None = None) -> Iterator[None]:

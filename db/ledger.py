@@ -20,6 +20,7 @@ from db.records import (
     JSON,
     Admission,
     CatalogRow,
+    Found,
     Identity,
     InstanceReport,
     Progress,
@@ -111,6 +112,42 @@ class Ledger(LedgerTurns):
             detail = f"{identity.size} bytes at {path}"
             self._upload_events.append(new_id, now, "discovered", detail, may_repeat=False)
             return next(self.records(inserted.rows)) if inserted.rows else self._get(new_id)
+
+    def add_rebuilt(
+        self,
+        path: str,
+        *,
+        video_id: str,
+        filename: str,
+        quality: str,
+        object_key: str,
+        identity: Identity,
+        written_at: datetime,
+        detail: str,
+        **facts: Unpack[Found],
+    ) -> Upload:
+        """Add the released upload of an object that was written at `written_at`, whose own row was lost.
+
+        Its only event is `rebuilt`.
+        """
+        with self.database.transaction(f"rebuild {path}"):
+            now = self.now()
+            times = ("due_at", "changed_at", "verified_at", "published_at", "released_at")
+            new_id = self._uploads.insert(
+                instance=self.instance,
+                path=path,
+                video_id=video_id,
+                filename=filename,
+                quality=quality,
+                object_key=object_key,
+                state=State.RELEASED,
+                discovered_at=min(written_at, now),
+                **dict.fromkeys(times, now),
+                **asdict(identity),
+                **check_facts(facts, Found),
+            ).execute()
+            self._upload_events.append(new_id, now, "rebuilt", detail, may_repeat=False)
+            return self._get(new_id)
 
     def lock_path(self, path: str) -> None:
         """Keep others from adding an upload for the path until the end of the transaction.

@@ -242,7 +242,14 @@ class Proof(TypedDict, total=False):
     bytes_sent: int
 
 
-def check_facts(facts: Mapping[str, Any], allowed: type[Progress | Proof]) -> dict[str, Any]:
+class Found(Proof, total=False):
+    """What is known of an upload whose object alone is left (units as in `Upload`)."""
+
+    catalog_row_id: str | None
+    catalog_row_at: datetime | None
+
+
+def check_facts(facts: Mapping[str, Any], allowed: type[Progress | Proof | Found]) -> dict[str, Any]:
     """The facts, all of which `allowed` declares: a stage cannot write a state or a claim with them.
 
     Raises TypeError.

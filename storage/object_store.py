@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 
 from storage import checksums
 from storage.acl_fallback import AclFallback
-from storage.aws.clients import Closeable, expected_owner
+from storage.aws.clients import Closeable, Observer, expected_owner
 from storage.aws.errors import http_status, translated
 from storage.aws.response_parsing import present, required, unquoted, version, web_page
 from storage.config import AccessKey, StorageConfig
@@ -126,6 +126,10 @@ class ObjectStore(Closeable):
         """The rate of the line in bytes per second while it is slow; None otherwise."""
         rate = self._crt.rate
         return round(rate) if rate is not None and self._crt.is_slow else None
+
+    def observe(self, observer: Observer) -> None:
+        """Have `observer` told of every request from now on, in any thread."""
+        self._session.observer = observer
 
     def set_bandwidth(self, bytes_per_second: float | None) -> None:
         """Limit all uploads together from now on; None for no limit."""
@@ -452,13 +456,24 @@ class ObjectStore(Closeable):
         if not self._config.prove_by_reading:
             detail = f"{found.detail} Set AWS_S3_PROVE_BY_READING=true to have it read back."
             return Confirmation(Verdict.UNKNOWN, detail, head=head)
-        look = partial(self._head, key, "confirm")
-        delays = partial(_delays, key, moved, cancelled)
-        read = Reader(self._crt, key, look, delays, cancelled, moved).checksum(head)
+        read = self.read_checksum(key, head, moved=moved, cancelled=cancelled)
         if checksums.decode(read) == checksums.decode(checksum):
             return proven_by_reading(head)
         detail = f"The object was read back: its CRC64NVME is {read}, the local file's {checksum}."
         return Confirmation(Verdict.DIFFERS, detail, head=head)
+
+    def read_checksum(
+        self,
+        key: str,
+        head: ObjectHead,
+        *,
+        moved: Callable[[], None] = ignore_movement,
+        cancelled: Callable[[], bool] = never_cancelled,
+    ) -> str:
+        """Read back the object that `head` describes, and return its CRC64NVME in S3's text form."""
+        look = partial(self._head, key, "confirm")
+        delays = partial(_delays, key, moved, cancelled)
+        return Reader(self._crt, key, look, delays, cancelled, moved).checksum(head)
 
     def _head_or_verdict(
         self, key: str, cancelled: Callable[[], bool] = never_cancelled

@@ -152,6 +152,16 @@ class PathTemplate:
         kind = IgnoredKind.TEMPLATE if _ANY_UUID.search(path) else IgnoredKind.DIRECTORY
         return Ignored(f"it does not fit PATH_TEMPLATE {self._template}", kind)
 
+    def path_of(self, rendition: Rendition) -> str:
+        """The path that a rendition's file most likely had."""
+        base, ext = os.path.splitext(rendition.filename)
+        by_template = self._template.format(
+            video_id=rendition.video_id, filename=base, quality=rendition.quality, ext=ext
+        )
+        bare = f"{rendition.video_id}/{rendition.filename}"
+        is_bare = rendition.quality == ORIGINAL and self.classify_name(bare) == rendition
+        return bare if is_bare else by_template
+
     def is_original(self, path: str) -> bool:
         """Whether a path names an original."""
         rendition = self.classify_name(path)

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import closing
 from functools import cached_property
+from http import HTTPStatus
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -49,6 +50,10 @@ class Closeable(ABC):
         """Release the connections. No call may be in progress or follow."""
 
 
+Observer = Callable[[str, float, bool], None]
+"""Told of a request: its operation in S3's API reference, its seconds, and whether it failed."""
+
+
 PATH_STYLE_REFUSALS = frozenset({"SecondLevelDomainForbidden", "PathStyleDomainForbidden"})
 """Error codes of servers that want the bucket in the host name: those of Alibaba OSS and Tencent COS."""
 
@@ -73,6 +78,8 @@ class AwsSession(Closeable):
         default = "auto" if config.endpoint_url is None else "path"
         self._addressing = default if config.addressing == "auto" else config.addressing
         self._retired: list[S3Client] = []
+        self.observer: Observer | None = None
+        """Told of every request that has ended, in any thread."""
         self._sendable: ReadOnlyCredentials | None = None
         """The latest credentials, which can be sent in a header."""
 
@@ -170,8 +177,28 @@ class AwsSession(Closeable):
             tcp_keepalive=True,
             **options,
         )
-        client.meta.events.register_last("before-parameter-build.s3", _stay_in_region)
+        events = client.meta.events
+        events.register_last("before-parameter-build.s3", _stay_in_region)
+        events.register("before-call.s3", _note_start)
+        events.register("after-call.s3", self._note_answer)
+        events.register("after-call-error.s3", self._note_failure)
         return client
+
+    def observe(self, operation: str, seconds: float, status: int) -> None:
+        """Tell the observer of a request; `status` is that of its answer, 0 for none.
+
+        That there is no object, and that a condition was not met, is no failure.
+        """
+        if self.observer is not None:
+            is_absent = status == HTTPStatus.NOT_FOUND and operation == "HeadObject"
+            is_answered = 0 < status < HTTPStatus.BAD_REQUEST or status == HTTPStatus.PRECONDITION_FAILED
+            self.observer(operation, seconds, not (is_answered or is_absent))
+
+    def _note_answer(self, http_response: AWSResponse, model: Any, context: Any, **_: object) -> None:
+        self.observe(model.name, time.monotonic() - context[_STARTED], http_response.status_code)
+
+    def _note_failure(self, context: Any, event_name: str, **_: object) -> None:
+        self.observe(event_name.rpartition(".")[2], time.monotonic() - context[_STARTED], 0)
 
     def note_refusal(self, http_response: AWSResponse, parsed: dict[str, Any], **_: object) -> None:
         """Read the credentials again if they may be the reason for an answer, as botocore reports it."""
@@ -242,6 +269,13 @@ def expected_owner(config: StorageConfig) -> dict[str, Any]:
     """The argument that makes S3 refuse a request if the bucket belongs to another account."""
     owner = config.expected_bucket_owner
     return {} if owner is None else {"ExpectedBucketOwner": owner}
+
+
+_STARTED = "video-uploader-started"
+
+
+def _note_start(context: dict[str, Any], **_: object) -> None:
+    context[_STARTED] = time.monotonic()
 
 
 def _stay_in_region(context: dict[str, Any], **_: object) -> None:

@@ -127,7 +127,14 @@ class CrtClient:
         if request.body and (rate := self.bandwidth.rate) is not None:
             self.connections.pace(rate)
         return CrtRequest(
-            client, request, http, on_done, self._config, sign=self._sign, was_cut=self._was_cut
+            client,
+            request,
+            http,
+            on_done,
+            self._config,
+            sign=self._sign,
+            was_cut=self._was_cut,
+            observe=self.session.observe,
         )
 
     def call(

@@ -2,6 +2,7 @@
 
 import io
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,6 +89,7 @@ class CrtRequest:
         *,
         sign: Callable[[Callable[[], None]], Signer],
         was_cut: Callable[[], bool],
+        observe: Callable[[str, float, int], None],
     ) -> None:
         self.request = request
         self.is_stalled = False
@@ -96,6 +98,9 @@ class CrtRequest:
         self._attempts = 0
         self._was_cut = was_cut
         self._on_done = on_done
+        self._observe = observe
+        self._started = time.monotonic()
+        self._is_cancelled = False
         self._status = 0
         self._headers: tuple[tuple[str, str], ...] = ()
         self._body = bytearray()
@@ -114,6 +119,7 @@ class CrtRequest:
 
     def cancel(self) -> None:
         """Cancel the request; it is done soon after."""
+        self._is_cancelled = True
         if self._s3 is not None:
             self._s3.cancel()
 
@@ -144,6 +150,8 @@ class CrtRequest:
             return response.parse(request.operation, request.purpose, request.key)
 
     def _end(self, _future: object) -> None:
+        if not self._is_cancelled:
+            self._observe(self.request.operation, time.monotonic() - self._started, self._status)
         give_back(self._signer)
         self._on_done(self)
 

@@ -55,6 +55,20 @@ def test_list_takes_a_state_and_a_video(used_command: Command) -> None:
     assert paths("--video", VIDEO_ID.replace("0", "1")) == []
 
 
+def test_list_by_video_tells_what_became_of_each_quality(used_command: Command) -> None:
+    (video,) = used_command.here("list", "--videos", "--json").json()
+    qualities = {name: video[name] for name in ("live", "waiting", "failed")}
+    assert (video["video_id"], qualities) == (
+        VIDEO_ID,
+        {"live": ["720p"], "waiting": [], "failed": ["480p"]},
+    )
+    heading, line = used_command.here("list", "--videos").out.splitlines()
+    assert heading.split() == ["VIDEO", "CHANGED", "QUALITIES"]
+    assert line.startswith(VIDEO_ID)
+    assert line.endswith("live 720p; failed 480p")
+    assert "--state" in used_command.here("list", "--videos", "--state", "failed").refused(2)
+
+
 def test_list_for_people_is_a_line_a_row(used_command: Command) -> None:
     ran = used_command("list")
     heading, *lines = ran.out.splitlines()

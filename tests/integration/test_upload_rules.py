@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from db import DatabaseError, ErrorKind, State, Upload
-from storage import object_store
+from storage import StorageError, object_store
 from storage.transfer import preconditions
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, no_fault, s3_error, sent
 from tests.support.harness import BUCKET, LEASE, VIDEO_ID, Harness, MakeHarness
@@ -625,3 +625,35 @@ def test_an_empty_directory_makes_no_upload_gone(make_harness: MakeHarness, vide
     assert (row.state, row.error_code) == (State.PENDING, "root-unavailable")
     os.rename(os.path.join(place, "unmounted"), harness.absolute(VIDEO_ID))
     assert harness.finish(PATH).state is State.RELEASED
+
+
+def test_requests_and_database_operations_are_counted_with_their_errors(
+    make_harness: MakeHarness, server: S3Server, video: bytes
+) -> None:
+    """Of botocore and the CRT alike; an object that is looked for and missing is no error."""
+    harness = make_harness()
+    harness.put(PATH, video)
+    harness.put(f"{VIDEO_ID}/large_1080p.mp4", padded(video, LARGE))
+    assert {row.state for row in harness.step(State.PENDING)} == {State.VERIFIED}
+    store, registry = harness.app.context.store, harness.app.context.metrics.registry
+
+    def counted(name: str, operation: str) -> float:
+        return registry.get_sample_value(f"video_uploader_{name}", {"operation": operation}) or 0.0
+
+    for operation in ("HeadObject", "PutObject", "UploadPart", "CompleteMultipartUpload"):
+        assert counted("store_request_seconds_count", operation) >= 1, operation
+        assert counted("store_request_seconds_sum", operation) > 0, operation
+    assert counted("store_request_errors_total", "HeadObject") == 0
+    for operation in ("read", "claim", "write"):
+        assert counted("database_operation_seconds_count", operation) >= 1, operation
+    before = counted("store_request_errors_total", "ListObjectsV2")
+    server.forget_everything()
+    with pytest.raises(StorageError):
+        list(store.objects("videos/"))
+    assert counted("store_request_errors_total", "ListObjectsV2") == before + 1
+    with (
+        pytest.raises(DatabaseError),
+        harness.app.context.database.operation("fail") as connected,
+    ):
+        connected.execute_sql("SELECT no_such_column FROM uploads")
+    assert counted("database_operation_errors_total", "read") == 1

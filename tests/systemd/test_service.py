@@ -103,7 +103,7 @@ def test_a_missing_bucket_is_said_where_an_operator_looks(service: Service, serv
     service.configure(AWS_S3_BUCKET="another-bucket")
     service.put(CLIP)
     service.start()
-    service.machine.wait_until(UNIT, "StatusText", "upload paused: .*NoSuchBucket")
+    service.machine.wait_until(UNIT, "StatusText", "upload.* paused: .*NoSuchBucket")
     assert '"event": "stage_paused"' in service.machine.journal(UNIT, "-p", "warning")
     service.configure()
     service.machine.must("systemctl", "restart", UNIT)
@@ -174,7 +174,7 @@ def test_a_wrong_key_is_said_by_systemctl_status_and_the_journal_until_it_is_rig
     service.configure(AWS_ENDPOINT_URL=proxy.url)
     service.put(CLIP)
     service.start()
-    service.machine.wait_until(UNIT, "StatusText", "upload paused: .*InvalidAccessKeyId")
+    service.machine.wait_until(UNIT, "StatusText", "upload.* paused: .*InvalidAccessKeyId")
     shown = service.machine.must("systemctl", "status", "--no-pager", "--full", UNIT)
     assert "active (running)" in shown
     assert "upload paused" in shown

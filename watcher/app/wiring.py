@@ -136,6 +136,8 @@ def build_application(
     """Build the signals, then every component, then connect the signals to the components."""
     signals = Signals()
     metrics = Metrics()
+    database.observer = metrics.observe_database
+    store.observe(metrics.observe_store)
     supervisor = Supervisor(metrics, session=database.session)
     context = build_context(
         settings,

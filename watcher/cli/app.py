@@ -71,6 +71,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "bucket": ("bucket:bucket", "The bucket's configuration: public access, CORS, lifecycle."),
     "db": ("database:database", "The uploader's tables: their version and pending migrations."),
+    "ledger": ("database:ledger", "The ledger: made again if it was lost."),
     "systemd": ("service:systemd", "The service: its unit and what belongs to it."),
 }
 """By name: the module and the name in it of what implements the command, and the first line of its help."""

@@ -48,9 +48,9 @@ def warn_of_unknown_objects(store: ObjectStore, ledger: Ledger, prefix: str) -> 
                     "ledger_empty",
                     key=key,
                     reason="The ledger has no receipt, and S3 has objects with this program's metadata.",
-                    hint="If the ledger was lost, restore it: the receipts of objects without a local copy "
-                    "are nowhere else; `video-uploader audit` lists these. If they are another ledger's, all "
-                    "is well.",
+                    hint="If the ledger was lost, restore it, or stop this daemon and make it again from "
+                    "bucket, catalog and disk: `video-uploader ledger rebuild --add`. If they are another "
+                    "ledger's, all is well.",
                 )
                 return
     except (StorageError, DatabaseError) as exc:

@@ -38,6 +38,15 @@ NAMESPACE = "video_uploader"
 SECONDS_BUCKETS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 14400, 43200)
 
 
+REQUEST_BUCKETS = (0.05, 0.2, 1, 5, 30)
+DATABASE_BUCKETS = (0.005, 0.05, 0.5, 5)
+S3_OPERATIONS = (
+    *("HeadObject", "PutObject", "ListObjectsV2", "ListMultipartUploads", "DeleteObject"),
+    *("CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "AbortMultipartUpload", "ListParts"),
+)
+"""Those that are shown from the start."""
+DATABASE_OPERATIONS = ("read", "claim", "write")
+
 STAGES = ("upload", "publish", "release", "invalidation")
 KINDS = ("transient", "environment", "object")
 
@@ -115,12 +124,47 @@ class Metrics:
             ["thread"],
         )
         self.thread_restarts = counter("thread_restarts", "Threads restarted after an exception.", ["thread"])
+        histogram = partial(Histogram, namespace=NAMESPACE, registry=self.registry)
+        self._store_seconds = histogram(
+            "store_request_seconds",
+            "Requests to S3 and their duration, by operation.",
+            ["operation"],
+            buckets=REQUEST_BUCKETS,
+        )
+        self._store_errors = counter("store_request_errors", "Requests to S3 that failed.", ["operation"])
+        self._database_seconds = histogram(
+            "database_operation_seconds",
+            "Reads, claims and writing transactions of the database, and their duration.",
+            ["operation"],
+            buckets=DATABASE_BUCKETS,
+        )
+        self._database_errors = counter(
+            "database_operation_errors", "Operations that the database failed.", ["operation"]
+        )
+        for operation in S3_OPERATIONS:
+            self._store_seconds.labels(operation)
+            self._store_errors.labels(operation)
+        for operation in DATABASE_OPERATIONS:
+            self._database_seconds.labels(operation)
+            self._database_errors.labels(operation)
         for by in ("checksum", "etag", "reading"):
             self.confirmed.labels(by=by)
         for stage, kind in product(STAGES, KINDS):
             self.setbacks.labels(stage=stage, kind=kind)
         for scope in ("full", "directory"):
             self.scans.labels(scope=scope)
+
+    def observe_store(self, operation: str, seconds: float, has_failed: bool) -> None:
+        """Count a request to S3."""
+        self._store_seconds.labels(operation).observe(seconds)
+        if has_failed:
+            self._store_errors.labels(operation).inc()
+
+    def observe_database(self, operation: str, seconds: float, has_failed: bool) -> None:
+        """Count an operation of the database."""
+        self._database_seconds.labels(operation).observe(seconds)
+        if has_failed:
+            self._database_errors.labels(operation).inc()
 
 
 @dataclass(frozen=True, eq=False)
