@@ -187,6 +187,7 @@ class Daemon:
         """Handle signals, and publish the status in between, until it is time to stop."""
         interval = min(HEARTBEAT_SECONDS, self._notifier.watchdog_interval or HEARTBEAT_SECONDS)
         while True:
+            self._app.bandwidth.apply()
             self._publish_status()
             number = self._next_signal(self._clock() + interval)
             if reason := self._app.supervisor.reason_to_stop:
@@ -257,7 +258,7 @@ class Daemon:
         if later := sorted(name for name, field in changed.items() if field not in RELOADABLE):
             log.warning("restart_needed", settings=later)
         app.policy.update(fresh)
-        app.context.store.set_bandwidth(fresh.bandwidth)
+        app.bandwidth.update(fresh)
         app.context.store.use_credentials(make_access_key(fresh))
         app.store_health.look_soon()
         if app.context.invalidator is not None:

@@ -11,7 +11,7 @@ from db import Catalog, CompressorTable, Database, Ledger, NoCatalog, OwnCatalog
 from storage import QUALITIES, AccessKey, StorageConfig
 from watcher import catalog, filesystem
 from watcher.renditions import Naming, PathTemplate
-from watcher.settings import CatalogKind, Settings
+from watcher.settings import CatalogKind, Settings, local_time
 
 if TYPE_CHECKING:
     from storage import ObjectStore
@@ -87,7 +87,7 @@ def make_storage_config(settings: Settings) -> StorageConfig:
         sse_kms_key_id=settings.aws_s3_sse_kms_key_id,
         tags=dict(parse_qsl(settings.aws_s3_tags or "", keep_blank_values=True)),
         expected_bucket_owner=settings.aws_s3_expected_bucket_owner,
-        max_bandwidth=settings.bandwidth,
+        max_bandwidth=settings.bandwidth_at(local_time()),
         stall_seconds=settings.stall_seconds,
         uploads=settings.upload_concurrency + small_uploads(settings),
         qualities=settings.qualities,

@@ -110,6 +110,7 @@ class SinglePass:
                 unsettled = settler.unsettled()
                 self._gave_up += [f"{path}: it is not settled; the next run continues" for path in unsettled]
                 return
+            self._app.bandwidth.apply()
             self._check_gate()
 
     def _settling(self) -> tuple[list[str], int]:
@@ -132,6 +133,7 @@ class SinglePass:
                 self._gave_up += self._waiting_releases()
                 return
             try:
+                self._app.bandwidth.apply()
                 self._app.disk_pressure.check()
                 self._signals.get(timeout=POLL_SECONDS)
                 self._interrupted = True

@@ -98,6 +98,7 @@ class DaemonStatus:
             "ignored": dict(app.scanner.ignored_by),
             "ready_files_ignored": self._ready_files_ignored(),
             "slow_line": app.context.store.slow_line,
+            "max_bandwidth": None if app.bandwidth.rate is None else round(app.bandwidth.rate),
             "disk": app.disk_pressure.report(),
             "stalls": list(self.stalls),
             "internal_errors": [

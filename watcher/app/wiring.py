@@ -28,7 +28,7 @@ from watcher.detection import Scanner, Settler, check_complete
 from watcher.detection.scan_scheduler import ScanScheduler
 from watcher.filesystem import Packages, Tree
 from watcher.filesystem.hashing import Hashing
-from watcher.settings import Policy, Settings
+from watcher.settings import BandwidthLimit, Policy, Settings
 from watcher.stages import (
     AbandonedMultiparts,
     DiskPressure,
@@ -79,6 +79,7 @@ class Application:
     runners: Mapping[State, StageRunner]
     disk_pressure: DiskPressure
     store_health: StoreHealth
+    bandwidth: BandwidthLimit
     catalog_thread: CatalogThread | None
     """None unless the compressor's catalog is configured."""
     orphans: Orphans | None
@@ -208,6 +209,7 @@ def build_application(
         runners=runners,
         disk_pressure=disk_pressure,
         store_health=store_health,
+        bandwidth=BandwidthLimit(settings, store.set_bandwidth),
         catalog_thread=catalog_thread,
         orphans=orphans,
         ignored_files=(

@@ -188,6 +188,7 @@ def _daemon_state(report: InstanceReport | None, is_running: bool, ledger: Ledge
 _COUNTS = {
     "settling": "{} files are not known to be finished yet",
     "to_hash_again": "{} of them are known, were touched since, and are being hashed again",
+    "max_bandwidth": "MAX_BANDWIDTH allows {} bytes per second now",
     "slow_line": "the line to S3 is slow, {} bytes per second: fewer and smaller parts are sent at once",
 }
 """The lines about numbers of a report that are neither 0 nor missing."""

@@ -6,6 +6,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote
@@ -238,8 +239,9 @@ class Settings(BaseSettings):
         "Account that owns the bucket; requests fail if another account does.", "an account's 12 digits"
     )
     max_bandwidth: types.Bandwidth | None = setting(
-        "Bandwidth limit of all uploads together. Unset or `none`: no limit.",
-        "a rate such as 20MB/s, 500Mbit/s or none",
+        "Bandwidth limit of all uploads together. Unset or `none`: no limit. A timetable such as `07:00 "
+        "20MB/s 23:00 none` has a rate from each time of day on, in the time zone of this machine (`TZ`).",
+        "a rate such as 20MB/s, 500Mbit/s or none; or times of day, each with a rate",
     )
     stall_seconds: float = number(
         "A request that makes no progress for this long is cancelled and retried.", 1, 3600, 60
@@ -387,10 +389,15 @@ class Settings(BaseSettings):
         """``HTTP_ADDRESS``, or its earlier name ``METRICS_ADDRESS``; empty for no HTTP server."""
         return self.http_address if self.metrics_address is None else self.metrics_address
 
-    @property
-    def bandwidth(self) -> float | None:
-        """``MAX_BANDWIDTH`` in bytes per second; None for no limit."""
-        return None if self.max_bandwidth is None else types.bytes_per_second(self.max_bandwidth)
+    def bandwidth_at(self, moment: datetime) -> float | None:
+        """``MAX_BANDWIDTH`` in bytes per second at a local time; None for no limit.
+
+        It is the rate of the latest entry of the timetable; before the first one, that of the evening before.
+        """
+        timetable = types.bandwidth_timetable(self.max_bandwidth or "none")
+        minute = 60 * moment.hour + moment.minute
+        begun = [rate for begin, rate in timetable if begin <= minute]
+        return (begun or [timetable[-1][1]])[-1]
 
     @property
     def ledger_url(self) -> str:

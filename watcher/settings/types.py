@@ -134,6 +134,7 @@ def _address(value: str) -> str:
 
 
 _RATE = re.compile(r"(?P<amount>\d+(\.\d+)?)\s*(?P<prefix>[kKMG]?)(?P<binary>i?)(?P<unit>B|bit)(/s)?")
+_TIME_OF_DAY = re.compile(r"(?P<hour>[01]?\d|2[0-3]):(?P<minute>[0-5]\d)")
 _POWERS = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3}
 
 
@@ -146,13 +147,37 @@ def bytes_per_second(text: str) -> float | None:
         return None
     match = _RATE.fullmatch(text)
     if match is None or not float(match["amount"]):
-        raise ValueError("it is not a rate above zero")
+        raise ValueError(f"{text!r} is not a rate above zero")
     factor = float(1024 if match["binary"] else 1000) ** _POWERS[match["prefix"]]
     return float(match["amount"]) * factor / (8 if match["unit"] == "bit" else 1)
 
 
+def bandwidth_timetable(text: str) -> tuple[tuple[int, float | None], ...]:
+    """Return the rates of a text like ``07:00 20MB/s 23:00 none``, each with its minute of the day, in order.
+
+    A rate alone is one from 00:00 on. Raises ValueError, which names the word that is wrong.
+    """
+    first, *entries = re.split(r"(\S*:\S*)", text)
+    if not entries:
+        return ((0, bytes_per_second(text)),)
+    if first.strip():
+        raise ValueError(f"{first.strip()!r} stands before the first time of day")
+    rates: dict[int, float | None] = {}
+    for word, rate in zip(entries[::2], map(str.strip, entries[1::2]), strict=True):
+        match = _TIME_OF_DAY.fullmatch(word)
+        if match is None:
+            raise ValueError(f"{word!r} is not a time of day from 00:00 to 23:59")
+        minute = 60 * int(match["hour"]) + int(match["minute"])
+        if minute in rates:
+            raise ValueError(f"{word!r} is there twice")
+        if not rate:
+            raise ValueError(f"no rate follows {word!r}")
+        rates[minute] = bytes_per_second(rate)
+    return tuple(sorted(rates.items()))
+
+
 def _bandwidth(value: str) -> str:
-    bytes_per_second(value)
+    bandwidth_timetable(value)
     return value
 
 

@@ -204,7 +204,7 @@ RIGHT = {
     "AWS_S3_SSE_KMS_KEY_ID": "arn:aws:kms:eu-west-1:123456789012:key/0b8e-1",
     "AWS_S3_TAGS": "a=b&c=d",
     "AWS_S3_EXPECTED_BUCKET_OWNER": "123456789012",
-    "MAX_BANDWIDTH": "20MB/s",
+    "MAX_BANDWIDTH": "07:00 20MB/s 23:00 none",
     "STALL_SECONDS": "30",
     "CORS_ORIGINS": "https://a.example,https://b.example",
     "LIFECYCLE_TRANSITION_DAYS": "30",
