@@ -19,7 +19,7 @@ from db.errors import (
     UnknownUploadError,
 )
 from db.fields import format_time
-from db.ledger import Ledger
+from db.ledger import Ledger, Observer
 from db.ledger_reader import LedgerReader
 from db.migration import (
     MIGRATIONS,
@@ -42,7 +42,7 @@ from db.records import (
     Upload,
     UploadEvent,
 )
-from db.services import DialectFinding, Invalidation, Invalidations, ServerDialects
+from db.services import DialectFinding, Invalidation, Invalidations, Notification, Outbox, ServerDialects
 from db.state_counts import OUTCOME_PERIODS, Outcomes
 from db.states import TRANSITIONS, State
 
@@ -76,6 +76,9 @@ __all__ = [
     "Look",
     "MissingRows",
     "NoCatalog",
+    "Notification",
+    "Observer",
+    "Outbox",
     "Outcomes",
     "OwnCatalog",
     "Progress",

@@ -10,7 +10,7 @@ import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
-from typing import Any, Unpack
+from typing import Any, Protocol, Unpack
 
 from peewee import SQL, fn
 
@@ -47,11 +47,23 @@ _UNPROVEN: Mapping[str, int | None] = {
 }
 
 
+class Observer(Protocol):
+    """Is told of every upload that comes into another state."""
+
+    def record(self, upload: Upload) -> bool:
+        """Record what follows, within the transaction of the change; returns whether to call `wake`."""
+
+    def wake(self) -> None:
+        """Have done what was recorded."""
+
+
 class Ledger(LedgerReader):
     """The ledger of one instance, for reading and writing.
 
     Methods that take an `Upload` raise ClaimLostError, and change nothing, if its row has changed since.
     """
+
+    observer: Observer | None = None
 
     _started_at: datetime | None = None
     """The time of the first heartbeat."""
@@ -184,7 +196,11 @@ class Ledger(LedgerReader):
             # An upload returns to a state only by way of `pending`.
             may_repeat = to is State.PENDING
             self._upload_events.append(upload.id, now, to, detail or error or "", may_repeat=may_repeat)
-            return changed
+            is_recorded = self.observer is not None and self.observer.record(changed)
+        if self.observer is not None and is_recorded:
+            # Within another transaction this is too early: what began that has to do it, too.
+            self.observer.wake()
+        return changed
 
     def reopen(self, upload_id: int, *, reason: str, finding: str | None = None) -> Upload:
         """Make a rejected, failed or gone upload pending again, due now; `finding` is of its container.

@@ -91,6 +91,19 @@ class InvalidationRow(Model):
     sent_at = UtcTimeField(null=True)
 
 
+class NotificationRow(Model):
+    """What is to be told to a receiver, or a video to be looked at (`db.services.Outbox`)."""
+
+    id = BigAutoField()
+    instance = TextField()
+    channel = TextField()
+    subject = TextField()
+    payload = TextField()
+    occurred_at = UtcTimeField()
+    due_at = UtcTimeField()
+    attempts = IntegerField()
+
+
 class LedgerTokenRow(Model):
     """One row: a random text that tells this ledger from every other one whose ids are the same."""
 
@@ -282,6 +295,7 @@ class Tables:
     sightings: type[SightingRow]
     dialects: type[ServerDialectRow]
     state_counts: type[StateCountRow]
+    notifications: type[NotificationRow]
     compressor_rows: type[CompressorRow]
 
 
@@ -322,6 +336,10 @@ def bind(database: peewee.Database, schema: str | None, catalog_schema: str | No
     publications.add_index(publications.instance, publications.published_at, name="publications_of_instance")
     publications.add_index(publications.upload, name="publications_of_upload")
     orphans = bound(OrphanRow, "orphans")
+    notifications = bound(NotificationRow, "notifications")
+    of_channel = (notifications.instance, notifications.channel)
+    notifications.add_index(*of_channel, notifications.due_at, notifications.id, name="notifications_due")
+    notifications.add_index(*of_channel, notifications.subject, name="notifications_of_subject")
     sightings = bound(SightingRow, SIGHTINGS)
     sightings.add_index(sightings.video_id, name="catalog_row_sightings_of_video")
     return Tables(
@@ -339,6 +357,7 @@ def bind(database: peewee.Database, schema: str | None, catalog_schema: str | No
         sightings,
         bound(ServerDialectRow, "server_dialects", primary_key=CompositeKey("endpoint", "bucket", "feature")),
         bound(StateCountRow, "state_counts"),
+        notifications,
         bound(CompressorRow, "video_qualities", schema=catalog_schema),
     )
 

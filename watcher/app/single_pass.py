@@ -71,6 +71,7 @@ class SinglePass:
         started_at = app.ledger.now()
         app.ledger.release_all_claims()
         app.ledger.reschedule_published(app.policy.retention)
+        app.forget_undeliverable()
         app.abandoned_multiparts.adopt_or_abort()
         app.settler.start()
         try:
@@ -88,6 +89,8 @@ class SinglePass:
             app.context.invalidator.flush()
         if not self._interrupted:
             app.receipts.run_due(threading.Event())
+            if app.notifier is not None:
+                app.notifier.flush(LONGEST_WAIT.total_seconds())
         unreadable = ["directories could not be read; see the log"] * bool(report.unreadable)
         return [*self._unfinished(started_at), *unreadable]
 

@@ -214,6 +214,13 @@ def report_lines(report: InstanceReport | None) -> list[str]:
     internal_errors = report.report.get("internal_errors")
     if isinstance(internal_errors, Sequence):
         lines += [_internal_error_line(error) for error in internal_errors if isinstance(error, Mapping)]
+    notifications = report.report.get("notifications")
+    if isinstance(notifications, Mapping):
+        lines += [
+            f"{channel} fails: {told['failure']} ({told['waiting']} events wait for it)"
+            for channel, told in notifications.items()
+            if isinstance(told, Mapping) and told["failure"]
+        ]
     lines += _ignored_lines(report.report)
     set_aside = report.report.get("set_aside")
     if isinstance(set_aside, Sequence):

@@ -332,6 +332,25 @@ class Settings(BaseSettings):
         "host names separated by commas",
     )
     metrics_address: types.Address | None = setting("Earlier name of `HTTP_ADDRESS`.", "host:port, or empty")
+    on_published: types.Command | None = setting(
+        "Command to run when a rendition is published; it is given the event as JSON on its standard input. "
+        "There is no shell; an exit status other than 0 is retried for three days.",
+        "a program and its arguments, quoted as for a shell",
+    )
+    on_video_complete: types.Command | None = setting(
+        "The same when all renditions of a video are live.",
+        "a program and its arguments, quoted as for a shell",
+    )
+    webhook_url: types.SecretUrl | None = setting(
+        "URL to which every event is posted as JSON, at least once and for three days.",
+        "an http or https URL",
+    )
+    webhook_secret: types.Credential | None = setting(
+        "Key of the signature in the header `X-Video-Uploader-Signature` of these requests.", CREDENTIAL_HELP
+    )
+    heartbeat_url: types.SecretUrl | None = setting(
+        "URL that is fetched once a minute while all is well.", "an http or https URL"
+    )
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], types.UpperCase] = setting(
         "Lowest severity that is logged.", "DEBUG, INFO, WARNING, ERROR or CRITICAL", "INFO"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from typing import Annotated, TypeVar
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
@@ -119,6 +120,27 @@ def _endpoint(value: str) -> str:
     return value
 
 
+def _secret_url(value: SecretStr) -> SecretStr:
+    url = value.get_secret_value()
+    parts = _parts(url)
+    _endpoint(url)
+    if not re.fullmatch(r"([^@\s]*@)?(\[[0-9A-Fa-f:.]+\]|[^\s:@\[\]]+)(:\d{1,5})?", parts.netloc):
+        raise ValueError("it has no host, or its port is not a number; user and password are percent-encoded")
+    if not re.fullmatch(r"[\x21-\x7e]+", url) or parts.fragment:
+        raise ValueError("it has a fragment, white space or characters other than ASCII; percent-encode them")
+    return value
+
+
+def _command(value: str) -> str:
+    try:
+        words = shlex.split(value)
+    except ValueError:
+        raise ValueError("a quote in it is not closed") from None
+    if not words or not words[0]:
+        raise ValueError("it has no words")
+    return value
+
+
 def _instance(value: str) -> str:
     if not value.isprintable() or len(value) > 100:
         raise ValueError("it is too long or has control characters")
@@ -201,6 +223,8 @@ DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
 Identifier = Annotated[str, _matches(r"[a-z_][a-z0-9_]{0,62}", "it is not a lower-case identifier")]
 Url = Annotated[str, AfterValidator(_url)]
 EndpointUrl = Annotated[str, AfterValidator(_endpoint), AfterValidator(_url)]
+SecretUrl = Annotated[SecretStr, AfterValidator(_secret_url)]
+Command = Annotated[str, AfterValidator(_command)]
 Credential = Annotated[
     SecretStr, _matches(r"[\x21-\x7e]+", "it contains white space or characters other than ASCII")
 ]

@@ -36,6 +36,7 @@ QUOTED_NAMES = frozenset(
         ("db/migrations/0014_receipts.py", "statement.format(schema=schema, **types)"),
         ("db/migrations/0014_receipts.py", "f'PRAGMA schema_version = {version + 1}'"),
         ("db/migrations/0015_outcomes.py", "statement.format(schema=schema, **types)"),
+        ("db/migrations/0017_notifications.py", "statement.format(schema=schema, **types)"),
         ("db/catalog/compressor_table.py", "query.format(table='%s')"),
         ("db/database.py", "text"),
         ("db/connection_url.py", "f'ROLLBACK TO SAVEPOINT {self._name}'"),

@@ -36,6 +36,7 @@ ALL = [
     "0013_state_counts",
     "0014_receipts",
     "0015_outcomes",
+    "0017_notifications",
 ]
 HISTORY = "schema_migration"
 

@@ -155,6 +155,11 @@ WRONG = {
     "HTTP_ADDRESS": "9108",
     "HTTP_HOSTS": "a b",
     "METRICS_ADDRESS": "9108",
+    "ON_PUBLISHED": "tell 'all of them",
+    "ON_VIDEO_COMPLETE": "''",
+    "WEBHOOK_URL": f"https://me:{SECRET}@hooks.example:port/",
+    "WEBHOOK_SECRET": "a key",
+    "HEARTBEAT_URL": "ftp://ping.example/",
     "LOG_LEVEL": "LOUD",
     "LOG_FORMAT": "xml",
 }
@@ -224,6 +229,11 @@ RIGHT = {
     "HTTP_ADDRESS": "127.0.0.1:9",
     "HTTP_HOSTS": "uploader.example,status",
     "METRICS_ADDRESS": "127.0.0.1:9",
+    "ON_PUBLISHED": "/usr/local/bin/tell 'all of them'",
+    "ON_VIDEO_COMPLETE": "tell",
+    "WEBHOOK_URL": "https://hooks.example/T0/B0/x",
+    "WEBHOOK_SECRET": "a-key",
+    "HEARTBEAT_URL": "https://ping.example/0b8e3f60",
     "LOG_LEVEL": "ERROR",
     "LOG_FORMAT": "json",
 }
