@@ -100,17 +100,21 @@ def _teach_redactor(given: dict[str, Any]) -> None:
     if url := secrets.pop("DATABASE_URL", None):
         secrets["DATABASE_URL"] = "".join(re.findall(r"//[^/:@]*:(.*)@", url))
         secrets |= dict(re.findall(r"(?i)(password|passwd|sslpassword)=([^&]*)", url))
-    for name in ("WEBHOOK_URL", "HEARTBEAT_URL"):
-        url = secrets.pop(name, "")
-        password = re.findall(r"//[^/@]*:([^/@]*)@", url)
-        # Words such as "hooks" are no secrets.
-        pieces = re.split(r"[/?&=]", url.partition("//")[2])[1:]
-        tokens = password + [piece for piece in pieces if _TOKEN.fullmatch(piece)]
-        secrets |= {f"{name} {piece}": piece for piece in tokens}
+    urls = [secrets.pop(name, "") for name in ("WEBHOOK_URL", "HEARTBEAT_URL")]
+    learned = [secret for url in urls for secret in _of_url(url)]
     redact.learn(
-        [*secrets.values(), *proxy_passwords()],
+        [*secrets.values(), *learned, *proxy_passwords()],
         (str(value) for name, value in given.items() if name not in SECRETS),
     )
+
+
+def _of_url(url: str) -> list[str]:
+    """What is secret in a URL: a password, and each part that may be a token, unlike words such as `hooks`."""
+    if "//" not in url:
+        return [url]
+    authority, *rest = re.split(r"[/?&=]", url.partition("//")[2])
+    user, _, password = authority.rpartition("@")[0].partition(":")
+    return [password, *(part for part in (user, *rest) if _TOKEN.fullmatch(part))]
 
 
 def _sentences(exc: ValidationError) -> list[str]:
