@@ -109,7 +109,7 @@ def _teach_redactor(given: dict[str, Any]) -> None:
 
 
 def _of_url(url: str) -> list[str]:
-    """What is secret in a URL: a password, and each part that may be a token, unlike words such as `hooks`."""
+    """What is secret in a URL: a password, and parts that may be tokens, unlike words such as `hooks`."""
     if "//" not in url:
         return [url]
     authority, *rest = re.split(r"[/?&=]", url.partition("//")[2])

@@ -15,9 +15,11 @@ from db import Database, Ledger, Outbox, State, migrate, open_database
 from tests.support.databases import Clock, advance_to, claim, enqueue, only
 from tests.support.http_receiver import HttpReceiver, http_receiver
 from watcher.renditions import Naming
+from watcher.stages import notifications
 from watcher.stages.notifications import KEPT, Channel, Notifier, Videos
 from watcher.stages.receivers import Command, Webhook
 from watcher.supervision.background_thread import Supervisor
+from watcher.supervision.backoff import Backoff
 from watcher.telemetry import Metrics
 
 VIDEO = "0b8e3f60-9d5c-4c1a-8f8e-3b1f0a7d2c11"
@@ -148,10 +150,8 @@ def test_what_a_killed_process_had_claimed_is_told_by_the_next_one(fixture: Noti
     assert only(fixture.receiver.received).told["id"] == only(claimed).subject
 
 
-def test_a_failing_receiver_is_left_alone_for_longer_and_longer_and_gets_the_rest_at_once(
-    fixture: NotifierFixture,
-) -> None:
-    """One event at a time is tried meanwhile; after the outage none waits for its own turn."""
+def test_a_failing_receiver_is_left_alone_for_longer_and_longer(fixture: NotifierFixture) -> None:
+    """One event at a time is tried meanwhile."""
     fixture.receiver.answers = [500] * 6
     for number in range(6):
         fixture.publish(f"{number}_720p.mp4")
@@ -164,11 +164,25 @@ def test_a_failing_receiver_is_left_alone_for_longer_and_longer_and_gets_the_res
     assert waits == [1, 2, 4, 8, 16, 32]
     assert len(fixture.receiver.received) == 6
     assert fixture.notifier.troubles() == {"webhook": "it answered 500"}
-    fixture.advance(900)
+
+
+def test_after_an_outage_no_event_waits_for_its_own_turn(
+    fixture: NotifierFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longest = Backoff(base=5.0, factor=2.0, cap=900.0, uniform=lambda _low, high: high)
+    monkeypatch.setattr(notifications, "RETRIES", longest)
+    fixture.receiver.answers = [500] * 4
+    fixture.publish("a_720p.mp4")
+    for _ in range(4):
+        fixture.advance(900)
+        fixture.step()
+    fixture.advance(8)
+    fixture.publish("b_720p.mp4")
     with capture_logs() as logs:
         fixture.step()
         fixture.step()
-    assert fixture.notifier.waiting() == {"webhook": 0}
+    paths = [got.told["path"] for got in fixture.receiver.received[4:]]
+    assert paths == [f"{VIDEO}/b_720p.mp4", f"{VIDEO}/a_720p.mp4"]
     assert "notifications_resumed" in [entry["event"] for entry in logs]
 
 
@@ -238,6 +252,7 @@ def test_a_video_is_complete_once_nothing_of_it_is_under_way(fixture: NotifierFi
     fixture.settling = True
     fixture.advance(6)
     fixture.look()
+    assert fixture.outbox.counts()["video"] == 1
     fixture.settling = False
     fixture.advance(60)
     fixture.look()
