@@ -37,13 +37,14 @@ from db.records import (
     CatalogRow,
     Identity,
     InstanceReport,
+    Observer,
     Progress,
     Proof,
     Turn,
     Upload,
     UploadEvent,
 )
-from db.services import DialectFinding, Invalidation, Invalidations, ServerDialects
+from db.services import DialectFinding, Invalidation, Invalidations, Notification, Outbox, ServerDialects
 from db.state_counts import OUTCOME_PERIODS, Outcomes
 from db.states import TRANSITIONS, State
 from db.steering import HELD, HELD_FOR, Left, Orders, Pause, Steering
@@ -81,7 +82,10 @@ __all__ = [
     "Look",
     "MissingRows",
     "NoCatalog",
+    "Notification",
+    "Observer",
     "Orders",
+    "Outbox",
     "Outcomes",
     "OwnCatalog",
     "Pause",

@@ -23,6 +23,7 @@ from db.records import (
     Found,
     Identity,
     InstanceReport,
+    Observer,
     Progress,
     Proof,
     Turn,
@@ -54,6 +55,8 @@ class Ledger(LedgerTurns):
 
     Methods that take an `Upload` raise ClaimLostError, and change nothing, if its row has changed since.
     """
+
+    observer: Observer | None = None
 
     _started_at: datetime | None = None
     """The time of the first heartbeat."""
@@ -224,7 +227,11 @@ class Ledger(LedgerTurns):
             # An upload returns to a state only by way of `pending`.
             may_repeat = to is State.PENDING
             self._upload_events.append(upload.id, now, to, detail or error or "", may_repeat=may_repeat)
-            return changed
+            is_recorded = self.observer is not None and self.observer.record(changed)
+        if self.observer is not None and is_recorded:
+            # Within another transaction this is too early: what began that has to do it, too.
+            self.observer.wake()
+        return changed
 
     def reopen(self, upload_id: int, *, reason: str, finding: str | None = None) -> Upload:
         """Make a rejected, failed or gone upload pending again, due now; `finding` is of its container.

@@ -91,6 +91,19 @@ class InvalidationRow(Model):
     sent_at = UtcTimeField(null=True)
 
 
+class NotificationRow(Model):
+    """What is to be told to a receiver, or a video to be looked at (`db.services.Outbox`)."""
+
+    id = BigAutoField()
+    instance = TextField()
+    channel = TextField()
+    subject = TextField()
+    payload = TextField()
+    occurred_at = UtcTimeField()
+    due_at = UtcTimeField()
+    attempts = IntegerField()
+
+
 class LedgerTokenRow(Model):
     """One row: a random text that tells this ledger from every other one whose ids are the same."""
 
@@ -300,6 +313,7 @@ class Tables:
     state_counts: type[StateCountRow]
     holds: type[HoldRow]
     orders: type[OrderRow]
+    notifications: type[NotificationRow]
     compressor_rows: type[CompressorRow]
 
 
@@ -340,6 +354,10 @@ def bind(database: peewee.Database, schema: str | None, catalog_schema: str | No
     publications.add_index(publications.instance, publications.published_at, name="publications_of_instance")
     publications.add_index(publications.upload, name="publications_of_upload")
     orphans = bound(OrphanRow, "orphans")
+    notifications = bound(NotificationRow, "notifications")
+    of_channel = (notifications.instance, notifications.channel)
+    notifications.add_index(*of_channel, notifications.due_at, notifications.id, name="notifications_due")
+    notifications.add_index(*of_channel, notifications.subject, name="notifications_of_subject")
     sightings = bound(SightingRow, SIGHTINGS)
     sightings.add_index(sightings.video_id, name="catalog_row_sightings_of_video")
     return Tables(
@@ -359,6 +377,7 @@ def bind(database: peewee.Database, schema: str | None, catalog_schema: str | No
         bound(StateCountRow, "state_counts"),
         bound(HoldRow, "holds", primary_key=CompositeKey("instance", "path")),
         bound(OrderRow, "orders"),
+        notifications,
         bound(CompressorRow, "video_qualities", schema=catalog_schema),
     )
 

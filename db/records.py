@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from hashlib import blake2b
 from struct import Struct
-from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypedDict, TypeVar
 
 from peewee import SQL, BigAutoField, BigIntegerField, BooleanField, Field, IntegerField, TextField
 
@@ -431,3 +431,13 @@ def _as_json(value: State | str | float | datetime | None) -> JSON:
     if isinstance(value, datetime):
         return format_time(value)
     return value.value if isinstance(value, State) else value
+
+
+class Observer(Protocol):
+    """Is told of every upload that comes into another state."""
+
+    def record(self, upload: Upload) -> bool:
+        """Record what follows, within the transaction of the change; returns whether to call `wake`."""
+
+    def wake(self) -> None:
+        """Have done what was recorded."""

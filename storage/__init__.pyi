@@ -1,3 +1,4 @@
+from .anonymous_http import AnonymousHttp
 from .aws.proxies import proxy_passwords
 from .bucket import (
     NEW_ON_AWS,
@@ -52,6 +53,7 @@ __all__ = [
     "QUALITIES",
     "UNUSABLE_CODES",
     "AccessKey",
+    "AnonymousHttp",
     "BucketAdmin",
     "BucketDocument",
     "CheckResult",

@@ -1,4 +1,4 @@
-"""HTTP requests without credentials, as players make them."""
+"""HTTP requests without the credentials of S3, as players and webhooks make them."""
 
 import ssl
 import time
@@ -59,6 +59,7 @@ class AnonymousHttp:
         *,
         method: str = "GET",
         headers: Mapping[str, str] | None = None,
+        content: bytes | None = None,
         max_redirects: int = 0,
         max_body: int = MAX_BODY_BYTES,
     ) -> Answer:
@@ -71,7 +72,7 @@ class AnonymousHttp:
         _ = self.tls  # not part of the request
         deadline = time.monotonic() + self._timeout
         while True:
-            answer = self._send(url, method, headers or {}, max_body, deadline)
+            answer = self._send(url, method, headers or {}, content, max_body, deadline)
             target = urljoin(url, answer.headers.get("location", "").replace(" ", "%20"))
             is_redirect = answer.status in _REDIRECTS and "location" in answer.headers
             if not is_redirect or not max_redirects or not _is_http(target):
@@ -80,7 +81,13 @@ class AnonymousHttp:
             url = target
 
     def _send(
-        self, url: str, method: str, headers: Mapping[str, str], max_body: int, deadline: float
+        self,
+        url: str,
+        method: str,
+        headers: Mapping[str, str],
+        content: bytes | None,
+        max_body: int,
+        deadline: float,
     ) -> Answer:
         if not _is_http(url):
             raise _no_url(url, "it begins with neither https:// nor http://")
@@ -92,6 +99,7 @@ class AnonymousHttp:
                 manager.request(
                     method,
                     url,
+                    body=content,
                     headers={"User-Agent": "video-uploader", "Connection": "close", **headers},
                     redirect=False,
                     retries=False,

@@ -36,6 +36,7 @@ from storage.dialect import (
 from storage.errors import ErrorKind, StorageError, UploadCancelledError
 from storage.transfer.crt_client import POLL_SECONDS, CrtClient
 from storage.transfer.crt_request import Request
+from storage.transfer.part_layout import XML_NAMESPACE
 from storage.transfer.preconditions import Headers
 from storage.transfer.single_put import option_headers
 from storage.verification import ObjectHead
@@ -402,7 +403,8 @@ def _put_in_parts(crt: CrtClient, key: str, options: Headers) -> Mapping[str, An
 def _part_list(etag: str, number: int = 1, inner: str = "") -> bytes:
     """The body of CompleteMultipartUpload with one part; `inner` is XML about it."""
     part = f"<Part><PartNumber>{number}</PartNumber><ETag>{html.escape(etag)}</ETag>{inner}</Part>"
-    return f"<CompleteMultipartUpload>{part}</CompleteMultipartUpload>".encode()
+    root = "CompleteMultipartUpload"
+    return f'<{root} xmlns="{XML_NAMESPACE}">{part}</{root}>'.encode()
 
 
 def _look(crt: CrtClient, key: str, headers: tuple[tuple[str, str], ...] = ()) -> Mapping[str, Any]:

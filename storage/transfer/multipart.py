@@ -35,7 +35,7 @@ from storage.errors import SourceChangedError, StorageError
 from storage.proof_by_reading import makes_etags_of_md5s
 from storage.transfer.crt_client import CrtClient
 from storage.transfer.crt_request import Request
-from storage.transfer.part_layout import S3_MIN_PART_SIZE, Part, least_part_size, parts_of
+from storage.transfer.part_layout import S3_MIN_PART_SIZE, XML_NAMESPACE, Part, least_part_size, parts_of
 from storage.transfer.part_sender import PartSender, SlowLineError
 from storage.transfer.preconditions import Headers, with_condition
 from storage.transfer.single_put import Sent, Transfer, object_headers
@@ -351,7 +351,7 @@ class MultipartSender:
             for number, etag in sorted(self._etags.items())
         )
         root = "CompleteMultipartUpload"
-        return f'<{root} xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{parts}</{root}>'.encode()
+        return f'<{root} xmlns="{XML_NAMESPACE}">{parts}</{root}>'.encode()
 
     def _abort(self, multipart: Multipart) -> None:
         """Abort the upload; a failure is only logged, because the one that led here is raised."""

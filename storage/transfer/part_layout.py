@@ -10,6 +10,8 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 MIB = 1024 * 1024
+XML_NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
+"""Of a list of parts, in S3's API."""
 MULTIPART_THRESHOLD = 16 * MIB
 """Files from this size on are sent in parts."""
 MIN_PART_SIZE = 8 * MIB

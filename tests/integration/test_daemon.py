@@ -484,10 +484,11 @@ def test_a_reload_changes_what_can_change_and_names_what_cannot(
         daemon.signal(signal.SIGHUP)
         refused = daemon.expect("reload_refused")
         assert "KEEP_LOCAL" in refused["problems"][0]
-        write_text(env_file, "KEEP_LOCAL=false\nUPLOAD_CONCURRENCY=3\n")
+        write_text(env_file, "KEEP_LOCAL=false\nUPLOAD_CONCURRENCY=3\nMAX_BANDWIDTH=7:00 9MB/s 23:00 9MB/s\n")
         daemon.signal(signal.SIGHUP)
         assert daemon.expect("restart_needed")["settings"] == ["UPLOAD_CONCURRENCY"]
-        assert daemon.expect("settings_reloaded")["changed"] == ["KEEP_LOCAL"]
+        assert daemon.expect("settings_reloaded")["changed"] == ["KEEP_LOCAL", "MAX_BANDWIDTH"]
+        assert daemon.expect("bandwidth_changed")["bytes_per_second"] == 9_000_000
         daemon.expect("upload_released", path=PATH)
 
 

@@ -6,9 +6,11 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from db import Database, Identity, Ledger, State, Upload, open_database
+
+_T = TypeVar("_T")
 
 VIDEO_ID = "0b8e3f60-9d5c-4c1a-8f8e-3b1f0a7d2c11"
 IDENTITY = Identity(device=2049, inode=12, size=1_000, mtime_ns=1_700_000_000_000_000_000)
@@ -91,7 +93,7 @@ STATE_FACTS: dict[State, dict[str, Any]] = {
 }
 
 
-def only(items: Iterable[Upload]) -> Upload:
+def only(items: Iterable[_T]) -> _T:
     """The only item; an error if there is not exactly one."""
     (item,) = items
     return item

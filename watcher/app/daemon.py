@@ -108,6 +108,7 @@ class Daemon:
         freed = app.ledger.release_all_claims()
         app.ledger.reschedule_published(app.policy.retention)
         app.context.orders.look()
+        app.forget_undeliverable()
         self._record_settings(self._settings)
         log.info("daemon_started", instance=app.ledger.instance, directory=app.tree.root, freed_claims=freed)
 
@@ -137,6 +138,10 @@ class Daemon:
         for breaker in app.breakers.values():
             breaker.on_change(lambda: self._signals.put(WAKE))
         self._observer_supervisor.start()
+        if app.notifier is not None:
+            app.notifier.start()
+        if app.heartbeat is not None:
+            app.heartbeat.start()
         app.settler.start()
         app.runners[State.VERIFIED].start()
         if app.context.invalidator is not None:
@@ -188,6 +193,7 @@ class Daemon:
         """Handle signals, and publish the status in between, until it is time to stop."""
         interval = min(HEARTBEAT_SECONDS, self._notifier.watchdog_interval or HEARTBEAT_SECONDS)
         while True:
+            self._app.bandwidth.apply()
             self._publish_status()
             number = self._next_signal(self._clock() + interval)
             if reason := self._app.supervisor.reason_to_stop:
@@ -207,7 +213,8 @@ class Daemon:
             return WAKE
 
     def _publish_status(self) -> None:
-        """Send readiness, status and watchdog to systemd, and a heartbeat to the ledger."""
+        """Send readiness, status and watchdog to systemd, a heartbeat to the ledger, and tell of pauses."""
+        app = self._app
         status = self.status.summary(is_ready=self._is_ready)
         if self._sole_instance.conflict is not None:
             status = f"{self._sole_instance.conflict} {status}"
@@ -226,6 +233,12 @@ class Daemon:
         self.status.stalls = stalls
         if not stalls:
             self._notifier.watchdog()
+        failures = self.status.failures()
+        if app.notifier is not None:
+            app.notifier.report_failures(failures)
+        if app.heartbeat is not None:
+            is_well = not (failures or stalls or app.store_health.failure) and self._is_ready
+            app.heartbeat.report(is_well=is_well)
         self._heartbeat("running" if self._is_ready else "starting")
 
     def _heartbeat(self, phase: str) -> None:
@@ -259,7 +272,7 @@ class Daemon:
         if later := sorted(name for name, field in changed.items() if field not in RELOADABLE):
             log.warning("restart_needed", settings=later)
         app.policy.update(fresh)
-        app.context.store.set_bandwidth(fresh.bandwidth)
+        app.bandwidth.update(fresh)
         app.context.store.use_credentials(make_access_key(fresh))
         app.store_health.look_soon()
         if app.context.invalidator is not None:
@@ -281,7 +294,7 @@ class Daemon:
         in_time = stop_all([self._observer_supervisor], STOP_SECONDS)
         workers: list[Worker] = [*app.runners.values(), app.scan_scheduler, app.settler]
         workers += [app.abandoned_multiparts, app.store_health, app.disk_pressure]
-        optional = (app.context.invalidator, app.catalog_thread, app.orphans)
+        optional = (app.context.invalidator, app.catalog_thread, app.orphans, app.notifier, app.heartbeat)
         workers += [worker for worker in optional if worker is not None]
         in_time &= stop_all(workers, STOP_SECONDS)
         self._heartbeat("stopped")

@@ -11,7 +11,9 @@ from db import Catalog, CompressorTable, Database, Ledger, NoCatalog, OwnCatalog
 from storage import QUALITIES, AccessKey, StorageConfig
 from watcher import catalog, filesystem
 from watcher.renditions import Naming, PathTemplate
-from watcher.settings import CatalogKind, Settings
+from watcher.settings import CatalogKind, Settings, local_time
+from watcher.stages.notifications import Channel
+from watcher.stages.receivers import Command, Receiver, Webhook
 
 if TYPE_CHECKING:
     from storage import ObjectStore
@@ -87,7 +89,7 @@ def make_storage_config(settings: Settings) -> StorageConfig:
         sse_kms_key_id=settings.aws_s3_sse_kms_key_id,
         tags=dict(parse_qsl(settings.aws_s3_tags or "", keep_blank_values=True)),
         expected_bucket_owner=settings.aws_s3_expected_bucket_owner,
-        max_bandwidth=settings.bandwidth,
+        max_bandwidth=settings.bandwidth_at(local_time()),
         stall_seconds=settings.stall_seconds,
         uploads=settings.upload_concurrency + small_uploads(settings),
         qualities=settings.qualities,
@@ -126,6 +128,21 @@ def open_ledger_database(settings: Settings, *, read_only: bool = False) -> Data
 def make_ledger(settings: Settings, database: Database) -> Ledger:
     """The ledger of this daemon, or that of all daemons that share the directory."""
     return Ledger(database, settings.ledger_instance, worker=settings.instance)
+
+
+def make_receivers(settings: Settings) -> dict[Channel, Receiver]:
+    """Who is told of events, by channel; empty if the settings name none."""
+    made: dict[Channel, Receiver] = {}
+    if (url := settings.webhook_url) is not None:
+        secret = settings.webhook_secret
+        made[Channel.WEBHOOK] = Webhook(url.get_secret_value(), secret.get_secret_value() if secret else None)
+    for channel, command in (
+        (Channel.ON_PUBLISHED, settings.on_published),
+        (Channel.ON_VIDEO_COMPLETE, settings.on_video_complete),
+    ):
+        if command is not None:
+            made[channel] = Command(channel, command)
+    return made
 
 
 def make_tree(settings: Settings) -> Tree:

@@ -73,6 +73,7 @@ class SinglePass:
         app.ledger.release_all_claims()
         app.ledger.reschedule_published(app.policy.retention)
         app.context.orders.look()
+        app.forget_undeliverable()
         app.abandoned_multiparts.adopt_or_abort()
         app.settler.start()
         try:
@@ -90,6 +91,8 @@ class SinglePass:
             app.context.invalidator.flush()
         if not self._interrupted:
             app.receipts.run_due(threading.Event())
+            if app.notifier is not None:
+                app.notifier.flush(LONGEST_WAIT.total_seconds())
         unreadable = ["directories could not be read; see the log"] * bool(report.unreadable)
         return [*self._unfinished(started_at), *unreadable]
 
@@ -112,6 +115,7 @@ class SinglePass:
                 unsettled = settler.unsettled()
                 self._gave_up += [f"{path}: it is not settled; the next run continues" for path in unsettled]
                 return
+            self._app.bandwidth.apply()
             self._check_gate()
 
     def _settling(self) -> tuple[list[str], int]:
@@ -134,6 +138,7 @@ class SinglePass:
                 self._gave_up += self._waiting_releases()
                 return
             try:
+                self._app.bandwidth.apply()
                 self._app.disk_pressure.check()
                 self._signals.get(timeout=POLL_SECONDS)
                 self._interrupted = True

@@ -62,6 +62,7 @@ class DaemonStatus:
             sizes=lambda: self._of_ledger(lambda ledger: _named(ledger.sizes())),
             oldest=lambda: self._of_ledger(_ages),
             success=lambda: self._of_ledger(_success_rates),
+            notifications=self._waiting_notifications,
             paused=self._paused,
             ignored=lambda: app.scanner.ignored_by,
             catalog=self._catalog_numbers,
@@ -99,6 +100,7 @@ class DaemonStatus:
             "ignored": dict(app.scanner.ignored_by),
             "ready_files_ignored": self._ready_files_ignored(),
             "slow_line": app.context.store.slow_line,
+            "max_bandwidth": None if app.bandwidth.rate is None else round(app.bandwidth.rate),
             "disk": app.disk_pressure.report(),
             "stalls": list(self.stalls),
             "internal_errors": [
@@ -109,8 +111,25 @@ class DaemonStatus:
                 {"items": kind.items, "count": kind.count, "error": kind.error}
                 for kind in app.supervisor.set_aside()
             ],
+            "notifications": self._notifications(),
             **self._rates.current(),
         }
+
+    def _notifications(self) -> Mapping[str, JSON]:
+        """How many events wait for each receiver, and why the last attempt failed."""
+        app = self._app
+        reasons = {} if app.notifier is None else dict(app.notifier.troubles())
+        found: dict[str, JSON] = {
+            channel: {"waiting": number, "failure": reasons.get(channel)}
+            for channel, number in self._waiting_notifications().items()
+        }
+        if app.heartbeat is not None:
+            found["heartbeat"] = {"waiting": 0, "failure": app.heartbeat.trouble.reason or None}
+        return found
+
+    def _waiting_notifications(self) -> Mapping[str, int]:
+        notifier = self._app.notifier
+        return {} if notifier is None else self._of_ledger(lambda _: notifier.waiting())
 
     def failures(self) -> dict[str, str]:
         """Why parts of the daemon do not work at present, as sentences by the name of the part."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
-from db import Database, Invalidations, Ledger, State, Steering
+from db import Database, Invalidations, Ledger, Outbox, State, Steering
 from storage import NO_ANSWER_CODES, Distribution, ObjectStore, PublicCheck
 from watcher.app.factories import (
     make_catalog,
@@ -18,6 +18,7 @@ from watcher.app.factories import (
     make_live_acceptance,
     make_naming,
     make_path_template,
+    make_receivers,
     make_storage_config,
     make_tree,
     open_ledger_database,
@@ -28,7 +29,7 @@ from watcher.detection import Scanner, Settler, check_complete
 from watcher.detection.scan_scheduler import ScanScheduler
 from watcher.filesystem import Packages, Tree
 from watcher.filesystem.hashing import Hashing
-from watcher.settings import Policy, Settings
+from watcher.settings import BandwidthLimit, Policy, Settings
 from watcher.stages import (
     AbandonedMultiparts,
     DiskPressure,
@@ -46,6 +47,8 @@ from watcher.stages import (
     StageRunner,
     UploadStage,
 )
+from watcher.stages.notifications import Channel, Notifier, Videos
+from watcher.stages.receivers import Heartbeat
 from watcher.stages.runner import PLAYABLE_FOR
 from watcher.supervision.background_thread import Supervisor
 from watcher.supervision.backoff import Backoff
@@ -81,6 +84,11 @@ class Application:
     runners: Mapping[State, StageRunner]
     disk_pressure: DiskPressure
     store_health: StoreHealth
+    bandwidth: BandwidthLimit
+    notifier: Notifier | None
+    """None unless a command or a webhook is configured."""
+    heartbeat: Heartbeat | None
+    """None unless HEARTBEAT_URL is set."""
     catalog_thread: CatalogThread | None
     """None unless the compressor's catalog is configured."""
     orphans: Orphans | None
@@ -97,6 +105,20 @@ class Application:
     def ledger(self) -> Ledger:
         """The ledger of uploads."""
         return self.context.ledger
+
+    def forget_undeliverable(self) -> None:
+        """Delete events for receivers that are not configured any more, and try those at once that are.
+
+        Not on a shared directory, whose other daemons may be configured differently, or be delivering.
+        Raises `db.DatabaseError`.
+        """
+        if self.settings.shared_directory:
+            return
+        channels = make_receivers(self.settings)
+        outbox = Outbox(self.context.database, self.ledger.instance)
+        outbox.discard(other_than=[*channels, Channel.VIDEO] if channels else [])
+        for channel in channels:
+            outbox.make_due(channel)
 
     @property
     def breakers(self) -> Mapping[str, CircuitBreaker]:
@@ -173,11 +195,14 @@ def build_application(
     )
     catalog_thread = build_catalog(context=context, supervisor=supervisor)
     orphans = build_orphans(settings, policy, context=context, supervisor=supervisor)
+    notifier = build_notifier(settings, context=context, settler=settler, supervisor=supervisor)
+    context.ledger.observer = notifier
     signals.connect(
         stages={state: runner.wake for state, runner in runners.items()},
         gate=catalog_thread.check_gate if catalog_thread else None,
         rows=catalog_thread.check_rows if catalog_thread else None,
         file=settler.check,
+        notifications=notifier.wake if notifier else None,
     )
     quarantine_repair = QuarantineRepair(
         tree=context.tree,
@@ -212,6 +237,13 @@ def build_application(
         runners=runners,
         disk_pressure=disk_pressure,
         store_health=store_health,
+        bandwidth=BandwidthLimit(settings, store.set_bandwidth),
+        notifier=notifier,
+        heartbeat=(
+            Heartbeat(settings.heartbeat_url.get_secret_value(), supervisor=supervisor)
+            if settings.heartbeat_url is not None
+            else None
+        ),
         catalog_thread=catalog_thread,
         orphans=orphans,
         ignored_files=(
@@ -358,6 +390,26 @@ def build_stages(
     publishing = runners[State.VERIFIED].breaker
     runners[State.PENDING].publisher = lambda: None if publishing.is_doubted else publish
     return runners
+
+
+def build_notifier(
+    settings: Settings, *, context: StageContext, settler: Settler, supervisor: Supervisor
+) -> Notifier | None:
+    """Build what tells commands and a webhook of events; None where the settings name none."""
+    if not (receivers := make_receivers(settings)):
+        return None
+    catalog = context.catalog
+    # The compressor's rows say what is to come; elsewhere files that settle at the same time belong together.
+    rows = catalog.rows if isinstance(catalog, CompressorCatalog) else None
+    return Notifier(
+        Outbox(context.database, context.ledger.instance),
+        receivers,
+        Videos(context.ledger, context.naming, settler.has_file_of, rows),
+        instance=settings.instance,
+        quiet=timedelta(seconds=0 if rows else settings.settle_seconds),
+        supervisor=supervisor,
+        metrics=context.metrics,
+    )
 
 
 def build_catalog(*, context: StageContext, supervisor: Supervisor) -> CatalogThread | None:

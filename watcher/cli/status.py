@@ -206,6 +206,7 @@ def _daemon_state(report: InstanceReport | None, is_running: bool, ledger: Ledge
 _COUNTS = {
     "settling": "{} files are not known to be finished yet",
     "to_hash_again": "{} of them are known, were touched since, and are being hashed again",
+    "max_bandwidth": "MAX_BANDWIDTH allows {} bytes per second now",
     "slow_line": "the line to S3 is slow, {} bytes per second: fewer and smaller parts are sent at once",
 }
 """The lines about numbers of a report that are neither 0 nor missing."""
@@ -231,6 +232,13 @@ def report_lines(report: InstanceReport | None) -> list[str]:
     internal_errors = report.report.get("internal_errors")
     if isinstance(internal_errors, Sequence):
         lines += [_internal_error_line(error) for error in internal_errors if isinstance(error, Mapping)]
+    notifications = report.report.get("notifications")
+    if isinstance(notifications, Mapping):
+        lines += [
+            f"{channel} fails: {told['failure']} ({told['waiting']} events wait for it)"
+            for channel, told in notifications.items()
+            if isinstance(told, Mapping) and told["failure"]
+        ]
     lines += _ignored_lines(report.report)
     set_aside = report.report.get("set_aside")
     if isinstance(set_aside, Sequence):

@@ -204,6 +204,11 @@ class Settler(Worker):
         with self._changed:
             return sorted(path for path, entry in self._entries.items() if not self._is_parked(path, entry))
 
+    def has_file_of(self, video_id: str) -> bool:
+        """Whether a path that is being checked, or waits for its writer, has the id of a video in it."""
+        with self._changed:
+            return any(video_id in path.lower() for path in self._entries)
+
     @property
     def failure(self) -> Failure | None:
         """What keeps checks from being made or recorded at present."""

@@ -22,6 +22,10 @@ _MAY_BE_EMPTY = frozenset({"HTTP_ADDRESS", "METRICS_ADDRESS", "POSTGRES_PASSWORD
 """Without an address nothing is served over HTTP; an empty password means trust authentication."""
 
 
+_TOKEN = re.compile(r"(?![a-z-]*$).{8,}")
+"""What in a URL's path or query may grant access."""
+
+
 def _holds_secret(annotation: object) -> bool:
     return annotation is SecretStr or any(map(_holds_secret, get_args(annotation)))
 
@@ -29,7 +33,7 @@ def _holds_secret(annotation: object) -> bool:
 SECRETS = frozenset(
     name.upper() for name, field in Settings.model_fields.items() if _holds_secret(field.annotation)
 )
-"""The names of the secret settings. Of `DATABASE_URL`, only the password is."""
+"""The names of the secret settings. Of URLs, only passwords and what looks like a token are."""
 
 
 class SettingsError(Exception):
@@ -96,10 +100,21 @@ def _teach_redactor(given: dict[str, Any]) -> None:
     if url := secrets.pop("DATABASE_URL", None):
         secrets["DATABASE_URL"] = "".join(re.findall(r"//[^/:@]*:(.*)@", url))
         secrets |= dict(re.findall(r"(?i)(password|passwd|sslpassword)=([^&]*)", url))
+    urls = [secrets.pop(name, "") for name in ("WEBHOOK_URL", "HEARTBEAT_URL")]
+    learned = [secret for url in urls for secret in _of_url(url)]
     redact.learn(
-        [*secrets.values(), *proxy_passwords()],
+        [*secrets.values(), *learned, *proxy_passwords()],
         (str(value) for name, value in given.items() if name not in SECRETS),
     )
+
+
+def _of_url(url: str) -> list[str]:
+    """What is secret in a URL: a password, and parts that may be tokens, unlike words such as `hooks`."""
+    if "//" not in url:
+        return [url]
+    authority, *rest = re.split(r"[/?&=]", url.partition("//")[2])
+    user, _, password = authority.rpartition("@")[0].partition(":")
+    return [password, *(part for part in (user, *rest) if _TOKEN.fullmatch(part))]
 
 
 def _sentences(exc: ValidationError) -> list[str]:

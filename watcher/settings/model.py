@@ -6,6 +6,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote
@@ -238,8 +239,9 @@ class Settings(BaseSettings):
         "Account that owns the bucket; requests fail if another account does.", "an account's 12 digits"
     )
     max_bandwidth: types.Bandwidth | None = setting(
-        "Bandwidth limit of all uploads together. Unset or `none`: no limit.",
-        "a rate such as 20MB/s, 500Mbit/s or none",
+        "Bandwidth limit of all uploads together. Unset or `none`: no limit. A timetable such as `07:00 "
+        "20MB/s 23:00 none` has a rate from each time of day on, in the time zone of this machine (`TZ`).",
+        "a rate such as 20MB/s, 500Mbit/s or none; or times of day, each with a rate",
     )
     stall_seconds: float = number(
         "A request that makes no progress for this long is cancelled and retried.", 1, 3600, 60
@@ -336,6 +338,25 @@ class Settings(BaseSettings):
         "host names separated by commas",
     )
     metrics_address: types.Address | None = setting("Earlier name of `HTTP_ADDRESS`.", "host:port, or empty")
+    on_published: types.Command | None = setting(
+        "Command to run when a rendition is published; it is given the event as JSON on its standard input. "
+        "There is no shell; an exit status other than 0 is retried for three days.",
+        "a program and its arguments, quoted as for a shell",
+    )
+    on_video_complete: types.Command | None = setting(
+        "The same when all renditions of a video are live.",
+        "a program and its arguments, quoted as for a shell",
+    )
+    webhook_url: types.SecretUrl | None = setting(
+        "URL to which every event is posted as JSON, at least once and for three days.",
+        "an http or https URL",
+    )
+    webhook_secret: types.Credential | None = setting(
+        "Key of the signature in the header `X-Video-Uploader-Signature` of these requests.", CREDENTIAL_HELP
+    )
+    heartbeat_url: types.SecretUrl | None = setting(
+        "URL that is fetched once a minute while all is well.", "an http or https URL"
+    )
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], types.UpperCase] = setting(
         "Lowest severity that is logged.", "DEBUG, INFO, WARNING, ERROR or CRITICAL", "INFO"
     )
@@ -393,10 +414,15 @@ class Settings(BaseSettings):
         """``HTTP_ADDRESS``, or its earlier name ``METRICS_ADDRESS``; empty for no HTTP server."""
         return self.http_address if self.metrics_address is None else self.metrics_address
 
-    @property
-    def bandwidth(self) -> float | None:
-        """``MAX_BANDWIDTH`` in bytes per second; None for no limit."""
-        return None if self.max_bandwidth is None else types.bytes_per_second(self.max_bandwidth)
+    def bandwidth_at(self, moment: datetime) -> float | None:
+        """``MAX_BANDWIDTH`` in bytes per second at a local time; None for no limit.
+
+        It is the rate of the latest entry of the timetable; before the first one, that of the evening before.
+        """
+        timetable = types.bandwidth_timetable(self.max_bandwidth or "none")
+        minute = 60 * moment.hour + moment.minute
+        begun = [rate for begin, rate in timetable if begin <= minute]
+        return (begun or [timetable[-1][1]])[-1]
 
     @property
     def ledger_url(self) -> str:

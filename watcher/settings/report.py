@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
@@ -29,6 +30,8 @@ def report_settings(settings: Settings, *env_files: str) -> list[SettingReport]:
         "catalog": str(settings.catalog_kind),
         "local_base_url": settings.local_base,
         "instance_id": settings.instance,
+        "webhook_url": _masked_path(settings.webhook_url),
+        "heartbeat_url": _masked_path(settings.heartbeat_url),
     }
     return [
         SettingReport(
@@ -60,6 +63,15 @@ def mask_url(url: str) -> str:
     # Up to the last @: a password may hold a '/' or '@' that was not percent-encoded.
     url = re.sub(r"(?<=//)([^/:@]*):.*@", rf"\1:{MASK}@", url)
     return re.sub(r"(?i)((?:password|passwd|sslpassword)=)[^&]*", rf"\1{MASK}", url)
+
+
+def _masked_path(url: SecretStr | None) -> str:
+    """Scheme and host of a URL: the rest may be what grants access."""
+    if url is None:
+        return ""
+    parts = urlsplit(url.get_secret_value())
+    rest = MASK if parts.path.strip("/") or parts.query or "@" in parts.netloc else ""
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/{rest}"
 
 
 def format_default(field: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from typing import Annotated, TypeVar
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
@@ -119,6 +120,27 @@ def _endpoint(value: str) -> str:
     return value
 
 
+def _secret_url(value: SecretStr) -> SecretStr:
+    url = value.get_secret_value()
+    parts = _parts(url)
+    _endpoint(url)
+    if not re.fullmatch(r"([^@\s]*@)?(\[[0-9A-Fa-f:.]+\]|[^\s:@\[\]]+)(:\d{1,5})?", parts.netloc):
+        raise ValueError("it has no host, or its port is not a number; user and password are percent-encoded")
+    if not re.fullmatch(r"[\x21-\x7e]+", url) or parts.fragment:
+        raise ValueError("it has a fragment, white space or characters other than ASCII; percent-encode them")
+    return value
+
+
+def _command(value: str) -> str:
+    try:
+        words = shlex.split(value)
+    except ValueError:
+        raise ValueError("a quote in it is not closed") from None
+    if not words or not words[0]:
+        raise ValueError("it has no words")
+    return value
+
+
 def _instance(value: str) -> str:
     if not value.isprintable() or len(value) > 100:
         raise ValueError("it is too long or has control characters")
@@ -134,6 +156,7 @@ def _address(value: str) -> str:
 
 
 _RATE = re.compile(r"(?P<amount>\d+(\.\d+)?)\s*(?P<prefix>[kKMG]?)(?P<binary>i?)(?P<unit>B|bit)(/s)?")
+_TIME_OF_DAY = re.compile(r"(?P<hour>[01]?\d|2[0-3]):(?P<minute>[0-5]\d)")
 _POWERS = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3}
 
 
@@ -146,13 +169,37 @@ def bytes_per_second(text: str) -> float | None:
         return None
     match = _RATE.fullmatch(text)
     if match is None or not float(match["amount"]):
-        raise ValueError("it is not a rate above zero")
+        raise ValueError(f"{text!r} is not a rate above zero")
     factor = float(1024 if match["binary"] else 1000) ** _POWERS[match["prefix"]]
     return float(match["amount"]) * factor / (8 if match["unit"] == "bit" else 1)
 
 
+def bandwidth_timetable(text: str) -> tuple[tuple[int, float | None], ...]:
+    """Return the rates of a text like ``07:00 20MB/s 23:00 none``, each with its minute of the day, in order.
+
+    A rate alone is one from 00:00 on. Raises ValueError, which names the word that is wrong.
+    """
+    first, *entries = re.split(r"(\S*:\S*)", text)
+    if not entries:
+        return ((0, bytes_per_second(text)),)
+    if first.strip():
+        raise ValueError(f"{first.strip()!r} stands before the first time of day")
+    rates: dict[int, float | None] = {}
+    for word, rate in zip(entries[::2], map(str.strip, entries[1::2]), strict=True):
+        match = _TIME_OF_DAY.fullmatch(word)
+        if match is None:
+            raise ValueError(f"{word!r} is not a time of day from 00:00 to 23:59")
+        minute = 60 * int(match["hour"]) + int(match["minute"])
+        if minute in rates:
+            raise ValueError(f"{word!r} is there twice")
+        if not rate:
+            raise ValueError(f"no rate follows {word!r}")
+        rates[minute] = bytes_per_second(rate)
+    return tuple(sorted(rates.items()))
+
+
 def _bandwidth(value: str) -> str:
-    bytes_per_second(value)
+    bandwidth_timetable(value)
     return value
 
 
@@ -176,6 +223,8 @@ DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
 Identifier = Annotated[str, _matches(r"[a-z_][a-z0-9_]{0,62}", "it is not a lower-case identifier")]
 Url = Annotated[str, AfterValidator(_url)]
 EndpointUrl = Annotated[str, AfterValidator(_endpoint), AfterValidator(_url)]
+SecretUrl = Annotated[SecretStr, AfterValidator(_secret_url)]
+Command = Annotated[str, AfterValidator(_command)]
 Credential = Annotated[
     SecretStr, _matches(r"[\x21-\x7e]+", "it contains white space or characters other than ASCII")
 ]

@@ -54,6 +54,8 @@ def _reasons(settings: Settings) -> Iterator[tuple[str, str]]:
         )
     if settings.cloudfront_distribution_id is None:
         yield "aws_endpoint_url_cloudfront", "CLOUDFRONT_DISTRIBUTION_ID is not set."
+    unsigned = ("webhook_secret",) if settings.webhook_url is None else ()
+    yield from _each(unsigned, "WEBHOOK_URL is not set.")
     if settings.keep_local:
         yield from _each(
             ("release_after_seconds", "disk_pressure_percent"), "KEEP_LOCAL is true: no copy is released."

@@ -31,6 +31,7 @@ class Signals:
         self._gate: Callable[[], None] | None = None
         self._rows: Callable[[str], None] | None = None
         self._file: Callable[[str], None] | None = None
+        self._notifications: Callable[[], None] | None = None
 
     def connect(
         self,
@@ -39,8 +40,10 @@ class Signals:
         gate: Callable[[], None] | None,
         rows: Callable[[str], None] | None,
         file: Callable[[str], None],
+        notifications: Callable[[], None] | None = None,
     ) -> None:
         """Set what each signal calls."""
+        self._notifications = notifications
         self._stages, self._gate, self._rows, self._file = stages, gate, rows, file
 
     def wake_stage(self, state: State) -> None:
@@ -62,6 +65,11 @@ class Signals:
         """A file of this video was found: new catalog rows of the video may follow."""
         if self._rows is not None:
             self._rows(video_id)
+
+    def wake_notifications(self) -> None:
+        """An event may have been queued for a receiver."""
+        if self._notifications is not None:
+            self._notifications()
 
     def check_file(self, path: str) -> None:
         """The file at a path may have changed and must be examined again."""

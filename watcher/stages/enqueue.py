@@ -258,6 +258,8 @@ class Enqueuer:
             log.info("file_finished", size=identity.size, key=key, **row_context(upload))
             self._context.signals.wake_stage(State.PENDING)
             self._context.signals.check_rows(rendition.video_id)
+        else:
+            self._context.signals.wake_notifications()
         return True
 
     def _is_still_there(self, path: str, identity: Identity) -> bool:

@@ -105,6 +105,7 @@ class PublishStage(Stage):
         metrics.publication_seconds.observe(max(0.0, now - changed_ns / 1e9))
         log.info("upload_published", url=public_url)
         self._context.signals.wake_stage(State.PUBLISHED)
+        self._context.signals.wake_notifications()
 
     def _commit(self, upload: Upload, public_url: str, *, is_current: bool) -> None:
         """Record the publication, and publish onto the catalog's rows in the same transaction."""

@@ -123,6 +123,11 @@ class Metrics:
             "Unforeseen exceptions that restarted a thread or set one file or row aside.",
             ["thread"],
         )
+        self.notifications = counter(
+            "notifications",
+            "Attempts to tell a receiver of an event.",
+            ["channel", "outcome"],
+        )
         self.thread_restarts = counter("thread_restarts", "Threads restarted after an exception.", ["thread"])
         histogram = partial(Histogram, namespace=NAMESPACE, registry=self.registry)
         self._store_seconds = histogram(
@@ -189,6 +194,7 @@ class LedgerGauges(Collector):
     ignored: Callable[[], Mapping[str, int]] = dict
     success: Callable[[], Mapping[str, float]] = dict
     """The success rate by period; a period in which nothing was decided is missing."""
+    notifications: Callable[[], Mapping[str, int]] = dict
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the families of one scrape."""
@@ -198,6 +204,8 @@ class LedgerGauges(Collector):
         yield _labelled("oldest_upload_seconds", description, "state", self.oldest())
         description = "The share of decided uploads that was published lately, from 0 to 1."
         yield _labelled("success_ratio", description, "period", self.success())
+        description = "Events that wait to be told to a receiver."
+        yield _labelled("waiting_notifications", description, "channel", self.notifications())
         description = "Files that are never uploaded, as of the last full scan."
         yield _labelled("ignored_files", description, "reason", self.ignored())
         yield _gauge("settling_files", "Files not known to be complete yet.", self.settling())

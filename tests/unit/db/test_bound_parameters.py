@@ -40,6 +40,7 @@ QUOTED_NAMES = frozenset(
         ("db/models.py", "str(Turn.LATER.value)"),
         ("db/upload_queries.py", "str(Turn.LATER.value)"),
         ("db/upload_queries.py", "str(turn)"),
+        ("db/migrations/0017_notifications.py", "statement.format(schema=schema, **types)"),
         ("db/catalog/compressor_table.py", "query.format(table='%s')"),
         ("db/database.py", "text"),
         ("db/connection_url.py", "f'ROLLBACK TO SAVEPOINT {self._name}'"),

@@ -364,6 +364,7 @@ class TestPostgresPool:
             "catalog_row_sightings",
             "server_dialects",
             "state_counts",
+            "notifications",
             "schema_migration",
         }
         assert {name for (name,) in found} == tables

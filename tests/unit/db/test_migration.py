@@ -38,6 +38,7 @@ ALL = [
     "0014_receipts",
     "0015_outcomes",
     "0016_steering",
+    "0017_notifications",
 ]
 HISTORY = "schema_migration"
 

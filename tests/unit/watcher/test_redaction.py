@@ -88,6 +88,19 @@ def test_every_secret_setting_is_learned_even_if_another_setting_is_wrong(
     assert redact("signing with kingfisher-of-the-harbour") == f"signing with {MASK}"
 
 
+def test_of_a_webhooks_url_passwords_and_tokens_are_masked_and_words_are_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("COMPLETED_DIR", str(tmp_path))
+    monkeypatch.setenv(
+        "WEBHOOK_URL", "https://robot:w%40der-hen@hooks.example/services/T0B4C8xyz?key=k3y-0f-it-all"
+    )
+    monkeypatch.setenv("HEARTBEAT_URL", "https://0b8e3f60-9d5c@ping.example/")
+    load_settings()
+    said = "services of hooks.example: w@der-hen T0B4C8xyz k3y-0f-it-all 0b8e3f60-9d5c robot"
+    assert redact(said) == f"services of hooks.example: {MASK} {MASK} {MASK} {MASK} robot"
+
+
 def test_the_password_of_the_database_url_is_masked_in_a_failures_sentence(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
