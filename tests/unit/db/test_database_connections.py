@@ -364,6 +364,8 @@ class TestPostgresPool:
             "catalog_row_sightings",
             "server_dialects",
             "state_counts",
+            "holds",
+            "orders",
             "schema_migration",
         }
         assert {name for (name,) in found} == tables
