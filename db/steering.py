@@ -14,6 +14,7 @@ from db.errors import ClaimLostError
 from db.ledger import Ledger
 from db.ledger_reader import UploadEvents
 from db.records import Turn, Upload
+from db.statements import statement
 from db.states import State
 
 _PAUSE, _WAKE = "pause", "wake"
@@ -62,7 +63,7 @@ class Steering:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._database = ledger.database
+        self.database = ledger.database
         self._uploads = ledger.database.tables.uploads
         self._holds = ledger.database.tables.holds
         self._orders = ledger.database.tables.orders
@@ -73,7 +74,7 @@ class Steering:
     def orders(self) -> Orders:
         """What is asked of every daemon that uses the database."""
         rows = self._orders
-        with self._database.operation("read what operators ask for"):
+        with self.database.operation("read what operators ask for"):
             query: Any = rows.select(rows.name, rows.detail, rows.given_at)
             found = {name: (detail, at) for name, detail, at in query.tuples()}
         wake = found.get(_WAKE)
@@ -81,14 +82,14 @@ class Steering:
 
     def pause(self, reason: str) -> Pause | None:
         """Have no daemon begin an upload; returns the pause that was in effect before."""
-        with self._database.transaction("pause the uploads"):
+        with self.database.transaction("pause the uploads"):
             before = self.orders().pause
             self._give(_PAUSE, reason)
         return before
 
     def resume(self) -> Pause | None:
         """End the pause, and return it; None if there was none."""
-        with self._database.transaction("resume the uploads"):
+        with self.database.transaction("resume the uploads"):
             before = self.orders().pause
             self._orders.delete().where(self._orders.name == _PAUSE).execute()
         return before
@@ -104,15 +105,16 @@ class Steering:
         """The paths of the instance that are held, and since when."""
         holds = self._holds
         query: Any = holds.select(holds.path, holds.held_at).where(self._is_own_hold).order_by(holds.path)
-        with self._database.operation("list the held files"):
+        with self.database.operation("list the held files"):
             return dict(query.tuples())
 
     def is_held(self, path: str) -> bool:
         """Whether the file at a path is not to be uploaded."""
-        holds = self._holds
-        query: Any = holds.select(holds.path).where(self._is_own_hold, holds.path == path)
-        with self._database.operation("look whether a file is held"):
-            return query.scalar() is not None
+        return bool(self._hold_of.run(path=path).rows)
+
+    @statement("look whether a file is held")
+    def _hold_of(self, *, path: Any) -> Any:
+        return self._holds.select(self._holds.path).where(self._is_own_hold, self._holds.path == path)
 
     def hold(self, path: str) -> Upload | None:
         """Keep the file at a path from being uploaded; returns its newest upload, if it has one.
@@ -120,7 +122,7 @@ class Steering:
         An attempt that is under way goes on; the path's later ones do not begin.
         """
         ledger, holds = self._ledger, self._holds
-        with self._database.transaction("hold a file"):
+        with self.database.transaction("hold a file"):
             values = {"instance": ledger.instance, "path": path, "held_at": ledger.now()}
             holds.insert(values).on_conflict_ignore().execute()
             upload = ledger.current(path)
@@ -132,7 +134,7 @@ class Steering:
     def unhold(self, path: str) -> bool:
         """End a hold, and make what waited for that due now; False if the path was not held."""
         holds, uploads = self._holds, self._uploads
-        with self._database.transaction("end a hold"):
+        with self.database.transaction("end a hold"):
             if not holds.delete().where(self._is_own_hold, holds.path == path).execute():
                 return False
             is_waiting = self._is_own & (uploads.path == path) & (uploads.state == State.PENDING)
@@ -159,7 +161,7 @@ class Steering:
     def _hurry(self, uploads: Iterable[Upload], state: State, event: str, detail: str) -> list[Upload]:
         """Give unclaimed uploads in the state their turn by hand."""
         rows, changed = self._uploads, []
-        with self._database.transaction("give an upload its turn"):
+        with self.database.transaction("give an upload its turn"):
             now = self._ledger.now()
             for upload in uploads:
                 values: dict[str, Any] = {"turn": Turn.BY_HAND.value}
@@ -186,7 +188,7 @@ class Steering:
             uploads.state == State.PENDING,
             uploads.awaits_row == SQL("FALSE"),
         )
-        with self._database.operation("count what is not uploaded yet"):
+        with self.database.operation("count what is not uploaded yet"):
             held_uploads = int(held.scalar())
         counts, at_gate = self._ledger.counts(), self._ledger.count_awaiting_row()
         return Left(
@@ -202,8 +204,8 @@ class Steering:
 
         Objects and catalog rows stay. Raises ClaimLostError, and deletes nothing, if one of them is claimed.
         """
-        ledger, uploads, tables = self._ledger, self._uploads, self._database.tables
-        with self._database.transaction("forget a file"):
+        ledger, uploads, tables = self._ledger, self._uploads, self.database.tables
+        with self.database.transaction("forget a file"):
             ledger.lock_path(path)
             for upload in ledger.uploads(path=path):
                 # Which locks it, too.

@@ -28,6 +28,7 @@ COMMANDS = {
     "list",
     "explain",
     "retry",
+    *("prioritize", "pause", "resume", "hold", "unhold", "release", "forget", "drain"),
     "upload",
     "exists",
     "delete",

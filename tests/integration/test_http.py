@@ -76,6 +76,23 @@ def test_a_paused_stage_is_a_reason_not_to_be_ready(
     assert "The bucket is missing; create it." in page
 
 
+def test_uploads_that_an_operator_has_paused_are_a_reason_too(site: ServedSite) -> None:
+    """In page, metrics and `/readyz`, and none of them says that it resumes by itself."""
+    orders = site.harness.app.context.orders
+    metric = 'video_uploader_stage_paused{stage="uploads"}'
+    assert f"{metric} 0.0" in site.get("/metrics")
+    orders.steering.pause("moving house")
+    orders.look()
+    code, told = fetched(site, "/readyz")
+    (reason,) = told["reasons"]
+    assert (code, reason["part"]) == (503, "uploads")
+    assert "(moving house); `video-uploader resume` resumes them" in reason["reason"]
+    page = site.get("/")
+    assert "Uploads are paused by hand since" in page
+    assert "by itself" not in page
+    assert f"{metric} 1.0" in site.get("/metrics")
+
+
 def test_a_database_that_is_away_is_said_and_the_page_is_still_served(
     site: ServedSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,8 +17,8 @@ from watcher.app.wiring import Application
 from watcher.detection import Reading
 from watcher.errors import Code, Failure
 from watcher.stages import StageRunner
-from watcher.stages.context import describe_pause
 from watcher.supervision.background_thread import stop_all
+from watcher.telemetry.formatting import describe_pause
 
 log = structlog.get_logger()
 

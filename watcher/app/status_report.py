@@ -14,8 +14,8 @@ from db import JSON, OUTCOME_PERIODS, DatabaseError, LedgerReader, State, format
 from watcher.app.wiring import Application
 from watcher.detection import TreeObserver
 from watcher.errors import Failure
-from watcher.stages.context import BY_HAND, describe_pause
 from watcher.telemetry import Metrics
+from watcher.telemetry.formatting import BY_HAND, describe_pause
 from watcher.telemetry.history import History
 from watcher.telemetry.metrics import LedgerGauges
 

@@ -21,8 +21,8 @@ from watcher.cli.output import AsJson, echo, print_json, print_table
 from watcher.cli.status_all import paused_stages, print_all, summarize_all
 from watcher.operations.ignored import IgnoredListing, list_ignored
 from watcher.settings import Settings
-from watcher.stages.context import BY_HAND, describe_pause
 from watcher.telemetry import human_duration, human_size, human_time, printable
+from watcher.telemetry.formatting import BY_HAND, describe_pause
 
 ERRORS_SHOWN = 5
 HELD_SHOWN = 20

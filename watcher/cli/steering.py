@@ -18,7 +18,7 @@ from watcher.cli.ledger_access import daemon_is_running, open_ledger, path_below
 from watcher.cli.output import AsJson, echo, echo_error, print_json
 from watcher.cli.status_all import is_served
 from watcher.settings import Settings
-from watcher.stages.context import describe_pause
+from watcher.telemetry.formatting import describe_pause
 
 RETRIABLE = (State.REJECTED, State.FAILED, State.GONE, State.PENDING, State.VERIFIED, State.PUBLISHED)
 POLL_SECONDS = 1.0
@@ -100,7 +100,10 @@ def resume(context: typer.Context, as_json: AsJson = False) -> None:
 
 
 def hold(context: typer.Context, path: Path, as_json: AsJson = False) -> None:
-    """Do not upload a file until `unhold`. It need not exist yet; an upload under way is finished."""
+    """Do not upload a file until `unhold`.
+
+    It need not exist yet; an upload under way is finished.
+    """
     with _steering(context) as (settings, ledger, steering):
         path = path_below(settings, path)
         upload = steering.hold(path)

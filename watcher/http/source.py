@@ -19,8 +19,8 @@ from watcher.app import Application
 from watcher.app.status_report import DaemonStatus
 from watcher.cli.status_all import summarize_all
 from watcher.operations import Storyteller, describe_next_step
-from watcher.stages.context import BY_HAND
 from watcher.telemetry import human_duration, redact
+from watcher.telemetry.formatting import BY_HAND
 from watcher.telemetry.transfer_progress import Snapshot
 
 PAGE = 50

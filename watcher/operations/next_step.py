@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 
 from db import CatalogRow, State, Upload
 from watcher.errors import FILE_SYSTEM_CODES, Code
-from watcher.stages.context import BY_HAND
 from watcher.telemetry import human_duration, human_size, human_time
+from watcher.telemetry.formatting import BY_HAND
 
 STAGES: Mapping[State, str] = {
     State.PENDING: "upload",

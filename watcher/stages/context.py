@@ -15,7 +15,7 @@ from watcher.filesystem.hashing import Hashing
 from watcher.renditions import Naming
 from watcher.stages.cdn_invalidation import Invalidator
 from watcher.supervision.backoff import Backoff
-from watcher.telemetry import Metrics, TransferProgress, human_time
+from watcher.telemetry import Metrics, TransferProgress
 
 log = structlog.get_logger()
 
@@ -75,16 +75,6 @@ class Signals:
         """The file at a path may have changed and must be examined again."""
         if self._file is not None:
             self._file(path)
-
-
-BY_HAND = "uploads"
-"""What an operator pauses, where the paused parts of the daemon are named."""
-
-
-def describe_pause(pause: Pause) -> str:
-    """How uploads came to be paused, and what resumes them; goes on from "paused"."""
-    reason = f" ({pause.reason})" if pause.reason else ""
-    return f"by hand since {human_time(pause.at)}{reason}; `video-uploader resume` resumes them"
 
 
 class OperatorOrders:

@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from db import Pause
+
+BY_HAND = "uploads"
+"""What an operator pauses, where the paused parts of the daemon are named."""
 
 
 def printable(text: str) -> str:
@@ -38,3 +45,9 @@ def human_duration(duration: timedelta) -> str:
 def human_time(moment: datetime | None) -> str:
     """Format a UTC time to the second, and None as a dash."""
     return moment.strftime("%Y-%m-%d %H:%M:%SZ") if moment else "-"
+
+
+def describe_pause(pause: Pause) -> str:
+    """How uploads came to be paused, and what resumes them; goes on from "paused"."""
+    reason = f" ({pause.reason})" if pause.reason else ""
+    return f"by hand since {human_time(pause.at)}{reason}; `video-uploader resume` resumes them"

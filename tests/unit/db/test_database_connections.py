@@ -365,6 +365,8 @@ class TestPostgresPool:
             "server_dialects",
             "state_counts",
             "notifications",
+            "holds",
+            "orders",
             "schema_migration",
         }
         assert {name for (name,) in found} == tables

@@ -144,3 +144,13 @@ def test_the_gate_shows_the_newest_row_and_whether_it_takes_too_long() -> None:
     )
     sentence = describe_gate(upload, [row, replace(row, id="r2")], now=NOW, timeout=hour / 2)
     assert ", longer than CATALOG_ROW_TIMEOUT (30 min). Its row r2, the newest of 2, is" in sentence
+
+
+def test_what_an_operator_keeps_from_being_uploaded_says_how_that_ends() -> None:
+    """What is under way, or uploaded already, goes on in spite of a pause."""
+    paused = {"uploads": "by hand since then; `video-uploader resume` resumes them"}
+    sentence = next_step(state=State.PENDING, paused=paused, claimed_by=None)
+    assert sentence == "Uploads are paused by hand since then; `video-uploader resume` resumes them."
+    assert "paused" not in next_step(state=State.PENDING, paused=paused, claimed_by="main")
+    assert "paused" not in next_step(state=State.VERIFIED, paused=paused, claimed_by=None)
+    assert "unhold" in next_step(state=State.PENDING, error_code="held", paused=paused)
