@@ -38,6 +38,7 @@ from .keys import (
     rendition_filename,
 )
 from .object_store import ListedObject, ObjectStore
+from .proof_by_reading import PROBE_NAME
 from .rendition_store import RenditionStore, UploadedRendition
 from .s3_service import S3Service
 from .source_file import PartialChecksum, SourceFile
@@ -50,6 +51,7 @@ __all__ = [
     "MAX_INVALIDATION_PATHS",
     "NEW_ON_AWS",
     "NO_ANSWER_CODES",
+    "PROBE_NAME",
     "QUALITIES",
     "UNUSABLE_CODES",
     "AccessKey",

@@ -49,6 +49,8 @@ FIRST_LOOK_SECONDS = 0.5
 """How long to wait for a small object that the server does not show yet, before it is asked again."""
 CONTENT = b"video-uploader finds out what this server makes of the ETag of an object, and removes this one.\n"
 _RIGHT_CHECKSUM = checksums.encode(checksums.crc(CONTENT))
+PROBE_NAME = ".video-uploader-probe-"
+"""The start of the names of objects that find something out, below the prefix of all keys."""
 WRONG_CHECKSUM = checksums.encode(checksums.crc(CONTENT) ^ 1)
 _PURPOSE = "try wrong checksums on"
 _COMPLETED_WITH = frozenset({CRC, TYPE, OBJECT_SIZE, PART_CHECKSUMS})
@@ -340,7 +342,7 @@ def keeps_objects(crt: CrtClient, config: StorageConfig) -> bool:
 
 
 def _probe_key(config: StorageConfig) -> str:
-    return f"{key_prefix(config.prefix)}.video-uploader-probe-{uuid.uuid4()}"
+    return f"{key_prefix(config.prefix)}{PROBE_NAME}{uuid.uuid4()}"
 
 
 def _options(crt: CrtClient, config: StorageConfig) -> list[tuple[str, str]]:

@@ -29,6 +29,7 @@ from storage.dialect import (
 )
 from storage.errors import ErrorKind, StorageError
 from storage.object_store import ObjectStore
+from storage.proof_by_reading import PROBE_NAME
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -67,7 +68,7 @@ class ProbeObject:
         self._config = config
         self._store = store
         self._dialect = store.dialect
-        self._key = f"{key_prefix(config.prefix)}.video-uploader-probe-{uuid.uuid4()}"
+        self._key = f"{key_prefix(config.prefix)}{PROBE_NAME}{uuid.uuid4()}"
         self._target: Any = {"Bucket": config.bucket, "Key": self._key, **expected_owner(config)}
         self._public_reads = PublicReads(
             config, self._key, CONTENT, cors_origins=cors_origins, cdn_domain=cdn_domain

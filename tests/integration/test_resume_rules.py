@@ -9,7 +9,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from db import State
-from tests.support.bucket_contents import open_multiparts
+from storage import PROBE_NAME
+from tests.support.bucket_contents import keys, open_multiparts
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, no_fault, s3_error
 from tests.support.harness import BUCKET, VIDEO_ID, Harness, MakeHarness
 from tests.support.s3_server import S3Server
@@ -164,6 +165,25 @@ def test_a_server_that_cannot_be_asked_does_not_keep_the_daemon_from_starting_an
         assert not abandoned_multiparts.adopt_or_abort()
         assert not abandoned_multiparts.adopt_or_abort()
     assert [line["event"] for line in logs] == ["multiparts_unlisted"]
+
+
+def test_what_a_killed_daemon_had_stored_to_find_something_out_is_removed_after_an_hour(
+    make_harness: MakeHarness, server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness, client = make_harness(), server.client()
+    mine, others = f"videos/{PROBE_NAME}1", f"videos/{PROBE_NAME.removesuffix('-')}"
+    for key in (mine, others):
+        client.put_object(Bucket=BUCKET, Key=key, Body=b"x")
+    # Its age does not matter here: moto gives all of them the same time.
+    client.create_multipart_upload(Bucket=BUCKET, Key=mine)
+    abandoned_multiparts = harness.app.abandoned_multiparts
+    for kept in (timedelta(hours=1), timedelta(hours=-1)):
+        assert keys(server) == {mine, others}
+        monkeypatch.setattr("watcher.stages.abandoned_multiparts.PROBES_KEPT", kept)
+        assert abandoned_multiparts.adopt_or_abort()
+        assert abandoned_multiparts.adopt_or_abort()
+    assert keys(server) == {others}
+    assert open_multiparts(server) == []
 
 
 def test_a_foreign_object_that_is_newer_than_the_file_is_never_replaced(

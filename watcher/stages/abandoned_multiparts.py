@@ -10,11 +10,12 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import structlog
 
 from db import DatabaseError, Ledger, State
-from storage import ObjectStore, OpenMultipart, StorageError
+from storage import PROBE_NAME, ObjectStore, OpenMultipart, StorageError
 from watcher.errors import Failure, failure_of
 from watcher.stages.receipts import ReceiptKeeper
 from watcher.supervision.background_thread import FailureState, Supervisor, Worker
@@ -28,6 +29,9 @@ LISTING_SECONDS = 3600.0
 
 REST_SECONDS = 1.0
 """Before more uploads are folded."""
+
+PROBES_KEPT = timedelta(hours=1)
+"""Another daemon may be using a younger one."""
 
 BATCH = 100
 PATIENCE_SECONDS = 600.0
@@ -125,8 +129,25 @@ class AbandonedMultiparts(Worker):
             self._report(failure)
             return False
         self._listing_failure.succeed()
+        if self._has_listed:
+            self._remove_probes()
         self._has_listed = True
         return True
+
+    def _remove_probes(self) -> None:
+        """Remove what a killed daemon had stored to find out what the server does: a matter of seconds."""
+        prefix = f"{self._prefix and f'{self._prefix}/'}{PROBE_NAME}"
+        try:
+            before = self._ledger.now() - PROBES_KEPT
+            for found in self._store.objects(prefix):
+                if found.written_at < before:
+                    self._store.delete(found.key)
+            for upload in self._store.open_multiparts(prefix):
+                if upload.initiated_at < before:
+                    self._store.abort(upload.key, upload.upload_id)
+        except (StorageError, DatabaseError) as exc:
+            # Most likely the bucket may not be listed, which `doctor` says.
+            log.debug("probes_left", reason=str(exc))
 
     def run_due(self) -> float:
         """Abort what was abandoned, and list if that is due; returns the seconds until the next call."""

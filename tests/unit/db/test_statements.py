@@ -19,9 +19,11 @@ from db import (
     CompressorTable,
     Database,
     Ledger,
+    Outbox,
     OwnCatalog,
     Publications,
     State,
+    Steering,
     Upload,
     migrate,
 )
@@ -105,6 +107,8 @@ def use_uploads(database: Database) -> Upload:
     ledger.append_event(released.id, "noted", "")
     upload = advance_to(ledger, ledger.uploads(path="v/b_720p.mp4")[0], State.VERIFIED)
     ledger.urls_of_path(upload.path)
+    assert not Steering(ledger).is_held(upload.path)
+    Outbox(database, "main").add("webhook", upload.path, "{}", at=ledger.now(), due_at=ledger.now())
     return upload
 
 
