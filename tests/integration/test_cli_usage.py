@@ -125,7 +125,7 @@ def test_a_state_directory_that_cannot_be_made_is_1(offline_command: Command) ->
 def test_the_help_names_every_command_that_there_is(offline_command: Command) -> None:
     ran = offline_command("--help")
     assert ran.code == 0
-    assert set(REGISTERED) == COMMANDS | {"bucket", "db", "systemd"}
+    assert set(REGISTERED) == COMMANDS | {"bucket", "db", "ledger", "systemd"}
     section = ran.out.partition("Commands")[2]
     assert set(re.findall(r"^\W*([a-z]+)\s", section, re.MULTILINE)) >= set(REGISTERED)
 

@@ -65,10 +65,19 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("db", "migrate"),
     ("db", "status"),
     ("db", "status", "--json"),
+    ("ledger", "rebuild"),
+    ("prioritize", PATH),
+    ("pause",),
+    ("resume",),
+    ("hold", PATH),
+    ("unhold", PATH),
+    ("release", PATH),
+    ("forget", "--yes", PATH),
+    ("drain", "--timeout", "0"),
     ("systemd", "install", "--dry-run"),
     ("systemd", "uninstall", "--dry-run"),
 )
-GROUPS = {"bucket", "db", "systemd"}
+GROUPS = {"bucket", "db", "ledger", "systemd"}
 BROKEN_STAGE = """
 import watcher.stages.upload
 

@@ -12,8 +12,6 @@ from storage import QUALITIES, AccessKey, StorageConfig
 from watcher import catalog, filesystem
 from watcher.renditions import Naming, PathTemplate
 from watcher.settings import CatalogKind, Settings, local_time
-from watcher.stages.notifications import Channel
-from watcher.stages.receivers import Command, Receiver, Webhook
 
 if TYPE_CHECKING:
     from storage import ObjectStore
@@ -128,21 +126,6 @@ def open_ledger_database(settings: Settings, *, read_only: bool = False) -> Data
 def make_ledger(settings: Settings, database: Database) -> Ledger:
     """The ledger of this daemon, or that of all daemons that share the directory."""
     return Ledger(database, settings.ledger_instance, worker=settings.instance)
-
-
-def make_receivers(settings: Settings) -> dict[Channel, Receiver]:
-    """Who is told of events, by channel; empty if the settings name none."""
-    made: dict[Channel, Receiver] = {}
-    if (url := settings.webhook_url) is not None:
-        secret = settings.webhook_secret
-        made[Channel.WEBHOOK] = Webhook(url.get_secret_value(), secret.get_secret_value() if secret else None)
-    for channel, command in (
-        (Channel.ON_PUBLISHED, settings.on_published),
-        (Channel.ON_VIDEO_COMPLETE, settings.on_video_complete),
-    ):
-        if command is not None:
-            made[channel] = Command(channel, command)
-    return made
 
 
 def make_tree(settings: Settings) -> Tree:

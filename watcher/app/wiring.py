@@ -11,6 +11,7 @@ from functools import partial
 
 from db import Database, Invalidations, Ledger, Outbox, State, Steering
 from storage import NO_ANSWER_CODES, Distribution, ObjectStore, PublicCheck
+from watcher.app.bandwidth import BandwidthLimit
 from watcher.app.factories import (
     make_catalog,
     make_gate,
@@ -18,7 +19,6 @@ from watcher.app.factories import (
     make_live_acceptance,
     make_naming,
     make_path_template,
-    make_receivers,
     make_storage_config,
     make_tree,
     open_ledger_database,
@@ -29,7 +29,7 @@ from watcher.detection import Scanner, Settler, check_complete
 from watcher.detection.scan_scheduler import ScanScheduler
 from watcher.filesystem import Packages, Tree
 from watcher.filesystem.hashing import Hashing
-from watcher.settings import BandwidthLimit, Policy, Settings
+from watcher.settings import Policy, Settings
 from watcher.stages import (
     AbandonedMultiparts,
     DiskPressure,
@@ -48,7 +48,7 @@ from watcher.stages import (
     UploadStage,
 )
 from watcher.stages.notifications import Channel, Notifier, Videos
-from watcher.stages.receivers import Heartbeat
+from watcher.stages.receivers import Command, Heartbeat, Receiver, Webhook
 from watcher.stages.runner import PLAYABLE_FOR
 from watcher.supervision.background_thread import Supervisor
 from watcher.supervision.backoff import Backoff
@@ -390,6 +390,21 @@ def build_stages(
     publishing = runners[State.VERIFIED].breaker
     runners[State.PENDING].publisher = lambda: None if publishing.is_doubted else publish
     return runners
+
+
+def make_receivers(settings: Settings) -> dict[Channel, Receiver]:
+    """Who is told of events, by channel; empty if the settings name none."""
+    made: dict[Channel, Receiver] = {}
+    if (url := settings.webhook_url) is not None:
+        secret = settings.webhook_secret
+        made[Channel.WEBHOOK] = Webhook(url.get_secret_value(), secret.get_secret_value() if secret else None)
+    for channel, command in (
+        (Channel.ON_PUBLISHED, settings.on_published),
+        (Channel.ON_VIDEO_COMPLETE, settings.on_video_complete),
+    ):
+        if command is not None:
+            made[channel] = Command(channel, command)
+    return made
 
 
 def build_notifier(

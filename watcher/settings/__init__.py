@@ -3,12 +3,11 @@
 from watcher.settings.doubts import Doubt, doubtful_settings
 from watcher.settings.loading import SettingsError, load_settings
 from watcher.settings.model import CatalogKind, Settings, state_directory
-from watcher.settings.policy import BandwidthLimit, Policy, local_time
+from watcher.settings.policy import Policy, local_time
 from watcher.settings.report import exposed_secrets, report_settings
 from watcher.settings.unused import UnusedSetting, unused_settings
 
 __all__ = [
-    "BandwidthLimit",
     "CatalogKind",
     "Doubt",
     "Policy",

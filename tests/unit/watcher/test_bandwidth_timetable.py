@@ -11,7 +11,8 @@ import pytest
 
 from tests.support.harness import MakeHarness
 from watcher.app import Daemon, SoleInstance
-from watcher.settings import BandwidthLimit, Settings, SettingsError, load_settings
+from watcher.app.bandwidth import BandwidthLimit
+from watcher.settings import Settings, SettingsError, load_settings
 from watcher.settings.types import bandwidth_timetable
 from watcher.supervision.sd_notify import SystemdNotifier
 
