@@ -25,6 +25,7 @@ COMMANDS = {
     "audit",
     "run",
     "status",
+    "top",
     "list",
     "explain",
     "retry",

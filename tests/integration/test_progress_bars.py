@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ import time
 
 import pytest
 
-from tests.support.daemon_process import environment_of
+from tests.support.daemon_process import environment_of, running_daemon
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request
 from tests.support.harness import VIDEO_ID, MakeSettings
 from tests.support.video_files import padded
@@ -78,3 +79,29 @@ def read_until(terminal: int, pattern: bytes) -> bytes:
         assert select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))[0], shown
         shown += os.read(terminal, 65536)
     return shown
+
+
+def test_top_is_drawn_on_a_whole_terminal_until_q(settings: MakeSettings) -> None:
+    chosen = settings()
+    with running_daemon(chosen) as daemon:
+        daemon.expect("daemon_ready")
+        terminal, side = pty.openpty()
+        with subprocess.Popen(
+            [sys.executable, "-m", "watcher", "top"],
+            env=environment_of(chosen, TERM="xterm", COLUMNS="80", LINES="24"),
+            cwd=os.path.dirname(chosen.completed_dir),
+            stdin=side,
+            stdout=side,
+            stderr=side,
+        ) as process:
+            os.close(side)
+            try:
+                shown = read_until(terminal, rb"published +0")
+                os.write(terminal, b"q")
+                assert process.wait(SECONDS) == 0
+            finally:
+                process.kill()
+                os.close(terminal)
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+    assert b"the daemon is running" in shown

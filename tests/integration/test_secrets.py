@@ -44,6 +44,7 @@ MALFORMED = f"postgresql://someone:{PASSWORD}@127.0.0.1:port/nowhere"
 COMMANDS: tuple[tuple[str, ...], ...] = (
     ("status",),
     ("status", "--json"),
+    ("top",),
     ("list",),
     ("list", "--json"),
     ("explain", PATH),

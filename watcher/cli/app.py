@@ -28,6 +28,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
         "status:status",
         "Show the daemon, the number of uploads by state, the oldest pending one, the last errors.",
     ),
+    "top": ("top:top", "Show live what the daemon does, on a whole terminal, until q or Ctrl-C."),
     "list": ("list:list_uploads", "List the uploads, newest first."),
     "explain": (
         "explain:explain",

@@ -14,9 +14,9 @@ from watcher.app.factories import make_tree
 from watcher.cli.exit_codes import CommandError
 from watcher.cli.ledger_access import daemon_is_running, open_ledger, path_below, settings_of
 from watcher.cli.output import echo
-from watcher.cli.status_all import paused_stages
 from watcher.filesystem import FoundFile, Tree, TreeError
 from watcher.operations import Storyteller, UploadStory
+from watcher.operations.daemons import paused_stages
 from watcher.renditions import Ignored
 from watcher.settings import Settings
 from watcher.telemetry import human_size, human_time

@@ -1,4 +1,4 @@
-"""`video-uploader status`: the state of one daemon and of its uploads, from the ledger."""
+"""`video-uploader status`: the state of one daemon, or of all, and of their uploads, from the ledger."""
 
 from __future__ import annotations
 
@@ -14,11 +14,19 @@ from typing import Annotated
 
 import typer
 
-from db import JSON, OUTCOME_PERIODS, InstanceReport, Ledger, Steering, format_time
+from db import JSON, OUTCOME_PERIODS, InstanceReport, Ledger, State, Steering, format_time
 from watcher.cli.exit_codes import EXIT_USAGE, CommandError
 from watcher.cli.ledger_access import daemon_is_running, open_ledger, settings_of
 from watcher.cli.output import AsJson, echo, print_json, print_table
-from watcher.cli.status_all import paused_stages, print_all, summarize_all
+from watcher.operations.daemons import (
+    NO_UPLOADS,
+    RUNNING,
+    Instance,
+    daemons_by_ledger,
+    instances_of,
+    paused_stages,
+    summarize_all,
+)
 from watcher.operations.ignored import IgnoredListing, list_ignored
 from watcher.settings import Settings
 from watcher.telemetry import human_duration, human_size, human_time, printable
@@ -96,6 +104,38 @@ def _print_ignored(listing: IgnoredListing, *, as_json: bool) -> None:
     print_table(["REASON", "FILES"], [[kind, str(number)] for kind, number in sorted(listing.counts.items())])
 
 
+def print_all(ledger: Ledger) -> None:
+    """Print a table of the daemons and one of each ledger's uploads. Raises `db.DatabaseError`."""
+    instances, counts = instances_of(ledger), ledger.counts_by_instance()
+    print_table(
+        ["INSTANCE", "IS", "HEARTBEAT", "SENDS", "PUBLISHES", "DIRECTORY"],
+        [_row(one) for one in instances],
+    )
+    for one in instances:
+        if one.condition == RUNNING and (conflict := one.reported("conflict")):
+            echo(f"{one.report.instance}: {conflict}")
+        for name, reason in paused_stages(one.report).items() if one.condition == RUNNING else ():
+            echo(f"{one.report.instance}: {name} paused: {reason}")
+    echo("")
+    by_ledger = daemons_by_ledger(instances, counts)
+    rows = [
+        [" + ".join(daemons) or name, *map(str, counts.get(name, NO_UPLOADS).values())]
+        for name, daemons in by_ledger.items()
+    ]
+    print_table(["UPLOADS OF", *(state.upper() for state in State)], rows)
+    if any(len(daemons) > 1 for daemons in by_ledger.values()):
+        echo("Daemons joined by '+' share one directory and these uploads.")
+
+
+def _row(one: Instance) -> list[str]:
+    sends = publishes = "-"
+    if one.condition == RUNNING:
+        sends = f"{human_size(int(str(one.reported('bytes_per_second') or 0)))}/s"
+        publishes = f"{one.reported('published_per_minute') or 0} a minute"
+    ago = f"{human_duration(one.silence)} ago"
+    return [one.report.instance, one.condition, ago, sends, publishes, str(one.reported("directory") or "-")]
+
+
 def _summary(settings: Settings, ledger: Ledger) -> dict[str, object]:
     report = ledger.instance_report()
     oldest = ledger.oldest_pending()
@@ -144,7 +184,7 @@ def _orphans(report: InstanceReport | None) -> int:
 def _print_status(settings: Settings, ledger: Ledger) -> None:
     report = ledger.instance_report()
     is_running = daemon_is_running(settings)
-    echo(f"Instance {ledger.worker} on {settings.completed_dir}: {_daemon_state(report, is_running, ledger)}")
+    echo(f"Instance {ledger.worker} on {settings.completed_dir}: {daemon_state(report, is_running, ledger)}")
     for line in report_lines(report) if is_running else ():
         echo(f"  {line}")
     if settings.shared_directory:
@@ -194,7 +234,8 @@ def _success_line(ledger: Ledger) -> str:
     return f"Published: {', '.join(said)}" if said else ""
 
 
-def _daemon_state(report: InstanceReport | None, is_running: bool, ledger: Ledger) -> str:
+def daemon_state(report: InstanceReport | None, is_running: bool, ledger: Ledger) -> str:
+    """Return whether the daemon runs, in a sentence, and when it was heard of last."""
     if report is None:
         return "the daemon is running." if is_running else "the daemon has never run."
     ago = human_duration(ledger.now() - report.heartbeat_at)

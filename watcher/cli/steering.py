@@ -16,7 +16,7 @@ from db import ClaimLostError, Ledger, Left, State, Steering, Upload, format_tim
 from watcher.cli.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE, CommandError
 from watcher.cli.ledger_access import daemon_is_running, open_ledger, path_below, settings_of
 from watcher.cli.output import AsJson, echo, echo_error, print_json
-from watcher.cli.status_all import is_served
+from watcher.operations.daemons import is_served
 from watcher.settings import Settings
 from watcher.telemetry.formatting import describe_pause
 

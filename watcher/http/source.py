@@ -17,8 +17,8 @@ from uuid import UUID
 from db import JSON, DatabaseError, State, Upload, format_time
 from watcher.app import Application
 from watcher.app.status_report import DaemonStatus
-from watcher.cli.status_all import summarize_all
 from watcher.operations import Storyteller, describe_next_step
+from watcher.operations.daemons import summarize_all
 from watcher.telemetry import human_duration, redact
 from watcher.telemetry.formatting import BY_HAND
 from watcher.telemetry.transfer_progress import Snapshot

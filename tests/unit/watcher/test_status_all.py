@@ -13,7 +13,8 @@ from tests.support.database_fixtures import (  # noqa: F401  # fixtures
     sqlite_address,
 )
 from tests.support.databases import Clock, enqueue
-from watcher.cli.status_all import print_all, summarize_all
+from watcher.cli.status import print_all
+from watcher.operations.daemons import summarize_all
 
 # The fixtures are named as parameters below.
 # ruff: noqa: F811

@@ -1,4 +1,4 @@
-"""`video-uploader status --all`: every daemon that uses the same database, and the uploads of each ledger."""
+"""Every daemon that uses the same database, by its last report, and the uploads of each ledger."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from db import InstanceReport, Ledger, State, format_time
-from watcher.cli.output import echo, print_table
 from watcher.supervision.liveness import FRESH
-from watcher.telemetry import human_duration, human_size
 
 STOPPED, RUNNING, SILENT = "stopped", "running", "silent"
 
-_NO_UPLOADS: Mapping[State, int] = dict.fromkeys(State, 0)
+NO_UPLOADS: Mapping[State, int] = dict.fromkeys(State, 0)
+"""The counts of a ledger that has no uploads."""
 
 
 def paused_stages(report: InstanceReport | None) -> Mapping[str, str]:
@@ -68,13 +67,13 @@ class Instance:
 
 def summarize_all(ledger: Ledger) -> dict[str, object]:
     """Return every daemon, and every ledger once, for JSON. Raises `db.DatabaseError`."""
-    instances, counts = _instances(ledger), ledger.counts_by_instance()
-    by_ledger = _daemons_by_ledger(instances, counts)
+    instances, counts = instances_of(ledger), ledger.counts_by_instance()
+    by_ledger = daemons_by_ledger(instances, counts)
     return {
         "instances": [
             one.as_dict(
                 [name for name in by_ledger[one.ledger] if name != one.report.instance],
-                counts.get(one.ledger, _NO_UPLOADS),
+                counts.get(one.ledger, NO_UPLOADS),
             )
             for one in instances
         ],
@@ -82,55 +81,25 @@ def summarize_all(ledger: Ledger) -> dict[str, object]:
             {
                 "ledger": name,
                 "instances": daemons,
-                "counts": counts.get(name, _NO_UPLOADS),
+                "counts": counts.get(name, NO_UPLOADS),
             }
             for name, daemons in by_ledger.items()
         ],
     }
 
 
-def print_all(ledger: Ledger) -> None:
-    """Print a table of the daemons and one of each ledger's uploads. Raises `db.DatabaseError`."""
-    instances, counts = _instances(ledger), ledger.counts_by_instance()
-    print_table(
-        ["INSTANCE", "IS", "HEARTBEAT", "SENDS", "PUBLISHES", "DIRECTORY"], [_row(one) for one in instances]
-    )
-    for one in instances:
-        if one.condition == RUNNING and (conflict := one.reported("conflict")):
-            echo(f"{one.report.instance}: {conflict}")
-        for name, reason in paused_stages(one.report).items() if one.condition == RUNNING else ():
-            echo(f"{one.report.instance}: {name} paused: {reason}")
-    echo("")
-    by_ledger = _daemons_by_ledger(instances, counts)
-    rows = [
-        [" + ".join(daemons) or name, *map(str, counts.get(name, _NO_UPLOADS).values())]
-        for name, daemons in by_ledger.items()
-    ]
-    print_table(["UPLOADS OF", *(state.upper() for state in State)], rows)
-    if any(len(daemons) > 1 for daemons in by_ledger.values()):
-        echo("Daemons joined by '+' share one directory and these uploads.")
-
-
-def _row(one: Instance) -> list[str]:
-    sends = publishes = "-"
-    if one.condition == RUNNING:
-        sends = f"{human_size(int(str(one.reported('bytes_per_second') or 0)))}/s"
-        publishes = f"{one.reported('published_per_minute') or 0} a minute"
-    ago = f"{human_duration(one.silence)} ago"
-    return [one.report.instance, one.condition, ago, sends, publishes, str(one.reported("directory") or "-")]
-
-
-def _instances(ledger: Ledger) -> list[Instance]:
+def instances_of(ledger: Ledger) -> list[Instance]:
+    """Return every daemon, by name. Raises `db.DatabaseError`."""
     now = ledger.now()
     return [Instance(report, now - report.heartbeat_at) for report in ledger.instance_reports()]
 
 
 def is_served(ledger: Ledger) -> bool:
     """Whether a daemon on any machine works on the uploads of a ledger. Raises `db.DatabaseError`."""
-    return any(one.condition == RUNNING and one.ledger == ledger.instance for one in _instances(ledger))
+    return any(one.condition == RUNNING and one.ledger == ledger.instance for one in instances_of(ledger))
 
 
-def _daemons_by_ledger(
+def daemons_by_ledger(
     instances: Sequence[Instance], counts: Mapping[str, Mapping[State, int]]
 ) -> dict[str, list[str]]:
     """Return the daemons of each ledger; a ledger with uploads and without a daemon has none."""
