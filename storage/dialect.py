@@ -79,6 +79,8 @@ MAX_FRUITLESS = 64
 _OTHER_MATTERS = frozenset({404, 409, 412})
 """Statuses that show that a request was taken as such: a missing object, a condition that is not met."""
 _OBJECT_OPTIONS = frozenset({ACL, TAGGING, STORAGE_CLASS})
+_DESCRIBES_OBJECT = frozenset({"PutObject", "CreateMultipartUpload"})
+"""The operations with the options of an object; what one of them learns must not upset the other's search."""
 _CONDITIONS = frozenset({IF_NONE_MATCH, IF_MATCH})
 _CHECKSUMS = frozenset({CRC, SDK_ALGORITHM, ALGORITHM, TYPE, MODE, OBJECT_SIZE, PART_CHECKSUMS})
 _SUSPECTS: Mapping[str, Sequence[str]] = MappingProxyType(
@@ -149,8 +151,9 @@ class ServerDialect:
         self._doubted: set[tuple[str, str]] = set()
         """Headers without which a request was accepted that had been forbidden, once."""
         self._fruitless: dict[tuple[str, str], float] = {}
+        describing = threading.Lock()
         self._soundings: dict[str, threading.Lock] = {
-            name: threading.Lock()
+            name: describing if name in _DESCRIBES_OBJECT else threading.Lock()
             for name in (
                 *(*_SUSPECTS, PUT_ETAG, MULTIPART_ETAG, COMPARISON, PART_COMPARISON, HEEDED_IF_NONE_MATCH),
             )

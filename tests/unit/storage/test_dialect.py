@@ -357,3 +357,30 @@ def test_the_first_request_with_new_headers_goes_alone(dialect: ServerDialect) -
         go_on.set()
         assert {future.result(10) for future in (one, *others)} == {"done"}
     assert server.refusals == 1
+
+
+def test_what_a_large_file_learns_does_not_lead_a_small_ones_search_astray(dialect: ServerDialect) -> None:
+    """They begin together, and their options are the same: each header is refused once in each operation."""
+
+    def error(name: str) -> StorageError:
+        return refusal(403, "AccessDenied", "acl") if name == ACL else refusal(501, "NotImplemented")
+
+    small, large = Server({ACL, IF_NONE_MATCH}, error), Server({ACL}, error)
+    begun, done = threading.Event(), threading.Event()
+
+    def first(omit: frozenset[str]) -> str:
+        begun.set()
+        done.wait(0.1)
+        return small.request({ACL, IF_NONE_MATCH})(omit)
+
+    def second() -> str:
+        answer = dialect.negotiate("CreateMultipartUpload", CREATE, large.request(CREATE))
+        done.set()
+        return answer
+
+    with ThreadPoolExecutor() as pool:
+        one = pool.submit(dialect.negotiate, "PutObject", {ACL, IF_NONE_MATCH}, first)
+        assert begun.wait(10)
+        assert {pool.submit(second).result(10), one.result(10)} == {"done"}
+    assert [sorted(sent) for sent in small.requests] == [sorted({ACL, IF_NONE_MATCH}), [ACL], []]
+    assert large.refusals == 0
