@@ -1,29 +1,20 @@
-"""What `run` shows on a terminal while it uploads, seen through a real one."""
+"""What `run` and `top` show on a terminal, seen through a real one."""
 
 from __future__ import annotations
 
 import os
-import pty
-import re
-import select
 import signal
-import subprocess
-import sys
 import threading
-import time
 
 import pytest
 
 from tests.support.daemon_process import environment_of, running_daemon
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request
 from tests.support.harness import VIDEO_ID, MakeSettings
+from tests.support.terminal import SECONDS, on_terminal
 from tests.support.video_files import padded
 
 pytestmark = pytest.mark.long
-
-SECONDS = 40.0
-TAIL = 8192
-"""Bytes: some frames of the bar, however long it is drawn."""
 
 
 def test_an_upload_is_a_bar_with_rate_and_time_left_on_a_terminal(
@@ -45,63 +36,31 @@ def test_an_upload_is_a_bar_with_rate_and_time_left_on_a_terminal(
         return forward()
 
     proxy.fault = hold_the_later_parts
-    terminal, side = pty.openpty()
-    environment = environment_of(chosen, TERM="xterm", COLUMNS="200")
-    with subprocess.Popen(
-        [sys.executable, "-m", "watcher", "run", "--once"],
-        env=environment,
-        cwd=os.path.dirname(chosen.completed_dir),
-        stdin=subprocess.DEVNULL,
-        stdout=side,
-        stderr=side,
-    ) as process:
-        os.close(side)
+    environment = environment_of(chosen, COLUMNS="200")
+    cwd = os.path.dirname(chosen.completed_dir)
+    with on_terminal(["run", "--once"], environment, cwd, reads_keys=False) as terminal:
         try:
-            shown = read_until(terminal, rb"my_video_720p\.mp4.*[1-9]\d*\.\d/80\.0 MiB")
+            terminal.read_until(rb"my_video_720p\.mp4.*[1-9]\d*\.\d/80\.0 MiB")
             begun.set()
-            shown += read_until(terminal, rb"my_video_720p\.mp4.*\d+\.\d/80\.0 MiB.*/s")
+            terminal.read_until(rb"my_video_720p\.mp4.*\d+\.\d/80\.0 MiB.*/s")
             seen.set()
-            shown += read_until(terminal, rb"upload_released")
-            assert process.wait(SECONDS) == 0
+            terminal.read_until(rb"upload_released")
+            assert terminal.end() == 0
         finally:
             begun.set()
             seen.set()
-            process.kill()
-            os.close(terminal)
-    assert b"\x1b[?25l" in shown
-
-
-def read_until(terminal: int, pattern: bytes) -> bytes:
-    """What the terminal gets until the pattern is on it."""
-    deadline = time.monotonic() + SECONDS
-    shown = b""
-    while not re.search(pattern, shown[-TAIL:], re.DOTALL):
-        assert select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))[0], shown
-        shown += os.read(terminal, 65536)
-    return shown
+    assert b"\x1b[?25l" in terminal.shown
 
 
 def test_top_is_drawn_on_a_whole_terminal_until_q(settings: MakeSettings) -> None:
     chosen = settings()
     with running_daemon(chosen) as daemon:
         daemon.expect("daemon_ready")
-        terminal, side = pty.openpty()
-        with subprocess.Popen(
-            [sys.executable, "-m", "watcher", "top"],
-            env=environment_of(chosen, TERM="xterm", COLUMNS="80", LINES="24"),
-            cwd=os.path.dirname(chosen.completed_dir),
-            stdin=side,
-            stdout=side,
-            stderr=side,
-        ) as process:
-            os.close(side)
-            try:
-                shown = read_until(terminal, rb"published +0")
-                os.write(terminal, b"q")
-                assert process.wait(SECONDS) == 0
-            finally:
-                process.kill()
-                os.close(terminal)
+        cwd = os.path.dirname(chosen.completed_dir)
+        with on_terminal(["top"], environment_of(chosen), cwd) as terminal:
+            terminal.read_until(rb"published +0")
+            terminal.type(b"q")
+            assert terminal.end() == 0
         daemon.signal(signal.SIGTERM)
         assert daemon.wait() == 0
-    assert b"the daemon is running" in shown
+    assert b"the daemon is running" in terminal.shown

@@ -44,7 +44,6 @@ MALFORMED = f"postgresql://someone:{PASSWORD}@127.0.0.1:port/nowhere"
 COMMANDS: tuple[tuple[str, ...], ...] = (
     ("status",),
     ("status", "--json"),
-    ("top",),
     ("list",),
     ("list", "--json"),
     ("explain", PATH),
@@ -145,6 +144,18 @@ def test_a_daemon_and_every_command_show_no_secret(
     ensure_secret(*files_below(place))
 
 
+def test_a_whole_terminal_shows_no_secret(command: Command, proxy: FaultProxy, place: str) -> None:
+    """After an upload that S3 refused, whose words are shown."""
+    url = {"DATABASE_URL": f"sqlite://{place}/state/ledger.sqlite3"}
+    proxy.fault = lambda _request, _forward: s3_error(403, "SignatureDoesNotMatch")
+    assert command("run", "--once", **url).code == EXIT_FAILED
+    with command.on_terminal("top", **url) as terminal:
+        terminal.read_until(rb"Last errors")
+        terminal.type(b"q")
+        assert terminal.end() == 0
+    ensure_secret(terminal.shown)
+
+
 @pytest.mark.parametrize("code", ["InvalidAccessKeyId", "SignatureDoesNotMatch", "NeverHeardOf"])
 def test_wrong_credentials_are_told_of_without_them(command: Command, proxy: FaultProxy, code: str) -> None:
     """With a code that nobody knows, too, though then the server's own words are passed on."""
@@ -211,4 +222,4 @@ def test_every_command_is_among_those_tried() -> None:
         for below in ([(one,) for one in loaded(name).commands] if name in GROUPS else [()])
     }
     tried = {arguments[: 2 if arguments[0] in GROUPS else 1] for arguments in COMMANDS}
-    assert tried | {("run",)} == every
+    assert tried | {("run",), ("top",)} == every

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 
 import pytest
 
@@ -11,10 +12,12 @@ from db import State
 from tests.support.bucket_contents import keys
 from tests.support.cli_process import CUT, GOOD, Command
 from tests.support.daemon_process import environment_of, place_file, rows, running_daemon
+from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request
 from tests.support.harness import VIDEO_ID, MakeSettings
 from tests.support.media import Media
 from tests.support.notify_socket import expect_message, notify_socket
 from tests.support.s3_server import S3Server
+from tests.support.terminal import SECONDS
 from tests.support.video_files import OTHER_VIDEO
 from watcher.settings import Settings
 
@@ -127,6 +130,42 @@ def test_forgetting_has_to_be_confirmed(copied_command: Command) -> None:
     assert ran.out.startswith(f"1 upload of {GOOD} ")
     assert "No daemon of this instance runs" in ran.err
     assert [row["path"] for row in copied_command("list", "--json").json()] == [CUT]
+
+
+@pytest.mark.parametrize(("answer", "code", "left"), [(b"y\n", 0, [CUT]), (b"n\n", 1, [CUT, GOOD])])
+def test_a_person_is_asked_whether_to_forget(
+    copied_command: Command, answer: bytes, code: int, left: list[str]
+) -> None:
+    """On a terminal, naming the file; any answer but yes changes nothing."""
+    with copied_command.on_terminal("forget", GOOD) as terminal:
+        terminal.read_until(rb"Forget 1 upload of .*\[y/N\]")
+        terminal.type(answer)
+        assert terminal.end() == code
+    assert sorted(row["path"] for row in copied_command("list", "--json").json()) == left
+
+
+def test_a_drain_shows_on_a_terminal_what_it_waits_for(
+    settings: MakeSettings, proxy: FaultProxy, media: Media
+) -> None:
+    chosen = settings(RELEASE_AFTER_SECONDS=86400)
+    place_file(chosen, SMALL, media.faststart)
+    seen = threading.Event()
+
+    def wait(_: Request, forward: Forward) -> Answer:
+        seen.wait(SECONDS)
+        return forward()
+
+    proxy.fault = wait
+    try:
+        with running_daemon(chosen) as daemon:
+            daemon.expect("file_finished")
+            with commands(chosen).on_terminal("drain") as terminal:
+                terminal.read_until(rb"1 left to upload, 0 to publish")
+                seen.set()
+                terminal.read_until(rb"Nothing is left to upload or publish\.")
+                assert terminal.end() == 0
+    finally:
+        seen.set()
 
 
 def test_one_pass_says_that_uploads_are_paused(copied_command: Command, media: Media) -> None:

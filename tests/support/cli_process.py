@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import AbstractContextManager, closing, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
@@ -22,6 +22,7 @@ from tests.support.harness import BUCKET, VIDEO_ID
 from tests.support.s3_server import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY
 from tests.support.secret_search import ensure_untold
 from tests.support.source_tree import ROOT
+from tests.support.terminal import Terminal, on_terminal
 from watcher.app.factories import open_ledger_database
 from watcher.cli import main
 from watcher.settings import Settings
@@ -104,6 +105,10 @@ class Command:
             text=True,
             errors="surrogateescape",
         )
+
+    def on_terminal(self, *arguments: str, **changes: str) -> AbstractContextManager[Terminal]:
+        """Start it as a person does, who can be asked."""
+        return on_terminal(arguments, self._environment(changes), self.place)
 
     @property
     def completed(self) -> str:
