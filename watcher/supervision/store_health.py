@@ -60,6 +60,7 @@ class StoreHealth(Worker):
         self._clock = clock
         self._now = now
         self._lock = Lock()
+        """Held while the state changes, the stages with it: one held after the end would be held for ever."""
         self._stages: Sequence[tuple[CircuitBreaker, Callable[[], None]]] = ()
         self._is_started = False
         self._failure: Failure | None = None
@@ -99,7 +100,7 @@ class StoreHealth(Worker):
                 if not is_certain and self._clock() - self._answered_at < DOUBT_SECONDS:
                     return False
                 self._begin()
-        self._hold(failure)
+            self._hold(failure)
         if is_news:
             self._metrics.store_reachable.set(0)
             log.error("store_away", code=failure.code, reason=self._described(failure).sentence)
@@ -154,7 +155,8 @@ class StoreHealth(Worker):
                 self._probes += 1
                 self._probe_at = self._clock() + PROBE_BACKOFF.ceiling(self._probes)
                 if failure.unreachable or failure.code in UNUSABLE_CODES:
-                    self._hold(failure)
+                    with self._lock:
+                        self._hold(failure)
                 return False
         return True
 
@@ -177,8 +179,9 @@ class StoreHealth(Worker):
         with self._lock:
             self._failure = self.since = None
             self._answered_at = self._clock()
+            for breaker, _ in self._stages:
+                breaker.release()
         self._metrics.store_reachable.set(1)
         log.info("store_back", **self._counts(), hastened=hastened)
-        for breaker, wake in self._stages:
-            breaker.release()
+        for _, wake in self._stages:
             wake()

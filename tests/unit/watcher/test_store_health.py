@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -21,6 +23,10 @@ REFUSED = StorageError(
 CUT = StorageError(ErrorKind.TRANSIENT, "upload", "k", "connection", "It is tried again.")
 BAD_KEY = StorageError(ErrorKind.ENVIRONMENT, "list", None, "InvalidAccessKeyId", "Correct the key.")
 DENIED = StorageError(ErrorKind.ENVIRONMENT, "list", None, "AccessDenied", "Allow it.", status=403)
+
+
+START = threading.Thread.start
+"""Of real threads, in the tests that need one."""
 
 
 class Fixture:
@@ -149,3 +155,24 @@ def test_no_other_failure_covers_the_one_that_holds_the_stage(fixture: Fixture) 
     fixture.breaker.clear()
     fixture.breaker.probe_soon("connection")
     assert fixture.breaker.seconds_to_probe() == float("inf")
+
+
+def test_a_failure_that_is_reported_as_s3_answers_does_not_hold_the_stage_for_ever(
+    fixture: Fixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert fixture.report(REFUSED)
+    fixture.answer = None
+    fixture.seconds += 60
+    prober = threading.Thread(target=fixture.health._step)
+    hold = fixture.breaker.hold
+
+    def hold_late(failure: Failure, *, sign: Callable[[], None]) -> None:
+        START(prober)
+        prober.join(0.2)
+        hold(failure, sign=sign)
+
+    monkeypatch.setattr(fixture.breaker, "hold", hold_late)
+    fixture.report(REFUSED)
+    prober.join()
+    assert fixture.health.failure is None
+    assert fixture.breaker.failure is None
