@@ -244,7 +244,11 @@ class Settings(BaseSettings):
         "a rate such as 20MB/s, 500Mbit/s or none; or times of day, each with a rate",
     )
     stall_seconds: float = number(
-        "A request that makes no progress for this long is cancelled and retried.", 1, 3600, 60
+        "A request that makes no progress for this long is cancelled and retried. The S3 client itself waits "
+        "for about a minute at most.",
+        1,
+        3600,
+        60,
     )
     cors_origins: types.Origins = setting(
         "Origins whose scripts may read the objects: `bucket setup` allows them and `doctor` tests them.",
