@@ -90,7 +90,7 @@ faults: $(VENV)/.installed
 
 # Every fault once, in five minutes; the flood is a smaller one.
 faults-once: $(VENV)/.installed
-	FLOOD_FILES=4000 $(BIN)/python $(FAULTS) --each-fault-once $(PYTEST_ARGS)
+	ANY_ORDER_EXAMPLES=40 FLOOD_FILES=4000 $(BIN)/python $(FAULTS) --each-fault-once $(PYTEST_ARGS)
 
 # What finds more the longer it runs, each for about SECONDS: the container walks on mutated files, whose new kinds
 # of findings join tests/faults/corpus; everything that can happen in any order; the play beside the compressor.

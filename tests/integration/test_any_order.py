@@ -25,7 +25,7 @@ from tests.support.postgres import MEMORY
 from tests.support.s3_server import S3Server
 from tests.support.temporary_directory import make_place
 
-EXAMPLES = int(os.environ.get("ANY_ORDER_EXAMPLES", "40"))
+EXAMPLES = int(os.environ.get("ANY_ORDER_EXAMPLES", "20"))
 IS_SOAK = "ANY_ORDER_AT_RANDOM" in os.environ
 """A soak looks for what nobody has seen yet; a test run plays what the last one did."""
 STEPS = int(os.environ.get("ANY_ORDER_STEPS", "15"))
