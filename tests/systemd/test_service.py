@@ -52,6 +52,35 @@ def test_root_sees_the_ledger_of_the_service_and_makes_nothing_of_its_own(
     assert shown["COMPLETED_DIR"] == {"value": COMPLETED, "source": "environment"}
 
 
+@pytest.mark.parametrize("directive", ["LoadCredential", "LoadCredentialEncrypted"])
+def test_root_has_the_credentials_of_the_service_also_while_it_does_not_run(
+    service: Service, server: S3Server, directive: str
+) -> None:
+    """Before its first start, too, which is when `doctor` is wanted most."""
+    machine, file = service.machine, "/etc/video-uploader.aws-credentials"
+    names = ("aws_access_key_id", "aws_secret_access_key")
+    lines = [f"{name}={service.settings.pop(name.upper())}" for name in names]
+    service.configure()
+    machine.write(file, "\n".join(["[default]", *lines, ""]), mode=0o600)
+    if directive == "LoadCredentialEncrypted":
+        machine.must("systemd-creds", "encrypt", "--with-key=host", "--name=aws", file, f"{file}.cred")
+        machine.must("mv", f"{file}.cred", file)
+    service.drop_in(f"{directive}=aws:{file}\nEnvironment=AWS_SHARED_CREDENTIALS_FILE=%d/aws")
+
+    def outcome() -> str:
+        checks = json.loads(machine.run(*service.command("doctor", "--json")).out)
+        return str(next(check["outcome"] for check in checks if check["name"] == "credentials"))
+
+    assert outcome() == "ok"
+    service.put(CLIP)
+    service.start()
+    service.wait_for("upload_published")
+    assert keys(server) == {f"videos/{CLIP}"}
+    assert outcome() == "ok"
+    machine.must("systemctl", "stop", UNIT)
+    assert outcome() == "ok"
+
+
 def test_a_reload_applies_right_settings_and_keeps_the_old_ones_before_wrong_ones(service: Service) -> None:
     service.start()
     service.configure(LOG_LEVEL="DEBUG")

@@ -27,6 +27,9 @@ UNIT: Final = f"{NAME}.service"
 SYSTEMCTL_SECONDS: Final = 5.0
 _PROPERTIES: Final = ("LoadState", "ExecStart", "Environment", "User", "StateDirectory", "WorkingDirectory")
 _ARGUMENTS: Final = re.compile(r"argv\[\]=(.*?) ;")
+_CREDENTIAL: Final = re.compile(r"^LoadCredential(Encrypted|)=\s*([^:\s]+):(/.*?)\s*$", re.MULTILINE)
+CREDENTIALS: Final = f"/run/credentials/{UNIT}"
+"""Where systemd puts them while the service runs (systemd.exec(5), "Credentials")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,8 @@ class Service:
     user: str
     state_directory: str
     working_directory: str
+    credentials: dict[str, tuple[str, bool]]
+    """By the path at which the daemon has it, what a credential is loaded from, and if that is encrypted."""
 
     def become(self) -> pwd.struct_passwd:
         """Give this process, which is root's, the service's user, environment and working directory.
@@ -48,7 +53,7 @@ class Service:
         try:
             account = self._account()
             for name, value in self.environment.items():
-                os.environ.setdefault(name, value)
+                os.environ.setdefault(name, self._readable(value))
             os.environ["STATE_DIRECTORY"] = self.state_directory
             os.environ.update(HOME=account.pw_dir, USER=account.pw_name, LOGNAME=account.pw_name)
             os.umask(0o077)
@@ -62,6 +67,26 @@ class Service:
                 "to run it as root, with the settings that are given."
             ) from exc
         return account
+
+    def _readable(self, value: str) -> str:
+        """A value of the environment; while the service does not run, a copy of the credential it names."""
+        if value not in self.credentials or os.path.exists(value):
+            return value
+        source, is_encrypted = self.credentials[value]
+        try:
+            if is_encrypted:
+                content = _output(
+                    "systemd-creds", "decrypt", f"--name={os.path.basename(value)}", source, "-"
+                )
+            else:
+                with open(source, "rb") as file:
+                    content = file.read()
+        except (OSError, subprocess.SubprocessError):
+            return value
+        copy = os.memfd_create(os.path.basename(value))
+        with open(copy, "wb", closefd=False) as file:
+            file.write(content)
+        return f"/proc/self/fd/{copy}"
 
     def _account(self) -> pwd.struct_passwd:
         try:
@@ -78,14 +103,10 @@ class Service:
 def installed_service() -> Service | None:
     """The unit of this machine's systemd; None where there is none, or no systemd."""
     try:
-        shown = subprocess.run(  # noqa: S603 - nothing of it is given by anyone
-            ["systemctl", "show", UNIT, f"--property={','.join(_PROPERTIES)}"],  # noqa: S607 - root's own PATH
-            capture_output=True,
-            text=True,
-            timeout=SYSTEMCTL_SECONDS,
-            check=True,
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
+        shown = _output("systemctl", "show", UNIT, f"--property={','.join(_PROPERTIES)}").decode()
+        # What `show` says of credentials is "[unprintable]".
+        text = _output("systemctl", "cat", UNIT).decode() if CREDENTIALS in shown else ""
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return None
     found = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
     arguments = _ARGUMENTS.search(found.get("ExecStart", ""))
@@ -99,7 +120,16 @@ def installed_service() -> Service | None:
         found.get("User") or "root",
         state_directory,
         found.get("WorkingDirectory", "").lstrip("!-") or state_directory,
+        {
+            f"{CREDENTIALS}/{name}": (source, bool(encrypted))
+            for encrypted, name, source in _CREDENTIAL.findall(text)
+        },
     )
+
+
+def _output(*command: str) -> bytes:
+    """What a tool of systemd prints. Raises `OSError` and `subprocess.SubprocessError`."""
+    return subprocess.run(command, capture_output=True, timeout=SYSTEMCTL_SECONDS, check=True).stdout  # noqa: S603 - root's own PATH
 
 
 def _env_files(arguments: list[str]) -> tuple[str, ...]:
