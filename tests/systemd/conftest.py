@@ -72,13 +72,13 @@ class Service:
         self.machine.must("systemctl", "daemon-reload")
         self.machine.must("systemctl", "start", UNIT)
 
-    def put(self, path: str, size: int = 0) -> None:
-        """Write a video of at least so many bytes into the directory, as the compressor's user."""
+    def put(self, path: str, size: int = 0, *, directory: str = COMPLETED) -> None:
+        """Write a video of at least so many bytes into a directory, as the compressor's user."""
         source = os.path.join(self.machine.shared, "video.mp4")
         with open(self._media.faststart, "rb") as video, open(source, "wb") as file:
             content = video.read()
             file.write(padded(content, size) if size else content)
-        target = f"{COMPLETED}/{path}"
+        target = f"{directory}/{path}"
         write = f"umask 027; mkdir -p {os.path.dirname(target)} && cp {source} {target}"
         self.machine.must("runuser", "-u", "compressor", "--", "sh", "-c", write)
 

@@ -193,7 +193,17 @@ def test_the_template_runs_for_a_directory_with_settings_of_its_own(
     service.machine.must("systemctl", "start", unit)
     service.wait_for("upload_published")
     assert service.machine.shows(unit, "ActiveState") == "active"
-    assert service.machine.must("ls", "/var/lib/video-uploader@other/").split()
+    service.put(CLIP.replace("144p", "240p"), directory=other)
+    chosen = service.command("--service", "video-uploader@other", "list", "--json")
+
+    def published() -> bool:
+        return [row["state"] for row in json.loads(service.machine.must(*chosen))] == ["published"]
+
+    service.machine.wait_for(published, "the other directory's video")
+    (row,) = json.loads(service.machine.must(*service.command("list", "--json")))
+    assert row["path"] == CLIP
+    refused = service.machine.run(*service.command("--service", "sshd", "status"))
+    assert (refused.code, "sshd is no unit of this program" in refused.err) == (2, True)
 
 
 def test_a_wrong_key_is_said_by_systemctl_status_and_the_journal_until_it_is_right(

@@ -17,7 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from watcher.cli.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE, CommandError
 from watcher.cli.output import echo_error
-from watcher.cli.service import UNIT, installed_service
+from watcher.cli.service import Service, chosen_service, installed_service
 
 COMPLETE: Final = "_VIDEO_UPLOADER_COMPLETE"
 """The environment variable with which a shell asks what can be completed: see watcher/share/completions."""
@@ -136,6 +136,14 @@ def _options(
             show_default=".env",
         ),
     ] = None,
+    service: Annotated[
+        str | None,
+        typer.Option(
+            metavar="UNIT",
+            help="As root: use those of this service, an instance of the template video-uploader@.service.",
+            show_default="video-uploader",
+        ),
+    ] = None,
     no_service: Annotated[
         bool,
         typer.Option(
@@ -147,8 +155,14 @@ def _options(
         typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version),
     ] = False,
 ) -> None:
-    if not (no_service or env_file) and _may_become_a_service(context):
-        env_file = _become_the_service()
+    if service is not None:
+        if no_service or env_file or os.geteuid() != 0:
+            raise CommandError(
+                "--service is for root, and goes with neither --no-service nor --env-file.", EXIT_USAGE
+            )
+        env_file = _become(chosen_service(service))
+    elif not (no_service or env_file) and _may_become_a_service(context):
+        env_file = _become(installed_service())
     for path in env_file or ():
         if not os.path.exists(path) or os.path.isdir(path):
             raise CommandError(f"There is no file {path}; --env-file takes a settings file.", EXIT_USAGE)
@@ -162,14 +176,14 @@ def _may_become_a_service(context: typer.Context) -> bool:
     return is_by_hand and not wants_help and context.invoked_subcommand not in {None, "systemd"}
 
 
-def _become_the_service() -> list[str] | None:
-    found = installed_service()
+def _become(found: Service | None) -> list[str] | None:
+    """Have the user, the environment and the settings files of a service, which are returned."""
     if found is None:
         return None
     account = found.become()
     files = ", ".join(found.env_files) or "none"
     echo_error(
-        f"video-uploader: runs as {UNIT} does: user {account.pw_name}, settings file {files}, "
+        f"video-uploader: runs as {found.unit} does: user {account.pw_name}, settings file {files}, "
         f"state directory {found.state_directory}. --no-service goes without."
     )
     return list(found.env_files) or None

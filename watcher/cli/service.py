@@ -24,18 +24,20 @@ from watcher.cli.output import echo
 
 NAME: Final = "video-uploader"
 UNIT: Final = f"{NAME}.service"
+_UNIT: Final = re.compile(rf"{NAME}(@[\w.:\\-]+)?(\.service)?")
 SYSTEMCTL_SECONDS: Final = 5.0
 _PROPERTIES: Final = ("LoadState", "ExecStart", "Environment", "User", "StateDirectory", "WorkingDirectory")
 _ARGUMENTS: Final = re.compile(r"argv\[\]=(.*?) ;")
 _CREDENTIAL: Final = re.compile(r"^LoadCredential(Encrypted|)=\s*([^:\s]+):(/.*?)\s*$", re.MULTILINE)
-CREDENTIALS: Final = f"/run/credentials/{UNIT}"
-"""Where systemd puts them while the service runs (systemd.exec(5), "Credentials")."""
+CREDENTIALS: Final = "/run/credentials"
+"""Where systemd puts them while a service runs (systemd.exec(5), "Credentials")."""
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
     """What an installed unit gives to the daemon."""
 
+    unit: str
     env_files: tuple[str, ...]
     environment: dict[str, str]
     user: str
@@ -63,8 +65,8 @@ class Service:
             os.chdir(self.working_directory if os.path.isdir(self.working_directory) else "/")
         except (OSError, KeyError) as exc:
             raise CommandError(
-                f"{UNIT} is installed, and the command cannot be run as its user ({exc}); use --no-service "
-                "to run it as root, with the settings that are given."
+                f"{self.unit} is installed, and the command cannot be run as its user ({exc}); use "
+                "--no-service to run it as root, with the settings that are given."
             ) from exc
         return account
 
@@ -100,28 +102,41 @@ class Service:
             return account
 
 
-def installed_service() -> Service | None:
+def chosen_service(name: str) -> Service:
+    """The unit of a name, such as that of an instance of the template. Raises `CommandError`."""
+    if not _UNIT.fullmatch(name):
+        raise CommandError(
+            f"{name} is no unit of this program; --service takes {NAME} or {NAME}@INSTANCE.", EXIT_USAGE
+        )
+    found = installed_service(f"{name.removesuffix('.service')}.service")
+    if found is None:
+        raise CommandError(f"{name} is not installed; `systemctl list-units '{NAME}*'` shows what is.")
+    return found
+
+
+def installed_service(unit: str = UNIT) -> Service | None:
     """The unit of this machine's systemd; None where there is none, or no systemd."""
     try:
-        shown = _output("systemctl", "show", UNIT, f"--property={','.join(_PROPERTIES)}").decode()
+        shown = _output("systemctl", "show", unit, f"--property={','.join(_PROPERTIES)}").decode()
         # What `show` says of credentials is "[unprintable]".
-        text = _output("systemctl", "cat", UNIT).decode() if CREDENTIALS in shown else ""
+        text = _output("systemctl", "cat", unit).decode() if CREDENTIALS in shown else ""
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return None
     found = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
     arguments = _ARGUMENTS.search(found.get("ExecStart", ""))
     if found.get("LoadState") != "loaded" or arguments is None:
         return None
-    name = found.get("StateDirectory", "").split(" ")[0] or UNIT.removesuffix(".service")
+    name = found.get("StateDirectory", "").split(" ")[0] or unit.removesuffix(".service")
     state_directory = os.path.normpath(f"/var/lib/{name}")
     return Service(
+        unit,
         _env_files(shlex.split(arguments[1])),
         dict(entry.split("=", 1) for entry in shlex.split(found.get("Environment", "")) if "=" in entry),
         found.get("User") or "root",
         state_directory,
         found.get("WorkingDirectory", "").lstrip("!-") or state_directory,
         {
-            f"{CREDENTIALS}/{name}": (source, bool(encrypted))
+            f"{CREDENTIALS}/{unit}/{name}": (source, bool(encrypted))
             for encrypted, name, source in _CREDENTIAL.findall(text)
         },
     )
