@@ -9,7 +9,8 @@ import subprocess
 import pytest
 
 from tests.support.source_tree import ROOT
-from tests.systemd.conftest import COMPLETED, ENV_FILE, UNIT, Service
+from tests.systemd.compressor import COMPLETED
+from tests.systemd.conftest import ENV_FILE, UNIT, Service
 from tests.systemd.machine import BASE, PACKAGE, Machine, SystemdUnavailableError, ensure_base
 
 pytestmark = pytest.mark.timeout(1200)
