@@ -38,6 +38,12 @@ PACKAGE = "video-uploader"
 SOURCES = ("constraints.txt", "pyproject.toml", "watcher", "storage", "db", "systemd", "packaging")
 """What the package is made of."""
 PACKAGES = ("dbus", "postgresql", "python3", "python3-venv", "sqlite3", "sudo", "systemd", "systemd-sysv")
+CONFIGURED = {
+    "/etc/dpkg/dpkg.cfg.d/unsafe-io": "force-unsafe-io",
+    "/etc/apt/apt.conf.d/90yes": 'APT::Get::Assume-Yes "true";',
+    "/etc/pip.conf": "[install]\nno-index = true\nfind-links = /wheels",
+}
+"""dpkg waits for no disk, apt needs nobody who answers, and pip takes what the package was made of."""
 BUILD_SECONDS, BOOT_SECONDS, COMMAND_SECONDS, END_SECONDS = 900.0, 120.0, 120.0, 10.0
 
 
@@ -149,14 +155,15 @@ def ensure_base() -> None:
 
 def _make_base() -> None:
     included = ",".join(PACKAGES)
-    if not os.path.exists(made := f"{BASE}/.made-{hashlib.sha256(included.encode()).hexdigest()[:16]}"):
+    digest = hashlib.sha256(f"{included} {CONFIGURED}".encode()).hexdigest()
+    if not os.path.exists(made := f"{BASE}/.made-{digest[:16]}"):
         shutil.rmtree(BASE, ignore_errors=True)
         _call("debootstrap", "--variant=minbase", f"--include={included}", "bookworm", BASE, _mirror())
         # PostgreSQL is started by the tests that need it.
         _call("chroot", BASE, "systemctl", "--quiet", "disable", "postgresql.service")
-        # dpkg waits for the disk after each file otherwise.
-        with open(f"{BASE}/etc/dpkg/dpkg.cfg.d/unsafe-io", "w", encoding="ascii") as file:
-            file.write("force-unsafe-io\n")
+        for path, line in CONFIGURED.items():
+            with open(f"{BASE}{path}", "w", encoding="ascii") as file:
+                file.write(f"{line}\n")
         _call("touch", made)
     _install()
 
@@ -186,7 +193,7 @@ def _install() -> None:
         _call(*pip, "--no-deps", ROOT)
     else:
         shutil.rmtree(wheels, ignore_errors=True)
-        _call(*pip, "-c", f"{ROOT}/constraints.txt", ROOT)
+        _call(*pip, "-c", f"{ROOT}/constraints.txt", ROOT, "setuptools>=77")
         _call("touch", kept)
     for old in glob.glob(f"{BASE}/.installed-*"):
         os.unlink(old)
