@@ -12,6 +12,7 @@ import glob
 import hashlib
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import sys
@@ -283,8 +284,11 @@ def _layer() -> Iterator[str]:
 
 @contextmanager
 def _control_groups() -> Iterator[list[str]]:
-    """Control groups of its own below those of this process, where systemd-nspawn makes the machine's."""
-    made = []
+    """Control groups of its own below those of this process, where systemd-nspawn makes the machine's.
+
+    They have one name in all hierarchies, because systemd-nspawn makes that of one in the other, too.
+    """
+    made, name = [], f"machine-{secrets.token_hex(8)}"
     with open("/proc/self/cgroup", encoding="ascii") as groups:
         for _, controllers, path in (line.rstrip("\n").split(":", 2) for line in groups):
             places = {
@@ -293,8 +297,10 @@ def _control_groups() -> Iterator[list[str]]:
             }
             for place in places.get(controllers, ()):
                 if os.path.exists(f"{place}{path}/cgroup.procs"):
-                    made.append(tempfile.mkdtemp(prefix="machine-", dir=f"{place}{path}"))
+                    made.append(f"{place}{path.rstrip('/')}/{name}")
                     break
+    for group in made:
+        os.mkdir(group)
     try:
         yield made
     finally:

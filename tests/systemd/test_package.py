@@ -69,6 +69,9 @@ def test_the_package_comes_works_and_goes_without_a_trace(machine: Machine, pack
     machine.must("video-uploader", "systemd", "install", "--directory", COMPLETED)
     machine.must("systemctl", "enable", "--now", UNIT)
     assert machine.shows(UNIT, "ActiveState") == "active"
+    machine.must("systemctl", "enable", "video-uploader@other")
+    machine.must("touch", "/etc/video-uploader@other.env")
+    machine.must("mkdir", "/var/lib/video-uploader@other")
     remove, purge = block("docs/operations.md", "Uninstall", "apt").splitlines()
     machine.sh(remove)
     assert machine.shows(UNIT, "ActiveState") == "inactive"
