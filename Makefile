@@ -61,7 +61,7 @@ slow-line: $(VENV)/.installed
 # The Debian package and its service under a real systemd, which a container boots; its root file system is made once, into .systemd-root, by
 # Debian's debootstrap and systemd-container.
 systemd-test: $(VENV)/.installed
-	$(BIN)/python -m pytest -rs tests/systemd $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -rs tests/systemd $(PYTEST_ARGS)
 
 # A Debian package for the Debian whose Python is of the same minor version; it is written into build/.
 deb: $(VENV)/.installed

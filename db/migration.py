@@ -45,7 +45,7 @@ def migrate(database: Database) -> list[str]:
     """Apply the missing migrations in one transaction; returns their names in order.
 
     Safe if several processes start at once. Creates the schema on PostgreSQL; on SQLite switches the file to
-    write-ahead logging, which persists. Raises DatabaseError.
+    write-ahead logging, which persists. Raises DatabaseError, also for the tables of a newer version.
     """
     with database.session():
         if database.schema is None:
@@ -61,16 +61,21 @@ def migrate(database: Database) -> list[str]:
                 connected.execute_sql("SET LOCAL lock_timeout = '10min'")
                 connected.execute_sql("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
                 _create_schema(database.schema, connected)
+            _refuse_newer_tables(runner)
             applied: list[str] = runner.up()
             return applied
 
 
 def pending_migrations(database: Database) -> list[str]:
-    """The names of the migrations that `migrate` would apply, in order. Changes nothing."""
+    """The names of the migrations that `migrate` would apply, in order. Changes nothing.
+
+    Raises DatabaseError, also for the tables of a newer version.
+    """
     with (
         database.operation("list the pending migrations") as connected,
         _runner(database, connected) as runner,
     ):
+        _refuse_newer_tables(runner)
         return [migration.name for migration in runner.status() if not migration.applied]
 
 
@@ -132,6 +137,19 @@ class _RollBackError(Exception):
 def _runner(database: Database, connected: Any) -> Iterator[Any]:
     with as_file(files("db.migrations")) as directory:
         yield Runner(connected, directory=str(directory), schema=database.schema)
+
+
+def _refuse_newer_tables(runner: Any) -> None:
+    """Raise DatabaseError if a migration was applied that came after those of this program."""
+    newest = max(runner.applied(), default="")
+    if newest > MIGRATIONS[-1]:
+        raise DatabaseError(
+            ErrorKind.ENVIRONMENT,
+            "use the ledger",
+            f"a newer version of this program has made its tables ({newest}; this version knows "
+            f"{MIGRATIONS[-1]})",
+            "Install that version, or restore the backup of the ledger from before it was installed.",
+        )
 
 
 def _create_schema(schema: str, connected: Any) -> None:

@@ -12,9 +12,9 @@ from tests.support.harness import BUCKET
 from tests.support.media import Media
 from tests.support.s3_server import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, S3Server
 from tests.support.video_files import padded
+from tests.systemd.compressor import COMPLETED, Compressor
 from tests.systemd.machine import Machine, SystemdUnavailableError, booted
 
-COMPLETED = "/srv/videos/completed"
 UNIT = "video-uploader.service"
 ENV_FILE = "/etc/video-uploader.env"
 
@@ -86,6 +86,11 @@ class Service:
         """Wait until the journal has an event so many times."""
         self.machine.wait_for(lambda: self.machine.journal(UNIT).count(f'"event": "{event}"') >= count, event)
 
+    def reload(self, **changes: str) -> None:
+        """Write the settings file, some of them changed, and have the daemon read it."""
+        self.configure(**changes)
+        self.machine.must("systemctl", "reload", UNIT)
+
     def command(self, *arguments: str) -> list[str]:
         """The program as an operator calls it."""
         return ["video-uploader", *arguments]
@@ -95,3 +100,12 @@ class Service:
 def service(machine: Machine, server: S3Server, media: Media) -> Service:
     """The service, installed and not started."""
     return Service(machine, server, media)
+
+
+@pytest.fixture
+def compressor(service: Service) -> Compressor:
+    """The compressor and its database, beside the service, which uses both."""
+    made = Compressor(service.machine)
+    service.settings["DATABASE_URL"] = made.daemon_url
+    service.configure()
+    return made

@@ -1,20 +1,25 @@
 """A machine with a real systemd: a small Debian in a container of systemd-nspawn, on this machine's network.
 
 Its root file system is made once, by debootstrap, and kept; each boot has a layer of its own above it, which
-is gone afterwards. Only root can make and boot it.
+is gone afterwards, and control groups of its own, so that several can run at once. Only root can make it and
+boot it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import hashlib
 import os
 import re
+import secrets
 import shutil
 import subprocess
+import sys
+import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -28,11 +33,19 @@ from tests.support.source_tree import ROOT
 BASE = os.path.join(ROOT, ".systemd-root")
 """The root file system; `make clean` removes it."""
 PROGRAM = "/opt/video-uploader"
+COMPRESSOR = "/srv/compressor"
+"""Where the machine has the stand-in compressor and what it imports, `PYTHONPATH` for Debian's Python."""
 PACKAGE = "video-uploader"
 SOURCES = ("constraints.txt", "pyproject.toml", "watcher", "storage", "db", "systemd", "packaging")
 """What the package is made of."""
-PACKAGES = ("dbus", "python3", "python3-venv", "sudo", "systemd", "systemd-sysv")
-BUILD_SECONDS, BOOT_SECONDS, COMMAND_SECONDS = 900.0, 120.0, 60.0
+PACKAGES = ("dbus", "postgresql", "python3", "python3-venv", "sqlite3", "sudo", "systemd", "systemd-sysv")
+CONFIGURED = {
+    "/etc/dpkg/dpkg.cfg.d/unsafe-io": "force-unsafe-io",
+    "/etc/apt/apt.conf.d/90yes": 'APT::Get::Assume-Yes "true";',
+    "/etc/pip.conf": "[install]\nno-index = true\nfind-links = /wheels",
+}
+"""dpkg waits for no disk, apt needs nobody who answers, and pip takes what the package was made of."""
+BUILD_SECONDS, BOOT_SECONDS, COMMAND_SECONDS, END_SECONDS = 900.0, 120.0, 120.0, 10.0
 
 
 class SystemdUnavailableError(ServerUnavailableError):
@@ -67,10 +80,9 @@ class Machine:
         again = _boot(self.process.args, self.shared)
         self.process, self.init = again.process, again.init
 
-    def run(self, *command: str, environment: Mapping[str, str] | None = None) -> Ran:
+    def run(self, *command: str) -> Ran:
         """Run a command as root, to its end."""
-        given = [f"{name}={value}" for name, value in (environment or {}).items()]
-        inside = ["nsenter", "-t", str(self.init), "-a", "env", "-i", "HOME=/root", _PATH, *given, *command]
+        inside = ["nsenter", "-t", str(self.init), "-a", "env", "-i", "HOME=/root", _PATH, *command]
         done = subprocess.run(inside, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False)
         return Ran(done.returncode, done.stdout, done.stderr)
 
@@ -79,6 +91,10 @@ class Machine:
         ran = self.run(*command)
         assert ran.code == 0, (command, ran)
         return ran.out
+
+    def sh(self, script: str) -> str:
+        """As `must`, for a script of a document; it runs in `shared`."""
+        return self.must("sh", "-euc", f"cd {self.shared}\n{script}")
 
     def write(self, path: str, text: str, mode: int = 0o644, owner: str = "root:root") -> None:
         """Write a file in the machine."""
@@ -124,18 +140,32 @@ _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @cache
 def ensure_base() -> None:
-    """Make the root file system, with the program of this tree. Raises SystemdUnavailableError."""
+    """Make the root file system, with the program of this tree. Raises SystemdUnavailableError.
+
+    One process makes it, and others wait.
+    """
     if os.geteuid() != 0:
         raise SystemdUnavailableError("only root can boot a container")
     for tool, package in (("debootstrap", "debootstrap"), ("systemd-nspawn", "systemd-container")):
         if shutil.which(tool) is None:
             raise SystemdUnavailableError(f"{tool} is not installed; the Debian package is called {package}")
-    if not os.path.exists(f"{BASE}/.made"):
+    with open(f"{BASE}.lock", "w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _make_base()
+
+
+def _make_base() -> None:
+    included = ",".join(PACKAGES)
+    digest = hashlib.sha256(f"{included} {CONFIGURED}".encode()).hexdigest()
+    if not os.path.exists(made := f"{BASE}/.made-{digest[:16]}"):
         shutil.rmtree(BASE, ignore_errors=True)
-        _call(
-            "debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", "bookworm", BASE, _mirror()
-        )
-        _call("touch", f"{BASE}/.made")
+        _call("debootstrap", "--variant=minbase", f"--include={included}", "bookworm", BASE, _mirror())
+        # PostgreSQL is started by the tests that need it.
+        _call("chroot", BASE, "systemctl", "--quiet", "disable", "postgresql.service")
+        for path, line in CONFIGURED.items():
+            with open(f"{BASE}{path}", "w", encoding="ascii") as file:
+                file.write(f"{line}\n")
+        _call("touch", made)
     _install()
 
 
@@ -157,20 +187,19 @@ def _install() -> None:
     if os.path.exists(stamp := f"{BASE}/.installed-{_digest(ROOT, *SOURCES)}"):
         return
     wheels = f"{BASE}/wheels"
-    python = os.path.join(ROOT, ".venv", "bin", "python")
-    pip = (python, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "-w", wheels)
+    pip = (sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "-w", wheels)
     if os.path.exists(kept := f"{BASE}/.wheels-{_digest(ROOT, 'constraints.txt', 'pyproject.toml')}"):
         for old in glob.glob(f"{wheels}/video_uploader-*.whl"):
             os.unlink(old)
         _call(*pip, "--no-deps", ROOT)
     else:
         shutil.rmtree(wheels, ignore_errors=True)
-        _call(*pip, "-c", f"{ROOT}/constraints.txt", ROOT)
+        _call(*pip, "-c", f"{ROOT}/constraints.txt", ROOT, "setuptools>=77")
         _call("touch", kept)
     for old in glob.glob(f"{BASE}/.installed-*"):
         os.unlink(old)
     _call("sh", "-c", f"rm -f {BASE}/{PACKAGE}*.deb")
-    _call(f"{ROOT}/packaging/build-deb", python, BASE, wheels)
+    _call(f"{ROOT}/packaging/build-deb", sys.executable, BASE, wheels)
     _call("chroot", BASE, "dpkg", "--purge", PACKAGE)
     shutil.rmtree(f"{BASE}{PROGRAM}", ignore_errors=True)
     _call("chroot", BASE, "sh", "-c", f"dpkg -i /{PACKAGE}*.deb")
@@ -198,22 +227,31 @@ def _call(*command: str) -> None:
 
 
 @contextmanager
-def booted(shared: str, *binds: str) -> Iterator[Machine]:
-    """A machine that has booted, with a directory, and more of them, at the same paths as here."""
+def booted(shared: str) -> Iterator[Machine]:
+    """A machine that has booted, with a directory at the same path as here, and the stand-in compressor."""
     ensure_base()
-    bound = [f"--bind={path}" for path in (shared, *binds)]
-    with _layer() as root:
+    bound = [
+        f"--bind={shared}",
+        f"--bind-ro={ROOT}/tests:{COMPRESSOR}/tests",
+        f"--bind-ro={sysconfig.get_path('purelib')}:{COMPRESSOR}/packages",
+    ]
+    with _layer() as root, _control_groups() as groups:
         options = ("-b", "--register=no", "--keep-unit", "--console=pipe")
-        machine = _boot(["systemd-nspawn", "-q", "-D", root, *options, *bound], shared)
+        entered = "".join(f"echo $$ >{group}/cgroup.procs; " for group in groups)
+        enter = ("sh", "-c", f'{entered}exec "$@"', "sh")
+        machine = _boot([*enter, "systemd-nspawn", "-q", "-D", root, *options, *bound], shared)
         try:
             yield machine
         finally:
-            for one in _children(machine.process):
-                for child in (one, *one.children(recursive=True)):
-                    with suppress(psutil.NoSuchProcess):
-                        child.kill()
+            inside = [
+                child for one in _children(machine.process) for child in (one, *one.children(recursive=True))
+            ]
+            for child in inside:
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
             machine.process.kill()
             machine.process.wait()
+            psutil.wait_procs(inside, timeout=END_SECONDS)
 
 
 def _boot(nspawn: Any, shared: str) -> Machine:
@@ -242,6 +280,36 @@ def _layer() -> Iterator[str]:
             yield root
         finally:
             _call("umount", "--lazy", root)
+
+
+@contextmanager
+def _control_groups() -> Iterator[list[str]]:
+    """Control groups of its own below those of this process, where systemd-nspawn makes the machine's.
+
+    They have one name in all hierarchies, because systemd-nspawn makes that of one in the other, too.
+    """
+    made, name = [], f"machine-{secrets.token_hex(8)}"
+    with open("/proc/self/cgroup", encoding="ascii") as groups:
+        for _, controllers, path in (line.rstrip("\n").split(":", 2) for line in groups):
+            places = {
+                "": ("/sys/fs/cgroup/unified", "/sys/fs/cgroup"),
+                "name=systemd": ("/sys/fs/cgroup/systemd",),
+            }
+            for place in places.get(controllers, ()):
+                if os.path.exists(f"{place}{path}/cgroup.procs"):
+                    made.append(f"{place}{path.rstrip('/')}/{name}")
+                    break
+    for group in made:
+        os.mkdir(group)
+    try:
+        yield made
+    finally:
+        deadline = time.monotonic() + END_SECONDS
+        while any(map(os.path.exists, made)) and time.monotonic() < deadline:
+            for below in (below for group in made for below, _, _ in os.walk(group, topdown=False)):
+                with suppress(OSError):
+                    os.rmdir(below)
+            time.sleep(0.02)
 
 
 def _children(process: subprocess.Popen[bytes]) -> list[psutil.Process]:

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -122,13 +121,10 @@ def image() -> Iterator[Stage]:
     stages: dict[str, Stage] = {}
     with ExitStack() as stack:
         place = stack.enter_context(tempfile.TemporaryDirectory(prefix="image-"))
-        pip = (sys.executable, "-m", "pip", "wheel", "--quiet", "-w", f"{place}/wheels", "setuptools>=77")
-        subprocess.run(pip, check=True, timeout=300)
-        offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/wheels /build-wheels"}
+        offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/wheels"}
         for name, arguments in instructions():
             if name == "FROM":
                 stage = stack.enter_context(layer(f"{place}/{len(stages)}"))
-                shutil.copytree(f"{place}/wheels", f"{stage.root}/build-wheels")
                 stages[arguments.rpartition(" ")[2]] = stage
             elif name == "RUN":
                 stage.run(arguments, offline)

@@ -9,7 +9,9 @@ import subprocess
 import pytest
 
 from tests.support.source_tree import ROOT
-from tests.systemd.conftest import COMPLETED, ENV_FILE, UNIT, Service
+from tests.systemd.compressor import COMPLETED
+from tests.systemd.conftest import ENV_FILE, UNIT, Service
+from tests.systemd.documents import block
 from tests.systemd.machine import BASE, PACKAGE, Machine, SystemdUnavailableError, ensure_base
 
 pytestmark = pytest.mark.timeout(1200)
@@ -67,10 +69,14 @@ def test_the_package_comes_works_and_goes_without_a_trace(machine: Machine, pack
     machine.must("video-uploader", "systemd", "install", "--directory", COMPLETED)
     machine.must("systemctl", "enable", "--now", UNIT)
     assert machine.shows(UNIT, "ActiveState") == "active"
-    machine.must("dpkg", "--remove", PACKAGE)
+    machine.must("systemctl", "enable", "video-uploader@other")
+    machine.must("touch", "/etc/video-uploader@other.env")
+    machine.must("mkdir", "/var/lib/video-uploader@other")
+    remove, purge = block("docs/operations.md", "Uninstall", "apt").splitlines()
+    machine.sh(remove)
     assert machine.shows(UNIT, "ActiveState") == "inactive"
     assert machine.must("ls", "/var/lib/video-uploader").split()
-    machine.must("dpkg", "--purge", PACKAGE)
+    machine.sh(purge)
     machine.must("rm", "-r", COMPLETED)
     assert everything(machine) - before == set()
 
@@ -80,6 +86,7 @@ def everything(machine: Machine) -> set[str]:
     places = ("/etc", "/opt", "/usr", "/var/lib")
     found = machine.run("find", *places).out.splitlines()
     ignored = (
+        "/var/lib/apt/",
         "/var/lib/dpkg/",
         "/var/lib/systemd/",
         "/etc/passwd-",
@@ -92,8 +99,15 @@ def everything(machine: Machine) -> set[str]:
 
 
 def test_an_upgrade_restarts_what_ran(service: Service, package: str) -> None:
+    """One that cannot start yet does not keep the package from being installed, and starts when it can."""
     service.start()
     first = service.machine.shows(UNIT, "MainPID")
     service.machine.must("dpkg", "--install", f"/{os.path.basename(package)}")
     assert service.machine.shows(UNIT, "ActiveState") == "active"
     assert service.machine.shows(UNIT, "MainPID") != first
+    service.machine.must("mv", COMPLETED, f"{COMPLETED}-away")
+    said = service.machine.run("dpkg", "--install", f"/{os.path.basename(package)}")
+    assert "has not started yet" in said.err
+    assert said.code == 0
+    service.machine.must("mv", f"{COMPLETED}-away", COMPLETED)
+    service.machine.wait_until(UNIT, "ActiveState", "^active$")

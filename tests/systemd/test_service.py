@@ -10,7 +10,8 @@ import pytest
 from tests.support.fault_proxy import FaultProxy, no_fault, s3_error
 from tests.support.harness import BUCKET, VIDEO_ID
 from tests.support.s3_server import SECRET_ACCESS_KEY, S3Server
-from tests.systemd.conftest import COMPLETED, ENV_FILE, UNIT, Service
+from tests.systemd.compressor import COMPLETED
+from tests.systemd.conftest import ENV_FILE, UNIT, Service
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -132,6 +132,18 @@ def test_migrations_are_applied_once(address: DatabaseAddress) -> None:
         assert Ledger(database, "main").current(upload.path) == upload
 
 
+def test_the_tables_of_a_newer_version_are_refused_and_left_as_they_are(address: DatabaseAddress) -> None:
+    with closing(address.open()) as database:
+        migrate(database)
+        with database.operation("play a newer version") as connected:
+            Runner(connected, schema=database.schema).History.create(name="9999_newer")
+        for use in (migrate, pending_migrations):
+            with pytest.raises(DatabaseError, match=r"9999_newer.*restore the backup") as refused:
+                use(database)
+            assert refused.value.kind is ErrorKind.ENVIRONMENT
+        assert schema_version(database) == "9999_newer"
+
+
 def test_the_version_of_the_schema_is_that_of_the_latest_migration(address: DatabaseAddress) -> None:
     with closing(address.open()) as database:
         assert schema_version(database) is None
