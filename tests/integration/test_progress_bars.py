@@ -11,6 +11,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -18,6 +20,7 @@ from tests.support.daemon_process import environment_of, running_daemon
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request
 from tests.support.harness import VIDEO_ID, MakeSettings
 from tests.support.video_files import padded
+from watcher.settings import Settings
 
 pytestmark = pytest.mark.long
 
@@ -45,17 +48,7 @@ def test_an_upload_is_a_bar_with_rate_and_time_left_on_a_terminal(
         return forward()
 
     proxy.fault = hold_the_later_parts
-    terminal, side = pty.openpty()
-    environment = environment_of(chosen, TERM="xterm", COLUMNS="200")
-    with subprocess.Popen(
-        [sys.executable, "-m", "watcher", "run", "--once"],
-        env=environment,
-        cwd=os.path.dirname(chosen.completed_dir),
-        stdin=subprocess.DEVNULL,
-        stdout=side,
-        stderr=side,
-    ) as process:
-        os.close(side)
+    with on_terminal(chosen, "run", "--once", COLUMNS="200") as (process, terminal):
         try:
             shown = read_until(terminal, rb"my_video_720p\.mp4.*[1-9]\d*\.\d/80\.0 MiB")
             begun.set()
@@ -66,9 +59,29 @@ def test_an_upload_is_a_bar_with_rate_and_time_left_on_a_terminal(
         finally:
             begun.set()
             seen.set()
+    assert b"\x1b[?25l" in shown
+
+
+@contextmanager
+def on_terminal(
+    chosen: Settings, *arguments: str, **environment: str
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Run the program on a terminal; yields the process and the other side of the terminal."""
+    terminal, side = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "watcher", *arguments],
+        env=environment_of(chosen, TERM="xterm", **environment),
+        cwd=os.path.dirname(chosen.completed_dir),
+        stdin=side,
+        stdout=side,
+        stderr=side,
+    ) as process:
+        os.close(side)
+        try:
+            yield process, terminal
+        finally:
             process.kill()
             os.close(terminal)
-    assert b"\x1b[?25l" in shown
 
 
 def read_until(terminal: int, pattern: bytes) -> bytes:
@@ -85,23 +98,10 @@ def test_top_is_drawn_on_a_whole_terminal_until_q(settings: MakeSettings) -> Non
     chosen = settings()
     with running_daemon(chosen) as daemon:
         daemon.expect("daemon_ready")
-        terminal, side = pty.openpty()
-        with subprocess.Popen(
-            [sys.executable, "-m", "watcher", "top"],
-            env=environment_of(chosen, TERM="xterm", COLUMNS="80", LINES="24"),
-            cwd=os.path.dirname(chosen.completed_dir),
-            stdin=side,
-            stdout=side,
-            stderr=side,
-        ) as process:
-            os.close(side)
-            try:
-                shown = read_until(terminal, rb"published +0")
-                os.write(terminal, b"q")
-                assert process.wait(SECONDS) == 0
-            finally:
-                process.kill()
-                os.close(terminal)
+        with on_terminal(chosen, "top", COLUMNS="80", LINES="24") as (process, terminal):
+            shown = read_until(terminal, rb"published +0")
+            os.write(terminal, b"q")
+            assert process.wait(SECONDS) == 0
         daemon.signal(signal.SIGTERM)
         assert daemon.wait() == 0
     assert b"the daemon is running" in shown

@@ -371,6 +371,7 @@ def test_one_wrong_value_is_one_sentence_with_the_value_unless_it_is_secret(give
         rf"{name}: [^(].*{re.escape(shown)}; allowed: {re.escape(str(allowed['allowed']))}", first
     )
     assert first.isprintable()
+    assert ("(given: " in first) == (name not in SECRETS)
 
 
 @pytest.mark.parametrize("name", [name for name in WRONG if name not in SECRETS])
