@@ -111,4 +111,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .localstack-venv .rclone-venv .bench-venv .systemd-root .\#.systemd-root.lck build *.egg-info .import_linter_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+	rm -rf $(VENV) .localstack-venv .rclone-venv .bench-venv .systemd-root .systemd-root.lock .\#.systemd-root.lck build *.egg-info .import_linter_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*

@@ -92,6 +92,7 @@ class Distribution(Closeable):
             if exc.code in _REFUSALS:
                 raise StorageError(ErrorKind.OBJECT, _INVALIDATE, None, exc.code, _REFUSED) from exc
             if hint := _HINTS.get(exc.code):
+                hint = f"{hint} It is {self.id}."
                 raise StorageError(ErrorKind.ENVIRONMENT, _INVALIDATE, None, exc.code, hint) from exc
             raise
         return required(answer.get("Invalidation", {}), "Id", _INVALIDATE, self.id)

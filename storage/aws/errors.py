@@ -31,8 +31,8 @@ _PROFILE = "Correct AWS_PROFILE and the configuration files of AWS that it names
 _EXPIRED = "Renew the session's credentials; those of a role are renewed automatically."
 _PERMISSIONS = (
     "Allow these credentials s3:PutObject, s3:GetObject, s3:ListBucket, s3:DeleteObject, "
-    "s3:AbortMultipartUpload and, unless AWS_S3_ACL is none, s3:PutObjectAcl on the bucket; a bucket policy "
-    "or its public access block may deny it too."
+    "s3:AbortMultipartUpload and, unless AWS_S3_ACL is none, s3:PutObjectAcl on AWS_S3_BUCKET; the bucket's "
+    "policy or its public access block may deny it too."
 )
 _BUCKET = "Create the bucket, or correct AWS_S3_BUCKET."
 _REGION = "Set AWS_REGION to the region the bucket is in."
@@ -248,9 +248,16 @@ def _from_answer(
         )
     if hint is None:
         return as_error(ErrorKind.TRANSIENT, _RETRIED)
-    if hint is _REFUSED and config is not None:
-        hint = _about_options(config)
+    if config is not None:
+        hint = _about_options(config) if hint is _REFUSED else f"{hint}{_values_of(hint, config)}"
     return as_error(ErrorKind.ENVIRONMENT, hint)
+
+
+def _values_of(hint: str, config: StorageConfig) -> str:
+    """The present values of the settings that a hint asks to correct, as a sentence."""
+    values = {"AWS_S3_BUCKET": config.bucket, "AWS_REGION": config.region}
+    named = [f"{name} is {_printable(value)}" for name, value in values.items() if name in hint]
+    return f" {' and '.join(named)}." if named else ""
 
 
 def _refusing_proxy(status: int, headers: Mapping[str, str], *, unexplained: bool) -> str | None:
@@ -282,13 +289,13 @@ def _about_options(config: StorageConfig) -> str:
         "AWS_S3_STORAGE_CLASS": config.storage_class,
         "AWS_S3_SSE": config.sse,
         "AWS_S3_SSE_KMS_KEY_ID": config.sse_kms_key_id,
-        "AWS_S3_TAGS": config.tags or None,
+        "AWS_S3_TAGS": "&".join(f"{name}={value}" for name, value in config.tags.items()) or None,
         "AWS_S3_CACHE_CONTROL": config.cache_control,
         "AWS_S3_ACL": config.acl,
         "AWS_S3_CHECKSUM": None if config.checksum == "auto" else config.checksum,
     }
-    names = [name for name, value in options.items() if value is not None]
-    return f"{_REFUSED} What is set and may be the reason: {', '.join(names)}." if names else _REFUSED
+    given = [f"{name}={_printable(str(value))}" for name, value in options.items() if value is not None]
+    return f"{_REFUSED} What is set and may be the reason: {', '.join(given)}." if given else _REFUSED
 
 
 def _said(code: str, details: Mapping[str, object]) -> str:

@@ -175,8 +175,7 @@ def _administering(operation: str, permissions: str) -> Iterator[None]:
             raise StorageError(ErrorKind.ENVIRONMENT, operation, None, exc.code, hint) from exc
         cause = exc.__cause__
         if exc.kind is ErrorKind.TRANSIENT and isinstance(cause, ClientError) and http_status(cause) < 500:
-            message = cause.response.get("Error", {}).get("Message", "no reason")
-            hint = f"The server said: {message.rstrip('.')}. Correct the settings that are at fault."
+            hint = f"The server said: {exc.said}. Correct the settings that are at fault."
             raise StorageError(ErrorKind.ENVIRONMENT, operation, None, exc.code, hint) from exc
         raise
 

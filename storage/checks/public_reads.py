@@ -80,7 +80,7 @@ class PublicReads:
             try:
                 answer = self._preflight(origin)
             except StorageError as exc:
-                return failed("CORS", "A preflight request got no answer.", exc.hint)
+                return failed("CORS", f"A preflight request for scripts of {origin} got no answer.", exc.hint)
             if not _allows(answer, origin):
                 refused.append(origin)
         if refused:

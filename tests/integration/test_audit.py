@@ -298,7 +298,7 @@ def test_a_server_that_fails_again_and_again_ends_the_audit(
     publish(harness, compressor, PATH, video)
     proxy.fault = lambda request, forward: Answer(503) if request.method == "HEAD" else forward()
     assert issues(harness, fix=True) == [(Issue.UNKNOWN, False)]
-    monkeypatch.setattr("watcher.operations.audit.MAX_FAILURES", 1)
+    monkeypatch.setattr("watcher.operations.requests_to_s3.MAX_FAILURES", 1)
     with pytest.raises(StorageError) as caught:
         audited(harness)
     assert caught.value.status == 503
@@ -513,7 +513,7 @@ def test_many_findings_are_counted_and_only_the_first_of_a_kind_are_told(
     for number in range(5):
         server.client().put_object(Bucket=BUCKET, Key=f"videos/{number}.bin", Body=b"x")
     monkeypatch.setattr("watcher.cli.audit.MAX_SHOWN", 2)
-    monkeypatch.setattr("watcher.operations.audit.PAGE", 2)
+    monkeypatch.setattr("watcher.operations.requests_to_s3.PAGE", 2)
     command = Command(place, server.url, {**compressor.settings, "INSTANCE_ID": "test"})
     ran = command.here("audit")
     assert ran.code == 0

@@ -12,7 +12,7 @@ from storage import SourceFile
 from tests.support.bucket_contents import open_multiparts
 from tests.support.catalog_rows import CatalogRows
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, no_fault
-from tests.support.harness import BUCKET, VIDEO_ID, MakeHarness
+from tests.support.harness import BUCKET, VIDEO_ID, Harness, MakeHarness
 from tests.support.s3_server import S3Server
 from tests.support.uploads_in_progress import FIVE_PARTS, KEY, PART, content, interrupted
 from tests.support.video_files import PATH, padded
@@ -69,6 +69,19 @@ def before_answering(proxy: FaultProxy, action: str, do: Callable[[], object]) -
     proxy.fault = fault
 
 
+def checksums_before(proxy: FaultProxy, action: str, harness: Harness) -> list[str | None]:
+    """Fills with the checksum that the ledger has of the file before each request of a kind."""
+    known: list[str | None] = []
+
+    def look(request: Request, forward: Forward) -> Answer:
+        if request.action == action:
+            known.append(harness.row(PATH).checksum)
+        return forward()
+
+    proxy.fault = look
+    return known
+
+
 def test_a_new_large_file_is_never_read_as_a_whole_for_its_checksum(
     make_harness: MakeHarness, server: S3Server, video: bytes, hashed: list[int]
 ) -> None:
@@ -85,14 +98,7 @@ def test_the_checksum_is_in_the_ledger_before_there_can_be_an_object(
 ) -> None:
     harness = make_harness()
     harness.put(PATH, padded(video, SIZE))
-    known = []
-
-    def look(request: Request, forward: Forward) -> Answer:
-        if request.action == "CompleteMultipartUpload":
-            known.append(harness.row(PATH).checksum)
-        return forward()
-
-    proxy.fault = look
+    known = checksums_before(proxy, "CompleteMultipartUpload", harness)
     (row,) = harness.step(State.PENDING)
     assert known == [row.checksum]
     assert row.checksum is not None
@@ -116,14 +122,7 @@ def test_where_the_server_keeps_no_checksums_of_parts_the_file_is_hashed_before_
 ) -> None:
     harness = make_harness(AWS_S3_CHECKSUM="none")
     harness.put(PATH, padded(video, SIZE))
-    known = []
-
-    def look(request: Request, forward: Forward) -> Answer:
-        if request.action == "UploadPart":
-            known.append(harness.row(PATH).checksum)
-        return forward()
-
-    proxy.fault = look
+    known = checksums_before(proxy, "UploadPart", harness)
     (row,) = harness.step(State.PENDING)
     assert (row.state, hashed, set(known)) == (State.VERIFIED, [SIZE], {row.checksum})
 

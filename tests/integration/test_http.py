@@ -210,7 +210,10 @@ def test_the_story_of_an_upload_is_what_explain_tells(site: ServedSite) -> None:
     page = site.get(f"/uploads/{upload.id}")
     for sentence in (told["on_disk"], "my_video_720p.mp4", "discovered"):
         assert html.escape(sentence) in page
-    assert fetched(site, "/api/uploads/99") == (404, {"error": "There is no such upload."})
+    assert fetched(site, "/api/uploads/99") == (
+        404,
+        {"error": "There is no upload 99; /uploads lists the uploads."},
+    )
 
 
 @pytest.mark.parametrize("path", AWKWARD)

@@ -83,7 +83,9 @@ def test_the_options_name_a_source_whose_renditions_are_mp4(
     assert old in ended.err
     assert online_command("delete", PATH, "--yes").out == f"Deleted {KEY}.\n"
     assert online_command("delete", *named, "--yes").out == f"Deleted {old}.\n"
-    assert online_command("exists", *named).refused(1) == f"The object {KEY} does not exist."
+    assert online_command("exists", *named).refused(1) == (
+        f"The object {KEY} does not exist in the bucket {BUCKET}."
+    )
 
 
 def test_delete_asks_and_takes_only_yes_for_an_answer(

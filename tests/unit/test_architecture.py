@@ -11,11 +11,11 @@ from collections import Counter
 
 import pytest
 
+from tests.support.generated_tables import log_calls
 from tests.support.source_tree import PACKAGES, ROOT, modules, parsed
 
 LONGEST_MODULE = 600
 MOST_MODULES = 18
-LEVELS = frozenset({"debug", "info", "warning", "error", "exception", "critical"})
 
 
 def pyproject() -> dict[str, object]:
@@ -83,67 +83,8 @@ def test_no_folder_holds_more_than_one_looks_through() -> None:
     assert not {folder: count for folder, count in counts.items() if count > MOST_MODULES}
 
 
-def log_events() -> dict[str, str]:
-    """Every name that a log call is given, with the place of one of its calls."""
-    events: dict[str, str] = {}
-    for module in modules(*PACKAGES):
-        loggers = loggers_of(module)
-        for call in ast.walk(parsed(module)):
-            if isinstance(call, ast.Call) and is_log_call(call.func, loggers):
-                place = f"{module}, line {call.lineno}"
-                assert call.args, f"{place}: a log call without an event"
-                for name in possible_values(call.args[0], place):
-                    events[name] = place
-    return events
-
-
-def loggers_of(module: str) -> set[str]:
-    """The names that a module gives to structlog's loggers, and to one of their methods."""
-    names = {"log", "_log", "logger"}
-    for node in ast.walk(parsed(module)):
-        if isinstance(node, ast.Assign) and any(is_log_method(part, names) for part in ast.walk(node.value)):
-            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
-    return names
-
-
-def is_log_method(node: ast.AST, loggers: set[str]) -> bool:
-    return (
-        isinstance(node, ast.Attribute)
-        and node.attr in LEVELS
-        and isinstance(node.value, ast.Name)
-        and node.value.id in loggers
-    )
-
-
-def is_log_call(function: ast.expr, loggers: set[str]) -> bool:
-    given_a_name = isinstance(function, ast.Name) and function.id in loggers
-    return given_a_name or is_log_method(function, loggers)
-
-
-def possible_values(node: ast.expr, place: str) -> list[str]:
-    match node:
-        case ast.Constant(value=str(name)):
-            return [name]
-        case ast.IfExp():
-            return [*possible_values(node.body, place), *possible_values(node.orelse, place)]
-    pytest.fail(f"{place}: an event is named by a constant, so that it can be found and documented")
-
-
-def documented_events() -> list[str]:
-    """The first column of the table of docs/events.md."""
-    with open(os.path.join(ROOT, "docs/events.md"), encoding="utf-8") as file:
-        return re.findall(r"^\| *`([^`]+)` *\|", file.read(), flags=re.MULTILINE)
-
-
 def test_log_events_are_named_in_snake_case() -> None:
-    events = log_events()
+    events = {event: call.place for call in log_calls() for event in call.events}
     assert "upload_verified" in events
     assert "aside_repaired" in events
     assert not {name: place for name, place in events.items() if not re.fullmatch(r"[a-z]+(_[a-z]+)*", name)}
-
-
-def test_log_events_are_the_documented_ones() -> None:
-    """Also those of the libraries below, which `watcher.telemetry.logging` gives one name of its own."""
-    documented = documented_events()
-    assert len(documented) == len(set(documented))
-    assert set(documented) == {*log_events(), "library_message"}

@@ -270,7 +270,7 @@ class Daemon:
             if getattr(fresh, field) != getattr(self._settings, field)
         }
         if later := sorted(name for name, field in changed.items() if field not in RELOADABLE):
-            log.warning("restart_needed", settings=later)
+            log.warning("restart_needed", settings=later, hint="They count once the daemon is restarted.")
         app.policy.update(fresh)
         app.bandwidth.update(fresh)
         app.context.store.use_credentials(make_access_key(fresh))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Annotated, Any, Final
 
@@ -18,6 +18,7 @@ from typer.core import TyperCommand, TyperGroup
 from watcher.cli.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE, CommandError
 from watcher.cli.output import echo_error
 from watcher.cli.service import Service, chosen_service, installed_service
+from watcher.telemetry.formatting import quoted
 
 COMPLETE: Final = "_VIDEO_UPLOADER_COMPLETE"
 """The environment variable with which a shell asks what can be completed: see watcher/share/completions."""
@@ -229,6 +230,10 @@ def _usage_error(exc: typer.TyperException) -> str:
         print(message)
         message = ""
     sentence = message.removesuffix(".").replace("Value error, ", "")
+    # Typer leaves out the value where pydantic does.
+    errors: Callable[[], list[dict[str, Any]]] = getattr(exc.__cause__, "errors", list)
+    given = [shown for error in errors() if (shown := quoted(str(error["input"]))) not in sentence]
+    sentence += f" (given: {', '.join(given)})" if given else ""
     return f"{sentence or 'No command was given'}; see --help."
 
 

@@ -51,7 +51,10 @@ def explain(
             _print_file(storyteller, path)
         _print_catalog(storyteller, video_id)
         if not paths:
-            raise CommandError(f"Nothing is known about video {video_id}, and it has no directory.")
+            raise CommandError(
+                f"Nothing is known about video {video_id}, and it has no directory; `list --videos` shows "
+                "those that have uploads."
+            )
 
 
 def _print_file(storyteller: Storyteller, path: str) -> None:

@@ -137,7 +137,8 @@ def _existing(
         keys = renditions.keys_of_source(*name) if given else (renditions.key(*name),)
         found = [key for key in keys if renditions.exists(key)]
         if not found:
-            raise CommandError(f"The object {keys[0]} does not exist.")
+            bucket = settings.aws_s3_bucket
+            raise CommandError(f"The object {keys[0]} does not exist in the bucket {bucket}.")
         yield renditions, found
 
 
@@ -148,7 +149,9 @@ def _from_options(
     if video_id is None and filename is None and quality is None:
         return None
     if video_id is None or filename is None or quality is None:
-        raise CommandError("--video-id, --filename and --quality must be given together.", EXIT_USAGE)
+        options = {"--video-id": video_id, "--filename": filename, "--quality": quality}
+        missing = " and ".join(name for name, value in options.items() if value is None)
+        raise CommandError(f"{', '.join(options)} must be given together; add {missing}.", EXIT_USAGE)
     if quality not in settings.qualities:
         qualities = ", ".join(settings.qualities)
         raise CommandError(f"{quality} is not a quality; --quality takes one of {qualities}.", EXIT_USAGE)
@@ -226,7 +229,7 @@ def _confirm(question: str) -> None:
         print(file=sys.stderr)
         raise CommandError("Nothing was deleted: there was no answer; --yes deletes without asking.")
     if answer.strip().lower() not in {"y", "yes"}:
-        raise CommandError("Nothing was deleted.")
+        raise CommandError(f"Nothing was deleted: the answer was {answer.strip()!r}, not y.")
 
 
 def _request_invalidation(settings: Settings, placed: UploadedRendition) -> None:

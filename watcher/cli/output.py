@@ -13,7 +13,11 @@ from unicodedata import combining, east_asian_width
 import typer
 
 from watcher.telemetry import printable, redact
+from watcher.telemetry.formatting import bounded
 from watcher.telemetry.journal import is_journal, prioritized
+
+MAX_ERROR = 3000
+"""Characters of an error: a name that it repeats can have many more."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 """The option of every command that can print JSON."""
@@ -25,11 +29,11 @@ def echo(text: str) -> None:
 
 
 def echo_error(text: str) -> None:
-    """Print a line to standard error, with control characters escaped and without secrets.
+    """Print a line to standard error, with control characters escaped, without secrets, and bounded.
 
     In systemd's journal it is an error.
     """
-    line = printable(redact(text))
+    line = bounded(printable(redact(text)), MAX_ERROR)
     print(prioritized(line, logging.ERROR) if is_journal() else line, file=sys.stderr)
 
 

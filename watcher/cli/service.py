@@ -12,7 +12,8 @@ import pwd
 import re
 import shlex
 import subprocess
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Annotated, Final
 
@@ -194,11 +195,10 @@ def install(
                 for line in (f"# {path}", *text.splitlines(), ""):
                     echo(line)
             return
-        written = made.install(root)
+        with _as_root(root):
+            written = made.install(root)
     except operations.InstallationError as exc:
         raise CommandError(str(exc), EXIT_USAGE) from exc
-    except OSError as exc:
-        raise CommandError(f"{exc.filename or root}: {exc.strerror}; run this as root.") from exc
     for path in written:
         echo(f"Wrote {path}.")
     if root == "/" and _is_booted():
@@ -211,20 +211,31 @@ def install(
 @systemd.command("uninstall")
 def uninstall(root: Root = "/", dry_run: DryRun = False) -> None:
     """Stop the service and remove what `install` has written; the ledger and edited settings stay."""
-    found = operations.installed_files(root)
+    with _as_root(root):
+        found = operations.installed_files(root)
     if not found:
-        raise CommandError("Nothing of `video-uploader systemd install` is there.")
+        raise CommandError(
+            f"Nothing that `video-uploader systemd install` writes is below {root}; --root names another "
+            "directory."
+        )
     is_here = root == "/" and _is_booted() and not dry_run
-    try:
-        if is_here:
-            _call("systemctl", "stop", UNIT, f"{NAME}@*.service")
-            _call("systemctl", "disable", UNIT, f"{NAME}@.service")
+    if is_here:
+        _call("systemctl", "stop", UNIT, f"{NAME}@*.service")
+        _call("systemctl", "disable", UNIT, f"{NAME}@.service")
+    with _as_root(root):
         for path in found if dry_run else operations.uninstall(root):
             echo(f"{'Would remove' if dry_run else 'Removed'} {path}.")
-    except OSError as exc:
-        raise CommandError(f"{exc.filename}: {exc.strerror}; run this as root.") from exc
     if is_here:
         _call("systemctl", "daemon-reload")
+
+
+@contextmanager
+def _as_root(root: str) -> Iterator[None]:
+    """Read or write the service's files below `root`. Raises `CommandError` where that is not possible."""
+    try:
+        yield
+    except OSError as exc:
+        raise CommandError(f"{exc.filename or root}: {exc.strerror}; run this as root.") from exc
 
 
 def _is_booted() -> bool:
@@ -237,6 +248,7 @@ def _call(*command: str) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - constants
     except OSError as exc:
-        raise CommandError(f"{command[0]} cannot be called: {exc.strerror}.") from exc
+        called = " ".join(command)
+        raise CommandError(f"`{called}` cannot be called: {exc.strerror}. Call it by hand.") from exc
     if done.returncode:
-        raise CommandError(f"`{' '.join(command)}` failed: {done.stderr.strip()}")
+        raise CommandError(f"`{' '.join(command)}` failed: {done.stderr.strip() or done.returncode}")

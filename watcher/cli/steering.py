@@ -44,7 +44,11 @@ def retry(
     if bool(ids) + (state is not None) + everything != 1:
         raise CommandError("Give either ids, or --state STATE, or --all.", EXIT_USAGE)
     if state is not None and state not in RETRIABLE:
-        raise CommandError(f"Uploads in the state {state} have ended; there is nothing to retry.", EXIT_USAGE)
+        raise CommandError(
+            f"Uploads in the state {state} have ended; there is nothing to retry. --state takes "
+            f"{', '.join(RETRIABLE)}.",
+            EXIT_USAGE,
+        )
     with open_ledger(settings_of(context), read_only=False) as ledger:
         chosen = ledger.uploads(ids=ids) if ids else _in_states(ledger, (state,) if state else RETRIABLE)
         unknown = sorted(set(ids or ()) - {upload.id for upload in chosen})
@@ -131,7 +135,10 @@ def release(context: typer.Context, subject: Subject, as_json: AsJson = False) -
     """
     with _steering(context) as (settings, ledger, steering):
         if settings.keep_local:
-            raise CommandError(f"The copy of {subject} is not released: KEEP_LOCAL is set.")
+            raise CommandError(
+                f"The copy of {subject} is not released: KEEP_LOCAL is true. Set it to false, reload the "
+                "daemon, and call this again."
+            )
         found = _uploads_of(settings, ledger, subject)
         changed = steering.release_now(upload for upload in found if upload.state is State.PUBLISHED)
         if not changed:

@@ -184,7 +184,8 @@ class Scanner:
                 report.unreadable += 1
                 unreadable[entry.path] = entry.reason
                 if self.unreadable.add(entry.path, entry.reason):
-                    log.warning("directory_unreadable", path=entry.path, reason=entry.reason)
+                    hint = "Let the daemon's user read it; its files count as unknown until then."
+                    log.warning("directory_unreadable", path=entry.path, reason=entry.reason, hint=hint)
             elif parse_quarantine_name(os.path.basename(entry.path)) is not None:
                 report.quarantined.append(entry.path)
             elif isinstance(found := self._template.classify_name(entry.path), Ignored):

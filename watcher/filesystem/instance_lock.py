@@ -80,8 +80,8 @@ def held(path: str) -> Iterator[None]:
         except BlockingIOError as exc:
             pid = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
             raise InstanceRunningError(
-                f"Another daemon of this instance is running (process {pid}); stop it, or give this one "
-                "another INSTANCE_ID."
+                f"Another daemon of this instance is running (process {pid}) and holds {path}; stop it, or "
+                "give this one another INSTANCE_ID."
             ) from exc
         except OSError as exc:
             raise LockUnavailableError(path, exc) from exc
@@ -138,7 +138,8 @@ class DirectoryLock:
             except OSError as exc:
                 # Commands that only ask whether the lock is held start sooner without it.
                 log = import_module("structlog").get_logger()
-                log.warning("directory_unlocked", directory=self._directory, reason=str(exc))
+                hint = "Make sure that no other daemon works in this directory, or set SHARED_DIRECTORY."
+                log.warning("directory_unlocked", directory=self._directory, reason=str(exc), hint=hint)
             for match in others:
                 self._require_no_conflict(match, own, above)
             self.release()

@@ -28,6 +28,7 @@ from watcher import http
 from watcher.http.live import Live
 from watcher.http.source import PAGE, Query, Source, as_video_id
 from watcher.telemetry import RepeatFilter, printable, redact
+from watcher.telemetry.formatting import bounded, quoted
 
 log = structlog.get_logger()
 
@@ -165,7 +166,8 @@ class Site:
     async def _story(self, request: Request) -> dict[str, Any]:
         story = await self._read(self._source.story, request.path_params["id"])
         if story is None:
-            raise HTTPException(404, "There is no such upload.")
+            number = request.path_params["id"]
+            raise HTTPException(404, f"There is no upload {number}; /uploads lists the uploads.")
         return story
 
     async def _read(self, function: Callable[..., _T], *arguments: object) -> _T:
@@ -240,7 +242,7 @@ class _Guard:
     def _refusal(self, scope: Scope) -> Response | None:
         host = Headers(scope=scope).get("host")
         if host is not None and not self._is_allowed(host):
-            sentence = f"This server is not {printable(host)}; HTTP_HOSTS can name it.\n"
+            sentence = f"This server is not {printable(bounded(host, 300))}; HTTP_HOSTS can name it.\n"
             return PlainTextResponse(sentence, 421)  # RFC 9110, section 15.5.20
         return None
 
@@ -251,13 +253,16 @@ def _query(request: Request) -> Query:
     try:
         state = State(given["state"]) if "state" in given else None
     except ValueError as exc:
-        raise HTTPException(400, f"state: it is none of {', '.join(State)}.") from exc
+        raise HTTPException(
+            400, f"state: it is {quoted(given['state'])}, none of {', '.join(State)}."
+        ) from exc
     video_id = as_video_id(given["video"]) if "video" in given else None
     if "video" in given and video_id is None:
-        raise HTTPException(400, "video: it is not a UUID.")
+        raise HTTPException(400, f"video: it is {quoted(given['video'])}, not a UUID.")
     text = given.get("q")
     if text is not None and (len(text) > MAX_TEXT or not text.isprintable()):
-        raise HTTPException(400, f"q: it is longer than {MAX_TEXT} characters, or not printable.")
+        limits = f"not printable text of {MAX_TEXT} characters or fewer"
+        raise HTTPException(400, f"q: it is {quoted(text)}, {limits}.")
     limit = min(MAX_PAGE, _number(given, "limit") or PAGE)
     return Query(state, video_id, text, _number(given, "after"), limit)
 
@@ -267,7 +272,7 @@ def _number(given: Mapping[str, str], name: str) -> int | None:
     if text is None:
         return None
     if not re.fullmatch(r"[1-9][0-9]{0,17}", text):
-        raise HTTPException(400, f"{name}: it is not a positive number.")
+        raise HTTPException(400, f"{name}: it is {quoted(text)}, not a positive number below 10^18.")
     return int(text)
 
 

@@ -5,19 +5,15 @@ A row that is claimed, or that changed during the comparison, is left to the dae
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import islice
-from typing import TypeVar
+from functools import partial
 
 from db import ClaimLostError, IllegalTransitionError, State, Upload
 from storage import (
     Confirmation,
-    ErrorKind,
     ListedObject,
-    ObjectHead,
     PublicCheck,
     StorageError,
     Verdict,
@@ -27,21 +23,15 @@ from watcher.app import Application
 from watcher.catalog import Orphan, Orphans, RowsLostError
 from watcher.errors import Code, StageError
 from watcher.filesystem import TreeError
+from watcher.operations.requests_to_s3 import Requests, pages
 from watcher.stages import PublishStage
 from watcher.stages.lost_objects import ensure_reuploadable, requeue_lost
 from watcher.stages.object_origin import confirm_without_copy, is_described
 from watcher.telemetry import human_time
 
 CONFIRMED_STATES = (State.VERIFIED, State.PUBLISHED, State.RELEASED)
-CONCURRENT_REQUESTS = 8
-"""Concurrent HEAD requests."""
-PAGE = 500
-MAX_FAILURES = 20
-"""Consecutive transient failures of requests after which the audit ends with the error."""
 MAX_LOOKUPS = 100
 """Unknown objects that are looked up one by one, in the catalog and in S3."""
-
-_T = TypeVar("_T")
 
 
 class Issue(StrEnum):
@@ -102,7 +92,7 @@ class Audit:
         self._public_check = PublicCheck()
         self._prefix = application.context.naming.key_prefix
         self._fix = fix
-        self._failures = 0
+        self._requests = Requests("audit")
         self.confirmed = 0
         """Number of uploads whose objects were checked in the present bucket."""
         self.listed = 0
@@ -113,37 +103,30 @@ class Audit:
 
         Raises `db.DatabaseError`, and `storage.StorageError` if the server does not answer at all.
         """
-        with ThreadPoolExecutor(CONCURRENT_REQUESTS, thread_name_prefix="audit") as pool:
-            for page in _pages(self._ledger.iter_in_states(CONFIRMED_STATES)):
+        with self._requests:
+            for page in pages(self._ledger.iter_in_states(CONFIRMED_STATES)):
                 latest = self._ledger.latest_verified_ids({upload.object_key for upload in page})
                 ours = [upload for upload in page if latest.get(upload.object_key) == upload.id]
-                for upload, answer in zip(ours, pool.map(self._confirm, ours), strict=True):
+                for upload, answer in self._requests.ask(self._confirm, ours):
                     finding = self._check_object(upload, answer)
                     self.confirmed += finding is None or finding.issue is not Issue.ELSEWHERE
                     if finding is not None:
                         yield finding
-            yield from self._gone(pool)
-            yield from self._unrecorded_rows(pool)
-        if self._application.orphans is not None:
-            yield from self._orphans(self._application.orphans)
-        yield from self._unknown_objects()
+            yield from self._gone()
+            yield from self._unrecorded_rows()
+            if self._application.orphans is not None:
+                yield from self._orphans(self._application.orphans)
+            yield from self._unknown_objects()
 
-    def _confirm(self, upload: Upload) -> Confirmation | StorageError:
-        """Runs in a thread of the pool."""
-        try:
-            return self._store.confirm(
-                upload.object_key,
-                size=upload.size,
-                checksum=upload.checksum or "",
-                proven_etag=upload.etag,
-            )
-        except StorageError as exc:
-            return exc
+    def _confirm(self, upload: Upload) -> Confirmation:
+        """Runs in a thread of the requests."""
+        return self._store.confirm(
+            upload.object_key, size=upload.size, checksum=upload.checksum or "", proven_etag=upload.etag
+        )
 
     def _check_object(self, upload: Upload, answer: Confirmation | StorageError) -> Finding | None:
         if isinstance(answer, StorageError):
             return self._failed_request(upload, answer)
-        self._failures = 0
         match answer.verdict:
             case Verdict.AGREES:
                 return self._check_rows(upload)
@@ -153,10 +136,7 @@ class Audit:
                 return self._check_local_copy(upload, answer)
 
     def _failed_request(self, upload: Upload | None, error: StorageError, *, key: str = "") -> Finding:
-        if error.code != Code.OBJECT_UNKNOWN:
-            self._failures += 1
-            if error.kind is not ErrorKind.TRANSIENT or self._failures >= MAX_FAILURES:
-                raise error
+        self._requests.tolerate(error)
         return Finding(Issue.UNKNOWN, upload.object_key if upload else key, str(error), upload)
 
     def _check_local_copy(self, upload: Upload, answer: Confirmation) -> Finding | None:
@@ -262,24 +242,17 @@ class Audit:
         is_claimed = present.claimed_until is not None and present.claimed_until > self._ledger.now()
         return (present.state, present.claim) == (upload.state, upload.claim) and not is_claimed
 
-    def _gone(self, pool: ThreadPoolExecutor) -> Iterator[Finding]:
+    def _gone(self) -> Iterator[Finding]:
         """The uploads whose file disappeared, and whose object is there."""
-        for page in _pages(self._ledger.iter_uploads(state=State.GONE)):
+        for page in pages(self._ledger.iter_uploads(state=State.GONE)):
             missing = [upload for upload in page if upload.error_code == Code.LOCAL_MISSING]
             taken = self._ledger.latest_verified_ids({upload.object_key for upload in missing})
             missing = [upload for upload in missing if upload.object_key not in taken]
-            for upload, answer in zip(missing, pool.map(self._confirm_gone, missing), strict=True):
+            for upload, answer in self._requests.ask(partial(confirm_without_copy, self._store), missing):
                 if isinstance(answer, StorageError):
                     yield self._failed_request(upload, answer)
                 elif answer.verdict in {Verdict.AGREES, Verdict.UNKNOWN} and self._is_unchanged(upload):
                     yield self._recoverable(upload, answer)
-
-    def _confirm_gone(self, upload: Upload) -> Confirmation | StorageError:
-        """Runs in a thread of the pool."""
-        try:
-            return confirm_without_copy(self._store, upload)
-        except StorageError as exc:
-            return exc
 
     def _recoverable(self, upload: Upload, answer: Confirmation) -> Finding:
         key = upload.object_key
@@ -297,13 +270,13 @@ class Audit:
         detail += "; its upload is pending again, and the daemon publishes the object."
         return Finding(Issue.RECOVERABLE, key, detail, upload, is_fixed=True)
 
-    def _unrecorded_rows(self, pool: ThreadPoolExecutor) -> Iterator[Finding]:
+    def _unrecorded_rows(self) -> Iterator[Finding]:
         """The objects that catalog rows show and that are not in the ledger."""
         naming = self._context.naming
-        for page in _pages(self._catalog.rows_with_url_prefix(naming.public_url_of(self._prefix))):
+        for page in pages(self._catalog.rows_with_url_prefix(naming.public_url_of(self._prefix))):
             keys = {key: row for row in page if (key := naming.key_of(row.url)) is not None}
             unknown = sorted(keys.keys() - self._ledger.known_keys(list(keys)))
-            for key, answer in zip(unknown, pool.map(self._head, unknown), strict=True):
+            for key, answer in self._requests.ask(self._store.head, unknown):
                 what = f"Catalog row {keys[key].id} shows an object that is not in the ledger"
                 if isinstance(answer, StorageError):
                     yield self._failed_request(None, answer, key=key)
@@ -312,19 +285,12 @@ class Audit:
                 else:
                     yield Finding(Issue.LOST, key, f"{what} and does not exist.")
 
-    def _head(self, key: str) -> ObjectHead | StorageError | None:
-        """Runs in a thread of the pool."""
-        try:
-            return self._store.head(key)
-        except StorageError as exc:
-            return exc
-
     def _orphans(self, orphans: Orphans) -> Iterator[Finding]:
         deletes = self._application.settings.delete_orphans
         try:
             for orphan in orphans.find(records=self._fix):
                 upload = orphan.upload
-                answer = self._confirm(upload)
+                [(_, answer)] = self._requests.ask(self._confirm, [upload])
                 if isinstance(answer, StorageError):
                     yield self._failed_request(upload, answer)
                 elif answer.verdict is not Verdict.MISSING:
@@ -351,7 +317,7 @@ class Audit:
         """The objects under the prefix that are not in the ledger and that no catalog row shows."""
         lookups = 0
         try:
-            for page in _pages(self._store.objects(self._prefix)):
+            for page in pages(self._store.objects(self._prefix)):
                 self.listed += len(page)
                 known = self._ledger.known_keys([entry.key for entry in page])
                 for entry in page:
@@ -368,7 +334,7 @@ class Audit:
             yield Finding(Issue.UNKNOWN, self._prefix, str(exc))
 
     def _unknown_object(self, entry: ListedObject) -> Finding:
-        head = self._head(entry.key)
+        [(_, head)] = self._requests.ask(self._store.head, [entry.key])
         if isinstance(head, StorageError) or head is None or not is_described(head):
             return Finding(Issue.NOT_OURS, entry.key, _describe(entry))
         detail = f"{_describe(entry)} It has this program's metadata: {_WITHOUT_RECEIPT}."
@@ -386,9 +352,3 @@ class Audit:
 def _describe(entry: ListedObject) -> str:
     written = f"{entry.written_at:%Y-%m-%d %H:%M}Z"
     return f"It is not in the ledger: {entry.size} bytes, written {written}."
-
-
-def _pages(items: Iterable[_T]) -> Iterator[list[_T]]:
-    remaining = iter(items)
-    while page := list(islice(remaining, PAGE)):
-        yield page

@@ -142,7 +142,7 @@ def _leases(tree: Tree, survey: _Survey) -> CheckResult:
             "leases", f"No file can be created in {tree.root} to test them. {sentence(exc)}", _AS_WRITER
         )
     if answer is leases.Writers.UNKNOWN:
-        return warning("leases", "The kernel grants no reliable leases there.", fallback)
+        return warning("leases", f"The kernel grants no reliable leases in {tree.root}.", fallback)
     if survey.foreign_file is not None:
         with suppress(FileMissingError, NotOursError), owned(tree.open(survey.foreign_file)) as descriptor:
             if leases.check_writers(descriptor) is leases.Writers.UNKNOWN:

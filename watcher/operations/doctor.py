@@ -91,7 +91,7 @@ def _check_database(settings: Settings, lock: str) -> Iterator[CheckResult]:
             ]
     except DatabaseError as exc:
         found = [
-            failed(name, f"It cannot be used: {reason_of(exc)}.", exc.hint),
+            failed(name, f"{file or 'PostgreSQL'} cannot be used: {reason_of(exc)}.", exc.hint),
             *unreachable,
             _daemon(settings, lock, None),
         ]

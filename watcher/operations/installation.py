@@ -176,7 +176,7 @@ def _without(text: str, *names: str) -> str:
 def _quoted(value: str) -> str:
     """A value as a unit takes it (systemd.syntax(7)). Raises `InstallationError`."""
     if not value.isprintable():
-        raise InstallationError(f"{value!r} has characters that no unit can hold.")
+        raise InstallationError(f"{value!r} has characters that no unit can hold; give a path without them.")
     value = value.replace("%", "%%")
     if re.fullmatch(r"[\w./=%@:+,-]+", value):
         return value

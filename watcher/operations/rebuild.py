@@ -10,16 +10,12 @@ from __future__ import annotations
 import posixpath
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import islice
-from typing import TypeVar
 
 from db import CatalogRow, Identity, Upload
 from storage import (
-    ErrorKind,
     ListedObject,
     ObjectHead,
     Receipt,
@@ -30,22 +26,13 @@ from storage import (
 from watcher.app import Application
 from watcher.app.factories import make_path_template
 from watcher.catalog import CompressorCatalog
-from watcher.errors import Code
 from watcher.filesystem import UnreadableDirectory, UnreadableError
 from watcher.filesystem.quarantine_names import parse_quarantine_name
+from watcher.operations.requests_to_s3 import Requests, pages
 from watcher.renditions import Rendition, rendition_of
 from watcher.settings import CatalogKind
 from watcher.stages.object_origin import is_described
 from watcher.telemetry import human_time
-
-CONCURRENT_REQUESTS = 8
-"""Concurrent HEAD requests."""
-PAGE = 500
-"""How many objects are compared with the ledger, and recorded, at once."""
-MAX_FAILURES = 20
-"""Consecutive transient failures of requests after which the rebuild ends with the error."""
-
-_T = TypeVar("_T")
 
 
 class Outcome(StrEnum):
@@ -95,7 +82,7 @@ class Rebuild:
         self._store = application.context.store
         self._template = make_path_template(application.settings, application.context.packages)
         self._dry_run = dry_run
-        self._failures = 0
+        self._requests = Requests("rebuild")
         self.counts: Counter[Outcome] = Counter()
         self.unshown = 0
         """How many of the rebuilt uploads no catalog row showed; a catalog of our own is completed."""
@@ -107,15 +94,13 @@ class Rebuild:
         `storage.StorageError` if the server does not answer at all. What was recorded before stays.
         """
         local = self._local_keys()
-        with ThreadPoolExecutor(CONCURRENT_REQUESTS, thread_name_prefix="rebuild") as pool:
-            for page in _pages(self._store.objects(self._naming.key_prefix)):
-                for entry in self._page(page, local, pool):
+        with self._requests:
+            for page in pages(self._store.objects(self._naming.key_prefix)):
+                for entry in self._page(page, local):
                     self.counts[entry.outcome] += 1
                     yield entry
 
-    def _page(
-        self, page: Sequence[ListedObject], local: set[int], pool: ThreadPoolExecutor
-    ) -> Iterator[Entry]:
+    def _page(self, page: Sequence[ListedObject], local: set[int]) -> Iterator[Entry]:
         known = self._ledger.known_keys([entry.key for entry in page])
         self.counts[Outcome.KNOWN] += len(known)
         asked = []
@@ -127,7 +112,7 @@ class Rebuild:
             else:
                 asked.append(key)
         found = []
-        for key, head in zip(asked, pool.map(self._head, asked), strict=True):
+        for key, head in self._requests.ask(self._store.head, asked):
             result = self._examine(key, head)
             if isinstance(result, Entry):
                 yield result
@@ -162,17 +147,9 @@ class Rebuild:
                     keys.add(hash(self._naming.key(candidate)))
         return keys
 
-    def _head(self, key: str) -> ObjectHead | StorageError | None:
-        """Runs in a thread of the pool."""
-        try:
-            return self._store.head(key)
-        except StorageError as exc:
-            return exc
-
     def _examine(self, key: str, head: ObjectHead | StorageError | None) -> _Found | Entry:
         if isinstance(head, StorageError):
             return self._unknown(key, head)
-        self._failures = 0
         if head is None:
             return Entry(key, Outcome.UNKNOWN, "It was deleted meanwhile.")
         rendition = self._rendition(key, head)
@@ -191,10 +168,7 @@ class Rebuild:
         return _Found(key, head, rendition, receipt)
 
     def _unknown(self, key: str, error: StorageError) -> Entry:
-        if error.code != Code.OBJECT_UNKNOWN:
-            self._failures += 1
-            if error.kind is not ErrorKind.TRANSIENT or self._failures >= MAX_FAILURES:
-                raise error
+        self._requests.tolerate(error)
         return Entry(key, Outcome.UNKNOWN, str(error))
 
     def _rendition(self, key: str, head: ObjectHead) -> Rendition | None:
@@ -283,9 +257,3 @@ class Rebuild:
 
 def _is_integer(text: str) -> bool:
     return text.removeprefix("-").isdecimal() and text.isascii()
-
-
-def _pages(items: Iterable[_T]) -> Iterator[list[_T]]:
-    remaining = iter(items)
-    while page := list(islice(remaining, PAGE)):
-        yield page

@@ -7,6 +7,7 @@ means unset unless the setting's text says what it means. The environment takes 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, get_args
 
 from pydantic import SecretStr, ValidationError
@@ -16,10 +17,30 @@ from storage import proxy_passwords
 from watcher.settings.file_permissions import permission_problems
 from watcher.settings.model import CONFLICT, Settings
 from watcher.settings.types import stripped
-from watcher.telemetry.redaction import redact
+from watcher.telemetry.formatting import quoted
+from watcher.telemetry.redaction import MASK, redact
 
 _MAY_BE_EMPTY = frozenset({"HTTP_ADDRESS", "METRICS_ADDRESS", "POSTGRES_PASSWORD"})
 """Without an address nothing is served over HTTP; an empty password means trust authentication."""
+
+
+_OF_URL = re.compile(
+    r"^(\w+://)?.*@"  # user and password, wherever the text lacks an encoding
+    r"|(?<=//)([^/?#:\[]*:)(?!\d{1,5}(?:[/?#]|$))[^/?#]+"  # what is no port may be the password
+    r"|(://[^?#]*[?#]).*"
+)
+"""What may be a secret in a URL, and before it what is none."""
+
+_REASONS = {
+    "missing": "it is required and not set",
+    "greater_than": "it is too small",
+    "greater_than_equal": "it is too small",
+    "less_than": "it is too large",
+    "less_than_equal": "it is too large",
+    "int_parsing": "it is not a whole number",
+    "float_parsing": "it is not a number",
+}
+"""By pydantic's type of error, for what this program's own types do not refuse."""
 
 
 _TOKEN = re.compile(r"(?![a-z-]*$).{8,}")
@@ -80,7 +101,7 @@ def load_settings(*env_files: str) -> Settings:
     try:
         return Settings(**given)
     except ValidationError as exc:
-        raise SettingsError(_sentences(exc)) from exc
+        raise SettingsError(_sentences(exc, given)) from exc
 
 
 def _ensure_readable(env_file: str) -> None:
@@ -117,15 +138,23 @@ def _of_url(url: str) -> list[str]:
     return [password, *(part for part in (user, *rest) if _TOKEN.fullmatch(part))]
 
 
-def _sentences(exc: ValidationError) -> list[str]:
+def _sentences(exc: ValidationError, given: Mapping[str, Any]) -> list[str]:
+    """Name, reason, the value unless it may be secret, and what is allowed, for each error."""
     sentences = []
     for error in exc.errors(include_url=False, include_input=False):
         name = str(error["loc"][0])
-        reason = error["msg"].removeprefix("Value error, ")
-        if error["type"] == "missing":
-            reason = "it is required and not set"
+        reason, _, allowed = error["msg"].removeprefix("Value error, ").partition("; allowed")
+        if error["type"] not in {CONFLICT, "value_error"}:
+            reason = _REASONS.get(error["type"], "it is none of the allowed values")
         if error["type"] != CONFLICT:
             extra = Settings.model_fields[name.lower()].json_schema_extra
-            reason += f"; allowed: {extra['allowed'] if isinstance(extra, dict) else ''}"
-        sentences.append(f"{name}: {reason}")
+            allowed = f": {extra['allowed'] if isinstance(extra, dict) else ''}"
+        if name in given and name not in SECRETS:
+            reason += f" (given: {quoted(_without_secrets(str(given[name])))})"
+        sentences.append(f"{name}: {reason}; allowed{allowed}")
     return sentences
+
+
+def _without_secrets(value: str) -> str:
+    """A setting's value without secrets that were learned, and without what may be one in a URL."""
+    return _OF_URL.sub(lambda found: f"{''.join(filter(None, found.groups()))}{MASK}", redact(value))

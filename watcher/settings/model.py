@@ -27,6 +27,7 @@ from db import QUALITIES, sqlite_url
 from storage import CONTENT_TYPES
 from watcher.renditions import TEMPLATE_HELP
 from watcher.settings import types
+from watcher.telemetry.formatting import bounded, quoted
 
 POSTGRES_FIELDS = ("postgres_host", "postgres_port", "postgres_user", "postgres_password", "postgres_db")
 """The compressor's names for its database; those that are not given have its defaults."""
@@ -484,12 +485,17 @@ def _conflicts(values: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
         yield _conflict(missing.pop(), "it is missing; allowed: both keys or neither")
     transition = {"LIFECYCLE_TRANSITION_DAYS", "LIFECYCLE_TRANSITION_CLASS"}
     if len(missing := transition - given.keys()) == 1:
-        yield _conflict(missing.pop(), "it is missing; allowed: both days and class, or neither")
+        (other,) = transition - missing
+        yield _conflict(
+            missing.pop(),
+            f"it is missing, and {other} is {quoted(given[other])}; allowed: both days and class, or neither",
+        )
     addresses = [given[name] for name in ("HTTP_ADDRESS", "METRICS_ADDRESS") if name in given]
     if len(set(addresses)) == 2:
         yield _conflict(
             "METRICS_ADDRESS",
-            "it is the earlier name of HTTP_ADDRESS, which differs; allowed: one of the two",
+            f"it is the earlier name of HTTP_ADDRESS, which is {quoted(addresses[0])}; "
+            "allowed: one of the two",
         )
     names_postgresql = not given.keys().isdisjoint(map(str.upper, POSTGRES_FIELDS))
     url = given.get("DATABASE_URL", "postgres" if names_postgresql else "")
@@ -504,12 +510,16 @@ def _conflicts(values: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
             "daemons on several machines meet in PostgreSQL; allowed: with DATABASE_URL or POSTGRES_* set",
         )
     if "AWS_S3_SSE_KMS_KEY_ID" in given and given.get("AWS_S3_SSE") != "aws:kms":
-        yield _conflict("AWS_S3_SSE_KMS_KEY_ID", "it is not used; allowed: with AWS_S3_SSE=aws:kms")
+        sse = (
+            f"AWS_S3_SSE is {quoted(given['AWS_S3_SSE'])}" if "AWS_S3_SSE" in given else "AWS_S3_SSE is unset"
+        )
+        yield _conflict("AWS_S3_SSE_KMS_KEY_ID", f"{sse}; allowed: with AWS_S3_SSE=aws:kms")
     bucket = given.get("AWS_S3_BUCKET", Settings.model_fields["aws_s3_bucket"].default)
     if given.get("AWS_ENDPOINT_URL", "").rstrip("/").endswith(f"/{bucket}"):
         yield _conflict(
             "AWS_ENDPOINT_URL",
-            f"it ends in the bucket {bucket}, which is added to it; allowed: the server's address alone",
+            f"it ends in the bucket {quoted(bucket)}, which is added to it; "
+            "allowed: the server's address alone",
         )
     qualities = {name.strip() for name in given.get("QUALITIES", "").split(",")} - {""}
     # What is no name at all is refused by the setting's type.
@@ -517,7 +527,7 @@ def _conflicts(values: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
     if foreign and given.get("CATALOG") != CatalogKind.NONE:
         yield _conflict(
             "QUALITIES",
-            f"the video_qualities table refuses {', '.join(foreign)}; "
+            f"the video_qualities table refuses {bounded(', '.join(foreign), 100)}; "
             f"allowed with a catalog: {','.join(QUALITIES)}",
         )
 

@@ -13,6 +13,7 @@ from pydantic_settings import NoDecode
 
 from storage import has_control_characters
 from watcher.renditions import check_template
+from watcher.telemetry.formatting import quoted
 
 _Text = TypeVar("_Text", str, SecretStr)
 
@@ -46,7 +47,7 @@ def _all_match(pattern: str, reason: str) -> AfterValidator:
     def check(items: tuple[str, ...]) -> tuple[str, ...]:
         for item in items:
             if not re.fullmatch(pattern, item):
-                raise ValueError(f"{item!r} {reason}")
+                raise ValueError(f"{quoted(item)} {reason}")
         if not items:
             raise ValueError("the list is empty")
         return items
@@ -88,7 +89,8 @@ def _database_url(value: SecretStr) -> SecretStr:
     parts = _parts(url)
     sqlite = parts.scheme == "sqlite" and not parts.netloc and len(parts.path) > 1
     if not sqlite and parts.scheme not in {"postgresql", "postgres"}:
-        raise ValueError("its scheme is not supported")
+        scheme = quoted(parts.scheme) if "://" in url else "missing"
+        raise ValueError(f"its scheme is {scheme}, neither sqlite nor postgresql")
     if not sqlite and (url.count("@") > parts.netloc.count("@") or parts.netloc.count("@") > 1 or "#" in url):
         # libpq ends the password at the first '@' or '/' and quotes the rest as a host or database name.
         raise ValueError("it has an '@' or '#' out of place; user and password must be percent-encoded")
@@ -106,7 +108,7 @@ def _url(value: str) -> str:
         raise ValueError("it is not absolute")
     if "@" in parts.netloc or parts.query or parts.fragment:
         # These URLs are displayed and published.
-        raise ValueError("it has a user, a query or a fragment")
+        raise ValueError("it has a user, a query or a fragment, and is shown and published")
     if re.search(r"\s", value):
         raise ValueError("it contains white space, which must be percent-encoded")
     if not re.fullmatch(r"(\[[^]]*\]|[^:]*)(:\d{1,5})?", parts.netloc):
@@ -116,7 +118,8 @@ def _url(value: str) -> str:
 
 def _endpoint(value: str) -> str:
     if not value.lower().startswith(("http://", "https://")):
-        raise ValueError("its scheme is neither http nor https")
+        scheme = f"its scheme is {quoted(_parts(value).scheme)}" if "://" in value else "it has no scheme"
+        raise ValueError(f"{scheme}; it must be http or https")
     return value
 
 
@@ -143,7 +146,7 @@ def _command(value: str) -> str:
 
 def _instance(value: str) -> str:
     if not value.isprintable() or len(value) > 100:
-        raise ValueError("it is too long or has control characters")
+        raise ValueError("it has more than 100 characters, or characters that cannot be printed")
     return value
 
 
@@ -169,7 +172,7 @@ def bytes_per_second(text: str) -> float | None:
         return None
     match = _RATE.fullmatch(text)
     if match is None or not float(match["amount"]):
-        raise ValueError(f"{text!r} is not a rate above zero")
+        raise ValueError(f"{quoted(text)} is not a rate above zero")
     factor = float(1024 if match["binary"] else 1000) ** _POWERS[match["prefix"]]
     return float(match["amount"]) * factor / (8 if match["unit"] == "bit" else 1)
 
@@ -183,17 +186,17 @@ def bandwidth_timetable(text: str) -> tuple[tuple[int, float | None], ...]:
     if not entries:
         return ((0, bytes_per_second(text)),)
     if first.strip():
-        raise ValueError(f"{first.strip()!r} stands before the first time of day")
+        raise ValueError(f"{quoted(first.strip())} stands before the first time of day")
     rates: dict[int, float | None] = {}
     for word, rate in zip(entries[::2], map(str.strip, entries[1::2]), strict=True):
         match = _TIME_OF_DAY.fullmatch(word)
         if match is None:
-            raise ValueError(f"{word!r} is not a time of day from 00:00 to 23:59")
+            raise ValueError(f"{quoted(word)} is not a time of day from 00:00 to 23:59")
         minute = 60 * int(match["hour"]) + int(match["minute"])
         if minute in rates:
-            raise ValueError(f"{word!r} is there twice")
+            raise ValueError(f"{quoted(word)} is there twice")
         if not rate:
-            raise ValueError(f"no rate follows {word!r}")
+            raise ValueError(f"no rate follows {quoted(word)}")
         rates[minute] = bytes_per_second(rate)
     return tuple(sorted(rates.items()))
 
@@ -204,7 +207,10 @@ def _bandwidth(value: str) -> str:
 
 
 def _tags(value: str) -> str:
-    tags = parse_qsl(value, keep_blank_values=True, strict_parsing=True)
+    try:
+        tags = parse_qsl(value, keep_blank_values=True, strict_parsing=True)
+    except ValueError:
+        raise ValueError("it has a part without '=', or one that is not percent-encoded") from None
     if len(tags) > 10 or len(dict(tags)) != len(tags):
         raise ValueError("it has more than 10 tags, or a name twice")
     return value

@@ -343,7 +343,10 @@ class QuarantineRepair:
                     reason = self._run_path(path, thread or Reading())
                 except (FileMissingError, NotOursError, UnreadableError, OSError) as exc:
                     reason = str(exc)
-                    log.warning("aside_unrepaired", path=path, reason=reason)
+                    hint = (
+                        "Let the daemon's user rename files there; until then the file stays in quarantine."
+                    )
+                    log.warning("aside_unrepaired", path=path, reason=reason, hint=hint)
                 if reason is not None and len(left) < MAX_LEFT:
                     left[path] = reason
         self.left = left
@@ -359,7 +362,7 @@ class QuarantineRepair:
         if known and known[0].instance != self._ledger.instance:
             return self._leave(path, f"It belongs to the instance {known[0].instance}.", is_foreign=True)
         if not known and name.original is None:
-            return self._leave(path, "The ledger has no such upload.")
+            return self._leave(path, f"The ledger has no upload {name.upload_id}.")
         identity = removal.identity_of_quarantined(self._tree, path)
         if known and name.belongs_to(known[0], self._ledger.token, identity):
             if self._may_be_in_progress(known[0]):

@@ -129,7 +129,8 @@ def _watchdog_interval(environ: Mapping[str, str]) -> float | None:
         _log.warning(
             "notify_watchdog_ignored",
             watchdog_usec=microseconds,
-            hint="WATCHDOG_USEC is not a positive number of microseconds; the watchdog will not be fed",
+            hint="WATCHDOG_USEC is not a positive number of microseconds; the watchdog will not be fed. "
+            "Leave the variable to systemd, which sets it by WatchdogSec=.",
         )
         return None
     return int(microseconds) / 1_000_000 / 2

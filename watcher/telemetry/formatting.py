@@ -20,6 +20,19 @@ def printable(text: str) -> str:
     )
 
 
+def bounded(text: str, most: int) -> str:
+    """Return the text, without its middle if it has more than so many characters."""
+    if len(text) <= most:
+        return text
+    kept = (most - 1) // 2
+    return f"{text[:kept]}…{text[-kept:]}"
+
+
+def quoted(value: str) -> str:
+    """Return a wrong value as a message shows it: in quotes, escaped, without its middle if it is long."""
+    return repr(bounded(value, 100))
+
+
 def human_size(size: float) -> str:
     """Format a number of bytes in binary units (IEC 80000-13), such as ``1.5 MiB``."""
     if size < 1024:

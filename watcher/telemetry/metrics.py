@@ -22,10 +22,10 @@ from prometheus_client.registry import Collector
 
 CATALOG_GAUGES = {
     "awaiting_row_uploads": "Finished files that wait for their catalog row.",
-    "overdue_row_uploads": "Those that have waited for longer than CATALOG_ROW_TIMEOUT.",
+    "overdue_row_uploads": "Those that have waited for longer than `CATALOG_ROW_TIMEOUT`.",
     "orphan_objects": "Objects whose catalog rows were deleted, as of the last check.",
     "orphans_doubted": "1 while the catalog has lost so many rows that no object is deleted.",
-    "ignored_ready_files": "Files that are ignored although their catalog rows are ready.",
+    "ignored_ready_files": "Files that are ignored although their catalog rows are ready, by the last scan.",
 }
 
 DIRECTORY_GAUGES = {
@@ -52,7 +52,7 @@ KINDS = ("transient", "environment", "object")
 
 
 class Metrics:
-    """The metrics of one daemon, in a registry of their own; names are documented in docs/metrics.md.
+    """The metrics of one daemon, in a registry of their own; docs/metrics.md is made from their texts.
 
     The standard ones of its process are among them (`process_*`). Labelled counters begin at 0.
     """
@@ -64,14 +64,17 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         counter = partial(Counter, namespace=NAMESPACE, registry=self.registry)
         gauge = partial(Gauge, namespace=NAMESPACE, registry=self.registry)
-        build = gauge("build_info", "1; the labels are the versions.", ["version", "python"])
+        build = gauge("build_info", "1; the versions of this program and of Python.", ["version", "python"])
         build.labels(version=version("video-uploader"), python=platform.python_version()).set(1)
         self.bytes_sent = counter("sent_bytes", "Bytes that S3 has accepted, repeated ones included.")
-        self.confirmed = counter("confirmed_uploads", "Uploads confirmed, by what proved them.", ["by"])
-        self.adopted = counter("adopted_uploads", "Uploads whose object was there already.")
-        self.published = counter("published_uploads", "Uploads published.")
+        self.confirmed = counter(
+            "confirmed_uploads", "Confirmations, by `checksum`, `etag` or `reading`.", ["by"]
+        )
+        self.adopted = counter("adopted_uploads", "Uploads whose object already existed.")
+        self.published = counter("published_uploads", "Publications.")
         self.published_at = gauge(
-            "last_published_timestamp_seconds", "When this process published last; 0 while it has not."
+            "last_published_timestamp_seconds",
+            "When this process published last, in seconds since 1970; 0 while it has not.",
         )
         self.republished = counter(
             "republished_rows",
@@ -79,13 +82,15 @@ class Metrics:
         )
         self.released = counter("released_bytes", "Bytes of deleted local copies.")
         self.released_early = counter(
-            "released_early_bytes", "Bytes of local copies deleted before the end of their retention."
+            "released_early_bytes",
+            "Bytes of local copies deleted before the end of their retention, because the disk was full.",
         )
         self.disk_used = gauge(
-            "disk_used_ratio", "How full the watched directory's file system is, from 0 to 1."
+            "disk_used_ratio",
+            "Used share of the watched directory's file system, from 0 to 1, as `df` computes it.",
         )
         self.disk_pressure = gauge(
-            "disk_pressure", "1 while the file system is fuller than DISK_PRESSURE_PERCENT."
+            "disk_pressure", "1 while the file system is fuller than `DISK_PRESSURE_PERCENT`."
         )
         self.upload_seconds = Histogram(
             "upload_seconds",
@@ -101,45 +106,59 @@ class Metrics:
             buckets=SECONDS_BUCKETS,
             registry=self.registry,
         )
-        self.setbacks = counter("setbacks", "Failed attempts, by stage and kind of error.", ["stage", "kind"])
+        self.setbacks = counter(
+            "setbacks",
+            "Failed attempts, by stage (`invalidation` is one) and kind of error.",
+            ["stage", "kind"],
+        )
         self.invalidated = counter("invalidated_paths", "Paths whose invalidation the CDN has accepted.")
-        self.scans = counter("scans", "Scans completed.", ["scope"])
+        self.scans = counter("scans", "Completed scans.", ["scope"])
         self.scan_seconds = gauge("scan_seconds", "Duration of the last full scan.")
         self.found_by_scan = counter("found_by_scan_files", "New files found by a scan before any event.")
-        self.root_available = gauge("root_available", "1 while the watched directory is available.")
+        self.root_available = gauge(
+            "root_available", "1 while the watched directory is available and trusted."
+        )
         self.store_reachable = gauge(
             "store_reachable", "0 while no connection to S3 can be made, or it refuses every request."
         )
         self.store_reachable.set(1)
-        self.observer_restarts = counter(
-            "observer_restarts", "Times the observer of the directory was restarted."
-        )
+        self.observer_restarts = counter("observer_restarts", "Restarts of the observer of the directory.")
         self.events_lost = counter("event_queue_overflows", "Times the kernel's event queue overflowed.")
         self.instance_conflict = gauge(
-            "instance_conflict", "1 while another daemon writes heartbeats under the same INSTANCE_ID."
+            "instance_conflict", "1 while another daemon uses the same database with the same `INSTANCE_ID`."
         )
         self.internal_errors = counter(
             "internal_errors",
-            "Unforeseen exceptions that restarted a thread or set one file or row aside.",
+            "Unforeseen errors that restarted a thread, or set one file or row aside.",
             ["thread"],
         )
         self.notifications = counter(
             "notifications",
-            "Attempts to tell a receiver of an event.",
+            "Attempts to tell a receiver (`webhook`, `on_published`, `on_video_complete`) of an event: "
+            "`delivered`, `failed`, or `dropped` after three days.",
             ["channel", "outcome"],
         )
-        self.thread_restarts = counter("thread_restarts", "Threads restarted after an exception.", ["thread"])
+        self.thread_restarts = counter(
+            "thread_restarts", "Threads restarted after an unforeseen exception.", ["thread"]
+        )
         histogram = partial(Histogram, namespace=NAMESPACE, registry=self.registry)
         self._store_seconds = histogram(
             "store_request_seconds",
-            "Requests to S3 and their duration, by operation.",
+            "Requests to S3 and their duration, by S3's name of the operation; those that a retry repeats "
+            "within a request are one, and public URLs that are fetched are none.",
             ["operation"],
             buckets=REQUEST_BUCKETS,
         )
-        self._store_errors = counter("store_request_errors", "Requests to S3 that failed.", ["operation"])
+        self._store_errors = counter(
+            "store_request_errors",
+            "Requests to S3 without an answer or with an error; a missing object that was looked for and an "
+            "unmet condition are none, and neither is a cancelled request.",
+            ["operation"],
+        )
         self._database_seconds = histogram(
             "database_operation_seconds",
-            "Reads, claims and writing transactions of the database, and their duration.",
+            "What the database was asked for, and for how long: `read`, `claim` (rows for a stage) and "
+            "`write` (a transaction, with its commit and what is computed in it).",
             ["operation"],
             buckets=DATABASE_BUCKETS,
         )
@@ -199,28 +218,52 @@ class LedgerGauges(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the families of one scrape."""
         yield _labelled("uploads", "Ledger rows by state.", "state", self.counts())
-        yield _labelled("upload_bytes", "Bytes of the files of ledger rows.", "state", self.sizes())
-        description = "How long the oldest upload has been in an open state."
+        yield _labelled(
+            "upload_bytes",
+            "Bytes of the files of these rows; those of `pending` are still to be sent.",
+            "state",
+            self.sizes(),
+        )
+        description = (
+            "For how long the oldest row has been in an open state (`pending`: since it was found); 0 where "
+            "there is none."
+        )
         yield _labelled("oldest_upload_seconds", description, "state", self.oldest())
-        description = "The share of decided uploads that was published lately, from 0 to 1."
+        description = (
+            "Success rate of the last `hour` and `day`, see below; absent while nothing was decided."
+        )
         yield _labelled("success_ratio", description, "period", self.success())
         description = "Events that wait to be told to a receiver."
         yield _labelled("waiting_notifications", description, "channel", self.notifications())
-        description = "Files that are never uploaded, as of the last full scan."
-        yield _labelled("ignored_files", description, "reason", self.ignored())
-        yield _gauge("settling_files", "Files not known to be complete yet.", self.settling())
-        yield _gauge("files_to_hash_again", "Known files, touched since.", self.to_hash_again())
-        yield _labelled(
-            "stage_paused", "1 while an environment error pauses a stage.", "stage", self.paused()
+        description = (
+            "Files that are never uploaded, as of the last full scan: `directory` (no part of the path is a "
+            "UUID), `extension`, `name` (not valid UTF-8, control characters), `pattern`, `playlist`, "
+            "`quality`, `template`; `status --ignored` lists them."
         )
-        description = "Files and rows that an unforeseen error set aside; they are tried again."
+        yield _labelled("ignored_files", description, "reason", self.ignored())
+        yield _gauge("settling_files", "Files not known to be finished yet.", self.settling())
+        description = "Known files that were touched and wait to be hashed again; part of `settling_files`."
+        yield _gauge("files_to_hash_again", description, self.to_hash_again())
+        description = (
+            "1 while a failure pauses this part, or `pause` the `uploads`: `uploads`, `upload`, `publish`, "
+            "`release`, `invalidation`, `settle`, `scan`, `observer`, `catalog`, `orphans`, as far as they "
+            "exist."
+        )
+        yield _labelled("stage_paused", description, "stage", self.paused())
+        description = (
+            "Files and rows that an unforeseen error set aside, and invalidations that CloudFront refuses; "
+            "they are tried again, and `status` shows the latest error."
+        )
         yield _labelled("set_aside_items", description, "items", self.set_aside())
         for name, number in self.catalog().items():
             yield _gauge(name, CATALOG_GAUGES[name], number)
         for name, number in self.directories().items():
             yield _gauge(name, DIRECTORY_GAUGES[name], number)
         if (rate := self.line()) is not None:
-            yield _gauge("line_bytes_per_second", "What the line to S3 takes, as last measured.", rate)
+            description = (
+                "What the line to S3 takes for all uploads together, as last measured; absent while unknown."
+            )
+            yield _gauge("line_bytes_per_second", description, rate)
 
 
 def _gauge(name: str, description: str, value: float) -> GaugeMetricFamily:

@@ -32,6 +32,23 @@ def test_what_only_the_operator_can_change_is_an_environment_error_with_a_hint(c
     assert str(error) == f"could not upload {KEY!r}: {code}. {error.hint}"
 
 
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("NoSuchBucket", "or correct AWS_S3_BUCKET. AWS_S3_BUCKET is lost."),
+        ("AuthorizationHeaderMalformed", "the bucket is in. AWS_REGION is eu-west-3."),
+        ("AccessDenied", "AWS_S3_BUCKET is lost."),
+        ("InvalidTag", "may be the reason: AWS_S3_TAGS=team=a&kind=b, AWS_S3_ACL=public-read."),
+        ("ExpiredToken", "renewed automatically."),
+    ],
+)
+def test_a_hint_tells_the_values_of_the_settings_that_it_names(code: str, told: str) -> None:
+    tags = {"team": "a", "kind": "b"}
+    config = config_for("http://127.0.0.1:9", "lost", region="eu-west-3", tags=tags, acl="public-read")
+    error = translate(answer(400, code), "upload", KEY, config)
+    assert error.hint.endswith(told)
+
+
 @pytest.mark.parametrize("code", sorted(OBJECT_CODES))
 def test_what_no_retry_can_correct_is_an_object_error_with_a_hint(code: str) -> None:
     error = translate(answer(400, code), "upload", KEY)

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watcher.telemetry.formatting import human_duration, human_size, human_time, printable
+from watcher.telemetry.formatting import (
+    bounded,
+    human_duration,
+    human_size,
+    human_time,
+    printable,
+    quoted,
+)
 
 
 @given(st.text(st.characters()))
@@ -29,6 +36,19 @@ def test_whatever_is_printed_has_no_control_character_and_can_be_encoded(text: s
 )
 def test_what_a_terminal_could_obey_becomes_an_escape(text: str, shown: str) -> None:
     assert printable(text) == shown
+
+
+@given(st.text(st.characters()), st.integers(3, 300))
+def test_a_bounded_text_keeps_its_beginning_and_its_end(text: str, most: int) -> None:
+    shown = bounded(text, most)
+    assert len(shown) <= max(most, 0)
+    assert shown == text or (text.startswith(shown.split("…")[0]) and "…" in shown)
+
+
+@given(st.text(st.characters()))
+def test_a_quoted_value_is_printable_and_short(text: str) -> None:
+    assert quoted(text).isprintable()
+    assert len(quoted(text)) <= 2 + 100 * len("\\U0010ffff")
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,13 @@
 """What a scrape over HTTP returns."""
 
 import re
-from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
 
 from tests.support.served_site import serving
 from watcher.supervision.background_thread import Supervisor
-from watcher.telemetry.metrics import CATALOG_GAUGES, DIRECTORY_GAUGES, LedgerGauges, Metrics
-
-DOCUMENT = Path(__file__).parents[3] / "docs/metrics.md"
+from watcher.telemetry.metrics import CATALOG_GAUGES, LedgerGauges, Metrics
 
 
 def scrape(metrics: Metrics) -> dict[str, float]:
@@ -39,23 +36,6 @@ def test_every_name_has_our_prefix(metrics: Metrics) -> None:
     assert len(names) > 10
     # Those of the process have the names that Prometheus gives them.
     assert all(name.startswith(("video_uploader_", "process_")) for name in names)
-
-
-def test_metrics_are_the_documented_ones(metrics: Metrics) -> None:
-    metrics.registry.register(
-        LedgerGauges(
-            counts=dict,
-            settling=lambda: 0,
-            paused=dict,
-            catalog=lambda: dict.fromkeys(CATALOG_GAUGES, 0),
-            directories=lambda: dict.fromkeys(DIRECTORY_GAUGES, 0),
-            line=lambda: 64_000.0,
-        )
-    )
-    suffixes = {"counter": "_total"}
-    exported = {family.name + suffixes.get(family.type, "") for family in metrics.registry.collect()}
-    exported = {name for name in exported if not name.startswith("process_")}
-    assert set(re.findall(r"`(video_uploader_[a-z_]+)", DOCUMENT.read_text())) == exported
 
 
 def test_counters_count(metrics: Metrics) -> None:

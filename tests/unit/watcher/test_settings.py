@@ -1,6 +1,7 @@
 """The settings: sources, valid values, derived values, and that no secret is shown."""
 
 import os
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +14,11 @@ from db import QUALITIES
 from storage import CONTENT_TYPES
 from watcher.app.factories import make_naming, make_path_template, make_storage_config
 from watcher.renditions import Ignored, Rendition
-from watcher.settings.loading import SettingsError, load_settings, read_sources
+from watcher.settings.loading import SECRETS, SettingsError, load_settings, read_sources
 from watcher.settings.model import CatalogKind, Settings, state_directory
 from watcher.settings.report import mask_url, report_settings
 from watcher.settings.unused import unused_settings
+from watcher.telemetry.formatting import quoted
 from watcher.telemetry.redaction import MASK
 
 VIDEO_ID = "0b8e3f60-9d5c-4c1a-8f8e-3b1f0a7d2c11"
@@ -124,19 +126,33 @@ WRONG = {
     "VIDEO_EXTENSIONS": "mp4",
     "QUALITIES": "720p,bad word",
     "IGNORE_PATTERNS": "a/b",
+    "ACCEPT_LIVE_CONTAINERS": "sometimes",
+    "ALLOW_HARD_LINKS": "2",
     "DATABASE_URL": f"mysql://user:{SECRET}@host/db",
     "DATABASE_SCHEMA": "Not An Identifier",
+    "DATABASE_AUTO_MIGRATE": "later",
     "CATALOG": "theirs",
+    "CATALOG_SCHEMA": "public.x",
+    "CATALOG_ROW_TIMEOUT": "0.5",
+    "DELETE_ORPHANS": "all",
     "LOCAL_BASE_URL": "no-url",
     "POSTGRES_HOST": "db example",
     "POSTGRES_PORT": "70000",
     "POSTGRES_USER": "u" * 64,
+    "POSTGRES_PASSWORD": f"{SECRET}\x1b",
     "POSTGRES_DB": "d" * 64,
+    "AWS_ACCESS_KEY_ID": f"{SECRET} x",
+    "AWS_SECRET_ACCESS_KEY": f"{SECRET} x",
+    "AWS_SESSION_TOKEN": f"{SECRET} x",
     "AWS_REGION": "eu west",
     "AWS_S3_CACHE_CONTROL": "max-age=é",
     "AWS_S3_STORAGE_CLASS": "standard ia",
     "AWS_S3_BUCKET": "Not_A_Bucket",
-    "AWS_S3_BASE_URL": "https://cdn.example.com/?x=1",
+    "AWS_S3_BASE_URL": f"https://cdn.example.com/?x={SECRET}",
+    "CLOUDFRONT_DOMAIN": "https://cdn.example.com",
+    "CLOUDFRONT_DISTRIBUTION_ID": "E-1",
+    "AWS_ENDPOINT_URL_CLOUDFRONT": f"http://{SECRET}@cdn.example",
+    "VERIFY_PUBLIC_URL": "maybe",
     "AWS_S3_VIDEOS_PREFIX": "/videos/",
     "AWS_ENDPOINT_URL": "127.0.0.1:9000",
     "AWS_S3_ADDRESSING": "host",
@@ -144,12 +160,25 @@ WRONG = {
     "AWS_S3_MAX_PARTS": "99",
     "AWS_S3_PROVE_BY_READING": "often",
     "AWS_S3_ACL": "public-read-write",
-    "INSTANCE_ID": "a\tb",
+    "AWS_S3_SSE": "aes",
+    "AWS_S3_SSE_KMS_KEY_ID": "a key",
+    "AWS_S3_TAGS": "team",
+    "AWS_S3_EXPECTED_BUCKET_OWNER": "1234",
+    "MAX_BANDWIDTH": "07:00 fast",
+    "STALL_SECONDS": "1e6",
+    "CORS_ORIGINS": "example.com",
+    "LIFECYCLE_TRANSITION_DAYS": "-3",
+    "LIFECYCLE_TRANSITION_CLASS": "COLD",
+    "LIFECYCLE_EXPIRE_DAYS": "1.5",
+    "INSTANCE_ID": "i" * 101,
+    "SHARED_DIRECTORY": "both",
+    "CLAIM_SECONDS": "4.9",
     "UPLOAD_CONCURRENCY": "0",
     "UPLOAD_ORDER": "newest",
     "SETTLE_SECONDS": "soon",
     "RESCAN_SECONDS": "0",
     "RELEASE_AFTER_SECONDS": "-1",
+    "DISK_PRESSURE_PERCENT": "101",
     "KEEP_LOCAL": "perhaps",
     "PRUNE_DIRECTORIES_AFTER_DAYS": "0",
     "RECEIPTS_KEEP_DAYS": "0",
@@ -159,11 +188,18 @@ WRONG = {
     "ON_PUBLISHED": "tell 'all of them",
     "ON_VIDEO_COMPLETE": "''",
     "WEBHOOK_URL": f"https://me:{SECRET}@hooks.example:port/",
-    "WEBHOOK_SECRET": "a key",
-    "HEARTBEAT_URL": "ftp://ping.example/",
+    "WEBHOOK_SECRET": f"{SECRET} key",
+    "HEARTBEAT_URL": f"ftp://ping.example/{SECRET}",
     "LOG_LEVEL": "LOUD",
     "LOG_FORMAT": "xml",
 }
+"""A wrong value of every setting, with a secret where one can be."""
+
+SHOWN = {
+    "AWS_S3_BASE_URL": f"https://cdn.example.com/?{MASK}",
+    "AWS_ENDPOINT_URL_CLOUDFRONT": f"http://{MASK}cdn.example",
+}
+"""How a value is shown that is not shown as it is."""
 
 
 RIGHT = {
@@ -313,21 +349,63 @@ def test_a_password_that_is_not_encoded_is_refused_without_any_part_of_it(
 
 
 def test_every_wrong_value_is_reported_at_once_with_its_name_and_what_is_allowed(given: Given) -> None:
-    given.environment(**WRONG, AWS_SECRET_ACCESS_KEY=SECRET)
+    given.environment(**{**WRONG, "AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": SECRET})
     problems = given.problems()
-    assert {failure.partition(":")[0] for failure in problems} >= WRONG.keys()
+    assert {failure.partition(":")[0] for failure in problems} >= WRONG.keys() - {"AWS_SECRET_ACCESS_KEY"}
     assert any(failure.startswith("AWS_ACCESS_KEY_ID: it is missing") for failure in problems)
     assert all("; allowed" in failure for failure in problems)
 
 
+def test_there_is_a_wrong_value_of_every_setting() -> None:
+    assert WRONG.keys() == {name.upper() for name in Settings.model_fields}
+
+
 @pytest.mark.parametrize("name", WRONG)
-def test_one_wrong_value_is_one_sentence(given: Given, name: str) -> None:
+def test_one_wrong_value_is_one_sentence_with_the_value_unless_it_is_secret(given: Given, name: str) -> None:
     given.environment(**{name: WRONG[name]})
     allowed = Settings.model_fields[name.lower()].json_schema_extra
     assert isinstance(allowed, dict)
     first = given.problems()[0]
-    assert first.startswith(f"{name}: ")
-    assert first.endswith(f"; allowed: {allowed['allowed']}")
+    shown = "" if name in SECRETS else f" (given: {quoted(SHOWN.get(name, WRONG[name]))})"
+    assert re.fullmatch(
+        rf"{name}: [^(].*{re.escape(shown)}; allowed: {re.escape(str(allowed['allowed']))}", first
+    )
+    assert first.isprintable()
+    assert ("(given: " in first) == (name not in SECRETS)
+
+
+@pytest.mark.parametrize("name", [name for name in WRONG if name not in SECRETS])
+def test_a_value_of_any_length_and_any_characters_makes_a_short_printable_sentence(
+    given: Given, name: str
+) -> None:
+    given.environment(**{name: f"'//\N{RIGHT-TO-LEFT OVERRIDE}{'/?x, ' * 2_000}"})
+    first = given.problems()[0]
+    assert first.isprintable()
+    assert len(first) < 700
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (f"http://u:{SECRET}@h", f"http://{MASK}h"),
+        (f"http://u:{SECRET}/x@h:1/videos", f"http://{MASK}h:1/videos"),
+        (f"http://u:{SECRET}", f"http://u:{MASK}"),
+        (f"u:{SECRET}@h", f"{MASK}h"),
+        (f"http://h/videos?token={SECRET}", f"http://h/videos?{MASK}"),
+        ("http://h:99999999/videos", f"http://h:{MASK}/videos"),
+        ("ftp://h:1", "ftp://h:1"),
+        ("http://[::1]:1/my videos", "http://[::1]:1/my videos"),
+    ],
+)
+def test_a_wrong_url_is_shown_without_what_may_be_a_secret(given: Given, value: str, shown: str) -> None:
+    (sentence,) = given.environment(AWS_ENDPOINT_URL=value).problems()
+    assert f"(given: {shown!r})" in sentence
+
+
+@pytest.mark.parametrize("name", ["AWS_REGION", "AWS_S3_BUCKET", "CATALOG_SCHEMA", "ON_PUBLISHED"])
+def test_a_secret_that_is_given_in_the_wrong_place_is_not_shown(given: Given, name: str) -> None:
+    given.environment(AWS_ACCESS_KEY_ID="A", AWS_SECRET_ACCESS_KEY=SECRET, **{name: f"x, '{SECRET}"})
+    assert MASK in given.problems()[0]
 
 
 @pytest.mark.parametrize(
@@ -366,9 +444,11 @@ def test_the_earlier_name_of_the_http_address_stays_an_alias(given: Given) -> No
 
 def test_two_different_http_addresses_are_refused(given: Given) -> None:
     given.environment(HTTP_ADDRESS="127.0.0.1:1", METRICS_ADDRESS="")
-    assert given.problems() == [
-        "METRICS_ADDRESS: it is the earlier name of HTTP_ADDRESS, which differs; allowed: one of the two"
-    ]
+    (sentence,) = given.problems()
+    assert sentence == (
+        "METRICS_ADDRESS: it is the earlier name of HTTP_ADDRESS, which is '127.0.0.1:1' (given: ''); "
+        "allowed: one of the two"
+    )
 
 
 @pytest.mark.parametrize("value", ["127.0.0.1:1", "[::1]:65535", "localhost:9108"])
@@ -418,7 +498,7 @@ def test_the_compressors_catalog_without_its_database_is_refused(given: Given, u
 def test_a_quality_that_the_catalog_lacks_is_refused(given: Given, catalog: str) -> None:
     given.environment(CATALOG=catalog, QUALITIES="720p,hd,original", POSTGRES_DB="x")
     (failure,) = given.problems()
-    assert failure.startswith("QUALITIES: the video_qualities table refuses hd;")
+    assert failure.startswith("QUALITIES: the video_qualities table refuses hd (given: '720p,hd,original');")
     assert failure.endswith(",".join(QUALITIES))
 
 
@@ -427,7 +507,9 @@ def test_a_shared_directory_needs_a_database_that_can_be_shared(given: Given, wo
     """On an SQLite file of each machine's own, every one of them would upload every file."""
     given.environment(SHARED_DIRECTORY=word)
     (failure,) = given.problems()
-    assert failure.startswith("SHARED_DIRECTORY: daemons on several machines meet in PostgreSQL;")
+    assert failure.startswith(
+        f"SHARED_DIRECTORY: daemons on several machines meet in PostgreSQL (given: {word!r});"
+    )
     given.environment(DATABASE_URL="sqlite:////var/lib/x.sqlite3")
     assert given.problems() == [failure]
     given.environment(DATABASE_URL="postgresql://h/d")

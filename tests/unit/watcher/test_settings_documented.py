@@ -2,11 +2,11 @@
 
 import re
 
-from tests.support.settings_table import BEGIN, DOCUMENT, END, with_table
+from tests.support.generated_tables import SETTINGS
 from watcher.app.daemon import RELOADABLE
 from watcher.settings.model import Settings
 
-README = DOCUMENT.parents[1] / "README.md"
+README = SETTINGS.parents[1] / "README.md"
 
 
 def test_every_setting_has_a_meaning_and_says_what_is_allowed() -> None:
@@ -17,16 +17,8 @@ def test_every_setting_has_a_meaning_and_says_what_is_allowed() -> None:
         assert info.json_schema_extra["allowed"], name
 
 
-def test_the_document_has_name_default_and_meaning_of_every_setting() -> None:
-    """`python -m tests.support.settings_table` writes them."""
-    text = DOCUMENT.read_text(encoding="utf-8")
-    assert BEGIN in text
-    assert END in text
-    assert text == with_table(text)
-
-
 def test_the_document_names_what_needs_no_restart() -> None:
-    section = DOCUMENT.read_text(encoding="utf-8").partition("\n## Changes without a restart\n")[2]
+    section = SETTINGS.read_text(encoding="utf-8").partition("\n## Changes without a restart\n")[2]
     assert set(re.findall(r"`([A-Z_]+)`", section)) == {name.upper() for name in RELOADABLE}
 
 
