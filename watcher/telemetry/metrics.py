@@ -26,6 +26,7 @@ CATALOG_GAUGES = {
     "orphan_objects": "Objects whose catalog rows were deleted, as of the last check.",
     "orphans_doubted": "1 while the catalog has lost so many rows that no object is deleted.",
     "ignored_ready_files": "Files that are ignored although their catalog rows are ready.",
+    "missing_ready_files": "Ready catalog rows without a file and without an object, as of the last look.",
 }
 
 DIRECTORY_GAUGES = {
