@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from db import Ledger
+from watcher import catalog
 from watcher.app.factories import make_catalog, make_naming, make_path_template, make_tree
-from watcher.catalog import CompressorCatalog, IgnoredFiles, MissingFiles
 from watcher.filesystem import Packages, UnreadableDirectory
 from watcher.filesystem.quarantine_names import parse_quarantine_name
 from watcher.renditions import Ignored, IgnoredKind
@@ -54,13 +54,13 @@ def compare_with_catalog(listing: IgnoredListing, settings: Settings, ledger: Le
 
     Raises `watcher.filesystem.openat.RootUnavailableError` and `db.DatabaseError`.
     """
-    catalog = make_catalog(settings, ledger)
-    if not isinstance(catalog, CompressorCatalog):
+    rows = make_catalog(settings, ledger)
+    if not isinstance(rows, catalog.CompressorCatalog):
         return
     tree = make_tree(settings)
     template = make_path_template(settings, Packages(tree))
-    listing.ready.update(IgnoredFiles(catalog.table, template).find(listing.files))
-    for path, reason in MissingFiles(catalog, ledger, tree, make_naming(settings)).find():
+    listing.ready.update(catalog.IgnoredFiles(rows.table, template).find(listing.files))
+    for path, reason in catalog.MissingFiles(rows, ledger, tree, make_naming(settings)).find():
         listing.missing_rows += 1
         if len(listing.missing) < MAX_LISTED:
             listing.missing[path] = reason
