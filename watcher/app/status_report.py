@@ -65,6 +65,7 @@ class DaemonStatus:
             success=lambda: self._of_ledger(_success_rates),
             notifications=self._waiting_notifications,
             paused=self._paused,
+            operator_pause=self._operator_pause_seconds,
             ignored=lambda: app.scanner.ignored_by,
             catalog=self._catalog_numbers,
             directories=lambda: {
@@ -199,6 +200,10 @@ class DaemonStatus:
         parts += ["orphans"] * (self._app.orphans is not None)
         failures = self.failures()
         return {name: name in failures for name in parts}
+
+    def _operator_pause_seconds(self) -> float:
+        pause = self._app.context.orders.pause
+        return 0.0 if pause is None else max(1.0, time.time() - pause.at.timestamp())
 
     def _of_ledger(self, read: Callable[[LedgerReader], Mapping[str, Number]]) -> Mapping[str, Number]:
         """What the ledger says; empty if the database does not answer."""

@@ -184,6 +184,8 @@ class LedgerGauges(Collector):
     settling: Callable[[], int]
     paused: Callable[[], Mapping[str, bool]]
     catalog: Callable[[], Mapping[str, int]]
+    operator_pause: Callable[[], float] = float
+    """For how long an operator's pause has lasted, in seconds."""
     directories: Callable[[], Mapping[str, int]] = dict
     set_aside: Callable[[], Mapping[str, int]] = dict
     line: Callable[[], float | None] = lambda: None
@@ -214,6 +216,8 @@ class LedgerGauges(Collector):
         yield _labelled(
             "stage_paused", "1 while an environment error pauses a stage.", "stage", self.paused()
         )
+        description = "For how long an operator's pause has lasted; 0 without one."
+        yield _gauge("operator_pause_seconds", description, self.operator_pause())
         description = "Files and rows that an unforeseen error set aside; they are tried again."
         yield _labelled("set_aside_items", description, "items", self.set_aside())
         for name, number in self.catalog().items():
