@@ -215,7 +215,7 @@ class Ledger(LedgerTurns):
                 "awaits_row": False,
                 "last_error": error,
                 "error_code": error_code,
-                "turn": upload.turn if to is State.PENDING else Turn.LATER.value,
+                "turn": self._turn_after(upload, to),
             }
             if to is State.PENDING:
                 values |= _UNPROVEN

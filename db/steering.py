@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from peewee import SQL, fn
 
 from db.errors import ClaimLostError
+from db.fields import Dialect
 from db.ledger import Ledger
 from db.ledger_reader import UploadEvents
 from db.records import Turn, Upload
@@ -129,7 +130,33 @@ class Steering:
             is_waiting = upload is not None and upload.state is State.PENDING and not upload.awaits_row
             if upload is None or not is_waiting or ledger.is_claimed(upload):
                 return upload
-            return ledger.defer(upload, delay=HELD_FOR, reason="It is held by hand.", code=HELD)
+            try:
+                held = self._defer(upload)
+            except ClaimLostError:
+                # It was claimed a moment ago, and that attempt goes on.
+                return ledger.current(path)
+            ledger.renew_turn(upload.video_id)
+            return held
+
+    def defer_if_held(self, upload: Upload) -> bool:
+        """Have a claimed upload wait if its path is held; returns whether it is.
+
+        In one transaction, which keeps the hold: what `unhold` ends while this looks would wait for nothing.
+        Raises ClaimLostError.
+        """
+        query: Any = self._holds.select(self._holds.path)
+        query = query.where(self._is_own_hold, self._holds.path == upload.path)
+        if self.database.dialect is Dialect.POSTGRESQL:
+            query = query.for_update("FOR SHARE")
+        with self.database.transaction("defer a held upload"):
+            if query.scalar() is None:
+                return False
+            self._defer(upload)
+            self._ledger.renew_turn(upload.video_id)
+        return True
+
+    def _defer(self, upload: Upload) -> Upload:
+        return self._ledger.defer(upload, delay=HELD_FOR, reason="It is held by hand.", code=HELD)
 
     def unhold(self, path: str) -> bool:
         """End a hold, and make what waited for that due now; False if the path was not held."""
@@ -141,6 +168,9 @@ class Steering:
             uploads.update(due_at=self._ledger.now(), error_code=None).where(
                 is_waiting, uploads.error_code == HELD, uploads.claimed_until.is_null()
             ).execute()
+            query: Any = uploads.select(uploads.video_id).where(is_waiting)
+            for video_id in query.scalars():
+                self._ledger.renew_turn(video_id)
             self._give(_WAKE)
         return True
 
@@ -221,6 +251,8 @@ class Steering:
             self._delete(uploads, uploads.id.in_(ids))
             self._delete(tables.receipts, tables.receipts.id.in_(ids))
             ledger.receipts.keep_numbers()
+            for video_id in {upload.video_id for upload in found}:
+                ledger.renew_turn(video_id)
         return len(ids)
 
     def _delete(self, table: Any, condition: Any) -> int:

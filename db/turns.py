@@ -4,10 +4,12 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Any
 
+from peewee import Case
+
 from db.ledger_reader import LedgerReader
 from db.models import QUALITIES, SMALL_BYTES
 from db.records import Turn, Upload
-from db.states import State
+from db.states import STOPPED_STATES, State
 
 
 class LedgerTurns(LedgerReader):
@@ -71,6 +73,40 @@ class LedgerTurns(LedgerReader):
             is_waiting = uploads.id.in_(later) & (uploads.state == State.PENDING)
             uploads.update(turn=Turn.LATER.value).where(self._unlocked(is_waiting)).execute()
         return Turn.FIRST_SMALL if size <= SMALL_BYTES else Turn.FIRST
+
+    def _turn_after(self, upload: Upload, to: State) -> Turn:
+        """The turn of an upload in its next state; one that stops leaves its turn to the next quality."""
+        if to in STOPPED_STATES and upload.turn != Turn.LATER:
+            self.renew_turn(upload.video_id, without=upload)
+        if to is not State.PENDING:
+            return Turn.LATER
+        if upload.state in STOPPED_STATES:
+            return self._turn_of(upload.video_id, upload.quality, upload.size)
+        return Turn(upload.turn)
+
+    def renew_turn(self, video_id: str, *, without: Upload | None = None) -> None:
+        """Have the smallest quality of a video be the first that waits, if nothing of it is uploaded yet.
+
+        For when the one that was first has stopped, is held or forgotten, or waits again. What is held has no
+        turn. Within a transaction.
+        """
+        uploads, holds = self._uploads, self.database.tables.holds
+        found = self._others_of_video.run(video_id=video_id).rows
+        found = [row for row in found if without is None or row[0] != without.id]
+        if any(state != State.PENDING for _, _, state, _ in found):
+            return
+        if self.receipts.page(1, all_instances=True, video_id=video_id):
+            return
+        of_path: Any = (holds.instance == uploads.instance) & (holds.path == uploads.path)
+        held: Any = uploads.select(uploads.id).join(holds, on=of_path)
+        kept = set(held.where(uploads.id.in_([number for number, *_ in found])).scalars())
+        waiting = [row for row in found if row[3] != Turn.BY_HAND and row[0] not in kept]
+        first = min(waiting, key=lambda row: (place_of(row[1]), row[0]), default=(None,))[0]
+        later = [row[0] for row in found if row[0] != first and row[3] in {Turn.FIRST_SMALL, Turn.FIRST}]
+        first_turn = Case(None, [(uploads.size <= SMALL_BYTES, Turn.FIRST_SMALL.value)], Turn.FIRST.value)
+        for numbers, turn in ((later, Turn.LATER.value), ([first], first_turn)):
+            is_waiting = uploads.id.in_(numbers) & (uploads.state == State.PENDING)
+            uploads.update(turn=turn).where(self._unlocked(is_waiting)).execute()
 
 
 def place_of(quality: str) -> int:

@@ -92,6 +92,22 @@ class CompressorTable:
                 found = list(self._select().where(self._rows.status == "ready", of_page).tuples())
             yield from map(_row, found)
 
+    def unshown_rows(self, after: str | None) -> tuple[list[CatalogRow], str | None]:
+        """The ready rows that nothing was published onto, among the `PAGE` rows with ids above `after`.
+
+        Also returns the id above which the next page begins; None after the last one.
+        """
+        rows, shown = self._rows, self.database.tables.publications
+        page: Any = rows.select(rows.id).order_by(rows.id).limit(PAGE)
+        with self.database.operation("read ready rows that show no object"):
+            ids = list((page if after is None else page.where(rows.id > after)).scalars())
+            if not ids:
+                return [], None
+            published: Any = shown.select(shown.row_id).where(shown.row_id == rows.id)
+            in_page: Any = (rows.id.between(ids[0], ids[-1]), rows.status == "ready")
+            found = [_row(row) for row in self._select().where(*in_page, ~fn.EXISTS(published)).tuples()]
+        return found, str(ids[-1]) if len(ids) == PAGE else None
+
     def unrecorded_rows(self, prefix: str) -> int:
         """How many ready rows with such a URL are not in the ledger, and changed after all that are.
 

@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from db import State
+from db import JSON, State
 from tests.browser.accessibility import complaints
 from tests.browser.scene import VIDEOS, add, play
 from tests.support.bulk_ledger import INSTANCE, fill_ledger
@@ -95,6 +95,22 @@ def test_what_is_paused_says_what_to_do(
     monkeypatch.setattr(type(breaker), "failure", property(lambda one: failure if one is breaker else None))
     expect(page.get_by_role("heading", level=1)).to_contain_text("Paused: upload.")
     expect(page.get_by_text("The bucket v is missing; create it.")).to_be_visible()
+
+
+def test_what_is_never_uploaded_is_listed_with_the_reason(
+    page: Page, site: ServedSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, path = site.harness.app, f"{VIDEOS[0][0]}/lost <b>name</b>_720p.mp4"
+    app.scanner.ignored_by = {"extension": 3, "playlist": 0}
+    reasons: dict[str, JSON] = {path: "catalog row 7 (720p) is ready since yesterday"}
+    told: dict[str, JSON] = {"count": 1234, "first": reasons}
+    monkeypatch.setattr(site.status, "ready_files_missing", lambda: told)
+    open_status(page, site)
+    shown = section(page, "Never uploaded")
+    assert "1,234 ready catalog rows have no file and no object, among them:" in shown
+    assert f"{path}: catalog row 7 (720p) is ready since yesterday" in shown
+    assert "Ignored files by reason: 3 (extension); video-uploader status --ignored lists them." in shown
+    assert complaints(page) == []
 
 
 def test_a_page_without_javascript_has_all_of_it(browser: Browser, site: ServedSite) -> None:

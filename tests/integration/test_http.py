@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import html
 import json
+import re
 import socket
 from collections.abc import Iterator
+from datetime import timedelta
 from http.client import HTTPConnection
 from typing import Any
 from urllib.error import HTTPError
@@ -91,6 +93,28 @@ def test_uploads_that_an_operator_has_paused_are_a_reason_too(site: ServedSite) 
     assert "Uploads are paused by hand since" in page
     assert "by itself" not in page
     assert f"{metric} 1.0" in site.get("/metrics")
+
+
+def test_a_pause_by_hand_is_told_apart_in_the_metrics(site: ServedSite) -> None:
+    """For how long it has lasted, also beyond a restart of the daemon."""
+    orders = site.harness.app.context.orders
+
+    def seconds() -> float:
+        (line,) = re.findall(
+            r"^video_uploader_operator_pause_seconds (\S+)", site.get("/metrics"), re.MULTILINE
+        )
+        return float(line)
+
+    assert seconds() == 0
+    orders.steering.pause("the line is needed")
+    given = site.harness.app.context.database.tables.orders
+    given.update(given_at=site.harness.app.ledger.now() - timedelta(days=2)).execute()
+    orders.look()
+    assert 172_800 <= seconds() < 190_000
+    assert 'video_uploader_stage_paused{stage="uploads"} 1.0' in site.get("/metrics")
+    orders.steering.resume()
+    orders.look()
+    assert seconds() == 0
 
 
 def test_a_database_that_is_away_is_said_and_the_page_is_still_served(

@@ -36,9 +36,8 @@ def documented() -> set[str]:
     """The series of the documented metrics, which another test compares with the exported ones."""
     table = (ROOT / "docs/metrics.md").read_text()
     names = set(re.findall(r"`(video_uploader_[a-z_]+)", table))
-    histograms = {
-        f"{name}_bucket" for name in re.findall(r"`(video_uploader_[a-z_]+)`[^\n]*histogram", table)
-    }
+    found = re.findall(r"`(video_uploader_[a-z_]+)(?:\{[a-z,]+\})?`[^\n]*histogram", table)
+    histograms = {f"{name}_{part}" for name in found for part in ("bucket", "sum", "count")}
     return names | histograms | OF_PROCESS
 
 
@@ -72,6 +71,8 @@ def test_alerts_and_dashboard_ask_for_metrics_that_exist() -> None:
     shown = metrics_in(target["expr"] for panel in panels for target in panel["targets"])
     assert shown - documented() == set()
     assert len(shown) > 10
+    ids, places = [one["id"] for one in panels], [tuple(one["gridPos"].values()) for one in panels]
+    assert len({*ids}) == len({*places}) == len(panels)
 
 
 def test_every_alert_has_a_section_in_the_runbook_and_a_link_to_it() -> None:

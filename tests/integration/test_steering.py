@@ -185,6 +185,6 @@ def test_nothing_is_waited_for_where_no_daemon_runs(copied_command: Command) -> 
     assert (drained["drained"], drained["failed"]) == (True, 1)
     with copied_command.ledger() as ledger:
         ledger.reopen(ledger.uploads(path=CUT)[0].id, reason="for a test")
-    ran = copied_command("drain")
+    ran = copied_command("drain", "--timeout", "0")
     assert ran.code == 1
     assert "1 left to upload, 0 to publish: no daemon runs" in ran.out

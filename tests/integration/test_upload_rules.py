@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from db import DatabaseError, ErrorKind, State, Upload
+from db import HELD, DatabaseError, ErrorKind, State, Turn, Upload
 from storage import StorageError, object_store
 from storage.transfer import preconditions
 from tests.support.fault_proxy import Answer, FaultProxy, Forward, Request, no_fault, s3_error, sent
@@ -42,6 +42,21 @@ def test_a_finished_file_becomes_a_confirmed_public_object(
     grants = server.client().get_object_acl(Bucket=BUCKET, Key=row.object_key)["Grants"]
     assert any(grant["Grantee"].get("URI", "").endswith("AllUsers") for grant in grants)
     assert harness.object(row) == video
+
+
+def test_a_file_that_is_held_before_it_is_found_is_not_sent(make_harness: MakeHarness, video: bytes) -> None:
+    """The first attempt sees the hold, and the next quality of the video has its turn; nothing has failed."""
+    harness = make_harness()
+    steering = harness.app.context.orders.steering
+    steering.hold(PATH)
+    harness.put(PATH, video)
+    larger = harness.put(f"{VIDEO_ID}/my video_1080p.mp4", video)
+    (row,) = harness.step(State.PENDING, limit=1)
+    assert (row.path, row.state, row.error_code, row.attempts) == (PATH, State.PENDING, HELD, 0)
+    assert (row.claimed_by, harness.object(row)) == (None, None)
+    assert harness.row(larger.path).turn == Turn.FIRST_SMALL
+    assert steering.unhold(PATH)
+    assert harness.finish(PATH).state is State.RELEASED
 
 
 @pytest.mark.parametrize("size", [16 * 1024 * 1024 - 1, 16 * 1024 * 1024, LARGE])

@@ -12,6 +12,7 @@ import structlog
 
 from db import JSON, OUTCOME_PERIODS, DatabaseError, LedgerReader, State, format_time
 from watcher.app.wiring import Application
+from watcher.catalog.missing_files import Missing
 from watcher.detection import TreeObserver
 from watcher.errors import Failure
 from watcher.telemetry import Metrics
@@ -64,6 +65,7 @@ class DaemonStatus:
             success=lambda: self._of_ledger(_success_rates),
             notifications=self._waiting_notifications,
             paused=self._paused,
+            operator_pause=self._operator_pause_seconds,
             ignored=lambda: app.scanner.ignored_by,
             catalog=self._catalog_numbers,
             directories=lambda: {
@@ -98,7 +100,8 @@ class DaemonStatus:
             "orphans": 0 if app.orphans is None else app.orphans.kept,
             "orphans_doubted": None if app.orphans is None else app.orphans.doubt,
             "ignored": dict(app.scanner.ignored_by),
-            "ready_files_ignored": self._ready_files_ignored(),
+            "ready_files_ignored": self.ready_files_ignored(),
+            "ready_files_missing": self.ready_files_missing(),
             "slow_line": app.context.store.slow_line,
             "max_bandwidth": None if app.bandwidth.rate is None else round(app.bandwidth.rate),
             "disk": app.disk_pressure.report(),
@@ -157,9 +160,20 @@ class DaemonStatus:
             "reason": None if failure is None else failure.sentence,
         }
 
-    def _ready_files_ignored(self) -> Mapping[str, JSON]:
+    def ready_files_ignored(self) -> Mapping[str, JSON]:
+        """How many files of ready catalog rows are ignored, and the first with the reasons."""
         paths = {} if self._app.ignored_files is None else self._app.ignored_files.paths
         return {"count": len(paths), "first": dict(sorted(paths.items())[:MAX_PATHS])}
+
+    def ready_files_missing(self) -> Mapping[str, JSON]:
+        """How many ready catalog rows have no file and no object, and the first paths with the rows."""
+        found = self._missing_files
+        return {"count": found.count, "first": dict(found.first)}
+
+    @property
+    def _missing_files(self) -> Missing:
+        orphans = self._app.orphans
+        return Missing() if orphans is None or orphans.missing_files is None else orphans.missing_files.found
 
     def summary(self, *, is_ready: bool) -> str:
         """One line for systemd's status."""
@@ -187,6 +201,10 @@ class DaemonStatus:
         failures = self.failures()
         return {name: name in failures for name in parts}
 
+    def _operator_pause_seconds(self) -> float:
+        pause = self._app.context.orders.pause
+        return 0.0 if pause is None else max(1.0, time.time() - pause.at.timestamp())
+
     def _of_ledger(self, read: Callable[[LedgerReader], Mapping[str, Number]]) -> Mapping[str, Number]:
         """What the ledger says; empty if the database does not answer."""
         try:
@@ -207,6 +225,7 @@ class DaemonStatus:
                 "orphan_objects": app.orphans.kept,
                 "orphans_doubted": int(app.orphans.doubt is not None),
                 "ignored_ready_files": len(app.ignored_files.paths) if app.ignored_files else 0,
+                "missing_ready_files": self._missing_files.count,
             }
         except DatabaseError as exc:
             log.debug("counts_unavailable", reason=str(exc))

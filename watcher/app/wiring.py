@@ -24,7 +24,7 @@ from watcher.app.factories import (
     open_ledger_database,
     small_uploads,
 )
-from watcher.catalog import CatalogThread, CompressorCatalog, IgnoredFiles, Orphans, Republisher
+from watcher.catalog import CatalogThread, CompressorCatalog, IgnoredFiles, MissingFiles, Orphans, Republisher
 from watcher.detection import Scanner, Settler, check_complete
 from watcher.detection.scan_scheduler import ScanScheduler
 from watcher.filesystem import Packages, Tree
@@ -452,7 +452,7 @@ def build_orphans(
     """Build what looks for objects without catalog rows; None where another catalog is configured."""
     if not isinstance(context.catalog, CompressorCatalog):
         return None
-    return Orphans(
+    orphans = Orphans(
         catalog=context.catalog,
         ledger=context.ledger,
         store=context.store,
@@ -461,3 +461,7 @@ def build_orphans(
         deletes=settings.delete_orphans,
         supervisor=supervisor,
     )
+    orphans.missing_files = MissingFiles(
+        context.catalog, context.ledger, context.tree, context.naming, supervisor=supervisor
+    )
+    return orphans

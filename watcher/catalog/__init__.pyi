@@ -2,6 +2,7 @@ from .catalog_thread import CatalogThread
 from .compressor_catalog import CompressorCatalog
 from .gate import CatalogGate
 from .ignored_files import IgnoredFiles
+from .missing_files import MissingFiles
 from .orphans import Orphan, Orphans, RowsLostError
 from .republisher import Republisher
 
@@ -10,6 +11,7 @@ __all__ = [
     "CatalogThread",
     "CompressorCatalog",
     "IgnoredFiles",
+    "MissingFiles",
     "Orphan",
     "Orphans",
     "Republisher",

@@ -31,6 +31,20 @@ class IgnoredFiles:
 
         Raises `db.DatabaseError`.
         """
+        found = self.find(ignored)
+        if found and found != self.paths:
+            log.warning(
+                "ready_files_ignored",
+                files=len(found),
+                path=min(found),
+                reason=found[min(found)],
+                hint="Their catalog rows are ready. To have them uploaded, change VIDEO_EXTENSIONS or "
+                "IGNORE_PATTERNS, or move the playlist that names them; `video-uploader status` lists them.",
+            )
+        self.paths = found
+
+    def find(self, ignored: Iterable[str]) -> dict[str, str]:
+        """Those of the ignored files whose rows are ready, with the reasons. Raises `db.DatabaseError`."""
         by_video: dict[str, list[str]] = {}
         for path in ignored:
             if (video_id := _video_of(path)) is not None:
@@ -43,16 +57,7 @@ class IgnoredFiles:
                 classified = self._template.classify(path)
                 if normal_form(posixpath.basename(path)) in names and isinstance(classified, Ignored):
                     found[path] = classified.reason
-        if found and found != self.paths:
-            log.warning(
-                "ready_files_ignored",
-                files=len(found),
-                path=min(found),
-                reason=found[min(found)],
-                hint="Their catalog rows are ready. To have them uploaded, change VIDEO_EXTENSIONS or "
-                "IGNORE_PATTERNS, or move the playlist that names them; `video-uploader status` lists them.",
-            )
-        self.paths = found
+        return found
 
 
 def _video_of(path: str) -> str | None:

@@ -18,6 +18,7 @@ import structlog
 from db import ClaimLostError, DatabaseError, Ledger, Look, MissingRows, State, Upload
 from storage import ObjectStore, StorageError
 from watcher.catalog.compressor_catalog import CompressorCatalog
+from watcher.catalog.missing_files import MissingFiles
 from watcher.catalog.row_matching import rows_of_file
 from watcher.errors import Code, Failure, failure_of
 from watcher.renditions import Naming
@@ -101,6 +102,8 @@ class Orphans(Worker):
         """How many orphans there were at the end of the last look."""
         self.doubt: str | None = None
         """Why the present look does not count, as a sentence; None if it does."""
+        self.missing_files: MissingFiles | None = None
+        """What the thread looks for besides."""
         self.isolation = Isolation("orphan objects", supervisor=supervisor)
         self._thread = self.add_thread("orphans", self._step, patience=PATIENCE_SECONDS)
 
@@ -172,7 +175,8 @@ class Orphans(Worker):
 
     def _step(self) -> float:
         try:
-            wait = self.run_due()
+            wait = PERIOD_SECONDS if self.missing_files is None else self.missing_files.run_due()
+            wait = min(wait, self.run_due())
             self._failures = 0
             self._failure.succeed()
         except (DatabaseError, StorageError) as exc:

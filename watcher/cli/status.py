@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from db import JSON, OUTCOME_PERIODS, InstanceReport, Ledger, State, Steering, format_time
+from db import JSON, OUTCOME_PERIODS, DatabaseError, InstanceReport, Ledger, State, Steering, format_time
 from watcher.cli.exit_codes import EXIT_USAGE, CommandError
 from watcher.cli.ledger_access import daemon_is_running, open_ledger, settings_of
 from watcher.cli.output import AsJson, echo, print_json, print_table
@@ -27,8 +27,8 @@ from watcher.operations.daemons import (
     paused_stages,
     summarize_all,
 )
-from watcher.operations.ignored import IgnoredListing, list_ignored
-from watcher.settings import Settings
+from watcher.operations.ignored import IgnoredListing, compare_with_catalog, list_ignored
+from watcher.settings import CatalogKind, Settings
 from watcher.telemetry import human_duration, human_size, human_time, printable
 from watcher.telemetry.formatting import BY_HAND, describe_pause
 
@@ -43,7 +43,12 @@ def status(
         bool, typer.Option("--all", help="Show every daemon that uses the ledger's database, on any machine.")
     ] = False,
     ignored: Annotated[
-        bool, typer.Option("--ignored", help="List the files that are never uploaded, and why; at most 1000.")
+        bool,
+        typer.Option(
+            "--ignored",
+            help="List the files that are never uploaded, and why, and the ready rows of the compressor's "
+            "catalog that have no file; at most 1000 of each.",
+        ),
     ] = False,
     watch: Annotated[
         bool, typer.Option("--watch", help="Show it again every two seconds, until interrupted.")
@@ -55,7 +60,7 @@ def status(
     if watch and (as_json or ignored):
         raise CommandError("--watch is for people; omit --json and --ignored.", EXIT_USAGE)
     if ignored:
-        _print_ignored(list_ignored(settings), as_json=as_json)
+        _list_ignored(settings, as_json=as_json)
         return
     with open_ledger(settings, read_only=True) as ledger:
         if watch:
@@ -88,20 +93,59 @@ def _watch(show: Callable[[], None]) -> None:
             never.wait(WATCH_SECONDS)
 
 
-def _print_ignored(listing: IgnoredListing, *, as_json: bool) -> None:
+def _list_ignored(settings: Settings, *, as_json: bool) -> None:
+    listing = list_ignored(settings)
+    problem = None
+    if settings.catalog_kind is CatalogKind.COMPRESSOR:
+        try:
+            with open_ledger(settings, read_only=True) as ledger:
+                compare_with_catalog(listing, settings, ledger)
+        except (CommandError, DatabaseError) as exc:
+            # The files are listed all the same.
+            problem = str(exc)
+    _print_ignored(listing, problem, as_json=as_json)
+
+
+def _print_ignored(listing: IgnoredListing, problem: str | None, *, as_json: bool) -> None:
+    """Print a listing; `problem` says why the catalog could not be read."""
     left_out = listing.counts.total() - len(listing.files)
+    missing_left_out = listing.missing_rows - len(listing.missing)
     if as_json:
         files = [
-            {"path": path, "kind": found.kind, "reason": found.reason}
+            {
+                "path": path,
+                "kind": found.kind,
+                "reason": found.reason,
+                "row_is_ready": path in listing.ready,
+            }
             for path, found in sorted(listing.files.items())
         ]
-        print_json({"counts": listing.counts, "files": files, "left_out": left_out})
+        missing = [{"path": path, "reason": reason} for path, reason in sorted(listing.missing.items())]
+        print_json(
+            {
+                "counts": listing.counts,
+                "files": files,
+                "left_out": left_out,
+                "missing": missing,
+                "missing_left_out": missing_left_out,
+                "catalog_problem": problem,
+            }
+        )
         return
     for path, found in sorted(listing.files.items()):
-        echo(f"{printable(path)}: {found.reason}")
+        ready = "; its catalog row is ready" if path in listing.ready else ""
+        echo(f"{printable(path)}: {found.reason}{ready}")
     if left_out:
         echo(f"{left_out} more are not listed.")
-    print_table(["REASON", "FILES"], [[kind, str(number)] for kind, number in sorted(listing.counts.items())])
+    for path, reason in sorted(listing.missing.items()):
+        echo(f"{printable(path)}: it does not exist; {reason}")
+    if missing_left_out:
+        echo(f"{missing_left_out} more rows without a file are not listed.")
+    if problem:
+        echo(f"The catalog could not be compared: {problem}")
+    counted = [[kind.value, str(number)] for kind, number in sorted(listing.counts.items())]
+    counted += [["missing", str(listing.missing_rows)]] * (listing.missing_rows > 0)
+    print_table(["REASON", "FILES"], counted)
 
 
 def print_all(ledger: Ledger) -> None:
@@ -306,6 +350,10 @@ def _ignored_lines(report: Mapping[str, JSON]) -> list[str]:
     if isinstance(ignored, Mapping) and isinstance(first := ignored.get("first"), Mapping) and first:
         lines.append(f"{ignored['count']} files of ready catalog rows are ignored, among them:")
         lines += [f"  {path}: {reason}" for path, reason in first.items()]
+    missing = report.get("ready_files_missing")
+    if isinstance(missing, Mapping) and isinstance(first := missing.get("first"), Mapping) and first:
+        lines.append(f"{missing['count']} ready catalog rows have no file and no object, among them:")
+        lines += [f"  {printable(path)}: {reason}" for path, reason in first.items()]
     return lines
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Event
 from typing import Annotated
 from uuid import UUID
 
@@ -17,12 +15,11 @@ from watcher.cli.exit_codes import EXIT_FAILED, EXIT_OK, EXIT_USAGE, CommandErro
 from watcher.cli.ledger_access import daemon_is_running, open_ledger, path_below, settings_of
 from watcher.cli.output import AsJson, echo, echo_error, print_json
 from watcher.operations.daemons import is_served
+from watcher.operations.draining import View, wait_until_drained
 from watcher.settings import Settings
 from watcher.telemetry.formatting import describe_pause
 
 RETRIABLE = (State.REJECTED, State.FAILED, State.GONE, State.PENDING, State.VERIFIED, State.PUBLISHED)
-POLL_SECONDS = 1.0
-"""Between two looks at the ledger while it is drained."""
 LINE = "\r\x1b[K"
 """Begins a line of the terminal anew (ECMA-48)."""
 
@@ -182,33 +179,43 @@ def forget(
 def drain(
     context: typer.Context,
     timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", min=0, help="Wait no longer than this; exit with 1.")
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=0,
+            help="Wait no longer than this, also while uploads are paused or no daemon runs; exit with 1.",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> int:
     """Wait until nothing is left to upload or publish, as before a reboot.
 
-    Not for what is held, has failed or waits for its catalog row. Exits with 1 if something is left.
+    Not for what is held, has failed or waits for its catalog row. Exits with 1 if something is left: without
+    --timeout at once while uploads are paused, and once no daemon has run for 30 seconds.
     """
     settings = settings_of(context)
-    deadline = None if timeout is None else time.monotonic() + timeout
     shows = sys.stderr.isatty() and not as_json
+
+    def show(view: View) -> None:
+        if shows:
+            line = f"{LINE}{_progress(view.left)}{f': {view.reason}' if view.reason else ''}"
+            print(line, end="", file=sys.stderr, flush=True)
+
     with open_ledger(settings, read_only=True) as ledger:
-        steering, never = Steering(ledger), Event()
-        while True:
-            left, reason = steering.left(), _reason_to_stand_still(settings, ledger, steering)
-            is_over = deadline is not None and time.monotonic() >= deadline
-            if not left.moving or is_over or (reason and deadline is None):
-                break
-            if shows:
-                print(f"{LINE}{_progress(left)}", end="", file=sys.stderr, flush=True)
-            wait = POLL_SECONDS if deadline is None else min(POLL_SECONDS, deadline - time.monotonic())
-            never.wait(max(0.0, wait))
+        steering = Steering(ledger)
+        view = wait_until_drained(
+            lambda: View(
+                steering.left(), daemon_is_running(settings) or is_served(ledger), steering.orders().pause
+            ),
+            timeout=timeout,
+            show=show,
+        )
+    left = view.left
     if shows:
         print(LINE, end="", file=sys.stderr, flush=True)
     sentence = "Nothing is left to upload or publish."
     if left.moving:
-        why = reason or f"the {timeout:g} seconds of --timeout are over."
+        why = view.reason or f"the {timeout:g} seconds of --timeout are over."
         sentence = f"{_progress(left)}: {why}"
     if as_json:
         print_json({"drained": not left.moving, **left._asdict(), "message": sentence})
@@ -217,14 +224,6 @@ def drain(
         if rest := _not_waited_for(left):
             echo(f"Not waited for: {rest}.")
     return EXIT_FAILED if left.moving else EXIT_OK
-
-
-def _reason_to_stand_still(settings: Settings, ledger: Ledger, steering: Steering) -> str:
-    """Why no upload will be done by itself; empty if there is no such reason."""
-    if not daemon_is_running(settings) and not is_served(ledger):
-        return "no daemon runs that could upload them."
-    paused = steering.orders().pause
-    return f"uploads are paused {describe_pause(paused)}." if paused and steering.left().pending else ""
 
 
 def _progress(left: Left) -> str:

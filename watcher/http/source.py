@@ -134,6 +134,9 @@ class Source:
             "stalls": self.stalls(),
             "moving": moving,
             "settling": len(app.settler),
+            "ignored": {kind: number for kind, number in app.scanner.ignored_by.items() if number},
+            "ready_files_ignored": daemon.ready_files_ignored(),
+            "ready_files_missing": daemon.ready_files_missing(),
             "history": [
                 {"at": one.began_at, "sent_bytes": round(one.sent), "published": round(one.published)}
                 for one in daemon.history.minutes()

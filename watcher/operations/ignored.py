@@ -1,11 +1,13 @@
-"""Lists the files of the directory that are never uploaded, with the reasons; writes nothing."""
+"""Lists what is never uploaded, with the reasons: files of the directory, and catalog rows without files."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
 
-from watcher.app.factories import make_path_template, make_tree
+from db import Ledger
+from watcher import catalog
+from watcher.app.factories import make_catalog, make_naming, make_path_template, make_tree
 from watcher.filesystem import Packages, UnreadableDirectory
 from watcher.filesystem.quarantine_names import parse_quarantine_name
 from watcher.renditions import Ignored, IgnoredKind
@@ -16,10 +18,17 @@ MAX_LISTED = 1000
 
 @dataclass(slots=True)
 class IgnoredListing:
-    """How many files are ignored by kind of reason, and the first `MAX_LISTED` with the reason of each."""
+    """How many files are ignored by kind of reason, and the first `MAX_LISTED` with the reason of each.
+
+    `ready` are those of the listed files whose catalog rows are ready. `missing` are the first `MAX_LISTED`
+    files that ready rows name and that do not exist, with the row of each; `missing_rows` is their number.
+    """
 
     counts: Counter[IgnoredKind] = field(default_factory=Counter)
     files: dict[str, Ignored] = field(default_factory=dict)
+    ready: set[str] = field(default_factory=set)
+    missing: dict[str, str] = field(default_factory=dict)
+    missing_rows: int = 0
 
 
 def list_ignored(settings: Settings) -> IgnoredListing:
@@ -38,3 +47,20 @@ def list_ignored(settings: Settings) -> IgnoredListing:
             if len(listing.files) < MAX_LISTED:
                 listing.files[entry.path] = found
     return listing
+
+
+def compare_with_catalog(listing: IgnoredListing, settings: Settings, ledger: Ledger) -> None:
+    """Add what the compressor's catalog says: which listed files have ready rows, and which rows no file.
+
+    Raises `watcher.filesystem.openat.RootUnavailableError` and `db.DatabaseError`.
+    """
+    rows = make_catalog(settings, ledger)
+    if not isinstance(rows, catalog.CompressorCatalog):
+        return
+    tree = make_tree(settings)
+    template = make_path_template(settings, Packages(tree))
+    listing.ready.update(catalog.IgnoredFiles(rows.table, template).find(listing.files))
+    for path, reason in catalog.MissingFiles(rows, ledger, tree, make_naming(settings)).find():
+        listing.missing_rows += 1
+        if len(listing.missing) < MAX_LISTED:
+            listing.missing[path] = reason

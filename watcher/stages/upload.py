@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import structlog
 
-from db import HELD_FOR, Admission, DatabaseError, ErrorKind, Identity, Ledger, Progress, Proof, State, Upload
+from db import Admission, DatabaseError, ErrorKind, Identity, Ledger, Progress, Proof, State, Upload
 from storage import (
     Confirmation,
     Multipart,
@@ -84,8 +84,9 @@ class UploadStage(Stage):
         """Advance each upload from `pending` to `verified`, or reject it, or return it to the gate."""
         for upload in uploads:
             with work.error_policy.handling(upload):
-                if self._context.orders.steering.is_held(upload.path):
-                    raise DeferError(Code.HELD, "It is held by hand.", HELD_FOR.total_seconds())
+                steering = self._context.orders.steering
+                if steering.is_held(upload.path) and steering.defer_if_held(upload):
+                    raise DecidedError
                 if work.asks_first:
                     with work.error_policy.breaker.asking():
                         self._ask(upload)

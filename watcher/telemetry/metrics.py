@@ -26,6 +26,10 @@ CATALOG_GAUGES = {
     "orphan_objects": "Objects whose catalog rows were deleted, as of the last check.",
     "orphans_doubted": "1 while the catalog has lost so many rows that no object is deleted.",
     "ignored_ready_files": "Files that are ignored although their catalog rows are ready, by the last scan.",
+    "missing_ready_files": (
+        "Ready catalog rows without a file and without an object, as of the last look (every hour); "
+        "`status --ignored` lists them."
+    ),
 }
 
 DIRECTORY_GAUGES = {
@@ -202,6 +206,8 @@ class LedgerGauges(Collector):
     settling: Callable[[], int]
     paused: Callable[[], Mapping[str, bool]]
     catalog: Callable[[], Mapping[str, int]]
+    operator_pause: Callable[[], float] = float
+    """For how long an operator's pause has lasted, in seconds."""
     directories: Callable[[], Mapping[str, int]] = dict
     set_aside: Callable[[], Mapping[str, int]] = dict
     line: Callable[[], float | None] = lambda: None
@@ -250,6 +256,8 @@ class LedgerGauges(Collector):
             "exist."
         )
         yield _labelled("stage_paused", description, "stage", self.paused())
+        description = "For how long an operator's `pause` has lasted; 0 while there is none."
+        yield _gauge("operator_pause_seconds", description, self.operator_pause())
         description = (
             "Files and rows that an unforeseen error set aside, and invalidations that CloudFront refuses; "
             "they are tried again, and `status` shows the latest error."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
@@ -97,6 +98,100 @@ def test_a_video_of_which_something_is_uploaded_waits_behind_others(ledger: Ledg
     add(ledger, 9, "720p")
     assert later.turn == Turn.LATER
     assert claimed(ledger, 1) == ["9/720p"]
+
+
+@pytest.mark.parametrize("state", [State.REJECTED, State.FAILED, State.GONE])
+def test_the_next_quality_is_the_first_once_the_smallest_has_stopped(ledger: Ledger, state: State) -> None:
+    """A large one as well as a small one; and the smallest is the first again when it is back."""
+    for number in (1, 2):
+        add(ledger, number, "144p")
+    large = add(ledger, 2, "2160p", size=SMALL_BYTES + 1)
+    add(ledger, 3, "144p")
+    for quality in ("original", "720p", "1080p"):
+        add(ledger, 1, quality)
+    for number in (1, 2):
+        advance_to(ledger, only(ledger.uploads(path=f"{video(number)}/144p.mp4")), state)
+    assert only(ledger.uploads(ids=[large.id])).turn == Turn.FIRST
+    stopped = only(ledger.uploads(path=f"{video(1)}/144p.mp4"))
+    assert claimed(ledger, 2) == ["3/144p", "1/720p"]
+    ledger.reopen(stopped.id, reason="for a test")
+    assert only(ledger.uploads(ids=[stopped.id])).turn == Turn.FIRST_SMALL
+    assert claimed(ledger, 2) == ["1/144p", "2/2160p"]
+
+
+def test_nothing_is_the_first_of_a_video_of_which_something_is_uploaded(ledger: Ledger) -> None:
+    """Also when that has become a receipt; what an operator has prioritized stays so."""
+    for number in (1, 2):
+        advance_to(ledger, add(ledger, number, "360p"), State.RELEASED)
+    ledger.receipts.fold(1)
+    for number in (1, 2, 3):
+        smallest, next_one = add(ledger, number, "144p"), add(ledger, number, "720p")
+        Steering(ledger).prioritize([next_one] if number == 3 else [])
+        advance_to(ledger, smallest, State.FAILED)
+        turn = only(ledger.uploads(ids=[next_one.id])).turn
+        assert turn == (Turn.BY_HAND if number == 3 else Turn.LATER)
+
+
+def test_what_is_held_or_forgotten_leaves_its_turn_to_the_next(ledger: Ledger) -> None:
+    steering = Steering(ledger)
+    smallest = add(ledger, 1, "144p")
+    others = [add(ledger, 1, quality) for quality in ("1080p", "720p", "360p")]
+
+    def turns() -> list[int]:
+        return [only(ledger.uploads(ids=[one.id])).turn for one in others]
+
+    steering.hold(smallest.path)
+    assert turns() == [Turn.LATER, Turn.LATER, Turn.FIRST_SMALL]
+    steering.forget(others[2].path)
+    del others[2]
+    assert turns() == [Turn.LATER, Turn.FIRST_SMALL]
+    steering.unhold(smallest.path)
+    assert turns() == [Turn.LATER, Turn.LATER]
+    assert only(ledger.uploads(ids=[smallest.id])).turn == Turn.FIRST_SMALL
+
+
+def test_a_hold_that_ends_while_a_claim_is_looked_at_delays_nothing(address: DatabaseAddress) -> None:
+    """Whichever of the two is first: the stage has seen the hold, and an operator ends it at that moment."""
+    with closing(address.open()) as database, closing(address.open()) as elsewhere:
+        migrate(database)
+        ledger = Ledger(database, "main")
+        steering, operator = Steering(ledger), Steering(Ledger(elsewhere, "main"))
+        for number in (1, 2):
+            add(ledger, number, "144p")
+        first, second = claim(ledger, limit=2)
+        for upload in (first, second):
+            operator.hold(upload.path)
+        assert steering.is_held(first.path)
+        operator.unhold(first.path)
+        assert not steering.defer_if_held(first)
+        ledger.require_claim(first)
+
+        ended = threading.Event()
+
+        def end_hold() -> None:
+            operator.unhold(second.path)
+            ended.set()
+
+        ending = threading.Thread(target=end_hold)
+        with database.transaction("decide about a claim"):
+            assert steering.defer_if_held(second)
+            ending.start()
+            # It waits for this transaction; on SQLite for its lock.
+            assert not ended.wait(0.2)
+        ending.join()
+        (freed,) = claim(ledger)
+        assert (freed.id, freed.error_code) == (second.id, None)
+
+
+def test_a_hold_that_comes_with_a_claim_leaves_that_attempt(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = add(ledger, 1, "144p")
+    monkeypatch.setattr(ledger, "is_claimed", lambda _: bool(claim(ledger)) and False)
+    found = Steering(ledger).hold(upload.path)
+    assert found is not None
+    assert (found.claimed_by, found.error_code) == ("main", None)
+    assert Steering(ledger).is_held(upload.path)
 
 
 def test_what_has_waited_long_has_half_of_the_places(clocked: tuple[Ledger, Clock]) -> None:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from tests.support.harness import Harness, open_harness, settings_for
 from tests.support.observed_paths import Told
 from tests.support.s3_server import S3Server, forget_aws
 from tests.support.tree_files import open_descriptors
-from tests.support.unprivileged import NOBODY
+from tests.support.unprivileged import without_privileges
 from watcher.detection.observer import TreeObserver
 from watcher.filesystem.tree import Tree
 
@@ -31,18 +31,7 @@ def tree(place: str) -> Tree:
 def unprivileged() -> Callable[[], AbstractContextManager[None]]:
     """A block in which this process has no privileges, also where the tests run as root."""
 
-    @contextmanager
-    def block() -> Iterator[None]:
-        if os.geteuid() != 0:
-            yield
-            return
-        os.seteuid(NOBODY)
-        try:
-            yield
-        finally:
-            os.seteuid(0)
-
-    return block
+    return without_privileges
 
 
 @pytest.fixture

@@ -55,6 +55,15 @@ def test_ignored_files_of_ready_rows_are_listed_with_the_reason() -> None:
     assert report_lines(report(ready_files_ignored={"count": 0, "first": {}})) == []
 
 
+def test_ready_rows_without_a_file_are_listed_with_the_row() -> None:
+    missing: JSON = {"count": 30, "first": {"v/a.mp4": "catalog row 1 (720p) is ready since yesterday"}}
+    assert report_lines(report(ready_files_missing=missing)) == [
+        "30 ready catalog rows have no file and no object, among them:",
+        "  v/a.mp4: catalog row 1 (720p) is ready since yesterday",
+    ]
+    assert report_lines(report(ready_files_missing={"count": 0, "first": {}})) == []
+
+
 def test_what_stays_in_quarantine_and_who_has_the_same_name_is_shown() -> None:
     lines = report_lines(
         report(conflict="Another daemon has it.", quarantined={"v/.x.aside": "It belongs to another ledger."})
