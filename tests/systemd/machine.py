@@ -230,8 +230,11 @@ def _call(*command: str) -> None:
 def booted(shared: str) -> Iterator[Machine]:
     """A machine that has booted, with a directory at the same path as here, and the stand-in compressor."""
     ensure_base()
+    # Beside the overlay, where the kernel grants read leases.
+    os.mkdir(f"{shared}/videos")
     bound = [
         f"--bind={shared}",
+        f"--bind={shared}/videos:/srv/videos",
         f"--bind-ro={ROOT}/tests:{COMPRESSOR}/tests",
         f"--bind-ro={sysconfig.get_path('purelib')}:{COMPRESSOR}/packages",
     ]

@@ -22,7 +22,7 @@ from tests.support.s3_server import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, S3
 from tests.support.source_tree import ROOT
 from tests.systemd.compressor import COMPLETED, Compressor
 from tests.systemd.conftest import UNIT, Service
-from tests.systemd.documents import block, blocks
+from tests.systemd.documents import block, blocks, commands
 from tests.systemd.machine import BASE, PACKAGE, Machine
 from tests.systemd.test_package import everything
 
@@ -34,6 +34,17 @@ NOT_RUN = {
     ("docs/library.md", "Install it in a virtual environment of its own"): "tests/release installs `storage`",
 }
 """The sections whose blocks no test here runs, and why."""
+
+NOT_RUN_HERE = {
+    "dpkg -i build/video-uploader_*.deb": "test_package installs packages",
+    "promtool check rules": "test_prometheus calls it",
+    "promtool test rules": "test_prometheus calls it",
+    "sysctl fs.inotify.max_user_watches=1048576": "it would change the kernel of all machines",
+    "systemctl enable --now video-uploader@NAME": "test_service starts a template",
+    "video-uploader status --watch": "it does not end by itself",
+    "video-uploader systemd install --user COMPRESSOR": "every test of the service begins with it",
+}
+"""The commands in the text of the documents that the test of all of them does not run, and why."""
 
 OTHER_IDS = (
     "7c9e6679-7425-40de-944b-e07fc1f90ae7",
@@ -57,6 +68,17 @@ def test_every_block_of_the_documents_is_run_or_it_is_said_why_not() -> None:
         if not any(known[:2] == (document, each.heading) and known[2] in each.text for known in run)
     }
     assert left == NOT_RUN.keys()
+
+
+def test_every_command_in_the_text_of_the_documents_succeeds(service: Service) -> None:
+    service.put(EARLIER)
+    service.start()
+    service.wait_for("upload_published")
+    named = {each for page in ("operations", "compressor", "fleet") for each in commands(f"docs/{page}.md")}
+    assert NOT_RUN_HERE.keys() <= named
+    for command in sorted(named - NOT_RUN_HERE.keys()):
+        service.machine.sh(command.replace("PATH", EARLIER))
+    assert service.machine.shows(UNIT, "ActiveState") == "active"
 
 
 def uploads(service: Service) -> dict[str, str]:
