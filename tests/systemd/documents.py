@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests.support.source_tree import ROOT
 
+PROGRAMS = ("apt", "dpkg", "du", "journalctl", "promtool", "sysctl", "systemctl", "video-uploader")
 _PART = re.compile(r"^(?:#+ (?P<heading>.*)|```(?P<language>sh|sql)\n(?P<text>(?s:.*?))^```)$", re.MULTILINE)
 
 
@@ -28,6 +29,13 @@ def blocks(document: str) -> list[Block]:
         if part["language"]:
             found.append(Block(heading, part["text"]))
     return found
+
+
+def commands(document: str) -> set[str]:
+    """The commands with an argument in the text of a document, outside of blocks."""
+    text = re.sub(r"(?ms)^ *```.*?^ *```$", "", Path(ROOT, document).read_text(encoding="utf-8"))
+    found = (" ".join(code.split()) for code in re.findall(r"`([^`]+)`", text))
+    return {code for code in found if re.match(rf"(?:sudo )?(?:{'|'.join(PROGRAMS)}) ", code)}
 
 
 def block(document: str, heading: str, word: str = "") -> str:

@@ -44,7 +44,7 @@ CONFIGURED = {
     "/etc/apt/apt.conf.d/90yes": 'APT::Get::Assume-Yes "true";',
     "/etc/pip.conf": "[install]\nno-index = true\nfind-links = /wheels",
 }
-"""dpkg waits for no disk, apt needs nobody who answers, and pip takes what the package was made of."""
+"""dpkg does not wait for the disk, apt does not ask, and pip takes what the package was made of."""
 BUILD_SECONDS, BOOT_SECONDS, COMMAND_SECONDS, END_SECONDS = 900.0, 120.0, 120.0, 10.0
 
 
@@ -149,7 +149,7 @@ def ensure_base() -> None:
     for tool, package in (("debootstrap", "debootstrap"), ("systemd-nspawn", "systemd-container")):
         if shutil.which(tool) is None:
             raise SystemdUnavailableError(f"{tool} is not installed; the Debian package is called {package}")
-    with open(f"{BASE}.lock", "w", encoding="ascii") as lock:
+    with open(__file__, "rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         _make_base()
 
@@ -230,8 +230,11 @@ def _call(*command: str) -> None:
 def booted(shared: str) -> Iterator[Machine]:
     """A machine that has booted, with a directory at the same path as here, and the stand-in compressor."""
     ensure_base()
+    # Beside the overlay, where the kernel grants read leases.
+    os.mkdir(f"{shared}/videos")
     bound = [
         f"--bind={shared}",
+        f"--bind={shared}/videos:/srv/videos",
         f"--bind-ro={ROOT}/tests:{COMPRESSOR}/tests",
         f"--bind-ro={sysconfig.get_path('purelib')}:{COMPRESSOR}/packages",
     ]
@@ -299,8 +302,11 @@ def _control_groups() -> Iterator[list[str]]:
                 if os.path.exists(f"{place}{path}/cgroup.procs"):
                     made.append(f"{place}{path.rstrip('/')}/{name}")
                     break
-    for group in made:
-        os.mkdir(group)
+    try:
+        for group in made:
+            os.mkdir(group)
+    except OSError as exc:
+        raise SystemdUnavailableError(f"No control group can be made: {exc}") from exc
     try:
         yield made
     finally:

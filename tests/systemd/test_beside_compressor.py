@@ -12,7 +12,7 @@ from tests.support.s3_server import S3Server
 from tests.systemd.compressor import COMPLETED, Compressor, Row
 from tests.systemd.conftest import Service
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 OTHER_ID = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
 

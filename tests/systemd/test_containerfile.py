@@ -22,7 +22,7 @@ from tests.support.source_tree import ROOT
 from tests.support.video_files import PATH
 from tests.systemd.machine import BASE, PACKAGE, SystemdUnavailableError, ensure_base
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1200)
 
 WAIT_SECONDS = 60.0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import glob
 import json
 import os
@@ -22,11 +21,11 @@ from tests.support.s3_server import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, S3
 from tests.support.source_tree import ROOT
 from tests.systemd.compressor import COMPLETED, Compressor
 from tests.systemd.conftest import UNIT, Service
-from tests.systemd.documents import block, blocks
+from tests.systemd.documents import block, blocks, commands
 from tests.systemd.machine import BASE, PACKAGE, Machine
 from tests.systemd.test_package import everything
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 DOCUMENT = "docs/operations.md"
 NEWER = "9999_newer"
@@ -34,6 +33,17 @@ NOT_RUN = {
     ("docs/library.md", "Install it in a virtual environment of its own"): "tests/release installs `storage`",
 }
 """The sections whose blocks no test here runs, and why."""
+
+NOT_RUN_HERE = {
+    "dpkg -i build/video-uploader_*.deb": "test_package installs packages",
+    "promtool check rules": "test_prometheus calls it",
+    "promtool test rules": "test_prometheus calls it",
+    "sysctl fs.inotify.max_user_watches=1048576": "it would change the kernel of all machines",
+    "systemctl enable --now video-uploader@NAME": "test_service starts a template",
+    "video-uploader status --watch": "it does not end by itself",
+    "video-uploader systemd install --user COMPRESSOR": "every test of the service begins with it",
+}
+"""The commands in the text of the documents that the test of all of them does not run, and why."""
 
 OTHER_IDS = (
     "7c9e6679-7425-40de-944b-e07fc1f90ae7",
@@ -44,19 +54,30 @@ EARLIER, KEPT, RELEASED, LATER = (f"{video_id}/clip_144p.mp4" for video_id in (V
 
 
 def test_every_block_of_the_documents_is_run_or_it_is_said_why_not() -> None:
-    run: set[tuple[str, str, str]] = set()
-    for module in Path(ROOT, "tests/systemd").glob("*.py"):
-        for call in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
-            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "block":
-                words = [eval(ast.unparse(each), {"DOCUMENT": DOCUMENT}) for each in call.args]
-                run.add((words[0], words[1], words[2] if len(words) > 2 else ""))
+    """A block is run if a test asks for it by its section and a word of it."""
+    tests = "".join(path.read_text(encoding="utf-8") for path in Path(ROOT, "tests/systemd").glob("*.py"))
+    asked = re.findall(r'block\((?:DOCUMENT|"([^"]+)"), "([^"]+)"(?:, "([^"]+)")?\)', tests)
     left = {
         (document, each.heading)
         for document in (os.path.relpath(path, ROOT) for path in glob.glob(f"{ROOT}/docs/*.md"))
         for each in blocks(document)
-        if not any(known[:2] == (document, each.heading) and known[2] in each.text for known in run)
+        if not any(
+            (page or DOCUMENT, heading) == (document, each.heading) and word in each.text
+            for page, heading, word in asked
+        )
     }
     assert left == NOT_RUN.keys()
+
+
+def test_every_command_in_the_text_of_the_documents_succeeds(service: Service) -> None:
+    service.put(EARLIER)
+    service.start()
+    service.wait_for("upload_published")
+    named = {each for page in ("operations", "compressor", "fleet") for each in commands(f"docs/{page}.md")}
+    assert NOT_RUN_HERE.keys() <= named
+    for command in sorted(named - NOT_RUN_HERE.keys()):
+        service.machine.sh(command.replace("PATH", EARLIER))
+    assert service.machine.shows(UNIT, "ActiveState") == "active"
 
 
 def uploads(service: Service) -> dict[str, str]:

@@ -17,7 +17,7 @@ from tests.support.source_tree import ROOT
 from tests.systemd.conftest import UNIT
 from tests.systemd.machine import Machine
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 OTHER_SERVER = "# For another server than AWS: AWS_ENDPOINT_URL=https://s3.example.com"
 

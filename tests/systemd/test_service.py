@@ -13,7 +13,7 @@ from tests.support.s3_server import SECRET_ACCESS_KEY, S3Server
 from tests.systemd.compressor import COMPLETED
 from tests.systemd.conftest import ENV_FILE, UNIT, Service
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 CLIP = f"{VIDEO_ID}/clip_144p.mp4"
 WATCHDOG = "WatchdogSec=4"
