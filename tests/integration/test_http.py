@@ -11,7 +11,7 @@ from datetime import timedelta
 from http.client import HTTPConnection
 from typing import Any
 from urllib.error import HTTPError
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 from urllib.request import urlopen
 
 import pytest
@@ -25,6 +25,7 @@ from watcher.errors import Failure, FailureKind
 from watcher.http import live
 from watcher.http.live import MAX_STREAMS
 from watcher.http.source import PAGE
+from watcher.telemetry.formatting import quoted
 
 AWKWARD = [
     f"{OTHER_VIDEO}/<script>alert(1)</script>_720p.mp4",
@@ -219,10 +220,12 @@ def test_a_search_reads_a_bounded_number_of_rows_and_goes_on_from_there(
 @pytest.mark.parametrize(
     "query", ["state=lost", "video=7", "after=x", "after=0", "limit=-1", "q=%00", f"q={'x' * 301}"]
 )
-def test_a_wrong_query_is_refused_with_a_sentence(site: ServedSite, query: str) -> None:
+def test_a_wrong_query_is_refused_with_a_sentence_and_its_value(site: ServedSite, query: str) -> None:
     code, told = fetched(site, f"/api/uploads?{query}")
+    name, _, value = query.partition("=")
     assert code == 400
-    assert str(told["error"]).startswith(f"{query.partition('=')[0]}: it is ")
+    assert str(told["error"]).startswith(f"{name}: it is {quoted(unquote(value))}, no")
+    assert str(told["error"]).isprintable()
 
 
 def test_the_story_of_an_upload_is_what_explain_tells(site: ServedSite) -> None:

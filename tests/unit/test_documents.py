@@ -30,6 +30,7 @@ MODULE = re.compile(rf"({'|'.join(PACKAGES)})(\.[a-z_0-9]+)+")
 BLOCK = re.compile(r"^ *```\w*\n(.*?)^ *```$", flags=re.MULTILINE | re.DOTALL)
 PROGRAM = "video-uploader"
 MAX_README_LINES = 150
+MAX_SENTENCE_WORDS = 40
 
 
 def code_of(document: Path) -> Iterator[str]:
@@ -184,6 +185,31 @@ def test_the_readme_is_short() -> None:
     """What is longer belongs to docs/."""
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     assert len(lines) <= MAX_README_LINES
+
+
+def sentences(text: str) -> Iterator[str]:
+    """The sentences of paragraphs, list items and cells of tables; a piece of code is one word."""
+    prose = re.sub(r"`[^`]*`", "code", BLOCK.sub("", text))
+    for block in re.split(r"\n\s*\n|\n#|\n *(?:[-*]|\d+\.) |(?<!\\)\|", prose):
+        yield from re.split(r"(?<=[.?!])\s+", block)
+
+
+def too_long(text: str) -> list[int]:
+    """The numbers of words of the sentences that have too many."""
+    lengths = [len(re.findall(r"\S*\w\S*", one)) for one in sentences(text)]
+    return [length for length in lengths if length > MAX_SENTENCE_WORDS]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_no_sentence_is_too_long_to_be_read_at_once(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    assert [one for one in sentences(text) if too_long(one)] == []
+
+
+def test_a_sentence_that_is_too_long_is_found_in_a_paragraph_a_list_and_a_table() -> None:
+    short, long = " ".join(["word"] * 39) + " end.", " ".join(["word"] * 41) + "."
+    text = f"# Title\n\n{short} {short}\n{long}\n\n- {short}\n- `a b` {long}\n\n| a | {long} | {short} |\n"
+    assert too_long(text) == [41, 42, 41]
 
 
 def test_the_changelog_has_the_version_as_its_newest_release() -> None:

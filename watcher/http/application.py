@@ -149,7 +149,11 @@ class Site:
     async def events(self, request: Request) -> Response:
         """The changes of the status page, as server-sent events."""
         if self.live.is_full:
-            raise HTTPException(503, "Too many browsers show this page.", headers={"Retry-After": "10"})
+            raise HTTPException(
+                503,
+                "Too many browsers show this page: close some, or try again later.",
+                headers={"Retry-After": "10"},
+            )
         if request.method == "HEAD":
             return Response(media_type="text/event-stream")
         return StreamingResponse(self.live.stream(), media_type="text/event-stream")

@@ -111,7 +111,9 @@ def _ensure_readable(env_file: str) -> None:
             raise SettingsError(problems)
         read_sources(env_file)
     except UnicodeDecodeError as exc:
-        raise SettingsError([f"{env_file} is not UTF-8 text ({exc.reason} at byte {exc.start})"]) from exc
+        raise SettingsError(
+            [f"{env_file} is not UTF-8 text ({exc.reason} at byte {exc.start}); save it as UTF-8"]
+        ) from exc
     except OSError as exc:
         raise SettingsError([f"{env_file} cannot be read ({exc.strerror}); make it readable"]) from exc
 

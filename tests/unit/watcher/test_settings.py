@@ -107,7 +107,9 @@ def test_a_missing_file_gives_nothing(given: Given) -> None:
 def test_a_file_that_is_no_text_is_one_sentence(given: Given) -> None:
     with open(given.env_file, "wb") as file:
         file.write(b"AWS_S3_BUCKET=\xff\xfe\n")
-    assert given.problems() == [f"{given.env_file} is not UTF-8 text (invalid start byte at byte 14)"]
+    assert given.problems() == [
+        f"{given.env_file} is not UTF-8 text (invalid start byte at byte 14); save it as UTF-8"
+    ]
 
 
 def test_a_file_that_cannot_be_read_is_one_sentence(
