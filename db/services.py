@@ -196,6 +196,13 @@ class Outbox:
         with self.database.operation("count the notifications"):
             return dict(query.group_by(rows.channel).tuples())
 
+    def oldest(self) -> dict[str, datetime]:
+        """When the oldest that is kept has occurred, by channel."""
+        rows = self._rows
+        query: Any = rows.select(rows.channel, fn.MIN(rows.occurred_at)).where(rows.instance == self.instance)
+        with self.database.operation("find the oldest notifications"):
+            return dict(query.group_by(rows.channel).tuples())
+
     def _of(self, channel: str) -> Any:
         return (self._rows.instance == self.instance) & (self._rows.channel == channel)
 

@@ -113,6 +113,26 @@ def test_what_is_never_uploaded_is_listed_with_the_reason(
     assert complaints(page) == []
 
 
+def test_receivers_are_shown_with_what_waits_for_them(
+    page: Page, site: ServedSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    webhook: JSON = {
+        "waiting": 1234,
+        "oldest_seconds": 7300.0,
+        "failure": "The receiver answers 503.",
+        "delivered": 5,
+        "failed": 7,
+        "dropped": 0,
+    }
+    told: dict[str, JSON] = {"webhook": webhook, "heartbeat": {"waiting": 0, "failure": None}}
+    monkeypatch.setattr(site.status, "notifications", lambda: told)
+    open_status(page, site)
+    shown = " ".join(section(page, "Notifications").split())
+    assert "webhook 1,234 2 h 1 min 5 7 0 fails: The receiver answers 503." in shown
+    assert "heartbeat 0 - - - - well" in shown
+    assert complaints(page) == []
+
+
 def test_a_page_without_javascript_has_all_of_it(browser: Browser, site: ServedSite) -> None:
     play(site)
     with ExitStack() as stack:
@@ -202,6 +222,8 @@ def test_every_page_can_be_read(
 
 def test_what_cannot_be_read_is_found(page: Page, site: ServedSite) -> None:
     """The check of the test above sees faint text, and what has no name."""
+    # An update would replace the heading.
+    page.route("**/events", lambda route: route.abort())
     page.goto(f"http://{site.address}/")
     page.evaluate("document.querySelector('h2').setAttribute('class', 'faint')")
     page.evaluate("document.querySelector('h2').style.color = 'rgb(200, 200, 200)'")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from db import State
+from db import Ledger, State, open_database
 from storage import ObjectHead
 from tests.support.catalog_harness import LOCAL, Compressor, compressor, publish  # noqa: F401  # the fixture
 from tests.support.cli_process import KEY, Command, strict_command
@@ -149,6 +150,28 @@ def test_a_dry_run_makes_no_ledger_and_a_running_daemon_is_not_disturbed(
     state = os.path.join(place, "state")
     with instance_lock.held(str(instance_lock.lock_path(state, "test", command.completed))):
         assert "is running" in command.here("ledger", "rebuild").refused(1)
+
+
+def test_it_refuses_beside_another_daemon_of_a_shared_directory(
+    place: str, proxy: FaultProxy, server: S3Server, postgres: PostgresServer
+) -> None:
+    """By its heartbeat in the database; not one that has stopped, and not one of another directory."""
+    with postgres.fresh_database() as url:
+        made = strict_command(place, proxy.url)
+        shared = {"DATABASE_URL": url, "CATALOG": "none", "SHARED_DIRECTORY": "true", "INSTANCE_ID": "here"}
+        command = Command(place, proxy.url, {**made.settings, **shared})
+        command.write(RELEASED, b"")
+        assert command.here("db", "migrate").code == 0
+        instance = f"shared:{command.completed}"
+        with closing(open_database(url, schema="video_uploader")) as database:
+            other = Ledger(database, instance, worker="there")
+            other.heartbeat({"phase": "running", "ledger": instance})
+            refused = command.here("ledger", "rebuild").refused(1)
+            assert "Other daemons work on this ledger: there (heartbeat" in refused
+            assert command.here("ledger", "rebuild", "--dry-run").code == 0
+            other.heartbeat({"phase": "stopped", "ledger": instance})
+            Ledger(database, "elsewhere").heartbeat({"phase": "running", "ledger": "elsewhere"})
+            assert command.here("ledger", "rebuild").code == 0
 
 
 def test_a_row_of_the_compressor_that_shows_an_object_is_a_publication_again(

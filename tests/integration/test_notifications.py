@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -19,7 +20,9 @@ from tests.support.harness import VIDEO_ID, Harness, MakeHarness, MakeSettings
 from tests.support.http_receiver import HttpReceiver, http_receiver
 from tests.support.media import Media
 from tests.support.ports import free_address
+from tests.support.served_site import served_site
 from tests.support.video_files import PATH
+from watcher.cli.status import report_lines
 from watcher.failpoints import CRASH_AT_VARIABLE, Point
 from watcher.settings import Settings
 from watcher.stages.notifications import Channel, Notifier
@@ -76,6 +79,30 @@ def test_a_damaged_file_is_told_as_rejected(
     notifier_of(harness).flush(20)
     told = receiver.next().told
     assert (told["event"], told["code"], told["path"]) == ("upload_rejected", "incomplete", PATH)
+
+
+def test_the_page_shows_what_waits_for_a_receiver_that_fails(make_harness: MakeHarness, video: bytes) -> None:
+    """Its number, its age, and the reason; and nothing at all where there is no receiver."""
+    with served_site(make_harness()) as site:
+        assert json.loads(site.get("/api/status"))["notifications"] == {}
+        assert "Notifications" not in site.get("/")
+    harness = make_harness(WEBHOOK_URL=f"http://{free_address()}/", SETTLE_SECONDS=0.1)
+    harness.put(PATH, video)
+    harness.step(State.PENDING, publishes=True)
+    rows = harness.app.context.database.tables.notifications
+    rows.update(occurred_at=harness.app.ledger.now() - timedelta(hours=2)).execute()
+    notifier_of(harness).deliver_step(Channel.WEBHOOK)
+    with served_site(harness) as site:
+        told = json.loads(site.get("/api/status"))["notifications"]["webhook"]
+        assert (told["waiting"], told["delivered"], told["failed"], told["dropped"]) == (1, 0, 1, 0)
+        assert 7200 <= told["oldest_seconds"] < 10_000
+        page = site.get("/")
+        assert "Notifications" in page
+        assert "<b>fails:</b>" in page
+        site.report()
+        report = harness.app.ledger.instance_report()
+        assert report is not None
+        assert any("webhook fails" in line and "the oldest for 2 h" in line for line in report_lines(report))
 
 
 def test_without_a_receiver_nothing_is_queued(make_harness: MakeHarness, video: bytes) -> None:

@@ -15,6 +15,7 @@ from watcher.app.wiring import Application
 from watcher.catalog.missing_files import Missing
 from watcher.detection import TreeObserver
 from watcher.errors import Failure
+from watcher.stages.notifications import OUTCOMES
 from watcher.telemetry import Metrics
 from watcher.telemetry.formatting import BY_HAND, describe_pause
 from watcher.telemetry.history import History
@@ -114,21 +115,36 @@ class DaemonStatus:
                 {"items": kind.items, "count": kind.count, "error": kind.error}
                 for kind in app.supervisor.set_aside()
             ],
-            "notifications": self._notifications(),
+            "notifications": self.notifications(),
             **self._rates.current(),
         }
 
-    def _notifications(self) -> Mapping[str, JSON]:
-        """How many events wait for each receiver, and why the last attempt failed."""
+    def notifications(self) -> Mapping[str, JSON]:
+        """What waits for each receiver and since when, what became of attempts, and why the last one failed.
+
+        The attempts are those of this process. Empty where no receiver is configured.
+        """
         app = self._app
-        reasons = {} if app.notifier is None else dict(app.notifier.troubles())
-        found: dict[str, JSON] = {
-            channel: {"waiting": number, "failure": reasons.get(channel)}
-            for channel, number in self._waiting_notifications().items()
-        }
+        found: dict[str, JSON] = {}
+        if app.notifier is not None:
+            notifier, reasons = app.notifier, app.notifier.troubles()
+            waiting = self._waiting_notifications()
+            oldest = self._of_ledger(lambda _: notifier.oldest_seconds()) if any(waiting.values()) else {}
+            for channel, number in waiting.items():
+                found[channel] = {
+                    "waiting": number,
+                    "oldest_seconds": round(oldest[channel], 1) if channel in oldest else None,
+                    "failure": reasons.get(channel),
+                    **{outcome: self._attempts(channel, outcome) for outcome in OUTCOMES},
+                }
         if app.heartbeat is not None:
             found["heartbeat"] = {"waiting": 0, "failure": app.heartbeat.trouble.reason or None}
         return found
+
+    def _attempts(self, channel: str, outcome: str) -> int:
+        labels = {"channel": channel, "outcome": outcome}
+        sample = self._app.context.metrics.registry.get_sample_value
+        return int(sample("video_uploader_notifications_total", labels) or 0)
 
     def _waiting_notifications(self) -> Mapping[str, int]:
         notifier = self._app.notifier

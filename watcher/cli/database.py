@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from pydantic import SecretStr
 
-from db import MIGRATIONS, migrate, pending_migrations, schema_version, sqlite_url
+from db import MIGRATIONS, Ledger, migrate, pending_migrations, schema_version, sqlite_url
 from watcher.app import Application, open_application
 from watcher.app.factories import make_storage_config, open_ledger_database
 from watcher.app.known_dialect import keep_dialect
@@ -21,9 +21,10 @@ from watcher.cli.exit_codes import EXIT_FAILED, CommandError
 from watcher.cli.ledger_access import daemon_lock, settings_of
 from watcher.cli.output import AsJson, echo, print_json
 from watcher.filesystem import instance_lock
+from watcher.operations.daemons import others_alive
 from watcher.operations.rebuild import Entry, Outcome, Rebuild
 from watcher.settings import CatalogKind, Settings
-from watcher.telemetry import configure_logging
+from watcher.telemetry import configure_logging, human_duration
 
 MAX_SHOWN = 20
 """How many objects of each outcome are shown."""
@@ -148,6 +149,18 @@ def rebuild(
         raise typer.Exit(EXIT_FAILED)
 
 
+def _require_none_beside(ledger: Ledger) -> None:
+    """Raise `CommandError` if another daemon of a shared directory is alive, by its heartbeat."""
+    if others := others_alive(ledger):
+        names = ", ".join(
+            f"{one.report.instance} (heartbeat {human_duration(one.silence)} ago)" for one in others
+        )
+        raise CommandError(
+            f"Other daemons work on this ledger: {names}. Stop them first; one that was killed counts as "
+            "stopped half a minute after its last heartbeat."
+        )
+
+
 @contextmanager
 def _only_application(settings: Settings, *, dry_run: bool) -> Iterator[Application]:
     """Open the application while no daemon of the instance runs, with a ledger that is made if there is none.
@@ -169,6 +182,7 @@ def _only_application(settings: Settings, *, dry_run: bool) -> Iterator[Applicat
         stack.enter_context(app.context.database.session())
         if not dry_run:
             SoleInstance(app.ledger, app.context.metrics).require(Event().wait)
+            _require_none_beside(app.ledger)
         keep_dialect(app.context.database, make_storage_config(settings), app.context.store)
         yield app
 

@@ -320,7 +320,7 @@ def report_lines(report: InstanceReport | None) -> list[str]:
     notifications = report.report.get("notifications")
     if isinstance(notifications, Mapping):
         lines += [
-            f"{channel} fails: {told['failure']} ({told['waiting']} events wait for it)"
+            f"{channel} fails: {told['failure']} ({told['waiting']} events wait for it{_since(told)})"
             for channel, told in notifications.items()
             if isinstance(told, Mapping) and told["failure"]
         ]
@@ -338,6 +338,13 @@ def report_lines(report: InstanceReport | None) -> list[str]:
     if isinstance(uploads, Sequence):
         lines += [_upload_line(upload) for upload in uploads if isinstance(upload, Mapping)]
     return lines
+
+
+def _since(told: Mapping[str, JSON]) -> str:
+    seconds = told.get("oldest_seconds")
+    if not isinstance(seconds, float):
+        return ""
+    return f", the oldest for {human_duration(timedelta(seconds=seconds))}"
 
 
 def _ignored_lines(report: Mapping[str, JSON]) -> list[str]:

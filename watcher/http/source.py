@@ -164,6 +164,7 @@ class Source:
             "delay": _delay([one for one in latest if _published_at(one) > now - timedelta(hours=1)]),
             "videos": [self._video(video_id) for video_id in list(chosen)[:VIDEOS]],
             "instances": summarize_all(ledger)["instances"],
+            "notifications": self._daemon.notifications(),
         }
 
     def _queued(self, state: State, now: datetime) -> dict[str, Any]:
@@ -232,6 +233,7 @@ NO_SUMMARY: Mapping[str, Any] = {
     "delay": None,
     "videos": [],
     "instances": [],
+    "notifications": {},
 }
 
 

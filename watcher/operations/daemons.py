@@ -99,6 +99,15 @@ def is_served(ledger: Ledger) -> bool:
     return any(one.condition == RUNNING and one.ledger == ledger.instance for one in instances_of(ledger))
 
 
+def others_alive(ledger: Ledger) -> list[Instance]:
+    """Return the other daemons that work on the uploads of a ledger: those of a shared directory."""
+    return [
+        one
+        for one in instances_of(ledger)
+        if one.condition == RUNNING and one.ledger == ledger.instance and one.report.instance != ledger.worker
+    ]
+
+
 def daemons_by_ledger(
     instances: Sequence[Instance], counts: Mapping[str, Mapping[State, int]]
 ) -> dict[str, list[str]]:

@@ -67,6 +67,8 @@ class Channel(StrEnum):
     VIDEO = "video"
 
 
+OUTCOMES = ("delivered", "failed", "dropped")
+"""What can become of an attempt to tell an event."""
 TOLD: Mapping[Channel, Collection[Event]] = {
     Channel.WEBHOOK: frozenset(Event),
     Channel.ON_PUBLISHED: frozenset({Event.RENDITION_PUBLISHED}),
@@ -182,7 +184,7 @@ class Notifier(Worker):
             for channel, receiver in receivers.items()
         }
         for channel in receivers:
-            for outcome in ("delivered", "failed", "dropped"):
+            for outcome in OUTCOMES:
                 metrics.notifications.labels(channel=channel, outcome=outcome)
 
     # What is told
@@ -244,6 +246,15 @@ class Notifier(Worker):
         """How many events wait for each receiver. Raises `db.DatabaseError`."""
         counts = self._outbox.counts()
         return {channel.value: counts.get(channel, 0) for channel in self._receivers}
+
+    def oldest_seconds(self) -> Mapping[str, float]:
+        """How old the oldest event is that waits, by receiver. Raises `db.DatabaseError`."""
+        now, oldest = self._outbox.now(), self._outbox.oldest()
+        return {
+            channel.value: max(0.0, (now - oldest[channel]).total_seconds())
+            for channel in self._receivers
+            if channel in oldest
+        }
 
     def troubles(self) -> Mapping[str, str]:
         """Why the last attempt failed, by the channel whose receiver fails."""
