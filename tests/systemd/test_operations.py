@@ -40,6 +40,7 @@ NOT_RUN_HERE = {
     "promtool test rules": "test_prometheus calls it",
     "sysctl fs.inotify.max_user_watches=1048576": "it would change the kernel of all machines",
     "systemctl enable --now video-uploader@NAME": "test_service starts a template",
+    "video-uploader --service video-uploader@NAME status": "test_service calls it for an instance",
     "video-uploader status --watch": "it does not end by itself",
     "video-uploader systemd install --user COMPRESSOR": "every test of the service begins with it",
 }
