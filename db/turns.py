@@ -59,13 +59,15 @@ class LedgerTurns(LedgerReader):
     def _turn_of(self, video_id: str, quality: str, size: int) -> Turn:
         """The turn of a new upload; a larger quality of the video that was to be the first one is later."""
         later = []
-        for number, other, state, turn in self._others_of_video.run(video_id=video_id).rows:
+        for has_receipts, number, other, state, turn in self._others_of_video.run(video_id=video_id).rows:
+            if has_receipts:
+                return Turn.LATER
+            if number is None:
+                break
             if state != State.PENDING or place_of(other) <= place_of(quality):
                 return Turn.LATER
             if turn in {Turn.FIRST_SMALL, Turn.FIRST}:
                 later.append(number)
-        if self.receipts.page(1, all_instances=True, video_id=video_id):
-            return Turn.LATER
         if later:
             uploads = self._uploads
             is_waiting = uploads.id.in_(later) & (uploads.state == State.PENDING)
