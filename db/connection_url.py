@@ -122,7 +122,16 @@ class SqliteDatabase(peewee.SqliteDatabase):
     def savepoint(self, sid: object = None) -> Any:
         """A savepoint in the transaction of this thread."""
         del sid
-        return _SqliteSavepoint(self._state.conn)
+        return _SqliteSavepoint(self._state.conn, self._state.transactions[-1])
+
+    def execute_sql(self, sql: str, params: Any = None) -> Any:
+        """Run a statement; before the first one that writes a savepoint keeps what the last one does."""
+        group = self._group
+        if group is not None and not sql.startswith("SELECT"):
+            # Of another thread's group, too: that makes a savepoint at worst that it does not need.
+            group.kept_by = None
+        this: Any = super()  # untyped in peewee's stubs
+        return this.execute_sql(sql, params)
 
     def _await_turn(self) -> None:
         """Wait until this thread alone writes. First come, first served."""
@@ -184,6 +193,7 @@ class SqliteDatabase(peewee.SqliteDatabase):
             self._group = _Group(self._state.conn)
         else:
             self._group.connection.execute("SAVEPOINT member")
+            self._group.kept_by = "member"
         return self._group
 
     def _roll_back_member(self, group: "_Group", exc: BaseException) -> None:
@@ -232,20 +242,34 @@ class SqliteDatabase(peewee.SqliteDatabase):
 
 
 class _SqliteSavepoint:
-    """A savepoint; all have one name, which stands for the innermost one (sqlite.org/lang_savepoint.html)."""
+    """A savepoint; all have one name, which stands for the innermost one (sqlite.org/lang_savepoint.html).
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    None is made while nothing was written since the last one, which then stands for both.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, group: "_Group") -> None:
         self._connection = connection
+        self._group = group
 
     def __enter__(self) -> None:
-        self._connection.execute("SAVEPOINT inner")
+        kept_by = self._group.kept_by
+        self._is_own = kept_by is None
+        self._name = kept_by or "inner"
+        if self._is_own:
+            self._connection.execute("SAVEPOINT inner")
+            self._group.kept_by = self._name
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         # After an error SQLite may have rolled back the whole transaction.
-        if kind is not None and self._connection.in_transaction:
-            self._connection.execute("ROLLBACK TO SAVEPOINT inner")
-        if kind is None or self._connection.in_transaction:
-            self._connection.execute("RELEASE SAVEPOINT inner")
+        is_open = kind is None or self._connection.in_transaction
+        if kind is not None:
+            if is_open:
+                self._connection.execute(f"ROLLBACK TO SAVEPOINT {self._name}")
+            self._group.kept_by = self._name if is_open else None
+        if self._is_own:
+            if is_open:
+                self._connection.execute("RELEASE SAVEPOINT inner")
+            self._group.kept_by = None
 
 
 class _Group:
@@ -257,6 +281,8 @@ class _Group:
         self.waiting: list[threading.Lock] = []
         self.error: BaseException | None = None
         self.is_broken = False
+        self.kept_by: str | None = None
+        """The last savepoint, if nothing was written since it was made."""
         self._began_at = time.monotonic()
 
     @property

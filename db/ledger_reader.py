@@ -10,11 +10,11 @@ from typing import Any, TypedDict, Unpack
 from peewee import SQL, fn
 
 from db.database import Database
-from db.records import InstanceReport, Upload, UploadEvent
+from db.receipts import Receipts
+from db.records import InstanceReport, Upload, UploadEvent, hash_text
 from db.state_counts import Outcomes, StateCounts
-from db.statements import assigned, statement
 from db.states import State
-from db.upload_queries import EVENTS_KEPT, Receipts, UploadQueries
+from db.upload_queries import UploadEvents, UploadQueries
 
 PAGE = 500
 MAX_SEARCHED = 10_000
@@ -69,8 +69,9 @@ class LedgerReader(UploadQueries):
 
     def current(self, path: str) -> Upload | None:
         """The newest upload of the path."""
-        found = next(self.records(self._newest_of_path.run(path=path).rows), None)
-        if found is not None and found.state.is_live:
+        of_path = self._newest_of_path.run(path=path, path_hash=hash_text(self.instance, path))
+        found, has_receipts = self._beside_receipts(of_path)
+        if not has_receipts or (found is not None and found.state.is_live):
             # No other one is newer than the live one.
             return found
         return _newest(found, *self.receipts.of_paths([path]))
@@ -302,10 +303,12 @@ class LedgerReader(UploadQueries):
         yet: its row decides about it, and there may never be one. Of several uploads it is the oldest of
         those that have an object or a claim, else the oldest.
         """
-        found = self._others_of_key.run(object_key=upload.object_key, path=upload.path)
-        receipts = self._receipts_of_key(upload.object_key, all_instances=False)
-        others = [other for other in receipts if other.path != upload.path]
-        return min([*self.records(found.rows), *others], key=_age_for_key, default=None)
+        key = upload.object_key
+        of_key = self._others_of_key.run(object_key=key, path=upload.path, key_hash=hash_text(key))
+        found, has_receipts = self._beside_receipts(of_key)
+        receipts = self._receipts_of_key(key, all_instances=False) if has_receipts else []
+        others = [other for other in [found, *receipts] if other and other.path != upload.path]
+        return min(others, key=_age_for_key, default=None)
 
     def uploads_of_key(self, object_key: str, *, all_instances: bool = False) -> list[Upload]:
         """Every upload that has or had this object key, oldest first."""
@@ -395,8 +398,9 @@ class LedgerReader(UploadQueries):
 
     def urls_of_path(self, path: str) -> set[str]:
         """Every public URL that an object of this path was ever given."""
-        present = {url for (url,) in self._urls_of_path.run(path=path).rows}
-        return present | {upload.url for upload in self.receipts.of_paths([path]) if upload.url}
+        rows = self._urls_of_path.run(path=path, path_hash=hash_text(self.instance, path)).rows
+        receipts = self.receipts.of_paths([path]) if rows[0][0] else []
+        return {url for _, url in rows if url} | {upload.url for upload in receipts if upload.url}
 
     def urls_of_paths(self, paths: Collection[str]) -> dict[str, set[str]]:
         """Like `urls_of_path`, for each of the paths that has any."""
@@ -555,44 +559,3 @@ def _merged(
     """The uploads in the order of their ids; of one that was unfolded, the row."""
     found = {upload.id: upload for upload in receipts} | {upload.id: upload for upload in present}
     return [found[number] for number in sorted(found, reverse=newest_first)]
-
-
-class UploadEvents:
-    """Writes and reads the events of a database's uploads."""
-
-    def __init__(self, database: Database) -> None:
-        self.database = database
-        self._events = database.tables.events
-
-    def append(
-        self, upload_id: int, at: datetime, event: str, detail: str, *, may_repeat: bool = True
-    ) -> None:
-        """Append an event and delete the oldest ones beyond `EVENTS_KEPT`, but never the first.
-
-        Deletes none for an event that cannot occur again without another one between. Raises DatabaseError.
-        """
-        with self.database.operation("append an upload's event"):
-            self._insert.run(upload=upload_id, at=at, event=event, detail=detail)
-            if may_repeat:
-                self._delete_surplus.run(upload=upload_id)
-
-    @statement("append an upload's event")
-    def _insert(self, **values: Any) -> Any:
-        return self._events.insert(assigned(self._events, values))
-
-    @statement("delete an upload's oldest events")
-    def _delete_surplus(self, *, upload: Any) -> Any:
-        events = self._events
-        of_upload = events.upload == upload
-        numbers: Any = events.select(events.id).where(of_upload)
-        oldest_kept = numbers.order_by(events.id.desc()).offset(EVENTS_KEPT - 2).limit(1)
-        first = numbers.order_by(events.id).limit(1)
-        return events.delete().where(of_upload, events.id < oldest_kept, events.id > first)
-
-    def read(self, upload_id: int) -> list[UploadEvent]:
-        """The upload's events, oldest first. Raises DatabaseError."""
-        events = self._events
-        query: Any = events.select(events.at, events.event, events.detail)
-        query = query.where(events.upload == upload_id).order_by(events.id)
-        with self.database.operation("read an upload's events"):
-            return [UploadEvent(*row) for row in query.tuples()]

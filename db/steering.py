@@ -13,10 +13,10 @@ from peewee import SQL, fn
 from db.errors import ClaimLostError
 from db.fields import Dialect
 from db.ledger import Ledger
-from db.ledger_reader import UploadEvents
 from db.records import Turn, Upload
 from db.statements import statement
 from db.states import State
+from db.upload_queries import UploadEvents
 
 _PAUSE, _WAKE = "pause", "wake"
 HELD = "held"

@@ -61,13 +61,15 @@ class LedgerTurns(LedgerReader):
     def _turn_of(self, video_id: str, quality: str, size: int) -> Turn:
         """The turn of a new upload; a larger quality of the video that was to be the first one is later."""
         later = []
-        for number, other, state, turn in self._others_of_video.run(video_id=video_id).rows:
+        for has_receipts, number, other, state, turn in self._others_of_video.run(video_id=video_id).rows:
+            if has_receipts:
+                return Turn.LATER
+            if number is None:
+                break
             if state != State.PENDING or place_of(other) <= place_of(quality):
                 return Turn.LATER
             if turn in {Turn.FIRST_SMALL, Turn.FIRST}:
                 later.append(number)
-        if self.receipts.page(1, all_instances=True, video_id=video_id):
-            return Turn.LATER
         if later:
             uploads = self._uploads
             is_waiting = uploads.id.in_(later) & (uploads.state == State.PENDING)
@@ -91,11 +93,10 @@ class LedgerTurns(LedgerReader):
         turn. Within a transaction.
         """
         uploads, holds = self._uploads, self.database.tables.holds
-        found = self._others_of_video.run(video_id=video_id).rows
-        found = [row for row in found if without is None or row[0] != without.id]
-        if any(state != State.PENDING for _, _, state, _ in found):
-            return
-        if self.receipts.page(1, all_instances=True, video_id=video_id):
+        rows = self._others_of_video.run(video_id=video_id).rows
+        left_out = {None, without.id if without else None}
+        found = [row[1:] for row in rows if row[1] not in left_out]
+        if rows[0][0] or any(state != State.PENDING for _, _, state, _ in found):
             return
         of_path: Any = (holds.instance == uploads.instance) & (holds.path == uploads.path)
         held: Any = uploads.select(uploads.id).join(holds, on=of_path)

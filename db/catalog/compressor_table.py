@@ -14,10 +14,11 @@ from db.connection_url import SNAPSHOT
 from db.database import Database
 from db.errors import LockNotAvailableError
 from db.models import SIGHTINGS
+from db.receipts import Receipts
 from db.records import CatalogRow, Upload
 from db.statements import assigned, statement
 from db.states import State
-from db.upload_queries import Receipts, UploadQueries
+from db.upload_queries import UploadQueries
 
 MAX_ZONE_DIFFERENCE = timedelta(hours=26)
 """Between the local times of two places at one moment: UTC+14 and UTC-12."""

@@ -59,6 +59,7 @@ def _access_path(step: str) -> str | None:
         return "primary key" if name == "uploads_pkey" else name
     if "USING INTEGER PRIMARY KEY" in step:
         return "primary key"
-    if re.search(r"Seq Scan on uploads|^SCAN ", step):
+    # "known" is a subquery of one constant row, which reads no table by itself.
+    if re.search(r"Seq Scan on uploads|^SCAN (?!known$|CONSTANT ROW$)", step):
         return "table"
     return None

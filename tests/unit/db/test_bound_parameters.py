@@ -43,12 +43,13 @@ QUOTED_NAMES = frozenset(
         ("db/migrations/0017_notifications.py", "statement.format(schema=schema, **types)"),
         ("db/catalog/compressor_table.py", "query.format(table='%s')"),
         ("db/database.py", "text"),
+        ("db/connection_url.py", "sql"),
         ("db/connection_url.py", "f'ROLLBACK TO SAVEPOINT {self._name}'"),
     }
 )
 """Texts that are not constants: migrations, into which a quoted schema and names of types are inserted;
 queries about one table, into which a placeholder is inserted; what peewee has rendered, with placeholders;
-a number of an index's condition; numbers of savepoints."""
+a number of an index's condition; names of savepoints."""
 
 
 def is_constant(node: ast.expr, known: frozenset[str] = frozenset()) -> bool:

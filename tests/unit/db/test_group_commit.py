@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from typing import Any
 
@@ -113,6 +113,27 @@ def test_what_waits_is_committed_together(
     assert writers.errors == {}
     assert made == [JOIN] * 8 + [COMMIT]
     assert len(paths_on_disk(sqlite_address)) == 8
+
+
+def test_what_fails_first_in_a_transaction_that_joins_a_group_is_undone_alone(
+    database: Database, sqlite_address: DatabaseAddress, writers: Writers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("db.connection_url.GROUP_SECONDS", SECONDS)
+
+    def fail_first() -> None:
+        with database.transaction("write in a thread"):
+            with suppress(LookupError), database.transaction(), database.transaction():
+                enqueue(writers.ledger, "v/undone_720p.mp4")
+                raise LookupError
+            enqueue(writers.ledger, "v/kept_720p.mp4")
+
+    thread = threading.Thread(target=fail_first)
+    with database.transaction("keep the other waiting"):
+        enqueue(writers.ledger, "v/first_720p.mp4")
+        thread.start()
+        wait_until(lambda: len(writers.peewee._waiting) == 1)
+    thread.join(SECONDS)
+    assert paths_on_disk(sqlite_address) == {"v/first_720p.mp4", "v/kept_720p.mp4"}
 
 
 def test_a_group_takes_up_no_more_transactions_after_a_while(

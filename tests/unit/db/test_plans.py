@@ -55,7 +55,13 @@ def frequent_queries(ledger: Ledger) -> dict[str, tuple[Callable[[], object], se
         ),
         "the turn of a new upload": (
             lambda: enqueue(ledger, video_id=VIDEO),
-            {"uploads_of_video", "uploads_of_path", "uploads_one_live_a_path", "primary key"},
+            {
+                "uploads_of_video",
+                "uploads_of_path",
+                "uploads_one_live_a_path",
+                "primary key",
+                "receipts_of_video",
+            },
         ),
         "claim a small one": (
             lambda: ledger.claim(State.PENDING, 1, lease=LEASE, horizon=BACKOFF, small_only=True),
@@ -79,6 +85,22 @@ def frequent_queries(ledger: Ledger) -> dict[str, tuple[Callable[[], object], se
         "another that is due": (
             lambda: ledger.has_other_due(ledger.claim(State.PENDING, 1, lease=LEASE, horizon=BACKOFF)[0]),
             {"uploads_due", "uploads_due_first"},
+        ),
+        "the newest upload of a path": (
+            lambda: ledger.current("v/my_video_720p.mp4"),
+            {"uploads_of_path", "receipts_of_path"},
+        ),
+        "another upload of a key": (
+            lambda: ledger.key_conflict(enqueue(ledger, "v/another.mp4")),
+            {
+                "uploads_of_key",
+                "uploads_of_path",
+                "uploads_of_video",
+                "uploads_one_live_a_path",
+                "primary key",
+                "receipts_of_video",
+                "receipts_of_key",
+            },
         ),
         "the uploads of a key": (lambda: ledger.uploads_of_key("videos/x"), {"uploads_of_key"}),
         "next due": (lambda: ledger.next_due(State.PENDING, horizon=BACKOFF), {"uploads_due"}),
@@ -132,7 +154,7 @@ def test_sqlite_finds_other_uploads_of_a_key_by_it_without_statistics(
             ledger.replaces_other_content(upload)
 
         found = [plan.access_paths - {"upload_events_of_upload"} for plan in explain(database, ask)]
-        assert found == [{"uploads_of_key"}] * 3
+        assert found == [{"uploads_of_key", "receipts_of_key"}, {"uploads_of_key"}, {"uploads_of_key"}]
 
 
 def test_what_is_claimed_and_renewed_is_found_by_its_number(empty: Database, counts: RowCounts) -> None:

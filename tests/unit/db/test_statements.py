@@ -98,6 +98,7 @@ def use_uploads(database: Database) -> Upload:
     ledger.renew_claims([upload], LEASE)
     ledger.require_claim(upload)
     ledger.key_conflict(upload)
+    assert ledger.known_keys([upload.object_key]) == {upload.object_key}
     ledger.record(upload, checksum=CHECKSUM, etag=None, bytes_sent=5, ctime_ns=2**62)
     ledger.release_claim(only(claim(ledger)) if claim(ledger) else upload)
     ledger.append_event(upload.id, "noted", "")
