@@ -70,6 +70,21 @@ def test_what_an_operator_has_made_is_neither_replaced_nor_removed(
     assert installed(tmp_path) == {UNIT, "etc/own name.env"}
 
 
+@pytest.mark.parametrize("repeated", [(), ("--user",), ("--directory",)])
+def test_an_installation_that_is_repeated_keeps_what_it_is_not_given(
+    offline_command: Command, tmp_path: Path, repeated: tuple[str, ...]
+) -> None:
+    """As after an upgrade: without it the daemon would run as another user, or without its directory."""
+    given = {"--user": getpass.getuser(), "--directory": '/srv/a "compressor"/100% done'}
+    root = ("--root", str(tmp_path))
+    every = [word for pair in given.items() for word in pair]
+    assert offline_command.here("systemd", "install", *root, *every).code == 0
+    before = {path: (tmp_path / path).read_text() for path in installed(tmp_path)}
+    words = [word for name in repeated for word in (name, given[name])]
+    assert offline_command.here("systemd", "install", *root, *words).code == 0
+    assert {path: (tmp_path / path).read_text() for path in installed(tmp_path)} == before
+
+
 def test_a_dry_run_prints_every_file_and_writes_none(offline_command: Command, tmp_path: Path) -> None:
     ran = offline_command.here(
         "systemd", "install", "--dry-run", "--root", str(tmp_path), "--directory", "/srv/v"

@@ -182,10 +182,12 @@ def install(
 ) -> None:
     """Install unit, drop-in, sysusers, tmpfiles and a sample settings file.
 
-    With --dry-run, print them. A settings file that exists is kept.
+    With --dry-run, print them. A settings file that exists is kept, as are user and directory of an earlier
+    installation that are not given.
     """
     given = {} if env_file is None else {"env_file": os.path.abspath(env_file)}
-    made = operations.Installation(user, directory, **given)
+    earlier_user, earlier_directory = operations.earlier_choices(root)
+    made = operations.Installation(user or earlier_user, directory or earlier_directory, **given)
     try:
         if dry_run:
             texts = made.files(root) | {

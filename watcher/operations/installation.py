@@ -131,6 +131,16 @@ class Installation:
         return written
 
 
+def earlier_choices(root: str = "/") -> tuple[str | None, str | None]:
+    """The user and the directory of an earlier installation; None for one that it left to the operator."""
+    text = _read(root, DROP_IN) or ""
+    if not text.startswith(MARK):
+        return None, None
+    given = dict(re.findall(r"^(User|Environment)=(.*)$", text, re.MULTILINE))
+    directory = _unquoted(given.get("Environment", "")).removeprefix("COMPLETED_DIR=")
+    return given.get("User"), directory or None
+
+
 def installed_files(root: str = "/") -> list[str]:
     """The files that `Installation.install` has written and that are still its own."""
     found = [
@@ -181,6 +191,13 @@ def _quoted(value: str) -> str:
     if re.fullmatch(r"[\w./=%@:+,-]+", value):
         return value
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _unquoted(value: str) -> str:
+    """What `_quoted` was given."""
+    if value.startswith('"'):
+        value = re.sub(r"\\(.)", r"\1", value[1:-1])
+    return value.replace("%%", "%")
 
 
 def _below(root: str, path: str) -> str:
