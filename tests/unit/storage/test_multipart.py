@@ -243,9 +243,9 @@ def refuse_checksums_of_parts(request: Request, forward: Forward) -> Answer:
 
 
 def test_a_resumed_upload_that_was_begun_without_checksums_goes_on_without_and_teaches_nothing(
-    store: ObjectStore, proxy: FaultProxy, source: SourceFile
+    store: ObjectStore, one_by_one: ObjectStore, proxy: FaultProxy, source: SourceFile
 ) -> None:
-    multipart = cut_after(store, source, 1)
+    multipart = cut_after(one_by_one, source, 1)
     proxy.fault = refuse_checksums_of_parts
     Attempt(store, source).run(multipart)
     assert not store.dialect.unsupported
@@ -261,10 +261,16 @@ def test_a_resumed_upload_that_was_begun_without_checksums_goes_on_without_and_t
     ],
 )
 def test_a_resumed_upload_that_the_server_does_not_let_go_on_begins_anew_at_once(
-    store: ObjectStore, proxy: FaultProxy, source: SourceFile, path: Path, action: str, answer: Answer
+    store: ObjectStore,
+    one_by_one: ObjectStore,
+    proxy: FaultProxy,
+    source: SourceFile,
+    path: Path,
+    action: str,
+    answer: Answer,
 ) -> None:
     """As rclone's server, which replaces no part; the new upload is the only one that is left to resume."""
-    multipart = cut_after(store, source, 2)
+    multipart = cut_after(one_by_one, source, 2)
     with open(path, "r+b") as file:
         file.seek(PART + 5)
         file.write(b"other content")
@@ -289,9 +295,9 @@ def test_a_resumed_upload_that_the_server_does_not_let_go_on_begins_anew_at_once
 
 
 def test_a_missing_permission_leaves_an_upload_to_be_resumed(
-    store: ObjectStore, proxy: FaultProxy, source: SourceFile
+    store: ObjectStore, one_by_one: ObjectStore, proxy: FaultProxy, source: SourceFile
 ) -> None:
-    multipart = cut_after(store, source, 1)
+    multipart = cut_after(one_by_one, source, 1)
     proxy.fault = lambda request, forward: (
         s3_error(403, "AccessDenied") if request.action == "UploadPart" else forward()
     )
@@ -301,10 +307,10 @@ def test_a_missing_permission_leaves_an_upload_to_be_resumed(
 
 
 def test_a_resumed_upload_whose_parts_are_refused_as_others_are_not_is_begun_anew(
-    store: ObjectStore, proxy: FaultProxy, source: SourceFile
+    store: ObjectStore, one_by_one: ObjectStore, proxy: FaultProxy, source: SourceFile
 ) -> None:
     Attempt(store, source).run()
-    multipart = cut_after(store, source, 1)
+    multipart = cut_after(one_by_one, source, 1)
     proxy.fault = refuse_checksums_of_parts
     with pytest.raises(StorageError, match="Checksum Type mismatch"):
         Attempt(store, source).run(multipart)
