@@ -23,7 +23,7 @@ OF_OBJECTS = {
     "--quality": (*NAMED[:5], "{}"),
 }
 WRONG: dict[str, dict[str, tuple[str, ...] | None]] = {
-    "": {"--env-file": ("--env-file", "{}", "config")},
+    "": {name: (name, "{}", "config") for name in ("--env-file", "--service")},
     "list": {name: (name, "{}") for name in ("--state", "--video", "--limit")},
     "explain": {"subject": ("/elsewhere/{}",)},
     "retry": {"ids": ("{}",), "--state": ("--state", "{}")},

@@ -159,7 +159,8 @@ def _options(
     if service is not None:
         if no_service or env_file or os.geteuid() != 0:
             raise CommandError(
-                "--service is for root, and goes with neither --no-service nor --env-file.", EXIT_USAGE
+                f"--service {service} is for root, and goes with neither --no-service nor --env-file.",
+                EXIT_USAGE,
             )
         env_file = _become(chosen_service(service))
     elif not (no_service or env_file) and _may_become_a_service(context):

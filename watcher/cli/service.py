@@ -186,7 +186,8 @@ def install(
     installation that are not given.
     """
     given = {} if env_file is None else {"env_file": os.path.abspath(env_file)}
-    earlier_user, earlier_directory = operations.earlier_choices(root)
+    with _as_root(root):
+        earlier_user, earlier_directory = operations.earlier_choices(root)
     made = operations.Installation(user or earlier_user, directory or earlier_directory, **given)
     try:
         if dry_run:
