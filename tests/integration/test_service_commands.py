@@ -69,7 +69,7 @@ def installed(place: str, offline_command: Command) -> Installed:
             "WorkingDirectory": f"!{state}",
         }
         program = os.path.join(programs, "systemctl")
-        with open(program, "w", encoding="utf-8") as file:
+        with open(program, "w", encoding="utf-8", errors="surrogateescape") as file:
             lines = "\n".join(f"{name}={value}" for name, value in shown.items())
             file.write(f"#!/bin/sh\ncat <<'END'\n{lines}\nEND\n")
         os.chmod(program, os.stat(program).st_mode | stat.S_IXUSR)
@@ -87,6 +87,13 @@ def test_root_gets_the_settings_of_the_service(offline_command: Command, install
     values = {name: entry["value"] for name, entry in json.loads(ran.out).items()}
     assert values["AWS_S3_BUCKET"] == "of-the-service"
     assert (values["LOG_LEVEL"], values["AWS_S3_CACHE_CONTROL"]) == ("DEBUG", "a b")
+
+
+def test_bytes_of_the_unit_that_are_no_text_do_not_make_root_do_without_the_service(
+    offline_command: Command, installed: Installed
+) -> None:
+    ran = offline_command("config", **installed(NAME_OF_ANOTHER="caf\udce9"))
+    assert (ran.code, f"user {USER}" in ran.err) == (0, True)
 
 
 def test_what_root_makes_belongs_to_the_service(

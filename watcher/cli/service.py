@@ -118,10 +118,10 @@ def chosen_service(name: str) -> Service:
 def installed_service(unit: str = UNIT) -> Service | None:
     """The unit of this machine's systemd; None where there is none, or no systemd."""
     try:
-        shown = _output("systemctl", "show", unit, f"--property={','.join(_PROPERTIES)}").decode()
+        shown = os.fsdecode(_output("systemctl", "show", unit, f"--property={','.join(_PROPERTIES)}"))
         # What `show` says of credentials is "[unprintable]".
-        text = _output("systemctl", "cat", unit).decode() if CREDENTIALS in shown else ""
-    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        text = os.fsdecode(_output("systemctl", "cat", unit)) if CREDENTIALS in shown else ""
+    except (OSError, subprocess.SubprocessError):
         return None
     found = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
     arguments = _ARGUMENTS.search(found.get("ExecStart", ""))
