@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from peewee import fn
+from peewee import Value, fn
 
 from db.database import Database
 from db.fields import Dialect
@@ -79,26 +79,32 @@ class StateCounts:
 
         Those of transactions that are not committed yet stay, as do those that another daemon adds up.
         """
-        rows = self._rows
-        with self._database.transaction("add up the number of uploads"):
-            added: Any = rows.select(
-                rows.id, rows.instance, rows.state, rows.entered_at, rows.uploads, rows.size
-            ).limit(MAX_ADDED_UP)
-            if self._database.dialect is Dialect.POSTGRESQL:
-                added = added.for_update(skip_locked=True)
+        rows, name = self._rows, "add up the number of uploads"
+        read: Any = rows.select(
+            rows.id, rows.instance, rows.state, rows.entered_at, rows.uploads, rows.size
+        ).order_by(rows.id)
+        if self._database.dialect is Dialect.POSTGRESQL:
+            read = read.for_update(skip_locked=True)
+        with self._database.transaction(name):
+            # Thousands of rows, which peewee would convert one by one.
+            found, *_ = self._database.run(name, *read.limit(MAX_ADDED_UP).sql())
             sums: dict[tuple[str, str, datetime | None], tuple[int, int]] = {}
-            ids = []
-            for number, instance, state, entered_at, uploads, size in added.tuples():
-                ids.append(number)
-                key = instance, state, _step_of(entered_at, now)
+            for _, instance, state, entered_at, uploads, size in found:
+                key = instance, state, _step_of(rows.entered_at.python_value(entered_at), now)
                 before = sums.get(key, (0, 0))
                 sums[key] = before[0] + uploads, before[1] + size
-            if len(ids) > len(sums):
-                rows.delete().where(rows.id.in_(ids)).execute()
+            if len(found) > len(sums):
+                rows.delete().where(self._are_of([row[0] for row in found])).execute()
                 for (instance, state, entered_at), (uploads, size) in sums.items():
                     rows.insert(
                         instance=instance, state=state, uploads=uploads, size=size, entered_at=entered_at
                     ).execute()
+
+    def _are_of(self, ids: list[int]) -> Any:
+        """The condition that a row is one of these: the first ones, all of which were read and are locked."""
+        if self._database.dialect is Dialect.POSTGRESQL:
+            return self._rows.id == fn.ANY(Value(ids, unpack=False))
+        return self._rows.id <= ids[-1]
 
 
 def _step_of(entered_at: datetime | None, now: datetime) -> datetime | None:
