@@ -67,9 +67,12 @@ class SqliteDatabase(peewee.SqliteDatabase):
     """SQLite, whose threads commit their transactions together: one sync of the disk for all that wait.
 
     SQLite has one writer at a time, and others poll for its lock. So threads write in turn. A thread that
-    ends its transaction while others wait lets the next one go on with it, on the same connection, and waits
-    until the last one commits. A transaction that fails is rolled back alone, to its savepoint. An error of
-    the commit is one of every transaction in it.
+    ends its transaction while others wait lets the next one go on with it, and waits until the last one
+    commits. A transaction that fails is rolled back alone, to its savepoint. An error of the commit is one of
+    every transaction in it.
+
+    All write on one connection, whose cache what it has written keeps valid, and read on their own outside of
+    transactions. It is made with the first transaction and closed with the last connection of a thread.
     """
 
     _state: Any
@@ -81,6 +84,10 @@ class SqliteDatabase(peewee.SqliteDatabase):
         self._waiting: deque[threading.Lock] = deque()
         self._is_taken = False
         self._group: _Group | None = None
+        self._writer: Any = None
+        """The connection of all transactions, used in turn."""
+        self._connections = 0
+        """How many connections of threads are open."""
 
     @contextmanager
     def shared_transaction(self) -> Iterator[None]:
@@ -115,9 +122,6 @@ class SqliteDatabase(peewee.SqliteDatabase):
         self._end_turn_and_wait(group)
         if group.error is not None:
             raise group.error
-        if group.is_broken and group.connection is own:
-            # An error of another thread: a connection on which something failed is not used again.
-            self._discard()
 
     def savepoint(self, sid: object = None) -> Any:
         """A savepoint in the transaction of this thread."""
@@ -132,6 +136,34 @@ class SqliteDatabase(peewee.SqliteDatabase):
             group.kept_by = None
         this: Any = super()  # untyped in peewee's stubs
         return this.execute_sql(sql, params)
+
+    def close_all(self) -> None:
+        """Close this thread's connection and, unless others still use it, the one that writes."""
+        self._discard()
+        self._close_unused_writer()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection = super()._connect()  # type: ignore[misc]
+        with self._turns:
+            self._connections += 1
+        return connection
+
+    def _close(self, connection: sqlite3.Connection) -> None:
+        super()._close(connection)  # type: ignore[misc]
+        with self._turns:
+            self._connections -= 1
+            left = self._connections
+        if left <= 0:
+            self._close_unused_writer()
+
+    def _close_unused_writer(self) -> None:
+        """Close the connection that writes, unless a thread has its turn; the next transaction makes one."""
+        with self._turns:
+            if self._is_taken:
+                return
+            writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
 
     def _await_turn(self) -> None:
         """Wait until this thread alone writes. First come, first served."""
@@ -189,8 +221,10 @@ class SqliteDatabase(peewee.SqliteDatabase):
     def _join_group(self) -> "_Group":
         """Begin a transaction, or a savepoint in the one that other threads wait for."""
         if self._group is None:
-            self._state.conn.execute("BEGIN IMMEDIATE")
-            self._group = _Group(self._state.conn)
+            if self._writer is None:
+                self._writer = super()._connect()  # type: ignore[misc]
+            self._writer.execute("BEGIN IMMEDIATE")
+            self._group = _Group(self._writer)
         else:
             self._group.connection.execute("SAVEPOINT member")
             self._group.kept_by = "member"
@@ -224,13 +258,12 @@ class SqliteDatabase(peewee.SqliteDatabase):
             self._end_group(group)
 
     def _end_group(self, group: "_Group") -> None:
-        """Have the threads of the group go on."""
+        """Have the threads of the group go on. A connection on which something failed is not used again."""
         self._group = None
         try:
-            if group.error is not None and group.connection.in_transaction:
-                group.connection.execute("ROLLBACK")
-        except sqlite3.Error:
-            group.is_broken = True
+            if group.error is not None or group.is_broken:
+                self._writer = None
+                group.connection.close()
         finally:
             for done in group.waiting:
                 done.release()
@@ -273,7 +306,7 @@ class _SqliteSavepoint:
 
 
 class _Group:
-    """Transactions that are committed together, on the connection of the first one's thread."""
+    """Transactions that are committed together."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection

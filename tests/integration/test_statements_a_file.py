@@ -54,7 +54,8 @@ def publish(harness: Harness, video: bytes, sent: list[str]) -> Counter[str]:
     advance(harness, FIRST, video)
     sent.clear()
     if database.dialect is Dialect.SQLITE:
-        peewee.connection().set_trace_callback(sent.append)
+        for connection in (peewee.connection(), peewee._writer):
+            connection.set_trace_callback(sent.append)
     advance(harness, PATH, video)
     return Counter(text.split()[0].rstrip(";") for text in sent)
 

@@ -52,9 +52,8 @@ def test_a_file_that_is_no_database_is_the_operators_affair(tmp_path: os.PathLik
 
 def fill_up(database: Database) -> None:
     """Write until the database is full, in one transaction."""
-    with database.operation("leave no room to grow") as connected:
+    with database.transaction(), database.operation("leave no room to grow") as connected:
         connected.execute_sql("PRAGMA max_page_count = 1")
-    with database.transaction():
         for number in range(1000):
             enqueue(Ledger(database, "main"), f"{number}.mp4")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sqlite3
 import subprocess
@@ -85,13 +86,13 @@ def paths_on_disk(address: DatabaseAddress) -> set[str]:
 
 
 def commands(database: Database) -> list[str]:
-    """The COMMITs and the JOINs on the connection of this thread, which begins a group, from now on."""
+    """The COMMITs and the JOINs from now on."""
     peewee: Any = database._peewee
     with database.transaction("connect"):
         pass
     found: list[str] = []
     counted = {COMMIT, JOIN}
-    peewee.connection().set_trace_callback(lambda text: found.append(text) if text in counted else None)
+    peewee._writer.set_trace_callback(lambda text: found.append(text) if text in counted else None)
     return found
 
 
@@ -145,7 +146,7 @@ def test_a_group_takes_up_no_more_transactions_after_a_while(
         for number in range(3):
             writers.start(f"v/{number}_720p.mp4")
     writers.join()
-    assert made == [COMMIT]
+    assert made == [COMMIT] * 4
     assert len(writers.done) == 3
 
 
@@ -268,7 +269,7 @@ def test_a_connection_on_which_another_thread_had_an_error_is_not_used_again(
         writers.start("v/b_720p.mp4", fail)
     writers.join()
     assert [*writers.errors] == ["v/b_720p.mp4"]
-    assert peewee.is_closed()
+    assert peewee._writer is None
     enqueue(writers.ledger, "v/c_720p.mp4")
     assert paths_on_disk(sqlite_address) == {"v/a_720p.mp4", "v/c_720p.mp4"}
 
@@ -313,3 +314,26 @@ def test_what_was_acknowledged_before_the_process_was_killed_is_there(
 def test_sqlite_may_be_used_by_several_threads() -> None:
     """Turns keep two threads from using the connection at a time; SQLite must allow one after the other."""
     assert sqlite3.threadsafety > 0
+
+
+def test_no_connection_is_left_open_after_the_last_session(sqlite_address: DatabaseAddress) -> None:
+    """SQLite removes the write-ahead log with the last connection to the file."""
+    with closing(sqlite_address.open()) as database:
+        migrate(database)
+        log = f"{database.server}-wal"
+
+        def write(path: str) -> None:
+            with database.session():
+                enqueue(Ledger(database, "main"), path)
+                assert os.path.exists(log)
+
+        with database.session():
+            write("v/first_720p.mp4")
+            other = threading.Thread(target=write, args=("v/other_720p.mp4",))
+            other.start()
+            other.join(SECONDS)
+            assert os.path.exists(log)
+        assert not os.path.exists(log)
+        write("v/alone_720p.mp4")
+        assert not os.path.exists(log)
+    assert len(paths_on_disk(sqlite_address)) == 3
