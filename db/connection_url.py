@@ -6,8 +6,8 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self, cast
@@ -86,6 +86,8 @@ class SqliteDatabase(peewee.SqliteDatabase):
         self._group: _Group | None = None
         self._writer: Any = None
         """The connection of all transactions, used in turn."""
+        self.waiting: Callable[[], AbstractContextManager[None]] = nullcontext
+        """The context in which a thread waits."""
         self._connections = 0
         """How many connections of threads are open."""
 
@@ -175,7 +177,8 @@ class SqliteDatabase(peewee.SqliteDatabase):
             self._waiting.append(given)
         is_given = False
         try:
-            is_given = given.acquire(timeout=BUSY_SECONDS)
+            with self.waiting():
+                is_given = given.acquire(timeout=BUSY_SECONDS)
         finally:
             if not is_given:
                 self._stop_waiting(given)
@@ -212,7 +215,8 @@ class SqliteDatabase(peewee.SqliteDatabase):
             done.release()
         self._end_turn()
         try:
-            done.acquire()
+            with self.waiting():
+                done.acquire()
         except BaseException:
             # Others may use this thread's connection until then.
             done.acquire()
@@ -250,7 +254,8 @@ class SqliteDatabase(peewee.SqliteDatabase):
         # Until SQLite says that it is on the disk, it may not be.
         group.error = _sqlite_error("the commit was interrupted", sqlite3.SQLITE_INTERRUPT)
         try:
-            group.connection.execute("COMMIT")
+            with self.waiting():
+                group.connection.execute("COMMIT")
             group.error = None
         except sqlite3.Error as error:
             group.error = error

@@ -136,6 +136,11 @@ class Database:
         with self._connected(name, kind), self._atomic(isolation):
             yield
 
+    def tell_of_waits(self, waiting: Callable[[], AbstractContextManager[None]]) -> None:
+        """Have SQLite's threads wait for each other and the disk in the context that `waiting` makes."""
+        if isinstance(self._peewee, SqliteDatabase):
+            self._peewee.waiting = waiting
+
     def exists(self) -> bool:
         """Whether there is a database to connect to: False only for a SQLite file that does not exist."""
         return self._file is None or os.path.exists(self._file)

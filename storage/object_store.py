@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -130,6 +130,10 @@ class ObjectStore(Closeable):
     def observe(self, observer: Observer) -> None:
         """Have `observer` told of every request from now on, in any thread."""
         self._session.observer = observer
+
+    def tell_of_waits(self, waiting: Callable[[], AbstractContextManager[None]]) -> None:
+        """Have every thread that waits for an answer do so in the context that `waiting` makes."""
+        self._crt.waiting = waiting
 
     def set_bandwidth(self, bytes_per_second: float | None) -> None:
         """Limit all uploads together from now on; None for no limit."""

@@ -6,7 +6,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -72,6 +72,8 @@ class CrtClient:
         self.dialect = ServerDialect(config.checksum)
         self.stall_seconds = config.stall_seconds
         self._config = config
+        self.waiting: Callable[[], AbstractContextManager[None]] = nullcontext
+        """The context in which a thread waits for an answer."""
         self._lock = threading.Lock()
         self._client: S3Client | None = None
         self._credentials = _Credentials(self.session)
@@ -201,7 +203,8 @@ class CrtClient:
         rate = self.bandwidth.rate if sent.request.body else None
         is_new = rate is not None and time.monotonic() - started < POLL_SECONDS
         try:
-            done.get(timeout=PACE_POLL_SECONDS if is_new else POLL_SECONDS)
+            with self.waiting():
+                done.get(timeout=PACE_POLL_SECONDS if is_new else POLL_SECONDS)
         except queue.Empty:
             if rate is not None:
                 self.connections.pace(rate)  # connections that are new

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -53,6 +53,7 @@ from watcher.stages.runner import PLAYABLE_FOR
 from watcher.supervision.background_thread import Supervisor
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.circuit_breaker import CircuitBreaker
+from watcher.supervision.run_queue import RunQueue
 from watcher.supervision.store_health import StoreHealth
 from watcher.telemetry import Metrics, TransferProgress
 
@@ -160,7 +161,15 @@ def build_application(
     metrics = Metrics()
     database.observer = metrics.observe_database
     store.observe(metrics.observe_store)
-    supervisor = Supervisor(metrics, session=database.session)
+    run_queue = RunQueue()
+    database.tell_of_waits(run_queue.waiting)
+    store.tell_of_waits(run_queue.waiting)
+    supervisor = Supervisor(
+        metrics,
+        session=database.session,
+        # A thread waits in every statement on PostgreSQL.
+        running=nullcontext if settings.on_postgresql else run_queue.running,
+    )
     context = build_context(
         settings,
         database=database,

@@ -150,7 +150,7 @@ class Settler(Worker):
             lambda: log.info("settling_resumed"),
         )
         for number in range(1, threads + 1):
-            self.add_thread(f"settle-{number}", self._step, patience=PATIENCE_SECONDS)
+            self.add_thread(f"settle-{number}", self._step, patience=PATIENCE_SECONDS, is_brief=True)
         self._reader = self.add_thread("settle-reading", self._read_step, patience=PATIENCE_SECONDS)
 
     def check(self, path: str, source: Source = Source.EVENT) -> None:

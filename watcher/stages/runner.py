@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -33,6 +34,9 @@ SMALL_SECONDS = 2.0
 GATHER_SECONDS = 0.02
 """Between two claims while at least `GATHER_FROM` batches are under way: several rows cost what one does."""
 GATHER_FROM = 4
+
+BRIEF_BYTES = 1024 * 1024
+"""The work on a file up to this size is mostly Python code, not reading and sending it."""
 
 PLAYABLE_FOR = timedelta(minutes=15)
 """For how long an upload may be due until it has a share of the places, whatever is there of other videos."""
@@ -143,7 +147,11 @@ class StageRunner(Worker):
         self._idle: list[BackgroundThread] = []
         """The threads that wait for a batch; the last one that had work is the first to have some again."""
         self._claimer = self.add_thread(
-            f"{stage.name} claims", self._claim_step, patience=4 * MAX_WAIT_SECONDS, at_end=self._stop_workers
+            f"{stage.name} claims",
+            self._claim_step,
+            patience=4 * MAX_WAIT_SECONDS,
+            at_end=self._stop_workers,
+            is_brief=True,
         )
         self._workers: list[BackgroundThread] = []
         for _ in range(threads):
@@ -383,8 +391,10 @@ class StageRunner(Worker):
             asks_first=self.breaker.is_unproven,
             publisher=self.publisher(),
         )
+        is_brief = all(row.size <= BRIEF_BYTES for row in rows)
         try:
-            self.stage.advance(rows, work)
+            with self._supervisor.running() if is_brief else nullcontext():
+                self.stage.advance(rows, work)
         except Exception as exc:  # a row's error must not keep the thread from the next row
             log.exception("internal_error", stage=self.stage.name, uploads=[row.id for row in rows])
             for row in rows:

@@ -58,7 +58,8 @@ class SetAside:
 class Supervisor:
     """What the background threads of a process share: liveness, database sessions, and restarts.
 
-    `session` is the context in which each thread works. `clock` gives monotonic seconds.
+    `session` is the context in which each thread works, and `running` that of each brief step. `clock` gives
+    monotonic seconds.
     """
 
     def __init__(
@@ -66,11 +67,13 @@ class Supervisor:
         metrics: Metrics,
         *,
         session: Callable[[], AbstractContextManager[None]] = nullcontext,
+        running: Callable[[], AbstractContextManager[None]] = nullcontext,
         clock: Callable[[], float] = time.monotonic,
         backoff: Backoff = RESTART_BACKOFF,
     ) -> None:
         self.liveness = Liveness(clock)
         self.session = session
+        self.running = running
         self._metrics = metrics
         self._clock = clock
         self._backoff = backoff
@@ -145,7 +148,8 @@ class BackgroundThread:
     """Calls `step` until it is stopped; an exception that `step` raises restarts the thread after a backoff.
 
     `patience` is how many seconds a step may take between two beats before it counts as a stall. `at_end` is
-    called in the thread after the last step. `KeyboardInterrupt` and `SystemExit` end the thread.
+    called in the thread after the last step. With `is_brief` its steps run in turn with those of other such
+    threads (`watcher.supervision.run_queue`). `KeyboardInterrupt` and `SystemExit` end the thread.
     """
 
     def __init__(
@@ -156,12 +160,14 @@ class BackgroundThread:
         *,
         patience: float,
         at_end: Callable[[], object] = lambda: None,
+        is_brief: bool = False,
     ) -> None:
         self.name = name
         self.stopping = threading.Event()
         self._supervisor = supervisor
         self._step = step
         self._at_end = at_end
+        self._running = supervisor.running if is_brief else nullcontext
         self._woken = threading.Event()
         supervisor.count_from_zero(name)
         self._pulse = supervisor.liveness.pulse(name, patience)
@@ -223,7 +229,8 @@ class BackgroundThread:
     def _loop(self) -> None:
         while not self.stopping.is_set():
             self.beat()
-            wait = self._step()
+            with self._running():
+                wait = self._step()
             self._pulse.idle()
             self._woken.wait(wait)
             # Cleared before the step, so that a wake-up during the step is kept.
@@ -249,9 +256,12 @@ class Worker:
         patience: float,
         at_end: Callable[[], object] = lambda: None,
         is_started: bool = False,
+        is_brief: bool = False,
     ) -> BackgroundThread:
         """Add a thread, which `start` starts; with `is_started` it starts now, because `start` was called."""
-        thread = BackgroundThread(self._supervisor, name, step, patience=patience, at_end=at_end)
+        thread = BackgroundThread(
+            self._supervisor, name, step, patience=patience, at_end=at_end, is_brief=is_brief
+        )
         if is_started:
             thread.start()
         # From now on it has to be alive.

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -337,3 +337,25 @@ def test_no_connection_is_left_open_after_the_last_session(sqlite_address: Datab
         write("v/alone_720p.mp4")
         assert not os.path.exists(log)
     assert len(paths_on_disk(sqlite_address)) == 3
+
+
+def test_a_thread_tells_of_its_waits_for_its_turn_for_the_disk_and_for_the_commit(
+    database: Database, writers: Writers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("db.connection_url.GROUP_SECONDS", SECONDS)
+    waits: list[str] = []
+
+    @contextmanager
+    def waiting() -> Iterator[None]:
+        waits.append(threading.current_thread().name)
+        yield
+
+    database.tell_of_waits(waiting)
+    with database.transaction("keep the other waiting"):
+        writers.start("v/other_720p.mp4")
+        (other,) = waits
+    writers.join()
+    # Its turn, the commit that it makes for both, and the end of that.
+    assert waits.count(other) == 3
+    assert waits.count(threading.current_thread().name) == 1
+    database.tell_of_waits(nullcontext)

@@ -4,7 +4,8 @@ import gc
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -389,3 +390,26 @@ def requests_in_memory() -> list[CrtRequest]:
     """Every request that something still refers to."""
     gc.collect()
     return [found for found in gc.get_objects() if isinstance(found, CrtRequest)]
+
+
+def test_a_thread_tells_that_it_waits_while_the_server_has_its_request(
+    store: ObjectStore, proxy: FaultProxy, source_of: SourceOf
+) -> None:
+    waits, seen = [0], []
+
+    @contextmanager
+    def waiting() -> Iterator[None]:
+        waits[0] += 1
+        yield
+        waits[0] -= 1
+
+    def look(request: Request, forward: Forward) -> Answer:
+        seen.append((request.action, waits[0]))
+        return forward()
+
+    store.tell_of_waits(waiting)
+    proxy.fault = look
+    upload(store, source_of(SMALL))
+    store.head(KEY)
+    assert ("PutObject", 1) in seen
+    assert waits == [0]
