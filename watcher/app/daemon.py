@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from signal import SIGHUP
 
 import structlog
 
-from db import DatabaseError, State
+from db import JSON, DatabaseError, State
 from watcher.app.factories import make_access_key, make_path_template
 from watcher.app.memory import give_back
 from watcher.app.sole_instance import SoleInstance
@@ -30,6 +30,8 @@ log = structlog.get_logger()
 
 HEARTBEAT_SECONDS = 5.0
 """Between two reports of the daemon's status to the ledger and to systemd."""
+IDLE_HEARTBEAT_SECONDS = 10.0
+"""Between two reports to the ledger while they say the same: each waits for the disk four times."""
 
 STOP_SECONDS = 4.0
 """How long the observer may take to stop, and after it all other threads together."""
@@ -99,6 +101,9 @@ class Daemon:
         self.status = DaemonStatus(
             app, observer, observer_failure=lambda: self._observer_supervisor.failure_reason
         )
+        self._reported: Mapping[str, JSON] | None = None
+        """What the last heartbeat in the ledger reported, at `_reported_at`."""
+        self._reported_at = 0.0
         self._first_scan_succeeded = False
         self._is_ready = False
 
@@ -244,7 +249,13 @@ class Daemon:
     def _heartbeat(self, phase: str) -> None:
         try:
             self._app.context.orders.look()
-            self._sole_instance.heartbeat(self.status.report(phase))
+            report, now = self.status.report(phase), self._clock()
+            # The file system is used by others, too.
+            reported = {name: value for name, value in report.items() if name != "disk"}
+            if reported == self._reported and now - self._reported_at < IDLE_HEARTBEAT_SECONDS:
+                return
+            self._sole_instance.heartbeat(report)
+            self._reported, self._reported_at = reported, now
         except DatabaseError as exc:
             log.debug("heartbeat_unrecorded", reason=str(exc))
             for runner in self._app.runners.values():

@@ -19,7 +19,7 @@ from watcher.stages.notifications import OUTCOMES
 from watcher.telemetry import Metrics
 from watcher.telemetry.formatting import BY_HAND, describe_pause
 from watcher.telemetry.history import History
-from watcher.telemetry.metrics import LedgerGauges
+from watcher.telemetry.metrics import LedgerGauges, total
 
 log = structlog.get_logger()
 
@@ -142,9 +142,7 @@ class DaemonStatus:
         return found
 
     def _attempts(self, channel: str, outcome: str) -> int:
-        labels = {"channel": channel, "outcome": outcome}
-        sample = self._app.context.metrics.registry.get_sample_value
-        return int(sample("video_uploader_notifications_total", labels) or 0)
+        return int(total(self._app.context.metrics.notifications, channel=channel, outcome=outcome))
 
     def _waiting_notifications(self) -> Mapping[str, int]:
         notifier = self._app.notifier
@@ -288,7 +286,4 @@ class _Rates:
 
     def totals(self) -> tuple[float, float]:
         """The bytes sent and the publications since the start."""
-        return self._total("sent_bytes"), self._total("published_uploads")
-
-    def _total(self, name: str) -> float:
-        return self._metrics.registry.get_sample_value(f"video_uploader_{name}_total") or 0.0
+        return total(self._metrics.bytes_sent), total(self._metrics.published)

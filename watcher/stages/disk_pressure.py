@@ -23,7 +23,7 @@ from watcher.telemetry import Metrics
 
 log = structlog.get_logger()
 
-CHECK_SECONDS = 5.0
+CHECK_SECONDS = 10.0
 """Between two checks; each is one call of statvfs(3), and no query while there is enough space."""
 
 PATIENCE_SECONDS = 120.0
