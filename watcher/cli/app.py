@@ -5,6 +5,7 @@ Each command is imported when it is called: the program's help and its version n
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import sys
@@ -92,7 +93,9 @@ class _Unloaded(TyperCommand):
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """The context of the command that it stands for."""
-        return loaded(str(self.name)).make_context(info_name, args, parent, **extra)
+        command = loaded(str(self.name))
+        collect_cycles()
+        return command.make_context(info_name, args, parent, **extra)
 
 
 def loaded(name: str) -> Any:
@@ -104,6 +107,16 @@ def loaded(name: str) -> Any:
         alone.command(name)(found)
         found = alone
     return typer.main.get_command(found)
+
+
+def collect_cycles() -> None:
+    """Have reference cycles collected, if `watcher.__main__` has stopped that: those made from now on.
+
+    What is there by now, of which next to nothing is garbage, is not looked at any more (gc.freeze).
+    """
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 app = typer.Typer(
