@@ -1,6 +1,5 @@
-"""Resolves a database URL to a peewee database that is not connected yet: of SQLite, or of PostgreSQL."""
+"""Resolves a database URL to a peewee database that is not connected yet, and has the one of SQLite."""
 
-import itertools
 import os
 import sqlite3
 import threading
@@ -9,46 +8,18 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any, Self, cast
+from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 import peewee
-import psycopg
-from playhouse.pool import PooledPostgresqlDatabase
-from psycopg.conninfo import conninfo_to_dict
 
+from db import postgresql
 from db.errors import DatabaseError, DatabaseUrlError, ErrorKind
 from db.fields import COLUMN_TYPES, Dialect
 
 BUSY_SECONDS = 5
 GROUP_SECONDS = 0.05
 """How long a group of transactions takes up others before it is committed."""
-
-POOL_SECONDS = 10
-"""How long a thread waits for a connection while all are in use."""
-
-MAX_AGE_SECONDS = 300
-"""A connection is replaced after this time, because its server may have become a standby since."""
-
-_POSTGRES_DEFAULTS = {
-    "application_name": "video-uploader",
-    "connect_timeout": "10",
-    # A server that stops responding is detected within a minute instead of after hours (tcp(7)).
-    "keepalives_idle": "30",
-    "keepalives_interval": "10",
-    "keepalives_count": "3",
-    "tcp_user_timeout": "30000",
-}
-
-_LIMITS = (
-    "SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '30s'; "
-    "SET LOCAL idle_in_transaction_session_timeout = '30s'"
-)
-_TIME = "; SELECT clock_timestamp()"
-_BEGIN = "BEGIN; " + _LIMITS + _TIME
-_BEGIN_READ_ONLY = "BEGIN READ ONLY; " + _LIMITS + _TIME
-_BEGIN_SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ; " + _LIMITS + _TIME
 
 SNAPSHOT = "snapshot"
 """The isolation level of a transaction in which every query sees what the first one does."""
@@ -348,125 +319,6 @@ def _cause(exc: BaseException) -> BaseException:
     return exc.__cause__ if isinstance(exc, DatabaseError) and exc.__cause__ is not None else exc
 
 
-_SAVEPOINTS = itertools.count(1)
-
-
-class PostgresPool(PooledPostgresqlDatabase):
-    """A pool of connections whose transactions are bounded in time; with `read_only` they change nothing.
-
-    They need no session state, so that they work through a pooler: PgBouncer refuses the start-up parameter
-    `options`, and in transaction mode each transaction may run on another server connection
-    (pgbouncer.org/features.html). Every setting is therefore made with `SET LOCAL`, which ends with the
-    transaction, and no statement is prepared by name.
-    """
-
-    server: str | None = None
-    """The server of the latest connection: `host:port`, or the path of a socket; None before the first."""
-    connections_made = 0
-
-    def __init__(self, database: str, *, read_only: bool, **parameters: Any) -> None:
-        self._begin = _BEGIN_READ_ONLY if read_only else _BEGIN
-        self._dropped_at = 0.0
-        super().__init__(
-            database,
-            stale_timeout=MAX_AGE_SECONDS,
-            timeout=POOL_SECONDS,
-            prefer_psycopg3=True,
-            prepare_threshold=None,
-            **parameters,
-        )
-
-    def connect(self, reuse_if_open: bool = False) -> bool:
-        """Connect this thread; a connection that it keeps is replaced once it is too old or dropped."""
-        if reuse_if_open and not self.is_closed() and not self.in_transaction():
-            in_use = self._in_use.get(self.conn_key(self.connection()))
-            if in_use is None or self._is_stale(in_use.timestamp):
-                self.manual_close()
-        return bool(super().connect(reuse_if_open))
-
-    def drop_connections(self) -> None:
-        """Have every thread connect anew, because the server has become a standby; safe for threads."""
-        self._dropped_at = time.time()
-        self.close_idle()
-
-    def _connect(self) -> Any:
-        connection = super()._connect()
-        self.connections_made += 1
-        host, port = connection.info.host, connection.info.port
-        self.server = f"{host}/.s.PGSQL.{port}" if host.startswith("/") else f"{host}:{port}"
-        return connection
-
-    def _is_stale(self, timestamp: float) -> bool:
-        # A clock that was set back makes the age negative.
-        is_young = 0 <= time.time() - timestamp <= MAX_AGE_SECONDS
-        return not is_young or timestamp <= self._dropped_at
-
-    def begin(self, isolation_level: object = None) -> None:
-        """Begin a transaction with its limits, and ask for the time, in one message."""
-        self._state.deferred = []
-        cursor = self.cursor()
-        cursor.execute(_BEGIN_SNAPSHOT if isolation_level == SNAPSHOT else self._begin)
-        while cursor.nextset():
-            pass
-        self._state.began_at = cursor.fetchone()[0], time.monotonic()
-
-    def now(self) -> datetime:
-        """The server's time, in a transaction, by what it was at its beginning."""
-        server_time, monotonic = self._state.began_at
-        passed = timedelta(seconds=time.monotonic() - monotonic)
-        return cast("datetime", server_time).astimezone(UTC) + passed
-
-    def savepoint(self, sid: object = None) -> Any:
-        """A savepoint in the transaction of this thread; its statements are sent together with others."""
-        del sid
-        return _Savepoint(self)
-
-    def defer(self, statement: str) -> None:
-        """Send a statement without a result before the next one, in a message with others like it."""
-        self._state.deferred.append(statement)
-
-    def take_deferred(self) -> list[str]:
-        """The statements that were deferred, which are not sent any more."""
-        deferred, self._state.deferred = self._state.deferred, []
-        return cast("list[str]", deferred)
-
-    def cursor(self, named_cursor: object = None) -> Any:
-        """A cursor for a statement, which comes after those that were deferred.
-
-        The end of the transaction makes them needless.
-        """
-        cursor = super().cursor(named_cursor)
-        if self.in_transaction() and (deferred := self.take_deferred()):
-            cursor.execute(";".join(deferred))
-        return cursor
-
-
-class _Savepoint:
-    """A savepoint that is made before the first statement in it, and not at all without one."""
-
-    def __init__(self, pool: PostgresPool) -> None:
-        self._pool = pool
-
-    def __enter__(self) -> Self:
-        self._name = f"s{self._pool.transaction_depth()}_{next(_SAVEPOINTS)}"
-        self._made = f"SAVEPOINT {self._name}"
-        self._pool.defer(self._made)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        deferred = self._pool.take_deferred()
-        if self._made in deferred:
-            deferred = deferred[: deferred.index(self._made)]
-        elif kind is None:
-            deferred.append(f"RELEASE SAVEPOINT {self._name}")
-        else:
-            # Ends those in it, too.
-            self._pool.cursor().execute(f"ROLLBACK TO SAVEPOINT {self._name}")
-            deferred = [f"RELEASE SAVEPOINT {self._name}"]
-        for statement in deferred:
-            self._pool.defer(statement)
-
-
 def sqlite_url(path: str) -> str:
     """The URL of a SQLite file; `path` is absolute and may contain any characters."""
     return "sqlite://" + quote(path)
@@ -483,7 +335,8 @@ def resolve_url(url: str, *, read_only: bool, max_connections: int) -> DatabaseT
         path = _sqlite_path(url)
         return DatabaseTarget(Dialect.SQLITE, _sqlite(path, read_only), path)
     if scheme in {"postgresql", "postgres"}:
-        return DatabaseTarget(Dialect.POSTGRESQL, _postgresql(url, read_only, max_connections))
+        pool = postgresql.open_pool(url, read_only=read_only, max_connections=max_connections)
+        return DatabaseTarget(Dialect.POSTGRESQL, pool)
     raise DatabaseUrlError("it begins with neither sqlite:// nor postgresql://")
 
 
@@ -527,23 +380,3 @@ def _create_file(path: str) -> None:
             exc.strerror or str(exc),
             "Choose a directory that the daemon's user can write to, or change the owner of this one.",
         ) from exc
-
-
-def _postgresql(url: str, read_only: bool, max_connections: int) -> peewee.Database:
-    try:
-        given = conninfo_to_dict(url)
-    except psycopg.ProgrammingError:
-        # libpq's message quotes the URL, which may hold the password.
-        raise DatabaseUrlError("libpq cannot parse it") from None
-    parameters = _POSTGRES_DEFAULTS | {name: str(value) for name, value in given.items()}
-    if "dbname" not in parameters:
-        raise DatabaseUrlError("it names no database")
-    pool = PostgresPool(
-        parameters.pop("dbname"),
-        read_only=read_only,
-        max_connections=max_connections,
-        field_types=dict(COLUMN_TYPES[Dialect.POSTGRESQL]),
-        autoconnect=False,
-        **parameters,
-    )
-    return cast("peewee.Database", pool)

@@ -11,7 +11,6 @@ from typing import Any, cast
 from urllib.parse import quote
 
 import peewee
-import psycopg
 
 from db.connection_url import BUSY_SECONDS, DatabaseTarget, SqliteDatabase, resolve_url
 from db.errors import (
@@ -25,6 +24,7 @@ from db.errors import (
 )
 from db.fields import Dialect, format_time, parse_time
 from db.models import Tables, bind
+from db.postgresql.driver import driver_errors
 
 DEFAULT_SCHEMA = "video_uploader"
 DEFAULT_CATALOG_SCHEMA = "public"
@@ -238,7 +238,7 @@ class Database:
                 except BaseException as exc:
                     failure = exc
                     raise
-        except (peewee.PeeweeException, psycopg.Error):
+        except driver_errors(peewee.PeeweeException):
             # The rollback fails if the transaction has ended already: the error that ended it counts.
             if failure is None:
                 raise

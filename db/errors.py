@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from enum import StrEnum
 
 import peewee
-import psycopg
 from playhouse.pool import MaxConnectionsExceeded
 
+from db.postgresql.driver import driver_errors
 from db.states import State
 
 
@@ -201,7 +201,7 @@ def translated(operation: str) -> Iterator[None]:
     """Run a block; an exception of peewee or a driver becomes a `DatabaseError` about `operation`."""
     try:
         yield
-    except (peewee.PeeweeException, psycopg.Error, sqlite3.Error) as exc:
+    except driver_errors(peewee.PeeweeException, sqlite3.Error) as exc:
         match _sqlstate(exc):
             case "55P03":  # lock_not_available: NOWAIT, or lock_timeout is over
                 raise LockNotAvailableError(operation, _first_line(exc)) from exc
@@ -222,7 +222,7 @@ def _classify(exc: Exception) -> tuple[ErrorKind, str]:
     driver_error = getattr(exc, "orig", exc)
     if state := _sqlstate(exc):
         return _POSTGRES.get(state) or _POSTGRES.get(state[:2]) or (ErrorKind.ENVIRONMENT, _UNEXPECTED)
-    if isinstance(driver_error, psycopg.DataError):
+    if isinstance(driver_error, driver_errors(name="DataError")):
         # Raised by psycopg itself for a value that PostgreSQL or Python cannot represent.
         return ErrorKind.OBJECT, _VALUES
     if isinstance(driver_error, sqlite3.Error):
@@ -233,7 +233,7 @@ def _classify(exc: Exception) -> tuple[ErrorKind, str]:
 
 def _sqlstate(exc: Exception) -> str | None:
     driver_error = getattr(exc, "orig", exc)
-    return driver_error.sqlstate if isinstance(driver_error, psycopg.Error) else None
+    return getattr(driver_error, "sqlstate", None) if isinstance(driver_error, driver_errors()) else None
 
 
 def _first_line(exc: BaseException) -> str:

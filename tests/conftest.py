@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings as hypothesis_settings
 
+import db  # noqa: F401  # before psycopg: peewee is to lack it, as in commands and daemons
 from tests.support.postgres import PostgresServer, PostgresUnavailableError, running_postgres
 
 # What an example costs is the machine's affair, which may stall for longer than any deadline.

@@ -45,6 +45,7 @@ QUOTED_NAMES = frozenset(
         ("db/database.py", "text"),
         ("db/connection_url.py", "sql"),
         ("db/connection_url.py", "f'ROLLBACK TO SAVEPOINT {self._name}'"),
+        ("db/postgresql/pool.py", "f'ROLLBACK TO SAVEPOINT {self._name}'"),
     }
 )
 """Texts that are not constants: migrations, into which a quoted schema and names of types are inserted;

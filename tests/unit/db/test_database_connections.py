@@ -394,7 +394,7 @@ class TestPostgresPool:
         with closing(postgres_address.open()) as database, database.session():
             before = backend(database)
             assert backend(database) == before
-            monkeypatch.setattr("db.connection_url.MAX_AGE_SECONDS", 0.0)
+            monkeypatch.setattr("db.postgresql.pool.MAX_AGE_SECONDS", 0.0)
             with database.transaction():
                 within = backend(database)
                 assert within != before

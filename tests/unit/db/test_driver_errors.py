@@ -194,7 +194,7 @@ def test_a_role_without_rights_is_the_operators_affair(
 def test_a_pool_with_no_connection_left_is_a_matter_of_time(
     postgres_address: DatabaseAddress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("db.connection_url.POOL_SECONDS", 0.01)
+    monkeypatch.setattr("db.postgresql.pool.POOL_SECONDS", 0.01)
     with closing(postgres_address.open(max_connections=1)) as database:
         migrate(database)
         taken, done = threading.Event(), threading.Event()

@@ -1,0 +1,208 @@
+"""The pool of connections to PostgreSQL; imports its driver, psycopg."""
+
+import itertools
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any, Self, cast
+
+import peewee
+import psycopg
+from playhouse.pool import PooledPostgresqlDatabase
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
+
+from db.connection_url import SNAPSHOT
+from db.errors import DatabaseUrlError
+from db.fields import COLUMN_TYPES, Dialect
+
+POOL_SECONDS = 10
+"""How long a thread waits for a connection while all are in use."""
+
+MAX_AGE_SECONDS = 300
+"""A connection is replaced after this time, because its server may have become a standby since."""
+
+_POSTGRES_DEFAULTS = {
+    "application_name": "video-uploader",
+    "connect_timeout": "10",
+    # A server that stops responding is detected within a minute instead of after hours (tcp(7)).
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+}
+
+_LIMITS = (
+    "SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '30s'; "
+    "SET LOCAL idle_in_transaction_session_timeout = '30s'"
+)
+_TIME = "; SELECT clock_timestamp()"
+_BEGIN = "BEGIN; " + _LIMITS + _TIME
+_BEGIN_READ_ONLY = "BEGIN READ ONLY; " + _LIMITS + _TIME
+_BEGIN_SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ; " + _LIMITS + _TIME
+
+_SAVEPOINTS = itertools.count(1)
+
+
+class _Adapter(peewee.Psycopg3Adapter):
+    """What this package needs of psycopg through peewee, which may have been imported without it.
+
+    That excludes its fields of JSON and its named cursors.
+    """
+
+    txn_idle = TransactionStatus.IDLE
+    txn_inerror = TransactionStatus.INERROR
+    txn_unknown = TransactionStatus.UNKNOWN
+
+    def check_driver(self) -> None:
+        """Do nothing: this module has imported the driver."""
+
+    def get_binary_type(self) -> type[psycopg.Binary]:
+        """The type of bytes in parameters."""
+        return psycopg.Binary
+
+    def connect(self, db: peewee.Database, **parameters: Any) -> Any:
+        """A connection to a database; in `parameters` is all else that libpq needs."""
+        return psycopg.connect(dbname=db.database, **parameters)
+
+
+class PostgresPool(PooledPostgresqlDatabase):
+    """A pool of connections whose transactions are bounded in time; with `read_only` they change nothing.
+
+    They need no session state, so that they work through a pooler: PgBouncer refuses the start-up parameter
+    `options`, and in transaction mode each transaction may run on another server connection
+    (pgbouncer.org/features.html). Every setting is therefore made with `SET LOCAL`, which ends with the
+    transaction, and no statement is prepared by name.
+    """
+
+    psycopg2_adapter = _Adapter  # what peewee takes where it has not imported psycopg
+    psycopg3_adapter = _Adapter
+
+    server: str | None = None
+    """The server of the latest connection: `host:port`, or the path of a socket; None before the first."""
+    connections_made = 0
+
+    def __init__(self, database: str, *, read_only: bool, **parameters: Any) -> None:
+        self._begin = _BEGIN_READ_ONLY if read_only else _BEGIN
+        self._dropped_at = 0.0
+        super().__init__(
+            database,
+            stale_timeout=MAX_AGE_SECONDS,
+            timeout=POOL_SECONDS,
+            prefer_psycopg3=True,
+            prepare_threshold=None,
+            **parameters,
+        )
+
+    def connect(self, reuse_if_open: bool = False) -> bool:
+        """Connect this thread; a connection that it keeps is replaced once it is too old or dropped."""
+        if reuse_if_open and not self.is_closed() and not self.in_transaction():
+            in_use = self._in_use.get(self.conn_key(self.connection()))
+            if in_use is None or self._is_stale(in_use.timestamp):
+                self.manual_close()
+        return bool(super().connect(reuse_if_open))
+
+    def drop_connections(self) -> None:
+        """Have every thread connect anew, because the server has become a standby; safe for threads."""
+        self._dropped_at = time.time()
+        self.close_idle()
+
+    def _connect(self) -> Any:
+        connection = super()._connect()
+        self.connections_made += 1
+        host, port = connection.info.host, connection.info.port
+        self.server = f"{host}/.s.PGSQL.{port}" if host.startswith("/") else f"{host}:{port}"
+        return connection
+
+    def _is_stale(self, timestamp: float) -> bool:
+        # A clock that was set back makes the age negative.
+        is_young = 0 <= time.time() - timestamp <= MAX_AGE_SECONDS
+        return not is_young or timestamp <= self._dropped_at
+
+    def begin(self, isolation_level: object = None) -> None:
+        """Begin a transaction with its limits, and ask for the time, in one message."""
+        self._state.deferred = []
+        cursor = self.cursor()
+        cursor.execute(_BEGIN_SNAPSHOT if isolation_level == SNAPSHOT else self._begin)
+        while cursor.nextset():
+            pass
+        self._state.began_at = cursor.fetchone()[0], time.monotonic()
+
+    def now(self) -> datetime:
+        """The server's time, in a transaction, by what it was at its beginning."""
+        server_time, monotonic = self._state.began_at
+        passed = timedelta(seconds=time.monotonic() - monotonic)
+        return cast("datetime", server_time).astimezone(UTC) + passed
+
+    def savepoint(self, sid: object = None) -> Any:
+        """A savepoint in the transaction of this thread; its statements are sent together with others."""
+        del sid
+        return _Savepoint(self)
+
+    def defer(self, statement: str) -> None:
+        """Send a statement without a result before the next one, in a message with others like it."""
+        self._state.deferred.append(statement)
+
+    def take_deferred(self) -> list[str]:
+        """The statements that were deferred, which are not sent any more."""
+        deferred, self._state.deferred = self._state.deferred, []
+        return cast("list[str]", deferred)
+
+    def cursor(self, named_cursor: object = None) -> Any:
+        """A cursor for a statement, which comes after those that were deferred.
+
+        The end of the transaction makes them needless.
+        """
+        cursor = super().cursor(named_cursor)
+        if self.in_transaction() and (deferred := self.take_deferred()):
+            cursor.execute(";".join(deferred))
+        return cursor
+
+
+class _Savepoint:
+    """A savepoint that is made before the first statement in it, and not at all without one."""
+
+    def __init__(self, pool: PostgresPool) -> None:
+        self._pool = pool
+
+    def __enter__(self) -> Self:
+        self._name = f"s{self._pool.transaction_depth()}_{next(_SAVEPOINTS)}"
+        self._made = f"SAVEPOINT {self._name}"
+        self._pool.defer(self._made)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        deferred = self._pool.take_deferred()
+        if self._made in deferred:
+            deferred = deferred[: deferred.index(self._made)]
+        elif kind is None:
+            deferred.append(f"RELEASE SAVEPOINT {self._name}")
+        else:
+            # Ends those in it, too.
+            self._pool.cursor().execute(f"ROLLBACK TO SAVEPOINT {self._name}")
+            deferred = [f"RELEASE SAVEPOINT {self._name}"]
+        for statement in deferred:
+            self._pool.defer(statement)
+
+
+def open_pool(url: str, *, read_only: bool, max_connections: int) -> peewee.Database:
+    """A pool for a URL or another connection string of libpq; connects when first used.
+
+    Raises DatabaseUrlError if it is invalid, without the URL, which may hold a password.
+    """
+    try:
+        given = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        # libpq's message quotes the URL, which may hold the password.
+        raise DatabaseUrlError("libpq cannot parse it") from None
+    parameters = _POSTGRES_DEFAULTS | {name: str(value) for name, value in given.items()}
+    if "dbname" not in parameters:
+        raise DatabaseUrlError("it names no database")
+    pool = PostgresPool(
+        parameters.pop("dbname"),
+        read_only=read_only,
+        max_connections=max_connections,
+        field_types=dict(COLUMN_TYPES[Dialect.POSTGRESQL]),
+        autoconnect=False,
+        **parameters,
+    )
+    return cast("peewee.Database", pool)
