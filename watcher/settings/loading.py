@@ -6,17 +6,18 @@ means unset unless the setting's text says what it means. The environment takes 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, get_args
 
+from dotenv import dotenv_values
 from pydantic import SecretStr, ValidationError
-from pydantic_settings import DotEnvSettingsSource, EnvSettingsSource
 
 from storage import proxy_passwords
 from watcher.settings.file_permissions import permission_problems
 from watcher.settings.model import CONFLICT, Settings
-from watcher.settings.types import stripped
 from watcher.telemetry.formatting import quoted
 from watcher.telemetry.redaction import MASK, redact
 
@@ -65,24 +66,30 @@ class SettingsError(Exception):
         self.problems = problems
 
 
-def read_sources(*env_files: str) -> dict[str, dict[str, Any]]:
+def read_sources(*env_files: str) -> dict[str, dict[str, str]]:
     """Return the values that are set in the environment and in files, in order of precedence: the last first.
 
     White space around them is removed. Empty means unset, except for the names in `_MAY_BE_EMPTY`.
     """
-    sources = {"environment": EnvSettingsSource(Settings, env_ignore_empty=False)()} | {
-        env_file: DotEnvSettingsSource(Settings, env_file=env_file, env_ignore_empty=False)()
-        for env_file in reversed(env_files)
+    sources: dict[str, Mapping[str, str | None]] = {
+        "environment": os.environ,
+        **{env_file: _of_file(env_file) for env_file in reversed(env_files)},
     }
-    known = {field.upper() for field in Settings.model_fields}
+    names = [field.upper() for field in Settings.model_fields]
     return {
         source: {
-            name: value
-            for name, value in ((name, stripped(value)) for name, value in values.items())
-            if name in known and (value != "" or name in _MAY_BE_EMPTY)
+            name: text
+            for name in names
+            if (value := values.get(name)) is not None and ((text := value.strip()) or name in _MAY_BE_EMPTY)
         }
         for source, values in sources.items()
     }
+
+
+def _of_file(env_file: str) -> Mapping[str, str | None]:
+    """What stands in a settings file; nothing if there is no such file, or if it is a directory."""
+    path = Path(env_file)
+    return dotenv_values(path, encoding="utf-8") if path.is_file() or path.is_fifo() else {}
 
 
 def load_settings(*env_files: str) -> Settings:

@@ -13,6 +13,8 @@ from urllib.parse import quote
 
 from pydantic import (
     AliasGenerator,
+    BaseModel,
+    ConfigDict,
     Field,
     ModelWrapValidatorHandler,
     SecretStr,
@@ -21,7 +23,6 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from db import QUALITIES, sqlite_url
 from storage import CONTENT_TYPES
@@ -59,20 +60,19 @@ def switch(meaning: str, default: bool) -> Any:
     return setting(meaning, "true or false", default)
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """The settings of one instance; attributes are the documented names in lower case.
 
     Raises `pydantic.ValidationError` for every wrong value and every conflict between settings at once;
     no error repeats a secret.
     """
 
-    model_config = SettingsConfigDict(
+    model_config = ConfigDict(
         alias_generator=AliasGenerator(validation_alias=str.upper),
-        case_sensitive=True,
-        env_ignore_empty=True,
         extra="ignore",
         frozen=True,
         hide_input_in_errors=True,
+        validate_default=True,
     )
 
     # Files, ledger and catalog
@@ -368,19 +368,6 @@ class Settings(BaseSettings):
     log_format: Literal["json", "console"] | None = setting(
         "Format of log lines. Unset: `console` on a terminal, else `json`.", "json or console"
     )
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Accept constructor arguments only: `load_settings` reads the sources and orders them."""
-        del settings_cls, env_settings, dotenv_settings, file_secret_settings
-        return (init_settings,)
 
     @field_validator("*", mode="before")
     @classmethod

@@ -9,7 +9,6 @@ from typing import Annotated, TypeVar
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
-from pydantic_settings import NoDecode
 
 from storage import has_control_characters
 from watcher.renditions import check_template
@@ -216,7 +215,7 @@ def _tags(value: str) -> str:
     return value
 
 
-_List = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+_List = Annotated[tuple[str, ...], BeforeValidator(_split)]
 
 Directory = Annotated[str, AfterValidator(_directory)]
 Template = Annotated[str, AfterValidator(_template)]
