@@ -107,7 +107,10 @@ class Database:
             except Exception:
                 with translated(operation):
                     raise
-        with self.operation(operation):
+        with self._connected(operation):
+            if self.dialect is Dialect.POSTGRESQL:
+                alone: Any = self._peewee
+                return *alone.run_alone(text, parameters), None
             return self._run(text, parameters)
 
     def _run(self, text: str, parameters: Sequence[Any]) -> tuple[list[tuple[Any, ...]], int, Any]:

@@ -1,7 +1,10 @@
 """The pool of connections to PostgreSQL; imports its driver, psycopg."""
 
 import itertools
+import logging
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self, cast
 
@@ -31,14 +34,16 @@ _POSTGRES_DEFAULTS = {
     "tcp_user_timeout": "30000",
 }
 
-_LIMITS = (
-    "SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '30s'; "
-    "SET LOCAL idle_in_transaction_session_timeout = '30s'"
+_LIMITS_AND_TIME = (
+    "; SELECT clock_timestamp(), set_config('lock_timeout', '1s', true), "
+    "set_config('statement_timeout', '30s', true), "
+    "set_config('idle_in_transaction_session_timeout', '30s', true)"
 )
-_TIME = "; SELECT clock_timestamp()"
-_BEGIN = "BEGIN; " + _LIMITS + _TIME
-_BEGIN_READ_ONLY = "BEGIN READ ONLY; " + _LIMITS + _TIME
-_BEGIN_SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ; " + _LIMITS + _TIME
+_BEGIN = "BEGIN" + _LIMITS_AND_TIME
+_BEGIN_READ_ONLY = "BEGIN READ ONLY" + _LIMITS_AND_TIME
+_BEGIN_SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ" + _LIMITS_AND_TIME
+
+_peewee_log = logging.getLogger("peewee")
 
 _SAVEPOINTS = itertools.count(1)
 
@@ -123,9 +128,27 @@ class PostgresPool(PooledPostgresqlDatabase):
         self._state.deferred = []
         cursor = self.cursor()
         cursor.execute(_BEGIN_SNAPSHOT if isolation_level == SNAPSHOT else self._begin)
-        while cursor.nextset():
-            pass
+        cursor.nextset()
         self._state.began_at = cursor.fetchone()[0], time.monotonic()
+
+    def run_alone(self, text: str, parameters: Sequence[Any]) -> tuple[list[tuple[Any, ...]], int]:
+        """Run a statement as a transaction, in one message; returns its rows, and how many it changed.
+
+        Of several statements in a message the server takes no parameters apart from their text
+        (postgresql.org/docs/current/protocol-flow.html), so psycopg writes them into it. Raises its errors.
+        """
+        connection = self.connection()
+        cursor = psycopg.ClientCursor(connection)
+        _peewee_log.debug((text, parameters))
+        try:
+            cursor.execute(f"{self._begin}; {text}; COMMIT", parameters)
+            cursor.set_result(2)
+        except psycopg.Error:
+            # What comes after an error is not run: the transaction is still open.
+            with suppress(psycopg.Error):
+                connection.rollback()
+            raise
+        return cursor.fetchall() if cursor.description else [], cursor.rowcount
 
     def now(self) -> datetime:
         """The server's time, in a transaction, by what it was at its beginning."""

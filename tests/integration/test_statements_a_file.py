@@ -20,8 +20,8 @@ SQLITE = {"SELECT": 13, "UPDATE": 9, "INSERT": 7, "SAVEPOINT": 5, "RELEASE": 5, 
 """Of the INSERTs and UPDATEs six are of triggers. Three SELECTs are the test's own."""
 POSTGRESQL = {
     "BEGIN": 15,
-    "COMMIT": 15,
-    "SELECT": 19,
+    "COMMIT": 8,
+    "SELECT": 12,
     "UPDATE": 7,
     "INSERT": 6,
     "RELEASE": 4,

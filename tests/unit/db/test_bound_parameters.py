@@ -45,11 +45,13 @@ QUOTED_NAMES = frozenset(
         ("db/database.py", "text"),
         ("db/connection_url.py", "sql"),
         ("db/connection_url.py", "f'ROLLBACK TO SAVEPOINT {self._name}'"),
+        ("db/postgresql/pool.py", "f'{self._begin}; {text}; COMMIT'"),
         ("db/postgresql/pool.py", "f'ROLLBACK TO SAVEPOINT {self._name}'"),
     }
 )
 """Texts that are not constants: migrations, into which a quoted schema and names of types are inserted;
-queries about one table, into which a placeholder is inserted; what peewee has rendered, with placeholders;
+queries about one table, into which a placeholder is inserted; what peewee has rendered, with placeholders,
+alone or as a transaction;
 a number of an index's condition; names of savepoints."""
 
 

@@ -112,3 +112,16 @@ def test_the_time_in_a_transaction_goes_on(database: Database) -> None:
             (asked,) = connected.execute_sql("SELECT clock_timestamp()").fetchone()
             assert abs(asked - database.now()) < timedelta(seconds=5)
         assert database.now() > before
+
+
+def test_a_statement_that_fails_alone_leaves_its_connection_as_it_was(database: Database) -> None:
+    """A value that is out of range is no fault of the connection, which is used again."""
+    with database.session():
+        for wrong in ("SELECT abs(-9223372036854775807 - 1)", "SELECT abs((-9223372036854775808)::bigint)"):
+            with suppress(DatabaseError):
+                database.run("take the magnitude of a number", wrong, ())
+            peewee: Any = database._peewee
+            assert not peewee.in_transaction()
+            assert database.run("ask for a number", "SELECT 1", ())[0] == [(1,)]
+            if database.dialect is Dialect.POSTGRESQL:
+                assert peewee.connection().info.transaction_status == psycopg.pq.TransactionStatus.IDLE
