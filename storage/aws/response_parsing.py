@@ -4,7 +4,10 @@ botocore's parsers raise `ResponseParserError` for broken XML, but for a malform
 raise whatever the conversion raises. The parsers made here raise `ResponseParserError` alone.
 """
 
+import gzip
+import json
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +18,7 @@ from typing import Any
 import botocore.session
 from botocore.awsrequest import HeadersDict
 from botocore.exceptions import ClientError
-from botocore.loaders import Loader
+from botocore.loaders import JSONFileLoader, Loader
 from botocore.model import Shape
 from botocore.parsers import ResponseParserError, ResponseParserFactory
 from botocore.utils import parse_timestamp
@@ -160,6 +163,26 @@ def _describes_web_page(headers: Mapping[str, str]) -> bool:
     return is_html and "etag" not in headers
 
 
+class _FileLoader(JSONFileLoader):
+    """Loads models without their documentation, and each text once: a third of what botocore would keep."""
+
+    def load_file(self, file_path: str) -> Any:
+        """As botocore's."""
+        for extension, open_file in ((".json", open), (".json.gz", gzip.open)):
+            if os.path.isfile(f"{file_path}{extension}"):
+                with open_file(f"{file_path}{extension}", "rb") as file:
+                    return json.loads(file.read(), object_pairs_hook=_without_documentation)
+        return None
+
+
+def _without_documentation(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # What has that name and is no text is a field of the API. botocore expects a text of some parameters.
+    return {
+        name: value if not isinstance(value, str) else "" if name == "documentation" else sys.intern(value)
+        for name, value in pairs
+    }
+
+
 class _Loader(Loader):
     """Keeps of the endpoints of all services in all regions, some megabytes, those of `_ENDPOINTS`."""
 
@@ -177,7 +200,8 @@ class _Loader(Loader):
 def shared_loader() -> Loader:
     """The loader of botocore's models for every session of the process: each would keep one of S3's."""
     paths = botocore.session.Session().get_config_variable("data_path") or ""
-    return _Loader([os.path.expanduser(path) for path in paths.split(os.pathsep) if path])
+    places = [os.path.expanduser(path) for path in paths.split(os.pathsep) if path]
+    return _Loader(places, file_loader=_FileLoader())
 
 
 @cache

@@ -1,11 +1,15 @@
 """Answers are parsed alike, whichever library has fetched them."""
 
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import botocore.session
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, UnknownServiceError
+from botocore.loaders import Loader
 
 from storage import ErrorKind, StorageError
 from storage.aws.errors import translate
@@ -119,3 +123,36 @@ def test_the_endpoints_of_the_services_in_use_are_kept_and_no_others() -> None:
 def test_one_loader_reads_the_models_of_every_session() -> None:
     """The model of S3 takes tens of megabytes."""
     assert BoundedSession().get_component("data_loader") is shared_loader()
+
+
+def without_documentation(model: Any) -> Any:
+    """A part of a model whose explanations are empty."""
+    if isinstance(model, dict):
+        return {
+            name: "" if name == "documentation" and isinstance(part, str) else without_documentation(part)
+            for name, part in model.items()
+        }
+    return [without_documentation(part) for part in model] if isinstance(model, list) else model
+
+
+@pytest.mark.parametrize("kind", ["service-2", "endpoint-rule-set-1", "paginators-1", "waiters-2"])
+@pytest.mark.parametrize("service", ["s3", "cloudfront", "sts", "sso", "sso-oidc"])
+def test_models_are_those_of_botocore_without_their_documentation(service: str, kind: str) -> None:
+    """In the same order, and with the same refusal where there is none."""
+
+    def loaded(loader: Loader) -> Any:
+        try:
+            return loader.load_service_model(service, kind)
+        except UnknownServiceError:
+            return None
+
+    expected, found = without_documentation(loaded(Loader())), loaded(shared_loader())
+    assert json.dumps(found) == json.dumps(expected)
+
+
+def test_a_field_named_documentation_is_kept(tmp_path: Path) -> None:
+    fields = {"documentation": {"shape": "Text", "documentation": "explains"}, "type": "structure"}
+    (tmp_path / "model.json").write_text(json.dumps(fields), encoding="utf-8")
+    loaded = shared_loader().file_loader.load_file(str(tmp_path / "model"))
+    assert loaded == {"documentation": {"shape": "Text", "documentation": ""}, "type": "structure"}
+    assert shared_loader().file_loader.load_file(str(tmp_path / "none")) is None
