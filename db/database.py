@@ -184,6 +184,18 @@ class Database:
             ):
                 connected.execute_sql("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
+    def commits(self) -> object:
+        """Differs once anything was committed to a SQLite file, by any thread or process; None on a server.
+
+        Two are comparable if this thread has kept its connection (`session`) between them.
+        """
+        if not isinstance(self._peewee, SqliteDatabase):
+            return None
+        with self.operation("see whether anything was written") as connected:
+            # All writing is done on another connection (sqlite.org/pragma.html#pragma_data_version).
+            version = connected.execute_sql("PRAGMA data_version").fetchone()
+            return connected.connection(), version
+
     def doubt(self) -> None:
         """Have the next operation look for the mark, whether anything suggests another database or not."""
         self._marked_version = None

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from db import JSON
+from db import JSON, Steering
 from tests.support.harness import MakeHarness
 from watcher.app.daemon import HEARTBEAT_SECONDS, IDLE_HEARTBEAT_SECONDS, Daemon
 from watcher.app.sole_instance import SoleInstance
@@ -52,7 +52,8 @@ def beats_of(make_harness: MakeHarness, then: Callable[[Any], list[Callable[[], 
         reload_settings=lambda: app.settings,
         clock=lambda: now[0],
     )
-    daemon._main_loop()
+    with app.context.database.session():
+        daemon._main_loop()
     return sole_instance.beats
 
 
@@ -68,3 +69,13 @@ def test_what_has_changed_is_in_the_ledger_after_five_seconds(make_harness: Make
 
     beats = beats_of(make_harness, then)
     assert beats[:2] == [0.0, 5.0]
+
+
+def test_what_a_command_has_written_is_told_from_a_copy_after_five_seconds(
+    make_harness: MakeHarness,
+) -> None:
+    def then(app: Any) -> list[Callable[[], object]]:
+        return [lambda: Steering(app.ledger).hold("a.mp4"), *[lambda: None] * 4]
+
+    beats = beats_of(make_harness, then)
+    assert beats == [0.0, 5.0, 15.0, 25.0]

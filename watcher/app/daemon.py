@@ -31,7 +31,8 @@ log = structlog.get_logger()
 HEARTBEAT_SECONDS = 5.0
 """Between two reports of the daemon's status to the ledger and to systemd."""
 IDLE_HEARTBEAT_SECONDS = 10.0
-"""Between two reports to the ledger while they say the same: each waits for the disk four times."""
+"""Between two reports to a ledger in a SQLite file while they say the same and nothing else is written to it;
+each waits for the disk four times."""
 
 STOP_SECONDS = 4.0
 """How long the observer may take to stop, and after it all other threads together."""
@@ -252,7 +253,8 @@ class Daemon:
             report, now = self.status.report(phase), self._clock()
             # The file system is used by others, too.
             reported = {name: value for name, value in report.items() if name != "disk"}
-            if reported == self._reported and now - self._reported_at < IDLE_HEARTBEAT_SECONDS:
+            is_recent = now - self._reported_at < IDLE_HEARTBEAT_SECONDS
+            if is_recent and reported == self._reported and self._sole_instance.is_ledger_unchanged:
                 return
             self._sole_instance.heartbeat(report)
             self._reported, self._reported_at = reported, now

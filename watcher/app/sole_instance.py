@@ -27,7 +27,8 @@ from watcher.telemetry import Metrics, human_duration, human_time
 log = structlog.get_logger()
 
 BEATS_SECONDS = 15
-"""How long a heartbeat that may be of an earlier boot is watched: a daemon writes one every 5 seconds."""
+"""How long a heartbeat that may be of an earlier boot is watched: a daemon writes one every 10 seconds at
+least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,8 @@ class SoleInstance:
     conflict: str | None = field(init=False, default=None)
     """Which other daemon writes heartbeats at present, as a sentence; None if there is none."""
     _has_beaten: bool = field(init=False, default=False)
+    _commits: object = field(init=False, default=None)
+    """Of the ledger, after the last heartbeat."""
     _seen_at: float = field(init=False, default=0.0)
 
     def require(self, wait: Callable[[float], bool]) -> None:
@@ -107,8 +110,19 @@ class SoleInstance:
             "`video-uploader audit` lists the objects without one.",
         )
 
+    @property
+    def is_ledger_unchanged(self) -> bool:
+        """Whether it is certain that nothing was committed since the last heartbeat, by any process.
+
+        Only then can one be left out: a copy with the last heartbeat lacks nothing, and no other daemon has
+        written one. A server is not asked.
+        """
+        commits = self.ledger.database.commits()
+        return commits is not None and commits == self._commits
+
     def heartbeat(self, report: Mapping[str, JSON]) -> None:
         """Write a heartbeat, and notice whether another daemon has written one since the last."""
+        self._commits = None
         replaced = self.ledger.heartbeat(
             {**report, "host": asdict(self.host), "run": self.run, "conflict": self.conflict}
         )
@@ -124,15 +138,19 @@ class SoleInstance:
             self.conflict = None
         self._has_beaten = True
         self.metrics.instance_conflict.set(self.conflict is not None)
+        self._commits = self.ledger.database.commits()
 
     def _keep_record(self) -> None:
         found = self.ledger.heartbeat_at
         if self.record is None or found is None:
             return
         try:
-            with open(f"{self.record}.new", "w", encoding="ascii") as file:
-                file.write(f"{format_time(found)}\n")
-            os.replace(f"{self.record}.new", self.record)
+            record = os.open(self.record, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            try:
+                # In place, for all times are of one length: a new file would have the disk free the old one.
+                os.pwrite(record, f"{format_time(found)}\n".encode("ascii"), 0)
+            finally:
+                os.close(record)
         except OSError as exc:
             log.debug("heartbeat_unrecorded", reason=str(exc))
 

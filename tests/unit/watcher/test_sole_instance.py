@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from db import Database, Ledger
+from db import Database, Ledger, Steering
+from db.fields import Dialect, parse_time
 from tests.support.database_fixtures import (  # noqa: F401  # fixtures
     address,
     clock,
@@ -203,6 +204,57 @@ def test_a_ledger_that_lacks_the_last_heartbeat_of_this_machine_is_told_once(
                 after.warn_of_older_ledger()
             assert [line["event"] for line in logged] == ["ledger_older"] * is_told
             after.heartbeat(RUNNING)
+
+
+def test_a_ledger_is_known_to_be_unchanged_since_the_last_heartbeat_on_sqlite(
+    instances: Instances, database: Database
+) -> None:
+    one = instances.make()
+    with database.session():
+        assert not one.is_ledger_unchanged
+        for _ in range(2):
+            one.heartbeat(RUNNING)
+            one.ledger.counts()
+            assert one.is_ledger_unchanged == (database.dialect is Dialect.SQLITE)
+
+
+def test_a_commit_of_any_process_changes_the_ledger(
+    instances: Instances, address: DatabaseAddress, clock: Clock
+) -> None:
+    """A copy from before lacks it, and has to differ in its heartbeat."""
+    one = instances.make()
+    with closing(address.open()) as elsewhere, instances.database.session():
+        for database in (instances.database, elsewhere):
+            one.heartbeat(RUNNING)
+            clock.advance(seconds=5)
+            Steering(Ledger(database, "main", clock=clock)).pause("a commit")
+            assert not one.is_ledger_unchanged
+        one.heartbeat(RUNNING)
+        instances.make(Host("other", "its boot", "elsewhere")).heartbeat(RUNNING)
+        assert not one.is_ledger_unchanged
+
+
+def test_a_ledger_may_have_changed_without_a_connection_that_is_kept(instances: Instances) -> None:
+    one = instances.make()
+    one.heartbeat(RUNNING)
+    assert not one.is_ledger_unchanged
+
+
+def test_the_time_of_the_last_heartbeat_is_kept_in_one_file(
+    instances: Instances, clock: Clock, tmp_path: Path
+) -> None:
+    """A new one for each would have the disk free the old one."""
+    record = tmp_path / "heartbeat"
+    one = instances.make()
+    one.record = str(record)
+    found = set()
+    for _ in range(3):
+        clock.advance(seconds=5)
+        one.heartbeat(RUNNING)
+        assert parse_time(record.read_text(encoding="ascii").strip()) == one.ledger.heartbeat_at
+        found.add(record.stat().st_ino)
+    assert len(found) == 1
+    assert [path.name for path in tmp_path.iterdir()].count("heartbeat.new") == 0
 
 
 def test_this_host_is_the_same_in_every_process_of_a_boot() -> None:
