@@ -146,7 +146,9 @@ def test_models_are_those_of_botocore_without_their_documentation(service: str, 
         except UnknownServiceError:
             return None
 
-    expected, found = without_documentation(loaded(Loader())), loaded(shared_loader())
+    # botocore's clients change the model that they were given.
+    fresh = shared_loader.__wrapped__()
+    expected, found = without_documentation(loaded(Loader())), loaded(fresh)
     assert json.dumps(found) == json.dumps(expected)
 
 
