@@ -179,6 +179,18 @@ def test_a_look_at_the_ledger_loads_only_what_it_needs(
     )
 
 
+def test_the_daemon_loads_nothing_that_draws_on_a_terminal() -> None:
+    """Rich and what it imports would take 6 MiB for as long as it runs; it can still be imported."""
+    script = (
+        "import sys; from watcher.cli.app import loaded; loaded('run'); print(list(sys.modules));"
+        "import rich.console, structlog; rich.console.Console; structlog.dev.ConsoleRenderer"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    packages = {name.partition(".")[0] for name in ast.literal_eval(ran.stdout)}
+    assert {"structlog", "botocore", "awscrt"} <= packages
+    assert packages.isdisjoint({"rich", "pygments", "attr"})
+
+
 def test_what_a_command_imports_is_not_searched_for_garbage() -> None:
     program = (
         "import atexit, gc, sys; from watcher.__main__ import main; sys.argv[1:] = ['list', '--help']\n"

@@ -101,6 +101,8 @@ class _Unloaded(TyperCommand):
 def loaded(name: str) -> Any:
     """The command of a name, with its options, or the group."""
     module, _, attribute = COMMANDS[name][0].partition(":")
+    if name == "run":
+        import_module("watcher.app.memory").import_structlog()
     found = getattr(import_module(f"watcher.cli.{module}"), attribute)
     if not isinstance(found, typer.Typer):
         alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

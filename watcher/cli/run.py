@@ -16,7 +16,7 @@ import structlog
 import typer
 
 from db import migrate
-from watcher import http
+from watcher import http, telemetry
 from watcher.app import (
     Application,
     Daemon,
@@ -39,7 +39,7 @@ from watcher.filesystem import instance_lock, leases
 from watcher.operations import open_planner
 from watcher.settings import Settings, doubtful_settings, exposed_secrets, load_settings, unused_settings
 from watcher.supervision.sd_notify import SystemdNotifier
-from watcher.telemetry import configure_logging, show_progress
+from watcher.telemetry import configure_logging
 
 log = structlog.get_logger()
 
@@ -125,7 +125,9 @@ def _open(
         migrate(app.context.database)
     keep_dialect(app.context.database, make_storage_config(settings), app.context.store)
     holder.enter_context(app.context.database.session())
-    holder.enter_context(show_progress(app.context.transfer_progress))
+    if sys.stderr.isatty():
+        # What draws it takes memory.
+        holder.enter_context(telemetry.show_progress(app.context.transfer_progress))
     record = f"{daemon_lock(settings).removesuffix('.lock')}.heartbeat"
     sole_instance = SoleInstance(app.ledger, app.context.metrics, record=record)
     sole_instance.require(wait)
