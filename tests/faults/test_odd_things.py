@@ -136,6 +136,7 @@ def test_a_locked_row_is_waited_for_by_its_own_file_alone(
         daemon.expect("upload_verified", path=PATH)
         for _ in range(3):
             files_at_stake.bystander(daemon, beside, video, rows)
+        daemon.expect("attempt_failed", path=PATH)
         assert states(beside)[PATH] is State.VERIFIED
         assert "locked" in command(beside, "explain", PATH).stdout
         other.rollback()
