@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -185,13 +185,8 @@ class SqliteDatabase(peewee.SqliteDatabase):
         else:
             done.release()
         self._end_turn()
-        try:
-            with self.waiting():
-                done.acquire()
-        except BaseException:
-            # Others may use this thread's connection until then.
+        with self.waiting():
             done.acquire()
-            raise
 
     def _join_group(self) -> "_Group":
         """Begin a transaction, or a savepoint in the one that other threads wait for."""
@@ -239,7 +234,8 @@ class SqliteDatabase(peewee.SqliteDatabase):
         try:
             if group.error is not None or group.is_broken:
                 self._writer = None
-                group.connection.close()
+                with suppress(sqlite3.Error):
+                    group.connection.close()
         finally:
             for done in group.waiting:
                 done.release()
