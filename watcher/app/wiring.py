@@ -169,6 +169,7 @@ def build_application(
         session=database.session,
         # A thread waits in every statement on PostgreSQL.
         running=nullcontext if settings.on_postgresql else run_queue.running,
+        waiting=run_queue.waiting,
     )
     context = build_context(
         settings,

@@ -257,7 +257,8 @@ class _Confirmations:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._threads.shutdown(cancel_futures=True)
+        with self._work.waiting():
+            self._threads.shutdown(cancel_futures=True)
 
     def of(self, upload: Upload) -> Confirmation:
         """Compare what S3 holds with the upload's row, as of now or of moments ago. Raises `StorageError`."""
@@ -265,18 +266,20 @@ class _Confirmations:
         for near in self._uploads[position : position + (HEADS if self._is_answered else 1)]:
             if near.id not in self._asked:
                 self._asked[near.id] = self._threads.submit(self._ask, near)
-        found = self._asked[upload.id].result()
+        with self._work.waiting():
+            found = self._asked[upload.id].result()
         self._is_answered = True
         return found
 
     def _ask(self, upload: Upload) -> Confirmation:
-        return self._store.confirm(
-            upload.object_key,
-            size=upload.size,
-            checksum=upload.checksum or "",
-            proven_etag=upload.etag,
-            cancelled=self._work.stopped,
-        )
+        with self._work.running():
+            return self._store.confirm(
+                upload.object_key,
+                size=upload.size,
+                checksum=upload.checksum or "",
+                proven_etag=upload.etag,
+                cancelled=self._work.stopped,
+            )
 
 
 def _error_of(kept: Kept) -> Exception:

@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -91,6 +91,10 @@ class Work:
     """Wait for some seconds; True if a stop was requested before they were over."""
     asks_first: bool = False
     """Whether a cheap request should precede expensive work, because the server may be away."""
+    running: Callable[[], AbstractContextManager[None]] = nullcontext
+    """The context of brief steps that other threads do for the stage."""
+    waiting: Callable[[], AbstractContextManager[None]] = nullcontext
+    """The context of a wait for such a thread."""
     publisher: Publisher | None = None
     """Publishes what is verified in the same transaction; None leaves it to the publish stage."""
 
@@ -382,18 +386,25 @@ class StageRunner(Worker):
                 return None
 
     def _advance(self, rows: Sequence[Upload], thread: BackgroundThread) -> None:
-        stopping = self._claimer.stopping
+        supervisor, stopping = self._supervisor, self._claimer.stopping
+        is_brief = all(row.size <= BRIEF_BYTES for row in rows)
+
+        def wait(seconds: float) -> bool:
+            with supervisor.waiting():
+                return stopping.wait(seconds)
+
         work = Work(
             error_policy=self.error_policy,
             stopped=stopping.is_set,
             beat=thread.beat,
-            wait=stopping.wait,
+            wait=wait,
+            running=supervisor.running if is_brief else nullcontext,
+            waiting=supervisor.waiting,
             asks_first=self.breaker.is_unproven,
             publisher=self.publisher(),
         )
-        is_brief = all(row.size <= BRIEF_BYTES for row in rows)
         try:
-            with self._supervisor.running() if is_brief else nullcontext():
+            with work.running():
                 self.stage.advance(rows, work)
         except Exception as exc:  # a row's error must not keep the thread from the next row
             log.exception("internal_error", stage=self.stage.name, uploads=[row.id for row in rows])

@@ -58,8 +58,8 @@ class SetAside:
 class Supervisor:
     """What the background threads of a process share: liveness, database sessions, and restarts.
 
-    `session` is the context in which each thread works, and `running` that of each brief step. `clock` gives
-    monotonic seconds.
+    `session` is the context in which each thread works, `running` that of each brief step, and `waiting` that
+    of a wait within one. `clock` gives monotonic seconds.
     """
 
     def __init__(
@@ -68,12 +68,14 @@ class Supervisor:
         *,
         session: Callable[[], AbstractContextManager[None]] = nullcontext,
         running: Callable[[], AbstractContextManager[None]] = nullcontext,
+        waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
         clock: Callable[[], float] = time.monotonic,
         backoff: Backoff = RESTART_BACKOFF,
     ) -> None:
         self.liveness = Liveness(clock)
         self.session = session
         self.running = running
+        self.waiting = waiting
         self._metrics = metrics
         self._clock = clock
         self._backoff = backoff

@@ -19,10 +19,18 @@ from storage import StorageError, UploadCancelledError
 from tests.support.databases import IDENTITY, LEASE, STATE_FACTS, Clock, enqueue
 from tests.support.harness import Harness
 from watcher.errors import Failure, FailureKind
-from watcher.stages.runner import GATHER_FROM, GATHER_SECONDS, LOCKED_SECONDS, StageRunner, Work
+from watcher.stages.runner import (
+    BRIEF_BYTES,
+    GATHER_FROM,
+    GATHER_SECONDS,
+    LOCKED_SECONDS,
+    StageRunner,
+    Work,
+)
 from watcher.supervision.background_thread import BackgroundThread, Supervisor
 from watcher.supervision.backoff import Backoff
 from watcher.supervision.circuit_breaker import CircuitBreaker
+from watcher.supervision.run_queue import RunQueue
 
 WAIT_SECONDS = 10
 DENIED = StorageError(StorageErrorKind.ENVIRONMENT, "upload", "k", "AccessDenied", "Allow it.")
@@ -741,3 +749,36 @@ def test_while_several_rows_are_under_way_others_are_gathered_before_they_are_cl
     seconds[0] += GATHER_SECONDS
     assert {fixture.stage.begun.get(timeout=WAIT_SECONDS)[0].path for _ in later} == later
     go_on.set()
+
+
+def test_a_batch_of_brief_work_runs_in_turn_with_others_and_not_while_it_waits(
+    fixture: RunnerFixture,
+) -> None:
+    run_queue, seen = RunQueue(), queue.SimpleQueue[tuple[int, bool, bool]]()
+    fixture.supervisor.running, fixture.supervisor.waiting = run_queue.running, run_queue.waiting
+
+    def has_place() -> bool:
+        return run_queue._thread.place is not None
+
+    class Stopping(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            del timeout
+            seen.put((size, before, has_place()))
+            return False
+
+    size, before = 0, False
+
+    def act(upload: Upload, work: Work) -> None:
+        nonlocal size, before
+        size, before = upload.size, has_place()
+        work.wait(0)
+
+    fixture.stage.act = act
+    runner = fixture.make()
+    runner._claimer.stopping = Stopping()
+    fixture.started.append(runner)
+    runner.start()
+    for size_of_file, is_brief in ((BRIEF_BYTES, True), (BRIEF_BYTES + 1, False)):
+        fixture.enqueue(1, size=size_of_file)
+        runner.wake()
+        assert seen.get(timeout=WAIT_SECONDS) == (size_of_file, is_brief, False)
