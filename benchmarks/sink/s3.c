@@ -102,12 +102,18 @@ static void add_time(struct text *to, const char *element, time_t time)
     text_printf(to, "<%s>%s</%s>", element, written, element);
 }
 
+static void add_etag(struct text *headers, const struct piece *piece)
+{
+    text_printf(headers, "ETag: \"%s\"\r\n%s", piece->etag,
+        piece->is_encrypted ? "x-amz-server-side-encryption: aws:kms\r\n" : "");
+}
+
 static void add_checksum_headers(struct text *headers, const struct piece *piece)
 {
     char checksum[16];
     encode_crc(piece->crc, checksum);
-    text_printf(headers, "ETag: \"%s\"\r\nx-amz-checksum-crc64nvme: %s\r\nx-amz-checksum-type: FULL_OBJECT\r\n", piece->etag,
-        checksum);
+    add_etag(headers, piece);
+    text_printf(headers, "x-amz-checksum-crc64nvme: %s\r\nx-amz-checksum-type: FULL_OBJECT\r\n", checksum);
 }
 
 /* --- writing --- */
@@ -116,7 +122,7 @@ static void add_checksum_headers(struct text *headers, const struct piece *piece
 static int examine(const struct request *request, struct body *body, struct piece *piece)
 {
     char text[64];
-    piece->size = body->size, piece->crc = body->crc;
+    piece->size = body->size, piece->crc = body->crc, piece->is_encrypted = 0;
     encode_crc(piece->crc, text);
     if (*request->crc64nvme && strcmp(request->crc64nvme, text))
         return 0;
@@ -135,8 +141,7 @@ static int examine(const struct request *request, struct body *body, struct piec
         memset(piece->md5, 0, 16);
         memcpy(piece->md5, &piece->crc, 8);
         memcpy(piece->md5 + 8, &piece->size, 8);
-        sprintf(piece->etag, "crc64nvme-%016llx", (unsigned long long)piece->crc);
-        return 1;
+        piece->is_encrypted = 1;
     }
     encode_hex(piece->md5, piece->etag);
     return 1;
@@ -222,6 +227,7 @@ static void complete(const struct request *request, struct body *body, struct up
         }
         whole.crc = count ? crc64nvme_combine(whole.crc, part->piece.crc, part->piece.size) : part->piece.crc;
         whole.size += part->piece.size;
+        whole.is_encrypted |= part->piece.is_encrypted;
         EVP_DigestUpdate(md5, part->piece.md5, 16);
     }
     EVP_DigestFinal_ex(md5, whole.md5, NULL);
@@ -271,7 +277,7 @@ static void read_object(const struct request *request, const struct object *obje
     if (!strcmp(request->checksum_mode, "ENABLED"))
         add_checksum_headers(&headers, &object->piece);
     else
-        text_printf(&headers, "ETag: \"%s\"\r\n", object->piece.etag);
+        add_etag(&headers, &object->piece);
     text_printf(&headers, "Last-Modified: %s\r\nAccept-Ranges: bytes\r\n%s", modified, object->metadata);
     if (is_range)
         text_printf(&headers, "Content-Range: bytes %llu-%llu/%llu\r\n", from, to, (unsigned long long)object->piece.size);

@@ -12,6 +12,7 @@ struct piece {
     uint64_t size, crc;
     char etag[64];
     unsigned char md5[16];
+    int is_encrypted; /* its ETag is no MD5 */
 };
 
 struct object {

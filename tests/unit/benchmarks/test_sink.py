@@ -6,6 +6,7 @@ import base64
 import hashlib
 import http.client
 import os
+import re
 import ssl
 import time
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,7 @@ from storage import checksums
 
 KEY = "/bucket/videos/a%20b.mp4"
 CHECKSUM = "x-amz-checksum-crc64nvme"
+ENCRYPTION = "x-amz-server-side-encryption"
 NAMESPACE = "{http://s3.amazonaws.com/doc/2006-03-01/}"
 BODY = os.urandom(200_003)
 
@@ -270,13 +272,17 @@ def test_the_line_delays_answers_and_limits_bodies(client: Client) -> None:
 
 
 def test_an_etag_is_the_md5_that_was_sent_where_none_is_computed() -> None:
-    """Without `--etag md5` a client's own MD5 is believed, and a body without one gets no MD5."""
+    """Without `--etag md5` a client's own MD5 is believed; the object of a body without one is encrypted."""
     try:
         with running_sink(tls=False) as sink:
             client = Client(sink, connect(sink))
             md5 = base64.b64encode(hashlib.md5(BODY, usedforsecurity=False).digest()).decode()
-            assert client("PUT", KEY, BODY, Content_MD5=md5).headers["etag"] == etag_of(BODY)
-            assert client("PUT", KEY, BODY).headers["etag"].startswith('"crc64nvme-')
+            sent = client("PUT", KEY, BODY, Content_MD5=md5).headers
+            assert (sent["etag"], ENCRYPTION in sent) == (etag_of(BODY), False)
+            for answer in client("PUT", KEY, BODY), client("HEAD", KEY):
+                assert answer.headers[ENCRYPTION] == "aws:kms"
+                assert re.fullmatch('"[0-9a-f]{32}"', answer.headers["etag"])
+                assert answer.headers["etag"] != etag_of(BODY)
             client.connection.close()
     except toolbox.UnavailableError as error:
         pytest.skip(f"the sink cannot be built here: {error}")
