@@ -1,11 +1,12 @@
 """Resolves a database URL to a peewee database that is not connected yet, and has the one of SQLite."""
 
+import logging
 import os
 import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,10 @@ from urllib.parse import quote, unquote, urlsplit
 import peewee
 
 from db import postgresql
-from db.errors import DatabaseError, DatabaseUrlError, ErrorKind
+from db.errors import DatabaseError, DatabaseUrlError, ErrorKind, translated, translation_of
 from db.fields import COLUMN_TYPES, Dialect
+
+_peewee_log = logging.getLogger("peewee")
 
 BUSY_SECONDS = 5
 GROUP_SECONDS = 0.05
@@ -96,19 +99,35 @@ class SqliteDatabase(peewee.SqliteDatabase):
         if group.error is not None:
             raise group.error
 
-    def savepoint(self, sid: object = None) -> Any:
-        """A savepoint in the transaction of this thread."""
-        del sid
-        return _SqliteSavepoint(self._state.conn, self._state.transactions[-1])
+    def inner_transaction(self, operation: str) -> "_SqliteSavepoint":
+        """A savepoint in the transaction of this thread. Raises DatabaseError about the operation."""
+        return _SqliteSavepoint(operation, self._state.conn, self._state.transactions[-1])
+
+    def run(self, text: str, parameters: Sequence[Any]) -> tuple[list[tuple[Any, ...]], int, Any]:
+        """Run one statement; returns its rows, how many it changed, and the id of an inserted row.
+
+        Where nothing watches peewee's queries, without it, which would take longer than the statement.
+        """
+        if self.query_hooks or _peewee_log.isEnabledFor(logging.DEBUG):
+            cursor = self.execute_sql(text, parameters)
+        else:
+            self._note_statement(text)
+            cursor = self._state.conn.execute(text, parameters)
+        rows = cursor.fetchall() if text.startswith("SELECT") or " RETURNING " in text else []
+        return rows, cursor.rowcount, cursor.lastrowid
 
     def execute_sql(self, sql: str, params: Any = None) -> Any:
-        """Run a statement; before the first one that writes a savepoint keeps what the last one does."""
-        group = self._group
-        if group is not None and not sql.startswith("SELECT"):
-            # Of another thread's group, too: that makes a savepoint at worst that it does not need.
-            group.kept_by = None
+        """As peewee's."""
+        self._note_statement(sql)
         this: Any = super()  # untyped in peewee's stubs
         return this.execute_sql(sql, params)
+
+    def _note_statement(self, text: str) -> None:
+        """Before the first statement that writes a savepoint keeps what the last one does."""
+        group = self._group
+        if group is not None and not text.startswith("SELECT"):
+            # Of another thread's group, too: that makes a savepoint at worst that it does not need.
+            group.kept_by = None
 
     def close_all(self) -> None:
         """Close this thread's connection and, unless others still use it, the one that writes."""
@@ -252,7 +271,10 @@ class _SqliteSavepoint:
     None is made while nothing was written since the last one, which then stands for both.
     """
 
-    def __init__(self, connection: sqlite3.Connection, group: "_Group") -> None:
+    __slots__ = "_connection", "_group", "_is_own", "_name", "_operation"
+
+    def __init__(self, operation: str, connection: sqlite3.Connection, group: "_Group") -> None:
+        self._operation = operation
         self._connection = connection
         self._group = group
 
@@ -261,13 +283,21 @@ class _SqliteSavepoint:
         self._is_own = kept_by is None
         self._name = kept_by or "inner"
         if self._is_own:
-            self._connection.execute("SAVEPOINT inner")
+            with translated(self._operation):
+                self._connection.execute("SAVEPOINT inner")
             self._group.kept_by = self._name
 
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+    def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
+        if error is not None or self._is_own:
+            with translated(self._operation):
+                self._end(has_failed=error is not None)
+        if error is not None and (translation := translation_of(error, self._operation)) is not None:
+            raise translation from error
+
+    def _end(self, *, has_failed: bool) -> None:
         # After an error SQLite may have rolled back the whole transaction.
-        is_open = kind is None or self._connection.in_transaction
-        if kind is not None:
+        is_open = not has_failed or self._connection.in_transaction
+        if has_failed:
             if is_open:
                 self._connection.execute(f"ROLLBACK TO SAVEPOINT {self._name}")
             self._group.kept_by = self._name if is_open else None

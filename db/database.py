@@ -21,6 +21,7 @@ from db.errors import (
     ReadOnlyServerError,
     ReplacedDatabaseError,
     translated,
+    translation_of,
 )
 from db.fields import Dialect, format_time, parse_time
 from db.models import Tables, bind
@@ -37,6 +38,30 @@ _NO_LEDGER = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTAD
 
 FAILOVER_LAG = timedelta(seconds=60)
 """How much of the last writes an asynchronous standby may lack when it takes over. They are repeated."""
+
+
+class _Connected:
+    """A block of an operation, with a beginning and an end; a generator would take several times as long."""
+
+    __slots__ = "_begin", "_end", "_kind", "_operation", "_started"
+
+    def __init__(
+        self,
+        begin: Callable[[str, str], float | None],
+        end: Callable[[str, str, float | None, BaseException | None], None],
+        operation: str,
+        kind: str,
+    ) -> None:
+        self._begin = begin
+        self._end = end
+        self._operation = operation
+        self._kind = kind
+
+    def __enter__(self) -> None:
+        self._started = self._begin(self._operation, self._kind)
+
+    def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
+        self._end(self._operation, self._kind, self._started, error)
 
 
 class Database:
@@ -78,10 +103,13 @@ class Database:
         try:
             yield
         finally:
-            self._thread.depth -= 1
-            if self._thread.depth == 0 and not self._peewee.is_closed():
-                with translated("close a database connection"):
-                    self._peewee.close()
+            self._end_session()
+
+    def _end_session(self) -> None:
+        self._thread.depth -= 1
+        if self._thread.depth == 0 and not self._peewee.is_closed():
+            with translated("close a database connection"):
+                self._peewee.close()
 
     @contextmanager
     def operation(self, name: str) -> Iterator[Any]:
@@ -100,41 +128,34 @@ class Database:
 
         Raises DatabaseError with the name of the operation.
         """
-        if self._peewee.in_transaction():
-            # As `operation`, without context managers: most statements are run here.
-            try:
-                return self._run(text, parameters)
-            except Exception:
-                with translated(operation):
-                    raise
-        with self._connected(operation):
-            if self.dialect is Dialect.POSTGRESQL:
-                alone: Any = self._peewee
-                return *alone.run_alone(text, parameters), None
-            return self._run(text, parameters)
-
-    def _run(self, text: str, parameters: Sequence[Any]) -> tuple[list[tuple[Any, ...]], int, Any]:
         connected: Any = self._peewee
-        cursor = connected.execute_sql(text, parameters)
-        # psycopg takes its time for `Cursor.description`.
-        rows = cursor.fetchall() if text.startswith("SELECT") or " RETURNING " in text else []
-        return rows, cursor.rowcount, getattr(cursor, "lastrowid", None)
+        if not connected.in_transaction():
+            with self._connected(operation):
+                found: tuple[list[tuple[Any, ...]], int, Any] = connected.run(text, parameters)
+                return found
+        try:
+            found = connected.run(text, parameters)
+        except Exception as exc:
+            if (error := translation_of(exc, operation)) is None:
+                raise
+            raise error from exc
+        return found
 
-    @contextmanager
     def transaction(
         self, name: str = "complete a transaction", *, isolation: str | None = None
-    ) -> Iterator[None]:
+    ) -> AbstractContextManager[None]:
         """Commit the block, or roll it back if it raises. Can be nested; an inner one is a savepoint.
 
         On SQLite it holds the write lock from the start (`BEGIN IMMEDIATE`), and is committed together with
         those of other threads that wait for the lock. It is on the disk when the block has been left. Raises
         DatabaseError with the operation `name`. On PostgreSQL `isolation` may be `SNAPSHOT`.
         """
-        connected: Any = self._peewee
-        if self.dialect is Dialect.SQLITE and connected.in_transaction():
-            with translated(name), connected.savepoint():
-                yield
-            return
+        if isinstance(self._peewee, SqliteDatabase) and self._peewee.in_transaction():
+            return self._peewee.inner_transaction(name)
+        return self._transaction(name, isolation)
+
+    @contextmanager
+    def _transaction(self, name: str, isolation: str | None) -> Iterator[None]:
         kind = "claim" if name == "claim uploads" else "write"
         with self._connected(name, kind), self._atomic(isolation):
             yield
@@ -206,42 +227,56 @@ class Database:
             close_all = getattr(self._peewee, "close_all", self._peewee.close)
             close_all()
 
-    @contextmanager
-    def _connected(self, name: str, kind: str = "read") -> Iterator[None]:
+    def _connected(self, operation: str, kind: str = "read") -> _Connected:
         """Connect this thread for the block, and raise the errors of the database in it as DatabaseError."""
+        return _Connected(self._begin, self._end, operation, kind)
+
+    def _begin(self, operation: str, kind: str) -> float | None:
+        """Connect this thread to the database that it is meant for; returns when that began.
+
+        None in a transaction: all of this was done when that began, and is done with its error.
+        """
         if self._peewee.in_transaction():
-            # All of the below was done when that began, and is done with its error.
-            with translated(name):
-                yield
-            return
-        started, has_failed = time.perf_counter(), False
-        with self.session():
+            return None
+        started = time.perf_counter()
+        self._thread.depth += 1
+        try:
+            status = None if self._file_id is None else self._require_same_file(operation)
+            if self._file is None or self._peewee.is_closed():
+                self._peewee.connect(reuse_if_open=True)
+            if self._mark is not None:
+                self._require_mark(operation, *self._mark, self._version(status))
+        except BaseException as exc:
+            self._end(operation, kind, started, exc)
+            raise
+        return started
+
+    def _end(self, operation: str, kind: str, started: float | None, exc: BaseException | None) -> None:
+        """End what `_begin` began, and raise the DatabaseError that an exception amounts to."""
+        error = exc if exc is None or isinstance(exc, DatabaseError) else translation_of(exc, operation)
+        if started is not None:
             try:
-                with translated(name):
-                    status = None
-                    if self._file_id is not None:
-                        status = self._require_same_file(name)
-                    self._peewee.connect(reuse_if_open=True)
-                    if self._mark is not None:
-                        self._require_mark(name, *self._mark, self._version(status))
-                    yield
-            except DatabaseError as error:
-                has_failed = True
-                if isinstance(error, ReadOnlyServerError):
-                    self._drop_connections()
-                keeps = isinstance(error, LockNotAvailableError | ReplacedDatabaseError)
-                is_usable = keeps or error.kind is ErrorKind.OBJECT
-                if not is_usable:
-                    self._discard_connection()
-                raise
+                if error is not None:
+                    self._drop_unusable(error)
             finally:
                 if self.observer is not None:
-                    self.observer(kind, time.perf_counter() - started, has_failed)
+                    self.observer(kind, time.perf_counter() - started, error is not None)
+                self._end_session()
+        if error is not None and error is not exc:
+            raise error from exc
+
+    def _drop_unusable(self, error: DatabaseError) -> None:
+        """Close the connections that must not be used again after an error."""
+        if isinstance(error, ReadOnlyServerError):
+            self._drop_connections()
+        keeps = isinstance(error, LockNotAvailableError | ReplacedDatabaseError)
+        if not keeps and error.kind is not ErrorKind.OBJECT:
+            self._discard_connection()
 
     @contextmanager
     def _atomic(self, isolation: str | None = None) -> Iterator[None]:
         """A transaction or a savepoint."""
-        if isinstance(self._peewee, SqliteDatabase) and not self._peewee.in_transaction():
+        if isinstance(self._peewee, SqliteDatabase):
             with self._peewee.shared_transaction():
                 yield
             return

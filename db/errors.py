@@ -201,23 +201,32 @@ def translated(operation: str) -> Iterator[None]:
     """Run a block; an exception of peewee or a driver becomes a `DatabaseError` about `operation`."""
     try:
         yield
-    except driver_errors(peewee.PeeweeException, sqlite3.Error) as exc:
+    except Exception as exc:
+        if (error := translation_of(exc, operation)) is None:
+            raise
+        raise error from exc
+
+
+def translation_of(exc: BaseException, operation: str) -> DatabaseError | None:
+    """What an exception of peewee or a driver says about `operation`; None for any other exception."""
+    if isinstance(exc, driver_errors(peewee.PeeweeException, sqlite3.Error)):
         match _sqlstate(exc):
             case "55P03":  # lock_not_available: NOWAIT, or lock_timeout is over
-                raise LockNotAvailableError(operation, _first_line(exc)) from exc
+                return LockNotAvailableError(operation, _first_line(exc))
             case "25006":  # read_only_sql_transaction
-                raise ReadOnlyServerError(operation, _first_line(exc)) from exc
+                return ReadOnlyServerError(operation, _first_line(exc))
         kind, hint = _classify(exc)
-        raise DatabaseError(kind, operation, _first_line(exc), hint) from exc
-    except OverflowError as exc:
+        return DatabaseError(kind, operation, _first_line(exc), hint)
+    if isinstance(exc, OverflowError):
         # sqlite3 raises it for a number that needs more than 64 bits.
-        raise DatabaseError(ErrorKind.OBJECT, operation, _first_line(exc), _VALUES) from exc
-    except MaxConnectionsExceeded as exc:
+        return DatabaseError(ErrorKind.OBJECT, operation, _first_line(exc), _VALUES)
+    if isinstance(exc, MaxConnectionsExceeded):
         kind, hint = _TRANSIENT
-        raise DatabaseError(kind, operation, "all connections are in use", hint) from exc
+        return DatabaseError(kind, operation, "all connections are in use", hint)
+    return None
 
 
-def _classify(exc: Exception) -> tuple[ErrorKind, str]:
+def _classify(exc: BaseException) -> tuple[ErrorKind, str]:
     """Kind and hint for the code of the driver's error, which peewee's wrapper keeps as `orig`."""
     driver_error = getattr(exc, "orig", exc)
     if state := _sqlstate(exc):
@@ -231,7 +240,7 @@ def _classify(exc: Exception) -> tuple[ErrorKind, str]:
     return _UNREACHABLE
 
 
-def _sqlstate(exc: Exception) -> str | None:
+def _sqlstate(exc: BaseException) -> str | None:
     driver_error = getattr(exc, "orig", exc)
     return getattr(driver_error, "sqlstate", None) if isinstance(driver_error, driver_errors()) else None
 

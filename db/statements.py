@@ -59,7 +59,7 @@ def assigned(model: Any, values: Mapping[str, Any]) -> dict[Any, Any]:
 
 
 class _Slot(NamedTuple):
-    """Which argument a placeholder stands for."""
+    """Which argument a placeholder stands for. `convert` takes None for None."""
 
     name: str
     item: int | None
@@ -69,10 +69,11 @@ class _Slot(NamedTuple):
 
 
 class _Rendered(NamedTuple):
-    """The text of a shape of a statement, and its parameters: constants, and slots for values."""
+    """The text of a shape of a statement, its parameters, and the slots of values among them by place."""
 
     text: str
     parameters: tuple[Any, ...]
+    slots: tuple[tuple[int, str, int | None, Callable[[Any], Any] | None, type | None], ...]
 
 
 class Statement:
@@ -116,15 +117,19 @@ class Statement:
         ]
         key = (shape, tuple(values), tuple(lengths))
         rendered = self._rendered.get(key) or self._render(key, shape, values)
-        return rendered.text, [
-            _value(parameter, values) if type(parameter) is _Slot else parameter
-            for parameter in rendered.parameters
-        ]
+        bound = list(rendered.parameters)
+        for place, name, item, convert, plain in rendered.slots:
+            value = values[name] if item is None else values[name][item]
+            if convert is not None and value is not None and type(value) is not plain:
+                value = convert(value)
+            bound[place] = value
+        return rendered.text, bound
 
     def _render(self, key: Any, shape: Sequence[Any], values: Mapping[str, Any]) -> _Rendered:
         query = self.make(self._owner, *shape, **{name: _stand_in(name, values[name]) for name in values})
         text, parameters = query.sql()
-        rendered = _Rendered(text, tuple(parameters))
+        slots = tuple((place, *slot) for place, slot in enumerate(parameters) if type(slot) is _Slot)
+        rendered = _Rendered(text, tuple(parameters), slots)
         if all(length is None or length <= MAX_LIST for length in key[2]):
             if len(self._rendered) >= MAX_SHAPES:
                 self._rendered.clear()
@@ -141,10 +146,3 @@ def _stand_in(name: str, value: Any) -> Any:
     if type(value) is list:
         return [Parameter(name, index) for index in range(len(value))]
     return None if value is None else Parameter(name)
-
-
-def _value(slot: _Slot, values: Mapping[str, Any]) -> Any:
-    value = values[slot.name]
-    if slot.item is not None:
-        value = value[slot.item]
-    return value if slot.convert is None or type(value) is slot.plain else slot.convert(value)

@@ -131,12 +131,21 @@ class PostgresPool(PooledPostgresqlDatabase):
         cursor.nextset()
         self._state.began_at = cursor.fetchone()[0], time.monotonic()
 
-    def run_alone(self, text: str, parameters: Sequence[Any]) -> tuple[list[tuple[Any, ...]], int]:
-        """Run a statement as a transaction, in one message; returns its rows, and how many it changed.
+    def run(self, text: str, parameters: Sequence[Any]) -> tuple[list[tuple[Any, ...]], int, None]:
+        """Run one statement; returns its rows, how many it changed, and None. Raises psycopg's errors.
 
-        Of several statements in a message the server takes no parameters apart from their text
-        (postgresql.org/docs/current/protocol-flow.html), so psycopg writes them into it. Raises its errors.
+        Outside of a transaction as one, in one message.
         """
+        if not self.in_transaction():
+            return self._run_alone(text, parameters)
+        cursor: Any = self.execute_sql(text, parameters)
+        # psycopg takes its time for `Cursor.description`.
+        rows = cursor.fetchall() if text.startswith("SELECT") or " RETURNING " in text else []
+        return rows, cursor.rowcount, None
+
+    def _run_alone(self, text: str, parameters: Sequence[Any]) -> tuple[list[tuple[Any, ...]], int, None]:
+        # Of several statements in a message the server takes no parameters apart from their text
+        # (postgresql.org/docs/current/protocol-flow.html), so psycopg writes them into it.
         connection = self.connection()
         cursor = psycopg.ClientCursor(connection)
         _peewee_log.debug((text, parameters))
@@ -148,7 +157,7 @@ class PostgresPool(PooledPostgresqlDatabase):
             with suppress(psycopg.Error):
                 connection.rollback()
             raise
-        return cursor.fetchall() if cursor.description else [], cursor.rowcount
+        return cursor.fetchall() if cursor.description else [], cursor.rowcount, None
 
     def now(self) -> datetime:
         """The server's time, in a transaction, by what it was at its beginning."""

@@ -181,8 +181,10 @@ class Metrics:
         for operation in S3_OPERATIONS:
             self._store_seconds.labels(operation)
             self._store_errors.labels(operation)
+        self._database_seconds_of = {
+            operation: self._database_seconds.labels(operation) for operation in DATABASE_OPERATIONS
+        }
         for operation in DATABASE_OPERATIONS:
-            self._database_seconds.labels(operation)
             self._database_errors.labels(operation)
         for by in ("checksum", "etag", "reading"):
             self.confirmed.labels(by=by)
@@ -199,7 +201,7 @@ class Metrics:
 
     def observe_database(self, operation: str, seconds: float, has_failed: bool) -> None:
         """Count an operation of the database."""
-        self._database_seconds.labels(operation).observe(seconds)
+        self._database_seconds_of[operation].observe(seconds)
         if has_failed:
             self._database_errors.labels(operation).inc()
 
