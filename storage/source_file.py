@@ -10,7 +10,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -90,7 +90,7 @@ class SourceFile:
         """Fill `buffer` with the bytes from `offset`; `SourceChangedError` if the file ends before."""
         done = 0
         while done < len(buffer):
-            with _reading():
+            with _reading:
                 count = os.preadv(self._fd, [buffer[done:]], offset + done)
             if not count:
                 raise SourceChangedError(f"it ended before byte {offset + len(buffer)}")
@@ -98,7 +98,7 @@ class SourceFile:
 
     def ensure_unchanged(self) -> None:
         """Raise `SourceChangedError` unless device, inode, size and mtime are those of the construction."""
-        with _reading():
+        with _reading:
             now = FileIdentity.of(self._fd)
         changes = [
             f"{name} was {before} and is {after}"
@@ -108,18 +108,20 @@ class SourceFile:
         if changes:
             raise SourceChangedError(", ".join(changes))
 
-    def checksum(self, done: PartialChecksum | None = None) -> str:
+    def checksum(self, done: PartialChecksum | None = None, *, md5: "hashlib._Hash | None" = None) -> str:
         """CRC64NVME of the whole file in S3's text form, after its data has reached the disk (fsync).
 
         What is hashed thus survives a power cut. Hashing begins where `done` ends, which is kept up to date:
-        passed again after an interruption, it has only the rest of the same content read. Raises
-        `SourceChangedError` if the file changed while it was read.
+        passed again after an interruption, it has only the rest of the same content read. `md5` is given what
+        is read. Raises `SourceChangedError` if the file changed while it was read.
         """
         done = done or PartialChecksum()
         if not done.offset:
             self.write_back()
         for block in self._blocks(done.offset, self.size - done.offset):
             done.value = checksums.crc(block, done.value)
+            if md5 is not None:
+                md5.update(block)
             done.offset += len(block)
         self.ensure_unchanged()
         return checksums.encode(done.value)
@@ -133,9 +135,9 @@ class SourceFile:
             with self._pace as keep_to_pace:
                 for offset in range(0, self.size, WRITE_BACK_BYTES):
                     keep_to_pace(0)
-                    with _reading():
+                    with _reading:
                         _sync_range(self._fd, offset, WRITE_BACK_BYTES)
-        with _reading():
+        with _reading:
             os.fsync(self._fd)
 
     def etags(self, part_size: int | None) -> tuple[str, ...]:
@@ -180,7 +182,7 @@ class SourceFile:
         with self._pace as keep_to_pace:
             while offset < end:
                 keep_to_pace(count)
-                with _reading():
+                with _reading:
                     count = os.preadv(self._fd, [buffer[: end - offset]], offset)
                 if not count:
                     raise SourceChangedError(f"it ended at byte {offset} of {end}")
@@ -201,11 +203,19 @@ def _sync_range(fd: int, offset: int, length: int) -> None:
             raise OSError(code, os.strerror(code))
 
 
-@contextmanager
-def _reading() -> Iterator[None]:
-    """Raise an OSError as a `StorageError`."""
-    try:
-        yield
-    except OSError as exc:
-        hint = f"The local file cannot be read ({exc.strerror}): look at the disk and the file's permissions."
-        raise StorageError(ErrorKind.OBJECT, "read", None, "source-unreadable", hint) from exc
+class _Reading:
+    """Raises an OSError in its block as a `StorageError`. One for all: it keeps nothing."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        """Nothing has to be done before."""
+
+    def __exit__(self, _kind: type[BaseException] | None, exc: BaseException | None, *_: object) -> None:
+        if isinstance(exc, OSError):
+            reason = f"The local file cannot be read ({exc.strerror})"
+            hint = f"{reason}: look at the disk and the file's permissions."
+            raise StorageError(ErrorKind.OBJECT, "read", None, "source-unreadable", hint) from exc
+
+
+_reading = _Reading()

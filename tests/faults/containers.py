@@ -23,7 +23,7 @@ from hypothesis.database import DirectoryBasedExampleDatabase
 
 from watcher import containers
 from watcher.containers.reading import MAX_ELEMENTS
-from watcher.filesystem.openat import owned
+from watcher.filesystem.openat import Owned
 
 CORPUS = Path(__file__).parent / "corpus"
 FAMILIES = {"mp4": (".mp4", ".mov"), "matroska": (".mkv", ".webm")}
@@ -77,7 +77,7 @@ def counted_reads() -> Iterator[Reads]:
 
 def inspect(content: bytes, extension: str, size: int | None = None) -> tuple[str | None, Reads]:
     """What is found in a file of this content, whose size was taken to be `size`, and with what reads."""
-    with owned(os.memfd_create("video")) as descriptor, counted_reads() as reads:
+    with Owned(os.memfd_create("video")) as descriptor, counted_reads() as reads:
         os.write(descriptor, content)
         return containers.inspect(descriptor, len(content) if size is None else size, extension), reads
 

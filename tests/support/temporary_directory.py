@@ -12,7 +12,7 @@ import pytest
 from tests.support.postgres import MEMORY
 from tests.support.secret_search import ensure_left_untold
 from watcher.filesystem import leases
-from watcher.filesystem.openat import owned
+from watcher.filesystem.openat import Owned
 
 
 @contextmanager
@@ -33,6 +33,6 @@ def _leases_work(parent: str) -> bool:
         file.flush()
         path = file.name
         descriptor = os.open(path, os.O_RDONLY)
-        with owned(descriptor):
+        with Owned(descriptor):
             file.close()
             return leases.check_writers(descriptor) is leases.Writers.NONE

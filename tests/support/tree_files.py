@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from watcher.filesystem.openat import owned
+from watcher.filesystem.openat import Owned
 from watcher.filesystem.tree import Tree
 
 Unprivileged = Callable[[], AbstractContextManager[None]]
@@ -24,5 +24,5 @@ def open_descriptors() -> int:
 
 
 def read(tree: Tree, relative: str) -> bytes:
-    with owned(tree.open(relative)) as descriptor:
+    with Owned(tree.open(relative)) as descriptor:
         return os.read(descriptor, 100)

@@ -23,7 +23,7 @@ from watcher.cli.output import echo, echo_error
 from watcher.detection import check_complete
 from watcher.detection.completeness import Busy, Finished, QuietPeriod, describe_status
 from watcher.filesystem import Packages, Tree, leases
-from watcher.filesystem.openat import owned
+from watcher.filesystem.openat import Owned
 from watcher.renditions import ORIGINAL, Ignored, Rendition
 from watcher.settings import Settings
 from watcher.telemetry import printable
@@ -208,7 +208,7 @@ def _open_finished(
         if not isinstance(status, Finished | Busy | QuietPeriod):
             raise CommandError(f"{relative} was not uploaded. {describe_status(status)}")
         _refuse_unless(force, relative, describe_status(status))
-    with owned(tree.open(relative)) as fd:
+    with Owned(tree.open(relative)) as fd:
         if isinstance(status, Finished) and tree.identity(os.fstat(fd)) != status.identity:
             _refuse_unless(force, relative, "It changed during the check.")
         yield fd

@@ -20,7 +20,7 @@ from watcher.filesystem import (
     leases,
 )
 from watcher.filesystem.leases import Writers
-from watcher.filesystem.openat import owned, sentence
+from watcher.filesystem.openat import Owned, sentence
 
 _UNSTORABLE_TIME = (
     "Its modification time is before 1677-09-22 or after 2262-04-11, which the ledger cannot hold: set it "
@@ -121,7 +121,7 @@ def check_complete(
         if error.errno == errno.EAGAIN:
             return Busy("Another process, such as a file server, holds a write lease on it.")
         return Unreadable(error.reason)
-    with owned(descriptor):
+    with Owned(descriptor):
         try:
             identity = tree.identity(os.fstat(descriptor))
             if not identity.is_storable:

@@ -15,7 +15,7 @@ from watchdog.events import DirMovedEvent, FileMovedEvent, FileSystemEvent, File
 from watcher.detection import polling
 from watcher.detection.inotify import AddWatch, Callbacks, Watches, add_watch
 from watcher.filesystem import mounts
-from watcher.filesystem.openat import owned
+from watcher.filesystem.openat import Owned
 from watcher.telemetry import RepeatFilter
 
 log = structlog.get_logger()
@@ -52,7 +52,7 @@ class TreeObserver:
 
     def start(self) -> None:
         """Start watching. Raises OSError if the root cannot be watched; may be called again then."""
-        with owned(os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as directory:
+        with Owned(os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as directory:
             kind = self._file_system(directory)
         if mounts.is_network(kind):
             self._poll(kind)

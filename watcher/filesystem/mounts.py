@@ -6,7 +6,7 @@ import os
 import re
 from functools import lru_cache
 
-from watcher.filesystem.openat import owned
+from watcher.filesystem.openat import Owned
 
 # Other machines, or a program behind FUSE, change files there, and inotify reports nothing of it. Every
 # `fuse.…` counts (GlusterFS, sshfs, s3fs); `fuseblk` is a local disk.
@@ -52,7 +52,7 @@ def _type_of_mount(mount: str, _device: int) -> str | None:
 
 def _mount_id(descriptor: int) -> str | None:
     try:
-        with owned(os.open(f"/proc/self/fdinfo/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)) as information:
+        with Owned(os.open(f"/proc/self/fdinfo/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)) as information:
             found = _MOUNT_ID.search(os.read(information, _INFORMATION_BYTES))
     except FileNotFoundError:
         return None

@@ -8,8 +8,6 @@ import errno
 import os
 import stat
 import struct
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 
 from db import Identity
 
@@ -64,13 +62,19 @@ class RootUnavailableError(TreeError):
     """The watched directory is missing, unreadable or replaced: the state of its files is unknown."""
 
 
-@contextmanager
-def owned(descriptor: int) -> Iterator[int]:
+class Owned:
     """Close a descriptor at the end of a `with` block."""
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+
+    __slots__ = ("_descriptor",)
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def __enter__(self) -> int:
+        return self._descriptor
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
 
 
 def identity_of(status: os.stat_result) -> Identity:
@@ -100,15 +104,16 @@ def open_file_at(directory: int, name: str, relative: str, *, allow_hard_links: 
     """
     # Opening a FIFO or a device before its type is known would unblock a writer or start the device.
     plain_status_at(directory, name, relative, allow_hard_links=allow_hard_links)
-    with ExitStack() as undo:
+    try:
+        descriptor = os.open(name, _FILE, dir_fd=directory)
         try:
-            descriptor = os.open(name, _FILE, dir_fd=directory)
-            undo.callback(os.close, descriptor)
             _require_plain(os.fstat(descriptor), relative, allow_hard_links)
-        except OSError as error:
-            raise _translated(error, relative) from error
-        undo.pop_all()
-        return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+    except OSError as error:
+        raise _translated(error, relative) from error
+    return descriptor
 
 
 def open_directory_at(directory: int, name: str, relative: str, flags: int) -> int:

@@ -19,9 +19,9 @@ from watcher.containers.playlists import PlaylistNames, is_playlist, names_in
 from watcher.filesystem.openat import (
     FileMissingError,
     NotOursError,
+    Owned,
     RootUnavailableError,
     UnreadableError,
-    owned,
     sentence,
 )
 from watcher.filesystem.tree import Tree
@@ -169,7 +169,7 @@ class Packages:
     def _is_current(self, directory: str, listing: _Listing, seen_ns: tuple[int, int] | None) -> bool:
         if seen_ns is None:
             try:
-                with owned(self._open(directory)) as descriptor:
+                with Owned(self._open(directory)) as descriptor:
                     seen_ns = _changed_ns(os.fstat(descriptor))
             except (FileMissingError, NotOursError, UnreadableError):
                 return False
@@ -181,7 +181,7 @@ class Packages:
         """The playlists of a directory; None if it cannot be listed, and holds no file of ours then."""
         began_ns, began = time.time_ns(), self._clock()
         try:
-            with owned(self._open(directory)) as descriptor:
+            with Owned(self._open(directory)) as descriptor:
                 changed = _changed_ns(os.fstat(descriptor))
                 directories: list[str] = []
                 entries: list[str] = []
@@ -214,7 +214,7 @@ class Packages:
     def _read(self, path: str) -> _Playlist:
         identity = self._identity(path)
         try:
-            with owned(self._tree.open(path)) as descriptor:
+            with Owned(self._tree.open(path)) as descriptor:
                 content = os.pread(descriptor, MAX_BYTES, 0)
         except FileMissingError:
             return _Playlist(path, None, names_in(b"", path))

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import structlog
 
-from watcher.filesystem.openat import owned
+from watcher.filesystem.openat import Owned
 from watcher.filesystem.tree import Tree
 
 log = structlog.get_logger()
@@ -31,7 +31,7 @@ def prune_directories(
     """
     deadline = clock() - older_than.total_seconds()
     removed = 0
-    with owned(tree.open_root()) as root:
+    with Owned(tree.open_root()) as root:
         for below, names, _files, directory in os.fwalk(".", topdown=False, dir_fd=root):
             for name in names:
                 path = os.path.normpath(os.path.join(below, name))

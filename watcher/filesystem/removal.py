@@ -36,9 +36,9 @@ from watcher.filesystem.leases import LeaseAttempt, Writers
 from watcher.filesystem.openat import (
     FileMissingError,
     NotOursError,
+    Owned,
     UnreadableError,
     open_file_at,
-    owned,
     sentence,
 )
 from watcher.filesystem.quarantine_names import parse_quarantine_name, quarantine_name
@@ -112,7 +112,7 @@ def quarantined_paths(tree: Tree, upload: Upload, token: str) -> list[str]:
     except (FileMissingError, NotOursError):
         return []
     names = []
-    with owned(directory):
+    with Owned(directory):
         for name in sorted(os.listdir(directory)):
             parsed = parse_quarantine_name(name)
             if parsed is None or parsed.upload_id != upload.id:
@@ -129,7 +129,7 @@ def identity_of_quarantined(tree: Tree, quarantine_path: str) -> Identity:
     Raises as `Tree.open_parent` does, and FileMissingError if the file does not exist any more.
     """
     directory, name = tree.open_parent(quarantine_path)
-    with owned(directory):
+    with Owned(directory):
         return _identity_at(tree, directory, name)
 
 
@@ -150,8 +150,8 @@ def quarantine(
     """
     directory, name = tree.open_parent(relative)
     with (
-        owned(directory),
-        owned(open_file_at(directory, name, relative, allow_hard_links=tree.allows_hard_links)) as descriptor,
+        Owned(directory),
+        Owned(open_file_at(directory, name, relative, allow_hard_links=tree.allows_hard_links)) as descriptor,
         leases.hold(descriptor) as lease,
     ):
         if not tree.identity(os.fstat(descriptor)).is_exactly(identity):
@@ -181,7 +181,7 @@ def delete_quarantined(tree: Tree, quarantined: Quarantined) -> Outcome:
     is unlinked but its directory could not be synced.
     """
     directory, name = tree.open_parent(quarantined.quarantine_path)
-    with owned(directory):
+    with Owned(directory):
         outcome = _unlink_if_safe(tree, directory, name, quarantined.quarantine_path, quarantined.identity)
         if isinstance(outcome, Released):
             return outcome
@@ -194,7 +194,7 @@ def restore(tree: Tree, quarantined: Quarantined, reason: str) -> Restored | Lef
     Raises as `Tree.open_parent` does, and FileMissingError if the file does not exist any more.
     """
     directory, name = tree.open_parent(quarantined.quarantine_path)
-    with owned(directory):
+    with Owned(directory):
         return _restore(directory, name, posixpath.basename(quarantined.relative), reason)
 
 
@@ -217,7 +217,7 @@ def repair(
     Raises as `delete_quarantined` does, and what `is_hashed_content` raises; the file stays then.
     """
     directory, name = tree.open_parent(quarantine_path)
-    with owned(directory):
+    with Owned(directory):
         if identity is not None and _is_other_file(directory, name, original_name):
             ctime_ns = _ctime_if_hashed(tree, directory, name, quarantine_path, identity, is_hashed_content)
             if ctime_ns is not None:
@@ -241,7 +241,7 @@ def _ctime_if_hashed(
         descriptor = open_file_at(directory, name, relative, allow_hard_links=tree.allows_hard_links)
     except (NotOursError, UnreadableError):
         return None
-    with owned(descriptor):
+    with Owned(descriptor):
         present = tree.identity(os.fstat(descriptor))
         return present.ctime_ns if present == identity and is_hashed_content(descriptor) else None
 
@@ -273,7 +273,7 @@ def _unlink_if_safe(
         descriptor = open_file_at(directory, name, relative, allow_hard_links=tree.allows_hard_links)
     except (NotOursError, UnreadableError) as error:
         return error.reason
-    with owned(descriptor), leases.hold(descriptor) as lease:
+    with Owned(descriptor), leases.hold(descriptor) as lease:
         reason = _reason_to_keep(tree, lease, identity)
         if reason is not None:
             return reason

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from watcher.filesystem.instance_lock import InstanceRunningError
 from watcher.filesystem.mounts import mount_point
-from watcher.filesystem.openat import LIST, RootUnavailableError, owned, sentence
+from watcher.filesystem.openat import LIST, Owned, RootUnavailableError, sentence
 
 INITIAL_NAMES = frozenset({"lost+found"})
 """Names that a new file system contains: a directory with no other entry counts as empty."""
@@ -36,7 +36,7 @@ class Root:
     def __init__(self, path: str) -> None:
         try:
             self.path = os.path.realpath(path, strict=True)
-            with owned(os.open(self.path, LIST)) as directory:
+            with Owned(os.open(self.path, LIST)) as directory:
                 self._known = _identify(directory)
         except OSError as error:
             raise RootUnavailableError(path, sentence(error)) from error
@@ -62,7 +62,7 @@ class Root:
 
     def has_entries(self) -> bool:
         """Whether the known directory has any entry. Raises RootUnavailableError."""
-        with owned(self.open(LIST)) as directory:
+        with Owned(self.open(LIST)) as directory:
             return self._is_populated(directory)
 
     def adopt(self, lock: Callable[[], None] = lambda: None) -> bool:
@@ -73,7 +73,7 @@ class Root:
         directory may be at the path only for a moment. `lock` locks it, and raises InstanceRunningError if
         another daemon has it. Raises RootUnavailableError.
         """
-        with owned(self._open_path(LIST)) as directory:
+        with Owned(self._open_path(LIST)) as directory:
             if self._known.is_directory(os.fstat(directory)):
                 self._candidate = None
                 self._is_populated(directory)

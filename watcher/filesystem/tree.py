@@ -16,13 +16,13 @@ from watcher.filesystem.openat import (
     SEARCH,
     FileMissingError,
     NotOursError,
+    Owned,
     RootUnavailableError,
     TreeError,
     UnreadableError,
     identity_of,
     open_directory_at,
     open_file_at,
-    owned,
     plain_status_at,
     sentence,
 )
@@ -111,7 +111,7 @@ class Tree:
         Raises FileMissingError, NotOursError, UnreadableError, RootUnavailableError.
         """
         *parents, name = _components(relative)
-        with owned(self._enter(parents, relative, SEARCH)) as directory:
+        with Owned(self._enter(parents, relative, SEARCH)) as directory:
             return open_file_at(directory, name, relative, allow_hard_links=self.allows_hard_links)
 
     def open_parent(self, relative: str) -> tuple[int, str]:
@@ -131,10 +131,10 @@ class Tree:
         directory = self._root.open(SEARCH)
         statuses = []
         for name in parents:
-            with owned(directory) as above:
+            with Owned(directory) as above:
                 statuses.append(os.fstat(above))
                 directory = open_directory_at(above, name, relative, SEARCH)
-        with owned(directory):
+        with Owned(directory):
             return [*statuses, os.fstat(directory)]
 
     def stat(self, relative: str) -> Identity | None:
@@ -144,7 +144,7 @@ class Tree:
         """
         *parents, name = _components(relative)
         try:
-            with owned(self._enter(parents, relative, SEARCH)) as directory:
+            with Owned(self._enter(parents, relative, SEARCH)) as directory:
                 return self.identity(
                     plain_status_at(directory, name, relative, allow_hard_links=self.allows_hard_links)
                 )
@@ -155,7 +155,7 @@ class Tree:
         """Whether the file has exactly one name; False if it cannot be examined."""
         *parents, name = _components(relative)
         try:
-            with owned(self._enter(parents, relative, SEARCH)) as directory:
+            with Owned(self._enter(parents, relative, SEARCH)) as directory:
                 return plain_status_at(directory, name, relative).st_nlink == 1
         except TreeError:
             return False
@@ -174,7 +174,7 @@ class Tree:
         """
         *parents, name = _components(relative)
         try:
-            with owned(self._enter(parents, relative, SEARCH)) as directory:
+            with Owned(self._enter(parents, relative, SEARCH)) as directory:
                 os.stat(name, dir_fd=directory, follow_symlinks=False)
         except (FileMissingError, NotOursError, FileNotFoundError):
             return False
@@ -209,7 +209,7 @@ class Tree:
         self, directory: int, below: str, enter: Callable[[str], bool], depth: int
     ) -> Iterator[Entry]:
         """Walk an open directory, and close it."""
-        with owned(directory):
+        with Owned(directory):
             try:
                 with os.scandir(directory) as listing:
                     for found in listing:
@@ -252,7 +252,7 @@ class Tree:
         """Open the directory below the root that `parents` name; `flags` apply to it, not to its parents."""
         directory = self._root.open(SEARCH if parents else flags)
         for depth, name in enumerate(parents, start=1):
-            with owned(directory) as above:
+            with Owned(directory) as above:
                 directory = open_directory_at(
                     above, name, relative, flags if depth == len(parents) else SEARCH
                 )

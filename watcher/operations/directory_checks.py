@@ -21,7 +21,7 @@ from watcher.filesystem import (
     leases,
     mounts,
 )
-from watcher.filesystem.openat import owned, sentence
+from watcher.filesystem.openat import Owned, sentence
 from watcher.telemetry import human_size
 
 NAMES = ("leases", "rename and unlink", "inotify", "disk space")
@@ -100,7 +100,7 @@ def _survey(tree: Tree) -> _Survey:
             continue
         survey.subdirectories += (directory,)
         try:
-            with owned(tree.open(found.path)) as descriptor:
+            with Owned(tree.open(found.path)) as descriptor:
                 if os.fstat(descriptor).st_uid != os.geteuid():
                     survey.foreign_file = survey.foreign_file or found.path
         except UnreadableError as exc:
@@ -111,7 +111,7 @@ def _survey(tree: Tree) -> _Survey:
 
 
 def _directory(tree: Tree, survey: _Survey) -> CheckResult:
-    with owned(tree.open_root()) as descriptor:
+    with Owned(tree.open_root()) as descriptor:
         kind = mounts.file_system_type(descriptor) or "unknown"
     if survey.unreadable is not None:
         path, reason = survey.unreadable
@@ -135,7 +135,7 @@ def _leases(tree: Tree, survey: _Survey) -> CheckResult:
     """Check that the kernel grants leases, on our own file and on one of another user."""
     fallback = "Until then files must stay unchanged for SETTLE_SECONDS."
     try:
-        with owned(tree.open_root()) as directory, _test_file(directory) as (_, descriptor):
+        with Owned(tree.open_root()) as directory, _test_file(directory) as (_, descriptor):
             answer = leases.check_writers(descriptor)
     except OSError as exc:
         return failed(
@@ -144,7 +144,7 @@ def _leases(tree: Tree, survey: _Survey) -> CheckResult:
     if answer is leases.Writers.UNKNOWN:
         return warning("leases", f"The kernel grants no reliable leases in {tree.root}.", fallback)
     if survey.foreign_file is not None:
-        with suppress(FileMissingError, NotOursError), owned(tree.open(survey.foreign_file)) as descriptor:
+        with suppress(FileMissingError, NotOursError), Owned(tree.open(survey.foreign_file)) as descriptor:
             if leases.check_writers(descriptor) is leases.Writers.UNKNOWN:
                 return warning(
                     "leases",
@@ -165,7 +165,7 @@ def _rename_and_unlink(tree: Tree, survey: _Survey) -> CheckResult:
         shown = os.path.join(tree.root, subdirectory) if subdirectory else tree.root
         try:
             opened = tree.open_parent(f"{subdirectory}/any")[0] if subdirectory else tree.open_root()
-            with owned(opened) as directory:
+            with Owned(opened) as directory:
                 status = os.fstat(directory)
                 # The system calls of releasing and restoring a file.
                 both = {"src_dir_fd": directory, "dst_dir_fd": directory}
@@ -195,7 +195,7 @@ def _test_file(directory: int) -> Iterator[tuple[str, int]]:
     create = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     os.close(os.open(name, create, 0o600, dir_fd=directory))
     try:
-        with owned(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)) as descriptor:
+        with Owned(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)) as descriptor:
             yield name, descriptor
     finally:
         for left in (name, name + _QUARANTINED):

@@ -16,7 +16,7 @@ import structlog
 from db import JSON, DatabaseError, Ledger, State
 from watcher.errors import Code
 from watcher.filesystem import RootUnavailableError, Tree
-from watcher.filesystem.openat import owned
+from watcher.filesystem.openat import Owned
 from watcher.settings import Policy
 from watcher.supervision.background_thread import Supervisor, Worker
 from watcher.telemetry import Metrics
@@ -122,7 +122,7 @@ class DiskPressure(Worker):
     def _measure(self) -> bool:
         """Measure the fullness; False if that fails, because the directory may be unmounted."""
         try:
-            with owned(self._tree.open_root()) as root:
+            with Owned(self._tree.open_root()) as root:
                 self._fullness = Fullness.of(os.fstatvfs(root))
         except (RootUnavailableError, OSError):
             # The stages and the scan report the error.

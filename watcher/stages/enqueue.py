@@ -17,7 +17,7 @@ from watcher.errors import Code, incomplete_reason
 from watcher.failpoints import Point, failpoint
 from watcher.filesystem import FileMissingError, NotOursError, UnreadableError
 from watcher.filesystem.hashing import Rank
-from watcher.filesystem.openat import owned
+from watcher.filesystem.openat import Owned
 from watcher.renditions import Ignored, PathTemplate, Rendition
 from watcher.stages.context import StageContext
 from watcher.telemetry import RepeatFilter, row_context
@@ -177,7 +177,7 @@ class Enqueuer:
         if file.reading is None:
             raise _ReadRequiredError(ReadRequired(rank, file.identity.size))
         tree, reading = self._context.tree, file.reading
-        with owned(tree.open(file.path)) as fd:
+        with Owned(tree.open(file.path)) as fd:
             pace = self._context.hashing.pace(rank, file.identity.size, reading)
             if tree.identity(os.fstat(fd)).is_exactly(file.identity):
                 checksum = SourceFile(fd, pace).checksum(reading.progress(file.identity))

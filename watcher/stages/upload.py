@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -29,7 +30,7 @@ from watcher.errors import Code, DecidedError, DeferError, FailureKind, Reexamin
 from watcher.failpoints import Point, failpoint
 from watcher.filesystem import FileMissingError, leases
 from watcher.filesystem.hashing import Rank
-from watcher.filesystem.openat import birth_time_ns, owned
+from watcher.filesystem.openat import Owned, birth_time_ns
 from watcher.filesystem.removal import is_present_or_quarantined
 from watcher.renditions import ORIGINAL
 from watcher.stages.context import StageContext
@@ -100,7 +101,7 @@ class UploadStage(Stage):
             if not self._recover(upload, work):
                 raise
             return
-        with owned(opened) as fd:
+        with Owned(opened) as fd:
             ctime_ns = self._require_as_settled(upload, fd).ctime_ns
             self._require_no_package(upload)
             admitted = self._pass_gate(upload)
@@ -357,13 +358,16 @@ class UploadStage(Stage):
         disk leaves it, after the ledger recorded the checksum. Such an upload fails: raises DecidedError.
         With another ctime it was edited in place: raises ReexamineError.
         """
-        checksum = source.checksum()
+        is_new = upload.checksum is None
+        md5 = hashlib.md5(usedforsecurity=False) if is_new and part_size_for(upload.size) is None else None
+        checksum = source.checksum(md5=md5)
         if checksum == upload.checksum:
             if ctime_ns == upload.ctime_ns:
                 return upload
             return self._context.ledger.record(upload, ctime_ns=ctime_ns)
-        if upload.checksum is None:
-            return self._context.ledger.record(upload, **self._content(upload, source, checksum, ctime_ns))
+        if is_new:
+            etag = None if md5 is None else md5.hexdigest()
+            return self._context.ledger.record(upload, **self._content(upload, checksum, ctime_ns, etag))
         if upload.ctime_ns not in {None, ctime_ns}:
             raise ReexamineError("Its content is not what was hashed before: it was edited in place since.")
         raise self._failed_as_damaged(upload, source, checksum, ctime_ns)
@@ -376,7 +380,8 @@ class UploadStage(Stage):
             f"power cut or a failing disk leaves that. Restore it, or retry {upload.id} to upload it as is."
         )
         # A retry uploads the present content: the operator has checked it.
-        content = self._content(upload, source, checksum, ctime_ns)
+        etag = source.etags(None)[0] if part_size_for(upload.size) is None else None
+        content = self._content(upload, checksum, ctime_ns, etag)
         with self._context.database.transaction("record that a file is damaged"):
             rehashed = self._context.ledger.record(upload, **content)
             self._context.ledger.advance(rehashed, State.FAILED, error=reason, error_code=Code.LOCAL_DAMAGED)
@@ -388,8 +393,8 @@ class UploadStage(Stage):
         for oldest in list(self._hashed)[:-MAX_HASHED]:
             self._hashed.pop(oldest, None)
 
-    def _content(self, upload: Upload, source: SourceFile, checksum: str, ctime_ns: int | None) -> Progress:
-        """What the object is recognized by; of a large file the ETag follows from its parts.
+    def _content(self, upload: Upload, checksum: str, ctime_ns: int | None, etag: str | None) -> Progress:
+        """What the object is recognized by; `etag` is that of a single PUT, None of a large file.
 
         Aborts the multipart upload of earlier content: outside of a transaction, which others wait for.
         """
@@ -397,7 +402,7 @@ class UploadStage(Stage):
         return Progress(
             checksum=checksum,
             ctime_ns=ctime_ns,
-            expected_etag=source.etags(None)[0] if part_size_for(upload.size) is None else None,
+            expected_etag=etag,
             multipart_id=None,
             part_size=None,
         )

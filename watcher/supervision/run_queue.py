@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 RUN_SECONDS = 0.01
 """A thread that has run for longer without a wait is no longer waited for: it may read from a slow disk."""
@@ -32,6 +32,35 @@ class _Thread(threading.local):
     place: _Place | None = None
 
 
+class _Running(AbstractContextManager[None]):
+    """A block in the queue. It is a class, as it is entered for every wait: a generator takes longer."""
+
+    __slots__ = "_enter", "_leave"
+
+    def __init__(self, enter: Callable[[], None], leave: Callable[[], bool]) -> None:
+        self._enter = enter
+        self._leave = leave
+
+    def __enter__(self) -> None:
+        self._enter()
+
+    def __exit__(self, *_: object) -> None:
+        self._leave()
+
+
+class _Waiting(_Running):
+    """A block out of the queue, for a thread that was in it."""
+
+    __slots__ = ("_was_running",)
+
+    def __enter__(self) -> None:
+        self._was_running = self._leave()
+
+    def __exit__(self, *_: object) -> None:
+        if self._was_running:
+            self._enter()
+
+
 class RunQueue:
     """Lets a thread run until it waits for something, and then the next one.
 
@@ -44,25 +73,13 @@ class RunQueue:
         self._place = _Place()
         self._thread = _Thread()
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
+    def running(self) -> AbstractContextManager[None]:
         """Run the block in turn with those of other threads."""
-        self._enter()
-        try:
-            yield
-        finally:
-            self._leave()
+        return _Running(self._enter, self._leave)
 
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
+    def waiting(self) -> AbstractContextManager[None]:
         """Let others run during the block, in which this thread waits; nothing outside of `running`."""
-        if not self._leave():
-            yield
-            return
-        try:
-            yield
-        finally:
-            self._enter()
+        return _Waiting(self._enter, self._leave)
 
     def _enter(self) -> None:
         place = self._place

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.support.media import Media, encoding
 from watcher import containers
 from watcher.containers.reading import MAX_ELEMENTS
-from watcher.filesystem.openat import owned
+from watcher.filesystem.openat import Owned
 
 EIGHT_TIB = 8 << 40
 PAGE = 4096
@@ -25,7 +25,7 @@ KINDS = ("faststart", "plain", "fragmented", "mov", "webm", "mkv")
 
 @contextmanager
 def memory_file(content: bytes) -> Iterator[int]:
-    with owned(os.memfd_create("video")) as descriptor:
+    with Owned(os.memfd_create("video")) as descriptor:
         view = memoryview(content)
         while view:
             view = view[os.write(descriptor, view) :]

@@ -19,7 +19,7 @@ from tests.support.unprivileged import give_away
 from watcher.detection import Reading
 from watcher.detection.completeness import FileStatus, Finished, Unreadable, check_complete
 from watcher.errors import incomplete_reason
-from watcher.filesystem.openat import identity_of, owned
+from watcher.filesystem.openat import Owned, identity_of
 
 PATH = f"{VIDEO_ID}/my_video_720p.mp4"
 CUT = slice(0, -100)
@@ -38,7 +38,7 @@ def local_url(harness: Harness, path: str = PATH) -> str:
 
 def hash_and_advance(harness: Harness, row: Upload, *states: State) -> Upload:
     """Record a row's checksum and advance it through states."""
-    with owned(os.open(harness.absolute(row.path), os.O_RDONLY)) as fd:
+    with Owned(os.open(harness.absolute(row.path), os.O_RDONLY)) as fd:
         checksum = SourceFile(fd).checksum()
     row = harness.app.ledger.record(row, checksum=checksum)
     for state in states:

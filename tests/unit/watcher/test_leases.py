@@ -15,7 +15,7 @@ from tests.support.media import Media, encoding
 from tests.support.peer_process import writer
 from watcher.filesystem import leases, mounts
 from watcher.filesystem.leases import LeaseAttempt, Writers
-from watcher.filesystem.openat import owned
+from watcher.filesystem.openat import Owned
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def path(place: str) -> str:
 
 @pytest.fixture
 def descriptor(path: str) -> Iterator[int]:
-    with owned(os.open(path, os.O_RDONLY)) as fd:
+    with Owned(os.open(path, os.O_RDONLY)) as fd:
         yield fd
 
 
@@ -47,7 +47,7 @@ def test_a_writer_is_detected_until_it_closes_the_file(path: str, descriptor: in
 
 
 def test_a_writer_with_only_a_mapping_left_is_detected(path: str, descriptor: int) -> None:
-    with owned(os.open(path, os.O_RDWR)) as writing:
+    with Owned(os.open(path, os.O_RDWR)) as writing:
         mapping = mmap.mmap(writing, 5)
     with mapping:
         assert leases.check_writers(descriptor) is Writers.SOME
@@ -63,7 +63,7 @@ def test_ffmpeg_is_detected_from_its_first_byte_to_its_end(place: str) -> None:
     path = f"{place}/encoding.mp4"
     with (
         encoding(path, "-movflags", "+faststart") as process,
-        owned(os.open(path, os.O_RDONLY)) as descriptor,
+        Owned(os.open(path, os.O_RDONLY)) as descriptor,
     ):
         assert leases.check_writers(descriptor) is Writers.SOME
         process.terminate()
@@ -75,7 +75,7 @@ def test_a_check_releases_its_lease_at_once_so_that_no_writer_blocks(path: str, 
     assert leases.check_writers(descriptor) is Writers.NONE
     assert not leases.still_held(descriptor)
     # A writer in this very process would wait for itself.
-    with owned(os.open(path, os.O_WRONLY | os.O_NONBLOCK)):
+    with Owned(os.open(path, os.O_WRONLY | os.O_NONBLOCK)):
         pass
 
 
@@ -117,7 +117,7 @@ def test_without_permission_for_a_lease_the_answer_is_unknown(
 
 
 def test_without_leases_the_answer_is_unknown() -> None:
-    with owned(os.open("/", os.O_RDONLY)) as directory:
+    with Owned(os.open("/", os.O_RDONLY)) as directory:
         assert leases.check_writers(directory) is Writers.UNKNOWN
 
 
@@ -133,10 +133,10 @@ def test_on_an_untrusted_file_system_only_a_refused_lease_is_proof(
 
 
 def test_a_file_on_no_mounted_file_system_is_not_trusted() -> None:
-    with owned(os.memfd_create("nowhere")) as anonymous:
+    with Owned(os.memfd_create("nowhere")) as anonymous:
         # Leases are for descriptors that cannot write, and this file can be opened by no other name.
         reading = os.open(f"/proc/self/fd/{anonymous}", os.O_RDONLY)
-    with owned(reading):
+    with Owned(reading):
         assert leases.check_writers(reading) is Writers.UNKNOWN
 
 
@@ -174,9 +174,9 @@ def test_network_file_systems_are_recognized_by_type(kind: str | None, is_networ
 def test_the_file_system_type_is_that_of_the_files_own_mount() -> None:
     if not os.path.ismount("/dev/shm"):
         pytest.skip("no /dev/shm is mounted here")
-    with owned(os.open("/dev/shm", os.O_RDONLY)) as directory:
+    with Owned(os.open("/dev/shm", os.O_RDONLY)) as directory:
         assert mounts.file_system_type(directory) == "tmpfs"
-    with owned(os.open("/proc", os.O_RDONLY)) as directory:
+    with Owned(os.open("/proc", os.O_RDONLY)) as directory:
         assert mounts.file_system_type(directory) == "proc"
 
 
@@ -207,7 +207,7 @@ def test_only_a_process_that_ignores_sigio_survives_a_writer(path: str, how: str
 
 def test_a_copy_as_the_compressor_makes_it_is_detected(place: str, media: Media) -> None:
     path = f"{place}/copy.mp4"
-    with open(path, "wb") as target, owned(os.open(path, os.O_RDONLY)) as descriptor:
+    with open(path, "wb") as target, Owned(os.open(path, os.O_RDONLY)) as descriptor:
         with open(media.plain, "rb") as source:
             shutil.copyfileobj(source, target)
         assert leases.check_writers(descriptor) is Writers.SOME

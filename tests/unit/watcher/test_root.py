@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from watcher.filesystem.openat import LIST, RootUnavailableError, owned
+from watcher.filesystem.openat import LIST, Owned, RootUnavailableError
 from watcher.filesystem.root import Root
 
 
@@ -164,6 +164,6 @@ def test_no_descriptor_stays_open(path: str) -> None:
         root.open(LIST)
     write(f"{path}/a")
     root.adopt()
-    with owned(root.open(LIST)):
+    with Owned(root.open(LIST)):
         pass
     assert os.listdir("/proc/self/fd") == before

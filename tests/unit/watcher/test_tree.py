@@ -14,10 +14,10 @@ from tests.support.tree_files import Unprivileged, read, write
 from watcher.filesystem.openat import (
     FileMissingError,
     NotOursError,
+    Owned,
     UnreadableError,
     birth_time_ns,
     identity_of,
-    owned,
 )
 from watcher.filesystem.tree import Tree
 
@@ -188,7 +188,7 @@ def test_a_fifo_is_refused_without_letting_its_writer_go_on(place: str, tree: Tr
         with pytest.raises(NotOursError, match="regular"):
             tree.open("fifo.mp4")
         assert process.says_nothing()
-        with owned(os.open(fifo, os.O_RDONLY)):
+        with Owned(os.open(fifo, os.O_RDONLY)):
             process.expect("opened")
 
 
@@ -229,7 +229,7 @@ def test_a_directory_that_may_only_be_passed_through_is_passed_through(
 def test_the_parent_is_given_with_the_name_whatever_is_there(place: str, tree: Tree) -> None:
     write(place, "x/a.mp4")
     directory, name = tree.open_parent("x/b.mp4")
-    with owned(directory):
+    with Owned(directory):
         assert name == "b.mp4"
         assert os.listdir(directory) == ["a.mp4"]
         os.fsync(directory)
@@ -255,7 +255,7 @@ def test_whether_anything_has_a_name_is_not_guessed(
 
 def test_the_root_is_opened_for_listing(place: str, tree: Tree) -> None:
     write(place, "a.mp4")
-    with owned(tree.open_root()) as directory:
+    with Owned(tree.open_root()) as directory:
         assert os.listdir(directory) == ["a.mp4"]
 
 
@@ -275,7 +275,7 @@ def test_the_operator_may_put_the_root_behind_a_link_of_his_own(
 def test_the_birth_of_a_file_is_told_where_the_file_system_knows_it(place: str, tree: Tree) -> None:
     """It is that of the inode: neither writing nor an older modification time changes it."""
     path = write(place, "a.mp4")
-    with owned(tree.open("a.mp4")) as descriptor:
+    with Owned(tree.open("a.mp4")) as descriptor:
         born = birth_time_ns(descriptor)
         told = subprocess.run(
             ["stat", "--format=%W", path], check=True, capture_output=True, text=True
@@ -291,5 +291,5 @@ def test_the_birth_of_a_file_is_unknown_without_the_call(
 ) -> None:
     write(place, "a.mp4")
     monkeypatch.setattr("watcher.filesystem.openat._statx", None)
-    with owned(tree.open("a.mp4")) as descriptor:
+    with Owned(tree.open("a.mp4")) as descriptor:
         assert birth_time_ns(descriptor) is None
