@@ -170,6 +170,7 @@ def build_application(
         # A thread waits in every statement on PostgreSQL.
         running=nullcontext if settings.on_postgresql else run_queue.running,
         waiting=run_queue.waiting,
+        is_contended=lambda: settings.on_postgresql or run_queue.is_contended,
     )
     context = build_context(
         settings,

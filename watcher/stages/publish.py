@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 
 import structlog
 
@@ -12,9 +13,12 @@ from watcher.errors import HANDLED_ERRORS, Code, DeferError, FailureKind, StageE
 from watcher.failpoints import Point, failpoint
 from watcher.settings import Policy
 from watcher.stages.context import StageContext
-from watcher.stages.runner import Stage, Work
+from watcher.stages.runner import MAX_WAIT_SECONDS, Stage, Work
 
 log = structlog.get_logger()
+
+LEDGER_QUERIED_WITHIN = timedelta(seconds=MAX_WAIT_SECONDS)
+"""What is released later than this need not be told to the release stage, which finds it by itself."""
 
 PACKAGE_SECONDS = 600.0
 """How soon the publication of a file that a playlist names is tried again: the playlist may have gone."""
@@ -104,7 +108,8 @@ class PublishStage(Stage):
         changed_ns = max(upload.identity.mtime_ns, upload.identity.ctime_ns or 0)
         metrics.publication_seconds.observe(max(0.0, now - changed_ns / 1e9))
         log.info("upload_published", url=public_url)
-        self._context.signals.wake_stage(State.PUBLISHED)
+        if self._policy.retention < LEDGER_QUERIED_WITHIN:
+            self._context.signals.wake_stage(State.PUBLISHED)
         self._context.signals.wake_notifications()
 
     def _commit(self, upload: Upload, public_url: str, *, is_current: bool) -> None:

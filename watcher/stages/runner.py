@@ -31,7 +31,7 @@ LOCKED_SECONDS = 0.25
 SMALL_SECONDS = 2.0
 """Between two queries for a small file that becomes due after an error, while large ones are under way."""
 
-GATHER_SECONDS = 0.02
+GATHER_SECONDS = 0.05
 """Between two claims while at least `GATHER_FROM` batches are under way: several rows cost what one does."""
 GATHER_FROM = 4
 
@@ -145,6 +145,8 @@ class StageRunner(Worker):
         self.clock: Callable[[], float] = time.monotonic
         """Gives monotonic seconds."""
         self._claimed_at = float("-inf")
+        self._has_taken_all = False
+        """Whether the last claim left nothing that it could have taken."""
         self._is_gathering = False
         """Whether the next claim comes within `GATHER_SECONDS` without a wake-up."""
         self._batches: queue.SimpleQueue[Sequence[Upload]] = queue.SimpleQueue()
@@ -180,7 +182,7 @@ class StageRunner(Worker):
 
     def wake(self) -> None:
         """Query the ledger now, because there may be work; in a moment while that is due anyway."""
-        if not self._is_gathering:
+        if not self._is_gathering or self._busy < GATHER_FROM:
             self._claimer.wake()
 
     @property
@@ -232,17 +234,32 @@ class StageRunner(Worker):
         self._return_unrecorded()
         if not self.stage.is_enabled():
             return MAX_WAIT_SECONDS
+        takes_small = False
         while (free := self._free_threads()) > 0 and not self._claimer.stopping.is_set():
             if self.breaker.is_doubted:
                 return self._claim_probe()
-            if self._busy >= GATHER_FROM and (left := self._claimed_at + GATHER_SECONDS - self.clock()) > 0:
+            if (left := self._gathering_seconds()) > 0:
                 self._is_gathering = True
                 return left
             for_any = min(free, self._max_large - self._large_files()) if self._small_threads else free
-            small_only = for_any <= 0
-            if not self._hand_over((free if small_only else for_any) * self._batch, small_only=small_only):
+            small_only = takes_small or for_any <= 0
+            limit = (free if small_only else for_any) * self._batch
+            claimed = self._hand_over(limit, small_only=small_only)
+            if not claimed and not takes_small:
                 return SMALL_SECONDS if small_only else self._seconds_to_next()
+            self._has_taken_all = 0 < claimed < limit
+            # Those that were due first may be large. The other threads take what is small at once.
+            takes_small = not small_only and claimed == limit and self._small_threads > 0
         return self._renewal_seconds
+
+    def _gathering_seconds(self) -> float:
+        """For how long nothing is claimed, so that the next claim has more rows.
+
+        0 if there was more to claim than threads asked for, and they do not wait for each other already.
+        """
+        if self._busy < GATHER_FROM or not (self._has_taken_all or self._supervisor.is_contended()):
+            return 0.0
+        return max(0.0, self._claimed_at + GATHER_SECONDS - self.clock())
 
     def _free_threads(self) -> int:
         """How many more batches may be under way: few until the server is known to answer."""
@@ -273,8 +290,8 @@ class StageRunner(Worker):
 
     def _hand_over(
         self, limit: int, *, other_than: Collection[int] | None = None, small_only: bool = False
-    ) -> bool:
-        """Claim rows for as many workers as they take; False if none can be claimed."""
+    ) -> int:
+        """Claim rows for as many workers as they take; returns how many could be claimed."""
         is_probe = self.breaker.is_doubted
         rows = self._ledger.claim(
             self.stage.state,
@@ -287,7 +304,7 @@ class StageRunner(Worker):
             playable_for=self.playable_for,
         )
         if not rows:
-            return False
+            return 0
         self._claimed_at = self.clock()
         batches = [rows[first : first + self._batch] for first in range(0, len(rows), self._batch)]
         with self._lock:
@@ -304,7 +321,7 @@ class StageRunner(Worker):
                     self._idle.pop().wake()
                 elif len(self._workers) < self._busy:
                     self._add_worker(is_started=True)
-        return True
+        return len(rows)
 
     def _seconds_to_next(self) -> float:
         due = self._ledger.next_due(self.stage.state, horizon=self.horizon)

@@ -59,7 +59,8 @@ class Supervisor:
     """What the background threads of a process share: liveness, database sessions, and restarts.
 
     `session` is the context in which each thread works, `running` that of each brief step, and `waiting` that
-    of a wait within one. `clock` gives monotonic seconds.
+    of a wait within one. `is_contended` tells whether threads may be waiting to run. `clock` gives monotonic
+    seconds.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Supervisor:
         session: Callable[[], AbstractContextManager[None]] = nullcontext,
         running: Callable[[], AbstractContextManager[None]] = nullcontext,
         waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
+        is_contended: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
         backoff: Backoff = RESTART_BACKOFF,
     ) -> None:
@@ -76,6 +78,7 @@ class Supervisor:
         self.session = session
         self.running = running
         self.waiting = waiting
+        self.is_contended = is_contended
         self._metrics = metrics
         self._clock = clock
         self._backoff = backoff

@@ -72,6 +72,13 @@ class RunQueue:
         self._clock = clock
         self._place = _Place()
         self._thread = _Thread()
+        self._queued: set[int] = set()
+        """The threads that wait for their turn."""
+
+    @property
+    def is_contended(self) -> bool:
+        """Whether a thread waits for its turn: there is no time left that more threads could use."""
+        return bool(self._queued)
 
     def running(self) -> AbstractContextManager[None]:
         """Run the block in turn with those of other threads."""
@@ -83,12 +90,23 @@ class RunQueue:
 
     def _enter(self) -> None:
         place = self._place
-        while not place.lock.acquire(timeout=RUN_SECONDS):
-            if place is self._place and self._clock() - place.since > RUN_SECONDS:
-                self._place = _Place()
-            place = self._place
+        if not place.lock.acquire(blocking=False):
+            place = self._await_place()
         place.since = self._clock()
         self._thread.place = place
+
+    def _await_place(self) -> _Place:
+        me = threading.get_ident()
+        self._queued.add(me)
+        try:
+            place = self._place
+            while not place.lock.acquire(timeout=RUN_SECONDS):
+                if place is self._place and self._clock() - place.since > RUN_SECONDS:
+                    self._place = _Place()
+                place = self._place
+        finally:
+            self._queued.discard(me)
+        return place
 
     def _leave(self) -> bool:
         place, self._thread.place = self._thread.place, None
