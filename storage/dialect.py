@@ -20,7 +20,7 @@ import base64
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -150,6 +150,8 @@ class ServerDialect:
         self._accepted: set[tuple[str, str]] = set()
         self._doubted: set[tuple[str, str]] = set()
         """Headers without which a request was accepted that had been forbidden, once."""
+        self._answered: set[tuple[str, str]] = set()
+        """Headers of requests that were refused for another matter: they may be looked at for it first."""
         self._fruitless: dict[tuple[str, str], float] = {}
         describing = threading.Lock()
         self._soundings: dict[str, threading.Lock] = {
@@ -275,7 +277,7 @@ class ServerDialect:
 
         `names` are those of the request, in lower case. The result is that of the attempt that succeeds;
         raises what the first one raised if no header explains the refusal. With `remember` false nothing is
-        learned. The first request with headers that the server has not accepted yet goes alone, so that what
+        learned. The first request with headers that the server has not answered yet goes alone, so that what
         it refuses is refused once.
         """
         with self._sounding(operation, names):
@@ -290,6 +292,8 @@ class ServerDialect:
                     if exc.is_refusal and search.leave_out_another(exc):
                         continue
                     if not refusals:
+                        if exc.status in _OTHER_MATTERS:
+                            self._note_answered(operation, names, search.omit)
                         raise
                     if exc.is_refusal:
                         self._note_fruitless(operation, refusals[0][1])
@@ -311,11 +315,19 @@ class ServerDialect:
 
     @contextmanager
     def _sounding(self, operation: str, names: Collection[str]) -> Iterator[None]:
-        if self.is_sounded(operation, names):
+        with ExitStack() as alone:
+            if self._must_go_alone(operation, names):
+                alone.enter_context(self._alone(operation))
+                if not self._must_go_alone(operation, names):
+                    # The request that this one has waited for was answered.
+                    alone.close()
             yield
-            return
-        with self._alone(operation):
-            yield
+
+    def _must_go_alone(self, operation: str, names: Collection[str]) -> bool:
+        """Whether no answer to a request with one of the headers has come yet."""
+        with self._lock:
+            suspects = self._suspects(operation, names, self._omitted(operation))
+            return any((operation, name) not in self._answered for name in suspects)
 
     @contextmanager
     def _alone(self, name: str) -> Iterator[None]:
@@ -427,6 +439,10 @@ class ServerDialect:
 
     def _is_current(self, found: ServerTrait) -> bool:
         return abs(self._clock() - found.found_at) < REMEMBERED
+
+    def _note_answered(self, operation: str, names: Collection[str], omit: Collection[str]) -> None:
+        with self._lock:
+            self._answered |= {(operation, name) for name in self._sent(names, omit)}
 
     def _note_fruitless(self, operation: str, refusal: StorageError) -> None:
         now = time.monotonic()

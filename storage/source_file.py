@@ -71,14 +71,21 @@ class SourceFile:
 
     Its identity is taken at construction; any later change of it raises `SourceChangedError`, and a read
     error `StorageError` of kind object. Safe for threads without a `pace`, because every read names its
-    offset. What hashes, but not `read_into`, keeps to `pace` and raises what that raises.
+    offset. What hashes, but not `read_into`, keeps to `pace` and raises what that raises. The disk is waited
+    for in the context that `waiting` makes.
     """
 
-    def __init__(self, fd: int, pace: Pace | None = None) -> None:
+    def __init__(
+        self,
+        fd: int,
+        pace: Pace | None = None,
+        waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise ValueError("only a regular file can be uploaded")
         self._fd = fd
         self._pace = pace or nullcontext(_at_once)
+        self._waiting = waiting
         self.identity = FileIdentity.of(fd)
 
     @property
@@ -137,7 +144,7 @@ class SourceFile:
                     keep_to_pace(0)
                     with _reading:
                         _sync_range(self._fd, offset, WRITE_BACK_BYTES)
-        with _reading:
+        with self._waiting(), _reading:
             os.fsync(self._fd)
 
     def etags(self, part_size: int | None) -> tuple[str, ...]:

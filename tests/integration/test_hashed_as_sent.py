@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -34,9 +35,9 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     checksum = SourceFile.checksum
 
-    def count(source: SourceFile) -> str:
+    def count(source: SourceFile, **options: Any) -> str:
         sizes.append(source.size)
-        return checksum(source)
+        return checksum(source, **options)
 
     monkeypatch.setattr(SourceFile, "checksum", count)
     return sizes

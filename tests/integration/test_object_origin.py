@@ -23,6 +23,8 @@ from tests.support.harness import BUCKET, VIDEO_ID, Harness, MakeHarness
 from tests.support.s3_server import S3Server
 from tests.support.uploads_in_progress import KEY, PART, interrupted
 from tests.support.video_files import FREE_BOX, PATH, padded
+from watcher import failpoints
+from watcher.failpoints import Point
 from watcher.stages import upload as upload_module
 from watcher.stages.object_origin import confirm_without_copy, metadata_of, warn_of_unknown_objects
 
@@ -265,6 +267,50 @@ def test_noting_the_etag_takes_no_transaction_of_its_own(
     (before,) = recorded
     assert {"checksum", "expected_etag"} <= before
     assert (row.bytes_sent, row.etag) == (row.size, row.expected_etag)
+
+
+def test_where_the_server_compares_checksums_a_small_file_is_hashed_for_no_etag(
+    make_harness: MakeHarness, video: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The MD5 takes longer than all else that reads it; the checksum in the row tells as much."""
+    harness = make_harness()
+    noted: list[str | None] = []
+
+    def note(point: Point) -> None:
+        if point is Point.HASHED:
+            noted.append(harness.row(PATH).expected_etag)
+
+    monkeypatch.setattr(failpoints, "hook", note)
+    harness.put(PATH, video)
+    assert harness.app.context.store.compares_checksums()
+    (row,) = harness.step(State.PENDING)
+    assert (row.state, row.confirmed_by, noted) == (State.VERIFIED, "checksum", [None])
+    assert row.etag is not None
+
+
+def test_an_object_is_recognized_by_its_checksum_where_no_etag_was_expected(
+    make_harness: MakeHarness, video: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon is killed after the object was written, and the local file is lost."""
+    harness = make_harness()
+
+    class CrashError(BaseException):
+        """Stands for SIGKILL: nothing catches it."""
+
+    def crash(point: Point) -> None:
+        if point is Point.COMPLETED:
+            raise CrashError
+
+    harness.put(PATH, video)
+    assert harness.app.context.store.compares_checksums()
+    with monkeypatch.context() as crashing:
+        crashing.setattr(failpoints, "hook", crash)
+        with pytest.raises(CrashError):
+            harness.step(State.PENDING)
+    os.unlink(harness.absolute(PATH))
+    harness.app.ledger.release_all_claims()
+    (row,) = harness.step(State.PENDING)
+    assert (row.state, row.expected_etag, row.confirmed_by) == (State.VERIFIED, None, "checksum")
 
 
 def test_other_content_has_no_expected_etag_of_the_content_before(

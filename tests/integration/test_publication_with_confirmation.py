@@ -166,3 +166,16 @@ def test_the_directory_is_not_read_while_others_wait_for_the_transaction(
     assert row.state is State.PUBLISHED
     assert len(reads) >= 3
     assert not any(reads)
+
+
+@pytest.mark.parametrize(("seconds", "woken"), [(29, 1), (30, 0)])
+def test_the_release_stage_is_woken_only_for_what_it_would_find_too_late_by_itself(
+    make_harness: MakeHarness, video: bytes, monkeypatch: pytest.MonkeyPatch, seconds: int, woken: int
+) -> None:
+    """It queries the ledger every 30 seconds: waking it for each file costs as much as publishing one."""
+    harness = make_harness(RELEASE_AFTER_SECONDS=seconds)
+    harness.put(PATH, video)
+    states: list[State] = []
+    monkeypatch.setattr(harness.app.context.signals, "wake_stage", states.append)
+    harness.step(State.PENDING, publishes=True)
+    assert states.count(State.PUBLISHED) == woken

@@ -61,8 +61,9 @@ def is_own(ledger: Ledger, upload: Upload, head: ObjectHead) -> bool:
     """Whether uploads of this ledger, of any instance, wrote the object that the upload is to replace.
 
     Also where an upload would have written it: an answer of S3 or a claim can be lost after the object was
-    written, so that no receipt was recorded. The checksum of a file and the ETag of its object are recorded
-    before that can exist; the metadata tells where a server keeps no checksums, or the ledger was restored.
+    written, so that no receipt was recorded. The checksum of a file is recorded before that can exist and, of
+    a server that does not compare it, the ETag; the metadata tells where a server keeps no checksums, or the
+    ledger was restored.
     """
     return _is_marked(ledger, upload, head) or any(
         head.etag in {other.etag, other.expected_etag}

@@ -248,7 +248,7 @@ class StageRunner(Worker):
             if not claimed and not takes_small:
                 return SMALL_SECONDS if small_only else self._seconds_to_next()
             self._has_taken_all = 0 < claimed < limit
-            # Those that were due first may be large. The other threads take what is small at once.
+            # Those that were due first may be large. For the other threads one claim takes what is small.
             takes_small = not small_only and claimed == limit and self._small_threads > 0
         return self._renewal_seconds
 

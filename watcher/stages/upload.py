@@ -110,7 +110,7 @@ class UploadStage(Stage):
             upload = admitted
             self._require_own_key(upload)
             rank = Rank.NEW if upload.checksum is None else Rank.AGAIN
-            source = SourceFile(fd, self._context.hashing.pace(rank, upload.size, work))
+            source = SourceFile(fd, self._context.hashing.pace(rank, upload.size, work), work.waiting)
             stamp = _stamp(fd)
             hash_first = partial(self._hash_first, source, ctime_ns, stamp)
             if upload.checksum is None and part_size_for(upload.size) is not None:
@@ -359,7 +359,9 @@ class UploadStage(Stage):
         With another ctime it was edited in place: raises ReexamineError.
         """
         is_new = upload.checksum is None
-        md5 = hashlib.md5(usedforsecurity=False) if is_new and part_size_for(upload.size) is None else None
+        # Where the server compares the checksum, that tells all that the ETag of a single PUT would.
+        needs_etag = part_size_for(upload.size) is None and not self._context.store.is_known_to_compare
+        md5 = hashlib.md5(usedforsecurity=False) if is_new and needs_etag else None
         checksum = source.checksum(md5=md5)
         if checksum == upload.checksum:
             if ctime_ns == upload.ctime_ns:
@@ -394,7 +396,7 @@ class UploadStage(Stage):
             self._hashed.pop(oldest, None)
 
     def _content(self, upload: Upload, checksum: str, ctime_ns: int | None, etag: str | None) -> Progress:
-        """What the object is recognized by; `etag` is that of a single PUT, None of a large file.
+        """What the object is recognized by; `etag` is that of a single PUT, None where the checksum does.
 
         Aborts the multipart upload of earlier content: outside of a transaction, which others wait for.
         """

@@ -3,11 +3,11 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from storage import ObjectStore, SourceFile
-from storage.source_file import Pace
 from tests.support.certificates import Certificate, make_certificate
 from tests.support.fault_proxy import FaultProxy
 from tests.support.s3_server import S3Server, config_for, forget_aws
@@ -65,10 +65,10 @@ def source_of(path: Path) -> Iterator[Callable[..., SourceFile]]:
     """Writes content to `path` and opens it as a source."""
     opened: list[int] = []
 
-    def make(content: bytes, pace: Pace | None = None) -> SourceFile:
+    def make(content: bytes, *context: Any) -> SourceFile:
         path.write_bytes(content)
         opened.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-        return SourceFile(opened[-1], pace)
+        return SourceFile(opened[-1], *context)
 
     yield make
     for fd in opened:

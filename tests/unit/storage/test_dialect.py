@@ -359,6 +359,51 @@ def test_the_first_request_with_new_headers_goes_alone(dialect: ServerDialect) -
     assert server.refusals == 1
 
 
+@pytest.mark.parametrize("first_answer", [None, refusal(404, "NoSuchKey")], ids=["accepted", "missing"])
+def test_the_requests_that_have_waited_for_the_first_one_go_together(
+    dialect: ServerDialect, first_answer: StorageError | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a missing object told nothing about the headers: one after the other they took seconds."""
+    monkeypatch.setattr("storage.dialect.SOUNDING_SECONDS", 3600.0)
+    begun, go_on, together = threading.Event(), threading.Event(), threading.Barrier(4)
+
+    def first(_omit: frozenset[str]) -> str:
+        begun.set()
+        assert go_on.wait(10)
+        if first_answer is not None:
+            raise first_answer
+        return "done"
+
+    def other(_omit: frozenset[str]) -> str:
+        together.wait(10)
+        return "done"
+
+    with ThreadPoolExecutor() as pool:
+        one = pool.submit(dialect.negotiate, "HeadObject", {MODE}, first)
+        assert begun.wait(10)
+        others = [pool.submit(dialect.negotiate, "HeadObject", {MODE}, other) for _ in range(4)]
+        assert not wait(others, timeout=0.1).done
+        go_on.set()
+        assert one.exception(10) is first_answer
+        assert {future.result(10) for future in others} == {"done"}
+
+
+def test_a_missing_object_tells_nothing_about_the_headers_that_were_asked_with(
+    dialect: ServerDialect,
+) -> None:
+    """A server that looks at them only where there is an object may refuse one of them later."""
+
+    def missing(_omit: frozenset[str]) -> str:
+        raise refusal(404, "NoSuchKey")
+
+    with pytest.raises(StorageError):
+        dialect.negotiate("HeadObject", {MODE}, missing)
+    assert not dialect.is_sounded("HeadObject", {MODE})
+    server = Server({MODE}, named)
+    assert dialect.negotiate("HeadObject", {MODE}, server.request({MODE})) == "done"
+    assert not dialect.takes(MODE, "HeadObject")
+
+
 def test_what_a_large_file_learns_does_not_lead_a_small_ones_search_astray(dialect: ServerDialect) -> None:
     """They begin together, and their options are the same: each header is refused once in each operation."""
 

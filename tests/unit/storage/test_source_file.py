@@ -4,8 +4,8 @@ import ctypes
 import errno
 import hashlib
 import os
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -35,8 +35,9 @@ def test_digests_are_those_of_the_whole_content(source_of: SourceOf, size: int) 
     content = os.urandom(size)
     source = source_of(content)
     assert source.size == size
-    assert source.checksum() == checksums.encode(checksums.crc(content))
-    assert source.etags(None)[0] == hashlib.md5(content).hexdigest()
+    md5 = hashlib.md5()
+    assert source.checksum() == source.checksum(md5=md5) == checksums.encode(checksums.crc(content))
+    assert source.etags(None)[0] == md5.hexdigest() == hashlib.md5(content).hexdigest()
 
 
 def test_the_etag_of_parts_follows_the_part_size(source_of: SourceOf) -> None:
@@ -191,7 +192,14 @@ def test_content_is_on_the_disk_before_it_is_hashed(
 ) -> None:
     calls: list[str] = []
     real_fsync, real_preadv = os.fsync, os.preadv
-    source = source_of(b"content")
+
+    @contextmanager
+    def waiting() -> Iterator[None]:
+        calls.append("waits")
+        yield
+        calls.append("goes on")
+
+    source = source_of(b"content", None, waiting)
 
     def fsync(fd: int) -> None:
         calls.append("fsync")
@@ -204,7 +212,7 @@ def test_content_is_on_the_disk_before_it_is_hashed(
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "preadv", preadv)
     source.checksum()
-    assert calls == ["fsync", "preadv"]
+    assert calls == ["waits", "fsync", "goes on", "preadv"]
 
 
 def test_a_large_file_is_written_to_the_disk_in_stretches_that_keep_to_the_pace(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -111,3 +112,25 @@ def test_a_thread_outside_of_the_queue_waits_for_none_of_it() -> None:
     queue = RunQueue()
     with queue.waiting(), queue.running():
         pass
+
+
+@pytest.mark.usefixtures("patient")
+def test_the_queue_tells_whether_a_thread_waits_for_its_turn() -> None:
+    queue = RunQueue()
+    ran = threading.Event()
+
+    def run() -> None:
+        with queue.running():
+            ran.set()
+
+    seen = []
+    with queue.running():
+        seen.append(queue.is_contended)
+        thread = started(run)
+        deadline = time.monotonic() + SECONDS
+        while not queue.is_contended:
+            assert time.monotonic() < deadline
+        with queue.waiting():
+            assert ran.wait(SECONDS)
+    thread.join(SECONDS)
+    assert [*seen, queue.is_contended] == [False, False]

@@ -727,12 +727,14 @@ def test_a_runner_is_not_idle_between_a_claim_and_the_work_on_it(
     assert idle_at_claims == [False]
 
 
+@pytest.mark.parametrize("is_contended", [True, False])
 def test_while_several_rows_are_under_way_others_are_gathered_before_they_are_claimed(
-    fixture: RunnerFixture,
+    fixture: RunnerFixture, is_contended: bool
 ) -> None:
     """One claim of several rows costs what one of one row does; the first rows do not wait."""
     go_on = threading.Event()
     fixture.stage.act = until_set(go_on)
+    fixture.supervisor.is_contended = lambda: is_contended
     fixture.enqueue(GATHER_FROM)
     runner = fixture.make(threads=GATHER_FROM + 3)
     seconds = [0.0]
@@ -748,6 +750,104 @@ def test_while_several_rows_are_under_way_others_are_gathered_before_they_are_cl
     assert runner.busy == GATHER_FROM
     seconds[0] += GATHER_SECONDS
     assert {fixture.stage.begun.get(timeout=WAIT_SECONDS)[0].path for _ in later} == later
+    go_on.set()
+
+
+def test_a_thread_that_has_nothing_left_to_do_ends_the_gathering(
+    fixture: RunnerFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While rows are gathered, what the other threads finish leads to no claim."""
+    monkeypatch.setattr("watcher.stages.runner.GATHER_SECONDS", 3600.0)
+    go_on = {number: threading.Event() for number in range(1, GATHER_FROM + 3)}
+
+    def act(upload: Upload, _work: Work) -> None:
+        assert go_on[upload.id].wait(WAIT_SECONDS)
+
+    fixture.stage.act = act
+    fixture.enqueue(GATHER_FROM + 1)
+    runner = fixture.make(threads=GATHER_FROM + 3)
+    runner.clock = lambda: 0.0
+    fixture.started.append(runner)
+    runner.start()
+    begun = {fixture.stage.begun.get(timeout=WAIT_SECONDS)[0].id for _ in range(GATHER_FROM + 1)}
+    later = enqueue(fixture.ledger, "v/later_720p.mp4")
+    runner.wake()
+    until(lambda: runner._is_gathering)
+    go_on[begun.pop()].set()
+    fixture.ended(1)
+    until(lambda: runner.busy == GATHER_FROM)
+    assert fixture.stage.begun.empty()
+    go_on[begun.pop()].set()
+    assert fixture.stage.begun.get(timeout=WAIT_SECONDS)[0].id == later.id
+    for event in go_on.values():
+        event.set()
+
+
+@pytest.mark.parametrize("is_contended", [True, False])
+def test_more_small_files_than_large_ones_may_be_under_way_are_claimed_at_once(
+    fixture: RunnerFixture, is_contended: bool
+) -> None:
+    """Unless the threads wait for each other already: then they are gathered."""
+    go_on = threading.Event()
+    fixture.stage.act = until_set(go_on)
+    fixture.supervisor.is_contended = lambda: is_contended
+    fixture.breaker.succeed()
+    fixture.enqueue(GATHER_FROM + 6, size=SMALL_BYTES)
+    runner = fixture.make(threads=GATHER_FROM, small_threads=6)
+    seconds = [0.0]
+    runner.clock = lambda: seconds[0]
+    fixture.started.append(runner)
+    runner.start()
+    for _ in range(GATHER_FROM):
+        fixture.stage.begun.get(timeout=WAIT_SECONDS)
+    if is_contended:
+        until(lambda: runner._is_gathering)
+        assert runner.busy == GATHER_FROM
+        seconds[0] += GATHER_SECONDS
+        for _ in range(GATHER_FROM):
+            fixture.stage.begun.get(timeout=WAIT_SECONDS)
+        seconds[0] += GATHER_SECONDS
+    until(lambda: runner.busy == GATHER_FROM + 6)
+    go_on.set()
+
+
+def test_one_claim_takes_what_is_small_for_all_other_threads(
+    fixture: RunnerFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the second one: what was due first may be large."""
+    go_on = threading.Event()
+    claims: list[tuple[int, bool]] = []
+    really_claim = fixture.ledger.claim
+
+    def claim(state: State, limit: int, **options: Any) -> list[Upload]:
+        claims.append((limit, options["small_only"]))
+        return really_claim(state, limit, **options)
+
+    monkeypatch.setattr(fixture.ledger, "claim", claim)
+    fixture.stage.act = until_set(go_on)
+    fixture.supervisor.is_contended = lambda: False
+    fixture.breaker.succeed()
+    fixture.enqueue(16, size=SMALL_BYTES)
+    runner = fixture.run(threads=GATHER_FROM, small_threads=16 - GATHER_FROM)
+    until(lambda: runner.busy == 16)
+    assert claims == [(GATHER_FROM, False), (16 - GATHER_FROM, True)]
+    go_on.set()
+
+
+def test_a_large_file_does_not_wait_for_small_ones_that_are_not_there(
+    fixture: RunnerFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that were due first were small, and nothing else is."""
+    monkeypatch.setattr("watcher.stages.runner.SMALL_SECONDS", 3600.0)
+    go_on = threading.Event()
+    fixture.stage.act = until_set(go_on)
+    fixture.supervisor.is_contended = lambda: False
+    fixture.breaker.succeed()
+    fixture.enqueue(2, size=SMALL_BYTES)
+    fixture.enqueue(2, size=SMALL_BYTES + 1)
+    fixture.run(threads=2, small_threads=6)
+    sizes = [fixture.stage.begun.get(timeout=WAIT_SECONDS)[0].size for _ in range(4)]
+    assert sorted(sizes) == [SMALL_BYTES, SMALL_BYTES, SMALL_BYTES + 1, SMALL_BYTES + 1]
     go_on.set()
 
 

@@ -273,7 +273,7 @@ RIGHT = {
     "ON_VIDEO_COMPLETE": "tell",
     "WEBHOOK_URL": "https://hooks.example/T0/B0/x",
     "WEBHOOK_SECRET": "a-key",
-    "HEARTBEAT_URL": "https://ping.example/0b8e3f60",
+    "HEARTBEAT_URL": "https://ping.example/5d41f7c2e9",
     "LOG_LEVEL": "ERROR",
     "LOG_FORMAT": "json",
 }
