@@ -130,7 +130,7 @@ class Database:
         """
         connected: Any = self._peewee
         if not connected.in_transaction():
-            with self._connected(operation):
+            with self._connected(operation, "read" if text.startswith("SELECT") else "write"):
                 found: tuple[list[tuple[Any, ...]], int, Any] = connected.run(text, parameters)
                 return found
         try:
@@ -153,6 +153,12 @@ class Database:
         if isinstance(self._peewee, SqliteDatabase) and self._peewee.in_transaction():
             return self._peewee.inner_transaction(name)
         return self._transaction(name, isolation)
+
+    def transaction_of_one_statement(self, name: str) -> AbstractContextManager[None]:
+        """As `transaction`, for one statement that `run` runs: on PostgreSQL that is one by itself."""
+        if self.dialect is Dialect.POSTGRESQL and not self._peewee.in_transaction():
+            return nullcontext()
+        return self.transaction(name)
 
     @contextmanager
     def _transaction(self, name: str, isolation: str | None) -> Iterator[None]:

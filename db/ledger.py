@@ -182,7 +182,7 @@ class Ledger(LedgerTurns):
 
     def record(self, upload: Upload, **facts: Unpack[Progress]) -> Upload:
         """Record the progress of a claimed upload. Its state and claim stay."""
-        with self.database.transaction("record an upload's progress"):
+        with self.database.transaction_of_one_statement("record an upload's progress"):
             return self._change(upload, check_facts(facts, Progress))
 
     def advance(

@@ -3,7 +3,7 @@
 import itertools
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self, cast
@@ -124,12 +124,21 @@ class PostgresPool(PooledPostgresqlDatabase):
         return not is_young or timestamp <= self._dropped_at
 
     def begin(self, isolation_level: object = None) -> None:
-        """Begin a transaction with its limits, and ask for the time, in one message."""
+        """Begin a transaction with its limits, and ask for the time, together with its first statement."""
+        self._state.began_at = None
+        self._state.deferred = [_BEGIN_SNAPSHOT if isolation_level == SNAPSHOT else self._begin]
+
+    def commit(self) -> None:
+        """Commit the transaction, of which the server knows nothing if there was no statement in it."""
         self._state.deferred = []
-        cursor = self.cursor()
-        cursor.execute(_BEGIN_SNAPSHOT if isolation_level == SNAPSHOT else self._begin)
-        cursor.nextset()
-        self._state.began_at = cursor.fetchone()[0], time.monotonic()
+        if self._state.began_at is not None:
+            super().commit()
+
+    def rollback(self) -> None:
+        """Roll back the transaction; see `commit`."""
+        self._state.deferred = []
+        if self._state.began_at is not None:
+            super().rollback()
 
     def run(self, text: str, parameters: Sequence[Any]) -> tuple[list[tuple[Any, ...]], int, None]:
         """Run one statement; returns its rows, how many it changed, and None. Raises psycopg's errors.
@@ -161,6 +170,8 @@ class PostgresPool(PooledPostgresqlDatabase):
 
     def now(self) -> datetime:
         """The server's time, in a transaction, by what it was at its beginning."""
+        if self._state.began_at is None:
+            self.cursor().execute("")
         server_time, monotonic = self._state.began_at
         passed = timedelta(seconds=time.monotonic() - monotonic)
         return cast("datetime", server_time).astimezone(UTC) + passed
@@ -180,14 +191,43 @@ class PostgresPool(PooledPostgresqlDatabase):
         return cast("list[str]", deferred)
 
     def cursor(self, named_cursor: object = None) -> Any:
-        """A cursor for a statement, which comes after those that were deferred.
+        """A cursor for a statement, which is sent together with those that were deferred.
 
-        The end of the transaction makes them needless.
+        The end of the transaction, which it is not in any more, makes them needless.
         """
-        cursor = super().cursor(named_cursor)
         if self.in_transaction() and (deferred := self.take_deferred()):
-            cursor.execute(";".join(deferred))
-        return cursor
+            return _JoiningCursor(self.connection(), deferred, self._note_beginning)
+        return super().cursor(named_cursor)
+
+    def _note_beginning(self, server_time: datetime | None) -> None:
+        """Note that the server may have begun a transaction or, with its time, that it has."""
+        self._state.began_at = server_time, time.monotonic()
+
+
+class _JoiningCursor(psycopg.ClientCursor[Any]):
+    """Sends several statements in one message, of which the last one has the result.
+
+    Of these the server takes no parameters apart from their text, so psycopg writes them into it.
+    """
+
+    def __init__(
+        self, connection: Any, before: list[str], note_beginning: Callable[[datetime | None], None]
+    ) -> None:
+        super().__init__(connection)
+        self._before = before
+        self._note_beginning = note_beginning
+
+    def execute(self, query: Any, params: Any = None, **_: Any) -> Self:
+        """Send the query after the statements that were deferred."""
+        begins = self._before[0].startswith("BEGIN")
+        if begins:
+            self._note_beginning(None)
+        super().execute("; ".join(filter(None, (*self._before, query))), params)
+        if begins:
+            self.set_result(1)
+            self._note_beginning(cast("Any", self.fetchone())[0])
+        self.set_result(-1)
+        return self
 
 
 class _Savepoint:
@@ -210,7 +250,7 @@ class _Savepoint:
             deferred.append(f"RELEASE SAVEPOINT {self._name}")
         else:
             # Ends those in it, too.
-            self._pool.cursor().execute(f"ROLLBACK TO SAVEPOINT {self._name}")
+            self._pool.execute_sql(f"ROLLBACK TO SAVEPOINT {self._name}")
             deferred = [f"RELEASE SAVEPOINT {self._name}"]
         for statement in deferred:
             self._pool.defer(statement)

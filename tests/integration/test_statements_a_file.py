@@ -20,14 +20,15 @@ SQLITE = {"SELECT": 13, "UPDATE": 9, "INSERT": 7, "SAVEPOINT": 5, "RELEASE": 5, 
 """Of the INSERTs and UPDATEs six are of triggers. Three SELECTs are the test's own."""
 POSTGRESQL = {
     "BEGIN": 15,
-    "COMMIT": 8,
-    "SELECT": 12,
-    "UPDATE": 7,
-    "INSERT": 6,
+    "COMMIT": 7,
+    "SELECT": 5,
+    "UPDATE": 5,
+    "INSERT": 5,
     "RELEASE": 4,
-    "SAVEPOINT": 3,
+    "SAVEPOINT": 1,
     "DELETE": 1,
 }
+"""By the first statement of each message."""
 
 
 @pytest.fixture

@@ -102,7 +102,53 @@ def test_postgresql_is_sent_savepoints_together_and_none_without_a_statement(
         database.now()
         sent.clear()
         select_twice(database)
-    assert sent == ["BEGIN; ...", "SAVEPOINT ...", "SELECT", "RELEASE ...", "SELECT", "COMMIT"]
+    assert sent == ["BEGIN; ...", "RELEASE ...", "COMMIT"]
+
+
+def test_postgresql_is_not_told_of_a_transaction_without_a_statement(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it is left with or without an error, also where the time was asked for before that."""
+    if database.dialect is Dialect.SQLITE:
+        pytest.skip("SQLite takes the write lock at once")
+    sent: list[str] = []
+    execute = psycopg.Cursor.execute
+
+    def record(cursor: Any, query: Any, *arguments: Any, **options: Any) -> Any:
+        sent.append(query.partition(";")[0])
+        return execute(cursor, query, *arguments, **options)
+
+    with database.session():
+        database.now()
+        monkeypatch.setattr(psycopg.Cursor, "execute", record)
+        with database.transaction(), database.transaction():
+            pass
+        with suppress(LookupError), database.transaction():
+            raise LookupError
+        assert sent == []
+        with database.transaction():
+            database.now()
+        with suppress(LookupError), database.transaction():
+            database.now()
+            raise LookupError
+    assert sent == ["BEGIN", "COMMIT", "BEGIN", "ROLLBACK"]
+
+
+def test_a_first_statement_that_fails_leaves_nothing_of_its_transaction(
+    database: Database, ledger: Ledger
+) -> None:
+    """It comes in one message with the beginning, also of a savepoint that is rolled back to."""
+    with database.session():
+        with suppress(DatabaseError), database.transaction():
+            fail_in_the_database(database)
+        with database.transaction():
+            with suppress(DatabaseError), database.transaction():
+                fail_in_the_database(database)
+            enqueue(ledger, "1")
+        with suppress(DatabaseError), database.transaction():
+            enqueue(ledger, "2")
+            fail_in_the_database(database)
+    assert paths(ledger) == ["1"]
 
 
 def test_the_time_in_a_transaction_goes_on(database: Database) -> None:
