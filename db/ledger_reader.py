@@ -539,8 +539,7 @@ class LedgerReader(UploadQueries):
 
     def _fetch(self, operation: str, query: Any) -> list[Upload]:
         """The uploads that `query` selects with all columns."""
-        with self.database.operation(operation) as connected:
-            return list(self.records(connected.execute(query).fetchall()))
+        return list(self.records(self.database.run(operation, *query.sql())[0]))
 
 
 def _newest(*uploads: Upload | None) -> Upload | None:

@@ -64,10 +64,10 @@ class CompressorTable:
         Before the migration that adds the sightings, which also `doctor` and a dry run may precede, the
         order is that of the clock.
         """
-        with self.database.operation("read the compressor's catalog") as connected:
-            if not self._has_sightings:
+        if not self._has_sightings:
+            with self.database.operation("inspect the compressor's catalog") as connected:
                 self._has_sightings = connected.table_exists(SIGHTINGS, schema=self.database.schema)
-            found = [_row(row) for row in self._of_videos.run(self._has_sightings, videos=[video_id]).rows]
+        found = [_row(row) for row in self._of_videos.run(self._has_sightings, videos=[video_id]).rows]
         return _sorted(self._placed(found, record=record)) if self._has_sightings else _sorted(found)
 
     @statement("read the compressor's catalog")
