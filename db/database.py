@@ -279,13 +279,14 @@ class Database:
         if not keeps and error.kind is not ErrorKind.OBJECT:
             self._discard_connection()
 
-    @contextmanager
-    def _atomic(self, isolation: str | None = None) -> Iterator[None]:
-        """A transaction or a savepoint."""
+    def _atomic(self, isolation: str | None = None) -> AbstractContextManager[None]:
+        """A transaction or, on PostgreSQL in one, a savepoint."""
         if isinstance(self._peewee, SqliteDatabase):
-            with self._peewee.shared_transaction():
-                yield
-            return
+            return self._peewee.shared_transaction()
+        return self._atomic_on_server(isolation)
+
+    @contextmanager
+    def _atomic_on_server(self, isolation: str | None) -> Iterator[None]:
         failure: BaseException | None = None
         try:
             with self._peewee.atomic(isolation):
