@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -48,9 +49,9 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     checksum = SourceFile.checksum
 
-    def count(source: SourceFile, *done: object) -> str:
+    def count(source: SourceFile, *done: Any, **options: Any) -> str:
         sizes.append(source.size)
-        return checksum(source, *done)  # type: ignore[arg-type]
+        return checksum(source, *done, **options)
 
     monkeypatch.setattr(SourceFile, "checksum", count)
     return sizes

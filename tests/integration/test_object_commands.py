@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import closing
+from types import SimpleNamespace
 
 import pytest
 
@@ -179,7 +181,7 @@ def test_a_file_whose_writers_are_unknown_has_to_be_quiet_as_for_the_daemon(
         if is_written:
             write(file, video + b"\0\0\0\x08free")
 
-    monkeypatch.setattr("watcher.cli.objects.time.sleep", wait)
+    monkeypatch.setattr("watcher.cli.objects.time", SimpleNamespace(monotonic=time.monotonic, sleep=wait))
     ran = online_command.here("upload", PATH, SETTLE_SECONDS="7")
     assert [round(seconds) for seconds in waits] == [7]
     if is_written:

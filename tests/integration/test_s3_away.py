@@ -267,9 +267,9 @@ def test_a_retry_hashes_a_file_again_only_if_it_was_touched(
     hashed: list[int] = []
     checksum = SourceFile.checksum
 
-    def counted(source: SourceFile, *arguments: Any) -> str:
+    def counted(source: SourceFile, *arguments: Any, **options: Any) -> str:
         hashed.append(source.size)
-        return checksum(source, *arguments)
+        return checksum(source, *arguments, **options)
 
     monkeypatch.setattr(SourceFile, "checksum", counted)
     proxy.fault = refuse("film0_", s3_error(403, "AccessDenied"))
