@@ -31,7 +31,8 @@ class Trouble:
 
     `code` is the one that failed attempts are logged under (None: there are several). Where it
     `may_go_unseen` sending the request again has mended it alone, if it struck no request twice in a row.
-    Where `is_away` no connection can be made: that is one fact, and not one of each file.
+    Where `is_away` no connection can be made: that is one fact, and not one of each file. `consequence` is the
+    code of what it may lead to afterwards.
     """
 
     fault: Fault
@@ -40,6 +41,7 @@ class Trouble:
     settings: Mapping[str, object] = field(default_factory=dict)
     may_go_unseen: bool = False
     is_away: bool = False
+    consequence: str | None = None
 
     @property
     def name(self) -> str:
@@ -57,7 +59,14 @@ PASSING: Final = (
     Trouble(AnswerCorrupted(), Requests(HEADS, first=8)),
     Trouble(Answered(503, "SlowDown"), Requests(WRITES, first=5), "SlowDown"),
     Trouble(Answered(500, "InternalError"), Requests(first=8), "InternalError"),
-    Trouble(Answered(403, "AccessDenied"), Requests(WRITES, first=3), "AccessDenied", may_go_unseen=True),
+    Trouble(
+        Answered(403, "AccessDenied"),
+        Requests(WRITES, first=3),
+        "AccessDenied",
+        may_go_unseen=True,
+        # Of parts of which one was accepted without its checksum, as if that had been refused.
+        consequence="BadDigest",
+    ),
     Trouble(Answered(403, "RequestTimeTooSkewed"), Requests(WRITES, first=5), "RequestTimeTooSkewed"),
     Trouble(Answered(400, "RequestTimeout"), Requests(WRITES, first=5), "RequestTimeout"),
     Trouble(Answered(400, "ExpiredToken"), Requests(WRITES, first=3), "ExpiredToken"),
