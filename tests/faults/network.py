@@ -31,8 +31,8 @@ class Trouble:
 
     `code` is the one that failed attempts are logged under (None: there are several). Where it
     `may_go_unseen` sending the request again has mended it alone, if it struck no request twice in a row.
-    Where `is_away` no connection can be made: that is one fact, and not one of each file. `consequence` is the
-    code of what it may lead to afterwards.
+    Where `is_away` no connection can be made: that is one fact, and not one of each file. `consequence` is
+    the code of what it may lead to afterwards.
     """
 
     fault: Fault

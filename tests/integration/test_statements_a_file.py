@@ -20,7 +20,7 @@ SQLITE = {"SELECT": 13, "UPDATE": 9, "INSERT": 7, "SAVEPOINT": 5, "RELEASE": 5, 
 """Of the INSERTs and UPDATEs six are of triggers. Three SELECTs are the test's own."""
 POSTGRESQL = {
     "BEGIN": 15,
-    "COMMIT": 7,
+    "COMMIT": 6,
     "SELECT": 5,
     "UPDATE": 5,
     "INSERT": 5,
