@@ -172,6 +172,10 @@ class PostgresPool(PooledPostgresqlDatabase):
         """The server's time, in a transaction, by what it was at its beginning."""
         if self._state.began_at is None:
             self.cursor().execute("")
+        if self._state.began_at[0] is None:
+            # The first statement has failed, and so has the answer to the question that went with it.
+            (server_time,) = self.execute_sql("SELECT clock_timestamp()").fetchone()
+            self._note_beginning(server_time)
         server_time, monotonic = self._state.began_at
         passed = timedelta(seconds=time.monotonic() - monotonic)
         return cast("datetime", server_time).astimezone(UTC) + passed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -144,6 +144,7 @@ def test_a_first_statement_that_fails_leaves_nothing_of_its_transaction(
         with database.transaction():
             with suppress(DatabaseError), database.transaction():
                 fail_in_the_database(database)
+            assert abs(database.now() - datetime.now(UTC)) < timedelta(minutes=1)
             enqueue(ledger, "1")
         with suppress(DatabaseError), database.transaction():
             enqueue(ledger, "2")
