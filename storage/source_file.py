@@ -115,20 +115,22 @@ class SourceFile:
         if changes:
             raise SourceChangedError(", ".join(changes))
 
-    def checksum(self, done: PartialChecksum | None = None, *, md5: "hashlib._Hash | None" = None) -> str:
+    def checksum(
+        self, done: PartialChecksum | None = None, *, copy_to: Callable[[memoryview], object] | None = None
+    ) -> str:
         """CRC64NVME of the whole file in S3's text form, after its data has reached the disk (fsync).
 
         What is hashed thus survives a power cut. Hashing begins where `done` ends, which is kept up to date:
-        passed again after an interruption, it has only the rest of the same content read. `md5` is given what
-        is read. Raises `SourceChangedError` if the file changed while it was read.
+        passed again after an interruption, it has only the rest of the same content read. Each block is given
+        to `copy_to`. Raises `SourceChangedError` if the file changed while it was read.
         """
         done = done or PartialChecksum()
         if not done.offset:
             self.write_back()
         for block in self._blocks(done.offset, self.size - done.offset):
             done.value = checksums.crc(block, done.value)
-            if md5 is not None:
-                md5.update(block)
+            if copy_to is not None:
+                copy_to(block)
             done.offset += len(block)
         self.ensure_unchanged()
         return checksums.encode(done.value)

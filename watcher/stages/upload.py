@@ -362,7 +362,7 @@ class UploadStage(Stage):
         # Where the server compares the checksum, that tells all that the ETag of a single PUT would.
         needs_etag = part_size_for(upload.size) is None and not self._context.store.is_known_to_compare
         md5 = hashlib.md5(usedforsecurity=False) if is_new and needs_etag else None
-        checksum = source.checksum(md5=md5)
+        checksum = source.checksum(copy_to=None if md5 is None else md5.update)
         if checksum == upload.checksum:
             if ctime_ns == upload.ctime_ns:
                 return upload
