@@ -85,11 +85,8 @@ def select_twice(database: Database) -> None:
             connected.execute_sql("SELECT 2")
 
 
-def test_postgresql_is_sent_savepoints_together_and_none_without_a_statement(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if database.dialect is Dialect.SQLITE:
-        pytest.skip("SQLite is told at once: it gets no messages")
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The messages that are sent from now on: the first word of each, and whether more statements follow."""
     sent: list[str] = []
     execute = psycopg.Cursor.execute
 
@@ -98,9 +95,17 @@ def test_postgresql_is_sent_savepoints_together_and_none_without_a_statement(
         return execute(cursor, query, *arguments, **options)
 
     monkeypatch.setattr(psycopg.Cursor, "execute", record)
+    return sent
+
+
+def test_postgresql_is_sent_savepoints_together_and_none_without_a_statement(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if database.dialect is Dialect.SQLITE:
+        pytest.skip("SQLite is told at once: it gets no messages")
     with database.session():
         database.now()
-        sent.clear()
+        sent = recorded(monkeypatch)
         select_twice(database)
     assert sent == ["BEGIN; ...", "RELEASE ...", "COMMIT"]
 
@@ -111,16 +116,9 @@ def test_postgresql_is_not_told_of_a_transaction_without_a_statement(
     """Whether it is left with or without an error, also where the time was asked for before that."""
     if database.dialect is Dialect.SQLITE:
         pytest.skip("SQLite takes the write lock at once")
-    sent: list[str] = []
-    execute = psycopg.Cursor.execute
-
-    def record(cursor: Any, query: Any, *arguments: Any, **options: Any) -> Any:
-        sent.append(query.partition(";")[0])
-        return execute(cursor, query, *arguments, **options)
-
     with database.session():
         database.now()
-        monkeypatch.setattr(psycopg.Cursor, "execute", record)
+        sent = recorded(monkeypatch)
         with database.transaction(), database.transaction():
             pass
         with suppress(LookupError), database.transaction():
@@ -131,7 +129,7 @@ def test_postgresql_is_not_told_of_a_transaction_without_a_statement(
         with suppress(LookupError), database.transaction():
             database.now()
             raise LookupError
-    assert sent == ["BEGIN", "COMMIT", "BEGIN", "ROLLBACK"]
+    assert sent == ["BEGIN; ...", "COMMIT", "BEGIN; ...", "ROLLBACK"]
 
 
 def test_a_first_statement_that_fails_leaves_nothing_of_its_transaction(

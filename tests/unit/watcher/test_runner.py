@@ -104,9 +104,15 @@ class RunnerFixture:
         )
 
     def run(
-        self, threads: int = 1, batch: int = 1, lease: timedelta = LEASE, small_threads: int = 0
+        self,
+        threads: int = 1,
+        batch: int = 1,
+        lease: timedelta = LEASE,
+        small_threads: int = 0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> StageRunner:
         runner = self.make(threads, batch, lease, small_threads)
+        runner.clock = clock
         self.started.append(runner)
         runner.start()
         return runner
@@ -736,11 +742,8 @@ def test_while_several_rows_are_under_way_others_are_gathered_before_they_are_cl
     fixture.stage.act = until_set(go_on)
     fixture.supervisor.is_contended = lambda: is_contended
     fixture.enqueue(GATHER_FROM)
-    runner = fixture.make(threads=GATHER_FROM + 3)
     seconds = [0.0]
-    runner.clock = lambda: seconds[0]
-    fixture.started.append(runner)
-    runner.start()
+    runner = fixture.run(threads=GATHER_FROM + 3, clock=lambda: seconds[0])
     for _ in range(GATHER_FROM):
         fixture.stage.begun.get(timeout=WAIT_SECONDS)
     later = {enqueue(fixture.ledger, f"v/later-{number}_720p.mp4").path for number in range(3)}
@@ -765,10 +768,7 @@ def test_a_thread_that_has_nothing_left_to_do_ends_the_gathering(
 
     fixture.stage.act = act
     fixture.enqueue(GATHER_FROM + 1)
-    runner = fixture.make(threads=GATHER_FROM + 3)
-    runner.clock = lambda: 0.0
-    fixture.started.append(runner)
-    runner.start()
+    runner = fixture.run(threads=GATHER_FROM + 3, clock=lambda: 0.0)
     begun = {fixture.stage.begun.get(timeout=WAIT_SECONDS)[0].id for _ in range(GATHER_FROM + 1)}
     later = enqueue(fixture.ledger, "v/later_720p.mp4")
     runner.wake()
@@ -793,11 +793,8 @@ def test_more_small_files_than_large_ones_may_be_under_way_are_claimed_at_once(
     fixture.supervisor.is_contended = lambda: is_contended
     fixture.breaker.succeed()
     fixture.enqueue(GATHER_FROM + 6, size=SMALL_BYTES)
-    runner = fixture.make(threads=GATHER_FROM, small_threads=6)
     seconds = [0.0]
-    runner.clock = lambda: seconds[0]
-    fixture.started.append(runner)
-    runner.start()
+    runner = fixture.run(threads=GATHER_FROM, small_threads=6, clock=lambda: seconds[0])
     for _ in range(GATHER_FROM):
         fixture.stage.begun.get(timeout=WAIT_SECONDS)
     if is_contended:
